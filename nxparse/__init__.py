@@ -1,0 +1,30 @@
+"""Reads, keeps and delivers what Samsung's Wi-Fi cameras upload.
+
+`read(body, content_type)` makes an Upload of the body of an e-mail upload;
+`nxparse.multipart` has `parse` and `repair` for the multipart beneath it. The
+rooms of this package, from the wire up; each uses only what stands above it:
+
+    deviation   names for what the cameras do that no RFC allows
+    multipart   the scanner: parts of a body as spans; parse and repair
+    message     the XML of an e-mail upload
+    filename    safe names for files
+    reply       HTTP replies that a camera can digest
+    hotspot     what each hotspot check wants to hear
+    page        the page behind http://www.samsungimaging.com/
+    transport   what mitmproxy lacks on the socket
+    upload      Upload and File
+    service     method, host and path: who answers (the map of the protocol)
+    disk        the file operations that durability rests on
+    spool       durable uploads: bodies on disk, state in SQLite
+    report      an upload told to a person
+    deliver     one module for each way out
+    config      the options, checked once
+    outbox      what is still to be delivered, and when
+    receive     an upload on its way in
+
+Wire formats do no IO, and nothing here imports mitmproxy.
+"""
+
+from nxparse.upload import File, Upload, read
+
+__all__ = ["File", "Upload", "read"]

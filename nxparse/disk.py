@@ -1,0 +1,183 @@
+"""The file operations that durability rests on.
+
+The order is that of Maildir (maildir(5)): create a file under a name that
+nobody else uses, write, fsync it, give it its name without replacing anything,
+fsync the folder. After that it survives a power cut.
+
+A Folder is held open: what is done in it happens in that very folder, even if
+somebody puts a symbolic link in its place meanwhile. Names are never followed
+through links. Windows has none of these calls; there, paths are joined, and
+folders cannot be fsynced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+_BY_DESCRIPTOR = os.open in os.supports_dir_fd
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
+# File systems without hard links: FAT, exFAT, some network shares.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+CHUNK = 1 << 20
+
+
+class Folder:
+    """An open folder; use it in a with statement. All errors are OSErrors."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd: int | None = None
+        if _BY_DESCRIPTOR:
+            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _NOFOLLOW)
+
+    @classmethod
+    def make(cls, path: Path, mode: int = 0o777) -> Folder:
+        """Open a folder, made if need be, durably. Its own name must not be a link."""
+        missing = []
+        ancestor = path
+        while not ancestor.exists():
+            missing.append(ancestor)
+            ancestor = ancestor.parent
+        for folder in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(mode)
+            with cls(folder.parent.resolve()) as parent:
+                parent.sync()
+        return cls(path)
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def create(self, name: str, mode: int = 0o666) -> int:
+        """A descriptor to write and read a new file with. FileExistsError if the name is taken."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
+        return os.open(self._at(name), flags, mode, dir_fd=self._fd)
+
+    def open(self, name: str) -> int:
+        """A descriptor to read a file with. Does not hang on a FIFO."""
+        flags = os.O_RDONLY | _NOFOLLOW | _NONBLOCK | _BINARY
+        return os.open(self._at(name), flags, dir_fd=self._fd)
+
+    def publish(self, temporary: str, name: str) -> None:
+        """Rename a file of this folder. FileExistsError if the name is taken."""
+        try:
+            os.link(
+                self._at(temporary),
+                self._at(name),
+                src_dir_fd=self._fd,
+                dst_dir_fd=self._fd,
+                follow_symlinks=os.link not in os.supports_follow_symlinks,
+            )
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # Reserve the name, then put the file in its place.
+            os.close(self.create(name))
+            self.move(temporary, self, name)
+        else:
+            self.unlink(temporary)
+
+    def move(self, name: str, folder: Folder, new_name: str) -> None:
+        """Rename a file into a folder of the same file system, replacing what is there."""
+        source, target = self._at(name), folder._at(new_name)
+        os.replace(source, target, src_dir_fd=self._fd, dst_dir_fd=folder._fd)
+
+    def unlink(self, name: str) -> None:
+        os.unlink(self._at(name), dir_fd=self._fd)
+
+    def discard(self, name: str) -> None:
+        """Unlink, if it is there and can be."""
+        with contextlib.suppress(OSError):
+            self.unlink(name)
+
+    def files(self) -> list[tuple[str, os.stat_result]]:
+        """Name and state of all regular files, sorted by name."""
+        found = []
+        for name in sorted(os.listdir(self.path if self._fd is None else self._fd)):
+            with contextlib.suppress(FileNotFoundError):
+                state = os.stat(self._at(name), dir_fd=self._fd, follow_symlinks=False)
+                if stat.S_ISREG(state.st_mode):
+                    found.append((name, state))
+        return found
+
+    def sync(self) -> None:
+        """Make the names in this folder durable, where the system can."""
+        if self._fd is None:
+            return
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            # Some network and FUSE file systems cannot, and do not need to.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+
+    def _at(self, name: str) -> str:
+        return name if self._fd is not None else str(self.path / name)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of the data: one write() may take less."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def read_chunks(fd: int) -> Iterator[bytes]:
+    """The content of a file from its beginning, in pieces of at most a MiB."""
+    os.lseek(fd, 0, os.SEEK_SET)
+    while chunk := os.read(fd, CHUNK):
+        yield chunk
+
+
+def read_range(fd: int, start: int, end: int) -> bytes:
+    """The bytes of a file between two offsets. EOFError if it is shorter."""
+    pieces = []
+    while start < end:
+        if hasattr(os, "pread"):
+            piece = os.pread(fd, end - start, start)
+        else:
+            os.lseek(fd, start, os.SEEK_SET)
+            piece = os.read(fd, end - start)
+        if not piece:
+            raise EOFError(f"the file ends at byte {start}, where {end} were expected")
+        pieces.append(piece)
+        start += len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def same_content(folder: Folder, name: str, size: int, chunks: Iterable[bytes]) -> bool:
+    """Is this a regular file with this content? FileNotFoundError if there is nothing."""
+    try:
+        fd = folder.open(name)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False  # a link, a socket, or not ours to read: in any case something else
+    try:
+        state = os.fstat(fd)
+        if not stat.S_ISREG(state.st_mode) or state.st_size != size:
+            return False
+        return all(os.read(fd, len(chunk)) == chunk for chunk in chunks)
+    finally:
+        os.close(fd)

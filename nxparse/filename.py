@@ -1,0 +1,102 @@
+"""Names for files, made from names that came over the network.
+
+A camera sends `SAM_4371.JPG`; anything else may send anything. `safe` returns
+a name that stands for itself in one folder on Linux, macOS, Windows and their
+network shares: no path, no control or invisible characters, nothing that a
+shell or Windows gives a meaning to, at most 255 bytes of UTF-8.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import PurePosixPath
+
+MAX_NAME = 255  # bytes, the limit of ext4, APFS and NTFS for most alphabets
+
+# What a camera or somebody's card may hold; every other extension is replaced.
+_MEDIA = {
+    "jpg": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "jpe": "image/jpeg",
+    "mpo": "image/jpeg",
+    "png": "image/png",
+    "gif": "image/gif",
+    "bmp": "image/bmp",
+    "tif": "image/tiff",
+    "tiff": "image/tiff",
+    "heic": "image/heic",
+    "srw": "image/x-samsung-srw",
+    "dng": "image/x-adobe-dng",
+    "mp4": "video/mp4",
+    "m4v": "video/mp4",
+    "mov": "video/quicktime",
+    "avi": "video/x-msvideo",
+    "3gp": "video/3gpp",
+    "wav": "audio/x-wav",
+}
+_EXTENSIONS = {media_type: extension for extension, media_type in reversed(_MEDIA.items())}
+_HARMFUL = re.compile(r'[<>:"/\\|?*$`]')
+_DEVICES = re.compile(
+    r"(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(?:COM|LPT)[0-9¹²³])[ ]*(?:\.|\Z)", re.I
+)
+
+
+def safe(name: str | None, media_type: str) -> str:
+    """A safe name for a file that was called `name` and holds `media_type`.
+
+    The extension stays if it is that of a picture or video, else one is added
+    that fits the content (`.bin` if nothing is known of it).
+    """
+    name = unicodedata.normalize("NFC", re.split(r"[/\\]", name or "")[-1])
+    name = "".join(char for char in name if unicodedata.category(char)[0] != "C")
+    name = " ".join(_HARMFUL.sub("_", name).split()).strip(". ")
+    if name.startswith(("-", "~")):
+        name = f"_{name[1:]}"
+    stem, dot, extension = name.rpartition(".")
+    if not dot or extension.lower() not in _MEDIA or not stem.strip(". "):
+        stem, extension = name or "photo", _EXTENSIONS.get(media_type, "bin")
+    stem = stem.strip()
+    if _DEVICES.match(f"{stem}.{extension}"):
+        stem = f"_{stem}"
+    return _fitted(stem, f".{extension}")
+
+
+def numbered(name: str, number: int) -> str:
+    """The name to try when `number` others are taken: `-NUMBER` goes before the extension."""
+    if not number:
+        return name
+    path = PurePosixPath(name)
+    return _fitted(path.stem, f"-{number}{path.suffix}")
+
+
+def _fitted(stem: str, ending: str) -> str:
+    """Stem and ending, the stem cut between characters so that both have room."""
+    room = MAX_NAME - len(ending.encode())
+    return stem.encode()[:room].decode("utf-8", "ignore").rstrip(" ") + ending
+
+
+def sniff(head: bytes, claimed: str | None = None) -> str:
+    """The media type of a file, from its first 16 bytes.
+
+    What they do not tell is believed if it claims to be a picture or video,
+    else it is `application/octet-stream`. `image/pjpeg`, which some cameras
+    say, is `image/jpeg` (samsung-nx-emailservice, commit 18ae460).
+    """
+    if head.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if head.startswith((b"II*\0", b"MM\0*")):
+        return claimed if claimed == "image/x-samsung-srw" else "image/tiff"
+    if head[4:8] == b"ftyp":
+        return "image/heic" if head[8:12] in (b"heic", b"heix", b"mif1") else "video/mp4"
+    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+        return "video/x-msvideo"
+    if head.startswith(b"MZ") or claimed is None:
+        return "application/octet-stream"
+    if claimed == "image/pjpeg":
+        return "image/jpeg"
+    if claimed.startswith(("image/", "video/")) and claimed != "image/svg+xml":
+        return claimed
+    return "application/octet-stream"

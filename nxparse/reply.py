@@ -1,0 +1,48 @@
+"""HTTP replies that a camera can digest.
+
+The firmware searches replies for substrings and its TCP stack wants head and
+body in one segment (ge0rg/samsung-nx-emailservice, commits de1c332, dcc222a).
+So replies are short, spell their header names the usual way, carry a
+Content-Length, are never chunked, and end the connection.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from email.utils import formatdate
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply: `headers` are those beyond Date, Content-Type, Content-Length and Connection."""
+
+    status: int
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+    content_type: str = "text/html; charset=utf-8"
+
+    def fields(self, now: float) -> list[tuple[str, str]]:
+        """All headers in order. `now` is the Unix time for Date, in seconds."""
+        return [
+            ("Date", formatdate(now, usegmt=True)),
+            *self.headers,
+            ("Content-Type", self.content_type),
+            ("Content-Length", str(len(self.body))),
+            ("Connection", "close"),
+        ]
+
+
+ACCEPTED = Reply(200, b'<Response Status="succ" />')
+"""What a camera wants to read after an upload (samsung-nx-emailservice, commit de1c332)."""
+
+
+def refusal(status: int, reason: str, headers: tuple[tuple[str, str], ...] = ()) -> Reply:
+    """The XML that says no (samsung-nx-emailservice, commit 1cfa725).
+
+    `reason` goes into a comment, for whoever looks at the flow.
+    """
+    # Nothing in the reason may end the comment or the line.
+    comment = re.sub(r"[^ -~]|[<>&]|-(?=-|\Z)", "?", reason)[:200]
+    xml = f'<Response ErrCode="{status}" ErrSubCode="0" /><!-- {comment} -->'
+    return Reply(status, xml.encode("ascii"), headers)

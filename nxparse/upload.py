@@ -1,0 +1,147 @@
+"""An upload: who sent what to whom. What everything behind the wire works with.
+
+An Upload is computed from a body; it holds no photo, only where each one is.
+The body stays where it was kept, and `Fetch` reads a piece of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from nxparse import filename, message, multipart
+from nxparse.deviation import BodyError, Deviation, Kind
+
+Fetch = Callable[[int, int], bytes]
+"""Reads the bytes from one offset of a body up to another."""
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A photo or video in an upload.
+
+    `name` is as on the wire, None where absent: make it safe with
+    `filename.safe` before you use it. `content_type` is told by the content.
+    `size` is in bytes.
+    """
+
+    name: str | None
+    content_type: str
+    size: int
+    start: int
+    _fetch: Fetch = field(repr=False, compare=False)
+
+    def chunks(self) -> Iterator[bytes]:
+        """The content, in pieces of at most a MiB."""
+        end = self.start + self.size
+        for start in range(self.start, end, CHUNK):
+            yield self._fetch(start, min(start + CHUNK, end))
+
+    @property
+    def data(self) -> bytes:
+        """The content, whole."""
+        return b"".join(self.chunks())
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the content in hexadecimal digits, computed each time."""
+        digest = hashlib.sha256()
+        for chunk in self.chunks():
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    @property
+    def safe_name(self) -> str:
+        """A name that can be used for a file anywhere."""
+        return filename.safe(self.name, self.content_type)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What a camera's user sent. `sender` and `recipients` are bare addresses."""
+
+    sender: str
+    recipients: tuple[str, ...]
+    subject: str
+    text: str
+    files: tuple[File, ...]
+    deviations: tuple[Deviation, ...] = ()
+    sender_name: str = ""
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files together."""
+        return sum(file.size for file in self.files)
+
+
+def read(body: bytes, content_type: str) -> Upload:
+    """Read the body of an e-mail upload. `content_type` is the header's value.
+
+    Raises BodyError, a ValueError.
+    """
+
+    def fetch(start: int, end: int) -> bytes:
+        return bytes(body[start:end])
+
+    scanner = multipart.Scanner(multipart.boundary_of(content_type))
+    scanner.feed(bytes(body))
+    return from_parts(scanner.close(), scanner.deviations, fetch)
+
+
+def read_chunks(chunks: Iterator[bytes], content_type: str, fetch: Fetch) -> Upload:
+    """Read a body that is too large to be held in memory, from one end to the other."""
+    scanner = multipart.Scanner(multipart.boundary_of(content_type))
+    for chunk in chunks:
+        scanner.feed(chunk)
+    return from_parts(scanner.close(), scanner.deviations, fetch)
+
+
+def from_parts(
+    parts: Sequence[multipart.PartSpan], deviations: Sequence[Deviation], fetch: Fetch
+) -> Upload:
+    """Make an Upload of what a scanner found. Raises BodyError without a usable message."""
+    messages = [part for part in parts if part.name == "message"]
+    if not messages:
+        raise BodyError("the body has no part named message")
+    first = messages[0]
+    # One byte beyond the limit is enough to be refused for it.
+    end = min(first.end, first.start + message.MAX_BYTES + 1)
+    found = message.parse(fetch(first.start, end))
+    deviations = [*deviations, *found.deviations]
+    deviations += [Deviation(Kind.MESSAGE_REPEATED, part.start) for part in messages[1:]]
+    # Whatever else there is may be a photo, however it calls itself.
+    others = [part for part in parts if part.name != "message"]
+    for part in others:
+        if not part.complete and _is_cut(part, fetch):
+            deviations.append(Deviation(Kind.PHOTO_CUT, part.end))
+    return Upload(
+        sender=found.sender,
+        sender_name=found.sender_name,
+        recipients=found.recipients,
+        subject=found.subject,
+        text=found.text,
+        files=tuple(_file(part, fetch) for part in others),
+        deviations=tuple(deviations),
+    )
+
+
+def _file(part: multipart.PartSpan, fetch: Fetch) -> File:
+    head = fetch(part.start, min(part.end, part.start + 16))
+    return File(
+        name=part.filename,
+        content_type=filename.sniff(head, part.content_type),
+        size=part.end - part.start,
+        start=part.start,
+        _fetch=fetch,
+    )
+
+
+def _is_cut(part: multipart.PartSpan, fetch: Fetch) -> bool:
+    """Is this a JPEG that does not end as one?"""
+    if fetch(part.start, min(part.end, part.start + 2)) != b"\xff\xd8":
+        return False
+    tail = fetch(max(part.start, part.end - 64), part.end)
+    return not tail.rstrip(b"\0\r\n").endswith(b"\xff\xd9")
