@@ -1,0 +1,1 @@
+"""The ways out: each module delivers one Upload to one kind of target, and knows nothing else."""

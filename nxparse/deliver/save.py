@@ -1,0 +1,87 @@
+"""Photos as files: nx_dir/YYYY-MM-DD/NAME.
+
+Nothing is overwritten: a name that is taken gets `-1`, `-2`, ... before its
+extension. The same bytes under the same name are not stored twice, which also
+makes it harmless to deliver an upload again after a crash.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from nxparse import disk
+from nxparse.disk import Folder
+from nxparse.filename import numbered
+from nxparse.upload import File, Upload
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A file that is there now; `new` unless the same one had been there before."""
+
+    path: Path
+    size: int
+    new: bool
+
+
+def folder_for(directory: Path, received: float) -> Path:
+    """The folder for an upload that came at a Unix time: its local date."""
+    return directory / time.strftime("%Y-%m-%d", time.localtime(received))
+
+
+def save(upload: Upload, directory: Path, received: float, id: str) -> list[Saved]:
+    """Store the files of an upload durably.
+
+    `id` names the upload; a second try with the same id clears away what the
+    first one left. Raises OSError; what is stored by then stays.
+    """
+    path = folder_for(directory, received)
+    with Folder.make(path) as folder:
+        saved = []
+        for index, file in enumerate(upload.files):
+            name, new = _store(folder, file, f".{id}-{index}")
+            saved.append(Saved(path / name, file.size, new))
+        folder.sync()
+    return saved
+
+
+def _store(folder: Folder, file: File, temporary: str) -> tuple[str, bool]:
+    number, same = _place(folder, file, 0)
+    if same:
+        return numbered(file.safe_name, number), False
+    folder.discard(temporary)
+    fd = folder.create(temporary)
+    try:
+        try:
+            for chunk in file.chunks():
+                disk.write_all(fd, chunk)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        while not same:
+            name = numbered(file.safe_name, number)
+            try:
+                folder.publish(temporary, name)
+            except FileExistsError:
+                number, same = _place(folder, file, number)
+            else:
+                return name, True
+    finally:
+        folder.discard(temporary)
+    return numbered(file.safe_name, number), False
+
+
+def _place(folder: Folder, file: File, first: int) -> tuple[int, bool]:
+    """The first number, from `first` on, under which the file can stand or already does."""
+    for number in itertools.count(first):
+        try:
+            name = numbered(file.safe_name, number)
+            if disk.same_content(folder, name, file.size, file.chunks()):
+                return number, True
+        except FileNotFoundError:
+            return number, False
+    raise AssertionError("unreachable")

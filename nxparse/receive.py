@@ -1,0 +1,213 @@
+"""An upload on its way in: from the first byte of its body to the reply.
+
+Each chunk goes into the spool and, the same bytes, through the scanner. At the
+end of the body the upload is either accepted, and then it is durable before
+the camera hears 200, or it is refused; a refused body that could hold a photo
+goes into quarantine as it is. What cannot be kept at all (too large, disk
+full) is still read to its end, in constant memory: a camera that is sending
+does not hear an early answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from nxparse import multipart, report
+from nxparse.config import Config
+from nxparse.deviation import BodyError
+from nxparse.reply import ACCEPTED, Reply, refusal
+from nxparse.spool import Incoming, Spool
+from nxparse.upload import from_parts
+
+# What must stay free beside one and a half times the upload, which is there
+# twice for a moment: in the spool and where it is saved.
+MIN_FREE = 64 << 20
+# A sender that goes on beyond this many times the limit is cut off.
+HOPELESS = 4
+# Progress is told at each tenth, if the whole is at least this large or slow.
+LARGE = 16 << 20  # bytes
+SLOW = 2.0  # seconds since the last line
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What the head of a request says. `length` in bytes, None if it is chunked."""
+
+    client: str
+    content_type: str
+    length: int | None
+
+
+class Receiver:
+    """Receives one e-mail upload. `feed` never raises; `finish` and `abort` block.
+
+    `body` is the body, once it is over, if it is at most `inspect` bytes long
+    (0: never).
+    """
+
+    def __init__(
+        self, spool: Spool, config: Config, announced: Announced, *, inspect: int = 0
+    ) -> None:
+        self.received = 0
+        self.body: bytes | None = None
+        self._spool = spool
+        self._config = config
+        self._announced = announced
+        self._inspect = inspect
+        self._scanner = multipart.Scanner(multipart.boundary_of(announced.content_type))
+        self._refusal: Reply | None = None
+        self._incoming: Incoming | None = None
+        self._told = 0
+        self._told_at = time.monotonic()
+        self._begin()
+
+    @property
+    def hopeless(self) -> bool:
+        """Has so much come that only an end of the connection helps?"""
+        return self.received > HOPELESS * self._config.max_upload
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the body."""
+        self.received += len(chunk)
+        self._tell_progress()
+        if self._incoming is None:
+            return
+        if self.received > self._config.max_upload:
+            self._too_large(self.received)
+            return
+        try:
+            self._incoming.write(chunk)
+        except OSError as error:
+            self._not_kept(error)
+            return
+        if self._scanner.error is None:
+            # The error is raised again by `close`, when all of the body is here.
+            with suppress(multipart.MultipartError):
+                self._scanner.feed(chunk)
+
+    def finish(self, targets: list[str]) -> Reply:
+        """The body is whole: accept it for these targets, or refuse it."""
+        if self._incoming is None:
+            assert self._refusal
+            return self._refusal
+        incoming = self._incoming
+        try:
+            if not incoming.size:
+                raise BodyError("the upload is empty")
+            self._keep_for_inspection()
+            upload = from_parts(self._scanner.close(), self._scanner.deviations, incoming.fetch)
+        except BodyError as error:
+            return self._refused(error)
+        except OSError as error:
+            return self._not_kept(error)
+        announced = self._announced
+        try:
+            arrival = self._spool.accept(
+                incoming, announced.client, announced.content_type, targets
+            )
+        except (OSError, sqlite3.Error) as error:
+            return self._not_kept(error)
+        self._log(
+            logging.INFO, f"{report.upload(upload)}; next: {', '.join(targets)} ({arrival.id})"
+        )
+        return ACCEPTED
+
+    def abort(self, reason: str) -> Path | None:
+        """The body was cut: put into quarantine what has come of it, and tell where that is."""
+        if self._incoming is None:
+            return None
+        of = f" of {self._announced.length}" if self._announced.length else ""
+        what = f"upload cut after {self.received}{of} bytes ({report.plain(reason)})"
+        try:
+            self._keep_for_inspection()
+            path = self._spool.quarantine(self._incoming)
+        except OSError as error:
+            self._log(logging.ERROR, f"{what}: {report.disk_error(error, self._config.dir)}")
+            return None
+        finally:
+            self._incoming = None
+        kept = f"what came is kept as {path}" if path else "nothing had come"
+        self._log(logging.WARNING, f"{what}: nothing is delivered, {kept}")
+        return path
+
+    def _begin(self) -> None:
+        length = self._announced.length or 0
+        if length > self._config.max_upload:
+            self._too_large(length)
+            return
+        try:
+            free = self._spool.free()
+            if free < 1.5 * length + MIN_FREE:
+                self._refuse(
+                    refusal(507, "The disk is full"),
+                    f"an upload of {report.amount(length)} is refused: only {report.amount(free)} "
+                    f"are free in {self._config.dir}; make room there",
+                )
+            else:
+                self._incoming = self._spool.begin()
+        except OSError as error:
+            self._not_kept(error)
+
+    def _refuse(self, reply: Reply, told: str) -> Reply:
+        """Refuse the upload and forget what has come of it."""
+        if self._incoming:
+            self._spool.discard(self._incoming)
+            self._incoming = None
+        self._refusal = reply
+        self._log(logging.ERROR, told)
+        return reply
+
+    def _too_large(self, size: int) -> None:
+        limit = report.amount(self._config.max_upload)
+        self._refuse(
+            refusal(413, f"Larger than {limit}"),
+            f"an upload of {report.amount(size)} or more is refused: the limit is {limit}; "
+            f"to allow it, use --set nx_max_upload=SIZE",
+        )
+
+    def _not_kept(self, error: BaseException) -> Reply:
+        return self._refuse(
+            refusal(507, "The upload could not be kept"),
+            f"an upload is refused: {report.disk_error(error, self._config.dir)}",
+        )
+
+    def _refused(self, error: BodyError) -> Reply:
+        assert self._incoming
+        reply = refusal(error.status, str(error))
+        try:
+            path = self._spool.quarantine(self._incoming)
+        except OSError as disk_error:
+            return self._not_kept(disk_error)
+        self._incoming = None
+        kept = f"; its body is kept as {path}" if path else ""
+        self._log(logging.WARNING, f"an upload is refused: {report.plain(str(error), 200)}{kept}")
+        return reply
+
+    def _keep_for_inspection(self) -> None:
+        assert self._incoming
+        if 0 < self._incoming.size <= self._inspect:
+            self.body = self._incoming.fetch(0, self._incoming.size)
+
+    def _tell_progress(self) -> None:
+        length = self._announced.length
+        if not length:
+            return
+        tenth = 10 * self.received // length
+        now = time.monotonic()
+        if tenth <= self._told or tenth >= 10:
+            return
+        if length >= LARGE or now - self._told_at >= SLOW:
+            self._log(
+                logging.INFO, f"{report.amount(self.received)} of {report.amount(length)} received"
+            )
+            self._told, self._told_at = tenth, now
+
+    def _log(self, level: int, message: str) -> None:
+        logger.log(level, f"{self._announced.client}: {message}")

@@ -1,0 +1,78 @@
+"""An upload told to a person, in one line.
+
+Whatever came over the network is cut to a bearable length and stripped of
+control characters before it gets here into a line (log injection).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from nxparse.deliver.save import Saved
+from nxparse.deviation import Deviation
+from nxparse.upload import Upload
+
+MAX_TEXT = 80
+
+
+def plain(text: str, limit: int = MAX_TEXT) -> str:
+    """Text from the network as it may stand in a line: printable, and not too long."""
+    clean = "".join(
+        "?" if unicodedata.category(char)[0] in "CZ" and char != " " else char for char in text
+    )
+    return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
+
+
+def _printable(char: str) -> bool:
+    category = unicodedata.category(char)
+    return category[0] != "C" and category not in ("Zl", "Zp")
+
+
+def amount(size: int) -> str:
+    """A number of bytes as people write it."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def listed(items: Sequence[str], limit: int = 5) -> str:
+    """Some items in a row, the rest as a number."""
+    shown = ", ".join(items[:limit])
+    return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
+
+
+def deviations(found: Iterable[Deviation]) -> str:
+    """The names of the deviations, each once."""
+    return ", ".join(dict.fromkeys(str(deviation) for deviation in found)) or "none"
+
+
+def upload(found: Upload) -> str:
+    """Who sent what to whom."""
+    names = [plain(file.name or "(no name)") for file in found.files]
+    recipients = [plain(recipient) for recipient in found.recipients]
+    return (
+        f"from {plain(found.sender) or '(nobody)'} to {listed(recipients)}: "
+        f"{listed(names) or 'no files'}, {amount(found.size)}; "
+        f"tolerated: {deviations(found.deviations)}"
+    )
+
+
+def saved(files: Sequence[Saved]) -> str:
+    """Where the files of an upload are."""
+
+    def one(file: Saved) -> str:
+        return f"{file.path} ({amount(file.size)}{'' if file.new else ', there already'})"
+
+    return listed([one(file) for file in files]) or "nothing: the upload has no files"
+
+
+def disk_error(error: BaseException, path: Path) -> str:
+    """What a failed write means and what to do about it."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return (
+        f"{reason} ({path}): make room there, or check that it can be written to, "
+        f"or choose another folder with --set nx_dir=FOLDER"
+    )
