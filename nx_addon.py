@@ -19,33 +19,420 @@ our hosts, whatever made mitmproxy want them.
 This is the only module that imports mitmproxy.
 """
 
-from __future__ import annotations
-
+import asyncio
 import logging
+import os
+import socket
+import sqlite3
+import time
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+from mitmproxy import ctx, dns, exceptions, http
+from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
+from mitmproxy.net.http import status_codes
+from mitmproxy.proxy import mode_specs
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from nxparse import service
-from nxparse.receive import Receiver
-from nxparse.reply import Reply, refusal
-from nxparse.transport import Drain, Pending
+import nxparse
+from nxparse import advice, config, network, report, service
+from nxparse.deliver.save import save
+from nxparse.outbox import Outbox
+from nxparse.receive import HOPELESS, Announced, Receiver
+from nxparse.reply import ACCEPTED, Reply, refusal
+from nxparse.spool import Arrival, Spool
+from nxparse.transport import Drain, HeldReader, OneSegmentWriter, Pending
 
 FAILED = refusal(500, "nx_addon has failed, see its log")
-STOP_TIMEOUT = 10.0  # seconds that a delivery may take to end when mitmproxy does
+STARTING = refusal(503, "nx_addon is starting")
+STOP_TIMEOUT = 10.0  # seconds that the delivery at hand may take to end
+DNS_TTL = 60  # seconds; a camera that moves to another network should forget us
 
 logger = logging.getLogger("nx_addon")
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Exchange:
     """A request for one of our hosts, until it is answered."""
 
     client: Client
-    pending: Pending
     answer: Reply | service.Upload
+    pending: Pending
     receiver: Receiver | None = None
     drain: Drain | None = None
-    # Where the camera wanted to go, while the request says: to the drain.
+    # Where the camera wanted to go, while the request leads to the drain.
     destination: tuple[str, int, str] | None = None
     reply: Reply | None = None
+
+
+class NxAddon:
+    """The addon: mitmproxy's hooks, in the order in which they are called."""
+
+    def __init__(self) -> None:
+        self.config: config.Config | None = None
+        self.hosts = service.Hosts()
+        self.spool: Spool | None = None
+        self.outbox: Outbox | None = None
+        self.started = False
+        self.exchanges: dict[str, Exchange] = {}  # by the id of the flow
+        self.wrapped: dict[str, tuple[HeldReader, OneSegmentWriter]] = {}  # by that of the client
+
+    # Start and stop
+
+    def load(self, loader: Loader) -> None:
+        for option in config.OPTIONS:
+            loader.add_option(option.name, option.kind, option.default, option.help)
+        # The servers that cameras want are dead: to connect first is to fail.
+        ctx.options.connection_strategy = "lazy"
+
+    def configure(self, updated: set[str]) -> None:
+        names = [option.name for option in config.OPTIONS]
+        if self.config and not updated.intersection(names):
+            return
+        try:
+            parsed = config.parse({name: getattr(ctx.options, name) for name in names}, os.environ)
+        except config.ConfigError as error:
+            if self.started:
+                raise exceptions.OptionsError(str(error)) from error
+            # An exception at start would print a traceback; an ERROR ends it too.
+            logger.error(str(error))
+            return
+        if self.spool and self.config and parsed.dir != self.config.dir:
+            raise exceptions.OptionsError("nx_dir cannot be changed while uploads arrive: restart")
+        if not self.config:
+            _check_ports()
+        self.config = parsed
+        self.hosts = service.Hosts(parsed.hosts)
+
+    def running(self) -> None:
+        self.started = True
+        _let_scripts_answer_dns_first()
+        for name in sorted(ctx.options.deferred):
+            if name.startswith("nx_"):
+                known = ", ".join(option.name for option in config.OPTIONS)
+                logger.warning(f"there is no option {name}: the options are {known}")
+        if not self.config or not ctx.options.server:
+            return
+        try:
+            self.spool = Spool(self.config.dir / ".nx")
+        except (OSError, sqlite3.Error) as error:
+            logger.error(f"uploads cannot be kept: {report.disk_error(error, self.config.dir)}")
+            return
+        for path in self.spool.recovered:
+            logger.warning(
+                f"an upload was cut when the last run ended: what came is kept as {path}"
+            )
+        self.outbox = Outbox(self.spool, {"save": self._save}, time.time)
+        self.outbox.start()
+        for line in advice.lines(_listening()):
+            logger.info(line)
+
+    def done(self) -> asyncio.Task[None] | None:
+        # Not async: mitmproxy does not wait for that when it reloads a script.
+        for exchange in self.exchanges.values():
+            if exchange.drain:
+                exchange.drain.close()
+            if exchange.receiver and not exchange.pending.complete:
+                exchange.receiver.abort("mitmproxy ends")
+        self.exchanges.clear()
+        if not self.spool or not self.outbox:
+            return None
+        return asyncio.ensure_future(_shut_down(self.spool, self.outbox))
+
+    # A connection
+
+    def client_connected(self, client: Client) -> None:
+        io = _transport(client)
+        if io and isinstance(io.reader, asyncio.StreamReader):
+            io.reader, io.writer = HeldReader(io.reader), OneSegmentWriter(io.writer)
+            self.wrapped[client.id] = io.reader, io.writer
+
+    def client_disconnected(self, client: Client) -> None:
+        self.wrapped.pop(client.id, None)
+
+    def server_connect(self, data: ServerConnectionHookData) -> None:
+        assert data.server.address
+        host, port = data.server.address[:2]
+        exchanges = [one for one in self.exchanges.values() if one.client.id == data.client.id]
+        if any(one.drain and one.drain.address == (host, port) for one in exchanges):
+            data.server.sockname = None  # the option connect_addr is not for the drain
+        elif exchanges or host in self.hosts:
+            data.server.error = "a Samsung host is answered here and never connected to"
+
+    # A request
+
+    async def requestheaders(self, flow: http.HTTPFlow) -> None:
+        if not flow.live or flow.is_replay or flow.response or not self._is_ours(flow):
+            return
+        request = flow.request
+        exchange = Exchange(flow.client_conn, self._answer(flow), Pending())
+        self.exchanges[flow.id] = exchange
+        if flow.client_conn.id in self.wrapped:
+            self.wrapped[flow.client_conn.id][0].pending = exchange.pending
+        try:
+            if _has_body(request):
+                await self._stream(request, exchange)
+        except Exception:
+            logger.exception(f"cannot take {request.method} {report.plain(request.path)}")
+            exchange.reply = FAILED
+
+    async def request(self, flow: http.HTTPFlow) -> None:
+        exchange = self.exchanges.get(flow.id)
+        if exchange is None:
+            self._without_exchange(flow)
+            return
+        exchange.pending.complete = True
+        try:
+            exchange.reply = exchange.reply or await self._decide(flow.request, exchange)
+        except Exception:
+            logger.exception("cannot answer")
+            exchange.reply = FAILED
+        _restore(flow.request, exchange)
+        if exchange.drain:
+            exchange.drain.release()
+        else:
+            flow.response = _response(exchange.reply, flow.request.method)
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        exchange = self.exchanges.pop(flow.id, None)
+        if exchange is None:
+            return
+        flow.response = _response(exchange.reply or FAILED, flow.request.method)
+        if exchange.client.id in self.wrapped:
+            self.wrapped[exchange.client.id][1].collecting = True
+        exchange.pending.answered.set()
+
+    async def error(self, flow: http.HTTPFlow) -> None:
+        exchange = self.exchanges.pop(flow.id, None)
+        if exchange is None:
+            return
+        _restore(flow.request, exchange)
+        if exchange.drain:
+            exchange.drain.close()
+        if exchange.receiver and not exchange.pending.complete:
+            reason = flow.error.msg if flow.error else "no reason given"
+            await asyncio.to_thread(exchange.receiver.abort, reason)
+            flow.request.raw_content = exchange.receiver.body
+        elif exchange.reply is ACCEPTED:
+            logger.warning(
+                f"{_name(exchange.client)}: went away before it could hear that its upload "
+                f"is accepted; it may send it again"
+            )
+        exchange.pending.answered.set()
+
+    # DNS
+
+    def dns_request(self, flow: dns.DNSFlow) -> None:
+        question = flow.request.question
+        if not flow.live or question is None or question.name not in self.hosts:
+            return
+        if flow.request.op_code != dns.op_codes.QUERY or question.class_ != dns.classes.IN:
+            return
+        records = []
+        if question.type == dns.types.A and flow.client_conn.peername:
+            given = self.config.dns if self.config else None
+            address = given or network.facing(flow.client_conn.peername[0])
+            if address:
+                records.append(dns.ResourceRecord.A(question.name, address, ttl=DNS_TTL))
+        # AAAA and HTTPS get an empty answer: the name exists, but not as that.
+        flow.response = flow.request.succeed(records)
+
+    # What the hooks above are made of
+
+    def _is_ours(self, flow: http.HTTPFlow) -> bool:
+        request = flow.request
+        if request.host in self.hosts or (request.host_header or "") in self.hosts:
+            return True
+        if not service.known(request.method, request.path) or not flow.client_conn.sockname:
+            return False
+        # No name of ours, but a request to this machine that we know how to answer.
+        ports = (80, flow.client_conn.sockname[1])
+        return request.port in ports and network.is_local(service.bare_host(request.pretty_host))
+
+    def _answer(self, flow: http.HTTPFlow) -> Reply | service.Upload:
+        request = flow.request
+        names = [service.bare_host(name) for name in (request.host, request.pretty_host)]
+        ours = next((name for name in names if name in self.hosts), names[-1])
+        return service.find(request.method, ours, request.path)
+
+    async def _stream(self, request: http.Request, exchange: Exchange) -> None:
+        """Let the body of this request come in without being kept in memory."""
+        exchange.drain = Drain(exchange.pending)
+        exchange.destination = request.data.host, request.data.port, request.scheme
+        request.data.host, request.data.port = await exchange.drain.open()
+        request.scheme = "http"
+        request.stream = partial(self._take, exchange)
+        if exchange.answer is not service.Upload.EMAIL:
+            return
+        if not self.spool or not self.config:
+            exchange.reply = STARTING
+            return
+        length = request.headers.get("content-length")
+        announced = Announced(
+            client=_name(exchange.client),
+            content_type=request.headers.get("content-type", ""),
+            length=int(length) if length else None,
+        )
+        inspect = self.config.inspect if _somebody_looks() else 0
+        exchange.receiver = await asyncio.to_thread(
+            Receiver, self.spool, self.config, announced, inspect=inspect
+        )
+
+    def _take(self, exchange: Exchange, chunk: bytes) -> list[bytes]:
+        """Take a chunk of a body. Must not raise: mitmproxy would let the client hang."""
+        exchange.pending.received += len(chunk)
+        try:
+            if chunk and exchange.receiver and exchange.reply is None:
+                exchange.receiver.feed(chunk)
+            limit = HOPELESS * self.config.max_upload if self.config else 0
+            if exchange.pending.received > limit:
+                logger.warning(f"{_name(exchange.client)}: sends without end, is cut off")
+                self.wrapped[exchange.client.id][1].transport.abort()
+        except Exception:
+            logger.exception("cannot take a chunk of a body")
+            exchange.reply = FAILED
+        return []
+
+    async def _decide(self, request: http.Request, exchange: Exchange) -> Reply:
+        if isinstance(exchange.answer, Reply):
+            return exchange.answer
+        receiver = exchange.receiver
+        if receiver is None:
+            logger.warning(f"{_name(exchange.client)}: an upload is refused: it is empty")
+            return refusal(400, "The upload is empty")
+        reply = await asyncio.to_thread(receiver.finish, ["save"])
+        if receiver.body is not None:
+            request.raw_content = receiver.body
+        if reply is ACCEPTED and self.outbox:
+            self.outbox.wake()
+        return reply
+
+    def _without_exchange(self, flow: http.HTTPFlow) -> None:
+        """A request that is not a camera's: replayed, read from a file, or for somebody else."""
+        if not self._is_ours(flow):
+            return
+        answer = self._answer(flow)
+        if not flow.live:
+            logger.info(f"{_name(flow.client_conn)}: {_told(flow.request, answer)}")
+        elif not flow.response:
+            reply = answer if isinstance(answer, Reply) else ACCEPTED
+            flow.response = _response(reply, flow.request.method)
+
+    def _save(self, upload: nxparse.Upload, arrival: Arrival) -> str:
+        assert self.config
+        return report.saved(save(upload, self.config.dir, arrival.received, arrival.id))
+
+
+def _name(client: Client) -> str:
+    return client.peername[0] if client.peername else "somebody"
+
+
+def _has_body(request: http.Request) -> bool:
+    length = request.headers.get("content-length")
+    if length is not None:
+        return length.strip() != "0"
+    # HTTP/2 needs no header to announce a body.
+    return "transfer-encoding" in request.headers or request.is_http2
+
+
+def _restore(request: http.Request, exchange: Exchange) -> None:
+    """Let the flow show where the camera wanted to go."""
+    if exchange.destination:
+        request.data.host, request.data.port, request.scheme = exchange.destination
+        exchange.destination = None
+
+
+def _response(reply: Reply, method: str) -> http.Response:
+    now = time.time()
+    return http.Response(
+        http_version=b"HTTP/1.1",
+        status_code=reply.status,
+        reason=status_codes.RESPONSES.get(reply.status, "").encode(),
+        headers=http.Headers([(k.encode(), v.encode()) for k, v in reply.fields(now)]),
+        content=b"" if method == "HEAD" else reply.body,
+        trailers=None,
+        timestamp_start=now,
+        timestamp_end=now,
+    )
+
+
+def _told(request: http.Request, answer: Reply | service.Upload) -> str:
+    """A request that was read from a file, in one line."""
+    what = f"{request.method} {report.plain(request.pretty_url, 200)}"
+    if isinstance(answer, Reply):
+        return f"{what}: answered {answer.status}"
+    if not request.raw_content:
+        return f"{what}: an upload whose body is not in this flow"
+    try:
+        upload = nxparse.read(request.raw_content, request.headers.get("content-type", ""))
+    except ValueError as error:
+        return f"{what}: an upload that cannot be read: {report.plain(str(error), 200)}"
+    return f"{what}: an upload {report.upload(upload)}"
+
+
+def _somebody_looks() -> bool:
+    """Is there anybody who could see the body of a flow?"""
+    options = ctx.options
+    detail = options.flow_detail if "flow_detail" in options else 0
+    interactive = ctx.master.addons.get("view")
+    return bool(interactive or options.save_stream_file or options.hardump or detail >= 3)
+
+
+def _transport(client: Client) -> Any:
+    """Reader and writer of a client, from where mitmproxy keeps them: no public interface."""
+    try:
+        return ctx.master.addons.get("proxyserver").connections[client.id].transports[client]
+    except (AttributeError, KeyError):
+        if client.transport_protocol == "tcp":
+            logger.warning(
+                "this mitmproxy keeps its connections where nx_addon does not find them: "
+                "replies may leave in two segments, and cut uploads may lose their end"
+            )
+        return None
+
+
+def _let_scripts_answer_dns_first() -> None:
+    """In mitmproxy 11 the resolver comes before all scripts, and waits for servers that are dead."""
+    chain = ctx.master.addons.chain
+    resolver = ctx.master.addons.get("dnsresolver")
+    if resolver in chain:
+        chain.remove(resolver)
+        chain.append(resolver)
+
+
+def _check_ports() -> None:
+    """Tell at start, in words, which port cannot be had and what to do."""
+    if not ctx.options.server:
+        return
+    for text in ctx.options.mode:
+        mode = mode_specs.ProxyMode.parse(text)
+        port = mode.listen_port(ctx.options.listen_port)
+        host = mode.listen_host(ctx.options.listen_host)
+        for kind, name in ((socket.SOCK_STREAM, "tcp"), (socket.SOCK_DGRAM, "udp")):
+            if not port or mode.transport_protocol not in (name, "both"):
+                continue
+            if ":" not in host and (error := network.bind_error(host, port, kind)):
+                logger.error(advice.cannot_listen(error, port, name))
+
+
+def _listening() -> advice.Listening:
+    ports: dict[str, list[int]] = {}
+    for server in ctx.master.addons.get("proxyserver").servers:
+        for address in server.listen_addrs:
+            ports.setdefault(server.mode.type_name, []).append(address[1])
+    return advice.Listening(
+        regular=ports.get("regular", []),
+        transparent=ports.get("transparent", []),
+        dns=ports.get("dns", []),
+        addresses=[str(address) for address in network.addresses()],
+    )
+
+
+async def _shut_down(spool: Spool, outbox: Outbox) -> None:
+    if await asyncio.to_thread(outbox.stop, STOP_TIMEOUT):
+        spool.close()
+
+
+addons = [NxAddon()]

@@ -151,7 +151,7 @@ def read_chunks(fd: int) -> Iterator[bytes]:
 
 
 def read_range(fd: int, start: int, end: int) -> bytes:
-    """The bytes of a file between two offsets. EOFError if it is shorter."""
+    """The bytes of a file between two offsets. OSError if it is shorter."""
     pieces = []
     while start < end:
         if hasattr(os, "pread"):
@@ -160,7 +160,7 @@ def read_range(fd: int, start: int, end: int) -> bytes:
             os.lseek(fd, start, os.SEEK_SET)
             piece = os.read(fd, end - start)
         if not piece:
-            raise EOFError(f"the file ends at byte {start}, where {end} were expected")
+            raise OSError(errno.EIO, f"the file ends at byte {start} instead of {end}")
         pieces.append(piece)
         start += len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -12,7 +12,6 @@ not noted is made twice.
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 
@@ -26,7 +25,7 @@ MAX_WAIT = 3600.0
 logger = logging.getLogger(__name__)
 
 Deliver = Callable[[Upload, Arrival], str]
-"""Delivers an upload to a target and says where it is now. Raises OSError if it cannot yet."""
+"""Delivers an upload to a target and tells what it did. Raises OSError if it cannot yet."""
 
 
 class Outbox:
@@ -73,8 +72,9 @@ class Outbox:
             self._wake.clear()
             try:
                 wait = self.deliver_due()
-            except (OSError, sqlite3.Error) as error:
-                logger.error(f"cannot work on what waits for delivery: {error}; trying again")
+            except Exception:
+                # Whatever it is, it must not end the deliveries of everybody else.
+                logger.exception(f"deliveries stop for {MIN_WAIT:.0f} s")
                 wait = MIN_WAIT
             self._wake.wait(MAX_WAIT if wait is None else min(wait, MAX_WAIT))
 
@@ -82,27 +82,25 @@ class Outbox:
         arrival = delivery.arrival
         try:
             with self._spool.read(arrival) as upload:
-                where = self._targets[delivery.target](upload, arrival)
-        except FileNotFoundError as error:
-            self._fail(delivery, f"{error.filename or 'its body'} is gone")
+                told = self._targets[delivery.target](upload, arrival)
         except BodyError as error:
-            self._fail(delivery, f"{error}; kept as {self._spool.give_up(arrival)}")
+            path = self._spool.give_up(arrival)
+            self._spool.failed(delivery, str(error))
+            kept = f"; its body is kept as {path}" if path else ""
+            logger.warning(f"upload {arrival.id} cannot be delivered: {error}{kept}")
         except OSError as error:
             self._retry(delivery, error)
         else:
             self._spool.done(delivery)
-            logger.info(f"upload {arrival.id}: {delivery.target}: {where}")
-
-    def _fail(self, delivery: Delivery, reason: str) -> None:
-        self._spool.failed(delivery, reason)
-        logger.warning(f"upload {delivery.arrival.id} cannot be delivered: {reason}")
+            logger.info(f"upload {arrival.id}: {told}")
 
     def _retry(self, delivery: Delivery, error: OSError) -> None:
         now = self._clock()
         wait = min(max(now - delivery.arrival.received, MIN_WAIT), MAX_WAIT)
         reason = error.strerror or str(error)
+        where = f" ({error.filename})" if error.filename else ""
         self._spool.postpone(delivery, now + wait, reason)
         logger.warning(
-            f"upload {delivery.arrival.id}: {delivery.target}: {reason} ({error.filename}); "
+            f"upload {delivery.arrival.id}: {delivery.target}: {reason}{where}; "
             f"it is safe, trying again in {wait:.0f} s"
         )

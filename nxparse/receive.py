@@ -68,11 +68,6 @@ class Receiver:
         self._told_at = time.monotonic()
         self._begin()
 
-    @property
-    def hopeless(self) -> bool:
-        """Has so much come that only an end of the connection helps?"""
-        return self.received > HOPELESS * self._config.max_upload
-
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body."""
         self.received += len(chunk)
@@ -149,19 +144,20 @@ class Receiver:
                     refusal(507, "The disk is full"),
                     f"an upload of {report.amount(length)} is refused: only {report.amount(free)} "
                     f"are free in {self._config.dir}; make room there",
+                    logging.ERROR,
                 )
             else:
                 self._incoming = self._spool.begin()
         except OSError as error:
             self._not_kept(error)
 
-    def _refuse(self, reply: Reply, told: str) -> Reply:
+    def _refuse(self, reply: Reply, told: str, level: int) -> Reply:
         """Refuse the upload and forget what has come of it."""
         if self._incoming:
             self._spool.discard(self._incoming)
             self._incoming = None
         self._refusal = reply
-        self._log(logging.ERROR, told)
+        self._log(level, told)
         return reply
 
     def _too_large(self, size: int) -> None:
@@ -170,12 +166,14 @@ class Receiver:
             refusal(413, f"Larger than {limit}"),
             f"an upload of {report.amount(size)} or more is refused: the limit is {limit}; "
             f"to allow it, use --set nx_max_upload=SIZE",
+            logging.WARNING,
         )
 
     def _not_kept(self, error: BaseException) -> Reply:
         return self._refuse(
             refusal(507, "The upload could not be kept"),
             f"an upload is refused: {report.disk_error(error, self._config.dir)}",
+            logging.ERROR,
         )
 
     def _refused(self, error: BodyError) -> Reply:

@@ -66,7 +66,7 @@ def saved(files: Sequence[Saved]) -> str:
     def one(file: Saved) -> str:
         return f"{file.path} ({amount(file.size)}{'' if file.new else ', there already'})"
 
-    return listed([one(file) for file in files]) or "nothing: the upload has no files"
+    return f"saved as {listed([one(file) for file in files])}" if files else "has no files to save"
 
 
 def disk_error(error: BaseException, path: Path) -> str:

@@ -38,6 +38,7 @@ from functools import partial
 from pathlib import Path
 
 from nxparse import disk
+from nxparse.deviation import BodyError
 from nxparse.disk import Folder
 from nxparse.upload import Fetch, Upload, read_chunks
 
@@ -125,8 +126,8 @@ class Spool:
         self.recovered: list[Path] = []
         self._clock = clock
         self._lock = threading.Lock()
-        with Folder.make(root, 0o700):
-            pass
+        for folder, mode in ((root.parent, 0o777), (root, 0o700)):
+            Folder.make(folder, mode).close()
         self._spool = Folder.make(root / "spool", 0o700)
         self._quarantine = Folder.make(root / "quarantine", 0o700)
         self._database = _database(root / "state.sqlite3")
@@ -245,18 +246,24 @@ class Spool:
     def read(self, arrival: Arrival) -> Iterator[Upload]:
         """Read an upload again. Its files can be read inside the with statement.
 
-        Raises BodyError if it cannot be read, FileNotFoundError if it is gone.
+        Raises BodyError if it cannot be read, or is gone.
         """
-        fd = self._spool.open(arrival.id)
+        try:
+            fd = self._spool.open(arrival.id)
+        except FileNotFoundError:
+            raise BodyError("its body is gone") from None
         try:
             fetch: Fetch = partial(disk.read_range, fd)
             yield read_chunks(disk.read_chunks(fd), arrival.content_type, fetch)
         finally:
             os.close(fd)
 
-    def give_up(self, arrival: Arrival) -> Path:
-        """Put an accepted body that cannot be read into quarantine."""
-        self._spool.move(arrival.id, self._quarantine, arrival.id)
+    def give_up(self, arrival: Arrival) -> Path | None:
+        """Put an accepted body that cannot be read into quarantine. None if it is gone."""
+        try:
+            self._spool.move(arrival.id, self._quarantine, arrival.id)
+        except FileNotFoundError:
+            return None
         self._quarantine.sync()
         self._spool.sync()
         return self._quarantine.path / arrival.id

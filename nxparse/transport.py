@@ -12,7 +12,7 @@ reply" and drops what is still on its way to the drain. A camera that closes
 its half after a complete request would get no reply, one that breaks off would
 take with it what it had sent. `HeldReader` returns the end of the stream only
 when nothing depends on it any more. It also ends a stream that has gone silent
-in the middle of an upload, and a request head that never ends.
+in the middle of an upload.
 
 *One segment.* Head and body of a reply are two writes, and each becomes a TCP
 segment of its own. Some cameras read only the first
@@ -23,11 +23,11 @@ what is written in one turn of the event loop and writes it at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-# A request head is at most this long before it is not one of ours.
 STEP = 0.05  # seconds between looks at what is still on its way
 GRACE = 0.5  # seconds until a request must have been noticed
 CONNECT = 5.0  # seconds until mitmproxy must have reached the drain
@@ -57,6 +57,7 @@ class Drain:
     """A server on a free loopback port, for the one connection that streams `pending`."""
 
     def __init__(self, pending: Pending) -> None:
+        self.address: tuple[str, int] | None = None
         self._pending = pending
         self._server: asyncio.Server | None = None
         self._released = asyncio.Event()
@@ -65,7 +66,8 @@ class Drain:
         """Listen. Returns the address. Raises OSError."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1)
         host, port = self._server.sockets[0].getsockname()
-        return host, port
+        self.address = host, port
+        return self.address
 
     def release(self) -> None:
         """Answer: the request has been dealt with."""
@@ -96,11 +98,9 @@ class Drain:
 
 
 async def _swallow(reader: asyncio.StreamReader) -> None:
-    try:
+    with contextlib.suppress(OSError):
         while await reader.read(1 << 16):
             pass
-    except OSError:
-        pass
 
 
 class HeldReader:
@@ -192,10 +192,8 @@ class OneSegmentWriter:
 
     async def drain(self) -> None:
         self._flush()
-        try:
+        with contextlib.suppress(OSError):
             await self._writer.drain()
-        except OSError:
-            pass
 
     def write_eof(self) -> None:
         self._flush()

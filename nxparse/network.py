@@ -1,0 +1,83 @@
+"""The addresses and ports of this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from ipaddress import IPv4Address
+
+_SIOCGIFADDR = 0x8915
+# Nothing is sent there (RFC 5737): it only makes the kernel choose a route.
+_ELSEWHERE = "192.0.2.1"
+
+
+def facing(peer: str) -> IPv4Address | None:
+    """The IPv4 address of this machine that `peer`, an IP address, can reach; None if unknown."""
+    address = ipaddress.ip_address(peer.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            return facing(_ELSEWHERE)
+        address = address.ipv4_mapped
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((str(address), 9))
+        except OSError:
+            return None
+        return IPv4Address(probe.getsockname()[0])
+
+
+def is_local(host: str) -> bool:
+    """Is this an address or a name of this machine?"""
+    name = socket.gethostname().lower()
+    if host in ("localhost", name, f"{name}.local"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    # Only an address of this machine can be bound to.
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+        return not address.is_unspecified
+
+
+def addresses() -> list[IPv4Address]:
+    """The IPv4 addresses of this machine that others can reach, one for each interface."""
+    found = []
+    try:
+        import fcntl
+
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            for _, name in socket.if_nameindex():
+                request = struct.pack("256s", name.encode()[:15])
+                try:
+                    answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
+                except OSError:
+                    continue
+                found.append(IPv4Address(answer[20:24]))
+    except (ImportError, OSError):
+        pass
+    found = [address for address in found if not address.is_loopback]
+    default = facing(_ELSEWHERE)
+    if not found and default and not default.is_loopback:
+        found.append(default)
+    return found
+
+
+def bind_error(host: str, port: int, kind: socket.SocketKind) -> OSError | None:
+    """Why a server could not listen there; None if it could."""
+    try:
+        with socket.socket(socket.AF_INET, kind) as probe:
+            if kind is socket.SOCK_STREAM:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host or "0.0.0.0", port))
+            if kind is socket.SOCK_STREAM:
+                probe.listen(1)
+    except OSError as error:
+        return error
+    return None

@@ -1,0 +1,169 @@
+"""Bodies and requests as the cameras write them, for the tests.
+
+This is the other side of the wire: it follows the capture of an NX300 (wiki
+page "Email-service" of ge0rg/samsung-nx-hacks) and uses nothing of nxparse, so
+that it can contradict it. No IO here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from random import Random
+
+CRLF = b"\r\n"
+BOUNDARY = b"-" * 27 + b"7d93b9550d4a"
+CONTENT_TYPE = "multipart/form-data; boundary=" + BOUNDARY.decode("ascii")
+PATH = "/social/columbus/email?DUID=123456789033"
+
+SENDER = "Camera@samsungcamera.com"
+RECIPIENT = "photos@example.org"
+TITLE = "[Samsung Smart Camera] sent you files."
+TEXT = "Sent from Samsung Camera."
+MARKER = "language_sh100_utf8"
+
+SMALLEST_JPEG = 48
+"""The size below which `jpeg` has no room for what makes a photo difficult."""
+
+
+def message_xml(
+    *,
+    sender: str = SENDER,
+    recipients: Sequence[str] = (RECIPIENT,),
+    title: str = TITLE,
+    text: str = TEXT,
+) -> bytes:
+    """The XML that goes before the photos, with the marker behind the text."""
+    noted = f"{text}\n{MARKER}"
+    receivers = "".join(f"<receiver>{escape(name, quote=False)}</receiver>" for name in recipients)
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f"<email><sender>{escape(sender, quote=False)}</sender>"
+        f"<receiverList>{receivers}</receiverList>"
+        f"<title>{_cdata(title)}</title>"
+        f"<body>{_cdata(noted)}</body></email>"
+    ).encode()
+
+
+def _cdata(text: str) -> str:
+    return "<![CDATA[" + text.replace("]]>", "]]]]><![CDATA[>") + "]]>"
+
+
+def part_head(name: str, filename: str, content_type: str) -> bytes:
+    """The headers of a part and the blank line, spelled as a camera spells them."""
+    return (
+        f'content-disposition: form-data; name="{name}"; fileName="{filename}"\r\n'
+        f"content-Type: {content_type};\r\n"
+        "\r\n"
+    ).encode()
+
+
+def body(
+    photos: Sequence[tuple[str, bytes]],
+    *,
+    message: bytes | None = None,
+    surplus: bool = True,
+    ending: bytes | None = None,
+    boundary: bytes = BOUNDARY,
+) -> bytes:
+    """A body with a message (`message_xml()` if None) and photos, each a name and its bytes.
+
+    With `surplus`, the data of each part are followed by a line end of their
+    own, as in the capture. `ending` comes behind all that; None is what the
+    NX300 writes, a delimiter that is neither marked as the last one nor
+    followed by a line end. See `endings` for others.
+    """
+    gap = CRLF if surplus else b""
+    delimiter = b"--" + boundary + CRLF
+    pieces = [
+        delimiter,
+        part_head("message", "sample.txt", "multipart/form-data"),
+        message_xml() if message is None else message,
+        gap,
+    ]
+    for name, data in photos:
+        pieces += [CRLF, delimiter, part_head("binary", name, "image/jpeg"), data, gap]
+    pieces.append(CRLF + b"--" + boundary if ending is None else ending)
+    return b"".join(pieces)
+
+
+def endings(boundary: bytes = BOUNDARY) -> dict[str, bytes]:
+    """What may come behind the last photo, by name: from a complete end down to nothing."""
+    delimiter = CRLF + b"--" + boundary
+    return {
+        "complete": delimiter + b"--\r\n",
+        "complete-without-newline": delimiter + b"--",
+        "one-dash": delimiter + b"-",
+        "unmarked": delimiter,
+        "unmarked-cr": delimiter + b"\r",
+        "unmarked-newline": delimiter + b"\r\n",
+        "unmarked-blank-newline": delimiter + b" \r\n",
+        "unmarked-blank-line": delimiter + b"\r\n\r\n",
+        **{
+            f"boundary-cut-at-{length}": CRLF + b"--" + boundary[:length]
+            for length in reversed(range(len(boundary)))
+        },
+        "dash": CRLF + b"-",
+        "newline": CRLF,
+        "cr": b"\r",
+        "nothing": b"",
+    }
+
+
+ENDINGS = endings()
+
+
+def request(
+    body: bytes,
+    *,
+    host: str = "www.ospserver.net",
+    path: str = PATH,
+    content_type: str = CONTENT_TYPE,
+) -> bytes:
+    """The request that carries `body`, its head byte for byte as an NX300 sends it.
+
+    That includes two blanks before the HTTP version, header names without a
+    blank behind the colon, and User-Agent twice.
+    """
+    agent = "Mozilla/4.0 (compatible; MSIE 6.0; Windows NT 5.1; SV1"
+    head = (
+        f"POST {path}  HTTP/1.0",
+        'Authorization:OAuth oauth_consumer_key="censored",oauth_nonce="censored"'
+        ',oauth_signature="censored=",oauth_signature_method="HmacSHA1"'
+        ',oauth_timestamp="9717886885",oauth_version="1.0"',
+        "x-osp-version:v1",
+        "User-Agent: sdeClient",
+        f"Content-Type: {content_type}",
+        "Accept: image/gif, image/x-xbitmap, image/jpeg, image/pjpeg"
+        ", application/x-shockwave-flash, application/vnd.ms-excel"
+        ", application/vnd.ms-powerpoint, application/msword, */*",
+        "Pragma: no-cache",
+        "Accept-Language: ko",
+        f"User-Agent: {agent}; {agent}) ; .NET CLR 1.1.4322; InfoPath.2; .NET CLR 2.0.50727)",
+        f"Host: {host}",
+        f"Content-Length: {len(body)}",
+    )
+    return "".join(f"{line}\r\n" for line in head).encode() + CRLF + body
+
+
+def jpeg(size: int, seed: int = 0) -> bytes:
+    """Bytes with the shape of a photo: `size` of them, always the same ones for a `seed`.
+
+    What is hard about real photos is in there: a thumbnail with its own start
+    and end of image, and line ends in a row in the picture data.
+    """
+    if size < SMALLEST_JPEG:
+        raise ValueError(f"a photo of {size} bytes is too small, the least is {SMALLEST_JPEG}")
+    random = Random(seed)
+    exif = b"Exif\0\0\xff\xd8" + _picture_data(random, 8) + b"\xff\xd9"
+    app1 = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    head = b"\xff\xd8" + app1 + b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"
+    return head + _picture_data(random, size - len(head) - 2) + b"\xff\xd9"
+
+
+def _picture_data(random: Random, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        data += random.choice((CRLF, CRLF * 3, b"\n", b"\r", b"\r\n--", b"\xff\0"))
+        data += random.randbytes(random.randrange(16)).replace(b"\xff", b"")
+    return bytes(data[:size])
