@@ -305,7 +305,7 @@ class NxAddon:
         reply = await asyncio.to_thread(receiver.finish, ["save"])
         if receiver.body is not None:
             request.raw_content = receiver.body
-        if reply is ACCEPTED and self.outbox:
+        if self.outbox:
             self.outbox.wake()
         return reply
 
@@ -394,7 +394,7 @@ def _transport(client: Client) -> Any:
 
 
 def _let_scripts_answer_dns_first() -> None:
-    """In mitmproxy 11 the resolver comes before all scripts, and waits for servers that are dead."""
+    """In mitmproxy 11 the resolver comes before scripts, and waits for servers that are dead."""
     chain = ctx.master.addons.chain
     resolver = ctx.master.addons.get("dnsresolver")
     if resolver in chain:
