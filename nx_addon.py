@@ -212,7 +212,7 @@ class NxAddon:
         if exchange.drain:
             exchange.drain.close()
         if exchange.receiver and not exchange.pending.complete:
-            reason = flow.error.msg if flow.error else "no reason given"
+            reason = exchange.pending.end or (flow.error.msg if flow.error else "no reason given")
             await asyncio.to_thread(exchange.receiver.abort, reason)
             flow.request.raw_content = exchange.receiver.body
         elif exchange.reply is ACCEPTED:

@@ -26,7 +26,7 @@ _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 # File systems without hard links: FAT, exFAT, some network shares.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
-CHUNK = 1 << 20
+CHUNK = 1 << 18
 
 
 class Folder:
@@ -144,7 +144,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def read_chunks(fd: int) -> Iterator[bytes]:
-    """The content of a file from its beginning, in pieces of at most a MiB."""
+    """The content of a file from its beginning, in pieces of at most 256 KiB."""
     os.lseek(fd, 0, os.SEEK_SET)
     while chunk := os.read(fd, CHUNK):
         yield chunk

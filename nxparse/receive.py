@@ -119,7 +119,7 @@ class Receiver:
         if self._incoming is None:
             return None
         of = f" of {self._announced.length}" if self._announced.length else ""
-        what = f"upload cut after {self.received}{of} bytes ({report.plain(reason)})"
+        what = f"upload cut after {self.received}{of} bytes, {report.plain(reason)}"
         try:
             self._keep_for_inspection()
             path = self._spool.quarantine(self._incoming)
@@ -129,7 +129,7 @@ class Receiver:
         finally:
             self._incoming = None
         kept = f"what came is kept as {path}" if path else "nothing had come"
-        self._log(logging.WARNING, f"{what}: nothing is delivered, {kept}")
+        self._log(logging.WARNING, f"{what}; nothing is delivered, {kept}")
         return path
 
     def _begin(self) -> None:

@@ -44,11 +44,12 @@ class Pending:
 
     `received` counts the bytes of the body. `connected` is set when the way to
     the drain is open, `complete` when all of the body is here, `answered` when
-    a reply, or an error, has been decided.
+    a reply, or an error, has been decided. `end` says how the client ended.
     """
 
     received: int = 0
     complete: bool = False
+    end: str = ""
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     answered: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -109,10 +110,10 @@ class HeldReader:
     `pending` is the request of ours that the client is making, if any.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, *, idle: float = IDLE) -> None:
+    def __init__(self, reader: asyncio.StreamReader, *, idle: float | None = None) -> None:
         self.pending: Pending | None = None
         self._reader = reader
-        self._idle = idle
+        self._idle = IDLE if idle is None else idle
         self._last = 0.0
 
     async def read(self, n: int = -1) -> bytes:
@@ -124,27 +125,27 @@ class HeldReader:
             except TimeoutError:
                 if self.pending is None or self.pending.complete:
                     continue
-                await self._hold()
-                raise ConnectionAbortedError(
-                    f"silent for {self._idle:.0f} s in the middle of an upload"
-                ) from None
-            except OSError:
-                await self._hold()
+                await self._hold(f"the client was silent for {self._idle:.0f} s")
+                raise ConnectionAbortedError("silent in the middle of an upload") from None
+            except OSError as error:
+                await self._hold(f"the connection broke: {error.strerror or error}")
                 raise
             if data:
                 self._last = loop.time()
             else:
-                await self._hold()
+                await self._hold("the client closed the connection")
             return data
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reader, name)
 
-    async def _hold(self) -> None:
-        """Wait until nothing depends on this connection any more."""
+    async def _hold(self, end: str) -> None:
+        """Wait until nothing depends on this connection any more, which ended in this way."""
         loop = asyncio.get_running_loop()
         while self.pending is None and loop.time() < self._last + GRACE:
             await asyncio.sleep(STEP)
+        if self.pending:
+            self.pending.end = end
         waited = 0.0
         while (pending := self.pending) and not pending.answered.is_set():
             if pending.complete:

@@ -16,7 +16,7 @@ from nxparse.deviation import BodyError, Deviation, Kind
 Fetch = Callable[[int, int], bytes]
 """Reads the bytes from one offset of a body up to another."""
 
-CHUNK = 1 << 20
+CHUNK = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class File:
     _fetch: Fetch = field(repr=False, compare=False)
 
     def chunks(self) -> Iterator[bytes]:
-        """The content, in pieces of at most a MiB."""
+        """The content, in pieces of at most 256 KiB."""
         end = self.start + self.size
         for start in range(self.start, end, CHUNK):
             yield self._fetch(start, min(start + CHUNK, end))
