@@ -22,7 +22,6 @@ This is the only module that imports mitmproxy.
 import asyncio
 import logging
 import os
-import socket
 import sqlite3
 import time
 from dataclasses import dataclass
@@ -33,7 +32,6 @@ from mitmproxy import ctx, dns, exceptions, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
 from mitmproxy.net.http import status_codes
-from mitmproxy.proxy import mode_specs
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 import nxparse
@@ -58,8 +56,8 @@ class Exchange:
     """A request for one of our hosts, until it is answered."""
 
     client: Client
-    answer: Reply | service.Upload
     pending: Pending
+    answer: Reply | service.Upload = FAILED
     receiver: Receiver | None = None
     drain: Drain | None = None
     # Where the camera wanted to go, while the request leads to the drain.
@@ -76,6 +74,7 @@ class NxAddon:
         self.spool: Spool | None = None
         self.outbox: Outbox | None = None
         self.started = False
+        self.port_advice = _PortAdvice()
         self.exchanges: dict[str, Exchange] = {}  # by the id of the flow
         self.wrapped: dict[str, tuple[HeldReader, OneSegmentWriter]] = {}  # by that of the client
 
@@ -86,6 +85,11 @@ class NxAddon:
             loader.add_option(option.name, option.kind, option.default, option.help)
         # The servers that cameras want are dead: to connect first is to fail.
         ctx.options.connection_strategy = "lazy"
+        logging.getLogger().addHandler(self.port_advice)
+        # mitmproxy opens its ports while it loads scripts: it may have complained already.
+        if errors := ctx.master.addons.get("errorcheck"):
+            for record in errors.logger.has_errored:
+                self.port_advice.handle(record)
 
     def configure(self, updated: set[str]) -> None:
         names = [option.name for option in config.OPTIONS]
@@ -101,13 +105,12 @@ class NxAddon:
             return
         if self.spool and self.config and parsed.dir != self.config.dir:
             raise exceptions.OptionsError("nx_dir cannot be changed while uploads arrive: restart")
-        if not self.config:
-            _check_ports()
         self.config = parsed
         self.hosts = service.Hosts(parsed.hosts)
 
     def running(self) -> None:
         self.started = True
+        logging.getLogger().removeHandler(self.port_advice)
         _let_scripts_answer_dns_first()
         for name in sorted(ctx.options.deferred):
             if name.startswith("nx_"):
@@ -131,11 +134,15 @@ class NxAddon:
 
     def done(self) -> asyncio.Task[None] | None:
         # Not async: mitmproxy does not wait for that when it reloads a script.
+        logging.getLogger().removeHandler(self.port_advice)
         for exchange in self.exchanges.values():
-            if exchange.drain:
-                exchange.drain.close()
             if exchange.receiver and not exchange.pending.complete:
                 exchange.receiver.abort("mitmproxy ends")
+            if exchange.drain:
+                exchange.drain.close()
+            exchange.pending.answered.set()
+            if exchange.client.id in self.wrapped:
+                self.wrapped[exchange.client.id][1].transport.abort()
         self.exchanges.clear()
         if not self.spool or not self.outbox:
             return None
@@ -166,16 +173,15 @@ class NxAddon:
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
         if not flow.live or flow.is_replay or flow.response or not self._is_ours(flow):
             return
-        request = flow.request
-        exchange = Exchange(flow.client_conn, self._answer(flow), Pending())
-        self.exchanges[flow.id] = exchange
+        exchange = self.exchanges[flow.id] = Exchange(flow.client_conn, Pending())
         if flow.client_conn.id in self.wrapped:
             self.wrapped[flow.client_conn.id][0].pending = exchange.pending
         try:
-            if _has_body(request):
-                await self._stream(request, exchange)
+            exchange.answer = self._answer(flow)
+            if _has_body(flow.request):
+                await self._stream(flow.request, exchange)
         except Exception:
-            logger.exception(f"cannot take {request.method} {report.plain(request.path)}")
+            logger.exception("cannot take a request")
             exchange.reply = FAILED
 
     async def request(self, flow: http.HTTPFlow) -> None:
@@ -402,19 +408,12 @@ def _let_scripts_answer_dns_first() -> None:
         chain.append(resolver)
 
 
-def _check_ports() -> None:
-    """Tell at start, in words, which port cannot be had and what to do."""
-    if not ctx.options.server:
-        return
-    for text in ctx.options.mode:
-        mode = mode_specs.ProxyMode.parse(text)
-        port = mode.listen_port(ctx.options.listen_port)
-        host = mode.listen_host(ctx.options.listen_host)
-        for kind, name in ((socket.SOCK_STREAM, "tcp"), (socket.SOCK_DGRAM, "udp")):
-            if not port or mode.transport_protocol not in (name, "both"):
-                continue
-            if ":" not in host and (error := network.bind_error(host, port, kind)):
-                logger.error(advice.cannot_listen(error, port, name))
+class _PortAdvice(logging.Handler):
+    """While mitmproxy starts: when it cannot have a port, tell what to do."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR and (told := advice.explained(record.getMessage())):
+            logger.error(told)
 
 
 def _listening() -> advice.Listening:

@@ -7,10 +7,16 @@ true: the names lead to this machine, and its port 80 leads to this process.
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nxparse.service import SAMSUNG_HOSTS
+
+# mitmproxy, on a TCP port: "... failed to listen on *:80 with [Errno 13] ...";
+# on a UDP port: "Failed to bind UDP socket to 0.0.0.0:53 ... (os error 13)".
+_PLACE = re.compile(r"(?:listen on|bind UDP socket to) \S*:(\d+)")
+_NUMBER = re.compile(r"(?:Errno|os error) (\d+)")
 
 COMMAND = "sudo mitmdump -s nx_addon.py --mode regular@80 --mode dns@53"
 
@@ -65,23 +71,28 @@ def _dns(here: Listening, address: str) -> str:
     )
 
 
-def cannot_listen(error: OSError, port: int, kind: str) -> str:
-    """A port that cannot be had: why, and what to do. `kind` is tcp or udp."""
-    if error.errno == errno.EACCES:
+def explained(complaint: str) -> str | None:
+    """What to do about a port that mitmproxy says it cannot have. None for other complaints."""
+    place = _PLACE.search(complaint)
+    number = _NUMBER.search(complaint)
+    if not place or not number:
+        return None
+    port = int(place[1])
+    code = int(number[1])
+    if code == errno.EACCES:
         return (
             f"port {port} needs a privilege: start with sudo, or as a systemd service with "
             f"AmbientCapabilities=CAP_NET_BIND_SERVICE, or use a port above 1023 and redirect"
         )
-    if error.errno == errno.EADDRINUSE:
+    if code == errno.EADDRINUSE:
         hint = (
             "; systemd-resolved and dnsmasq are described in README, "
             "or take one address only: --mode dns@ADDRESS:53"
             if port == 53
             else ""
         )
-        flag = "u" if kind == "udp" else "t"
         return (
-            f"port {port} ({kind}) is taken: see by whom with "
-            f"sudo ss -ln{flag}p 'sport = :{port}', stop that, or use another port{hint}"
+            f"port {port} is taken: see by whom with sudo ss -lntup 'sport = :{port}', "
+            f"stop that, or use another port{hint}"
         )
-    return f"port {port} ({kind}) cannot be had: {error.strerror or error}"
+    return None

@@ -67,17 +67,3 @@ def addresses() -> list[IPv4Address]:
     if not found and default and not default.is_loopback:
         found.append(default)
     return found
-
-
-def bind_error(host: str, port: int, kind: socket.SocketKind) -> OSError | None:
-    """Why a server could not listen there; None if it could."""
-    try:
-        with socket.socket(socket.AF_INET, kind) as probe:
-            if kind is socket.SOCK_STREAM:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host or "0.0.0.0", port))
-            if kind is socket.SOCK_STREAM:
-                probe.listen(1)
-    except OSError as error:
-        return error
-    return None

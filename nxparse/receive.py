@@ -110,7 +110,8 @@ class Receiver:
         except (OSError, sqlite3.Error) as error:
             return self._not_kept(error)
         self._log(
-            logging.INFO, f"{report.upload(upload)}; next: {', '.join(targets)} ({arrival.id})"
+            logging.INFO,
+            f"{report.upload(upload)}; next: {', '.join(targets)} (upload {arrival.id})",
         )
         return ACCEPTED
 

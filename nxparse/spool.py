@@ -300,6 +300,10 @@ class Spool:
                 " (SELECT 1 FROM delivery WHERE upload = id AND state = 'waiting')",
                 (self._clock() - HISTORY,),
             )
+            # Whatever was in the way may be gone, and the clock may have been set.
+            database.execute(
+                "UPDATE delivery SET next_try = ? WHERE state = 'waiting'", (self._clock(),)
+            )
             known = {row[0] for row in database.execute("SELECT id FROM upload")}
             waiting = {
                 row[0]

@@ -62,10 +62,11 @@ class Drain:
         self._pending = pending
         self._server: asyncio.Server | None = None
         self._released = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> tuple[str, int]:
         """Listen. Returns the address. Raises OSError."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, backlog=1)
         host, port = self._server.sockets[0].getsockname()
         self.address = host, port
         return self.address
@@ -79,6 +80,11 @@ class Drain:
         self._released.set()
         if self._server:
             self._server.close()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A coroutine as the callback would print a traceback when it is
+        # cancelled at the end of the program (Python 3.11).
+        self._task = asyncio.ensure_future(self._serve(reader, writer))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._pending.connected.set()

@@ -1,0 +1,118 @@
+"""A camera's side of the network, for the tests: raw sockets and nothing of nxparse.
+
+What it says is written by `tests.bodies`; here is how it says it: in what
+pieces, and how it ends. Run as a program, for another network namespace, it
+does one thing and prints what it heard as JSON:
+
+    python -m tests.camera resolve NAME SERVER
+    python -m tests.camera send HOST PORT < REQUEST
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+TIMEOUT = 30.0  # seconds; only a test that fails waits that long
+# struct tcp_info, linux/tcp.h: u32 tcpi_data_segs_in
+_DATA_SEGS_IN = 152
+
+A, AAAA, HTTPS = 1, 28, 65
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A reply, and in how many TCP segments it came."""
+
+    head: str
+    body: str
+    segments: int
+
+    @property
+    def status(self) -> int:
+        return int(self.head.split()[1])
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers, their names as they were spelled."""
+        lines = self.head.split("\r\n")[1:]
+        return dict(line.split(": ", 1) for line in lines)
+
+
+def connect(port: int, host: str = "127.0.0.1") -> socket.socket:
+    connection = socket.create_connection((host, port), TIMEOUT)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def hear(connection: socket.socket) -> Heard:
+    """Read a reply up to the end of the connection, and close it."""
+    with connection:
+        reply = b""
+        while data := connection.recv(1 << 16):
+            reply += data
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    (segments,) = struct.unpack_from("I", info, _DATA_SEGS_IN)
+    head, _, body = reply.partition(b"\r\n\r\n")
+    return Heard(head.decode(), body.decode(), segments)
+
+
+def send(port: int, *pieces: bytes, host: str = "127.0.0.1", half_close: bool = False) -> Heard:
+    """Send a request in these pieces, perhaps close this half, and read the reply."""
+    connection = connect(port, host)
+    for piece in pieces:
+        connection.sendall(piece)
+    if half_close:
+        connection.shutdown(socket.SHUT_WR)
+    return hear(connection)
+
+
+def reset(connection: socket.socket) -> None:
+    """End with an RST instead of a FIN."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def segmented(request: bytes, size: int) -> Iterable[bytes]:
+    return (request[start : start + size] for start in range(0, len(request), size))
+
+
+def resolve(name: str, server: tuple[str, int], kind: int = A) -> tuple[int, list[str]]:
+    """Ask a DNS server. Returns the response code and the addresses in the answer."""
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    query = struct.pack(">6H", 7, 0x0100, 1, 0, 0, 0) + labels + struct.pack(">BHH", 0, kind, 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.settimeout(TIMEOUT)
+        asking.sendto(query, server)
+        answer = asking.recv(4096)
+    _, flags, _, records, _, _ = struct.unpack_from(">6H", answer)
+    position = len(query)
+    found = []
+    for _ in range(records):
+        while answer[position] and answer[position] < 0xC0:
+            position += answer[position] + 1
+        position += 2 if answer[position] else 1
+        type_, _, _, length = struct.unpack_from(">HHIH", answer, position)
+        position += 10
+        if type_ == A:
+            found.append(socket.inet_ntoa(answer[position : position + length]))
+        position += length
+    return flags & 15, found
+
+
+def main() -> None:
+    match sys.argv[1:]:
+        case ["resolve", name, server]:
+            print(json.dumps(resolve(name, (server, 53))))
+        case ["send", host, port]:
+            print(json.dumps(asdict(send(int(port), sys.stdin.buffer.read(), host=host))))
+        case _:
+            raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    main()

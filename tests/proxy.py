@@ -1,0 +1,159 @@
+"""A real mitmdump with the addon, as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+ROOT = Path(__file__).parent.parent
+ADDON = ROOT / "nx_addon.py"
+MITMDUMP = str(Path(sys.executable).with_name("mitmdump"))
+TIMEOUT = 30.0  # seconds; only a test that fails waits that long
+
+
+class Proxy:
+    """mitmdump in `folder`, on a free port (`port`) unless the arguments say otherwise.
+
+    Use it in a with statement. `before` is put before the command, as in
+    `ip netns exec NAME`; the process id is then that of what it starts.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        script: Path = ADDON,
+        before: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.uploads = folder / "uploads"
+        modes = () if "--mode" in arguments else ("--mode", "regular@127.0.0.1:0")
+        self._command = [
+            *before,
+            MITMDUMP,
+            "-s",
+            str(script),
+            "--set",
+            f"confdir={folder / 'mitmproxy'}",
+            *modes,
+            *arguments,
+        ]
+        self._environ = {**os.environ, "PYTHONUNBUFFERED": "1", **(environ or {})}
+        self._changed = threading.Condition()
+        self._lines: list[str] = []
+        self._ended = False
+
+    def __enter__(self) -> Proxy:
+        self.start()
+        self.wait_for(r"port 53: ")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start, without waiting until it serves."""
+        self.process = subprocess.Popen(
+            self._command,
+            cwd=self.folder,
+            env=self._environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        self._ended = False
+        self._lines.clear()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        """The port of the HTTP proxy."""
+        return int(self.wait_for(r"[Pp]roxy listening at \S*:(\d+)")[1])
+
+    @property
+    def log(self) -> str:
+        with self._changed:
+            return "".join(self._lines)
+
+    def wait_for(self, pattern: str, times: int = 1) -> re.Match[str]:
+        """Wait until the log matches so many times; returns the last match."""
+        with self._changed:
+
+            def matches() -> list[re.Match[str]]:
+                return list(re.finditer(pattern, "".join(self._lines)))
+
+            self._changed.wait_for(lambda: len(matches()) >= times or self._ended, TIMEOUT)
+            found = matches()
+            if len(found) < times:
+                raise AssertionError(f"{pattern!r} is not in the log:\n{''.join(self._lines)}")
+            return found[times - 1]
+
+    def ended(self) -> int:
+        """Wait for the end of the process by itself; returns its exit status."""
+        status = self.process.wait(TIMEOUT)
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended, TIMEOUT)
+        return status
+
+    def stop(self) -> None:
+        """Ask it to end, and wait."""
+        self.process.terminate()
+        self.ended()
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.ended()
+
+    def descriptors(self) -> int:
+        """How many file descriptors it has open."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def saved(self) -> dict[str, bytes]:
+        """The photos that are there: path below `uploads` without the day, and content."""
+        return {
+            str(Path(*path.relative_to(self.uploads).parts[1:])): path.read_bytes()
+            for path in self.uploads.glob("[0-9]*/**/*")
+            if path.is_file()
+        }
+
+    def quarantined(self) -> list[bytes]:
+        """The bodies in quarantine."""
+        folder = self.uploads / ".nx" / "quarantine"
+        return [path.read_bytes() for path in sorted(folder.glob("*"))]
+
+    def _read(self) -> None:
+        process = self.process
+        assert process.stdout
+        for line in process.stdout:
+            with self._changed:
+                self._lines.append(line)
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
+def eventually(condition: object, what: str) -> None:
+    """Wait for something that nobody announces: the kernel's state, or another program's."""
+    assert callable(condition)
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline, f"it never happened: {what}"
+        time.sleep(0.02)

@@ -1,0 +1,616 @@
+"""The addon in a real mitmdump, spoken to by a camera over a raw socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests import bodies, camera
+from tests.proxy import ADDON, ROOT, Proxy, eventually
+
+ACCEPTED = '<Response Status="succ" />'
+WIRE = ROOT / "tests" / "wire"
+
+
+def upload(*names: str, seed: int = 1) -> tuple[bytes, dict[str, bytes]]:
+    """A request with these photos, and the photos."""
+    photos = {name: bodies.jpeg(20_000, seed + i) for i, name in enumerate(names)}
+    return bodies.request(bodies.body(list(photos.items()))), photos
+
+
+# What a camera hears
+
+
+def test_the_recorded_request_becomes_a_file(shared: Proxy) -> None:
+    """The capture of an NX300, byte for byte, is answered in one segment and saved."""
+    heard = camera.send(shared.port, (WIRE / "nx300_email.http").read_bytes())
+
+    date = heard.headers.pop("Date")
+    assert date.endswith(" GMT")
+    assert heard.head.startswith("HTTP/1.1 200 OK\r\n")
+    assert (
+        heard.headers.items()
+        >= {
+            "Content-Type": "text/html; charset=utf-8",
+            "Content-Length": "26",
+            "Connection": "close",
+        }.items()
+    )
+    assert (heard.body, heard.segments) == (ACCEPTED, 1)
+    shared.wait_for(r"saved as uploads/\d{4}-\d\d-\d\d/SAM_4371.JPG")
+    assert shared.saved()["SAM_4371.JPG"] == (WIRE / "nx300_email.SAM_4371.JPG").read_bytes()
+
+
+def test_several_photos_become_several_files(shared: Proxy) -> None:
+    """One upload with three photos becomes three files, and one line in the log."""
+    request, photos = upload("SAM_1001.JPG", "SAM_1002.JPG", "SAM_1003.JPG")
+
+    assert camera.send(shared.port, request).body == ACCEPTED
+
+    shared.wait_for(r"saved as .*SAM_1001.JPG .*SAM_1002.JPG .*SAM_1003.JPG")
+    assert photos.items() <= shared.saved().items()
+    line = shared.wait_for(r"127.0.0.1: (from .*SAM_1001.*)\n")[1]
+    assert line.startswith(
+        "from Camera@samsungcamera.com to photos@example.org: "
+        "SAM_1001.JPG, SAM_1002.JPG, SAM_1003.JPG, 60.0 kB; tolerated: parameter-case, "
+        "trailing-semicolon, multipart-label, close-delimiter-unmarked, surplus-newline; "
+        "next: save (upload "
+    )
+
+
+@pytest.mark.parametrize("size", [1, 100, 1460])
+def test_segments_of_any_size(shared: Proxy, size: int) -> None:
+    """It does not matter in how small pieces a request comes."""
+    name = f"SMALL_{size}.JPG"
+    photo = bodies.jpeg(3000)
+    request = bodies.request(bodies.body([(name, photo)]))
+
+    heard = camera.send(shared.port, *camera.segmented(request, size))
+
+    assert (heard.status, heard.segments) == (200, 1)
+    shared.wait_for(f"saved as .*{name}")
+    assert shared.saved()[name] == photo
+
+
+@pytest.mark.parametrize(
+    "ending", ["complete", "one-dash", "unmarked", "boundary-cut-at-20", "newline", "nothing"]
+)
+def test_any_ending(shared: Proxy, ending: str) -> None:
+    """A photo is saved whole, however its body ends."""
+    name = f"END_{ending}.JPG"
+    photo = bodies.jpeg(3000)
+    body = bodies.body([(name, photo)], ending=bodies.ENDINGS[ending])
+
+    assert camera.send(shared.port, bodies.request(body)).body == ACCEPTED
+
+    shared.wait_for(f"saved as .*{name}")
+    assert shared.saved()[name] == photo
+
+
+GET = "GET {} HTTP/1.{}\r\nHost: {}\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "body"),
+    [
+        pytest.param(GET.format("/", 0, "gld.samsungosp.com"), 200, "", id="gld"),
+        pytest.param(GET.format("/", 1, "GLD.SamsungOSP.com:80"), 200, "", id="gld-spelled-oddly"),
+        pytest.param(GET.format("/?x=1", 1, "gld.samsungosp.com."), 200, "", id="gld-query"),
+        pytest.param(
+            GET.format("http://gld.samsungosp.com/", 0, "gld.samsungosp.com"),
+            200,
+            "",
+            id="gld-absolute-form",
+        ),
+        pytest.param(
+            GET.format("/", 1, "www.samsungimaging.com"), 200, "<h1>It works</h1>", id="page"
+        ),
+        pytest.param(
+            GET.format("/x", 1, "www.samsungimaging.com"), 404, 'ErrCode="404"', id="unknown-path"
+        ),
+        pytest.param(
+            GET.format("/social/columbus/email", 1, "www.ospserver.net"),
+            405,
+            'ErrCode="405"',
+            id="email-by-get",
+        ),
+        pytest.param(
+            "PUT /social/columbus/email HTTP/1.1\r\nHost: www.ospserver.net\r\n"
+            "Content-Length: 5\r\n\r\n12345",
+            405,
+            'ErrCode="405"',
+            id="email-by-put",
+        ),
+        pytest.param(
+            "POST /unknown HTTP/1.1\r\nHost: snsgw.samsungmobile.com\r\n"
+            "Content-Length: 5\r\n\r\n12345",
+            404,
+            'ErrCode="404"',
+            id="unknown-with-body",
+        ),
+        pytest.param(
+            "POST /social/columbus/email HTTP/1.0\r\nHost: www.ospserver.net\r\n"
+            "Content-Length: 0\r\n\r\n",
+            400,
+            "The upload is empty",
+            id="empty-upload",
+        ),
+        pytest.param(
+            "POST /social/columbus/email HTTP/1.0\r\nHost: www.ospserver.net\r\n\r\n",
+            400,
+            "The upload is empty",
+            id="no-content-length",
+        ),
+        pytest.param(
+            "POST /social/columbus/email HTTP/1.0\r\nHost: www.ospserver.net\r\n"
+            "Content-Type: multipart/form-data; boundary=B\r\nContent-Length: 3\r\n\r\n--B",
+            400,
+            "no part named message",
+            id="only-a-boundary",
+        ),
+        pytest.param("HEAD / HTTP/1.1\r\nHost: www.samsungimaging.com\r\n\r\n", 200, "", id="head"),
+    ],
+)
+@pytest.mark.parametrize("half_close", [False, True], ids=["open", "half-closed"])
+def test_what_is_answered(
+    shared: Proxy, request_: str, status: int, body: str, half_close: bool
+) -> None:
+    """Everything for a Samsung host is answered here, in one segment, and the connection ends."""
+    heard = camera.send(shared.port, request_.encode(), half_close=half_close)
+
+    assert (heard.status, heard.segments) == (status, 1)
+    assert body in heard.body
+    assert heard.headers["Connection"] == "close"
+
+
+def test_the_hotspot_check_of_an_nx_mini(shared: Proxy) -> None:
+    """The gld answer has no body, an ETag, and one Server, which is nginx."""
+    heard = camera.send(shared.port, GET.format("/", 1, "gld.samsungosp.com").encode())
+
+    del heard.headers["Date"]
+    lines = [line for line in heard.head.split("\r\n") if not line.startswith("Date: ")]
+    assert lines == [
+        "HTTP/1.1 200 OK",
+        "Server: nginx/notreally",
+        'ETag: "deadbeef"',
+        "Content-Type: text/html; charset=utf-8",
+        "Content-Length: 0",
+        "Connection: close",
+    ]
+    assert heard.body == ""
+
+
+def test_the_page_on_this_machines_own_address(shared: Proxy) -> None:
+    """Who opens the address of this machine in a browser sees the page."""
+    heard = camera.send(shared.port, GET.format("/", 1, f"127.0.0.1:{shared.port}").encode())
+
+    assert heard.status == 200
+    assert "<h1>It works</h1>" in heard.body
+
+
+# How a client may end
+
+
+@pytest.mark.parametrize("size", [3_000, 3_000_000])
+def test_a_half_closed_client_gets_its_reply(shared: Proxy, size: int) -> None:
+    """A camera that closes its half after a complete request hears 200; the photo is saved once."""
+    name = f"HALF_{size}.JPG"
+    photo = bodies.jpeg(size)
+    request = bodies.request(bodies.body([(name, photo)]))
+
+    heard = camera.send(shared.port, request, half_close=True)
+
+    assert (heard.body, heard.segments) == (ACCEPTED, 1)
+    shared.wait_for(f"saved as .*{name}")
+    assert [other for other in shared.saved() if other.startswith(f"HALF_{size}")] == [name]
+
+
+def fin(connection: socket.socket) -> None:
+    connection.shutdown(socket.SHUT_WR)
+    assert connection.recv(1) == b""
+    connection.close()
+
+
+CUTS = {"fin": fin, "close": socket.socket.close, "rst": camera.reset}
+
+
+@pytest.mark.parametrize("sent", [1, 99_190, 200_000])
+@pytest.mark.parametrize("end", CUTS)
+def test_a_cut_upload_is_kept(folder: Path, end: str, sent: int) -> None:
+    """However an upload breaks off, each byte that was read is in quarantine, and nothing else."""
+    body = bodies.body([("SAM_1.JPG", bodies.jpeg(300_000))])
+    head = bodies.request(body)[: -len(body)]
+    times = 5
+    with Proxy(folder) as proxy:
+        camera.send(proxy.port, GET.format("/", 1, "gld.samsungosp.com").encode())
+        eventually(lambda: "client disconnect" in proxy.log, "the first connection ends")
+        descriptors = proxy.descriptors()
+        for count in range(times):
+            connection = camera.connect(proxy.port)
+            connection.sendall(head + body[:sent])
+            if end == "rst":
+                # What the kernel has when a reset comes, no process will ever read.
+                eventually(partial(all_is_read, connection), "all is read")
+            CUTS[end](connection)
+            proxy.wait_for("nothing is delivered, what came is kept as ", count + 1)
+
+        assert proxy.quarantined() == [body[:sent]] * times
+        assert proxy.saved() == {}
+        assert f"upload cut after {sent} of {len(body)} bytes, the c" in proxy.log
+        eventually(lambda: proxy.descriptors() == descriptors, "all descriptors are closed")
+
+
+def all_is_read(connection: socket.socket) -> bool:
+    """Do no bytes that were sent wait in the receiver's kernel? From /proc/net/tcp."""
+    local = f":{connection.getsockname()[1]:04X} "
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if f"{fields[2]} ".endswith(local):
+            return int(fields[4].split(":")[1], 16) == 0
+    return False
+
+
+def test_a_silent_client_is_ended(folder: Path) -> None:
+    """An upload that goes silent is ended after the idle limit, and what came of it is kept."""
+    script = folder / "impatient.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from nxparse import transport; transport.IDLE = 0.3\n"
+        "from nx_addon import addons\n"
+    )
+    body = bodies.body([("SAM_1.JPG", bodies.jpeg(300_000))])
+    request = bodies.request(body)
+    with Proxy(folder, script=script) as proxy:
+        descriptors = proxy.descriptors()
+
+        connection = camera.connect(proxy.port)
+        connection.sendall(request[:100_000])
+        assert connection.recv(1) == b""
+
+        proxy.wait_for("the client was silent for 0 s; nothing is delivered")
+        (kept,) = proxy.quarantined()
+        assert kept == body[: 100_000 - (len(request) - len(body))]
+        eventually(lambda: proxy.descriptors() == descriptors, "all descriptors are closed")
+
+
+def test_a_client_that_is_gone_before_the_reply(folder: Path) -> None:
+    """An upload that is whole is kept and delivered even if nobody waits for the reply."""
+    request, photos = upload("SAM_1.JPG")
+    with Proxy(folder) as proxy:
+        connection = camera.connect(proxy.port)
+        connection.sendall(request)
+        connection.close()
+
+        proxy.wait_for("saved as .*SAM_1.JPG")
+        assert proxy.saved() == photos
+
+
+def test_twenty_cameras_at_once(shared: Proxy) -> None:
+    """Uploads that come at the same time do not mix."""
+    photos = {f"MANY_{i}.JPG": bodies.jpeg(400_000, i) for i in range(20)}
+    heard: list[camera.Heard] = []
+
+    def one(name: str) -> None:
+        body = bodies.body([(name, photos[name])])
+        heard.append(camera.send(shared.port, bodies.request(body)))
+
+    threads = [threading.Thread(target=one, args=(name,)) for name in photos]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [(one.body, one.segments) for one in heard] == [(ACCEPTED, 1)] * 20
+    shared.wait_for("saved as .*MANY_", 20)
+    assert photos.items() <= shared.saved().items()
+
+
+# Limits
+
+
+def test_a_too_large_upload(folder: Path) -> None:
+    """An upload beyond nx_max_upload is read to its end and refused, and nothing is kept."""
+    request, _ = upload("SAM_1.JPG")
+    with Proxy(folder, "--set", "nx_max_upload=10k") as proxy:
+        heard = camera.send(proxy.port, request)
+
+        assert heard.status == 413
+        assert 'ErrCode="413"' in heard.body
+        proxy.wait_for(
+            "is refused: the limit is 10.2 kB; to allow it, use --set nx_max_upload=SIZE"
+        )
+        assert (proxy.saved(), proxy.quarantined()) == ({}, [])
+
+
+def test_a_sender_without_end(folder: Path) -> None:
+    """Who goes on sending far beyond the limit is cut off."""
+    with Proxy(folder, "--set", "nx_max_upload=10k") as proxy:
+        connection = camera.connect(proxy.port)
+        connection.sendall(bodies.request(b"")[:-5] + b"9999999999\r\n\r\n")
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            connection.sendall(bytes(200_000_000))
+        proxy.wait_for("sends without end, is cut off")
+
+
+# Other hosts
+
+
+@contextmanager
+def web_server(reply: bytes) -> Iterator[tuple[int, list[bytes]]]:
+    """A server on loopback that answers everything with the same; also what it has heard."""
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                with connection:
+                    heard.append(connection.recv(65536))
+                    connection.sendall(reply)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listening.getsockname()[1], heard
+
+
+def test_other_hosts_pass(shared: Proxy) -> None:
+    """What is not for a Samsung host goes where it was meant to, and comes back unchanged."""
+    reply = b"HTTP/1.1 200 OK\r\nx-odd:1\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
+    with web_server(reply) as (port, heard):
+        request = f"GET http://localhost:{port}/x HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n"
+        answer = camera.send(shared.port, request.encode())
+
+    assert (answer.status, answer.body) == (200, "hello")
+    assert heard == [f"GET /x HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n".encode()]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param("service.find = fail", id="in-requestheaders"),
+        pytest.param("NxAddon._decide = fail", id="in-request"),
+        pytest.param("NxAddon._stream = fail", id="in-streaming"),
+        pytest.param("Receiver.feed = fail", id="in-a-chunk"),
+        pytest.param("Receiver.finish = fail", id="at-the-end"),
+    ],
+)
+def test_a_fault_of_ours_is_a_500(folder: Path, fault: str) -> None:
+    """A handler that raises is answered 500 here; the request never goes upstream."""
+    script = folder / "faulty.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import nx_addon\n"
+        "from nx_addon import NxAddon, Receiver, service, addons\n"
+        "def fail(*_): raise RuntimeError('a fault for the test')\n"
+        f"{fault}\n"
+    )
+    request, _ = upload("SAM_1.JPG")
+    with web_server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as (port, heard):
+        host = f"localhost:{port}"
+        request = request.replace(b"www.ospserver.net", host.encode())
+        with Proxy(folder, "--set", "nx_hosts=localhost", script=script) as proxy:
+            answer = camera.send(proxy.port, request)
+
+            assert answer.status == 500
+            assert "a fault for the test" in proxy.log
+        assert heard == []
+
+
+def test_connect_to_a_samsung_host_stays_here(folder: Path) -> None:
+    """A tunnel to a Samsung host is never dug."""
+    with (
+        web_server(b"") as (port, heard),
+        Proxy(folder, "--set", "nx_hosts=localhost") as proxy,
+    ):
+        connection = camera.connect(proxy.port)
+        connection.sendall(f"CONNECT localhost:{port} HTTP/1.1\r\n\r\n".encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"\x00not a protocol that anybody knows\r\n")
+        assert connection.recv(100) == b""
+        proxy.wait_for("never connected to")
+    assert heard == []
+
+
+# Options, start, and what is told there
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("nx_max_upload=lots", "nx_max_upload='lots' is not a size: give a number of bytes"),
+        ("nx_inspect=-1", "nx_inspect='-1' is not a size"),
+        ("nx_dns=nowhere", "nx_dns='nowhere' is not an IPv4 address: give one like 192.168.1.2"),
+        ("nx_hosts=http://x/", "nx_hosts='http://x/' is not a host name: give one like"),
+        ("nx_dir=", "nx_dir='' is not a folder"),
+        ("nx_dir=${NX_NOWHERE}", "the environment has no variable NX_NOWHERE; set it before"),
+    ],
+)
+def test_a_wrong_value_stops_the_start(folder: Path, setting: str, sentence: str) -> None:
+    """A wrong value is told in one sentence, without a traceback, and ends the start."""
+    proxy = Proxy(folder, "--set", setting)
+    proxy.start()
+
+    assert proxy.ended() == 1
+    assert sentence in proxy.log
+    assert "Traceback" not in proxy.log
+
+
+def test_an_unknown_option_is_told(folder: Path) -> None:
+    """A misspelt option is warned about, with the names that there are."""
+    with Proxy(folder, "--set", "nx_dri=x") as proxy:
+        line = proxy.wait_for("there is no option nx_dri: (.*)")[1]
+        assert line == "the options are nx_dir, nx_hosts, nx_max_upload, nx_inspect, nx_dns"
+
+
+def test_a_value_from_the_environment(folder: Path) -> None:
+    """${NAME} in an option is taken from the environment."""
+    environ = {"NX_TEST_FOLDER": str(folder / "elsewhere")}
+    with Proxy(folder, "--set", "nx_dir=${NX_TEST_FOLDER}", environ=environ) as proxy:
+        request, photos = upload("SAM_1.JPG")
+        camera.send(proxy.port, request)
+        proxy.wait_for(f"saved as {folder}/elsewhere/.*SAM_1.JPG")
+        assert (folder / "elsewhere" / ".nx").stat().st_mode & 0o777 == 0o700
+        assert list(photos.values()) == [
+            path.read_bytes() for path in (folder / "elsewhere").glob("*/SAM_1.JPG")
+        ]
+
+
+def test_what_is_told_at_start(folder: Path) -> None:
+    """The log says what a camera must reach and, where that is not so, what to do."""
+    with Proxy(folder) as proxy:
+        log = proxy.log
+        assert "cameras must reach " in log
+        assert f"port 80: not served by this process, which has port {proxy.port} (regular)" in log
+        assert f"tcp dport 80 redirect to :{proxy.port}" in log
+        assert (
+            "port 53: not served by this process. Start with: sudo mitmdump -s nx_addon.py" in log
+        )
+
+
+def test_a_taken_port_is_told(folder: Path) -> None:
+    """A port that somebody else has is told in words, with the command that shows who."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        proxy = Proxy(folder, "--mode", f"regular@127.0.0.1:{port}")
+        proxy.start()
+
+        assert proxy.ended() == 1
+        assert f"port {port} is taken: see by whom with sudo ss -lntup" in proxy.log
+
+
+# DNS
+
+
+@contextmanager
+def dns_proxy(folder: Path, *arguments: str) -> Iterator[tuple[Proxy, tuple[str, int]]]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    modes = ("--mode", "regular@127.0.0.1:0", "--mode", f"dns@127.0.0.1:{port}")
+    # A name server that never answers: nothing for us may wait for it.
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent,
+        Proxy(folder, *modes, "--set", "dns_name_servers=127.0.0.1", *arguments) as proxy,
+    ):
+        silent.bind(("127.0.0.1", 0))
+        yield proxy, ("127.0.0.1", port)
+
+
+def test_dns(folder: Path) -> None:
+    """Samsung's hosts resolve to the address that the client reaches us by; AAAA is empty."""
+    with dns_proxy(folder, "--set", "nx_hosts=*.example.net") as (_, server):
+        for name in ("gld.samsungosp.com", "WWW.OspServer.net", "new.example.net"):
+            assert camera.resolve(name, server) == (0, ["127.0.0.1"])
+            assert camera.resolve(name, server, camera.AAAA) == (0, [])
+            assert camera.resolve(name, server, camera.HTTPS) == (0, [])
+
+
+def test_dns_gives_out_what_it_is_told(folder: Path) -> None:
+    """nx_dns decides what Samsung's hosts resolve to."""
+    with dns_proxy(folder, "--set", "nx_dns=192.0.2.80") as (_, server):
+        assert camera.resolve("snsgw.samsungmobile.com", server) == (0, ["192.0.2.80"])
+
+
+def test_dns_for_others_goes_on(folder: Path) -> None:
+    """Other names are resolved as mitmproxy always does, here from the hosts file."""
+    with dns_proxy(folder) as (_, server):
+        assert camera.resolve("localhost", server) == (0, ["127.0.0.1"])
+
+
+# Flows
+
+
+def test_reading_a_capture(folder: Path) -> None:
+    """mitmdump -nr tells what is inside a capture, and delivers nothing."""
+    capture = folder / "capture.mitm"
+    request, _ = upload("SAM_1.JPG")
+    with Proxy(folder, "-w", str(capture)) as proxy:
+        camera.send(proxy.port, GET.format("/", 1, "gld.samsungosp.com").encode())
+        camera.send(proxy.port, request)
+        proxy.wait_for("saved as .*SAM_1.JPG")
+        proxy.stop()
+    reading = folder / "reading"
+    reading.mkdir()
+
+    proxy = Proxy(reading, "-nr", str(capture))
+    proxy.start()
+
+    assert proxy.ended() == 0
+    assert "127.0.0.1: GET http://gld.samsungosp.com/: answered 200\n" in proxy.log
+    assert (
+        "127.0.0.1: POST http://www.ospserver.net/social/columbus/email?DUID=123456789033: "
+        "an upload from Camera@samsungcamera.com to photos@example.org: SAM_1.JPG, 20.0 kB; "
+    ) in proxy.log
+    assert not proxy.uploads.exists()
+
+
+def test_what_is_not_kept_in_a_flow(folder: Path) -> None:
+    """A body beyond nx_inspect is not kept in its flow."""
+    capture = folder / "capture.mitm"
+    request, _ = upload("SAM_1.JPG")
+    with Proxy(folder, "-w", str(capture), "--set", "nx_inspect=1k") as proxy:
+        camera.send(proxy.port, request)
+        proxy.stop()
+    assert capture.stat().st_size < 5000
+
+    proxy = Proxy(folder, "-nr", str(capture))
+    proxy.start()
+
+    assert proxy.ended() == 0
+    assert "an upload whose body is not in this flow" in proxy.log
+
+
+def test_a_replay_is_answered_and_not_delivered(folder: Path) -> None:
+    """An upload that is replayed is answered here, and nothing is stored."""
+    capture = folder / "capture.mitm"
+    request, _ = upload("SAM_1.JPG")
+    with Proxy(folder, "-w", str(capture)) as proxy:
+        camera.send(proxy.port, request)
+        proxy.wait_for("saved as .*SAM_1.JPG")
+        proxy.stop()
+    replaying = folder / "replaying"
+    replaying.mkdir()
+
+    proxy = Proxy(replaying, "-C", str(capture), "--flow-detail", "2")
+    proxy.start()
+
+    assert proxy.ended() == 0
+    assert "200 OK" in proxy.log
+    assert list((replaying / "uploads").rglob("*.JPG")) == []
+    assert os.listdir(replaying / "uploads" / ".nx" / "spool") == []
+
+
+def test_a_stop_in_the_middle_of_an_upload(folder: Path) -> None:
+    """mitmdump ends at once when it is told to, and keeps what has come."""
+    request, _ = upload("SAM_1.JPG")
+    with Proxy(folder) as proxy:
+        connection = camera.connect(proxy.port)
+        connection.sendall(request[:5000])
+        eventually(lambda: list((proxy.uploads / ".nx/spool").glob(".*")), "the upload begins")
+        eventually(
+            lambda: next((proxy.uploads / ".nx/spool").glob(".*")).stat().st_size > 0, "bytes come"
+        )
+        proxy.stop()
+
+        assert "mitmproxy ends; nothing is delivered" in proxy.log
+        (kept,) = proxy.quarantined()
+        assert request[:5000].endswith(kept)
+        assert "Traceback" not in proxy.log
+
+
+def test_only_the_addon_imports_mitmproxy() -> None:
+    """nxparse can be used without mitmproxy."""
+    sources = [path.read_text() for path in (ADDON.parent / "nxparse").rglob("*.py")]
+
+    assert [
+        text for text in sources if "import mitmproxy" in text or "from mitmproxy" in text
+    ] == []
