@@ -22,7 +22,9 @@ This is the only module that imports mitmproxy.
 import asyncio
 import logging
 import os
+import shlex
 import sqlite3
+import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -129,7 +131,7 @@ class NxAddon:
             )
         self.outbox = Outbox(self.spool, {"save": self._save}, time.time)
         self.outbox.start()
-        for line in advice.lines(_listening()):
+        for line in advice.lines(_listening(self.config)):
             logger.info(line)
 
     def done(self) -> asyncio.Task[None] | None:
@@ -416,7 +418,8 @@ class _PortAdvice(logging.Handler):
             logger.error(told)
 
 
-def _listening() -> advice.Listening:
+def _listening(config: config.Config) -> advice.Listening:
+    sudo = ["sudo"] if hasattr(os, "geteuid") and os.geteuid() else []
     ports: dict[str, list[int]] = {}
     for server in ctx.master.addons.get("proxyserver").servers:
         for address in server.listen_addrs:
@@ -425,7 +428,8 @@ def _listening() -> advice.Listening:
         regular=ports.get("regular", []),
         transparent=ports.get("transparent", []),
         dns=ports.get("dns", []),
-        addresses=[str(address) for address in network.addresses()],
+        addresses=[str(one) for one in ([config.dns] if config.dns else network.addresses())],
+        command=shlex.join([*sudo, sys.argv[0], "-s", *ctx.options.scripts[:1]]),
     )
 
 

@@ -1,7 +1,7 @@
 """What the user has to do so that a camera finds this proxy, told at start.
 
 A camera knows its hosts by name and nothing but port 80. So two things must be
-true: the names lead to this machine, and its port 80 leads to this process.
+true: the names lead to an address, and port 80 of that address leads here.
 """
 
 from __future__ import annotations
@@ -18,56 +18,63 @@ from nxparse.service import SAMSUNG_HOSTS
 _PLACE = re.compile(r"(?:listen on|bind UDP socket to) \S*:(\d+)")
 _NUMBER = re.compile(r"(?:Errno|os error) (\d+)")
 
-COMMAND = "sudo mitmdump -s nx_addon.py --mode regular@80 --mode dns@53"
-
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """What this process serves: the ports of each kind of proxy, and the addresses it has."""
+    """What this process serves: its ports for each mode, and under which addresses.
+
+    `addresses` are those that cameras may be sent to, the likeliest first.
+    `command` starts mitmproxy with the addon and no mode.
+    """
 
     regular: Sequence[int]
     transparent: Sequence[int]
     dns: Sequence[int]
     addresses: Sequence[str]
+    command: str
+
+    @property
+    def complete(self) -> str:
+        """The command that serves all that a camera needs."""
+        return f"{self.command} --mode regular@80 --mode dns@53"
 
 
 def lines(here: Listening) -> list[str]:
     """One line each for the address, for port 80, and for DNS."""
     if not here.regular and not here.transparent:
-        return ["no HTTP is served by this process: start it with --mode regular@80"]
-    address = here.addresses[0] if here.addresses else "the address of this machine"
+        return [f"no HTTP is served by this process: start it with {here.complete}"]
+    addresses = here.addresses or ["ADDRESS"]
     return [
-        f"cameras must reach {' or '.join(here.addresses) or address}, "
-        f"port 80 for HTTP and port 53 for DNS",
-        _http(here, address),
-        _dns(here, address),
+        f"cameras must reach {' or '.join(addresses)}, port 80 for HTTP and port 53 for DNS",
+        f"port 80: {_http(here, addresses)}",
+        f"port 53: {_dns(here, addresses)}",
     ]
 
 
-def _http(here: Listening, address: str) -> str:
+def _http(here: Listening, addresses: Sequence[str]) -> str:
     if 80 in here.regular:
-        return "port 80: served by this process"
-    port, mode = (
-        (here.transparent[0], "transparent") if here.transparent else (here.regular[0], "regular")
-    )
+        return "served by this process"
+    port = here.transparent[0] if here.transparent else here.regular[0]
+    where = addresses[0] if len(addresses) == 1 else f"{{ {', '.join(addresses)} }}"
     rule = (
         "nft 'add table ip nx; "
         "add chain ip nx prerouting { type nat hook prerouting priority dstnat; }; "
-        f"add rule ip nx prerouting ip daddr {address} tcp dport 80 redirect to :{port}'"
+        f"add rule ip nx prerouting ip daddr {where} tcp dport 80 redirect to :{port}'"
     )
+    if here.transparent:
+        return f"redirect it to port {port} of this process, if that is not done yet: {rule}"
     return (
-        f"port 80: not served by this process, which has port {port} ({mode}). "
-        f"Redirect it: {rule}; or start with: {COMMAND}"
+        f"not served by this process, which listens on port {port}. "
+        f"Start it with: {here.complete}; or redirect the port: {rule}"
     )
 
 
-def _dns(here: Listening, address: str) -> str:
-    names = "/".join(SAMSUNG_HOSTS)
+def _dns(here: Listening, addresses: Sequence[str]) -> str:
     if 53 in here.dns:
-        return "port 53: served by this process; make it the DNS server of the camera"
+        return "served by this process; let it be the DNS server of the camera"
     return (
-        f"port 53: not served by this process. Start with: {COMMAND}; "
-        f"or let the network's DNS server answer, in dnsmasq: address=/{names}/{address}"
+        f"not served by this process. Start it with: {here.complete}; or let the DNS server "
+        f"of your network answer, in dnsmasq: address=/{'/'.join(SAMSUNG_HOSTS)}/{addresses[0]}"
     )
 
 
@@ -78,21 +85,23 @@ def explained(complaint: str) -> str | None:
     if not place or not number:
         return None
     port = int(place[1])
-    code = int(number[1])
-    if code == errno.EACCES:
-        return (
-            f"port {port} needs a privilege: start with sudo, or as a systemd service with "
-            f"AmbientCapabilities=CAP_NET_BIND_SERVICE, or use a port above 1023 and redirect"
-        )
-    if code == errno.EADDRINUSE:
-        hint = (
-            "; systemd-resolved and dnsmasq are described in README, "
-            "or take one address only: --mode dns@ADDRESS:53"
-            if port == 53
-            else ""
-        )
-        return (
-            f"port {port} is taken: see by whom with sudo ss -lntup 'sport = :{port}', "
-            f"stop that, or use another port{hint}"
-        )
+    match int(number[1]):
+        case errno.EACCES:
+            return (
+                f"port {port} needs a privilege: start with sudo, or as a systemd service with "
+                f"AmbientCapabilities=CAP_NET_BIND_SERVICE, or use a port above 1023 and redirect"
+            )
+        case errno.EADDRINUSE:
+            hint = (
+                "; README tells about systemd-resolved and dnsmasq, "
+                "or take one address only: --mode dns@ADDRESS:53"
+                if port == 53
+                else ""
+            )
+            return (
+                f"port {port} is taken: see by whom with sudo ss -lntup 'sport = :{port}', "
+                f"stop that, or use another port{hint}"
+            )
+        case errno.EADDRNOTAVAIL:
+            return f"port {port}: this machine does not have that address; see ip address"
     return None

@@ -47,7 +47,7 @@ def is_local(host: str) -> bool:
 
 
 def addresses() -> list[IPv4Address]:
-    """The IPv4 addresses of this machine that others can reach, one for each interface."""
+    """The IPv4 addresses that others can reach this machine by, the default route's first."""
     found = []
     try:
         import fcntl
@@ -62,8 +62,7 @@ def addresses() -> list[IPv4Address]:
                 found.append(IPv4Address(answer[20:24]))
     except (ImportError, OSError):
         pass
-    found = [address for address in found if not address.is_loopback]
     default = facing(_ELSEWHERE)
-    if not found and default and not default.is_loopback:
-        found.append(default)
-    return found
+    if default:
+        found.insert(0, default)
+    return [address for address in dict.fromkeys(found) if not address.is_loopback]

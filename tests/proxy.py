@@ -75,6 +75,7 @@ class Proxy:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            start_new_session=True,
         )
         self._ended = False
         self._lines.clear()
@@ -118,7 +119,7 @@ class Proxy:
     def kill(self) -> None:
         """End it as a power cut would."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL)
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.ended()
 
     def descriptors(self) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import bodies, camera
-from tests.proxy import ADDON, ROOT, Proxy, eventually
+from tests.proxy import ADDON, MITMDUMP, ROOT, Proxy, eventually
 
 ACCEPTED = '<Response Status="succ" />'
 WIRE = ROOT / "tests" / "wire"
@@ -469,11 +469,10 @@ def test_what_is_told_at_start(folder: Path) -> None:
     with Proxy(folder) as proxy:
         log = proxy.log
         assert "cameras must reach " in log
-        assert f"port 80: not served by this process, which has port {proxy.port} (regular)" in log
+        assert f"port 80: not served by this process, which listens on port {proxy.port}." in log
         assert f"tcp dport 80 redirect to :{proxy.port}" in log
-        assert (
-            "port 53: not served by this process. Start with: sudo mitmdump -s nx_addon.py" in log
-        )
+        assert "port 53: not served by this process. Start it with: " in log
+        assert f"{MITMDUMP} -s {ADDON} --mode regular@80 --mode dns@53" in log
 
 
 def test_a_taken_port_is_told(folder: Path) -> None:
@@ -516,8 +515,8 @@ def test_dns(folder: Path) -> None:
 
 def test_dns_gives_out_what_it_is_told(folder: Path) -> None:
     """nx_dns decides what Samsung's hosts resolve to."""
-    with dns_proxy(folder, "--set", "nx_dns=192.0.2.80") as (_, server):
-        assert camera.resolve("snsgw.samsungmobile.com", server) == (0, ["192.0.2.80"])
+    with dns_proxy(folder, "--set", "nx_dns=198.51.100.80") as (_, server):
+        assert camera.resolve("snsgw.samsungmobile.com", server) == (0, ["198.51.100.80"])
 
 
 def test_dns_for_others_goes_on(folder: Path) -> None:

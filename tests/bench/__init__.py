@@ -1,0 +1,1 @@
+"""Benchmarks: each prints what README claims, measured on the machine that it runs on."""

@@ -1,0 +1,13 @@
+"""What README tells people to type, for the tests that type it."""
+
+from __future__ import annotations
+
+import re
+
+from tests.proxy import ROOT
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language, in order."""
+    text = (ROOT / "README.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)

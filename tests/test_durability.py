@@ -1,0 +1,213 @@
+"""What a 200 is worth: crashes, power, full disks and such, with a real mitmdump."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import bodies, camera
+from tests.proxy import Proxy, eventually
+
+ACCEPTED = '<Response Status="succ" />'
+PHOTO = bodies.jpeg(200_000)
+BODY = bodies.body([("SAM_1.JPG", PHOTO)])
+REQUEST = bodies.request(BODY)
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount file systems")
+
+
+@needs_strace
+def test_everything_is_durable_before_the_reply(folder: Path) -> None:
+    """Body, its folder and the database are fsynced, in this order, and then the reply leaves."""
+    trace = folder / "trace"
+    calls = "trace=fsync,fdatasync,rename,renameat,renameat2,sendto"
+    with Proxy(
+        folder, before=["strace", "-f", "-y", "-s", "40", "-o", str(trace), "-e", calls]
+    ) as proxy:
+        assert camera.send(proxy.port, REQUEST).body == ACCEPTED
+
+    spool = re.escape(str(proxy.uploads / ".nx" / "spool"))
+    steps = {
+        "body": rf"fsync\(\d+<{spool}/\.[^>]*>",
+        "name": rf"rename\w*\(.*<{spool}>",
+        "folder": rf"fsync\(\d+<{spool}>",
+        "database": r"f(?:data)?sync\(\d+<[^>]*/state\.sqlite3-wal>",
+        "reply": r'sendto\(.*"HTTP/1\.1 200 OK.*Date',
+    }
+    text = trace.read_text()
+    start = text.rindex("\n", 0, text.index(".nx/spool/."))
+    position = {}
+    for step, pattern in steps.items():
+        match = re.compile(pattern).search(text, start)
+        assert match, (step, text[start:])
+        position[step] = match.start()
+    assert sorted(position, key=position.__getitem__) == list(steps)
+
+
+@pytest.mark.parametrize("time", range(5))
+def test_killed_right_behind_the_reply(folder: Path, time: int) -> None:
+    """kill -9 when the camera has its 200: the next start delivers, once, and byte for byte."""
+    with Proxy(folder) as proxy:
+        assert camera.send(proxy.port, REQUEST).body == ACCEPTED
+        proxy.kill()
+    with Proxy(folder) as proxy:
+        eventually(lambda: proxy.saved() == {"SAM_1.JPG": PHOTO}, "the photo is delivered")
+        spool = proxy.uploads / ".nx" / "spool"
+        eventually(lambda: not list(spool.iterdir()), "the spool is empty")
+        assert proxy.quarantined() == []
+
+
+def test_killed_while_delivery_has_to_wait(folder: Path) -> None:
+    """An upload that could not be delivered yet is delivered after a kill and a restart."""
+    with Proxy(folder) as proxy:
+        proxy.uploads.chmod(0o755)
+        obstacle = proxy.uploads / next(iter(days()))
+        obstacle.write_text("a file where the folder of the day should be")
+        assert camera.send(proxy.port, REQUEST).body == ACCEPTED
+        proxy.wait_for(r"Not a directory .*; it is safe, trying again in 15 s")
+        proxy.kill()
+    obstacle.unlink()
+    with Proxy(folder) as proxy:
+        proxy.wait_for("saved as ")
+        assert proxy.saved() == {"SAM_1.JPG": PHOTO}
+
+
+def days() -> Iterator[str]:
+    """The local date, as in the names of the folders."""
+    yield subprocess.run(
+        ["date", "+%Y-%m-%d"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@pytest.mark.parametrize("sent", [0, 1000, 150_000])
+def test_killed_in_the_middle_of_an_upload(folder: Path, sent: int) -> None:
+    """kill -9 before the reply: half a photo is nowhere but in quarantine."""
+    head = REQUEST[: -len(BODY)]
+    with Proxy(folder) as proxy:
+        connection = camera.connect(proxy.port)
+        connection.sendall(head + BODY[:sent])
+        spool = proxy.uploads / ".nx" / "spool"
+        eventually(
+            lambda: [path.stat().st_size for path in spool.glob(".*")] == [sent], "it is written"
+        )
+        proxy.kill()
+    with Proxy(folder) as proxy:
+        assert proxy.quarantined() == ([BODY[:sent]] if sent else [])
+        assert ("an upload was cut when the last run ended" in proxy.log) == bool(sent)
+        assert proxy.saved() == {}
+        assert list(spool.iterdir()) == []
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of its own for `uploads`."""
+    place = folder / "uploads"
+    place.mkdir()
+    size = f"size={megabytes}m"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@needs_root
+def test_a_disk_that_is_full(folder: Path) -> None:
+    """Too little room for an upload: 507, a line that says so, and it works when there is room."""
+    with small_disk(folder, 80) as disk, Proxy(folder) as proxy:
+        filler = disk / "filler"
+        filler.write_bytes(bytes(30 << 20))
+
+        heard = camera.send(proxy.port, REQUEST)
+        assert (heard.status, heard.segments) == (507, 1)
+        proxy.wait_for(r"is refused: only \S+ MB are free in uploads; make room there")
+
+        filler.unlink()
+        assert camera.send(proxy.port, REQUEST).body == ACCEPTED
+        proxy.wait_for("saved as ")
+        assert (proxy.saved(), proxy.quarantined()) == ({"SAM_1.JPG": PHOTO}, [])
+
+
+@needs_root
+def test_a_disk_that_becomes_full_meanwhile(folder: Path) -> None:
+    """The disk fills up while an upload comes in: 507 at its end, and nothing is left of it."""
+    with small_disk(folder, 80) as disk, Proxy(folder) as proxy:
+        connection = camera.connect(proxy.port)
+        connection.sendall(REQUEST[:100_000])
+        spool = disk / ".nx" / "spool"
+        eventually(lambda: list(spool.glob(".*")), "the upload begins")
+        filler = disk / "filler"
+        with filler.open("wb", buffering=0) as file:
+            while shutil.disk_usage(disk).free:
+                file.write(bytes(min(1 << 20, shutil.disk_usage(disk).free)))
+        connection.sendall(REQUEST[100_000:])
+
+        assert camera.hear(connection).status == 507
+        proxy.wait_for(
+            r"an upload is refused: No space left on device \(uploads\): make room there"
+        )
+        assert list(spool.iterdir()) == []
+
+        filler.unlink()
+        assert camera.send(proxy.port, REQUEST).body == ACCEPTED
+        proxy.wait_for("saved as ")
+        assert (proxy.saved(), proxy.quarantined()) == ({"SAM_1.JPG": PHOTO}, [])
+
+
+@needs_root
+def test_a_folder_that_becomes_read_only(folder: Path) -> None:
+    """A folder that cannot be written to any more: a 5xx, a line that says so, and it recovers."""
+    with Proxy(folder) as proxy:
+        spool = proxy.uploads / ".nx" / "spool"
+        if subprocess.run(["chattr", "+i", spool], check=False, capture_output=True).returncode:
+            pytest.skip("the file system has no immutable folders")
+        try:
+            assert camera.send(proxy.port, REQUEST).status == 507
+            proxy.wait_for(r"is refused: Operation not permitted \(uploads\): make room there, or")
+        finally:
+            subprocess.run(["chattr", "-i", spool], check=True)
+
+        assert camera.send(proxy.port, REQUEST).body == ACCEPTED
+        proxy.wait_for("saved as ")
+        assert proxy.saved() == {"SAM_1.JPG": PHOTO}
+
+
+@needs_root
+def test_a_read_only_folder_at_start(folder: Path) -> None:
+    """A folder that cannot be written to stops the start, with what to do."""
+    with small_disk(folder, 200) as disk:
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        proxy = Proxy(folder)
+        proxy.start()
+
+        assert proxy.ended() == 1
+        assert (
+            "uploads cannot be kept: Read-only file system (uploads): make room there, or check "
+            "that it can be written to, or choose another folder with --set nx_dir=FOLDER"
+        ) in proxy.log
+        assert "Traceback" not in proxy.log
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "reason"),
+    [("uploads", "Not a directory"), ("uploads/.nx/state.sqlite3", "file is not a database")],
+)
+def test_something_in_the_way_at_start(folder: Path, obstacle: str, reason: str) -> None:
+    """A file in the place of a folder, or of the database, stops the start with a sentence."""
+    path = folder / obstacle
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("This is neither a folder nor a database. " * 100)
+    proxy = Proxy(folder)
+    proxy.start()
+
+    assert proxy.ended() == 1
+    assert f"uploads cannot be kept: {reason} (uploads)" in proxy.log
+    assert "Traceback" not in proxy.log

@@ -1,0 +1,142 @@
+"""README says what is so."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import nxparse
+from nxparse import config
+from nxparse.service import SAMSUNG_HOSTS
+from tests import bodies, camera, readme
+from tests.proxy import ROOT, Proxy
+
+TEXT = (ROOT / "README.md").read_text()
+
+
+def test_options() -> None:
+    """The table of options has every option, in order, with its default."""
+    rows = re.findall(r"^\| `(nx_\w+)` \|(?: `(.*?)`)? \|", TEXT, re.MULTILINE)
+
+    assert rows == [(option.name, option.default or "") for option in config.OPTIONS]
+
+
+def test_hosts() -> None:
+    """Whatever lists the cameras' hosts lists all of them, in the same order."""
+    lists = re.findall(r"gld\.samsungosp\.com[/ ][\w./ ]*snsgw\.samsungmobile\.com", TEXT)
+
+    assert len(lists) == 3
+    assert {tuple(re.split("[/ ]", names)) for names in lists} == {SAMSUNG_HOSTS}
+
+
+def test_links() -> None:
+    """Each file and each section that README points to is there."""
+    for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
+    sections = {
+        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)
+    }
+    assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) <= sections
+
+
+def test_the_log(folder: Path) -> None:
+    """The log of an upload looks as README shows it."""
+    (shown,) = readme.blocks("log")
+    photo = bodies.jpeg(1_300_000)
+    body = bodies.body(
+        [("SAM_4371.JPG", photo)], message=bodies.message_xml(recipients=["me@example.org"])
+    )
+    with Proxy(folder) as proxy:
+        camera.send(proxy.port, bodies.request(body))
+        proxy.wait_for("saved as .*\n")
+        log = proxy.log
+    seen = [line for line in log.splitlines() if "tolerated" in line or "saved as" in line]
+
+    assert [general(line) for line in shown.splitlines()] == [general(line) for line in seen]
+
+
+def general(line: str) -> str:
+    """A line of the log without times, addresses and ids."""
+    line = re.sub(r"\d+T\d+Z-\w+", "ID", line)
+    line = re.sub(r"\d+\.\d+\.\d+\.\d+", "ADDRESS", line)
+    return re.sub(r"\d\d:\d\d:\d\d\.\d+|\d{4}-\d\d-\d\d", "TIME", line)
+
+
+def test_the_python() -> None:
+    """The lines of Python run."""
+    (code,) = readme.blocks("python")
+    names: dict[str, object] = {
+        "body": bodies.body([("SAM_1.JPG", bodies.jpeg(100))]),
+        "content_type": bodies.CONTENT_TYPE,
+    }
+    exec(code, names)
+
+    upload = names["upload"]
+    assert isinstance(upload, nxparse.Upload)
+    assert upload.sender == bodies.SENDER
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(line, id=" ".join(re.findall(r"--mode \S+|-nr|mitmweb", line)) or "plain")
+        for block in readme.blocks("sh")
+        for line in block.splitlines()
+        if "pytest" not in line
+    ],
+)
+def test_commands(command: str, folder: Path) -> None:
+    """What README says to type is understood by mitmproxy: options, modes, values."""
+    words = shlex.split(command.split("&&")[-1])
+    program = next(word for word in words if "mitm" in word)
+    arguments = words[words.index(program) + 1 :]
+    pairs = list(itertools.pairwise(arguments))
+    modes = [value for flag, value in pairs if flag == "--mode"]
+    sets = [value for flag, value in pairs if flag == "--set"]
+    assert "nx_addon.py" in arguments
+    for mode in modes:
+        assert mode in ("regular@80", "dns@53", "transparent@8080")
+    assert {name.partition("=")[0] for name in sets} <= {option.name for option in config.OPTIONS}
+
+
+def test_the_service(folder: Path) -> None:
+    """The systemd unit starts what README has set up before, with options that exist."""
+    (unit,) = readme.blocks("ini")
+    start = re.search(r"^ExecStart=(.*?)$(?<!\\)", unit.replace("\\\n", ""), re.MULTILINE)
+    assert start
+    words = shlex.split(start[1])
+    assert words[0] == "/opt/nx_addon/.venv/bin/mitmdump"
+    words[words.index("transparent@8080")] = "regular@127.0.0.1:0"
+    words = [word.replace("/var/lib/nx_addon", str(folder)) for word in words[1:]]
+    place = words.index(f"confdir={folder}/mitmproxy")  # Proxy has one of its own
+    del words[place - 1 : place + 1]
+    with Proxy(folder, *words[2:]) as proxy:
+        assert "there is no option" not in proxy.log
+        assert (folder / "uploads" / ".nx").is_dir()
+    assert re.search(r"^WorkingDirectory=/opt/nx_addon$", unit, re.MULTILINE)
+    for directive in ("MemoryMax=256M", "AmbientCapabilities=CAP_NET_BIND_SERVICE"):
+        assert directive in unit
+
+
+def test_systemd_understands_the_service(folder: Path) -> None:
+    """systemd-analyze finds nothing wrong with the unit, but that it is not installed."""
+    (unit,) = readme.blocks("ini")
+    path = folder / "nx_addon.service"
+    path.write_text(unit.replace("/opt/nx_addon/.venv/bin/mitmdump", "/bin/true"))
+    try:
+        done = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", path],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        pytest.skip("needs systemd-analyze")
+
+    assert [line for line in done.stderr.splitlines() if "nx_addon" in line] == []

@@ -1,0 +1,185 @@
+"""A transparent proxy on a router, with the rules of README, in network namespaces.
+
+    camera 10.99.0.2 ── 10.99.0.1 router 10.99.1.1 ── 10.99.1.2 internet
+
+mitmdump runs on the router, and so does its DNS. "Internet" has a web server
+and counts what comes from the router.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests import bodies, readme
+from tests.proxy import ROOT, Proxy
+
+NEEDED = [name for name in ("ip", "nft") if shutil.which(name) is None]
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or bool(NEEDED), reason=f"needs root, iproute2 and nftables (no {NEEDED})"
+)
+
+NOBODY = "198.51.100.80"  # as in README
+OTHER = "10.99.1.2"
+
+
+def run(*command: str, stdin: bytes = b"") -> str:
+    done = subprocess.run(command, input=stdin, capture_output=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+    return done.stdout.decode()
+
+
+class Network:
+    """Three namespaces, and commands in them."""
+
+    def __init__(self) -> None:
+        self.names = {room: f"nx{os.getpid()}{room}" for room in ("camera", "router", "internet")}
+
+    def make(self) -> None:
+        for name in self.names.values():
+            run("ip", "netns", "add", name)
+        for room in self.names:
+            self.do(room, "ip", "link", "set", "lo", "up")
+        self._wire("camera", "10.99.0.2", "router", "10.99.0.1")
+        self._wire("internet", "10.99.1.2", "router", "10.99.1.1")
+        for room, gateway in (
+            ("camera", "10.99.0.1"),
+            ("router", OTHER),
+            ("internet", "10.99.1.1"),
+        ):
+            self.do(room, "ip", "route", "add", "default", "via", gateway)
+        self.do("router", "sysctl", "-q", "net.ipv4.ip_forward=1")
+        self.do(
+            "internet",
+            "nft",
+            "add table ip seen; add chain ip seen input "
+            "{ type filter hook input priority 0; }; "
+            "add rule ip seen input counter",
+        )
+
+    def remove(self) -> None:
+        for name in self.names.values():
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+    def inside(self, room: str) -> list[str]:
+        return ["ip", "netns", "exec", self.names[room]]
+
+    def do(self, room: str, *command: str, stdin: bytes = b"") -> str:
+        return run(*self.inside(room), *command, stdin=stdin)
+
+    def packets_seen_upstream(self) -> int:
+        listing = self.do("internet", "nft", "list", "table", "ip", "seen")
+        match = re.search(r"counter packets (\d+)", listing)
+        assert match
+        return int(match[1])
+
+    def camera(self, *arguments: str, stdin: bytes = b"") -> object:
+        return json.loads(
+            self.do("camera", sys.executable, "-m", "tests.camera", *arguments, stdin=stdin)
+        )
+
+    def _wire(self, room: str, address: str, other: str, other_address: str) -> None:
+        here, there = f"{room[:3]}0", f"to{room[:3]}0"
+        command = ("ip", "link", "add", here, "netns", self.names[room], "type", "veth")
+        run(*command, "peer", "name", there, "netns", self.names[other])
+        for where, device, ip in ((room, here, address), (other, there, other_address)):
+            self.do(where, "ip", "address", "add", f"{ip}/24", "dev", device)
+            self.do(where, "ip", "link", "set", device, "up")
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    network = Network()
+    try:
+        network.make()
+        yield network
+    finally:
+        network.remove()
+
+
+@pytest.fixture(scope="module")
+def router(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    (rules,) = readme.blocks("nft")
+    network.do("router", "nft", "-f", "-", stdin=rules.encode())
+    modes = ("--mode", "transparent@8080", "--mode", "dns@53", "--set", f"nx_dns={NOBODY}")
+    folder = tmp_path_factory.mktemp("router")
+    with Proxy(folder, *modes, before=network.inside("router")) as proxy:
+        yield proxy
+
+
+def test_a_camera_behind_the_router(network: Network, router: Proxy) -> None:
+    """DNS, hotspot check and upload work, and not one packet goes upstream for them."""
+    for host in ("gld.samsungosp.com", "www.ospserver.net"):
+        assert network.camera("resolve", host, "10.99.0.1") == [0, [NOBODY]]
+
+    check = b"GET / HTTP/1.1\r\nHost: gld.samsungosp.com\r\n\r\n"
+    heard = network.camera("send", NOBODY, "80", stdin=check)
+    assert isinstance(heard, dict)
+    assert 'ETag: "deadbeef"' in heard["head"]
+    assert (heard["body"], heard["segments"]) == ("", 1)
+
+    photo = bodies.jpeg(400_000)
+    upload = bodies.request(bodies.body([("SAM_1.JPG", photo)]))
+    heard = network.camera("send", NOBODY, "80", stdin=upload)
+    assert isinstance(heard, dict)
+    assert (heard["body"], heard["segments"]) == ('<Response Status="succ" />', 1)
+    router.wait_for("10.99.0.2: from .*SAM_1.JPG")
+    router.wait_for("saved as .*SAM_1.JPG")
+    assert router.saved() == {"SAM_1.JPG": photo}
+
+    for path in ("/unknown", "/social/columbus/email"):
+        request = f"GET {path} HTTP/1.1\r\nHost: www.ospserver.net\r\n\r\n".encode()
+        heard = network.camera("send", NOBODY, "80", stdin=request)
+        assert isinstance(heard, dict)
+        assert heard["head"].startswith("HTTP/1.1 4")
+
+    assert network.packets_seen_upstream() == 0
+
+
+def test_nobody_else_is_touched(network: Network, router: Proxy) -> None:
+    """What the camera sends to other addresses passes the router as if nothing were there."""
+    server = subprocess.Popen(
+        [*network.inside("internet"), sys.executable, "-u", "-c", WEB_SERVER],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout
+        assert server.stdout.readline() == "ready\n"
+        before = router.log.count("client connect")
+        request = b"GET / HTTP/1.1\r\nHost: www.ospserver.net\r\n\r\n"
+
+        heard = network.camera("send", OTHER, "80", stdin=request)
+
+        assert isinstance(heard, dict)
+        assert heard["body"] == "10.99.0.2"
+        assert router.log.count("client connect") == before
+        assert network.packets_seen_upstream() > 0
+    finally:
+        server.kill()
+        server.wait()
+
+
+WEB_SERVER = """
+import socket
+listening = socket.create_server(("10.99.1.2", 80))
+print("ready")
+connection, (client, _) = listening.accept()
+connection.recv(65536)
+connection.sendall(b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\n\\r\\n" + client.encode())
+connection.close()
+"""
+
+
+def test_the_advice_at_start(router: Proxy) -> None:
+    """A transparent proxy tells the rule that it depends on."""
+    assert "port 80: redirect it to port 8080" in router.log
+    assert f"ip daddr {NOBODY} tcp dport 80 redirect to :8080" in router.log
+    assert "port 53: served by this process" in router.log
