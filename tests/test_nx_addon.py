@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -193,6 +194,120 @@ def test_the_page_on_this_machines_own_address(shared: Proxy) -> None:
 
     assert heard.status == 200
     assert "<h1>It works</h1>" in heard.body
+
+
+# Requests that are spelled in other ways (the numbers are those of a list of bad inputs)
+
+
+def spelled(name: str, change: Callable[[bytes, bytes], bytes]) -> tuple[bytes, bytes]:
+    """A request for one photo, its head and body changed; and the photo."""
+    photo = bodies.jpeg(20_000)
+    body = bodies.body([(f"{name}.JPG", photo)])
+    head = bodies.request(body)[: -len(body)]
+    return change(head, body), photo
+
+
+def absolute(head: bytes, body: bytes) -> bytes:
+    return head.replace(b"POST /", b"POST http://www.ospserver.net/") + body
+
+
+def odd_host(head: bytes, body: bytes) -> bytes:
+    return head.replace(b"Host: www.ospserver.net", b"Host: WWW.OSPserver.NET.:80") + body
+
+
+def chunked(head: bytes, body: bytes) -> bytes:
+    head = re.sub(rb"Content-Length: \d+", b"Transfer-Encoding: chunked", head)
+    chunks = [body[start : start + 4096] for start in range(0, len(body), 4096)]
+    coded = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
+    return head.replace(b"HTTP/1.0", b"HTTP/1.1") + coded + b"0\r\n\r\n"
+
+
+def claims_gzip(head: bytes, body: bytes) -> bytes:
+    return head.replace(b"Pragma: no-cache", b"Content-Encoding: gzip") + body
+
+
+def bytes_behind(head: bytes, body: bytes) -> bytes:
+    return head + body + b"\r\nGET / HTTP/1.1\r\n\r\n"
+
+
+def length_misses_the_boundary(head: bytes, body: bytes) -> bytes:
+    return head.replace(b": %d\r" % len(body), b": %d\r" % (len(body) - 20)) + body
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("H02", absolute),
+        ("H04", odd_host),
+        ("H06", length_misses_the_boundary),
+        ("H16", chunked),
+        ("H24", bytes_behind),
+        ("H25", claims_gzip),
+    ],
+)
+def test_uploads_spelled_otherwise(
+    shared: Proxy, name: str, change: Callable[[bytes, bytes], bytes]
+) -> None:
+    """An upload is taken in whatever spelling HTTP or a camera may give it."""
+    request, photo = spelled(name, change)
+
+    assert camera.send(shared.port, request).body == ACCEPTED
+
+    shared.wait_for(f"saved as .*{name}.JPG")
+    assert shared.saved()[f"{name}.JPG"] == photo
+
+
+def test_h06_a_photo_cut_by_its_length(shared: Proxy) -> None:
+    """A Content-Length that ends inside the photo: what came is saved, and said to be cut."""
+    request, photo = spelled(
+        "CUT", lambda head, body: head.replace(b": %d" % len(body), b": 15000") + body
+    )
+
+    assert camera.send(shared.port, request).body == ACCEPTED
+
+    shared.wait_for("CUT.JPG.*close-delimiter-missing, .*photo-cut")
+    shared.wait_for("saved as .*CUT.JPG")
+    saved = shared.saved()["CUT.JPG"]
+    assert (photo.startswith(saved), 14_000 < len(saved) < 15_000) == (True, True)
+
+
+@pytest.mark.parametrize(
+    "length", ["-1", "+5", "0x10", "1e3", "5, 5", "5\r\nContent-Length: 6", ""]
+)
+def test_h13_a_length_that_is_none(shared: Proxy, length: str) -> None:
+    """A Content-Length that is no number is refused, and goes nowhere."""
+    request = (
+        "POST /social/columbus/email HTTP/1.0\r\nHost: www.ospserver.net\r\n"
+        f"Content-Length: {length}\r\n\r\n12345"
+    )
+
+    assert camera.send(shared.port, request.encode()).status == 400
+
+
+def test_h21_a_client_that_waits_for_100(shared: Proxy) -> None:
+    """A client that expects 100 Continue gets it, and then its reply."""
+    photo = bodies.jpeg(20_000)
+    body = bodies.body([("H21.JPG", photo)])
+    head = bodies.request(body)[: -len(body)]
+    head = head.replace(b"HTTP/1.0", b"HTTP/1.1").replace(
+        b"Pragma: no-cache", b"Expect: 100-continue"
+    )
+    connection = camera.connect(shared.port)
+    connection.sendall(head)
+    assert connection.recv(100).startswith(b"HTTP/1.1 100 Continue")
+    connection.sendall(body)
+
+    assert camera.hear(connection).body == ACCEPTED
+    shared.wait_for("saved as .*H21.JPG")
+
+
+def test_two_requests_on_one_connection(shared: Proxy) -> None:
+    """The connection ends with the first reply, even if the client wants to go on."""
+    request = GET.format("/", 1, "gld.samsungosp.com").encode()
+
+    heard = camera.send(shared.port, request + request)
+
+    assert (heard.status, heard.body) == (200, "")
 
 
 # How a client may end
