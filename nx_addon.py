@@ -384,7 +384,7 @@ def _somebody_looks() -> bool:
     """Is there anybody who could see the body of a flow?"""
     options = ctx.options
     detail = options.flow_detail if "flow_detail" in options else 0
-    interactive = ctx.master.addons.get("view")
+    interactive = ctx.master.addons.get("view") is not None
     return bool(interactive or options.save_stream_file or options.hardump or detail >= 3)
 
 

@@ -15,14 +15,16 @@ from types import TracebackType
 
 ROOT = Path(__file__).parent.parent
 ADDON = ROOT / "nx_addon.py"
-MITMDUMP = str(Path(sys.executable).with_name("mitmdump"))
+PROGRAMS = Path(sys.executable).parent
+MITMDUMP = str(PROGRAMS / "mitmdump")
 TIMEOUT = 30.0  # seconds; only a test that fails waits that long
 
 
 class Proxy:
-    """mitmdump in `folder`, on a free port (`port`) unless the arguments say otherwise.
+    """mitmdump, or another program, in `folder`.
 
-    Use it in a with statement. `before` is put before the command, as in
+    It listens on a free port of loopback, `port`, unless the arguments name a
+    mode. Use it in a with statement. `before` is put before the command, as in
     `ip netns exec NAME`; the process id is then that of what it starts.
     """
 
@@ -31,6 +33,7 @@ class Proxy:
         folder: Path,
         *arguments: str,
         script: Path = ADDON,
+        program: str = "mitmdump",
         before: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
     ) -> None:
@@ -39,7 +42,7 @@ class Proxy:
         modes = () if "--mode" in arguments else ("--mode", "regular@127.0.0.1:0")
         self._command = [
             *before,
-            MITMDUMP,
+            str(PROGRAMS / program),
             "-s",
             str(script),
             "--set",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -681,6 +683,27 @@ def test_what_is_not_kept_in_a_flow(folder: Path) -> None:
 
     assert proxy.ended() == 0
     assert "an upload whose body is not in this flow" in proxy.log
+
+
+def test_an_upload_can_be_looked_at_in_mitmweb(folder: Path) -> None:
+    """Where somebody can look at flows, the first upload too has its body in its flow."""
+    request, photos = upload("SAM_1.JPG")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        web_port = probe.getsockname()[1]
+    web = ("--no-web-open-browser", "--web-port", str(web_port), "--set", "web_password=look")
+    with Proxy(folder, *web, program="mitmweb") as proxy:
+        camera.send(proxy.port, request)
+        address = f"http://127.0.0.1:{web_port}"
+        login = urllib.request.HTTPCookieProcessor()
+        browser = urllib.request.build_opener(login)
+        browser.open(f"{address}/?token=look").read()
+        flows = json.loads(browser.open(f"{address}/flows").read())
+        (flow,) = [flow for flow in flows if flow["request"]["method"] == "POST"]
+        shown = browser.open(f"{address}/flows/{flow['id']}/request/content.data").read()
+
+    assert request.endswith(shown)
+    assert photos["SAM_1.JPG"] in shown
+    assert flow["request"]["host"] == "www.ospserver.net"
 
 
 def test_a_replay_is_answered_and_not_delivered(folder: Path) -> None:
