@@ -30,11 +30,15 @@ class Kind(Enum):
     NO_PART_NAME = "no-part-name"
     HEADER_FOLDED = "header-folded"
     HEADER_WITHOUT_COLON = "header-without-colon"
+    HEADER_NAME = "header-name"  # empty, or with a blank or worse in it
+    HEADER_CONTROL = "header-control"  # a control character in the value
+    HEADER_REPEATED = "header-repeated"  # the first one counts
+    DISPOSITION = "disposition"  # no `Content-Disposition: form-data`
     HEADER_ENCODING = "header-encoding"  # not UTF-8
     PARAMETER_CASE = "parameter-case"  # `fileName`, which case-sensitive parsers miss
     PARAMETER_REPEATED = "parameter-repeated"  # the first one counts
     PARAMETER_EXTENDED = "parameter-extended"  # `filename*`, forbidden by RFC 7578, ignored
-    PARAMETER_UNTERMINATED = "parameter-unterminated"  # a quote that nobody closes
+    PARAMETER_MALFORMED = "parameter-malformed"  # a quote not closed, or something behind it
     TRAILING_SEMICOLON = "trailing-semicolon"  # `image/jpeg;`
     MULTIPART_LABEL = "multipart-label"  # a leaf part that calls itself multipart/...
     TRANSFER_ENCODING = "transfer-encoding"  # announced, but HTTP has none: data taken as they are
@@ -44,6 +48,7 @@ class Kind(Enum):
     NO_SENDER = "no-sender"
     MESSAGE_REPEATED = "message-repeated"  # the first one counts
     # The photos.
+    EMPTY_FILE = "empty-file"
     PHOTO_CUT = "photo-cut"  # the body ends inside a JPEG that has no end marker
 
 

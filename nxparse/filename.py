@@ -2,8 +2,8 @@
 
 A camera sends `SAM_4371.JPG`; anything else may send anything. `safe` returns
 a name that stands for itself in one folder on Linux, macOS, Windows and their
-network shares: no path, no control or invisible characters, nothing that a
-shell or Windows gives a meaning to, at most 255 bytes of UTF-8.
+network shares: no path, no control or invisible characters, nothing that
+Windows or a shell's quotes give a meaning to, at most 255 bytes of UTF-8.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _MEDIA = {
     "wav": "audio/x-wav",
 }
 _EXTENSIONS = {media_type: extension for extension, media_type in reversed(_MEDIA.items())}
+_PICTURE = re.compile(r"(?:image|video)/[a-z0-9!#$&^_.+-]+")
 _HARMFUL = re.compile(r'[<>:"/\\|?*$`]')
 _DEVICES = re.compile(
     r"(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(?:COM|LPT)[0-9¹²³])[ ]*(?:\.|\Z)", re.I
@@ -48,14 +49,16 @@ def safe(name: str | None, media_type: str) -> str:
     The extension stays if it is that of a picture or video, else one is added
     that fits the content (`.bin` if nothing is known of it).
     """
-    name = unicodedata.normalize("NFC", re.split(r"[/\\]", name or "")[-1])
+    name = re.split(r"[/\\]", name or "")[-1]
     name = "".join(char for char in name if unicodedata.category(char)[0] != "C")
+    name = unicodedata.normalize("NFC", name)
     name = " ".join(_HARMFUL.sub("_", name).split()).strip(". ")
     if name.startswith(("-", "~")):
         name = f"_{name[1:]}"
     stem, dot, extension = name.rpartition(".")
-    if not dot or extension.lower() not in _MEDIA or not stem.strip(". "):
-        stem, extension = name or "photo", _EXTENSIONS.get(media_type, "bin")
+    fitting = _EXTENSIONS.get(media_type, "bin")
+    if not dot or extension.lower() not in (*_MEDIA, fitting):
+        stem, extension = name or "photo", fitting
     stem = stem.strip()
     if _DEVICES.match(f"{stem}.{extension}"):
         stem = f"_{stem}"
@@ -97,6 +100,6 @@ def sniff(head: bytes, claimed: str | None = None) -> str:
         return "application/octet-stream"
     if claimed == "image/pjpeg":
         return "image/jpeg"
-    if claimed.startswith(("image/", "video/")) and claimed != "image/svg+xml":
+    if _PICTURE.fullmatch(claimed) and claimed != "image/svg+xml":
         return claimed
     return "application/octet-stream"

@@ -60,6 +60,7 @@ _ENCODINGS = {
 _REFERENCE = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|amp|lt|gt|quot|apos);")
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _FIELDS = ("sender", "receiver", "title", "body")
 
 
@@ -119,7 +120,8 @@ def _decoded(data: bytes, deviations: list[Deviation]) -> str:
     else:
         match = _DECLARED.match(data)
         claimed = match[1].decode("ascii").lower() if match else "utf-8"
-    encoding = _ENCODINGS.get(claimed)
+    # What could be read as ASCII so far is no UTF-16.
+    encoding = None if claimed == "utf-16" and data[:1] == b"<" else _ENCODINGS.get(claimed)
     for attempt in dict.fromkeys((encoding or "utf-8", "utf-8", "cp949")):
         try:
             text = data.decode(attempt)
@@ -176,11 +178,12 @@ def _lenient(document: str) -> dict[str, list[str]]:
 
 def _contents(document: str, field: str) -> Iterable[str]:
     """The texts of all elements of this name, the last of them perhaps cut short."""
-    folded = document.lower()
+    # Not lower(): that makes some letters two, and moves what stands behind them.
+    folded = document.translate(_LOWER)
     opening, closing = f"<{field}>", f"</{field}>"
     position = 0
     for _ in range(MAX_ELEMENTS):
-        start = folded.find(opening, position)
+        start = _outside_cdata(folded, opening, position)
         if start < 0:
             return
         start += len(opening)

@@ -47,6 +47,7 @@ Every deviation from the RFCs is tolerated under a name (`deviation.Kind`);
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -62,6 +63,9 @@ MAX_BOUNDARY = 256  # RFC 2046 allows 70
 MAX_PADDING = 64  # blanks that RFC 2046 allows behind a delimiter
 
 _BLANKS = b" \t"
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 
 
 class MultipartError(BodyError):
@@ -141,7 +145,7 @@ class Scanner:
     """
 
     def __init__(self, boundary: bytes | None, *, strict: bool = False) -> None:
-        self.boundary = boundary if boundary and len(boundary) <= MAX_BOUNDARY else None
+        self.boundary = boundary if boundary and _usable(boundary) else None
         self.strict = strict
         self.size = 0
         self.deviations: list[Deviation] = []
@@ -167,7 +171,11 @@ class Scanner:
         message = next((i for i, part in enumerate(self._parts) if part.name == "message"), None)
         if message is None or not self._newline_ended[message]:
             return self._parts
-        return [self._without_surplus(i) for i in range(len(self._parts))]
+        try:
+            return [self._without_surplus(i) for i in range(len(self._parts))]
+        except MultipartError as error:
+            self.error = error
+            raise
 
     def _run(self, buffer: bytes, *, final: bool) -> None:
         if self.error:
@@ -197,10 +205,10 @@ class Scanner:
                 return self._headers(buffer, position, final)
             case _State.DATA:
                 return self._data(buffer, position, final)
-            case _State.EPILOGUE:
-                return len(buffer), True
+        return len(buffer), True
 
     def _start(self, buffer: bytes, position: int, final: bool) -> tuple[int, bool]:
+        # The first line is whole, or too long to be a delimiter, within this window.
         position = len(buffer) - len(buffer[position:].lstrip(b"\r\n"))
         window = 2 + MAX_BOUNDARY + MAX_PADDING + 2
         newline = buffer.find(b"\n", position, position + window)
@@ -227,8 +235,7 @@ class Scanner:
     def _rescue(self, line: bytes, position: int) -> None:
         """Take the boundary from a line that can be nothing but a delimiter: headers follow it."""
         boundary = line[2:]
-        printable = all(byte >= 0x20 for byte in boundary)
-        if not line.startswith(b"--") or not 0 < len(boundary) <= MAX_BOUNDARY or not printable:
+        if not line.startswith(b"--") or not _usable(boundary):
             return
         if self.boundary is None:
             self._deviate(Kind.BOUNDARY_MISSING, position, repr(boundary))
@@ -286,7 +293,10 @@ class Scanner:
                     f"a part has more than {MAX_HEADERS} headers", self._base + position
                 )
         if bare >= 0 and self._newline == b"\r\n":
-            self._deviate(Kind.BARE_LF, bare, "in the headers of a part")
+            if not self._parts and b"\r\n" not in buffer[position - 2 : start]:
+                self._newline = b"\n"  # not a slip: this sender always writes LF
+            else:
+                self._deviate(Kind.BARE_LF, bare, "in the headers of a part")
         self._open = self._described(lines, position, self._base + start)
         self._tail = b""
         self._state = _State.DATA
@@ -294,6 +304,11 @@ class Scanner:
 
     def _end_in_headers(self, buffer: bytes, position: int, start: int) -> None:
         rest = buffer[start:]
+        if start == position and rest.startswith(self._dashed):
+            kind, _ = self._line(buffer, start + len(self._dashed), final=True)
+            if kind is not _Line.DATA:
+                self._deviate(Kind.EMPTY_PART, start)
+                return
         if start > position or (not self._dashed.startswith(rest) and rest.strip(b"\r\n \t")):
             raise MultipartError("the body ends inside the headers of a part", self.size)
         self._deviate(Kind.CLOSE_DELIMITER_UNMARKED, position)
@@ -328,10 +343,11 @@ class Scanner:
             self._deviate(Kind.CLOSE_DELIMITER_UNMARKED, position)
         elif final:
             missing = found == len(buffer)
-            self._finish(buffer, position, found, complete=not missing)
-            self._deviate(
-                Kind.CLOSE_DELIMITER_MISSING if missing else Kind.CLOSE_DELIMITER_CUT, found
-            )
+            # CRLF and two hyphens alone may as well be the middle of a photo.
+            complete = len(buffer) - found > len(self._newline) + 2
+            self._finish(buffer, position, found, complete=complete)
+            kind = Kind.CLOSE_DELIMITER_MISSING if missing else Kind.CLOSE_DELIMITER_CUT
+            self._deviate(kind, found)
         else:
             self._tail = self._ending(buffer, position, found)
         return found, True
@@ -345,7 +361,7 @@ class Scanner:
         after = position + len(rest) - len(padded)
         if padded.startswith(b"\r\n"):
             return _Line.NEXT, after + 2
-        if padded.startswith(b"\n"):
+        if padded.startswith(b"\n") and after - position <= MAX_PADDING:
             return _Line.NEXT, after + 1
         if (padded not in (b"", b"\r") and rest != b"-") or len(rest) == MAX_PADDING + 2:
             return _Line.DATA, position
@@ -361,17 +377,21 @@ class Scanner:
         if line is _Line.CLOSE:
             self._state = _State.EPILOGUE
             return after
-        if self._delimiters > MAX_PARTS:
-            raise LimitError(f"the body has more than {MAX_PARTS} parts", self._base + after)
+        # One more than there may be parts: the last one may be the end, not marked as one.
+        if self._delimiters > MAX_PARTS + 1:
+            raise self._too_many_parts(after)
         if not buffer.endswith(b"\r\n", 0, after) and self._newline == b"\r\n":
-            self._deviate(Kind.BARE_LF, after, "behind a boundary")
-            if self._delimiters == 1:
-                self._newline = b"\n"
+            self._deviate(Kind.BARE_LF, after - 1, "behind a boundary")
         self._state = _State.HEADERS
         return after
 
+    def _too_many_parts(self, position: int) -> LimitError:
+        return LimitError(f"the body has more than {MAX_PARTS} parts", self._base + position)
+
     def _described(self, lines: list[bytes], position: int, start: int) -> PartSpan:
         """The part that has these header lines and whose data begin at the offset `start`."""
+        if lines and len(self._parts) >= MAX_PARTS:
+            raise self._too_many_parts(position)
         headers: list[tuple[str, str]] = []
         for line in lines:
             text = self._text(line, position)
@@ -380,13 +400,24 @@ class Scanner:
                 if headers:
                     headers[-1] = (headers[-1][0], f"{headers[-1][1]} {text.strip()}")
                     continue
+                text = text.lstrip(" \t")
             name, colon, value = text.partition(":")
             if not colon:
                 self._deviate(Kind.HEADER_WITHOUT_COLON, position, text)
                 continue
+            if not _TOKEN.fullmatch(name):
+                self._deviate(Kind.HEADER_NAME, position, text)
+            if _CONTROL.search(value):
+                self._deviate(Kind.HEADER_CONTROL, position, text)
+            if any(name.strip().lower() == other.lower() for other, _ in headers):
+                self._deviate(Kind.HEADER_REPEATED, position, text)
             headers.append((name.strip(), value.strip()))
         fields = {name.lower(): value for name, value in reversed(headers)}
+        if "content-transfer-encoding" in fields:
+            self._deviate(Kind.TRANSFER_ENCODING, position, fields["content-transfer-encoding"])
         disposition = self._disposition(fields.get("content-disposition", ""), position)
+        if headers and not fields.get("content-disposition", "").lower().startswith("form-data"):
+            self._deviate(Kind.DISPOSITION, position, fields.get("content-disposition", "none"))
         return PartSpan(
             name=disposition.get("name"),
             filename=disposition.get("filename"),
@@ -398,14 +429,14 @@ class Scanner:
 
     def _text(self, line: bytes, position: int) -> str:
         # Cameras are sold with Korean firmware: what is not UTF-8 most likely is CP949.
-        for encoding in ("utf-8", "cp949"):
-            try:
-                text = line.decode(encoding)
-            except UnicodeDecodeError:
-                self._deviate(Kind.HEADER_ENCODING, position, repr(line[:80]))
-            else:
-                return text
-        return line.decode("latin-1")
+        try:
+            return line.decode("utf-8")
+        except UnicodeDecodeError:
+            self._deviate(Kind.HEADER_ENCODING, position, repr(line[:80]))
+        try:
+            return line.decode("cp949")
+        except UnicodeDecodeError:
+            return line.decode("latin-1")
 
     def _disposition(self, value: str, position: int) -> dict[str, str]:
         """The name and the file name in a Content-Disposition, as far as they are there."""
@@ -417,7 +448,7 @@ class Scanner:
             if wanted not in ("name", "filename"):
                 continue
             if not closed:
-                self._deviate(Kind.PARAMETER_UNTERMINATED, position, key)
+                self._deviate(Kind.PARAMETER_MALFORMED, position, key)
             if wanted in found:
                 self._deviate(Kind.PARAMETER_REPEATED, position, f"{key}={text}")
                 continue
@@ -432,6 +463,8 @@ class Scanner:
         if value.rstrip().endswith(";"):
             self._deviate(Kind.TRAILING_SEMICOLON, position, value)
         media_type = value.partition(";")[0].strip().lower()
+        if media_type and not _MEDIA_TYPE.fullmatch(media_type):
+            return None
         if media_type.startswith("multipart/") and boundary_of(value) is None:
             self._deviate(Kind.MULTIPART_LABEL, position, value)
         return media_type
@@ -442,6 +475,9 @@ class Scanner:
 
     def _finish(self, buffer: bytes, position: int, end: int, *, complete: bool = True) -> None:
         assert self._open
+        if not self._open.headers and self._base + end == self._open.start:
+            self._deviate(Kind.EMPTY_PART, end)
+            return
         if not self._open.name:
             self._deviate(Kind.NO_PART_NAME, self._open.start - self._base)
         ending = self._ending(buffer, position, end)
@@ -480,7 +516,7 @@ def _prefix_at_end(buffer: bytes, position: int, delimiter: bytes) -> int:
 
 
 def _parameters(value: str) -> Iterator[tuple[str, str, bool]]:
-    """The parameters of a header value: name, value, and whether its quotes are closed.
+    """The parameters of a header value: name, value, and whether its quotes are in order.
 
     Every byte is looked at a fixed number of times: there is nothing here to
     make slow. A backslash escapes a quote and nothing else, because old
@@ -489,13 +525,9 @@ def _parameters(value: str) -> Iterator[tuple[str, str, bool]]:
     position = value.find(";")
     while position >= 0:
         equals = value.find("=", position)
-        semicolon = value.find(";", position + 1)
         if equals < 0:
             return
-        if 0 <= semicolon < equals:
-            position = semicolon
-            continue
-        name = value[position + 1 : equals].strip()
+        name = value[position + 1 : equals].rpartition(";")[2].strip()
         start = equals + 1
         while value[start : start + 1] in (" ", "\t"):
             start += 1
@@ -507,17 +539,25 @@ def _parameters(value: str) -> Iterator[tuple[str, str, bool]]:
         end = value.find('"', start + 1)
         while end >= 0 and value[end - 1] == "\\" and value.find('"', end + 1) >= 0:
             end = value.find('"', end + 1)
-        text = value[start + 1 : end if end >= 0 else None]
-        yield name, text.replace('\\"', '"'), end >= 0
+        text = value[start + 1 : end if end >= 0 else None].replace('\\"', '"')
         position = value.find(";", end + 1) if end >= 0 else -1
+        behind = value[end + 1 : position if position >= 0 else None] if end >= 0 else "?"
+        yield name, text, not behind.strip()
+
+
+def _usable(boundary: bytes) -> bool:
+    return 0 < len(boundary) <= MAX_BOUNDARY and all(byte >= 0x20 for byte in boundary)
 
 
 def boundary_of(content_type: str) -> bytes | None:
     """The boundary parameter of a Content-Type, None if it has none that can be used."""
     for name, text, _ in _parameters(content_type):
         if name.lower() == "boundary":
-            boundary = text.rstrip().encode("utf-8", "surrogateescape")
-            return boundary if 0 < len(boundary) <= MAX_BOUNDARY else None
+            try:
+                boundary = text.rstrip().encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError:
+                return None
+            return boundary if _usable(boundary) else None
     return None
 
 
@@ -547,13 +587,17 @@ def repair(body: bytes, content_type: str) -> tuple[str, bytes]:
     """Write a camera's body anew, as any parser of RFC 7578 takes it.
 
     Returns the Content-Type and the body. Names, order and data of the parts
-    stay as they are. Raises MultipartError like `parse`.
+    stay as they are, but for line ends behind the message, which would make us
+    look for them behind the photos. Raises MultipartError like `parse`.
     """
     parts = parse(body, content_type)
     boundary = _unused_boundary(boundary_of(content_type), parts)
     pieces: list[bytes | memoryview] = []
     for part in parts:
-        pieces += [b"--", boundary, b"\r\n", _clean_headers(part), b"\r\n", part.view, b"\r\n"]
+        data = part.view
+        while part.name == "message" and bytes(data[-2:]) == b"\r\n":
+            data = data[:-2]
+        pieces += [b"--", boundary, b"\r\n", _clean_headers(part), b"\r\n", data, b"\r\n"]
     pieces += [b"--", boundary, b"--\r\n"]
     return f"multipart/form-data; boundary={boundary.decode('ascii')}", b"".join(pieces)
 
@@ -576,7 +620,7 @@ def _unused_boundary(wanted: bytes | None, parts: list[Part]) -> bytes:
 
 def _clean_headers(part: Part) -> bytes:
     """The headers that RFC 7578 gives a part, escaped as browsers do (WHATWG HTML, multipart)."""
-    disposition = f'Content-Disposition: form-data; name="{_escaped(part.name or "")}"'
+    disposition = f'Content-Disposition: form-data; name="{_escaped(part.name or "unnamed")}"'
     if part.filename is not None:
         disposition += f'; filename="{_escaped(part.filename)}"'
     media_type = part.content_type or "application/octet-stream"
@@ -586,4 +630,5 @@ def _clean_headers(part: Part) -> bytes:
 
 
 def _escaped(text: str) -> str:
-    return text.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+    # Browsers leave a backslash alone, but half of all parsers take it for an escape.
+    return text.replace("\\", "%5C").replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")

@@ -66,10 +66,10 @@ def find(method: str, host: str, path: str) -> Reply | Upload:
             continue
         if row.method == wanted:
             return row.answer
-        if row.method not in allowed:
-            allowed.append(row.method)
+        allowed += ["GET", "HEAD"] if row.method == "GET" else [row.method]
     if allowed:
-        return refusal(405, f"Not with {method[:20]}", (("Allow", ", ".join(allowed)),))
+        methods = ", ".join(dict.fromkeys(allowed))
+        return refusal(405, f"Not with {method[:20]}", (("Allow", methods),))
     return NOT_FOUND
 
 

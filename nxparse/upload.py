@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nxparse import filename, message, multipart
 from nxparse.deviation import BodyError, Deviation, Kind
@@ -110,12 +110,20 @@ def from_parts(
     # One byte beyond the limit is enough to be refused for it.
     end = min(first.end, first.start + message.MAX_BYTES + 1)
     found = message.parse(fetch(first.start, end))
-    deviations = [*deviations, *found.deviations]
+    malformed = any(each.kind is Kind.XML_MALFORMED for each in found.deviations)
+    if malformed and not first.complete:
+        raise BodyError("the body ends inside the message")
+    deviations = [
+        *deviations,
+        *(replace(each, offset=first.start + each.offset) for each in found.deviations),
+    ]
     deviations += [Deviation(Kind.MESSAGE_REPEATED, part.start) for part in messages[1:]]
     # Whatever else there is may be a photo, however it calls itself.
     others = [part for part in parts if part.name != "message"]
     for part in others:
-        if not part.complete and _is_cut(part, fetch):
+        if part.start == part.end:
+            deviations.append(Deviation(Kind.EMPTY_FILE, part.start))
+        elif not part.complete and _is_cut(part, fetch):
             deviations.append(Deviation(Kind.PHOTO_CUT, part.end))
     return Upload(
         sender=found.sender,
@@ -141,7 +149,8 @@ def _file(part: multipart.PartSpan, fetch: Fetch) -> File:
 
 def _is_cut(part: multipart.PartSpan, fetch: Fetch) -> bool:
     """Is this a JPEG that does not end as one?"""
-    if fetch(part.start, min(part.end, part.start + 2)) != b"\xff\xd8":
+    head = fetch(part.start, min(part.end, part.start + 2))
+    if not b"\xff\xd8".startswith(head):
         return False
     tail = fetch(max(part.start, part.end - 64), part.end)
     return not tail.rstrip(b"\0\r\n").endswith(b"\xff\xd9")
