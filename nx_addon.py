@@ -48,6 +48,7 @@ from nxparse.transport import Drain, HeldReader, OneSegmentWriter, Pending
 FAILED = refusal(500, "nx_addon has failed, see its log")
 STARTING = refusal(503, "nx_addon is starting")
 STOP_TIMEOUT = 10.0  # seconds that the delivery at hand may take to end
+ENDING = 0.2  # seconds that connections get to end
 DNS_TTL = 60  # seconds; a camera that moves to another network should forget us
 
 logger = logging.getLogger("nx_addon")
@@ -134,8 +135,9 @@ class NxAddon:
         for line in advice.lines(_listening(self.config)):
             logger.info(line)
 
-    def done(self) -> asyncio.Task[None] | None:
-        # Not async: mitmproxy does not wait for that when it reloads a script.
+    def done(self) -> asyncio.Future[None] | None:
+        # Not async: mitmproxy does not wait for that when it reloads a script, and
+        # then the spool must be free for the new one.
         logging.getLogger().removeHandler(self.port_advice)
         for exchange in self.exchanges.values():
             if exchange.receiver and not exchange.pending.complete:
@@ -145,10 +147,13 @@ class NxAddon:
             exchange.pending.answered.set()
             if exchange.client.id in self.wrapped:
                 self.wrapped[exchange.client.id][1].transport.abort()
+        # mitmproxy waits for what is returned here: meanwhile these connections end.
+        ending = asyncio.ensure_future(asyncio.sleep(ENDING)) if self.exchanges else None
         self.exchanges.clear()
-        if not self.spool or not self.outbox:
-            return None
-        return asyncio.ensure_future(_shut_down(self.spool, self.outbox))
+        # A delivery that does not end now is cut by the end of the process, and made again.
+        if self.spool and self.outbox and self.outbox.stop(STOP_TIMEOUT):
+            self.spool.close()
+        return ending
 
     # A connection
 
@@ -197,6 +202,8 @@ class NxAddon:
         except Exception:
             logger.exception("cannot answer")
             exchange.reply = FAILED
+        if exchange.receiver and exchange.reply is FAILED:
+            await asyncio.to_thread(exchange.receiver.abort, "by a fault in nx_addon")
         _restore(flow.request, exchange)
         if exchange.drain:
             exchange.drain.release()
@@ -229,6 +236,8 @@ class NxAddon:
                 f"is accepted; it may send it again"
             )
         exchange.pending.answered.set()
+        if self.outbox:
+            self.outbox.wake()
 
     # DNS
 
@@ -431,11 +440,6 @@ def _listening(config: config.Config) -> advice.Listening:
         addresses=[str(one) for one in ([config.dns] if config.dns else network.addresses())],
         command=shlex.join([*sudo, sys.argv[0], "-s", *ctx.options.scripts[:1]]),
     )
-
-
-async def _shut_down(spool: Spool, outbox: Outbox) -> None:
-    if await asyncio.to_thread(outbox.stop, STOP_TIMEOUT):
-        spool.close()
 
 
 addons = [NxAddon()]

@@ -84,7 +84,7 @@ def parse(options: Mapping[str, object], environ: Mapping[str, str]) -> Config:
     return Config(
         dir=_folder("nx_dir", text("nx_dir")),
         hosts=tuple(_host("nx_hosts", value) for value in texts("nx_hosts")),
-        max_upload=_size("nx_max_upload", text("nx_max_upload")),
+        max_upload=_size("nx_max_upload", text("nx_max_upload"), least=1),
         inspect=_size("nx_inspect", text("nx_inspect")),
         dns=_address("nx_dns", text("nx_dns")),
     )
@@ -103,9 +103,12 @@ def _expanded(option: str, value: str, environ: Mapping[str, str]) -> str:
 
 
 def _folder(option: str, value: str) -> Path:
-    if not value.strip() or "\0" in value:
-        raise ConfigError(f"{option}={value!r} is not a folder: give a path like /srv/photos")
-    return Path(value).expanduser()
+    try:
+        if value.strip() and "\0" not in value:
+            return Path(value).expanduser()
+    except RuntimeError:  # ~somebody who does not exist
+        pass
+    raise ConfigError(f"{option}={value!r} is not a folder: give a path like /srv/photos")
 
 
 def _host(option: str, value: str) -> str:
@@ -114,12 +117,12 @@ def _host(option: str, value: str) -> str:
             f"{option}={value!r} is not a host name: give one like www.example.com, "
             f"or a glob like *.example.com, without http:// and without a port"
         )
-    return value.lower()
+    return value.lower().removesuffix(".")
 
 
-def _size(option: str, value: str) -> int:
+def _size(option: str, value: str, least: int = 0) -> int:
     match = re.fullmatch(r"([0-9]{1,15})([kmg]?)b?", value.strip().lower())
-    if not match:
+    if not match or int(match[1]) < least:
         raise ConfigError(
             f"{option}={value!r} is not a size: give a number of bytes like 500k, 16m or 2g"
         )

@@ -65,9 +65,9 @@ class Folder:
         self.close()
 
     def close(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        if self._fd is not None and self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
     def create(self, name: str, mode: int = 0o666) -> int:
         """A descriptor to write and read a new file with. FileExistsError if the name is taken."""
@@ -93,8 +93,13 @@ class Folder:
             if error.errno not in _NO_LINKS:
                 raise
             # Reserve the name, then put the file in its place.
-            os.close(self.create(name))
-            self.move(temporary, self, name)
+            reserved = self.create(name)
+            try:
+                os.close(reserved)
+                self.move(temporary, self, name)
+            except OSError:
+                self.discard(name)
+                raise
         else:
             self.unlink(temporary)
 
@@ -111,15 +116,26 @@ class Folder:
         with contextlib.suppress(OSError):
             self.unlink(name)
 
+    def stat(self, name: str) -> os.stat_result:
+        """The state of a file, or of the link that is there."""
+        return os.stat(self._at(name), dir_fd=self._fd, follow_symlinks=False)
+
     def files(self) -> list[tuple[str, os.stat_result]]:
         """Name and state of all regular files, sorted by name."""
         found = []
         for name in sorted(os.listdir(self.path if self._fd is None else self._fd)):
             with contextlib.suppress(FileNotFoundError):
-                state = os.stat(self._at(name), dir_fd=self._fd, follow_symlinks=False)
+                state = self.stat(name)
                 if stat.S_ISREG(state.st_mode):
                     found.append((name, state))
         return found
+
+    def lock(self) -> None:
+        """Let no other process lock this folder while it is open. BlockingIOError if one has."""
+        if self._fd is not None:
+            import fcntl
+
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def sync(self) -> None:
         """Make the names in this folder durable, where the system can."""
@@ -168,16 +184,14 @@ def read_range(fd: int, start: int, end: int) -> bytes:
 
 def same_content(folder: Folder, name: str, size: int, chunks: Iterable[bytes]) -> bool:
     """Is this a regular file with this content? FileNotFoundError if there is nothing."""
+    state = folder.stat(name)
+    if not stat.S_ISREG(state.st_mode) or state.st_size != size:
+        return False
     try:
         fd = folder.open(name)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        return False  # a link, a socket, or not ours to read: in any case something else
+    except PermissionError:
+        return False  # not ours to read
     try:
-        state = os.fstat(fd)
-        if not stat.S_ISREG(state.st_mode) or state.st_size != size:
-            return False
         return all(os.read(fd, len(chunk)) == chunk for chunk in chunks)
     finally:
         os.close(fd)

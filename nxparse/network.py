@@ -19,12 +19,12 @@ def facing(peer: str) -> IPv4Address | None:
         if address.ipv4_mapped is None:
             return facing(_ELSEWHERE)
         address = address.ipv4_mapped
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((str(address), 9))
-        except OSError:
-            return None
-        return IPv4Address(probe.getsockname()[0])
+            return IPv4Address(probe.getsockname()[0])
+    except OSError:
+        return None
 
 
 def is_local(host: str) -> bool:
@@ -37,13 +37,15 @@ def is_local(host: str) -> bool:
     except ValueError:
         return False
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    if address.is_unspecified or address.is_multicast or host == "255.255.255.255":
+        return False
     # Only an address of this machine can be bound to.
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind((host, 0))
-        except OSError:
-            return False
-        return not address.is_unspecified
+    except OSError:
+        return False
+    return True
 
 
 def addresses() -> list[IPv4Address]:

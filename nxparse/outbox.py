@@ -12,15 +12,15 @@ not noted is made twice.
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 
 from nxparse.deviation import BodyError
-from nxparse.spool import Arrival, Delivery, Spool
+from nxparse.spool import MAX_WAIT, Arrival, Delivery, Spool
 from nxparse.upload import Upload
 
 MIN_WAIT = 15.0  # seconds
-MAX_WAIT = 3600.0
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +68,14 @@ class Outbox:
         return None if when is None else max(0.0, when - self._clock())
 
     def _run(self) -> None:
-        while not self._stopping:
+        while True:
             self._wake.clear()
+            if self._stopping:
+                return
             try:
                 wait = self.deliver_due()
             except Exception:
-                # Whatever it is, it must not end the deliveries of everybody else.
+                # The database, most likely. Whatever it is, it must not end the thread.
                 logger.exception(f"deliveries stop for {MIN_WAIT:.0f} s")
                 wait = MIN_WAIT
             self._wake.wait(MAX_WAIT if wait is None else min(wait, MAX_WAIT))
@@ -88,19 +90,24 @@ class Outbox:
             self._spool.failed(delivery, str(error))
             kept = f"; its body is kept as {path}" if path else ""
             logger.warning(f"upload {arrival.id} cannot be delivered: {error}{kept}")
+        except sqlite3.Error:
+            raise
         except OSError as error:
-            self._retry(delivery, error)
+            where = f" ({error.filename})" if error.filename else ""
+            self._retry(delivery, f"{error.strerror or error or type(error).__name__}{where}")
+        except Exception as error:
+            # A fault of ours must not stop the deliveries behind this one.
+            logger.exception(f"upload {arrival.id}: {delivery.target} has failed")
+            self._retry(delivery, repr(error))
         else:
             self._spool.done(delivery)
             logger.info(f"upload {arrival.id}: {told}")
 
-    def _retry(self, delivery: Delivery, error: OSError) -> None:
+    def _retry(self, delivery: Delivery, reason: str) -> None:
         now = self._clock()
         wait = min(max(now - delivery.arrival.received, MIN_WAIT), MAX_WAIT)
-        reason = error.strerror or str(error)
-        where = f" ({error.filename})" if error.filename else ""
         self._spool.postpone(delivery, now + wait, reason)
         logger.warning(
-            f"upload {delivery.arrival.id}: {delivery.target}: {reason}{where}; "
+            f"upload {delivery.arrival.id}: {delivery.target}: {reason}; "
             f"it is safe, trying again in {wait:.0f} s"
         )

@@ -71,11 +71,11 @@ class Receiver:
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body."""
         self.received += len(chunk)
-        self._tell_progress()
         if self._incoming is None:
             return
+        self._tell_progress()
         if self.received > self._config.max_upload:
-            self._too_large(self.received)
+            self._too_large()
             return
         try:
             self._incoming.write(chunk)
@@ -90,12 +90,12 @@ class Receiver:
     def finish(self, targets: list[str]) -> Reply:
         """The body is whole: accept it for these targets, or refuse it."""
         if self._incoming is None:
-            assert self._refusal
+            assert self._refusal, "finish and abort are called once, and one of them"
             return self._refusal
         incoming = self._incoming
         try:
             if not incoming.size:
-                raise BodyError("the upload is empty")
+                raise BodyError("it is empty")
             self._keep_for_inspection()
             upload = from_parts(self._scanner.close(), self._scanner.deviations, incoming.fetch)
         except BodyError as error:
@@ -109,10 +109,9 @@ class Receiver:
             )
         except (OSError, sqlite3.Error) as error:
             return self._not_kept(error)
-        self._log(
-            logging.INFO,
-            f"{report.upload(upload)}; next: {', '.join(targets)} (upload {arrival.id})",
-        )
+        self._incoming = None
+        then = f"next: {', '.join(targets)} (upload {arrival.id})"
+        self._log(logging.INFO, f"{report.upload(upload)}; {then}")
         return ACCEPTED
 
     def abort(self, reason: str) -> Path | None:
@@ -122,7 +121,8 @@ class Receiver:
         of = f" of {self._announced.length}" if self._announced.length else ""
         what = f"upload cut after {self.received}{of} bytes, {report.plain(reason)}"
         try:
-            self._keep_for_inspection()
+            with suppress(OSError):
+                self._keep_for_inspection()
             path = self._spool.quarantine(self._incoming)
         except OSError as error:
             self._log(logging.ERROR, f"{what}: {report.disk_error(error, self._config.dir)}")
@@ -136,15 +136,15 @@ class Receiver:
     def _begin(self) -> None:
         length = self._announced.length or 0
         if length > self._config.max_upload:
-            self._too_large(length)
+            self._too_large()
             return
         try:
             free = self._spool.free()
             if free < 1.5 * length + MIN_FREE:
                 self._refuse(
                     refusal(507, "The disk is full"),
-                    f"an upload of {report.amount(length)} is refused: only {report.amount(free)} "
-                    f"are free in {self._config.dir}; make room there",
+                    f"an upload is refused: only {report.amount(free)} are free in "
+                    f"{self._config.dir}, too little for it; make room there",
                     logging.ERROR,
                 )
             else:
@@ -161,11 +161,11 @@ class Receiver:
         self._log(level, told)
         return reply
 
-    def _too_large(self, size: int) -> None:
+    def _too_large(self) -> None:
         limit = report.amount(self._config.max_upload)
         self._refuse(
             refusal(413, f"Larger than {limit}"),
-            f"an upload of {report.amount(size)} or more is refused: the limit is {limit}; "
+            f"an upload is refused: it is larger than {limit}; "
             f"to allow it, use --set nx_max_upload=SIZE",
             logging.WARNING,
         )

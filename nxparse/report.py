@@ -6,6 +6,7 @@ control characters before it gets here into a line (log injection).
 
 from __future__ import annotations
 
+import errno
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,9 +20,7 @@ MAX_TEXT = 80
 
 def plain(text: str, limit: int = MAX_TEXT) -> str:
     """Text from the network as it may stand in a line: printable, and not too long."""
-    clean = "".join(
-        "?" if unicodedata.category(char)[0] in "CZ" and char != " " else char for char in text
-    )
+    clean = "".join(char if _printable(char) else "?" for char in text)
     return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
 
 
@@ -33,9 +32,9 @@ def _printable(char: str) -> bool:
 def amount(size: int) -> str:
     """A number of bytes as people write it."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= factor:
+        if size >= 0.99995 * factor:
             return f"{size / factor:.1f} {unit}"
-    return f"{size} bytes"
+    return "1 byte" if size == 1 else f"{size} bytes"
 
 
 def listed(items: Sequence[str], limit: int = 5) -> str:
@@ -70,9 +69,20 @@ def saved(files: Sequence[Saved]) -> str:
 
 
 def disk_error(error: BaseException, path: Path) -> str:
-    """What a failed write means and what to do about it."""
+    """What a failure to write means, and what to do about it."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return (
-        f"{reason} ({path}): make room there, or check that it can be written to, "
-        f"or choose another folder with --set nx_dir=FOLDER"
-    )
+    return f"{reason} ({path}){_REMEDIES.get(getattr(error, 'errno', None), '')}"
+
+
+_ELSEWHERE = "or choose another folder with --set nx_dir=FOLDER"
+_REMEDIES: dict[int | None, str] = {
+    errno.ENOSPC: ": make room there",
+    errno.EDQUOT: ": make room there",
+    errno.EACCES: f": let it be written to, {_ELSEWHERE}",
+    errno.EPERM: f": let it be written to, {_ELSEWHERE}",
+    errno.EROFS: f": let it be written to, {_ELSEWHERE}",
+    errno.EIO: f": the disk is failing, see dmesg, {_ELSEWHERE}",
+    errno.ENOTDIR: f": something that is no folder is in its way, move it away, {_ELSEWHERE}",
+    errno.EAGAIN: f": another nx_addon is working there, end that, {_ELSEWHERE}",
+    None: f": move state.sqlite3 in its .nx away, {_ELSEWHERE}",
+}

@@ -25,6 +25,7 @@ and sqlite3.Errors.
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
@@ -44,6 +45,8 @@ from nxparse.upload import Fetch, Upload, read_chunks
 
 # Quarantine is there for a person to look at, not to fill the card.
 MAX_QUARANTINE = 2 << 30
+# No delivery is made to wait for longer, in seconds.
+MAX_WAIT = 3600.0
 # What a finished upload leaves in the database is kept for a while, as history.
 HISTORY = 30 * 86400
 
@@ -120,15 +123,21 @@ class Incoming:
 
 
 class Spool:
-    """The folder `.nx`. Opening it puts in order what a crash has left; see `recovered`."""
+    """The folder `.nx`, for one process alone.
+
+    Opening it puts in order what a crash has left; see `recovered`. Raises
+    BlockingIOError if another process has it.
+    """
 
     def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
         self.recovered: list[Path] = []
         self._clock = clock
         self._lock = threading.Lock()
-        for folder, mode in ((root.parent, 0o777), (root, 0o700)):
-            Folder.make(folder, mode).close()
+        if not root.parent.is_dir():  # it may be a link to another disk
+            Folder.make(root.parent).close()
+        Folder.make(root, 0o700).close()
         self._spool = Folder.make(root / "spool", 0o700)
+        self._spool.lock()
         self._quarantine = Folder.make(root / "quarantine", 0o700)
         self._database = _database(root / "state.sqlite3")
         self._recover()
@@ -202,19 +211,26 @@ class Spool:
         for name, state in files:
             if total <= MAX_QUARANTINE:
                 break
-            self._quarantine.unlink(name)
-            total -= state.st_size
-            deleted.append(self._quarantine.path / name)
+            with suppress(OSError):
+                self._quarantine.unlink(name)
+                total -= state.st_size
+                deleted.append(self._quarantine.path / name)
         return deleted
 
     def due(self) -> list[Delivery]:
-        """The deliveries whose time has come, the oldest uploads first."""
+        """The deliveries whose time has come, the oldest uploads first.
+
+        Those that would have to wait for longer than anything ever does, too:
+        the clock has been set back.
+        """
+        now = self._clock()
         with self._lock:
             rows = self._database.execute(
                 "SELECT upload.*, target, attempts FROM delivery"
                 " JOIN upload ON upload.id = delivery.upload"
-                " WHERE state = 'waiting' AND next_try <= ? ORDER BY received, upload.id, target",
-                (self._clock(),),
+                " WHERE state = 'waiting' AND next_try NOT BETWEEN ? AND ?"
+                " ORDER BY received, upload.id, target",
+                (math.nextafter(now, math.inf), now + MAX_WAIT),
             ).fetchall()
         return [Delivery(Arrival(*row[:5]), *row[5:]) for row in rows]
 

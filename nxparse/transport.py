@@ -95,6 +95,7 @@ class Drain:
             if released.done():
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
                 await writer.drain()
+                await asyncio.wait({swallow}, timeout=CONNECT)
         except OSError:
             pass  # mitmproxy has given the request up; its error hook tells
         finally:
@@ -125,17 +126,18 @@ class HeldReader:
     async def read(self, n: int = -1) -> bytes:
         loop = asyncio.get_running_loop()
         while True:
+            limit = asyncio.timeout(self._idle)
             try:
-                async with asyncio.timeout(self._idle):
+                async with limit:
                     data = await self._reader.read(n)
-            except TimeoutError:
+            except OSError as error:
+                if not limit.expired():
+                    await self._hold(f"the connection broke: {error.strerror or error}")
+                    raise
                 if self.pending is None or self.pending.complete:
                     continue
                 await self._hold(f"the client was silent for {self._idle:.0f} s")
                 raise ConnectionAbortedError("silent in the middle of an upload") from None
-            except OSError as error:
-                await self._hold(f"the connection broke: {error.strerror or error}")
-                raise
             if data:
                 self._last = loop.time()
             else:
@@ -153,8 +155,8 @@ class HeldReader:
         if self.pending:
             self.pending.end = end
         waited = 0.0
-        while (pending := self.pending) and not pending.answered.is_set():
-            if pending.complete:
+        while pending := self.pending:
+            if pending.complete or pending.answered.is_set():
                 await _wait(pending.answered, ANSWER)
                 # mitmproxy ends this task when it has written the reply. To
                 # return at that very moment would leave the socket open for

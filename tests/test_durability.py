@@ -128,7 +128,7 @@ def test_a_disk_that_is_full(folder: Path) -> None:
 
         heard = camera.send(proxy.port, REQUEST)
         assert (heard.status, heard.segments) == (507, 1)
-        proxy.wait_for(r"is refused: only \S+ MB are free in uploads; make room there")
+        proxy.wait_for(r"is refused: only \S+ MB are free in uploads, too little for it; make room")
 
         filler.unlink()
         assert camera.send(proxy.port, REQUEST).body == ACCEPTED
@@ -171,7 +171,7 @@ def test_a_folder_that_becomes_read_only(folder: Path) -> None:
             pytest.skip("the file system has no immutable folders")
         try:
             assert camera.send(proxy.port, REQUEST).status == 507
-            proxy.wait_for(r"is refused: Operation not permitted \(uploads\): make room there, or")
+            proxy.wait_for(r"is refused: Operation not permitted \(uploads\): let it be written to")
         finally:
             subprocess.run(["chattr", "-i", spool], check=True)
 
@@ -190,8 +190,8 @@ def test_a_read_only_folder_at_start(folder: Path) -> None:
 
         assert proxy.ended() == 1
         assert (
-            "uploads cannot be kept: Read-only file system (uploads): make room there, or check "
-            "that it can be written to, or choose another folder with --set nx_dir=FOLDER"
+            "uploads cannot be kept: Read-only file system (uploads): let it be written to, "
+            "or choose another folder with --set nx_dir=FOLDER"
         ) in proxy.log
         assert "Traceback" not in proxy.log
 

@@ -441,7 +441,7 @@ def test_a_too_large_upload(folder: Path) -> None:
         assert heard.status == 413
         assert 'ErrCode="413"' in heard.body
         proxy.wait_for(
-            "is refused: the limit is 10.2 kB; to allow it, use --set nx_max_upload=SIZE"
+            "is refused: it is larger than 10.2 kB; to allow it, use --set nx_max_upload=SIZE"
         )
         assert (proxy.saved(), proxy.quarantined()) == ({}, [])
 

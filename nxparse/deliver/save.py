@@ -7,7 +7,6 @@ makes it harmless to deliver an upload again after a crash.
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from dataclasses import dataclass
@@ -40,20 +39,24 @@ def save(upload: Upload, directory: Path, received: float, id: str) -> list[Save
     first one left. Raises OSError; what is stored by then stays.
     """
     path = folder_for(directory, received)
-    with Folder.make(path) as folder:
-        saved = []
-        for index, file in enumerate(upload.files):
-            name, new = _store(folder, file, f".{id}-{index}")
-            saved.append(Saved(path / name, file.size, new))
-        folder.sync()
+    saved = []
+    try:
+        with Folder.make(path) as folder:
+            for index, file in enumerate(upload.files):
+                name, new = _store(folder, file, f".{id}-{index}")
+                saved.append(Saved(path / name, file.size, new))
+            folder.sync()
+    except OSError as error:
+        # The name in the error is one inside the folder, and says nothing to anybody.
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     return saved
 
 
 def _store(folder: Folder, file: File, temporary: str) -> tuple[str, bool]:
+    folder.discard(temporary)
     number, same = _place(folder, file, 0)
     if same:
         return numbered(file.safe_name, number), False
-    folder.discard(temporary)
     fd = folder.create(temporary)
     try:
         try:
@@ -77,11 +80,12 @@ def _store(folder: Folder, file: File, temporary: str) -> tuple[str, bool]:
 
 def _place(folder: Folder, file: File, first: int) -> tuple[int, bool]:
     """The first number, from `first` on, under which the file can stand or already does."""
-    for number in itertools.count(first):
+    number = first
+    while True:
         try:
             name = numbered(file.safe_name, number)
             if disk.same_content(folder, name, file.size, file.chunks()):
                 return number, True
         except FileNotFoundError:
             return number, False
-    raise AssertionError("unreachable")
+        number += 1

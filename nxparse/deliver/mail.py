@@ -1,0 +1,382 @@
+"""Photos as e-mail, through a smarthost.
+
+One upload is one message with the photos attached, and goes to all its
+recipients in one transaction. Compose and send are apart: `compose` is pure
+and makes a Letter, whose bytes are made only while they are sent, so that
+memory does not grow with the photos. Text and photos are base64, in which no
+line can end the message (SMTP smuggling) or begin with a dot. No header is ever
+parsed again: what the camera's user typed is either plain words or wholly
+encoded, so it cannot become a header of its own.
+
+What the answers of a mail server mean is decided in one place, `verdict`: 2xx
+is done, 5xx is permanent, everything else is temporary. A server that does not
+take the whole message for its size gets a message for each photo.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import email.utils
+import re
+import smtplib
+import ssl
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from email.header import Header
+from enum import Enum
+from urllib.parse import quote, unquote, urlsplit
+
+from nxparse.address import deliverable
+from nxparse.deliver.errors import PermanentError, TemporaryError
+from nxparse.upload import File, Upload
+
+# Postfix's own times: to connect, for each answer, and for the one behind the
+# final dot, where to give up too early is to send twice (RFC 5321 section 4.5.3.2).
+CONNECT = 30.0
+ANSWER = 300.0
+AFTER_DOT = 600.0
+# A wrong password does not become right by trying; some servers lock accounts.
+AUTH_RETRY = 3600.0
+
+_LINE = 57  # bytes in a line of 76 characters of base64
+_BLOCK = _LINE * 1024
+
+
+class Security(Enum):
+    """How the way to the smarthost is protected; the value is the scheme in its URL."""
+
+    IF_OFFERED = "smtp"
+    STARTTLS = "smtp+starttls"
+    TLS = "smtps"
+
+
+_PORTS = {Security.IF_OFFERED: 25, Security.STARTTLS: 587, Security.TLS: 465}
+
+
+@dataclass(frozen=True, slots=True)
+class Smarthost:
+    """The mail server that takes our mail. The password never appears in its repr."""
+
+    host: str
+    port: int
+    security: Security
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def smarthost(url: str) -> Smarthost:
+    """Read `smtp://user:password@host:port`. ValueError, without the password, if it is none."""
+    try:
+        parts = urlsplit(url)
+        security = Security(parts.scheme)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("no smtp://, smtp+starttls:// or smtps:// with a host") from None
+    if not host or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError("not like smtp://user:password@host:587")
+    return Smarthost(
+        host,
+        port or _PORTS[security],
+        security,
+        unquote(parts.username or ""),
+        unquote(parts.password or ""),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message: its envelope, and its bytes, which are made while they are read.
+
+    `size` is how many bytes that will be.
+    """
+
+    sender: str
+    recipients: tuple[str, ...]
+    head: bytes
+    attachments: tuple[tuple[bytes, File], ...]
+    tail: bytes
+
+    @property
+    def size(self) -> int:
+        attached = sum(len(head) + _encoded_size(file.size) for head, file in self.attachments)
+        return len(self.head) + attached + len(self.tail)
+
+    def chunks(self) -> Iterator[bytes]:
+        yield self.head
+        for head, file in self.attachments:
+            yield head
+            yield from _encoded(file.chunks())
+        yield self.tail
+
+
+def compose(
+    upload: Upload,
+    files: Sequence[File],
+    recipients: Sequence[str],
+    *,
+    id: str,
+    date: float,
+    mail_from: str = "",
+) -> Letter:
+    """Make a message of these files of an upload.
+
+    `id` makes the Message-ID, so the same message sent again has the same one.
+    `date` is a Unix time. With `mail_from`, mail comes from there and the
+    camera's sender becomes Reply-To. Raises AddressError.
+    """
+    to = [deliverable(recipient) for recipient in recipients]
+    camera = deliverable(upload.sender) if upload.sender or not mail_from else ""
+    sender = mail_from or camera
+    boundary = f"nx-{id}"
+    headers = [
+        ("From", _mailbox(upload.sender_name, sender)),
+        ("To", ",\r\n ".join(to)),
+        ("Subject", _words(upload.subject)),
+        ("Date", email.utils.formatdate(date, localtime=True)),
+        ("Message-ID", f"<{id}@{sender.rpartition('@')[2]}>"),
+        ("MIME-Version", "1.0"),
+        ("Content-Type", f'multipart/mixed; boundary="{boundary}"'),
+    ]
+    if mail_from and camera:
+        headers.insert(1, ("Reply-To", _mailbox(upload.sender_name, camera)))
+    text = base64.encodebytes(upload.text.encode("utf-8", "replace")).replace(b"\n", b"\r\n")
+    head = [
+        *(f"{name}: {value}" for name, value in headers),
+        "",
+        f"--{boundary}",
+        "Content-Type: text/plain; charset=utf-8",
+        "Content-Transfer-Encoding: base64",
+        "",
+        text.decode("ascii"),
+    ]
+    return Letter(
+        sender=sender,
+        recipients=tuple(to),
+        head="\r\n".join(head).encode("ascii"),
+        attachments=tuple((_attachment_head(boundary, file), file) for file in files),
+        tail=f"--{boundary}--\r\n".encode("ascii"),
+    )
+
+
+def _attachment_head(boundary: str, file: File) -> bytes:
+    name = file.safe_name
+    # A safe name has no quote and no backslash in it.
+    parameter = (
+        f'filename="{name}"' if name.isascii() else f"filename*=utf-8''{quote(name, safe='')}"
+    )
+    lines = (
+        f"--{boundary}",
+        f"Content-Type: {file.content_type}",
+        f"Content-Disposition: attachment;\r\n {parameter}",
+        "Content-Transfer-Encoding: base64",
+        "",
+        "",
+    )
+    return "\r\n".join(lines).encode("ascii")
+
+
+def _words(text: str) -> str:
+    """Text as the value of a header: as it is if that is safe, else in encoded words."""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", text).strip()
+    plain = text.isascii() and "=?" not in text and all(len(word) < 70 for word in text.split())
+    header = Header(text, "us-ascii" if plain else "utf-8", maxlinelen=76, header_name="Subject")
+    return header.encode(linesep="\r\n")
+
+
+def _mailbox(name: str, address: str) -> str:
+    if not name:
+        return address
+    words = _words(name)
+    if words.isascii() and "=?" not in words:
+        words = '"' + re.sub(r'(["\\])', r"\\\1", words) + '"'
+    return f"{words} <{address}>"
+
+
+def _encoded_size(size: int) -> int:
+    return 4 * -(-size // 3) + 2 * -(-size // _LINE)
+
+
+def _encoded(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Base64 in lines, however the data are cut into chunks."""
+    rest = b""
+    for chunk in chunks:
+        data = rest + chunk
+        whole = len(data) - len(data) % _LINE
+        for start in range(0, whole, _BLOCK):
+            yield _lines(data[start : min(start + _BLOCK, whole)])
+        rest = data[whole:]
+    if rest:
+        yield _lines(rest)
+
+
+def _lines(data: bytes) -> bytes:
+    text = binascii.b2a_base64(data, newline=False)
+    return b"".join([text[start : start + 76] + b"\r\n" for start in range(0, len(text), 76)])
+
+
+class TooLargeError(Exception):
+    """The server does not take a message of this size."""
+
+
+class Verdict(Enum):
+    DONE = "done"
+    PERMANENT = "permanent"
+    TEMPORARY = "temporary"
+
+
+def verdict(code: int) -> Verdict:
+    """What a reply code of a mail server means. What no RFC knows may mean anything: try again."""
+    if code in (250, 251, 252):
+        return Verdict.DONE
+    return Verdict.PERMANENT if 500 <= code <= 599 else Verdict.TEMPORARY
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A recipient that the server did not take, and what it said."""
+
+    recipient: str
+    verdict: Verdict
+    reason: str
+
+
+def send(letter: Letter, server: Smarthost) -> list[Refused]:
+    """Send a message; returns the recipients that were refused while others were taken.
+
+    Raises TemporaryError, PermanentError, or TooLargeError. After a TemporaryError
+    the message may have been taken all the same, if the connection broke behind
+    the final dot: a second one has the same Message-ID.
+    """
+    try:
+        session = _Session(server)
+    except (OSError, smtplib.SMTPException) as error:
+        raise TemporaryError(f"{server}: {_said(error)}") from None
+    try:
+        return session.deliver(letter)
+    except (OSError, smtplib.SMTPException) as error:
+        raise TemporaryError(f"{server}: {_said(error)}") from None
+    finally:
+        session.close()
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+class _Session:
+    """A connection to the smarthost, ready to take mail."""
+
+    def __init__(self, server: Smarthost) -> None:
+        self._server = server
+        # Without a password there is nothing to protect but the way: then a
+        # certificate that nobody has signed is better than none (RFC 7435).
+        verified = server.security is not Security.IF_OFFERED or server.password
+        context = ssl.create_default_context()
+        if not verified:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if server.security is Security.TLS:
+            self._smtp: smtplib.SMTP = smtplib.SMTP_SSL(timeout=CONNECT, context=context)
+        else:
+            self._smtp = smtplib.SMTP(timeout=CONNECT)
+        try:
+            self._connect(context)
+        except BaseException:
+            self._smtp.close()
+            raise
+
+    def _connect(self, context: ssl.SSLContext) -> None:
+        server, smtp = self._server, self._smtp
+        smtp._host = server.host  # type: ignore[attr-defined]  # what SMTP_SSL checks the certificate for
+        self._expect("greeting", smtp.connect(server.host, server.port), 220)
+        self._socket_timeout(ANSWER)
+        smtp.ehlo_or_helo_if_needed()
+        if server.security is not Security.TLS and smtp.has_extn("starttls"):
+            self._expect("STARTTLS", smtp.starttls(context=context), 220)
+            smtp.ehlo_or_helo_if_needed()
+        elif server.security is Security.STARTTLS:
+            raise TemporaryError(f"{server} does not offer STARTTLS, which nx_smtp demands")
+        if server.user:
+            self._login()
+
+    def _login(self) -> None:
+        """AUTH, in UTF-8 (RFC 4616): smtplib's own takes ASCII only."""
+        server, smtp = self._server, self._smtp
+        mechanisms = smtp.esmtp_features.get("auth", "").upper().split()
+        if "PLAIN" in mechanisms:
+            token = f"\0{server.user}\0{server.password}".encode()
+            code, text = smtp.docmd("AUTH", f"PLAIN {base64.b64encode(token).decode('ascii')}")
+        elif "LOGIN" in mechanisms:
+            code, text = smtp.docmd("AUTH", "LOGIN")
+            for word in (server.user, server.password):
+                if code == 334:
+                    code, text = smtp.docmd(base64.b64encode(word.encode()).decode("ascii"))
+        else:
+            code, text = 504, b"it offers neither AUTH PLAIN nor AUTH LOGIN"
+        if code not in (235, 503):
+            raise TemporaryError(
+                f"{server} does not let user {server.user!r} in ({code} {self._words(text)}): "
+                f"check the user and password in nx_smtp",
+                AUTH_RETRY,
+            )
+
+    def deliver(self, letter: Letter) -> list[Refused]:
+        smtp = self._smtp
+        limit = smtp.esmtp_features.get("size", "")
+        options = []
+        if smtp.has_extn("size"):
+            if limit.isdigit() and 0 < int(limit) < letter.size:
+                raise TooLargeError(f"{self._server} takes at most {limit} bytes")
+            options = [f"SIZE={letter.size}"]
+        self._judge("sender", *smtp.mail(letter.sender, options))
+        refused = []
+        for recipient in letter.recipients:
+            code, text = smtp.rcpt(recipient)
+            if (found := verdict(code)) is not Verdict.DONE:
+                refused.append(Refused(recipient, found, f"{code} {self._words(text)}"))
+        if len(refused) == len(letter.recipients):
+            return refused
+        code, text = smtp.docmd("DATA")
+        if code != 354:
+            self._judge("message", code, text)
+            raise TemporaryError(f"{self._server} answers DATA with {code}")
+        for chunk in letter.chunks():
+            smtp.send(chunk)
+        self._socket_timeout(AFTER_DOT)
+        smtp.send(b".\r\n")
+        self._judge("message", *smtp.getreply())
+        return refused
+
+    def close(self) -> None:
+        # Whatever happens from here on: the mail is where it is.
+        with contextlib.suppress(OSError, smtplib.SMTPException):
+            self._socket_timeout(CONNECT)
+            self._smtp.quit()
+        self._smtp.close()
+
+    def _expect(self, what: str, reply: tuple[int, bytes], code: int) -> None:
+        if reply[0] != code:
+            raise TemporaryError(f"{self._server}: {what}: {reply[0]} {self._words(reply[1])}")
+
+    def _judge(self, what: str, code: int, text: bytes) -> None:
+        said = f"{self._server} refuses the {what}: {code} {self._words(text)}"
+        if code == 552:
+            raise TooLargeError(said)
+        match verdict(code):
+            case Verdict.PERMANENT:
+                raise PermanentError(said)
+            case Verdict.TEMPORARY:
+                raise TemporaryError(said)
+
+    def _words(self, text: bytes) -> str:
+        words = " ".join(text.decode("utf-8", "replace").split())[:200]
+        return words.replace(self._server.password, "***") if self._server.password else words
+
+    def _socket_timeout(self, seconds: float) -> None:
+        if self._smtp.sock:
+            self._smtp.sock.settimeout(seconds)
