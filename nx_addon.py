@@ -144,9 +144,10 @@ class NxAddon:
                 exchange.receiver.abort("mitmproxy ends")
             if exchange.drain:
                 exchange.drain.close()
-            exchange.pending.answered.set()
             if exchange.client.id in self.wrapped:
-                self.wrapped[exchange.client.id][1].transport.abort()
+                reader, writer = self.wrapped[exchange.client.id]
+                reader.pending = None
+                writer.transport.abort()
         # mitmproxy waits for what is returned here: meanwhile these connections end.
         ending = asyncio.ensure_future(asyncio.sleep(ENDING)) if self.exchanges else None
         self.exchanges.clear()

@@ -76,10 +76,11 @@ class Drain:
         self._released.set()
 
     def close(self) -> None:
-        """Stop listening. A connection that is there ends by itself."""
-        self._released.set()
+        """Stop listening, and end the connection if it has not been answered."""
         if self._server:
             self._server.close()
+        if self._task and not self._released.is_set():
+            self._task.cancel()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A coroutine as the callback would print a traceback when it is
@@ -102,7 +103,8 @@ class Drain:
             swallow.cancel()
             released.cancel()
             writer.close()
-            self.close()
+            if self._server:
+                self._server.close()
 
 
 async def _swallow(reader: asyncio.StreamReader) -> None:
