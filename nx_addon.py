@@ -203,8 +203,8 @@ class NxAddon:
         except Exception:
             logger.exception("cannot answer")
             exchange.reply = FAILED
-        if exchange.receiver and exchange.reply is FAILED:
-            await asyncio.to_thread(exchange.receiver.abort, "by a fault in nx_addon")
+        if exchange.reply is FAILED:
+            await _abandon(exchange, "by a fault in nx_addon")
         _restore(flow.request, exchange)
         if exchange.drain:
             exchange.drain.release()
@@ -227,10 +227,9 @@ class NxAddon:
         _restore(flow.request, exchange)
         if exchange.drain:
             exchange.drain.close()
-        if exchange.receiver and not exchange.pending.complete:
+        if not exchange.pending.complete:
             reason = exchange.pending.end or (flow.error.msg if flow.error else "no reason given")
-            await asyncio.to_thread(exchange.receiver.abort, reason)
-            flow.request.raw_content = exchange.receiver.body
+            flow.request.raw_content = await _abandon(exchange, reason)
         elif exchange.reply is ACCEPTED:
             logger.warning(
                 f"{_name(exchange.client)}: went away before it could hear that its upload "
@@ -355,6 +354,17 @@ def _has_body(request: http.Request) -> bool:
     return "transfer-encoding" in request.headers or request.is_http2
 
 
+async def _abandon(exchange: Exchange, reason: str) -> bytes | None:
+    """Give an upload up. Returns what has come of it, if somebody may want to look at it."""
+    if not exchange.receiver:
+        return None
+    try:
+        await asyncio.to_thread(exchange.receiver.abort, reason)
+    except Exception:
+        logger.exception("cannot keep what has come of an upload")
+    return exchange.receiver.body
+
+
 def _restore(request: http.Request, exchange: Exchange) -> None:
     """Let the flow show where the camera wanted to go."""
     if exchange.destination:
@@ -428,7 +438,7 @@ class _PortAdvice(logging.Handler):
             logger.error(told)
 
 
-def _listening(config: config.Config) -> advice.Listening:
+def _listening(given: config.Config) -> advice.Listening:
     sudo = ["sudo"] if hasattr(os, "geteuid") and os.geteuid() else []
     ports: dict[str, list[int]] = {}
     for server in ctx.master.addons.get("proxyserver").servers:
@@ -438,7 +448,7 @@ def _listening(config: config.Config) -> advice.Listening:
         regular=ports.get("regular", []),
         transparent=ports.get("transparent", []),
         dns=ports.get("dns", []),
-        addresses=[str(one) for one in ([config.dns] if config.dns else network.addresses())],
+        addresses=[str(one) for one in ([given.dns] if given.dns else network.addresses())],
         command=shlex.join([*sudo, sys.argv[0], "-s", *ctx.options.scripts[:1]]),
     )
 
