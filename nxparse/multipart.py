@@ -154,6 +154,7 @@ class Scanner:
         self._held = b""  # what has come but cannot be understood yet
         self._base = 0  # the offset of its first byte
         self._newline = b"\r\n"
+        self._bare = False  # does the delimiter before the headers end with a bare LF?
         self._delimiters = 0
         self._parts: list[PartSpan] = []
         self._newline_ended: list[bool] = []  # for each part: do its data end with a line end?
@@ -293,7 +294,7 @@ class Scanner:
                     f"a part has more than {MAX_HEADERS} headers", self._base + position
                 )
         if bare >= 0 and self._newline == b"\r\n":
-            if not self._parts and b"\r\n" not in buffer[position - 2 : start]:
+            if not self._parts and self._bare and b"\r\n" not in buffer[position:start]:
                 self._newline = b"\n"  # not a slip: this sender always writes LF
             else:
                 self._deviate(Kind.BARE_LF, bare, "in the headers of a part")
@@ -380,7 +381,8 @@ class Scanner:
         # One more than there may be parts: the last one may be the end, not marked as one.
         if self._delimiters > MAX_PARTS + 1:
             raise self._too_many_parts(after)
-        if not buffer.endswith(b"\r\n", 0, after) and self._newline == b"\r\n":
+        self._bare = not buffer.endswith(b"\r\n", 0, after)
+        if self._bare and self._newline == b"\r\n":
             self._deviate(Kind.BARE_LF, after - 1, "behind a boundary")
         self._state = _State.HEADERS
         return after
@@ -398,6 +400,8 @@ class Scanner:
             if text[0] in " \t":
                 self._deviate(Kind.HEADER_FOLDED, position, text)
                 if headers:
+                    if _CONTROL.search(text):
+                        self._deviate(Kind.HEADER_CONTROL, position, text)
                     headers[-1] = (headers[-1][0], f"{headers[-1][1]} {text.strip()}")
                     continue
                 text = text.lstrip(" \t")
@@ -416,7 +420,8 @@ class Scanner:
         if "content-transfer-encoding" in fields:
             self._deviate(Kind.TRANSFER_ENCODING, position, fields["content-transfer-encoding"])
         disposition = self._disposition(fields.get("content-disposition", ""), position)
-        if headers and not fields.get("content-disposition", "").lower().startswith("form-data"):
+        kind = fields.get("content-disposition", "").partition(";")[0].strip().lower()
+        if headers and kind != "form-data":
             self._deviate(Kind.DISPOSITION, position, fields.get("content-disposition", "none"))
         return PartSpan(
             name=disposition.get("name"),
@@ -478,6 +483,8 @@ class Scanner:
         if not self._open.headers and self._base + end == self._open.start:
             self._deviate(Kind.EMPTY_PART, end)
             return
+        if len(self._parts) >= MAX_PARTS:
+            raise self._too_many_parts(end)
         if not self._open.name:
             self._deviate(Kind.NO_PART_NAME, self._open.start - self._base)
         ending = self._ending(buffer, position, end)

@@ -1,0 +1,209 @@
+"""Names for files, from names that nobody vouches for."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from nxparse.filename import MAX_NAME, numbered, safe, sniff
+
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=150)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        pytest.param("SAM_4371.JPG", "SAM_4371.JPG", id="as-captured"),
+        pytest.param("사진 1.jpg", "사진 1.jpg", id="korean"),
+        pytest.param("../../etc/passwd", "passwd.jpg", id="N01-up"),
+        pytest.param("..\\..\\a", "a.jpg", id="N01-up-backslashes"),
+        pytest.param("/abs", "abs.jpg", id="N01-absolute"),
+        pytest.param("C:\\DCIM\\a.jpg", "a.jpg", id="N01-drive"),
+        pytest.param("C:a.jpg", "C_a.jpg", id="N01-drive-relative"),
+        pytest.param("\\\\srv\\share\\a.jpg", "a.jpg", id="N01-unc"),
+        pytest.param("file:///x", "x.jpg", id="N01-url"),
+        pytest.param("a/b", "b.jpg", id="N01-slash"),
+        pytest.param("a/", "photo.jpg", id="N01-slash-last"),
+        pytest.param(None, "photo.jpg", id="N02-missing"),
+        pytest.param("", "photo.jpg", id="N02-empty"),
+        pytest.param(".", "photo.jpg", id="N02-dot"),
+        pytest.param("..", "photo.jpg", id="N02-dots"),
+        pytest.param(".....", "photo.jpg", id="N02-only-dots"),
+        pytest.param("  \t ", "photo.jpg", id="N02-blanks"),
+        pytest.param(". . .jpg", "jpg.jpg", id="N02-extension-alone"),
+        pytest.param("a\0b.jpg", "ab.jpg", id="N03-nul"),
+        pytest.param("a\r\nb.jpg", "ab.jpg", id="N03-line-end"),
+        pytest.param("a\tb\x1bc\x7fd.jpg", "abcd.jpg", id="N03-controls"),
+        pytest.param("a\u202egpj.exe", "agpj.exe.jpg", id="N03-right-to-left"),
+        pytest.param("a\u200bb\ufeff.jpg", "ab.jpg", id="N03-invisible"),
+        pytest.param("a\ud800\udc80b.jpg", "ab.jpg", id="N03-surrogates"),
+        pytest.param("a\u2028b\u00a0 c.jpg", "a b c.jpg", id="N03-odd-blanks"),
+        pytest.param("a" * 251 + ".jpg", "a" * 251 + ".jpg", id="N04-255"),
+        pytest.param("a" * 252 + ".jpg", "a" * 251 + ".jpg", id="N04-256"),
+        pytest.param("a" * 4096, "a" * 251 + ".jpg", id="N04-4096"),
+        pytest.param("가" * 83 + ".jpg", "가" * 83 + ".jpg", id="N04-253-of-korean"),
+        pytest.param("가" * 85 + ".jpg", "가" * 83 + ".jpg", id="N04-85-of-korean"),
+        pytest.param("가" * 86 + ".jpg", "가" * 83 + ".jpg", id="N04-86-of-korean"),
+        pytest.param("a" * 250 + " b.jpg", "a" * 250 + ".jpg", id="N04-blank-at-the-cut"),
+        pytest.param("CON", "_CON.jpg", id="N05-con"),
+        pytest.param("nul.jpg", "_nul.jpg", id="N05-nul"),
+        pytest.param("COM1 .jpg", "_COM1.jpg", id="N05-com1"),
+        pytest.param("LPT¹", "_LPT¹.jpg", id="N05-lpt1"),
+        pytest.param("aux.tar.jpg", "_aux.tar.jpg", id="N05-aux"),
+        pytest.param("CONOUT$.jpg", "CONOUT_.jpg", id="N05-conout"),
+        pytest.param("COM10.jpg", "COM10.jpg", id="N05-com10"),
+        pytest.param("constant.jpg", "constant.jpg", id="N05-constant"),
+        pytest.param("a.", "a.jpg", id="N05-dot-last"),
+        pytest.param("a ", "a.jpg", id="N05-blank-last"),
+        pytest.param('a<>:"|?*.jpg', "a_______.jpg", id="N05-characters"),
+        pytest.param("e\u0301.jpg", "\u00e9.jpg", id="N06-nfd"),
+        pytest.param("e\u200d\u0301.jpg", "\u00e9.jpg", id="N06-nfd-with-a-joiner"),
+        pytest.param("A.JPG", "A.JPG", id="N06-case"),
+        pytest.param(".htaccess", "htaccess.jpg", id="N10-hidden"),
+        pytest.param("-rf", "_rf.jpg", id="N10-option"),
+        pytest.param("~", "_.jpg", id="N10-home"),
+        pytest.param("~root/a.jpg", "a.jpg", id="N10-somebodys-home"),
+        pytest.param("$(x)", "_(x).jpg", id="N10-command"),
+        pytest.param("`x`", "_x_.jpg", id="N10-backquotes"),
+        pytest.param("SAM_4371.JPG.exe", "SAM_4371.JPG.exe.jpg", id="N11-program"),
+        pytest.param("SAM_4371.exe.JPG", "SAM_4371.exe.JPG", id="N11-picture"),
+        pytest.param("SAM_4371", "SAM_4371.jpg", id="N11-no-extension"),
+        pytest.param("SAM_4371.SRW", "SAM_4371.SRW", id="N11-raw"),
+        pytest.param('a";b=c\r\n.jpg', "a_;b=c.jpg", id="N13-quote"),
+        pytest.param("é.jpg", "é.jpg", id="N13-not-ascii"),
+    ],
+)
+def test_safe(name: str | None, expected: str) -> None:
+    """A safe name stands for one file in one folder, everywhere, and is recognised as the same."""
+    assert safe(name, "image/jpeg") == expected
+    assert safe(expected, "image/jpeg") == expected
+
+
+@pytest.mark.parametrize(
+    ("media_type", "expected"),
+    [
+        ("image/jpeg", "a.jpg"),
+        ("image/png", "a.png"),
+        ("image/gif", "a.gif"),
+        ("image/bmp", "a.bmp"),
+        ("image/tiff", "a.tif"),
+        ("image/heic", "a.heic"),
+        ("image/x-samsung-srw", "a.srw"),
+        ("image/x-adobe-dng", "a.dng"),
+        ("video/mp4", "a.mp4"),
+        ("video/quicktime", "a.mov"),
+        ("video/x-msvideo", "a.avi"),
+        ("video/3gpp", "a.3gp"),
+        ("audio/x-wav", "a.wav"),
+        ("application/octet-stream", "a.bin"),
+        ("image/x-unheard-of", "a.bin"),
+        ("", "a.bin"),
+    ],
+)
+def test_extension_fits_the_content(media_type: str, expected: str) -> None:
+    """N11: a name without an extension of its own gets the one of its content."""
+    assert safe("a", media_type) == expected
+    assert safe(expected, media_type) == expected
+
+
+MEDIA = "jpg jpeg jpe mpo png gif bmp tif tiff heic srw dng mp4 m4v mov avi 3gp wav JPG Srw"
+
+
+@pytest.mark.parametrize("extension", MEDIA.split())
+def test_extension_of_a_picture_or_video_stays(extension: str) -> None:
+    """N11: what a card may hold keeps its name, whatever the content seems to be."""
+    assert safe(f"a.{extension}", "image/heic") == f"a.{extension}"
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "expected"),
+    [
+        pytest.param("SAM_4371.JPG", 0, "SAM_4371.JPG", id="first"),
+        pytest.param("SAM_4371.JPG", 1, "SAM_4371-1.JPG", id="second"),
+        pytest.param("SAM_4371.JPG", 10_000, "SAM_4371-10000.JPG", id="N12-10000"),
+        pytest.param("a.b.jpg", 2, "a.b-2.jpg", id="dots"),
+        pytest.param("a" * 251 + ".jpg", 10, "a" * 248 + "-10.jpg", id="N04-255"),
+        pytest.param("가" * 83 + ".jpg", 1, "가" * 83 + "-1.jpg", id="N04-255-of-korean"),
+        pytest.param("가" * 83 + ".jpg", 10, "가" * 82 + "-10.jpg", id="N04-256-of-korean"),
+    ],
+)
+def test_numbered(name: str, number: int, expected: str) -> None:
+    """N07: a number goes before the extension, and the name stays within the limit."""
+    assert numbered(name, number) == expected
+
+
+JPEG = b"\xff\xd8\xff\xe1\0\x18Exif\0\0"
+
+
+@pytest.mark.parametrize(
+    ("head", "claimed", "expected"),
+    [
+        pytest.param(JPEG, "image/jpeg", "image/jpeg", id="jpeg"),
+        pytest.param(JPEG, "image/pjpeg", "image/jpeg", id="M28-pjpeg"),
+        pytest.param(JPEG, None, "image/jpeg", id="M28-no-type"),
+        pytest.param(JPEG, "text/html", "image/jpeg", id="M28-jpeg-as-html"),
+        pytest.param(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "image/jpeg", "image/png", id="png"),
+        pytest.param(b"II*\0\x08\0\0\0", "image/jpeg", "image/tiff", id="tiff"),
+        pytest.param(b"MM\0*\0\0\0\x08", None, "image/tiff", id="tiff-big-endian"),
+        pytest.param(b"II*\0\x08\0\0\0", "image/x-samsung-srw", "image/x-samsung-srw", id="srw"),
+        pytest.param(b"\0\0\0\x18ftypmp42\0\0\0\0", None, "video/mp4", id="M31-mp4"),
+        pytest.param(b"\0\0\0\x18ftypheic\0\0\0\0", "video/mp4", "image/heic", id="heic"),
+        pytest.param(b"\0\0\0\x18ftypheix\0\0\0\0", None, "image/heic", id="heix"),
+        pytest.param(b"\0\0\0\x18ftypmif1\0\0\0\0", None, "image/heic", id="mif1"),
+        pytest.param(b"RIFF\0\0\0\0AVI LIST", None, "video/x-msvideo", id="avi"),
+        pytest.param(b"RIFF\0\0\0\0WAVEfmt ", None, "application/octet-stream", id="wav"),
+        pytest.param(b"MZ\x90\0", "image/jpeg", "application/octet-stream", id="M28-program"),
+        pytest.param(b"?", "image/pjpeg", "image/jpeg", id="M28-believed-pjpeg"),
+        pytest.param(b"?", "image/x-unheard-of", "image/x-unheard-of", id="M28-believed-image"),
+        pytest.param(b"?", "video/mp4", "video/mp4", id="M28-believed-video"),
+        pytest.param(b"?", "text/html", "application/octet-stream", id="M28-html"),
+        pytest.param(b"<svg", "image/svg+xml", "application/octet-stream", id="M28-svg"),
+        pytest.param(b"?", "", "application/octet-stream", id="M28-empty-type"),
+        pytest.param(b"?", "image/x\rbcc: y", "application/octet-stream", id="M28-injection"),
+        pytest.param(b"?", "image/", "application/octet-stream", id="M28-half-a-type"),
+        pytest.param(b"", "image/jpeg", "image/jpeg", id="M29-zero-bytes"),
+        pytest.param(b"", None, "application/octet-stream", id="M29-zero-bytes-of-no-type"),
+    ],
+)
+def test_sniff(head: bytes, claimed: str | None, expected: str) -> None:
+    """M28: the content tells the type, and a claim is only believed where it does no harm."""
+    assert sniff(head, claimed) == expected
+
+
+NAMES = st.lists(
+    st.sampled_from(
+        [
+            "/", "\\", "..", ".", " ", "-", "~", "$", "CON", "com1", "nul", ".jpg", ".JPG", ".exe",
+            "e\u0301", "\u200d", "\u0301", "\u202e", "\0", "\n", "\ud800", "가" * 60, "a" * 120,
+        ]
+    )
+    | st.text(st.characters(), max_size=4),
+    max_size=8,
+).map("".join)  # fmt: skip
+
+
+@PROPERTY
+@given(NAMES, st.sampled_from(["image/jpeg", "video/mp4", "", "x/y"]))
+@example("e\u200d\u0301", "image/jpeg")
+def test_safe_of_any_name(name: str, media_type: str) -> None:
+    """Whatever the name: no path, nothing invisible, short enough, and safe is safe."""
+    made = safe(name, media_type)
+    assert safe(made, media_type) == made
+    assert not set(made) & set('/\\\0<>:"|?*$`')
+    assert 0 < len(made.encode()) <= MAX_NAME
+    assert made.strip(". ") == made
+    assert made[0] not in "-~"
+    assert not [char for char in made if unicodedata.category(char).startswith("C")]
+    assert unicodedata.is_normalized("NFC", made)
+
+
+@PROPERTY
+@given(NAMES, st.integers(1, 10_000))
+def test_numbered_of_any_name(name: str, number: int) -> None:
+    """N07: a numbered name is as safe as the name it is made of, and another one."""
+    made = safe(name, "image/jpeg")
+    other = numbered(made, number)
+    assert (other != made, safe(other, "image/jpeg")) == (True, other)

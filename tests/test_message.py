@@ -1,0 +1,547 @@
+"""The message of an upload: as captured, damaged, and hostile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from nxparse import message
+from nxparse.deviation import Deviation, Kind
+from nxparse.message import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_ELEMENTS,
+    MAX_RECIPIENTS,
+    Message,
+    MessageError,
+)
+from tests import bodies
+
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=100)
+
+DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
+
+
+def xml(
+    sender: str = "<sender>a@x.org</sender>",
+    receivers: str = "<receiverList><receiver>b@x.org</receiver></receiverList>",
+    title: str = "<title>T</title>",
+    body: str = "<body>B</body>",
+) -> str:
+    """A message of these elements."""
+    return f"<email>{sender}{receivers}{title}{body}</email>"
+
+
+def read(document: str | bytes) -> tuple[str, tuple[str, ...], str, str, list[Kind]]:
+    """All that can differ between messages, but for the name of the sender."""
+    found = message.parse(document.encode() if isinstance(document, str) else document)
+    kinds = [deviation.kind for deviation in found.deviations]
+    return (found.sender, found.recipients, found.subject, found.text, kinds)
+
+
+def test_message_as_captured() -> None:
+    """X01: title and text are exact, and the camera's note to its server is no part of the text."""
+    assert message.parse(bodies.message_xml()) == Message(
+        sender="Camera@samsungcamera.com",
+        sender_name="",
+        recipients=("photos@example.org",),
+        subject="[Samsung Smart Camera] sent you files.",
+        text="Sent from Samsung Camera.",
+    )
+
+
+CLEAN: list[Kind] = []
+BROKEN = [Kind.XML_MALFORMED]
+RECODED = [Kind.XML_ENCODING]
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "kinds"),
+    [
+        pytest.param("<body>Hello</body>", "Hello", CLEAN, id="X02-no-marker"),
+        pytest.param("<body>a\nlanguage_sh100_utf8</body>", "a", CLEAN, id="X02-marker"),
+        pytest.param(
+            "<body>a\r\nlanguage_sh100_utf8\r\n </body>", "a", CLEAN, id="X02-marker-crlf"
+        ),
+        pytest.param(
+            "<body>a&#13;\nlanguage_sh100_utf8</body>", "a", CLEAN, id="X02-marker-real-cr"
+        ),
+        pytest.param("<body>language_sh100_utf8</body>", "", CLEAN, id="X02-marker-alone"),
+        pytest.param(
+            "<body>a\nlanguage_sh100_utf8\nb</body>",
+            "a\nlanguage_sh100_utf8\nb",
+            CLEAN,
+            id="X02-marker-in-the-middle",
+        ),
+        pytest.param(
+            "<body>alanguage_sh100_utf8</body>",
+            "alanguage_sh100_utf8",
+            CLEAN,
+            id="X02-marker-in-a-line",
+        ),
+        pytest.param(
+            "<body><![CDATA[a]]]]><![CDATA[>b <c> &amp;]]></body>",
+            "a]]>b <c> &amp;",
+            CLEAN,
+            id="X03-split-cdata",
+        ),
+        pytest.param(
+            "<body>&<![CDATA[a]]]]><![CDATA[>b <c> &amp;]]></body>",
+            "&a]]>b <c> &amp;",
+            BROKEN,
+            id="X03-split-cdata-malformed",
+        ),
+        pytest.param(
+            "<body>&<![CDATA[</body>]]></body>", "&</body>", BROKEN, id="X03-closing-tag-in-cdata"
+        ),
+        pytest.param("<body>&<![CDATA[a</body>", "&a", BROKEN, id="X03-open-cdata"),
+        pytest.param("<body>Tom & Jerry</body>", "Tom & Jerry", BROKEN, id="X04-ampersand"),
+        pytest.param("<body>I <3 you</body>", "I <3 you", BROKEN, id="X04-less-than"),
+        pytest.param(
+            "<body>& &amp; &lt;&gt; &quot;&apos; &#65;&#x42; &nbsp;</body>",
+            "& & <> \"' AB &nbsp;",
+            BROKEN,
+            id="X04-references",
+        ),
+        pytest.param("<body>&a</body>\0\0\0", "&a", BROKEN, id="X05-junk-behind-the-element"),
+        pytest.param("<body/>", "", CLEAN, id="X09-empty"),
+        pytest.param("", "", CLEAN, id="X09-missing"),
+        pytest.param("<body>a<b>c</b>d</body>", "ad", CLEAN, id="X09-element-inside"),
+        pytest.param("<body>a</body><body>b</body>", "a", CLEAN, id="X09-twice"),
+        pytest.param("<body>\n.\n</body>", "\n.\n", CLEAN, id="X14-dot"),
+        pytest.param("<body>&#13;.&#13;</body>", "\r.\r", CLEAN, id="X14-cr"),
+        pytest.param("<body>From me</body>", "From me", CLEAN, id="X14-from"),
+        pytest.param(f"<body>{'x' * 5000}</body>", "x" * 5000, CLEAN, id="X14-long-line"),
+        pytest.param("<body>a\0b\x1bc</body>", "abc", BROKEN, id="X14-nul"),
+        pytest.param("<body>&#xD800;&#0;</body>", "\ufffd\ufffd", BROKEN, id="X14-surrogate"),
+        pytest.param(
+            "<body>{0.__class__} %s %(x)d ${x}</body>",
+            "{0.__class__} %s %(x)d ${x}",
+            CLEAN,
+            id="X18-format-strings",
+        ),
+    ],
+)
+def test_text(body: str, text: str, kinds: list[Kind]) -> None:
+    """The text is what the user wrote, no more and no less."""
+    assert read(xml(body=body)) == ("a@x.org", ("b@x.org",), "T", text, kinds)
+
+
+@pytest.mark.parametrize(
+    ("title", "subject", "kinds"),
+    [
+        pytest.param("<title/>", "", CLEAN, id="X09-empty"),
+        pytest.param("", "", CLEAN, id="X09-missing"),
+        pytest.param("<TITLE>a</TITLE>", "a", CLEAN, id="X09-upper-case"),
+        pytest.param("<TITLE>a & b</Title>", "a & b", BROKEN, id="X09-upper-case-malformed"),
+        pytest.param("<title>a &amp; b</title>", "a & b", CLEAN, id="X13-reference"),
+        pytest.param("<title>a\r\nb</title>", "a b", CLEAN, id="X13-line-end"),
+        pytest.param("<title>a&#13;&#10;Bcc: c@x.org</title>", "a Bcc: c@x.org", CLEAN,
+            id="X13-injection"),
+        pytest.param("<title>&a&#13;&#10;Bcc: c@x.org</title>", "&a Bcc: c@x.org", BROKEN,
+            id="X13-injection-malformed"),
+        pytest.param("<title>=?UTF-8?Q?=0A?=</title>", "=?UTF-8?Q?=0A?=", CLEAN,
+            id="X13-encoded-word"),
+        pytest.param("<title>a\u2028b\u2029c\x85d\x7fe</title>", "a b c d e", CLEAN,
+            id="X13-unicode-line-ends"),
+        pytest.param("<title>a\x0bb\x0cc\0d</title>", "abcd", BROKEN, id="X13-controls"),
+        pytest.param(f"<title>{'x' * 20_000}</title>", "x" * 20_000, CLEAN, id="X13-20-kb"),
+        pytest.param("<title>😀 שלום</title>", "😀 שלום", CLEAN, id="X13-emoji-and-rtl"),
+    ],
+)  # fmt: skip
+def test_subject(title: str, subject: str, kinds: list[Kind]) -> None:
+    """The subject is one line, whatever the title has in it."""
+    assert read(xml(title=title)) == ("a@x.org", ("b@x.org",), subject, "B", kinds)
+
+
+@pytest.mark.parametrize(
+    ("sender", "expected", "kinds"),
+    [
+        pytest.param("<sender>a@x.org</sender>", ("", "a@x.org"), CLEAN, id="X11-bare"),
+        pytest.param("<sender> a@x.org\n</sender>", ("", "a@x.org"), CLEAN, id="X11-blanks"),
+        pytest.param("<sender>Me &lt;a@x.org&gt;</sender>", ("Me", "a@x.org"), CLEAN,
+            id="X11-name"),
+        pytest.param('<sender>"M, E" &lt; a@x.org &gt;</sender>', ("M, E", "a@x.org"), CLEAN,
+            id="X11-quoted-name"),
+        pytest.param("<sender>Me <a@x.org></sender>", ("Me", "a@x.org"), BROKEN,
+            id="X11-name-not-escaped"),
+        pytest.param("<sender>&lt;a@x.org&gt;</sender>", ("", "a@x.org"), CLEAN,
+            id="X11-brackets-alone"),
+        pytest.param("<sender>a@x.org&gt;</sender>", ("", "a@x.org>"), CLEAN, id="X11-one-bracket"),
+        pytest.param("<sender>a@good)evil@x.org</sender>", ("", "a@good)evil@x.org"), CLEAN,
+            id="X11-not-an-address"),
+        pytest.param("<sender>a@x.org&#13;&#10;Bcc: b</sender>", ("", "a@x.org Bcc: b"), CLEAN,
+            id="X11-injection"),
+        pytest.param("<sender>é@münchen.example</sender>", ("", "é@münchen.example"), CLEAN,
+            id="X12-unicode"),
+        pytest.param("", ("", ""), [Kind.NO_SENDER], id="X09-missing"),
+        pytest.param("<sender/>", ("", ""), [Kind.NO_SENDER], id="X09-empty"),
+        pytest.param("<sender> </sender>", ("", ""), [Kind.NO_SENDER], id="X09-blank"),
+        pytest.param("<sender>Me &lt;&gt;</sender>", ("Me", ""), [Kind.NO_SENDER],
+            id="X09-name-alone"),
+        pytest.param("<sender>a@x.org</sender><sender>b@x.org</sender>", ("", "a@x.org"), CLEAN,
+            id="X09-twice"),
+    ],
+)  # fmt: skip
+def test_sender(sender: str, expected: tuple[str, str], kinds: list[Kind]) -> None:
+    """The sender is split into name and address and otherwise left as it was typed."""
+    found = message.parse(xml(sender=sender).encode())
+    assert (found.sender_name, found.sender) == expected
+    assert [deviation.kind for deviation in found.deviations] == kinds
+
+
+def receivers(*names: str) -> str:
+    return "".join(f"<receiver>{name}</receiver>" for name in names)
+
+
+NUMBERED = [f"r{number}@x.org" for number in range(MAX_RECIPIENTS + 1)]
+
+
+@pytest.mark.parametrize(
+    ("element", "recipients"),
+    [
+        pytest.param(receivers("b@x.org"), ("b@x.org",), id="X10-1"),
+        pytest.param(receivers(*NUMBERED[:30]), tuple(NUMBERED[:30]), id="X10-30"),
+        pytest.param(receivers(*NUMBERED[:31]), tuple(NUMBERED[:31]), id="X10-31"),
+        pytest.param(receivers(*NUMBERED[:-1]), tuple(NUMBERED[:-1]), id="X10-64"),
+        pytest.param(receivers(*NUMBERED[:-1] * 2), tuple(NUMBERED[:-1]), id="X10-64-twice"),
+        pytest.param(receivers("b@x.org", "B@X.org", "c@x.org", "b@x.org"), ("b@x.org", "c@x.org"),
+            id="X10-duplicates"),
+        pytest.param(receivers(" b@x.org ", "\n\tc@x.org\r\n"), ("b@x.org", "c@x.org"),
+            id="X10-blanks"),
+        pytest.param(receivers("", "b@x.org", " "), ("b@x.org",), id="X10-empty-ones"),
+        pytest.param(receivers("b@x.org, c@x.org;d@x.org;"), ("b@x.org", "c@x.org", "d@x.org"),
+            id="X10-lists"),
+        pytest.param(receivers("B &lt;b@x.org&gt;, c@x.org"), ("b@x.org", "c@x.org"),
+            id="X11-list-with-name"),
+        pytest.param(receivers('"x" &lt;b@x.org&gt;'), ("b@x.org",), id="X11-quoted-name"),
+        pytest.param(receivers('"B, C" &lt;b@x.org&gt;'), ("b@x.org",), id="X11-comma-in-the-name"),
+        pytest.param(receivers('"b,c"@x.org'), ('"b,c"@x.org',), id="X11-quoted-local-part"),
+        pytest.param(receivers("b@good)evil@x.org"), ("b@good)evil@x.org",),
+            id="X11-not-an-address"),
+        pytest.param(receivers("é@münchen.example"), ("é@münchen.example",), id="X12-unicode"),
+        pytest.param(receivers("l" * 65 + "@x.org"), ("l" * 65 + "@x.org",), id="X12-long-local"),
+        pytest.param(receivers("facebook"), ("facebook",), id="X12-no-address"),
+    ],
+)  # fmt: skip
+def test_recipients(element: str, recipients: tuple[str, ...]) -> None:
+    """Each recipient is there once, in order, as it was typed, with or without a list around."""
+    assert read(xml(receivers=element)) == ("a@x.org", recipients, "T", "B", CLEAN)
+    listed = f"<receiverList>{element}</receiverList>"
+    assert read(xml(receivers=listed)) == ("a@x.org", recipients, "T", "B", CLEAN)
+
+
+NOBODY = "the message names no receiver"
+TOO_MANY = "the message names more than 64 receivers"
+TOO_LONG = "the message is longer than 65536 bytes"
+ELEMENTS = "the message has more elements than any camera writes"
+DOCTYPE = "the message has a DOCTYPE or an ENTITY, which no camera sends"
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        pytest.param("", NOBODY, id="X05-empty"),
+        pytest.param("no XML at all", NOBODY, id="X05-no-xml"),
+        pytest.param("<email><sender>a@x.org</sender><receiver>b@x.o", NOBODY,
+            id="X05-cut-in-the-receiver"),
+        pytest.param(xml(receivers=""), NOBODY, id="X09-no-list"),
+        pytest.param(xml(receivers="<receiverList/>"), NOBODY, id="X09-empty-list"),
+        pytest.param(xml(receivers="<receiver/>"), NOBODY, id="X10-0"),
+        pytest.param(xml(receivers=receivers(" , ;")), NOBODY, id="X10-only-commas"),
+        pytest.param(xml(receivers=receivers("B &lt;&gt;")), NOBODY, id="X10-only-a-name"),
+        pytest.param(xml(receivers=receivers(*NUMBERED)), TOO_MANY, id="X10-65"),
+        pytest.param(xml(receivers=receivers(",".join(NUMBERED))), TOO_MANY, id="X10-65-in-one"),
+        pytest.param(xml(body="&", receivers=receivers(*NUMBERED)), TOO_MANY,
+            id="X10-65-malformed"),
+        pytest.param(xml(receivers=receivers(*["b@x.org"] * 10_000)), TOO_LONG, id="X10-10000"),
+        pytest.param("<e>" * 1_000_000, TOO_LONG, id="X08-depth-1000000"),
+        pytest.param("<e>" * 20_000, ELEMENTS, id="X08-depth-20000"),
+        pytest.param("<e/>" * 1_000_000, TOO_LONG, id="X08-elements-1000000"),
+        pytest.param(f"<email a='{'x' * 5_000_000}'/>", TOO_LONG, id="X08-attribute"),
+        pytest.param("<!DOCTYPE email><email/>", DOCTYPE, id="X07-doctype"),
+        pytest.param("<!doctype email><email/>", DOCTYPE, id="X07-lower-case"),
+        pytest.param("\ufeff" + DECLARATION + "<!DOCTYPE email>" + xml(), DOCTYPE, id="X07-bom"),
+        pytest.param("<!DOCTYPE e [<!ENTITY a 'b'>]>" + xml(title="&a;"), DOCTYPE, id="X07-entity"),
+        pytest.param(
+            '<!DOCTYPE e [<!ENTITY a "lol"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">'
+            '<!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;&b;&b;">]>' + xml(title="<title>&c;</title>"),
+            DOCTYPE,
+            id="X07-billion-laughs",
+        ),
+        pytest.param(
+            f'<!DOCTYPE e [<!ENTITY a "{"x" * 9000}">]>' + xml(title="&a;" * 9000), DOCTYPE,
+            id="X07-quadratic",
+        ),
+        pytest.param('<!DOCTYPE e [<!ENTITY a SYSTEM "file:///etc/passwd">]>' + xml(title="&a;"),
+            DOCTYPE, id="X07-external-entity"),
+        pytest.param('<!DOCTYPE e SYSTEM "http://x.org/e.dtd">' + xml(), DOCTYPE,
+            id="X07-external-dtd"),
+        pytest.param('<!DOCTYPE e [<!ENTITY % p SYSTEM "http://x.org/p"> %p;]>' + xml(), DOCTYPE,
+            id="X07-parameter-entity"),
+        pytest.param('<!DOCTYPE e [<!ATTLIST e a CDATA "b">]>' + xml(), DOCTYPE, id="X07-attlist"),
+        pytest.param("&<!DOCTYPE e>" + xml(), DOCTYPE, id="X07-malformed"),
+        pytest.param(xml(title="<title><![CDATA[a]]>&<!ENTITY a 'b'></title>"), DOCTYPE,
+            id="X07-entity-without-doctype"),
+    ],
+)  # fmt: skip
+def test_refused(document: str, reason: str) -> None:
+    """What names nobody, or what no camera writes, is refused with a reason."""
+    with pytest.raises(MessageError) as caught:
+        message.parse(document.encode())
+    assert (str(caught.value), caught.value.status) == (reason, 400)
+
+
+def test_doctype_hides_in_no_encoding() -> None:
+    """X07: a DOCTYPE is found in whatever encoding it comes."""
+    with pytest.raises(MessageError, match=DOCTYPE):
+        message.parse(("<!DOCTYPE e>" + xml()).encode("utf-16"))
+
+
+def test_doctype_in_cdata_is_text() -> None:
+    """What only looks like a DOCTYPE is no reason to refuse, neither in XML nor in almost XML."""
+    cdata = "<![CDATA[<!DOCTYPE html>]]>"
+    assert read(xml(body=f"<body>{cdata}</body>"))[3:] == ("<!DOCTYPE html>", CLEAN)
+    assert read(xml(body=f"<body>&{cdata}</body>"))[3:] == ("&<!DOCTYPE html>", BROKEN)
+
+
+ROOM = MAX_BYTES - len(xml(body="<body></body>"))
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        pytest.param(
+            lambda more: xml(body=f"<body>{'x' * (ROOM + more)}</body>"), TOO_LONG,
+            id="X08-bytes",
+        ),
+        pytest.param(
+            lambda more: xml(body="<b>" * (MAX_DEPTH - 1 + more) + "</b>" * (MAX_DEPTH - 1 + more)),
+            ELEMENTS, id="X08-depth",
+        ),
+        pytest.param(lambda more: xml(body="<b/>" * (MAX_ELEMENTS - 5 + more)), ELEMENTS,
+            id="X08-elements"),
+        pytest.param(lambda more: xml(receivers=receivers(*NUMBERED[: MAX_RECIPIENTS + more])),
+            TOO_MANY, id="X10-recipients"),
+    ],
+)  # fmt: skip
+def test_limits(document: Callable[[int], str], reason: str) -> None:
+    """What is at a limit passes, and what is one beyond it is refused."""
+    assert read(document(0))[2] == "T"
+    with pytest.raises(MessageError, match=reason):
+        message.parse(document(1).encode())
+
+
+def test_module_names_its_limits() -> None:
+    """The limits are those that the design promises."""
+    assert (MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS, MAX_RECIPIENTS) == (65536, 32, 1000, 64)
+
+
+def test_limit_of_bytes_is_exact() -> None:
+    """X08: the longest message has as many bytes as the limit says."""
+    longest = xml().encode().ljust(MAX_BYTES)
+    assert message.parse(longest).subject == "T"
+    with pytest.raises(MessageError, match=TOO_LONG):
+        message.parse(longest + b" ")
+
+
+def test_elements_beyond_the_limit_are_not_searched() -> None:
+    """X08: in almost XML too, there is an end to how many elements are read."""
+    empty = "<receiver></receiver>"
+    last = receivers("b@x.org")
+    within = "&" + xml(receivers=empty * (MAX_ELEMENTS - 1) + last)
+    assert read(within)[1] == ("b@x.org",)
+    with pytest.raises(MessageError, match=NOBODY):
+        message.parse(("&" + xml(receivers=empty * MAX_ELEMENTS + last)).encode())
+
+
+@pytest.mark.parametrize(
+    ("document", "kinds"),
+    [
+        pytest.param(DECLARATION + xml(), CLEAN, id="X05-declaration"),
+        pytest.param(xml(), CLEAN, id="X05-no-declaration"),
+        pytest.param("\r\n \t" + DECLARATION + xml(), CLEAN, id="X05-newline-before"),
+        pytest.param("\ufeff" + DECLARATION + xml(), CLEAN, id="X05-bom"),
+        pytest.param(xml() + "\r\n\r\n", CLEAN, id="X05-newlines-behind"),
+        pytest.param(xml() + "\0\0\0", BROKEN, id="X05-nuls-behind"),
+        pytest.param(xml() + "--B\r\njunk", BROKEN, id="X05-junk-behind"),
+        pytest.param(xml() + xml(), BROKEN, id="X05-twice"),
+        pytest.param(xml()[:-8], BROKEN, id="X05-cut-behind-the-body"),
+    ],
+)
+def test_damaged_frame(document: str, kinds: list[Kind]) -> None:
+    """X05: what stands around the elements, or is missing there, changes nothing in them."""
+    recipients = ("b@x.org",)
+    assert read(document) == ("a@x.org", recipients, "T", "B", kinds)
+
+
+def test_cut_message_keeps_what_is_whole() -> None:
+    """X05: wherever the message is cut, each address is there as it was or not at all."""
+    document = xml(receivers=receivers("b@x.org", "c@x.org"))
+    first, second = document.index("</receiver>") + 11, document.rindex("</receiver>") + 11
+    title = document.index("</title>") + 8
+    for end in range(first, len(document)):
+        sender, recipients, subject, _, kinds = read(document[:end])
+        expected = ("b@x.org", "c@x.org")[: 1 + (end >= second)]
+        assert (sender, recipients, kinds) == ("a@x.org", expected, BROKEN)
+        assert subject == "T" or end < title
+    assert read(xml(body="<body>The text")[:-10])[3] == "The te"
+
+
+KOREAN = "사진"
+
+
+@pytest.mark.parametrize(
+    ("document", "title", "details"),
+    [
+        pytest.param(DECLARATION.encode() + xml(title=f"<title>{KOREAN}</title>").encode(), KOREAN,
+            [], id="X06-utf-8"),
+        pytest.param(xml(title=f"<title>{KOREAN}</title>").encode("cp949"), KOREAN,
+            ["utf-8 is cp949"], id="X06-korean-undeclared"),
+        *(
+            pytest.param(
+                f"<?xml version='1.0' encoding='{name}'?>".encode()
+                + xml(title=f"<title>{title}</title>").encode(codec),
+                title, [], id=f"X06-{name}",
+            )
+            for name, codec, title in (
+                ("EUC-KR", "euc-kr", KOREAN),
+                ("ks_c_5601-1987", "cp949", KOREAN),
+                ("cp949", "cp949", KOREAN),
+                ("windows-949", "cp949", KOREAN),
+                ("US-ASCII", "ascii", "T"),
+                ("utf8", "utf-8", KOREAN),
+                ("ISO-8859-1", "latin-1", "Bücher"),
+                ("windows-1252", "cp1252", "5 €"),
+                ("Shift_JIS", "cp932", "写真"),
+                ("GB2312", "gb2312", "照片"),
+                ("GBK", "gbk", "照片"),
+                ("Big5", "big5", "照片"),
+            )
+        ),
+        pytest.param(
+            f'<?xml version="1.0" encoding="UTF-16"?>{xml(title=f"<title>{KOREAN}</title>")}'
+            .encode("utf-16"), KOREAN, [], id="X06-utf-16",
+        ),
+        pytest.param(xml(title=f"<title>{KOREAN}</title>").encode("utf-16"), KOREAN, [],
+            id="X06-utf-16-undeclared"),
+        pytest.param(b"\xfe\xff" + xml(title=f"<title>{KOREAN}</title>").encode("utf-16-be"),
+            KOREAN, [], id="X06-utf-16-be"),
+        pytest.param(b"<?xml version='1.0' encoding='x-unknown'?>" + xml().encode(), "T",
+            ["x-unknown is utf-8"], id="X06-unknown"),
+        pytest.param(b"<?xml version='1.0' encoding='utf-7'?>" + xml().encode(), "T",
+            ["utf-7 is utf-8"], id="X06-utf-7"),
+        pytest.param(
+            b"<?xml version='1.0' encoding='big5'?>"
+            + xml(title="<title>à</title>").encode(),
+            "à", ["big5 is utf-8"], id="X06-lying-big5",
+        ),
+        pytest.param(b"<?xml version='1.0' encoding='utf-16'?>" + xml().encode(), "T",
+            ["utf-16 is utf-8"], id="X06-lying-utf-16-odd"),
+        pytest.param(b"<?xml version='1.0' encoding='utf-16'?> " + xml().encode(), "T",
+            ["utf-16 is utf-8"], id="X06-lying-utf-16-even"),
+        pytest.param(xml(title="<title>a#b</title>").encode().replace(b"#", b"\xff"), "a\ufffdb",
+            ["neither utf-8 nor UTF-8"], id="X06-not-utf-8"),
+        pytest.param(xml(title="<title>a#b</title>").encode().replace(b"#", b"\xed\xa0\x80"),
+            "a\ufffd\ufffd\ufffdb", ["neither utf-8 nor UTF-8"], id="X13-surrogate"),
+    ],
+)  # fmt: skip
+def test_encodings(document: bytes, title: str, details: list[str]) -> None:
+    """X06: what claims one encoding and has another is read, and reported."""
+    assert message.parse(document) == Message(
+        sender="a@x.org",
+        sender_name="",
+        recipients=("b@x.org",),
+        subject=title,
+        text="B",
+        deviations=tuple(Deviation(Kind.XML_ENCODING, 0, detail) for detail in details),
+    )
+
+
+def test_malformed_tells_what_expat_said() -> None:
+    """The detail of the deviation is the reason and place, for whoever wants to see the XML."""
+    assert message.parse(xml(title="<title>&</title>").encode()).deviations == (
+        Deviation(Kind.XML_MALFORMED, 0, "not well-formed (invalid token): line 1, column 96"),
+    )
+
+
+def test_letters_that_grow_in_lower_case_move_nothing() -> None:
+    """A capital I with a dot has two characters in lower case: addresses stay what they are."""
+    found = read(xml(sender="<sender>İİİ &lt;a@x.org&gt;</sender>", title="<title>a & b</title>"))
+    assert found == ("a@x.org", ("b@x.org",), "a & b", "B", BROKEN)
+
+
+@pytest.mark.parametrize("broken", ["", "&"], ids=["well-formed", "malformed"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<receiver>c@x.org</receiver>",
+        "<sender>c@x.org</sender>",
+        "<title>C</title>",
+        "<body>C</body>",
+        "</body>",
+    ],
+)
+def test_markup_in_cdata_is_text(text: str, broken: str) -> None:
+    """What a user types into the text adds no recipient and changes no title."""
+    document = xml(
+        sender=f"<body><![CDATA[{text}]]></body><sender>a@x.org</sender>", body=f"<x>{broken}</x>"
+    )
+    expected = ("a@x.org", ("b@x.org",), "T", text, BROKEN if broken else CLEAN)
+    assert read(document) == expected
+
+
+# Properties
+
+FRAGMENTS = st.sampled_from(
+    [
+        b"<email>", b"</email>", b"<sender>", b"</sender>", b"<sender/>", b"<receiver>b@x.org",
+        b"<receiver>", b"</receiver>", b"<title>", b"</title>", b"<body>", b"</body>", b"a@x.org",
+        b"<![CDATA[", b"]]>", b"]", b"<!DOCTYPE", b"<!ENTITY", b"&", b"&amp;", b"&#xD800;", b"&#0;",
+        b"&#13;", b"<", b">", b",", b";", b"\0", b"\xff", b"\xff\xfe", b"\xb0\xa1", b"\r\n",
+        "İ".encode(), b"language_sh100_utf8", DECLARATION.encode(), b"\xef\xbb\xbf",
+        b"<?xml version='1.0' encoding='utf-16'?>", b"<?xml version='1.0' encoding='big5'?>",
+        xml().encode(), xml(title="<title>&</title>").encode(),
+    ]
+)  # fmt: skip
+
+
+@PROPERTY
+@given(st.lists(FRAGMENTS | st.binary(max_size=4), max_size=20).map(b"".join))
+def test_any_bytes(data: bytes) -> None:
+    """Any bytes are a Message with somebody to send to, or a MessageError."""
+    try:
+        found = message.parse(data)
+    except MessageError:
+        return
+    assert 0 < len(found.recipients) <= MAX_RECIPIENTS
+    assert all(found.recipients)
+    assert not {"\r", "\n", "\0"} & set(found.subject + found.sender + found.sender_name)
+    assert not {"\r", "\n", "\0"} & set("".join(found.recipients))
+    assert (Kind.NO_SENDER in {deviation.kind for deviation in found.deviations}) is (
+        not found.sender
+    )
+
+
+TEXTS = st.lists(
+    st.sampled_from(
+        ["<receiver>", "</title>", "</body>", "]]>", "&amp;", "<![CDATA[", "İ", "<", "a b"]
+    )
+    | st.text(st.characters(exclude_categories=("C", "Z")), max_size=5),
+    max_size=6,
+).map("".join)
+
+
+@PROPERTY
+@given(TEXTS, TEXTS)
+@example("<receiver>c@x.org</receiver>", "")
+@example("İ", "")
+def test_what_was_written_is_read(title: str, text: str) -> None:
+    """Title and text arrive as they were typed, and a fault elsewhere in the XML costs nothing."""
+    document = bodies.message_xml(title=title, text=text)
+    expected = (bodies.SENDER, (bodies.RECIPIENT,), title.strip(), text)
+    assert read(document) == (*expected, CLEAN)
+    assert read(document.replace(b"</email>", b"<x>&</x></email>")) == (*expected, BROKEN)

@@ -1,0 +1,1551 @@
+"""The scanner against what cameras write, and against what nobody should."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Iterable, Iterator
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import HTTP
+from sys import setprofile
+from typing import NamedTuple
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from nxparse import multipart
+from nxparse.deviation import Deviation, Kind
+from nxparse.multipart import (
+    MAX_BOUNDARY,
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    MAX_PADDING,
+    MAX_PARTS,
+    LimitError,
+    MultipartError,
+    Part,
+    PartSpan,
+    Scanner,
+    boundary_of,
+    parse,
+    repair,
+)
+from tests import bodies
+
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=120)
+
+# For tables: a boundary that leaves bodies short enough to be read.
+B = b"B7x"
+TYPE = "multipart/form-data; boundary=B7x"
+FIELD = b'--B7x\r\nContent-Disposition: form-data; name="f"; filename="a.jpg"\r\n\r\n'
+CLOSE = b"\r\n--B7x--\r\n"
+XML = b"<email/>"
+MESSAGE = b'--B7x\r\nContent-Disposition: form-data; name="message"\r\n\r\n' + XML
+
+SMALL = [("a.jpg", bodies.jpeg(50, 1))]
+THREE = [
+    ("a.jpg", bodies.jpeg(60, 1)),
+    ("b.jpg", bodies.jpeg(48, 2)),
+    ("c.jpg", bodies.jpeg(71, 3)),
+]
+
+
+class Found(NamedTuple):
+    """All that a scan tells: about the parts, the deviations, or the error."""
+
+    parts: list[PartSpan]
+    deviations: list[Deviation]
+    error: str | None
+
+
+def scan(chunks: Iterable[bytes], boundary: bytes | None = B, *, strict: bool = False) -> Found:
+    scanner = Scanner(boundary, strict=strict)
+    try:
+        for chunk in chunks:
+            scanner.feed(chunk)
+        return Found(scanner.close(), scanner.deviations, None)
+    except MultipartError as error:
+        return Found([], scanner.deviations, f"{type(error).__name__}: {error}")
+
+
+def pieces(body: bytes, size: int) -> Iterator[bytes]:
+    return (body[start : start + size] for start in range(0, len(body), size))
+
+
+def halves(body: bytes, start: int = 0) -> Iterator[tuple[bytes, bytes]]:
+    return ((body[:position], body[position:]) for position in range(start, len(body) + 1))
+
+
+def kinds(found: Found) -> list[Kind]:
+    return [deviation.kind for deviation in found.deviations]
+
+
+def noticed(found: Found) -> list[tuple[Kind, int]]:
+    return [(deviation.kind, deviation.offset) for deviation in found.deviations]
+
+
+def data(body: bytes, found: Found) -> list[bytes]:
+    return [body[part.start : part.end] for part in found.parts]
+
+
+def disposition(value: bytes) -> bytes:
+    """A body of one part that has this Content-Disposition."""
+    return b"--B7x\r\nContent-Disposition: " + value + b"\r\n\r\nD" + CLOSE
+
+
+def headers(block: bytes, content: bytes = b"D") -> bytes:
+    """A body of one part that has these header lines."""
+    return b"--B7x\r\n" + block + b"\r\n" + content + CLOSE
+
+
+# What is noticed at each end: its kind, and where, counted from the end of the last part's data.
+AT_THE_END: dict[str, tuple[Kind, int] | None] = {
+    "complete": None,
+    "complete-without-newline": None,
+    "one-dash": (Kind.CLOSE_DELIMITER_CUT, 7),
+    "unmarked": (Kind.CLOSE_DELIMITER_UNMARKED, 7),
+    "unmarked-cr": (Kind.CLOSE_DELIMITER_UNMARKED, 7),
+    "unmarked-newline": (Kind.CLOSE_DELIMITER_UNMARKED, 9),
+    "unmarked-blank-newline": (Kind.CLOSE_DELIMITER_UNMARKED, 10),
+    "unmarked-blank-line": (Kind.CLOSE_DELIMITER_UNMARKED, 11),
+    "boundary-cut-at-2": (Kind.CLOSE_DELIMITER_CUT, 0),
+    "boundary-cut-at-1": (Kind.CLOSE_DELIMITER_CUT, 0),
+    "boundary-cut-at-0": (Kind.CLOSE_DELIMITER_CUT, 0),
+    "dash": (Kind.CLOSE_DELIMITER_CUT, 0),
+    "newline": (Kind.CLOSE_DELIMITER_CUT, 0),
+    "cr": (Kind.CLOSE_DELIMITER_CUT, 0),
+    "nothing": (Kind.CLOSE_DELIMITER_MISSING, 0),
+}
+
+# M01-M08. Of long boundaries, only the first and the last cuts are worth a name of their own.
+ENDS = [
+    pytest.param(name, surplus, photos, id=f"{case}-{name}-{gap}-{len(photos)}")
+    for case, name in zip(
+        ("M01", "M02", "M06", "M03", "M04", "M04", "M04", "M04", *["M05"] * 4, *["M07"] * 3),
+        AT_THE_END,
+        strict=True,
+    )
+    for surplus, gap in ((True, "M08-surplus"), (False, "exact"))
+    for photos in (SMALL, THREE)
+]
+
+
+@pytest.mark.parametrize(("name", "surplus", "photos"), ENDS)
+def test_photos_are_exact_wherever_the_body_ends(
+    name: str, surplus: bool, photos: list[tuple[str, bytes]]
+) -> None:
+    """Whatever is left of the last delimiter: every photo, every deviation, every offset."""
+    ending = bodies.endings(B)[name]
+    body = bodies.body(photos, message=XML, surplus=surplus, ending=ending, boundary=B)
+    found = scan([body])
+
+    expected: list[tuple[Kind, int]] = []
+    ends: list[int] = []
+    for part in found.parts:
+        head = body.rindex(b"--B7x\r\n", 0, part.start) + 7
+        expected += [(Kind.PARAMETER_CASE, head), (Kind.TRAILING_SEMICOLON, head)]
+        if part.name == "message":
+            expected.append((Kind.MULTIPART_LABEL, head))
+        ends.append(part.end)
+    at_the_end = AT_THE_END[name]
+    if surplus and name == "nothing":
+        # Nobody can tell the surplus line end from the one that begins a delimiter.
+        expected.append((Kind.CLOSE_DELIMITER_CUT, ends.pop()))
+    elif at_the_end:
+        expected.append((at_the_end[0], at_the_end[1] + len(body) - len(ending)))
+    expected += [(Kind.SURPLUS_NEWLINE, end) for end in ends if surplus]
+
+    assert data(body, found) == [XML, *(content for _, content in photos)]
+    assert noticed(found) == expected
+    assert scan(pieces(body, 1)) == found
+    assert scan(pieces(body, 100)) == found
+    if photos is SMALL:
+        # Before the last photo, all these bodies are the same.
+        start = 0 if name == "unmarked" else found.parts[-1].start
+        assert [split for split in halves(body, start) if scan(split) != found] == []
+
+
+@pytest.mark.parametrize("surplus", [True, False], ids=["surplus", "exact"])
+@pytest.mark.parametrize("name", bodies.ENDINGS)
+def test_photos_are_exact_with_the_boundary_of_a_camera(name: str, surplus: bool) -> None:
+    """The NX300's boundary has 39 characters, most of them dashes, and may be cut at each."""
+    photos = [("SAM_0001.JPG", bodies.jpeg(200, 4)), ("SAM_0002.JPG", bodies.jpeg(80, 5))]
+    body = bodies.body(photos, message=XML, surplus=surplus, ending=bodies.ENDINGS[name])
+    found = scan([body], bodies.BOUNDARY)
+    assert data(body, found) == [XML, *(content for _, content in photos)]
+    assert scan(pieces(body, 1), bodies.BOUNDARY) == found
+    assert scan(pieces(body, 100), bodies.BOUNDARY) == found
+
+
+def test_photo_is_exact_wherever_a_surplus_end_is_cut() -> None:
+    """A body may end anywhere behind the last photo, also inside the surplus line end."""
+    photo = bodies.jpeg(50, 1)
+    body = bodies.body([("a.jpg", photo)], message=XML, boundary=B, ending=CLOSE)
+    behind = body.rindex(photo) + len(photo)
+    cuts = [body[:end] for end in range(behind, len(body) + 1)]
+    assert [data(cut, scan([cut]))[1:] for cut in cuts] == [[photo]] * len(cuts)
+
+
+# What of a cut photo may pass for the beginning of a delimiter, with a surplus line end before it.
+BEGINNINGS = {CLOSE[:length] for length in range(8)}
+LEFT_OUT = {False: BEGINNINGS, True: BEGINNINGS | {b"\r\n" + begin for begin in BEGINNINGS}}
+
+
+@pytest.mark.parametrize("surplus", [True, False], ids=["surplus", "exact"])
+def test_cut_in_a_photo_keeps_what_there_is(surplus: bool) -> None:
+    """M09: photos before the cut are exact, the one that is cut begins as it should."""
+    body = bodies.body(THREE, message=XML, surplus=surplus, boundary=B, ending=CLOSE)
+    for number, (_, photo) in enumerate(THREE):
+        start = body.index(photo)
+        before = [XML, *(content for _, content in THREE[:number])]
+        for end in range(start + 1, start + len(photo)):
+            *whole, cut = data(body, scan([body[:end]]))
+            assert whole == before
+            assert photo.startswith(cut)
+            # What may be a surplus line end and the beginning of a delimiter does not count.
+            assert photo[len(cut) : end - start] in LEFT_OUT[surplus]
+
+
+@pytest.mark.parametrize("name", bodies.ENDINGS)
+def test_photos_are_exact_in_segments(name: str) -> None:
+    """Cut as TCP cuts on Ethernet, into 1,460 bytes, each ending leaves all photos whole."""
+    photos = [(f"SAM_{i}.JPG", bodies.jpeg(4000, i)) for i in range(3)]
+    for chosen in (photos[:1], photos):
+        for surplus in (True, False):
+            body = bodies.body(chosen, surplus=surplus, ending=bodies.ENDINGS[name])
+            found = scan(pieces(body, 1460), bodies.BOUNDARY)
+            assert data(body, found)[1:] == [content for _, content in chosen]
+            assert found == scan([body], bodies.BOUNDARY)
+
+
+def test_every_block_size_finds_the_same() -> None:
+    """M17: a delimiter at each offset of a chunk is the same delimiter."""
+    body = bodies.body(THREE, message=XML, boundary=B)
+    found = scan([body])
+    assert [size for size in range(1, len(body)) if scan(pieces(body, size)) != found] == []
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "contents", "expected"),
+    [
+        pytest.param(
+            "multipart/form-data", FIELD + b"D" + CLOSE, [b"D"], [Kind.BOUNDARY_MISSING],
+            id="M12-boundary-missing",
+        ),
+        pytest.param(
+            "", b"\r\n\r\n" + FIELD + b"D" + CLOSE, [b"D"], [Kind.BOUNDARY_MISSING],
+            id="M12-empty-lines-before-the-first",
+        ),
+        pytest.param(
+            "multipart/form-data; boundary=--B7x", FIELD + b"D" + CLOSE, [b"D"],
+            [Kind.BOUNDARY_MISMATCH],
+            id="M13-two-dashes-too-many",
+        ),
+        pytest.param(
+            "multipart/form-data; boundary=7x",
+            FIELD + b"D" + CLOSE, [b"D"], [Kind.BOUNDARY_MISMATCH],
+            id="M13-shortened",
+        ),
+        pytest.param(
+            "multipart/form-data; boundary=b7X", FIELD + b"D" + CLOSE, [b"D"],
+            [Kind.BOUNDARY_MISMATCH],
+            id="M13-case",
+        ),
+        pytest.param(
+            "multipart/form-data; boundary=B7", FIELD + b"D" + CLOSE, [b"D"],
+            [Kind.BOUNDARY_MISMATCH],
+            id="M13-beginning-of-the-real-one",
+        ),
+        pytest.param(
+            'multipart/form-data; boundary="B7x"', FIELD + b"D" + CLOSE, [b"D"], [],
+            id="M13-quoted",
+        ),
+        pytest.param(
+            'multipart/form-data; boundary="B7x "', FIELD + b"D" + CLOSE, [b"D"], [],
+            id="M13-trailing-blank",
+        ),
+        pytest.param(
+            "multipart/form-data; boundary=B7x; boundary=C", FIELD + b"D" + CLOSE, [b"D"], [],
+            id="M13-boundary-twice",
+        ),
+        pytest.param(
+            "multipart/form-data; Boundary = B7x", FIELD + b"D" + CLOSE, [b"D"], [],
+            id="M13-blanks-and-case-of-the-parameter",
+        ),
+        pytest.param(
+            "multipart/form-data; boundary=7x",
+            FIELD.replace(b"\r\n", b" \t\r\n", 1) + b"D" + CLOSE, [b"D"], [Kind.BOUNDARY_MISMATCH],
+            id="M13-blanks-behind-the-first-line",
+        ),
+        pytest.param(TYPE, FIELD + b"\r\n--B7xy\r\n" + CLOSE, [b"\r\n--B7xy\r\n"], [],
+            id="M15-longer-boundary"),
+        pytest.param(TYPE, FIELD + b"\n--B7x\r\n" + CLOSE, [b"\n--B7x\r\n"], [],
+            id="M15-bare-lf-before"),
+        pytest.param(TYPE, FIELD + b"\r--B7x\r\n" + CLOSE, [b"\r--B7x\r\n"], [],
+            id="M15-bare-cr-before"),
+        pytest.param(TYPE, FIELD + b"D--B7x\r\n" + CLOSE, [b"D--B7x\r\n"], [],
+            id="M15-in-a-line"),
+        pytest.param(TYPE, FIELD + b"\r\n--B7x-\r\n" + CLOSE, [b"\r\n--B7x-\r\n"], [],
+            id="M15-one-dash-behind"),
+        pytest.param(TYPE, FIELD + b"\r\n--B7x \r" + CLOSE, [b"\r\n--B7x \r"], [],
+            id="M15-cr-behind"),
+        pytest.param(TYPE, FIELD + b"--B7xy" + CLOSE, [b"--B7xy"], [],
+            id="M15-at-the-start-of-the-data"),
+        pytest.param(TYPE, FIELD + b"\r\n\r\n--B7\r\n\r" + CLOSE, [b"\r\n\r\n--B7\r\n\r"], [],
+            id="M15-line-ends"),
+        pytest.param(
+            TYPE, FIELD + b"\xff\xd8 one\r\n--B7x\r\n\r\ntwo \xff\xd9" + CLOSE,
+            [b"\xff\xd8 one", b"two \xff\xd9"], [Kind.NO_PART_NAME],
+            id="M16-delimiter-in-a-photo",
+        ),
+        pytest.param(TYPE, b"Hello\r\n--B7xy\r\n" + FIELD + b"D" + CLOSE, [b"D"], [],
+            id="M19-preamble"),
+        pytest.param(TYPE, b"\r\n\n\r\n" + FIELD + b"D" + CLOSE, [b"D"], [],
+            id="M19-empty-lines"),
+        pytest.param(TYPE, FIELD + b"D" + CLOSE + FIELD + b"E" + CLOSE, [b"D"], [],
+            id="M19-epilogue"),
+        pytest.param(TYPE, b"--B7x--\r\n" + FIELD + b"D" + CLOSE, [], [],
+            id="M19-closed-at-once"),
+        pytest.param(TYPE, headers(b"Content-Disposition: form-data; name=f\r\n", b""), [b""], [],
+            id="M29-zero-bytes"),
+        pytest.param(TYPE, b"--B7x\r\n\nD" + CLOSE, [b"D"], [Kind.BARE_LF, Kind.NO_PART_NAME],
+            id="M23-no-headers-and-bare-lf"),
+        pytest.param(TYPE, FIELD + CLOSE[2:], [b""], [],
+            id="M29-zero-bytes-and-one-line-end"),
+        pytest.param(TYPE, b"--B7x\r\n\r\n" + FIELD + b"D" + CLOSE, [b"D"], [Kind.EMPTY_PART],
+            id="M29-no-headers-and-zero-bytes"),
+        pytest.param(TYPE, FIELD + b"D\r\n--B7x\r\n\r\n\r\n" + FIELD + b"E" + CLOSE, [b"D", b"E"],
+            [Kind.EMPTY_PART],
+            id="M29-no-headers-and-zero-bytes-between"),
+        pytest.param(TYPE, FIELD + b"--B7x", [b""], [Kind.CLOSE_DELIMITER_UNMARKED],
+            id="M29-zero-bytes-then-unmarked"),
+        pytest.param(TYPE, FIELD + b"\xff\xd8 \xff\xd9 \xff\xd9 trailer" + CLOSE,
+            [b"\xff\xd8 \xff\xd9 \xff\xd9 trailer"], [],
+            id="M30-trailer-behind-the-end-of-image"),
+        pytest.param(TYPE, FIELD + b"\xff\xd8 no end" + CLOSE, [b"\xff\xd8 no end"], [],
+            id="M30-no-end-of-image"),
+        pytest.param(TYPE, MESSAGE + b"\r\n\r\n" + FIELD + b"\xff\xd8" + CLOSE, [XML, b"\xff\xd8"],
+            [Kind.SURPLUS_NEWLINE],
+            id="M30-surplus-behind-the-message-only"),
+        pytest.param(TYPE, MESSAGE + b"\r\n" + FIELD + b"\xff\xd8\r\n" + CLOSE,
+            [XML, b"\xff\xd8\r\n"], [],
+            id="M30-line-end-of-the-photo-itself"),
+        pytest.param(TYPE, MESSAGE + b"\n\r\n" + FIELD + b"\xff\xd8\r\n" + CLOSE,
+            [XML + b"\n", b"\xff\xd8\r\n"], [],
+            id="M30-bare-lf-behind-the-message"),
+        pytest.param(TYPE, FIELD + b"\xff\xd8\r\n\r\n" + MESSAGE + b"\r\n" + CLOSE,
+            [b"\xff\xd8", XML], [Kind.SURPLUS_NEWLINE, Kind.SURPLUS_NEWLINE],
+            id="M30-surplus-and-message-last"),
+        pytest.param(
+            TYPE, (MESSAGE + b"\r\n\r\n" + FIELD + b"D\r\n" + CLOSE).replace(b"\r\n", b"\n"),
+            [XML, b"D"], [Kind.BARE_LF, Kind.SURPLUS_NEWLINE, Kind.SURPLUS_NEWLINE],
+            id="M32-only-lf",
+        ),
+        pytest.param(
+            TYPE, (MESSAGE + b"\r\n" + FIELD + b"D\r\r\n--B7x").replace(b"\r\n", b"\n"),
+            [XML, b"D\r"], [Kind.BARE_LF, Kind.CLOSE_DELIMITER_UNMARKED],
+            id="M32-only-lf-and-no-end",
+        ),
+        pytest.param(
+            TYPE, (MESSAGE + b"\r\n" + FIELD + b"D" + CLOSE).replace(b"--B7x\r\n", b"--B7x\n", 1),
+            [XML, b"D"], [Kind.BARE_LF],
+            id="M32-lf-behind-the-first-boundary-only",
+        ),
+        pytest.param(
+            TYPE, (MESSAGE + b"\r\n" + FIELD + b"D\n" + CLOSE).replace(b"--B7x\r\nC", b"--B7x\nC"),
+            [XML, b"D\n"], [Kind.BARE_LF, Kind.BARE_LF],
+            id="M32-lf-behind-every-boundary",
+        ),
+        pytest.param(
+            TYPE, headers(b"Content-Disposition: form-data; name=f\n").replace(b"\r\nD", b"\nD"),
+            [b"D"], [Kind.BARE_LF],
+            id="M32-lf-in-the-first-headers-only",
+        ),
+        pytest.param(
+            TYPE,
+            headers(
+                b'Content-Disposition: form-data; name="f"\r\n'
+                b"Content-Type: multipart/mixed; boundary=inner\r\n",
+                b'--inner\r\nContent-Disposition: file; filename="x"\r\n\r\nx\r\n--inner--',
+            ),
+            [b'--inner\r\nContent-Disposition: file; filename="x"\r\n\r\nx\r\n--inner--'], [],
+            id="M33-nested",
+        ),
+    ],
+)  # fmt: skip
+def test_framing(
+    content_type: str, body: bytes, contents: list[bytes], expected: list[Kind]
+) -> None:
+    """Where the parts are is told by complete delimiters and nothing else."""
+    found = scan([body], boundary_of(content_type))
+    assert (found.error, data(body, found), kinds(found)) == (None, contents, expected)
+    assert scan(pieces(body, 1), boundary_of(content_type)) == found
+    assert [part.data for part in parse(body, content_type)] == contents
+
+
+@pytest.mark.parametrize("ending", bodies.endings(B).items(), ids=lambda ending: ending[0])
+def test_empty_part_before_any_end(ending: tuple[str, bytes]) -> None:
+    """Two delimiters in a row at the end cost no photo, whatever is left of the second one."""
+    body = FIELD + b"D\r\n--B7x" + ending[1]
+    assert data(body, scan([body])) == [b"D"]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "message"),
+    [
+        pytest.param(TYPE, b"", "the boundary b'B7x' never appears in the body (at byte 0)",
+            id="M11-empty"),
+        pytest.param(TYPE, b"\r\n", "the boundary b'B7x' never appears in the body (at byte 2)",
+            id="M11-line-end"),
+        pytest.param(TYPE, b"-", "the boundary b'B7x' never appears in the body (at byte 1)",
+            id="M11-one-byte"),
+        pytest.param(TYPE, b"D--B7x\r\n",
+            "the boundary b'B7x' never appears in the body (at byte 8)",
+            id="M15-in-the-first-line"),
+        pytest.param(
+            "multipart/form-data", b"D" * 400,
+            "Content-Type names no usable boundary, and the body does not begin with one"
+            " (at byte 0)",
+            id="M12-no-boundary-anywhere",
+        ),
+        pytest.param(
+            "multipart/form-data", b"--\r\nContent-Type: a/b\r\n\r\nD",
+            "Content-Type names no usable boundary, and the body does not begin with one"
+            " (at byte 0)",
+            id="M12-empty-first-line",
+        ),
+        pytest.param(
+            "multipart/form-data", b"\r\n--a\0b\r\nContent-Type: a/b\r\n\r\nD",
+            "Content-Type names no usable boundary, and the body does not begin with one"
+            " (at byte 2)",
+            id="M12-control-character-in-the-first-line",
+        ),
+        pytest.param(
+            "multipart/form-data", b"==B\r\nContent-Type: a/b\r\n\r\nD",
+            "Content-Type names no usable boundary, and the body does not begin with one"
+            " (at byte 0)",
+            id="M12-first-line-without-dashes",
+        ),
+        pytest.param(
+            "multipart/form-data", b"--B7x\r\nX: y\r\n\r\nD",
+            "Content-Type names no usable boundary, and the body does not begin with one"
+            " (at byte 0)",
+            id="M12-no-content-header-behind-the-first-line",
+        ),
+        pytest.param(TYPE, FIELD[:-10], "the body ends inside the headers of a part (at byte 59)",
+            id="M10-cut-in-a-header"),
+        pytest.param(TYPE, FIELD[:-2], "the body ends inside the headers of a part (at byte 67)",
+            id="M10-cut-behind-a-header"),
+        pytest.param(TYPE, b"--B7x\r\n--B7xy",
+            "the body ends inside the headers of a part (at byte 13)",
+            id="M10-cut-in-what-resembles-a-delimiter"),
+        pytest.param(TYPE, FIELD + b"D\r\n--B7x\r\nCont",
+            "the body ends inside the headers of a part (at byte 83)",
+            id="M10-cut-in-the-headers-of-the-second-part"),
+    ],
+)  # fmt: skip
+def test_unreadable(content_type: str, body: bytes, message: str) -> None:
+    """What cannot be taken apart is a bad request that says where."""
+    with pytest.raises(MultipartError) as caught:
+        parse(body, content_type)
+    assert (str(caught.value), caught.value.status) == (message, 400)
+    assert scan(pieces(body, 1), boundary_of(content_type)).error == f"MultipartError: {message}"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        pytest.param(b"--B7x", [(Kind.CLOSE_DELIMITER_UNMARKED, 5)], id="M11-boundary"),
+        pytest.param(b"--B7x-", [(Kind.CLOSE_DELIMITER_CUT, 5)], id="M11-one-dash"),
+        pytest.param(b"--B7x--", [], id="M11-close-delimiter"),
+        pytest.param(b"--B7x\r\n", [(Kind.CLOSE_DELIMITER_UNMARKED, 7)], id="M11-line"),
+        pytest.param(b"--B7x\r\n\r", [(Kind.CLOSE_DELIMITER_UNMARKED, 7)], id="M11-line-cr"),
+        pytest.param(b"--B7x\r\n\r\n", [(Kind.CLOSE_DELIMITER_UNMARKED, 9)], id="M11-empty-line"),
+        pytest.param(b"--B7x\r\n--B7x--", [(Kind.EMPTY_PART, 7)], id="M29-nothing-between"),
+        pytest.param(b"--B7x\r\n\r\n--B7x--", [(Kind.EMPTY_PART, 9)],
+            id="M29-empty-line-between"),
+        pytest.param(b"--B7x\r\n\r\n\r\n--B7x--", [(Kind.EMPTY_PART, 9)],
+            id="M29-empty-lines-between"),
+        pytest.param(b"--B7x\r\n\r\n--B7x\r\n\r\n--B7x--",
+            [(Kind.EMPTY_PART, 9), (Kind.EMPTY_PART, 18)],
+            id="M29-empty-lines-between-three"),
+    ],
+)  # fmt: skip
+def test_no_parts(body: bytes, expected: list[tuple[Kind, int]]) -> None:
+    """A body of delimiters alone has no parts; that no message is there is for others to say."""
+    found = scan([body])
+    assert (found.error, found.parts, noticed(found)) == (None, [], expected)
+    assert scan(pieces(body, 1)) == found
+    assert (scan([body], strict=True).error is None) == (not expected)
+
+
+@pytest.mark.parametrize(
+    ("body", "offset"),
+    [
+        pytest.param(FIELD.replace(b"\r\n", b"\n", 1), 5, id="first-boundary"),
+        pytest.param(b"\r\n" + FIELD.replace(b"\r\n", b" \t\n", 1), 9, id="blanks-and-lf"),
+        pytest.param(FIELD + b"D\r\n--B7x\n" + FIELD[7:], 77, id="second-boundary"),
+        pytest.param(FIELD.replace(b"\r\n\r\n", b"\n\r\n"), 65, id="header"),
+        pytest.param(FIELD.replace(b"\r\n\r\n", b"\r\n\n"), 67, id="blank-line"),
+        pytest.param(FIELD.replace(b"\r\n\r\n", b"\n\n"), 65, id="header-and-blank-line"),
+    ],
+)
+def test_bare_lf_is_noticed_where_it_stands(body: bytes, offset: int) -> None:
+    """M32: the offset is that of the line feed which lacks its carriage return."""
+    body += b"E" + CLOSE
+    found = scan([body])
+    assert data(body, found)[-1] == b"E"
+    assert noticed(found) == [(Kind.BARE_LF, offset)]
+    assert (body[offset - 1 : offset] != b"\r", body[offset : offset + 1]) == (True, b"\n")
+    assert [split for split in halves(body) if scan(split) != found] == []
+
+
+@pytest.mark.parametrize(
+    ("block", "expected", "deviations"),
+    [
+        pytest.param(
+            b' Content-Disposition: form-data; name="f"\r\n',
+            ("f", None, None, (("Content-Disposition", 'form-data; name="f"'),)),
+            [Kind.HEADER_FOLDED],
+            id="M22-first-header-folded",
+        ),
+        pytest.param(
+            b'Content-Disposition: form-data;\r\n\tname="f"\r\n',
+            ("f", None, None, (("Content-Disposition", 'form-data; name="f"'),)),
+            [Kind.HEADER_FOLDED],
+            id="M22-second-line-folded",
+        ),
+        pytest.param(
+            b"nonsense\r\nContent-Disposition: form-data; name=f\r\n",
+            ("f", None, None, (("Content-Disposition", "form-data; name=f"),)),
+            [Kind.HEADER_WITHOUT_COLON],
+            id="M23-no-colon",
+        ),
+        pytest.param(
+            b": x\r\nContent-Disposition: form-data; name=f\r\n",
+            ("f", None, None, (("", "x"), ("Content-Disposition", "form-data; name=f"))),
+            [Kind.HEADER_NAME],
+            id="M23-empty-name",
+        ),
+        pytest.param(
+            b"Content-Disposition : form-data; name=f\r\n",
+            ("f", None, None, (("Content-Disposition", "form-data; name=f"),)),
+            [Kind.HEADER_NAME],
+            id="M23-blank-before-the-colon",
+        ),
+        pytest.param(
+            b"Content-Disposition: form-data; name=f\r\nX\0Y: z\r\n",
+            ("f", None, None, (("Content-Disposition", "form-data; name=f"), ("X\0Y", "z"))),
+            [Kind.HEADER_NAME],
+            id="M23-nul-in-the-name",
+        ),
+        pytest.param(
+            b"Content-Disposition: form-data; name=f\r\nX: a\0b\r\n",
+            ("f", None, None, (("Content-Disposition", "form-data; name=f"), ("X", "a\0b"))),
+            [Kind.HEADER_CONTROL],
+            id="M23-nul",
+        ),
+        pytest.param(
+            b"Content-Disposition: form-data; name=f\r\nX: a\x7fb\r\n",
+            ("f", None, None, (("Content-Disposition", "form-data; name=f"), ("X", "a\x7fb"))),
+            [Kind.HEADER_CONTROL],
+            id="M23-delete",
+        ),
+        pytest.param(
+            b"Content-Disposition:\tform-data;\tname=f\r\n",
+            ("f", None, None, (("Content-Disposition", "form-data;\tname=f"),)),
+            [],
+            id="M23-tab",
+        ),
+        pytest.param(
+            b"Content-Disposition: form-data; name=f\r\nX: a\r\n b\0c\r\n",
+            ("f", None, None, (("Content-Disposition", "form-data; name=f"), ("X", "a b\0c"))),
+            [Kind.HEADER_FOLDED, Kind.HEADER_CONTROL],
+            id="M23-nul-in-a-folded-line",
+        ),
+        pytest.param(
+            b"Content-Disposition: form-data; name=f; filename=" + "사진.jpg".encode() + b"\r\n",
+            (
+                "f",
+                "사진.jpg",
+                None,
+                (("Content-Disposition", "form-data; name=f; filename=사진.jpg"),),
+            ),
+            [],
+            id="M23-utf-8",
+        ),
+        pytest.param(
+            b"Content-Disposition: form-data; name=f; filename="
+            + "사진.jpg".encode("cp949")
+            + b"\r\n",
+            (
+                "f",
+                "사진.jpg",
+                None,
+                (("Content-Disposition", "form-data; name=f; filename=사진.jpg"),),
+            ),
+            [Kind.HEADER_ENCODING],
+            id="M23-korean",
+        ),
+        pytest.param(
+            b"Content-Disposition: form-data; name=f\r\nX: \xff\r\n",
+            ("f", None, None, (("Content-Disposition", "form-data; name=f"), ("X", "\xff"))),
+            [Kind.HEADER_ENCODING],
+            id="M23-neither-utf-8-nor-korean",
+        ),
+        pytest.param(
+            b"Content-Disposition: form-data; name=f\nX: y\r\n",
+            ("f", None, None, (("Content-Disposition", "form-data; name=f"), ("X", "y"))),
+            [Kind.BARE_LF],
+            id="M23-bare-lf",
+        ),
+        pytest.param(
+            b'Content-Disposition: form-data; name="f"\rX: y\r\n',
+            ("f", None, None, (("Content-Disposition", 'form-data; name="f"\rX: y'),)),
+            [Kind.HEADER_CONTROL, Kind.PARAMETER_MALFORMED],
+            id="M23-bare-cr",
+        ),
+        pytest.param(
+            b"--B7xy: z\r\ncONTENT-dISPOSITION:form-data; name=f\r\n",
+            ("f", None, None, (("--B7xy", "z"), ("cONTENT-dISPOSITION", "form-data; name=f"))),
+            [],
+            id="M23-case-and-almost-a-delimiter",
+        ),
+        pytest.param(
+            b"Content-Disposition: form-data; name=f\r\nContent-Disposition: form-data; name=g\r\n",
+            (
+                "f",
+                None,
+                None,
+                (
+                    ("Content-Disposition", "form-data; name=f"),
+                    ("Content-Disposition", "form-data; name=g"),
+                ),
+            ),
+            [Kind.HEADER_REPEATED],
+            id="M25-two-dispositions",
+        ),
+        pytest.param(
+            b"Content-Disposition: form-data; name=f\r\nX: 1\r\nx: 2\r\nX : 3\r\n",
+            (
+                "f",
+                None,
+                None,
+                (
+                    ("Content-Disposition", "form-data; name=f"),
+                    ("X", "1"),
+                    ("x", "2"),
+                    ("X", "3"),
+                ),
+            ),
+            [Kind.HEADER_REPEATED, Kind.HEADER_NAME, Kind.HEADER_REPEATED],
+            id="M25-another-header-three-times",
+        ),
+        pytest.param(
+            b"Content-Disposition: attachment; name=f\r\n",
+            ("f", None, None, (("Content-Disposition", "attachment; name=f"),)),
+            [Kind.DISPOSITION],
+            id="M25-attachment",
+        ),
+        pytest.param(
+            b"Content-Disposition: form-dataset; name=f\r\n",
+            ("f", None, None, (("Content-Disposition", "form-dataset; name=f"),)),
+            [Kind.DISPOSITION],
+            id="M25-form-data-and-more",
+        ),
+        pytest.param(
+            b"Content-Disposition: Form-Data ;name=f\r\n",
+            ("f", None, None, (("Content-Disposition", "Form-Data ;name=f"),)),
+            [],
+            id="M25-form-data-in-capitals",
+        ),
+        pytest.param(
+            b"Content-Disposition:\r\n",
+            (None, None, None, (("Content-Disposition", ""),)),
+            [Kind.DISPOSITION, Kind.NO_PART_NAME],
+            id="M25-empty-disposition",
+        ),
+        pytest.param(
+            b"Content-Type: Image/JPEG\r\n",
+            (None, None, "image/jpeg", (("Content-Type", "Image/JPEG"),)),
+            [Kind.DISPOSITION, Kind.NO_PART_NAME],
+            id="M25-no-disposition",
+        ),
+        pytest.param(
+            b"Content-Disposition: form-data; name=f\r\nContent-Type:\r\n",
+            ("f", None, "", (("Content-Disposition", "form-data; name=f"), ("Content-Type", ""))),
+            [],
+            id="M28-empty-type",
+        ),
+        pytest.param(
+            b"Content-Disposition: form-data; name=f\r\nContent-Type: text/HTML; charset=x\r\n",
+            (
+                "f",
+                None,
+                "text/html",
+                (
+                    ("Content-Disposition", "form-data; name=f"),
+                    ("Content-Type", "text/HTML; charset=x"),
+                ),
+            ),
+            [],
+            id="M28-type-with-parameter",
+        ),
+        pytest.param(
+            b"Content-Disposition: form-data; name=f\r\nContent-Type: Multipart/form-data;\r\n",
+            (
+                "f",
+                None,
+                "multipart/form-data",
+                (
+                    ("Content-Disposition", "form-data; name=f"),
+                    ("Content-Type", "Multipart/form-data;"),
+                ),
+            ),
+            [Kind.TRAILING_SEMICOLON, Kind.MULTIPART_LABEL],
+            id="M26-message-as-captured",
+        ),
+    ],
+)
+def test_headers(
+    block: bytes,
+    expected: tuple[str | None, str | None, str | None, tuple[tuple[str, str], ...]],
+    deviations: list[Kind],
+) -> None:
+    """Headers are kept as they are on the wire, and understood as far as they are clear."""
+    body = headers(block)
+    found = scan([body])
+    start = len(body) - len(CLOSE) - 1
+    assert found.parts == [PartSpan(*expected, start=start, end=start + 1)]
+    assert kinds(found) == deviations
+    assert scan(pieces(body, 1)) == found
+    assert (scan([body], strict=True).error is None) == (not deviations)
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "filename", "deviations"),
+    [
+        pytest.param(b'form-data; name="f"; fileName="a.jpg"', "f", "a.jpg", [Kind.PARAMETER_CASE],
+            id="M24-as-captured"),
+        pytest.param(b'form-data; name="f"; filename="a.jpg"', "f", "a.jpg", [], id="M24-plain"),
+        pytest.param(b'form-data;name="f";filename="a.jpg"', "f", "a.jpg", [], id="M24-no-blanks"),
+        pytest.param(b'form-data; name = "f" ; filename =\t"a.jpg" ', "f", "a.jpg", [],
+            id="M24-blanks"),
+        pytest.param(b'form-data; NAME="f"; FILENAME="a.jpg"', "f", "a.jpg",
+            [Kind.PARAMETER_CASE, Kind.PARAMETER_CASE], id="M24-upper-case"),
+        pytest.param(b"form-data; name=f; filename=a.jpg", "f", "a.jpg", [], id="M24-unquoted"),
+        pytest.param(b"form-data; name='f'; filename='a.jpg'", "'f'", "'a.jpg'", [],
+            id="M24-single-quotes"),
+        pytest.param(b'form-data; name="f"; filename=""', "f", "", [], id="M24-empty"),
+        pytest.param(b"form-data; name=f; filename=", "f", "", [], id="M24-nothing"),
+        pytest.param(b'form-data; name="f"', "f", None, [], id="M24-missing"),
+        pytest.param(b'form-data; name="f"; filename="a.jpg"; filename="b.exe"', "f", "a.jpg",
+            [Kind.PARAMETER_REPEATED], id="M24-twice"),
+        pytest.param(b'form-data; name="f"; filename="a.jpg"; fileName="b.exe"', "f", "a.jpg",
+            [Kind.PARAMETER_REPEATED], id="M24-twice-in-another-case"),
+        pytest.param(b"form-data; name=\"f\"; filename=\"a.jpg\"; filename*=UTF-8''b.exe", "f",
+            "a.jpg", [Kind.PARAMETER_EXTENDED], id="M24-extended-behind"),
+        pytest.param(b"form-data; name=\"f\"; filename*=UTF-8''b.exe", "f", None,
+            [Kind.PARAMETER_EXTENDED], id="M24-extended-alone"),
+        pytest.param(rb'form-data; name="f"; filename="a\"b.jpg"', "f", 'a"b.jpg', [],
+            id="M24-escaped-quote"),
+        pytest.param(rb'form-data; name="f"; filename="\"\"\""', "f", '"""', [],
+            id="M24-escaped-quotes"),
+        pytest.param(rb'form-data; name="f"; filename="C:\DCIM\a.jpg"', "f", r"C:\DCIM\a.jpg", [],
+            id="M24-path"),
+        pytest.param(b'form-data; name="f"; filename="C:\\"', "f", "C:\\", [],
+            id="M24-backslash-last"),
+        pytest.param(b'form-data; name="f"; filename="a;b=c.jpg"', "f", "a;b=c.jpg", [],
+            id="M24-semicolon-inside"),
+        pytest.param(b'form-data; name="f"; filename="a.jpg', "f", "a.jpg",
+            [Kind.PARAMETER_MALFORMED], id="M24-unterminated"),
+        pytest.param(b'form-data; name="f"; filename="', "f", "",
+            [Kind.PARAMETER_MALFORMED], id="M24-quote-alone"),
+        pytest.param(b'form-data; name="f"; filename="a"b.jpg"', "f", "a",
+            [Kind.PARAMETER_MALFORMED], id="M24-quote-inside"),
+        pytest.param(b'form-data; name="f"g; filename="a.jpg"', "f", "a.jpg",
+            [Kind.PARAMETER_MALFORMED], id="M24-junk-behind-the-quote"),
+        pytest.param(b'form-data; name="f" filename="a.jpg"', "f", None,
+            [Kind.PARAMETER_MALFORMED], id="M24-no-semicolon-between"),
+        pytest.param(b'form-data; x="y"z; name=f', "f", None, [],
+            id="M24-junk-behind-another-parameter"),
+        pytest.param(b'form-data; x; name="f"; y', "f", None, [], id="M24-no-equals-sign"),
+        pytest.param(b'form-data; x=";name=g"; name="f"', "f", None, [], id="M24-other-parameters"),
+        pytest.param(b'form-data; x="y; name=f', None, None, [Kind.NO_PART_NAME],
+            id="M24-all-in-an-open-quote"),
+        pytest.param(b'form-data; name=""', "", None, [Kind.NO_PART_NAME], id="M25-empty-name"),
+        pytest.param(b"form-data", None, None, [Kind.NO_PART_NAME], id="M25-no-name"),
+        pytest.param(b'form-data; name="f"; name="g"', "f", None, [Kind.PARAMETER_REPEATED],
+            id="M25-name-twice"),
+        pytest.param(b'form-data; name="unheard of"', "unheard of", None, [],
+            id="M25-unknown-name"),
+    ],
+)  # fmt: skip
+def test_disposition(
+    value: bytes, name: str | None, filename: str | None, deviations: list[Kind]
+) -> None:
+    """Of names, the first plain one counts, and a path is left for others to deal with."""
+    found = scan([disposition(value)])
+    assert [(part.name, part.filename) for part in found.parts] == [(name, filename)]
+    assert kinds(found) == deviations
+    assert (scan([disposition(value)], strict=True).error is None) == (not deviations)
+
+
+# For each deviation a body that is otherwise without fault, its data, and where what is noticed.
+DEVIATIONS: dict[Kind, tuple[str, bytes, bytes, int, str]] = {
+    Kind.CLOSE_DELIMITER_UNMARKED: (TYPE, FIELD + b"D\r\n--B7x", b"D", 77, ""),
+    Kind.CLOSE_DELIMITER_CUT: (TYPE, FIELD + b"D\r\n--B", b"D", 70, ""),
+    Kind.CLOSE_DELIMITER_MISSING: (TYPE, FIELD + b"D", b"D", 70, ""),
+    Kind.SURPLUS_NEWLINE: (TYPE, MESSAGE + b"\r\n" + CLOSE, XML, 65, ""),
+    Kind.BARE_LF: (
+        TYPE,
+        FIELD.replace(b"\r\n\r\n", b"\n\r\n") + b"D" + CLOSE,
+        b"D",
+        65,
+        "in the headers of a part",
+    ),
+    Kind.BOUNDARY_MISSING: ("x", FIELD + b"D" + CLOSE, b"D", 0, "b'B7x'"),
+    Kind.BOUNDARY_MISMATCH: (
+        "x; boundary=C",
+        FIELD + b"D" + CLOSE,
+        b"D",
+        0,
+        "b'B7x' for b'C'",
+    ),
+    Kind.EMPTY_PART: (TYPE, b"--B7x\r\n" + FIELD + b"D" + CLOSE, b"D", 7, ""),
+    Kind.NO_PART_NAME: (TYPE, disposition(b"form-data"), b"D", 41, ""),
+    Kind.HEADER_FOLDED: (TYPE, disposition(b"form-data;\r\n name=f"), b"D", 7, " name=f"),
+    Kind.HEADER_WITHOUT_COLON: (TYPE, disposition(b"form-data; name=f\r\nX"), b"D", 7, "X"),
+    Kind.HEADER_NAME: (TYPE, disposition(b"form-data; name=f\r\nX Y: z"), b"D", 7, "X Y: z"),
+    Kind.HEADER_CONTROL: (
+        TYPE,
+        disposition(b"form-data; name=f\r\nX: \x1b[2J"),
+        b"D",
+        7,
+        "X: \x1b[2J",
+    ),
+    Kind.HEADER_REPEATED: (
+        TYPE,
+        disposition(b"form-data; name=f\r\nX: y\r\nx: z"),
+        b"D",
+        7,
+        "x: z",
+    ),
+    Kind.DISPOSITION: (TYPE, disposition(b"attachment; name=f"), b"D", 7, "attachment; name=f"),
+    Kind.HEADER_ENCODING: (
+        TYPE,
+        disposition(b"form-data; name=\xb0\xa1"),
+        b"D",
+        7,
+        repr(b"Content-Disposition: form-data; name=\xb0\xa1"),
+    ),
+    Kind.PARAMETER_CASE: (TYPE, disposition(b"form-data; Name=f"), b"D", 7, "Name"),
+    Kind.PARAMETER_REPEATED: (TYPE, disposition(b"form-data; name=f; name=g"), b"D", 7, "name=g"),
+    Kind.PARAMETER_EXTENDED: (
+        TYPE,
+        disposition(b"form-data; name=f; filename*=x''y"),
+        b"D",
+        7,
+        "filename*=x''y",
+    ),
+    Kind.PARAMETER_MALFORMED: (TYPE, disposition(b'form-data; name="f'), b"D", 7, "name"),
+    Kind.TRAILING_SEMICOLON: (
+        TYPE,
+        disposition(b"form-data; name=f\r\nContent-Type: image/jpeg;"),
+        b"D",
+        7,
+        "image/jpeg;",
+    ),
+    Kind.MULTIPART_LABEL: (
+        TYPE,
+        disposition(b"form-data; name=f\r\nContent-Type: multipart/form-data"),
+        b"D",
+        7,
+        "multipart/form-data",
+    ),
+    Kind.TRANSFER_ENCODING: (
+        TYPE,
+        disposition(b"form-data; name=f\r\nContent-Transfer-Encoding: base64"),
+        b"D",
+        7,
+        "base64",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DEVIATIONS)
+def test_deviation_is_named_or_refused(kind: Kind) -> None:
+    """Each deviation is tolerated under its name alone, and refused under it if strict.
+
+    Its detail quotes the wire, so that a report can show what a camera does.
+    """
+    content_type, body, expected, offset, detail = DEVIATIONS[kind]
+    found = scan([body], boundary_of(content_type))
+    assert data(body, found) == [expected]
+    assert found.deviations == [Deviation(kind, offset, detail)]
+
+    reason = f"{kind.value}: {detail}" if detail else kind.value
+    with pytest.raises(MultipartError) as caught:
+        parse(body, content_type, strict=True)
+    assert (str(caught.value), caught.value.offset) == (f"{reason} (at byte {offset})", offset)
+    assert scan(pieces(body, 1), boundary_of(content_type), strict=True).error == (
+        f"MultipartError: {caught.value}"
+    )
+
+
+def test_every_deviation_of_the_multipart_is_tested() -> None:
+    """Only the message's and the photos' own deviations are left to others."""
+    assert set(Kind) - set(DEVIATIONS) == {
+        Kind.XML_ENCODING,
+        Kind.XML_MALFORMED,
+        Kind.NO_SENDER,
+        Kind.MESSAGE_REPEATED,
+        Kind.EMPTY_FILE,
+        Kind.PHOTO_CUT,
+    }
+
+
+@pytest.mark.parametrize(
+    "encoding", [b"base64", b"quoted-printable", b"x-nonsense"], ids=lambda value: value.decode()
+)
+@pytest.mark.parametrize(
+    "content", [b"!", b"YQ==", b"=41", b" " * 20_000], ids=["odd", "base64", "quoted", "blanks"]
+)
+def test_transfer_encoding_is_not_applied(encoding: bytes, content: bytes) -> None:
+    """M27: HTTP has no transfer encodings for parts, so data are what they are."""
+    body = headers(
+        b"Content-Disposition: form-data; name=f\r\nContent-Transfer-Encoding: "
+        + encoding
+        + b"\r\n",
+        content,
+    )
+    assert data(body, scan([body])) == [content]
+
+
+def test_clean_body_passes_strict() -> None:
+    """Strictness has nothing against a body as RFC 7578 wants it."""
+    body = MESSAGE + b"\r\n" + FIELD + b"D\r\n\r\n" + CLOSE
+    found = scan([body], strict=True)
+    assert (data(body, found), found.deviations) == ([XML, b"D\r\n\r\n"], [])
+
+
+def test_detail_of_a_long_header_is_short() -> None:
+    """What is not text is shown as bytes, and no more of it than fits into a line."""
+    body = disposition(b"form-data; name=f\r\n" + b"X: \xb0\xa1" + b"x" * 1000)
+    (deviation,) = scan([body]).deviations
+    assert deviation.detail == repr(b"X: \xb0\xa1" + b"x" * 75)
+
+
+def test_detail_of_a_missing_disposition() -> None:
+    """Where there is nothing to quote, the detail says that."""
+    found = scan([headers(b"Content-Type: image/jpeg\r\n")])
+    assert found.deviations[0] == Deviation(Kind.DISPOSITION, 7, "none")
+
+
+def test_part_without_headers_has_no_disposition_to_miss() -> None:
+    """Of a part that has data alone, only the name is missed."""
+    found = scan([headers(b"")])
+    assert (len(found.parts), kinds(found)) == (1, [Kind.NO_PART_NAME])
+
+
+def test_error_is_final() -> None:
+    """After the first error a scanner knows no other."""
+    scanner = Scanner(B)
+    scanner.feed(FIELD[:30])
+    with pytest.raises(MultipartError) as first:
+        scanner.close()
+    with pytest.raises(MultipartError) as second:
+        scanner.feed(FIELD)
+    assert second.value is first.value is scanner.error
+
+
+def test_error_from_the_surplus_is_kept() -> None:
+    """A strict scanner that refuses the surplus line end keeps that error like any other."""
+    scanner = Scanner(B, strict=True)
+    scanner.feed(MESSAGE + b"\r\n" + CLOSE)
+    with pytest.raises(MultipartError) as caught:
+        scanner.close()
+    assert scanner.error is caught.value
+
+
+def test_size_counts_all_that_came() -> None:
+    """The size is that of the body, preamble and epilogue included."""
+    scanner = Scanner(B)
+    body = b"preamble\r\n" + FIELD + b"D" + CLOSE + b"epilogue"
+    for chunk in pieces(body, 7):
+        scanner.feed(chunk)
+    assert scanner.size == len(body)
+
+
+def test_part_has_everything_of_the_wire() -> None:
+    """A part has its names as sent, header names in lower case, and its data as a window."""
+    body = bodies.body([("SAM_4371.JPG", b"JPEG")], message=XML)
+    message, photo = parse(body, bodies.CONTENT_TYPE)
+    assert message == Part(
+        "message",
+        "sample.txt",
+        "multipart/form-data",
+        {
+            "content-disposition": 'form-data; name="message"; fileName="sample.txt"',
+            "content-type": "multipart/form-data;",
+        },
+        memoryview(XML),
+    )
+    assert (photo.filename, photo.content_type, photo.data) == (
+        "SAM_4371.JPG",
+        "image/jpeg",
+        b"JPEG",
+    )
+    assert photo.view.obj is body
+
+
+def test_first_of_repeated_headers_counts() -> None:
+    """A second Content-Type cannot smuggle anything in."""
+    body = headers(b"Content-Disposition: form-data; name=f\r\nX: first\r\nx: second\r\n")
+    (part,) = parse(body, TYPE)
+    assert part.headers == {"content-disposition": "form-data; name=f", "x": "first"}
+
+
+# Boundaries
+
+
+@pytest.mark.parametrize(
+    ("content_type", "boundary"),
+    [
+        pytest.param("", None, id="M12-nothing"),
+        pytest.param("multipart/form-data", None, id="M12-no-parameter"),
+        pytest.param("multipart/form-data; boundary=", None, id="M14-empty"),
+        pytest.param('multipart/form-data; boundary=""', None, id="M14-empty-quotes"),
+        pytest.param('multipart/form-data; boundary="  "', None, id="M14-blanks"),
+        pytest.param("multipart/form-data; boundary=B", b"B", id="M14-1"),
+        pytest.param("multipart/form-data; boundary=" + "B" * 70, b"B" * 70, id="M14-70"),
+        pytest.param(
+            "multipart/form-data; boundary=" + "B" * MAX_BOUNDARY, b"B" * MAX_BOUNDARY, id="M14-256"
+        ),
+        pytest.param(
+            "multipart/form-data; boundary=" + "B" * (MAX_BOUNDARY + 1), None, id="M14-257"
+        ),
+        pytest.param("multipart/form-data; boundary=" + "B" * 4091, None, id="M14-4091"),
+        pytest.param("multipart/form-data; boundary=" + "B" * 100_000, None, id="M14-100000"),
+        pytest.param('multipart/form-data; boundary="a;b"', b"a;b", id="M14-semicolon"),
+        pytest.param('multipart/form-data; boundary=".*+?()[]{}"', b".*+?()[]{}", id="M14-regex"),
+        pytest.param("multipart/form-data; boundary=bé", b"b\xc3\xa9", id="M14-utf-8"),
+        pytest.param("multipart/form-data; boundary=b\udcff", b"b\xff", id="M14-bytes"),
+        pytest.param("multipart/form-data; boundary=b\ud800", None, id="M14-surrogate"),
+        pytest.param('multipart/form-data; boundary="a\r\nb"', None, id="M14-line-end"),
+        pytest.param("multipart/form-data; x=y; BOUNDARY=B", b"B", id="M13-case-of-the-parameter"),
+        pytest.param("multipart/form-data; boundary=B; boundary=C", b"B", id="M13-twice"),
+        pytest.param("multipart/form-data; boundary =B", b"B", id="M13-blank-before-equals"),
+        pytest.param("multipart/form-data;boundary=B ;", b"B", id="M13-semicolon-behind"),
+    ],
+)
+def test_boundary_of(content_type: str, boundary: bytes | None) -> None:
+    """The boundary is the first parameter of that name, if it can be one."""
+    assert boundary_of(content_type) == boundary
+
+
+@pytest.mark.parametrize(
+    "boundary",
+    [b"B", b"-", b".*+?()[]{}^$|\\", "é".encode(), b"\xff", b"a b", b"B" * 70, b"-" * MAX_BOUNDARY],
+    ids=["1", "dash", "M14-regex", "M14-utf-8", "M14-byte", "blank", "M14-70", "M14-256"],
+)
+def test_any_usable_boundary(boundary: bytes) -> None:
+    """A boundary is bytes and nothing else, whatever they mean to others."""
+    body = bodies.body(THREE, message=XML, boundary=boundary)
+    found = scan([body], boundary)
+    assert data(body, found) == [XML, *(content for _, content in THREE)]
+    assert scan(pieces(body, 1), boundary) == found
+    # The first line tells it too.
+    rescued = scan([body], None)
+    assert (rescued.parts, kinds(rescued)[0]) == (found.parts, Kind.BOUNDARY_MISSING)
+
+
+def test_boundary_beyond_the_limit_is_not_taken_from_the_body_either() -> None:
+    """M14: what is too long in Content-Type is too long in the first line."""
+    body = bodies.body(SMALL, message=XML, boundary=b"B" * (MAX_BOUNDARY + 1))
+    assert scan([body], b"B" * (MAX_BOUNDARY + 1)) == scan([body], None)
+    assert scan([body], None).error == (
+        "MultipartError: Content-Type names no usable boundary, and the body does not begin"
+        " with one (at byte 0)"
+    )
+
+
+@pytest.mark.parametrize("newline", [b"\r\n", b"\n"], ids=["crlf", "lf"])
+def test_padding_limit(newline: bytes) -> None:
+    """As many blanks as the limit says may stand behind a boundary, one more makes it data."""
+    body = FIELD + b"D\r\n--B7x" + b" " * MAX_PADDING + newline + FIELD[7:] + b"E" + CLOSE
+    longer = body.replace(b"\r\n--B7x ", b"\r\n--B7x  ")
+    assert data(body, scan([body])) == [b"D", b"E"]
+    assert data(longer, scan([longer])) == [longer[len(FIELD) : -len(CLOSE)]]
+    assert scan(pieces(longer, 1)) == scan([longer])
+
+
+def test_longest_first_line() -> None:
+    """The longest boundary may have the most blanks behind it, and is known or rescued."""
+    boundary = b"B" * MAX_BOUNDARY
+    body = bodies.body(SMALL, message=XML, boundary=boundary, ending=b"\r\n--" + boundary + b"--")
+    body = body.replace(boundary + b"\r\n", boundary + b" " * MAX_PADDING + b"\r\n")
+    for known in (boundary, None):
+        found = scan([body], known)
+        assert data(body, found) == [XML, SMALL[0][1]]
+        assert scan(pieces(body, 1), known) == found
+
+
+# Limits
+
+
+@pytest.mark.parametrize("ending", bodies.endings(B).items(), ids=lambda ending: ending[0])
+def test_most_parts(ending: tuple[str, bytes]) -> None:
+    """As many parts as the limit says pass, however the body ends."""
+    body = b"\r\n".join([FIELD + b"D"] * MAX_PARTS) + ending[1]
+    assert data(body, scan([body])) == [b"D"] * MAX_PARTS
+
+
+def test_most_parts_and_one_that_is_none() -> None:
+    """What is no part does not count as one."""
+    body = b"\r\n".join([FIELD + b"D"] * MAX_PARTS) + b"\r\n--B7x\r\n\r\n--B7x--"
+    found = scan([body])
+    assert (len(found.parts), kinds(found)) == (MAX_PARTS, [Kind.EMPTY_PART])
+
+
+@pytest.mark.parametrize("last", [FIELD, b"--B7x\r\n\r\n"], ids=["plain", "without-headers"])
+def test_one_part_too_many(last: bytes) -> None:
+    """One part more than the limit is refused, with the status that says so."""
+    body = b"\r\n".join([FIELD + b"D"] * MAX_PARTS + [last + b"D"]) + CLOSE
+    with pytest.raises(LimitError, match=r"^the body has more than 64 parts") as caught:
+        parse(body, TYPE)
+    assert caught.value.status == 413
+    assert scan(pieces(body, 1)).error == f"LimitError: {caught.value}"
+
+
+@pytest.mark.parametrize("part", [FIELD + b"\r\n", b"--B7x\r\n"], ids=["parts", "empty"])
+def test_flood_of_parts(part: bytes) -> None:
+    """M20: 100 000 parts are refused when the limit is reached, not when all are read."""
+    body = part * 100_000
+    scanner = Scanner(B)
+    with pytest.raises(LimitError, match=r"^the body has more than 64 parts") as caught:
+        scanner.feed(body)
+    assert caught.value.offset <= len(part) * (MAX_PARTS + 2)
+    assert len(scanner.deviations) <= MAX_PARTS + 1
+
+
+def test_header_bytes_limit() -> None:
+    """M21: the header block with its blank line may be as long as the limit, not longer."""
+    for surplus, passes in ((0, True), (1, False)):
+        block = b"X: " + b"y" * (MAX_HEADER_BYTES - 7 + surplus) + b"\r\n"
+        assert len(block + b"\r\n") == MAX_HEADER_BYTES + surplus
+        found = scan([headers(block)])
+        assert found.error == (
+            None
+            if passes
+            else "LimitError: the headers of a part are longer than 8192 bytes (at byte 7)"
+        )
+        assert scan(pieces(headers(block), 1)) == found
+
+
+def test_header_lines_limit() -> None:
+    """M21: a part may have as many header lines as the limit says, not more."""
+    most = headers(b"X: y\r\n" * MAX_HEADERS)
+    more = headers(b"X: y\r\n" * (MAX_HEADERS + 1))
+    assert len(scan([most]).parts[0].headers) == MAX_HEADERS
+    assert scan([more]).error == "LimitError: a part has more than 16 headers (at byte 7)"
+    assert scan(pieces(more, 1)) == scan([more])
+
+
+@pytest.mark.parametrize(
+    ("flood", "message"),
+    [
+        pytest.param(b"X",
+            "LimitError: the headers of a part are longer than 8192 bytes (at byte 7)",
+            id="M21-endless-header"),
+        pytest.param(b"X: y\r\n", "LimitError: a part has more than 16 headers (at byte 7)",
+            id="M21-endless-headers"),
+        pytest.param(b"x\n", "LimitError: a part has more than 16 headers (at byte 7)",
+            id="M21-lines-without-colon"),
+        pytest.param(b" x\r\n", "LimitError: a part has more than 16 headers (at byte 7)",
+            id="M21-folded-without-end"),
+    ],
+)  # fmt: skip
+def test_flood_of_headers(flood: bytes, message: str) -> None:
+    """M21: headers that never end are refused at the limit, however slowly they drip."""
+    scanner = Scanner(B)
+
+    def drip() -> None:
+        for byte in pieces(b"--B7x\r\n" + flood * MAX_HEADER_BYTES, 1):
+            scanner.feed(byte)
+
+    with pytest.raises(LimitError) as caught:
+        drip()
+    assert (f"LimitError: {caught.value}", caught.value.status) == (message, 413)
+    assert scanner.size <= 7 + MAX_HEADER_BYTES
+
+
+# Work and memory
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many functions are called, in Python and in C: a measure that does not need a clock."""
+    count = 0
+
+    def profile(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    setprofile(profile)
+    try:
+        work()
+    finally:
+        setprofile(None)
+    return count
+
+
+NASTY = [
+    pytest.param(FIELD, b"\r" * 8, id="M18-cr"),
+    pytest.param(FIELD, b"\n" * 8, id="M18-lf"),
+    pytest.param(FIELD, b"\r\n" * 4, id="M18-crlf"),
+    pytest.param(FIELD, b"\r\n--B7xy", id="M18-near-miss"),
+    pytest.param(FIELD, b"\r\n--B7x \r", id="M18-blank-behind"),
+    pytest.param(FIELD, b"\r\n--B7", id="M18-beginning"),
+    pytest.param(FIELD, b"D" * 8, id="M18-no-line-end"),
+    pytest.param(b"", b"\r\n" * 4, id="M19-line-ends-before"),
+    pytest.param(b"", b"D" * 8, id="M19-preamble"),
+    pytest.param(b"", b"\r\n--B7xy", id="M19-preamble-of-near-misses"),
+    pytest.param(FIELD + b"D" + CLOSE, b"\r\n--B7x\r\n", id="M19-epilogue"),
+]
+
+
+@pytest.mark.parametrize(("before", "repeated"), NASTY)
+def test_work_is_linear(before: bytes, repeated: bytes) -> None:
+    """Twice the body is at most twice the work, in large chunks and in small ones."""
+
+    def work(times: int, size: int) -> int:
+        body = before + repeated * times
+        return calls(lambda: scan(pieces(body, size)))
+
+    for size in (16, 1460):
+        assert work(2000, size) <= 2.1 * work(1000, size) + 100
+
+
+@pytest.mark.parametrize(("before", "repeated"), NASTY)
+def test_memory_is_constant(before: bytes, repeated: bytes) -> None:
+    """What is held back does not grow with the body, and so neither does what is read again."""
+    scanner = Scanner(B)
+    scanner.feed(before)
+    chunk = repeated * 256
+    tracemalloc.start()
+    try:
+        scanner.feed(chunk)
+        scanner.feed(chunk)
+        tracemalloc.reset_peak()
+        size, _ = tracemalloc.get_traced_memory()
+        for _ in range(32):
+            scanner.feed(chunk)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - size < 2 * len(chunk) + 4096
+    assert len(scanner.deviations) <= 1
+
+
+class Text(str):
+    """A header value that counts how many characters were searched."""
+
+    searched = 0
+
+    def find(self, sub: str, start: object = None, end: object = None, /) -> int:
+        begin = start if isinstance(start, int) else 0
+        found = super().find(sub, begin)
+        self.searched += (len(self) if found < 0 else found + 1) - begin
+        return found
+
+
+@pytest.mark.parametrize(
+    ("repeated", "after"),
+    [
+        pytest.param(";", "", id="semicolons"),
+        pytest.param(";", "=", id="semicolons-then-equals"),
+        pytest.param("=", "", id="equals"),
+        pytest.param(";=", "", id="both"),
+        pytest.param('"', "", id="quotes"),
+        pytest.param("\\", '"', id="backslashes"),
+        pytest.param('\\"', "", id="escaped-quotes"),
+        pytest.param(';a="b"', "", id="quoted-parameters"),
+        pytest.param(';a="', "", id="open-quotes"),
+        pytest.param(";a= ", "", id="blanks"),
+    ],
+)
+def test_parameters_are_linear(repeated: str, after: str) -> None:
+    """M14: no header value makes the search for the boundary slow."""
+
+    def searched(times: int) -> int:
+        value = Text('x/y; !="' * (repeated[0] not in ";=") + "x;" + repeated * times + after)
+        boundary_of(value)
+        return value.searched
+
+    assert searched(2000) <= 2.1 * searched(1000) + 100
+
+
+# Properties
+
+FRAGMENTS = st.sampled_from(
+    [
+        b"--B7x", b"\r\n--B7x", b"\r\n--B7x\r\n", b"\r\n--B7x--", b"\n--B7x\n", b"--", b"-",
+        b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" ", b"\t", b":", b"X: y\r\n", b"X: y\n\n", b"\0",
+        b"--B7x\r\n", b"\xff\xd8",
+        b"\xb0\xa1", b"B7x", b"--C\r\ncontent-", b"Content-Type: image/jpeg;\r\n", MESSAGE, FIELD,
+        b'content-disposition: form-data; name="message"', b'; filename="a', b'\\"', b";", b"=",
+        b"filename*=", b" " * MAX_PADDING, b"X" * MAX_HEADER_BYTES, CLOSE,
+    ]
+)  # fmt: skip
+BODIES = st.lists(FRAGMENTS | st.binary(max_size=8), max_size=20).map(b"".join)
+
+
+def told(deviation: Deviation) -> str:
+    """What a strict scanner says about it."""
+    detail = f": {deviation.detail}" if deviation.detail else ""
+    return f"{deviation}{detail} (at byte {deviation.offset})"
+
+
+@PROPERTY
+@given(BODIES, st.sampled_from([B, None, b"C", b"-"]), st.booleans(), st.data())
+def test_any_bytes(body: bytes, boundary: bytes | None, strict: bool, draw: st.DataObject) -> None:
+    """Any bytes are parts or a MultipartError, the same ones however they are cut.
+
+    The parts lie in the body, in order and apart from each other. What is
+    tolerated first is what strictness refuses.
+    """
+    found = scan([body], boundary, strict=strict)
+    cuts = sorted(draw.draw(st.lists(st.integers(0, len(body)), max_size=6)))
+    chunks = [body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+    assert scan(chunks, boundary, strict=strict) == found
+    assert scan(pieces(body, 1), boundary, strict=strict) == found
+
+    edges = [edge for part in found.parts for edge in (part.start, part.end)]
+    assert edges == sorted(edges)
+    assert all(0 <= edge <= len(body) for edge in edges)
+    assert len(found.parts) <= MAX_PARTS
+    assert all(0 <= deviation.offset <= len(body) for deviation in found.deviations)
+    assert not (strict and found.deviations)
+    tolerant = scan([body], boundary)
+    refused = f"MultipartError: {told(tolerant.deviations[0])}" if tolerant.deviations else None
+    assert scan([body], boundary, strict=True).error == (refused or tolerant.error)
+
+
+@PROPERTY
+@given(BODIES, st.text(st.characters(), max_size=30).map("multipart/form-data; boundary=".__add__))
+@example(FIELD, 'x; boundary="B\r\n7"')
+def test_any_content_type(body: bytes, content_type: str) -> None:
+    """Any Content-Type is good enough for parts or a MultipartError."""
+    try:
+        parts = parse(body, content_type)
+    except MultipartError:
+        return
+    assert sum(len(part.view) for part in parts) <= len(body)
+
+
+PHOTOS = st.lists(
+    st.lists(FRAGMENTS | st.binary(max_size=8), max_size=8)
+    .map(b"".join)
+    .map(lambda content: content.replace(b"--B7x", b"--B8x") + b"\xff\xd9"),
+    max_size=4,
+)
+
+
+@PROPERTY
+@given(PHOTOS, st.sampled_from(list(bodies.endings(B).values())), st.booleans(), st.integers(1, 99))
+def test_what_was_written_is_read(
+    photos: list[bytes], ending: bytes, surplus: bool, size: int
+) -> None:
+    """Build, cut, scan: photos are what they were, whatever they hold that looks like framing."""
+    named = [(f"{number}.jpg", photo) for number, photo in enumerate(photos)]
+    body = bodies.body(named, message=XML, surplus=surplus, ending=ending, boundary=B)
+    found = scan(pieces(body, size))
+    assert data(body, found) == [XML, *photos]
+    assert [part.filename for part in found.parts] == ["sample.txt", *(name for name, _ in named)]
+
+
+# Repair
+
+
+def email_parts(content_type: str, body: bytes) -> list[tuple[str | None, bytes]]:
+    """Names and data of the parts, as the standard library's parser for e-mail finds them."""
+    whole = b"MIME-Version: 1.0\r\nContent-Type: " + content_type.encode() + b"\r\n\r\n" + body
+    message = message_from_bytes(whole, EmailMessage, policy=HTTP)
+    assert message.defects == []
+    found = []
+    for part in message.iter_parts():
+        name = part.get_param("name", header="content-disposition")
+        payload = part.get_payload(decode=True)
+        assert part.defects == []
+        assert part.keys() == ["Content-Disposition", "Content-Type"]
+        assert isinstance(payload, bytes)
+        assert name is None or isinstance(name, str)
+        found.append((name, payload))
+    return found
+
+
+def assert_repaired(body: bytes, content_type: str, expected: list[tuple[str, bytes]]) -> None:
+    repaired_type, repaired = repair(body, content_type)
+    scanner = Scanner(boundary_of(repaired_type), strict=True)
+    scanner.feed(repaired)
+    found = [(part.name, repaired[part.start : part.end]) for part in scanner.close()]
+    assert found == expected
+    assert email_parts(repaired_type, repaired) == expected
+
+
+@pytest.mark.parametrize("surplus", [True, False], ids=["surplus", "exact"])
+@pytest.mark.parametrize("name", bodies.ENDINGS)
+def test_repaired_body_pleases_others(name: str, surplus: bool) -> None:
+    """What a camera wrote is taken by strict parsers once it is repaired, byte for byte."""
+    body = bodies.body(THREE, surplus=surplus, ending=bodies.ENDINGS[name])
+    expected = [("message", bodies.message_xml()), *(("binary", photo) for _, photo in THREE)]
+    assert_repaired(body, bodies.CONTENT_TYPE, expected)
+
+
+def test_repaired_body_in_full() -> None:
+    """Repair keeps the boundary and the names, and gives the message a type that is one."""
+    body = bodies.body([("SAM_4371.JPG", b"JPEG")], message=XML, boundary=B)
+    assert repair(body, TYPE) == (
+        TYPE,
+        b"--B7x\r\n"
+        b'Content-Disposition: form-data; name="message"; filename="sample.txt"\r\n'
+        b"Content-Type: text/xml\r\n"
+        b"\r\n"
+        b"<email/>\r\n"
+        b"--B7x\r\n"
+        b'Content-Disposition: form-data; name="binary"; filename="SAM_4371.JPG"\r\n'
+        b"Content-Type: image/jpeg\r\n"
+        b"\r\n"
+        b"JPEG\r\n"
+        b"--B7x--\r\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        pytest.param(
+            rb'form-data; name="f"; filename="a\"b.jpg"',
+            b'Content-Disposition: form-data; name="f"; filename="a%22b.jpg"\r\n'
+            b"Content-Type: application/octet-stream\r\n",
+            id="quote",
+        ),
+        pytest.param(
+            b'form-data; name="f"; filename="a\rb.jpg"',
+            b'Content-Disposition: form-data; name="f"; filename="a%0Db.jpg"\r\n'
+            b"Content-Type: application/octet-stream\r\n",
+            id="cr",
+        ),
+        pytest.param(
+            'form-data; name="é"'.encode(),
+            'Content-Disposition: form-data; name="é"\r\n'
+            "Content-Type: application/octet-stream\r\n".encode(),
+            id="utf-8",
+        ),
+        pytest.param(
+            b"form-data; name=f\r\nContent-Type: multipart/mixed; boundary=i",
+            b'Content-Disposition: form-data; name="f"\r\n'
+            b"Content-Type: application/octet-stream\r\n",
+            id="nested",
+        ),
+        pytest.param(
+            b"form-data; name=f\r\nContent-Type: text/plain; charset=utf-8",
+            b'Content-Disposition: form-data; name="f"\r\nContent-Type: text/plain\r\n',
+            id="parameter-of-the-type",
+        ),
+    ],
+)
+def test_repaired_headers(value: bytes, written: bytes) -> None:
+    """Headers are written anew, escaped as browsers escape them."""
+    _, repaired = repair(disposition(value), TYPE)
+    assert repaired == b"--B7x\r\n" + written + b"\r\nD" + CLOSE
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        pytest.param("x; boundary=" + "B" * 71, id="too-long"),
+        pytest.param('x; boundary="a b"', id="blank"),
+        pytest.param("x; boundary=é", id="not-ascii"),
+        pytest.param("x", id="none"),
+    ],
+)
+def test_repair_replaces_a_boundary_that_is_not_legal(content_type: str) -> None:
+    """A boundary that others would refuse is not used again."""
+    boundary = boundary_of(content_type) or B
+    body = bodies.body(SMALL, message=XML, boundary=boundary)
+    expected = [("message", XML), ("binary", SMALL[0][1])]
+    assert_repaired(body, content_type, expected)
+    assert boundary_of(repair(body, content_type)[0]) != boundary
+
+
+def test_repair_replaces_a_boundary_that_stands_in_a_photo() -> None:
+    """A near miss is left in the photo, and no parser is given the chance to trip over it."""
+    body = FIELD + b"\r\n--B7xy" + CLOSE
+    assert_repaired(body, TYPE, [("f", b"\r\n--B7xy")])
+    assert repair(body, TYPE)[0] != TYPE
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        pytest.param(
+            MESSAGE + b"\r\n\r\n" + CLOSE, [("message", XML)], id="message-with-two-newlines"
+        ),
+        pytest.param(
+            disposition(b"form-data; name=f\r\nContent-Type: image/x\rBcc: y"),
+            [("f", b"D")],
+            id="cr-in-the-type",
+        ),
+        pytest.param(
+            disposition(b"form-data; name=f\r\nContent-Type: image/x\r\rsmuggled"),
+            [("f", b"D")],
+            id="blank-line-in-the-type",
+        ),
+        pytest.param(
+            disposition(b'form-data; name="f"; filename="C:\\"'), [("f", b"D")], id="backslash-last"
+        ),
+    ],
+)
+def test_repair_of_what_no_camera_writes(body: bytes, expected: list[tuple[str, bytes]]) -> None:
+    """Repair does not pass on what a parser could be misled by."""
+    assert_repaired(body, TYPE, expected)
+
+
+def test_repair_names_every_part() -> None:
+    """A part without a name gets one, since RFC 7578 demands it; its data stay as they are."""
+    content_type, repaired = repair(disposition(b"form-data"), TYPE)
+    (part,) = parse(repaired, content_type, strict=True)
+    assert (bool(part.name), part.data) == (True, b"D")
+
+
+def test_repair_of_a_name_that_ends_in_a_backslash() -> None:
+    """A backslash before the closing quote does not let the name swallow the file name."""
+    content_type, repaired = repair(disposition(rb'form-data; name=f\; filename="a.jpg"'), TYPE)
+    (part,) = parse(repaired, content_type)
+    assert part.filename == "a.jpg"
+
+
+@PROPERTY
+@given(BODIES)
+def test_repair_of_any_bytes(body: bytes) -> None:
+    """What can be read can be repaired, and then there is nothing left to repair."""
+    try:
+        content_type, repaired = repair(body, TYPE)
+    except MultipartError:
+        return
+    assert repair(repaired, content_type) == (content_type, repaired)
+
+
+def test_repair_refuses_what_parse_refuses() -> None:
+    """What cannot be read cannot be repaired."""
+    with pytest.raises(MultipartError, match="never appears"):
+        repair(b"nothing of the kind", TYPE)
+
+
+def test_module_names_its_limits() -> None:
+    """The limits are those that the design promises."""
+    limits = (MAX_PARTS, MAX_HEADERS, MAX_HEADER_BYTES, MAX_BOUNDARY)
+    assert limits == (64, 16, 8192, 256)
+    assert issubclass(multipart.LimitError, MultipartError)

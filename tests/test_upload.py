@@ -1,0 +1,458 @@
+"""From the body of a request to an Upload."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from email.parser import BytesHeaderParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nxparse
+from nxparse import message
+from nxparse.deviation import BodyError, Deviation, Kind
+from nxparse.multipart import LimitError, MultipartError
+from nxparse.upload import CHUNK, File, Upload, read, read_chunks
+from tests import bodies
+
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=100)
+WIRE = sorted((Path(__file__).parent / "wire").glob("*.http"))
+
+# For tables: a boundary that leaves bodies short enough to be read.
+TYPE = "multipart/form-data; boundary=B7x"
+XML = b"<email><sender>a@x.org</sender><receiver>b@x.org</receiver></email>"
+MESSAGE = b'--B7x\r\nContent-Disposition: form-data; name="message"\r\n\r\n'
+FIELD = b'--B7x\r\nContent-Disposition: form-data; name="f"; filename="a.jpg"\r\n\r\n'
+CLOSE = b"\r\n--B7x--\r\n"
+JPEG = bodies.jpeg(60, 1)
+
+
+def part(content: bytes, headers: bytes = b"", name: bytes = b"binary") -> bytes:
+    """A part with its delimiter, and behind it the line end that belongs to the next."""
+    disposition = b"--B7x\r\nContent-Disposition: form-data; name=" + name
+    return disposition + headers + b"\r\n\r\n" + content + b"\r\n"
+
+
+def whole(*parts: bytes) -> bytes:
+    """A body of a message and these parts, without fault."""
+    return MESSAGE + XML + b"\r\n" + b"".join(parts) + b"--B7x--\r\n"
+
+
+def chunked(body: bytes, size: int, content_type: str = TYPE) -> Upload:
+    def chunks() -> Iterator[bytes]:
+        for start in range(0, len(body), size):
+            yield body[start : start + size]
+
+    return read_chunks(chunks(), content_type, lambda start, end: body[start:end])
+
+
+def kinds(upload: Upload) -> list[Kind]:
+    return [deviation.kind for deviation in upload.deviations]
+
+
+# Recordings
+
+
+def summary(upload: Upload) -> dict[str, Any]:
+    """An Upload as the recordings tell it."""
+    return {
+        "sender": upload.sender,
+        "recipients": list(upload.recipients),
+        "subject": upload.subject,
+        "text": upload.text,
+        "deviations": [str(deviation) for deviation in upload.deviations],
+        "files": [
+            {
+                "name": file.name,
+                "content_type": file.content_type,
+                "size": file.size,
+                "sha256": file.sha256,
+            }
+            for file in upload.files
+        ],
+    }
+
+
+@pytest.mark.parametrize("path", WIRE, ids=lambda path: path.stem)
+def test_recording(path: Path) -> None:
+    """What was recorded is read as it is told beside it, and the files are those beside it."""
+    head, _, body = path.read_bytes().partition(b"\r\n\r\n")
+    _, _, fields = head.partition(b"\r\n")
+    headers = BytesHeaderParser().parsebytes(fields)
+    content_type = str(headers["Content-Type"])
+    assert int(str(headers["Content-Length"])) == len(body)
+
+    upload = read(body, content_type)
+    assert summary(upload) == json.loads(path.with_suffix(".json").read_text("utf-8"))
+    for file in upload.files:
+        assert path.with_name(f"{path.stem}.{file.name}").read_bytes() == file.data
+    for size in (1, 1460):
+        assert summary(chunked(body, size, content_type)) == summary(upload)
+
+
+def test_there_is_a_recording() -> None:
+    """The recordings are found, so that the test above tests something."""
+    assert [path.name for path in WIRE] == ["nx300_email.http"]
+
+
+def test_requests_are_built_as_recorded() -> None:
+    """The request that tests build has the recorded head, byte for byte."""
+    recorded, _, body = WIRE[0].read_bytes().partition(b"\r\n\r\n")
+    built, _, _ = bodies.request(body).partition(b"\r\n\r\n")
+    assert built == recorded
+
+
+def test_bodies_are_built_as_recorded() -> None:
+    """The body that tests build has the recorded framing, byte for byte."""
+    _, _, recorded = WIRE[0].read_bytes().partition(b"\r\n\r\n")
+    photo = WIRE[0].with_name("nx300_email.SAM_4371.JPG").read_bytes()
+    hidden = "[email\u00a0protected]"
+    xml = bodies.message_xml(sender=hidden, recipients=[hidden]).replace(b"\n", b"\r\n")
+    assert bodies.body([("SAM_4371.JPG", photo)], message=xml) == recorded
+
+
+def test_photos_are_built_like_photos() -> None:
+    """A built photo has its size, its markers and a thumbnail, and is the same each time."""
+    photo = bodies.jpeg(bodies.SMALLEST_JPEG, 7)
+    assert len(photo) == bodies.SMALLEST_JPEG
+    assert photo == bodies.jpeg(bodies.SMALLEST_JPEG, 7) != bodies.jpeg(bodies.SMALLEST_JPEG, 8)
+    assert (photo[:2], photo[-2:]) == (b"\xff\xd8", b"\xff\xd9")
+    assert (photo.count(b"\xff\xd8"), photo.count(b"\xff\xd9")) == (2, 2)
+    with pytest.raises(ValueError, match="too small"):
+        bodies.jpeg(bodies.SMALLEST_JPEG - 1)
+
+
+# Uploads
+
+
+def test_upload_as_captured() -> None:
+    """Who sent what to whom, with each photo under its name and nothing around it."""
+    photos = [("SAM_0001.JPG", JPEG), ("SAM_0002.JPG", bodies.jpeg(5000, 2))]
+    xml = bodies.message_xml(sender="Me <a@x.org>", recipients=["b@x.org", "c@x.org"])
+    upload = nxparse.read(bodies.body(photos, message=xml), bodies.CONTENT_TYPE)
+    assert (upload.sender_name, upload.sender) == ("Me", "a@x.org")
+    assert upload.recipients == ("b@x.org", "c@x.org")
+    assert (upload.subject, upload.text) == (bodies.TITLE, bodies.TEXT)
+    assert [(file.name, file.content_type, file.data) for file in upload.files] == [
+        ("SAM_0001.JPG", "image/jpeg", JPEG),
+        ("SAM_0002.JPG", "image/jpeg", photos[1][1]),
+    ]
+    assert upload.size == 60 + 5000
+
+
+@pytest.mark.parametrize("ending", bodies.ENDINGS)
+def test_every_end_gives_the_same_upload(ending: str) -> None:
+    """However the body ends, no photo is called cut that is not."""
+    body = bodies.body([("a.jpg", JPEG)], ending=bodies.ENDINGS[ending])
+    upload = read(body, bodies.CONTENT_TYPE)
+    assert [file.data for file in upload.files] == [JPEG]
+    assert Kind.PHOTO_CUT not in kinds(upload)
+    for size in (1, 1460):
+        assert summary(chunked(body, size, bodies.CONTENT_TYPE)) == summary(upload)
+
+
+@pytest.mark.parametrize(
+    ("parts", "files", "noticed"),
+    [
+        pytest.param([], [], [], id="no-file"),
+        pytest.param([part(JPEG, b"; filename=a.jpg")], [("a.jpg", "image/jpeg", JPEG)], [],
+            id="file"),
+        pytest.param([part(JPEG)], [(None, "image/jpeg", JPEG)], [], id="M24-no-file-name"),
+        pytest.param([part(JPEG, b'; filename=""')], [("", "image/jpeg", JPEG)], [],
+            id="M24-empty-file-name"),
+        pytest.param([part(JPEG, name=b"Message")], [(None, "image/jpeg", JPEG)], [],
+            id="M25-unknown-name"),
+        pytest.param([part(JPEG, b"\r\nContent-Type: image/pjpeg")],
+            [(None, "image/jpeg", JPEG)], [], id="M28-pjpeg"),
+        pytest.param([part(JPEG, b"\r\nContent-Type: text/html")], [(None, "image/jpeg", JPEG)], [],
+            id="M28-html"),
+        pytest.param([part(b"<p>", b"\r\nContent-Type: text/html")],
+            [(None, "application/octet-stream", b"<p>")], [], id="M28-real-html"),
+        pytest.param([part(b"<svg>", b"\r\nContent-Type: image/svg+xml")],
+            [(None, "application/octet-stream", b"<svg>")], [], id="M28-svg"),
+        pytest.param([part(b"MZ\x90", b"; filename=a.exe\r\nContent-Type: image/jpeg")],
+            [("a.exe", "application/octet-stream", b"MZ\x90")], [], id="M28-program"),
+        pytest.param([part(b"?", b"\r\nContent-Type: image/x\rBcc: y")],
+            [(None, "application/octet-stream", b"?")], [Kind.HEADER_CONTROL], id="M28-injection"),
+        pytest.param([part(b"", b"\r\nContent-Type: image/jpeg")], [(None, "image/jpeg", b"")],
+            [Kind.EMPTY_FILE], id="M29-zero-bytes"),
+        pytest.param([part(JPEG + b"trailer")], [(None, "image/jpeg", JPEG + b"trailer")], [],
+            id="M30-trailer"),
+        pytest.param([part(JPEG[:-2])], [(None, "image/jpeg", JPEG[:-2])], [],
+            id="M30-no-end-of-image"),
+        pytest.param(
+            [part(b"--i\r\n\r\nx\r\n--i--", b"\r\nContent-Type: multipart/mixed; boundary=i")],
+            [(None, "application/octet-stream", b"--i\r\n\r\nx\r\n--i--")], [], id="M33-nested",
+        ),
+    ],
+)  # fmt: skip
+def test_files(
+    parts: list[bytes], files: list[tuple[str | None, str, bytes]], noticed: list[Kind]
+) -> None:
+    """Every part but the message is a file, of the type that its content tells."""
+    upload = read(whole(*parts), TYPE)
+    assert [(file.name, file.content_type, file.data) for file in upload.files] == files
+    assert kinds(upload) == noticed
+    assert summary(chunked(whole(*parts), 1)) == summary(upload)
+
+
+def test_message_behind_the_photos() -> None:
+    """M25: the message may stand anywhere."""
+    body = part(JPEG) + MESSAGE + XML + CLOSE
+    upload = read(body, TYPE)
+    assert (upload.sender, [file.data for file in upload.files]) == ("a@x.org", [JPEG])
+
+
+def test_second_message() -> None:
+    """M25: of two messages the first counts, and the second is no photo."""
+    body = whole(part(JPEG), part(b"<email/>", name=b"message"))
+    upload = read(body, TYPE)
+    second = body.index(b"<email/>")
+    assert (upload.recipients, len(upload.files)) == (("b@x.org",), 1)
+    assert upload.deviations == (Deviation(Kind.MESSAGE_REPEATED, second),)
+
+
+def test_second_message_may_be_empty() -> None:
+    """M29: a message of no bytes is not an empty file."""
+    body = whole(part(b"", name=b"message"))
+    upload = read(body, TYPE)
+    assert upload.files == ()
+    assert upload.deviations == (Deviation(Kind.MESSAGE_REPEATED, body.index(b"\r\n--B7x--")),)
+
+
+def test_deviations_of_the_message_count_from_the_start_of_the_body() -> None:
+    """All offsets of an Upload are offsets in its body, those from within the message too."""
+    xml = b"<email><receiver>b@x.org</receiver><title>&</title></email>"
+    upload = read(MESSAGE + xml + CLOSE, TYPE)
+    assert [(deviation.kind, deviation.offset) for deviation in upload.deviations] == [
+        (Kind.XML_MALFORMED, len(MESSAGE)),
+        (Kind.NO_SENDER, len(MESSAGE)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "reason", "status"),
+    [
+        pytest.param(b"", MultipartError, "the boundary b'B7x' never appears", 400, id="M11-empty"),
+        pytest.param(b"--B7x--", BodyError, "the body has no part named message", 400,
+            id="M11-close-delimiter"),
+        pytest.param(part(JPEG) + b"--B7x--", BodyError, "the body has no part named message", 400,
+            id="M25-no-message"),
+        pytest.param(whole(*[part(b"")] * 64), LimitError, "more than 64 parts", 413,
+            id="M20-65-parts"),
+        pytest.param(MESSAGE + XML[:-25], message.MessageError, "names no receiver", 400,
+            id="M10-cut-in-the-receiver"),
+        pytest.param(MESSAGE + b"x" * message.MAX_BYTES + b"x" + CLOSE, message.MessageError,
+            "longer than 65536 bytes", 400, id="X08-64-kib"),
+        pytest.param(MESSAGE + XML[:-5], BodyError, "the body ends inside the message", 400,
+            id="M10-cut-behind-the-receivers"),
+        pytest.param(MESSAGE + XML[:-5] + b"\r\n--", BodyError, "the body ends inside the message",
+            400, id="M10-cut-before-a-boundary"),
+        pytest.param(MESSAGE + XML.replace(b"</s", b" & </s"), BodyError,
+            "the body ends inside the message", 400, id="M10-malformed-and-nothing-behind"),
+        pytest.param(MESSAGE + b"x" * 10 * message.MAX_BYTES, message.MessageError,
+            "longer than 65536 bytes", 400, id="X08-640-kib"),
+    ],
+)  # fmt: skip
+def test_unreadable(body: bytes, error: type[BodyError], reason: str, status: int) -> None:
+    """A body that names nobody to send to is an error, with the status that says why."""
+    with pytest.raises(BodyError, match=reason) as caught:
+        read(body, TYPE)
+    assert (type(caught.value), caught.value.status) == (error, status)
+    with pytest.raises(error, match=reason):
+        chunked(body, 1000)
+
+
+def test_long_message_is_not_fetched_whole() -> None:
+    """X08: of a message without end only so much is read as it takes to refuse it."""
+    body = MESSAGE + b"x" * 10 * message.MAX_BYTES + CLOSE
+    fetched: list[int] = []
+
+    def fetch(start: int, end: int) -> bytes:
+        fetched.append(end - start)
+        return body[start:end]
+
+    with pytest.raises(message.MessageError):
+        read_chunks(iter([body]), TYPE, fetch)
+    assert fetched == [message.MAX_BYTES + 1]
+
+
+@pytest.mark.parametrize(
+    ("rest", "expected"),
+    [
+        pytest.param(XML, [Kind.CLOSE_DELIMITER_MISSING], id="M10-whole-message"),
+        pytest.param(XML + b"\r\n", [Kind.CLOSE_DELIMITER_CUT], id="M10-line-end"),
+        pytest.param(XML[:-5] + b"\r\n--B", [Kind.CLOSE_DELIMITER_CUT, Kind.XML_MALFORMED],
+            id="M10-malformed-and-a-boundary-cut"),
+        pytest.param(XML[:-5] + b"\r\n--B7x", [Kind.CLOSE_DELIMITER_UNMARKED, Kind.XML_MALFORMED],
+            id="M10-malformed-and-unmarked"),
+    ],
+)  # fmt: skip
+def test_cut_behind_the_message(rest: bytes, expected: list[Kind]) -> None:
+    """M10: a body that ends behind its message is an Upload without files that tells so."""
+    upload = read(MESSAGE + rest, TYPE)
+    assert (upload.recipients, upload.files) == (("b@x.org",), ())
+    assert kinds(upload) == expected
+
+
+def test_cut_in_the_message() -> None:
+    """M10: wherever in its message a body ends, it is refused, for who knows what is missing."""
+    xml = bodies.message_xml(recipients=["b@x.org", "c@x.org"])
+    for end in range(len(xml)):
+        with pytest.raises(BodyError, match=r"ends inside the message|names no receiver"):
+            read(MESSAGE + xml[:end], TYPE)
+    assert read(MESSAGE + xml, TYPE).recipients == ("b@x.org", "c@x.org")
+
+
+# Cut photos
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        pytest.param(JPEG[:-1], Kind.PHOTO_CUT, id="M09-last-byte"),
+        pytest.param(JPEG[:2], Kind.PHOTO_CUT, id="M09-marker"),
+        pytest.param(JPEG[:30] + b"\r", Kind.PHOTO_CUT, id="M09-behind-cr"),
+        pytest.param(JPEG[:30] + b"\r\n", Kind.PHOTO_CUT, id="M09-behind-crlf"),
+        pytest.param(b"\xff", Kind.PHOTO_CUT, id="M09-half-a-marker"),
+        pytest.param(b"", Kind.EMPTY_FILE, id="M09-nothing"),
+        pytest.param(JPEG[:30] + b"\r\n--B7x", None, id="M09-unmarked-delimiter"),
+        pytest.param(JPEG, None, id="M30-whole"),
+        pytest.param(JPEG + b"\r\n", None, id="M30-line-end"),
+        pytest.param(JPEG + bytes(62), None, id="M30-zeros"),
+        pytest.param(JPEG + bytes(63), Kind.PHOTO_CUT, id="M30-more-zeros"),
+        pytest.param(JPEG + b"trailer", Kind.PHOTO_CUT, id="M30-trailer"),
+        pytest.param(b"RIFF\0\0\0\0AVI ", None, id="no-jpeg"),
+    ],
+)
+def test_cut_photo(content: bytes, kind: Kind | None) -> None:
+    """M09: a JPEG that has no end marker where the body ends is called cut, unless it is empty."""
+    upload = read(MESSAGE + XML + b"\r\n" + FIELD + content, TYPE)
+    end = upload.files[0].start + upload.files[0].size
+    expected = [Deviation(kind, end)] if kind else []
+    assert list(upload.deviations[1:]) == expected
+    assert content.startswith(upload.files[0].data)
+
+
+def test_only_the_last_photo_can_be_cut() -> None:
+    """M09: a photo with a delimiter behind it is as long as the camera wanted it."""
+    upload = read(whole(part(JPEG[:-2]), part(JPEG))[: -len(CLOSE) - 1], TYPE)
+    last = upload.files[-1]
+    assert [file.data for file in upload.files] == [JPEG[:-2], JPEG[:-1]]
+    assert upload.deviations[1:] == (Deviation(Kind.PHOTO_CUT, last.start + last.size),)
+
+
+def test_photo_is_called_cut_wherever_it_is_cut() -> None:
+    """M09: a loss goes unnoticed only where it looks like the end of a photo."""
+    body = whole(part(JPEG))
+    start = body.index(JPEG)
+    unnoticed = [
+        size
+        for size in range(2, len(JPEG))
+        if Kind.PHOTO_CUT not in kinds(read(body[: start + size], TYPE))
+    ]
+    assert unnoticed == [JPEG.index(b"\xff\xd9") + 2]
+
+
+# Files
+
+
+def test_file_reads_itself_in_pieces() -> None:
+    """A large file is never in memory as a whole, unless somebody asks for its data."""
+    photo = bodies.jpeg(2 * CHUNK + 1, 3)
+    before = b"in front"
+    fetched: list[tuple[int, int]] = []
+
+    def fetch(start: int, end: int) -> bytes:
+        fetched.append((start, end))
+        return (before + photo)[start:end]
+
+    file = File("a.jpg", "image/jpeg", len(photo), len(before), fetch)
+    assert file.sha256 == hashlib.sha256(photo).hexdigest()
+    assert fetched == [(8, 8 + CHUNK), (8 + CHUNK, 8 + 2 * CHUNK), (8 + 2 * CHUNK, 9 + 2 * CHUNK)]
+    assert [len(chunk) for chunk in file.chunks()] == [CHUNK, CHUNK, 1]
+    assert file.data == photo
+
+
+def test_pieces_are_small() -> None:
+    """A piece is small enough for a machine that has little memory."""
+    assert CHUNK == 256 * 1024
+
+
+def test_empty_file() -> None:
+    """M29: a file of no bytes is a file, and is noticed where it stands."""
+    upload = read(whole(part(b"")), TYPE)
+    (file,) = upload.files
+    assert upload.deviations == (Deviation(Kind.EMPTY_FILE, file.start),)
+    assert (file.size, list(file.chunks()), file.data) == (0, [], b"")
+    assert file.sha256 == hashlib.sha256(b"").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        pytest.param(b"; filename=SAM_4371.JPG", JPEG, "SAM_4371.JPG", id="as-captured"),
+        pytest.param(b'; filename="../../x"', JPEG, "x.jpg", id="N01-up"),
+        pytest.param(b"", JPEG, "photo.jpg", id="N02-missing"),
+        pytest.param(b"; filename=x", b"MZ", "x.bin", id="M28-program"),
+    ],
+)
+def test_safe_name(name: bytes, content: bytes, expected: str) -> None:
+    """A file has a name that can be used, next to the one on the wire."""
+    assert [file.safe_name for file in read(whole(part(content, name)), TYPE).files] == [expected]
+
+
+def test_reading_twice_gives_equals() -> None:
+    """Uploads are values: of one body, they are equal, and of another, they are not."""
+    body = whole(part(JPEG))
+    assert read(body, TYPE) == chunked(body, 7)
+    assert read(body, TYPE) != read(whole(part(JPEG + b"x")), TYPE)
+
+
+def test_repr_shows_no_content() -> None:
+    """What is logged of a file is no photo."""
+    (file,) = read(whole(part(JPEG, b"; filename=a.jpg")), TYPE).files
+    start = whole(part(JPEG, b"; filename=a.jpg")).index(JPEG)
+    assert repr(file) == (f"File(name='a.jpg', content_type='image/jpeg', size=60, start={start})")
+
+
+@PROPERTY
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                MESSAGE,
+                XML,
+                FIELD,
+                CLOSE,
+                JPEG,
+                b"\r\n",
+                b"--B7x",
+                b"\r\n--B7x\r\n",
+                b"<",
+                b"&",
+                b"\r",
+            ]
+        )
+        | st.binary(max_size=4),
+        max_size=12,
+    ).map(b"".join),
+    st.integers(1, 50),
+)
+def test_any_bytes(body: bytes, size: int) -> None:
+    """Any bytes are an Upload or a BodyError, and no two files share a byte."""
+    try:
+        upload = read(body, TYPE)
+    except BodyError as error:
+        with pytest.raises(type(error)):
+            chunked(body, size)
+        return
+    assert chunked(body, size) == upload
+    edges = [edge for file in upload.files for edge in (file.start, file.start + file.size)]
+    assert edges == sorted(edges)
+    assert all(0 <= edge <= len(body) for edge in edges)
