@@ -112,12 +112,13 @@ def _folder(option: str, value: str) -> Path:
 
 
 def _host(option: str, value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._*?\[\]-]+", value):
+    host = value.lower().removesuffix(".")
+    if not re.fullmatch(r"[a-z0-9._*?\[\]-]+", host):
         raise ConfigError(
             f"{option}={value!r} is not a host name: give one like www.example.com, "
             f"or a glob like *.example.com, without http:// and without a port"
         )
-    return value.lower().removesuffix(".")
+    return host
 
 
 def _size(option: str, value: str, least: int = 0) -> int:

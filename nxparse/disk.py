@@ -120,6 +120,12 @@ class Folder:
         """The state of a file, or of the link that is there."""
         return os.stat(self._at(name), dir_fd=self._fd, follow_symlinks=False)
 
+    def has(self, name: str) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            self.stat(name)
+            return True
+        return False
+
     def files(self) -> list[tuple[str, os.stat_result]]:
         """Name and state of all regular files, sorted by name."""
         found = []
@@ -135,18 +141,23 @@ class Folder:
         if self._fd is not None:
             import fcntl
 
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._checked(self._fd), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def sync(self) -> None:
         """Make the names in this folder durable, where the system can."""
         if self._fd is None:
             return
         try:
-            os.fsync(self._fd)
+            os.fsync(self._checked(self._fd))
         except OSError as error:
             # Some network and FUSE file systems cannot, and do not need to.
             if error.errno not in (errno.EINVAL, errno.ENOTSUP):
                 raise
+
+    def _checked(self, fd: int) -> int:
+        if fd < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), str(self.path))
+        return fd
 
     def _at(self, name: str) -> str:
         return name if self._fd is not None else str(self.path / name)

@@ -16,6 +16,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 
+from nxparse import report
 from nxparse.deviation import BodyError
 from nxparse.spool import MAX_WAIT, Arrival, Delivery, Spool
 from nxparse.upload import Upload
@@ -86,15 +87,11 @@ class Outbox:
             with self._spool.read(arrival) as upload:
                 told = self._targets[delivery.target](upload, arrival)
         except BodyError as error:
-            path = self._spool.give_up(arrival)
-            self._spool.failed(delivery, str(error))
-            kept = f"; its body is kept as {path}" if path else ""
-            logger.warning(f"upload {arrival.id} cannot be delivered: {error}{kept}")
+            self._give_up(delivery, error)
         except sqlite3.Error:
             raise
         except OSError as error:
-            where = f" ({error.filename})" if error.filename else ""
-            self._retry(delivery, f"{error.strerror or error or type(error).__name__}{where}")
+            self._retry(delivery, report.reason(error))
         except Exception as error:
             # A fault of ours must not stop the deliveries behind this one.
             logger.exception(f"upload {arrival.id}: {delivery.target} has failed")
@@ -102,6 +99,16 @@ class Outbox:
         else:
             self._spool.done(delivery)
             logger.info(f"upload {arrival.id}: {told}")
+
+    def _give_up(self, delivery: Delivery, error: BodyError) -> None:
+        try:
+            path = self._spool.give_up(delivery.arrival)
+        except OSError as obstacle:
+            self._retry(delivery, f"{error}, and quarantine: {report.reason(obstacle)}")
+            return
+        self._spool.failed(delivery, str(error))
+        kept = f"; its body is kept as {path}" if path else ""
+        logger.warning(f"upload {delivery.arrival.id} cannot be delivered: {error}{kept}")
 
     def _retry(self, delivery: Delivery, reason: str) -> None:
         now = self._clock()

@@ -7,6 +7,7 @@ control characters before it gets here into a line (log injection).
 from __future__ import annotations
 
 import errno
+import sqlite3
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -68,14 +69,34 @@ def saved(files: Sequence[Saved]) -> str:
     return f"saved as {listed([one(file) for file in files])}" if files else "has no files to save"
 
 
+def reason(error: BaseException) -> str:
+    """Why something failed, and where, as far as the error tells."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    filename = getattr(error, "filename", None)
+    return f"{text} ({filename})" if filename else text
+
+
 def disk_error(error: BaseException, path: Path) -> str:
-    """What a failure to write means, and what to do about it."""
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return f"{reason} ({path}){_REMEDIES.get(getattr(error, 'errno', None), '')}"
+    """What a failure to write below `path` means, and what to do about it."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    code = getattr(error, "errno", None) or 0
+    if isinstance(error, sqlite3.Error):
+        # The lowest byte is the kind of the error, the rest details.
+        code = _SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, 0)
+    return f"{text} ({path}){_REMEDIES.get(code, '')}"
 
 
+_GARBLED = -1
+_SQLITE = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_NOTADB: _GARBLED,
+    sqlite3.SQLITE_CORRUPT: _GARBLED,
+}
 _ELSEWHERE = "or choose another folder with --set nx_dir=FOLDER"
-_REMEDIES: dict[int | None, str] = {
+_REMEDIES = {
     errno.ENOSPC: ": make room there",
     errno.EDQUOT: ": make room there",
     errno.EACCES: f": let it be written to, {_ELSEWHERE}",
@@ -84,5 +105,5 @@ _REMEDIES: dict[int | None, str] = {
     errno.EIO: f": the disk is failing, see dmesg, {_ELSEWHERE}",
     errno.ENOTDIR: f": something that is no folder is in its way, move it away, {_ELSEWHERE}",
     errno.EAGAIN: f": another nx_addon is working there, end that, {_ELSEWHERE}",
-    None: f": move state.sqlite3 in its .nx away, {_ELSEWHERE}",
+    _GARBLED: f": move state.sqlite3 in its .nx away, {_ELSEWHERE}",
 }

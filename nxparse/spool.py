@@ -33,7 +33,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -136,17 +136,17 @@ class Spool:
         if not root.parent.is_dir():  # it may be a link to another disk
             Folder.make(root.parent).close()
         Folder.make(root, 0o700).close()
-        self._spool = Folder.make(root / "spool", 0o700)
-        self._spool.lock()
-        self._quarantine = Folder.make(root / "quarantine", 0o700)
-        self._database = _database(root / "state.sqlite3")
-        self._recover()
+        with ExitStack() as opened:
+            self._spool = opened.enter_context(Folder.make(root / "spool", 0o700))
+            self._spool.lock()
+            self._quarantine = opened.enter_context(Folder.make(root / "quarantine", 0o700))
+            self._database = opened.enter_context(closing(_database(root / "state.sqlite3")))
+            self._recover()
+            self._opened = opened.pop_all()
 
     def close(self) -> None:
         with self._lock:
-            self._database.close()
-            self._spool.close()
-            self._quarantine.close()
+            self._opened.close()
 
     def free(self) -> int:
         """The bytes that are free on the disk."""
@@ -279,6 +279,8 @@ class Spool:
         try:
             self._spool.move(arrival.id, self._quarantine, arrival.id)
         except FileNotFoundError:
+            if self._spool.has(arrival.id):
+                raise  # it is the quarantine that is gone
             return None
         self._quarantine.sync()
         self._spool.sync()

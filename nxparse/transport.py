@@ -63,6 +63,7 @@ class Drain:
         self._server: asyncio.Server | None = None
         self._released = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._writer: asyncio.StreamWriter | None = None
 
     async def open(self) -> tuple[str, int]:
         """Listen. Returns the address. Raises OSError."""
@@ -79,12 +80,14 @@ class Drain:
         """Stop listening, and end the connection if it has not been answered."""
         if self._server:
             self._server.close()
-        if self._task and not self._released.is_set():
+        if self._task and self._writer and not self._released.is_set():
             self._task.cancel()
+            self._writer.close()  # by itself, if it had not begun
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A coroutine as the callback would print a traceback when it is
         # cancelled at the end of the program (Python 3.11).
+        self._writer = writer
         self._task = asyncio.ensure_future(self._serve(reader, writer))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,0 +1,176 @@
+"""Bad days of the operating system, for the tests: calls that fail, and kills.
+
+Everything happens on real files. `Faults` lets chosen calls fail, `Kills`
+copies a folder at each step of a program, as a kill at that step would leave it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import pytest
+
+CALLS = ("open", "write", "fsync", "close", "link", "replace", "unlink", "mkdir")
+STATEMENTS = ("BEGIN", "INSERT", "COMMIT")
+ENDLESS = 1000  # failures in a row that no program needs to understand
+
+
+class Database(sqlite3.Connection):
+    """A connection to SQLite that tells `watchers` of each statement before it is executed."""
+
+    watchers: ClassVar[list[Callable[[sqlite3.Connection, str], None]]] = []
+    lazy: ClassVar[bool] = False
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        self._tell(sql)
+        if self.lazy and "journal_mode" in sql:
+            super().execute("PRAGMA synchronous = OFF")
+        if self.lazy:
+            sql = sql.replace("synchronous = FULL", "synchronous = OFF")
+        return super().execute(sql, *parameters)
+
+    def executemany(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        self._tell(sql)
+        return super().executemany(sql, *parameters)
+
+    def _tell(self, sql: str) -> None:
+        for watcher in list(self.watchers):
+            watcher(self, sql)
+
+
+def connect(path: Path, **options: Any) -> sqlite3.Connection:
+    """What stands in for sqlite3.connect."""
+    return Database(path, **options)
+
+
+def make_lazy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for the disk: only a power cut would show the difference."""
+    monkeypatch.setattr(os, "fsync", os.fstat)
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    monkeypatch.setattr(Database, "lazy", True)
+
+
+class Faults:
+    """Lets calls of `os`, or statements, fail inside a with statement.
+
+    The calls called `names` are counted together. The one numbered `first`
+    fails, and if `persistent` all after it too.
+    """
+
+    def __init__(
+        self, names: tuple[str, ...], error: int, first: int = 1, *, persistent: bool = False
+    ) -> None:
+        self.failed = 0
+        self._calls = 0
+        self._names = tuple(dict.fromkeys(names))
+        self._error = error
+        self._first = first
+        self._persistent = persistent
+        self._real: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        for name in self._names:
+            if name in CALLS:
+                self._real[name] = getattr(os, name)
+                setattr(os, name, self._wrapped(name, self._real[name]))
+        Database.watchers.append(self._watch)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        Database.watchers.remove(self._watch)
+        for name, call in self._real.items():
+            setattr(os, name, call)
+
+    def _wrapped(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*positional: Any, **named: Any) -> Any:
+            if not self._fails():
+                return call(*positional, **named)
+            if name == "close":
+                call(*positional, **named)  # Linux closes it all the same
+            raise OSError(self._error, os.strerror(self._error))
+
+        return wrapper
+
+    def _watch(self, database: sqlite3.Connection, sql: str) -> None:
+        if sql.split()[0] in self._names and self._fails():
+            raise sqlite3.OperationalError("disk I/O error")
+
+    def _fails(self) -> bool:
+        self._calls += 1
+        fails = self._calls == self._first or (self._persistent and self._calls > self._first)
+        self.failed += fails
+        assert self.failed < ENDLESS, "it is tried for ever"
+        return fails
+
+
+class Kills:
+    """Copies the folder `root` into `copies` after each call inside a with statement.
+
+    `steps` tells for each copy what had just been done.
+    """
+
+    def __init__(self, root: Path, copies: Path) -> None:
+        self.steps: list[str] = []
+        self._root = root
+        self._copies = copies
+        self._real: dict[str, Any] = {}
+        self._copying = False
+
+    def __enter__(self) -> Self:
+        for name in CALLS:
+            self._real[name] = getattr(os, name)
+            setattr(os, name, self._wrapped(name, self._real[name]))
+        Database.watchers.append(self._watch)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        Database.watchers.remove(self._watch)
+        for name, call in self._real.items():
+            setattr(os, name, call)
+        self._copy("the end")
+
+    def copy(self, number: int) -> Path:
+        """The copy with this number in `steps`."""
+        return self._copies / str(number)
+
+    def _wrapped(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*positional: Any, **named: Any) -> Any:
+            result = call(*positional, **named)
+            self._copy(name)
+            return result
+
+        return wrapper
+
+    def _watch(self, database: sqlite3.Connection, sql: str) -> None:
+        self._copy(f"before {sql.split()[0]}")
+
+    def _copy(self, step: str) -> None:
+        if self._copying:
+            return
+        self._copying = True
+        shutil.copytree(self._root, self.copy(len(self.steps)), symlinks=True)
+        self._copying = False
+        self.steps.append(step)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files in a folder with what is in them; nothing if there is no such folder."""
+    if not folder.exists():
+        return {}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}

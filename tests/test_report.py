@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from nxparse import report
+from nxparse.deliver.save import Saved
+from nxparse.deviation import Deviation, Kind
+from nxparse.upload import File, Upload
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ""),
+        ("SAM_4371.JPG", "SAM_4371.JPG"),
+        ("two words", "two words"),
+        ("사진 été 📷", "사진 été 📷"),
+        ("全角\u3000空白", "全角\u3000空白"),
+        ("a\r\nb\tc", "a??b?c"),
+        ("\x1b[2Ja\x7f", "?[2Ja?"),
+        ("a\u0085b\u2028c\u2029d", "a?b?c?d"),
+        ("\u202egpj.exe", "?gpj.exe"),
+        ("a\u200bb\ufeff", "a?b?"),
+        ("\ud800\udc80", "??"),
+        ("{0.__class__} %s", "{0.__class__} %s"),
+        ("x" * 80, "x" * 80),
+        ("x" * 81, "x" * 79 + "…"),
+        ("\n" * 10_000, "?" * 79 + "…"),
+    ],
+    ids=[
+        "empty",
+        "file name",
+        "blank",
+        "other alphabets",
+        "wide blank",
+        "line ends",
+        "escape sequence",
+        "Unicode line ends",
+        "right to left",
+        "invisible",
+        "surrogates",
+        "format",
+        "at the limit",
+        "beyond the limit",
+        "far beyond the limit",
+    ],
+)
+def test_plain(text: str, expected: str) -> None:
+    """Text from the network is printable and not too long, in whatever language."""
+    assert report.plain(text) == expected
+
+
+def test_plain_with_limit() -> None:
+    """The limit can be another one."""
+    assert report.plain("abcdef", 4) == "abc…"
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (1234, "1.2 kB"),
+        (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"),
+        (10**6, "1.0 MB"),
+        (20_500_000, "20.5 MB"),
+        (2 << 30, "2.1 GB"),
+        (10**13, "10000.0 GB"),
+    ],
+)
+def test_amount(size: int, expected: str) -> None:
+    """Sizes are told with one digit behind the point."""
+    assert report.amount(size) == expected
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        ([], ""),
+        (["a"], "a"),
+        (["a", "b"], "a, b"),
+        (list("abcde"), "a, b, c, d, e"),
+        (list("abcdef"), "a, b, c, d, e and 1 more"),
+        (list("abcdefgh"), "a, b, c, d, e and 3 more"),
+    ],
+)
+def test_listed(items: list[str], expected: str) -> None:
+    """The first five stand for all."""
+    assert report.listed(items) == expected
+
+
+def test_deviations() -> None:
+    """Each deviation is named once, in the order in which they were met."""
+    found = [
+        Deviation(Kind.SURPLUS_NEWLINE, 1),
+        Deviation(Kind.BARE_LF, 2, "of no interest"),
+        Deviation(Kind.SURPLUS_NEWLINE, 3),
+    ]
+    assert report.deviations(found) == "surplus-newline, bare-lf"
+    assert report.deviations([]) == "none"
+
+
+def upload(
+    *names: str | None,
+    sender: str = "camera@example.com",
+    recipients: tuple[str, ...] = ("me@example.com",),
+    deviations: tuple[Deviation, ...] = (),
+) -> Upload:
+    """An upload of files of 1000 bytes each."""
+    files = tuple(File(name, "image/jpeg", 1000, 0, lambda a, b: b"") for name in names)
+    return Upload(sender, recipients, "a secret subject", "a secret text", files, deviations)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (
+            upload("SAM_4371.JPG", "SAM_4372.JPG"),
+            "from camera@example.com to me@example.com: "
+            "SAM_4371.JPG, SAM_4372.JPG, 2.0 kB; tolerated: none",
+        ),
+        (
+            upload(None, "", deviations=(Deviation(Kind.BARE_LF, 0),)),
+            "from camera@example.com to me@example.com: "
+            "(no name), (no name), 2.0 kB; tolerated: bare-lf",
+        ),
+        (
+            upload(sender="", recipients=("a@example.com", "b@example.com")),
+            "from (nobody) to a@example.com, b@example.com: no files, 0 bytes; tolerated: none",
+        ),
+        (
+            upload("x\r\n.JPG", sender="a\x1bb", recipients=("c\u2028d",)),
+            "from a?b to c?d: x??.JPG, 1.0 kB; tolerated: none",
+        ),
+        (
+            upload(*map(str, range(20)), recipients=tuple(map(str, range(64)))),
+            "from camera@example.com to 0, 1, 2, 3, 4 and 59 more: "
+            "0, 1, 2, 3, 4 and 15 more, 20.0 kB; tolerated: none",
+        ),
+    ],
+    ids=["photos", "without names", "without files", "hostile", "many"],
+)
+def test_upload(found: Upload, expected: str) -> None:
+    """An upload is one line, without what the mail says."""
+    assert report.upload(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ([], "has no files to save"),
+        ([Saved(Path("a.jpg"), 1500, new=True)], "saved as a.jpg (1.5 kB)"),
+        (
+            [Saved(Path("a.jpg"), 1500, new=False), Saved(Path("b.jpg"), 20, new=True)],
+            "saved as a.jpg (1.5 kB, there already), b.jpg (20 bytes)",
+        ),
+        (
+            [Saved(Path(f"{n}.jpg"), 10, new=True) for n in range(6)],
+            "saved as 0.jpg (10 bytes), 1.jpg (10 bytes), 2.jpg (10 bytes), 3.jpg (10 bytes), "
+            "4.jpg (10 bytes) and 1 more",
+        ),
+    ],
+    ids=["none", "one", "two", "many"],
+)
+def test_saved(files: list[Saved], expected: str) -> None:
+    """What was saved is told with its place and size."""
+    assert report.saved(files) == expected
+
+
+FULL = ": make room there"
+ELSEWHERE = ", or choose another folder with --set nx_dir=FOLDER"
+NOT_WRITABLE = f": let it be written to{ELSEWHERE}"
+GARBLED = f": move state.sqlite3 in its .nx away{ELSEWHERE}"
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, FULL),
+        (errno.EDQUOT, FULL),
+        (errno.EACCES, NOT_WRITABLE),
+        (errno.EPERM, NOT_WRITABLE),
+        (errno.EROFS, NOT_WRITABLE),
+        (errno.EIO, f": the disk is failing, see dmesg{ELSEWHERE}"),
+        (
+            errno.ENOTDIR,
+            f": something that is no folder is in its way, move it away{ELSEWHERE}",
+        ),
+        (errno.EAGAIN, f": another nx_addon is working there, end that{ELSEWHERE}"),
+        (errno.EMFILE, ""),
+    ],
+)
+def test_disk_error(number: int, remedy: str) -> None:
+    """A failed write is told with its reason, the place, and what to do, if anything."""
+    error = OSError(number, os.strerror(number), "a name that says nothing")
+    expected = f"{os.strerror(number)} (/srv/photos){remedy}"
+    assert report.disk_error(error, Path("/srv/photos")) == expected
+
+
+def _failure(path: Path, statements: str) -> sqlite3.Error:
+    """How SQLite fails on these statements with the database at this path."""
+    database = sqlite3.connect(path)
+    try:
+        with pytest.raises(sqlite3.Error) as caught:
+            database.executescript(statements)
+    finally:
+        database.close()
+    return caught.value
+
+
+class TestFailureOfSqlite:
+    def test_garbled(self, tmp_path: Path) -> None:
+        """A state that cannot be read has to go."""
+        (tmp_path / "state").write_bytes(b"garbage " * 1000)
+        error = _failure(tmp_path / "state", "SELECT * FROM sqlite_master")
+        expected = f"file is not a database (/srv/photos){GARBLED}"
+        assert report.disk_error(error, Path("/srv/photos")) == expected
+
+    def test_full(self, tmp_path: Path) -> None:
+        """A state that only needs room stays: with it would go what waits to be delivered."""
+        error = _failure(
+            tmp_path / "state", "PRAGMA max_page_count = 2; CREATE TABLE a (b); CREATE TABLE c (d)"
+        )
+        expected = f"database or disk is full (/srv/photos){FULL}"
+        assert report.disk_error(error, Path("/srv/photos")) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(OSError("the file is too short"), "the file is too short"), (TimeoutError(), "TimeoutError")],
+    ids=["text", "nothing"],
+)
+def test_disk_error_without_number(error: OSError, reason: str) -> None:
+    """Whatever an error lacks, it has a reason."""
+    assert report.disk_error(error, Path("/srv/photos")).startswith(f"{reason} (/srv/photos)")
