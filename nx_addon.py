@@ -30,19 +30,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mitmproxy import ctx, dns, exceptions, http
+from mitmproxy import command, ctx, dns, exceptions, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
+from mitmproxy.log import ALERT
 from mitmproxy.net.http import status_codes
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 import nxparse
-from nxparse import advice, config, network, report, service
-from nxparse.deliver.save import save
+from nxparse import advice, config, network, report, service, targets
 from nxparse.outbox import Outbox
 from nxparse.receive import HOPELESS, Announced, Receiver
 from nxparse.reply import ACCEPTED, Reply, refusal
-from nxparse.spool import Arrival, Spool
+from nxparse.spool import Spool
 from nxparse.transport import Drain, HeldReader, OneSegmentWriter, Pending
 
 FAILED = refusal(500, "nx_addon has failed, see its log")
@@ -130,7 +130,13 @@ class NxAddon:
             logger.warning(
                 f"an upload was cut when the last run ended: what came is kept as {path}"
             )
-        self.outbox = Outbox(self.spool, {"save": self._save}, time.time)
+        self.outbox = Outbox(
+            self.spool,
+            lambda target: targets.deliver_to(self._configured(), os.environ, target),
+            lambda *what: targets.keep(self._configured().dir, *what),
+            retry_for=self.config.retry_for,
+            clock=time.time,
+        )
         self.outbox.start()
         for line in advice.lines(_listening(self.config)):
             logger.info(line)
@@ -217,7 +223,10 @@ class NxAddon:
             return
         flow.response = _response(exchange.reply or FAILED, flow.request.method)
         if exchange.client.id in self.wrapped:
-            self.wrapped[exchange.client.id][1].collecting = True
+            writer = self.wrapped[exchange.client.id][1]
+            writer.collecting = True
+            if exchange.reply is ACCEPTED and exchange.pending.end:
+                writer.confirm(partial(self._unheard, exchange))
         exchange.pending.answered.set()
 
     async def error(self, flow: http.HTTPFlow) -> None:
@@ -231,10 +240,7 @@ class NxAddon:
             reason = exchange.pending.end or (flow.error.msg if flow.error else "no reason given")
             flow.request.raw_content = await _abandon(exchange, reason)
         elif exchange.reply is ACCEPTED:
-            logger.warning(
-                f"{_name(exchange.client)}: went away before it could hear that its upload "
-                f"is accepted; it may send it again"
-            )
+            await self._unheard(exchange)
         exchange.pending.answered.set()
         if self.outbox:
             self.outbox.wake()
@@ -255,6 +261,28 @@ class NxAddon:
                 records.append(dns.ResourceRecord.A(question.name, address, ttl=DNS_TTL))
         # AAAA and HTTPS get an empty answer: the name exists, but not as that.
         flow.response = flow.request.succeed(records)
+
+    # Commands
+
+    @command.command("nx.outbox")
+    def show_outbox(self) -> str:
+        """What waits to be delivered: since when, why, and when it is tried next."""
+        text = report.waiting(self._spool().waiting(), time.time())
+        logger.log(ALERT, text)
+        return text
+
+    @command.command("nx.retry")
+    def retry(self, id: str) -> None:
+        """Try the deliveries of an upload again now."""
+        if not self._spool().hurry(id):
+            raise exceptions.CommandError(f"nothing of an upload {id} waits: see nx.outbox")
+        assert self.outbox
+        self.outbox.wake()
+
+    def _spool(self) -> Spool:
+        if not self.spool:
+            raise exceptions.CommandError("uploads are not received by this mitmproxy")
+        return self.spool
 
     # What the hooks above are made of
 
@@ -319,7 +347,7 @@ class NxAddon:
         if receiver is None:
             logger.warning(f"{_name(exchange.client)}: an upload is refused: it is empty")
             return refusal(400, "The upload is empty")
-        reply = await asyncio.to_thread(receiver.finish, ["save"])
+        reply = await asyncio.to_thread(receiver.finish)
         if receiver.body is not None:
             request.raw_content = receiver.body
         if self.outbox:
@@ -337,9 +365,23 @@ class NxAddon:
             reply = answer if isinstance(answer, Reply) else ACCEPTED
             flow.response = _response(reply, flow.request.method)
 
-    def _save(self, upload: nxparse.Upload, arrival: Arrival) -> str:
+    async def _unheard(self, exchange: Exchange) -> None:
+        """The camera had gone before the reply, and will send its upload again."""
+        id = exchange.receiver.accepted if exchange.receiver else None
+        if not id or not self.spool:
+            return
+        logger.info(
+            f"{_name(exchange.client)}: went away before it heard that upload {id} is accepted; "
+            f"if it sends that again, it is delivered once"
+        )
+        try:
+            await asyncio.to_thread(self.spool.unheard, id)
+        except sqlite3.Error:
+            logger.exception("cannot note that a reply was not heard")
+
+    def _configured(self) -> config.Config:
         assert self.config
-        return report.saved(save(upload, self.config.dir, arrival.received, arrival.id))
+        return self.config
 
 
 def _name(client: Client) -> str:

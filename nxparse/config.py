@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from nxparse.address import deliverable
+from nxparse.deliver.mail import Smarthost, smarthost
+from nxparse.deliver.routes import Rule, Target, rule, target
+
 
 class ConfigError(ValueError):
     """An option that cannot be used, in one sentence for the person who set it."""
@@ -31,6 +35,32 @@ class Option:
 
 OPTIONS = (
     Option("nx_dir", str, "uploads", "Where photos go, in a folder for each day."),
+    Option(
+        "nx_route",
+        Sequence[str],
+        [],
+        "Rules PATTERN=TARGET: what happens to uploads for these recipients. The targets are"
+        " save, save:DIR, mail, mail:ADDRESS and drop. Repeat for several.",
+    ),
+    Option(
+        "nx_smtp",
+        str,
+        "",
+        "The mail server that takes our mail: smtp://user:password@host:587,"
+        " smtp+starttls://... (TLS or not at all), smtps://... (TLS from the start).",
+    ),
+    Option(
+        "nx_senders",
+        Sequence[str],
+        [],
+        "Who may send: addresses or globs. Needed as soon as anything leaves this machine.",
+    ),
+    Option(
+        "nx_mail_from",
+        str,
+        "",
+        "The address that our mail comes from, if not the sender on the camera.",
+    ),
     Option(
         "nx_hosts",
         Sequence[str],
@@ -50,6 +80,12 @@ OPTIONS = (
         "Uploads up to this size stay in the flow, to be looked at. Understands k, m and g.",
     ),
     Option(
+        "nx_retry_for",
+        str,
+        "3d",
+        "How long a failing delivery is tried again. Understands s, m, h and d.",
+    ),
+    Option(
         "nx_dns",
         str,
         "",
@@ -64,10 +100,20 @@ class Config:
     """The options as the program uses them: sizes in bytes, paths as paths."""
 
     dir: Path
+    routes: tuple[Rule, ...]
+    smtp: Smarthost | None
+    senders: tuple[str, ...]
+    mail_from: str
+    retry_for: float
     hosts: tuple[str, ...]
     max_upload: int
     inspect: int
     dns: IPv4Address | None
+
+    @property
+    def default_target(self) -> Target:
+        """Where an upload goes that no rule is for."""
+        return target("mail" if self.smtp else "save")
 
 
 def parse(options: Mapping[str, object], environ: Mapping[str, str]) -> Config:
@@ -76,18 +122,95 @@ def parse(options: Mapping[str, object], environ: Mapping[str, str]) -> Config:
     def text(name: str) -> str:
         return _expanded(name, str(options[name]), environ)
 
-    def texts(name: str) -> tuple[str, ...]:
+    def raw(name: str) -> Sequence[object]:
         values = options[name]
         assert isinstance(values, Sequence)
-        return tuple(_expanded(name, str(value), environ) for value in values)
+        return values
 
-    return Config(
+    def texts(name: str) -> tuple[str, ...]:
+        return tuple(_expanded(name, str(value), environ) for value in raw(name))
+
+    config = Config(
         dir=_folder("nx_dir", text("nx_dir")),
+        # What stands in a rule stays unexpanded: it goes into the database and the log.
+        routes=tuple(_rule("nx_route", str(value), environ) for value in raw("nx_route")),
+        smtp=_smarthost("nx_smtp", str(options["nx_smtp"]), text("nx_smtp")),
+        senders=tuple(value.strip() for value in texts("nx_senders")),
+        mail_from=_mailbox("nx_mail_from", text("nx_mail_from")),
+        retry_for=_duration("nx_retry_for", text("nx_retry_for")),
         hosts=tuple(_host("nx_hosts", value) for value in texts("nx_hosts")),
         max_upload=_size("nx_max_upload", text("nx_max_upload"), least=1),
         inspect=_size("nx_inspect", text("nx_inspect")),
         dns=_address("nx_dns", text("nx_dns")),
     )
+    _check_ways_out(config)
+    return config
+
+
+def expanded(target: Target, environ: Mapping[str, str]) -> str:
+    """What stands behind the colon of a target, with `${NAME}` taken from the environment."""
+    return _expanded("nx_route", target.argument, environ)
+
+
+def _check_ways_out(config: Config) -> None:
+    """Refuse to become an open relay, or to promise mail that cannot be sent."""
+    targets = [rule.target for rule in config.routes] + [config.default_target]
+    for one in targets:
+        if one.kind == "mail" and not config.smtp:
+            raise ConfigError(
+                f"nx_route has the target {one.text}, but nx_smtp names no mail server: "
+                f"add --set nx_smtp=smtp://user:password@host:587"
+            )
+        if one.reaches_beyond_the_disk and not config.senders:
+            raise ConfigError(
+                f"nx_senders is not set, and with the target {one.text} whoever reaches this "
+                f"machine could send mail in your name: add --set nx_senders=ADDRESS with the "
+                f"sender that you type on the camera"
+            )
+
+
+def _rule(option: str, value: str, environ: Mapping[str, str]) -> Rule:
+    try:
+        found = rule(value)
+        argument = expanded(found.target, environ)
+        if found.target.kind == "mail" and argument:
+            deliverable(argument)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{option}={value!r}: {error}") from None
+    return found
+
+
+def _smarthost(option: str, raw: str, value: str) -> Smarthost | None:
+    if not value.strip():
+        return None
+    try:
+        return smarthost(value.strip())
+    except ValueError as error:
+        # Neither the value nor the error is shown: there may be a password in them.
+        del error
+        shown = re.sub(r"//[^@]*@", "//...@", raw)
+        raise ConfigError(
+            f"{option}={shown!r} is no mail server: give one like "
+            f"smtp://user:password@host:587, with special characters in the password as %40"
+        ) from None
+
+
+def _mailbox(option: str, value: str) -> str:
+    if not value.strip():
+        return ""
+    try:
+        return deliverable(value.strip())
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from None
+
+
+def _duration(option: str, value: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,9})([smhd]?)", value.strip().lower())
+    if not match:
+        raise ConfigError(f"{option}={value!r} is not a time: give one like 90s, 30m, 12h or 3d")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
 def _expanded(option: str, value: str, environ: Mapping[str, str]) -> str:

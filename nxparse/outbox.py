@@ -1,106 +1,228 @@
 """What is still to be delivered, to whom, and when again.
 
-One thread takes what is due from the spool and delivers it. What succeeds is
-done for good. What fails for a reason that may pass (a full disk) waits and is
-tried again, for the first time after 15 seconds, then after as long as it has
-been waiting already, at most an hour. What can never succeed is given up, and
-its body put where a person can look at it. All of that stands in the spool, so
-that a restart, or a crash, changes nothing: at worst a delivery whose end was
-not noted is made twice.
+A delivery is an upload on its way to one target. Each target has a thread, so
+that a server which does not answer holds up nobody else's mail. How a delivery
+may end:
+
+    it succeeds            it is done for good
+    a recipient is refused the others are done; he is tried again, or given up
+    it fails for now       it waits: 15 seconds, then as long as it has waited
+                           already, at most an hour, each a little longer or
+                           shorter than the last; after `retry_for` it is given up
+    it is too large        it becomes one delivery for each file
+    it fails for good      it is given up
+    its body is not to be read  it goes into quarantine
+
+To give up is to put the files into `undelivered/`, and to warn. All of this
+stands in the spool, so that a restart, or a crash, changes nothing: at worst a
+delivery whose end was not noted is made twice, under the same id.
+
+The time that a delivery has waited is added up from its waits, not read from a
+clock: a clock that is set by ten years lets nothing expire.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Sequence
 
 from nxparse import report
+from nxparse.deliver.errors import (
+    Outcome,
+    PermanentError,
+    Refused,
+    TemporaryError,
+    TooLargeError,
+)
 from nxparse.deviation import BodyError
-from nxparse.spool import MAX_WAIT, Arrival, Delivery, Spool
-from nxparse.upload import Upload
+from nxparse.spool import MAX_WAIT, Delivery, Spool
+from nxparse.upload import File, Upload
 
 MIN_WAIT = 15.0  # seconds
+JITTER = 0.1
+POLL = 2.0  # seconds until somebody is noticed who has used the command line
 
 logger = logging.getLogger(__name__)
 
-Deliver = Callable[[Upload, Arrival], str]
-"""Delivers an upload to a target and tells what it did. Raises OSError if it cannot yet."""
+Deliver = Callable[[Upload, Sequence[File], Delivery], Outcome]
+"""Delivers these files of an upload. Raises a DeliveryError or OSError."""
 
 
 class Outbox:
-    """Delivers what is in a spool. `targets` has a function for each name of a target."""
+    """Delivers what is in a spool.
+
+    `deliver_to` gives the function that delivers to a target, by its text.
+    `keep` puts files that could not be delivered where a person finds them, and
+    says where that is. `retry_for` is in seconds.
+    """
 
     def __init__(
-        self, spool: Spool, targets: Mapping[str, Deliver], clock: Callable[[], float]
+        self,
+        spool: Spool,
+        deliver_to: Callable[[str], Deliver],
+        keep: Callable[[Upload, Sequence[File], Delivery], str],
+        *,
+        retry_for: float,
+        clock: Callable[[], float],
+        jitter: Callable[[], float] = lambda: random.uniform(1 - JITTER, 1 + JITTER),
     ) -> None:
         self._spool = spool
-        self._targets = targets
+        self._deliver_to = deliver_to
+        self._keep = keep
+        self._retry_for = retry_for
         self._clock = clock
-        self._wake = threading.Event()
+        self._jitter = jitter
+        self._changed = threading.Condition()
+        self._changes = 0
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="nx outbox", daemon=True)
+        self._lanes: dict[str, threading.Thread] = {}
+        self._dispatcher = threading.Thread(target=self._dispatch, name="nx outbox", daemon=True)
 
     def start(self) -> None:
         """Begin with what is left from last time."""
-        self._thread.start()
+        self._dispatcher.start()
 
     def wake(self) -> None:
         """There is something new in the spool."""
-        self._wake.set()
+        with self._changed:
+            self._changes += 1
+            self._changed.notify_all()
 
     def stop(self, timeout: float) -> bool:
-        """End after the delivery at hand. Tells whether it ended within `timeout` seconds."""
-        self._stopping = True
-        self._wake.set()
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        """End after the deliveries at hand. Tells whether they ended within `timeout` seconds."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        deadline = time.monotonic() + timeout
+        threads = [self._dispatcher, *self._lanes.values()]
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
 
-    def deliver_due(self) -> float | None:
-        """Try everything that is due. Returns the seconds until more is, None if nothing waits."""
-        for delivery in self._spool.due():
-            if self._stopping:
-                break
-            self._deliver(delivery)
-        for path in self._spool.tidy():
-            logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
-        when = self._spool.next_try()
-        return None if when is None else max(0.0, when - self._clock())
-
-    def _run(self) -> None:
-        while True:
-            self._wake.clear()
+    def deliver_due(self, target: str) -> None:
+        """Try everything that is due for a target."""
+        for delivery in self._spool.due(target):
             if self._stopping:
                 return
+            self._deliver(delivery)
+
+    # Threads
+
+    def _dispatch(self) -> None:
+        """Give each target a thread, and notice what others have changed in the spool."""
+        version = -1
+        while not self._stopping:
             try:
-                wait = self.deliver_due()
+                for path in self._spool.tidy():
+                    logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
+                for target in self._spool.targets():
+                    if target not in self._lanes:
+                        lane = threading.Thread(
+                            target=self._run, args=(target,), name=f"nx {target}", daemon=True
+                        )
+                        self._lanes[target] = lane
+                        lane.start()
+                if (found := self._spool.version()) != version:
+                    version = found
+                    self.wake()
+            except Exception:
+                logger.exception("cannot look after the deliveries")
+            self._wait(POLL)
+
+    def _run(self, target: str) -> None:
+        while not self._stopping:
+            changes = self._changes
+            try:
+                self.deliver_due(target)
+                when = self._spool.next_try(target)
+                wait = MAX_WAIT if when is None else min(max(0.0, when - self._clock()), MAX_WAIT)
             except Exception:
                 # The database, most likely. Whatever it is, it must not end the thread.
-                logger.exception(f"deliveries stop for {MIN_WAIT:.0f} s")
+                logger.exception(f"deliveries to {target} stop for {MIN_WAIT:.0f} s")
                 wait = MIN_WAIT
-            self._wake.wait(MAX_WAIT if wait is None else min(wait, MAX_WAIT))
+            self._wait(wait, changes)
+
+    def _wait(self, seconds: float, changes: int | None = None) -> None:
+        """Wait, but not when something has changed since `changes`, or when all ends."""
+        with self._changed:
+            since = self._changes if changes is None else changes
+            self._changed.wait_for(lambda: self._stopping or self._changes != since, seconds)
+
+    # One delivery
 
     def _deliver(self, delivery: Delivery) -> None:
-        arrival = delivery.arrival
         try:
-            with self._spool.read(arrival) as upload:
-                told = self._targets[delivery.target](upload, arrival)
-        except BodyError as error:
-            self._give_up(delivery, error)
+            with self._spool.read(delivery.arrival) as upload:
+                self._attempt(upload, delivery)
         except sqlite3.Error:
             raise
+        except BodyError as error:
+            self._quarantine(delivery, error)
         except OSError as error:
             self._retry(delivery, report.reason(error))
         except Exception as error:
             # A fault of ours must not stop the deliveries behind this one.
-            logger.exception(f"upload {arrival.id}: {delivery.target} has failed")
+            logger.exception(f"upload {delivery.id}: {delivery.target} has failed")
             self._retry(delivery, repr(error))
+
+    def _attempt(self, upload: Upload, delivery: Delivery) -> None:
+        files = delivery.of(upload.files)
+        try:
+            outcome = self._deliver_to(delivery.target)(upload, files, delivery)
+        except TooLargeError as error:
+            if len(files) > 1:
+                self._spool.split(delivery, len(files))
+                logger.info(f"upload {delivery.id}: {error}; sending each file by itself")
+                self.wake()
+            else:
+                self._give_up(upload, files, delivery, str(error))
+        except PermanentError as error:
+            self._give_up(upload, files, delivery, str(error))
+        except TemporaryError as error:
+            if delivery.waited >= self._retry_for:
+                self._give_up(upload, files, delivery, f"given up: {error}")
+            else:
+                self._retry(delivery, str(error), least=error.retry_after)
+        except OSError as error:
+            if delivery.waited >= self._retry_for:
+                self._give_up(upload, files, delivery, f"given up: {report.reason(error)}")
+            else:
+                raise
+        else:
+            self._settle(upload, files, delivery, outcome)
+
+    def _settle(
+        self, upload: Upload, files: Sequence[File], delivery: Delivery, outcome: Outcome
+    ) -> None:
+        logger.info(f"upload {delivery.id}: {outcome.told}")
+        expired = delivery.waited >= self._retry_for
+        later = [one for one in outcome.refused if not one.permanent and not expired]
+        never = [one for one in outcome.refused if one not in later]
+        if never:
+            where = self._keep(upload, files, delivery)
+            logger.warning(f"upload {delivery.id}: not delivered to {_refusals(never)}; {where}")
+        if later:
+            self._retry(delivery, _refusals(later), [one.recipient for one in later])
+        elif never and len(never) == len(delivery.recipients):
+            self._spool.failed(delivery, _refusals(never))
         else:
             self._spool.done(delivery)
-            logger.info(f"upload {arrival.id}: {told}")
 
-    def _give_up(self, delivery: Delivery, error: BodyError) -> None:
+    def _give_up(
+        self, upload: Upload, files: Sequence[File], delivery: Delivery, reason: str
+    ) -> None:
+        where = self._keep(upload, files, delivery)
+        self._spool.failed(delivery, reason)
+        logger.warning(
+            f"upload {delivery.id} is not delivered to {report.listed(delivery.recipients)}: "
+            f"{reason}; {where}"
+        )
+
+    def _quarantine(self, delivery: Delivery, error: BodyError) -> None:
         try:
             path = self._spool.give_up(delivery.arrival)
         except OSError as obstacle:
@@ -108,13 +230,28 @@ class Outbox:
             return
         self._spool.failed(delivery, str(error))
         kept = f"; its body is kept as {path}" if path else ""
-        logger.warning(f"upload {delivery.arrival.id} cannot be delivered: {error}{kept}")
+        logger.warning(f"upload {delivery.id} cannot be delivered: {error}{kept}")
 
-    def _retry(self, delivery: Delivery, reason: str) -> None:
-        now = self._clock()
-        wait = min(max(now - delivery.arrival.received, MIN_WAIT), MAX_WAIT)
-        self._spool.postpone(delivery, now + wait, reason)
+    def _retry(
+        self,
+        delivery: Delivery,
+        reason: str,
+        recipients: Sequence[str] | None = None,
+        least: float = 0.0,
+    ) -> None:
+        wait = waiting_time(delivery.waited, least) * self._jitter()
+        left = delivery.recipients if recipients is None else recipients
+        self._spool.postpone(delivery, wait, reason, left)
         logger.warning(
-            f"upload {delivery.arrival.id}: {delivery.target}: {reason}; "
+            f"upload {delivery.id}: {report.plain(delivery.target)}: {reason}; "
             f"it is safe, trying again in {wait:.0f} s"
         )
+
+
+def waiting_time(waited: float, least: float = 0.0) -> float:
+    """How long to wait until the next attempt when `waited` seconds have been waited so far."""
+    return min(max(waited, MIN_WAIT, least), MAX_WAIT)
+
+
+def _refusals(refused: Sequence[Refused]) -> str:
+    return report.listed([f"{report.plain(one.recipient)} ({one.reason})" for one in refused])

@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nxparse import multipart, report
+from nxparse.address import AddressError, deliverable
 from nxparse.config import Config
+from nxparse.deliver import routes
 from nxparse.deviation import BodyError
 from nxparse.reply import ACCEPTED, Reply, refusal
 from nxparse.spool import Incoming, Spool
-from nxparse.upload import from_parts
+from nxparse.upload import Upload, from_parts
 
 # What must stay free beside one and a half times the upload, which is there
 # twice for a moment: in the spool and where it is saved.
@@ -57,6 +59,7 @@ class Receiver:
     ) -> None:
         self.received = 0
         self.body: bytes | None = None
+        self.accepted: str | None = None
         self._spool = spool
         self._config = config
         self._announced = announced
@@ -87,8 +90,8 @@ class Receiver:
             with suppress(multipart.MultipartError):
                 self._scanner.feed(chunk)
 
-    def finish(self, targets: list[str]) -> Reply:
-        """The body is whole: accept it for these targets, or refuse it."""
+    def finish(self) -> Reply:
+        """The body is whole: accept it, or refuse it. `accepted` is the id it then has."""
         if self._incoming is None:
             assert self._refusal, "finish and abort are called once, and one of them"
             return self._refusal
@@ -98,19 +101,25 @@ class Receiver:
                 raise BodyError("it is empty")
             self._keep_for_inspection()
             upload = from_parts(self._scanner.close(), self._scanner.deviations, incoming.fetch)
+            if not self._may_send(upload.sender):
+                return self._not_allowed(upload.sender)
+            deliveries = self._deliveries(upload)
         except BodyError as error:
             return self._refused(error)
         except OSError as error:
             return self._not_kept(error)
         announced = self._announced
         try:
+            if repeated := self._spool.repeated(upload.sender, incoming.sha256):
+                return self._repeat(repeated)
             arrival = self._spool.accept(
-                incoming, announced.client, announced.content_type, targets
+                incoming, announced.client, upload.sender, announced.content_type, deliveries
             )
         except (OSError, sqlite3.Error) as error:
             return self._not_kept(error)
         self._incoming = None
-        then = f"next: {', '.join(targets)} (upload {arrival.id})"
+        self.accepted = arrival.id
+        then = f"next: {report.listed(list(deliveries))} (upload {arrival.id})"
         self._log(logging.INFO, f"{report.upload(upload)}; {then}")
         return ACCEPTED
 
@@ -132,6 +141,45 @@ class Receiver:
         kept = f"what came is kept as {path}" if path else "nothing had come"
         self._log(logging.WARNING, f"{what}; nothing is delivered, {kept}")
         return path
+
+    def _may_send(self, sender: str) -> bool:
+        allowed = self._config.senders
+        return not allowed or any(routes.fits(pattern, sender) for pattern in allowed)
+
+    def _deliveries(self, upload: Upload) -> dict[str, tuple[str, ...]]:
+        """The recipients for each target. BodyError if mail could not be delivered to one."""
+        config = self._config
+        decided = routes.decide(config.routes, config.default_target, upload.recipients)
+        for target, recipients in decided.items():
+            if target.kind != "mail":
+                continue
+            try:
+                for recipient in () if target.argument else recipients:
+                    deliverable(recipient)
+                if not config.mail_from:
+                    deliverable(upload.sender)
+            except AddressError as error:
+                raise BodyError(str(error)) from None
+        return {target.text: recipients for target, recipients in decided.items()}
+
+    def _not_allowed(self, sender: str) -> Reply:
+        shown = report.plain(sender) or "(nobody)"
+        return self._refuse(
+            refusal(401, "Sender not in whitelist"),
+            f"an upload is refused: {shown} may not send; to allow it, "
+            f"use --set nx_senders={shown}",
+            logging.WARNING,
+        )
+
+    def _repeat(self, id: str) -> Reply:
+        assert self._incoming
+        self._spool.discard(self._incoming)
+        self._incoming = None
+        self.accepted = id
+        self._log(
+            logging.INFO, f"sends upload {id} again, whose reply it had not heard; taken once"
+        )
+        return ACCEPTED
 
     def _begin(self) -> None:
         length = self._announced.length or 0

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nxparse.deliver.save import Saved
 from nxparse.deviation import Deviation
+from nxparse.spool import Delivery
 from nxparse.upload import Upload
 
 MAX_TEXT = 80
@@ -67,6 +68,26 @@ def saved(files: Sequence[Saved]) -> str:
         return f"{file.path} ({amount(file.size)}{'' if file.new else ', there already'})"
 
     return f"saved as {listed([one(file) for file in files])}" if files else "has no files to save"
+
+
+def ago(seconds: float) -> str:
+    """A time that has passed or will pass, as people say it."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} seconds"
+
+
+def waiting(deliveries: Sequence[Delivery], now: float) -> str:
+    """What waits to be delivered, a line for each."""
+    if not deliveries:
+        return "nothing waits"
+    return "\n".join(
+        f"{one.id}: to {listed([plain(name) for name in one.recipients])} by {plain(one.target)}, "
+        f"since {ago(now - one.arrival.received)}, tried {one.attempts} times, "
+        f"next in {ago(one.next_try - now)}: {plain(one.reason, 200) or 'not tried yet'}"
+        for one in deliveries
+    )
 
 
 def reason(error: BaseException) -> str:

@@ -25,6 +25,8 @@ and sqlite3.Errors.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import secrets
@@ -32,21 +34,23 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 
 from nxparse import disk
 from nxparse.deviation import BodyError
 from nxparse.disk import Folder
-from nxparse.upload import Fetch, Upload, read_chunks
+from nxparse.upload import Fetch, File, Upload, read_chunks
 
 # Quarantine is there for a person to look at, not to fill the card.
 MAX_QUARANTINE = 2 << 30
 # No delivery is made to wait for longer, in seconds.
 MAX_WAIT = 3600.0
+# A camera whose reply was lost sends again within this time, in seconds.
+REPEAT = 3600.0
 # What a finished upload leaves in the database is kept for a while, as history.
 HISTORY = 30 * 86400
 
@@ -56,17 +60,24 @@ CREATE TABLE upload (
     id TEXT PRIMARY KEY,
     received REAL NOT NULL,      -- Unix time
     client TEXT NOT NULL,        -- the camera's address
+    sender TEXT NOT NULL,
     content_type TEXT NOT NULL,  -- of the body, as on the wire
-    size INTEGER NOT NULL        -- of the body, in bytes
+    size INTEGER NOT NULL,       -- of the body, in bytes
+    sha256 TEXT NOT NULL,        -- of the body
+    heard INTEGER NOT NULL DEFAULT 1  -- 0: the camera had gone before the reply
 );
+CREATE INDEX upload_unheard ON upload (sha256) WHERE NOT heard;
 CREATE TABLE delivery (
     upload TEXT NOT NULL REFERENCES upload (id) ON DELETE CASCADE,
-    target TEXT NOT NULL,
+    target TEXT NOT NULL,        -- as written in nx_route
+    part INTEGER NOT NULL,       -- 0: all files; else only this one, from 1
+    recipients TEXT NOT NULL,    -- those that it still has to reach: JSON, a list
     state TEXT NOT NULL CHECK (state IN ('waiting', 'done', 'failed')),
     attempts INTEGER NOT NULL DEFAULT 0,
+    waited REAL NOT NULL DEFAULT 0,  -- seconds, between the attempts
     next_try REAL NOT NULL,      -- Unix time
     reason TEXT NOT NULL DEFAULT '',
-    PRIMARY KEY (upload, target)
+    PRIMARY KEY (upload, target, part)
 );
 CREATE INDEX delivery_waiting ON delivery (next_try) WHERE state = 'waiting';
 """
@@ -79,17 +90,37 @@ class Arrival:
     id: str
     received: float
     client: str
+    sender: str
     content_type: str
     size: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An upload on its way to one target."""
+    """An upload, or one file of it (`part`, from 1), on its way to one target.
+
+    `recipients` are those that have not been reached yet. `waited` is how long
+    it has been made to wait, in seconds: what a clock says does not count.
+    """
 
     arrival: Arrival
     target: str
+    part: int
+    recipients: tuple[str, ...]
     attempts: int
+    waited: float
+    next_try: float
+    reason: str
+
+    def of(self, files: Sequence[File]) -> Sequence[File]:
+        """Which files of the upload are to be delivered."""
+        return files[self.part - 1 : self.part] if self.part else files
+
+    @property
+    def id(self) -> str:
+        """The same for each attempt, and for no other delivery of the same upload's files."""
+        return f"{self.arrival.id}.{self.part}" if self.part else self.arrival.id
 
 
 class Incoming:
@@ -99,12 +130,19 @@ class Incoming:
         self.id = id
         self.size = 0
         self._folder = folder
+        self._digest = hashlib.sha256()
         self._fd: int | None = folder.create(f".{id}", 0o600)
 
     def write(self, chunk: bytes) -> None:
         assert self._fd is not None
         disk.write_all(self._fd, chunk)
+        self._digest.update(chunk)
         self.size += len(chunk)
+
+    @property
+    def sha256(self) -> str:
+        """Of what has been written, in hexadecimal digits."""
+        return self._digest.hexdigest()
 
     def fetch(self, start: int, end: int) -> bytes:
         """Read back what has been written between two offsets."""
@@ -123,13 +161,15 @@ class Incoming:
 
 
 class Spool:
-    """The folder `.nx`, for one process alone.
+    """The folder `.nx`, for one process alone: BlockingIOError if another one has it.
 
-    Opening it puts in order what a crash has left; see `recovered`. Raises
-    BlockingIOError if another process has it.
+    Opening it puts in order what a crash has left; see `recovered`. With
+    `alone=False` it is opened beside that one process, to look and to settle.
     """
 
-    def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, root: Path, clock: Callable[[], float] = time.time, *, alone: bool = True
+    ) -> None:
         self.recovered: list[Path] = []
         self._clock = clock
         self._lock = threading.Lock()
@@ -138,10 +178,12 @@ class Spool:
         Folder.make(root, 0o700).close()
         with ExitStack() as opened:
             self._spool = opened.enter_context(Folder.make(root / "spool", 0o700))
-            self._spool.lock()
+            if alone:
+                self._spool.lock()
             self._quarantine = opened.enter_context(Folder.make(root / "quarantine", 0o700))
             self._database = opened.enter_context(closing(_database(root / "state.sqlite3")))
-            self._recover()
+            if alone:
+                self._recover()
             self._opened = opened.pop_all()
 
     def close(self) -> None:
@@ -158,11 +200,21 @@ class Spool:
         return Incoming(f"{now}-{secrets.token_hex(4)}", self._spool)
 
     def accept(
-        self, incoming: Incoming, client: str, content_type: str, targets: Sequence[str]
+        self,
+        incoming: Incoming,
+        client: str,
+        sender: str,
+        content_type: str,
+        deliveries: Mapping[str, Sequence[str]],
     ) -> Arrival:
-        """Keep a body, to be delivered to the targets. After this it survives a power cut."""
+        """Keep a body, to be delivered. After this it survives a power cut.
+
+        `deliveries` has the recipients for each target.
+        """
         now = self._clock()
-        arrival = Arrival(incoming.id, now, client, content_type, incoming.size)
+        arrival = Arrival(
+            incoming.id, now, client, sender, content_type, incoming.size, incoming.sha256
+        )
         incoming.sync()
         incoming.close()
         self._spool.move(f".{incoming.id}", self._spool, incoming.id)
@@ -170,13 +222,16 @@ class Spool:
             self._spool.sync()
             with self._transaction() as database:
                 database.execute(
-                    "INSERT INTO upload VALUES (?, ?, ?, ?, ?)",
-                    (arrival.id, arrival.received, client, content_type, arrival.size),
+                    f"INSERT INTO upload ({_ARRIVAL}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    astuple(arrival),
                 )
                 database.executemany(
-                    "INSERT INTO delivery (upload, target, state, next_try)"
-                    " VALUES (?, ?, 'waiting', ?)",
-                    [(arrival.id, target, now) for target in targets],
+                    "INSERT INTO delivery (upload, target, part, recipients, state, next_try)"
+                    " VALUES (?, ?, 0, ?, 'waiting', ?)",
+                    [
+                        (arrival.id, target, json.dumps(list(recipients)), now)
+                        for target, recipients in deliveries.items()
+                    ],
                 )
         except BaseException:
             self._spool.move(incoming.id, self._spool, f".{incoming.id}")
@@ -217,29 +272,45 @@ class Spool:
                 deleted.append(self._quarantine.path / name)
         return deleted
 
-    def due(self) -> list[Delivery]:
-        """The deliveries whose time has come, the oldest uploads first.
+    def waiting(self) -> list[Delivery]:
+        """All deliveries that have not ended, the oldest uploads first."""
+        with self._lock:
+            return _deliveries(self._database, "state = 'waiting'")
+
+    def due(self, target: str) -> list[Delivery]:
+        """The deliveries to a target whose time has come, the oldest uploads first.
 
         Those that would have to wait for longer than anything ever does, too:
         the clock has been set back.
         """
         now = self._clock()
         with self._lock:
-            rows = self._database.execute(
-                "SELECT upload.*, target, attempts FROM delivery"
-                " JOIN upload ON upload.id = delivery.upload"
-                " WHERE state = 'waiting' AND next_try NOT BETWEEN ? AND ?"
-                " ORDER BY received, upload.id, target",
-                (math.nextafter(now, math.inf), now + MAX_WAIT),
-            ).fetchall()
-        return [Delivery(Arrival(*row[:5]), *row[5:]) for row in rows]
+            return _deliveries(
+                self._database,
+                "state = 'waiting' AND target = ? AND next_try NOT BETWEEN ? AND ?",
+                target,
+                math.nextafter(now, math.inf),
+                now + 2 * MAX_WAIT,
+            )
 
-    def next_try(self) -> float | None:
-        """When the next delivery is due, in Unix time; None if nothing waits."""
+    def targets(self) -> list[str]:
+        """The targets that deliveries wait for."""
+        query = "SELECT DISTINCT target FROM delivery WHERE state = 'waiting' ORDER BY target"
         with self._lock:
-            query = "SELECT min(next_try) FROM delivery WHERE state = 'waiting'"
-            (when,) = self._database.execute(query).fetchone()
+            return [row[0] for row in self._database.execute(query)]
+
+    def next_try(self, target: str) -> float | None:
+        """When the next delivery to a target is due, in Unix time; None if nothing waits."""
+        query = "SELECT min(next_try) FROM delivery WHERE state = 'waiting' AND target = ?"
+        with self._lock:
+            (when,) = self._database.execute(query, (target,)).fetchone()
         return None if when is None else float(when)
+
+    def version(self) -> int:
+        """A number that changes when another process has changed something (the command line)."""
+        with self._lock:
+            (version,) = self._database.execute("PRAGMA data_version").fetchone()
+        return int(version)
 
     def done(self, delivery: Delivery) -> None:
         """The delivery has succeeded. After the last one of an upload its body is deleted."""
@@ -249,14 +320,71 @@ class Spool:
         """The delivery will not be tried again."""
         self._settle(delivery, "failed", reason)
 
-    def postpone(self, delivery: Delivery, until: float, reason: str) -> None:
-        """The delivery is to be tried again at a Unix time."""
+    def postpone(
+        self, delivery: Delivery, wait: float, reason: str, recipients: Sequence[str]
+    ) -> None:
+        """The delivery, to these of its recipients, is to be tried again in `wait` seconds."""
         with self._transaction() as database:
             database.execute(
-                "UPDATE delivery SET attempts = attempts + 1, next_try = ?, reason = ?"
-                " WHERE upload = ? AND target = ?",
-                (until, reason, delivery.arrival.id, delivery.target),
+                "UPDATE delivery SET attempts = attempts + 1, waited = waited + ?, next_try = ?,"
+                f" reason = ?, recipients = ? WHERE {_KEY}",
+                (
+                    wait,
+                    self._clock() + wait,
+                    reason,
+                    json.dumps(list(recipients)),
+                    *_key(delivery),
+                ),
             )
+
+    def split(self, delivery: Delivery, files: int) -> None:
+        """Make of a delivery of all files one for each."""
+        with self._transaction() as database:
+            database.execute(f"DELETE FROM delivery WHERE {_KEY}", _key(delivery))
+            database.executemany(
+                "INSERT INTO delivery (upload, target, part, recipients, state, next_try)"
+                " VALUES (?, ?, ?, ?, 'waiting', ?)",
+                [
+                    (
+                        delivery.arrival.id,
+                        delivery.target,
+                        part,
+                        json.dumps(list(delivery.recipients)),
+                        self._clock(),
+                    )
+                    for part in range(1, files + 1)
+                ],
+            )
+
+    def hurry(self, id: str) -> int:
+        """Let the waiting deliveries of an upload be due now. Returns how many there are."""
+        with self._transaction() as database:
+            return database.execute(
+                "UPDATE delivery SET next_try = ? WHERE upload = ? AND state = 'waiting'",
+                (self._clock(), id),
+            ).rowcount
+
+    def unheard(self, id: str) -> None:
+        """The camera had gone before it could hear that this upload is accepted."""
+        with self._transaction() as database:
+            database.execute("UPDATE upload SET heard = 0 WHERE id = ?", (id,))
+
+    def repeated(self, sender: str, sha256: str) -> str | None:
+        """The id of the upload of which this one is a repeat, because its reply was not heard.
+
+        That is answered only once: who sends the same again after a reply that
+        arrived means it.
+        """
+        with self._transaction() as database:
+            row = database.execute(
+                "SELECT id FROM upload WHERE NOT heard AND sha256 = ? AND sender = ?"
+                " AND abs(received - ?) <= ?",
+                (sha256, sender, self._clock(), REPEAT),
+            ).fetchone()
+            if row is None:
+                return None
+            database.execute("UPDATE upload SET heard = 1 WHERE id = ?", row)
+        return str(row[0])
 
     @contextmanager
     def read(self, arrival: Arrival) -> Iterator[Upload]:
@@ -270,7 +398,11 @@ class Spool:
             raise BodyError("its body is gone") from None
         try:
             fetch: Fetch = partial(disk.read_range, fd)
-            yield read_chunks(disk.read_chunks(fd), arrival.content_type, fetch)
+            digest = hashlib.sha256()
+            upload = read_chunks(_digested(fd, digest.update), arrival.content_type, fetch)
+            if digest.hexdigest() != arrival.sha256:
+                raise BodyError("its body has changed on the disk")
+            yield upload
         finally:
             os.close(fd)
 
@@ -290,9 +422,8 @@ class Spool:
         id = delivery.arrival.id
         with self._transaction() as database:
             database.execute(
-                "UPDATE delivery SET attempts = attempts + 1, state = ?, reason = ?"
-                " WHERE upload = ? AND target = ?",
-                (state, reason, id, delivery.target),
+                f"UPDATE delivery SET attempts = attempts + 1, state = ?, reason = ? WHERE {_KEY}",
+                (state, reason, *_key(delivery)),
             )
             query = "SELECT count(*) FROM delivery WHERE upload = ? AND state = 'waiting'"
             (waiting,) = database.execute(query, (id,)).fetchone()
@@ -338,6 +469,42 @@ class Spool:
                 self.recovered.append(self._quarantine.path / id)
         self._quarantine.sync()
         self._spool.sync()
+
+
+_ARRIVAL = "id, received, client, sender, content_type, size, sha256"
+_KEY = "upload = ? AND target = ? AND part = ?"
+
+
+def _key(delivery: Delivery) -> tuple[str, str, int]:
+    return delivery.arrival.id, delivery.target, delivery.part
+
+
+def _deliveries(database: sqlite3.Connection, where: str, *values: object) -> list[Delivery]:
+    rows = database.execute(
+        f"SELECT {_ARRIVAL}, target, part, recipients, attempts, waited, next_try, reason"
+        f" FROM delivery JOIN upload ON id = upload WHERE {where}"
+        " ORDER BY received, id, target, part",
+        values,
+    ).fetchall()
+    return [
+        Delivery(
+            arrival=Arrival(*row[:7]),
+            target=row[7],
+            part=row[8],
+            recipients=tuple(json.loads(row[9])),
+            attempts=row[10],
+            waited=row[11],
+            next_try=row[12],
+            reason=row[13],
+        )
+        for row in rows
+    ]
+
+
+def _digested(fd: int, update: Callable[[bytes], None]) -> Iterator[bytes]:
+    for chunk in disk.read_chunks(fd):
+        update(chunk)
+        yield chunk
 
 
 def _database(path: Path) -> sqlite3.Connection:

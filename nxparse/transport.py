@@ -25,6 +25,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +35,12 @@ GRACE = 0.5  # seconds until a request must have been noticed
 CONNECT = 5.0  # seconds until mitmproxy must have reached the drain
 IDLE = 120.0  # seconds of silence in the middle of an upload
 ANSWER = 900.0  # seconds to make 2 GB durable on a slow card
+ACKNOWLEDGED = 5.0  # seconds until a reply must have been acknowledged
 LINGER = 10.0  # seconds until mitmproxy must have closed what was answered
+
+# struct tcp_info, linux/tcp.h: u8 tcpi_state at 0, u32 tcpi_unacked at 24
+_TCP_CLOSE = 7
+_UNACKED = 24
 
 logger = logging.getLogger(__name__)
 
@@ -183,6 +190,24 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
         logger.error(f"no reply after {seconds:.0f} s: the disk does not answer")
 
 
+async def _arrived(writer: asyncio.StreamWriter) -> bool:
+    """Has the peer acknowledged everything that was written to it?"""
+    if not hasattr(socket, "TCP_INFO"):
+        return True
+    try:
+        async with asyncio.timeout(ACKNOWLEDGED):
+            while True:
+                connection = writer.get_extra_info("socket")
+                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED + 4)
+                if info[0] == _TCP_CLOSE:
+                    return False
+                if not any(info[_UNACKED:]):
+                    return True
+                await asyncio.sleep(STEP)
+    except (OSError, TimeoutError):
+        return False
+
+
 class OneSegmentWriter:
     """Writes to a client like the StreamWriter that it wraps.
 
@@ -194,6 +219,8 @@ class OneSegmentWriter:
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self.collecting = False
         self._writer = writer
+        self._unheard: Callable[[], Awaitable[None]] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._pieces: list[bytes] = []
 
     def write(self, data: bytes) -> None:
@@ -213,9 +240,28 @@ class OneSegmentWriter:
         self._flush()
         self._writer.write_eof()
 
+    def confirm(self, unheard: Callable[[], Awaitable[None]]) -> None:
+        """Before the connection is closed, see whether what was written has arrived.
+
+        A client that has closed its half may still be listening, or may be gone:
+        only what its system answers to our reply tells. If it is gone, `unheard`
+        is called. Without TCP_INFO (only Linux has it) everything has arrived.
+        """
+        self._unheard = unheard
+
     def close(self) -> None:
         self._flush()
-        self._writer.close()
+        if self._unheard is None:
+            self._writer.close()
+        elif self._closing is None:
+            self._closing = asyncio.ensure_future(self._close_confirmed(self._unheard))
+
+    async def _close_confirmed(self, unheard: Callable[[], Awaitable[None]]) -> None:
+        try:
+            if not await _arrived(self._writer):
+                await unheard()
+        finally:
+            self._writer.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._writer, name)

@@ -1,6 +1,12 @@
-"""Why a delivery failed, as far as it decides what happens next."""
+"""How a delivery ends, as far as it decides what happens next.
+
+Temporary or permanent is a type, not a flag: whoever raises knows which it is.
+An OSError that nobody has judged is temporary.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 
 class DeliveryError(Exception):
@@ -10,10 +16,34 @@ class DeliveryError(Exception):
 class TemporaryError(DeliveryError):
     """It may succeed later, not before `retry_after` seconds if that is given."""
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
 class PermanentError(DeliveryError):
     """It will never succeed."""
+
+
+class TooLargeError(DeliveryError):
+    """All files together are too much for the target; one at a time may do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A recipient that was not reached while others were, and why."""
+
+    recipient: str
+    permanent: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A delivery that has succeeded, for all recipients but those `refused`.
+
+    `told` says what was done, for the log.
+    """
+
+    told: str
+    refused: tuple[Refused, ...] = ()

@@ -29,7 +29,7 @@ from enum import Enum
 from urllib.parse import quote, unquote, urlsplit
 
 from nxparse.address import deliverable
-from nxparse.deliver.errors import PermanentError, TemporaryError
+from nxparse.deliver.errors import PermanentError, Refused, TemporaryError, TooLargeError
 from nxparse.upload import File, Upload
 
 # Postfix's own times: to connect, for each answer, and for the one behind the
@@ -219,10 +219,6 @@ def _lines(data: bytes) -> bytes:
     return b"".join([text[start : start + 76] + b"\r\n" for start in range(0, len(text), 76)])
 
 
-class TooLargeError(Exception):
-    """The server does not take a message of this size."""
-
-
 class Verdict(Enum):
     DONE = "done"
     PERMANENT = "permanent"
@@ -234,15 +230,6 @@ def verdict(code: int) -> Verdict:
     if code in (250, 251, 252):
         return Verdict.DONE
     return Verdict.PERMANENT if 500 <= code <= 599 else Verdict.TEMPORARY
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A recipient that the server did not take, and what it said."""
-
-    recipient: str
-    verdict: Verdict
-    reason: str
 
 
 def send(letter: Letter, server: Smarthost) -> list[Refused]:
@@ -338,7 +325,8 @@ class _Session:
         for recipient in letter.recipients:
             code, text = smtp.rcpt(recipient)
             if (found := verdict(code)) is not Verdict.DONE:
-                refused.append(Refused(recipient, found, f"{code} {self._words(text)}"))
+                said = f"{code} {self._words(text)}"
+                refused.append(Refused(recipient, found is Verdict.PERMANENT, said))
         if len(refused) == len(letter.recipients):
             return refused
         code, text = smtp.docmd("DATA")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nxparse import disk
 from nxparse.disk import Folder
 from nxparse.filename import numbered
-from nxparse.upload import File, Upload
+from nxparse.upload import File
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +33,17 @@ def folder_for(directory: Path, received: float) -> Path:
     return directory / time.strftime("%Y-%m-%d", time.localtime(received))
 
 
-def save(upload: Upload, directory: Path, received: float, id: str) -> list[Saved]:
-    """Store the files of an upload durably.
+def save(files: Sequence[File], directory: Path, received: float, id: str) -> list[Saved]:
+    """Store files of an upload durably.
 
-    `id` names the upload; a second try with the same id clears away what the
+    `id` names the delivery; a second try with the same id clears away what the
     first one left. Raises OSError; what is stored by then stays.
     """
     path = folder_for(directory, received)
     saved = []
     try:
         with Folder.make(path) as folder:
-            for index, file in enumerate(upload.files):
+            for index, file in enumerate(files):
                 name, new = _store(folder, file, f".{id}-{index}")
                 saved.append(Saved(path / name, file.size, new))
             folder.sync()

@@ -1,0 +1,74 @@
+"""From the text of a target to the function that delivers to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from nxparse import report
+from nxparse.config import Config, expanded
+from nxparse.deliver import mail, routes
+from nxparse.deliver.errors import Outcome, PermanentError, TemporaryError
+from nxparse.deliver.save import save
+from nxparse.outbox import Deliver
+from nxparse.spool import Delivery
+from nxparse.upload import File, Upload
+
+UNDELIVERED = "undelivered"
+
+
+def deliver_to(config: Config, environ: Mapping[str, str], target: str) -> Deliver:
+    """The function for a target, which may be one that is no longer in the options.
+
+    Raises TemporaryError if it cannot be used now: somebody may mend the options.
+    """
+    try:
+        found = routes.target(target)
+        argument = expanded(found, environ)
+    except ValueError as error:
+        raise TemporaryError(str(error)) from None
+    match found.kind:
+        case "save":
+            return partial(_save, Path(argument).expanduser() if argument else config.dir)
+        case "mail":
+            return partial(_mail, config, argument)
+        case _:
+            return _drop
+
+
+def keep(directory: Path, upload: Upload, files: Sequence[File], delivery: Delivery) -> str:
+    """Put the files of a delivery that has failed below nx_dir, where a person finds them."""
+    received = delivery.arrival.received
+    return report.saved(save(files, directory / UNDELIVERED, received, delivery.id))
+
+
+def _save(directory: Path, upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
+    return Outcome(report.saved(save(files, directory, delivery.arrival.received, delivery.id)))
+
+
+def _drop(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
+    return Outcome(f"dropped, as the rule for {report.listed(delivery.recipients)} says")
+
+
+def _mail(
+    config: Config, address: str, upload: Upload, files: Sequence[File], delivery: Delivery
+) -> Outcome:
+    if not config.smtp:
+        raise TemporaryError("nx_smtp names no mail server any more")
+    recipients = [address] if address else delivery.recipients
+    try:
+        letter = mail.compose(
+            upload,
+            files,
+            recipients,
+            id=delivery.id,
+            date=delivery.arrival.received,
+            mail_from=config.mail_from,
+        )
+    except ValueError as error:
+        raise PermanentError(str(error)) from None
+    refused = mail.send(letter, config.smtp)
+    reached = [one for one in recipients if one not in {other.recipient for other in refused}]
+    told = f"mailed to {report.listed(reached)}" if reached else "not mailed"
+    return Outcome(f"{told} through {config.smtp}", tuple(refused))
