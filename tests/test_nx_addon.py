@@ -621,16 +621,11 @@ def test_a_taken_port_is_told(folder: Path) -> None:
 
 @contextmanager
 def dns_proxy(folder: Path, *arguments: str) -> Iterator[tuple[Proxy, tuple[str, int]]]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    modes = ("--mode", "regular@127.0.0.1:0", "--mode", f"dns@127.0.0.1:{port}")
-    # A name server that never answers: nothing for us may wait for it.
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent,
-        Proxy(folder, *modes, "--set", "dns_name_servers=127.0.0.1", *arguments) as proxy,
-    ):
-        silent.bind(("127.0.0.1", 0))
+    modes = ("--mode", "regular@127.0.0.1:0", "--mode", "dns@127.0.0.1:0")
+    # A name server where nobody answers: nothing for us may wait for it.
+    nobody = ("--set", "dns_name_servers=127.0.0.1")
+    with Proxy(folder, *modes, *nobody, *arguments) as proxy:
+        port = int(proxy.wait_for(r"DNS server listening at 127\.0\.0\.1:(\d+)")[1])
         yield proxy, ("127.0.0.1", port)
 
 
