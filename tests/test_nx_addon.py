@@ -621,12 +621,12 @@ def test_a_taken_port_is_told(folder: Path) -> None:
 
 @contextmanager
 def dns_proxy(folder: Path, *arguments: str) -> Iterator[tuple[Proxy, tuple[str, int]]]:
-    modes = ("--mode", "regular@127.0.0.1:0", "--mode", "dns@127.0.0.1:0")
+    modes = ("--mode", "regular@127.0.0.1:0", "--mode", "dns@127.0.0.2:0")
     # A name server where nobody answers: nothing for us may wait for it.
     nobody = ("--set", "dns_name_servers=127.0.0.1")
     with Proxy(folder, *modes, *nobody, *arguments) as proxy:
-        port = int(proxy.wait_for(r"DNS server listening at 127\.0\.0\.1:(\d+)")[1])
-        yield proxy, ("127.0.0.1", port)
+        port = int(proxy.wait_for(r"DNS server listening at 127\.0\.0\.2:(\d+)")[1])
+        yield proxy, ("127.0.0.2", port)
 
 
 def test_dns(folder: Path) -> None:
