@@ -22,7 +22,7 @@ MAX_TEXT = 80
 
 def plain(text: str, limit: int = MAX_TEXT) -> str:
     """Text from the network as it may stand in a line: printable, and not too long."""
-    clean = "".join(char if _printable(char) else "?" for char in text)
+    clean = "".join(char if _printable(char) else "?" for char in text[: limit + 1])
     return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -125,9 +126,13 @@ class Proxy:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.ended()
 
-    def descriptors(self) -> int:
-        """How many file descriptors it has open."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+    def descriptors(self) -> list[str]:
+        """What it has open: paths of files, kinds of sockets."""
+        found = []
+        for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found.append(re.sub(r"\[\d+\]", "", os.readlink(link)))
+        return sorted(found)
 
     def saved(self) -> dict[str, bytes]:
         """The photos that are there: path below `uploads` without the day, and content."""

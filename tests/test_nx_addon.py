@@ -346,9 +346,7 @@ def test_a_cut_upload_is_kept(folder: Path, end: str, sent: int) -> None:
     head = bodies.request(body)[: -len(body)]
     times = 5
     with Proxy(folder) as proxy:
-        camera.send(proxy.port, GET.format("/", 1, "gld.samsungosp.com").encode())
-        eventually(lambda: "client disconnect" in proxy.log, "the first connection ends")
-        descriptors = proxy.descriptors()
+        descriptors = descriptors_at_rest(proxy)
         for count in range(times):
             connection = camera.connect(proxy.port)
             connection.sendall(head + body[:sent])
@@ -362,6 +360,21 @@ def test_a_cut_upload_is_kept(folder: Path, end: str, sent: int) -> None:
         assert proxy.saved() == {}
         assert f"upload cut after {sent} of {len(body)} bytes, the c" in proxy.log
         eventually(lambda: proxy.descriptors() == descriptors, "all descriptors are closed")
+
+
+def descriptors_at_rest(proxy: Proxy) -> list[str]:
+    """What a proxy has open between two requests, when it has opened all that it ever will."""
+    request, _ = upload("FIRST.JPG")
+    camera.send(proxy.port, request.replace(b"email?", b"unknown?"))
+    eventually(lambda: "client disconnect" in proxy.log, "the first connection ends")
+    seen = [proxy.descriptors()]
+
+    def unchanged() -> bool:
+        seen.append(proxy.descriptors())
+        return len(seen) > 5 and all(one == seen[-1] for one in seen[-5:])
+
+    eventually(unchanged, "nothing is opened or closed any more")
+    return seen[-1]
 
 
 def all_is_read(connection: socket.socket) -> bool:
@@ -385,7 +398,7 @@ def test_a_silent_client_is_ended(folder: Path) -> None:
     body = bodies.body([("SAM_1.JPG", bodies.jpeg(300_000))])
     request = bodies.request(body)
     with Proxy(folder, script=script) as proxy:
-        descriptors = proxy.descriptors()
+        descriptors = descriptors_at_rest(proxy)
 
         connection = camera.connect(proxy.port)
         connection.sendall(request[:100_000])
@@ -608,17 +621,12 @@ def test_a_taken_port_is_told(folder: Path) -> None:
 
 @contextmanager
 def dns_proxy(folder: Path, *arguments: str) -> Iterator[tuple[Proxy, tuple[str, int]]]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    modes = ("--mode", "regular@127.0.0.1:0", "--mode", f"dns@127.0.0.1:{port}")
-    # A name server that never answers: nothing for us may wait for it.
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent,
-        Proxy(folder, *modes, "--set", "dns_name_servers=127.0.0.1", *arguments) as proxy,
-    ):
-        silent.bind(("127.0.0.1", 0))
-        yield proxy, ("127.0.0.1", port)
+    modes = ("--mode", "regular@127.0.0.1:0", "--mode", "dns@127.0.0.2:0")
+    # A name server where nobody answers: nothing for us may wait for it.
+    nobody = ("--set", "dns_name_servers=127.0.0.1")
+    with Proxy(folder, *modes, *nobody, *arguments) as proxy:
+        port = int(proxy.wait_for(r"DNS server listening at 127\.0\.0\.2:(\d+)")[1])
+        yield proxy, ("127.0.0.2", port)
 
 
 def test_dns(folder: Path) -> None:
