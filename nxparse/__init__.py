@@ -7,20 +7,25 @@ rooms of this package, from the wire up; each uses only what stands above it:
     deviation   names for what the cameras do that no RFC allows
     multipart   the scanner: parts of a body as spans; parse and repair
     message     the XML of an e-mail upload
+    address     e-mail addresses that can be delivered to
     filename    safe names for files
     reply       HTTP replies that a camera can digest
     hotspot     what each hotspot check wants to hear
     page        the page behind http://www.samsungimaging.com/
     transport   what mitmproxy lacks on the socket
+    network     the addresses of this machine
     upload      Upload and File
     service     method, host and path: who answers (the map of the protocol)
+    advice      what the user has to do so that a camera finds the proxy
     disk        the file operations that durability rests on
     spool       durable uploads: bodies on disk, state in SQLite
+    deliver     one module for each way out; routes: which one it is
     report      an upload told to a person
-    deliver     one module for each way out
     config      the options, checked once
-    outbox      what is still to be delivered, and when
+    outbox      what is still to be delivered, and when again
+    targets     from the text of a target to what delivers to it
     receive     an upload on its way in
+    __main__    the command line
 
 Wire formats do no IO, and nothing here imports mitmproxy.
 """

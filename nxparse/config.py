@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
+from urllib.parse import quote
 
 from nxparse.address import deliverable
 from nxparse.deliver.mail import Smarthost, smarthost
@@ -134,8 +135,8 @@ def parse(options: Mapping[str, object], environ: Mapping[str, str]) -> Config:
         dir=_folder("nx_dir", text("nx_dir")),
         # What stands in a rule stays unexpanded: it goes into the database and the log.
         routes=tuple(_rule("nx_route", str(value), environ) for value in raw("nx_route")),
-        smtp=_smarthost("nx_smtp", str(options["nx_smtp"]), text("nx_smtp")),
-        senders=tuple(value.strip() for value in texts("nx_senders")),
+        smtp=_smarthost("nx_smtp", str(options["nx_smtp"]), environ),
+        senders=tuple(_sender("nx_senders", value) for value in texts("nx_senders")),
         mail_from=_mailbox("nx_mail_from", text("nx_mail_from")),
         retry_for=_duration("nx_retry_for", text("nx_retry_for")),
         hosts=tuple(_host("nx_hosts", value) for value in texts("nx_hosts")),
@@ -172,29 +173,53 @@ def _check_ways_out(config: Config) -> None:
 def _rule(option: str, value: str, environ: Mapping[str, str]) -> Rule:
     try:
         found = rule(value)
-        argument = expanded(found.target, environ)
-        if found.target.kind == "mail" and argument:
+    except ValueError as error:
+        raise ConfigError(f"{option}={value!r}: {error}") from None
+    written = found.target.argument
+    argument = _expanded(option, written, environ, shown=value)
+    try:
+        if written and not argument.strip():
+            raise ValueError(f"nothing stands behind {found.target.text!r}")
+        if written and found.target.kind == "mail":
             deliverable(argument)
-    except ConfigError:
-        raise
+        if written and found.target.kind == "save":
+            _usable_folder(argument)
     except ValueError as error:
         raise ConfigError(f"{option}={value!r}: {error}") from None
     return found
 
 
-def _smarthost(option: str, raw: str, value: str) -> Smarthost | None:
+def _smarthost(option: str, raw: str, environ: Mapping[str, str]) -> Smarthost | None:
+    shown = _without_password(raw)
+    # A variable may hold any password, or else the whole URL.
+    whole = re.fullmatch(r"\s*\$\{\w+\}\s*", raw)
+    quoted = environ if whole else {name: quote(value, "") for name, value in environ.items()}
+    value = _expanded(option, raw, quoted, shown=shown)
     if not value.strip():
         return None
     try:
         return smarthost(value.strip())
-    except ValueError as error:
-        # Neither the value nor the error is shown: there may be a password in them.
-        del error
-        shown = re.sub(r"//[^@]*@", "//...@", raw)
+    except ValueError:
         raise ConfigError(
             f"{option}={shown!r} is no mail server: give one like "
             f"smtp://user:password@host:587, with special characters in the password as %40"
         ) from None
+
+
+def _without_password(url: str) -> str:
+    """The scheme and the host of a URL that may be wrong anywhere, the rest as dots."""
+    parts = re.fullmatch(r"([a-z+]+://)?(.*@)?([A-Za-z0-9.-]*)(.*)", url.strip(), re.DOTALL)
+    assert parts
+    return f"{parts[1] or ''}{'...@' if parts[2] else ''}{parts[3]}{'...' if parts[4] else ''}"
+
+
+def _sender(option: str, value: str) -> str:
+    # An empty pattern would let in those, and only those, who name no sender.
+    if not value.strip():
+        raise ConfigError(
+            f"{option}={value!r} is not a sender: give an address, or a glob like *@example.org"
+        )
+    return value.strip()
 
 
 def _mailbox(option: str, value: str) -> str:
@@ -213,12 +238,12 @@ def _duration(option: str, value: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
-def _expanded(option: str, value: str, environ: Mapping[str, str]) -> str:
+def _expanded(option: str, value: str, environ: Mapping[str, str], shown: str | None = None) -> str:
     def variable(match: re.Match[str]) -> str:
         if match[1] not in environ:
             raise ConfigError(
-                f"{option}={value}: the environment has no variable {match[1]}; "
-                f"set it before you start mitmproxy"
+                f"{option}={value if shown is None else shown}: "
+                f"the environment has no variable {match[1]}; set it before you start mitmproxy"
             )
         return environ[match[1]]
 
@@ -227,11 +252,18 @@ def _expanded(option: str, value: str, environ: Mapping[str, str]) -> str:
 
 def _folder(option: str, value: str) -> Path:
     try:
+        return _usable_folder(value)
+    except ValueError as error:
+        raise ConfigError(f"{option}={error}") from None
+
+
+def _usable_folder(value: str) -> Path:
+    try:
         if value.strip() and "\0" not in value:
             return Path(value).expanduser()
     except RuntimeError:  # ~somebody who does not exist
         pass
-    raise ConfigError(f"{option}={value!r} is not a folder: give a path like /srv/photos")
+    raise ValueError(f"{value!r} is not a folder: give a path like /srv/photos")
 
 
 def _host(option: str, value: str) -> str:

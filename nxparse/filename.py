@@ -36,7 +36,7 @@ _MEDIA = {
     "wav": "audio/x-wav",
 }
 _EXTENSIONS = {media_type: extension for extension, media_type in reversed(_MEDIA.items())}
-_PICTURE = re.compile(r"(?:image|video)/[a-z0-9!#$&^_.+-]+")
+_PICTURE = re.compile(r"(?:image|video)/[a-z0-9!#$&^_.+-]{1,127}")  # RFC 6838 section 4.2
 _HARMFUL = re.compile(r'[<>:"/\\|?*$`]')
 _DEVICES = re.compile(
     r"(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(?:COM|LPT)[0-9¹²³])[ ]*(?:\.|\Z)", re.I

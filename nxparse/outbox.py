@@ -186,7 +186,7 @@ class Outbox:
             if delivery.waited >= self._retry_for:
                 self._give_up(upload, files, delivery, f"given up: {error}")
             else:
-                self._retry(delivery, str(error), least=error.retry_after)
+                self._retry(delivery, str(error), least=error.retry_after or 0.0)
         except OSError as error:
             if delivery.waited >= self._retry_for:
                 self._give_up(upload, files, delivery, f"given up: {report.reason(error)}")

@@ -10,7 +10,9 @@ does not hear an early answer.
 
 from __future__ import annotations
 
+import glob
 import logging
+import shlex
 import sqlite3
 import time
 from contextlib import suppress
@@ -163,11 +165,18 @@ class Receiver:
         return {target.text: recipients for target, recipients in decided.items()}
 
     def _not_allowed(self, sender: str) -> Reply:
-        shown = report.plain(sender) or "(nobody)"
+        shown = report.plain(sender)
+        if not sender:
+            remedy = "; it names no sender: set one on the camera"
+        elif shown == sender:
+            # A sender is free to call himself * or $(reboot).
+            option = shlex.quote(f"nx_senders={glob.escape(sender)}")
+            remedy = f"; to allow it, use --set {option}"
+        else:
+            remedy = ""
         return self._refuse(
             refusal(401, "Sender not in whitelist"),
-            f"an upload is refused: {shown} may not send; to allow it, "
-            f"use --set nx_senders={shown}",
+            f"an upload is refused: {shown or '(nobody)'} may not send{remedy}",
             logging.WARNING,
         )
 

@@ -83,7 +83,8 @@ def waiting(deliveries: Sequence[Delivery], now: float) -> str:
     if not deliveries:
         return "nothing waits"
     return "\n".join(
-        f"{one.id}: to {listed([plain(name) for name in one.recipients])} by {plain(one.target)}, "
+        f"{one.arrival.id}{f', file {one.part}' if one.part else ''}: "
+        f"to {listed([plain(name) for name in one.recipients])} by {plain(one.target)}, "
         f"since {ago(now - one.arrival.received)}, tried {one.attempts} times, "
         f"next in {ago(one.next_try - now)}: {plain(one.reason, 200) or 'not tried yet'}"
         for one in deliveries

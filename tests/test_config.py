@@ -1,16 +1,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from nxparse.config import OPTIONS, Config, ConfigError, parse
+from nxparse.config import OPTIONS, Config, ConfigError, expanded, parse
+from nxparse.deliver.mail import Security, Smarthost
+from nxparse.deliver.routes import Rule, Target
 
 DEFAULTS: Mapping[str, object] = {option.name: option.default for option in OPTIONS}
-DEFAULT = Config(dir=Path("uploads"), hosts=(), max_upload=2 << 30, inspect=16 << 20, dns=None)
-ENVIRON = {"PHOTOS": "/srv/photos", "HOST": "cam.example.com", "SIZE": "7m", "EMPTY": ""}
+DEFAULT = Config(
+    dir=Path("uploads"),
+    routes=(),
+    smtp=None,
+    senders=(),
+    mail_from="",
+    retry_for=3 * 86400,
+    hosts=(),
+    max_upload=2 << 30,
+    inspect=16 << 20,
+    dns=None,
+)
+ENVIRON = {
+    "PHOTOS": "/srv/photos",
+    "HOST": "cam.example.com",
+    "SIZE": "7m",
+    "ADDRESS": "me@example.org",
+    "TIME": "90s",
+    "PASSWORD": "f9%2Fe1",
+    "ODD": "not an address",
+    "EMPTY": "",
+}
 
 
 def given(**options: object) -> Config:
@@ -27,9 +51,14 @@ class TestOptions:
         """mitmproxy unloads an addon whose integer does not parse, so there are none."""
         assert {option.name: option.kind for option in OPTIONS} == {
             "nx_dir": str,
+            "nx_route": Sequence[str],
+            "nx_smtp": str,
+            "nx_senders": Sequence[str],
+            "nx_mail_from": str,
             "nx_hosts": Sequence[str],
             "nx_max_upload": str,
             "nx_inspect": str,
+            "nx_retry_for": str,
             "nx_dns": str,
         }
 
@@ -42,6 +71,13 @@ class TestOptions:
         with pytest.raises(AttributeError):
             DEFAULT.max_upload = 1  # type: ignore[misc]
 
+
+def rule(pattern: str, kind: str, argument: str = "") -> Rule:
+    return Rule(pattern, Target(f"{kind}:{argument}" if argument else kind, kind, argument))
+
+
+MINE = ("save", "my photos")
+ABROAD = "me@xn--bcher-kva.example"
 
 RIGHT: dict[str, tuple[str, object, str, object]] = {
     "folder": ("nx_dir", "/srv/photos", "dir", Path("/srv/photos")),
@@ -69,6 +105,47 @@ RIGHT: dict[str, tuple[str, object, str, object]] = {
     "nothing to inspect": ("nx_inspect", "0", "inspect", 0),
     "address": ("nx_dns", "192.168.1.2", "dns", IPv4Address("192.168.1.2")),
     "address with blanks": ("nx_dns", " 192.168.1.2\t", "dns", IPv4Address("192.168.1.2")),
+    "a rule": ("nx_route", ["*@example.org=save"], "routes", (rule("*@example.org", "save"),)),
+    "rules, in their order": (
+        "nx_route",
+        ["b@example.org=drop", "a@example.org=save:/srv", "b@example.org=save"],
+        "routes",
+        (
+            rule("b@example.org", "drop"),
+            rule("a@example.org", "save", "/srv"),
+            rule("b@example.org", "save"),
+        ),
+    ),
+    "rule with blanks": ("nx_route", [" * = save:my photos "], "routes", (rule("*", *MINE),)),
+    "rule with a second =": ("nx_route", ["*=save:a=b"], "routes", (rule("*", "save", "a=b"),)),
+    "rule with a variable": (
+        "nx_route",
+        ["*=save:${PHOTOS}/x"],
+        "routes",
+        (rule("*", "save", "${PHOTOS}/x"),),
+    ),
+    "no variable in a pattern": ("nx_route", ["${X}=save"], "routes", (rule("${X}", "save"),)),
+    "no mail server": ("nx_smtp", "", "smtp", None),
+    "blank mail server": ("nx_smtp", " ", "smtp", None),
+    "no mail server from the environment": ("nx_smtp", "${EMPTY}", "smtp", None),
+    "senders": (
+        "nx_senders",
+        ["camera@example.com", " *@Example.ORG ", "${ADDRESS}"],
+        "senders",
+        ("camera@example.com", "*@Example.ORG", "me@example.org"),
+    ),
+    "mail from": ("nx_mail_from", " me@example.org ", "mail_from", "me@example.org"),
+    "mail from abroad": ("nx_mail_from", "me@bücher.example", "mail_from", ABROAD),
+    "mail from the environment": ("nx_mail_from", "${ADDRESS}", "mail_from", "me@example.org"),
+    "mail from the sender": ("nx_mail_from", "  ", "mail_from", ""),
+    "seconds": ("nx_retry_for", "45", "retry_for", 45.0),
+    "seconds with a unit": ("nx_retry_for", "90s", "retry_for", 90.0),
+    "minutes": ("nx_retry_for", "30m", "retry_for", 1800.0),
+    "hours": ("nx_retry_for", "12h", "retry_for", 43200.0),
+    "days": ("nx_retry_for", "14D", "retry_for", 1209600.0),
+    "time with blanks": ("nx_retry_for", " 2d\t", "retry_for", 172800.0),
+    "time from the environment": ("nx_retry_for", "${TIME}", "retry_for", 90.0),
+    "no second try": ("nx_retry_for", "0", "retry_for", 0.0),
     "no address": ("nx_dns", "", "dns", None),
     "blank address": ("nx_dns", "  ", "dns", None),
     "no address from the environment": ("nx_dns", "${EMPTY}", "dns", None),
@@ -82,11 +159,8 @@ def test_right(
     """Right values become what the program uses."""
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("USERPROFILE", "/home/me")
-    config = given(**{option: value})
-    others = {name: getattr(config, name) for name in ("dir", "hosts", "max_upload", "inspect")}
-    unchanged = {name: getattr(DEFAULT, name) for name in others}
-    assert getattr(config, field) == expected
-    assert {**others, field: None} == {**unchanged, field: None}
+    changed: dict[str, Any] = {field: expected}
+    assert given(**{option: value}) == replace(DEFAULT, **changed)
 
 
 FOLDER = "is not a folder: give a path like /srv/photos"
@@ -99,6 +173,12 @@ ADDRESS = (
     "is not an IPv4 address: give one like 192.168.1.2, "
     "or nothing for the address of this machine that faces the camera"
 )
+
+TIME = "is not a time: give one like 90s, 30m, 12h or 3d"
+SENDER = "is not a sender: give an address, or a glob like *@example.org"
+RULE = "a rule is PATTERN=TARGET, like *@example.org=save"
+TARGETS = "the targets are save, mail, drop"
+UNSET = "the environment has no variable NOWHERE; set it before you start mitmproxy"
 
 WRONG: dict[str, tuple[str, object, str]] = {
     "no folder": ("nx_dir", "", f"nx_dir='' {FOLDER}"),
@@ -136,6 +216,98 @@ WRONG: dict[str, tuple[str, object, str]] = {
     "number too large": ("nx_dns", "192.168.1.256", f"nx_dns='192.168.1.256' {ADDRESS}"),
     "leading zero": ("nx_dns", "192.168.01.2", f"nx_dns='192.168.01.2' {ADDRESS}"),
     "network": ("nx_dns", "192.168.1.0/24", f"nx_dns='192.168.1.0/24' {ADDRESS}"),
+    "no rule": ("nx_route", [""], f"nx_route='': {RULE}"),
+    "target only": ("nx_route", ["save"], f"nx_route='save': {RULE}"),
+    "no pattern": ("nx_route", [" =save"], f"nx_route=' =save': {RULE}"),
+    "no target": ("nx_route", ["*="], f"nx_route='*=': there is no target '': {TARGETS}"),
+    "unknown target": (
+        "nx_route",
+        ["*=fax"],
+        f"nx_route='*=fax': there is no target 'fax': {TARGETS}",
+    ),
+    "target in upper case": (
+        "nx_route",
+        ["*=Save"],
+        f"nx_route='*=Save': there is no target 'Save': {TARGETS}",
+    ),
+    "nothing behind the colon": (
+        "nx_route",
+        ["*=save:"],
+        "nx_route='*=save:': nothing stands behind 'save:'",
+    ),
+    "something behind drop": (
+        "nx_route",
+        ["*=drop:x"],
+        "nx_route='*=drop:x': drop takes nothing behind it",
+    ),
+    "mail to nobody": (
+        "nx_route",
+        ["*=mail:me"],
+        "nx_route='*=mail:me': 'me' is not an e-mail address",
+    ),
+    "mail to nobody, from the environment": (
+        "nx_route",
+        ["*=mail:${ODD}"],
+        "nx_route='*=mail:${ODD}': 'not an address' is not an e-mail address",
+    ),
+    "mail to an empty variable": (
+        "nx_route",
+        ["*=mail:${EMPTY}"],
+        "nx_route='*=mail:${EMPTY}': nothing stands behind 'mail:${EMPTY}'",
+    ),
+    "save to an empty variable": (
+        "nx_route",
+        ["*=save:${EMPTY}"],
+        "nx_route='*=save:${EMPTY}': nothing stands behind 'save:${EMPTY}'",
+    ),
+    "save to the home of nobody": (
+        "nx_route",
+        ["*=save:~nobody-here/x"],
+        f"nx_route='*=save:~nobody-here/x': '~nobody-here/x' {FOLDER}",
+    ),
+    "NUL in the folder of a rule": (
+        "nx_route",
+        ["*=save:a\0b"],
+        rf"nx_route='*=save:a\x00b': 'a\x00b' {FOLDER}",
+    ),
+    "unset variable in a rule": (
+        "nx_route",
+        ["a@example.org=save:/srv/${NOWHERE}"],
+        f"nx_route=a@example.org=save:/srv/${{NOWHERE}}: {UNSET}",
+    ),
+    "second rule": ("nx_route", ["*=save", "x"], f"nx_route='x': {RULE}"),
+    "blank sender": ("nx_senders", [" "], f"nx_senders=' ' {SENDER}"),
+    "empty sender behind another": (
+        "nx_senders",
+        ["camera@example.com", ""],
+        f"nx_senders='' {SENDER}",
+    ),
+    "sender from an empty variable": ("nx_senders", ["${EMPTY}"], f"nx_senders='' {SENDER}"),
+    "unset variable in a sender": (
+        "nx_senders",
+        ["${NOWHERE}"],
+        f"nx_senders=${{NOWHERE}}: {UNSET}",
+    ),
+    "mail from nobody": ("nx_mail_from", "me", "nx_mail_from: 'me' is not an e-mail address"),
+    "mail from a name and address": (
+        "nx_mail_from",
+        "Me <me@example.org>",
+        "nx_mail_from: 'Me <me@example.org>' is not an e-mail address",
+    ),
+    "mail from no host": (
+        "nx_mail_from",
+        "me@-.example",
+        "nx_mail_from: 'me@-.example' has a domain that cannot exist",
+    ),
+    "no time": ("nx_retry_for", "", f"nx_retry_for='' {TIME}"),
+    "unit of time only": ("nx_retry_for", "d", f"nx_retry_for='d' {TIME}"),
+    "unknown unit of time": ("nx_retry_for", "2w", f"nx_retry_for='2w' {TIME}"),
+    "negative time": ("nx_retry_for", "-1d", f"nx_retry_for='-1d' {TIME}"),
+    "fraction of a time": ("nx_retry_for", "1.5h", f"nx_retry_for='1.5h' {TIME}"),
+    "blank in a time": ("nx_retry_for", "3 d", f"nx_retry_for='3 d' {TIME}"),
+    "time of other digits": ("nx_retry_for", "٣d", f"nx_retry_for='٣d' {TIME}"),
+    "far too long": ("nx_retry_for", "1" * 10, f"nx_retry_for='1111111111' {TIME}"),
+    "for ever": ("nx_retry_for", "inf", f"nx_retry_for='inf' {TIME}"),
     "unset variable": (
         "nx_dir",
         "/srv/${NOWHERE}",
@@ -157,3 +329,157 @@ def test_wrong(option: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         given(**{option: value})
     assert str(caught.value) == message
+
+
+def test_default_target() -> None:
+    """Who fits no rule gets a file, or mail as soon as a mail server is named."""
+    mail = given(nx_smtp="smtp://mail.example.com", nx_senders=["*"])
+    assert given().default_target == Target("save", "save")
+    assert mail.default_target == Target("mail", "mail")
+
+
+def test_variables_of_a_rule() -> None:
+    """What stands in a rule is expanded only where it is used, and from the environment then."""
+    [found] = given(nx_route=["*=save:${PHOTOS}/nx"]).routes
+    assert found.target.text == "save:${PHOTOS}/nx"
+    assert expanded(found.target, ENVIRON) == "/srv/photos/nx"
+    with pytest.raises(ConfigError, match="the environment has no variable PHOTOS"):
+        expanded(found.target, {})
+
+
+SERVERS: dict[str, tuple[str, Smarthost]] = {
+    "host": ("smtp://mail.example.com", Smarthost("mail.example.com", 25, Security.IF_OFFERED)),
+    "blanks": (" smtps://mail.example.com\n", Smarthost("mail.example.com", 465, Security.TLS)),
+    "all of it": (
+        "smtp+starttls://me:f9e1@mail.example.com:2525",
+        Smarthost("mail.example.com", 2525, Security.STARTTLS, "me", "f9e1"),
+    ),
+    "variables": (
+        "smtp://me:${PASSWORD}@${HOST}",
+        Smarthost("cam.example.com", 25, Security.IF_OFFERED, "me", "f9%2Fe1"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("value", "expected"), SERVERS.values(), ids=SERVERS)
+def test_mail_server(value: str, expected: Smarthost) -> None:
+    """A mail server is read with its user and password, which stands in no repr."""
+    config = given(nx_smtp=value, nx_senders=["camera@example.com"])
+    assert config.smtp == expected
+    assert "f9" not in repr(config)
+
+
+NO_SERVER = (
+    "is no mail server: give one like smtp://user:password@host:587, "
+    "with special characters in the password as %40"
+)
+
+# Each password begins with f9 and ends with e1.
+NO_SERVERS: dict[str, tuple[str, str]] = {
+    "host only": ("mail.example.com", "mail.example.com"),
+    "other scheme": ("http://mail.example.com", "http://mail.example.com"),
+    "scheme only": ("smtp://", "smtp://"),
+    "host and path": ("smtp://mail.example.com/x", "smtp://mail.example.com..."),
+    "port no number": ("smtp://me:f9e1@mail.example.com:x", "smtp://...@mail.example.com..."),
+    "port too large": ("smtp://me:f9e1@example.com:65536", "smtp://...@example.com..."),
+    "other scheme with a password": ("ftp://me:f9e1@example.com", "ftp://...@example.com"),
+    "@ in the password": ("smtp://me:f9@e1@example.com:x", "smtp://...@example.com..."),
+    "@ in the user": ("smtp://me@home:f9@e1@example.com:x", "smtp://...@example.com..."),
+    "slash in the password": ("smtp://me:f9/e1@example.com", "smtp://...@example.com"),
+    "slashes in the password": ("smtp://me:f9://e1@example.com", "smtp://...@example.com"),
+    "hash in the password": ("smtp://me:f9#e1@example.com", "smtp://...@example.com"),
+    "question mark in the password": ("smtp://me:f9?e1@example.com", "smtp://...@example.com"),
+    "bracket in the password": ("smtp://me:f9[e1@example.com", "smtp://...@example.com"),
+    "line end in the password": ("smtp://me:f9\ne1@example.com:x", "smtp://...@example.com..."),
+    "no slashes": ("smtp:me:f9e1@example.com", "...@example.com"),
+    "one slash": ("smtp:/me:f9e1@example.com", "...@example.com"),
+    "no scheme": ("me:f9e1@example.com", "...@example.com"),
+    "no host": ("smtp://me:f9e1@", "smtp://...@"),
+    "no host and no @": ("smtp://me:f9e1", "smtp://me..."),
+    "no scheme, host and @": ("me:f9e1", "me..."),
+    "password in a query": ("smtp://example.com/?password=f9e1", "smtp://example.com..."),
+    "password in a fragment": ("smtp://example.com#f9e1", "smtp://example.com..."),
+    "password from the environment": (
+        "smtp://me:${PASSWORD}@example.com:x",
+        "smtp://...@example.com...",
+    ),
+}
+
+
+@pytest.mark.parametrize(("value", "shown"), NO_SERVERS.values(), ids=NO_SERVERS)
+def test_no_mail_server(value: str, shown: str) -> None:
+    """A wrong mail server is told as far as there can be no password in it."""
+    with pytest.raises(ConfigError) as caught:
+        given(nx_smtp=value, nx_senders=["*"])
+    assert str(caught.value) == f"nx_smtp={shown!r} {NO_SERVER}"
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_unset_variable_in_a_mail_server() -> None:
+    """A variable that is missing does not let the password beside it be told."""
+    with pytest.raises(ConfigError) as caught:
+        given(nx_smtp="smtp://me:f9e1@${NOWHERE}", nx_senders=["*"])
+    assert str(caught.value) == f"nx_smtp=smtp://...@...: {UNSET}"
+
+
+def no_server(target: str) -> str:
+    return (
+        f"nx_route has the target {target}, but nx_smtp names no mail server: "
+        f"add --set nx_smtp=smtp://user:password@host:587"
+    )
+
+
+def no_senders(target: str) -> str:
+    return (
+        f"nx_senders is not set, and with the target {target} whoever reaches this machine "
+        f"could send mail in your name: add --set nx_senders=ADDRESS with the sender that you "
+        f"type on the camera"
+    )
+
+
+SMTP = "smtp://mail.example.com"
+WAYS_OUT: dict[str, tuple[Mapping[str, object], str]] = {
+    "mail without a server": ({"nx_route": ["*=mail"]}, no_server("mail")),
+    "mail to an address without a server": (
+        {"nx_route": ["*=mail:${ADDRESS}"], "nx_senders": ["*"]},
+        no_server("mail:${ADDRESS}"),
+    ),
+    "mail without a server, behind others": (
+        {"nx_route": ["a=save", "b=drop", "c=mail", "d=mail:x@y.example"], "nx_senders": ["*"]},
+        no_server("mail"),
+    ),
+    "a server, and everybody may send": ({"nx_smtp": SMTP}, no_senders("mail")),
+    "a server that no rule leaves to others": (
+        {"nx_smtp": SMTP, "nx_route": ["*=save"]},
+        no_senders("mail"),
+    ),
+    "mail to an address, and everybody may send": (
+        {"nx_smtp": SMTP, "nx_route": ["*=save", "*=mail:me@example.org"]},
+        no_senders("mail:me@example.org"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), WAYS_OUT.values(), ids=WAYS_OUT)
+def test_ways_out(options: Mapping[str, object], message: str) -> None:
+    """Mail needs a server, and what leaves this machine needs somebody who may send."""
+    with pytest.raises(ConfigError) as caught:
+        given(**options)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"nx_route": ["*=save", "*=save:/srv", "a=drop"]},
+        {"nx_senders": ["camera@example.com"]},
+        {"nx_mail_from": "me@example.org"},
+        {"nx_smtp": SMTP, "nx_senders": ["*"]},
+        {"nx_smtp": SMTP, "nx_senders": ["*"], "nx_route": ["a=mail", "*=mail:${ADDRESS}"]},
+    ],
+    ids=["disk only", "senders only", "mail from only", "mail", "mail by rules"],
+)
+def test_right_together(options: Mapping[str, object]) -> None:
+    """What stays on the disk needs nothing else; with a server and senders mail may go out."""
+    assert isinstance(given(**options), Config)

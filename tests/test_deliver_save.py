@@ -14,7 +14,7 @@ import pytest
 
 from nxparse import disk
 from nxparse.deliver.save import Saved, folder_for, save
-from nxparse.upload import File, Upload
+from nxparse.upload import File
 from tests.bodies import jpeg
 from tests.faults import CALLS, Faults, Kills, contents, make_lazy
 
@@ -25,19 +25,19 @@ ID = "20260101T120000Z-0123abcd"
 OLD, NEW = jpeg(200, seed=1), jpeg(200, seed=2)
 
 
-def upload(*photos: tuple[str | None, bytes]) -> Upload:
-    """An upload of these photos, each a name and its bytes."""
+def files(*photos: tuple[str | None, bytes]) -> list[File]:
+    """The files of an upload, each a name and its bytes."""
     body = b"".join(data for _, data in photos)
 
     def fetch(start: int, end: int) -> bytes:
         return body[start:end]
 
-    files = []
+    found = []
     start = 0
     for name, data in photos:
-        files.append(File(name, "image/jpeg", len(data), start, fetch))
+        found.append(File(name, "image/jpeg", len(data), start, fetch))
         start += len(data)
-    return Upload("camera@example.com", ("me@example.com",), "", "", tuple(files))
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ class TestSave:
     def test_new_files(self, tmp_path: Path) -> None:
         """Photos are stored byte for byte, in a folder that is made if need be."""
         directory = tmp_path / "missing" / "uploads"
-        saved = save(upload(("SAM_1.JPG", OLD), ("SAM_2.JPG", NEW)), directory, NOON, ID)
+        saved = save(files(("SAM_1.JPG", OLD), ("SAM_2.JPG", NEW)), directory, NOON, ID)
         folder = folder_for(directory, NOON)
         assert saved == [
             Saved(folder / "SAM_1.JPG", 200, new=True),
@@ -97,17 +97,17 @@ class TestSave:
 
     def test_no_files(self, tmp_path: Path) -> None:
         """An upload without files leaves none."""
-        assert save(upload(), tmp_path, NOON, ID) == []
+        assert save(files(), tmp_path, NOON, ID) == []
 
     def test_many_chunks(self, tmp_path: Path, day: Path) -> None:
         """A file larger than a chunk is stored whole."""
         large = jpeg(3 * disk.CHUNK + 1)
-        save(upload(("SAM.JPG", large)), tmp_path, NOON, ID)
+        save(files(("SAM.JPG", large)), tmp_path, NOON, ID)
         assert contents(day) == {"SAM.JPG": large}
 
     def test_empty_file(self, tmp_path: Path, day: Path) -> None:
         """A file without content is a file."""
-        assert told(save(upload(("SAM.JPG", b"")), tmp_path, NOON, ID)) == [("SAM.JPG", 0, True)]
+        assert told(save(files(("SAM.JPG", b"")), tmp_path, NOON, ID)) == [("SAM.JPG", 0, True)]
         assert contents(day) == {"SAM.JPG": b""}
 
     @posix_only
@@ -118,7 +118,7 @@ class TestSave:
         """Photos and their folder follow the umask."""
         before = os.umask(umask)
         try:
-            [saved] = save(upload(("SAM.JPG", NEW)), tmp_path, NOON, ID)
+            [saved] = save(files(("SAM.JPG", NEW)), tmp_path, NOON, ID)
         finally:
             os.umask(before)
         modes = [stat.S_IMODE(path.stat().st_mode) for path in (saved.path, saved.path.parent)]
@@ -126,7 +126,7 @@ class TestSave:
 
     def test_names_are_made_safe(self, tmp_path: Path) -> None:
         """N01: a name cannot lead out of the folder."""
-        [saved] = save(upload(("../../etc/passwd.jpg", NEW)), tmp_path, NOON, ID)
+        [saved] = save(files(("../../etc/passwd.jpg", NEW)), tmp_path, NOON, ID)
         assert saved.path.relative_to(folder_for(tmp_path, NOON)) == Path("passwd.jpg")
 
 
@@ -134,7 +134,7 @@ class TestTakenNames:
     def test_taken_by_something_else(self, tmp_path: Path, day: Path) -> None:
         """N07: nothing is overwritten, each file gets the next number that is free."""
         (day / "SAM.JPG").write_bytes(b"of another program")
-        results = [told(save(upload(("SAM.JPG", data)), tmp_path, NOON, ID)) for data in (OLD, NEW)]
+        results = [told(save(files(("SAM.JPG", data)), tmp_path, NOON, ID)) for data in (OLD, NEW)]
         assert results == [[("SAM-1.JPG", 200, True)], [("SAM-2.JPG", 200, True)]]
         assert contents(day) == {
             "SAM.JPG": b"of another program",
@@ -144,21 +144,21 @@ class TestTakenNames:
 
     def test_twice_in_one_upload(self, tmp_path: Path, day: Path) -> None:
         """N07: two photos of one name in one upload are two files."""
-        saved = save(upload(("SAM.JPG", OLD), ("SAM.JPG", NEW)), tmp_path, NOON, ID)
+        saved = save(files(("SAM.JPG", OLD), ("SAM.JPG", NEW)), tmp_path, NOON, ID)
         assert told(saved) == [("SAM.JPG", 200, True), ("SAM-1.JPG", 200, True)]
         assert contents(day) == {"SAM.JPG": OLD, "SAM-1.JPG": NEW}
 
     def test_same_content(self, tmp_path: Path, day: Path) -> None:
         """The same bytes under the same name are not stored twice, whatever their number."""
         for data in (OLD, NEW):
-            save(upload(("SAM.JPG", data)), tmp_path, NOON, ID)
-        saved = save(upload(("SAM.JPG", NEW), ("SAM.JPG", OLD)), tmp_path, NOON, "other")
+            save(files(("SAM.JPG", data)), tmp_path, NOON, ID)
+        saved = save(files(("SAM.JPG", NEW), ("SAM.JPG", OLD)), tmp_path, NOON, "other")
         assert told(saved) == [("SAM-1.JPG", 200, False), ("SAM.JPG", 200, False)]
         assert contents(day) == {"SAM.JPG": OLD, "SAM-1.JPG": NEW}
 
     def test_same_content_under_another_name(self, tmp_path: Path, day: Path) -> None:
         """The same bytes under two names are two files."""
-        save(upload(("A.JPG", NEW), ("B.JPG", NEW)), tmp_path, NOON, ID)
+        save(files(("A.JPG", NEW), ("B.JPG", NEW)), tmp_path, NOON, ID)
         assert contents(day) == {"A.JPG": NEW, "B.JPG": NEW}
 
     @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ class TestTakenNames:
         self, tmp_path: Path, day: Path, names: tuple[str, str]
     ) -> None:
         """N06: names that differ in case or Unicode form only are two files everywhere."""
-        save(upload((names[0], OLD), (names[1], NEW)), tmp_path, NOON, ID)
+        save(files((names[0], OLD), (names[1], NEW)), tmp_path, NOON, ID)
         assert sorted(contents(day).values()) == sorted([OLD, NEW])
 
     @posix_only
@@ -191,7 +191,7 @@ class TestTakenNames:
         put[kind](day / "SAM.JPG")
         before = (day / "SAM.JPG").lstat().st_ino
         with Faults(() if links else ("link",), errno.EPERM, persistent=True):
-            saved = save(upload(("SAM.JPG", NEW)), tmp_path, NOON, ID)
+            saved = save(files(("SAM.JPG", NEW)), tmp_path, NOON, ID)
         assert told(saved) == [("SAM-1.JPG", 200, True)]
         assert sorted(os.listdir(day)) == ["SAM-1.JPG", "SAM.JPG"]
         assert (day / "SAM.JPG").lstat().st_ino == before
@@ -201,7 +201,7 @@ class TestTakenNames:
     def test_folder_replaced_meanwhile(self, tmp_path: Path, day: Path) -> None:
         """N09: a link in the place of the folder gets nothing of what is being written."""
         (tmp_path / "trap").mkdir()
-        photos = upload(("SAM.JPG", NEW))
+        [file] = files(("SAM.JPG", NEW))
 
         def swap(start: int, end: int) -> bytes:
             if not day.is_symlink():
@@ -209,9 +209,8 @@ class TestTakenNames:
                 day.symlink_to(tmp_path / "trap")
             return NEW[start:end]
 
-        [file] = photos.files
         swapping = File(file.name, file.content_type, file.size, file.start, swap)
-        save(Upload("", (), "", "", (swapping,)), tmp_path, NOON, ID)
+        save([swapping], tmp_path, NOON, ID)
         assert contents(tmp_path / "moved") == {"SAM.JPG": NEW}
         assert contents(tmp_path / "trap") == {}
 
@@ -221,7 +220,7 @@ class TestTakenNames:
         (tmp_path / "trap").mkdir()
         folder_for(tmp_path, NOON).symlink_to(tmp_path / "trap")
         with pytest.raises(OSError, match=r"Not a directory|symbolic links"):
-            save(upload(("SAM.JPG", NEW)), tmp_path, NOON, ID)
+            save(files(("SAM.JPG", NEW)), tmp_path, NOON, ID)
         assert contents(tmp_path / "trap") == {}
 
     @posix_only
@@ -229,7 +228,7 @@ class TestTakenNames:
         """The folder above may well be a link: it is the user who has put it there."""
         (tmp_path / "disk").mkdir()
         (tmp_path / "uploads").symlink_to(tmp_path / "disk")
-        save(upload(("SAM.JPG", NEW)), tmp_path / "uploads", NOON, ID)
+        save(files(("SAM.JPG", NEW)), tmp_path / "uploads", NOON, ID)
         assert contents(folder_for(tmp_path / "disk", NOON)) == {"SAM.JPG": NEW}
 
     def test_full_folder(self, tmp_path: Path, day: Path) -> None:
@@ -237,7 +236,7 @@ class TestTakenNames:
         for number in range(200):
             (day / f"SAM_{number}.JPG").touch()
         with Faults(("open",), errno.EMFILE, first=ENOUGH_OPENS + 1) as faults:
-            save(upload(("SAM.JPG", NEW)), tmp_path, NOON, ID)
+            save(files(("SAM.JPG", NEW)), tmp_path, NOON, ID)
         assert faults.failed == 0
 
     @pytest.mark.parametrize(
@@ -262,7 +261,7 @@ class TestTakenNames:
             publish(folder, temporary, name)
 
         monkeypatch.setattr(disk.Folder, "publish", late)
-        assert told(save(upload(("SAM.JPG", NEW)), tmp_path, NOON, ID)) == expected
+        assert told(save(files(("SAM.JPG", NEW)), tmp_path, NOON, ID)) == expected
         assert contents(day) == {"SAM.JPG": other} | {expected[0][0]: NEW}
 
 
@@ -278,7 +277,7 @@ class TestOrder:
         seen: list[tuple[str, list[str]]] = []
         for name in ("write", "fsync", "link", "unlink"):
             monkeypatch.setattr(os, name, _recorded(name, getattr(os, name), day, seen))
-        save(upload(("SAM.JPG", NEW)), tmp_path, NOON, ID)
+        save(files(("SAM.JPG", NEW)), tmp_path, NOON, ID)
         temporary = f".{ID}-0"
         assert seen == [
             # What is discarded is what an earlier try may have left.
@@ -333,7 +332,7 @@ class TestFailures:
         In between there is nothing but whole photos and hidden files; at the end
         there are the photos, each once.
         """
-        photos = upload(("SAM.JPG", NEW), ("SAM_2.JPG", OLD))
+        photos = files(("SAM.JPG", NEW), ("SAM_2.JPG", OLD))
         names = names if links else tuple({"link": "replace"}.get(name, name) for name in names)
         for first in itertools.count(1):
             directory = tmp_path / str(first)
@@ -373,7 +372,7 @@ class TestFailures:
     def test_error_is_raised(self, tmp_path: Path, call: str) -> None:
         """What has failed is told as it is, with the folder in which it has."""
         with Faults((call,), errno.ENOSPC), pytest.raises(OSError, match="No space") as caught:
-            save(upload(("SAM.JPG", NEW)), tmp_path, NOON, ID)
+            save(files(("SAM.JPG", NEW)), tmp_path, NOON, ID)
         assert (caught.value.errno, caught.value.strerror, caught.value.filename) == (
             errno.ENOSPC,
             "No space left on device",
@@ -382,7 +381,7 @@ class TestFailures:
 
     def test_what_is_stored_stays(self, tmp_path: Path, day: Path) -> None:
         """A failure with the second photo leaves the first one."""
-        photos = upload(("SAM_1.JPG", OLD), ("SAM_2.JPG", NEW))
+        photos = files(("SAM_1.JPG", OLD), ("SAM_2.JPG", NEW))
         with Faults(("write",), errno.ENOSPC, first=2), pytest.raises(OSError, match="No space"):
             save(photos, tmp_path, NOON, ID)
         assert contents(day) == {"SAM_1.JPG": OLD}
@@ -406,7 +405,7 @@ class TestFailures:
 
         photo = File("SAM.JPG", "image/jpeg", 200, 0, broken)
         with pytest.raises(OSError, match="the body cannot be read") as caught:
-            save(Upload("", (), "", "", (photo,)), tmp_path, NOON, ID)
+            save([photo], tmp_path, NOON, ID)
         assert (caught.value.strerror, caught.value.filename) == (
             "the body cannot be read",
             str(day),
@@ -421,7 +420,7 @@ def _killed(tmp_path: Path, *, links: bool) -> Iterator[tuple[str, Path]]:
         Faults(() if links else ("link",), errno.EPERM, persistent=True),
         Kills(directory, tmp_path / "copies") as kills,
     ):
-        save(upload(("SAM.JPG", NEW), ("SAM_2.JPG", OLD)), directory, NOON, ID)
+        save(files(("SAM.JPG", NEW), ("SAM_2.JPG", OLD)), directory, NOON, ID)
     for number, step in enumerate(kills.steps):
         yield step, kills.copy(number)
 
@@ -430,14 +429,14 @@ class TestKills:
     def test_kill_at_each_call(self, tmp_path: Path) -> None:
         """After a kill at any step the next try leaves the photos, each once, and no other file."""
         for step, directory in _killed(tmp_path, links=True):
-            save(upload(("SAM.JPG", NEW), ("SAM_2.JPG", OLD)), directory, NOON, ID)
+            save(files(("SAM.JPG", NEW), ("SAM_2.JPG", OLD)), directory, NOON, ID)
             left = contents(folder_for(directory, NOON))
             assert (step, left) == (step, {"SAM.JPG": NEW, "SAM_2.JPG": OLD})
 
     def test_kill_at_each_call_without_hard_links(self, tmp_path: Path) -> None:
         """Without hard links, a kill may leave an empty file, but no photo under a wrong name."""
         for step, directory in _killed(tmp_path, links=False):
-            saved = save(upload(("SAM.JPG", NEW), ("SAM_2.JPG", OLD)), directory, NOON, ID)
+            saved = save(files(("SAM.JPG", NEW), ("SAM_2.JPG", OLD)), directory, NOON, ID)
             left = contents(folder_for(directory, NOON))
             empty = [name for name, data in left.items() if not data]
             photos = {name: data for name, data in left.items() if data}

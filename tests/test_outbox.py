@@ -6,24 +6,34 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nxparse import outbox, spool
+from nxparse.deliver.errors import (
+    Outcome,
+    PermanentError,
+    Refused,
+    TemporaryError,
+    TooLargeError,
+)
 from nxparse.deliver.save import folder_for, save
 from nxparse.deviation import BodyError
-from nxparse.outbox import MIN_WAIT, Deliver, Outbox
-from nxparse.spool import MAX_WAIT, Arrival, Spool
-from nxparse.upload import Upload
-from tests.bodies import CONTENT_TYPE, body, jpeg
+from nxparse.outbox import JITTER, MIN_WAIT, Deliver, Outbox, waiting_time
+from nxparse.spool import MAX_WAIT, Delivery, Spool
+from nxparse.upload import File, Upload
+from tests.bodies import CONTENT_TYPE, SENDER, body, jpeg
 from tests.faults import Faults, contents, make_lazy
 
 NEW_YEAR = 1767225600.0  # 2026-01-01 00:00 UTC
 PHOTO = jpeg(500)
 SOON = 10.0  # seconds in which anything must have happened
+DAY = 86400.0
+YEARS = 3652 * DAY  # ten of them
+TWO = body([("A.JPG", PHOTO), ("B.JPG", jpeg(600))])
 
 
 class Clock:
@@ -60,11 +70,14 @@ def waiting(root: Path, clock: Clock) -> Iterator[Spool]:
     found.close()
 
 
-def accept(into: Spool, data: bytes | None = None, *targets: str) -> str:
-    """Accept an upload. Returns its id."""
+def accept(
+    into: Spool, data: bytes | None = None, *targets: str, to: Sequence[str] = ("a",)
+) -> str:
+    """Accept an upload, for each target to the same recipients. Returns its id."""
     incoming = into.begin()
     incoming.write(body([("SAM_4371.JPG", PHOTO)]) if data is None else data)
-    return into.accept(incoming, "192.0.2.7", CONTENT_TYPE, targets or ("save",)).id
+    deliveries = dict.fromkeys(targets or ("save",), to)
+    return into.accept(incoming, "192.0.2.7", SENDER, CONTENT_TYPE, deliveries).id
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
@@ -77,13 +90,15 @@ def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 class Target:
     """A target that does what it is told to. `came` holds the id and photos of each call."""
 
-    def __init__(self, *outcomes: BaseException | str) -> None:
+    def __init__(self, *outcomes: BaseException | Outcome) -> None:
         self.came: list[tuple[str, list[bytes]]] = []
+        self.recipients: list[tuple[str, ...]] = []
         self._outcomes = list(outcomes)
 
-    def __call__(self, upload: Upload, arrival: Arrival) -> str:
-        self.came.append((arrival.id, [file.data for file in upload.files]))
-        outcome = self._outcomes.pop(0) if self._outcomes else "saved"
+    def __call__(self, upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
+        self.came.append((delivery.id, [file.data for file in files]))
+        self.recipients.append(delivery.recipients)
+        outcome = self._outcomes.pop(0) if self._outcomes else Outcome("saved")
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
@@ -93,22 +108,65 @@ class Target:
         return [id for id, _ in self.came]
 
 
+class Kept:
+    """Where files that could not be delivered go: into this object."""
+
+    def __init__(self, *errors: OSError) -> None:
+        self.came: list[tuple[str, list[str | None]]] = []
+        self._errors = list(errors)
+
+    def __call__(self, upload: Upload, files: Sequence[File], delivery: Delivery) -> str:
+        if self._errors:
+            raise self._errors.pop(0)
+        self.came.append((delivery.id, [file.name for file in files]))
+        return "kept"
+
+
+def box(
+    spool: Spool,
+    targets: Mapping[str, Deliver],
+    clock: Callable[[], float],
+    kept: Kept | None = None,
+    *,
+    retry_for: float = 3 * DAY,
+    jitter: float = 1.0,
+) -> Outbox:
+    return Outbox(
+        spool,
+        targets.__getitem__,
+        kept or Kept(),
+        retry_for=retry_for,
+        clock=clock,
+        jitter=lambda: jitter,
+    )
+
+
+def wait(spool: Spool, clock: Clock, target: str = "save") -> float | None:
+    """How long the next delivery to a target waits; None if there is none."""
+    when = spool.next_try(target)
+    return None if when is None else when - clock.now
+
+
 FULL = OSError(errno.ENOSPC, "No space left on device")
+LATER = TemporaryError("421 later")
+NEVER = PermanentError("550 never")
+LARGE = TooLargeError("552 too large")
 
 
 class TestDeliverDue:
     def test_nothing(self, waiting: Spool, clock: Clock) -> None:
-        """Nothing is nothing to wait for."""
-        assert Outbox(waiting, {}, clock).deliver_due() is None
+        """Where nothing waits, nothing happens."""
+        box(waiting, {}, clock).deliver_due("save")
 
     def test_success(
         self, waiting: Spool, root: Path, clock: Clock, caplog: pytest.LogCaptureFixture
     ) -> None:
         """What is delivered is done, once and for all."""
-        target = Target("saved as SAM_4371.JPG")
+        target = Target(Outcome("saved as SAM_4371.JPG"))
         id = accept(waiting)
-        out = Outbox(waiting, {"save": target}, clock)
-        assert [out.deliver_due(), out.deliver_due()] == [None, None]
+        out = box(waiting, {"save": target}, clock)
+        out.deliver_due("save")
+        out.deliver_due("save")
         assert target.came == [(id, [PHOTO])]
         assert told(caplog) == [("INFO", f"upload {id}: saved as SAM_4371.JPG")]
         assert contents(root / "spool") == {}
@@ -117,65 +175,43 @@ class TestDeliverDue:
         """An upload goes to each of its targets, and its body stays until the last has it."""
         targets = {"mail": Target(FULL), "save": Target()}
         id = accept(waiting, None, "save", "mail")
-        out = Outbox(waiting, targets, clock)
-        out.deliver_due()
+        out = box(waiting, targets, clock)
+        out.deliver_due("mail")
+        out.deliver_due("save")
         left = list(contents(root / "spool"))
         clock.now += MIN_WAIT
-        out.deliver_due()
+        out.deliver_due("mail")
         assert [target.ids for target in targets.values()] == [[id, id], [id]]
         assert (left, contents(root / "spool")) == ([id], {})
-
-    def test_waits_grow(
-        self, waiting: Spool, clock: Clock, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """A delivery that fails waits as long as it has waited, between 15 s and an hour."""
-        target = Target(*[FULL] * 11)
-        id = accept(waiting)
-        out = Outbox(waiting, {"save": target}, clock)
-        waits = []
-        while (wait := out.deliver_due()) is not None:
-            waits.append(wait)
-            clock.now += wait
-        expected = [15, 15, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
-        assert waits == expected
-        assert told(caplog) == [
-            *[
-                (
-                    "WARNING",
-                    f"upload {id}: save: No space left on device; "
-                    f"it is safe, trying again in {wait} s",
-                )
-                for wait in expected
-            ],
-            ("INFO", f"upload {id}: saved"),
-        ]
-
-    @pytest.mark.parametrize(
-        ("age", "wait"),
-        [
-            (0, MIN_WAIT),
-            (10, MIN_WAIT),
-            (100, 100),
-            (MAX_WAIT + 1, MAX_WAIT),
-            (56 * 365 * 86400, MAX_WAIT),
-        ],
-    )
-    def test_wait_by_age(self, waiting: Spool, clock: Clock, age: float, wait: float) -> None:
-        """R07: whatever the clock says, the next try is neither at once nor next year."""
-        accept(waiting)
-        clock.now += age
-        assert Outbox(waiting, {"save": Target(FULL)}, clock).deliver_due() == wait
 
     def test_not_before_its_time(self, waiting: Spool, clock: Clock) -> None:
         """What waits is not tried when something else is."""
         target = Target(FULL)
         first = accept(waiting)
-        out = Outbox(waiting, {"save": target}, clock)
-        out.deliver_due()
+        out = box(waiting, {"save": target}, clock)
+        out.deliver_due("save")
         clock.now += 5
         second = accept(waiting)
-        assert out.deliver_due() == 10
+        out.deliver_due("save")
+        assert wait(waiting, clock) == 10
         assert target.ids == [first, second]
+
+    def test_dropped_meanwhile(self, waiting: Spool, root: Path, clock: Clock) -> None:
+        """What a person drops while those before it are delivered is not delivered."""
+        beside = Spool(root, clock, alone=False)
+        target = Target()
+
+        def deliver(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
+            for one in beside.due("save")[1:]:
+                beside.failed(one, "dropped by hand")
+            return target(upload, files, delivery)
+
+        id = accept(waiting)
+        clock.now += 1
+        accept(waiting, None, "save", "mail")
+        box(waiting, {"save": deliver}, clock).deliver_due("save")
+        beside.close()
+        assert target.ids == [id]
 
     @pytest.mark.parametrize(
         ("error", "reason"),
@@ -187,23 +223,25 @@ class TestDeliverDue:
             ),
             (OSError("the disk sleeps"), "the disk sleeps"),
             (TimeoutError(), "TimeoutError"),
+            (LATER, "421 later"),
         ],
-        ids=["reason", "file", "text", "nothing"],
+        ids=["reason", "file", "text", "nothing", "temporary"],
     )
     def test_reason(
         self,
         waiting: Spool,
         clock: Clock,
         caplog: pytest.LogCaptureFixture,
-        error: OSError,
+        error: Exception,
         reason: str,
     ) -> None:
         """The reason for another try is told."""
         id = accept(waiting)
-        Outbox(waiting, {"save": Target(error)}, clock).deliver_due()
+        box(waiting, {"save": Target(error)}, clock).deliver_due("save")
         assert told(caplog) == [
             ("WARNING", f"upload {id}: save: {reason}; it is safe, trying again in 15 s")
         ]
+        assert [one.reason for one in waiting.waiting()] == [reason]
 
     def test_cannot_be_read(
         self, waiting: Spool, root: Path, clock: Clock, caplog: pytest.LogCaptureFixture
@@ -211,8 +249,9 @@ class TestDeliverDue:
         """T15: a body that cannot be read is tried once, and kept for a person to look at."""
         target = Target()
         poison, good = accept(waiting, b"not multipart"), accept(waiting)
-        out = Outbox(waiting, {"save": target}, clock)
-        assert [out.deliver_due(), out.deliver_due()] == [None, None]
+        out = box(waiting, {"save": target}, clock)
+        out.deliver_due("save")
+        out.deliver_due("save")
         assert target.ids == [good]
         assert contents(root / "quarantine") == {poison: b"not multipart"}
         expected = (
@@ -223,11 +262,33 @@ class TestDeliverDue:
         )
         assert sorted(told(caplog)) == sorted([expected, ("INFO", f"upload {good}: saved")])
 
+    def test_flipped_bit(
+        self, waiting: Spool, root: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """K06: a body that has changed on the disk is put away, and never delivered."""
+        target = Target()
+        id = accept(waiting)
+        path = root / "spool" / id
+        data = path.read_bytes()
+        changed = data.replace(PHOTO, PHOTO[:300] + bytes([PHOTO[300] ^ 1]) + PHOTO[301:])
+        path.write_bytes(changed)
+        box(waiting, {"save": target}, clock).deliver_due("save")
+        assert (target.ids, waiting.waiting()) == ([], [])
+        assert contents(root / "quarantine") == {id: changed}
+        assert told(caplog) == [
+            (
+                "WARNING",
+                f"upload {id} cannot be delivered: its body has changed on the disk; "
+                f"its body is kept as {root / 'quarantine' / id}",
+            )
+        ]
+
     def test_target_cannot_use_it(self, waiting: Spool, root: Path, clock: Clock) -> None:
         """A target that says so of a body is believed."""
         id = accept(waiting)
         target = Target(BodyError("it has no photo"))
-        assert Outbox(waiting, {"save": target}, clock).deliver_due() is None
+        box(waiting, {"save": target}, clock).deliver_due("save")
+        assert waiting.waiting() == []
         assert list(contents(root / "quarantine")) == [id]
 
     def test_body_gone(
@@ -236,22 +297,20 @@ class TestDeliverDue:
         """A body that somebody has deleted is told once."""
         id = accept(waiting)
         (root / "spool" / id).unlink()
-        out = Outbox(waiting, {"save": Target()}, clock)
-        assert [out.deliver_due(), out.deliver_due()] == [None, None]
+        out = box(waiting, {"save": Target()}, clock)
+        out.deliver_due("save")
+        out.deliver_due("save")
         assert told(caplog) == [("WARNING", f"upload {id} cannot be delivered: its body is gone")]
 
-    @pytest.mark.parametrize("outcome", [FULL, BodyError("it has no photo")], ids=repr)
+    @pytest.mark.parametrize("outcome", [FULL, LATER, NEVER, LARGE, BodyError("none")], ids=repr)
     def test_one_bad_delivery(self, waiting: Spool, clock: Clock, outcome: Exception) -> None:
         """One delivery that fails, for whatever reason, does not stop those behind it."""
-        good = Target()
-        accept(waiting, None, "bad")
+        target = Target(outcome)
+        bad = accept(waiting)
         clock.now += 1
-        id = accept(waiting, None, "good")
-        out = Outbox(waiting, {"bad": Target(*[outcome] * 9), "good": good}, clock)
-        for _ in range(2):
-            out.deliver_due()
-            clock.now += MIN_WAIT
-        assert good.ids == [id]
+        good = accept(waiting)
+        box(waiting, {"save": target}, clock).deliver_due("save")
+        assert target.ids == [bad, good]
 
     @pytest.mark.parametrize(
         ("known", "reason"),
@@ -271,38 +330,57 @@ class TestDeliverDue:
         known: dict[str, Deliver],
         reason: str,
     ) -> None:
-        """R06: an upload that only another version can deliver waits, and stops no other."""
-        good = Target()
-        bad_id = accept(waiting, None, "pigeon")
-        clock.now += 1
-        good_id = accept(waiting, None, "good")
-        out = Outbox(waiting, {**known, "good": good}, clock)
-        assert out.deliver_due() == MIN_WAIT
-        assert [record.exc_info is not None for record in caplog.records] == [True, False, False]
+        """R06: an upload that only another version can deliver waits, and is told as a fault."""
+        id = accept(waiting, None, "pigeon")
+        box(waiting, known, clock).deliver_due("pigeon")
+        assert [record.exc_info is not None for record in caplog.records] == [True, False]
         assert told(caplog) == [
-            ("ERROR", f"upload {bad_id}: pigeon has failed"),
-            (
-                "WARNING",
-                f"upload {bad_id}: pigeon: {reason}; it is safe, trying again in 15 s",
-            ),
-            ("INFO", f"upload {good_id}: saved"),
+            ("ERROR", f"upload {id}: pigeon has failed"),
+            ("WARNING", f"upload {id}: pigeon: {reason}; it is safe, trying again in 15 s"),
         ]
-        assert list(contents(root / "spool")) == [bad_id]
+        assert list(contents(root / "spool")) == [id]
         clock.now += MIN_WAIT
         better = Target()
-        assert Outbox(waiting, {"pigeon": better}, clock).deliver_due() is None
-        assert (better.ids, good.ids) == ([bad_id], [good_id])
+        box(waiting, {"pigeon": better}, clock).deliver_due("pigeon")
+        assert (better.ids, waiting.waiting()) == ([id], [])
+
+    def test_target_no_longer_known(
+        self, waiting: Spool, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What was for a target that cannot be used any more waits, and is kept in the end."""
+
+        def deliver_to(target: str) -> Deliver:
+            raise TemporaryError(f"there is no target {target!r}")
+
+        kept = Kept()
+        id = accept(waiting, None, "pigeon")
+        out = Outbox(waiting, deliver_to, kept, retry_for=15, clock=clock, jitter=lambda: 1.0)
+        out.deliver_due("pigeon")
+        clock.now += MIN_WAIT
+        out.deliver_due("pigeon")
+        assert told(caplog) == [
+            (
+                "WARNING",
+                f"upload {id}: pigeon: there is no target 'pigeon'; "
+                f"it is safe, trying again in 15 s",
+            ),
+            (
+                "WARNING",
+                f"upload {id} is not delivered to a: given up: there is no target 'pigeon'; kept",
+            ),
+        ]
+        assert kept.came == [(id, ["SAM_4371.JPG"])]
 
     def test_state_fails(self, waiting: Spool, clock: Clock) -> None:
         """A state that fails is raised, not noted in that very state."""
         id = accept(waiting)
         target = Target(sqlite3.OperationalError("disk I/O error"))
-        out = Outbox(waiting, {"save": target}, clock)
+        out = box(waiting, {"save": target}, clock)
         with pytest.raises(sqlite3.OperationalError):
-            out.deliver_due()
-        assert [delivery.attempts for delivery in waiting.due()] == [0]
-        assert out.deliver_due() is None
-        assert target.ids == [id, id]
+            out.deliver_due("save")
+        assert [delivery.attempts for delivery in waiting.due("save")] == [0]
+        out.deliver_due("save")
+        assert (target.ids, waiting.waiting()) == ([id, id], [])
 
     def test_quarantine_cannot_take_it(self, waiting: Spool, root: Path, clock: Clock) -> None:
         """A body that can neither be read nor put away stays, and stops no other."""
@@ -310,13 +388,14 @@ class TestDeliverDue:
         poison = accept(waiting, b"not multipart")
         clock.now += 1
         id = accept(waiting)
-        out = Outbox(waiting, {"save": target}, clock)
-        with Faults(("replace",), errno.EACCES, persistent=True), contextlib.suppress(OSError):
-            out.deliver_due()
+        out = box(waiting, {"save": target}, clock)
+        with Faults(("replace",), errno.EACCES, persistent=True):
+            out.deliver_due("save")
         assert target.ids == [id]
         assert contents(root / "spool") == {poison: b"not multipart"}
         clock.now += MIN_WAIT
-        assert out.deliver_due() is None
+        out.deliver_due("save")
+        assert waiting.waiting() == []
         assert contents(root / "quarantine") == {poison: b"not multipart"}
 
     def test_quarantine_is_gone(self, waiting: Spool, root: Path, clock: Clock) -> None:
@@ -324,120 +403,434 @@ class TestDeliverDue:
         id = accept(waiting, b"not multipart")
         (root / "quarantine").rmdir()
         with contextlib.suppress(OSError):
-            Outbox(waiting, {"save": Target()}, clock).deliver_due()
+            box(waiting, {"save": Target()}, clock).deliver_due("save")
         assert [path.read_bytes() for path in root.rglob(id)] == [b"not multipart"]
 
     def test_killed_between_delivery_and_note(
         self, waiting: Spool, root: Path, clock: Clock, tmp_path: Path
     ) -> None:
         """R10: what was delivered but not noted is delivered again, which makes no second file."""
-        ids = []
+        ids, new = [], []
 
-        def deliver(upload: Upload, arrival: Arrival) -> str:
-            ids.append(arrival.id)
-            save(upload, tmp_path / "uploads", arrival.received, arrival.id)
-            waiting.close()  # from here on nothing can be noted
-            return "saved"
+        def deliver(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
+            ids.append(delivery.id)
+            received = delivery.arrival.received
+            new.extend(one.new for one in save(files, tmp_path / "uploads", received, delivery.id))
+            waiting.close()  # from here on nothing can be noted in the first one
+            return Outcome("saved")
 
-        id = accept(waiting)
+        accept(waiting, TWO, "save")
+        [delivery] = waiting.due("save")
+        waiting.split(delivery, 2)
         with pytest.raises(sqlite3.ProgrammingError):
-            Outbox(waiting, {"save": deliver}, clock).deliver_due()
+            box(waiting, {"save": deliver}, clock).deliver_due("save")
         again = Spool(root, clock)
-
-        def deliver_again(upload: Upload, arrival: Arrival) -> str:
-            ids.append(arrival.id)
-            [saved] = save(upload, tmp_path / "uploads", arrival.received, arrival.id)
-            return "new" if saved.new else "there already"
-
-        assert Outbox(again, {"save": deliver_again}, clock).deliver_due() is None
+        box(again, {"save": deliver}, clock).deliver_due("save")
         again.close()
-        assert ids == [id, id]
+        id = delivery.arrival.id
+        assert ids == [f"{id}.1", f"{id}.1", f"{id}.2"]
+        assert new == [True, False, True]
         day = folder_for(tmp_path / "uploads", NEW_YEAR)
-        assert contents(day) == {"SAM_4371.JPG": PHOTO}
+        assert contents(day) == {"A.JPG": PHOTO, "B.JPG": jpeg(600)}
         assert contents(root / "spool") == {}
 
     def test_disk_full_for_a_while(self, waiting: Spool, clock: Clock, tmp_path: Path) -> None:
         """K08: a disk that is full, or away, for a while costs nothing but time."""
 
-        def deliver(upload: Upload, arrival: Arrival) -> str:
-            return str(save(upload, tmp_path / "uploads", arrival.received, arrival.id)[0].new)
+        def deliver(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
+            save(files, tmp_path / "uploads", delivery.arrival.received, delivery.id)
+            return Outcome("saved")
 
         accept(waiting)
-        out = Outbox(waiting, {"save": deliver}, clock)
+        out = box(waiting, {"save": deliver}, clock)
         with Faults(("write",), errno.ENOSPC, persistent=True):
-            assert out.deliver_due() == MIN_WAIT
+            out.deliver_due("save")
+        assert wait(waiting, clock) == MIN_WAIT
         clock.now += MIN_WAIT
-        assert out.deliver_due() is None
+        out.deliver_due("save")
+        assert waiting.waiting() == []
         assert contents(folder_for(tmp_path / "uploads", NEW_YEAR)) == {"SAM_4371.JPG": PHOTO}
 
-    def test_quarantine_is_tidied(
+
+class TestWaits:
+    @pytest.mark.parametrize(
+        ("waited", "least", "expected"),
+        [
+            (0, 0, MIN_WAIT),
+            (14, 0, MIN_WAIT),
+            (100, 0, 100),
+            (100, 99, 100),
+            (0, 60, 60),
+            (0, 10 * MAX_WAIT, MAX_WAIT),
+            (MAX_WAIT, 0, MAX_WAIT),
+            (MAX_WAIT + 1, 0, MAX_WAIT),
+            (YEARS, 0, MAX_WAIT),
+        ],
+    )
+    def test_waiting_time(self, waited: float, least: float, expected: float) -> None:
+        """As long as it has waited already, between 15 seconds and an hour."""
+        assert waiting_time(waited, least) == expected
+
+    def test_grow(self, waiting: Spool, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+        """A delivery that fails waits as long as it has waited, between 15 s and an hour."""
+        expected = [15, 15, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
+        id = accept(waiting)
+        out = box(waiting, {"save": Target(*[FULL] * len(expected))}, clock)
+        waits = []
+        out.deliver_due("save")
+        while (seconds := wait(waiting, clock)) is not None:
+            waits.append(seconds)
+            clock.now += seconds
+            out.deliver_due("save")
+        assert waits == expected
+        warned = f"upload {id}: save: No space left on device; it is safe, trying again in"
+        assert told(caplog) == [
+            *[("WARNING", f"{warned} {seconds} s") for seconds in expected],
+            ("INFO", f"upload {id}: saved"),
+        ]
+
+    def test_jitter(self, waiting: Spool, clock: Clock) -> None:
+        """Each wait is a little longer or shorter, and the next one follows from that."""
+        accept(waiting)
+        out = box(waiting, {"save": Target(*[LATER] * 4)}, clock, jitter=1.1)
+        waits = []
+        for _ in range(4):
+            out.deliver_due("save")
+            waits.append(wait(waiting, clock))
+            clock.now += waits[-1] or 0
+        assert waits == pytest.approx([16.5, 18.15, 38.115, 80.0415])
+
+    def test_jitter_of_its_own(self, waiting: Spool, clock: Clock) -> None:
+        """Without being told, waits differ by up to a tenth."""
+        for _ in range(20):
+            accept(waiting)
+        out = Outbox(
+            waiting, {"save": Target(*[LATER] * 20)}.__getitem__, Kept(), retry_for=1, clock=clock
+        )
+        out.deliver_due("save")
+        waits = {one.waited for one in waiting.waiting()}
+        assert len(waits) > 1
+        assert all(abs(one - MIN_WAIT) <= JITTER * MIN_WAIT for one in waits)
+
+    @pytest.mark.parametrize(
+        ("retry_after", "seconds"), [(0, 15), (60, 60), (3600, 3600), (86400, 3600)]
+    )
+    def test_retry_after(
+        self, waiting: Spool, clock: Clock, retry_after: float, seconds: float
+    ) -> None:
+        """Who asks for more patience gets it, for up to an hour."""
+        accept(waiting)
+        out = box(waiting, {"save": Target(TemporaryError("451", retry_after))}, clock)
+        out.deliver_due("save")
+        assert wait(waiting, clock) == seconds
+
+    @pytest.mark.parametrize("jump", [YEARS, -YEARS, -NEW_YEAR, 3600, -3600, -90000])
+    def test_clock_jumps(self, waiting: Spool, clock: Clock, jump: float) -> None:
+        """R07: whatever the clock does, nothing expires, and nothing waits for years."""
+        kept, target = Kept(), Target(*[LATER] * 5)
+        accept(waiting)
+        out = box(waiting, {"save": target}, clock, kept)
+        out.deliver_due("save")
+        clock.now += jump
+        for _ in range(5):
+            seconds = max(0.0, wait(waiting, clock) or 0)
+            clock.now += min(seconds, 2 * MAX_WAIT)
+            out.deliver_due("save")
+        assert (len(target.ids), kept.came, waiting.waiting()) == (6, [], [])
+
+    @pytest.mark.parametrize("error", [LATER, FULL], ids=["temporary", "OSError"])
+    @pytest.mark.parametrize(
+        ("retry_for", "attempts"), [(0, 1), (1, 2), (15, 2), (16, 3), (30, 3), (60, 4)]
+    )
+    def test_given_up(
         self,
         waiting: Spool,
         root: Path,
         clock: Clock,
         caplog: pytest.LogCaptureFixture,
-        monkeypatch: pytest.MonkeyPatch,
+        retry_for: float,
+        attempts: int,
+        error: Exception,
     ) -> None:
-        """What is deleted from a full quarantine is told."""
-        monkeypatch.setattr(spool, "MAX_QUARANTINE", 10)
-        incoming = waiting.begin()
-        incoming.write(b"more than ten bytes")
-        path = waiting.quarantine(incoming)
-        assert Outbox(waiting, {}, clock).deliver_due() is None
+        """T14: what has waited for long enough is kept, and not tried again."""
+        kept, target = Kept(), Target(*[error] * 99)
+        id = accept(waiting)
+        out = box(waiting, {"save": target}, clock, kept, retry_for=retry_for)
+        for _ in range(attempts + 1):
+            out.deliver_due("save")
+            clock.now += wait(waiting, clock) or 0
+        assert len(target.ids) == attempts
+        assert kept.came == [(id, ["SAM_4371.JPG"])]
+        reason = getattr(error, "strerror", str(error))
+        assert told(caplog)[-1] == (
+            "WARNING",
+            f"upload {id} is not delivered to a: given up: {reason}; kept",
+        )
+        assert (contents(root / "spool"), waiting.waiting()) == ({}, [])
+
+
+class TestEnds:
+    def test_permanent(
+        self, waiting: Spool, root: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What is refused for good is kept at once."""
+        kept = Kept()
+        id = accept(waiting, to=["a", "b"])
+        box(waiting, {"save": Target(NEVER)}, clock, kept).deliver_due("save")
         assert told(caplog) == [
-            ("WARNING", f"quarantine is full: deleted the oldest in it, {path}")
+            ("WARNING", f"upload {id} is not delivered to a, b: 550 never; kept")
         ]
-        assert contents(root / "quarantine") == {}
+        assert kept.came == [(id, ["SAM_4371.JPG"])]
+        assert (contents(root / "spool"), waiting.waiting()) == ({}, [])
 
-    def test_quarantine_cannot_be_tidied(
-        self, waiting: Spool, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    def test_too_large(
+        self, waiting: Spool, root: Path, clock: Clock, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A file that cannot be deleted does not change when the next delivery is due."""
-        monkeypatch.setattr(spool, "MAX_QUARANTINE", 10)
-        incoming = waiting.begin()
-        incoming.write(b"more than ten bytes")
-        waiting.quarantine(incoming)
-        with Faults(("unlink",), errno.EPERM):
-            assert Outbox(waiting, {}, clock).deliver_due() is None
+        """T06: what is too much at once goes file by file; one file that is too large is kept."""
+        kept, target = Kept(), Target(LARGE, Outcome("mailed"), LARGE)
+        id = accept(waiting, TWO)
+        out = box(waiting, {"save": target}, clock, kept)
+        out.deliver_due("save")
+        between = list(contents(root / "spool"))
+        out.deliver_due("save")
+        assert target.came == [
+            (id, [PHOTO, jpeg(600)]),
+            (f"{id}.1", [PHOTO]),
+            (f"{id}.2", [jpeg(600)]),
+        ]
+        assert kept.came == [(f"{id}.2", ["B.JPG"])]
+        assert told(caplog) == [
+            ("INFO", f"upload {id}: 552 too large; sending each file by itself"),
+            ("INFO", f"upload {id}.1: mailed"),
+            ("WARNING", f"upload {id}.2 is not delivered to a: 552 too large; kept"),
+        ]
+        assert (between, contents(root / "spool"), waiting.waiting()) == ([id], {}, [])
+
+    def test_one_file_too_large(self, waiting: Spool, clock: Clock) -> None:
+        """A single file that is too large is kept under the id of its upload."""
+        kept = Kept()
+        id = accept(waiting)
+        box(waiting, {"save": Target(LARGE)}, clock, kept).deliver_due("save")
+        assert (kept.came, waiting.waiting()) == ([(id, ["SAM_4371.JPG"])], [])
+
+    def test_no_file_too_large(self, waiting: Spool, clock: Clock) -> None:
+        """A mail without photos that is too large is given up."""
+        kept = Kept()
+        id = accept(waiting, body([]))
+        box(waiting, {"save": Target(LARGE)}, clock, kept).deliver_due("save")
+        assert (kept.came, waiting.waiting()) == ([(id, [])], [])
+
+    @pytest.mark.parametrize("error", [NEVER, LARGE], ids=["permanent", "too large"])
+    def test_cannot_be_kept(
+        self,
+        waiting: Spool,
+        root: Path,
+        clock: Clock,
+        caplog: pytest.LogCaptureFixture,
+        error: Exception,
+    ) -> None:
+        """What cannot be put away, because the disk is full, stays and is not lost."""
+        kept = Kept(FULL)
+        id = accept(waiting)
+        out = box(waiting, {"save": Target(error, error)}, clock, kept)
+        out.deliver_due("save")
+        assert list(contents(root / "spool")) == [id]
+        assert told(caplog) == [
+            (
+                "WARNING",
+                f"upload {id}: save: No space left on device; it is safe, trying again in 15 s",
+            )
+        ]
+        clock.now += MIN_WAIT
+        out.deliver_due("save")
+        assert (kept.came, waiting.waiting()) == ([(id, ["SAM_4371.JPG"])], [])
+
+    def test_expired_cannot_be_kept(self, waiting: Spool, root: Path, clock: Clock) -> None:
+        """The same when its time is over."""
+        kept = Kept(FULL, FULL)
+        id = accept(waiting)
+        out = box(waiting, {"save": Target(LATER, FULL)}, clock, kept, retry_for=0)
+        for _ in range(2):
+            out.deliver_due("save")
+            assert list(contents(root / "spool")) == [id]
+            clock.now += MIN_WAIT
+        out.deliver_due("save")
+        assert (kept.came, waiting.waiting()) == ([], [])
 
 
-class TestThread:
+def refused(recipient: str, code: int) -> Refused:
+    return Refused(recipient, code >= 500, f"{code} no")
+
+
+class TestRecipients:
+    def test_mixed(
+        self, waiting: Spool, root: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """T07: one gets it once, one is refused and has it kept, one is tried again alone."""
+        kept = Kept()
+        target = Target(
+            Outcome("mailed to a", (refused("b", 450), refused("c", 550))), Outcome("mailed to b")
+        )
+        id = accept(waiting, to=["a", "b", "c"])
+        out = box(waiting, {"save": target}, clock, kept)
+        out.deliver_due("save")
+        left = [(one.recipients, one.attempts, one.waited) for one in waiting.waiting()]
+        clock.now += MIN_WAIT
+        out.deliver_due("save")
+        assert left == [(("b",), 1, 15)]
+        assert target.recipients == [("a", "b", "c"), ("b",)]
+        assert target.ids == [id, id]
+        assert kept.came == [(id, ["SAM_4371.JPG"])]
+        assert told(caplog) == [
+            ("INFO", f"upload {id}: mailed to a"),
+            ("WARNING", f"upload {id}: not delivered to c (550 no); kept"),
+            (
+                "WARNING",
+                f"upload {id}: save: b (450 no); it is safe, trying again in 15 s",
+            ),
+            ("INFO", f"upload {id}: mailed to b"),
+        ]
+        assert (contents(root / "spool"), waiting.waiting()) == ({}, [])
+
+    @pytest.mark.parametrize(
+        ("codes", "retry_for", "state", "left", "kept_once"),
+        [
+            ([450, 250], 60, "waiting", ("a",), False),
+            ([450, 451], 60, "waiting", ("a", "b"), False),
+            ([450, 550], 60, "waiting", ("a",), True),
+            ([250, 550], 60, "done", ("a", "b"), True),
+            ([550, 550], 60, "failed", ("a", "b"), True),
+            ([450, 250], 0, "done", ("a", "b"), True),
+            ([450, 550], 0, "failed", ("a", "b"), True),
+        ],
+        ids=str,
+    )
+    def test_ends(
+        self,
+        waiting: Spool,
+        root: Path,
+        clock: Clock,
+        codes: list[int],
+        retry_for: float,
+        state: str,
+        left: tuple[str, ...],
+        kept_once: bool,
+    ) -> None:
+        """What becomes of a delivery when some of its recipients are refused."""
+        pairs = zip("ab", codes, strict=True)
+        outcome = Outcome("sent", tuple(refused(one, code) for one, code in pairs if code >= 400))
+        kept = Kept()
+        accept(waiting, to=["a", "b"])
+        out = box(waiting, {"save": Target(outcome)}, clock, kept, retry_for=retry_for)
+        out.deliver_due("save")
+        with sqlite3.connect(root / "state.sqlite3") as database:
+            [(found, recipients)] = database.execute("SELECT state, recipients FROM delivery")
+        database.close()
+        assert (found, recipients) == (state, str(list(left)).replace("'", '"'))
+        assert len(kept.came) == kept_once
+
+    def test_cannot_be_kept(self, waiting: Spool, clock: Clock) -> None:
+        """Who has his mail does not get it again because another one's cannot be kept."""
+        kept = Kept(FULL)
+        target = Target(
+            Outcome("mailed to a", (refused("b", 550), refused("c", 450))),
+            Outcome("not mailed", (refused("b", 550),)),
+        )
+        accept(waiting, to=["a", "b", "c"])
+        out = box(waiting, {"save": target}, clock, kept)
+        out.deliver_due("save")
+        clock.now += MIN_WAIT
+        out.deliver_due("save")
+        assert [sorted(one) for one in target.recipients] == [["a", "b", "c"], ["b", "c"]]
+        assert (len(kept.came), waiting.waiting()) == (1, [])
+
+
+class TestThreads:
     @pytest.fixture
-    def started(self, waiting: Spool) -> Iterator[Callable[[Deliver], Outbox]]:
-        """Starts an outbox that delivers to one function, and stops it in the end."""
+    def started(self, waiting: Spool) -> Iterator[Callable[[Mapping[str, Deliver]], Outbox]]:
+        """Starts an outbox that delivers to these targets, and stops it in the end."""
         boxes: list[Outbox] = []
 
-        def start(deliver: Deliver) -> Outbox:
-            boxes.append(Outbox(waiting, {"save": deliver}, time.time))
+        def start(targets: Mapping[str, Deliver]) -> Outbox:
+            boxes.append(box(waiting, targets, time.time))
             boxes[-1].start()
             return boxes[-1]
 
         yield start
-        assert [box.stop(SOON) for box in boxes] == [True] * len(boxes)
+        assert [one.stop(SOON) for one in boxes] == [True] * len(boxes)
 
     def test_what_is_left_from_last_time(
-        self, waiting: Spool, started: Callable[[Deliver], Outbox]
+        self, waiting: Spool, started: Callable[[Mapping[str, Deliver]], Outbox]
     ) -> None:
         """A new outbox begins with what waits already."""
-        came: list[str] = []
-        done = threading.Event()
+        events = Events(1)
         id = accept(waiting)
-        started(partial(_note, came, done, 1))
-        assert done.wait(SOON)
-        assert came == [id]
+        started({"save": events})
+        assert events.done.wait(SOON)
+        assert events.came == [id]
 
-    def test_wake(self, waiting: Spool, clock: Clock, started: Callable[[Deliver], Outbox]) -> None:
-        """What comes while it sleeps is delivered at once."""
-        came: list[str] = []
-        done = threading.Event()
-        out = started(partial(_note, came, done, 2))
+    def test_wake(
+        self, waiting: Spool, clock: Clock, started: Callable[[Mapping[str, Deliver]], Outbox]
+    ) -> None:
+        """What comes while it sleeps is delivered at once, to old targets and new ones."""
+        events = Events(3)
+        out = started({"save": events, "mail": events})
         ids = []
-        for _ in range(2):
+        for target in ("save", "save", "mail"):
             clock.now += 1
-            ids.append(accept(waiting))
+            ids.append(accept(waiting, None, target))
             out.wake()
-        assert done.wait(SOON)
-        assert came == ids
+        assert events.done.wait(SOON)
+        assert sorted(events.came) == ids
+
+    def test_slow_target(
+        self, waiting: Spool, started: Callable[[Mapping[str, Deliver]], Outbox]
+    ) -> None:
+        """C09: a target that does not answer holds up its own deliveries only."""
+        begun, go_on, fast = threading.Event(), threading.Event(), Events(2)
+
+        def slow(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
+            begun.set()
+            assert go_on.wait(SOON)
+            return Outcome("late")
+
+        ids = [accept(waiting, None, "slow", "fast")]
+        out = started({"slow": slow, "fast": fast})
+        try:
+            assert begun.wait(SOON)
+            ids.append(accept(waiting, None, "slow", "fast"))
+            out.wake()
+            assert fast.done.wait(SOON)
+            assert [one.target for one in waiting.waiting()].count("slow") == 2
+        finally:
+            go_on.set()
+        assert fast.came == ids
+
+    def test_command_line_is_noticed(
+        self,
+        waiting: Spool,
+        root: Path,
+        started: Callable[[Mapping[str, Deliver]], Outbox],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """What another process lets be due is tried without any further word."""
+        monkeypatch.setattr(outbox, "POLL", 0.01)
+        noted, postpone = threading.Event(), waiting.postpone
+
+        def note(*arguments: Any) -> None:
+            postpone(*arguments)
+            noted.set()
+
+        monkeypatch.setattr(waiting, "postpone", note)
+        events = Events(2, LATER)
+        id = accept(waiting)
+        started({"save": events})
+        beside = Spool(root, alone=False)
+        assert noted.wait(SOON)
+        assert beside.hurry(id) == 1
+        beside.close()
+        assert events.done.wait(SOON)
+        assert events.came == [id, id]
 
     @pytest.mark.parametrize(
         "error",
@@ -447,68 +840,122 @@ class TestThread:
     def test_survives(
         self,
         waiting: Spool,
-        clock: Clock,
-        started: Callable[[Deliver], Outbox],
+        started: Callable[[Mapping[str, Deliver]], Outbox],
         monkeypatch: pytest.MonkeyPatch,
         error: Exception,
     ) -> None:
         """C07: no exception ends the thread, and the delivery is tried again."""
         monkeypatch.setattr(outbox, "MIN_WAIT", 0.01)
-        done = threading.Event()
-        tries: list[str] = []
-
-        def deliver(upload: Upload, arrival: Arrival) -> str:
-            tries.append(arrival.id)
-            if len(tries) == 1:
-                clock.now = time.time() + 1000
-                raise error
-            done.set()
-            return "saved"
-
-        clock.now = time.time()
+        events = Events(2, error)
+        waiting._clock = time.time
         id = accept(waiting)
-        started(deliver)
-        assert done.wait(SOON)
-        assert tries == [id, id]
+        started({"save": events})
+        assert events.done.wait(SOON)
+        assert events.came == [id, id]
 
+    @pytest.mark.parametrize(
+        ("call", "expected"),
+        [
+            ("due", "deliveries to save stop for 0 s"),
+            ("targets", "cannot look after the deliveries"),
+            ("tidy", "cannot look after the deliveries"),
+            ("version", "cannot look after the deliveries"),
+        ],
+    )
     def test_failure_of_the_state_is_told(
         self,
         waiting: Spool,
-        started: Callable[[Deliver], Outbox],
+        started: Callable[[Mapping[str, Deliver]], Outbox],
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
+        call: str,
+        expected: str,
     ) -> None:
-        """When nothing can be delivered at all, that is an error that tells how long it lasts."""
+        """When nothing can be delivered at all, that is an error, and ends with its cause."""
         monkeypatch.setattr(outbox, "MIN_WAIT", 0.01)
-        tried = threading.Event()
+        monkeypatch.setattr(outbox, "POLL", 0.01)
+        real, failures = getattr(waiting, call), [sqlite3.OperationalError("disk I/O error")]
 
-        def broken() -> list[object]:
-            if any(record.levelname == "ERROR" for record in caplog.records):
-                tried.set()
-                return []
-            raise sqlite3.OperationalError("disk I/O error")
+        def broken(*arguments: object) -> object:
+            if failures:
+                raise failures.pop()
+            return real(*arguments)
 
-        monkeypatch.setattr(waiting, "due", broken)
-        started(Target())
-        assert tried.wait(SOON)
-        assert told(caplog)[0] == ("ERROR", "deliveries stop for 0 s")
+        events = Events(1)
+        accept(waiting)
+        monkeypatch.setattr(waiting, call, broken)
+        started({"save": events})
+        assert events.done.wait(SOON)
+        assert told(caplog)[0] == ("ERROR", expected)
+
+    def test_no_thread_for_now(
+        self,
+        waiting: Spool,
+        started: Callable[[Mapping[str, Deliver]], Outbox],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """C07: when the system has no thread left, the target gets one later."""
+        monkeypatch.setattr(outbox, "POLL", 0.01)
+        monkeypatch.setattr(outbox, "MIN_WAIT", 0.01)
+        real, failures = threading.Thread.start, [RuntimeError("can't start new thread")]
+
+        def start(thread: threading.Thread) -> None:
+            if thread.name == "nx save" and failures:
+                raise failures.pop()
+            real(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        events = Events(1)
+        accept(waiting)
+        started({"save": events})
+        assert events.done.wait(2)
+
+    def test_quarantine_is_tidied(
+        self,
+        waiting: Spool,
+        root: Path,
+        started: Callable[[Mapping[str, Deliver]], Outbox],
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """What is deleted from a full quarantine is told."""
+        monkeypatch.setattr(spool, "MAX_QUARANTINE", 10)
+        incoming = waiting.begin()
+        incoming.write(b"more than ten bytes")
+        path = waiting.quarantine(incoming)
+        looked = threading.Event()
+        version = waiting.version
+
+        def look() -> int:
+            looked.set()
+            return version()
+
+        monkeypatch.setattr(waiting, "version", look)
+        started({})
+        assert looked.wait(SOON)
+        assert told(caplog) == [
+            ("WARNING", f"quarantine is full: deleted the oldest in it, {path}")
+        ]
+        assert contents(root / "quarantine") == {}
 
     def test_stop_ends_after_the_delivery_at_hand(self, waiting: Spool, root: Path) -> None:
         """R02: what is being delivered is delivered to its end, the rest waits for next time."""
         begun, go_on = threading.Event(), threading.Event()
         came: list[str] = []
 
-        def deliver(upload: Upload, arrival: Arrival) -> str:
-            came.append(arrival.id)
+        def deliver(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
+            came.append(delivery.id)
             begun.set()
             assert go_on.wait(SOON)
-            return "saved"
+            return Outcome("saved")
 
         ids = sorted([accept(waiting), accept(waiting)])
-        out = Outbox(waiting, {"save": deliver}, time.time)
+        out = box(waiting, {"save": deliver}, time.time)
         out.start()
         assert begun.wait(SOON)
-        assert out.stop(0) is False
+        started = time.monotonic()
+        assert out.stop(0.01) is False
+        assert time.monotonic() - started < 1
         go_on.set()
         assert out.stop(SOON) is True
         assert came == ids[:1]
@@ -516,39 +963,86 @@ class TestThread:
 
     def test_stop_while_asleep(self, waiting: Spool) -> None:
         """A sleeping outbox ends at once."""
-        out = Outbox(waiting, {}, time.time)
+        events = Events(1)
+        accept(waiting)
+        out = box(waiting, {"save": events}, time.time)
         out.start()
+        assert events.done.wait(SOON)
         assert out.stop(SOON) is True
 
-    def test_stop_at_the_wrong_moment(self, waiting: Spool) -> None:
-        """A stop just before the outbox looks for work is not missed."""
-        looks, stopped = threading.Event(), threading.Event()
+    @pytest.mark.parametrize("action", ["wake", "stop"])
+    def test_wake_at_the_wrong_moment(
+        self, waiting: Spool, monkeypatch: pytest.MonkeyPatch, action: str
+    ) -> None:
+        """What happens just after the outbox has looked for work, and before it sleeps, counts."""
+        looks, happened = threading.Event(), threading.Event()
+        next_try = waiting.next_try
 
-        class Late(threading.Event):
-            """Is set by a stop just before it is cleared."""
+        def late(target: str) -> float | None:
+            found = next_try(target)
+            looks.set()
+            assert happened.wait(SOON)
+            return found
 
-            def clear(self) -> None:
-                looks.set()
-                assert stopped.wait(SOON)
-                super().clear()
-
-            def set(self) -> None:
-                super().set()
-                stopped.set()
-
-        out = Outbox(waiting, {}, time.time)
-        out._wake = Late()
+        events = Events(2)
+        ids = [accept(waiting)]
+        monkeypatch.setattr(waiting, "next_try", late)
+        out = box(waiting, {"save": events}, time.time)
         out.start()
         assert looks.wait(SOON)
-        ended = out.stop(0.5)
-        out.wake()  # or the thread would sleep for an hour
-        assert ended is True
+        if action == "wake":
+            ids.append(accept(waiting))
+            out.wake()
+            happened.set()
+            assert events.done.wait(SOON)
+        else:
+            assert out.stop(0) is False
+            happened.set()
+        assert out.stop(SOON) is True
+        assert events.came == ids
+
+    def test_new_target_at_the_wrong_moment(
+        self, waiting: Spool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The first upload for a target is not left to the next look, whenever it comes."""
+        monkeypatch.setattr(outbox, "POLL", SOON)
+        looks, happened = threading.Event(), threading.Event()
+        targets = waiting.targets
+
+        def late() -> list[str]:
+            found = targets()
+            looks.set()
+            assert happened.wait(SOON)
+            return found
+
+        accepted = accept(waiting, None, "other")
+        monkeypatch.setattr(waiting, "version", lambda: -1)
+        monkeypatch.setattr(waiting, "targets", late)
+        events = Events(1)
+        out = box(waiting, {"save": events, "other": Target()}, time.time)
+        out.start()
+        assert looks.wait(SOON)
+        id = accept(waiting)
+        out.wake()
+        happened.set()
+        in_time = events.done.wait(1)
+        assert out.stop(SOON) is True
+        assert (in_time, events.came, accepted != id) == (True, [id], True)
 
 
-def _note(
-    came: list[str], done: threading.Event, enough: int, upload: Upload, arrival: Arrival
-) -> str:
-    came.append(arrival.id)
-    if len(came) == enough:
-        done.set()
-    return "saved"
+class Events:
+    """A target that notes what came, fails the first time if it is told to, and says when."""
+
+    def __init__(self, enough: int, *errors: Exception) -> None:
+        self.came: list[str] = []
+        self.done = threading.Event()
+        self._enough = enough
+        self._errors = list(errors)
+
+    def __call__(self, upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
+        self.came.append(delivery.id)
+        if self._errors:
+            raise self._errors.pop()
+        if len(self.came) == self._enough:
+            self.done.set()
+        return Outcome("saved")

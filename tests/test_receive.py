@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from nxparse import receive, report
-from nxparse.config import Config
+from nxparse.config import OPTIONS, Config, parse
 from nxparse.receive import MIN_FREE, Announced, Receiver
 from nxparse.reply import ACCEPTED, Reply
 from nxparse.spool import Spool
@@ -42,6 +42,13 @@ def _prepared(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture)
     caplog.set_level(logging.INFO)
 
 
+def configured(directory: Path, **options: object) -> Config:
+    """These options, uploads of up to 100 kB, and the defaults of the others."""
+    defaults = {option.name: option.default for option in OPTIONS}
+    ours = {"nx_dir": str(directory), "nx_max_upload": "100000"}
+    return parse({**defaults, **ours, **options}, {"EMPTY": "", "ADDRESS": "me@example.org"})
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     """Where photos go."""
@@ -57,18 +64,22 @@ def spool(directory: Path) -> Iterator[Spool]:
 
 @pytest.fixture
 def config(directory: Path) -> Config:
-    """Uploads of up to 100 kB."""
-    return Config(directory, hosts=(), max_upload=100_000, inspect=0, dns=None)
+    """Uploads of up to 100 kB, from everybody, into files."""
+    return configured(directory)
 
 
 @pytest.fixture
 def begin(spool: Spool, config: Config) -> Callable[..., Receiver]:
-    """Begins to receive an upload."""
+    """Begins to receive an upload, if need be with other options than `config`."""
 
     def begun(
-        length: int | None = len(BODY), content_type: str = CONTENT_TYPE, inspect: int = 0
+        length: int | None = len(BODY),
+        content_type: str = CONTENT_TYPE,
+        inspect: int = 0,
+        **options: object,
     ) -> Receiver:
-        return Receiver(spool, config, Announced(CLIENT, content_type, length), inspect=inspect)
+        used = configured(config.dir, **options) if options else config
+        return Receiver(spool, used, Announced(CLIENT, content_type, length), inspect=inspect)
 
     return begun
 
@@ -93,12 +104,12 @@ def feed(receiver: Receiver, data: bytes, size: int = 100) -> None:
 
 def send(receiver: Receiver, data: bytes = BODY) -> Reply:
     feed(receiver, data)
-    return receiver.finish(["save"])
+    return receiver.finish()
 
 
 def kept(spool: Spool, directory: Path) -> tuple[list[bytes], list[bytes]]:
     """The bodies that wait to be delivered, and those in quarantine. Nothing else may be there."""
-    waiting = [delivery.arrival.id for delivery in spool.due()]
+    waiting = {delivery.arrival.id for delivery in spool.waiting()}
     spooled = contents(directory / ".nx" / "spool")
     assert sorted(spooled) == sorted(waiting)
     return list(spooled.values()), list(contents(directory / ".nx" / "quarantine").values())
@@ -123,23 +134,18 @@ class TestAccepted:
             )
         ]
 
-    def test_targets(
-        self,
-        begin: Callable[..., Receiver],
-        spool: Spool,
-        told: Callable[[], list[tuple[str, str]]],
-    ) -> None:
-        """An upload waits for each target."""
+    def test_id(self, begin: Callable[..., Receiver], spool: Spool) -> None:
+        """Once an upload is accepted it is known under which id."""
         receiver = begin()
         feed(receiver, BODY)
-        assert receiver.finish(["mail", "save"]) is ACCEPTED
-        assert [delivery.target for delivery in spool.due()] == ["mail", "save"]
-        assert told()[0][1].endswith("; next: mail, save (upload ID)")
+        assert receiver.accepted is None
+        receiver.finish()
+        assert [delivery.arrival.id for delivery in spool.waiting()] == [receiver.accepted]
 
     def test_arrival(self, begin: Callable[..., Receiver], spool: Spool) -> None:
         """What is needed to read the upload again is kept with it."""
         send(begin())
-        [delivery] = spool.due()
+        [delivery] = spool.waiting()
         arrival = delivery.arrival
         assert (arrival.client, arrival.content_type, arrival.size, arrival.received) == (
             CLIENT,
@@ -158,7 +164,7 @@ class TestAccepted:
         receiver = begin()
         feed(receiver, BODY, size)
         assert receiver.received == len(BODY)
-        assert receiver.finish(["save"]) is ACCEPTED
+        assert receiver.finish() is ACCEPTED
         assert kept(spool, directory) == ([BODY], [])
 
     def test_without_length(
@@ -177,7 +183,7 @@ class TestAccepted:
         for start in range(0, len(data[0]), 100):
             for receiver, one in zip(receivers, data, strict=True):
                 receiver.feed(one[start : start + 100])
-        assert [receiver.finish(["save"]) for receiver in receivers] == [ACCEPTED] * 2
+        assert [receiver.finish() for receiver in receivers] == [ACCEPTED] * 2
         waiting, quarantined = kept(spool, directory)
         assert (sorted(waiting), quarantined) == (sorted(data), [])
 
@@ -190,6 +196,356 @@ class TestAccepted:
         assert send(begin(), hostile) is ACCEPTED
         [(_, line)] = told()
         assert line.isprintable()
+
+
+SMTP: dict[str, object] = {"nx_smtp": "smtp://me:secret@mail.example.com", "nx_senders": ["*"]}
+RECIPIENTS = ("A@Example.org", "b@example.org", "c@example.com")
+ROUTES: dict[str, tuple[dict[str, object], list[tuple[str, tuple[str, ...]]]]] = {
+    "no rules": ({}, [("save", RECIPIENTS)]),
+    "no rules, but a mail server": (SMTP, [("mail", RECIPIENTS)]),
+    "a rule for all": ({"nx_route": ["*=drop"]}, [("drop", RECIPIENTS)]),
+    "a rule for one, without case": (
+        {"nx_route": ["a@example.ORG=save:/srv/a"]},
+        [("save", RECIPIENTS[1:]), ("save:/srv/a", RECIPIENTS[:1])],
+    ),
+    "the first rule that fits": (
+        {"nx_route": ["[ab]@*=save:/srv/ab", "*.org=drop", "*=save:/srv/rest"]},
+        [("save:/srv/ab", RECIPIENTS[:2]), ("save:/srv/rest", RECIPIENTS[2:])],
+    ),
+    "several targets": (
+        {"nx_route": ["*=save", "b@*=drop", "*=mail:${ADDRESS}", "*=save"], **SMTP},
+        [("mail:${ADDRESS}", RECIPIENTS), ("save", RECIPIENTS)],
+    ),
+    "for one by file, for the others by mail": (
+        {"nx_route": ["c@example.com=save"], **SMTP},
+        [("mail", RECIPIENTS[:2]), ("save", RECIPIENTS[2:])],
+    ),
+}
+
+
+class TestRoutes:
+    @pytest.mark.parametrize(("options", "expected"), ROUTES.values(), ids=ROUTES)
+    def test_deliveries(
+        self,
+        begin: Callable[..., Receiver],
+        spool: Spool,
+        told: Callable[[], list[tuple[str, str]]],
+        options: dict[str, object],
+        expected: list[tuple[str, tuple[str, ...]]],
+    ) -> None:
+        """The rules decide for each recipient; those with the same target share a delivery."""
+        data = body([("SAM.JPG", PHOTO)], message=message_xml(recipients=RECIPIENTS))
+        assert send(begin(**options), data) is ACCEPTED
+        found = [(delivery.target, delivery.recipients) for delivery in spool.waiting()]
+        assert found == expected
+        [(_, line)] = told()
+        match = re.search(r"; next: (.*) \(upload ID\)$", line)
+        assert match
+        assert sorted(match[1].split(", ")) == [target for target, _ in expected]
+
+    def test_no_secrets(
+        self, begin: Callable[..., Receiver], told: Callable[[], list[tuple[str, str]]]
+    ) -> None:
+        """What stands behind a variable does not get into the log."""
+        send(begin(nx_route=["*=mail:${ADDRESS}"], **SMTP))
+        [(_, line)] = told()
+        assert "mail:${ADDRESS}" in line
+        assert "me@example.org" not in line
+
+
+MAIL_TO_ME: dict[str, object] = {"nx_route": ["*=mail:${ADDRESS}"], **SMTP}
+FROM_ME: dict[str, object] = {"nx_mail_from": "me@example.org", **SMTP}
+ODD = "photos at home"
+UNDELIVERABLE: dict[str, tuple[dict[str, object], str, tuple[str, ...], str | None]] = {
+    "recipient": (SMTP, "a@b.example", (ODD,), f"{ODD!r} is not an e-mail address"),
+    "one recipient of several": (
+        SMTP,
+        "a@b.example",
+        ("c@example.org", "d@-x.example"),
+        "'d@-x.example' has a domain that cannot exist",
+    ),
+    "quoted recipient": (
+        SMTP,
+        "a@b.example",
+        ('"c d"@example.org',),
+        "'\"c d\"@example.org' is not an e-mail address",
+    ),
+    "recipient beyond a good one": (
+        SMTP,
+        "a@b.example",
+        ("a@good.example)evil@x.example",),
+        "'a@good.example)evil@x.example' is not an e-mail address",
+    ),
+    "long recipient": (
+        SMTP,
+        "a@b.example",
+        ("x" * 65 + "@example.org",),
+        f"{'x' * 65 + '@example.org'!r} is not an e-mail address",
+    ),
+    "long domain": (
+        SMTP,
+        "a@b.example",
+        ("a@" + "x." * 125 + "example",),
+        f"{'a@' + 'x.' * 125 + 'example'!r} has too long a domain",
+    ),
+    "sender": (SMTP, ODD, ("c@example.org",), f"{ODD!r} is not an e-mail address"),
+    "no sender": (SMTP, "", ("c@example.org",), "'' is not an e-mail address"),
+    "sender, mail to one address": (
+        MAIL_TO_ME,
+        ODD,
+        ("c@example.org",),
+        f"{ODD!r} is not an e-mail address",
+    ),
+    "recipient of mail among files": (
+        {"nx_route": ["c@*=save"], **SMTP},
+        "a@b.example",
+        ("c@example.org", ODD),
+        f"{ODD!r} is not an e-mail address",
+    ),
+    "recipient of mail and a file": (
+        {"nx_route": ["*=save", "*=mail"], **SMTP},
+        "a@b.example",
+        (ODD,),
+        f"{ODD!r} is not an e-mail address",
+    ),
+    "good ones": (SMTP, "a@b.example", ("c@example.org", "d@bücher.example"), None),
+    "sender replaced": (FROM_ME, ODD, ("c@example.org",), None),
+    "no sender, replaced": (FROM_ME, "", ("c@example.org",), None),
+    "recipient replaced": (MAIL_TO_ME, "a@b.example", (ODD,), None),
+    "files only": ({}, ODD, (ODD, "d@-x.example"), None),
+    "recipient of a file among mail": (
+        {"nx_route": ["photos*=save"], **SMTP},
+        "a@b.example",
+        (ODD, "c@example.org"),
+        None,
+    ),
+    "sender of a file, mail for nobody": ({"nx_route": ["*=save"], **SMTP}, ODD, (ODD,), None),
+    "dropped": ({"nx_route": ["*=drop"], **SMTP}, ODD, (ODD,), None),
+}
+
+
+class TestUndeliverable:
+    @pytest.mark.parametrize(
+        ("options", "sender", "recipients", "reason"), UNDELIVERABLE.values(), ids=UNDELIVERABLE
+    )
+    def test_addresses(
+        self,
+        begin: Callable[..., Receiver],
+        spool: Spool,
+        directory: Path,
+        told: Callable[[], list[tuple[str, str]]],
+        options: dict[str, object],
+        sender: str,
+        recipients: tuple[str, ...],
+        reason: str | None,
+    ) -> None:
+        """X11, X12, X16: what mail cannot reach is refused as a whole; files take any text."""
+        xml = message_xml(sender=sender, recipients=recipients)
+        data = body([("SAM.JPG", PHOTO)], message=xml)
+        receiver = begin(**options)
+        reply = send(receiver, data)
+        if reason is None:
+            assert reply is ACCEPTED
+            assert kept(spool, directory) == ([data], [])
+            return
+        assert reply.status == 400
+        assert reply.body.startswith(b'<Response ErrCode="400" ErrSubCode="0" /><!-- ')
+        assert receiver.accepted is None
+        assert kept(spool, directory) == ([], [data])
+        shown = report.plain(reason, 200)
+        where = directory / ".nx" / "quarantine" / "ID"
+        assert told() == [
+            ("WARNING", f"192.0.2.7: an upload is refused: {shown}; its body is kept as {where}")
+        ]
+
+
+ALLOWED: dict[str, tuple[list[str], str, bool]] = {
+    "address": (["camera@example.com"], "camera@example.com", True),
+    "another one": (["camera@example.com"], "camera@example.org", False),
+    "case": (["Camera@EXAMPLE.com"], "cAMERA@example.COM", True),
+    "second one": (["a@example.com", "camera@example.com"], "camera@example.com", True),
+    "domain": (["*@example.com"], "camera@example.com", True),
+    "another domain": (["*@example.com"], "camera@www.example.com", False),
+    "longer domain": (["*@example.com"], "camera@example.com.invalid", False),
+    "longer address": (["camera@example.com"], "a.camera@example.com", False),
+    "one character": (["camera?@example.com"], "camera7@example.com", True),
+    "set": (["camera[12]@example.com"], "camera3@example.com", False),
+    "dot is a dot": (["camera@example.com"], "camera@exampleXcom", False),
+    "pattern as a sender": (["camera@example.com"], "*@example.com", False),
+    "everybody": (["*"], "who knows", True),
+    "nobody among everybody": (["*"], "", True),
+    "nobody": (["*@*"], "", False),
+    "look-alike": (["camera@example.com"], "c\u0430mera@example.com", False),
+    "name and address": (["camera@example.com"], "Camera <camera@example.com>", True),
+    "address as a name": (["camera@example.com"], "camera@example.com <x@example.org>", False),
+    "two addresses": (["camera@example.com"], "camera@example.com, x@example.org", False),
+    "line end": (["camera@example.com"], "camera@example.com\nx", False),
+}
+NOT_ALLOWED = b'<Response ErrCode="401" ErrSubCode="0" /><!-- Sender not in whitelist -->'
+
+
+class TestSenders:
+    @pytest.mark.parametrize(("senders", "sender", "allowed"), ALLOWED.values(), ids=ALLOWED)
+    def test_allowed(
+        self,
+        begin: Callable[..., Receiver],
+        spool: Spool,
+        directory: Path,
+        senders: list[str],
+        sender: str,
+        allowed: bool,
+    ) -> None:
+        """X15: who may send is a matter of globs without case; of others nothing is kept."""
+        data = body([("SAM.JPG", PHOTO)], message=message_xml(sender=sender))
+        receiver = begin(nx_senders=senders)
+        reply = send(receiver, data)
+        if allowed:
+            assert reply is ACCEPTED
+            assert kept(spool, directory) == ([data], [])
+        else:
+            assert (reply.status, reply.body) == (401, NOT_ALLOWED)
+            assert receiver.accepted is None
+            assert kept(spool, directory) == ([], [])
+
+    @pytest.mark.parametrize(
+        ("sender", "shown", "remedy"),
+        [
+            ("a@b.example", "a@b.example", "; to allow it, use --set nx_senders=a@b.example"),
+            ("Me <A@b.example>", "A@b.example", "; to allow it, use --set nx_senders=A@b.example"),
+            ("a b", "a b", "; to allow it, use --set 'nx_senders=a b'"),
+            ("*@b.example", "*@b.example", "; to allow it, use --set 'nx_senders=[*]@b.example'"),
+            (
+                "$(x)@b.example",
+                "$(x)@b.example",
+                "; to allow it, use --set 'nx_senders=$(x)@b.example'",
+            ),
+            ("", "(nobody)", "; it names no sender: set one on the camera"),
+            ("a\u202eb@b.example", "a?b@b.example", ""),
+            ("x" * 90 + "@b.example", "x" * 79 + "…", ""),
+        ],
+        ids=["address", "name", "blank", "glob", "command", "nobody", "invisible", "long"],
+    )
+    def test_told(
+        self,
+        begin: Callable[..., Receiver],
+        told: Callable[[], list[tuple[str, str]]],
+        sender: str,
+        shown: str,
+        remedy: str,
+    ) -> None:
+        """X15: the log tells the option that lets in this sender, and nobody else."""
+        data = body([("SAM.JPG", PHOTO)], message=message_xml(sender=sender))
+        send(begin(nx_senders=["camera@example.com"]), data)
+        assert told() == [
+            ("WARNING", f"192.0.2.7: an upload is refused: {shown} may not send{remedy}")
+        ]
+
+    def test_before_anything_else(
+        self, begin: Callable[..., Receiver], spool: Spool, directory: Path
+    ) -> None:
+        """Who may not send learns nothing more, and fills no quarantine."""
+        data = body([("SAM.JPG", PHOTO)], message=message_xml(recipients=[ODD]))
+        receiver = begin(nx_smtp="smtp://mail.example.com", nx_senders=["camera@example.com"])
+        assert send(receiver, data).status == 401
+        assert kept(spool, directory) == ([], [])
+
+    def test_inspected(self, begin: Callable[..., Receiver]) -> None:
+        """What was refused because of its sender can be looked at in the flow."""
+        receiver = begin(nx_senders=["camera@example.com"], inspect=len(BODY))
+        assert send(receiver).status == 401
+        assert receiver.body == BODY
+
+
+class TestRepeat:
+    @pytest.fixture
+    def id(self, begin: Callable[..., Receiver], spool: Spool) -> str:
+        """An accepted upload whose reply was not heard."""
+        receiver = begin()
+        send(receiver)
+        assert receiver.accepted
+        spool.unheard(receiver.accepted)
+        return receiver.accepted
+
+    def test_repeat(
+        self,
+        begin: Callable[..., Receiver],
+        spool: Spool,
+        directory: Path,
+        told: Callable[[], list[tuple[str, str]]],
+        id: str,
+    ) -> None:
+        """H10: an upload whose reply was not heard is taken once, however often it comes."""
+        receiver = begin()
+        assert send(receiver) is ACCEPTED
+        assert receiver.accepted == id
+        assert [delivery.arrival.id for delivery in spool.waiting()] == [id]
+        assert kept(spool, directory) == ([BODY], [])
+        assert told() == [
+            (
+                "INFO",
+                "192.0.2.7: sends upload ID again, whose reply it had not heard; taken once",
+            )
+        ]
+        assert receiver.abort("too late") is None
+
+    def test_not_heard_again(self, begin: Callable[..., Receiver], spool: Spool, id: str) -> None:
+        """H10: the reply to a repeat may not be heard, either."""
+        for _ in range(3):
+            receiver = begin()
+            assert send(receiver) is ACCEPTED
+            assert receiver.accepted == id
+            spool.unheard(id)
+        assert len(spool.waiting()) == 1
+
+    @pytest.mark.parametrize("done", [False, True], ids=["waiting", "delivered"])
+    def test_deliberate(
+        self, begin: Callable[..., Receiver], spool: Spool, id: str, done: bool
+    ) -> None:
+        """What is sent again after a reply that was heard is meant, and delivered."""
+        if done:
+            [delivery] = spool.waiting()
+            spool.done(delivery)
+        receivers = [begin(), begin()]
+        assert [send(receiver) for receiver in receivers] == [ACCEPTED] * 2
+        accepted = [receiver.accepted for receiver in receivers]
+        assert accepted[0] == id
+        assert accepted[1] in [delivery.arrival.id for delivery in spool.waiting()]
+        assert accepted[1] != id
+
+    @pytest.mark.parametrize(
+        "data",
+        [body([("SAM_4371.JPG", jpeg(500, seed=9))]), BODY + b"\r\n"],
+        ids=["another photo", "a byte more"],
+    )
+    def test_something_else(
+        self, begin: Callable[..., Receiver], spool: Spool, id: str, data: bytes
+    ) -> None:
+        """Other bytes are another upload."""
+        assert send(begin(), data) is ACCEPTED
+        assert len(spool.waiting()) == 2
+
+    def test_not_allowed_any_more(
+        self, begin: Callable[..., Receiver], spool: Spool, id: str
+    ) -> None:
+        """A repeat has to be allowed, too."""
+        assert send(begin(nx_senders=["camera@example.com"])).status == 401
+        assert len(spool.waiting()) == 1
+
+    def test_failure(
+        self,
+        begin: Callable[..., Receiver],
+        spool: Spool,
+        directory: Path,
+        id: str,
+    ) -> None:
+        """K02: a repeat that could not be recognised is refused, and is one the next time."""
+        for statement in ("BEGIN", "COMMIT"):
+            with Faults((statement,), errno.EIO):
+                assert send(begin()).status == 507
+            assert kept(spool, directory) == ([BODY], [])
+        receiver = begin()
+        assert send(receiver) is ACCEPTED
+        assert receiver.accepted == id
 
 
 REFUSED = {
@@ -297,7 +653,7 @@ class TestRefused:
         receiver.feed(b"x")
         assert _in_spool(directory) == {}
         feed(receiver, b"x" * 200_000)
-        assert receiver.finish(["save"]).status == 413
+        assert receiver.finish().status == 413
         assert kept(spool, directory) == ([], [])
         assert [line for line in told() if line[0] != "INFO"] == [TOO_LARGE]
 
@@ -320,7 +676,7 @@ class TestRefused:
         receiver = begin()
         feed(receiver, b"not multipart")
         with Faults(("replace",), errno.EIO):
-            assert receiver.finish(["save"]).status == 507
+            assert receiver.finish().status == 507
         assert kept(spool, directory) == ([], [])
         assert told() == [
             (
@@ -423,7 +779,7 @@ class TestDisk:
         following = body([("NEXT.JPG", PHOTO)])
         for first in itertools.count(1):
             directory = tmp_path / str(first)
-            config = Config(directory, (), 100_000, 0, None)
+            config = configured(directory)
             announced = Announced(CLIENT, CONTENT_TYPE, len(BODY))
             spool = Spool(directory / ".nx", lambda: NEW_YEAR)
             caplog.clear()
@@ -475,7 +831,7 @@ class TestDisk:
         [path] = (directory / ".nx" / "spool").iterdir()
         with path.open("r+b") as file:
             file.truncate(10)
-        assert receiver.finish(["save"]).status == 507
+        assert receiver.finish().status == 507
         assert kept(spool, directory) == ([], [])
 
 
@@ -632,7 +988,7 @@ class TestInspection:
         feed(receiver, b"not multipart")
         before = receiver.body
         if end == "refused":
-            receiver.finish(["save"])
+            receiver.finish()
         else:
             receiver.abort("the client closed the connection")
         assert (before, receiver.body) == (None, b"not multipart")
@@ -640,7 +996,7 @@ class TestInspection:
     def test_empty(self, begin: Callable[..., Receiver]) -> None:
         """Of nothing there is nothing to look at."""
         receiver = begin(inspect=1000)
-        receiver.finish(["save"])
+        receiver.finish()
         assert receiver.body is None
 
 

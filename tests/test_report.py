@@ -10,6 +10,7 @@ import pytest
 from nxparse import report
 from nxparse.deliver.save import Saved
 from nxparse.deviation import Deviation, Kind
+from nxparse.spool import Arrival, Delivery
 from nxparse.upload import File, Upload
 
 
@@ -173,6 +174,106 @@ def test_upload(found: Upload, expected: str) -> None:
 def test_saved(files: list[Saved], expected: str) -> None:
     """What was saved is told with its place and size."""
     assert report.saved(files) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (-3600.0, "0 seconds"),
+        (0.0, "0 seconds"),
+        (0.6, "1 seconds"),
+        (59.0, "59 seconds"),
+        (119.0, "119 seconds"),
+        (120.0, "2 minutes"),
+        (7199.0, "120 minutes"),
+        (7200.0, "2 hours"),
+        (86400.0, "24 hours"),
+        (172799.0, "48 hours"),
+        (172800.0, "2 days"),
+        (400 * 86400.0, "400 days"),
+    ],
+)
+def test_ago(seconds: float, expected: str) -> None:
+    """A time is told in the largest unit of which there are two."""
+    assert report.ago(seconds) == expected
+
+
+ARRIVED = 1767225600.0  # 2026-01-01 00:00 UTC
+ID = "20260101T000000Z-01234567"
+
+
+def delivery(
+    target: str = "mail",
+    part: int = 0,
+    recipients: tuple[str, ...] = ("me@example.org",),
+    attempts: int = 0,
+    next_try: float = ARRIVED,
+    reason: str = "",
+) -> Delivery:
+    """A delivery of an upload that arrived at `ARRIVED`."""
+    arrival = Arrival(ID, ARRIVED, "192.0.2.7", "camera@example.com", "", 1000, "")
+    return Delivery(arrival, target, part, recipients, attempts, 0.0, next_try, reason)
+
+
+@pytest.mark.parametrize(
+    ("deliveries", "expected"),
+    [
+        ([], "nothing waits"),
+        (
+            [delivery()],
+            f"{ID}: to me@example.org by mail, since 5 minutes, tried 0 times, "
+            f"next in 0 seconds: not tried yet",
+        ),
+        (
+            [
+                delivery(
+                    attempts=4,
+                    next_try=ARRIVED + 420,
+                    reason="mail.example.com:25: Connection refused",
+                )
+            ],
+            f"{ID}: to me@example.org by mail, since 5 minutes, tried 4 times, "
+            f"next in 2 minutes: mail.example.com:25: Connection refused",
+        ),
+        (
+            [delivery(part=1), delivery(part=2, attempts=2, reason="busy")],
+            f"{ID}, file 1: to me@example.org by mail, since 5 minutes, tried 0 times, "
+            f"next in 0 seconds: not tried yet\n"
+            f"{ID}, file 2: to me@example.org by mail, since 5 minutes, tried 2 times, "
+            f"next in 0 seconds: busy",
+        ),
+        (
+            [delivery("save:${DIR}", recipients=tuple("abcdefg"))],
+            f"{ID}: to a, b, c, d, e and 2 more by save:${{DIR}}, since 5 minutes, "
+            f"tried 0 times, next in 0 seconds: not tried yet",
+        ),
+        (
+            [delivery("mail:\x1bx", recipients=("a\u2028b",), reason="450\r\n" + "x" * 300)],
+            f"{ID}: to a?b by mail:?x, since 5 minutes, tried 0 times, "
+            f"next in 0 seconds: 450??{'x' * 194}…",
+        ),
+    ],
+    ids=["nothing", "new", "tried", "file by file", "many", "hostile"],
+)
+def test_waiting(deliveries: list[Delivery], expected: str) -> None:
+    """Each delivery is one line, which begins with the id by which it can be tried again."""
+    assert report.waiting(deliveries, ARRIVED + 300) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left", "/srv/photos"), "No space left (/srv/photos)"),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset"), "Connection reset"),
+        (OSError("the file is too short"), "the file is too short"),
+        (ValueError("it is odd"), "it is odd"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+    ids=["file", "no file", "text", "other error", "nothing"],
+)
+def test_reason(error: Exception, expected: str) -> None:
+    """An error is told with its reason, and the place if it knows one."""
+    assert report.reason(error) == expected
 
 
 FULL = ": make room there"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import os
 import re
@@ -17,13 +18,14 @@ from nxparse import disk, spool
 from nxparse.deviation import BodyError
 from nxparse.disk import Folder
 from nxparse.spool import Arrival, Delivery, Incoming, Spool
-from tests.bodies import CONTENT_TYPE, body, jpeg
+from tests.bodies import BOUNDARY, CONTENT_TYPE, RECIPIENT, SENDER, body, jpeg
 from tests.faults import CALLS, STATEMENTS, Database, Faults, Kills, contents, make_lazy
 
 NEW_YEAR = 1767225600.0  # 2026-01-01 00:00 UTC
 PHOTO = jpeg(500)
 BODY = body([("SAM_4371.JPG", PHOTO)])
 CLIENT = "192.0.2.7"
+SAVE = {"save": [RECIPIENT]}
 
 
 class Clock:
@@ -68,8 +70,25 @@ def receive(into: Spool, data: bytes = BODY) -> Incoming:
     return incoming
 
 
-def accept(into: Spool, data: bytes = BODY, targets: tuple[str, ...] = ("save",)) -> Arrival:
-    return into.accept(receive(into, data), CLIENT, CONTENT_TYPE, targets)
+def accept(
+    into: Spool, data: bytes = BODY, targets: tuple[str, ...] = ("save",), sender: str = SENDER
+) -> Arrival:
+    deliveries = {target: [RECIPIENT] for target in targets}
+    return into.accept(receive(into, data), CLIENT, sender, CONTENT_TYPE, deliveries)
+
+
+def to(arrival: Arrival, target: str, part: int = 0) -> Delivery:
+    """An upload, or a file of it, on its way to a target."""
+    return Delivery(arrival, target, part, (RECIPIENT,), 0, 0.0, arrival.received, "")
+
+
+def due(found: Spool) -> list[tuple[Arrival, str, int]]:
+    """What is due to any target: upload, target and number of attempts."""
+    return [
+        (one.arrival, one.target, one.attempts)
+        for target in found.targets()
+        for one in found.due(target)
+    ]
 
 
 def bodies(root: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
@@ -86,8 +105,10 @@ class TestOpen:
     def test_new(self, opened: Spool, root: Path) -> None:
         """A new spool is empty."""
         assert opened.recovered == []
-        assert opened.due() == []
-        assert opened.next_try() is None
+        assert due(opened) == []
+        assert opened.next_try("save") is None
+        assert opened.targets() == []
+        assert opened.waiting() == []
         assert bodies(root) == ({}, {})
 
     @pytest.mark.skipif(os.name != "posix", reason="needs POSIX modes")
@@ -190,7 +211,7 @@ class TestOpen:
         opened.close()
         (root / "state.sqlite3").write_bytes(b"")
         again = Spool(root, clock)
-        assert again.due() == []
+        assert due(again) == []
         assert again.recovered == [root / "quarantine" / arrival.id]
         again.close()
         assert bodies(root) == ({}, {arrival.id: BODY})
@@ -220,7 +241,7 @@ class TestOpen:
         incoming = receive(opened)
         with pytest.raises(BlockingIOError):
             Spool(root, clock)
-        opened.accept(incoming, CLIENT, CONTENT_TYPE, ["save"])
+        opened.accept(incoming, CLIENT, SENDER, CONTENT_TYPE, SAVE)
         assert bodies(root) == ({incoming.id: BODY}, {})
 
     def test_one_after_another(self, opened: Spool, root: Path, clock: Clock) -> None:
@@ -268,7 +289,7 @@ class TestRecovery:
         incoming = receive(opened)
         again = reopened(opened, root, clock)
         assert again.recovered == [root / "quarantine" / incoming.id]
-        assert again.due() == []
+        assert due(again) == []
         again.close()
         assert bodies(root) == ({}, {incoming.id: BODY})
 
@@ -285,7 +306,7 @@ class TestRecovery:
         (root / "spool" / "20260101T000000Z-00000000").write_bytes(BODY)
         again = reopened(opened, root, clock)
         assert again.recovered == [root / "quarantine" / "20260101T000000Z-00000000"]
-        assert again.due() == []
+        assert due(again) == []
         again.close()
         assert bodies(root) == ({}, {"20260101T000000Z-00000000": BODY})
 
@@ -302,16 +323,16 @@ class TestRecovery:
         arrival = accept(opened)
         again = reopened(opened, root, clock)
         assert again.recovered == []
-        assert again.due() == [Delivery(arrival, "save", 0)]
+        assert due(again) == [(arrival, "save", 0)]
         again.close()
         assert bodies(root) == ({arrival.id: BODY}, {})
 
     def test_one_of_two_deliveries_waiting(self, opened: Spool, root: Path, clock: Clock) -> None:
         """A body stays as long as one of its deliveries waits, and that one is made."""
         arrival = accept(opened, targets=("mail", "save"))
-        opened.done(Delivery(arrival, "mail", 0))
+        opened.done(to(arrival, "mail"))
         again = reopened(opened, root, clock)
-        assert again.due() == [Delivery(arrival, "save", 0)]
+        assert due(again) == [(arrival, "save", 0)]
         again.close()
         assert bodies(root) == ({arrival.id: BODY}, {})
 
@@ -319,7 +340,7 @@ class TestRecovery:
         """A delivered body is deleted."""
         arrival = accept(opened)
         with Faults(("unlink",), errno.EIO):
-            opened.done(Delivery(arrival, "save", 0))
+            opened.done(to(arrival, "save"))
         assert bodies(root) == ({arrival.id: BODY}, {})
         again = reopened(opened, root, clock)
         assert again.recovered == []
@@ -337,9 +358,9 @@ class TestRecovery:
     def test_next_try_is_now(self, opened: Spool, root: Path, clock: Clock) -> None:
         """After a restart everything is due: what was in the way may be gone."""
         arrival = accept(opened)
-        opened.postpone(Delivery(arrival, "save", 0), NEW_YEAR + 3600, "No space left on device")
+        opened.postpone(to(arrival, "save"), 3600, "No space left on device", [RECIPIENT])
         again = reopened(opened, root, clock)
-        assert again.due() == [Delivery(arrival, "save", 1)]
+        assert due(again) == [(arrival, "save", 1)]
         again.close()
 
     @pytest.mark.parametrize(
@@ -358,7 +379,7 @@ class TestRecovery:
     ) -> None:
         """R07: old uploads are forgotten with their deliveries, but never one that waits."""
         arrival = accept(opened)
-        delivery = Delivery(arrival, "save", 0)
+        delivery = to(arrival, "save")
         if state == "done":
             opened.done(delivery)
         elif state == "failed":
@@ -416,9 +437,16 @@ class TestAccept:
         """An accepted body is in the spool, and due at once for each target."""
         incoming = receive(opened)
         clock.now += 60
-        arrival = opened.accept(incoming, CLIENT, CONTENT_TYPE, ["save", "mail"])
-        assert arrival == Arrival(incoming.id, NEW_YEAR + 60, CLIENT, CONTENT_TYPE, len(BODY))
-        assert opened.due() == [Delivery(arrival, "mail", 0), Delivery(arrival, "save", 0)]
+        deliveries = {"save": [RECIPIENT], "mail": ["a", "b"]}
+        arrival = opened.accept(incoming, CLIENT, SENDER, CONTENT_TYPE, deliveries)
+        digest = hashlib.sha256(BODY).hexdigest()
+        now = NEW_YEAR + 60
+        assert arrival == Arrival(incoming.id, now, CLIENT, SENDER, CONTENT_TYPE, len(BODY), digest)
+        assert opened.waiting() == [
+            Delivery(arrival, "mail", 0, ("a", "b"), 0, 0.0, now, ""),
+            Delivery(arrival, "save", 0, (RECIPIENT,), 0, 0.0, now, ""),
+        ]
+        assert due(opened) == [(arrival, "mail", 0), (arrival, "save", 0)]
         assert bodies(root) == ({arrival.id: BODY}, {})
 
     def test_order(self, opened: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,7 +471,7 @@ class TestAccept:
         monkeypatch.setattr(os, "fsync", fsynced)
         monkeypatch.setattr(os, "replace", renamed)
         monkeypatch.setattr(Database, "watchers", [watched])
-        opened.accept(incoming, CLIENT, CONTENT_TYPE, ["save"])
+        opened.accept(incoming, CLIENT, SENDER, CONTENT_TYPE, SAVE)
         assert seen == ["fsync of the body", "rename", "fsync of the folder", "commit"]
 
     def test_failed_fsync_is_final(self, opened: Spool, root: Path) -> None:
@@ -453,9 +481,9 @@ class TestAccept:
             Faults(("fsync",), errno.EIO) as faults,
             pytest.raises(OSError, match="Input/output error"),
         ):
-            opened.accept(incoming, CLIENT, CONTENT_TYPE, ["save"])
+            opened.accept(incoming, CLIENT, SENDER, CONTENT_TYPE, SAVE)
         assert faults.failed == 1
-        assert opened.due() == []
+        assert due(opened) == []
         assert list(contents(root / "spool")) == [f".{incoming.id}"]
 
     @pytest.mark.parametrize("rolled_back", [False, True], ids=["open", "rolled back by SQLite"])
@@ -472,14 +500,14 @@ class TestAccept:
         Database.watchers.append(fail)
         try:
             with pytest.raises(sqlite3.OperationalError, match="database or disk is full"):
-                opened.accept(incoming, CLIENT, CONTENT_TYPE, ["save"])
+                opened.accept(incoming, CLIENT, SENDER, CONTENT_TYPE, SAVE)
         finally:
             Database.watchers.remove(fail)
-        assert opened.due() == []
+        assert due(opened) == []
         assert bodies(root) == ({f".{incoming.id}": BODY}, {})
         opened.discard(incoming)
         arrival = accept(opened)
-        assert opened.due() == [Delivery(arrival, "save", 0)]
+        assert due(opened) == [(arrival, "save", 0)]
 
     def test_state_cannot_grow(self, opened: Spool, root: Path) -> None:
         """K01: when SQLite has no room, the body is not accepted; with room the next one is."""
@@ -490,13 +518,13 @@ class TestAccept:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
         try:
             with pytest.raises(sqlite3.OperationalError, match=r"disk I/O error|disk is full"):
-                opened.accept(incoming, CLIENT, CONTENT_TYPE, ["save"])
+                opened.accept(incoming, CLIENT, SENDER, CONTENT_TYPE, SAVE)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        assert opened.due() == []
+        assert due(opened) == []
         assert bodies(root) == ({f".{incoming.id}": BODY}, {})
         arrival = accept(opened, body([("OTHER.JPG", PHOTO)]))
-        assert opened.due() == [Delivery(arrival, "save", 0)]
+        assert due(opened) == [(arrival, "save", 0)]
 
     def test_two_threads(self, opened: Spool) -> None:
         """C08: bodies that come at the same time do not mix."""
@@ -508,7 +536,7 @@ class TestAccept:
             together.wait()
             for start in range(0, len(data), 1000):
                 incoming.write(data[start : start + 1000])
-            opened.accept(incoming, client, CONTENT_TYPE, ["save"])
+            opened.accept(incoming, client, SENDER, CONTENT_TYPE, SAVE)
 
         threads = [threading.Thread(target=send, args=item) for item in sent.items()]
         for thread in threads:
@@ -516,9 +544,9 @@ class TestAccept:
         for thread in threads:
             thread.join()
         came = {}
-        for delivery in opened.due():
-            with opened.read(delivery.arrival) as upload:
-                came[delivery.arrival.client] = [(f.name, f.data) for f in upload.files]
+        for arrival, _, _ in due(opened):
+            with opened.read(arrival) as upload:
+                came[arrival.client] = [(f.name, f.data) for f in upload.files]
         assert came == {
             f"192.0.2.{n}": [(f"{n}.JPG", jpeg(20000, seed=n))] for n in range(len(sent))
         }
@@ -541,7 +569,7 @@ def try_to_accept(into: Spool, data: bytes) -> bool:
     incoming = None
     try:
         incoming = receive(into, data)
-        into.accept(incoming, CLIENT, CONTENT_TYPE, ["save"])
+        into.accept(incoming, CLIENT, SENDER, CONTENT_TYPE, SAVE)
     except (OSError, sqlite3.Error):
         if incoming:
             into.discard(incoming)
@@ -567,7 +595,7 @@ class TestFailures:
                 accepted = [BODY] if try_to_accept(opened, BODY) else []
             accepted += [other] if try_to_accept(opened, other) else []
             again = reopened(opened, root, clock)
-            waiting = [_raw(root, delivery) for delivery in again.due()]
+            waiting = [_raw(root, arrival) for arrival, _, _ in due(again)]
             again.close()
             spooled, quarantined = bodies(root)
             assert (first, sorted(waiting)) == (first, sorted(accepted))
@@ -599,8 +627,8 @@ class TestFailures:
         assert told == root / "quarantine" / incoming.id
 
 
-def _raw(root: Path, delivery: Delivery) -> bytes:
-    return (root / "spool" / delivery.arrival.id).read_bytes()
+def _raw(root: Path, arrival: Arrival) -> bytes:
+    return (root / "spool" / arrival.id).read_bytes()
 
 
 class TestKills:
@@ -617,7 +645,7 @@ class TestKills:
         found = {}
         for number, step in enumerate(kills.steps):
             again = Spool(kills.copy(number), clock)
-            waiting = again.due()
+            waiting = due(again)
             again.close()
             spooled, quarantined = bodies(kills.copy(number))
             whole = [data == BODY for data in (*spooled.values(), *quarantined.values())]
@@ -636,7 +664,24 @@ class TestKills:
             "10: before COMMIT": (0, 0, [True]),
             "11: the end": (1, 1, [True]),
         }
-        assert waiting == [Delivery(arrival, "save", 0)]
+        assert waiting == [(arrival, "save", 0)]
+
+    def test_split(self, tmp_path: Path, clock: Clock) -> None:
+        """After a kill at any step either all files wait together, or each by itself."""
+        root = tmp_path / ".nx"
+        opened = Spool(root, clock)
+        arrival = accept(opened)
+        with Kills(root, tmp_path / "copies") as kills:
+            opened.split(to(arrival, "save"), 3)
+        opened.close()
+        found = {}
+        for number, step in enumerate(kills.steps):
+            again = Spool(kills.copy(number), clock)
+            found[step] = [one.part for one in again.due("save")]
+            again.close()
+        assert found.pop("the end") == [1, 2, 3]
+        assert set(map(tuple, found.values())) == {(0,)}
+        assert {"before BEGIN", "before DELETE", "before INSERT", "before COMMIT"} <= set(found)
 
     @pytest.mark.parametrize(
         ("settle", "quarantined"),
@@ -659,11 +704,11 @@ class TestKills:
         opened = Spool(root, clock)
         arrival = accept(opened)
         with Kills(root, tmp_path / "copies") as kills:
-            settle(opened, Delivery(arrival, "save", 0))
+            settle(opened, to(arrival, "save"))
         opened.close()
         for number, step in enumerate(kills.steps):
             again = Spool(kills.copy(number), clock)
-            waiting = bool(again.due())
+            waiting = bool(due(again))
             again.close()
             left = [data for kind in bodies(kills.copy(number)) for data in kind.values()]
             expected = [BODY] if waiting or quarantined else []
@@ -744,59 +789,70 @@ class TestQuarantine:
 
 class TestDeliveries:
     def test_oldest_first(self, opened: Spool, clock: Clock) -> None:
-        """Deliveries are due in the order in which their uploads came, then by target."""
+        """Deliveries wait in the order in which their uploads came, then by target and file."""
         expected = []
         for _ in range(3):
             arrival = accept(opened, targets=("save", "mail"))
-            expected += [Delivery(arrival, "mail", 0), Delivery(arrival, "save", 0)]
+            opened.split(to(arrival, "mail"), 2)
+            expected += [(arrival, "mail", 1), (arrival, "mail", 2), (arrival, "save", 0)]
             clock.now += 1
-        assert opened.due() == expected
+        found = {
+            target: [(one.arrival, target, one.part) for one in opened.due(target)]
+            for target in ("mail", "save")
+        }
+        assert [(one.arrival, one.target, one.part) for one in opened.waiting()] == expected
+        assert found == {
+            target: [one for one in expected if one[1] == target] for target in ("mail", "save")
+        }
+        assert opened.targets() == ["mail", "save"]
 
     def test_without_targets(self, opened: Spool, root: Path, clock: Clock) -> None:
         """An upload for nobody is never due, and gone at the next start."""
         accept(opened, targets=())
-        assert opened.due() == []
+        assert due(opened) == []
         reopened(opened, root, clock).close()
         assert bodies(root) == ({}, {})
 
     def test_postpone(self, opened: Spool, clock: Clock) -> None:
         """A postponed delivery is due again when its time has come, with one more attempt."""
         arrival = accept(opened)
-        opened.postpone(Delivery(arrival, "save", 0), NEW_YEAR + 15, "No space left on device")
-        seen: list[object] = [opened.next_try(), opened.due()]
+        opened.postpone(to(arrival, "save"), 15, "No space left on device", [RECIPIENT])
+        seen: list[object] = [opened.next_try("save"), due(opened)]
         clock.now += 14.9
-        seen.append(opened.due())
+        seen.append(due(opened))
         clock.now += 0.1
-        seen.append(opened.due())
-        assert seen == [NEW_YEAR + 15, [], [], [Delivery(arrival, "save", 1)]]
+        seen.append(due(opened))
+        assert seen == [NEW_YEAR + 15, [], [], [(arrival, "save", 1)]]
 
     @pytest.mark.parametrize(
-        ("seconds", "due"),
+        ("seconds", "expected"),
         [
             (0, True),
             (1, False),
-            (spool.MAX_WAIT, False),
-            (spool.MAX_WAIT + 1, True),
+            (2 * spool.MAX_WAIT, False),
+            (2 * spool.MAX_WAIT + 1, True),
             (56 * 365 * 86400, True),
         ],
     )
-    def test_clock_set_back(self, opened: Spool, clock: Clock, seconds: float, due: bool) -> None:
+    def test_clock_set_back(
+        self, opened: Spool, clock: Clock, seconds: float, expected: bool
+    ) -> None:
         """R07: what came while the clock was wrong does not wait until that time comes."""
         arrival = accept(opened)
         clock.now -= seconds
-        assert opened.due() == ([Delivery(arrival, "save", 0)] if due else [])
+        assert due(opened) == ([(arrival, "save", 0)] if expected else [])
 
     def test_next_try(self, opened: Spool, clock: Clock) -> None:
         """The next try is that of the delivery which is due first; what is settled has none."""
         late, early, never = accept(opened), accept(opened), accept(opened)
-        opened.postpone(Delivery(late, "save", 0), NEW_YEAR + 60, "")
-        opened.postpone(Delivery(early, "save", 0), NEW_YEAR + 30, "")
-        opened.failed(Delivery(never, "save", 0), "")
-        seen = [opened.next_try()]
-        opened.done(Delivery(early, "save", 1))
-        seen.append(opened.next_try())
-        opened.done(Delivery(late, "save", 1))
-        seen.append(opened.next_try())
+        opened.postpone(to(late, "save"), 60, "", [RECIPIENT])
+        opened.postpone(to(early, "save"), 30, "", [RECIPIENT])
+        opened.failed(to(never, "save"), "")
+        seen = [opened.next_try("save")]
+        opened.done(to(early, "save"))
+        seen.append(opened.next_try("save"))
+        opened.done(to(late, "save"))
+        seen.append(opened.next_try("save"))
         assert seen == [NEW_YEAR + 30, NEW_YEAR + 60, None]
 
     def test_done(self, opened: Spool, root: Path) -> None:
@@ -804,29 +860,89 @@ class TestDeliveries:
         arrival = accept(opened, targets=("save", "mail"))
         seen = []
         for target in ("save", "mail"):
-            opened.done(Delivery(arrival, target, 0))
-            seen.append((bodies(root), opened.due()))
+            opened.done(to(arrival, target))
+            seen.append((bodies(root), due(opened)))
         assert seen == [
-            (({arrival.id: BODY}, {}), [Delivery(arrival, "mail", 0)]),
+            (({arrival.id: BODY}, {}), [(arrival, "mail", 0)]),
             (({}, {}), []),
         ]
 
     def test_history(self, opened: Spool, root: Path) -> None:
         """What became of each delivery stands in the database."""
         arrival = accept(opened, targets=("a", "b", "c"))
-        opened.done(Delivery(arrival, "a", 0))
-        opened.failed(Delivery(arrival, "b", 0), "it cannot be read")
-        opened.postpone(Delivery(arrival, "c", 0), NEW_YEAR + 15, "No space left on device")
+        opened.done(to(arrival, "a"))
+        opened.failed(to(arrival, "b"), "it cannot be read")
+        opened.postpone(to(arrival, "c"), 15, "No space left on device", [RECIPIENT])
         with sqlite3.connect(root / "state.sqlite3") as database:
             rows = database.execute(
-                "SELECT target, state, attempts, next_try, reason FROM delivery"
+                "SELECT target, state, attempts, waited, next_try, reason FROM delivery"
             ).fetchall()
         database.close()
         assert rows == [
-            ("a", "done", 1, NEW_YEAR, ""),
-            ("b", "failed", 1, NEW_YEAR, "it cannot be read"),
-            ("c", "waiting", 1, NEW_YEAR + 15, "No space left on device"),
+            ("a", "done", 1, 0, NEW_YEAR, ""),
+            ("b", "failed", 1, 0, NEW_YEAR, "it cannot be read"),
+            ("c", "waiting", 1, 15, NEW_YEAR + 15, "No space left on device"),
         ]
+
+    def test_postponed_again(self, opened: Spool, clock: Clock) -> None:
+        """What a delivery has waited is added up from its waits, whatever the clock does."""
+        arrival = accept(opened, targets=("mail",))
+        opened.postpone(to(arrival, "mail"), 15, "421 later", ["a", "b"])
+        clock.now -= 86400
+        opened.postpone(to(arrival, "mail"), 30, "450 busy", ["b"])
+        when = NEW_YEAR - 86400 + 30
+        assert opened.waiting() == [Delivery(arrival, "mail", 0, ("b",), 2, 45.0, when, "450 busy")]
+
+    def test_split(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """One delivery for each file: each has its id, and those recipients that were left."""
+        arrival = accept(opened, targets=("mail", "save"))
+        opened.postpone(to(arrival, "mail"), 15, "450 busy", ["b"])
+        clock.now += 15
+        [delivery] = opened.due("mail")
+        opened.split(delivery, 3)
+        assert [(one.id, one.target, one.recipients, one.waited) for one in opened.waiting()] == [
+            (f"{arrival.id}.1", "mail", ("b",), 0),
+            (f"{arrival.id}.2", "mail", ("b",), 0),
+            (f"{arrival.id}.3", "mail", ("b",), 0),
+            (arrival.id, "save", (RECIPIENT,), 0),
+        ]
+        assert [one.part for one in opened.due("mail")] == [1, 2, 3]
+        for one in opened.waiting():
+            assert list(contents(root / "spool")) == [arrival.id]
+            opened.done(one)
+        assert contents(root / "spool") == {}
+
+    def test_split_when_dropped(self, opened: Spool) -> None:
+        """What a person has dropped meanwhile does not come back in pieces."""
+        arrival = accept(opened, targets=("mail", "save"))
+        opened.failed(to(arrival, "mail"), "dropped by hand")
+        opened.split(to(arrival, "mail"), 2)
+        assert [one.target for one in opened.waiting()] == ["save"]
+
+    def test_of(self, opened: Spool) -> None:
+        """A delivery is for all files, or for one, counted from 1."""
+        arrival = accept(opened, body([("A.JPG", PHOTO), ("B.JPG", jpeg(600))]))
+        with opened.read(arrival) as upload:
+            names = [
+                [file.name for file in to(arrival, "mail", part).of(upload.files)]
+                for part in range(3)
+            ]
+        assert names == [["A.JPG", "B.JPG"], ["A.JPG"], ["B.JPG"]]
+
+    def test_hurry(self, opened: Spool, clock: Clock) -> None:
+        """All that waits of an upload is due now; what has ended, or is another's, is not."""
+        arrival, other = accept(opened, targets=("a", "b", "c")), accept(opened, targets=("a",))
+        opened.split(to(arrival, "b"), 2)
+        opened.done(to(arrival, "c"))
+        for one in opened.waiting():
+            opened.postpone(one, 3600, "450 busy", one.recipients)
+        clock.now += 1
+        assert opened.hurry(arrival.id) == 3
+        assert {(one[0].id, one[1]) for one in due(opened)} == {
+            (arrival.id, "a"),
+            (arrival.id, "b"),
+        }
+        assert [opened.hurry(other.id), opened.hurry("nobody")] == [1, 0]
 
     def test_start_with_many(self, opened: Spool, root: Path, clock: Clock) -> None:
         """K12: a long outage does not make the next start slow."""
@@ -834,20 +950,140 @@ class TestDeliveries:
         count = 5_000
         with sqlite3.connect(root / "state.sqlite3") as database:
             database.executemany(
-                "INSERT INTO upload VALUES (?, ?, '', '', 0)",
+                "INSERT INTO upload VALUES (?, ?, '', '', '', 0, '', 1)",
                 ((f"id-{number}", NEW_YEAR) for number in range(count)),
             )
             database.execute(
-                "INSERT INTO delivery (upload, target, state, next_try)"
-                " SELECT id, 'save', 'waiting', received FROM upload"
+                "INSERT INTO delivery (upload, target, part, recipients, state, next_try)"
+                " SELECT id, 'save', 0, '[]', 'waiting', received FROM upload"
             )
         database.close()
         begun = time.monotonic()
         again = Spool(root, clock)
-        due = len(again.due())
+        found = len(again.due("save"))
         again.close()
-        assert due == count
+        assert found == count
         assert time.monotonic() - begun < 5
+
+
+class TestRepeats:
+    @pytest.mark.parametrize(
+        ("sender", "data", "later", "found"),
+        [
+            (SENDER, BODY, 0, True),
+            (SENDER, BODY, spool.REPEAT, True),
+            (SENDER, BODY, -spool.REPEAT, True),
+            (SENDER, BODY, spool.REPEAT + 1, False),
+            (SENDER, BODY, 10 * 365 * 86400, False),
+            (SENDER, BODY, -10 * 365 * 86400, False),
+            ("other@example.org", BODY, 0, False),
+            ("", BODY, 0, False),
+            (SENDER, BODY + b"x", 0, False),
+        ],
+        ids=[
+            "at once",
+            "within the hour",
+            "clock set back a little",
+            "later",
+            "clock set forward",
+            "clock set back",
+            "other sender",
+            "no sender",
+            "other bytes",
+        ],
+    )
+    def test_unheard(
+        self, opened: Spool, clock: Clock, sender: str, data: bytes, later: float, found: bool
+    ) -> None:
+        """The same bytes of the same sender within the hour are a repeat."""
+        arrival = accept(opened)
+        opened.unheard(arrival.id)
+        clock.now += later
+        repeated = opened.repeated(sender, receive(opened, data).sha256)
+        assert repeated == (arrival.id if found else None)
+
+    def test_heard(self, opened: Spool) -> None:
+        """Who has heard that an upload is accepted, and sends it again, means it."""
+        arrival = accept(opened)
+        assert opened.repeated(SENDER, arrival.sha256) is None
+
+    def test_once(self, opened: Spool) -> None:
+        """A repeat is answered once, or as often as that answer is not heard either."""
+        arrival = accept(opened)
+        seen = []
+        for unheard in (True, False, True, False):
+            if unheard:
+                opened.unheard(arrival.id)
+            seen.append(opened.repeated(SENDER, arrival.sha256))
+        assert seen == [arrival.id, None, arrival.id, None]
+
+    def test_after_a_restart(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """A repeat is known after a restart, and when the upload has been delivered already."""
+        arrival = accept(opened)
+        opened.unheard(arrival.id)
+        opened.done(to(arrival, "save"))
+        again = reopened(opened, root, clock)
+        assert again.repeated(SENDER, arrival.sha256) == arrival.id
+        again.close()
+
+    def test_unknown(self, opened: Spool) -> None:
+        """An upload that nobody knows is no error."""
+        opened.unheard("nobody")
+        assert opened.repeated(SENDER, hashlib.sha256(BODY).hexdigest()) is None
+
+
+class TestBeside:
+    """A second one, opened with `alone=False` beside the one that delivers."""
+
+    @pytest.fixture
+    def beside(self, opened: Spool, root: Path, clock: Clock) -> Iterator[Spool]:
+        found = Spool(root, clock, alone=False)
+        yield found
+        found.close()
+
+    def test_sees_what_waits(self, opened: Spool, beside: Spool) -> None:
+        """What waits is seen there, too."""
+        arrival = accept(opened)
+        assert due(beside) == [(arrival, "save", 0)]
+        with beside.read(arrival) as upload:
+            assert upload.files[0].data == PHOTO
+
+    def test_touches_nothing(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """It recovers nothing: what looks left over is being received this moment."""
+        incoming, arrival = receive(opened), accept(opened)
+        opened.postpone(to(arrival, "save"), 60, "450 busy", [RECIPIENT])
+        found = Spool(root, clock, alone=False)
+        assert (found.recovered, due(found)) == ([], [])
+        found.close()
+        assert bodies(root) == ({f".{incoming.id}": BODY, arrival.id: BODY}, {})
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda found, arrival: found.hurry(arrival.id),
+            lambda found, arrival: found.failed(to(arrival, "save"), "dropped by hand"),
+        ],
+        ids=["hurry", "failed"],
+    )
+    def test_is_noticed(
+        self, opened: Spool, beside: Spool, change: Callable[[Spool, Arrival], object]
+    ) -> None:
+        """What another one changes changes the version; what it does itself does not."""
+        arrival = accept(opened)
+        before = opened.version()
+        opened.postpone(to(arrival, "save"), 60, "450 busy", [RECIPIENT])
+        seen = [opened.version() == before]
+        beside.waiting()
+        seen.append(opened.version() == before)
+        change(beside, arrival)
+        seen.append(opened.version() == before)
+        assert seen == [True, True, False]
+
+    def test_first_one_may_end(self, opened: Spool, beside: Spool, root: Path) -> None:
+        """It keeps nobody from being the one that delivers."""
+        opened.close()
+        Spool(root).close()
+        assert due(beside) == []
 
 
 class TestRead:
@@ -866,6 +1102,29 @@ class TestRead:
         with pytest.raises(BodyError, match="its body is gone"), opened.read(arrival):
             pass
 
+    @pytest.mark.parametrize(
+        "where",
+        [b"SAM_4371", b"Samsung Camera", PHOTO[200:210], BOUNDARY],
+        ids=["name", "text", "photo", "boundary"],
+    )
+    def test_flipped_bit(self, opened: Spool, root: Path, where: bytes) -> None:
+        """K06: a body of which one bit has changed is not delivered."""
+        arrival = accept(opened)
+        path = root / "spool" / arrival.id
+        data = bytearray(path.read_bytes())
+        data[BODY.index(where)] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(BodyError), opened.read(arrival):
+            pass
+
+    @pytest.mark.parametrize("size", [0, 1, 500, len(BODY) - 1, len(BODY) + 1])
+    def test_other_size(self, opened: Spool, root: Path, size: int) -> None:
+        """R04: a body that has been cut, or has grown, is not delivered."""
+        arrival = accept(opened)
+        (root / "spool" / arrival.id).write_bytes((BODY + b"x")[:size])
+        with pytest.raises(BodyError), opened.read(arrival):
+            pass
+
     def test_not_readable(self, opened: Spool) -> None:
         """A body that makes no sense cannot be read."""
         arrival = accept(opened, b"not multipart")
@@ -875,9 +1134,8 @@ class TestRead:
     @pytest.mark.parametrize("content_type", [CONTENT_TYPE, "", "text/plain"])
     def test_content_type_is_kept(self, opened: Spool, content_type: str) -> None:
         """A body is read again with the type with which it came."""
-        arrival = opened.accept(receive(opened), CLIENT, content_type, ["save"])
-        [delivery] = opened.due()
-        assert delivery.arrival.content_type == content_type
+        arrival = opened.accept(receive(opened), CLIENT, SENDER, content_type, SAVE)
+        assert [found.content_type for found, _, _ in due(opened)] == [content_type]
         with opened.read(arrival) as upload:
             assert upload.files[0].data == PHOTO
 

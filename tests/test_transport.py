@@ -6,7 +6,8 @@ import errno
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator
+from asyncio.trsock import TransportSocket
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import pytest
@@ -29,6 +30,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "IDLE", SOON)
     monkeypatch.setattr(transport, "ANSWER", 0.1)
     monkeypatch.setattr(transport, "LINGER", 0.02)
+    monkeypatch.setattr(transport, "ACKNOWLEDGED", SOON)
 
 
 @dataclass
@@ -615,3 +617,212 @@ class TestOneSegmentWriter:
         """Whatever else a StreamWriter can do, this one can too."""
         assert writer.get_extra_info("peername") == connection.client.getsockname()
         assert writer.is_closing() is False
+
+
+class Unheard:
+    """What a writer calls when its client is gone; fails at that with `error`, if any."""
+
+    def __init__(self, writer: asyncio.StreamWriter, error: Exception | None = None) -> None:
+        self.calls = 0
+        self.closed_before = False
+        self._writer = writer
+        self._error = error
+
+    async def __call__(self) -> None:
+        self.calls += 1
+        self.closed_before = self._writer.is_closing()
+        if self._error:
+            raise self._error
+
+
+ESTABLISHED, CLOSE = 1, 7
+
+
+def tcp_info(state: int, unacked: int) -> bytes:
+    """The beginning of struct tcp_info of Linux."""
+    return struct.pack("=BBBBBBBB4I", state, *[0] * 11) + struct.pack("=I", unacked)
+
+
+@pytest.fixture
+def tell(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Lets the system tell these states of a connection, one after the other, the last for ever."""
+
+    def told(*infos: bytes | OSError) -> None:
+        left = list(infos)
+
+        def getsockopt(connection: TransportSocket, *_: int) -> bytes:
+            info = left.pop(0) if len(left) > 1 else left[0]
+            if isinstance(info, OSError):
+                raise info
+            return info
+
+        monkeypatch.setattr(TransportSocket, "getsockopt", getsockopt)
+        monkeypatch.setattr(socket, "TCP_INFO", 11, raising=False)
+
+    return told
+
+
+class TestConfirm:
+    @pytest.fixture
+    def writer(self, connection: Connection) -> OneSegmentWriter:
+        found = OneSegmentWriter(connection.writer)
+        found.collecting = True
+        return found
+
+    @pytest.fixture
+    def unheard(self, connection: Connection, writer: OneSegmentWriter) -> Unheard:
+        """What the writer is to call."""
+        found = Unheard(connection.writer)
+        writer.confirm(found)
+        return found
+
+    @staticmethod
+    async def _close(writer: OneSegmentWriter) -> None:
+        """Close, and wait until that has come to its end."""
+        writer.close()
+        assert writer._closing
+        await asyncio.wait({writer._closing}, timeout=SOON)
+        assert writer._closing.done()
+        assert writer.is_closing()
+
+    @staticmethod
+    async def _gone(connection: Connection) -> None:
+        """Wait until the end of what the client sends has come."""
+        with contextlib.suppress(ConnectionResetError):
+            await asyncio.wait_for(connection.reader.read(), SOON)
+
+    @linux_only
+    @pytest.mark.parametrize("half_closed", [False, True], ids=["open", "half-closed"])
+    async def test_heard(
+        self,
+        connection: Connection,
+        writer: OneSegmentWriter,
+        unheard: Unheard,
+        half_closed: bool,
+    ) -> None:
+        """H10: a client that listens has heard its reply, even if it sends no more."""
+        if half_closed:
+            connection.end()
+            await self._gone(connection)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        writer.write(b"succ")
+        await self._close(writer)
+        assert unheard.calls == 0
+        assert await connection.receive() == b"HTTP/1.1 200 OK\r\n\r\nsucc"
+
+    @linux_only
+    @pytest.mark.parametrize("drained", [False, True], ids=["at once", "drained"])
+    @pytest.mark.parametrize("end", ["closed", "reset"])
+    async def test_gone(
+        self,
+        connection: Connection,
+        writer: OneSegmentWriter,
+        unheard: Unheard,
+        end: str,
+        drained: bool,
+    ) -> None:
+        """H10: a client that has closed, or broken off, cannot have heard its reply."""
+        if end == "closed":
+            connection.client.close()
+        else:
+            connection.reset()
+        await self._gone(connection)
+        writer.write(b"succ")
+        if drained:
+            await writer.drain()
+        await self._close(writer)
+        assert unheard.calls == 1
+
+    async def test_vanished(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        writer: OneSegmentWriter,
+        unheard: Unheard,
+        tell: Callable[..., None],
+    ) -> None:
+        """A client that acknowledges nothing for a while is gone; only then the end follows."""
+        monkeypatch.setattr(transport, "ACKNOWLEDGED", 0.03)
+        tell(tcp_info(ESTABLISHED, 1))
+        writer.write(b"succ")
+        await self._close(writer)
+        assert (unheard.calls, unheard.closed_before) == (1, False)
+
+    @pytest.mark.parametrize("unacked", [1, 256, 1 << 16, 1 << 24])
+    async def test_slow(
+        self,
+        connection: Connection,
+        writer: OneSegmentWriter,
+        unheard: Unheard,
+        tell: Callable[..., None],
+        unacked: int,
+    ) -> None:
+        """A client may take its time to acknowledge; the end follows when it has."""
+        tell(*[tcp_info(ESTABLISHED, unacked)] * 3, tcp_info(ESTABLISHED, 0))
+        writer.write(b"succ")
+        await self._close(writer)
+        assert unheard.calls == 0
+        assert await connection.receive() == b"succ"
+
+    @pytest.mark.parametrize(
+        "last",
+        [tcp_info(CLOSE, 0), OSError(errno.EBADF, "Bad file descriptor")],
+        ids=["closed", "no socket any more"],
+    )
+    async def test_gone_meanwhile(
+        self,
+        writer: OneSegmentWriter,
+        unheard: Unheard,
+        tell: Callable[..., None],
+        last: bytes | OSError,
+    ) -> None:
+        """A client may break off before it has acknowledged everything."""
+        tell(tcp_info(ESTABLISHED, 1), last)
+        writer.write(b"succ")
+        await self._close(writer)
+        assert unheard.calls == 1
+
+    async def test_elsewhere(
+        self,
+        connection: Connection,
+        monkeypatch: pytest.MonkeyPatch,
+        writer: OneSegmentWriter,
+        unheard: Unheard,
+    ) -> None:
+        """Where the system does not tell, everything has been heard."""
+        monkeypatch.delattr(socket, "TCP_INFO", raising=False)
+        connection.reset()
+        await self._gone(connection)
+        writer.write(b"succ")
+        await self._close(writer)
+        assert unheard.calls == 0
+
+    async def test_closed_twice(
+        self, writer: OneSegmentWriter, unheard: Unheard, tell: Callable[..., None]
+    ) -> None:
+        """To close again changes nothing."""
+        tell(tcp_info(CLOSE, 0))
+        writer.close()
+        await self._close(writer)
+        writer.close()
+        await asyncio.sleep(0)
+        assert unheard.calls == 1
+
+    async def test_failure(
+        self, connection: Connection, writer: OneSegmentWriter, tell: Callable[..., None]
+    ) -> None:
+        """The connection is closed whatever happens."""
+        tell(tcp_info(CLOSE, 0))
+        writer.confirm(Unheard(connection.writer, RuntimeError("no disk")))
+        await self._close(writer)
+        assert writer._closing
+        assert repr(writer._closing.exception()) == "RuntimeError('no disk')"
+
+    async def test_not_asked(
+        self, connection: Connection, writer: OneSegmentWriter, tell: Callable[..., None]
+    ) -> None:
+        """Other connections are closed at once."""
+        tell(OSError(errno.EBADF, "nobody asks"))
+        writer.write(b"data")
+        writer.close()
+        assert writer.is_closing()
+        assert await connection.receive() == b"data"

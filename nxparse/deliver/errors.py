@@ -16,7 +16,7 @@ class DeliveryError(Exception):
 class TemporaryError(DeliveryError):
     """It may succeed later, not before `retry_after` seconds if that is given."""
 
-    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 

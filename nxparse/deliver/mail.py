@@ -21,6 +21,7 @@ import contextlib
 import email.utils
 import re
 import smtplib
+import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from email.header import Header
 from enum import Enum
 from urllib.parse import quote, unquote, urlsplit
 
-from nxparse.address import deliverable
+from nxparse.address import AddressError, deliverable
 from nxparse.deliver.errors import PermanentError, Refused, TemporaryError, TooLargeError
 from nxparse.upload import File, Upload
 
@@ -75,6 +76,11 @@ def smarthost(url: str) -> Smarthost:
         parts = urlsplit(url)
         security = Security(parts.scheme)
         host, port = parts.hostname, parts.port
+        # What can neither be looked up nor sent is better known now than at each upload.
+        (host or "").encode("idna")
+        url.encode()
+        if re.search(r"[\s\0]", host or ""):
+            raise ValueError
     except ValueError:
         raise ValueError("no smtp://, smtp+starttls:// or smtps:// with a host") from None
     if not host or parts.path not in ("", "/") or parts.query or parts.fragment:
@@ -130,8 +136,13 @@ def compose(
     camera's sender becomes Reply-To. Raises AddressError.
     """
     to = [deliverable(recipient) for recipient in recipients]
-    camera = deliverable(upload.sender) if upload.sender or not mail_from else ""
-    sender = mail_from or camera
+    try:
+        camera = deliverable(upload.sender)
+    except AddressError:
+        if not mail_from:
+            raise
+        camera = ""
+    sender = deliverable(mail_from) if mail_from else camera
     boundary = f"nx-{id}"
     headers = [
         ("From", _mailbox(upload.sender_name, sender)),
@@ -181,9 +192,16 @@ def _attachment_head(boundary: str, file: File) -> bytes:
 
 
 def _words(text: str) -> str:
-    """Text as the value of a header: as it is if that is safe, else in encoded words."""
+    """Text as the value of a header: as it is if that is safe, else in encoded words.
+
+    Long words and long gaps between words are not: a line cannot be broken inside them.
+    """
     text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", text).strip()
-    plain = text.isascii() and "=?" not in text and all(len(word) < 70 for word in text.split())
+    plain = (
+        text.isascii()
+        and not re.search(r"=\?|  ", text)
+        and all(len(word) < 70 for word in text.split())
+    )
     header = Header(text, "us-ascii" if plain else "utf-8", maxlinelen=76, header_name="Subject")
     return header.encode(linesep="\r\n")
 
@@ -242,17 +260,50 @@ def send(letter: Letter, server: Smarthost) -> list[Refused]:
     try:
         session = _Session(server)
     except (OSError, smtplib.SMTPException) as error:
-        raise TemporaryError(f"{server}: {_said(error)}") from None
+        raise TemporaryError(f"{server}: {_said(error, server)}") from None
     try:
         return session.deliver(letter)
     except (OSError, smtplib.SMTPException) as error:
-        raise TemporaryError(f"{server}: {_said(error)}") from None
+        raise TemporaryError(f"{server}: {_said(error, server)}") from None
     finally:
         session.close()
 
 
-def _said(error: BaseException) -> str:
+def _said(error: Exception, server: Smarthost) -> str:
+    if isinstance(error, smtplib.SMTPResponseException):
+        said = error.smtp_error
+        text = said if isinstance(said, bytes) else said.encode()
+        return f"{error.smtp_code} {_reason(text, server)}"
     return str(error) or type(error).__name__
+
+
+def _reason(text: bytes, server: Smarthost) -> str:
+    """What a server said, for a log: one line, no control characters, no password."""
+    words = text.decode("utf-8", "replace")
+    for secret in _secrets(server):
+        words = words.replace(secret, "***")
+    words = "".join(char if char.isprintable() else " " for char in words)
+    return " ".join(words.split())[:200]
+
+
+def _secrets(server: Smarthost) -> list[str]:
+    """The password in each form that it is sent in: some servers repeat what they do not know."""
+    if not server.password:
+        return []
+    return [
+        _base64(f"\0{server.user}\0{server.password}"),
+        _base64(server.password),
+        server.password,
+    ]
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode("ascii")
+
+
+def _own_name() -> str | None:
+    """The name for EHLO; None is for smtplib to find one. SMTP's commands are ASCII."""
+    return None if socket.getfqdn().isascii() else "[127.0.0.1]"
 
 
 class _Session:
@@ -267,10 +318,7 @@ class _Session:
         if not verified:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        if server.security is Security.TLS:
-            self._smtp: smtplib.SMTP = smtplib.SMTP_SSL(timeout=CONNECT, context=context)
-        else:
-            self._smtp = smtplib.SMTP(timeout=CONNECT)
+        self._smtp = smtplib.SMTP(local_hostname=_own_name())
         try:
             self._connect(context)
         except BaseException:
@@ -279,12 +327,17 @@ class _Session:
 
     def _connect(self, context: ssl.SSLContext) -> None:
         server, smtp = self._server, self._smtp
-        smtp._host = server.host  # type: ignore[attr-defined]  # what SMTP_SSL checks the certificate for
-        self._expect("greeting", smtp.connect(server.host, server.port), 220)
+        smtp._host = server.host  # type: ignore[attr-defined]  # starttls checks the certificate for it
+        # Not smtp.connect(), which waits for the greeting no longer than for the connection.
+        smtp.sock = socket.create_connection((server.host, server.port), CONNECT)
+        smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if server.security is Security.TLS:
+            smtp.sock = context.wrap_socket(smtp.sock, server_hostname=server.host)
         self._socket_timeout(ANSWER)
+        self._expect("greeting", smtp.getreply(), 220)
         smtp.ehlo_or_helo_if_needed()
         if server.security is not Security.TLS and smtp.has_extn("starttls"):
-            self._expect("STARTTLS", smtp.starttls(context=context), 220)
+            smtp.starttls(context=context)
             smtp.ehlo_or_helo_if_needed()
         elif server.security is Security.STARTTLS:
             raise TemporaryError(f"{server} does not offer STARTTLS, which nx_smtp demands")
@@ -296,13 +349,13 @@ class _Session:
         server, smtp = self._server, self._smtp
         mechanisms = smtp.esmtp_features.get("auth", "").upper().split()
         if "PLAIN" in mechanisms:
-            token = f"\0{server.user}\0{server.password}".encode()
-            code, text = smtp.docmd("AUTH", f"PLAIN {base64.b64encode(token).decode('ascii')}")
+            token = _base64(f"\0{server.user}\0{server.password}")
+            code, text = smtp.docmd("AUTH", f"PLAIN {token}")
         elif "LOGIN" in mechanisms:
             code, text = smtp.docmd("AUTH", "LOGIN")
             for word in (server.user, server.password):
                 if code == 334:
-                    code, text = smtp.docmd(base64.b64encode(word.encode()).decode("ascii"))
+                    code, text = smtp.docmd(_base64(word))
         else:
             code, text = 504, b"it offers neither AUTH PLAIN nor AUTH LOGIN"
         if code not in (235, 503):
@@ -317,7 +370,7 @@ class _Session:
         limit = smtp.esmtp_features.get("size", "")
         options = []
         if smtp.has_extn("size"):
-            if limit.isdigit() and 0 < int(limit) < letter.size:
+            if re.fullmatch("[0-9]{1,18}", limit) and 0 < int(limit) < letter.size:
                 raise TooLargeError(f"{self._server} takes at most {limit} bytes")
             options = [f"SIZE={letter.size}"]
         self._judge("sender", *smtp.mail(letter.sender, options))
@@ -333,8 +386,12 @@ class _Session:
         if code != 354:
             self._judge("message", code, text)
             raise TemporaryError(f"{self._server} answers DATA with {code}")
-        for chunk in letter.chunks():
-            smtp.send(chunk)
+        try:
+            for chunk in letter.chunks():
+                smtp.send(chunk)
+        except BaseException:
+            smtp.close()  # else QUIT would become a part of the message, and wait for an answer
+            raise
         self._socket_timeout(AFTER_DOT)
         smtp.send(b".\r\n")
         self._judge("message", *smtp.getreply())
@@ -355,6 +412,8 @@ class _Session:
         said = f"{self._server} refuses the {what}: {code} {self._words(text)}"
         if code == 552:
             raise TooLargeError(said)
+        if code == 530:  # It wants a password, or TLS: as lasting as a wrong one, and as curable.
+            raise TemporaryError(said, AUTH_RETRY)
         match verdict(code):
             case Verdict.PERMANENT:
                 raise PermanentError(said)
@@ -362,8 +421,7 @@ class _Session:
                 raise TemporaryError(said)
 
     def _words(self, text: bytes) -> str:
-        words = " ".join(text.decode("utf-8", "replace").split())[:200]
-        return words.replace(self._server.password, "***") if self._server.password else words
+        return _reason(text, self._server)
 
     def _socket_timeout(self, seconds: float) -> None:
         if self._smtp.sock:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import memory
+from tests.bench import mail, memory
 
-BENCHMARKS = {"memory": memory.main}
+BENCHMARKS = {"memory": memory.main, "mail": mail.main}
 
 
 def main() -> None:

@@ -1,0 +1,514 @@
+"""Mail servers on loopback, for the tests: one that is well, and one that follows a script.
+
+`MailServer` is aiosmtpd in a thread of its own; it takes mail and keeps it.
+`ScriptedServer` says what its script tells it to, however wrong that is, and
+notes what it hears. `Authority` makes the certificates for both. All of it is
+the other side of the wire and uses nothing of nxparse.
+
+Use the servers in a with statement. What they have noted is complete when the
+statement ends; `wait` is for a client that works in the background.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import ipaddress
+import itertools
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+HOST = "127.0.0.1"
+NAMES = ("localhost", HOST)
+TIMEOUT = 10.0  # seconds; only a test that fails waits that long
+GRACE = 2.0  # seconds for a client to go, when a test is over
+
+
+class Authority:
+    """A certificate authority of the tests' own. Who has its `file` trusts it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "authority.pem"
+        self._folder = folder
+        self._numbers = itertools.count(1)
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = _name("Authority of the tests")
+        certificate = _certificate(self._name, self._key, self._name, self._key)
+        self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+    def context(self, *names: str, expired: bool = False) -> ssl.SSLContext:
+        """What a server with a certificate for these names needs; without names, for loopback."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = names or NAMES
+        return self._context(
+            key, _certificate(_name(names[0]), key, self._name, self._key, names, expired)
+        )
+
+    def self_signed(self, *names: str) -> ssl.SSLContext:
+        """The same with a certificate that nobody but the server itself vouches for."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = names or NAMES
+        own = _name(names[0])
+        return self._context(key, _certificate(own, key, own, key, names))
+
+    def _context(
+        self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate
+    ) -> ssl.SSLContext:
+        path = self._folder / f"server-{next(self._numbers)}.pem"
+        path.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+            + certificate.public_bytes(serialization.Encoding.PEM)
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(path)
+        return context
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def _certificate(
+    subject: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: x509.Name,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    names: Sequence[str] = (),
+    expired: bool = False,
+) -> x509.Certificate:
+    """A certificate for these names, or one of an authority if there are none."""
+    day = datetime.timedelta(days=1)
+    end = datetime.datetime.now(datetime.UTC) + (-day if expired else day)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(end - 3 * day)
+        .not_valid_after(end)
+        .add_extension(x509.BasicConstraints(ca=not names, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+            critical=False,
+        )
+        .add_extension(_usage(signs_certificates=not names), critical=True)
+    )
+    if names:
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
+        ).add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]),
+            critical=False,
+        )
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """A message that a MailServer has taken: the envelope, and all bytes of the content."""
+
+    sender: str
+    recipients: tuple[str, ...]
+    content: bytes
+    options: tuple[str, ...] = ()
+    secure: bool = False
+    user: str = ""
+
+
+class MailServer:
+    """A server as they are: it takes mail, and keeps it in `mails`.
+
+    With `tls` it offers STARTTLS, and takes no mail without; if `implicit`,
+    it talks TLS from the first byte. With `login`, a user and a password, it
+    takes mail from nobody else, and `logins` has all attempts: mechanism, user
+    and password. `size` is the largest message it takes. `replies` is what it
+    answers to RCPT for single recipients, in place of 250.
+    """
+
+    def __init__(
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        implicit: bool = False,
+        login: tuple[str, str] | None = None,
+        mechanisms: Sequence[str] = ("LOGIN", "PLAIN"),
+        size: int = 1 << 30,
+        replies: Mapping[str, str] | None = None,
+    ) -> None:
+        self.host = HOST
+        self.mails: list[Mail] = []
+        self.logins: list[tuple[str, str, str]] = []
+        self._login = login
+        self._replies = dict(replies or {})
+        self._changed = threading.Condition()
+        # Controller cannot find a free port. asyncio sets TCP_NODELAY only where it reads TCP.
+        self._listener = socket.socket(proto=socket.IPPROTO_TCP)
+        self._listener.bind((HOST, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._controller = _Controller(
+            self,
+            self._listener,
+            hostname=HOST,
+            port=self.port,
+            ssl_context=tls if implicit else None,
+            server_hostname="mail.example",
+            tls_context=None if implicit else tls,
+            require_starttls=tls is not None and not implicit,
+            # aiosmtpd knows no other TLS than STARTTLS.
+            auth_require_tls=tls is not None and not implicit,
+            auth_exclude_mechanism={"LOGIN", "PLAIN"} - set(mechanisms if login else ()),
+            authenticator=self._authenticate,
+            data_size_limit=size,
+            enable_SMTPUTF8=False,
+        )
+
+    def __enter__(self) -> Self:
+        self._controller.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._controller.stop()
+        self._listener.close()
+
+    def wait(self, mails: int, timeout: float = TIMEOUT) -> list[Mail]:
+        """All mails, as soon as there are so many. Fails if there are not in time."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.mails) >= mails, timeout)
+            return list(self.mails)
+
+    def _authenticate(
+        self, server: SMTP, session: Any, envelope: Any, mechanism: str, data: LoginPassword
+    ) -> AuthResult:
+        user, password = data.login.decode(), data.password.decode()
+        self.logins.append((mechanism, user, password))
+        return AuthResult(success=(user, password) == self._login, handled=False, auth_data=data)
+
+    async def handle_MAIL(  # noqa: N802
+        self, server: SMTP, session: Any, envelope: Any, address: str, options: list[str]
+    ) -> str:
+        """aiosmtpd's hook for MAIL."""
+        if self._login and not session.authenticated:
+            return "530 5.7.0 Authentication required"
+        envelope.mail_from = address
+        envelope.mail_options.extend(options)
+        return "250 2.1.0 OK"
+
+    async def handle_RCPT(  # noqa: N802
+        self, server: SMTP, session: Any, envelope: Any, address: str, options: list[str]
+    ) -> str:
+        """aiosmtpd's hook for RCPT."""
+        reply = self._replies.get(address, "250 2.1.5 OK")
+        if reply.startswith("250"):
+            envelope.rcpt_tos.append(address)
+        return reply
+
+    async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:  # noqa: N802
+        """aiosmtpd's hook for the end of a message."""
+        assert server.transport is not None
+        mail = Mail(
+            envelope.mail_from,
+            tuple(envelope.rcpt_tos),
+            envelope.original_content,
+            tuple(envelope.mail_options),
+            server.transport.get_extra_info("ssl_object") is not None,
+            session.auth_data.login.decode() if session.authenticated else "",
+        )
+        with self._changed:
+            self.mails.append(mail)
+            self._changed.notify_all()
+        return "250 2.0.0 OK"
+
+
+class _Controller(Controller):
+    """Controller on a socket that listens already, and that ends also with open connections."""
+
+    def __init__(self, handler: object, listener: socket.socket, **options: Any) -> None:
+        super().__init__(handler, **options)
+        self._listener = listener
+        self._servers: list[SMTP] = []
+
+    def factory(self) -> SMTP:
+        server = SMTP(self.handler, **self.SMTP_kwargs)
+        self._servers.append(server)
+        return server
+
+    def _create_server(self) -> Any:
+        return self.loop.create_server(
+            self._factory_invoker, sock=self._listener, ssl=self.ssl_context
+        )
+
+    def stop(self, no_assert: bool = False) -> None:
+        self.loop.call_soon_threadsafe(self._hang_up)
+        super().stop(no_assert)
+
+    def _hang_up(self) -> None:
+        for server in self._servers:
+            if server.transport is not None:
+                server.transport.close()
+
+
+class Act(Enum):
+    """What a ScriptedServer can do besides talking."""
+
+    TLS = auto()
+    """Wait for the client to begin with TLS."""
+    CLOSE = auto()
+    """Close the connection."""
+    RESET = auto()
+    """Break the connection off (RST)."""
+    SHUT = auto()
+    """Say nothing more and tell the client so, but listen on (half-close)."""
+    SILENCE = auto()
+    """Say nothing more and do not tell, but listen on."""
+    STALL = auto()
+    """Neither say nor read anything more, until the client's window is full."""
+
+
+Step = str | bytes | Act | Callable[[], object]
+"""A line to say (the line end is added), bytes as they are, something to do, or to call."""
+
+Reply = Step | tuple[Step, ...]
+
+Script = Mapping[str, Reply | list[Reply]]
+"""What to answer to what, where it is not what a server that is well would answer.
+
+A key is a command in capitals, or `greeting`; `response` for a line that
+answers 334; `content` when the first bytes of a message come; `.` for its
+end. The value is a Reply, or a list of them: one for each time, over all
+connections, and the last one from then on.
+"""
+
+WELL: dict[str, Reply] = {
+    "greeting": "220 mail.example ESMTP",
+    "EHLO": "250 mail.example",
+    "HELO": "250 mail.example",
+    "STARTTLS": ("220 2.0.0 go ahead", Act.TLS),
+    "AUTH": "235 2.7.0 welcome",
+    "response": "235 2.7.0 welcome",
+    "MAIL": "250 2.1.0 OK",
+    "RCPT": "250 2.1.5 OK",
+    "DATA": "354 go ahead",
+    "content": (),
+    ".": "250 2.0.0 queued",
+    "QUIT": ("221 2.0.0 bye", Act.CLOSE),
+}
+OTHERWISE = "502 5.5.1 what?"
+
+
+def ehlo(*extensions: str) -> str:
+    """The answer to EHLO of a server with these extensions."""
+    *lines, last = ("mail.example", *extensions)
+    return "".join(f"250-{line}\r\n" for line in lines) + f"250 {last}"
+
+
+class Heard(NamedTuple):
+    """A line that came from the client: its key in a Script, itself, and whether over TLS."""
+
+    key: str
+    line: str
+    secure: bool
+
+
+class ScriptedServer:
+    """A server that follows `script` and notes what it hears, one connection after the other.
+
+    `heard` has the lines of all connections; each connection begins with a
+    line `connect`. `messages` has the contents of the messages whose end came,
+    `cut` those of the others: as they came over the wire. `tls` is for Act.TLS.
+    """
+
+    def __init__(self, script: Script | None = None, *, tls: ssl.SSLContext | None = None) -> None:
+        self.host = HOST
+        self.heard: list[Heard] = []
+        self.messages: list[bytes] = []
+        self.cut: list[bytes] = []
+        self._replies: dict[str, list[Reply]] = {
+            key: list(value) if isinstance(value, list) else [value]
+            for key, value in {**WELL, **(script or {})}.items()
+        }
+        self._tls = tls
+        self._changed = threading.Condition()
+        self._stopped = threading.Event()
+        self._listener = socket.create_server((HOST, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._connection: socket.socket | None = None
+        self._buffer = bytearray()
+        self._thread = threading.Thread(target=self._run, name="scripted mail server", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        with contextlib.suppress(OSError):  # only to wake it
+            socket.create_connection((self.host, self.port), TIMEOUT).close()
+        self._thread.join(GRACE)
+        if self._thread.is_alive() and self._connection:  # a client that does not go
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
+            self._thread.join(TIMEOUT)
+        self._listener.close()
+
+    @property
+    def keys(self) -> list[str]:
+        """What was heard, without the arguments."""
+        return [heard.key for heard in self.heard]
+
+    @property
+    def in_clear(self) -> list[str]:
+        """The keys of what everybody on the way could read."""
+        return [heard.key for heard in self.heard if not heard.secure]
+
+    def lines(self, key: str) -> list[str]:
+        """The lines with this key."""
+        return [heard.line for heard in self.heard if heard.key == key]
+
+    def wait(self, key: str, times: int = 1, timeout: float = TIMEOUT) -> None:
+        """Wait until this was heard so often. Fails if it is not in time."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.lines(key)) >= times, timeout)
+
+    def _run(self) -> None:
+        while True:
+            self._connection, _ = self._listener.accept()
+            # Whatever the client does to the connection is its own affair.
+            with contextlib.suppress(OSError):
+                if not self._stopped.is_set():
+                    self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    self._serve()
+            self._connection.close()
+            if self._stopped.is_set():
+                return
+
+    def _serve(self) -> None:
+        self._buffer.clear()
+        self._note("connect", "connect")
+        said = self._reply("greeting")
+        while True:
+            line = self._until(b"\r\n").decode("utf-8", "surrogateescape")
+            key = "response" if said.startswith(b"334") else line.partition(" ")[0].upper()
+            self._note(key, line)
+            said = self._reply(key)
+            if key == "DATA" and said.startswith(b"354"):
+                said = self._content()
+
+    def _content(self) -> bytes:
+        # So that the end is found in an empty message too.
+        self._buffer[:0] = b"\r\n"
+        try:
+            self._receive()
+            self._reply("content")
+            content = self._until(b"\r\n.\r\n")[2:]
+        except OSError:
+            self.cut.append(bytes(self._buffer.removeprefix(b"\r\n")))
+            raise
+        self.messages.append(content + b"\r\n" if content else b"")
+        self._note(".", ".")
+        return self._reply(".")
+
+    def _note(self, key: str, line: str) -> None:
+        with self._changed:
+            self.heard.append(Heard(key, line, isinstance(self._connection, ssl.SSLSocket)))
+            self._changed.notify_all()
+
+    def _reply(self, key: str) -> bytes:
+        """Follow the script, and return what was said last."""
+        replies = self._replies.get(key, [OTHERWISE])
+        reply = replies.pop(0) if len(replies) > 1 else replies[0]
+        said = b""
+        for step in reply if isinstance(reply, tuple) else (reply,):
+            if isinstance(step, Act):
+                self._act(step)
+            elif callable(step):
+                step()
+            else:
+                said = step if isinstance(step, bytes) else f"{step}\r\n".encode()
+                self._socket.sendall(said)
+        return said
+
+    def _act(self, act: Act) -> None:
+        match act:
+            case Act.TLS:
+                assert self._tls is not None
+                # What came before TLS is not to be believed.
+                self._buffer.clear()
+                self._connection = self._tls.wrap_socket(self._socket, server_side=True)
+            case Act.SHUT:
+                self._socket.shutdown(socket.SHUT_WR)
+            case Act.SILENCE:
+                while True:
+                    self._receive()
+            case Act.STALL:
+                self._stopped.wait()
+                raise ConnectionAbortedError
+            case Act.RESET:
+                linger = struct.pack("ii", 1, 0)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                raise ConnectionAbortedError
+            case Act.CLOSE:
+                raise ConnectionAbortedError
+
+    @property
+    def _socket(self) -> socket.socket:
+        assert self._connection is not None
+        return self._connection
+
+    def _until(self, end: bytes) -> bytes:
+        """What comes before `end`, which is taken too."""
+        start = 0
+        while (found := self._buffer.find(end, start)) < 0:
+            start = max(0, len(self._buffer) - len(end))
+            self._receive()
+        taken = bytes(self._buffer[:found])
+        del self._buffer[: found + len(end)]
+        return taken
+
+    def _receive(self) -> None:
+        if hasattr(socket, "TCP_QUICKACK"):  # else a client that waits for it waits 40 ms
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        data = self._socket.recv(1 << 16)
+        if not data:
+            raise ConnectionAbortedError
+        self._buffer += data

@@ -1,0 +1,183 @@
+"""Addresses that mail can be sent to, and everything else that looks like one."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from nxparse.address import AddressError, deliverable
+
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=100)
+
+LABEL = "a" * 63
+DOMAIN = ".".join([LABEL] * 3 + ["b" * 61])  # 253 bytes
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        pytest.param("Camera@samsungcamera.com", id="as-captured"),
+        pytest.param("a@b", id="shortest"),
+        pytest.param("me@localhost", id="one-label"),
+        pytest.param("first.last@example.org", id="dot"),
+        pytest.param("me+photos@example.org", id="tag"),
+        pytest.param("o'neill_1-2@example.org", id="quote-mark"),
+        pytest.param("#$&'*+/?=^_`{|}~-@example.org", id="every-atom-character"),
+        pytest.param("me@EXAMPLE.Org", id="case"),
+        pytest.param("me@1and1.example", id="digits"),
+        pytest.param("me@127.0.0.1", id="address-as-name"),
+        pytest.param("me@a--b.example", id="two-dashes"),
+        pytest.param("me@xn--bcher-kva.example", id="X12-idna"),
+        pytest.param("a" * 64 + "@example.org", id="X12-local-64"),
+        pytest.param(f"me@{LABEL}.example", id="label-63"),
+        pytest.param(f"me@{DOMAIN}", id="X12-domain-253"),
+        pytest.param("{0.__class__}@example.org", id="X18-format"),
+    ],
+)
+def test_plain(address: str) -> None:
+    """An address that every server takes stays as it is."""
+    assert deliverable(address) == address
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        pytest.param("me@bücher.example", "me@xn--bcher-kva.example", id="german"),
+        pytest.param("me@한국.example", "me@xn--3e0b707e.example", id="korean"),
+        pytest.param("me@BÜCHER.example", "me@xn--bcher-kva.example", id="case"),
+        pytest.param("me@bücher。example", "me@xn--bcher-kva.example", id="ideographic-full-stop"),
+        pytest.param("me@\uff45xample.org", "me@example.org", id="full-width"),
+        pytest.param("me@example\u00ad.org", "me@example.org", id="soft-hyphen"),
+    ],
+)
+def test_international_domain(address: str, expected: str) -> None:
+    """X12: what stands behind the @ is sent in IDNA."""
+    assert deliverable(address) == expected
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("@", id="only-at"),
+        pytest.param("me", id="no-at"),
+        pytest.param("@example.org", id="no-local-part"),
+        pytest.param("a@b@example.org", id="two-at"),
+        pytest.param(".me@example.org", id="dot-first"),
+        pytest.param("me.@example.org", id="dot-last"),
+        pytest.param("m..e@example.org", id="two-dots"),
+        pytest.param("a" * 65 + "@example.org", id="X12-local-65"),
+        pytest.param("gerät@example.org", id="X12-local-not-ascii"),
+        pytest.param('"me"@example.org', id="X11-quoted"),
+        pytest.param('"a@good" <evil@example.org>', id="X11-quoted-address-as-name"),
+        pytest.param("Me <me@example.org>", id="X11-name"),
+        pytest.param("<me@example.org>", id="X11-brackets"),
+        pytest.param("a@example.org, b@example.org", id="X11-comma"),
+        pytest.param("a,b@example.org", id="X11-comma-in-local-part"),
+        pytest.param("a@example.org;b@example.org", id="X11-semicolon"),
+        pytest.param("a@good)evil@example.org", id="X11-parenthesis"),
+        pytest.param("me(comment)@example.org", id="X11-comment"),
+        pytest.param("Friends: a@example.org;", id="X11-group"),
+        pytest.param("@relay.example:me@example.org", id="X11-route"),
+        pytest.param("me example@example.org", id="blank"),
+        pytest.param(" me@example.org", id="blank-first"),
+        pytest.param("me\\@example.org", id="backslash"),
+        pytest.param("me\r\n@example.org", id="X13-line-end"),
+        pytest.param("me\n@example.org", id="X13-newline"),
+        pytest.param("me@example.org\r\nRCPT TO:<x@y>", id="X13-command"),
+        pytest.param("me\0@example.org", id="X13-nul"),
+        pytest.param("me\u2028@example.org", id="X13-line-separator"),
+        pytest.param("me\ud800@example.org", id="X13-surrogate"),
+        pytest.param("=?UTF-8?Q?=0A?=@example.org", id="X13-encoded-word"),
+        pytest.param("=?x?q?me=40evil.example=3e=00?=@example.org", id="X13-encoded-address"),
+        pytest.param("victim%evil.example@example.org", id="percent-hack"),
+        pytest.param("evil.example!victim@example.org", id="bang-path"),
+    ],
+)
+def test_local_part(address: str) -> None:
+    """What is no plain local part and one @ is refused, and so is what some servers read twice."""
+    with pytest.raises(AddressError) as caught:
+        deliverable(address)
+    assert str(caught.value) == f"{address!r} is not an e-mail address"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        pytest.param("me@", id="none"),
+        pytest.param("me@.", id="dot"),
+        pytest.param("me@.example.org", id="dot-first"),
+        pytest.param("me@example.org.", id="dot-last"),
+        pytest.param("me@example..org", id="two-dots"),
+        pytest.param("me@-example.org", id="dash-first"),
+        pytest.param("me@example-.org", id="dash-last"),
+        pytest.param("me@exa_mple.org", id="underscore"),
+        pytest.param("me@example.org ", id="blank-last"),
+        pytest.param("me@example.org\n", id="X13-newline"),
+        pytest.param("me@example.org>", id="X11-bracket"),
+        pytest.param("me@[127.0.0.1]", id="literal"),
+        pytest.param("me@[IPv6:::1]", id="literal-6"),
+        pytest.param("me@example.org(comment)", id="X11-comment"),
+        pytest.param(f"me@{LABEL}a.example", id="label-64"),
+        pytest.param("me@=?UTF-8?Q?example?=.org", id="X13-encoded-word"),
+        pytest.param("me@exa\0mple.org", id="X13-nul"),
+        pytest.param("me@bücher..example", id="X12-two-dots"),
+        pytest.param("me@bücher.example.", id="X12-dot-last"),
+        pytest.param("me@ü\ud800.example", id="X12-surrogate"),
+        pytest.param("me@ü\u2028.example", id="X12-line-separator"),
+        pytest.param("me@ü mlaut.example", id="X12-blank"),
+        pytest.param("me@\u2100.example", id="X12-becomes-a-slash"),
+        pytest.param("me@\u00ad.example", id="X12-becomes-nothing"),
+        pytest.param("me@אa.example", id="X12-mixed-directions"),
+        pytest.param("me@" + "ü" * 63 + ".example", id="X12-label-too-long-in-idna"),
+        pytest.param("me@" + "ü." * 120 + "example", id="X12-too-long-in-idna"),
+        pytest.param("me@straße.example", id="X12-sharp-s"),
+        pytest.param("me@βόλος.example", id="X12-final-sigma"),
+        pytest.param("me@a\u200db.example", id="X12-joiner"),
+    ],
+)
+def test_domain(address: str) -> None:
+    """What is no host name is refused, and what two versions of IDNA read differently."""
+    with pytest.raises(AddressError) as caught:
+        deliverable(address)
+    assert str(caught.value) == f"{address!r} has a domain that cannot exist"
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        pytest.param(f"{DOMAIN}b", id="254"),
+        pytest.param("ü" * 254, id="254-not-ascii"),
+        pytest.param("ü" * 60_000, id="CVE-2022-45061"),
+    ],
+)
+def test_domain_too_long(domain: str) -> None:
+    """X12: a domain beyond the limit is refused before anything is computed of it."""
+    with pytest.raises(AddressError) as caught:
+        deliverable(f"me@{domain}")
+    assert str(caught.value) == f"{f'me@{domain}'!r} has too long a domain"
+
+
+def test_error_is_a_value_error() -> None:
+    """Who knows nothing of addresses can treat it as a wrong value."""
+    assert issubclass(AddressError, ValueError)
+
+
+@PROPERTY
+@given(st.text() | st.builds("{}@{}".format, st.text(), st.text()))
+@example("a@\u200d")
+@example("a@\u05d0")
+def test_any_text(address: str) -> None:
+    """Any text is refused, or becomes an address of ASCII that stays the same from then on."""
+    try:
+        found = deliverable(address)
+    except AddressError as error:
+        told = str(error)
+    else:
+        assert re.fullmatch(r"[!-~]+@[A-Za-z0-9.-]+", found)
+        told = found
+        assert deliverable(found) == found
+    assert told.isprintable()

@@ -1,0 +1,226 @@
+"""Rules, and where they send an upload."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from nxparse.deliver.routes import Rule, Target, decide, fits, rule, target
+
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=60)
+
+SAVE, MAIL, DROP = Target("save", "save"), Target("mail", "mail"), Target("drop", "drop")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("save", SAVE, id="save"),
+        pytest.param("mail", MAIL, id="mail"),
+        pytest.param("drop", DROP, id="drop"),
+        pytest.param(" save\t", SAVE, id="blanks-around"),
+        pytest.param("save:/srv/photos", Target("save:/srv/photos", "save", "/srv/photos"), id="d"),
+        pytest.param("save:C:\\a", Target("save:C:\\a", "save", "C:\\a"), id="second-colon"),
+        pytest.param("mail:me@b", Target("mail:me@b", "mail", "me@b"), id="address"),
+        pytest.param(
+            " mail:${TO} ", Target("mail:${TO}", "mail", "${TO}"), id="variable-not-expanded"
+        ),
+        pytest.param("save:a b", Target("save:a b", "save", "a b"), id="blank-inside"),
+    ],
+)
+def test_target(text: str, expected: Target) -> None:
+    """A target is a kind, and what stands behind its colon."""
+    assert target(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        pytest.param("", "there is no target '': the targets are save, mail, drop", id="empty"),
+        pytest.param(
+            "Save", "there is no target 'Save': the targets are save, mail, drop", id="case"
+        ),
+        pytest.param(
+            "mall:a@b", "there is no target 'mall': the targets are save, mail, drop", id="typo"
+        ),
+        pytest.param(":x", "there is no target '': the targets are save, mail, drop", id="no-kind"),
+        pytest.param(
+            "save :x", "there is no target 'save ': the targets are save, mail, drop", id="blank"
+        ),
+        pytest.param(
+            "a\nb\x1b",
+            "there is no target 'a\\nb\\x1b': the targets are save, mail, drop",
+            id="X13",
+        ),
+        pytest.param("save:", "nothing stands behind 'save:'", id="save-nothing"),
+        pytest.param(" mail: ", "nothing stands behind ' mail: '", id="mail-nothing"),
+        pytest.param("drop:", "nothing stands behind 'drop:'", id="drop-nothing"),
+        pytest.param("drop:x", "drop takes nothing behind it", id="drop-something"),
+    ],
+)
+def test_wrong_target(text: str, reason: str) -> None:
+    """What is no target is refused with a sentence that says what one is."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        target(text)
+    assert str(caught.value) == reason
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("save", False), ("drop", False), ("mail", True), ("run", True)]
+)
+def test_reaches_beyond_the_disk(kind: str, expected: bool) -> None:
+    """Every target but save and drop reaches beyond the disk."""
+    assert Target(kind, kind).reaches_beyond_the_disk == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("*@example.org=save", Rule("*@example.org", SAVE), id="glob"),
+        pytest.param(" facebook = drop ", Rule("facebook", DROP), id="blanks"),
+        pytest.param("*=mail:a=b@c", Rule("*", Target("mail:a=b@c", "mail", "a=b@c")), id="first="),
+        pytest.param("Me@B=save", Rule("Me@B", SAVE), id="case-as-written"),
+    ],
+)
+def test_rule(text: str, expected: Rule) -> None:
+    """A rule is split at its first equals sign."""
+    assert rule(text) == expected
+
+
+NO_RULE = "a rule is PATTERN=TARGET, like *@example.org=save"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        pytest.param("", NO_RULE, id="empty"),
+        pytest.param("save", NO_RULE, id="no-pattern"),
+        pytest.param("=save", NO_RULE, id="empty-pattern"),
+        pytest.param(" =save", NO_RULE, id="blank-pattern"),
+        pytest.param("*=", "there is no target '': the targets are save, mail, drop", id="nothing"),
+        pytest.param(
+            "a==save", "there is no target '=save': the targets are save, mail, drop", id="two="
+        ),
+        pytest.param("*=drop:x", "drop takes nothing behind it", id="wrong-target"),
+    ],
+)
+def test_wrong_rule(text: str, reason: str) -> None:
+    """What is no rule is refused with a sentence that says what one is."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        rule(text)
+    assert str(caught.value) == reason
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "expected"),
+    [
+        pytest.param("me@example.org", "me@example.org", True, id="same"),
+        pytest.param("ME@Example.ORG", "me@eXample.org", True, id="X15-case"),
+        pytest.param("*", "", True, id="star-nothing"),
+        pytest.param("*@example.org", "me@example.org", True, id="star"),
+        pytest.param("*@example.org", "me@example.org.evil.example", False, id="X15-suffix"),
+        pytest.param("*@example.org", "me@evilexample.org", False, id="X15-prefix"),
+        pytest.param("example.org", "me@example.org", False, id="whole"),
+        pytest.param("m?@example.org", "me@example.org", True, id="question-mark"),
+        pytest.param("m?@example.org", "m@example.org", False, id="question-mark-nothing"),
+        pytest.param("[A-M]e@b", "me@b", True, id="set"),
+        pytest.param("[!m]e@b", "ME@b", False, id="set-negated"),
+        pytest.param("a.c@b", "abc@b", False, id="dot-is-a-dot"),
+        pytest.param("*@b", "me\n@b", True, id="newline-is-a-character"),
+        pytest.param("me@b", "me@b\n", False, id="newline-last"),
+        pytest.param("straße@b", "STRASSE@b", False, id="no-case-folding"),
+        pytest.param("а@b", "a@b", False, id="X15-look-alike"),  # noqa: RUF001
+        pytest.param("*a" * 30 + "b", "a" * 1000, False, id="no-backtracking"),
+    ],
+)
+def test_fits(pattern: str, name: str, expected: bool) -> None:
+    """A glob fits a whole name, without case."""
+    assert fits(pattern, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("rules", "names", "expected"),
+    [
+        pytest.param([], ["a@x"], {"mail": ("a@x",)}, id="default"),
+        pytest.param([], [], {}, id="nobody"),
+        pytest.param(["*=drop"], [], {}, id="nobody-fits"),
+        pytest.param(["a@x=save"], ["a@x"], {"save": ("a@x",)}, id="fits"),
+        pytest.param(["a@x=save"], ["A@X"], {"save": ("A@X",)}, id="fits-name-as-written"),
+        pytest.param(["a@x=save"], ["b@x"], {"mail": ("b@x",)}, id="fits-not"),
+        pytest.param(["*@x=save", "a@x=drop"], ["a@x"], {"save": ("a@x",)}, id="first-wins"),
+        pytest.param(
+            ["*@x=save", "*@x=mail"],
+            ["a@x"],
+            {"save": ("a@x",), "mail": ("a@x",)},
+            id="same-pattern-adds",
+        ),
+        pytest.param(
+            ["a@x=save", "*=drop", "a@x=mail"],
+            ["a@x"],
+            {"save": ("a@x",), "mail": ("a@x",)},
+            id="same-pattern-adds-from-afar",
+        ),
+        pytest.param(
+            ["*@x=save", "*@X=drop"], ["a@x"], {"save": ("a@x",)}, id="same-pattern-exactly"
+        ),
+        pytest.param(
+            ["*=save", "*=save", "* = save"], ["a@x"], {"save": ("a@x",)}, id="once-each-target"
+        ),
+        pytest.param(
+            ["a@*=save"],
+            ["b@x", "a@x", "c@x", "a@y"],
+            {"mail": ("b@x", "c@x"), "save": ("a@x", "a@y")},
+            id="shared-in-order",
+        ),
+        pytest.param(
+            ["a@x=save:/a", "b@x=save:/b", "c@x=save:/a"],
+            ["a@x", "b@x", "c@x"],
+            {"save:/a": ("a@x", "c@x"), "save:/b": ("b@x",)},
+            id="argument-tells-targets-apart",
+        ),
+        pytest.param(
+            ["a@x=mail"], ["a@x", "b@x"], {"mail": ("a@x", "b@x")}, id="rule-and-default-alike"
+        ),
+        pytest.param(
+            ["facebook=drop", "*@*=save"],
+            ["facebook", "a@x"],
+            {"drop": ("facebook",), "save": ("a@x",)},
+            id="site",
+        ),
+    ],
+)
+def test_decide(rules: list[str], names: list[str], expected: dict[str, tuple[str, ...]]) -> None:
+    """The first rule that fits decides; the same pattern adds; targets are shared."""
+    decided = decide([rule(text) for text in rules], MAIL, names)
+    assert list(decided.items()) == [(target(text), who) for text, who in expected.items()]
+
+
+@PROPERTY
+@given(st.text() | st.from_regex(r"(save|mail|drop|run)?:?.?", fullmatch=True))
+@example("save:\ud800")
+def test_any_target(text: str) -> None:
+    """Any text is a target that is read the same again, or a wrong value."""
+    try:
+        found = target(text)
+    except ValueError as error:
+        told = str(error)
+    else:
+        told = repr(found)
+        assert target(found.text) == found
+    assert told.isprintable()
+
+
+@PROPERTY
+@given(
+    st.lists(st.tuples(st.text(min_size=1), st.sampled_from(["save", "mail", "drop"])), max_size=8),
+    st.data(),
+)
+def test_any_rules(pairs: list[tuple[str, str]], data: st.DataObject) -> None:
+    """Whatever the rules and the names are, each name gets at least one target."""
+    rules = [Rule(pattern, target(text)) for pattern, text in pairs]
+    patterns = st.sampled_from([pattern for pattern, _ in pairs] or [""])
+    names = data.draw(st.lists(st.text() | patterns, unique=True))
+    decided = decide(rules, MAIL, names)
+    assert {name for who in decided.values() for name in who} == set(names)
+    assert all(len(set(who)) == len(who) for who in decided.values())

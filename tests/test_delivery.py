@@ -1,0 +1,349 @@
+"""From the camera to somebody's inbox: a real mitmdump, and real mail servers."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+
+from tests import bodies, camera
+from tests.proxy import ROOT, Proxy, eventually
+from tests.smtp_servers import Authority, Mail, MailServer, Script, ScriptedServer
+
+ACCEPTED = '<Response Status="succ" />'
+PASSWORD = "correct horse/battery@stäple"
+IN_URL = "correct%20horse%2Fbattery%40st%C3%A4ple"
+PHOTOS = {"SAM_1.JPG": bodies.jpeg(300_000, 1), "SAM_2.JPG": bodies.jpeg(50_000, 2)}
+FRIENDS = ("anna@example.org", "ben@example.org", "clara@example.net")
+
+
+def request(*recipients: str, sender: str = bodies.SENDER, text: str = bodies.TEXT) -> bytes:
+    message = bodies.message_xml(sender=sender, recipients=recipients or FRIENDS, text=text)
+    return bodies.request(bodies.body(list(PHOTOS.items()), message=message))
+
+
+def through(
+    server: MailServer | ScriptedServer, scheme: str = "smtp", login: str = ""
+) -> list[str]:
+    """The options for mail through a server."""
+    url = f"{scheme}://{login}{server.host}:{server.port}"
+    return ["--set", f"nx_smtp={url}", "--set", "nx_senders=*@samsungcamera.com"]
+
+
+def read(mail: Mail) -> EmailMessage:
+    message = email.message_from_bytes(mail.content, policy=email.policy.default)
+    assert isinstance(message, EmailMessage)
+    return message
+
+
+def attached(mail: Mail) -> dict[str, bytes]:
+    return {
+        str(part.get_filename()): part.get_payload(decode=True)
+        for part in read(mail).iter_attachments()
+    }
+
+
+def outbox(proxy: Proxy, *arguments: str) -> str:
+    """What the command line says."""
+    command = [sys.executable, "-m", "nxparse", "outbox", "--dir", str(proxy.uploads), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def undelivered(proxy: Proxy) -> dict[str, bytes]:
+    """The photos that were given up."""
+    return {path.name: path.read_bytes() for path in proxy.uploads.glob("undelivered/*/*")}
+
+
+def test_a_mail_to_everybody(folder: Path) -> None:
+    """One upload is one mail to all recipients, with photos, subject and text as the camera's."""
+    with MailServer() as server, Proxy(folder, *through(server)) as proxy:
+        assert camera.send(proxy.port, request(text="Grüße\nvom Meer")).body == ACCEPTED
+        (mail,) = server.wait(1)
+        proxy.wait_for(r"mailed to anna@example.org, ben@example.org, clara@example.net through")
+    message = read(mail)
+    assert (mail.sender, mail.recipients) == (bodies.SENDER, FRIENDS)
+    assert (message["From"], message["To"]) == (bodies.SENDER, ", ".join(FRIENDS))
+    assert message["Subject"] == bodies.TITLE
+    body = message.get_body()
+    assert body is not None
+    assert body.get_content() == "Grüße\nvom Meer"
+    assert attached(mail) == PHOTOS
+    assert {part.get_content_type() for part in message.iter_attachments()} == {"image/jpeg"}
+
+
+@pytest.mark.parametrize("scheme", ["smtp", "smtp+starttls", "smtps"])
+def test_with_tls_and_password(folder: Path, scheme: str) -> None:
+    """STARTTLS or TLS from the start, with a certificate that is checked, and with a password."""
+    authority = Authority(folder)
+    server = MailServer(tls=authority.context(), implicit=scheme == "smtps", login=("me", PASSWORD))
+    environ = {"SSL_CERT_FILE": str(authority.file), "MAIL_PASSWORD": PASSWORD}
+    with server:
+        options = through(server, scheme, "me:${MAIL_PASSWORD}@")
+        with Proxy(folder, *options, environ=environ) as proxy:
+            camera.send(proxy.port, request())
+            (mail,) = server.wait(1)
+            proxy.wait_for("mailed to")
+            log = proxy.log
+    assert attached(mail) == PHOTOS
+    assert (mail.user, mail.secure) == ("me", True)
+    secrets = [PASSWORD, IN_URL, "correct", "stäple"]
+    assert [secret for secret in secrets if secret in log] == []
+    everything = b"".join(path.read_bytes() for path in (folder / "uploads" / ".nx").glob("state*"))
+    assert [secret for secret in secrets if secret.encode() in everything] == []
+
+
+def test_mail_survives_a_crash(folder: Path) -> None:
+    """Server down, upload accepted, kill -9, server up, start: the mail comes, once."""
+    with MailServer() as gone:
+        options = through(gone)
+        port = gone.port
+    with Proxy(folder, *options) as proxy:
+        assert camera.send(proxy.port, request()).body == ACCEPTED
+        proxy.wait_for(r"mail: .*refused; it is safe, trying again in 1\d s")
+        assert re.match(
+            r"\S+: to anna@example.org, .* by mail, since \d+ seconds, tried 1 times, ",
+            outbox(proxy),
+        )
+        proxy.kill()
+    with ScriptedServer() as server:
+        options[1] = options[1].replace(str(port), str(server.port))
+        with Proxy(folder, *options) as proxy:
+            proxy.wait_for("mailed to")
+            assert outbox(proxy) == "nothing waits\n"
+    assert len(server.messages) == 1
+
+
+def test_retry_and_drop_by_hand(folder: Path) -> None:
+    """What waits can be hurried or given up beside the running proxy; the photos are kept."""
+    script: Script = {"MAIL": "451 later"}
+    with ScriptedServer(script) as server, Proxy(folder, *through(server)) as proxy:
+        camera.send(proxy.port, request("anna@example.org"))
+        id = proxy.wait_for(r"upload (\S+): mail: .*451 later; it is safe")[1]
+        said = outbox(proxy, "retry", id)
+        assert said == f"upload {id} is tried again as soon as mitmproxy runs\n"
+        proxy.wait_for("451 later; it is safe", 2)
+        outbox(proxy, "drop", id)
+        assert outbox(proxy) == "nothing waits\n"
+        assert undelivered(proxy) == PHOTOS
+        assert list((proxy.uploads / ".nx" / "spool").iterdir()) == []
+
+
+EXIM = """
+primary_hostname = mail.example
+local_interfaces = 127.0.0.1
+daemon_smtp_ports = {port}
+spool_directory = {folder}/spool
+log_file_path = {folder}/%slog
+acl_smtp_rcpt = accept
+qualify_domain = mail.example
+message_size_limit = 50M
+keep_environment =
+begin routers
+everybody:
+  driver = accept
+  transport = keep
+begin transports
+keep:
+  driver = appendfile
+  file = {folder}/mailbox
+  user = Debian-exim
+  mode = 0600
+  batch_max = 100
+  envelope_to_add
+"""
+
+
+@contextmanager
+def exim() -> Iterator[tuple[int, Path]]:
+    """Debian's mail server with a configuration of its own: its port, and where its mail goes."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        shutil.chown(folder, "Debian-exim")  # which is who exim becomes
+        (folder / "conf").write_text(EXIM.format(port=port, folder=folder))
+        with (folder / "output").open("wb") as output:
+            server = subprocess.Popen(
+                ["exim4", "-C", str(folder / "conf"), "-bdf", "-q1m"], stdout=output, stderr=output
+            )
+        try:
+            eventually(lambda: answers(port) or server.poll() is not None, "exim answers")
+            assert server.poll() is None, (folder / "output").read_text()
+            yield port, folder / "mailbox"
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.skipif(
+    shutil.which("exim4") is None or os.geteuid() != 0, reason="needs exim4, and root to run it"
+)
+def test_a_real_mail_server(folder: Path) -> None:
+    """Exim takes the mail, and what it has put into the mailbox has the photos unchanged."""
+    settings = ("--set", "nx_senders=*", "--set", "nx_mail_from=camera@mail.example")
+    with exim() as (port, mailbox):
+        server = ("--set", f"nx_smtp=smtp://127.0.0.1:{port}")
+        with Proxy(folder, *server, *settings) as proxy:
+            camera.send(proxy.port, request(text=".\nFrom here\n..\n" + "x" * 2000))
+            proxy.wait_for("mailed to")
+
+        def complete() -> bool:
+            return mailbox.exists() and mailbox.read_bytes().endswith(b"--\n\n")
+
+        eventually(complete, "exim delivers")
+        envelope, _, content = mailbox.read_bytes().partition(b"\n")
+    assert envelope.startswith(b"From camera@mail.example ")
+    mail = Mail("", (), content)
+    message = read(mail)
+    assert sorted(str(message["Envelope-to"]).replace("\n", "").split(", ")) == list(FRIENDS)
+    assert (message["From"], message["Reply-To"]) == ("camera@mail.example", bodies.SENDER)
+    body = message.get_body()
+    assert body is not None
+    assert body.get_content() == ".\nFrom here\n..\n" + "x" * 2000
+    assert attached(mail) == PHOTOS
+
+
+def test_one_recipient_of_three(folder: Path) -> None:
+    """Who is refused is told and his photos kept; who is put off gets his alone; the rest once."""
+    script: Script = {"RCPT": ["250 OK", "550 unknown", "450 later", "250 OK"]}
+    with ScriptedServer(script) as server, Proxy(folder, *through(server)) as proxy:
+        camera.send(proxy.port, request())
+        id = proxy.wait_for(r"upload (\S+): mailed to anna@example.org through")[1]
+        proxy.wait_for(r"not delivered to ben@example.org \(550 unknown\); saved as .*undelivered")
+        proxy.wait_for(r"clara@example.net \(450 later\); it is safe")
+        outbox(proxy, "retry", id)
+        proxy.wait_for("mailed to clara@example.net through")
+        assert undelivered(proxy) == PHOTOS
+    recipients = [re.search("<(.*)>", line)[1] for line in server.lines("RCPT")]  # type: ignore[index]
+    assert recipients == [*FRIENDS, "clara@example.net"]
+    assert len(server.messages) == 2
+
+
+def test_too_large_for_the_server(folder: Path) -> None:
+    """A mail that is too large becomes one for each photo; a photo that is too large is kept."""
+    with MailServer(size=200_000) as server, Proxy(folder, *through(server)) as proxy:
+        camera.send(proxy.port, request("anna@example.org"))
+        (mail,) = server.wait(1)
+        proxy.wait_for("sending each file by itself")
+        proxy.wait_for(r"is not delivered to anna@example.org: .* takes at most 200000 bytes")
+        assert attached(mail) == {"SAM_2.JPG": PHOTOS["SAM_2.JPG"]}
+        assert undelivered(proxy) == {"SAM_1.JPG": PHOTOS["SAM_1.JPG"]}
+
+
+def test_routes(folder: Path) -> None:
+    """Rules decide for each recipient; several rules for one pattern are all followed."""
+    elsewhere = folder / "else where"
+    rules = {
+        "*@EXAMPLE.org": ["mail:all@example.org", f"save:{elsewhere}"],
+        "clara@*": ["drop"],
+    }
+    options = [f"nx_route={pattern}={one}" for pattern, ways in rules.items() for one in ways]
+    with MailServer() as server:
+        settings = [word for option in options for word in ("--set", option)]
+        with Proxy(folder, *through(server), *settings) as proxy:
+            camera.send(proxy.port, request())
+            (mail,) = server.wait(1)
+            proxy.wait_for("saved as ")
+            proxy.wait_for("dropped, as the rule for clara@example.net says")
+            eventually(lambda: outbox(proxy) == "nothing waits\n", "all is delivered")
+            assert len(server.mails) == 1
+            assert proxy.saved() == {}
+    assert mail.recipients == ("all@example.org",)
+    assert {path.name: path.read_bytes() for path in elsewhere.glob("*/*")} == PHOTOS
+
+
+def test_who_may_send(folder: Path) -> None:
+    """A sender who is not allowed gets 401 and the XML, and the log names the option."""
+    with MailServer() as server, Proxy(folder, *through(server)) as proxy:
+        heard = camera.send(proxy.port, request(sender="eve@example.com"))
+
+        assert (heard.status, heard.segments) == (401, 1)
+        assert heard.body == (
+            '<Response ErrCode="401" ErrSubCode="0" /><!-- Sender not in whitelist -->'
+        )
+        proxy.wait_for("eve@example.com may not send; to allow it, use --set nx_senders=eve@exa")
+        assert outbox(proxy) == "nothing waits\n"
+    assert server.mails == []
+
+
+@pytest.mark.parametrize(
+    "wrong", ["nobody", "a@b@c", '"x y"@example.org', "a@-.org", "ä@example.org"]
+)
+def test_nobody_to_send_to(folder: Path, wrong: str) -> None:
+    """An address that no mail can be sent to is refused before the camera hears 200."""
+    with MailServer() as server, Proxy(folder, *through(server)) as proxy:
+        assert camera.send(proxy.port, request("anna@example.org", wrong)).status == 400
+        proxy.wait_for("an upload is refused: .* its body is kept as ")
+        assert len(proxy.quarantined()) == 1
+    assert server.mails == []
+
+
+def test_an_upload_that_is_repeated(folder: Path) -> None:
+    """A camera that had gone before its reply sends again: one mail. Sent on purpose: another."""
+    with MailServer() as server, Proxy(folder, *through(server)) as proxy:
+        connection = camera.connect(proxy.port)
+        connection.sendall(request())
+        connection.close()
+        proxy.wait_for("went away before it heard that upload .* is accepted")
+        server.wait(1)
+
+        assert camera.send(proxy.port, request()).body == ACCEPTED
+        proxy.wait_for("again, whose reply it had not heard; taken once")
+        assert len(server.mails) == 1
+
+        assert camera.send(proxy.port, request()).body == ACCEPTED
+        assert len(server.wait(2)) == 2
+
+
+def test_two_proxies_on_one_folder(folder: Path) -> None:
+    """The second proxy on the same nx_dir says so and does not start; reading goes on."""
+    with Proxy(folder) as first:
+        second = Proxy(folder)
+        second.start()
+
+        assert second.ended() == 1
+        assert "another nx_addon is working there, end that, or choose another" in second.log
+        assert camera.send(first.port, request()).body == ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["nx_smtp=smtp://mail.example.org"], "nx_senders is not set, and with the target mail "),
+        (["nx_route=*=mail"], "nx_route has the target mail, but nx_smtp names no mail server"),
+        (["nx_route=*"], "nx_route='*': a rule is PATTERN=TARGET, like *@example.org=save"),
+        (["nx_route=*=fax:1"], "nx_route='*=fax:1': there is no target 'fax': the targets are"),
+        (["nx_smtp=smtp://me:secret@"], "nx_smtp='smtp://...@' is no mail server: give one like"),
+        (["nx_retry_for=soon"], "nx_retry_for='soon' is not a time: give one like 90s, 30m, 12h"),
+    ],
+    ids=lambda value: value[0].partition("=")[0] if isinstance(value, list) else "",
+)
+def test_wrong_options(folder: Path, settings: list[str], sentence: str) -> None:
+    """Options that would lose mail, or let everybody send, stop the start with a sentence."""
+    proxy = Proxy(folder, *[word for setting in settings for word in ("--set", setting)])
+    proxy.start()
+
+    assert proxy.ended() == 1
+    assert sentence in proxy.log
+    assert "Traceback" not in proxy.log
+    assert "secret" not in proxy.log

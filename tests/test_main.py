@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import errno
+import re
+import runpy
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nxparse.__main__ import main
+from nxparse.deliver.save import folder_for
+from nxparse.spool import Arrival, Spool
+from tests.bodies import CONTENT_TYPE, SENDER, body, jpeg
+from tests.faults import Faults, contents, make_lazy
+
+NOW = 1767225600.0  # 2026-01-01 00:00 UTC
+PHOTOS = {"A.JPG": jpeg(500), "B.JPG": jpeg(600)}
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def _prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_lazy(monkeypatch)
+    monkeypatch.setattr(time, "time", lambda: NOW)
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> Path:
+    return tmp_path / "uploads"
+
+
+@pytest.fixture
+def running(uploads: Path) -> Iterator[Spool]:
+    """The spool of a mitmproxy that runs."""
+    found = Spool(uploads / ".nx", lambda: NOW)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def run(uploads: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the outbox command. Returns its status, and what it printed, and to stderr."""
+
+    def found(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main(["outbox", "--dir", str(uploads), *words])
+        return status, *capsys.readouterr()
+
+    return found
+
+
+def accept(into: Spool, *targets: str, data: bytes | None = None) -> Arrival:
+    incoming = into.begin()
+    incoming.write(body(list(PHOTOS.items())) if data is None else data)
+    deliveries = dict.fromkeys(targets or ("mail",), ("a@b.org", "c@b.org"))
+    return into.accept(incoming, "192.0.2.7", SENDER, CONTENT_TYPE, deliveries)
+
+
+def postpone(found: Spool, seconds: float, reason: str) -> None:
+    for one in found.waiting():
+        found.postpone(one, seconds, reason, one.recipients)
+
+
+class TestList:
+    @pytest.mark.parametrize("words", [[], ["list"]], ids=["nothing", "list"])
+    def test_nothing_waits(self, running: Spool, run: Run, words: list[str]) -> None:
+        """Without an action it lists, and says so if nothing waits."""
+        assert run(*words) == (0, "nothing waits\n", "")
+
+    def test_waiting(self, running: Spool, run: Run) -> None:
+        """What waits: a line for each delivery, with the id that retry and drop take."""
+        arrival = accept(running, "mail")
+        postpone(running, 90, "421 later\x1b[31m")
+        [one] = running.waiting()
+        running.split(one, 2)
+        save = accept(running, "save")
+        [other] = running.due("save")
+        running.postpone(other, 7200, "No space left on device", ["c@b.org"])
+        status, out, err = run("list")
+        assert (status, err) == (0, "")
+        lines = [
+            f"{arrival.id}, file 1: to a@b.org, c@b.org by mail, since 0 seconds, tried 0 times, "
+            f"next in 0 seconds: not tried yet",
+            f"{arrival.id}, file 2: to a@b.org, c@b.org by mail, since 0 seconds, tried 0 times, "
+            f"next in 0 seconds: not tried yet",
+            f"{save.id}: to c@b.org by save, since 0 seconds, tried 1 times, "
+            f"next in 2 hours: No space left on device",
+        ]
+        assert sorted(out.splitlines()) == sorted(lines)
+
+    def test_printable(self, running: Spool, run: Run) -> None:
+        """What a server said cannot do anything to the terminal."""
+        accept(running)
+        postpone(running, 90, "421 later\x1b[31m")
+        assert "421 later?[31m" in run()[1]
+
+    def test_nothing_running(self, running: Spool, run: Run) -> None:
+        """It works when no mitmproxy runs."""
+        arrival = accept(running)
+        running.close()
+        assert run()[1].startswith(f"{arrival.id}: ")
+
+
+class TestRetry:
+    def test_upload(self, running: Spool, run: Run) -> None:
+        """All that waits of an upload is due, and the one who runs can see that."""
+        arrival = accept(running, "mail", "save")
+        postpone(running, 3600, "421 later")
+        version = running.version()
+        assert run("retry", arrival.id) == (
+            0,
+            f"upload {arrival.id} is tried again as soon as mitmproxy runs\n",
+            "",
+        )
+        assert [len(running.due(target)) for target in ("mail", "save")] == [1, 1]
+        assert running.version() != version
+
+    @pytest.mark.parametrize("action", ["retry", "drop"])
+    def test_unknown(self, running: Spool, run: Run, action: str) -> None:
+        """An id that nothing waits for is told, and changes nothing."""
+        done = accept(running)
+        [one] = running.waiting()
+        running.done(one)
+        for id in ("nobody", done.id, ""):
+            assert run(action, id) == (
+                1,
+                "",
+                f"nothing of an upload {id} waits: see the list\n",
+            )
+
+
+class TestDrop:
+    def test_upload(self, running: Spool, run: Run, uploads: Path) -> None:
+        """The files of a dropped upload are kept as files, and nothing of it waits."""
+        arrival = accept(running, "mail", "save")
+        other = accept(running)
+        day = folder_for(uploads / "undelivered", arrival.received)
+        first = f"saved as {day / 'A.JPG'} (500 bytes), {day / 'B.JPG'} (600 bytes)\n"
+        again = first.replace(" bytes)", " bytes, there already)")
+        assert run("drop", arrival.id) == (0, first + again, "")
+        assert contents(day) == PHOTOS
+        assert [one.arrival.id for one in running.waiting()] == [other.id]
+        assert list(contents(uploads / ".nx" / "spool")) == [other.id]
+        with sqlite3.connect(uploads / ".nx" / "state.sqlite3") as database:
+            rows = database.execute("SELECT DISTINCT state, reason FROM delivery").fetchall()
+        database.close()
+        assert sorted(rows) == [("failed", "dropped by hand"), ("waiting", "")]
+
+    def test_split_upload(self, running: Spool, run: Run, uploads: Path) -> None:
+        """The id of the upload is for each of its files that waits."""
+        arrival = accept(running)
+        [one] = running.waiting()
+        running.split(one, 2)
+        running.done(running.waiting()[0])
+        assert run("drop", arrival.id)[0] == 0
+        day = folder_for(uploads / "undelivered", arrival.received)
+        assert contents(day) == {"B.JPG": PHOTOS["B.JPG"]}
+        assert running.waiting() == []
+
+    def test_cannot_be_read(self, running: Spool, run: Run, uploads: Path) -> None:
+        """A body that cannot be read is not lost: it is put into quarantine."""
+        arrival = accept(running, data=b"not multipart")
+        status, out, err = run("drop", arrival.id)
+        assert err.startswith("its files cannot be kept: the boundary ")
+        assert err.endswith(
+            f"; its body is kept as {uploads / '.nx' / 'quarantine' / arrival.id}\n"
+        )
+        assert (status, out, running.waiting()) == (0, "", [])
+        assert contents(uploads / ".nx" / "quarantine") == {arrival.id: b"not multipart"}
+
+    def test_gone(self, running: Spool, run: Run, uploads: Path) -> None:
+        """An upload whose body somebody has deleted can be dropped."""
+        arrival = accept(running)
+        (uploads / ".nx" / "spool" / arrival.id).unlink()
+        assert run("drop", arrival.id) == (0, "", "its files cannot be kept: its body is gone\n")
+        assert running.waiting() == []
+
+    def test_disk_full(self, running: Spool, run: Run, uploads: Path) -> None:
+        """What cannot be kept is not dropped."""
+        arrival = accept(running)
+        with Faults(("write",), errno.ENOSPC, persistent=True):
+            status, out, err = run("drop", arrival.id)
+        assert (status, out) == (1, "")
+        assert "No space left on device" in err
+        assert "make room there" in err
+        assert [one.arrival.id for one in running.waiting()] == [arrival.id]
+        assert list(contents(uploads / ".nx" / "spool")) == [arrival.id]
+
+
+class TestNotPossible:
+    @pytest.mark.parametrize("there", [False, True], ids=["no folder", "another folder"])
+    @pytest.mark.parametrize("words", [[], ["retry", "x"], ["drop", "x"]], ids=str)
+    def test_wrong_folder(self, uploads: Path, run: Run, words: list[str], there: bool) -> None:
+        """A folder that is nobody's nx_dir is told, and left as it is."""
+        if there:
+            uploads.mkdir()
+        assert run(*words) == (
+            1,
+            "",
+            f"{uploads} is not the nx_dir of an nx_addon: choose one with --dir\n",
+        )
+        assert uploads.exists() is there
+        assert not there or list(uploads.iterdir()) == []
+
+    def test_default_folder(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Without --dir it is the default of nx_dir."""
+        monkeypatch.chdir(tmp_path)
+        assert main(["outbox"]) == 1
+        assert capsys.readouterr().err.startswith("uploads is not the nx_dir of an nx_addon")
+
+    def test_garbled(self, running: Spool, run: Run, uploads: Path) -> None:
+        """A state that cannot be read is told in a sentence."""
+        running.close()
+        for path in (uploads / ".nx").glob("state.sqlite3*"):
+            path.write_bytes(b"garbage " * 1000)
+        status, out, err = run()
+        assert (status, out) == (1, "")
+        assert re.fullmatch(r"cannot look into the outbox: file is not a database .*\n", err)
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        "words",
+        [[], ["nonsense"], ["outbox", "nonsense"], ["outbox", "retry"], ["outbox", "drop"]],
+        ids=str,
+    )
+    def test_wrong(self, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        """What makes no sense ends with status 2 and the usage."""
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        out, err = capsys.readouterr()
+        assert (caught.value.code, out) == (2, "")
+        assert err.startswith("usage: python -m nxparse ")
+
+    def test_help(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """It tells what it is for."""
+        with pytest.raises(SystemExit) as caught:
+            main(["--help"])
+        assert caught.value.code == 0
+        assert "look after what waits to be delivered" in capsys.readouterr().out
+
+    @pytest.mark.filterwarnings("ignore::RuntimeWarning")
+    def test_as_a_program(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """`python -m nxparse` ends with the status."""
+        monkeypatch.setattr(sys, "argv", ["nxparse", "outbox", "--dir", str(tmp_path)])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_module("nxparse", run_name="__main__")
+        assert caught.value.code == 1

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from nxparse import config, upload
+from nxparse.config import Config
+from nxparse.deliver import mail
+from nxparse.deliver.errors import Outcome, PermanentError, Refused, TemporaryError
+from nxparse.deliver.mail import Letter, Smarthost
+from nxparse.deliver.save import folder_for
+from nxparse.spool import Arrival, Delivery
+from nxparse.targets import deliver_to, keep
+from nxparse.upload import Upload
+from tests.bodies import CONTENT_TYPE, RECIPIENT, SENDER, body, jpeg, message_xml
+from tests.faults import Faults, contents
+
+NEW_YEAR = 1767225600.0  # 2026-01-01 00:00 UTC
+ID = "20260101T000000Z-00000000"
+PHOTOS = {"A.JPG": jpeg(500), "B.JPG": jpeg(600)}
+
+
+def configured(directory: Path, **options: object) -> Config:
+    """Options of which only these are set."""
+    values = {option.name: option.default for option in config.OPTIONS}
+    values["nx_dir"] = str(directory)
+    return config.parse({**values, **options}, {})
+
+
+def mailing(directory: Path, **options: object) -> Config:
+    return configured(
+        directory, nx_smtp="smtp://u:secret@mail.example:25", nx_senders=["*"], **options
+    )
+
+
+def uploaded(sender: str = SENDER) -> Upload:
+    return upload.read(body(list(PHOTOS.items()), message=message_xml(sender=sender)), CONTENT_TYPE)
+
+
+def delivery(target: str, recipients: Sequence[str] = (RECIPIENT,), part: int = 0) -> Delivery:
+    arrival = Arrival(ID, NEW_YEAR, "192.0.2.7", SENDER, CONTENT_TYPE, 1000, "0" * 64)
+    return Delivery(arrival, target, part, tuple(recipients), 0, 0.0, NEW_YEAR, "")
+
+
+def deliver(
+    given: Config, target: str, environ: Mapping[str, str] | None = None, part: int = 0
+) -> Outcome:
+    found, one = uploaded(), delivery(target, part=part)
+    return deliver_to(given, environ or {}, target)(found, one.of(found.files), one)
+
+
+class TestSave:
+    @pytest.mark.parametrize(
+        ("target", "environ", "folder"),
+        [
+            ("save", {}, "uploads"),
+            ("save:{dir}/archive", {}, "archive"),
+            ("save:{dir}/a b:c", {}, "a b:c"),
+            ("save:{dir}/${NAME}/x", {"NAME": "n"}, "n/x"),
+            ("save:${NAME}", {"NAME": "{dir}/whole"}, "whole"),
+            ("save:~/photos", {}, "home/photos"),
+        ],
+        ids=["nx_dir", "folder", "colon", "variable", "all variable", "home"],
+    )
+    def test_where(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        target: str,
+        environ: dict[str, str],
+        folder: str,
+    ) -> None:
+        """Files go below nx_dir, or where the target says, into a folder for the day."""
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        text = target.replace("{dir}", str(tmp_path))
+        known = {key: value.replace("{dir}", str(tmp_path)) for key, value in environ.items()}
+        outcome = deliver(configured(tmp_path / "uploads"), text, known)
+        day = folder_for(tmp_path / folder, NEW_YEAR)
+        assert contents(day) == PHOTOS
+        shown = f"saved as {day / 'A.JPG'} (500 bytes), {day / 'B.JPG'} (600 bytes)"
+        assert outcome == Outcome(shown)
+
+    def test_one_file(self, tmp_path: Path) -> None:
+        """A delivery of one file saves that one."""
+        deliver(configured(tmp_path), "save", part=2)
+        assert contents(folder_for(tmp_path, NEW_YEAR)) == {"B.JPG": PHOTOS["B.JPG"]}
+
+    def test_failure(self, tmp_path: Path) -> None:
+        """What fails on the disk is for the outbox to judge."""
+        with (
+            Faults(("write",), errno.ENOSPC, persistent=True),
+            pytest.raises(OSError, match="No space left"),
+        ):
+            deliver(configured(tmp_path), "save")
+
+
+def test_drop(tmp_path: Path) -> None:
+    """What is to be dropped goes nowhere, and that is told."""
+    outcome = deliver(configured(tmp_path), "drop")
+    assert outcome == Outcome(f"dropped, as the rule for {RECIPIENT} says")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "environ", "told"),
+    [
+        ("pigeon:home", {}, "there is no target 'pigeon': the targets are save, mail, drop"),
+        ("save:", {}, "nothing stands behind 'save:'"),
+        (
+            "save:/x/${NAME}",
+            {},
+            "nx_route=/x/${NAME}: the environment has no variable NAME; "
+            "set it before you start mitmproxy",
+        ),
+        ("mail", {}, "nx_smtp names no mail server any more"),
+        ("mail:b@example.org", {}, "nx_smtp names no mail server any more"),
+    ],
+    ids=["unknown", "empty", "no variable", "no server", "no server for an address"],
+)
+def test_cannot_be_used_now(
+    tmp_path: Path, target: str, environ: dict[str, str], told: str
+) -> None:
+    """A target of an earlier day that the options do not know any more waits for them."""
+    with pytest.raises(TemporaryError) as caught:
+        deliver(configured(tmp_path), target, environ)
+    assert str(caught.value) == told
+    assert caught.value.retry_after == 0
+
+
+@pytest.mark.parametrize("target", ["save:${EMPTY}", "mail:${EMPTY}", "save:~nobody-has-this/x"])
+def test_says_nothing_usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    """What turns out to be empty, or no folder, waits; it is not another target."""
+    monkeypatch.setattr(mail, "send", lambda letter, server: [])
+    with pytest.raises(TemporaryError):
+        deliver(mailing(tmp_path), target, {"EMPTY": ""})
+    assert list(tmp_path.iterdir()) == []
+
+
+class TestMail:
+    @pytest.fixture
+    def sent(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Letter, Smarthost]]:
+        """What was sent. Recipients whose name begins with `no` are refused."""
+        letters: list[tuple[Letter, Smarthost]] = []
+
+        def send(letter: Letter, server: Smarthost) -> list[Refused]:
+            letters.append((letter, server))
+            return [
+                Refused(one, True, "550 no") for one in letter.recipients if one.startswith("no")
+            ]
+
+        monkeypatch.setattr(mail, "send", send)
+        return letters
+
+    @pytest.mark.parametrize(
+        ("target", "recipients", "reached", "refused", "told"),
+        [
+            ("mail", ["a@b.org"], ["a@b.org"], [], "mailed to a@b.org"),
+            (
+                "mail",
+                ["a@b.org", "c@b.org"],
+                ["a@b.org", "c@b.org"],
+                [],
+                "mailed to a@b.org, c@b.org",
+            ),
+            ("mail", ["a@b.org", "no@b.org"], ["a@b.org"], ["no@b.org"], "mailed to a@b.org"),
+            ("mail", ["no@b.org"], [], ["no@b.org"], "not mailed"),
+            ("mail:x@y.org", ["a@b.org", "c@b.org"], ["x@y.org"], [], "mailed to x@y.org"),
+            ("mail:${WHO}@y.org", ["a@b.org"], ["me@y.org"], [], "mailed to me@y.org"),
+            ("mail", ["a@b\u00fc.org"], ["a@xn--b-eha.org"], [], "mailed to a@xn--b-eha.org"),
+            ("mail", ["no@b\u00fc.org"], [], ["no@xn--b-eha.org"], "not mailed"),
+        ],
+        ids=["one", "two", "mixed", "refused", "address", "variable", "IDN", "IDN refused"],
+    )
+    def test_recipients(
+        self,
+        tmp_path: Path,
+        sent: list[tuple[Letter, Smarthost]],
+        target: str,
+        recipients: list[str],
+        reached: list[str],
+        refused: list[str],
+        told: str,
+    ) -> None:
+        """One mail for the recipients, or to the address that the target names."""
+        found, one = uploaded(), delivery(target, recipients)
+        given = mailing(tmp_path)
+        outcome = deliver_to(given, {"WHO": "me"}, target)(found, found.files, one)
+        assert outcome == Outcome(
+            f"{told} through mail.example:25",
+            tuple(Refused(name, True, "550 no") for name in refused),
+        )
+        [(letter, server)] = sent
+        assert sorted(letter.recipients) == sorted(reached + refused)
+        assert server is given.smtp
+
+    @pytest.mark.parametrize("part", [0, 2])
+    def test_letter(self, tmp_path: Path, sent: list[tuple[Letter, Smarthost]], part: int) -> None:
+        """A letter has the id and the files of its delivery, and the date of the upload."""
+        deliver(mailing(tmp_path, nx_mail_from="box@example.org"), "mail", part=part)
+        [(letter, _)] = sent
+        id = f"{ID}.{part}" if part else ID
+        assert f"Message-ID: <{id}@example.org>".encode() in letter.head
+        assert b"Date: " in letter.head
+        assert letter.sender == "box@example.org"
+        names = [file.name for _, file in letter.attachments]
+        assert names == (["B.JPG"] if part else ["A.JPG", "B.JPG"])
+
+    def test_no_address(self, tmp_path: Path, sent: list[tuple[Letter, Smarthost]]) -> None:
+        """What can never be mailed is told at once."""
+        one = delivery("mail", ["nobody"])
+        found = uploaded()
+        with pytest.raises(PermanentError, match="'nobody' is not an e-mail address"):
+            deliver_to(mailing(tmp_path), {}, "mail")(found, found.files, one)
+        assert sent == []
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_keep(tmp_path: Path, part: int) -> None:
+    """Files of a failed delivery stand in `undelivered`, once however often they are kept."""
+    found, one = uploaded(), delivery("mail", part=part)
+    files = one.of(found.files)
+    told = [keep(tmp_path, found, files, one) for _ in range(2)]
+    day = folder_for(tmp_path / "undelivered", NEW_YEAR)
+    assert contents(day) == ({"A.JPG": PHOTOS["A.JPG"]} if part else PHOTOS)
+    assert told[0].startswith(f"saved as {day / 'A.JPG'} (500 bytes)")
+    assert told[1].startswith(f"saved as {day / 'A.JPG'} (500 bytes, there already)")
