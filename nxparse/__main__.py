@@ -81,14 +81,11 @@ def _drop(spool: Spool, directory: Path, id: str) -> int:
     for delivery in deliveries:
         try:
             with spool.read(delivery.arrival) as upload:
-                files = (
-                    upload.files[delivery.part - 1 : delivery.part]
-                    if delivery.part
-                    else upload.files
-                )
-                print(targets.keep(directory, upload, files, delivery))
+                print(targets.keep(directory, upload, delivery.of(upload.files), delivery))
         except BodyError as error:
-            print(f"its files cannot be kept: {error}", file=sys.stderr)
+            path = spool.give_up(delivery.arrival)
+            kept = f"; its body is kept as {path}" if path else ""
+            print(f"its files cannot be kept: {error}{kept}", file=sys.stderr)
         spool.failed(delivery, "dropped by hand")
     return 0
 

@@ -98,6 +98,8 @@ class Outbox:
             self._stopping = True
             self._changed.notify_all()
         deadline = time.monotonic() + timeout
+        # Once the dispatcher has ended there are no new lanes.
+        self._dispatcher.join(timeout)
         threads = [self._dispatcher, *self._lanes.values()]
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -108,7 +110,9 @@ class Outbox:
         for delivery in self._spool.due(target):
             if self._stopping:
                 return
-            self._deliver(delivery)
+            # Those before it may have taken long, and a person may have dropped it meanwhile.
+            if self._spool.waits(delivery):
+                self._deliver(delivery)
 
     # Threads
 
@@ -116,6 +120,7 @@ class Outbox:
         """Give each target a thread, and notice what others have changed in the spool."""
         version = -1
         while not self._stopping:
+            changes = self._changes
             try:
                 for path in self._spool.tidy():
                     logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
@@ -124,14 +129,14 @@ class Outbox:
                         lane = threading.Thread(
                             target=self._run, args=(target,), name=f"nx {target}", daemon=True
                         )
-                        self._lanes[target] = lane
                         lane.start()
+                        self._lanes[target] = lane
                 if (found := self._spool.version()) != version:
                     version = found
                     self.wake()
             except Exception:
                 logger.exception("cannot look after the deliveries")
-            self._wait(POLL)
+            self._wait(POLL, changes)
 
     def _run(self, target: str) -> None:
         while not self._stopping:
@@ -146,11 +151,10 @@ class Outbox:
                 wait = MIN_WAIT
             self._wait(wait, changes)
 
-    def _wait(self, seconds: float, changes: int | None = None) -> None:
+    def _wait(self, seconds: float, changes: int) -> None:
         """Wait, but not when something has changed since `changes`, or when all ends."""
         with self._changed:
-            since = self._changes if changes is None else changes
-            self._changed.wait_for(lambda: self._stopping or self._changes != since, seconds)
+            self._changed.wait_for(lambda: self._stopping or self._changes != changes, seconds)
 
     # One delivery
 
@@ -203,7 +207,13 @@ class Outbox:
         later = [one for one in outcome.refused if not one.permanent and not expired]
         never = [one for one in outcome.refused if one not in later]
         if never:
-            where = self._keep(upload, files, delivery)
+            try:
+                where = self._keep(upload, files, delivery)
+            except OSError as error:
+                # Who has been reached must not be delivered to again for that.
+                left = [one.recipient for one in outcome.refused]
+                self._retry(delivery, f"{_refusals(never)}; {report.reason(error)}", left)
+                return
             logger.warning(f"upload {delivery.id}: not delivered to {_refusals(never)}; {where}")
         if later:
             self._retry(delivery, _refusals(later), [one.recipient for one in later])

@@ -338,9 +338,11 @@ class Spool:
             )
 
     def split(self, delivery: Delivery, files: int) -> None:
-        """Make of a delivery of all files one for each."""
+        """Make of a delivery of all files one for each, if it still waits."""
         with self._transaction() as database:
-            database.execute(f"DELETE FROM delivery WHERE {_KEY}", _key(delivery))
+            query = f"DELETE FROM delivery WHERE state = 'waiting' AND {_KEY}"
+            if not database.execute(query, _key(delivery)).rowcount:
+                return
             database.executemany(
                 "INSERT INTO delivery (upload, target, part, recipients, state, next_try)"
                 " VALUES (?, ?, ?, ?, 'waiting', ?)",
@@ -355,6 +357,12 @@ class Spool:
                     for part in range(1, files + 1)
                 ],
             )
+
+    def waits(self, delivery: Delivery) -> bool:
+        """Does it still wait? Somebody may have dropped it."""
+        query = f"SELECT 1 FROM delivery WHERE state = 'waiting' AND {_KEY}"
+        with self._lock:
+            return self._database.execute(query, _key(delivery)).fetchone() is not None
 
     def hurry(self, id: str) -> int:
         """Let the waiting deliveries of an upload be due now. Returns how many there are."""

@@ -26,11 +26,14 @@ def deliver_to(config: Config, environ: Mapping[str, str], target: str) -> Deliv
     try:
         found = routes.target(target)
         argument = expanded(found, environ)
-    except ValueError as error:
+        if found.argument and not argument.strip():
+            raise ValueError(f"nothing stands behind {found.text}: a variable is empty")
+        directory = Path(argument).expanduser() if argument else config.dir
+    except (ValueError, RuntimeError) as error:  # RuntimeError: ~somebody who does not exist
         raise TemporaryError(str(error)) from None
     match found.kind:
         case "save":
-            return partial(_save, Path(argument).expanduser() if argument else config.dir)
+            return partial(_save, directory)
         case "mail":
             return partial(_mail, config, argument)
         case _:
@@ -69,6 +72,8 @@ def _mail(
     except ValueError as error:
         raise PermanentError(str(error)) from None
     refused = mail.send(letter, config.smtp)
-    reached = [one for one in recipients if one not in {other.recipient for other in refused}]
+    missed = {one.recipient for one in refused}
+    # Not `recipients`: those of the letter are spelled as the server knows them.
+    reached = [one for one in letter.recipients if one not in missed]
     told = f"mailed to {report.listed(reached)}" if reached else "not mailed"
     return Outcome(f"{told} through {config.smtp}", tuple(refused))

@@ -143,7 +143,7 @@ def test_domain(address: str) -> None:
     """What is no host name is refused, and what two versions of IDNA read differently."""
     with pytest.raises(AddressError) as caught:
         deliverable(address)
-    assert str(caught.value) == f"{address!r} has a domain that cannot exist"
+    assert str(caught.value) == f"{address[:100]!r} has a domain that cannot exist"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_domain_too_long(domain: str) -> None:
     """X12: a domain beyond the limit is refused before anything is computed of it."""
     with pytest.raises(AddressError) as caught:
         deliverable(f"me@{domain}")
-    assert str(caught.value) == f"{f'me@{domain}'!r} has too long a domain"
+    assert str(caught.value) == f"{f'me@{domain}'[:100]!r} has too long a domain"
 
 
 def test_error_is_a_value_error() -> None:

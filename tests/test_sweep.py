@@ -1,0 +1,530 @@
+"""R01: an upload is killed, or has a call fail, at every step from its first byte to its delivery.
+
+The oracle: what the camera heard 200 for is, after a restart and with
+everything well again, where it belongs: byte for byte, for each recipient.
+"""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import errno
+import itertools
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from email.message import EmailMessage
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import pytest
+
+from nxparse import targets
+from nxparse.config import OPTIONS, parse
+from nxparse.deliver import mail
+from nxparse.deliver.errors import PermanentError, Refused, TooLargeError
+from nxparse.deliver.mail import Letter, Smarthost
+from nxparse.outbox import Outbox
+from nxparse.receive import Announced, Receiver
+from nxparse.reply import ACCEPTED
+from nxparse.spool import MAX_WAIT, Spool
+from tests import bodies, camera, faults
+from tests.faults import CALLS, Database, Faults, contents, make_lazy
+from tests.proxy import Proxy, eventually
+
+NEW_YEAR = 1767225600.0  # 2026-01-01 00:00 UTC
+LEAST_POINTS = 1000
+PIECES = 3  # in which a body comes in
+ROUNDS = 4  # enough for whatever is refused for now
+EVERYTHING = (*CALLS, "BEGIN", "SELECT", "INSERT", "UPDATE", "DELETE", "COMMIT")
+
+ANNA, BEN, CLARA, GONE, BUSY = (
+    f"{name}@example.org" for name in ("anna", "ben", "clara", "gone", "busy")
+)
+
+Way = frozenset[str]
+"""Where photos for a recipient have to be in the end: in one of these places."""
+
+MAIL = frozenset({"mail"})
+FOLDER = frozenset({"folder"})
+UNDELIVERED = frozenset({"undelivered"})
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a camera sends: photos, and for each recipient all the ways that they have to take."""
+
+    photos: Mapping[str, bytes]
+    ways: Mapping[str, tuple[Way, ...]]
+    readable: bool = True
+
+    @property
+    def body(self) -> bytes:
+        message = bodies.message_xml(recipients=list(self.ways)) if self.readable else b"<email>"
+        return bodies.body(list(self.photos.items()), message=message)
+
+
+def photos(number: int, seed: int = 0) -> dict[str, bytes]:
+    """Some small photos, not all of one size."""
+    return {
+        f"SAM_{index}.JPG": bodies.jpeg(200 + 60 * index, 100 * seed + index)
+        for index in range(1, number + 1)
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Uploads, one after another, the rules for them, and the mood of the mail server.
+
+    It refuses `gone` for good, `BUSY` the first time, and what is larger than
+    `limit`; it takes nothing at all if it is `broken`. When all is well again
+    it still does so, except for `BUSY`, unless it is `mended`.
+    """
+
+    uploads: tuple[Sent, ...]
+    routes: tuple[str, ...] = ()
+    gone: str = ""
+    limit: int = 1 << 30
+    broken: bool = False
+    mended: bool = False
+
+
+SCENARIOS = {
+    "one photo saved": Scenario((Sent(photos(1), {ANNA: (FOLDER,)}),), ("*=save",)),
+    "three photos saved": Scenario((Sent(photos(3), {ANNA: (FOLDER,)}),), ("*=save",)),
+    "mail": Scenario((Sent(photos(2), {ANNA: (MAIL,), BEN: (MAIL,)}),)),
+    "mail and save": Scenario(
+        (Sent(photos(2), {ANNA: (MAIL, FOLDER), CLARA: (MAIL,)}),), ("anna@*=mail", "anna@*=save")
+    ),
+    "mail, an address of ours, and save": Scenario(
+        (Sent(photos(1), {ANNA: (FOLDER,), BEN: (MAIL,), CLARA: ()}),),
+        ("anna@*=save", "ben@*=mail", "clara@*=mail:us@example.net"),
+    ),
+    "one refused for good, one for now": Scenario(
+        (Sent(photos(2), {ANNA: (MAIL,), GONE: (UNDELIVERED,), BUSY: (MAIL,)}),), gone=GONE
+    ),
+    "all refused for now": Scenario((Sent(photos(1), {BUSY: (MAIL,)}),)),
+    "all refused for good": Scenario((Sent(photos(1), {GONE: (UNDELIVERED,)}),), gone=GONE),
+    "refused for good, but not after the kill": Scenario(
+        (Sent(photos(2), {ANNA: (MAIL,), GONE: (MAIL | UNDELIVERED,)}),), gone=GONE, mended=True
+    ),
+    "too large, in one mail": Scenario(
+        (Sent(photos(3), {ANNA: (MAIL,), BUSY: (MAIL,)}),), limit=1500
+    ),
+    "too large, each": Scenario((Sent(photos(2), {ANNA: (UNDELIVERED,)}),), limit=900),
+    "too large, but not after the kill": Scenario(
+        (Sent(photos(2), {ANNA: (MAIL | UNDELIVERED,)}),), limit=900, mended=True
+    ),
+    "never to be delivered": Scenario(
+        (Sent(photos(2), {ANNA: (UNDELIVERED, FOLDER)}),), ("*=mail", "*=save"), broken=True
+    ),
+    "two one after another": Scenario(
+        (
+            Sent(photos(2, 1), {ANNA: (FOLDER, MAIL)}),
+            Sent(photos(1, 2), {ANNA: (FOLDER, MAIL), BUSY: (MAIL,)}),
+        ),
+        ("anna@*=save", "anna@*=mail"),
+    ),
+    "unreadable": Scenario((Sent(photos(1), {ANNA: ()}, readable=False),)),
+    "unreadable, and then one that is not": Scenario(
+        (
+            Sent(photos(1, 1), {ANNA: ()}, readable=False),
+            Sent(photos(1, 2), {ANNA: (FOLDER,)}),
+        ),
+        ("*=save",),
+    ),
+}
+
+
+class Mailed(NamedTuple):
+    """A message that the mail server has taken."""
+
+    recipients: tuple[str, ...]
+    content: bytes
+
+
+class World(NamedTuple):
+    """What a kill does not change: the replies that were heard, and the mails that are away."""
+
+    heard: tuple[int, ...]
+    mails: tuple[Mailed, ...]
+
+
+class Post:
+    """A mail server without a socket. It calls `tell` at each step of the conversation."""
+
+    def __init__(
+        self, scenario: Scenario, mails: Sequence[Mailed], tell: Callable[[str], None], well: bool
+    ) -> None:
+        self.mails = list(mails)
+        self._tell = tell
+        mended = well and scenario.mended
+        self._broken = scenario.broken and not mended
+        self._limit = 1 << 30 if mended else scenario.limit
+        self._gone = "" if mended else scenario.gone
+        self._busy = not well
+
+    def send(self, letter: Letter, server: Smarthost) -> list[Refused]:
+        """What stands in for mail.send."""
+        self._tell("before MAIL")
+        if letter.size > self._limit:
+            raise TooLargeError(f"{server} takes at most {self._limit} bytes")
+        if self._broken:
+            raise PermanentError(f"{server} refuses the sender: 550 no")
+        self._tell("after MAIL")
+        refused = []
+        for recipient in letter.recipients:
+            if recipient == self._gone:
+                refused.append(Refused(recipient, True, "550 no such user"))
+            elif recipient == BUSY and self._busy:
+                refused.append(Refused(recipient, False, "450 later"))
+                self._busy = False
+            self._tell("after RCPT")
+        reached = [
+            name for name in letter.recipients if name not in {one.recipient for one in refused}
+        ]
+        if not reached:
+            return refused
+        self._tell("after DATA")
+        content = b""
+        for chunk in letter.chunks():
+            content += chunk
+            self._tell("in the middle of the message")
+        self.mails.append(Mailed(tuple(reached), content))
+        self._tell("after the final dot")
+        self._tell("after the reply")
+        return refused
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NEW_YEAR
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Run:
+    """The program, from its start in the folder `place` to its end."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        place: Path,
+        mails: Sequence[Mailed] = (),
+        tell: Callable[[str], None] = lambda step: None,
+        *,
+        well: bool = False,
+    ) -> None:
+        uploads = place / "uploads"
+        clock = Clock()
+        options: dict[str, object] = {option.name: option.default for option in OPTIONS}
+        options |= {"nx_dir": str(uploads), "nx_route": scenario.routes}
+        options |= {"nx_smtp": "smtp://mail.example", "nx_senders": ["*"]}
+        self.heard: list[int] = []
+        self.post = Post(scenario, mails, tell, well)
+        self._scenario = scenario
+        self._config = parse(options, {})
+        self._clock = clock
+        self._tell = tell
+        self.spool = Spool(uploads / ".nx", clock)
+        self.outbox = Outbox(
+            self.spool,
+            lambda target: targets.deliver_to(self._config, {}, target),
+            partial(targets.keep, uploads),
+            retry_for=7 * 86400.0,
+            clock=clock,
+            jitter=lambda: 1.0,
+        )
+
+    @property
+    def world(self) -> World:
+        return World(tuple(self.heard), tuple(self.post.mails))
+
+    def receive(self) -> None:
+        """Let all uploads come in, and try to deliver each."""
+        for sent in self._scenario.uploads:
+            body = sent.body
+            receiver = Receiver(
+                self.spool, self._config, Announced("192.0.2.7", bodies.CONTENT_TYPE, len(body))
+            )
+            size = -(-len(body) // PIECES)
+            for start in range(0, len(body), size):
+                receiver.feed(body[start : start + size])
+            reply = receiver.finish()
+            assert (reply.status == 200) == (reply is ACCEPTED)
+            self.heard.append(reply.status)
+            self._tell("after the camera has its reply")
+            self.drain()
+
+    def drain(self) -> None:
+        """Deliver, over some hours, what waits."""
+        for _ in range(ROUNDS):
+            # The threads of an outbox survive errors of the database, and go on later.
+            for target in self._targets():
+                try:
+                    with pytest.MonkeyPatch.context() as patch:
+                        patch.setattr(mail, "send", self.post.send)
+                        self.outbox.deliver_due(target)
+                except sqlite3.Error:
+                    continue
+            self._clock.now += 2 * MAX_WAIT
+
+    def _targets(self) -> list[str]:
+        try:
+            return self.spool.targets()
+        except sqlite3.Error:
+            return []
+
+
+def restarted(scenario: Scenario, place: Path, world: World) -> World:
+    """Start again where a run has ended, with everything well, and deliver what waits."""
+    run = Run(scenario, place, world.mails, well=True)
+    run.drain()
+    waiting = run.spool.waiting()
+    run.spool.close()
+    assert waiting == []
+    return World(world.heard, tuple(run.post.mails))
+
+
+# The oracle
+
+
+@cache
+def attached(content: bytes) -> tuple[str, tuple[bytes, ...]]:
+    """The Message-ID and the photos of a mail."""
+    message = email.message_from_bytes(content, policy=email.policy.default)
+    assert isinstance(message, EmailMessage)
+    attachments = [part.get_payload(decode=True) for part in message.iter_attachments()]
+    return str(message["Message-ID"]), tuple(attachments)
+
+
+def complaints(scenario: Scenario, world: World, place: Path, copies: int) -> Iterator[str]:
+    """What is wrong after a restart, if nobody may have the same mail more than `copies` times."""
+    uploads = place / "uploads"
+    stored = {
+        "folder": [path.read_bytes() for path in uploads.glob("[0-9]*/*")],
+        "undelivered": [path.read_bytes() for path in uploads.glob("undelivered/*/*")],
+    }
+    received: dict[tuple[str, bytes], list[str]] = {}
+    for recipients, content in world.mails:
+        id, attachments = attached(content)
+        if not any(set(attachments) <= set(sent.photos.values()) for sent in scenario.uploads):
+            yield "a mail is mixed, or has half a photo"
+        for recipient, photo in itertools.product(recipients, attachments):
+            received.setdefault((recipient, photo), []).append(id)
+    for (recipient, _), ids in received.items():
+        if len(set(ids)) > 1:
+            yield f"{recipient} has a photo under several Message-IDs: {ids}"
+        if len(ids) > copies:
+            yield f"{recipient} has a photo {len(ids)} times: {ids}"
+
+    known = [photo for sent in scenario.uploads for photo in sent.photos.values()]
+    for where, found in stored.items():
+        if set(found) - set(known):
+            yield f"{where}: half a photo"
+        if len(set(found)) < len(found):
+            yield f"{where}: a photo is there twice"
+    for path in uploads.rglob(".*"):
+        if path != uploads / ".nx":
+            yield f"{path.relative_to(uploads)} is left over"
+    if left := contents(uploads / ".nx" / "spool"):
+        yield f"the spool is not empty: {list(left)}"
+
+    quarantine = list(contents(uploads / ".nx" / "quarantine").values())
+    for kept in quarantine:
+        if not kept or not any(sent.body.startswith(kept) for sent in scenario.uploads):
+            yield "quarantine: not what came"
+    for sent, heard in itertools.zip_longest(scenario.uploads, world.heard, fillvalue=0):
+        assert isinstance(sent, Sent)
+        photos = sent.photos.values()
+        lost, somewhere = [], []
+        for recipient, ways in sent.ways.items():
+            places = {
+                photo: {name for name, found in stored.items() if photo in found}
+                | ({"mail"} if (recipient, photo) in received else set())
+                for photo in photos
+            }
+            somewhere += [found for found in places.values() if found]
+            lost += [recipient for way in ways if not all(way & places[photo] for photo in photos)]
+        allowed = {place for ways in sent.ways.values() for way in ways for place in way}
+        for name, found in stored.items():
+            if name not in allowed and set(found) & set(photos):
+                yield f"{name}: nobody wanted this photo there"
+        if not sent.readable:
+            if somewhere:
+                yield "a photo of an upload that was refused is delivered"
+            if heard and quarantine.count(sent.body) != 1:
+                yield "an upload that was refused is not in quarantine, once"
+        elif heard == 200 and lost:
+            yield f"LOST for {lost}"
+        elif heard != 200 and lost and somewhere:
+            yield f"only some of it is delivered, and not to {lost}"
+        elif not lost and any(sent.body.startswith(kept) for kept in quarantine):
+            yield "it is delivered, and in quarantine too"
+
+
+def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged with a traceback since the last call."""
+    found = [record.getMessage() for record in caplog.records if record.exc_info]
+    caplog.clear()
+    return found
+
+
+# Kills
+
+
+class Told(Database):
+    """A connection to SQLite that also tells `after` when a statement has been executed."""
+
+    after: ClassVar[list[Callable[[str], None]]] = []
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        return self._executed(sql, super().execute(sql, *parameters))
+
+    def executemany(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        return self._executed(sql, super().executemany(sql, *parameters))
+
+    def executescript(self, sql: str) -> sqlite3.Cursor:
+        return self._executed("the schema", super().executescript(sql))
+
+    def _executed(self, sql: str, cursor: sqlite3.Cursor) -> sqlite3.Cursor:
+        for tell in list(self.after):
+            tell(f"after {sql.split()[0]}")
+        return cursor
+
+
+class Kills(faults.Kills):
+    """Copies also before each call and after each statement, and whenever it is told a step.
+
+    `worlds` has for each copy what the world knew then.
+    """
+
+    def __init__(self, root: Path, copies: Path) -> None:
+        super().__init__(root, copies)
+        self.worlds: list[World] = []
+        self.run: Run | None = None
+
+    def tell(self, step: str) -> None:
+        """The program is at this step."""
+        self._copy(step)
+
+    def __enter__(self) -> Kills:
+        Told.after.append(self.tell)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        Told.after.remove(self.tell)
+        super().__exit__(*error)
+
+    def _wrapped(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        told_after = super()._wrapped(name, call)
+
+        def wrapper(*positional: Any, **named: Any) -> Any:
+            self._copy(f"before {name}")
+            return told_after(*positional, **named)
+
+        return wrapper
+
+    def _copy(self, step: str) -> None:
+        if not self._copying:
+            self.worlds.append(self.run.world if self.run else World((), ()))
+        super()._copy(step)
+
+
+@pytest.fixture
+def _lazy(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_lazy(monkeypatch)
+    monkeypatch.setattr(sqlite3, "connect", Told)
+
+
+@pytest.fixture(scope="module")
+def points() -> Iterator[Counter[str]]:
+    """How many kills each scenario has survived."""
+    return Counter()
+
+
+@pytest.mark.usefixtures("_lazy")
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_killed_anywhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, points: Counter[str], name: str
+) -> None:
+    """R01, R10: after a kill at any step, nothing that was accepted is lost, mixed or half."""
+    scenario = SCENARIOS[name]
+    place = tmp_path / "place"
+    place.mkdir()
+    with Kills(place, tmp_path / "copies") as kills:
+        run = Run(scenario, place, tell=kills.tell)
+        kills.run = run
+        run.receive()
+        run.spool.close()
+    assert [heard < 400 for heard in run.heard] == [sent.readable for sent in scenario.uploads]
+    wrong = [f"without a kill: {text}" for text in complaints(scenario, run.world, place, 1)]
+
+    for number, (step, world) in enumerate(zip(kills.steps, kills.worlds, strict=True)):
+        copy = kills.copy(number)
+        try:
+            found = list(complaints(scenario, restarted(scenario, copy, world), copy, 2))
+        except Exception as error:
+            found = [repr(error)]
+        found += tracebacks(caplog)
+        wrong += [f"{number}, {step}: {text}" for text in found]
+        shutil.rmtree(copy)
+    points[name] = len(kills.steps)
+    assert wrong == []
+
+
+def test_enough_kills(points: Counter[str]) -> None:
+    """R01: together these were at least a thousand kills."""
+    if set(points) != set(SCENARIOS):
+        pytest.skip("not all scenarios have run")
+    print(dict(points))
+    assert points.total() >= LEAST_POINTS
+
+
+# Faults
+
+
+@pytest.mark.usefixtures("_lazy")
+@pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mail and save",
+        "one refused for good, one for now",
+        "too large, in one mail",
+        "never to be delivered",
+        "unreadable, and then one that is not",
+    ],
+)
+def test_any_call_fails(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, error: int, persistent: bool
+) -> None:
+    """K01, K02: whichever call fails, a camera hears 200 or 5xx, and 200 is true in the end."""
+    scenario = SCENARIOS[name]
+    wrong = []
+    for first in itertools.count(1):
+        place = tmp_path / str(first)
+        place.mkdir()
+        run = Run(scenario, place)
+        with Faults(EVERYTHING, error, first, persistent=persistent) as failing:
+            run.receive()
+        run.spool.close()
+        found = tracebacks(caplog)
+        for sent, heard in zip(scenario.uploads, run.heard, strict=True):
+            if not (heard >= 500 or heard == (200 if sent.readable else 400)):
+                found.append(f"the camera hears {heard}")
+        found += complaints(scenario, restarted(scenario, place, run.world), place, 2)
+        wrong += [f"call {first}: {text}" for text in found + tracebacks(caplog)]
+        shutil.rmtree(place)
+        if not failing.failed:
+            break
+    assert wrong == []
