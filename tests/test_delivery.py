@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import email
 import email.policy
 import os
@@ -15,16 +16,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from email.message import EmailMessage
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from tests import bodies, camera
 from tests.proxy import ROOT, Proxy, eventually
-from tests.smtp_servers import Authority, Mail, MailServer, Script, ScriptedServer
+from tests.smtp_servers import Act, Authority, Mail, MailServer, Script, ScriptedServer, ehlo
 
 ACCEPTED = '<Response Status="succ" />'
 PASSWORD = "correct horse/battery@stäple"
-IN_URL = "correct%20horse%2Fbattery%40st%C3%A4ple"
 PHOTOS = {"SAM_1.JPG": bodies.jpeg(300_000, 1), "SAM_2.JPG": bodies.jpeg(50_000, 2)}
 FRIENDS = ("anna@example.org", "ben@example.org", "clara@example.net")
 
@@ -100,9 +101,10 @@ def test_with_tls_and_password(folder: Path, scheme: str) -> None:
             log = proxy.log
     assert attached(mail) == PHOTOS
     assert (mail.user, mail.secure) == ("me", True)
-    secrets = [PASSWORD, IN_URL, "correct", "stäple"]
-    assert [secret for secret in secrets if secret in log] == []
-    everything = b"".join(path.read_bytes() for path in (folder / "uploads" / ".nx").glob("state*"))
+    token = base64.b64encode(f"\0me\0{PASSWORD}".encode()).decode()
+    secrets = [PASSWORD, quote(PASSWORD), quote(PASSWORD, ""), "correct", "stäple", token]
+    files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    everything = b"".join([log.encode(), *files])
     assert [secret for secret in secrets if secret.encode() in everything] == []
 
 
@@ -248,6 +250,65 @@ def test_too_large_for_the_server(folder: Path) -> None:
         proxy.wait_for(r"is not delivered to anna@example.org: .* takes at most 200000 bytes")
         assert attached(mail) == {"SAM_2.JPG": PHOTOS["SAM_2.JPG"]}
         assert undelivered(proxy) == {"SAM_1.JPG": PHOTOS["SAM_1.JPG"]}
+
+
+# The numbers are those of a list of what mail servers do. `ends` says how often the final dot of
+# a message came; the photos are at the end in the `mailbox`, `waiting`, or `undelivered`.
+BEHAVIOUR: dict[str, tuple[Script, int, str]] = {
+    "T02-no-greeting": ({"greeting": Act.SILENCE}, 0, "waiting"),
+    "T03-421": ({"greeting": ("421 busy", Act.CLOSE)}, 0, "waiting"),
+    "T03-554": ({"greeting": ("554 no", Act.CLOSE)}, 0, "waiting"),
+    "T03-helo": ({"EHLO": "500 what?"}, 1, "mailbox"),
+    "T03-garbage": ({"greeting": b"\x16\x03\x01garbage\xff\r\n"}, 0, "waiting"),
+    "T04-starttls-fails": ({"EHLO": ehlo("STARTTLS"), "STARTTLS": "454 not now"}, 0, "waiting"),
+    "T06-mail-451": ({"MAIL": "451 later"}, 0, "waiting"),
+    "T06-mail-550": ({"MAIL": "550 never"}, 0, "undelivered"),
+    "T06-size": ({"EHLO": ehlo("SIZE 1000")}, 0, "undelivered"),
+    "T07-rcpt-450": ({"RCPT": "450 greylisted"}, 0, "waiting"),
+    "T07-rcpt-550": ({"RCPT": "550 unknown"}, 0, "undelivered"),
+    "T08-data-451": ({"DATA": "451 later"}, 0, "waiting"),
+    "T08-data-554": ({"DATA": "554 never"}, 0, "undelivered"),
+    "T08-end-451": ({".": "451 later"}, 1, "waiting"),
+    "T08-end-554": ({".": "554 spam"}, 1, "undelivered"),
+    "T09-lost-before-the-dot": ({"content": Act.RESET}, 0, "waiting"),
+    "T09-lost-behind-the-dot": ({".": Act.CLOSE}, 1, "waiting"),
+    "T10-reset-behind-250": ({".": ("250 taken", Act.RESET)}, 1, "mailbox"),
+    "T11-half-closed": ({"content": Act.SHUT}, 1, "waiting"),
+    "T11-no-window": ({"content": Act.STALL}, 0, "waiting"),
+    "T12-299": ({".": "299 hm"}, 1, "waiting"),
+    "T12-999": ({".": "999 hm"}, 1, "waiting"),
+    "T12-abc": ({".": "abc"}, 1, "waiting"),
+    "T12-lower-case-lines": ({".": "250-queued\r\n250 as 1"}, 1, "mailbox"),
+}
+
+
+@pytest.mark.parametrize(("script", "ends", "where"), BEHAVIOUR.values(), ids=BEHAVIOUR)
+def test_mail_servers(folder: Path, script: Script, ends: int, where: str) -> None:
+    """Whatever a mail server does: no photo is lost, and none is sent more often than needed."""
+    impatient = folder / "impatient.py"
+    impatient.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from nxparse.deliver import mail; mail.ANSWER = mail.AFTER_DOT = mail.CONNECT = 1.0\n"
+        "from nx_addon import addons\n"
+    )
+    told = {
+        "waiting": "it is safe, trying again",
+        "undelivered": "undelivered/",
+        "mailbox": "mailed",
+    }
+    with (
+        ScriptedServer(script) as server,
+        Proxy(folder, *through(server), script=impatient) as proxy,
+    ):
+        assert camera.send(proxy.port, request("anna@example.org")).body == ACCEPTED
+        proxy.wait_for(told[where])
+        eventually(lambda: where == "waiting" or "nothing waits" in outbox(proxy), "it ends")
+        assert ("by mail, since" in outbox(proxy)) == (where == "waiting")
+        assert undelivered(proxy) == (PHOTOS if where == "undelivered" else {})
+        assert "Traceback" not in proxy.log
+        bodies_kept = len(list((proxy.uploads / ".nx" / "spool").iterdir()))
+        proxy.kill()
+    assert (server.keys.count("."), bodies_kept) == (ends, 1 if where == "waiting" else 0)
 
 
 def test_routes(folder: Path) -> None:
