@@ -12,9 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mitmproxy import exceptions
+from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.test import taddons
 
+import nx_addon
+from nxparse.outbox import Outbox
+from nxparse.spool import Spool
 from tests import bodies, camera
 from tests.proxy import ADDON, MITMDUMP, ROOT, Proxy, eventually
 
@@ -750,6 +757,38 @@ def test_a_stop_in_the_middle_of_an_upload(folder: Path) -> None:
         (kept,) = proxy.quarantined()
         assert request[:5000].endswith(kept)
         assert "Traceback" not in proxy.log
+
+
+# Commands
+
+
+def test_commands(folder: Path) -> None:
+    """nx.outbox tells what waits, nx.retry lets it be tried now; both say what is wrong."""
+    addon = nx_addon.NxAddon()
+    with taddons.context(Proxyserver(), addon) as context:
+        run = context.master.commands.execute
+        with pytest.raises(exceptions.CommandError, match="not received by this mitmproxy"):
+            run("nx.outbox")
+        addon.spool = spool = Spool(folder / ".nx", clock=lambda: 1_000_000.0)
+        addon.outbox = Outbox(spool, nothing, nothing, retry_for=0, clock=lambda: 1_000_000.0)
+        assert run("nx.outbox") == "nothing waits"
+        incoming = spool.begin()
+        incoming.write(b"x")
+        id = spool.accept(incoming, "192.0.2.7", "me", "", {"mail": ["you@example.org"]}).id
+        (delivery,) = spool.due("mail")
+        spool.postpone(delivery, 600.0, "451 later", ["you@example.org"])
+
+        assert f"{id}: to you@example.org by mail, since " in run("nx.outbox")
+        assert spool.due("mail") == []
+        run(f"nx.retry {id}")
+        assert [one.id for one in spool.due("mail")] == [id]
+        with pytest.raises(exceptions.CommandError, match="nothing of an upload other waits"):
+            run("nx.retry other")
+        spool.close()
+
+
+def nothing(*_: object) -> Any:
+    raise AssertionError("nothing is delivered here")
 
 
 def test_only_the_addon_imports_mitmproxy() -> None:
