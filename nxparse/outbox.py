@@ -29,6 +29,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from nxparse import report
 from nxparse.deliver.errors import (
@@ -80,6 +81,8 @@ class Outbox:
         self._changes = 0
         self._stopping = False
         self._lanes: dict[str, threading.Thread] = {}
+        # What the database could not take: how deliveries have ended, by target and id.
+        self._unnoted: dict[tuple[str, str], Callable[[], None]] = {}
         self._dispatcher = threading.Thread(target=self._dispatch, name="nx outbox", daemon=True)
 
     def start(self) -> None:
@@ -145,9 +148,15 @@ class Outbox:
                 self.deliver_due(target)
                 when = self._spool.next_try(target)
                 wait = MAX_WAIT if when is None else min(max(0.0, when - self._clock()), MAX_WAIT)
+            except (OSError, sqlite3.Error) as error:
+                logger.error(
+                    f"deliveries to {report.plain(target)} stop for {MIN_WAIT:.0f} s: "
+                    f"their state cannot be read or written: {report.reason(error)}"
+                )
+                wait = MIN_WAIT
             except Exception:
-                # The database, most likely. Whatever it is, it must not end the thread.
-                logger.exception(f"deliveries to {target} stop for {MIN_WAIT:.0f} s")
+                # Whatever it is, it must not end the thread.
+                logger.exception(f"deliveries to {report.plain(target)} stop for {MIN_WAIT:.0f} s")
                 wait = MIN_WAIT
             self._wait(wait, changes)
 
@@ -159,6 +168,10 @@ class Outbox:
     # One delivery
 
     def _deliver(self, delivery: Delivery) -> None:
+        if unnoted := self._unnoted.get((delivery.target, delivery.id)):
+            # It has been made: to make it again would be to mail it twice.
+            self._note(delivery, unnoted)
+            return
         try:
             with self._spool.read(delivery.arrival) as upload:
                 self._attempt(upload, delivery)
@@ -179,7 +192,7 @@ class Outbox:
             outcome = self._deliver_to(delivery.target)(upload, files, delivery)
         except TooLargeError as error:
             if len(files) > 1:
-                self._spool.split(delivery, len(files))
+                self._note(delivery, partial(self._spool.split, delivery, len(files)))
                 logger.info(f"upload {delivery.id}: {error}; sending each file by itself")
                 self.wake()
             else:
@@ -218,15 +231,22 @@ class Outbox:
         if later:
             self._retry(delivery, _refusals(later), [one.recipient for one in later])
         elif never and len(never) == len(delivery.recipients):
-            self._spool.failed(delivery, _refusals(never))
+            self._note(delivery, partial(self._spool.failed, delivery, _refusals(never)))
         else:
-            self._spool.done(delivery)
+            self._note(delivery, partial(self._spool.done, delivery))
+
+    def _note(self, delivery: Delivery, note: Callable[[], None]) -> None:
+        """Note in the spool what has become of a delivery; if that fails, when it is due again."""
+        key = (delivery.target, delivery.id)
+        self._unnoted[key] = note
+        note()
+        del self._unnoted[key]
 
     def _give_up(
         self, upload: Upload, files: Sequence[File], delivery: Delivery, reason: str
     ) -> None:
         where = self._keep(upload, files, delivery)
-        self._spool.failed(delivery, reason)
+        self._note(delivery, partial(self._spool.failed, delivery, reason))
         logger.warning(
             f"upload {delivery.id} is not delivered to {report.listed(delivery.recipients)}: "
             f"{reason}; {where}"
@@ -238,7 +258,7 @@ class Outbox:
         except OSError as obstacle:
             self._retry(delivery, f"{error}, and quarantine: {report.reason(obstacle)}")
             return
-        self._spool.failed(delivery, str(error))
+        self._note(delivery, partial(self._spool.failed, delivery, str(error)))
         kept = f"; its body is kept as {path}" if path else ""
         logger.warning(f"upload {delivery.id} cannot be delivered: {error}{kept}")
 
@@ -251,7 +271,7 @@ class Outbox:
     ) -> None:
         wait = waiting_time(delivery.waited, least) * self._jitter()
         left = delivery.recipients if recipients is None else recipients
-        self._spool.postpone(delivery, wait, reason, left)
+        self._note(delivery, partial(self._spool.postpone, delivery, wait, reason, left))
         logger.warning(
             f"upload {delivery.id}: {report.plain(delivery.target)}: {reason}; "
             f"it is safe, trying again in {wait:.0f} s"

@@ -477,6 +477,10 @@ class Spool:
                 self.recovered.append(self._quarantine.path / id)
         self._quarantine.sync()
         self._spool.sync()
+        # Half a file that was being kept; the next attempt need not come that way again.
+        for path in self._spool.path.parent.parent.glob("undelivered/*/.[0-9]*Z-*-*"):
+            with suppress(OSError):
+                path.unlink()
 
 
 _ARRIVAL = "id, received, client, sender, content_type, size, sha256"

@@ -857,7 +857,11 @@ class TestThreads:
     @pytest.mark.parametrize(
         ("call", "expected"),
         [
-            ("due", "deliveries to save stop for 0 s"),
+            (
+                "due",
+                "deliveries to save stop for 0 s: "
+                "their state cannot be read or written: disk I/O error",
+            ),
             ("targets", "cannot look after the deliveries"),
             ("tidy", "cannot look after the deliveries"),
             ("version", "cannot look after the deliveries"),
