@@ -103,10 +103,9 @@ class Outbox:
         deadline = time.monotonic() + timeout
         # Once the dispatcher has ended there are no new lanes.
         self._dispatcher.join(timeout)
-        threads = [self._dispatcher, *self._lanes.values()]
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in threads)
+        for lane in self._lanes.values():
+            lane.join(max(0.0, deadline - time.monotonic()))
+        return not any(one.is_alive() for one in (self._dispatcher, *self._lanes.values()))
 
     def deliver_due(self, target: str) -> None:
         """Try everything that is due for a target."""
@@ -199,16 +198,13 @@ class Outbox:
                 self._give_up(upload, files, delivery, str(error))
         except PermanentError as error:
             self._give_up(upload, files, delivery, str(error))
-        except TemporaryError as error:
+        except (TemporaryError, OSError) as error:
+            reason = report.reason(error)
             if delivery.waited >= self._retry_for:
-                self._give_up(upload, files, delivery, f"given up: {error}")
+                self._give_up(upload, files, delivery, f"given up: {reason}")
             else:
-                self._retry(delivery, str(error), least=error.retry_after or 0.0)
-        except OSError as error:
-            if delivery.waited >= self._retry_for:
-                self._give_up(upload, files, delivery, f"given up: {report.reason(error)}")
-            else:
-                raise
+                least = error.retry_after if isinstance(error, TemporaryError) else None
+                self._retry(delivery, reason, least=least or 0.0)
         else:
             self._settle(upload, files, delivery, outcome)
 
