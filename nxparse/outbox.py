@@ -9,9 +9,14 @@ may end:
     it fails for now       it waits: 15 seconds, then as long as it has waited
                            already, at most an hour, each a little longer or
                            shorter than the last; after `retry_for` it is given up
+    the target is unreachable  the same, and what else is due waits with it: after
+                           an outage a server is asked once, not a thousand times
     it is too large        it becomes one delivery for each file
     it fails for good      it is given up
     its body is not to be read  it goes into quarantine
+
+What is new and what has failed before are tried in turn: neither waits for the
+end of a long queue of the other.
 
 To give up is to put the files into `undelivered/`, and to warn. All of this
 stands in the spool, so that a restart, or a crash, changes nothing: at worst a
@@ -38,6 +43,7 @@ from nxparse.deliver.errors import (
     Refused,
     TemporaryError,
     TooLargeError,
+    UnreachableError,
 )
 from nxparse.deviation import BodyError
 from nxparse.spool import MAX_WAIT, Delivery, Spool
@@ -109,12 +115,14 @@ class Outbox:
 
     def deliver_due(self, target: str) -> None:
         """Try everything that is due for a target."""
-        for delivery in self._spool.due(target):
-            if self._stopping:
+        new = True
+        while not self._stopping:
+            delivery = self._spool.first_due(target, new=new)
+            delivery = delivery or self._spool.first_due(target, new=not new)
+            if delivery is None:
                 return
-            # Those before it may have taken long, and a person may have dropped it meanwhile.
-            if self._spool.waits(delivery):
-                self._deliver(delivery)
+            new = delivery.attempts > 0
+            self._deliver(delivery)
 
     # Threads
 
@@ -170,10 +178,16 @@ class Outbox:
         if unnoted := self._unnoted.get((delivery.target, delivery.id)):
             # It has been made: to make it again would be to mail it twice.
             self._note(delivery, unnoted)
-            return
+        else:
+            self._read(delivery, self._attempt)
+
+    def _read(
+        self, delivery: Delivery, then: Callable[[Upload, Sequence[File], Delivery], None]
+    ) -> None:
+        """Do something with the files of a delivery."""
         try:
             with self._spool.read(delivery.arrival) as upload:
-                self._attempt(upload, delivery)
+                then(upload, delivery.of(upload.files), delivery)
         except sqlite3.Error:
             raise
         except BodyError as error:
@@ -185,26 +199,26 @@ class Outbox:
             logger.exception(f"upload {delivery.id}: {delivery.target} has failed")
             self._retry(delivery, repr(error))
 
-    def _attempt(self, upload: Upload, delivery: Delivery) -> None:
-        files = delivery.of(upload.files)
+    def _attempt(self, upload: Upload, files: Sequence[File], delivery: Delivery) -> None:
         try:
             outcome = self._deliver_to(delivery.target)(upload, files, delivery)
         except TooLargeError as error:
             if len(files) > 1:
                 self._note(delivery, partial(self._spool.split, delivery, len(files)))
                 logger.info(f"upload {delivery.id}: {error}; sending each file by itself")
-                self.wake()
             else:
                 self._give_up(upload, files, delivery, str(error))
         except PermanentError as error:
             self._give_up(upload, files, delivery, str(error))
         except (TemporaryError, OSError) as error:
             reason = report.reason(error)
+            least = getattr(error, "retry_after", None) or 0.0
             if delivery.waited >= self._retry_for:
-                self._give_up(upload, files, delivery, f"given up: {reason}")
+                self._expire(reason, upload, files, delivery)
             else:
-                least = error.retry_after if isinstance(error, TemporaryError) else None
-                self._retry(delivery, reason, least=least or 0.0)
+                self._retry(delivery, reason, least=least)
+            if isinstance(error, UnreachableError):
+                self._rest(delivery, reason, least)
         else:
             self._settle(upload, files, delivery, outcome)
 
@@ -238,6 +252,23 @@ class Outbox:
         note()
         del self._unnoted[key]
 
+    def _rest(self, delivery: Delivery, reason: str, least: float) -> None:
+        """Let what else is due for a target wait as if it had failed together with `delivery`."""
+        target = delivery.target
+        for other in self._spool.due(target):
+            if other.waited >= self._retry_for:
+                self._read(other, partial(self._expire, reason))
+        others = self._spool.rest(target, self._wait_after(delivery, least), reason)
+        if others:
+            logger.warning(
+                f"{others} more for {report.plain(target)} wait with upload {delivery.id}"
+            )
+
+    def _expire(
+        self, reason: str, upload: Upload, files: Sequence[File], delivery: Delivery
+    ) -> None:
+        self._give_up(upload, files, delivery, f"given up: {reason}")
+
     def _give_up(
         self, upload: Upload, files: Sequence[File], delivery: Delivery, reason: str
     ) -> None:
@@ -265,13 +296,16 @@ class Outbox:
         recipients: Sequence[str] | None = None,
         least: float = 0.0,
     ) -> None:
-        wait = waiting_time(delivery.waited, least) * self._jitter()
+        wait = self._wait_after(delivery, least)
         left = delivery.recipients if recipients is None else recipients
         self._note(delivery, partial(self._spool.postpone, delivery, wait, reason, left))
         logger.warning(
             f"upload {delivery.id}: {report.plain(delivery.target)}: {reason}; "
             f"it is safe, trying again in {wait:.0f} s"
         )
+
+    def _wait_after(self, delivery: Delivery, least: float) -> float:
+        return waiting_time(delivery.waited, least) * self._jitter()
 
 
 def waiting_time(waited: float, least: float = 0.0) -> float:

@@ -283,15 +283,17 @@ class Spool:
         Those that would have to wait for longer than anything ever does, too:
         the clock has been set back.
         """
-        now = self._clock()
         with self._lock:
-            return _deliveries(
-                self._database,
-                "state = 'waiting' AND target = ? AND next_try NOT BETWEEN ? AND ?",
-                target,
-                math.nextafter(now, math.inf),
-                now + 2 * MAX_WAIT,
-            )
+            return _deliveries(self._database, *_due(target, self._clock()))
+
+    def first_due(self, target: str, *, new: bool) -> Delivery | None:
+        """Of the deliveries that are due: the first that is new, or that has failed before."""
+        where, *values = _due(target, self._clock())
+        tried = "attempts = 0" if new else "attempts > 0"
+        order = "next_try, upload, part LIMIT 1"
+        with self._lock:
+            found = _deliveries(self._database, f"{where} AND {tried}", *values, order=order)
+        return found[0] if found else None
 
     def targets(self) -> list[str]:
         """The targets that deliveries wait for."""
@@ -358,11 +360,20 @@ class Spool:
                 ],
             )
 
-    def waits(self, delivery: Delivery) -> bool:
-        """Does it still wait? Somebody may have dropped it."""
-        query = f"SELECT 1 FROM delivery WHERE state = 'waiting' AND {_KEY}"
-        with self._lock:
-            return self._database.execute(query, _key(delivery)).fetchone() is not None
+    def rest(self, target: str, wait: float, reason: str) -> int:
+        """Let what is due for a target, or would be within `wait` seconds, wait as long as that.
+
+        What has not been due yet is left alone. Returns how many it were.
+        """
+        now = self._clock()
+        until = now + wait
+        with self._transaction() as database:
+            return database.execute(
+                "UPDATE delivery SET attempts = attempts + 1, reason = ?, next_try = ?,"
+                " waited = waited + ? - max(?, min(next_try, ?)) WHERE state = 'waiting'"
+                " AND target = ? AND (next_try <= ? OR attempts > 0) AND next_try < ?",
+                (reason, until, until, now, until, target, now, until),
+            ).rowcount
 
     def hurry(self, id: str) -> int:
         """Let the waiting deliveries of an upload be due now. Returns how many there are."""
@@ -491,11 +502,25 @@ def _key(delivery: Delivery) -> tuple[str, str, int]:
     return delivery.arrival.id, delivery.target, delivery.part
 
 
-def _deliveries(database: sqlite3.Connection, where: str, *values: object) -> list[Delivery]:
+def _due(target: str, now: float) -> tuple[str, object, object, object]:
+    return (
+        "state = 'waiting' AND target = ? AND next_try NOT BETWEEN ? AND ?",
+        target,
+        math.nextafter(now, math.inf),
+        now + 2 * MAX_WAIT,
+    )
+
+
+def _deliveries(
+    database: sqlite3.Connection,
+    where: str,
+    *values: object,
+    order: str = "received, id, target, part",
+) -> list[Delivery]:
     rows = database.execute(
         f"SELECT {_ARRIVAL}, target, part, recipients, attempts, waited, next_try, reason"
         f" FROM delivery JOIN upload ON id = upload WHERE {where}"
-        " ORDER BY received, id, target, part",
+        f" ORDER BY {order}",
         values,
     ).fetchall()
     return [

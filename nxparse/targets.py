@@ -9,7 +9,7 @@ from pathlib import Path
 from nxparse import report
 from nxparse.config import Config, expanded
 from nxparse.deliver import mail, routes
-from nxparse.deliver.errors import Outcome, PermanentError, TemporaryError
+from nxparse.deliver.errors import Outcome, PermanentError, UnreachableError
 from nxparse.deliver.save import save
 from nxparse.outbox import Deliver
 from nxparse.spool import Delivery
@@ -21,7 +21,7 @@ UNDELIVERED = "undelivered"
 def deliver_to(config: Config, environ: Mapping[str, str], target: str) -> Deliver:
     """The function for a target, which may be one that is no longer in the options.
 
-    Raises TemporaryError if it cannot be used now: somebody may mend the options.
+    Raises UnreachableError if it cannot be used now: somebody may mend the options.
     """
     try:
         found = routes.target(target)
@@ -30,7 +30,7 @@ def deliver_to(config: Config, environ: Mapping[str, str], target: str) -> Deliv
             raise ValueError(f"nothing stands behind {found.text}: a variable is empty")
         directory = Path(argument).expanduser() if argument else config.dir
     except (ValueError, RuntimeError) as error:  # RuntimeError: ~somebody who does not exist
-        raise TemporaryError(str(error)) from None
+        raise UnreachableError(str(error)) from None
     match found.kind:
         case "save":
             return partial(_save, directory)
@@ -58,7 +58,7 @@ def _mail(
     config: Config, address: str, upload: Upload, files: Sequence[File], delivery: Delivery
 ) -> Outcome:
     if not config.smtp:
-        raise TemporaryError("nx_smtp names no mail server any more")
+        raise UnreachableError("nx_smtp names no mail server any more")
     recipients = [address] if address else delivery.recipients
     try:
         letter = mail.compose(

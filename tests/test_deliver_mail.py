@@ -28,7 +28,13 @@ import nxparse
 import nxparse.upload
 from nxparse.address import AddressError
 from nxparse.deliver import mail
-from nxparse.deliver.errors import PermanentError, Refused, TemporaryError, TooLargeError
+from nxparse.deliver.errors import (
+    PermanentError,
+    Refused,
+    TemporaryError,
+    TooLargeError,
+    UnreachableError,
+)
 from nxparse.deliver.mail import (
     Letter,
     Security,
@@ -721,8 +727,10 @@ def outcome(letter: Letter, server: Smarthost) -> list[Refused] | Failure:
         assert not [secret for secret in (*SECRETS, PLAIN) if secret in everything]
         told = str(error)
         assert told.isprintable()
-        retry_after = error.retry_after if isinstance(error, TemporaryError) else None
-        return type(error), told.replace(str(server), "SERVER"), retry_after
+        temporary = isinstance(error, TemporaryError)
+        retry_after = error.retry_after if temporary else None
+        kind = TemporaryError if temporary else type(error)
+        return kind, told.replace(str(server), "SERVER"), retry_after
 
 
 def temporary(text: str | Like, retry_after: float | None = None) -> Failure:
@@ -893,6 +901,44 @@ class TestSend:
             part.get_payload(decode=True) for part in parsed(found.content).iter_attachments()
         ]
         assert attached == [data]
+
+
+class TestUnreachable:
+    """A server that would take no other mail either."""
+
+    @pytest.mark.parametrize(
+        ("script", "login", "expected"),
+        [
+            pytest.param({"greeting": "421 busy"}, "", UnreachableError, id="greeting-421"),
+            pytest.param({"greeting": "554 no"}, "", UnreachableError, id="greeting-554"),
+            pytest.param({"greeting": Act.CLOSE}, "", UnreachableError, id="closed"),
+            pytest.param(
+                {"EHLO": ehlo("STARTTLS"), "STARTTLS": "454 not now"},
+                "",
+                UnreachableError,
+                id="no-tls",
+            ),
+            pytest.param({"AUTH": "535 no"}, USER, UnreachableError, id="auth"),
+            pytest.param({"MAIL": "530 who?"}, "", UnreachableError, id="mail-530"),
+            pytest.param({"MAIL": "421 busy"}, "", UnreachableError, id="mail-421"),
+            pytest.param({".": "421 busy"}, "", UnreachableError, id="end-421"),
+            pytest.param({"MAIL": "451 later"}, "", TemporaryError, id="mail-451"),
+            pytest.param({"DATA": "451 later"}, "", TemporaryError, id="data-451"),
+            pytest.param({".": Act.CLOSE}, "", TemporaryError, id="end-closed"),
+        ],
+    )
+    def test_kind(self, script: Script, login: str, expected: type[TemporaryError]) -> None:
+        """What fails before a mail is told of, or because of who we are, fails for all mail."""
+        with ScriptedServer(script) as server, pytest.raises(TemporaryError) as raised:
+            send(LETTER, at(server, user=login, password=SECRET if login else ""))
+        assert type(raised.value) is expected
+
+    def test_refused(self) -> None:
+        """So does what fails because nobody listens."""
+        with ScriptedServer() as server:
+            pass
+        with pytest.raises(UnreachableError):
+            send(LETTER, at(server))
 
 
 class TestCertificates:

@@ -19,6 +19,7 @@ from nxparse.deliver.errors import (
     Refused,
     TemporaryError,
     TooLargeError,
+    UnreachableError,
 )
 from nxparse.deliver.save import folder_for, save
 from nxparse.deviation import BodyError
@@ -151,6 +152,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 LATER = TemporaryError("421 later")
 NEVER = PermanentError("550 never")
 LARGE = TooLargeError("552 too large")
+GONE = UnreachableError("nobody answers")
 
 
 class TestDeliverDue:
@@ -570,6 +572,117 @@ class TestWaits:
         assert (contents(root / "spool"), waiting.waiting()) == ({}, [])
 
 
+class TestQueue:
+    """T17: what has piled up."""
+
+    def test_new_and_old_in_turn(self, waiting: Spool, clock: Clock) -> None:
+        """Neither what has just come nor what has failed before waits for the end of the other."""
+        target = Target(*[LATER] * 4)
+        old = [accept(waiting) for _ in range(4)]
+        out = box(waiting, {"save": target}, clock)
+        out.deliver_due("save")
+        clock.now += MIN_WAIT
+        new = [accept(waiting) for _ in range(3)]
+        target.came.clear()
+        out.deliver_due("save")
+        order = ["new" if id in new else "old" for id in target.ids]
+        assert order == ["new", "old"] * 3 + ["old"]
+        assert sorted(target.ids) == sorted(old + new)
+
+    def test_what_comes_meanwhile(self, waiting: Spool, clock: Clock) -> None:
+        """An upload that is accepted while others are delivered is among the next, not the last."""
+        came: list[str] = []
+        late: list[str] = []
+
+        def deliver(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
+            if delivery.attempts == 0 and not late:
+                raise LATER
+            if not late:
+                late.append(accept(waiting))
+            came.append(delivery.id)
+            return Outcome("saved")
+
+        for _ in range(10):
+            accept(waiting)
+        out = box(waiting, {"save": deliver}, clock)
+        out.deliver_due("save")
+        clock.now += MIN_WAIT
+        out.deliver_due("save")
+        assert (came.index(late[0]), len(came)) == (1, 11)
+
+    def test_unreachable(
+        self, waiting: Spool, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A server that is gone is asked once for all that waits, and gets it when it is back."""
+        target = Target(GONE, GONE, GONE)
+        ids = [accept(waiting) for _ in range(1000)]
+        out = box(waiting, {"save": target}, clock)
+        waits = []
+        for _ in range(3):
+            out.deliver_due("save")
+            waits.append(wait(waiting, clock) or 0)
+            clock.now += waits[-1]
+        assert (len(target.ids), waits) == (3, [15, 15, 30])
+        assert {(one.attempts, one.reason) for one in waiting.waiting()} == {(3, str(GONE))}
+        first = target.ids[0]
+        assert told(caplog)[:2] == [
+            ("WARNING", f"upload {first}: save: {GONE}; it is safe, trying again in 15 s"),
+            ("WARNING", f"999 more for save wait with upload {first}"),
+        ]
+        target.came.clear()
+        out.deliver_due("save")
+        assert sorted(target.ids) == sorted(ids)
+        assert waiting.waiting() == []
+
+    def test_a_password_that_is_wrong(self, waiting: Spool, clock: Clock) -> None:
+        """T05: however much waits, a server that refuses our password is asked once an hour."""
+        target = Target(*[UnreachableError("535 no", MAX_WAIT)] * 99)
+        for _ in range(50):
+            accept(waiting)
+            clock.now += 1
+        out = box(waiting, {"save": target}, clock, retry_for=9 * DAY)
+        until = clock.now + DAY
+        while clock.now < until:
+            out.deliver_due("save")
+            clock.now += wait(waiting, clock) or 0
+        assert len(target.ids) == 24
+        assert {one.waited for one in waiting.waiting()} == {DAY}
+
+    def test_not_what_is_still_new(self, waiting: Spool, clock: Clock) -> None:
+        """What comes after a server was found to be gone is tried at once, and by itself."""
+        target = Target(GONE)
+        accept(waiting)
+        out = box(waiting, {"save": target}, clock)
+        out.deliver_due("save")
+        clock.now += 1
+        new = accept(waiting)
+        out.deliver_due("save")
+        assert target.ids[1:] == [new]
+        assert wait(waiting, clock) == MIN_WAIT - 1
+
+    def test_another_target(self, waiting: Spool, clock: Clock) -> None:
+        """What is for another target does not wait with it."""
+        target = Target()
+        id = accept(waiting, None, "mail", "save")
+        out = box(waiting, {"mail": Target(GONE), "save": target}, clock)
+        out.deliver_due("mail")
+        out.deliver_due("save")
+        assert target.ids == [id]
+
+    def test_all_expire(self, waiting: Spool, root: Path, clock: Clock) -> None:
+        """T14: when the time of several is over they are given up together, each with its files."""
+        kept = Kept()
+        target = Target(GONE, GONE)
+        ids = [accept(waiting) for _ in range(5)]
+        out = box(waiting, {"save": target}, clock, kept, retry_for=15)
+        out.deliver_due("save")
+        clock.now += MIN_WAIT
+        out.deliver_due("save")
+        assert len(target.ids) == 2
+        assert sorted(id for id, _ in kept.came) == sorted(ids)
+        assert (contents(root / "spool"), waiting.waiting()) == ({}, [])
+
+
 class TestEnds:
     def test_permanent(
         self, waiting: Spool, root: Path, clock: Clock, caplog: pytest.LogCaptureFixture
@@ -592,8 +705,6 @@ class TestEnds:
         id = accept(waiting, TWO)
         out = box(waiting, {"save": target}, clock, kept)
         out.deliver_due("save")
-        between = list(contents(root / "spool"))
-        out.deliver_due("save")
         assert target.came == [
             (id, [PHOTO, jpeg(600)]),
             (f"{id}.1", [PHOTO]),
@@ -605,7 +716,7 @@ class TestEnds:
             ("INFO", f"upload {id}.1: mailed"),
             ("WARNING", f"upload {id}.2 is not delivered to a: 552 too large; kept"),
         ]
-        assert (between, contents(root / "spool"), waiting.waiting()) == ([id], {}, [])
+        assert (contents(root / "spool"), waiting.waiting()) == ({}, [])
 
     def test_one_file_too_large(self, waiting: Spool, clock: Clock) -> None:
         """A single file that is too large is kept under the id of its upload."""
@@ -858,7 +969,7 @@ class TestThreads:
         ("call", "expected"),
         [
             (
-                "due",
+                "first_due",
                 "deliveries to save stop for 0 s: "
                 "their state cannot be read or written: disk I/O error",
             ),
@@ -883,11 +994,11 @@ class TestThreads:
 
         again = threading.Event()
 
-        def broken(*arguments: object) -> object:
+        def broken(*arguments: object, **named: object) -> object:
             if failures:
                 raise failures.pop()
             again.set()
-            return real(*arguments)
+            return real(*arguments, **named)
 
         events = Events(1)
         accept(waiting)

@@ -21,6 +21,10 @@ class TemporaryError(DeliveryError):
         self.retry_after = retry_after
 
 
+class UnreachableError(TemporaryError):
+    """The target cannot be used at all for now: whatever else is for it would fail as well."""
+
+
 class PermanentError(DeliveryError):
     """It will never succeed."""
 

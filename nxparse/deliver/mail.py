@@ -30,7 +30,13 @@ from enum import Enum
 from urllib.parse import quote, unquote, urlsplit
 
 from nxparse.address import AddressError, deliverable
-from nxparse.deliver.errors import PermanentError, Refused, TemporaryError, TooLargeError
+from nxparse.deliver.errors import (
+    PermanentError,
+    Refused,
+    TemporaryError,
+    TooLargeError,
+    UnreachableError,
+)
 from nxparse.upload import File, Upload
 
 # Postfix's own times: to connect, for each answer, and for the one behind the
@@ -253,14 +259,15 @@ def verdict(code: int) -> Verdict:
 def send(letter: Letter, server: Smarthost) -> list[Refused]:
     """Send a message; returns the recipients that were refused while others were taken.
 
-    Raises TemporaryError, PermanentError, or TooLargeError. After a TemporaryError
-    the message may have been taken all the same, if the connection broke behind
-    the final dot: a second one has the same Message-ID.
+    Raises TemporaryError (UnreachableError where the server takes no mail at all),
+    PermanentError, or TooLargeError. After a TemporaryError the message may have
+    been taken all the same, if the connection broke behind the final dot: a second
+    one has the same Message-ID.
     """
     try:
         session = _Session(server)
     except (OSError, smtplib.SMTPException) as error:
-        raise TemporaryError(f"{server}: {_said(error, server)}") from None
+        raise UnreachableError(f"{server}: {_said(error, server)}") from None
     try:
         return session.deliver(letter)
     except (OSError, smtplib.SMTPException) as error:
@@ -340,7 +347,7 @@ class _Session:
             smtp.starttls(context=context)
             smtp.ehlo_or_helo_if_needed()
         elif server.security is Security.STARTTLS:
-            raise TemporaryError(f"{server} does not offer STARTTLS, which nx_smtp demands")
+            raise UnreachableError(f"{server} does not offer STARTTLS, which nx_smtp demands")
         if server.user:
             self._login()
 
@@ -359,7 +366,7 @@ class _Session:
         else:
             code, text = 504, b"it offers neither AUTH PLAIN nor AUTH LOGIN"
         if code not in (235, 503):
-            raise TemporaryError(
+            raise UnreachableError(
                 f"{server} does not let user {server.user!r} in ({code} {self._words(text)}): "
                 f"check the user and password in nx_smtp",
                 AUTH_RETRY,
@@ -406,14 +413,16 @@ class _Session:
 
     def _expect(self, what: str, reply: tuple[int, bytes], code: int) -> None:
         if reply[0] != code:
-            raise TemporaryError(f"{self._server}: {what}: {reply[0]} {self._words(reply[1])}")
+            raise UnreachableError(f"{self._server}: {what}: {reply[0]} {self._words(reply[1])}")
 
     def _judge(self, what: str, code: int, text: bytes) -> None:
         said = f"{self._server} refuses the {what}: {code} {self._words(text)}"
         if code == 552:
             raise TooLargeError(said)
         if code == 530:  # It wants a password, or TLS: as lasting as a wrong one, and as curable.
-            raise TemporaryError(said, AUTH_RETRY)
+            raise UnreachableError(said, AUTH_RETRY)
+        if code == 421:  # It is about to close the connection, whatever comes.
+            raise UnreachableError(said)
         match verdict(code):
             case Verdict.PERMANENT:
                 raise PermanentError(said)
