@@ -80,11 +80,11 @@ def _drop(spool: Spool, directory: Path, id: str) -> int:
         return _failed(f"nothing of an upload {id} waits: see the list")
     for delivery in deliveries:
         try:
-            with spool.read(delivery.arrival) as upload:
-                print(targets.keep(directory, upload, delivery.of(upload.files), delivery))
+            with spool.read(delivery) as (upload, files):
+                print(targets.keep(directory, upload, files, delivery))
         except BodyError as error:
-            path = spool.give_up(delivery.arrival)
-            kept = f"; its body is kept as {path}" if path else ""
+            paths = spool.give_up(delivery)
+            kept = f"; its body is kept as {report.listed([*map(str, paths)])}" if paths else ""
             print(f"its files cannot be kept: {error}{kept}", file=sys.stderr)
         spool.failed(delivery, "dropped by hand")
     return 0

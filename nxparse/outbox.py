@@ -186,8 +186,8 @@ class Outbox:
     ) -> None:
         """Do something with the files of a delivery."""
         try:
-            with self._spool.read(delivery.arrival) as upload:
-                then(upload, delivery.of(upload.files), delivery)
+            with self._spool.read(delivery) as (upload, files):
+                then(upload, files, delivery)
         except sqlite3.Error:
             raise
         except BodyError as error:
@@ -281,12 +281,12 @@ class Outbox:
 
     def _quarantine(self, delivery: Delivery, error: BodyError) -> None:
         try:
-            path = self._spool.give_up(delivery.arrival)
+            paths = self._spool.give_up(delivery)
         except OSError as obstacle:
             self._retry(delivery, f"{error}, and quarantine: {report.reason(obstacle)}")
             return
         self._note(delivery, partial(self._spool.failed, delivery, str(error)))
-        kept = f"; its body is kept as {path}" if path else ""
+        kept = f"; its body is kept as {report.listed([*map(str, paths)])}" if paths else ""
         logger.warning(f"upload {delivery.id} cannot be delivered: {error}{kept}")
 
     def _retry(

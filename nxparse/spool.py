@@ -1,15 +1,22 @@
 """Durable uploads: raw bodies on disk, what became of them in SQLite.
 
-A body is kept as it came, under the id of its upload, in the folder `.nx`::
+A body is kept as it came, under an id of its own, in the folder `.nx`::
 
     spool/.ID          being received
     spool/ID           received whole
     quarantine/ID      cut, or not to be read: for a person to look at
-    state.sqlite3      a row for each upload, and one for each of its deliveries
+    state.sqlite3      a row for each upload, each body, and each delivery
 
-An upload is accepted, and the camera may hear 200, when its body has been
-fsynced and renamed, the folder fsynced, and its rows committed, in this order.
-What a crash may leave, and what `Spool` makes of it when it is opened again:
+An upload by e-mail has one body, with the id of the upload, and all photos in
+it. An upload to a social site, a post, has one body for each photo, and grows
+while photos with the same caption come. What can go photo by photo is
+delivered at once; other deliveries wait until the post has been quiet for a
+while, or has all photos that its caption speaks of. When the first attempt to
+deliver it as a whole begins it is closed, and grows no more.
+
+A body is accepted, and the camera may hear 200, when it has been fsynced and
+renamed, the folder fsynced, and its rows committed, in this order. What a
+crash may leave, and what `Spool` makes of it when it is opened again:
 
     spool/.ID                      the camera never heard 200    to quarantine
     spool/ID without a row         the camera never heard 200    to quarantine
@@ -32,18 +39,19 @@ import os
 import secrets
 import shutil
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from nxparse import disk
+from nxparse import disk, upload
+from nxparse.database import Database
 from nxparse.deviation import BodyError
 from nxparse.disk import Folder
-from nxparse.upload import Fetch, File, Upload, read_chunks
+from nxparse.upload import Fetch, File, Upload
 
 # Quarantine is there for a person to look at, not to fill the card.
 MAX_QUARANTINE = 2 << 30
@@ -53,18 +61,24 @@ MAX_WAIT = 3600.0
 REPEAT = 3600.0
 # What a finished upload leaves in the database is kept for a while, as history.
 HISTORY = 30 * 86400
+# A camera never says how many photos it will post. After so many seconds without
+# another one a post is delivered; after GAP a photo with the same caption is a
+# new post. A post has no more photos than an upload by e-mail may have.
+QUIET = 60.0
+GAP = 600.0
+MAX_PHOTOS = 64
 
-_SCHEMA_VERSION = 1
-_SCHEMA = """
+_MIGRATIONS = (
+    """
 CREATE TABLE upload (
     id TEXT PRIMARY KEY,
     received REAL NOT NULL,      -- Unix time
     client TEXT NOT NULL,        -- the camera's address
     sender TEXT NOT NULL,
-    content_type TEXT NOT NULL,  -- of the body, as on the wire
-    size INTEGER NOT NULL,       -- of the body, in bytes
-    sha256 TEXT NOT NULL,        -- of the body
-    heard INTEGER NOT NULL DEFAULT 1  -- 0: the camera had gone before the reply
+    content_type TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,
+    heard INTEGER NOT NULL DEFAULT 1
 );
 CREATE INDEX upload_unheard ON upload (sha256) WHERE NOT heard;
 CREATE TABLE delivery (
@@ -80,20 +94,80 @@ CREATE TABLE delivery (
     PRIMARY KEY (upload, target, part)
 );
 CREATE INDEX delivery_waiting ON delivery (next_try) WHERE state = 'waiting';
-"""
+""",
+    """
+ALTER TABLE upload ADD COLUMN site TEXT NOT NULL DEFAULT '';     -- '': by e-mail
+ALTER TABLE upload ADD COLUMN album TEXT NOT NULL DEFAULT '';
+ALTER TABLE upload ADD COLUMN caption TEXT NOT NULL DEFAULT '';
+ALTER TABLE upload ADD COLUMN session TEXT NOT NULL DEFAULT '';  -- whose post it is
+ALTER TABLE upload ADD COLUMN open INTEGER NOT NULL DEFAULT 0;   -- 1: it may grow
+ALTER TABLE upload ADD COLUMN latest REAL NOT NULL DEFAULT 0;    -- when it has grown
+CREATE INDEX upload_open ON upload (session) WHERE open;
+CREATE TABLE body (
+    id TEXT PRIMARY KEY,
+    upload TEXT NOT NULL REFERENCES upload (id) ON DELETE CASCADE,
+    part INTEGER NOT NULL,       -- 0: it holds all files; else it is this one, from 1
+    received REAL NOT NULL,      -- Unix time
+    name TEXT,                   -- as announced, if it was
+    content_type TEXT NOT NULL,  -- as on the wire
+    size INTEGER NOT NULL,       -- bytes
+    sha256 TEXT NOT NULL,
+    resource TEXT NOT NULL DEFAULT '',  -- the announcement that it came for
+    heard INTEGER NOT NULL DEFAULT 1,   -- 0: the camera had gone before the reply
+    UNIQUE (upload, part)
+);
+INSERT INTO body (id, upload, part, received, content_type, size, sha256, heard)
+    SELECT id, id, 0, received, content_type, size, sha256, heard FROM upload;
+CREATE INDEX body_sha256 ON body (sha256);
+DROP INDEX upload_unheard;
+ALTER TABLE upload DROP COLUMN content_type;
+ALTER TABLE upload DROP COLUMN size;
+ALTER TABLE upload DROP COLUMN sha256;
+ALTER TABLE upload DROP COLUMN heard;
+DROP INDEX delivery_waiting;
+CREATE INDEX delivery_waiting ON delivery (target, next_try, upload, part)
+    WHERE state = 'waiting';
+""",
+)
+# Does a waiting delivery need a body?
+_NEEDED = (
+    "EXISTS (SELECT 1 FROM delivery WHERE delivery.upload = body.upload AND state = 'waiting'"
+    " AND (delivery.part = body.part OR delivery.part = 0 OR body.part = 0))"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """An accepted upload: when it came (Unix time), from whom, and how to read its body."""
+    """An accepted upload: when it came (Unix time), and from whom.
+
+    `site` is empty for an upload by e-mail; `sender` is then an address, else
+    the name that somebody has logged in with.
+    """
 
     id: str
     received: float
     client: str
     sender: str
-    content_type: str
-    size: int
-    sha256: str
+    site: str = ""
+    album: str = ""
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """What the photos of one post have in common.
+
+    `session` is what they came in. A video names no album: then it is empty,
+    and fits any. `photos` is how many there will be, 0 if nobody knows.
+    """
+
+    client: str
+    sender: str
+    session: str
+    site: str
+    album: str
+    caption: str
+    photos: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +187,20 @@ class Delivery:
     next_try: float
     reason: str
 
-    def of(self, files: Sequence[File]) -> Sequence[File]:
-        """Which files of the upload are to be delivered."""
-        return files[self.part - 1 : self.part] if self.part else files
-
     @property
     def id(self) -> str:
         """The same for each attempt, and for no other delivery of the same upload's files."""
         return f"{self.arrival.id}.{self.part}" if self.part else self.arrival.id
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    id: str
+    part: int
+    name: str | None
+    content_type: str
+    size: int
+    sha256: str
 
 
 class Incoming:
@@ -172,7 +252,6 @@ class Spool:
     ) -> None:
         self.recovered: list[Path] = []
         self._clock = clock
-        self._lock = threading.Lock()
         if not root.parent.is_dir():  # it may be a link to another disk
             Folder.make(root.parent).close()
         Folder.make(root, 0o700).close()
@@ -181,14 +260,14 @@ class Spool:
             if alone:
                 self._spool.lock()
             self._quarantine = opened.enter_context(Folder.make(root / "quarantine", 0o700))
-            self._database = opened.enter_context(closing(_database(root / "state.sqlite3")))
+            state = Database(root / "state.sqlite3", _MIGRATIONS)
+            self._database = opened.enter_context(closing(state))
             if alone:
                 self._recover()
             self._opened = opened.pop_all()
 
     def close(self) -> None:
-        with self._lock:
-            self._opened.close()
+        self._opened.close()
 
     def free(self) -> int:
         """The bytes that are free on the disk."""
@@ -207,36 +286,71 @@ class Spool:
         content_type: str,
         deliveries: Mapping[str, Sequence[str]],
     ) -> Arrival:
-        """Keep a body, to be delivered. After this it survives a power cut.
+        """Keep the body of an e-mail upload, to be delivered. Now it survives a power cut.
 
         `deliveries` has the recipients for each target.
         """
         now = self._clock()
-        arrival = Arrival(
-            incoming.id, now, client, sender, content_type, incoming.size, incoming.sha256
-        )
-        incoming.sync()
-        incoming.close()
-        self._spool.move(f".{incoming.id}", self._spool, incoming.id)
-        try:
-            self._spool.sync()
-            with self._transaction() as database:
-                database.execute(
-                    f"INSERT INTO upload ({_ARRIVAL}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    astuple(arrival),
-                )
-                database.executemany(
-                    "INSERT INTO delivery (upload, target, part, recipients, state, next_try)"
-                    " VALUES (?, ?, 0, ?, 'waiting', ?)",
-                    [
-                        (arrival.id, target, json.dumps(list(recipients)), now)
-                        for target, recipients in deliveries.items()
-                    ],
-                )
-        except BaseException:
-            self._spool.move(incoming.id, self._spool, f".{incoming.id}")
-            raise
+        arrival = Arrival(incoming.id, now, client, sender)
+        body = _Body(incoming.id, 0, None, content_type, incoming.size, incoming.sha256)
+        with self._kept(incoming) as database:
+            _insert_upload(database, arrival)
+            _insert_body(database, arrival.id, body, now)
+            for target, recipients in deliveries.items():
+                _insert_delivery(database, arrival.id, target, 0, recipients, now)
         return arrival
+
+    def append(
+        self,
+        incoming: Incoming,
+        post: Post,
+        name: str | None,
+        content_type: str,
+        resource: str,
+        *,
+        at_once: Sequence[str],
+        together: Sequence[str],
+    ) -> Arrival:
+        """Keep a photo of a post, to be delivered. Now it survives a power cut.
+
+        `resource` says which announcement it came for. The targets in
+        `together` get the post as a whole, those in `at_once` each photo.
+        """
+        now = self._clock()
+        with self._kept(incoming) as database:
+            arrival = _open_post(database, post, now)
+            if arrival is None:
+                arrival = Arrival(
+                    incoming.id, now, post.client, post.sender, post.site, post.album, post.caption
+                )
+                _insert_upload(database, arrival)
+            query = "SELECT count(*) + 1 FROM body WHERE upload = ?"
+            (part,) = database.execute(query, (arrival.id,)).fetchone()
+            body = _Body(incoming.id, part, name, content_type, incoming.size, incoming.sha256)
+            _insert_body(database, arrival.id, body, now, resource)
+            complete = part >= min(post.photos or MAX_PHOTOS, MAX_PHOTOS)
+            database.execute(
+                "UPDATE upload SET session = ?, album = CASE album WHEN '' THEN ? ELSE album END,"
+                " open = ?, latest = ? WHERE id = ?",
+                (post.session, post.album, not complete, now, arrival.id),
+            )
+            for target in at_once:
+                _insert_delivery(database, arrival.id, target, part, [post.site], now)
+            for target in together:
+                when = now if complete else now + QUIET
+                _insert_delivery(database, arrival.id, target, 0, [post.site], when)
+        return arrival
+
+    def expect(self, post: Post, seconds: float) -> None:
+        """Another photo of a post may come within `seconds`: deliver it not before that."""
+        now = self._clock()
+        with self._database.transaction() as database:
+            if arrival := _open_post(database, post, now):
+                database.execute(
+                    "UPDATE delivery SET next_try = ? WHERE upload = ? AND part = 0"
+                    " AND state = 'waiting' AND attempts = 0",
+                    (now + min(seconds, MAX_WAIT), arrival.id),
+                )
 
     def discard(self, incoming: Incoming) -> None:
         """Forget a body that the camera knows was not accepted."""
@@ -274,8 +388,7 @@ class Spool:
 
     def waiting(self) -> list[Delivery]:
         """All deliveries that have not ended, the oldest uploads first."""
-        with self._lock:
-            return _deliveries(self._database, "state = 'waiting'")
+        return self._deliveries("state = 'waiting'")
 
     def due(self, target: str) -> list[Delivery]:
         """The deliveries to a target whose time has come, the oldest uploads first.
@@ -283,35 +396,30 @@ class Spool:
         Those that would have to wait for longer than anything ever does, too:
         the clock has been set back.
         """
-        with self._lock:
-            return _deliveries(self._database, *_due(target, self._clock()))
+        return self._deliveries(*_due(target, self._clock()))
 
     def first_due(self, target: str, *, new: bool) -> Delivery | None:
         """Of the deliveries that are due: the first that is new, or that has failed before."""
         where, *values = _due(target, self._clock())
         tried = "attempts = 0" if new else "attempts > 0"
         order = "next_try, upload, part LIMIT 1"
-        with self._lock:
-            found = _deliveries(self._database, f"{where} AND {tried}", *values, order=order)
+        found = self._deliveries(f"{where} AND {tried}", *values, order=order)
         return found[0] if found else None
 
     def targets(self) -> list[str]:
         """The targets that deliveries wait for."""
         query = "SELECT DISTINCT target FROM delivery WHERE state = 'waiting' ORDER BY target"
-        with self._lock:
-            return [row[0] for row in self._database.execute(query)]
+        return [target for (target,) in self._database.query(query)]
 
     def next_try(self, target: str) -> float | None:
         """When the next delivery to a target is due, in Unix time; None if nothing waits."""
         query = "SELECT min(next_try) FROM delivery WHERE state = 'waiting' AND target = ?"
-        with self._lock:
-            (when,) = self._database.execute(query, (target,)).fetchone()
+        [(when,)] = self._database.query(query, target)
         return None if when is None else float(when)
 
     def version(self) -> int:
         """A number that changes when another process has changed something (the command line)."""
-        with self._lock:
-            (version,) = self._database.execute("PRAGMA data_version").fetchone()
+        [(version,)] = self._database.query("PRAGMA data_version")
         return int(version)
 
     def done(self, delivery: Delivery) -> None:
@@ -326,7 +434,7 @@ class Spool:
         self, delivery: Delivery, wait: float, reason: str, recipients: Sequence[str]
     ) -> None:
         """The delivery, to these of its recipients, is to be tried again in `wait` seconds."""
-        with self._transaction() as database:
+        with self._database.transaction() as database:
             database.execute(
                 "UPDATE delivery SET attempts = attempts + 1, waited = waited + ?, next_try = ?,"
                 f" reason = ?, recipients = ? WHERE {_KEY}",
@@ -341,24 +449,15 @@ class Spool:
 
     def split(self, delivery: Delivery, files: int) -> None:
         """Make of a delivery of all files one for each, if it still waits."""
-        with self._transaction() as database:
+        with self._database.transaction() as database:
             query = f"DELETE FROM delivery WHERE state = 'waiting' AND {_KEY}"
             if not database.execute(query, _key(delivery)).rowcount:
                 return
-            database.executemany(
-                "INSERT INTO delivery (upload, target, part, recipients, state, next_try)"
-                " VALUES (?, ?, ?, ?, 'waiting', ?)",
-                [
-                    (
-                        delivery.arrival.id,
-                        delivery.target,
-                        part,
-                        json.dumps(list(delivery.recipients)),
-                        self._clock(),
-                    )
-                    for part in range(1, files + 1)
-                ],
-            )
+            now = self._clock()
+            for part in range(1, files + 1):
+                _insert_delivery(
+                    database, delivery.arrival.id, delivery.target, part, delivery.recipients, now
+                )
 
     def rest(self, target: str, wait: float, reason: str) -> int:
         """Let what is due for a target, or would be within `wait` seconds, wait as long as that.
@@ -367,7 +466,7 @@ class Spool:
         """
         now = self._clock()
         until = now + wait
-        with self._transaction() as database:
+        with self._database.transaction() as database:
             return database.execute(
                 "UPDATE delivery SET attempts = attempts + 1, reason = ?, next_try = ?,"
                 " waited = waited + ? - max(?, min(next_try, ?)) WHERE state = 'waiting'"
@@ -377,108 +476,160 @@ class Spool:
 
     def hurry(self, id: str) -> int:
         """Let the waiting deliveries of an upload be due now. Returns how many there are."""
-        with self._transaction() as database:
+        with self._database.transaction() as database:
             return database.execute(
                 "UPDATE delivery SET next_try = ? WHERE upload = ? AND state = 'waiting'",
                 (self._clock(), id),
             ).rowcount
 
     def unheard(self, id: str) -> None:
-        """The camera had gone before it could hear that this upload is accepted."""
-        with self._transaction() as database:
-            database.execute("UPDATE upload SET heard = 0 WHERE id = ?", (id,))
+        """The camera had gone before it could hear that this body is accepted."""
+        with self._database.transaction() as database:
+            database.execute("UPDATE body SET heard = 0 WHERE id = ?", (id,))
 
-    def repeated(self, sender: str, sha256: str) -> str | None:
-        """The id of the upload of which this one is a repeat, because its reply was not heard.
+    def repeated(self, sender: str, sha256: str, resource: str = "") -> str | None:
+        """The id of the body of which this one is a repeat.
 
-        That is answered only once: who sends the same again after a reply that
-        arrived means it.
+        Either its reply was not heard; that is answered only once, since who
+        sends the same again after a reply that arrived means it. Or it comes
+        for the same announcement.
         """
-        with self._transaction() as database:
+        now = self._clock()
+        with self._database.transaction() as database:
             row = database.execute(
-                "SELECT id FROM upload WHERE NOT heard AND sha256 = ? AND sender = ?"
-                " AND abs(received - ?) <= ?",
-                (sha256, sender, self._clock(), REPEAT),
+                "SELECT body.id FROM body JOIN upload ON upload.id = body.upload"
+                " WHERE sha256 = ? AND sender = ? AND (resource = ? AND resource != ''"
+                " OR NOT heard AND abs(body.received - ?) <= ?)",
+                (sha256, sender, resource, now, REPEAT),
             ).fetchone()
             if row is None:
                 return None
-            database.execute("UPDATE upload SET heard = 1 WHERE id = ?", row)
+            database.execute("UPDATE body SET heard = 1 WHERE id = ?", row)
         return str(row[0])
 
     @contextmanager
-    def read(self, arrival: Arrival) -> Iterator[Upload]:
-        """Read an upload again. Its files can be read inside the with statement.
+    def read(self, delivery: Delivery) -> Iterator[tuple[Upload, Sequence[File]]]:
+        """Read what is to be delivered: the upload, and its files that are meant.
 
-        Raises BodyError if it cannot be read, or is gone.
+        The files can be read inside the with statement. A post is closed.
+        Raises BodyError if a body cannot be read, or is gone.
         """
-        try:
-            fd = self._spool.open(arrival.id)
-        except FileNotFoundError:
-            raise BodyError("its body is gone") from None
-        try:
-            fetch: Fetch = partial(disk.read_range, fd)
-            digest = hashlib.sha256()
-            upload = read_chunks(_digested(fd, digest.update), arrival.content_type, fetch)
-            if digest.hexdigest() != arrival.sha256:
-                raise BodyError("its body has changed on the disk")
-            yield upload
-        finally:
-            os.close(fd)
+        arrival = delivery.arrival
+        bodies = self._bodies(delivery)
+        with ExitStack() as opened:
+            descriptors = []
+            for body in bodies:
+                try:
+                    descriptors.append(self._spool.open(body.id))
+                except FileNotFoundError:
+                    raise BodyError("its body is gone") from None
+                opened.callback(os.close, descriptors[-1])
+            if arrival.site:
+                files = [_photo(fd, body) for fd, body in zip(descriptors, bodies, strict=True)]
+                yield (
+                    upload.posted(
+                        arrival.sender, arrival.site, arrival.album, arrival.caption, files
+                    ),
+                    files,
+                )
+            else:
+                [fd], [body] = descriptors, bodies
+                fetch: Fetch = partial(disk.read_range, fd)
+                digest = hashlib.sha256()
+                found = upload.read_chunks(_digested(fd, digest.update), body.content_type, fetch)
+                _check(digest.hexdigest(), body)
+                part = slice(delivery.part - 1, delivery.part) if delivery.part else slice(None)
+                yield found, found.files[part]
 
-    def give_up(self, arrival: Arrival) -> Path | None:
-        """Put an accepted body that cannot be read into quarantine. None if it is gone."""
-        try:
-            self._spool.move(arrival.id, self._quarantine, arrival.id)
-        except FileNotFoundError:
-            if self._spool.has(arrival.id):
-                raise  # it is the quarantine that is gone
-            return None
+    def give_up(self, delivery: Delivery) -> list[Path]:
+        """Put accepted bodies that cannot be read into quarantine. Returns where they are."""
+        kept = []
+        for body in self._bodies(delivery):
+            try:
+                self._spool.move(body.id, self._quarantine, body.id)
+            except FileNotFoundError:
+                if self._spool.has(body.id):
+                    raise  # it is the quarantine that is gone
+            else:
+                kept.append(self._quarantine.path / body.id)
         self._quarantine.sync()
         self._spool.sync()
-        return self._quarantine.path / arrival.id
+        return kept
+
+    @contextmanager
+    def _kept(self, incoming: Incoming) -> Iterator[sqlite3.Connection]:
+        """Make a body durable, and then what is stored in the with statement."""
+        incoming.sync()
+        incoming.close()
+        self._spool.move(f".{incoming.id}", self._spool, incoming.id)
+        try:
+            self._spool.sync()
+            with self._database.transaction() as database:
+                yield database
+        except BaseException:
+            self._spool.move(incoming.id, self._spool, f".{incoming.id}")
+            raise
+
+    def _deliveries(
+        self, where: str, *values: object, order: str = "received, id, target, part"
+    ) -> list[Delivery]:
+        rows = self._database.query(
+            f"SELECT {_ARRIVAL}, target, part, recipients, attempts, waited, next_try, reason"
+            f" FROM delivery JOIN upload ON id = upload WHERE {where} ORDER BY {order}",
+            *values,
+        )
+        count = _ARRIVAL.count(",") + 1
+        return [
+            Delivery(Arrival(*row[:count]), row[count], row[count + 1], *_rest(row[count + 2 :]))
+            for row in rows
+        ]
+
+    def _bodies(self, delivery: Delivery) -> list[_Body]:
+        """The bodies that a delivery needs; a post that is to be delivered whole is closed."""
+        arrival, part = delivery.arrival, delivery.part
+        if arrival.site and not part:
+            with self._database.transaction() as database:
+                database.execute("UPDATE upload SET open = 0 WHERE id = ?", (arrival.id,))
+        rows = self._database.query(
+            f"SELECT {_BODY} FROM body WHERE upload = ? AND (part = 0 OR ? IN (0, part))"
+            " ORDER BY part",
+            arrival.id,
+            part,
+        )
+        return [_Body(*row) for row in rows]
 
     def _settle(self, delivery: Delivery, state: str, reason: str) -> None:
-        id = delivery.arrival.id
-        with self._transaction() as database:
+        with self._database.transaction() as database:
             database.execute(
                 f"UPDATE delivery SET attempts = attempts + 1, state = ?, reason = ? WHERE {_KEY}",
                 (state, reason, *_key(delivery)),
             )
-            query = "SELECT count(*) FROM delivery WHERE upload = ? AND state = 'waiting'"
-            (waiting,) = database.execute(query, (id,)).fetchone()
-        if not waiting:
+            unneeded = database.execute(
+                "SELECT id FROM body WHERE upload = ? AND (part = 0 OR ? IN (0, part))"
+                f" AND NOT {_NEEDED}",
+                (delivery.arrival.id, delivery.part),
+            ).fetchall()
+        for (id,) in unneeded:
             self._spool.discard(id)
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._database
-                self._database.execute("COMMIT")
-            except BaseException:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise
-
     def _recover(self) -> None:
-        with self._transaction() as database:
+        with self._database.transaction() as database:
             database.execute(
                 "DELETE FROM upload WHERE received < ? AND NOT EXISTS"
                 " (SELECT 1 FROM delivery WHERE upload = id AND state = 'waiting')",
                 (self._clock() - HISTORY,),
             )
-            # Whatever was in the way may be gone, and the clock may have been set.
+            # Whatever was in the way may be gone, and the clock may have been set. But
+            # for a post that may grow, photos may be on their way.
             database.execute(
-                "UPDATE delivery SET next_try = ? WHERE state = 'waiting'", (self._clock(),)
+                "UPDATE delivery SET next_try = ? + CASE WHEN part = 0 AND attempts = 0 AND"
+                " upload IN (SELECT id FROM upload WHERE open) THEN ? ELSE 0 END"
+                " WHERE state = 'waiting'",
+                (self._clock(), QUIET),
             )
-            known = {row[0] for row in database.execute("SELECT id FROM upload")}
-            waiting = {
-                row[0]
-                for row in database.execute("SELECT upload FROM delivery WHERE state = 'waiting'")
-            }
+            known = dict(database.execute(f"SELECT id, {_NEEDED} FROM body"))
         for name, state in self._spool.files():
-            if name in waiting:
+            if known.get(name):
                 continue
             if name in known or not state.st_size:
                 self._spool.unlink(name)
@@ -494,7 +645,8 @@ class Spool:
                 path.unlink()
 
 
-_ARRIVAL = "id, received, client, sender, content_type, size, sha256"
+_ARRIVAL = "id, received, client, sender, site, album, caption"
+_BODY = "id, part, name, content_type, size, sha256"
 _KEY = "upload = ? AND target = ? AND part = ?"
 
 
@@ -511,58 +663,69 @@ def _due(target: str, now: float) -> tuple[str, object, object, object]:
     )
 
 
-def _deliveries(
+def _rest(row: Sequence[Any]) -> tuple[tuple[str, ...], int, float, float, str]:
+    recipients, attempts, waited, next_try, reason = row
+    return tuple(json.loads(recipients)), attempts, waited, next_try, reason
+
+
+def _insert_upload(database: sqlite3.Connection, arrival: Arrival) -> None:
+    database.execute(
+        f"INSERT INTO upload ({_ARRIVAL}) VALUES (?, ?, ?, ?, ?, ?, ?)", astuple(arrival)
+    )
+
+
+def _insert_body(
+    database: sqlite3.Connection, id: str, body: _Body, received: float, resource: str = ""
+) -> None:
+    database.execute(
+        f"INSERT INTO body ({_BODY}, upload, received, resource)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*astuple(body), id, received, resource),
+    )
+
+
+def _insert_delivery(
     database: sqlite3.Connection,
-    where: str,
-    *values: object,
-    order: str = "received, id, target, part",
-) -> list[Delivery]:
-    rows = database.execute(
-        f"SELECT {_ARRIVAL}, target, part, recipients, attempts, waited, next_try, reason"
-        f" FROM delivery JOIN upload ON id = upload WHERE {where}"
-        f" ORDER BY {order}",
-        values,
-    ).fetchall()
-    return [
-        Delivery(
-            arrival=Arrival(*row[:7]),
-            target=row[7],
-            part=row[8],
-            recipients=tuple(json.loads(row[9])),
-            attempts=row[10],
-            waited=row[11],
-            next_try=row[12],
-            reason=row[13],
-        )
-        for row in rows
-    ]
+    id: str,
+    target: str,
+    part: int,
+    recipients: Sequence[str],
+    when: float,
+) -> None:
+    """A delivery that waits; if it does so already, what changes is until when."""
+    database.execute(
+        "INSERT INTO delivery (upload, target, part, recipients, state, next_try)"
+        " VALUES (?, ?, ?, ?, 'waiting', ?)"
+        " ON CONFLICT (upload, target, part) DO UPDATE SET next_try = excluded.next_try",
+        (id, target, part, json.dumps(list(recipients)), when),
+    )
+
+
+def _open_post(database: sqlite3.Connection, post: Post, now: float) -> Arrival | None:
+    """The upload that a photo belongs to, if there is one already."""
+    row = database.execute(
+        f"SELECT {_ARRIVAL} FROM upload WHERE open AND session = ? AND site = ? AND caption = ?"
+        " AND (album IN ('', ?) OR ? = '') AND abs(? - latest) <= ? ORDER BY latest DESC",
+        (post.session, post.site, post.caption, post.album, post.album, now, GAP),
+    ).fetchone()
+    return Arrival(*row) if row else None
+
+
+def _photo(fd: int, body: _Body) -> File:
+    """The one file that a body is, if it is still what came."""
+    digest = hashlib.sha256()
+    for chunk in disk.read_chunks(fd):
+        digest.update(chunk)
+    _check(digest.hexdigest(), body)
+    return upload.whole(body.name, body.content_type, body.size, partial(disk.read_range, fd))
+
+
+def _check(sha256: str, body: _Body) -> None:
+    if sha256 != body.sha256:
+        raise BodyError("its body has changed on the disk")
 
 
 def _digested(fd: int, update: Callable[[bytes], None]) -> Iterator[bytes]:
     for chunk in disk.read_chunks(fd):
         update(chunk)
         yield chunk
-
-
-def _database(path: Path) -> sqlite3.Connection:
-    # The file is made here, because SQLite would follow the umask.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        database.execute("PRAGMA foreign_keys = ON")
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version > _SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(
-                f"{path} was written by a newer nx_addon (format {version}): "
-                f"use that one, or another nx_dir"
-            )
-        if version < _SCHEMA_VERSION:
-            database.executescript(
-                f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT"
-            )
-    except BaseException:
-        database.close()
-        raise
-    return database

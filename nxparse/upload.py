@@ -99,6 +99,23 @@ def read_chunks(chunks: Iterator[bytes], content_type: str, fetch: Fetch) -> Upl
     return from_parts(scanner.close(), scanner.deviations, fetch)
 
 
+def whole(name: str | None, content_type: str, size: int, fetch: Fetch) -> File:
+    """The file that a body is as a whole, called `name` and, on the wire, `content_type`."""
+    claimed = content_type.partition(";")[0].strip().lower()
+    return File(name, filename.sniff(fetch(0, min(size, 16)), claimed or None), size, 0, fetch)
+
+
+def posted(sender: str, site: str, album: str, caption: str, files: Sequence[File]) -> Upload:
+    """An upload to a social site. It has no subject: that becomes the site and the album."""
+    return Upload(
+        sender=sender,
+        recipients=(site,),
+        subject=f"{site}: {album}" if album else site,
+        text=caption,
+        files=tuple(files),
+    )
+
+
 def from_parts(
     parts: Sequence[multipart.PartSpan], deviations: Sequence[Deviation], fetch: Fetch
 ) -> Upload:

@@ -14,7 +14,7 @@ from nxparse.deliver.mail import Letter, Smarthost
 from nxparse.deliver.save import folder_for
 from nxparse.spool import Arrival, Delivery
 from nxparse.targets import deliver_to, keep
-from nxparse.upload import Upload
+from nxparse.upload import File, Upload
 from tests.bodies import CONTENT_TYPE, RECIPIENT, SENDER, body, jpeg, message_xml
 from tests.faults import Faults, contents
 
@@ -41,15 +41,19 @@ def uploaded(sender: str = SENDER) -> Upload:
 
 
 def delivery(target: str, recipients: Sequence[str] = (RECIPIENT,), part: int = 0) -> Delivery:
-    arrival = Arrival(ID, NEW_YEAR, "192.0.2.7", SENDER, CONTENT_TYPE, 1000, "0" * 64)
+    arrival = Arrival(ID, NEW_YEAR, "192.0.2.7", SENDER)
     return Delivery(arrival, target, part, tuple(recipients), 0, 0.0, NEW_YEAR, "")
+
+
+def files_of(found: Upload, part: int) -> Sequence[File]:
+    return found.files[part - 1 : part] if part else found.files
 
 
 def deliver(
     given: Config, target: str, environ: Mapping[str, str] | None = None, part: int = 0
 ) -> Outcome:
     found, one = uploaded(), delivery(target, part=part)
-    return deliver_to(given, environ or {}, target)(found, one.of(found.files), one)
+    return deliver_to(given, environ or {}, target)(found, files_of(found, part), one)
 
 
 class TestSave:
@@ -221,7 +225,7 @@ class TestMail:
 def test_keep(tmp_path: Path, part: int) -> None:
     """Files of a failed delivery stand in `undelivered`, once however often they are kept."""
     found, one = uploaded(), delivery("mail", part=part)
-    files = one.of(found.files)
+    files = files_of(found, part)
     told = [keep(tmp_path, found, files, one) for _ in range(2)]
     day = folder_for(tmp_path / "undelivered", NEW_YEAR)
     assert contents(day) == ({"A.JPG": PHOTOS["A.JPG"]} if part else PHOTOS)
