@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from nxparse import filename, message, multipart
+from nxparse import filename, markup, message, multipart
 from nxparse.deviation import BodyError, Deviation, Kind
 
 Fetch = Callable[[int, int], bytes]
@@ -125,7 +125,7 @@ def from_parts(
         raise BodyError("the body has no part named message")
     first = messages[0]
     # One byte beyond the limit is enough to be refused for it.
-    end = min(first.end, first.start + message.MAX_BYTES + 1)
+    end = min(first.end, first.start + markup.MAX_BYTES + 1)
     found = message.parse(fetch(first.start, end))
     malformed = any(each.kind is Kind.XML_MALFORMED for each in found.deviations)
     if malformed and not first.complete:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nxparse
-from nxparse import message
+from nxparse import markup, message
 from nxparse.deviation import BodyError, Deviation, Kind
 from nxparse.multipart import LimitError, MultipartError
 from nxparse.upload import CHUNK, File, Upload, read, read_chunks
@@ -247,7 +247,7 @@ def test_deviations_of_the_message_count_from_the_start_of_the_body() -> None:
             id="M20-65-parts"),
         pytest.param(MESSAGE + XML[:-25], message.MessageError, "names no receiver", 400,
             id="M10-cut-in-the-receiver"),
-        pytest.param(MESSAGE + b"x" * message.MAX_BYTES + b"x" + CLOSE, message.MessageError,
+        pytest.param(MESSAGE + b"x" * markup.MAX_BYTES + b"x" + CLOSE, markup.MarkupError,
             "longer than 65536 bytes", 400, id="X08-64-kib"),
         pytest.param(MESSAGE + XML[:-5], BodyError, "the body ends inside the message", 400,
             id="M10-cut-behind-the-receivers"),
@@ -255,7 +255,7 @@ def test_deviations_of_the_message_count_from_the_start_of_the_body() -> None:
             400, id="M10-cut-before-a-boundary"),
         pytest.param(MESSAGE + XML.replace(b"</s", b" & </s"), BodyError,
             "the body ends inside the message", 400, id="M10-malformed-and-nothing-behind"),
-        pytest.param(MESSAGE + b"x" * 10 * message.MAX_BYTES, message.MessageError,
+        pytest.param(MESSAGE + b"x" * 10 * markup.MAX_BYTES, markup.MarkupError,
             "longer than 65536 bytes", 400, id="X08-640-kib"),
     ],
 )  # fmt: skip
@@ -270,16 +270,16 @@ def test_unreadable(body: bytes, error: type[BodyError], reason: str, status: in
 
 def test_long_message_is_not_fetched_whole() -> None:
     """X08: of a message without end only so much is read as it takes to refuse it."""
-    body = MESSAGE + b"x" * 10 * message.MAX_BYTES + CLOSE
+    body = MESSAGE + b"x" * 10 * markup.MAX_BYTES + CLOSE
     fetched: list[int] = []
 
     def fetch(start: int, end: int) -> bytes:
         fetched.append(end - start)
         return body[start:end]
 
-    with pytest.raises(message.MessageError):
+    with pytest.raises(markup.MarkupError):
         read_chunks(iter([body]), TYPE, fetch)
-    assert fetched == [message.MAX_BYTES + 1]
+    assert fetched == [markup.MAX_BYTES + 1]
 
 
 @pytest.mark.parametrize(
