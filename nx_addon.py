@@ -7,8 +7,8 @@ happens to a request for one of them, hook by hook:
 
     client_connected   the client's reader and writer are wrapped (nxparse.transport)
     requestheaders     service.find says who answers; a body is streamed into a
-                       Receiver, with a drain in the place of the server
-    request            the body is whole: the Receiver decides, in a thread
+                       receiver, with a drain in the place of the server
+    request            the body is whole: the receiver decides, in a thread
     response           our reply takes the place of the drain's, in one segment
     error              the body was cut: what came of it goes into quarantine
 
@@ -39,9 +39,21 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 import nxparse
 from nxparse import advice, config, network, report, service, targets
+from nxparse.gateway import Gateway, rehearsed
+from nxparse.hotspot import Family, Turns
 from nxparse.outbox import Outbox
-from nxparse.receive import HOPELESS, Announced, Receiver
+from nxparse.receive import (
+    HOPELESS,
+    Announced,
+    EmailReceiver,
+    FileReceiver,
+    Receiver,
+    SmallReceiver,
+)
 from nxparse.reply import ACCEPTED, Reply, refusal
+from nxparse.service import Call, Service
+from nxparse.sessions import Sessions
+from nxparse.social import SESSION_EXPIRED
 from nxparse.spool import Spool
 from nxparse.transport import Drain, HeldReader, OneSegmentWriter, Pending
 
@@ -60,8 +72,8 @@ class Exchange:
 
     client: Client
     pending: Pending
-    answer: Reply | service.Upload = FAILED
-    receiver: Receiver | None = None
+    answer: Reply | Call = FAILED
+    receiver: Receiver | SmallReceiver | None = None
     drain: Drain | None = None
     # Where the camera wanted to go, while the request leads to the drain.
     destination: tuple[str, int, str] | None = None
@@ -74,7 +86,10 @@ class NxAddon:
     def __init__(self) -> None:
         self.config: config.Config | None = None
         self.hosts = service.Hosts()
+        self.turns = Turns()
         self.spool: Spool | None = None
+        self.sessions: Sessions | None = None
+        self.gateway: Gateway | None = None
         self.outbox: Outbox | None = None
         self.started = False
         self.port_advice = _PortAdvice()
@@ -121,8 +136,10 @@ class NxAddon:
                 logger.warning(f"there is no option {name}: the options are {known}")
         if not self.config or not ctx.options.server:
             return
+        root = self.config.dir / ".nx"
         try:
-            self.spool = Spool(self.config.dir / ".nx")
+            self.spool = Spool(root)
+            self.sessions = Sessions(root / "sessions.sqlite3")
         except (OSError, sqlite3.Error) as error:
             logger.error(f"uploads cannot be kept: {report.disk_error(error, self.config.dir)}")
             return
@@ -130,6 +147,7 @@ class NxAddon:
             logger.warning(
                 f"an upload was cut when the last run ended: what came is kept as {path}"
             )
+        self.gateway = Gateway(self.sessions, self.spool)
         self.outbox = Outbox(
             self.spool,
             lambda target: targets.deliver_to(self._configured(), os.environ, target),
@@ -160,6 +178,8 @@ class NxAddon:
         # A delivery that does not end now is cut by the end of the process, and made again.
         if self.spool and self.outbox and self.outbox.stop(STOP_TIMEOUT):
             self.spool.close()
+        if self.sessions:
+            self.sessions.close()
         return ending
 
     # A connection
@@ -191,7 +211,7 @@ class NxAddon:
         if flow.client_conn.id in self.wrapped:
             self.wrapped[flow.client_conn.id][0].pending = exchange.pending
         try:
-            exchange.answer = self._answer(flow)
+            exchange.answer = self._answer(flow.request, exchange.client)
             if _has_body(flow.request):
                 await self._stream(flow.request, exchange)
         except Exception:
@@ -249,7 +269,7 @@ class NxAddon:
 
     def dns_request(self, flow: dns.DNSFlow) -> None:
         question = flow.request.question
-        if not flow.live or question is None or question.name not in self.hosts:
+        if not flow.live or question is None or not self.hosts.resolves(question.name):
             return
         if flow.request.op_code != dns.op_codes.QUERY or question.class_ != dns.classes.IN:
             return
@@ -288,19 +308,28 @@ class NxAddon:
 
     def _is_ours(self, flow: http.HTTPFlow) -> bool:
         request = flow.request
-        if request.host in self.hosts or (request.host_header or "") in self.hosts:
-            return True
+        for host in (request.host, request.host_header or ""):
+            if host in self.hosts or service.is_check(request.method, host, request.path):
+                return True
         if not service.known(request.method, request.path) or not flow.client_conn.sockname:
             return False
         # No name of ours, but a request to this machine that we know how to answer.
         ports = (80, flow.client_conn.sockname[1])
         return request.port in ports and network.is_local(service.bare_host(request.pretty_host))
 
-    def _answer(self, flow: http.HTTPFlow) -> Reply | service.Upload:
-        request = flow.request
+    def _found(self, request: http.Request) -> service.Answer:
         names = [service.bare_host(name) for name in (request.host, request.pretty_host)]
         ours = next((name for name in names if name in self.hosts), names[-1])
         return service.find(request.method, ours, request.path)
+
+    def _answer(self, request: http.Request, client: Client) -> Reply | Call:
+        """The answer to a camera, which may depend on what it has been told before."""
+        found = self._found(request)
+        if isinstance(found, Family):
+            return self.turns.answer(_name(client), found)
+        if isinstance(found, Call):
+            self.turns.passed(_name(client))
+        return found
 
     async def _stream(self, request: http.Request, exchange: Exchange) -> None:
         """Let the body of this request come in without being kept in memory."""
@@ -309,21 +338,35 @@ class NxAddon:
         request.data.host, request.data.port = await exchange.drain.open()
         request.scheme = "http"
         request.stream = partial(self._take, exchange)
-        if exchange.answer is not service.Upload.EMAIL:
-            return
-        if not self.spool or not self.config:
+        if isinstance(exchange.answer, Call):
+            await self._begin(request, exchange, exchange.answer)
+
+    async def _begin(self, request: http.Request, exchange: Exchange, call: Call) -> None:
+        """Get ready for the body of a request."""
+        if not self.spool or not self.config or not self.gateway:
             exchange.reply = STARTING
             return
+        spool, given, client = self.spool, self.config, _name(exchange.client)
         length = request.headers.get("content-length")
         announced = Announced(
-            client=_name(exchange.client),
+            client=client,
             content_type=request.headers.get("content-type", ""),
             length=int(length) if length else None,
         )
-        inspect = self.config.inspect if _somebody_looks() else 0
-        exchange.receiver = await asyncio.to_thread(
-            Receiver, self.spool, self.config, announced, inspect=inspect
-        )
+        inspect = given.inspect if _somebody_looks() else 0
+        if call.service is Service.EMAIL:
+            begin = partial(EmailReceiver, spool, given, announced, inspect=inspect)
+            exchange.receiver = await asyncio.to_thread(begin)
+        elif call.service is Service.FILE:
+            search = partial(self.gateway.announced, given, client, call.argument)
+            if file := await asyncio.to_thread(search):
+                take = partial(FileReceiver, spool, given, announced, file, inspect=inspect)
+                exchange.receiver = await asyncio.to_thread(take)
+            else:
+                exchange.reply = SESSION_EXPIRED
+        else:
+            answer = partial(self.gateway.answer, given, client, call)
+            exchange.receiver = SmallReceiver(client, answer)
 
     def _take(self, exchange: Exchange, chunk: bytes) -> list[bytes]:
         """Take a chunk of a body. Must not raise: mitmproxy would let the client hang."""
@@ -341,12 +384,22 @@ class NxAddon:
         return []
 
     async def _decide(self, request: http.Request, exchange: Exchange) -> Reply:
-        if isinstance(exchange.answer, Reply):
-            return exchange.answer
-        receiver = exchange.receiver
-        if receiver is None:
+        answer, receiver = exchange.answer, exchange.receiver
+        if isinstance(answer, Reply):
+            if answer is service.NOT_FOUND:
+                logger.warning(
+                    f"{_name(exchange.client)}: asks for something that nobody knows: "
+                    f"{request.method} {report.plain(request.pretty_url, 200)}"
+                )
+            return answer
+        if receiver is None and answer.service in service.UPLOADS:
             logger.warning(f"{_name(exchange.client)}: an upload is refused: it is empty")
             return refusal(400, "The upload is empty")
+        if receiver is None:
+            await self._begin(request, exchange, answer)
+            receiver = exchange.receiver
+        if receiver is None:
+            return exchange.reply or FAILED
         reply = await asyncio.to_thread(receiver.finish)
         if receiver.body is not None:
             request.raw_content = receiver.body
@@ -358,11 +411,17 @@ class NxAddon:
         """A request that is not a camera's: replayed, read from a file, or for somebody else."""
         if not self._is_ours(flow):
             return
-        answer = self._answer(flow)
+        answer = self._found(flow.request)
         if not flow.live:
             logger.info(f"{_name(flow.client_conn)}: {_told(flow.request, answer)}")
         elif not flow.response:
-            reply = answer if isinstance(answer, Reply) else ACCEPTED
+            match answer:
+                case Reply():
+                    reply = answer
+                case Family():
+                    reply = answer.redirect
+                case Call():
+                    reply = rehearsed(answer)
             flow.response = _response(reply, flow.request.method)
 
     async def _unheard(self, exchange: Exchange) -> None:
@@ -419,7 +478,7 @@ def _response(reply: Reply, method: str) -> http.Response:
     return http.Response(
         http_version=b"HTTP/1.1",
         status_code=reply.status,
-        reason=status_codes.RESPONSES.get(reply.status, "").encode(),
+        reason=(reply.reason or status_codes.RESPONSES.get(reply.status, "")).encode(),
         headers=http.Headers([(k.encode(), v.encode()) for k, v in reply.fields(now)]),
         content=b"" if method == "HEAD" else reply.body,
         trailers=None,
@@ -428,11 +487,16 @@ def _response(reply: Reply, method: str) -> http.Response:
     )
 
 
-def _told(request: http.Request, answer: Reply | service.Upload) -> str:
+def _told(request: http.Request, answer: service.Answer) -> str:
     """A request that was read from a file, in one line."""
     what = f"{request.method} {report.plain(request.pretty_url, 200)}"
-    if isinstance(answer, Reply):
-        return f"{what}: answered {answer.status}"
+    match answer:
+        case Reply():
+            return f"{what}: answered {answer.status}"
+        case Family():
+            return f"{what}: a hotspot check"
+        case Call() if answer.service is not Service.EMAIL:
+            return f"{what}: {answer.service.name.lower()}"
     if not request.raw_content:
         return f"{what}: an upload whose body is not in this flow"
     try:

@@ -6,10 +6,12 @@ rooms of this package, from the wire up; each uses only what stands above it:
 
     deviation   names for what the cameras do that no RFC allows
     multipart   the scanner: parts of a body as spans; parse and repair
+    markup      XML, or almost
     message     the XML of an e-mail upload
     address     e-mail addresses that can be delivered to
     filename    safe names for files
     reply       HTTP replies that a camera can digest
+    social      the XML of the social gateway, and its replies
     hotspot     what each hotspot check wants to hear
     page        the page behind http://www.samsungimaging.com/
     transport   what mitmproxy lacks on the socket
@@ -18,12 +20,15 @@ rooms of this package, from the wire up; each uses only what stands above it:
     service     method, host and path: who answers (the map of the protocol)
     advice      what the user has to do so that a camera finds the proxy
     disk        the file operations that durability rests on
+    database    a SQLite file that survives a power cut
     spool       durable uploads: bodies on disk, state in SQLite
+    sessions    who has logged in to a social site, and what was announced
     deliver     one module for each way out; routes: which one it is
     report      an upload told to a person
     config      the options, checked once
     outbox      what is still to be delivered, and when again
     targets     from the text of a target to what delivers to it
+    gateway     what is asked of the social gateway
     receive     an upload on its way in
     __main__    the command line
 

@@ -17,7 +17,8 @@ from urllib.parse import quote
 
 from nxparse.address import deliverable
 from nxparse.deliver.mail import Smarthost, smarthost
-from nxparse.deliver.routes import Rule, Target, rule, target
+from nxparse.deliver.routes import Rule, Target, fits, rule, target
+from nxparse.social import SITES
 
 
 class ConfigError(ValueError):
@@ -116,6 +117,10 @@ class Config:
         """Where an upload goes that no rule is for."""
         return target("mail" if self.smtp else "save")
 
+    def may_send(self, sender: str) -> bool:
+        """Is this address, or this user of a social site, among those in nx_senders?"""
+        return not self.senders or any(fits(pattern, sender) for pattern in self.senders)
+
 
 def parse(options: Mapping[str, object], environ: Mapping[str, str]) -> Config:
     """Check all options, with `${NAME}` in their values taken from the environment."""
@@ -184,6 +189,8 @@ def _rule(option: str, value: str, environ: Mapping[str, str]) -> Rule:
             deliverable(argument)
         if written and found.target.kind == "save":
             _usable_folder(argument)
+        if not written and found.target.kind == "mail" and found.pattern.lower() in SITES:
+            raise ValueError(f"a site has no address to mail to: say {found.pattern}=mail:ADDRESS")
     except ValueError as error:
         raise ConfigError(f"{option}={value!r}: {error}") from None
     return found

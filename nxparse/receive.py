@@ -1,31 +1,34 @@
-"""An upload on its way in: from the first byte of its body to the reply.
+"""A request with a body, on its way in: from the first byte of that to the reply.
 
-Each chunk goes into the spool and, the same bytes, through the scanner. At the
-end of the body the upload is either accepted, and then it is durable before
-the camera hears 200, or it is refused; a refused body that could hold a photo
-goes into quarantine as it is. What cannot be kept at all (too large, disk
-full) is still read to its end, in constant memory: a camera that is sending
-does not hear an early answer.
+Each chunk of an upload goes into the spool. At the end of the body it is either
+accepted, and then it is durable before the camera hears 200, or it is refused;
+a refused body that could hold a photo goes into quarantine as it is. What
+cannot be kept at all (too large, disk full) is still read to its end, in
+constant memory: a camera that is sending does not hear an early answer.
+
+There are uploads by e-mail, whose chunks also go through the scanner, files for
+a social site, and small requests, which are only collected.
 """
 
 from __future__ import annotations
 
-import glob
 import logging
-import shlex
 import sqlite3
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nxparse import multipart, report
+from nxparse import markup, multipart, report
 from nxparse.address import AddressError, deliverable
 from nxparse.config import Config
 from nxparse.deliver import routes
 from nxparse.deviation import BodyError
 from nxparse.reply import ACCEPTED, Reply, refusal
-from nxparse.spool import Incoming, Spool
+from nxparse.sessions import Announced as AnnouncedFile
+from nxparse.spool import MAX_WAIT, QUIET, Incoming, Spool
 from nxparse.upload import Upload, from_parts
 
 # What must stay free beside one and a half times the upload, which is there
@@ -49,11 +52,11 @@ class Announced:
     length: int | None
 
 
-class Receiver:
-    """Receives one e-mail upload. `feed` never raises; `finish` and `abort` block.
+class Receiver(ABC):
+    """Receives one upload. `feed` never raises; `finish` and `abort` block.
 
     `body` is the body, once it is over, if it is at most `inspect` bytes long
-    (0: never).
+    (0: never). `accepted` is the id of the body, once it is kept.
     """
 
     def __init__(
@@ -66,7 +69,6 @@ class Receiver:
         self._config = config
         self._announced = announced
         self._inspect = inspect
-        self._scanner = multipart.Scanner(multipart.boundary_of(announced.content_type))
         self._refusal: Reply | None = None
         self._incoming: Incoming | None = None
         self._told = 0
@@ -87,13 +89,10 @@ class Receiver:
         except OSError as error:
             self._not_kept(error)
             return
-        if self._scanner.error is None:
-            # The error is raised again by `close`, when all of the body is here.
-            with suppress(multipart.MultipartError):
-                self._scanner.feed(chunk)
+        self._look_at(chunk)
 
     def finish(self) -> Reply:
-        """The body is whole: accept it, or refuse it. `accepted` is the id it then has."""
+        """The body is whole: accept it, or refuse it."""
         if self._incoming is None:
             assert self._refusal, "finish and abort are called once, and one of them"
             return self._refusal
@@ -102,28 +101,11 @@ class Receiver:
             if not incoming.size:
                 raise BodyError("it is empty")
             self._keep_for_inspection()
-            upload = from_parts(self._scanner.close(), self._scanner.deviations, incoming.fetch)
-            if not self._may_send(upload.sender):
-                return self._not_allowed(upload.sender)
-            deliveries = self._deliveries(upload)
+            return self._accept(incoming)
         except BodyError as error:
             return self._refused(error)
-        except OSError as error:
-            return self._not_kept(error)
-        announced = self._announced
-        try:
-            if repeated := self._spool.repeated(upload.sender, incoming.sha256):
-                return self._repeat(repeated)
-            arrival = self._spool.accept(
-                incoming, announced.client, upload.sender, announced.content_type, deliveries
-            )
         except (OSError, sqlite3.Error) as error:
             return self._not_kept(error)
-        self._incoming = None
-        self.accepted = arrival.id
-        then = f"next: {report.listed(list(deliveries))} (upload {arrival.id})"
-        self._log(logging.INFO, f"{report.upload(upload)}; {then}")
-        return ACCEPTED
 
     def abort(self, reason: str) -> Path | None:
         """The body was cut: put into quarantine what has come of it, and tell where that is."""
@@ -144,41 +126,19 @@ class Receiver:
         self._log(logging.WARNING, f"{what}; nothing is delivered, {kept}")
         return path
 
-    def _may_send(self, sender: str) -> bool:
-        allowed = self._config.senders
-        return not allowed or any(routes.fits(pattern, sender) for pattern in allowed)
+    def _look_at(self, chunk: bytes) -> None:  # noqa: B027
+        """Take note of a chunk that has been written."""
 
-    def _deliveries(self, upload: Upload) -> dict[str, tuple[str, ...]]:
-        """The recipients for each target. BodyError if mail could not be delivered to one."""
-        config = self._config
-        decided = routes.decide(config.routes, config.default_target, upload.recipients)
-        for target, recipients in decided.items():
-            if target.kind != "mail":
-                continue
-            try:
-                for recipient in () if target.argument else recipients:
-                    deliverable(recipient)
-                if not config.mail_from:
-                    deliverable(upload.sender)
-            except AddressError as error:
-                raise BodyError(str(error)) from None
-        return {target.text: recipients for target, recipients in decided.items()}
+    @abstractmethod
+    def _accept(self, incoming: Incoming) -> Reply:
+        """Accept the body: make it durable. Raises BodyError if it is refused."""
 
-    def _not_allowed(self, sender: str) -> Reply:
-        shown = report.plain(sender)
-        if not sender:
-            remedy = "; it names no sender: set one on the camera"
-        elif shown == sender:
-            # A sender is free to call himself * or $(reboot).
-            option = shlex.quote(f"nx_senders={glob.escape(sender)}")
-            remedy = f"; to allow it, use --set {option}"
-        else:
-            remedy = ""
-        return self._refuse(
-            refusal(401, "Sender not in whitelist"),
-            f"an upload is refused: {shown or '(nobody)'} may not send{remedy}",
-            logging.WARNING,
-        )
+    def _accepted(self, id: str, upload: str, told: str, targets: Sequence[str]) -> Reply:
+        """The body `id` of an upload is safe."""
+        self._incoming = None
+        self.accepted = id
+        self._log(logging.INFO, f"{told}; next: {report.listed(targets)} (upload {upload})")
+        return ACCEPTED
 
     def _repeat(self, id: str) -> Reply:
         assert self._incoming
@@ -186,7 +146,7 @@ class Receiver:
         self._incoming = None
         self.accepted = id
         self._log(
-            logging.INFO, f"sends upload {id} again, whose reply it had not heard; taken once"
+            logging.INFO, f"sends upload {id} again: it is taken once"
         )
         return ACCEPTED
 
@@ -267,3 +227,158 @@ class Receiver:
 
     def _log(self, level: int, message: str) -> None:
         logger.log(level, f"{self._announced.client}: {message}")
+
+
+class EmailReceiver(Receiver):
+    """Receives an upload by e-mail: the message and all photos in one body."""
+
+    def __init__(
+        self, spool: Spool, config: Config, announced: Announced, *, inspect: int = 0
+    ) -> None:
+        self._scanner = multipart.Scanner(multipart.boundary_of(announced.content_type))
+        super().__init__(spool, config, announced, inspect=inspect)
+
+    def _look_at(self, chunk: bytes) -> None:
+        if self._scanner.error is None:
+            # The error is raised again by `close`, when all of the body is here.
+            with suppress(multipart.MultipartError):
+                self._scanner.feed(chunk)
+
+    def _accept(self, incoming: Incoming) -> Reply:
+        upload = from_parts(self._scanner.close(), self._scanner.deviations, incoming.fetch)
+        if not self._config.may_send(upload.sender):
+            return self._refuse(
+                refusal(401, "Sender not in whitelist"),
+                f"an upload is refused: {report.not_allowed(upload.sender)}",
+                logging.WARNING,
+            )
+        deliveries = self._deliveries(upload)
+        if repeated := self._spool.repeated(upload.sender, incoming.sha256):
+            return self._repeat(repeated)
+        announced = self._announced
+        arrival = self._spool.accept(
+            incoming, announced.client, upload.sender, announced.content_type, deliveries
+        )
+        return self._accepted(arrival.id, arrival.id, report.upload(upload), list(deliveries))
+
+    def _deliveries(self, upload: Upload) -> dict[str, tuple[str, ...]]:
+        """The recipients for each target. BodyError if mail could not be delivered to one."""
+        config = self._config
+        decided = routes.decide(config.routes, config.default_target, upload.recipients)
+        for target, recipients in decided.items():
+            if target.kind != "mail":
+                continue
+            try:
+                for recipient in () if target.argument else recipients:
+                    deliverable(recipient)
+                if not config.mail_from:
+                    deliverable(upload.sender)
+            except AddressError as error:
+                raise BodyError(str(error)) from None
+        return {target.text: recipients for target, recipients in decided.items()}
+
+
+class FileReceiver(Receiver):
+    """Receives a file that was announced for a social site."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        config: Config,
+        announced: Announced,
+        file: AnnouncedFile,
+        *,
+        inspect: int = 0,
+    ) -> None:
+        self._file = file
+        super().__init__(spool, config, announced, inspect=inspect)
+        self._expect(MAX_WAIT)
+
+    def finish(self) -> Reply:
+        reply = super().finish()
+        if not self.accepted:
+            self._expect(QUIET)
+        return reply
+
+    def abort(self, reason: str) -> Path | None:
+        try:
+            return super().abort(reason)
+        finally:
+            self._expect(QUIET)
+
+    def _accept(self, incoming: Incoming) -> Reply:
+        post, name = self._file.post, self._file.name
+        id, size = incoming.id, incoming.size
+        if repeated := self._spool.repeated(post.sender, incoming.sha256, self._file.id):
+            self._expect(QUIET)
+            return self._repeat(repeated)
+        at_once, together = self._ways(post.site)
+        arrival = self._spool.append(
+            incoming,
+            post,
+            name,
+            self._announced.content_type,
+            self._file.id,
+            at_once=at_once,
+            together=together,
+        )
+        told = (
+            f"from {report.plain(post.sender)} to {post.site}: "
+            f"{report.plain(name or '(no name)')}, {report.amount(size)}"
+        )
+        return self._accepted(id, arrival.id, told, [*at_once, *together])
+
+    def _ways(self, site: str) -> tuple[list[str], list[str]]:
+        """The targets that get each photo, and those that get the post as a whole."""
+        save = routes.target("save")
+        at_once, together = [], []
+        for target in routes.decide(self._config.routes, save, [site]):
+            if target.kind == "mail" and not target.argument:
+                self._log(
+                    logging.WARNING,
+                    f"{site} has no address to mail to: it is saved instead; "
+                    f"to mail it, use --set nx_route={site}=mail:ADDRESS",
+                )
+                target = save
+            if target.reaches_beyond_the_disk:
+                together.append(target.text)
+            elif target.text not in at_once:
+                at_once.append(target.text)
+        return at_once, together
+
+    def _expect(self, seconds: float) -> None:
+        """Let the rest of the post wait for this file."""
+        try:
+            self._spool.expect(self._file.post, seconds)
+        except (OSError, sqlite3.Error) as error:
+            self._log(logging.ERROR, report.disk_error(error, self._config.dir))
+
+
+class SmallReceiver:
+    """Collects a small request, with a Receiver's methods. `answer` makes the reply; it blocks."""
+
+    accepted = None
+
+    def __init__(self, client: str, answer: Callable[[bytes], Reply]) -> None:
+        self.body: bytes | None = None
+        self._client = client
+        self._answer = answer
+        self._collected = bytearray()
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the body."""
+        room = markup.MAX_BYTES + 1 - len(self._collected)
+        self._collected += chunk[:room]
+
+    def finish(self) -> Reply:
+        """The body is whole: answer."""
+        self.body = bytes(self._collected)
+        if len(self.body) > markup.MAX_BYTES:
+            logger.warning(f"{self._client}: a request is refused: its body is too large for it")
+            return refusal(413, f"Larger than {markup.MAX_BYTES} bytes")
+        return self._answer(self.body)
+
+    def abort(self, reason: str) -> None:
+        """The body was cut."""
+        self.body = bytes(self._collected)
+        logger.warning(f"{self._client}: a request was cut, {report.plain(reason)}")

@@ -15,12 +15,16 @@ from email.utils import formatdate
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply: `headers` are those beyond Date, Content-Type, Content-Length and Connection."""
+    """A reply: `headers` are those beyond Date, Content-Type, Content-Length and Connection.
+
+    `reason` is the phrase behind the status, where it has to be a certain one.
+    """
 
     status: int
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
     content_type: str = "text/html; charset=utf-8"
+    reason: str = ""
 
     def fields(self, now: float) -> list[tuple[str, str]]:
         """All headers in order. `now` is the Unix time for Date, in seconds."""

@@ -7,6 +7,8 @@ control characters before it gets here into a line (log injection).
 from __future__ import annotations
 
 import errno
+import glob
+import shlex
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -89,6 +91,18 @@ def waiting(deliveries: Sequence[Delivery], now: float) -> str:
         f"next in {ago(one.next_try - now)}: {plain(one.reason, 200) or 'not tried yet'}"
         for one in deliveries
     )
+
+
+def not_allowed(sender: str) -> str:
+    """That somebody may not send, and the option that would change it."""
+    shown = plain(sender)
+    if not sender:
+        return "(nobody) may not send; it names no sender: set one on the camera"
+    if shown != sender:
+        return f"{shown} may not send"
+    # A sender is free to call himself * or $(reboot).
+    option = shlex.quote(f"nx_senders={glob.escape(sender)}")
+    return f"{shown} may not send; to allow it, use --set {option}"
 
 
 def reason(error: BaseException) -> str:

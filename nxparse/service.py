@@ -3,6 +3,9 @@
 One table says for each method, host and path which service it is. A new camera
 that asks for something else gets a new row, and if need be a new reply.
 
+A few replies are made on the spot, and two hotspot checks are answered at hosts
+that otherwise are none of ours.
+
 "Our" hosts are those that Samsung's cameras ask for, and whatever the user
 adds (`Hosts`). Everything for one of them is answered here, if only by 404: the
 real servers are gone, and DNS may well point back at us.
@@ -10,11 +13,13 @@ real servers are gone, and DNS may well point back at us.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from fnmatch import fnmatchcase
 
-from nxparse.hotspot import GLD
+from nxparse import social
+from nxparse.hotspot import GLD, MSN, YAHOO, Family
 from nxparse.page import PAGE
 from nxparse.reply import Reply, refusal
 
@@ -29,43 +34,94 @@ SAMSUNG_HOSTS = (
 )
 
 
-class Upload(Enum):
-    """A service that takes photos; it is answered when they are safe."""
+# Other machines may want the real ones, so cameras get only their check there.
+SHARED_HOSTS = {"www.yahoo.co.kr": YAHOO, "www.msn.com": MSN}
+# Of these, the one that is gone for everybody.
+DEAD_HOSTS = ("www.yahoo.co.kr",)
 
-    EMAIL = auto()
+
+class Service(Enum):
+    """What takes more than a fixed reply."""
+
+    EMAIL = auto()  # takes photos, and is answered when they are safe
+    FILE = auto()  # takes the file that was announced
+    LOGIN = auto()
+    PHOTO = auto()  # announces a photo
+    VIDEO = auto()
+    TIME = auto()
+    ACCOUNT = auto()  # a login that nobody knows how to answer
+    LIST = auto()  # the same for the list of sites
+
+
+UPLOADS = frozenset({Service.EMAIL, Service.FILE})
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A service, and what stands in the place of the `*` in its path."""
+
+    service: Service
+    argument: str = ""
+
+
+Answer = Reply | Family | Call
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
+    """`host` is a glob; "*" is any host of ours, or none. `*` in `path` is one of `arguments`."""
+
     method: str
-    host: str  # a glob; "*" is any host of ours, or none
+    host: str
     path: str
-    answer: Reply | Upload
+    answer: Reply | Family | Service
+    arguments: frozenset[str] | None = None  # None: any
+
+    def argument(self, path: str) -> str | None:
+        """What stands in the place of the `*`; None if this is not the path."""
+        before, star, after = self.path.partition("*")
+        if not star:
+            return "" if path == before else None
+        middle = path.removeprefix(before).removesuffix(after)
+        if path != before + middle + after or "/" in middle:
+            return None
+        return middle if self.arguments is None or middle in self.arguments else None
 
 
 TABLE = (
     Row("GET", "gld.samsungosp.com", "/", GLD),
+    *(Row("GET", host, "/", family) for host, family in SHARED_HOSTS.items()),
     Row("GET", "*", "/", PAGE),
-    Row("POST", "*", "/social/columbus/email", Upload.EMAIL),
+    Row("POST", "*", "/social/columbus/email", Service.EMAIL),
+    Row("POST", "*", "/*/auth", Service.LOGIN, social.SITES),
+    Row("POST", "*", "/*/photo", Service.PHOTO, social.PHOTO_SITES),
+    Row("POST", "*", "/*/video", Service.VIDEO, social.VIDEO_SITES),
+    Row("PUT", "*", "/upload/*", Service.FILE),
+    # The ST1000 asks for these two before an upload; the second one's reply nobody knows
+    # (samsung-nx-emailservice, commit 593f35b).
+    Row("GET", "*", "/security/sso/initialize/time", Service.TIME),
+    Row("GET", "*", "/social/columbus/serviceproviders/list", Service.LIST),
+    # AllShare on the NX300 (commit 519790b).
+    Row("POST", "*", "/security/sso/userprofiles/authentication/emailid", Service.ACCOUNT),
 )
 
 NOT_FOUND = refusal(404, "Nobody knows this path")
 
 
-def find(method: str, host: str, path: str) -> Reply | Upload:
+def find(method: str, host: str, path: str) -> Answer:
     """The answer to a request for one of our hosts.
 
     `host` is a bare name in lower case (`bare_host`). `path` may have a query.
     What no row knows is 404, or 405 if only the method is wrong.
     """
-    path = path.partition("?")[0] or "/"
     wanted = "GET" if method == "HEAD" else method
     allowed: list[str] = []
-    for row in TABLE:
-        if row.path != path or not fnmatchcase(host, row.host):
+    for row, argument in _rows(path):
+        if not fnmatchcase(host, row.host):
             continue
         if row.method == wanted:
-            return row.answer
+            answer = row.answer
+            return Call(answer, argument) if isinstance(answer, Service) else answer
         allowed += ["GET", "HEAD"] if row.method == "GET" else [row.method]
     if allowed:
         methods = ", ".join(dict.fromkeys(allowed))
@@ -78,9 +134,22 @@ def known(method: str, path: str) -> bool:
 
     A camera may leave out Host, and people type this machine's own address.
     """
-    path = path.partition("?")[0] or "/"
     wanted = "GET" if method == "HEAD" else method
-    return any(row.path == path and row.method == wanted for row in TABLE)
+    return any(row.method == wanted for row, _ in _rows(path))
+
+
+def is_check(method: str, host: str, path: str) -> bool:
+    """Is this a camera's hotspot check at a host that is ours for nothing else?"""
+    return method == "GET" and path == "/" and bare_host(host) in SHARED_HOSTS
+
+
+def _rows(path: str) -> Iterator[tuple[Row, str]]:
+    """The rows with this path, and what stands in the place of their `*`."""
+    path = path.partition("?")[0] or "/"
+    for row in TABLE:
+        argument = row.argument(path)
+        if argument is not None:
+            yield row, argument
 
 
 def bare_host(host: str) -> str:
@@ -99,5 +168,14 @@ class Hosts:
         self._globs = tuple(glob.lower() for glob in further)
 
     def __contains__(self, host: str) -> bool:
+        """Is everything for this host answered here?"""
         name = bare_host(host)
+        return name not in SHARED_HOSTS and self._named(name)
+
+    def resolves(self, host: str) -> bool:
+        """Does DNS lead to us for this name?"""
+        name = bare_host(host)
+        return name in DEAD_HOSTS or self._named(name)
+
+    def _named(self, name: str) -> bool:
         return name in self._names or any(fnmatchcase(name, glob) for glob in self._globs)

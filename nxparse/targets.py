@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from nxparse import report
+from nxparse.address import AddressError, deliverable
 from nxparse.config import Config, expanded
 from nxparse.deliver import mail, routes
 from nxparse.deliver.errors import Outcome, PermanentError, UnreachableError
@@ -60,6 +61,9 @@ def _mail(
     if not config.smtp:
         raise UnreachableError("nx_smtp names no mail server any more")
     recipients = [address] if address else delivery.recipients
+    mail_from = config.mail_from
+    if delivery.arrival.site and not mail_from and not _is_address(upload.sender):
+        mail_from = address  # a site's user need not have one
     try:
         letter = mail.compose(
             upload,
@@ -67,7 +71,7 @@ def _mail(
             recipients,
             id=delivery.id,
             date=delivery.arrival.received,
-            mail_from=config.mail_from,
+            mail_from=mail_from,
         )
     except ValueError as error:
         raise PermanentError(str(error)) from None
@@ -77,3 +81,11 @@ def _mail(
     reached = [one for one in letter.recipients if one not in missed]
     told = f"mailed to {report.listed(reached)}" if reached else "not mailed"
     return Outcome(f"{told} through {config.smtp}", tuple(refused))
+
+
+def _is_address(sender: str) -> bool:
+    try:
+        deliverable(sender)
+    except AddressError:
+        return False
+    return True

@@ -109,6 +109,7 @@ def posted(sender: str, site: str, album: str, caption: str, files: Sequence[Fil
     """An upload to a social site. It has no subject: that becomes the site and the album."""
     return Upload(
         sender=sender,
+        sender_name="" if "@" in sender else sender,
         recipients=(site,),
         subject=f"{site}: {album}" if album else site,
         text=caption,

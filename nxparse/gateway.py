@@ -1,0 +1,133 @@
+"""What is asked of the social gateway, and of the small services beside it.
+
+`answer` takes a whole request, which is short; the files themselves come in by
+`receive`. Who may log in is decided by the option nx_senders; the password is
+not looked at, since there is nothing left that it could be compared with.
+Without an answer that is known, a line in the log says what was asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+
+from nxparse import report, social
+from nxparse.config import Config
+from nxparse.deviation import BodyError
+from nxparse.reply import ACCEPTED, Reply, refusal
+from nxparse.service import NOT_FOUND, Call, Service
+from nxparse.sessions import Announced, Sessions
+from nxparse.spool import QUIET, Spool
+
+logger = logging.getLogger(__name__)
+
+
+class Gateway:
+    """Answers calls, in any thread; it blocks. Only a fault of ours is an exception."""
+
+    def __init__(
+        self, sessions: Sessions, spool: Spool, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._sessions = sessions
+        self._spool = spool
+        self._clock = clock
+
+    def answer(self, config: Config, client: str, call: Call, body: bytes) -> Reply:
+        """The reply to a request with this body."""
+        try:
+            match call.service:
+                case Service.LOGIN:
+                    return self._login(config, client, call.argument, body)
+                case Service.PHOTO | Service.VIDEO:
+                    return self._announce(config, client, call.argument, body)
+                case Service.TIME:
+                    return self._time()
+                case Service.ACCOUNT:
+                    return self._account(client)
+                case _:
+                    return self._list(client)
+        except BodyError as error:
+            reason = f"{call.service.name.lower()}: {error}"
+            logger.warning(f"{client}: a request is refused: {report.plain(reason, 200)}")
+            return refusal(error.status, str(error))
+        except (OSError, sqlite3.Error) as error:
+            logger.error(f"{client}: a request is refused: {report.disk_error(error, config.dir)}")
+            return refusal(507, "The session could not be kept")
+
+    def announced(self, config: Config, client: str, token: str) -> Announced | None:
+        """The file that a client now sends under a token; None, and a line, if there is none."""
+        found = self._sessions.announced(client, token)
+        if found and config.may_send(found.post.sender):
+            return found
+        logger.warning(f"{client}: sends a file that it has not announced: it is refused")
+        return None
+
+    def _login(self, config: Config, client: str, site: str, body: bytes) -> Reply:
+        try:
+            login = social.read_login(body)
+        except social.CredentialsError as error:
+            return self._not_let_in(client, site, str(error))
+        if login.out:
+            return social.LOGGED_OUT
+        if site in social.OAUTH_SITES:
+            return self._not_let_in(
+                client, site, "that site has a login page of its own; choose another on the camera"
+            )
+        if not config.may_send(login.user):
+            return self._not_let_in(client, site, report.not_allowed(login.user))
+        key = self._sessions.begin(client, login.user)
+        logger.info(f"{client}: {report.plain(login.user)} has logged in to {site}")
+        return social.logged_in(key, login.user)
+
+    def _not_let_in(self, client: str, site: str, reason: str) -> Reply:
+        logger.warning(f"{client}: a login to {site} is refused: {reason}")
+        return social.LOGIN_FAILED
+
+    def _announce(self, config: Config, client: str, site: str, body: bytes) -> Reply:
+        announcement = social.read_announcement(body)
+        session = self._sessions.find(client, announcement.session_key)
+        if session is None or not config.may_send(session.user):
+            logger.warning(f"{client}: has to log in to {site} again: its session has expired")
+            return social.SESSION_EXPIRED
+        token, post = self._sessions.announce(session, site, announcement)
+        self._spool.expect(post, QUIET)
+        return social.upload_to(token)
+
+    def _time(self) -> Reply:
+        """The time in milliseconds (samsung-nx-emailservice, commit 593f35b)."""
+        now = round(1000 * self._clock())
+        return Reply(
+            200,
+            b'<?xml version="1.0" encoding="UTF-8" standalone="yes"?><initializeResult>'
+            b"<currentServerTime>%d</currentServerTime></initializeResult>" % now,
+        )
+
+    def _account(self, client: str) -> Reply:
+        return self._unknown(client, "a login to AllShare", social.LOGIN_FAILED)
+
+    def _list(self, client: str) -> Reply:
+        return self._unknown(client, "/social/columbus/serviceproviders/list", NOT_FOUND)
+
+    def _unknown(self, client: str, what: str, reply: Reply) -> Reply:
+        logger.warning(
+            f"{client}: asks for {what}, to which nobody knows the reply; "
+            f"if you do, tell the project"
+        )
+        return reply
+
+
+def rehearsed(call: Call) -> Reply:
+    """The reply to a request that is only replayed: nothing is kept, and nobody let in."""
+    match call.service:
+        case Service.LOGIN:
+            return social.logged_in("0" * 32, "replay")
+        case Service.PHOTO | Service.VIDEO:
+            return social.upload_to("0" * 32)
+        case Service.ACCOUNT:
+            return social.LOGIN_FAILED
+        case Service.LIST:
+            return NOT_FOUND
+        case _:
+            return ACCEPTED
