@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nxparse.service import SAMSUNG_HOSTS
+from nxparse.service import DNS_HOSTS
 
 # mitmproxy, on a TCP port: "... failed to listen on *:80 with [Errno 13] ...";
 # on a UDP port: "Failed to bind UDP socket to 0.0.0.0:53 ... (os error 13)".
@@ -74,7 +74,7 @@ def _dns(here: Listening, addresses: Sequence[str]) -> str:
         return "served by this process; let it be the DNS server of the camera"
     return (
         f"not served by this process. Start it with: {here.complete}; or let the DNS server "
-        f"of your network answer, in dnsmasq: address=/{'/'.join(SAMSUNG_HOSTS)}/{addresses[0]}"
+        f"of your network answer, in dnsmasq: address=/{'/'.join(DNS_HOSTS)}/{addresses[0]}"
     )
 
 

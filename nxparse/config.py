@@ -41,8 +41,8 @@ OPTIONS = (
         "nx_route",
         Sequence[str],
         [],
-        "Rules PATTERN=TARGET: what happens to uploads for these recipients. The targets are"
-        " save, save:DIR, mail, mail:ADDRESS and drop. Repeat for several.",
+        "Rules PATTERN=TARGET: what happens to uploads for these recipients or social sites."
+        " The targets are save, save:DIR, mail, mail:ADDRESS and drop. Repeat for several.",
     ),
     Option(
         "nx_smtp",
@@ -55,7 +55,8 @@ OPTIONS = (
         "nx_senders",
         Sequence[str],
         [],
-        "Who may send: addresses or globs. Needed as soon as anything leaves this machine.",
+        "Who may send: senders of e-mail and users of social sites, or globs. Needed as soon"
+        " as anything leaves this machine.",
     ),
     Option(
         "nx_mail_from",

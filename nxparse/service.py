@@ -32,12 +32,10 @@ SAMSUNG_HOSTS = (
     "www.ospserver.net",
     "snsgw.samsungmobile.com",
 )
-
-
 # Other machines may want the real ones, so cameras get only their check there.
 SHARED_HOSTS = {"www.yahoo.co.kr": YAHOO, "www.msn.com": MSN}
-# Of these, the one that is gone for everybody.
-DEAD_HOSTS = ("www.yahoo.co.kr",)
+# What DNS may lead to us for everybody: Yahoo is gone from there, MSN is not.
+DNS_HOSTS = (*SAMSUNG_HOSTS, "www.yahoo.co.kr")
 
 
 class Service(Enum):
@@ -175,7 +173,7 @@ class Hosts:
     def resolves(self, host: str) -> bool:
         """Does DNS lead to us for this name?"""
         name = bare_host(host)
-        return name in DEAD_HOSTS or self._named(name)
+        return name in DNS_HOSTS or self._named(name)
 
     def _named(self, name: str) -> bool:
         return name in self._names or any(fnmatchcase(name, glob) for glob in self._globs)

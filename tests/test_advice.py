@@ -12,7 +12,7 @@ COMMAND = "sudo mitmdump -s nx_addon.py"
 ALL = f"{COMMAND} --mode regular@80 --mode dns@53"
 HOSTS = (
     "gld.samsungosp.com/www.samsungimaging.com/samsungimaging.com/"
-    "www.ospserver.net/snsgw.samsungmobile.com"
+    "www.ospserver.net/snsgw.samsungmobile.com/www.yahoo.co.kr"
 )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import nxparse
 from nxparse import config
-from nxparse.service import SAMSUNG_HOSTS
+from nxparse.service import DNS_HOSTS
 from tests import bodies, camera, readme
 from tests.proxy import ROOT, Proxy
 
@@ -29,10 +29,10 @@ def test_options() -> None:
 
 def test_hosts() -> None:
     """Whatever lists the cameras' hosts lists all of them, in the same order."""
-    lists = re.findall(r"gld\.samsungosp\.com[/ ][\w./ ]*snsgw\.samsungmobile\.com", TEXT)
+    lists = re.findall(r"gld\.samsungosp\.com[/ ][\w./ ]*www\.yahoo\.co\.kr", TEXT)
 
     assert len(lists) == 3
-    assert {tuple(re.split("[/ ]", names)) for names in lists} == {SAMSUNG_HOSTS}
+    assert {tuple(re.split("[/ ]", names)) for names in lists} == {DNS_HOSTS}
 
 
 def test_links() -> None:
