@@ -1,0 +1,587 @@
+"""What JPEG files tell of themselves, and what those do that tell lies or are cut."""
+
+from __future__ import annotations
+
+import struct
+import time
+from base64 import b64decode
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import TypeAlias
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from nxparse.jpeg import MAX_ENTRIES, MAX_SEGMENTS, MAX_TEXT, Picture, describe
+
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=150)
+
+# A writer of JPEG and EXIF, from the standards. It uses nothing of nxparse.
+
+SOS, DQT, APP1, APP2, COM = 0xDA, 0xDB, 0xE1, 0xE2, 0xFE
+COMPRESSION, MAKE, MODEL, ORIENTATION = 0x0103, 0x010F, 0x0110, 0x0112
+THUMBNAIL, THUMBNAIL_LENGTH = 0x0201, 0x0202
+EXIF_IFD, TAKEN = 0x8769, 0x9003
+BYTE, ASCII, SHORT, LONG = 1, 2, 3, 4
+
+Value: TypeAlias = tuple[int, int, bytes]
+"""Kind, count and bytes of what stands in an entry."""
+Entries: TypeAlias = Sequence[tuple[int, Value]]
+"""Tags and values, in the order in which they are written."""
+
+
+def ascii_(text: str) -> Value:
+    data = text.encode() + b"\0"
+    return ASCII, len(data), data
+
+
+def short(order: str, number: int) -> Value:
+    return SHORT, 1, struct.pack(f"{order}H", number)
+
+
+def long(order: str, number: int) -> Value:
+    return LONG, 1, struct.pack(f"{order}I", number)
+
+
+def directory(order: str, entries: Entries, at: int, following: int = 0) -> bytes:
+    """A directory that stands at this offset, and behind it the values that do not fit."""
+    table, values = b"", b""
+    behind = at + 2 + 12 * len(entries) + 4
+    for tag, (kind, count, value) in entries:
+        table += struct.pack(f"{order}HHI", tag, kind, count)
+        if len(value) > 4:
+            table += struct.pack(f"{order}I", behind + len(values))
+            values += value
+        else:
+            table += value.ljust(4, b"\0")
+    head = struct.pack(f"{order}H", len(entries))
+    return head + table + struct.pack(f"{order}I", following) + values
+
+
+def tiff(
+    order: str, main: Entries, detail: Entries = (), second: Entries = (), thumbnail: bytes = b""
+) -> bytes:
+    """IFD0, Exif IFD, IFD1 if there are entries for it, and a thumbnail for IFD1 to point to."""
+    detail_at = 8 + len(directory(order, [*main, (EXIF_IFD, long(order, 0))], 8))
+    second_at = detail_at + len(directory(order, detail, detail_at))
+    if thumbnail:
+        jpeg_at = second_at + len(directory(order, second, second_at)) + 2 * 12
+        second = [*second, *pointers(order, jpeg_at, len(thumbnail))]
+    main = [*main, (EXIF_IFD, long(order, detail_at))]
+    return (
+        start(order)
+        + directory(order, main, 8, second_at if second else 0)
+        + directory(order, detail, detail_at)
+        + (directory(order, second, second_at) if second else b"")
+        + thumbnail
+    )
+
+
+def start(order: str, at: int = 8) -> bytes:
+    """The byte order mark, and where IFD0 is."""
+    return (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", at)
+
+
+def pointers(order: str, at: int, length: int) -> Entries:
+    """The entries that say where the thumbnail is."""
+    return [(THUMBNAIL, long(order, at)), (THUMBNAIL_LENGTH, long(order, length))]
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
+
+
+def exif(block: bytes) -> bytes:
+    return segment(APP1, b"Exif\0\0" + block)
+
+
+def frame(width: int, height: int, marker: int = 0xC0) -> bytes:
+    return segment(marker, struct.pack(">BHHB", 8, height, width, 1) + b"\1\x11\0")
+
+
+def jpeg(*segments: bytes) -> bytes:
+    """A file of these segments, with a little picture data."""
+    return b"\xff\xd8" + b"".join(segments) + segment(SOS, b"\1\1\0\0\x3f\0") + b"\x7f\xff\xd9"
+
+
+SMALL = jpeg(segment(DQT, b"\0"), frame(4, 3))
+"""A thumbnail."""
+
+
+def photo(order: str) -> bytes:
+    """A file that tells everything, in as few bytes as possible."""
+    block = tiff(
+        order,
+        [(MAKE, ascii_("SAMSUNG")), (MODEL, ascii_("NX1")), (ORIENTATION, short(order, 6))],
+        [(TAKEN, ascii_("2013:05:04 12:34:56"))],
+        [(COMPRESSION, short(order, 6))],
+        SMALL,
+    )
+    return jpeg(exif(block), segment(APP2, b"MPF\0"), frame(640, 480))
+
+
+def told(picture: Picture) -> dict[str, object]:
+    """What a picture tells: the fields that are not as in one that tells nothing."""
+    return {
+        field.name: getattr(picture, field.name)
+        for field in fields(picture)
+        if getattr(picture, field.name) != field.default
+    }
+
+
+def of_main(*entries: tuple[int, Value]) -> bytes:
+    return jpeg(exif(tiff("<", entries)))
+
+
+ORDERS = pytest.mark.parametrize("order", [pytest.param("<", id="II"), pytest.param(">", id="MM")])
+
+
+# Whole files.
+
+
+@ORDERS
+def test_everything(order: str) -> None:
+    """All that is told is found, in either byte order."""
+    file = photo(order)
+    where = file.index(SMALL)
+    assert describe(file) == Picture(
+        width=640,
+        height=480,
+        make="SAMSUNG",
+        model="NX1",
+        taken="2013:05:04 12:34:56",
+        orientation=6,
+        thumbnail=(where, where + len(SMALL)),
+    )
+
+
+# Written by Pillow 13.0 and piexif 1.1.3, so that two writers more agree with the reader.
+PILLOW = """
+/9j/4AAQSkZJRgABAQAAAQABAAD/4QB6RXhpZgAASUkqAAgAAAAEAA8BAgAIAAAAPgAAABABAgAGAAAARgAAABIB
+AwABAAAABgAAAGmHBAABAAAATAAAAAAAAABTQU1TVU5HAE5YMzAwAAEAA5ACABQAAABeAAAAAAAAADIwMTM6MDU6
+MDQgMTI6MzQ6NTYA/9sAQwBQNzxGPDJQRkFGWlVQX3jIgnhubnj1r7mRyP//////////////////////////////
+/////////////////////8AACwgAHgAoAQERAP/EABUAAQEAAAAAAAAAAAAAAAAAAAAD/8QAFBABAAAAAAAAAAAA
+AAAAAAAAAP/aAAgBAQAAPwCYAAAAAA//2Q==
+"""
+PROGRESSIVE = """
+/9j/4AAQSkZJRgABAQAAAQABAAD/4QB6RXhpZgAASUkqAAgAAAAEAA8BAgAIAAAAPgAAABABAgAGAAAARgAAABIB
+AwABAAAABgAAAGmHBAABAAAATAAAAAAAAABTQU1TVU5HAE5YMzAwAAEAA5ACABQAAABeAAAAAAAAADIwMTM6MDU6
+MDQgMTI6MzQ6NTYA//4ABGhp/9sAQwBQNzxGPDJQRkFGWlVQX3jIgnhubnj1r7mRyP//////////////////////
+/////////////////////////////9sAQwFVWlp4aXjrgoLr////////////////////////////////////////
+/////////////////////////////////8IAEQgAFAAyAwEiAAIRAQMRAf/EABUAAQEAAAAAAAAAAAAAAAAAAAAD
+/8QAFgEBAQEAAAAAAAAAAAAAAAAAAAEC/9oADAMBAAIQAxAAAAGYmQAAAAAAP//EABQQAQAAAAAAAAAAAAAAAAAA
+AED/2gAIAQEAAQUCL//EABQRAQAAAAAAAAAAAAAAAAAAADD/2gAIAQMBAT8BD//EABQRAQAAAAAAAAAAAAAAAAAA
+ADD/2gAIAQIBAT8BD//EABQQAQAAAAAAAAAAAAAAAAAAAED/2gAIAQEABj8CL//EABQQAQAAAAAAAAAAAAAAAAAA
+AED/2gAIAQEAAT8hL//aAAwDAQACAAMAAAAQ99999999/8QAFBEBAAAAAAAAAAAAAAAAAAAAMP/aAAgBAwEBPxAP
+/8QAFBEBAAAAAAAAAAAAAAAAAAAAMP/aAAgBAgEBPxAP/8QAFBABAAAAAAAAAAAAAAAAAAAAQP/aAAgBAQABPxAv
+/9k=
+"""
+PLAIN = """
+/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAFA3PEY8MlBGQUZaVVBfeMiCeG5uePWvuZHI////////////////////
+////////////////////////////////wAALCAAsACEBAREA/8QAFQABAQAAAAAAAAAAAAAAAAAAAAT/xAAUEAEA
+AAAAAAAAAAAAAAAAAAAA/9oACAEBAAA/AIgAAAAAAAAAf//Z
+"""
+PIEXIF = """
+/9j/4AAQSkZJRgABAQAAAQABAAD/4QEvRXhpZgAATU0AKgAAAAgABAEPAAIAAAAIAAAAPgEQAAIAAAAIAAAARgES
+AAMAAAABAAgAAIdpAAQAAAABAAAATgAAAHBTQU1TVU5HAE5YIG1pbmkAAAGQAwACAAAAFAAAAFwyMDE0OjAxOjAy
+IDAzOjA0OjA1AAADAQMAAwAAAAEABgAAAgEABAAAAAEAAACaAgIABAAAAAEAAACNAAAAAP/Y/9sAQwBQNzxGPDJQ
+RkFGWlVQX3jIgnhubnj1r7mRyP///////////////////////////////////////////////////8AACwgAAwAE
+AQERAP/EABQAAQAAAAAAAAAAAAAAAAAAAAH/xAAUEAEAAAAAAAAAAAAAAAAAAAAA/9oACAEBAAA/AB//2f/bAEMA
+UDc8RjwyUEZBRlpVUF94yIJ4bm549a+5kcj////////////////////////////////////////////////////A
+AAsIADAAQAEBEQD/xAAVAAEBAAAAAAAAAAAAAAAAAAAAA//EABQQAQAAAAAAAAAAAAAAAAAAAAD/2gAIAQEAAD8A
+mAAAAAAAAAAAAAAAD//Z
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(
+            PILLOW,
+            Picture(40, 30, "SAMSUNG", "NX300", "2013:05:04 12:34:56", 6),
+            id="pillow-behind-jfif",
+        ),
+        pytest.param(
+            PROGRESSIVE,
+            Picture(50, 20, "SAMSUNG", "NX300", "2013:05:04 12:34:56", 6),
+            id="pillow-progressive",
+        ),
+        pytest.param(PLAIN, Picture(33, 44), id="pillow-without-exif"),
+        pytest.param(
+            PIEXIF,
+            Picture(64, 48, "SAMSUNG", "NX mini", "2014:01:02 03:04:05", 8, (184, 325)),
+            id="piexif-with-thumbnail",
+        ),
+    ],
+)
+def test_files_of_other_writers(text: str, expected: Picture) -> None:
+    """The reader agrees with what well-known libraries write."""
+    assert describe(b64decode(text)) == expected
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\xff\xd8", id="start-of-image-alone"),
+        pytest.param(b"\x89PNG\r\n\x1a\n", id="png"),
+        pytest.param(b"II*\0\x08\0\0\0", id="tiff"),
+        pytest.param(b"\0" + photo("<"), id="shifted"),
+    ],
+)
+def test_no_jpeg(head: bytes) -> None:
+    """What does not begin like a JPEG is none."""
+    assert describe(head) is None
+
+
+# Segments.
+
+FRAME = frame(640, 480)
+SIZE = Picture(640, 480)
+NOTHING = Picture()
+XMP = segment(APP1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta/>")
+CAMERA = exif(tiff("<", [(MAKE, ascii_("SAMSUNG"))]))
+OTHER = exif(tiff(">", [(MAKE, ascii_("OTHER"))]))
+SAMSUNG = Picture(make="SAMSUNG")
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        pytest.param(b"\xff\xd8\xff", NOTHING, id="three-bytes"),
+        pytest.param(jpeg(), NOTHING, id="no-segments"),
+        pytest.param(jpeg(FRAME), SIZE, id="frame"),
+        pytest.param(jpeg(FRAME, frame(1, 2)), SIZE, id="first-frame-counts"),
+        pytest.param(jpeg(frame(640, 0)), Picture(640, 0), id="height-comes-later"),
+        pytest.param(jpeg(segment(0xC0, b"\x08\1\2\3"), FRAME), SIZE, id="frame-too-short"),
+        pytest.param(jpeg(segment(0xC0, b"\x08\1\xe0\2\x80")), SIZE, id="frame-just-enough"),
+        pytest.param(jpeg() + FRAME, NOTHING, id="frame-behind-the-picture"),
+        pytest.param(b"\xff\xd8\xff\xd9" + FRAME, NOTHING, id="frame-behind-the-end"),
+        pytest.param(jpeg(b"\xff\xd8", FRAME), NOTHING, id="second-start"),
+        pytest.param(jpeg(b"\xff\xff\xff", FRAME), SIZE, id="fill-bytes"),
+        pytest.param(jpeg(b"\xff" * 100_000, FRAME), SIZE, id="many-fill-bytes"),
+        pytest.param(jpeg(XMP, b"\0", FRAME), NOTHING, id="no-marker"),
+        pytest.param(jpeg(b"\xff\0", FRAME), NOTHING, id="stuffed"),
+        pytest.param(jpeg(b"\xff\xe1\0\0", FRAME), NOTHING, id="length-0"),
+        pytest.param(jpeg(b"\xff\xe1\0\1", FRAME), NOTHING, id="length-1"),
+        pytest.param(jpeg(b"\xff\xe1\0\2", FRAME), SIZE, id="length-2"),
+        pytest.param(jpeg(segment(COM, b"\n" * 65533), FRAME), SIZE, id="length-65535"),
+        pytest.param(jpeg(b"\xff\xe1\xff\xff", FRAME), NOTHING, id="length-too-long"),
+        pytest.param(jpeg(CAMERA), SAMSUNG, id="exif"),
+        pytest.param(jpeg(XMP), NOTHING, id="xmp"),
+        pytest.param(jpeg(XMP, CAMERA), SAMSUNG, id="xmp-before-exif"),
+        pytest.param(jpeg(CAMERA, XMP), SAMSUNG, id="xmp-behind-exif"),
+        pytest.param(jpeg(CAMERA, OTHER), SAMSUNG, id="first-exif-counts"),
+        pytest.param(jpeg(exif(b"XX*\0"), CAMERA), SAMSUNG, id="exif-without-byte-order"),
+        pytest.param(jpeg(exif(b"II"), CAMERA), SAMSUNG, id="exif-too-short"),
+        pytest.param(jpeg(segment(APP1, b"Exif"), CAMERA), SAMSUNG, id="exif-half-a-name"),
+        pytest.param(jpeg(segment(APP1, b"")), NOTHING, id="exif-empty"),
+        pytest.param(jpeg(exif(b"II*\0")), NOTHING, id="exif-byte-order-alone"),
+        pytest.param(jpeg(segment(APP2, CAMERA[4:])), NOTHING, id="exif-in-app2"),
+        pytest.param(jpeg(FRAME, CAMERA), replace(SIZE, make="SAMSUNG"), id="exif-behind-frame"),
+    ],
+)
+def test_segments(file: bytes, expected: Picture) -> None:
+    """Segments are walked up to the picture data, and the first of each sort counts."""
+    assert describe(file) == expected
+
+
+@pytest.mark.parametrize("marker", range(0xC0, 0x100))
+def test_frames(marker: int) -> None:
+    """SOF0 to SOF15 tell the size; DHT, JPG and DAC among them, and all others, do not."""
+    expected = SIZE if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) else NOTHING
+    assert describe(jpeg(frame(640, 480, marker))) == expected
+
+
+def test_limit_of_segments() -> None:
+    """The last segment within the limit counts, the next one does not."""
+    comment = segment(COM, b"")
+    assert describe(jpeg(*[comment] * (MAX_SEGMENTS - 1), FRAME)) == SIZE
+    assert describe(jpeg(*[comment] * MAX_SEGMENTS, FRAME)) == NOTHING
+
+
+# Entries.
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        pytest.param(ascii_("NX300"), "NX300", id="as-written"),
+        pytest.param((ASCII, 5, b"NX300"), "NX300", id="no-nul"),
+        pytest.param((ASCII, 8, b"NX300\0\0\0"), "NX300", id="nuls"),
+        pytest.param((ASCII, 8, b"NX300  \0"), "NX300", id="blanks"),
+        pytest.param((ASCII, 8, b"NX300\0XY"), "NX300", id="rubbish-behind-nul"),
+        pytest.param(ascii_("<S630  / S630>"), "<S630 / S630>", id="two-blanks"),
+        pytest.param(ascii_(" \r\nNX\x1b\t300\x7f"), "NX 300", id="controls"),
+        pytest.param(ascii_("NX\u00e9\u202e300"), "NX 300", id="not-ascii"),
+        pytest.param((ASCII, 4, b"NX1\0"), "NX1", id="in-the-entry"),
+        pytest.param((ASCII, 4, b"NX10"), "NX10", id="in-the-entry-no-nul"),
+        pytest.param((ASCII, 1, b"\0"), "", id="empty"),
+        pytest.param((ASCII, 0, b"NX1\0"), "", id="no-count"),
+        pytest.param((ASCII, 2, b"NX1\0"), "NX", id="count-too-small"),
+        pytest.param((ASCII, 0xFFFFFFFF, b"NX300\0"), "", id="count-too-large"),
+        pytest.param((ASCII, 6, b"\xff\xff\xff\xff"), "", id="offset-too-large"),
+        pytest.param((BYTE, 6, b"NX300\0"), "", id="wrong-kind"),
+        pytest.param(ascii_("x" * MAX_TEXT), "x" * MAX_TEXT, id="limit"),
+        pytest.param(ascii_("x" * (MAX_TEXT + 1)), "x" * MAX_TEXT, id="beyond-the-limit"),
+        pytest.param(ascii_("x" * 63 + " x"), "x" * 63, id="blank-at-the-limit"),
+        pytest.param(ascii_(" x" * 20_000), ("x " * 32).rstrip(), id="many-blanks"),
+        pytest.param(ascii_("\x01x" * 20_000), ("x " * 32).rstrip(), id="many-controls"),
+    ],
+)
+def test_make_and_model(value: Value, expected: str) -> None:
+    """Make and model are one printable line each, or nothing."""
+    assert describe(of_main((MAKE, value))) == Picture(make=expected)
+    assert describe(of_main((MODEL, value))) == Picture(model=expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        pytest.param(ascii_("2013:05:04 12:34:56"), "2013:05:04 12:34:56", id="time"),
+        pytest.param((ASCII, 19, b"2013:05:04 12:34:56"), "2013:05:04 12:34:56", id="no-nul"),
+        pytest.param(ascii_("0000:00:00 00:00:00"), "0000:00:00 00:00:00", id="clock-not-set"),
+        pytest.param(ascii_("2013-05-04 12:34:56"), "", id="other-pattern"),
+        pytest.param(ascii_("2013:05:04T12:34:56"), "", id="iso"),
+        pytest.param(ascii_("2013:05:04 12:34"), "", id="no-seconds"),
+        pytest.param(ascii_("2013:05:04 12:34:56Z"), "", id="more-behind-it"),
+        pytest.param(ascii_("2013:05:04\n12:34:56"), "", id="two-lines"),
+        pytest.param(ascii_("    :  :     :  :  "), "", id="unknown"),
+        pytest.param(ascii_("٢٠١٣:05:04 12:34:56"), "", id="other-digits"),
+        pytest.param((BYTE, 20, b"2013:05:04 12:34:56\0"), "", id="wrong-kind"),
+    ],
+)
+def test_taken(value: Value, expected: str) -> None:
+    """The time is the text that stands there if it looks like a time, else nothing."""
+    assert describe(jpeg(exif(tiff("<", [], [(TAKEN, value)])))) == Picture(taken=expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *[pytest.param(short("<", number), number, id=f"short-{number}") for number in range(1, 9)],
+        pytest.param(long("<", 8), 8, id="long"),
+        pytest.param((SHORT, 1, b"\6\0\xff\xff"), 6, id="rubbish-behind-short"),
+        pytest.param(short("<", 0), 1, id="0"),
+        pytest.param(short("<", 9), 1, id="9"),
+        pytest.param(short(">", 6), 1, id="wrong-byte-order"),
+        pytest.param((BYTE, 1, b"\6"), 1, id="wrong-kind"),
+        pytest.param((SHORT, 2, b"\6\0\6\0"), 1, id="two-of-them"),
+        pytest.param((SHORT, 0, b"\6\0"), 1, id="none-of-them"),
+    ],
+)
+def test_orientation(value: Value, expected: int) -> None:
+    """The orientation is one of eight, the upright one where nothing else is told."""
+    assert describe(of_main((ORIENTATION, value))) == Picture(orientation=expected)
+
+
+def test_first_entry_counts() -> None:
+    """An entry that comes twice counts once, even if the first one is of no use."""
+    twice = of_main((MAKE, ascii_("SAMSUNG")), (MAKE, ascii_("OTHER")))
+    assert describe(twice) == SAMSUNG
+    assert describe(of_main((MAKE, short("<", 1)), (MAKE, ascii_("OTHER")))) == NOTHING
+
+
+def test_limit_of_entries() -> None:
+    """The last entry within the limit counts, the next does not, nor do they hide what follows."""
+    filler = [(1, short("<", 0))] * (MAX_ENTRIES - 1)
+    make = (MAKE, ascii_("SAMSUNG"))
+    assert describe(of_main(*filler, make)) == SAMSUNG
+    assert describe(of_main(*filler, (1, short("<", 0)), make)) == NOTHING
+    file = jpeg(exif(tiff("<", [*filler, *filler], second=[(1, short("<", 0))], thumbnail=SMALL)))
+    where = file.index(SMALL)
+    assert describe(file) == Picture(thumbnail=(where, where + len(SMALL)))
+
+
+# Directories.
+
+
+def block(first: int, *, detail: int = 8, following: int = 8, at: int = 8) -> bytes:
+    """One directory, and offsets that lead wherever they are told to."""
+    entries = [
+        (MAKE, ascii_("SAMSUNG")),
+        (EXIF_IFD, long("<", detail)),
+        (TAKEN, ascii_("2013:05:04 12:34:56")),
+    ]
+    return start("<", first).ljust(at, b"\0") + directory("<", entries, at, following)
+
+
+TAKEN_TOO = replace(SAMSUNG, taken="2013:05:04 12:34:56")
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(block(8), TAKEN_TOO, id="all-the-same-one"),
+        pytest.param(block(40, at=40, detail=40, following=40), TAKEN_TOO, id="elsewhere"),
+        pytest.param(block(8, detail=0), SAMSUNG, id="no-details"),
+        pytest.param(block(8, detail=0xFFFFFFFF), SAMSUNG, id="details-far-away"),
+        pytest.param(block(8, following=0xFFFFFFFF), TAKEN_TOO, id="thumbnail-far-away"),
+        pytest.param(block(8, detail=4, following=6), SAMSUNG, id="into-the-header"),
+        pytest.param(block(0), NOTHING, id="nowhere"),
+        pytest.param(block(0xFFFFFFFF), NOTHING, id="far-away"),
+        pytest.param(block(len(block(8)) - 1), NOTHING, id="at-the-last-byte"),
+    ],
+)
+def test_directories(data: bytes, expected: Picture) -> None:
+    """Offsets lead to three directories at most: in circles nothing is walked twice."""
+    assert describe(jpeg(exif(data))) == expected
+
+
+def test_all_entries_promised() -> None:
+    """A directory that promises more entries than there are has those that are there."""
+    data = bytearray(tiff("<", [(MAKE, ascii_("SAM"))]))
+    data[8:10] = b"\xff\xff"
+    assert describe(jpeg(exif(bytes(data)))) == Picture(make="SAM")
+
+
+# Thumbnails.
+
+
+@pytest.mark.parametrize(
+    ("shift", "surplus", "expected"),
+    [
+        pytest.param(0, 0, (56, 56 + len(SMALL)), id="exact"),
+        pytest.param(0, -1, (56, 55 + len(SMALL)), id="shorter"),
+        pytest.param(0, 3 - len(SMALL), (56, 59), id="three-bytes"),
+        pytest.param(0, 2 - len(SMALL), None, id="two-bytes"),
+        pytest.param(0, -len(SMALL), None, id="nothing"),
+        pytest.param(0, 1, None, id="longer-than-exif"),
+        pytest.param(1, -1, None, id="no-start-of-image"),
+        pytest.param(0, 0xFFFFFFFF - len(SMALL), None, id="length-far-too-large"),
+        pytest.param(0xFFFFFF00, 0, None, id="offset-far-too-large"),
+    ],
+)
+@ORDERS
+def test_thumbnail(order: str, shift: int, surplus: int, expected: tuple[int, int] | None) -> None:
+    """A thumbnail is told of if all of it is in EXIF and begins like a JPEG."""
+    entries = pointers(order, 44 + shift, len(SMALL) + surplus)
+    data = start(order) + directory(order, [], 8, 14) + directory(order, entries, 14) + SMALL
+    assert describe(jpeg(exif(data), FRAME)) == replace(SIZE, thumbnail=expected)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        pytest.param([(COMPRESSION, short("<", 6))], id="neither"),
+        pytest.param([(THUMBNAIL, long("<", 8))], id="no-length"),
+        pytest.param([(THUMBNAIL_LENGTH, long("<", 8))], id="no-offset"),
+        pytest.param([(THUMBNAIL, ascii_("a")), (THUMBNAIL_LENGTH, ascii_("a"))], id="wrong-kind"),
+    ],
+)
+def test_no_thumbnail(entries: Entries) -> None:
+    """A directory for a thumbnail that is not there is no harm."""
+    assert describe(jpeg(exif(tiff("<", [], [], entries)))) == NOTHING
+
+
+# Whatever comes.
+
+
+def check(head: bytes) -> Picture | None:
+    """Describe it, and be sure that what is told can be relied on."""
+    picture = describe(head)
+    assert (picture is None) == (not head.startswith(b"\xff\xd8\xff"))
+    if picture is None:
+        return None
+    assert 0 <= picture.width <= 0xFFFF
+    assert 0 <= picture.height <= 0xFFFF
+    assert 1 <= picture.orientation <= 8
+    for line in (picture.make, picture.model, picture.taken):
+        assert line.isascii()
+        assert line == line.strip()
+        assert len(line) <= MAX_TEXT
+        assert not line or line.isprintable()
+    if picture.thumbnail:
+        begin, end = picture.thumbnail
+        assert 0 < begin < end <= len(head)
+        assert head[begin:end].startswith(b"\xff\xd8\xff")
+    return picture
+
+
+@ORDERS
+def test_every_cut(order: str) -> None:
+    """A cut file tells less, the less the shorter it is, and never anything else."""
+    file = photo(order)
+    before: dict[str, object] = {}
+    for length in range(3, len(file) + 1):
+        picture = check(file[:length])
+        assert picture is not None
+        after = told(picture)
+        assert before.items() <= after.items()
+        before = after
+    assert len(before) == len(fields(Picture))
+
+
+@ORDERS
+def test_every_byte_changed(order: str) -> None:
+    """One wrong byte, whichever and however wrong, is no reason to fail."""
+    file = photo(order)
+    for position, byte in enumerate(file):
+        for other in (0, 0xFF, *(byte ^ 1 << bit for bit in range(8))):
+            check(file[:position] + bytes([other]) + file[position + 1 :])
+
+
+PIECES = [b"\0\0", b"\xff\xff", b"\xff\xff\xff\xff", b"\x08\0\0\0", b"\0\0\0\x08", FRAME, SMALL]
+
+
+def mutations(draw: st.DrawFn) -> bytes:
+    """A photo with some bytes overwritten, taken out or put in."""
+    data = bytearray(photo(draw(st.sampled_from("<>"))))
+    for _ in range(draw(st.integers(1, 6))):
+        at = draw(st.integers(3, len(data)))
+        size = draw(st.sampled_from([0, 1, 2, 4]))
+        data[at : at + size] = draw(st.sampled_from(PIECES) | st.binary(max_size=4))
+    return bytes(data)
+
+
+@PROPERTY
+@given(st.composite(mutations)(), st.integers(3, 300))
+def test_any_mutation_any_cut(file: bytes, length: int) -> None:
+    """However wrong a file is, what its beginning tells is what the whole file tells."""
+    whole, cut = check(file), check(file[:length])
+    assert whole is not None
+    assert cut is not None
+    assert told(cut).items() <= told(whole).items()
+
+
+@PROPERTY
+@given(st.binary(max_size=200))
+@example(b"\xff")
+def test_any_bytes(data: bytes) -> None:
+    """Random bytes are no JPEG, and behind the beginning of one they are no harm."""
+    for head in (data, b"\xff\xd8\xff" + data, jpeg(exif(data)), jpeg(exif(b"II*\0" + data))):
+        check(head)
+
+
+HEAD = 128 * 1024
+
+
+def greedy(text: bytes) -> bytes:
+    """A file whose every entry wants all of its EXIF."""
+    size = 60_000
+    wanted = (ASCII, size, b"\xd0\x07\0\0")  # an offset, 2000
+    entries = [(MAKE, wanted), (MODEL, wanted), (EXIF_IFD, long("<", 8)), (TAKEN, wanted)]
+    entries += [(tag, wanted) for tag in range(MAX_ENTRIES - len(entries))]
+    data = start("<") + directory("<", entries, 8, 8)
+    return jpeg(exif(data.ljust(2000, b"\0") + (text * size)[:size]))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b"\xff" * HEAD, id="fill-bytes"),
+        pytest.param(b"\xff\xe1\x08\0Exif\0\0".ljust(2050, b"\xff") * 64, id="segments"),
+        pytest.param(b"\xff\xe1\0\2" * (HEAD // 4), id="empty-segments"),
+        pytest.param(greedy(b"x")[2:], id="text"),
+        pytest.param(greedy(b"\1x")[2:], id="text-and-controls"),
+        pytest.param(greedy(b" ")[2:], id="blanks"),
+        pytest.param(greedy(b"\xff\xd8\xff")[2:], id="starts-of-image"),
+    ],
+)
+def test_time(head: bytes) -> None:
+    """The worst of files takes milliseconds; the limit is wide, for slow machines."""
+    head = (b"\xff\xd8" + head).ljust(HEAD, b"\xff")[:HEAD]
+    begin = time.perf_counter()
+    check(head)
+    assert time.perf_counter() - begin < 0.5
