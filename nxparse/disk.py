@@ -136,6 +136,25 @@ class Folder:
                     found.append((name, state))
         return found
 
+    def trim(self, size: int, count: int | None = None) -> list[str]:
+        """Delete the files that come first by name until the rest fits; return which.
+
+        `size` is in bytes, of all files together; `count` is how many they may be.
+        """
+        files = self.files()
+        total = sum(state.st_size for _, state in files)
+        left = len(files)
+        deleted = []
+        for name, state in files:
+            if total <= size and (count is None or left <= count):
+                break
+            with contextlib.suppress(OSError):
+                self.unlink(name)
+                total -= state.st_size
+                left -= 1
+                deleted.append(name)
+        return deleted
+
     def lock(self) -> None:
         """Let no other process lock this folder while it is open. BlockingIOError if one has."""
         if self._fd is not None:

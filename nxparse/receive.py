@@ -145,9 +145,7 @@ class Receiver(ABC):
         self._spool.discard(self._incoming)
         self._incoming = None
         self.accepted = id
-        self._log(
-            logging.INFO, f"sends upload {id} again: it is taken once"
-        )
+        self._log(logging.INFO, f"sends upload {id} again: it is taken once")
         return ACCEPTED
 
     def _begin(self) -> None:

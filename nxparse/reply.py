@@ -26,6 +26,12 @@ class Reply:
     content_type: str = "text/html; charset=utf-8"
     reason: str = ""
 
+    @property
+    def remark(self) -> str:
+        """What stands in the comment of a refusal; empty if there is none."""
+        found = re.search(rb"<!-- (.*) -->", self.body)
+        return found[1].decode("ascii", "replace") if found else ""
+
     def fields(self, now: float) -> list[tuple[str, str]]:
         """All headers in order. `now` is the Unix time for Date, in seconds."""
         return [

@@ -5,6 +5,7 @@ A body is kept as it came, under an id of its own, in the folder `.nx`::
     spool/.ID          being received
     spool/ID           received whole
     quarantine/ID      cut, or not to be read: for a person to look at
+    unknown/ID.mitm    a request that nobody could answer, as a flow of mitmproxy
     state.sqlite3      a row for each upload, each body, and each delivery
 
 An upload by e-mail has one body, with the id of the upload, and all photos in
@@ -55,6 +56,8 @@ from nxparse.upload import Fetch, File, Upload
 
 # Quarantine is there for a person to look at, not to fill the card.
 MAX_QUARANTINE = 2 << 30
+MAX_UNKNOWN = 100  # files
+MAX_UNKNOWN_BYTES = 256 << 20
 # No delivery is made to wait for longer, in seconds.
 MAX_WAIT = 3600.0
 # A camera whose reply was lost sends again within this time, in seconds.
@@ -275,8 +278,7 @@ class Spool:
 
     def begin(self) -> Incoming:
         """Begin to receive a body."""
-        now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._clock()))
-        return Incoming(f"{now}-{secrets.token_hex(4)}", self._spool)
+        return Incoming(self._new_id(), self._spool)
 
     def accept(
         self,
@@ -374,17 +376,23 @@ class Spool:
 
     def tidy(self) -> list[Path]:
         """Delete the oldest in quarantine until the rest fits, and tell which."""
-        files = self._quarantine.files()
-        total = sum(state.st_size for _, state in files)
-        deleted = []
-        for name, state in files:
-            if total <= MAX_QUARANTINE:
-                break
-            with suppress(OSError):
-                self._quarantine.unlink(name)
-                total -= state.st_size
-                deleted.append(self._quarantine.path / name)
-        return deleted
+        return [self._quarantine.path / name for name in self._quarantine.trim(MAX_QUARANTINE)]
+
+    def keep_unknown(self, flow: bytes) -> Path:
+        """Keep the flow of a request that nobody knows how to answer; the oldest make room."""
+        with Folder.make(self._spool.path.parent / "unknown", 0o700) as folder:
+            name = f"{self._new_id()}.mitm"
+            fd = folder.create(f".{name}", 0o600)
+            try:
+                disk.write_all(fd, flow)
+                folder.move(f".{name}", folder, name)
+            except OSError:
+                folder.discard(f".{name}")
+                raise
+            finally:
+                os.close(fd)
+            folder.trim(MAX_UNKNOWN_BYTES, MAX_UNKNOWN)
+            return folder.path / name
 
     def waiting(self) -> list[Delivery]:
         """All deliveries that have not ended, the oldest uploads first."""
@@ -555,6 +563,10 @@ class Spool:
         self._quarantine.sync()
         self._spool.sync()
         return kept
+
+    def _new_id(self) -> str:
+        now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._clock()))
+        return f"{now}-{secrets.token_hex(4)}"
 
     @contextmanager
     def _kept(self, incoming: Incoming) -> Iterator[sqlite3.Connection]:

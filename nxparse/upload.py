@@ -40,6 +40,10 @@ class File:
         for start in range(self.start, end, CHUNK):
             yield self._fetch(start, min(start + CHUNK, end))
 
+    def head(self, size: int) -> bytes:
+        """The beginning of the content, at most `size` bytes."""
+        return self._fetch(self.start, self.start + min(size, self.size))
+
     @property
     def data(self) -> bytes:
         """The content, whole."""

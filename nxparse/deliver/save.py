@@ -34,12 +34,16 @@ def folder_for(directory: Path, received: float) -> Path:
 
 
 def save(files: Sequence[File], directory: Path, received: float, id: str) -> list[Saved]:
-    """Store files of an upload durably.
+    """Store files of an upload that came at a Unix time durably, in the folder of its day."""
+    return store(files, folder_for(directory, received), id)
+
+
+def store(files: Sequence[File], path: Path, id: str) -> list[Saved]:
+    """Store files durably in a folder, which is made if need be.
 
     `id` names the delivery; a second try with the same id clears away what the
     first one left. Raises OSError; what is stored by then stays.
     """
-    path = folder_for(directory, received)
     saved = []
     try:
         with Folder.make(path) as folder:

@@ -1,0 +1,224 @@
+"""A request, or a reply, shown to a person: what the content view and `show` print.
+
+An upload is shown with its parts and with each deviation and where it was met,
+a request to the social gateway with what stands in it. Passwords, keys and
+tokens are hidden: what is on a screen is soon in a screenshot.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from nxparse import jpeg, multipart, report, service, social
+from nxparse.deviation import BodyError
+from nxparse.hotspot import GLD, Family
+from nxparse.reply import Reply
+from nxparse.seen import Answered, Seen
+from nxparse.service import Call, Service
+from nxparse.upload import Fetch, File, Upload, from_parts
+
+HEAD = 1 << 17  # bytes of a photo that are enough for what it tells of itself
+MAX_LINE = 200  # characters
+
+_SECRET = re.compile(r'((?:SessionKey|CryptSessionKey Value|ResourceID)=")[^"]*')
+
+
+def request(seen: Seen) -> str | None:
+    """What somebody asks for, for a person. None if nobody knows, or there is no body."""
+    answer = service.find(seen.method, seen.host, seen.path)
+    if not isinstance(answer, Call) or not seen.body:
+        return None
+    body = seen.body
+    match answer.service:
+        case Service.EMAIL:
+            return email(body, seen.header("content-type"))
+        case Service.FILE:
+            return _lines(("file", _file(_whole(body, seen.header("content-type")))))
+        case Service.LOGIN:
+            return _login(answer.argument, body)
+        case Service.PHOTO | Service.VIDEO:
+            return _announcement(answer.argument, answer.service.name.lower(), body)
+        case Service.ACCOUNT:
+            return _lines(("login to", "AllShare"), ("password", "(hidden)"))
+        case _:
+            return None
+
+
+def reply(seen: Seen, answered: Answered) -> str | None:
+    """A reply to a camera, for a person. None if there is nothing to hide in it."""
+    answer = service.find(seen.method, seen.host, seen.path)
+    services = (Service.LOGIN, Service.PHOTO, Service.VIDEO)
+    if not isinstance(answer, Call) or answer.service not in services or not answered.body:
+        return None
+    return _SECRET.sub(r"\1(hidden)", answered.body.decode("utf-8", "replace"))
+
+
+def title(seen: Seen) -> str:
+    """What a request is, in a few words."""
+    match service.find(seen.method, seen.host, seen.path):
+        case Call(Service.EMAIL):
+            return "upload by e-mail"
+        case Call(Service.FILE):
+            return "file for a social site"
+        case Call(Service.LOGIN, site):
+            return f"login to {site}"
+        case Call(Service.PHOTO | Service.VIDEO as announced, site):
+            return f"{announced.name.lower()} announced to {site}"
+        case Call(Service.TIME):
+            return "time"
+        case Call(Service.ACCOUNT):
+            return "login to AllShare"
+        case Call(Service.LIST):
+            return "list of sites"
+        case Family():
+            return "hotspot check"
+        case Reply() as found if found.status == 200:
+            return "hotspot check" if found is GLD else "page"
+        case _:
+            return "unknown"
+
+
+def email(body: bytes, content_type: str) -> str:
+    """An upload by e-mail, or why it cannot be read, with as many parts as there are."""
+    scanner = multipart.Scanner(multipart.boundary_of(content_type))
+
+    def fetch(start: int, end: int) -> bytes:
+        return body[start:end]
+
+    try:
+        scanner.feed(body)
+        parts = scanner.close()
+    except multipart.MultipartError as error:
+        return _lines(("upload", f"cannot be read: {error}"))
+    try:
+        found = from_parts(parts, scanner.deviations, fetch)
+    except BodyError as error:
+        head = _lines(("upload", f"cannot be read: {error}"))
+        deviations = scanner.deviations
+    else:
+        head = upload(found)
+        deviations = list(found.deviations)
+    rows = [("", "name", "file", "type", "bytes", "at", "")]
+    for number, part in enumerate(parts, 1):
+        rows.append(
+            (
+                str(number),
+                report.plain(part.name or "-"),
+                report.plain(part.filename or "-"),
+                report.plain(part.content_type or "-"),
+                str(part.end - part.start),
+                str(part.start),
+                picture(fetch, part.start, part.end),
+            )
+        )
+    noted = [
+        (str(one), f"at {one.offset}", report.plain(one.detail))
+        for one in sorted(deviations, key=lambda one: one.offset)
+    ]
+    tolerated = f"\ntolerated\n{_table(noted)}" if noted else "\nnothing had to be tolerated\n"
+    return f"{head}\nparts\n{_table(rows)}{tolerated}"
+
+
+def upload(found: Upload) -> str:
+    """Who sends what to whom."""
+    sender = f"{found.sender_name} <{found.sender}>" if found.sender_name else found.sender
+    return _lines(
+        ("camera", camera(found.files)),
+        ("sender", sender or "(nobody)"),
+        ("recipients", ", ".join(found.recipients)),
+        ("subject", found.subject),
+        ("text", found.text),
+    )
+
+
+def camera(files: Sequence[File]) -> str:
+    """The model of the camera, from the first photo that tells it."""
+    for file in files:
+        told = jpeg.describe(file.head(HEAD))
+        if told and told.model:
+            return told.model
+    return "(its photos do not tell)"
+
+
+def picture(fetch: Fetch, start: int, end: int) -> str:
+    """What a file tells of itself, as far as it is a JPEG."""
+    told = jpeg.describe(fetch(start, min(end, start + HEAD)))
+    if told is None:
+        return ""
+    size = f"{told.width} x {told.height}" if told.width else "JPEG"
+    return ", ".join(word for word in (size, told.model, told.taken) if word)
+
+
+def as_json(found: Upload) -> dict[str, Any]:
+    """An upload for programs, as one object that JSON can hold."""
+    return {
+        "sender": found.sender,
+        "recipients": list(found.recipients),
+        "subject": found.subject,
+        "text": found.text,
+        "deviations": [str(one) for one in found.deviations],
+        "files": [
+            {
+                "name": file.name,
+                "content_type": file.content_type,
+                "size": file.size,
+                "sha256": file.sha256,
+            }
+            for file in found.files
+        ],
+    }
+
+
+def _login(site: str, body: bytes) -> str:
+    try:
+        login = social.read_login(body)
+    except BodyError as error:
+        return _lines(("login to", site), ("cannot be read", str(error)))
+    if login.out:
+        return _lines(("logout from", site))
+    return _lines(("login to", site), ("user", login.user), ("password", "(hidden)"))
+
+
+def _announcement(site: str, kind: str, body: bytes) -> str:
+    try:
+        found = social.read_announcement(body)
+    except BodyError as error:
+        return _lines((f"{kind} for", site), ("cannot be read", str(error)))
+    return _lines(
+        (f"{kind} for", site),
+        ("file", found.name or "-"),
+        ("album", found.album or "-"),
+        ("caption", found.caption or "-"),
+        ("session", "(hidden)" if found.session_key else "-"),
+    )
+
+
+def _whole(body: bytes, content_type: str) -> File:
+    return File(None, content_type or "-", len(body), 0, lambda start, end: body[start:end])
+
+
+def _file(file: File) -> str:
+    told = picture(lambda start, end: file.head(end), 0, file.size)
+    return ", ".join(word for word in (file.content_type, report.amount(file.size), told) if word)
+
+
+def _lines(*fields: tuple[str, str]) -> str:
+    """Names and values, a line for each; what has several lines is indented."""
+    width = max(len(name) for name, _ in fields) + 2
+    lines = []
+    for name, value in fields:
+        texts = [report.plain(line, MAX_LINE) for line in value.split("\n")] or [""]
+        lines += [f"{name:{width}}{texts[0]}", *(" " * width + text for text in texts[1:])]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "".join(
+        "  "
+        + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        + "\n"
+        for row in rows
+    )

@@ -1,0 +1,260 @@
+"""A camera that uploads to the social sites in its menu, for the tests.
+
+Builders for what it says, functions that find in a reply what it looks for,
+and a camera that goes the whole way. This is the other side of the wire: it
+uses nothing of nxparse, so that it can contradict it.
+
+No capture of this protocol is public. What is here follows what has been
+published about it: the commits of ge0rg/samsung-nx-emailservice, the wiki of
+ge0rg/samsung-nx-hacks, and in the blog on op-co.de the articles
+samsung_nx_mastodon, samsung_wifi_cameras and samsung_wb850f_firmware. The
+headers of these requests are published nowhere and kept plain.
+"""
+
+from __future__ import annotations
+
+import base64
+import socket
+from collections.abc import Callable
+from html import escape
+from random import Random
+from urllib.parse import quote
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from tests import camera
+from tests.camera import Heard
+
+HOST = "snsgw.samsungmobile.com"
+ACCOUNTS = "www.ospserver.net"
+HOST_ADDR = f"{HOST}:80"
+
+MODEL = "NX300"
+APPLICATION_KEY = "6f41b2e63c5ed2a4"
+CRYPT_SESSION_KEY = bytes(range(0xB0, 0xD0))
+
+
+# Requests
+
+
+def request(
+    method: str, target: str, body: bytes, *, host: str = HOST, content_type: str = "text/xml"
+) -> bytes:
+    return (
+        f"{method} {target} HTTP/1.1\r\n"
+        f"Host: {host}\r\n"
+        f"User-Agent: {MODEL}\r\n"
+        f"Content-Type: {content_type}\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        "\r\n"
+    ).encode() + body
+
+
+def hotspot(host: str, *, version: str = "1.1") -> bytes:
+    """The look whether there is a way to the Internet."""
+    return f"GET / HTTP/{version}\r\nHost: {host}\r\n\r\n".encode()
+
+
+def auth(site: str, body: bytes) -> bytes:
+    """The request for login and logout."""
+    return request("POST", f"/{site}/auth", body)
+
+
+def announce(site: str, kind: str, body: bytes) -> bytes:
+    """The request before each file; `kind` is photo or video."""
+    return request("POST", f"/{site}/{kind}", body)
+
+
+def put(
+    resource: str, data: bytes, *, address: str = HOST_ADDR, content_type: str = "image/jpeg"
+) -> bytes:
+    """The request that carries a file, to where the announcement was told."""
+    return request("PUT", f"/{resource}", data, host=address, content_type=content_type)
+
+
+# Bodies
+
+
+def encrypt(data: bytes, key: bytes = CRYPT_SESSION_KEY) -> bytes:
+    """AES-128-CBC, its key and IV the halves of `key`, padded with zeros."""
+    encryptor = Cipher(algorithms.AES(key[:16]), modes.CBC(key[16:])).encryptor()
+    return encryptor.update(data + bytes(-len(data) % 16)) + encryptor.finalize()
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def login(user: str, password: str, key: bytes = CRYPT_SESSION_KEY) -> bytes:
+    """A login as most cameras write it: encrypted, with the key beside."""
+    return login_of(
+        quote(base64_of(encrypt(user.encode(), key)), ""),
+        quote(base64_of(encrypt(password.encode(), key)), ""),
+        f'<CryptSessionKey Value="{base64_of(key)}"/>',
+    )
+
+
+def login_qf30(user: str, password: str) -> bytes:
+    """A login of an HMX-QF30, which has no key and trusts in TLS."""
+    return login_of(quote(user, ""), quote(password, ""), "<CryptSessionKey/>")
+
+
+def login_of(user: str, password: str, key: str) -> bytes:
+    """A login with these attributes, and this element for the key."""
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f'<Request Method="login"><UserName Value="{escape(user)}"/>'
+        f'<Password Value="{escape(password)}"/>{key}'
+        f'<ApplicationKey Value="{APPLICATION_KEY}"/></Request>'
+    ).encode()
+
+
+def login_oauth() -> bytes:
+    """A login to a site that has its own page for passwords."""
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f'<Request Method="login"><OAuth Version="1.0"/>'
+        f'<CryptSessionKey Value="{base64_of(CRYPT_SESSION_KEY)}"/>'
+        f'<ApplicationKey Value="{APPLICATION_KEY}"/></Request>'
+    ).encode()
+
+
+def logout(key: str) -> bytes:
+    return f'<Request Method="logout"><SessionKey Value="{escape(key)}"/></Request>'.encode()
+
+
+def photo(key: str, name: str, caption: str = "", album: str = MODEL) -> bytes:
+    return (
+        f'<Request SessionKey="{escape(key)}"><Photo><Album Name="{escape(album)}"/>'
+        f'<File Name="{escape(name)}"/><Content>{escape(caption)}</Content></Photo></Request>'
+    ).encode()
+
+
+def video(key: str, name: str, caption: str = "", category: str = "Travel") -> bytes:
+    return (
+        f'<Request SessionKey="{escape(key)}"><Video>'
+        f'<Category Name="{escape(category)}" OwnerID="19"/>'
+        f'<File Name="{escape(name)}"/><Content>{escape(caption)}</Content></Video></Request>'
+    ).encode()
+
+
+def allshare(user: str, password: str) -> bytes:
+    """The login to a Samsung account, which has the password in clear."""
+    body = (
+        f"<userAuthRequest><loginID>{escape(user)}</loginID>"
+        f"<password>{escape(password)}</password><duid></duid>"
+        "<mobileCountryCode></mobileCountryCode><tncAccepted>Y</tncAccepted></userAuthRequest>"
+    ).encode()
+    return request("POST", "/security/sso/userprofiles/authentication/emailid", body, host=ACCOUNTS)
+
+
+def mp4(size: int, seed: int = 0) -> bytes:
+    """Bytes that begin like a video: `size` of them, always the same ones for a `seed`."""
+    head = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom"
+    mdat = (size - len(head)).to_bytes(4, "big") + b"mdat"
+    return head + mdat + Random(seed).randbytes(size - len(head) - len(mdat))
+
+
+# Replies: the firmware parses no XML, it looks with strstr()
+
+
+def found(reply: str, mark: str) -> str:
+    """What stands between `mark` and the next quotation mark; nothing if it is not there."""
+    _, _, rest = reply.partition(mark)
+    value, quotation_mark, _ = rest.partition('"')
+    return value if quotation_mark else ""
+
+
+def session_key(reply: str) -> str:
+    return found(reply, 'SessionKey="')
+
+
+def people_id(reply: str) -> str:
+    return found(reply, 'LoginPeopleID="')
+
+
+def host_addr(reply: str) -> str:
+    return found(reply, 'HostAddr="')
+
+
+def resource_id(reply: str) -> str:
+    return found(reply, 'ResourceID="')
+
+
+def digested(heard: Heard) -> Heard:
+    """The same reply, if a camera's HTTP client copes with it."""
+    assert heard.head.startswith("HTTP/1.1 "), heard
+    assert heard.segments == 1, heard
+    assert heard.headers.get("Connection") == "close", heard
+    assert heard.headers.get("Content-Length") == str(len(heard.body.encode())), heard
+    assert "Transfer-Encoding" not in heard.headers, heard
+    usual = [name for name in heard.headers if name == name.title() or name == "ETag"]
+    assert usual == list(heard.headers), heard
+    return heard
+
+
+class SocialCamera:
+    """A camera with the address `source`; it keeps its session key, also over a restart of ours.
+
+    Each method asserts that the reply is one with which a camera goes on.
+    """
+
+    def __init__(self, port: int, host: str = "127.0.0.1", source: str = "127.0.0.1") -> None:
+        self.port = port
+        self.host = host
+        self.source = source
+        self.key = ""
+
+    def connect(self) -> socket.socket:
+        address = (self.host, self.port)
+        connection = socket.create_connection(address, camera.TIMEOUT, (self.source, 0))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def send(self, request: bytes) -> Heard:
+        """Send any request, and take any reply that can be digested."""
+        connection = self.connect()
+        connection.sendall(request)
+        return digested(camera.hear(connection))
+
+    def check(self, host: str) -> Heard:
+        """Look whether there is a way to the Internet."""
+        return self.send(hotspot(host))
+
+    def login(
+        self,
+        site: str,
+        user: str,
+        password: str,
+        write: Callable[[str, str], bytes] = login,
+    ) -> Heard:
+        heard = self._succeed(auth(site, write(user, password)))
+        self.key = session_key(heard.body)
+        assert 0 < len(self.key) < 64, heard
+        assert 0 < len(people_id(heard.body)) < 64, heard
+        return heard
+
+    def announce(self, site: str, kind: str, body: bytes) -> str:
+        """Tell of a file; returns the ResourceID."""
+        heard = self._succeed(announce(site, kind, body))
+        assert host_addr(heard.body) == HOST_ADDR, heard
+        assert resource_id(heard.body), heard
+        return resource_id(heard.body)
+
+    def put(self, resource: str, data: bytes, content_type: str = "image/jpeg") -> Heard:
+        return self._succeed(put(resource, data, content_type=content_type))
+
+    def photo(self, site: str, name: str, caption: str, album: str, data: bytes) -> Heard:
+        return self.put(self.announce(site, "photo", photo(self.key, name, caption, album)), data)
+
+    def video(self, site: str, name: str, caption: str, category: str, data: bytes) -> Heard:
+        body = video(self.key, name, caption, category)
+        return self.put(self.announce(site, "video", body), data, "video/mp4")
+
+    def logout(self, site: str) -> Heard:
+        return self._succeed(auth(site, logout(self.key)))
+
+    def _succeed(self, request: bytes) -> Heard:
+        heard = self.send(request)
+        assert heard.status == 200, heard
+        return heard

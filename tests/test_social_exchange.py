@@ -1,0 +1,1055 @@
+"""The social sites and the hotspot checks, as a camera has them of a real mitmdump."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import quote
+
+import pytest
+
+from tests import bodies, camera, social
+from tests.camera import Heard
+from tests.proxy import ROOT, Proxy, eventually
+from tests.smtp_servers import Mail, MailServer
+from tests.social import MODEL, SocialCamera
+from tests.test_delivery import outbox, read
+
+ACCEPTED = '<Response Status="succ" />'
+LOGIN_FAILED = '<Response ErrCode="401" ErrSubCode="0" /><!-- Login failed -->'
+SESSION_EXPIRED = '<Response ErrCode="401" ErrSubCode="0" /><!-- Session expired -->'
+ANNOUNCED = re.compile(
+    r'<Response HostAddr="snsgw\.samsungmobile\.com:80" ResourceID="upload/([\w-]+)" />'
+)
+
+USER = "camera@example.net"
+PASSWORD = "correct horse&battery+stäple"
+PHOTO = bodies.jpeg(50_000)
+
+addresses = itertools.count(0x7F000201)  # 127.0.2.1
+
+
+def new_address() -> str:
+    """An address of loopback from which no camera has called yet."""
+    return ".".join(str(byte) for byte in next(addresses).to_bytes(4, "big"))
+
+
+@pytest.fixture
+def client(shared: Proxy) -> SocialCamera:
+    """A camera that the shared proxy has never seen."""
+    return SocialCamera(shared.port, source=new_address())
+
+
+@contextmanager
+def goes_on(proxy: Proxy, client: SocialCamera) -> Iterator[None]:
+    """Whatever happens within, there is no traceback, and then somebody can log in."""
+    before = len(proxy.log)
+    yield
+    client.login("facebook", USER, PASSWORD)
+    assert "Traceback" not in proxy.log[before:]
+
+
+def login_reply(key: str, name: str) -> str:
+    return (
+        f'<Response SessionKey="{key}">\n'
+        '<PersistKey Value=""/>\n'
+        f'<CryptSessionKey Value="{key}"/>\n'
+        f'<LoginPeopleID="{name}"/>\n'
+        '<OAuth URL="http://snsgw.samsungmobile.com/oauth"/>\n'
+        "</Response>"
+    )
+
+
+# Hotspot checks
+
+GLD = "gld.samsungosp.com"
+CHECKS = {
+    "www.yahoo.co.kr": ("http://yahoo.com", "YAHOO!", ".yahoo.co.kr"),
+    "www.msn.com": ("http://msn.com", "MSN", ".msn.com"),
+}
+all_checks = pytest.mark.parametrize("host", CHECKS)
+
+
+def kind(heard: Heard, host: str) -> str:
+    """Which of the two answers it is that a check of this host may get; it is right in all."""
+    location, text, domain = CHECKS[host]
+    lines = heard.head.split("\r\n")
+    if heard.status == 302:
+        assert lines[0] == "HTTP/1.1 302 FOUND"
+        assert f"Location: {location}" in lines
+        assert "Set-Cookie" not in heard.headers
+        assert heard.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert "<" in heard.body
+        assert len(heard.body) < 1000
+        return "redirect"
+    assert lines[0] == "HTTP/1.1 200 OK"
+    assert f"Set-Cookie: samsung=hotspot; Domain={domain}; Path=/" in lines
+    assert "Location" not in heard.headers
+    assert heard.body == text
+    return "cookie"
+
+
+def test_gld(client: SocialCamera) -> None:
+    """The check of the NX family gets 200 with no body, an ETag, and one Server, nginx."""
+    for _ in range(3):
+        heard = client.check(GLD)
+
+        assert (heard.head.split("\r\n")[0], heard.body) == ("HTTP/1.1 200 OK", "")
+        assert heard.headers["ETag"] == '"deadbeef"'
+        assert heard.headers["Content-Length"] == "0"
+        assert re.findall("Server: (.*)", heard.head)[0].startswith("nginx/")
+        assert heard.head.count("Server: ") == 1
+
+
+@all_checks
+def test_answers_take_turns(client: SocialCamera, host: str) -> None:
+    """A check is redirected the first time, gets a cookie the second, and so on."""
+    answers = [kind(client.check(host), host) for _ in range(5)]
+
+    assert answers == ["redirect", "cookie", "redirect", "cookie", "redirect"]
+
+
+@all_checks
+def test_a_check_spelled_otherwise(client: SocialCamera, host: str) -> None:
+    """Capitals, a port, HTTP/1.0 and the absolute form make no check of another host."""
+    checks = [
+        social.hotspot(host.upper()),
+        social.hotspot(f"{host}:80"),
+        social.hotspot(host, version="1.0"),
+        social.hotspot(host).replace(b"GET /", f"GET http://{host}/".encode()),
+    ]
+
+    answers = [kind(client.send(check), host) for check in checks]
+
+    assert answers == ["redirect", "cookie", "redirect", "cookie"]
+
+
+def test_turns_are_for_a_client_and_a_host(shared: Proxy) -> None:
+    """What one client hears about one host changes nothing for others."""
+    ours, theirs = (SocialCamera(shared.port, source=new_address()) for _ in range(2))
+    yahoo, msn = CHECKS
+
+    assert kind(ours.check(yahoo), yahoo) == "redirect"
+    assert kind(theirs.check(yahoo), yahoo) == "redirect"
+    assert kind(ours.check(msn), msn) == "redirect"
+    assert kind(ours.check(yahoo), yahoo) == "cookie"
+    assert kind(ours.check(msn), msn) == "cookie"
+    assert kind(theirs.check(yahoo), yahoo) == "cookie"
+
+
+EMAIL = bodies.request(bodies.body([("MAILED.JPG", bodies.jpeg(5000))]))
+GOES_ON = {
+    "login": social.auth("facebook", social.login(USER, PASSWORD)),
+    "email": EMAIL,
+}
+
+
+@all_checks
+@pytest.mark.parametrize("then", GOES_ON.values(), ids=GOES_ON)
+def test_an_answer_that_works_is_kept(shared: Proxy, host: str, then: bytes) -> None:
+    """A client that goes on behind its check gets the same answer the next time."""
+    ours, theirs = (SocialCamera(shared.port, source=new_address()) for _ in range(2))
+
+    assert kind(theirs.check(host), host) == "redirect"
+    assert kind(ours.check(host), host) == "redirect"
+    assert kind(ours.check(host), host) == "cookie"
+    assert ours.send(then).status == 200
+    assert kind(ours.check(host), host) == "cookie"
+    assert ours.send(then).status == 200
+    assert kind(ours.check(host), host) == "cookie"
+    assert kind(ours.check(host), host) == "redirect"
+    assert ours.send(then).status == 200
+    assert kind(ours.check(host), host) == "redirect"
+    assert kind(theirs.check(host), host) == "cookie"
+
+
+class RealOne(BaseHTTPRequestHandler):
+    """What stands at the real hosts: says what it was asked."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        reply = f"the real {self.headers['Host']}: {self.command} {self.path}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(reply)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(reply)
+
+    do_POST = do_PUT = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@contextmanager
+def all_servers() -> Iterator[int]:
+    """A web server on loopback; its port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), RealOne) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_what_else_is_asked_of_these_hosts_passes(folder: Path) -> None:
+    """Of www.msn.com and www.yahoo.co.kr only GET / is ours; other requests reach them."""
+    script = folder / "redirecting.py"
+    with all_servers() as port:
+        script.write_text(
+            f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+            "import nx_addon\n"
+            "class AllServersHere:\n"
+            f"    def server_connect(self, data): data.server.address = ('127.0.0.1', {port})\n"
+            "addons = [*nx_addon.addons, AllServersHere()]\n"
+        )
+        with Proxy(folder, script=script) as proxy:
+            for host, (method, path) in itertools.product(
+                CHECKS, [("GET", "/x"), ("GET", "/index.html"), ("POST", "/"), ("PUT", "/")]
+            ):
+                heard = camera.send(proxy.port, social.request(method, path, b"", host=host))
+                assert (heard.status, heard.body) == (200, f"the real {host}: {method} {path}")
+
+
+# Login
+
+DIALECTS = {"aes": social.login, "qf30": social.login_qf30}
+all_dialects = pytest.mark.parametrize("write", DIALECTS.values(), ids=DIALECTS)
+
+
+@all_dialects
+def test_login(client: SocialCamera, write: Callable[[str, str], bytes]) -> None:
+    """A login is answered with the five lines and the end that cameras know, byte for byte."""
+    heard = client.login("facebook", USER, PASSWORD, write)
+
+    assert heard.head.startswith("HTTP/1.1 200 OK\r\n")
+    assert heard.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert heard.body == login_reply(client.key, USER)
+    assert re.fullmatch(r"[\w-]+", client.key, re.ASCII)
+
+
+def test_each_login_is_a_session(client: SocialCamera) -> None:
+    """The keys of two logins differ, also when the same camera says the same bytes."""
+    keys = {social.session_key(client.login("facebook", USER, PASSWORD).body) for _ in range(5)}
+
+    assert len(keys) == 5
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 32, 63])
+@all_dialects
+def test_names_of_any_length(
+    client: SocialCamera, write: Callable[[str, str], bytes], length: int
+) -> None:
+    """A name is read whole, whether it fills the last block of the cipher or not."""
+    name = "".join(itertools.islice(itertools.cycle("Nx300-"), length))
+
+    assert client.login("facebook", name, PASSWORD, write).body == login_reply(client.key, name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        '"/><script>alert(1)</script>',
+        "a&b<c>",
+        "line\r\nbreak",
+        "bell\x07",
+        "Zoë 스마트 카메라",
+        "x" * 64,
+        "x" * 5000,
+        "{0.__class__} %s",
+        "-->",
+    ],
+    ids=lambda name: ascii(name[:12]),
+)
+@all_dialects
+def test_a_name_is_made_harmless_in_the_reply(
+    client: SocialCamera, write: Callable[[str, str], bytes], name: str
+) -> None:
+    """Whatever the name, LoginPeopleID is short, printable ASCII, and ends where it should."""
+    heard = client.login("facebook", name, PASSWORD, write)
+
+    shown = social.people_id(heard.body)
+    assert heard.body == login_reply(client.key, shown)
+    assert re.fullmatch(r"[ !#-%'-;=?-~]{1,63}", shown)
+
+
+def unquoted(user: str) -> str:
+    """The cipher text for a user in base64, as it is."""
+    return social.base64_of(social.encrypt(user.encode()))
+
+
+WITH_PLUS = next(name for name in map(str, itertools.count()) if "+" in unquoted(name))
+KEY_ELEMENT = f'<CryptSessionKey Value="{social.base64_of(social.CRYPT_SESSION_KEY)}"/>'
+
+
+@pytest.mark.parametrize(
+    ("user", "key", "name"),
+    [
+        pytest.param("100%", "<CryptSessionKey/>", "100%", id="percent-at-the-end"),
+        pytest.param("a%zzb", "<CryptSessionKey/>", "a%zzb", id="no-hex"),
+        pytest.param("a+b", "<CryptSessionKey/>", "a+b", id="plus"),
+        pytest.param("a%2Bb%2b", "<CryptSessionKey/>", "a+b+", id="quoted-plus"),
+        pytest.param(unquoted(WITH_PLUS), KEY_ELEMENT, WITH_PLUS, id="cipher-text-with-plus"),
+        pytest.param(quote(unquoted(WITH_PLUS), ""), KEY_ELEMENT, WITH_PLUS, id="quoted"),
+    ],
+)
+def test_s04_odd_quoting(client: SocialCamera, user: str, key: str, name: str) -> None:
+    """What is no quoted byte stays as it is, and a plus is a plus."""
+    body = social.login_of(user, "secret", key)
+
+    assert social.people_id(client.send(social.auth("facebook", body)).body) == name
+
+
+@pytest.mark.parametrize("site", ["skydrive", "flickr", "dropbox"])
+@pytest.mark.parametrize(
+    "body", [social.login_oauth(), social.login(USER, PASSWORD)], ids=["oauth", "aes"]
+)
+def test_sites_with_oauth(client: SocialCamera, site: str, body: bytes) -> None:
+    """Nobody can log in to a site that wants OAuth."""
+    heard = client.send(social.auth(site, body))
+
+    assert (heard.status, heard.body) == (401, LOGIN_FAILED)
+
+
+@all_dialects
+def test_who_may_log_in(folder: Path, write: Callable[[str, str], bytes]) -> None:
+    """With nx_senders set, only names that it has can log in, and the log says how to add one."""
+    with Proxy(folder, "--set", "nx_senders=*@example.net", "--set", "nx_senders=Anna") as proxy:
+        client = SocialCamera(proxy.port)
+        for user in ("eve@example.com", "eve"):
+            heard = client.send(social.auth("facebook", write(user, PASSWORD)))
+            assert (heard.status, heard.body) == (401, LOGIN_FAILED)
+            proxy.wait_for(rf"{user} may not .*--set nx_senders={user}")
+        for user in (USER, USER.upper(), "anna"):
+            client.login("facebook", user, PASSWORD, write)
+
+
+def test_logout(client: SocialCamera) -> None:
+    """Who logs out is told so, with and without a session."""
+    client.login("facebook", USER, PASSWORD)
+    for _ in range(2):
+        heard = client.logout("facebook")
+        assert (heard.status, heard.body) == (200, "Logged out for real!")
+
+
+def test_s11_a_flood_of_logins(folder: Path) -> None:
+    """Hundreds of logins do not make the proxy forget the last one."""
+    with Proxy(folder) as proxy:
+        client = SocialCamera(proxy.port)
+        with goes_on(proxy, client):
+            for _ in range(300):
+                client.login("facebook", USER, PASSWORD)
+            client.photo("facebook", "FLOOD.JPG", "", MODEL, PHOTO)
+        proxy.wait_for("saved as .*FLOOD.JPG")
+
+
+# Sites: what login, photo and video are answered
+
+PHOTOS_ONLY = (200, 200, 404)
+PHOTOS_AND_VIDEOS = (200, 200, 200)
+OAUTH = (401, 404, 404)
+UNKNOWN = (404, 404, 404)
+SITES = {
+    "facebook": PHOTOS_AND_VIDEOS,
+    "picasa": PHOTOS_ONLY,
+    "youtube": PHOTOS_AND_VIDEOS,
+    "photobucket": PHOTOS_ONLY,
+    "samsungimaging": PHOTOS_ONLY,
+    "cyworld": PHOTOS_ONLY,
+    "me2day": PHOTOS_ONLY,
+    "poco": PHOTOS_ONLY,
+    "weibo": PHOTOS_ONLY,
+    "renren": PHOTOS_ONLY,
+    "vkontakte": PHOTOS_ONLY,
+    "odnoklassniki": PHOTOS_ONLY,
+    "kakaostory": PHOTOS_ONLY,
+    "evernote": PHOTOS_ONLY,
+    "skydrive": OAUTH,
+    "flickr": OAUTH,
+    "dropbox": OAUTH,
+    "myspace": UNKNOWN,
+    "social": UNKNOWN,
+}
+
+
+@pytest.mark.parametrize(("site", "statuses"), SITES.items(), ids=SITES)
+def test_sites(client: SocialCamera, site: str, statuses: tuple[int, int, int]) -> None:
+    """A site that a camera has in its menu takes what a camera can send there, and no more."""
+    client.login("facebook", USER, PASSWORD)
+
+    login = client.send(social.auth(site, social.login(USER, PASSWORD)))
+    key = social.session_key(login.body) or client.key
+    photo = client.send(social.announce(site, "photo", social.photo(key, "SITE.JPG")))
+    video = client.send(social.announce(site, "video", social.video(key, "SITE.MP4")))
+
+    assert (login.status, photo.status, video.status) == statuses
+    for heard in (login, photo, video):
+        if heard.status != 200:
+            assert f'ErrCode="{heard.status}"' in heard.body
+
+
+# Announcements
+
+WRITE = {"photo": social.photo, "video": social.video}
+both_kinds = pytest.mark.parametrize("kind", WRITE)
+
+
+@both_kinds
+def test_announcement(client: SocialCamera, kind: str) -> None:
+    """An announcement is answered with where to PUT the file: a token with nothing of the name."""
+    client.login("facebook", USER, PASSWORD)
+    tokens = set()
+    for name in ("HOLIDAY_1.JPG", "HOLIDAY_2.JPG"):
+        body = WRITE[kind](client.key, name, "Gulls & waves")
+        heard = client.send(social.announce("facebook", kind, body))
+
+        assert heard.head.startswith("HTTP/1.1 200 OK\r\n")
+        assert heard.headers["Content-Type"] == "text/html; charset=utf-8"
+        match = ANNOUNCED.fullmatch(heard.body)
+        assert match, heard.body
+        assert "holiday" not in match[1].lower()
+        assert client.key not in match[1]
+        tokens.add(match[1])
+    assert len(tokens) == 2
+
+
+@both_kinds
+def test_a_key_is_good_for_one_client(shared: Proxy, kind: str) -> None:
+    """A session key is refused from another address, and stays good for its own."""
+    ours, theirs = (SocialCamera(shared.port, source=new_address()) for _ in range(2))
+    ours.login("facebook", USER, PASSWORD)
+    announcement = social.announce("facebook", kind, WRITE[kind](ours.key, "SAM_1.JPG"))
+
+    heard = theirs.send(announcement)
+
+    assert (heard.status, heard.body) == (401, SESSION_EXPIRED)
+    assert ours.send(announcement).status == 200
+
+
+# Files
+
+
+def test_photos_and_videos_become_files(shared: Proxy, client: SocialCamera) -> None:
+    """Photos and videos of one session are saved under the day, byte for byte."""
+    photos = {f"SOCIAL_{i}.JPG": bodies.jpeg(20_000 * i, i) for i in range(1, 4)}
+    video = social.mp4(3_000_000)
+    client.login("facebook", USER, PASSWORD)
+
+    for name, data in photos.items():
+        heard = client.photo("facebook", name, "Beach", MODEL, data)
+        assert (heard.status, heard.body) == (200, ACCEPTED)
+    assert client.video("facebook", "SOCIAL_4.MP4", "Beach", "Travel", video).body == ACCEPTED
+
+    for name in (*photos, "SOCIAL_4.MP4"):
+        shared.wait_for(rf"saved as uploads/\d{{4}}-\d\d-\d\d/{name}")
+    assert {**photos, "SOCIAL_4.MP4": video}.items() <= shared.saved().items()
+
+
+def test_an_upload_in_absolute_form(shared: Proxy, client: SocialCamera) -> None:
+    """The address of an upload may be repeated in the request line."""
+    client.login("facebook", USER, PASSWORD)
+    resource = client.announce("facebook", "photo", social.photo(client.key, "ABSOLUTE.JPG"))
+    request = social.put(resource, PHOTO)
+
+    heard = client.send(request.replace(b"PUT /", f"PUT http://{social.HOST_ADDR}/".encode()))
+
+    assert (heard.status, heard.body) == (200, ACCEPTED)
+    shared.wait_for("saved as .*ABSOLUTE.JPG")
+
+
+NAMES = [
+    "../../etc/passwd",
+    "..\\..\\a.jpg",
+    "/tmp/absolute.jpg",
+    "C:\\DCIM\\a.jpg",
+    "a/../../b.jpg",
+    "%2e%2e%2fc.jpg",
+    'quo"ted.jpg',
+    "blank in it.jpg",
+    "<&>.jpg",
+    "사진.jpg",
+    "..",
+    "",
+    ".htaccess",
+    "line\nbreak.jpg",
+    "x" * 5000 + ".jpg",
+]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name[:16]))
+def test_s09_a_name_is_made_harmless(shared: Proxy, client: SocialCamera, name: str) -> None:
+    """Whatever the name, the file gets into the folder of the day, and the token has none of it."""
+    data = bodies.jpeg(3000 + NAMES.index(name))
+    client.login("facebook", USER, PASSWORD)
+
+    resource = client.announce("facebook", "photo", social.photo(client.key, name))
+    assert re.fullmatch(r"upload/[\w-]+", resource, re.ASCII)
+    assert client.put(resource, data).body == ACCEPTED
+
+    def copies() -> list[str]:
+        found = [path for path, content in shared.saved().items() if content == data]
+        return [path for path in found if not path.startswith(".")]  # those are being written
+
+    eventually(copies, "the photo is saved")
+    (saved,) = copies()
+    assert re.fullmatch(r'[^/\\"<>:|?*\x00-\x1f]+', saved)
+    assert len(saved.encode()) <= 255
+
+
+def test_s08_the_same_file_twice(shared: Proxy, client: SocialCamera) -> None:
+    """A file that is sent again to where it went already is taken once, and both hear 200."""
+    client.login("facebook", USER, PASSWORD)
+    resource = client.announce("facebook", "photo", social.photo(client.key, "TWICE.JPG"))
+    assert client.put(resource, PHOTO).body == ACCEPTED
+    shared.wait_for("saved as .*TWICE.JPG")
+
+    assert client.put(resource, PHOTO).body == ACCEPTED
+
+    client.photo("facebook", "AFTER.JPG", "", MODEL, PHOTO)
+    shared.wait_for("saved as .*AFTER.JPG")
+    saved = shared.saved()
+    assert [name for name in saved if name.startswith("TWICE")] == ["TWICE.JPG"]
+    assert saved["TWICE.JPG"] == PHOTO
+
+
+def test_s08_an_empty_file(shared: Proxy, client: SocialCamera) -> None:
+    """A file of no bytes is refused; when it comes with bytes, it is taken."""
+    client.login("facebook", USER, PASSWORD)
+    resource = client.announce("facebook", "photo", social.photo(client.key, "EMPTY.JPG"))
+
+    heard = client.send(social.put(resource, b""))
+
+    assert heard.status == 400
+    assert 'ErrCode="400"' in heard.body
+    assert client.put(resource, PHOTO).body == ACCEPTED
+    shared.wait_for("saved as .*EMPTY.JPG")
+    assert shared.saved()["EMPTY.JPG"] == PHOTO
+
+
+def test_s08_a_file_that_is_cut(shared: Proxy, client: SocialCamera) -> None:
+    """What came of a file is put into quarantine and nowhere else; the camera may try again."""
+    data = bodies.jpeg(300_000, 77)
+    client.login("facebook", USER, PASSWORD)
+    resource = client.announce("facebook", "photo", social.photo(client.key, "CUT.JPG"))
+    request = social.put(resource, data)
+    connection = client.connect()
+    connection.sendall(request[:-100_000])
+    connection.close()
+
+    eventually(lambda: data[:-100_000] in shared.quarantined(), "what came is kept")
+    assert client.put(resource, data).body == ACCEPTED
+
+    shared.wait_for("saved as .*CUT.JPG")
+    kept = {name: content for name, content in shared.saved().items() if name.startswith("CUT")}
+    assert kept == {"CUT.JPG": data}
+
+
+# Bad requests (the numbers are those of a list of bad inputs)
+
+KEY = "@KEY@"  # replaced by the key of a session
+
+
+def keys(key: bytes) -> bytes:
+    """A login with this for a key, and credentials of the right shape."""
+    return social.login(USER, PASSWORD).replace(
+        social.base64_of(social.CRYPT_SESSION_KEY).encode(), key
+    )
+
+
+def credentials(user: str) -> bytes:
+    return social.login_of(user, quote(unquoted(PASSWORD), ""), KEY_ELEMENT)
+
+
+LOGIN = social.login(USER, PASSWORD)
+NOT_UTF8 = quote(social.base64_of(social.encrypt(b"caf\xe9 \xff")), "")
+
+UNDERSTOOD = {200}
+REFUSED = {400, 401}
+
+BAD: dict[str, tuple[str, bytes, set[int]]] = {
+    "S01-empty-auth": ("POST /facebook/auth", b"", {400}),
+    "S01-empty-photo": ("POST /facebook/photo", b"", REFUSED),
+    "S01-empty-video": ("POST /facebook/video", b"", REFUSED),
+    "S02-no-method": ("POST /facebook/auth", LOGIN.replace(b' Method="login"', b""), UNDERSTOOD),
+    "S02-no-children": ("POST /facebook/auth", b'<Request Method="login"/>', REFUSED),
+    "S02-no-name": (
+        "POST /facebook/auth",
+        re.sub(b"<UserName [^>]*>", b"<UserName/>", LOGIN),
+        REFUSED,
+    ),
+    "S02-no-content": (
+        "POST /facebook/photo",
+        social.photo(KEY, "SAM_1.JPG").replace(b"<Content></Content>", b""),
+        UNDERSTOOD,
+    ),
+    "S02-empty-content": (
+        "POST /facebook/photo",
+        social.photo(KEY, "SAM_1.JPG").replace(b"<Content></Content>", b"<Content/>"),
+        UNDERSTOOD,
+    ),
+    "S02-no-album": (
+        "POST /facebook/photo",
+        social.photo(KEY, "SAM_1.JPG").replace(b'<Album Name="NX300"/>', b""),
+        UNDERSTOOD,
+    ),
+    "S02-no-category": (
+        "POST /facebook/video",
+        re.sub(b"<Category [^>]*>", b"", social.video(KEY, "SAM_1.MP4")),
+        UNDERSTOOD,
+    ),
+    "S02-no-file": (
+        "POST /facebook/photo",
+        social.photo(KEY, "SAM_1.JPG").replace(b'<File Name="SAM_1.JPG"/>', b""),
+        {200, 400},
+    ),
+    "S03-key-of-0": ("POST /facebook/auth", keys(b""), {200, 401}),
+    "S03-key-no-base64": ("POST /facebook/auth", keys(b"%%%%"), {401}),
+    "S03-key-of-16": ("POST /facebook/auth", keys(social.base64_of(bytes(16)).encode()), {401}),
+    "S03-key-of-31": ("POST /facebook/auth", keys(social.base64_of(bytes(31)).encode()), {401}),
+    "S03-key-of-33": ("POST /facebook/auth", keys(social.base64_of(bytes(33)).encode()), {401}),
+    "S03-other-key": ("POST /facebook/auth", keys(social.base64_of(bytes(32)).encode()), {401}),
+    "S03-half-a-block": ("POST /facebook/auth", credentials("AAAAAAAAAAA%3D"), {401}),
+    "S03-no-block": ("POST /facebook/auth", credentials(""), {401}),
+    "S03-no-base64": ("POST /facebook/auth", credentials("%25%25%25"), {401}),
+    "S03-not-utf-8": ("POST /facebook/auth", credentials(NOT_UTF8), {401}),
+    "S05-attribute-alone": (
+        "POST /facebook/auth",
+        LOGIN.replace(b"<ApplicationKey Value=", b"<ApplicationKey="),
+        UNDERSTOOD,
+    ),
+    "S05-unquoted": (
+        "POST /facebook/auth",
+        LOGIN.replace(b'"', b""),
+        UNDERSTOOD | REFUSED,
+    ),
+    "S05-newline-before-xml": ("POST /facebook/auth", b"\r\n" + LOGIN, UNDERSTOOD),
+    "S05-nul-behind": ("POST /facebook/auth", LOGIN + b"\0\0", UNDERSTOOD),
+    "S05-cut": ("POST /facebook/auth", LOGIN[:40], REFUSED),
+    "S05-random": ("POST /facebook/auth", bytes(range(256)) * 9, REFUSED),
+    "S05-ampersand": (
+        "POST /facebook/photo",
+        social.photo(KEY, "SAM_1.JPG", "Tom & Anna <3").replace(b"&amp;", b"&"),
+        UNDERSTOOD,
+    ),
+    "S05-photo-cut": (
+        "POST /facebook/photo",
+        social.photo(KEY, "SAM_1.JPG")[:30],
+        UNDERSTOOD | REFUSED,
+    ),
+    "S06-unknown-site": ("POST /x/auth", LOGIN, {404}),
+    "S06-quoted-path": ("POST /facebook%2f..%2f/auth", LOGIN, {404}),
+    "S06-no-site": ("POST //auth", LOGIN, {404}),
+    "S06-dots": ("POST /facebook/../x/auth", LOGIN, {404}),
+    "S06-unknown-call": ("POST /facebook/delete", LOGIN, {404}),
+    "S06-long": ("POST /" + "x" * 8000 + "/auth", LOGIN, {404}),
+    **{
+        f"S07-{kind}-{name}": (f"POST /facebook/{kind}", WRITE[kind](key, "SAM_1.JPG"), {401})
+        for kind in WRITE
+        for name, key in {
+            "unknown": "0123456789abcdef" * 2,
+            "empty": "",
+            "path": "../../x",
+            "long": "x" * 10_000,
+            "quotes": "' OR ''='",
+            "non-ascii": "ключ",
+        }.items()
+    },
+    "S07-no-key": (
+        "POST /facebook/photo",
+        social.photo(KEY, "SAM_1.JPG").replace(f' SessionKey="{KEY}"'.encode(), b""),
+        {401},
+    ),
+    "S08-not-announced": ("PUT /upload/" + "0" * 32, PHOTO, {401}),
+    "S08-peers-path": ("PUT /upload/0123456789abcdef/SAM_1.JPG", PHOTO, {401, 404}),
+    "S08-path": ("PUT /upload/../../x", PHOTO, {401, 404}),
+    "S08-quoted-path": ("PUT /upload/%2e%2e%2fx", PHOTO, {401, 404}),
+    "S08-long": ("PUT /upload/" + "x" * 10_000, PHOTO, {401, 404}),
+    "S08-no-token": ("PUT /upload/", PHOTO, {401, 404}),
+}
+
+
+@pytest.mark.parametrize(("line", "body", "statuses"), BAD.values(), ids=BAD)
+def test_bad_requests(
+    shared: Proxy, client: SocialCamera, line: str, body: bytes, statuses: set[int]
+) -> None:
+    """Whatever is said here is answered with a status that fits, and the next login works."""
+    client.login("facebook", USER, PASSWORD)
+    method, target = line.split(" ")
+    with goes_on(shared, client):
+        request = social.request(method, target, body.replace(KEY.encode(), client.key.encode()))
+        heard = client.send(request)
+
+        assert heard.status in statuses
+        if heard.status == 401:
+            auth = target.endswith("/auth")
+            assert heard.body == (LOGIN_FAILED if auth else SESSION_EXPIRED)
+        elif heard.status != 200:
+            assert f'ErrCode="{heard.status}"' in heard.body
+
+
+# XML that is meant to do harm
+
+LIMIT = 64 << 10  # bytes that a message may have
+PATHS: dict[str, Callable[[str], bytes]] = {
+    "/facebook/auth": lambda _: LOGIN,
+    "/facebook/photo": partial(social.photo, name="ATTACK.JPG", caption="x"),
+    "/facebook/video": partial(social.video, name="ATTACK.MP4", caption="x"),
+    "/security/sso/userprofiles/authentication/emailid": lambda _: social.allshare(
+        USER, PASSWORD
+    ).partition(b"\r\n\r\n")[2],
+}
+
+
+def within(root: bytes, inserted: bytes) -> bytes:
+    """A message with something at the end of its root."""
+    position = root.rindex(b"</")
+    return root[:position] + inserted + root[position:]
+
+
+def declaring(declarations: str, used: str = "") -> Callable[[bytes], bytes]:
+    """A message with a DOCTYPE before its root, and what uses it within."""
+
+    def change(body: bytes) -> bytes:
+        _, _, root = body.rpartition(b"?>\n")
+        return f"<!DOCTYPE x {declarations}>".encode() + within(root, used.encode())
+
+    return change
+
+
+def padded(size: int) -> Callable[[bytes], bytes]:
+    return lambda body: within(body, b" " * (size - len(body)))
+
+
+def laughs() -> str:
+    entities = [f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 10)]
+    return f'[<!ENTITY a0 "ha">{"".join(entities)}]'
+
+
+ATTACKS: dict[str, Callable[[bytes], bytes]] = {
+    "doctype": declaring(""),
+    "entity": declaring('[<!ENTITY x "y">]', "&x;"),
+    "billion-laughs": declaring(laughs(), "&a9;"),
+    "quadratic": declaring(f'[<!ENTITY x "{"y" * 1000}">]', "&x;" * 7000),
+    "external-entity": declaring('[<!ENTITY x SYSTEM "file:///etc/passwd">]', "&x;"),
+    "external-dtd": declaring('SYSTEM "http://127.0.0.1:9/x.dtd"'),
+    "public-dtd": declaring('PUBLIC "-//x" "http://127.0.0.1:9/x.dtd"'),
+    "parameter-entity": declaring('[<!ENTITY % x SYSTEM "http://127.0.0.1:9/"> %x;]'),
+    "default-attribute": declaring('[<!ATTLIST Request SessionKey CDATA "x">]'),
+    "utf-16": lambda body: declaring('[<!ENTITY x "y">]')(body).decode().encode("utf-16"),
+    "depth": lambda body: within(body, b"<a>" * 8000 + b"</a>" * 8000),
+    "depth-never-closed": lambda body: within(body, b"<a>" * 20_000),
+    "too-large-by-one": padded(LIMIT + 1),
+    "a-million-deep": lambda body: within(body, b"<a>" * 1_000_000 + b"</a>" * 1_000_000),
+    "attribute-of-5-mb": lambda body: within(body, b'<a x="' + b"y" * 5_000_000 + b'"/>'),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_s12_xml_attacks(
+    shared: Proxy, client: SocialCamera, path: str, attack: Callable[[bytes], bytes]
+) -> None:
+    """A message that declares entities, is deep or is large is refused within a second."""
+    client.login("facebook", USER, PASSWORD)
+    body = attack(PATHS[path](client.key))
+    host = social.ACCOUNTS if path.startswith("/security") else social.HOST
+    with goes_on(shared, client):
+        began = time.monotonic()
+        heard = client.send(social.request("POST", path, body, host=host))
+
+        assert time.monotonic() - began < 1
+        assert heard.status in {400, 401, 413}
+        assert f'ErrCode="{heard.status}"' in heard.body
+
+
+def test_a_message_at_the_limit(client: SocialCamera) -> None:
+    """A message of 64 KiB is still read."""
+    body = padded(LIMIT)(LOGIN)
+
+    assert len(body) == LIMIT
+    assert client.send(social.auth("facebook", body)).status == 200
+
+
+# Routes and mail
+
+FRIEND = "me@example.org"
+ROUTES = (f"facebook=mail:{FRIEND}", "facebook=save")
+
+
+def photo(number: int) -> bytes:
+    return bodies.jpeg(20_000 + number, number)
+
+
+def options(server: MailServer) -> list[str]:
+    settings = [
+        f"nx_smtp=smtp://{server.host}:{server.port}",
+        "nx_senders=*@example.net",
+        *(f"nx_route={rule}" for rule in ROUTES),
+    ]
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def quiet(folder: Path, seconds: float) -> Path:
+    """The addon, with this time without a further photo until a mail goes out."""
+    script = folder / "quiet.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        f"import nxparse.spool; nxparse.spool.QUIET = {seconds}\n"
+        "from nx_addon import addons\n"
+    )
+    return script
+
+
+def photos_in(mail: Mail) -> list[tuple[str | None, bytes]]:
+    return [(part.get_filename(), part.get_content()) for part in read(mail).iter_attachments()]
+
+
+def delivered(proxy: Proxy) -> bool:
+    return outbox(proxy) == "nothing waits\n"
+
+
+def test_a_site_has_its_own_route(folder: Path) -> None:
+    """A rule whose pattern fits the name of a site is for this site and no other."""
+    elsewhere = folder / "elsewhere"
+    with Proxy(folder, "--set", f"nx_route=FaceB*=save:{elsewhere}") as proxy:
+        client = SocialCamera(proxy.port)
+        for number, site in enumerate(("facebook", "picasa")):
+            client.login(site, USER, PASSWORD)
+            client.photo(site, f"SAM_{number}.JPG", "", MODEL, photo(number))
+        proxy.wait_for("saved as .*SAM_0.JPG")
+        proxy.wait_for("saved as .*SAM_1.JPG")
+        assert proxy.saved() == {"SAM_1.JPG": photo(1)}
+    assert [path.read_bytes() for path in elsewhere.glob("*/*")] == [photo(0)]
+
+
+def test_a_mail_when_all_photos_are_there(folder: Path) -> None:
+    """Each photo is saved at once; a caption for two photos lets the mail go with the second."""
+    photos = {f"SAM_{i}.JPG": photo(i) for i in (2, 1)}
+    caption = "Grüße vom Meer~waves~a gull"
+    with (
+        MailServer() as server,
+        Proxy(folder, *options(server), script=quiet(folder, 600)) as proxy,
+    ):
+        client = SocialCamera(proxy.port)
+        client.login("facebook", USER, PASSWORD)
+        client.photo("facebook", "SAM_2.JPG", caption, MODEL, photos["SAM_2.JPG"])
+        proxy.wait_for("saved as .*SAM_2.JPG")
+        assert server.mails == []
+
+        client.photo("facebook", "SAM_1.JPG", caption, MODEL, photos["SAM_1.JPG"])
+        (mail,) = server.wait(1)
+        proxy.wait_for("saved as .*SAM_1.JPG")
+        eventually(partial(delivered, proxy), "nothing waits")
+        assert proxy.saved() == photos
+        assert len(server.mails) == 1
+
+    message = read(mail)
+    assert (mail.sender, mail.recipients) == (USER, (FRIEND,))
+    assert (message["From"], message["To"]) == (USER, FRIEND)
+    assert message["Subject"] == "facebook: NX300"
+    body = message.get_body()
+    assert body is not None
+    assert body.get_content().startswith("Grüße vom Meer")
+    assert photos_in(mail) == list(photos.items())
+
+
+def test_a_mail_for_each_caption_album_and_session(folder: Path) -> None:
+    """Photos of one session with one caption and album are one mail, when no more of them come."""
+    sent = [  # which camera, caption, album; a run of the same is one mail
+        (0, "Gulls & waves", "NX300"),
+        (0, "Gulls & waves", "NX300"),
+        (0, "Hills", "NX300"),
+        (0, "Hills", "WB850F"),
+        (1, "Hills", "WB850F"),
+        (1, "", "WB850F"),
+        (1, "", "WB850F"),
+    ]
+    with (
+        MailServer() as server,
+        Proxy(folder, *options(server), script=quiet(folder, 2)) as proxy,
+    ):
+        clients = [SocialCamera(proxy.port, source=new_address()) for _ in range(2)]
+        for client in clients:
+            client.login("facebook", USER, PASSWORD)
+        for number, (which, caption, album) in enumerate(sent):
+            name = f"SAM_{number}.JPG"
+            clients[which].photo("facebook", name, caption, album, photo(number))
+            proxy.wait_for(f"saved as .*{name}")
+        mails = server.wait(5)
+        eventually(partial(delivered, proxy), "nothing waits")
+        assert len(server.mails) == 5
+        assert proxy.saved() == {f"SAM_{i}.JPG": photo(i) for i in range(len(sent))}
+
+    found = []
+    for mail in mails:
+        message = read(mail)
+        body = message.get_body()
+        text = "" if body is None else body.get_content().strip()
+        found.append((message["Subject"], text, photos_in(mail)))
+    expected = [
+        (
+            f"facebook: {album}",
+            caption,
+            [(f"SAM_{number}.JPG", photo(number)) for number, _ in numbered],
+        )
+        for (_, caption, album), numbered in itertools.groupby(
+            enumerate(sent), key=lambda one: one[1]
+        )
+    ]
+    assert sorted(found) == sorted(expected)
+
+
+def test_a_whole_exchange(folder: Path) -> None:
+    """Over a crash between two photos the session lasts, and each file is saved and mailed once."""
+    files = {f"SAM_{i}.JPG": photo(i) for i in (1, 2, 3, 5)} | {"SAM_4.MP4": social.mp4(400_000)}
+    with MailServer() as server:
+        script = quiet(folder, 10)  # longer than a start takes
+        with Proxy(folder, *options(server), script=script) as proxy:
+            client = SocialCamera(proxy.port, source=new_address())
+            assert client.check(GLD).status == 200
+            heard = client.login("facebook", USER, PASSWORD)
+            assert heard.body == login_reply(client.key, USER)
+            heard = client.photo("facebook", "SAM_1.JPG", "Beach", MODEL, files["SAM_1.JPG"])
+            assert heard.body == ACCEPTED
+            proxy.kill()
+        with Proxy(folder, *options(server), script=script) as proxy:
+            client.port = proxy.port
+            for name in ("SAM_2.JPG", "SAM_3.JPG"):
+                body = social.photo(client.key, name, "Beach")
+                heard = client.send(social.announce("facebook", "photo", body))
+                assert ANNOUNCED.fullmatch(heard.body)
+                resource = social.resource_id(heard.body)
+                assert client.put(resource, files[name]).body == ACCEPTED
+                proxy.wait_for(f"saved as .*{name}")
+            assert client.put(resource, files["SAM_3.JPG"]).body == ACCEPTED
+            heard = client.video("facebook", "SAM_4.MP4", "Waves", "Travel", files["SAM_4.MP4"])
+            assert heard.body == ACCEPTED
+            client.photo("facebook", "SAM_5.JPG", "Beach", "NX500", files["SAM_5.JPG"])
+            assert client.logout("facebook").body == "Logged out for real!"
+
+            server.wait(3, timeout=60)
+            eventually(partial(delivered, proxy), "nothing waits")
+            assert proxy.saved() == files
+            assert "Traceback" not in proxy.log
+    groups = [["SAM_1.JPG", "SAM_2.JPG", "SAM_3.JPG"], ["SAM_4.MP4"], ["SAM_5.JPG"]]
+    found = sorted(photos_in(mail) for mail in server.mails)
+    assert found == [[(name, files[name]) for name in group] for group in groups]
+    subjects = {photos_in(mail)[0][0]: read(mail)["Subject"] for mail in server.mails}
+    assert subjects["SAM_1.JPG"] == "facebook: NX300"
+    assert subjects["SAM_5.JPG"] == "facebook: NX500"
+
+
+# Secrets
+
+
+def test_passwords_are_kept_nowhere(folder: Path) -> None:
+    """However a login goes, its password is in no log and no file, and neither is its cipher."""
+    clear = social.login_qf30(USER, PASSWORD)
+    logins = {
+        "aes": social.auth("facebook", LOGIN),
+        "qf30": social.auth("facebook", clear),
+        "sender-not-allowed": social.auth("facebook", social.login_qf30("eve", PASSWORD)),
+        "oauth-site": social.auth("flickr", clear),
+        "malformed": social.auth("facebook", clear[:-20] + b"<<"),
+        "unreadable": social.auth("facebook", keys(b"AAAA")),
+        "doctype": social.auth("facebook", declaring("")(clear)),
+        "too-large": social.auth("facebook", padded(LIMIT + 1)(clear)),
+        "unknown-site": social.auth("myspace", clear),
+        "unknown-site-aes": social.auth("myspace", LOGIN),
+        "allshare": social.allshare(USER, PASSWORD),
+    }
+    cipher = unquoted(PASSWORD)
+    secrets = [
+        PASSWORD,
+        quote(PASSWORD),
+        quote(PASSWORD, ""),
+        "correct horse",
+        "stäple",
+        social.base64_of(PASSWORD.encode()),
+        PASSWORD.encode().hex(),
+        cipher,
+        quote(cipher, ""),
+    ]
+    with Proxy(folder, "--set", "nx_senders=*@example.net") as proxy:
+        client = SocialCamera(proxy.port)
+        statuses = {name: client.send(request).status for name, request in logins.items()}
+        client.login("facebook", USER, PASSWORD)
+        client.photo("facebook", "SAM_1.JPG", "", MODEL, PHOTO)
+        proxy.wait_for("saved as .*SAM_1.JPG")
+        everything = [proxy.log.encode()]
+        for path in folder.rglob("*"):
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                everything.append(path.read_bytes())
+
+    assert statuses.pop("malformed") in {200, 400, 401}
+    assert statuses.pop("doctype") in REFUSED
+    assert statuses.pop("too-large") in {400, 401, 413}
+    assert statuses == {
+        "aes": 200,
+        "qf30": 200,
+        "sender-not-allowed": 401,
+        "oauth-site": 401,
+        "unreadable": 401,
+        "unknown-site": 404,
+        "unknown-site-aes": 404,
+        "allshare": 401,
+    }
+    assert any(PHOTO in one for one in everything)
+    assert [one for one in secrets if one.encode() in b"".join(everything)] == []
+    assert client.key.encode() not in everything[0]
+
+
+# Other calls of the accounts service
+
+
+def own_lines(proxy: Proxy, pattern: str) -> list[str]:
+    """The lines of the log that match, without those in which mitmdump shows each flow."""
+    return re.findall(rf"^\[[\d:.]+\] .*(?:{pattern}).*$", proxy.log, re.MULTILINE)
+
+
+def test_the_time(client: SocialCamera) -> None:
+    """The time is told in one line, in milliseconds."""
+    path = "/security/sso/initialize/time"
+    heard = client.send(social.request("GET", path, b"", host=social.ACCOUNTS))
+
+    assert heard.status == 200
+    match = re.fullmatch(
+        r'<\?xml version="1\.0" encoding="UTF-8" standalone="yes"\?><initializeResult>'
+        r"<currentServerTime>(\d+)</currentServerTime></initializeResult>",
+        heard.body,
+    )
+    assert match, heard.body
+    assert abs(int(match[1]) / 1000 - time.time()) < 60
+
+
+def test_the_list_of_providers(shared: Proxy, client: SocialCamera) -> None:
+    """Nobody knows what this call wants to hear: 404, and one line in the log."""
+    path = "/social/columbus/serviceproviders/list"
+    heard = client.send(social.request("GET", path, b"", host=social.ACCOUNTS))
+
+    assert heard.status == 404
+    shared.wait_for(rf"\] .*{path}")
+    client.check(GLD)
+    assert len(own_lines(shared, path)) == 1
+
+
+def test_the_login_to_a_samsung_account(folder: Path) -> None:
+    """Nobody knows what this login wants to hear: 401, and one line without what was typed."""
+    with Proxy(folder) as proxy:
+        client = SocialCamera(proxy.port)
+        heard = client.send(social.allshare("zaphod@example.net", "marvin-42"))
+
+        assert heard.status == 401
+        assert 'ErrCode="401"' in heard.body
+        pattern = "(?i:allshare|authentication/emailid)"
+        proxy.wait_for(rf"\] .*{pattern}")
+        client.check(GLD)
+        assert len(own_lines(proxy, pattern)) == 1
+        assert re.search("zaphod|marvin", proxy.log) is None
