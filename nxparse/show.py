@@ -15,12 +15,14 @@ from nxparse import jpeg, multipart, report, service, social
 from nxparse.deviation import BodyError
 from nxparse.hotspot import GLD, Family
 from nxparse.reply import Reply
-from nxparse.seen import Answered, Seen
+from nxparse.seen import Seen
 from nxparse.service import Call, Service
-from nxparse.upload import Fetch, File, Upload, from_parts
+from nxparse.upload import Fetch, File, Upload, from_parts, read, whole
 
 HEAD = 1 << 17  # bytes of a photo that are enough for what it tells of itself
 MAX_LINE = 200  # characters
+
+EMAIL = "upload by e-mail"
 
 _SECRET = re.compile(r'((?:SessionKey|CryptSessionKey Value|ResourceID)=")[^"]*')
 
@@ -46,20 +48,36 @@ def request(seen: Seen) -> str | None:
             return None
 
 
-def reply(seen: Seen, answered: Answered) -> str | None:
-    """A reply to a camera, for a person. None if there is nothing to hide in it."""
+def reply(seen: Seen) -> str | None:
+    """The reply to a camera, for a person. None if there is nothing to hide in it."""
+    answered = seen.answered
     answer = service.find(seen.method, seen.host, seen.path)
     services = (Service.LOGIN, Service.PHOTO, Service.VIDEO)
-    if not isinstance(answer, Call) or answer.service not in services or not answered.body:
+    if not isinstance(answer, Call) or answer.service not in services:
+        return None
+    if not answered or not answered.body:
         return None
     return _SECRET.sub(r"\1(hidden)", answered.body.decode("utf-8", "replace"))
+
+
+def upload_in(seen: Seen) -> Upload | None:
+    """The upload that a request is, None if it is none. Raises BodyError."""
+    body, content_type = seen.body or b"", seen.header("content-type")
+    match service.find(seen.method, seen.host, seen.path):
+        case Call(Service.EMAIL):
+            return read(body, content_type)
+        case Call(Service.FILE):
+            # Who sent it, and where to, was said in other requests.
+            return Upload("", (), "", "", (_whole(body, content_type),))
+        case _:
+            return None
 
 
 def title(seen: Seen) -> str:
     """What a request is, in a few words."""
     match service.find(seen.method, seen.host, seen.path):
         case Call(Service.EMAIL):
-            return "upload by e-mail"
+            return EMAIL
         case Call(Service.FILE):
             return "file for a social site"
         case Call(Service.LOGIN, site):
@@ -196,7 +214,7 @@ def _announcement(site: str, kind: str, body: bytes) -> str:
 
 
 def _whole(body: bytes, content_type: str) -> File:
-    return File(None, content_type or "-", len(body), 0, lambda start, end: body[start:end])
+    return whole(None, content_type, len(body), lambda start, end: body[start:end])
 
 
 def _file(file: File) -> str:

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+
+from nxparse import strangers
+from nxparse.strangers import Strangers
+
+CAMERA, PHONE = "192.168.1.7", "192.168.1.8"
+NAME = "www.example.com"
+
+
+def test_told_once() -> None:
+    """A camera's other hosts are told once each, with the option that would answer them."""
+    found = Strangers()
+    found.seen(CAMERA)
+    told = [found.asked(CAMERA, name, "DNS") for name in (NAME, NAME, "b.example.com")]
+    assert told == [
+        f"{CAMERA}: also asks DNS for {NAME}, which is not answered here; if its uploads fail, "
+        f"try --set nx_hosts={NAME}",
+        None,
+        f"{CAMERA}: also asks DNS for b.example.com, which is not answered here; if its uploads "
+        f"fail, try --set nx_hosts=b.example.com",
+    ]
+
+
+def test_no_camera() -> None:
+    """Who never asked for a Samsung host is nobody's business."""
+    found = Strangers()
+    found.seen(CAMERA)
+    assert found.asked(PHONE, NAME, "HTTP") is None
+
+
+def test_seen_again() -> None:
+    """A camera that comes again is told nothing twice."""
+    found = Strangers()
+    for expected in (True, False):
+        found.seen(CAMERA)
+        assert (found.asked(CAMERA, NAME, "HTTP") is not None) is expected
+
+
+def test_no_name() -> None:
+    """A request that names no host has none to tell."""
+    found = Strangers()
+    found.seen(CAMERA)
+    assert found.asked(CAMERA, "", "HTTP") is None
+
+
+def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a talkative client nor many of them fill log or memory."""
+    monkeypatch.setattr(strangers, "MAX_CAMERAS", 2)
+    found = Strangers()
+    found.seen(CAMERA)
+    told = [found.asked(CAMERA, f"{n}.example.com", "DNS") for n in range(30)]
+    assert [one is not None for one in told] == [True] * strangers.MAX_NAMES + [False] * 10
+    found.seen(PHONE)
+    found.seen("192.168.1.9")
+    assert found.asked(CAMERA, NAME, "DNS") is None
+    assert found.asked(PHONE, NAME, "DNS")
+
+
+def test_hostile_name() -> None:
+    """A name from the network adds no line to the log."""
+    found = Strangers()
+    found.seen(CAMERA)
+    assert "\n" not in (found.asked(CAMERA, "a\nb.example.com", "HTTP") or "\n")
