@@ -95,6 +95,12 @@ OPTIONS = (
         "The IPv4 address that the DNS mode gives out for the cameras' hosts."
         " Without it: the address of this machine that faces the camera.",
     ),
+    Option(
+        "nx_report",
+        str,
+        "",
+        "With -n -r FILE: write a report of what is read to this path. Nothing private is in it.",
+    ),
 )
 
 
@@ -112,6 +118,7 @@ class Config:
     max_upload: int
     inspect: int
     dns: IPv4Address | None
+    report: Path | None
 
     @property
     def default_target(self) -> Target:
@@ -149,6 +156,7 @@ def parse(options: Mapping[str, object], environ: Mapping[str, str]) -> Config:
         max_upload=_size("nx_max_upload", text("nx_max_upload"), least=1),
         inspect=_size("nx_inspect", text("nx_inspect")),
         dns=_address("nx_dns", text("nx_dns")),
+        report=_path("nx_report", text("nx_report")),
     )
     _check_ways_out(config)
     return config
@@ -263,6 +271,15 @@ def _folder(option: str, value: str) -> Path:
         return _usable_folder(value)
     except ValueError as error:
         raise ConfigError(f"{option}={error}") from None
+
+
+def _path(option: str, value: str) -> Path | None:
+    if not value.strip():
+        return None
+    try:
+        return _usable_folder(value)
+    except ValueError:
+        raise ConfigError(f"{option}={value!r} is not a path: give one like report.md") from None
 
 
 def _usable_folder(value: str) -> Path:

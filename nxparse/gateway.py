@@ -2,8 +2,8 @@
 
 `answer` takes a whole request, which is short; the files themselves come in by
 `receive`. Who may log in is decided by the option nx_senders; the password is
-not looked at, since there is nothing left that it could be compared with.
-Without an answer that is known, a line in the log says what was asked for.
+not looked at, since there is nothing left that it could be compared with. The
+login to AllShare and the list of sites get a refusal: nobody knows the replies.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Gateway:
                 case Service.TIME:
                     return self._time()
                 case Service.ACCOUNT:
-                    return self._account(client)
+                    return social.LOGIN_FAILED
                 case _:
-                    return self._list(client)
+                    return NOT_FOUND
         except BodyError as error:
             reason = f"{call.service.name.lower()}: {error}"
             logger.warning(f"{client}: a request is refused: {report.plain(reason, 200)}")
@@ -103,19 +103,6 @@ class Gateway:
             b'<?xml version="1.0" encoding="UTF-8" standalone="yes"?><initializeResult>'
             b"<currentServerTime>%d</currentServerTime></initializeResult>" % now,
         )
-
-    def _account(self, client: str) -> Reply:
-        return self._unknown(client, "a login to AllShare", social.LOGIN_FAILED)
-
-    def _list(self, client: str) -> Reply:
-        return self._unknown(client, "/social/columbus/serviceproviders/list", NOT_FOUND)
-
-    def _unknown(self, client: str, what: str, reply: Reply) -> Reply:
-        logger.warning(
-            f"{client}: asks for {what}, to which nobody knows the reply; "
-            f"if you do, tell the project"
-        )
-        return reply
 
 
 def rehearsed(call: Call) -> Reply:

@@ -56,6 +56,12 @@ class MarkupError(BodyError):
     """XML that no camera would write."""
 
 
+class TooLongError(MarkupError):
+    """XML that is longer than any camera writes."""
+
+    status = 413
+
+
 @dataclass(slots=True)
 class Element:
     """An element: its name and those of its attributes are in lower case.
@@ -76,7 +82,7 @@ def read(data: bytes, texts: Collection[str]) -> tuple[list[Element], list[Devia
     have any. Offsets count from the beginning of the data. Raises MarkupError.
     """
     if len(data) > MAX_BYTES:
-        raise MarkupError(f"the XML is longer than {MAX_BYTES} bytes")
+        raise TooLongError(f"the XML is longer than {MAX_BYTES} bytes")
     document, deviations = _decoded(data)
     document = document.strip("\ufeff \t\r\n")
     try:

@@ -56,7 +56,8 @@ class Receiver(ABC):
     """Receives one upload. `feed` never raises; `finish` and `abort` block.
 
     `body` is the body, once it is over, if it is at most `inspect` bytes long
-    (0: never). `accepted` is the id of the body, once it is kept.
+    (0: never). `accepted` is the id of the body, once it is kept, or of the one
+    that it repeats; `told` says in a few words what came.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class Receiver(ABC):
         self.received = 0
         self.body: bytes | None = None
         self.accepted: str | None = None
+        self.is_repeat = False
+        self.told = ""
         self._spool = spool
         self._config = config
         self._announced = announced
@@ -133,18 +136,20 @@ class Receiver(ABC):
     def _accept(self, incoming: Incoming) -> Reply:
         """Accept the body: make it durable. Raises BodyError if it is refused."""
 
-    def _accepted(self, id: str, upload: str, told: str, targets: Sequence[str]) -> Reply:
-        """The body `id` of an upload is safe."""
+    def _accepted(self, upload: str, told: str, targets: Sequence[str], noted: str = "") -> Reply:
+        """The body is safe, as that of an upload or a part of it."""
+        assert self._incoming
+        self.accepted, self.told = self._incoming.id, told
         self._incoming = None
-        self.accepted = id
-        self._log(logging.INFO, f"{told}; next: {report.listed(targets)} (upload {upload})")
+        then = f"next: {report.listed(targets)} (upload {upload})"
+        self._log(logging.INFO, "; ".join(filter(None, (told, noted, then))))
         return ACCEPTED
 
     def _repeat(self, id: str) -> Reply:
         assert self._incoming
         self._spool.discard(self._incoming)
         self._incoming = None
-        self.accepted = id
+        self.accepted, self.is_repeat, self.told = id, True, f"upload {id}"
         self._log(logging.INFO, f"sends upload {id} again: it is taken once")
         return ACCEPTED
 
@@ -257,7 +262,8 @@ class EmailReceiver(Receiver):
         arrival = self._spool.accept(
             incoming, announced.client, upload.sender, announced.content_type, deliveries
         )
-        return self._accepted(arrival.id, arrival.id, report.upload(upload), list(deliveries))
+        noted = f"tolerated: {report.deviations(upload.deviations)}"
+        return self._accepted(arrival.id, report.sent(upload), list(deliveries), noted)
 
     def _deliveries(self, upload: Upload) -> dict[str, tuple[str, ...]]:
         """The recipients for each target. BodyError if mail could not be delivered to one."""
@@ -306,7 +312,6 @@ class FileReceiver(Receiver):
 
     def _accept(self, incoming: Incoming) -> Reply:
         post, name = self._file.post, self._file.name
-        id, size = incoming.id, incoming.size
         if repeated := self._spool.repeated(post.sender, incoming.sha256, self._file.id):
             self._expect(QUIET)
             return self._repeat(repeated)
@@ -322,9 +327,9 @@ class FileReceiver(Receiver):
         )
         told = (
             f"from {report.plain(post.sender)} to {post.site}: "
-            f"{report.plain(name or '(no name)')}, {report.amount(size)}"
+            f"{report.plain(name or '(no name)')}, {report.amount(incoming.size)}"
         )
-        return self._accepted(id, arrival.id, told, [*at_once, *together])
+        return self._accepted(arrival.id, told, [*at_once, *together])
 
     def _ways(self, site: str) -> tuple[list[str], list[str]]:
         """The targets that get each photo, and those that get the post as a whole."""
@@ -352,28 +357,31 @@ class FileReceiver(Receiver):
             self._log(logging.ERROR, report.disk_error(error, self._config.dir))
 
 
-class SmallReceiver:
-    """Collects a small request, with a Receiver's methods. `answer` makes the reply; it blocks."""
+class Collector:
+    """Collects the body of a small request, with a Receiver's methods.
+
+    `answer` makes the reply, which may block. What is beyond `limit` bytes is
+    counted as one more byte.
+    """
 
     accepted = None
 
-    def __init__(self, client: str, answer: Callable[[bytes], Reply]) -> None:
+    def __init__(
+        self, client: str, answer: Callable[[bytes], Reply], limit: int = markup.MAX_BYTES
+    ) -> None:
         self.body: bytes | None = None
         self._client = client
         self._answer = answer
+        self._room = limit + 1
         self._collected = bytearray()
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body."""
-        room = markup.MAX_BYTES + 1 - len(self._collected)
-        self._collected += chunk[:room]
+        self._collected += chunk[: self._room - len(self._collected)]
 
     def finish(self) -> Reply:
         """The body is whole: answer."""
         self.body = bytes(self._collected)
-        if len(self.body) > markup.MAX_BYTES:
-            logger.warning(f"{self._client}: a request is refused: its body is too large for it")
-            return refusal(413, f"Larger than {markup.MAX_BYTES} bytes")
         return self._answer(self.body)
 
     def abort(self, reason: str) -> None:

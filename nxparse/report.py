@@ -53,13 +53,17 @@ def deviations(found: Iterable[Deviation]) -> str:
 
 
 def upload(found: Upload) -> str:
+    """Who sent what to whom, and what had to be tolerated."""
+    return f"{sent(found)}; tolerated: {deviations(found.deviations)}"
+
+
+def sent(found: Upload) -> str:
     """Who sent what to whom."""
     names = [plain(file.name or "(no name)") for file in found.files]
     recipients = [plain(recipient) for recipient in found.recipients]
     return (
         f"from {plain(found.sender) or '(nobody)'} to {listed(recipients)}: "
-        f"{listed(names) or 'no files'}, {amount(found.size)}; "
-        f"tolerated: {deviations(found.deviations)}"
+        f"{listed(names) or 'no files'}, {amount(found.size)}"
     )
 
 

@@ -38,6 +38,9 @@ SHARED_HOSTS = {"www.yahoo.co.kr": YAHOO, "www.msn.com": MSN}
 DNS_HOSTS = (*SAMSUNG_HOSTS, "www.yahoo.co.kr")
 
 
+EMAIL_PATH = "/social/columbus/email"
+
+
 class Service(Enum):
     """What takes more than a fixed reply."""
 
@@ -52,6 +55,7 @@ class Service(Enum):
 
 
 UPLOADS = frozenset({Service.EMAIL, Service.FILE})
+UNSOLVED = frozenset({Service.ACCOUNT, Service.LIST})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ TABLE = (
     Row("GET", "gld.samsungosp.com", "/", GLD),
     *(Row("GET", host, "/", family) for host, family in SHARED_HOSTS.items()),
     Row("GET", "*", "/", PAGE),
-    Row("POST", "*", "/social/columbus/email", Service.EMAIL),
+    Row("POST", "*", EMAIL_PATH, Service.EMAIL),
     Row("POST", "*", "/*/auth", Service.LOGIN, social.SITES),
     Row("POST", "*", "/*/photo", Service.PHOTO, social.PHOTO_SITES),
     Row("POST", "*", "/*/video", Service.VIDEO, social.VIDEO_SITES),

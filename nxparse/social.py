@@ -65,6 +65,11 @@ PHOTO_SITES = VIDEO_SITES | frozenset(
 OAUTH_SITES = frozenset({"dropbox", "flickr", "skydrive"})
 SITES = PHOTO_SITES | OAUTH_SITES
 
+_SECRET_VALUE = re.compile(
+    rb"""(<(?:Password|CryptSessionKey)\b[^<>]*?\bValue\s*=\s*["']?)[^"'<>]*""", re.IGNORECASE
+)
+_SECRET_TEXT = re.compile(rb"(<password>)[^<>]*", re.IGNORECASE)
+
 LOGGED_OUT = Reply(200, b"Logged out for real!")
 LOGIN_FAILED = refusal(401, "Login failed")
 SESSION_EXPIRED = refusal(401, "Session expired")
@@ -134,6 +139,12 @@ def read_announcement(body: bytes) -> Announcement:
         album=one_line(album.attributes.get("name", ""))[:MAX_NAME] if album else "",
         caption=content.text if content else "",
     )
+
+
+def without_secrets(body: bytes) -> bytes:
+    """A body of whatever dialect without the passwords in it, and the keys to them."""
+    body = _SECRET_VALUE.sub(rb"\1(hidden)", body)
+    return _SECRET_TEXT.sub(rb"\1(hidden)", body)
 
 
 def logged_in(key: str, user: str) -> Reply:
