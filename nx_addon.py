@@ -20,48 +20,66 @@ This is the only module that imports mitmproxy.
 """
 
 import asyncio
+import io
 import logging
 import os
 import shlex
 import sqlite3
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from mitmproxy import command, ctx, dns, exceptions, http
+from mitmproxy import command, contentviews, ctx, dns, exceptions, flow, http, types, version
 from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
+from mitmproxy.io import FlowWriter
 from mitmproxy.log import ALERT
 from mitmproxy.net.http import status_codes
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 import nxparse
-from nxparse import advice, config, network, report, service, targets
+from nxparse import advice, config, network, report, service, show, social, targets
+from nxparse.deliver.save import store
 from nxparse.gateway import Gateway, rehearsed
 from nxparse.hotspot import Family, Turns
 from nxparse.outbox import Outbox
+from nxparse.page import PAGE
 from nxparse.receive import (
     HOPELESS,
     Announced,
+    Collector,
     EmailReceiver,
     FileReceiver,
     Receiver,
-    SmallReceiver,
 )
 from nxparse.reply import ACCEPTED, Reply, refusal
+from nxparse.seen import Answered, Seen
 from nxparse.service import Call, Service
 from nxparse.sessions import Sessions
-from nxparse.social import SESSION_EXPIRED
 from nxparse.spool import Spool
+from nxparse.strangers import Strangers
 from nxparse.transport import Drain, HeldReader, OneSegmentWriter, Pending
 
 FAILED = refusal(500, "nx_addon has failed, see its log")
 STARTING = refusal(503, "nx_addon is starting")
+MAX_URL = 200  # characters of it in a line
 STOP_TIMEOUT = 10.0  # seconds that the delivery at hand may take to end
 ENDING = 0.2  # seconds that connections get to end
 DNS_TTL = 60  # seconds; a camera that moves to another network should forget us
+# How a flow is marked, by what became of it.
+MARKS = {
+    "received": ":camera:",
+    "repeated": ":repeat:",
+    "answered": ":white_check_mark:",
+    "refused": ":no_entry:",
+    "unknown": ":question:",
+    "cut": ":x:",
+    "failed": ":x:",
+}
 
 logger = logging.getLogger("nx_addon")
 
@@ -73,11 +91,42 @@ class Exchange:
     client: Client
     pending: Pending
     answer: Reply | Call = FAILED
-    receiver: Receiver | SmallReceiver | None = None
+    receiver: Receiver | Collector | None = None
     drain: Drain | None = None
     # Where the camera wanted to go, while the request leads to the drain.
     destination: tuple[str, int, str] | None = None
     reply: Reply | None = None
+    # Asked of a host of ours, but not in the map of the protocol.
+    unknown: bool = False
+
+
+if hasattr(contentviews, "Contentview"):  # mitmproxy 11 has another interface for these
+
+    class CameraView(contentviews.Contentview):
+        """What cameras upload and ask for, and the replies, for people to read."""
+
+        name = "Samsung camera"
+        syntax_highlight = "none"
+
+        def prettify(self, data: bytes, metadata: contentviews.Metadata) -> str:
+            text = self._text(data, metadata)
+            if text is None:
+                raise ValueError("this is nothing of a Samsung camera")
+            return text
+
+        def render_priority(self, data: bytes, metadata: contentviews.Metadata) -> float:
+            return 2 if self._text(data, metadata) is not None else -1
+
+        def _text(self, data: bytes, metadata: contentviews.Metadata) -> str | None:
+            if not data or not isinstance(metadata.flow, http.HTTPFlow):
+                return None
+            seen = _seen(metadata.flow)
+            if metadata.http_message is metadata.flow.response:
+                return show.reply(seen)
+            return show.request(replace(seen, body=data))
+
+else:
+    CameraView = None
 
 
 class NxAddon:
@@ -87,11 +136,13 @@ class NxAddon:
         self.config: config.Config | None = None
         self.hosts = service.Hosts()
         self.turns = Turns()
+        self.strangers = Strangers()
         self.spool: Spool | None = None
         self.sessions: Sessions | None = None
         self.gateway: Gateway | None = None
         self.outbox: Outbox | None = None
         self.started = False
+        self.read: list[flow.Flow] = []  # from a file, to be reported
         self.port_advice = _PortAdvice()
         self.exchanges: dict[str, Exchange] = {}  # by the id of the flow
         self.wrapped: dict[str, tuple[HeldReader, OneSegmentWriter]] = {}  # by that of the client
@@ -101,6 +152,8 @@ class NxAddon:
     def load(self, loader: Loader) -> None:
         for option in config.OPTIONS:
             loader.add_option(option.name, option.kind, option.default, option.help)
+        if CameraView:
+            contentviews.add(CameraView())
         # The servers that cameras want are dead: to connect first is to fail.
         ctx.options.connection_strategy = "lazy"
         logging.getLogger().addHandler(self.port_advice)
@@ -163,6 +216,11 @@ class NxAddon:
         # Not async: mitmproxy does not wait for that when it reloads a script, and
         # then the spool must be free for the new one.
         logging.getLogger().removeHandler(self.port_advice)
+        if self.config and self.config.report:
+            try:
+                _write_report(self.read, self.config.report)
+            except exceptions.CommandError as error:
+                logger.error(f"the report cannot be written: {error}")
         for exchange in self.exchanges.values():
             if exchange.receiver and not exchange.pending.complete:
                 exchange.receiver.abort("mitmproxy ends")
@@ -205,13 +263,18 @@ class NxAddon:
     # A request
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
-        if not flow.live or flow.is_replay or flow.response or not self._is_ours(flow):
+        if not flow.live or flow.is_replay or flow.response:
             return
+        if not self._is_ours(flow):
+            self._stranger(flow.client_conn, flow.request.pretty_host, "HTTP")
+            return
+        self.strangers.seen(_name(flow.client_conn))
         exchange = self.exchanges[flow.id] = Exchange(flow.client_conn, Pending())
         if flow.client_conn.id in self.wrapped:
             self.wrapped[flow.client_conn.id][0].pending = exchange.pending
         try:
             exchange.answer = self._answer(flow.request, exchange.client)
+            exchange.unknown = self._is_unknown(flow.request, exchange.answer)
             if _has_body(flow.request):
                 await self._stream(flow.request, exchange)
         except Exception:
@@ -232,16 +295,19 @@ class NxAddon:
         if exchange.reply is FAILED:
             await _abandon(exchange, "by a fault in nx_addon")
         _restore(flow.request, exchange)
+        _label(flow, *_outcome(exchange, show.title(_seen(flow))))
         if exchange.drain:
             exchange.drain.release()
         else:
             flow.response = _response(exchange.reply, flow.request.method)
 
-    def response(self, flow: http.HTTPFlow) -> None:
+    async def response(self, flow: http.HTTPFlow) -> None:
         exchange = self.exchanges.pop(flow.id, None)
         if exchange is None:
             return
         flow.response = _response(exchange.reply or FAILED, flow.request.method)
+        if exchange.unknown:
+            await self._keep_unknown(flow)
         if exchange.client.id in self.wrapped:
             writer = self.wrapped[exchange.client.id][1]
             writer.collecting = True
@@ -259,6 +325,7 @@ class NxAddon:
         if not exchange.pending.complete:
             reason = exchange.pending.end or (flow.error.msg if flow.error else "no reason given")
             flow.request.raw_content = await _abandon(exchange, reason)
+            _label(flow, "cut", f"after {exchange.pending.received} bytes, {reason}")
         elif exchange.reply is ACCEPTED:
             await self._unheard(exchange)
         exchange.pending.answered.set()
@@ -269,8 +336,13 @@ class NxAddon:
 
     def dns_request(self, flow: dns.DNSFlow) -> None:
         question = flow.request.question
-        if not flow.live or question is None or not self.hosts.resolves(question.name):
+        if not flow.live or question is None:
             return
+        if not self.hosts.resolves(question.name):
+            if question.type == dns.types.A:
+                self._stranger(flow.client_conn, question.name, "DNS")
+            return
+        self.strangers.seen(_name(flow.client_conn))
         if flow.request.op_code != dns.op_codes.QUERY or question.class_ != dns.classes.IN:
             return
         records = []
@@ -299,6 +371,25 @@ class NxAddon:
         assert self.outbox
         self.outbox.wake()
 
+    @command.command("nx.save")
+    def save(self, flows: Sequence[flow.Flow], path: types.Path) -> None:
+        """Save the files of the chosen uploads to a folder."""
+        saved = []
+        for one in flows:
+            if isinstance(one, http.HTTPFlow):
+                try:
+                    upload = show.upload_in(_seen(one))
+                    files = upload.files if upload else ()
+                    saved += store(files, Path(path).expanduser(), one.id)
+                except (OSError, ValueError) as error:
+                    raise exceptions.CommandError(report.reason(error)) from error
+        logger.log(ALERT, report.saved(saved))
+
+    @command.command("nx.report")
+    def report(self, flows: Sequence[flow.Flow], path: types.Path) -> None:
+        """Write a report of the chosen flows that can be shared: without anything private."""
+        _write_report(flows, Path(path).expanduser())
+
     def _spool(self) -> Spool:
         if not self.spool:
             raise exceptions.CommandError("uploads are not received by this mitmproxy")
@@ -322,6 +413,35 @@ class NxAddon:
         ours = next((name for name in names if name in self.hosts), names[-1])
         return service.find(request.method, ours, request.path)
 
+    def _is_unknown(self, request: http.Request, answer: Reply | Call) -> bool:
+        """Is this something that a new model may want, and that gets no useful answer?"""
+        if isinstance(answer, Call):
+            return answer.service in service.UNSOLVED
+        if answer.status in (404, 405):
+            return True
+        host = service.bare_host(request.pretty_host)
+        return answer is PAGE and host in self.hosts and host not in service.SAMSUNG_HOSTS
+
+    async def _keep_unknown(self, flow: http.HTTPFlow) -> None:
+        told = f"{flow.request.method} {report.plain(flow.request.pretty_url, MAX_URL)}"
+        copy = flow.copy()
+        copy.request.raw_content = social.without_secrets(flow.request.raw_content or b"")
+        if not _somebody_looks():
+            flow.request.raw_content = None
+        written = io.BytesIO()
+        try:
+            FlowWriter(written).add(copy)
+            path = await asyncio.to_thread(self._spool().keep_unknown, written.getvalue())
+        except Exception as error:
+            kept = f"it cannot be kept: {error}"
+        else:
+            kept = f"it is kept as {path}"
+        logger.warning(f"{_name(flow.client_conn)}: asks for what nobody knows: {told}; {kept}")
+
+    def _stranger(self, client: Client, name: str, how: str) -> None:
+        if told := self.strangers.asked(_name(client), service.bare_host(name), how):
+            logger.info(told)
+
     def _answer(self, request: http.Request, client: Client) -> Reply | Call:
         """The answer to a camera, which may depend on what it has been told before."""
         found = self._found(request)
@@ -338,11 +458,17 @@ class NxAddon:
         request.data.host, request.data.port = await exchange.drain.open()
         request.scheme = "http"
         request.stream = partial(self._take, exchange)
-        if isinstance(exchange.answer, Call):
-            await self._begin(request, exchange, exchange.answer)
+        await self._begin(request, exchange)
 
-    async def _begin(self, request: http.Request, exchange: Exchange, call: Call) -> None:
-        """Get ready for the body of a request."""
+    async def _begin(self, request: http.Request, exchange: Exchange) -> None:
+        """Get ready for the body of a request, even if it is none."""
+        call = exchange.answer
+        if isinstance(call, Reply):
+            if exchange.unknown and self.config:
+                exchange.receiver = Collector(
+                    _name(exchange.client), lambda _: call, self.config.inspect
+                )
+            return
         if not self.spool or not self.config or not self.gateway:
             exchange.reply = STARTING
             return
@@ -363,10 +489,10 @@ class NxAddon:
                 take = partial(FileReceiver, spool, given, announced, file, inspect=inspect)
                 exchange.receiver = await asyncio.to_thread(take)
             else:
-                exchange.reply = SESSION_EXPIRED
+                exchange.reply = social.SESSION_EXPIRED
         else:
             answer = partial(self.gateway.answer, given, client, call)
-            exchange.receiver = SmallReceiver(client, answer)
+            exchange.receiver = Collector(client, answer)
 
     def _take(self, exchange: Exchange, chunk: bytes) -> list[bytes]:
         """Take a chunk of a body. Must not raise: mitmproxy would let the client hang."""
@@ -385,18 +511,13 @@ class NxAddon:
 
     async def _decide(self, request: http.Request, exchange: Exchange) -> Reply:
         answer, receiver = exchange.answer, exchange.receiver
-        if isinstance(answer, Reply):
-            if answer is service.NOT_FOUND:
-                logger.warning(
-                    f"{_name(exchange.client)}: asks for something that nobody knows: "
-                    f"{request.method} {report.plain(request.pretty_url, 200)}"
-                )
+        if isinstance(answer, Reply) and receiver is None:
             return answer
-        if receiver is None and answer.service in service.UPLOADS:
+        if receiver is None and isinstance(answer, Call) and answer.service in service.UPLOADS:
             logger.warning(f"{_name(exchange.client)}: an upload is refused: it is empty")
             return refusal(400, "The upload is empty")
         if receiver is None:
-            await self._begin(request, exchange, answer)
+            await self._begin(request, exchange)
             receiver = exchange.receiver
         if receiver is None:
             return exchange.reply or FAILED
@@ -413,7 +534,9 @@ class NxAddon:
             return
         answer = self._found(flow.request)
         if not flow.live:
-            logger.info(f"{_name(flow.client_conn)}: {_told(flow.request, answer)}")
+            logger.info(f"{_name(flow.client_conn)}: {_told(_seen(flow))}")
+            if self.config and self.config.report:
+                self.read.append(flow)
         elif not flow.response:
             match answer:
                 case Reply():
@@ -487,23 +610,74 @@ def _response(reply: Reply, method: str) -> http.Response:
     )
 
 
-def _told(request: http.Request, answer: service.Answer) -> str:
+def _seen(flow: http.HTTPFlow) -> Seen:
+    """A flow without mitmproxy."""
+    request, response = flow.request, flow.response
+    answered = None
+    if response:
+        headers = _fields(response.headers)
+        answered = Answered(response.status_code, response.reason, headers, response.raw_content)
+    return Seen(
+        method=request.method,
+        host=service.bare_host(request.pretty_host),
+        path=request.path,
+        headers=_fields(request.headers),
+        body=request.raw_content,
+        version=request.http_version,
+        client=_name(flow.client_conn),
+        at=request.timestamp_start,
+        answered=answered,
+    )
+
+
+def _fields(headers: http.Headers) -> tuple[tuple[str, str], ...]:
+    """Headers as they were spelled, each time they were there."""
+    return tuple((name, value) for name, value in headers.items(multi=True))
+
+
+def _told(seen: Seen) -> str:
     """A request that was read from a file, in one line."""
-    what = f"{request.method} {report.plain(request.pretty_url, 200)}"
-    match answer:
-        case Reply():
-            return f"{what}: answered {answer.status}"
-        case Family():
-            return f"{what}: a hotspot check"
-        case Call() if answer.service is not Service.EMAIL:
-            return f"{what}: {answer.service.name.lower()}"
-    if not request.raw_content:
+    what = f"{seen.method} {report.plain(f'http://{seen.host}{seen.path}', MAX_URL)}"
+    if show.title(seen) != show.EMAIL:
+        status = f", answered {seen.answered.status}" if seen.answered else ""
+        return f"{what}: {show.title(seen)}{status}"
+    if not seen.body:
         return f"{what}: an upload whose body is not in this flow"
     try:
-        upload = nxparse.read(request.raw_content, request.headers.get("content-type", ""))
+        upload = nxparse.read(seen.body, seen.header("content-type"))
     except ValueError as error:
-        return f"{what}: an upload that cannot be read: {report.plain(str(error), 200)}"
+        return f"{what}: an upload that cannot be read: {report.plain(str(error), MAX_URL)}"
     return f"{what}: an upload {report.upload(upload)}"
+
+
+def _outcome(exchange: Exchange, title: str) -> tuple[str, str]:
+    """What became of a request, as in MARKS, and a few words more."""
+    reply, receiver = exchange.reply or FAILED, exchange.receiver
+    if reply is FAILED:
+        return "failed", title
+    if exchange.unknown:
+        return "unknown", f"{title}, answered {reply.status}"
+    if reply.status >= 400:
+        return "refused", f"{title}: {reply.remark}"
+    if receiver and receiver.accepted:
+        return ("repeated" if receiver.is_repeat else "received"), receiver.told
+    return "answered", title
+
+
+def _label(flow: http.HTTPFlow, outcome: str, words: str) -> None:
+    flow.marked = MARKS[outcome]
+    flow.comment = report.plain(f"{outcome}: {words}", MAX_URL)
+
+
+def _write_report(flows: Sequence[flow.Flow], path: Path) -> None:
+    from nxparse import shareable
+
+    seen = [_seen(one) for one in flows if isinstance(one, http.HTTPFlow)]
+    try:
+        path.write_text(shareable.markdown(seen, version=f"mitmproxy {version.VERSION}"), "utf-8")
+    except OSError as error:
+        raise exceptions.CommandError(report.reason(error)) from error
+    logger.log(ALERT, f"a report of {len(seen)} requests is in {path}; read it before you share it")
 
 
 def _somebody_looks() -> bool:

@@ -9,11 +9,13 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from email.message import EmailMessage
 from pathlib import Path
 from urllib.parse import quote
@@ -30,8 +32,15 @@ PHOTOS = {"SAM_1.JPG": bodies.jpeg(300_000, 1), "SAM_2.JPG": bodies.jpeg(50_000,
 FRIENDS = ("anna@example.org", "ben@example.org", "clara@example.net")
 
 
-def request(*recipients: str, sender: str = bodies.SENDER, text: str = bodies.TEXT) -> bytes:
-    message = bodies.message_xml(sender=sender, recipients=recipients or FRIENDS, text=text)
+def request(
+    *recipients: str,
+    sender: str = bodies.SENDER,
+    title: str = bodies.TITLE,
+    text: str = bodies.TEXT,
+) -> bytes:
+    message = bodies.message_xml(
+        sender=sender, recipients=recipients or FRIENDS, title=title, text=text
+    )
     return bodies.request(bodies.body(list(PHOTOS.items()), message=message))
 
 
@@ -252,63 +261,286 @@ def test_too_large_for_the_server(folder: Path) -> None:
         assert undelivered(proxy) == {"SAM_1.JPG": PHOTOS["SAM_1.JPG"]}
 
 
-# The numbers are those of a list of what mail servers do. `ends` says how often the final dot of
-# a message came; the photos are at the end in the `mailbox`, `waiting`, or `undelivered`.
-BEHAVIOUR: dict[str, tuple[Script, int, str]] = {
-    "T02-no-greeting": ({"greeting": Act.SILENCE}, 0, "waiting"),
-    "T03-421": ({"greeting": ("421 busy", Act.CLOSE)}, 0, "waiting"),
-    "T03-554": ({"greeting": ("554 no", Act.CLOSE)}, 0, "waiting"),
-    "T03-helo": ({"EHLO": "500 what?"}, 1, "mailbox"),
-    "T03-garbage": ({"greeting": b"\x16\x03\x01garbage\xff\r\n"}, 0, "waiting"),
-    "T04-starttls-fails": ({"EHLO": ehlo("STARTTLS"), "STARTTLS": "454 not now"}, 0, "waiting"),
-    "T06-mail-451": ({"MAIL": "451 later"}, 0, "waiting"),
-    "T06-mail-550": ({"MAIL": "550 never"}, 0, "undelivered"),
-    "T06-size": ({"EHLO": ehlo("SIZE 1000")}, 0, "undelivered"),
-    "T07-rcpt-450": ({"RCPT": "450 greylisted"}, 0, "waiting"),
-    "T07-rcpt-550": ({"RCPT": "550 unknown"}, 0, "undelivered"),
-    "T08-data-451": ({"DATA": "451 later"}, 0, "waiting"),
-    "T08-data-554": ({"DATA": "554 never"}, 0, "undelivered"),
-    "T08-end-451": ({".": "451 later"}, 1, "waiting"),
-    "T08-end-554": ({".": "554 spam"}, 1, "undelivered"),
-    "T09-lost-before-the-dot": ({"content": Act.RESET}, 0, "waiting"),
-    "T09-lost-behind-the-dot": ({".": Act.CLOSE}, 1, "waiting"),
-    "T10-reset-behind-250": ({".": ("250 taken", Act.RESET)}, 1, "mailbox"),
-    "T11-half-closed": ({"content": Act.SHUT}, 1, "waiting"),
-    "T11-no-window": ({"content": Act.STALL}, 0, "waiting"),
-    "T12-299": ({".": "299 hm"}, 1, "waiting"),
-    "T12-999": ({".": "999 hm"}, 1, "waiting"),
-    "T12-abc": ({".": "abc"}, 1, "waiting"),
-    "T12-lower-case-lines": ({".": "250-queued\r\n250 as 1"}, 1, "mailbox"),
+SECRET = "s3cret"
+ME = f"me:{SECRET}@"
+TOKEN = base64.b64encode(f"\0me\0{SECRET}".encode()).decode()
+
+Certificate = Callable[[Authority], ssl.SSLContext]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a mail server does, and what comes of it.
+
+    `ends` says how often the final dot of a message came. The photos are at the end in the
+    `mailbox`, `waiting`, or `undelivered`; and if they wait, `again` says for how long. `told` is
+    in the log. `tls` makes the server's certificate; the authority is one that is trusted.
+    """
+
+    script: Script
+    ends: int
+    where: str
+    told: str = ""
+    scheme: str = "smtp"
+    login: str = ""
+    tls: Certificate | None = None
+    again: str = r"\d+ seconds"
+    wait: float = 15.0  # seconds before the second attempt
+
+
+def demanded(script: Script, told: str, tls: Certificate = Authority.context) -> Row:
+    """A way that must be safe, and is not."""
+    return Row(script, 0, "waiting", told, "smtp+starttls", ME, tls)
+
+
+def locked(script: Script, told: str = "check the user and password in nx_smtp") -> Row:
+    """A server that lets nobody in: who tries too often may be locked out for good."""
+    return Row(script, 0, "waiting", told, login=ME, again="[56]. minutes")
+
+
+def expired(authority: Authority) -> ssl.SSLContext:
+    return authority.context(expired=True)
+
+
+def another(authority: Authority) -> ssl.SSLContext:
+    return authority.context("mail.example")
+
+
+AUTH = ehlo("AUTH PLAIN LOGIN")
+TLS: Script = {"EHLO": [ehlo("STARTTLS"), AUTH]}
+NO_TLS: Script = {**TLS, "STARTTLS": "454 not now"}
+INJECTED: Script = {**TLS, "STARTTLS": (b"220 go\r\n250-evil\r\n250 SIZE 9\r\n", Act.TLS)}
+
+# The numbers are those of a list of what mail servers do.
+BEHAVIOUR = {
+    "T02-no-greeting": Row({"greeting": Act.SILENCE}, 0, "waiting", "timed out"),
+    "T03-421": Row({"greeting": ("421 busy", Act.CLOSE)}, 0, "waiting", "421 busy"),
+    "T03-554": Row({"greeting": ("554 no", Act.CLOSE)}, 0, "waiting", "554 no"),
+    "T03-helo": Row({"EHLO": "500 what?"}, 1, "mailbox"),
+    "T03-garbage": Row({"greeting": b"\x16\x03\x01garbage\xff\r\n"}, 0, "waiting", "garbage"),
+    "T03-long-line": Row({"greeting": b"220 " + b"x" * 1_000_000}, 0, "waiting", "too long"),
+    "T04-fails": Row(NO_TLS, 0, "waiting", "454 not now", login=ME),
+    "T04-demanded-and-fails": demanded(NO_TLS, "454 not now"),
+    "T04-stripped": demanded({"EHLO": AUTH}, "does not offer STARTTLS"),
+    "T04-expired": demanded(TLS, "certificate has expired", expired),
+    "T04-another-name": demanded(TLS, "certificate is not valid for '127.0.0.1'", another),
+    "T04-self-signed": demanded(TLS, "self.signed certificate", Authority.self_signed),
+    "T04-injected": Row(INJECTED, 1, "mailbox", "", "smtp+starttls", ME, Authority.context),
+    "T05-535": locked({"EHLO": AUTH, "AUTH": f"535 who is {TOKEN}?"}),
+    "T05-454": locked({"EHLO": AUTH, "AUTH": "454 later"}),
+    "T05-not-offered": locked({"EHLO": ehlo("SIZE")}),
+    "T05-mail-530": locked({"EHLO": AUTH, "MAIL": "530 who?"}, "530 who"),
+    "T06-mail-451": Row({"MAIL": "451 later"}, 0, "waiting", "451 later"),
+    "T06-mail-452": Row({"MAIL": "452 full"}, 0, "waiting", "452 full"),
+    "T06-mail-550": Row({"MAIL": "550 never"}, 0, "undelivered", "550 never"),
+    "T06-mail-552": Row({"MAIL": ["552 large", "250 OK"]}, 2, "mailbox", "each file by itself"),
+    "T06-size": Row({"EHLO": ehlo("SIZE 1000")}, 0, "undelivered", "at most 1000 bytes"),
+    "T07-rcpt-450": Row({"RCPT": "450 later"}, 0, "waiting", "450 later"),
+    "T07-rcpt-550": Row({"RCPT": "550 unknown"}, 0, "undelivered", "550 unknown"),
+    "T08-data-silence": Row({"DATA": Act.SILENCE}, 0, "waiting", "timed out"),
+    "T08-data-451": Row({"DATA": "451 later"}, 0, "waiting", "451 later"),
+    "T08-data-554": Row({"DATA": "554 never"}, 0, "undelivered", "554 never"),
+    "T08-end-451": Row({".": "451 later"}, 1, "waiting", "451 later"),
+    "T08-end-554": Row({".": "554 spam"}, 1, "undelivered", "554 spam"),
+    "T09-lost-before-the-dot": Row({"content": Act.RESET}, 0, "waiting"),
+    "T09-lost-behind-the-dot": Row({".": Act.CLOSE}, 1, "waiting"),
+    "T09-silence-behind-the-dot": Row({".": Act.SILENCE}, 1, "waiting", "timed out"),
+    "T10-reset-behind-250": Row({".": ("250 taken", Act.RESET)}, 1, "mailbox"),
+    "T11-half-closed": Row({"content": Act.SHUT}, 1, "waiting"),
+    "T11-no-window": Row({"content": Act.STALL}, 0, "waiting", "timed out"),
+    "T12-299": Row({".": "299 hm"}, 1, "waiting", "299 hm"),
+    "T12-999": Row({".": "999 hm"}, 1, "waiting", "999 hm"),
+    "T12-abc": Row({".": "abc"}, 1, "waiting"),
+    "T12-lower-case-lines": Row({".": "250-queued\r\n250 as 1"}, 1, "mailbox"),
+    "T16-greylisted": Row({"RCPT": [*["450 grey"] * 3, "250"]}, 1, "mailbox", "450 grey", wait=0.2),
 }
 
 
-@pytest.mark.parametrize(("script", "ends", "where"), BEHAVIOUR.values(), ids=BEHAVIOUR)
-def test_mail_servers(folder: Path, script: Script, ends: int, where: str) -> None:
-    """Whatever a mail server does: no photo is lost, and none is sent more often than needed."""
-    impatient = folder / "impatient.py"
-    impatient.write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from nxparse.deliver import mail; mail.ANSWER = mail.AFTER_DOT = mail.CONNECT = 1.0\n"
+def impatient(folder: Path, wait: float = 15.0) -> Path:
+    """The addon with short times, in a proxy that logs the level of each line."""
+    script = folder / "impatient.py"
+    script.write_text(
+        f"import logging, sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from mitmproxy.log import MitmFormatter\n"
+        "from nxparse import outbox\n"
+        "from nxparse.deliver import mail\n"
         "from nx_addon import addons\n"
+        "MitmFormatter.format = logging.Formatter('%(levelname)s: %(message)s').format\n"
+        "mail.ANSWER = mail.AFTER_DOT = mail.CONNECT = 1.0\n"
+        f"outbox.POLL, outbox.MIN_WAIT = 0.1, {wait}\n"
     )
+    return script
+
+
+def spooled(proxy: Proxy) -> list[Path]:
+    """The bodies that are kept until they are delivered."""
+    return list((proxy.uploads / ".nx" / "spool").iterdir())
+
+
+@pytest.mark.parametrize("row", BEHAVIOUR.values(), ids=BEHAVIOUR)
+def test_mail_servers(folder: Path, row: Row) -> None:
+    """Whatever a mail server does: no photo is lost, and none is sent more often than needed."""
     told = {
-        "waiting": "it is safe, trying again",
-        "undelivered": "undelivered/",
-        "mailbox": "mailed",
+        "waiting": "WARNING: .*it is safe, trying again",
+        "undelivered": "WARNING: .*undelivered/",
+        "mailbox": "INFO: .*mailed",
     }
+    waits = row.where == "waiting"
+    authority = Authority(folder)
+    environ = {"SSL_CERT_FILE": str(authority.file)}
+    script = impatient(folder, row.wait)
     with (
-        ScriptedServer(script) as server,
-        Proxy(folder, *through(server), script=impatient) as proxy,
+        ScriptedServer(row.script, tls=row.tls and row.tls(authority)) as server,
+        Proxy(
+            folder, *through(server, row.scheme, row.login), script=script, environ=environ
+        ) as proxy,
     ):
         assert camera.send(proxy.port, request("anna@example.org")).body == ACCEPTED
-        proxy.wait_for(told[where])
-        eventually(lambda: where == "waiting" or "nothing waits" in outbox(proxy), "it ends")
-        assert ("by mail, since" in outbox(proxy)) == (where == "waiting")
-        assert undelivered(proxy) == (PHOTOS if where == "undelivered" else {})
-        assert "Traceback" not in proxy.log
-        bodies_kept = len(list((proxy.uploads / ".nx" / "spool").iterdir()))
+        proxy.wait_for(told[row.where])
+        eventually(lambda: waits or "nothing waits" in outbox(proxy), "it ends")
+        said = outbox(proxy)
+        assert bool(re.search(f"by mail, since .*, next in {row.again}: ", said)) == waits
+        assert undelivered(proxy) == (PHOTOS if row.where == "undelivered" else {})
+        assert len(spooled(proxy)) == waits
         proxy.kill()
-    assert (server.keys.count("."), bodies_kept) == (ends, 1 if where == "waiting" else 0)
+    assert re.search(row.told, proxy.log)
+    assert not re.search(f"Traceback|{SECRET}|{TOKEN}", proxy.log + said)
+    assert server.keys.count(".") == row.ends
+    assert server.keys.count("AUTH") <= 1
+    arrived = [one for mail in server.messages for one in attached(Mail("", (), mail)).items()]
+    assert arrived == (list(PHOTOS.items()) if row.ends else [])
+    if row.scheme != "smtp" or "STARTTLS" in server.keys:
+        assert set(server.in_clear) <= {"connect", "EHLO", "STARTTLS"}
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        pytest.param("127.0.0.1:{}", "refused", id="T01-refused"),
+        pytest.param("255.255.255.255", "unreachable", id="T01-unreachable"),
+        pytest.param("mail.invalid", r"\[Errno -\d+\]", id="T01-no-such-name"),
+    ],
+)
+def test_no_mail_server(folder: Path, host: str, reason: str) -> None:
+    """T01: where no mail server is to be found, the photos wait."""
+    environ = {"RES_OPTIONS": "timeout:1 attempts:1"}
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        options = [f"nx_smtp=smtp://{host.format(deaf.getsockname()[1])}", "nx_senders=*"]
+        settings = [word for option in options for word in ("--set", option)]
+        with Proxy(folder, *settings, environ=environ) as proxy:
+            assert camera.send(proxy.port, request()).body == ACCEPTED
+            proxy.wait_for(f"mail: {host.partition(':')[0]}:.*{reason}.*it is safe, trying again")
+            assert "tried 1 times, next in" in outbox(proxy)
+            assert len(spooled(proxy)) == 1
+
+
+@pytest.mark.xfail(reason="each new upload tries the password again")
+def test_a_wrong_password_is_tried_once(folder: Path) -> None:
+    """T05: what comes after a wrong password waits with the rest, lest the account be locked."""
+    script = BEHAVIOUR["T05-535"].script
+    with ScriptedServer(script) as server, Proxy(folder, *through(server, login=ME)) as proxy:
+
+        def waiting() -> int:
+            return len(re.findall("next in [56]. minutes: .*check the user", outbox(proxy)))
+
+        camera.send(proxy.port, request())
+        eventually(lambda: waiting() == 1, "the first waits")
+        camera.send(proxy.port, request())
+        eventually(lambda: waiting() == 2, "the second waits")
+    assert server.keys.count("AUTH") == 1
+
+
+def test_silence_holds_up_mail_only(folder: Path) -> None:
+    """T02: while a mail server says nothing, photos with another way go it."""
+    with (
+        ScriptedServer({"greeting": Act.SILENCE}) as server,
+        Proxy(folder, *through(server), "--set", "nx_route=ben@*=save") as proxy,
+    ):
+        camera.send(proxy.port, request("anna@example.org"))
+        server.wait("connect")
+        camera.send(proxy.port, request("ben@example.org"))
+        proxy.wait_for("saved as ")
+        assert {Path(path).name: photo for path, photo in proxy.saved().items()} == PHOTOS
+        assert re.match(r"\S+: to anna@example.org by mail, .*not tried yet\n$", outbox(proxy))
+
+
+def test_sent_again(folder: Path) -> None:
+    """T09: what may have been taken is sent again as the same message, byte for byte."""
+    script: Script = {".": [Act.CLOSE, "250 taken"]}
+    with (
+        ScriptedServer(script) as server,
+        Proxy(folder, *through(server), script=impatient(folder, 0.2)) as proxy,
+    ):
+        camera.send(proxy.port, request())
+        id = proxy.wait_for(r"upload (\S+): mailed to ")[1]
+    first, second = server.messages
+    assert first == second
+    assert f"\r\nMessage-ID: <{id}@samsungcamera.com>\r\n".encode() in first
+
+
+def test_a_server_that_knows_ascii_only(folder: Path) -> None:
+    """T13: title and text in all letters reach a server that knows ASCII only, as one mail."""
+    title, text = "Grüße vom Meer 🌊 바다에서 인사 " * 4, "Größe: «ñ»\n사진 🌊\n" * 9
+    with ScriptedServer() as server, Proxy(folder, *through(server)) as proxy:
+        camera.send(proxy.port, request(title=title, text=text))
+        proxy.wait_for("mailed to")
+    (content,) = server.messages
+    assert content.isascii()
+    assert [heard.line for heard in server.heard if not heard.line.isascii()] == []
+    mail = Mail("", (), content)
+    body = read(mail).get_body()
+    assert body is not None
+    assert (read(mail)["Subject"], body.get_content()) == (title.strip(), text)
+    assert attached(mail) == PHOTOS
+
+
+def test_given_up(folder: Path) -> None:
+    """T14: what could not be mailed within nx_retry_for is kept as files, and a warning says so."""
+    script = impatient(folder)
+    with (
+        ScriptedServer({"MAIL": "451 later"}) as server,
+        Proxy(folder, *through(server), "--set", "nx_retry_for=1s", script=script) as proxy,
+    ):
+        camera.send(proxy.port, request("anna@example.org"))
+        id = proxy.wait_for(r"upload (\S+): mail: .*451 later; it is safe")[1]
+        assert undelivered(proxy) == {}
+        outbox(proxy, "retry", id)
+        proxy.wait_for(
+            rf"WARNING: upload {id} is not delivered to anna@example.org: "
+            r"given up: .*451 later; saved as .*/undelivered/"
+        )
+        assert (outbox(proxy), undelivered(proxy)) == ("nothing waits\n", PHOTOS)
+    assert len(server.lines("MAIL")) == 2
+
+
+def test_poison(folder: Path) -> None:
+    """T15: an upload that has changed on the disk goes into quarantine, and the others past it."""
+    script: Script = {"MAIL": ["451 later", "451 later", "250 OK"]}
+    with (
+        ScriptedServer(script) as server,
+        Proxy(folder, *through(server), script=impatient(folder)) as proxy,
+    ):
+        ids = []
+        for times in (1, 2):
+            camera.send(proxy.port, request("anna@example.org"))
+            ids.append(proxy.wait_for(r"upload (\S+): mail: .*451 later; it is safe", times)[1])
+        path = proxy.uploads / ".nx" / "spool" / ids[0]
+        poison = bytearray(path.read_bytes())
+        poison[-1000] ^= 1
+        path.write_bytes(poison)
+        for id in ids:
+            outbox(proxy, "retry", id)
+        proxy.wait_for(rf"upload {ids[1]}: mailed to anna@example.org")
+        camera.send(proxy.port, request("ben@example.org"))
+        proxy.wait_for("mailed to ben@example.org")
+        eventually(lambda: outbox(proxy) == "nothing waits\n", "the poison is out of the way")
+        assert proxy.quarantined() == [poison]
+        told = f"upload {ids[0]} cannot be delivered: its body has changed .* kept as .*quarantine"
+        assert len(re.findall(f"WARNING: {told}", proxy.log)) == 1
+        assert proxy.log.count("cannot be delivered") == 1
+        assert undelivered(proxy) == {}
+    assert len(server.messages) == 2
 
 
 def test_routes(folder: Path) -> None:
@@ -369,7 +601,7 @@ def test_an_upload_that_is_repeated(folder: Path) -> None:
         server.wait(1)
 
         assert camera.send(proxy.port, request()).body == ACCEPTED
-        proxy.wait_for("again, whose reply it had not heard; taken once")
+        proxy.wait_for("sends upload .* again: it is taken once")
         assert len(server.mails) == 1
 
         assert camera.send(proxy.port, request()).body == ACCEPTED

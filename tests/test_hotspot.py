@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from nxparse.hotspot import GLD
+import pytest
+
+from nxparse import hotspot
+from nxparse.hotspot import GLD, MSN, YAHOO, Family, Turns
+from nxparse.reply import Reply
+
+CLIENT = "192.0.2.7"
+OTHER = "192.0.2.8"
 
 
 def test_gld() -> None:
@@ -16,3 +23,131 @@ def test_gld() -> None:
         ("Content-Length", "0"),
         ("Connection", "close"),
     ]
+
+
+FAMILIES = {
+    "yahoo": (YAHOO, "yahoo.co.kr", "http://yahoo.com", b"YAHOO!"),
+    "msn": (MSN, "msn.com", "http://msn.com", b"MSN"),
+}
+both = pytest.mark.parametrize("family", [YAHOO, MSN], ids=["yahoo", "msn"])
+
+
+@pytest.mark.parametrize(("family", "domain", "site", "text"), FAMILIES.values(), ids=FAMILIES)
+def test_redirect(family: Family, domain: str, site: str, text: bytes) -> None:
+    """Some want to be sent on to plain http:, with the phrase of those days."""
+    reply = family.redirect
+    assert (reply.status, reply.reason) == (302, "FOUND")
+    assert reply.headers == (("Location", site),)
+    assert f'<a href="{site}">'.encode() in reply.body
+    assert len(reply.body) < 500
+
+
+@pytest.mark.parametrize(("family", "domain", "site", "text"), FAMILIES.values(), ids=FAMILIES)
+def test_cookie(family: Family, domain: str, site: str, text: bytes) -> None:
+    """Others want a cookie of that domain, whose leading dot matters."""
+    cookie = f"samsung=hotspot; Domain=.{domain}; Path=/"
+    assert family.cookie == Reply(200, text, (("Set-Cookie", cookie),))
+
+
+def asks(turns: Turns, family: Family, client: str = CLIENT) -> str:
+    """Which answer a camera gets."""
+    answers = {id(family.redirect): "redirect", id(family.cookie): "cookie"}
+    return answers[id(turns.answer(client, family))]
+
+
+@both
+def test_in_turn(family: Family) -> None:
+    """A camera that nobody has told anything gets the redirect first, then both in turn."""
+    turns = Turns()
+    found = [asks(turns, family) for _ in range(5)]
+    assert found == ["redirect", "cookie", "redirect", "cookie", "redirect"]
+
+
+def test_each_client_has_turns_of_its_own() -> None:
+    """What one camera has been told changes nothing for another."""
+    turns = Turns()
+    assert asks(turns, YAHOO) == "redirect"
+    assert asks(turns, YAHOO, OTHER) == "redirect"
+    assert asks(turns, YAHOO) == "cookie"
+    assert asks(turns, YAHOO, OTHER) == "cookie"
+
+
+def test_each_family_has_turns_of_its_own() -> None:
+    """What a camera has been told about one page changes nothing for the other one."""
+    turns = Turns()
+    assert asks(turns, YAHOO) == "redirect"
+    assert asks(turns, MSN) == "redirect"
+    assert asks(turns, YAHOO) == "cookie"
+    assert asks(turns, MSN) == "cookie"
+
+
+@both
+@pytest.mark.parametrize("before", [1, 2])
+def test_what_was_good_is_given_again(family: Family, before: int) -> None:
+    """A camera that goes on behind an answer gets the same one at its next check, and so on."""
+    turns = Turns()
+    found = [asks(turns, family) for _ in range(before)]
+    for _ in range(3):
+        turns.passed(CLIENT)
+        found.append(asks(turns, family))
+    assert found[before:] == [found[before - 1]] * 3
+
+
+def test_passed_twice() -> None:
+    """Several requests behind one check say no more than one does."""
+    turns = Turns()
+    asks(turns, MSN)
+    for _ in range(3):
+        turns.passed(CLIENT)
+    assert [asks(turns, MSN) for _ in range(3)] == ["redirect", "cookie", "redirect"]
+
+
+def test_what_was_good_may_be_so_no_more() -> None:
+    """A camera that does not go on gets the other answer: it may be another camera."""
+    turns = Turns()
+    asks(turns, MSN)
+    turns.passed(CLIENT)
+    assert asks(turns, MSN) == "redirect"
+    assert asks(turns, MSN) == "cookie"
+    turns.passed(CLIENT)
+    assert asks(turns, MSN) == "cookie"
+
+
+def test_only_who_goes_on_has_passed() -> None:
+    """That one camera goes on says nothing about another."""
+    turns = Turns()
+    asks(turns, YAHOO)
+    asks(turns, YAHOO, OTHER)
+    turns.passed(OTHER)
+    assert asks(turns, YAHOO) == "cookie"
+    assert asks(turns, YAHOO, OTHER) == "redirect"
+
+
+def test_passed_without_a_check() -> None:
+    """A camera that never checks may go on; its first check is as everybody's."""
+    turns = Turns()
+    turns.passed(CLIENT)
+    assert asks(turns, YAHOO) == "redirect"
+    assert asks(turns, YAHOO) == "cookie"
+
+
+def test_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond a number of cameras those are forgotten that have not asked for longest."""
+    monkeypatch.setattr(hotspot, "MAX_CAMERAS", 2)
+    turns = Turns()
+    asks(turns, YAHOO, "192.0.2.1")
+    asks(turns, YAHOO, "192.0.2.2")
+    assert asks(turns, YAHOO, "192.0.2.1") == "cookie"
+    asks(turns, YAHOO, "192.0.2.3")
+    assert asks(turns, YAHOO, "192.0.2.1") == "redirect"
+    assert asks(turns, YAHOO, "192.0.2.2") == "redirect"
+
+
+def test_forgotten_wholly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a camera that is forgotten it is not even known what was good."""
+    monkeypatch.setattr(hotspot, "MAX_CAMERAS", 1)
+    turns = Turns()
+    asks(turns, YAHOO)
+    turns.passed(CLIENT)
+    asks(turns, YAHOO, OTHER)
+    assert [asks(turns, YAHOO) for _ in range(2)] == ["redirect", "cookie"]

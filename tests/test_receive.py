@@ -3,21 +3,32 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
+import os
 import re
 import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from nxparse import receive, report
+from nxparse import markup, receive, report
 from nxparse.config import OPTIONS, Config, parse
-from nxparse.receive import MIN_FREE, Announced, Receiver
+from nxparse.receive import (
+    MIN_FREE,
+    Announced,
+    Collector,
+    EmailReceiver,
+    FileReceiver,
+    Receiver,
+)
 from nxparse.reply import ACCEPTED, Reply
-from nxparse.spool import Spool
+from nxparse.sessions import Announced as AnnouncedFile
+from nxparse.spool import GAP, MAX_WAIT, QUIET, Post, Spool
 from tests.bodies import BOUNDARY, CONTENT_TYPE, SENDER, body, jpeg, message_xml, part_head
 from tests.faults import CALLS, STATEMENTS, Faults, contents, make_lazy
 
@@ -79,7 +90,7 @@ def begin(spool: Spool, config: Config) -> Callable[..., Receiver]:
         **options: object,
     ) -> Receiver:
         used = configured(config.dir, **options) if options else config
-        return Receiver(spool, used, Announced(CLIENT, content_type, length), inspect=inspect)
+        return EmailReceiver(spool, used, Announced(CLIENT, content_type, length), inspect=inspect)
 
     return begun
 
@@ -133,6 +144,14 @@ class TestAccepted:
                 f"SAM_4371.JPG, 500 bytes; tolerated: {TOLERATED}; next: save (upload ID)",
             )
         ]
+
+    def test_in_a_few_words(self, begin: Callable[..., Receiver]) -> None:
+        """What came is also told in fewer words, once it is accepted."""
+        receiver = begin()
+        assert (receiver.told, receiver.is_repeat) == ("", False)
+        send(receiver)
+        words = "from Camera@samsungcamera.com to photos@example.org: SAM_4371.JPG, 500 bytes"
+        assert (receiver.told, receiver.is_repeat) == (words, False)
 
     def test_id(self, begin: Callable[..., Receiver], spool: Spool) -> None:
         """Once an upload is accepted it is known under which id."""
@@ -472,14 +491,12 @@ class TestRepeat:
         """H10: an upload whose reply was not heard is taken once, however often it comes."""
         receiver = begin()
         assert send(receiver) is ACCEPTED
-        assert receiver.accepted == id
+        assert (receiver.accepted, receiver.is_repeat) == (id, True)
+        assert receiver.told == f"upload {id}"
         assert [delivery.arrival.id for delivery in spool.waiting()] == [id]
         assert kept(spool, directory) == ([BODY], [])
         assert told() == [
-            (
-                "INFO",
-                "192.0.2.7: sends upload ID again, whose reply it had not heard; taken once",
-            )
+            ("INFO", "192.0.2.7: sends upload ID again: it is taken once"),
         ]
         assert receiver.abort("too late") is None
 
@@ -779,7 +796,7 @@ class TestDisk:
             spool = Spool(directory / ".nx", lambda: NEW_YEAR)
             caplog.clear()
             with Faults(names, error, first, persistent=persistent) as faults:
-                status = send(Receiver(spool, config, announced)).status
+                status = send(EmailReceiver(spool, config, announced)).status
             lines = [record.getMessage() for record in caplog.records]
             if status == 200:
                 assert (first, [line[:16] for line in lines]) == (first, ["192.0.2.7: from "])
@@ -787,7 +804,7 @@ class TestDisk:
                 told = [report.disk_error(reason, directory) for reason in reasons]
                 expected = [f"192.0.2.7: an upload is refused: {line}" for line in told]
                 assert (first, len(lines), [*lines, None][0] in expected) == (first, 1, True)
-            assert send(Receiver(spool, config, announced), following) is ACCEPTED
+            assert send(EmailReceiver(spool, config, announced), following) is ACCEPTED
             spool.close()
             spool = Spool(directory / ".nx", lambda: NEW_YEAR)
             waiting, quarantined = kept(spool, directory)
@@ -1071,3 +1088,477 @@ class TestProgress:
                 "10.0 kB of 50.0 kB received",
                 f"an upload is refused: Input/output error ({directory}){FAILING}",
             ]
+
+
+POST = Post(CLIENT, "anna", "a session", "facebook", "NX300", "At the sea")
+TO_ME = "facebook=mail:me@example.org"
+NO_ADDRESS = (
+    "WARNING",
+    "192.0.2.7: facebook has no address to mail to: it is saved instead; "
+    "to mail it, use --set nx_route=facebook=mail:ADDRESS",
+)
+
+Take = Callable[..., FileReceiver]
+Told = Callable[[], list[tuple[str, str]]]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NEW_YEAR
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def posted(spool: Spool, directory: Path) -> dict[tuple[str, int], list[bytes]]:
+    """The files of each delivery that waits: by target and part. No other body may be there."""
+    found = {}
+    for delivery in spool.waiting():
+        with spool.read(delivery) as (_, files):
+            found[delivery.target, delivery.part] = [file.data for file in files]
+    known = {data for files in found.values() for data in files}
+    assert set(_in_spool(directory).values()) == known
+    return found
+
+
+class TestFile:
+    """A photo or video for a social site."""
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock()
+
+    @pytest.fixture
+    def spool(self, directory: Path, clock: Clock) -> Iterator[Spool]:
+        found = Spool(directory / ".nx", clock)
+        yield found
+        found.close()
+
+    @pytest.fixture
+    def take(self, spool: Spool, directory: Path) -> Take:
+        """Begins to receive a file, with these rules; its announcement is number `number`."""
+
+        def begun(
+            *rules: str,
+            number: int = 1,
+            post: Post = POST,
+            name: str | None = "SAM_4371.JPG",
+            length: int | None = len(PHOTO),
+            inspect: int = 0,
+        ) -> FileReceiver:
+            config = configured(directory, nx_route=list(rules), **SMTP)
+            announced = Announced(CLIENT, "image/pjpeg", length)
+            file = AnnouncedFile(f"announcement {number}", post, name)
+            return FileReceiver(spool, config, announced, file, inspect=inspect)
+
+        return begun
+
+    def _wait(self, spool: Spool, clock: Clock) -> list[float]:
+        """For how long what is for me waits yet."""
+        return [one.next_try - clock.now for one in spool.waiting() if one.part == 0]
+
+    def test_accepted(self, take: Take, spool: Spool, directory: Path, told: Told) -> None:
+        """A file is kept as it came, and told in one line."""
+        receiver = take(TO_ME, "facebook=save")
+        assert receiver.accepted is None
+        assert send(receiver, PHOTO) is ACCEPTED
+        assert list(_in_spool(directory)) == [receiver.accepted]
+        assert receiver.told == "from anna to facebook: SAM_4371.JPG, 500 bytes"
+        assert not receiver.is_repeat
+        assert posted(spool, directory) == {
+            ("save", 1): [PHOTO],
+            ("mail:me@example.org", 0): [PHOTO],
+        }
+        assert told() == [
+            (
+                "INFO",
+                "192.0.2.7: from anna to facebook: SAM_4371.JPG, 500 bytes; "
+                "next: save, mail:me@example.org (upload ID)",
+            )
+        ]
+
+    def test_upload(self, take: Take, spool: Spool) -> None:
+        """What was announced of a file is kept with it."""
+        send(take(), PHOTO)
+        [delivery] = spool.waiting()
+        with spool.read(delivery) as (upload, (file,)):
+            assert (upload.sender, upload.recipients) == ("anna", ("facebook",))
+            assert (upload.subject, upload.text) == ("facebook: NX300", "At the sea")
+            assert (file.name, file.content_type, file.data) == (
+                "SAM_4371.JPG",
+                "image/jpeg",
+                PHOTO,
+            )
+        assert delivery.arrival.client == CLIENT
+
+    def test_second(self, take: Take, spool: Spool, directory: Path, told: Told) -> None:
+        """A file has an id of its own; the line names the upload that it belongs to."""
+        receivers = [take(TO_ME, number=number) for number in (1, 2)]
+        data = [jpeg(500, 1), jpeg(600, 2)]
+        for receiver, one in zip(receivers, data, strict=True):
+            send(receiver, one)
+        first, second = (receiver.accepted for receiver in receivers)
+        assert posted(spool, directory) == {("mail:me@example.org", 0): data}
+        assert [(one.arrival.id, first != second) for one in spool.waiting()] == [(first, True)]
+        assert told()[1][1].endswith("600 bytes; next: mail:me@example.org (upload ID)")
+
+    def test_line_names_the_post(
+        self, take: Take, spool: Spool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The id in the line is the one that the command line knows."""
+        for number in (1, 2):
+            send(take(number=number), jpeg(500, number))
+        [id] = {one.arrival.id for one in spool.waiting()}
+        lines = [record.getMessage() for record in caplog.records]
+        assert [line.endswith(f"; next: save (upload {id})") for line in lines] == [True, True]
+
+    @pytest.mark.parametrize(
+        ("name", "user", "shown"),
+        [
+            (None, "anna", "from anna to facebook: (no name), 500 bytes"),
+            ("", "anna", "from anna to facebook: (no name), 500 bytes"),
+            ("a\x1b[2J\n.JPG", "x\u202ey", "from x?y to facebook: a?[2J?.JPG, 500 bytes"),
+            ("x" * 99, "anna", f"from anna to facebook: {'x' * 79}…, 500 bytes"),
+        ],
+        ids=["no name", "empty name", "control characters", "long name"],
+    )
+    def test_line(self, take: Take, told: Told, name: str | None, user: str, shown: str) -> None:
+        """Whatever a camera says, the line is one, and printable."""
+        send(take(name=name, post=replace(POST, sender=user)), PHOTO)
+        assert told() == [("INFO", f"192.0.2.7: {shown}; next: save (upload ID)")]
+
+    @pytest.mark.parametrize(
+        ("rules", "expected", "warned"),
+        [
+            ([], [("save", 1)], False),
+            (["*@*=drop"], [("save", 1)], False),
+            (["facebook=drop"], [("drop", 1)], False),
+            (["FACE*=save:/srv/x"], [("save:/srv/x", 1)], False),
+            (["picasa=drop", "*=save:/srv/x"], [("save:/srv/x", 1)], False),
+            ([TO_ME], [("mail:me@example.org", 0)], False),
+            (["*=mail:${ADDRESS}"], [("mail:${ADDRESS}", 0)], False),
+            (["*=mail"], [("save", 1)], True),
+            (["*=mail", "*=save"], [("save", 1)], True),
+            (["*=save", "*=mail"], [("save", 1)], True),
+            (
+                ["*=mail", "*=mail:you@example.org"],
+                [("mail:you@example.org", 0), ("save", 1)],
+                True,
+            ),
+            (
+                ["f*=mail:you@example.org", "f*=save", "f*=save:/srv/x", "f*=drop", "*=mail"],
+                [("drop", 1), ("mail:you@example.org", 0), ("save", 1), ("save:/srv/x", 1)],
+                False,
+            ),
+        ],
+        ids=[
+            "no rules",
+            "no rule for it",
+            "drop",
+            "folder, without case",
+            "first that fits",
+            "address",
+            "address in a variable",
+            "mail",
+            "mail and save",
+            "save and mail",
+            "mail and an address",
+            "several",
+        ],
+    )
+    def test_ways(
+        self,
+        take: Take,
+        spool: Spool,
+        told: Told,
+        rules: list[str],
+        expected: list[tuple[str, int]],
+        warned: bool,
+    ) -> None:
+        """Rules decide by the site's name; what cannot be mailed is saved, and that is told once.
+
+        Without a rule it is saved: to `mail` a site means nobody.
+        """
+        assert send(take(*rules), PHOTO) is ACCEPTED
+        found = [(one.target, one.part, one.recipients) for one in spool.waiting()]
+        assert found == [(target, part, ("facebook",)) for target, part in expected]
+        *before, (_, line) = told()
+        assert before == [NO_ADDRESS] * warned
+        match = re.search(r"; next: (.*) \(upload ID\)$", line)
+        assert match
+        assert sorted(match[1].split(", ")) == [target for target, _ in expected]
+
+    def test_empty(self, take: Take, spool: Spool, directory: Path, told: Told) -> None:
+        """S08: a file without a byte is refused, and leaves nothing."""
+        receiver = take(TO_ME)
+        reply = receiver.finish()
+        assert (reply.status, receiver.accepted) == (400, None)
+        assert kept(spool, directory) == ([], [])
+        assert told() == [("WARNING", "192.0.2.7: an upload is refused: it is empty")]
+
+    def test_limit(self, take: Take, spool: Spool, directory: Path) -> None:
+        """H22: a file may be as large as the limit."""
+        largest = jpeg(100_000)
+        assert send(take(length=100_000), largest) is ACCEPTED
+        assert posted(spool, directory) == {("save", 1): [largest]}
+
+    @pytest.mark.parametrize("length", [100_001, None, 5], ids=["announced", "chunked", "wrongly"])
+    def test_too_large(
+        self, take: Take, spool: Spool, directory: Path, told: Told, length: int | None
+    ) -> None:
+        """H22, S08: a larger file is read to its end, not kept, and refused in one line."""
+        receiver = take(length=length)
+        assert send(receiver, jpeg(100_001)).status == 413
+        assert (receiver.received, receiver.accepted) == (100_001, None)
+        assert kept(spool, directory) == ([], [])
+        assert [line for line in told() if line[0] != "INFO"] == [TOO_LARGE]
+
+    def test_disk_full_before(
+        self,
+        take: Take,
+        spool: Spool,
+        directory: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        told: Told,
+    ) -> None:
+        """K05: a file that has no room is refused before it comes."""
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=MIN_FREE))
+        reply = send(take(), PHOTO)
+        assert reply.body == b'<Response ErrCode="507" ErrSubCode="0" /><!-- The disk is full -->'
+        assert kept(spool, directory) == ([], [])
+        assert [level for level, _ in told()] == ["ERROR"]
+
+    def test_cut(self, take: Take, spool: Spool, directory: Path, told: Told) -> None:
+        """S08: what came of a cut file is kept as it is, and never delivered."""
+        receiver = take()
+        feed(receiver, PHOTO[:300])
+        path = receiver.abort("the client closed the connection")
+        assert path
+        assert (path.read_bytes(), receiver.accepted) == (PHOTO[:300], None)
+        assert kept(spool, directory) == ([], [PHOTO[:300]])
+        assert told() == [
+            (
+                "WARNING",
+                f"192.0.2.7: upload cut after 300 of 500 bytes, the client closed the connection; "
+                f"nothing is delivered, what came is kept as "
+                f"{directory / '.nx' / 'quarantine' / 'ID'}",
+            )
+        ]
+
+    def test_inspected(self, take: Take) -> None:
+        """A file can be looked at in the flow if it is small enough."""
+        receivers = [take(number=number, inspect=499 + number) for number in (0, 1)]
+        assert [send(receiver, PHOTO).status for receiver in receivers] == [200, 200]
+        assert [receiver.body for receiver in receivers] == [None, PHOTO]
+
+    @pytest.mark.parametrize("end", ["accepted", "empty", "too large", "cut", "nothing", "repeat"])
+    def test_rest_of_the_post_waits(self, take: Take, spool: Spool, clock: Clock, end: str) -> None:
+        """While a file comes its post waits, and then, whatever became of it, for a minute."""
+        send(take(TO_ME), PHOTO)
+        clock.now += 30
+        receiver = take(TO_ME, number=1 if end == "repeat" else 2, length=None)
+        held = self._wait(spool, clock)
+        clock.now += GAP - 30
+        match end:
+            case "accepted":
+                send(receiver, jpeg(600))
+            case "empty":
+                receiver.finish()
+            case "too large":
+                send(receiver, jpeg(100_001))
+            case "cut":
+                feed(receiver, jpeg(600)[:300])
+                receiver.abort("the client closed the connection")
+            case "nothing":
+                receiver.abort("the client closed the connection")
+            case "repeat":
+                send(receiver, PHOTO)
+        assert (held, self._wait(spool, clock)) == ([MAX_WAIT], [QUIET])
+
+    def test_refused_at_its_begin(self, take: Take, spool: Spool, clock: Clock) -> None:
+        """While a file comes that is not kept its post waits, too: the camera is still busy."""
+        send(take(TO_ME), PHOTO)
+        receiver = take(TO_ME, number=2, length=100_001)
+        held = self._wait(spool, clock)
+        send(receiver, jpeg(100_001))
+        assert (held, self._wait(spool, clock)) == ([MAX_WAIT], [QUIET])
+
+    def test_same_announcement(self, take: Take, spool: Spool, directory: Path, told: Told) -> None:
+        """S08: the same file for the same announcement is taken once, however often it comes."""
+        receivers = [take(TO_ME, "facebook=save") for _ in range(3)]
+        assert [send(receiver, PHOTO) for receiver in receivers] == [ACCEPTED] * 3
+        assert len({receiver.accepted for receiver in receivers}) == 1
+        assert [receiver.is_repeat for receiver in receivers] == [False, True, True]
+        assert posted(spool, directory) == {
+            ("save", 1): [PHOTO],
+            ("mail:me@example.org", 0): [PHOTO],
+        }
+        again = ("INFO", "192.0.2.7: sends upload ID again: it is taken once")
+        assert told()[1:] == [again] * 2
+        assert receivers[2].abort("too late") is None
+
+    def test_another_announcement(self, take: Take, spool: Spool, directory: Path) -> None:
+        """What is announced again, after a reply that was heard, is meant."""
+        for number in (1, 2):
+            assert send(take(TO_ME, number=number), PHOTO) is ACCEPTED
+        assert posted(spool, directory) == {("mail:me@example.org", 0): [PHOTO, PHOTO]}
+
+    def test_something_else(self, take: Take, spool: Spool, directory: Path) -> None:
+        """Other bytes for the same announcement are another file."""
+        for data in (PHOTO, jpeg(600)):
+            assert send(take(TO_ME), data) is ACCEPTED
+        assert posted(spool, directory) == {("mail:me@example.org", 0): [PHOTO, jpeg(600)]}
+
+    def test_unheard(self, take: Take, spool: Spool, directory: Path) -> None:
+        """H10: a camera that did not hear the reply announces its photo anew: it is taken once."""
+        receivers = [take(TO_ME, number=number) for number in (1, 2, 3)]
+        for receiver in receivers:
+            assert send(receiver, PHOTO) is ACCEPTED
+            if receiver is receivers[0]:
+                assert receiver.accepted
+                spool.unheard(receiver.accepted)
+        first, second, third = (receiver.accepted for receiver in receivers)
+        assert first == second != third
+        assert posted(spool, directory) == {("mail:me@example.org", 0): [PHOTO, PHOTO]}
+
+    @pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
+    @pytest.mark.parametrize(
+        ("names", "error"),
+        [
+            (("open", "write", "fsync", "close", "replace"), errno.ENOSPC),
+            ((*STATEMENTS, "SELECT", "UPDATE"), errno.EIO),
+            ((*CALLS, *STATEMENTS, "SELECT", "UPDATE"), errno.EIO),
+        ],
+        ids=["disk", "SQLite", "everything"],
+    )
+    def test_failure_at_each_call(
+        self,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        names: tuple[str, ...],
+        error: int,
+        persistent: bool,
+    ) -> None:
+        """K01, K02: whichever call fails, the reply tells the truth, and each line the reason.
+
+        The photos before it and behind it are delivered in any case, with it or
+        without it; a camera that sends it once more has it taken once.
+        """
+        before, data, behind = (jpeg(400 + number, number) for number in (1, 2, 3))
+        for first in itertools.count(1):
+            directory = tmp_path / str(first)
+            config = configured(directory, nx_route=[TO_ME, "facebook=save"], **SMTP)
+            spool = Spool(directory / ".nx", lambda: NEW_YEAR)
+
+            def taken(
+                number: int, data: bytes, spool: Spool = spool, config: Config = config
+            ) -> int:
+                file = AnnouncedFile(f"announcement {number}", POST, None)
+                announced = Announced(CLIENT, "image/jpeg", len(data))
+                return send(FileReceiver(spool, config, announced, file), data).status
+
+            assert taken(1, before) == 200
+            caplog.clear()
+            with Faults(names, error, first, persistent=persistent) as faults:
+                status = taken(2, data)
+            lines = {record.getMessage() for record in caplog.records if record.levelno > 20}
+            reasons = [report.disk_error(OSError(error, os.strerror(error)), directory)]
+            reasons.append(report.disk_error(NO_STATE, directory))
+            assert (first, status in (200, 507)) == (first, True)
+            assert (first, bool(lines) or status == 200) == (first, True)
+            assert (first, [one for one in lines if not one.endswith(tuple(reasons))]) == (
+                first,
+                [],
+            )
+            assert (first, taken(3, behind)) == (first, 200)
+            accepted = [before, data, behind] if status == 200 else [before, behind]
+            spool.close()
+            spool = Spool(directory / ".nx", lambda: NEW_YEAR)
+            assert (first, taken(2, data, spool)) == (first, 200)
+            accepted += [data] if status != 200 else []
+            waiting = posted(spool, directory)
+            spool.close()
+            assert (first, waiting) == (
+                first,
+                {
+                    ("mail:me@example.org", 0): accepted,
+                    **{("save", part): [one] for part, one in enumerate(accepted, 1)},
+                },
+            )
+            if not faults.failed:
+                break
+        assert status == 200
+
+    def test_expectation_fails(self, take: Take, spool: Spool, directory: Path, told: Told) -> None:
+        """What cannot be noted of a file that begins is told, and the file is taken."""
+        with Faults(("BEGIN",), errno.EIO):
+            receiver = take(TO_ME)
+        assert send(receiver, PHOTO) is ACCEPTED
+        assert posted(spool, directory) == {("mail:me@example.org", 0): [PHOTO]}
+        assert told()[0] == ("ERROR", f"192.0.2.7: disk I/O error ({directory})")
+
+
+class TestCollector:
+    """A small request, which is only collected."""
+
+    @pytest.fixture
+    def asked(self) -> list[bytes]:
+        """What was to be answered."""
+        return []
+
+    @pytest.fixture
+    def collect(self, asked: list[bytes]) -> Callable[..., Collector]:
+        def answer(data: bytes) -> Reply:
+            asked.append(data)
+            return ACCEPTED
+
+        return partial(Collector, CLIENT, answer)
+
+    @pytest.mark.parametrize("size", [1, 7, 10**6])
+    @pytest.mark.parametrize("data", [b"", BODY], ids=["empty", "some"])
+    def test_answered(
+        self,
+        collect: Callable[..., Collector],
+        asked: list[bytes],
+        told: Told,
+        data: bytes,
+        size: int,
+    ) -> None:
+        """S01: what has come is answered as a whole, however it is cut into chunks."""
+        collector = collect()
+        for start in range(0, len(data), size):
+            collector.feed(data[start : start + size])
+        assert (asked, collector.body) == ([], None)
+        assert collector.finish() is ACCEPTED
+        assert (asked, collector.body, collector.accepted, told()) == ([data], data, None, [])
+
+    @pytest.mark.parametrize(
+        ("given", "limit"), [({}, markup.MAX_BYTES), ({"limit": 10}, 10)], ids=["default", "given"]
+    )
+    @pytest.mark.parametrize("surplus", [-1, 0, 1, 2, 10**6])
+    @pytest.mark.parametrize("size", [3000, 10**7])
+    def test_limit(
+        self,
+        collect: Callable[..., Collector],
+        asked: list[bytes],
+        given: dict[str, int],
+        limit: int,
+        surplus: int,
+        size: int,
+    ) -> None:
+        """S12: of a request that is too large so much is kept that it can be seen to be."""
+        data = bytes(limit) + b"x" * surplus if surplus > 0 else bytes(limit + surplus)
+        collector = collect(**given)
+        for start in range(0, len(data), size):
+            collector.feed(data[start : start + size])
+        assert collector.finish() is ACCEPTED
+        assert asked == [data[: limit + 1]]
+        assert collector.body == data[: limit + 1]
+
+    def test_cut(self, collect: Callable[..., Collector], asked: list[bytes], told: Told) -> None:
+        """What was cut is not answered, but can be looked at; the reason cannot make a line."""
+        collector = collect()
+        collector.feed(b"<Request")
+        collector.abort("gone\r\nx")
+        assert (collector.body, asked) == (b"<Request", [])
+        assert told() == [("WARNING", "192.0.2.7: a request was cut, gone??x")]

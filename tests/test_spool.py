@@ -9,15 +9,30 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from nxparse import disk, spool
 from nxparse.deviation import BodyError
 from nxparse.disk import Folder
-from nxparse.spool import Arrival, Delivery, Incoming, Spool
+from nxparse.spool import (
+    GAP,
+    MAX_PHOTOS,
+    MAX_WAIT,
+    QUIET,
+    REPEAT,
+    Arrival,
+    Delivery,
+    Incoming,
+    Post,
+    Spool,
+)
 from tests.bodies import BOUNDARY, CONTENT_TYPE, RECIPIENT, SENDER, body, jpeg
 from tests.faults import CALLS, STATEMENTS, Database, Faults, Kills, contents, make_lazy
 
@@ -27,6 +42,11 @@ BODY = body([("SAM_4371.JPG", PHOTO)])
 SHA256 = hashlib.sha256(BODY).hexdigest()
 CLIENT = "192.0.2.7"
 SAVE = {"save": [RECIPIENT]}
+
+SITE = "facebook"
+MAIL, OTHER = "mail:me@example.org", "mail:you@example.org"
+POST = Post(CLIENT, "anna", "a session", SITE, "NX300", "At the sea")
+YEARS = 10 * 365 * 86400.0
 
 
 class Clock:
@@ -90,6 +110,63 @@ def due(found: Spool) -> list[tuple[Arrival, str, int]]:
         for target in found.targets()
         for one in found.due(target)
     ]
+
+
+def photo(number: int) -> bytes:
+    """One of the photos of a post."""
+    return jpeg(300 + number, number)
+
+
+NUMBERS = {photo(number): number for number in range(1, 81)}
+
+
+def append(
+    into: Spool,
+    number: int,
+    post: Post = POST,
+    *,
+    at_once: Sequence[str] = ("save",),
+    together: Sequence[str] = (MAIL,),
+    resource: str = "",
+) -> Arrival:
+    """A photo of a post has come in whole, and is kept."""
+    incoming = receive(into, photo(number))
+    name = f"{number}.JPG"
+    return into.append(
+        incoming, post, name, "image/jpeg", resource, at_once=at_once, together=together
+    )
+
+
+def append_all(
+    into: Spool,
+    *numbers: int,
+    at_once: Sequence[str] = ("save",),
+    together: Sequence[str] = (MAIL,),
+) -> Arrival:
+    """Several photos of a post have come in."""
+    first, *_ = [append(into, one, at_once=at_once, together=together) for one in numbers]
+    return first
+
+
+def numbers(found: Spool, delivery: Delivery) -> list[int]:
+    """The numbers of the photos that are delivered."""
+    with found.read(delivery) as (_, files):
+        return [NUMBERS[file.data] for file in files]
+
+
+def posts(found: Spool, target: str = MAIL) -> list[list[int]]:
+    """The photos of each delivery that waits for a target."""
+    return sorted(numbers(found, one) for one in found.waiting() if one.target == target)
+
+
+def waits(found: Spool, clock: Clock) -> list[tuple[str, int, float]]:
+    """What waits: target, part, and for how long yet."""
+    return sorted((one.target, one.part, one.next_try - clock.now) for one in found.waiting())
+
+
+def spooled(root: Path) -> list[int]:
+    """The numbers of the photos in the spool."""
+    return sorted(NUMBERS[data] for data in contents(root / "spool").values())
 
 
 def bodies(root: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
@@ -356,6 +433,16 @@ class TestRecovery:
         again.close()
         assert os.listdir(root / "spool") == ["lost+found"]
 
+    def test_half_kept(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """Half a file in `undelivered` is deleted; whole ones, and what is not ours, stay."""
+        day = root.parent / "undelivered" / "2026-01-01"
+        day.mkdir(parents=True)
+        names = ("SAM_4371.JPG", ".20260101T000000Z-00000000-0", ".hidden")
+        for name in names:
+            (day / name).touch()
+        reopened(opened, root, clock).close()
+        assert sorted(os.listdir(day)) == [".hidden", "SAM_4371.JPG"]
+
     def test_next_try_is_now(self, opened: Spool, root: Path, clock: Clock) -> None:
         """After a restart everything is due: what was in the way may be gone."""
         arrival = accept(opened)
@@ -552,16 +639,29 @@ class TestAccept:
         }
 
 
-EVERYTHING = (*CALLS, *STATEMENTS)
+EVERYTHING = (*CALLS, *STATEMENTS, "SELECT", "UPDATE")
 FAULTS = {
     "open": (("open",), errno.ENOSPC),
     "write": (("write",), errno.ENOSPC),
     "fsync": (("fsync",), errno.EIO),
     "close": (("close",), errno.EIO),
     "rename": (("replace",), errno.EROFS),
-    "SQLite": (STATEMENTS, errno.EIO),
+    "SQLite": ((*STATEMENTS, "SELECT", "UPDATE"), errno.EIO),
     "everything": (EVERYTHING, errno.EIO),
 }
+
+
+def try_to_append(into: Spool, number: int) -> bool:
+    """Receive a photo of a post as a FileReceiver does. Tells whether it was accepted."""
+    incoming = None
+    try:
+        incoming = receive(into, photo(number))
+        into.append(incoming, POST, "SAM.JPG", "image/jpeg", "", at_once=["save"], together=[MAIL])
+    except (OSError, sqlite3.Error):
+        if incoming:
+            into.discard(incoming)
+        return False
+    return True
 
 
 def try_to_accept(into: Spool, data: bytes) -> bool:
@@ -607,6 +707,35 @@ class TestFailures:
             if not faults.failed:
                 break
         assert accepted == [BODY, other]
+
+    @pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
+    @pytest.mark.parametrize(("names", "error"), FAULTS.values(), ids=FAULTS)
+    def test_append(
+        self, tmp_path: Path, clock: Clock, names: tuple[str, ...], error: int, persistent: bool
+    ) -> None:
+        """K01, K02: whichever call fails, a photo joins its post, for all its targets, or does not.
+
+        The photo before it and the next one are there in any case.
+        """
+        for first in itertools.count(1):
+            root = tmp_path / str(first) / ".nx"
+            opened = Spool(root, clock)
+            append(opened, 1)
+            with Faults(names, error, first, persistent=persistent) as faults:
+                accepted = [1, 2] if try_to_append(opened, 2) else [1]
+            accepted += [3] if try_to_append(opened, 3) else []
+            again = reopened(opened, root, clock)
+            waiting = posts(again), posts(again, "save")
+            again.close()
+            quarantined = bodies(root)[1]
+            assert (first, waiting) == (first, ([accepted], [[one] for one in accepted]))
+            assert (first, spooled(root)) == (first, accepted)
+            assert (first, 3 in accepted) == (first, True)
+            assert (first, len(quarantined) <= 1) == (first, True)
+            assert (first, all(map(photo(2).startswith, quarantined.values()))) == (first, True)
+            if not faults.failed:
+                break
+        assert accepted == [1, 2, 3]
 
     @pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
     def test_quarantine(self, tmp_path: Path, clock: Clock, persistent: bool) -> None:
@@ -666,6 +795,87 @@ class TestKills:
             "12: the end": (1, 1, [True]),
         }
         assert waiting == [(arrival, "save", 0)]
+
+    def test_append(self, tmp_path: Path, clock: Clock) -> None:
+        """R01: after a kill at any step a photo has joined its post, or is in quarantine.
+
+        What was told to be accepted waits, for all its targets; nothing is mixed.
+        """
+        root = tmp_path / ".nx"
+        opened = Spool(root, clock)
+        append(opened, 1)
+        with Kills(root, tmp_path / "copies") as kills:
+            append(opened, 2)
+        opened.close()
+        found = {}
+        for number, step in enumerate(kills.steps):
+            again = Spool(kills.copy(number), clock)
+            waiting = posts(again), posts(again, "save")
+            again.close()
+            left = [data == photo(2) for data in bodies(kills.copy(number))[1].values()]
+            found[f"{number}: {step}"] = (*waiting, spooled(kills.copy(number)), left)
+        alone, both = ([[1]], [[1]], [1]), ([[1, 2]], [[1], [2]], [1, 2])
+        assert found == {
+            "0: open": (*alone, []),
+            "1: write": (*alone, [False]),
+            "2: write": (*alone, [True]),
+            "3: fsync": (*alone, [True]),
+            "4: close": (*alone, [True]),
+            "5: replace": (*alone, [True]),
+            "6: fsync": (*alone, [True]),
+            "7: before BEGIN": (*alone, [True]),
+            "8: before SELECT": (*alone, [True]),
+            "9: before SELECT": (*alone, [True]),
+            "10: before INSERT": (*alone, [True]),
+            "11: before UPDATE": (*alone, [True]),
+            "12: before INSERT": (*alone, [True]),
+            "13: before INSERT": (*alone, [True]),
+            "14: before COMMIT": (*alone, [True]),
+            "15: the end": (*both, []),
+        }
+
+    @pytest.mark.parametrize(
+        ("target", "part"), [(MAIL, 0), ("save", 2)], ids=["whole post", "one photo"]
+    )
+    @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+    def test_settle_post(
+        self, tmp_path: Path, clock: Clock, target: str, part: int, last: bool
+    ) -> None:
+        """R10: after a kill at any step each photo that a waiting delivery needs is there."""
+        root = tmp_path / ".nx"
+        opened = Spool(root, clock)
+        arrival = append_all(opened, 1, 2)
+        if last:
+            for one in opened.waiting():
+                if (one.target, one.part) != (target, part):
+                    opened.done(one)
+        with Kills(root, tmp_path / "copies") as kills:
+            opened.done(to(arrival, target, part))
+        opened.close()
+        for number, step in enumerate(kills.steps):
+            again = Spool(kills.copy(number), clock)
+            needed = {one for delivery in again.waiting() for one in numbers(again, delivery)}
+            again.close()
+            assert (number, step, spooled(kills.copy(number))) == (number, step, sorted(needed))
+            assert bodies(kills.copy(number))[1] == {}
+
+    def test_close_post(self, tmp_path: Path, clock: Clock) -> None:
+        """After a kill at any step a post is still delivered as it was read the first time."""
+        root = tmp_path / ".nx"
+        opened = Spool(root, clock)
+        arrival = append(opened, 1)
+        with Kills(root, tmp_path / "copies") as kills, opened.read(to(arrival, MAIL)):
+            begun = len(kills.steps)
+        opened.close()
+        found = []
+        for number in range(len(kills.steps)):
+            again = Spool(kills.copy(number), clock)
+            append(again, 2)
+            found.append(posts(again))
+            again.close()
+        assert found[0] == [[1, 2]]
+        assert all(waiting in ([[1, 2]], [[1], [2]]) for waiting in found)
+        assert all(waiting == [[1], [2]] for waiting in found[begun:])
 
     def test_split(self, tmp_path: Path, clock: Clock) -> None:
         """After a kill at any step either all files wait together, or each by itself."""
@@ -967,6 +1177,689 @@ class TestDeliveries:
         assert time.monotonic() - begun < 5
 
 
+class TestFirstDue:
+    @pytest.mark.parametrize(
+        ("ready", "new", "failed"),
+        [("", None, None), ("n", "n", None), ("f", None, "f"), ("nf", "n", "f")],
+        ids=["nothing", "new", "failed before", "both"],
+    )
+    def test_new_or_failed(
+        self, opened: Spool, clock: Clock, ready: str, new: str | None, failed: str | None
+    ) -> None:
+        """What is new and what has failed before are asked for by themselves."""
+        arrivals = {name: accept(opened) for name in ready}
+        if "f" in arrivals:
+            opened.postpone(to(arrivals["f"], "save"), 15, "busy", [RECIPIENT])
+        clock.now += 15
+        found = [opened.first_due("save", new=True), opened.first_due("save", new=False)]
+        expected = [arrivals[name].id if name else None for name in (new, failed)]
+        assert [one and one.arrival.id for one in found] == expected
+
+    def test_order(self, opened: Spool, clock: Clock) -> None:
+        """First comes what has been due for longest, then the older upload, then its first file."""
+        old, tried = accept(opened), {20: accept(opened), 10: accept(opened)}
+        for seconds, arrival in tried.items():
+            opened.postpone(to(arrival, "save"), seconds, "busy", [RECIPIENT])
+        clock.now += 30
+        young = accept(opened)
+        for arrival in (young, old):
+            opened.split(to(arrival, "save"), 2)
+        order: dict[bool, list[str]] = {True: [], False: []}
+        for new, ids in order.items():
+            while one := opened.first_due("save", new=new):
+                ids.append(one.id)
+                opened.done(one)
+        assert order == {
+            True: [f"{old.id}.1", f"{old.id}.2", f"{young.id}.1", f"{young.id}.2"],
+            False: [tried[10].id, tried[20].id],
+        }
+
+    @pytest.mark.parametrize(
+        ("seconds", "expected"),
+        [
+            (14.9, False),
+            (15, True),
+            (86400, True),
+            (15 - 2 * MAX_WAIT, False),
+            (15 - 2 * MAX_WAIT - 1, True),
+            (-YEARS, True),
+        ],
+        ids=["early", "in time", "late", "clock set back", "clock set back more", "years"],
+    )
+    def test_time(self, opened: Spool, clock: Clock, seconds: float, expected: bool) -> None:
+        """R07: what is due is what `due` finds, also when the clock has been set back."""
+        arrival = accept(opened)
+        opened.postpone(to(arrival, "save"), 15, "busy", [RECIPIENT])
+        clock.now += seconds
+        found = opened.first_due("save", new=False)
+        assert (found is not None, opened.due("save") != []) == (expected, expected)
+
+    def test_what_it_is(self, opened: Spool) -> None:
+        """It is one of those that wait for this target, with all that is known of it."""
+        arrival = accept(opened, targets=("mail", "save"))
+        opened.done(to(arrival, "save"))
+        [waiting] = opened.waiting()
+        assert opened.first_due("mail", new=True) == waiting
+        assert opened.first_due("save", new=True) is None
+        assert opened.first_due("nobody", new=True) is None
+
+
+class TestRest:
+    @pytest.mark.parametrize(
+        ("tried", "seconds", "changes", "expected"),
+        [
+            (None, 0, 1, (1, 100, 100, "gone")),
+            (None, 50, 1, (1, 100, 100, "gone")),
+            (15, 15, 1, (2, 100, 115, "gone")),
+            (15, 500, 1, (2, 100, 115, "gone")),
+            (15, 5, 1, (2, 100, 105, "gone")),
+            (100, 0, 0, (1, 100, 100, "busy")),
+            (3600, 0, 0, (1, 3600, 3600, "busy")),
+        ],
+        ids=[
+            "new",
+            "due for a while",
+            "tried, due",
+            "tried, due for a while",
+            "tried, due soon",
+            "tried, due then",
+            "tried, due later",
+        ],
+    )
+    def test_wait(
+        self,
+        opened: Spool,
+        clock: Clock,
+        tried: float | None,
+        seconds: float,
+        changes: int,
+        expected: tuple[int, float, float, str],
+    ) -> None:
+        """What is due, or would be sooner, waits for as long; what waits for longer still does."""
+        arrival = accept(opened)
+        if tried is not None:
+            opened.postpone(to(arrival, "save"), tried, "busy", [RECIPIENT])
+        clock.now += seconds
+        assert opened.rest("save", 100, "gone") == changes
+        [one] = opened.waiting()
+        assert (one.attempts, one.next_try - clock.now, one.waited, one.reason) == expected
+
+    def test_others(self, opened: Spool, clock: Clock) -> None:
+        """What is for another target, or has ended, is left alone."""
+        done, failed = accept(opened), accept(opened)
+        opened.done(to(done, "save"))
+        opened.failed(to(failed, "save"), "never")
+        accept(opened, targets=("mail",))
+        before = opened.waiting()
+        assert opened.rest("save", 100, "gone") == 0
+        assert opened.waiting() == before
+        for _ in range(3):
+            accept(opened)
+        assert opened.rest("save", 100, "gone") == 3
+        assert waits(opened, clock) == [("mail", 0, 0), *[("save", 0, 100)] * 3]
+
+    @pytest.mark.parametrize("hold", [QUIET, MAX_WAIT], ids=["quiet", "a file on its way"])
+    def test_growing_post(self, opened: Spool, clock: Clock, hold: float) -> None:
+        """A post that has not been tried, since it may grow, is left alone."""
+        append(opened, 1, at_once=())
+        opened.expect(POST, hold)
+        before = opened.waiting()
+        assert opened.rest(MAIL, 7200, "gone") == 0
+        assert opened.waiting() == before
+
+    def test_post_that_is_due(self, opened: Spool, clock: Clock) -> None:
+        """A post that is due waits with the others, and until it is read it may grow."""
+        append(opened, 1, at_once=())
+        clock.now += QUIET
+        assert opened.rest(MAIL, 15, "gone") == 1
+        assert waits(opened, clock) == [(MAIL, 0, 15)]
+        append(opened, 2, at_once=())
+        assert posts(opened) == [[1, 2]]
+
+
+# Seconds since the photo before, and what it is posted as: for each photo. Then the posts.
+ALBUM_X, NO_ALBUM = replace(POST, album="NX500"), replace(POST, album="")
+FOREST = replace(POST, caption="In the forest")
+Row = tuple[list[tuple[float, Post]], list[list[int]]]
+GROUPS: dict[str, Row] = {
+    "one": ([(0, POST)], [[1]]),
+    "three": ([(0, POST), (9, POST), (9, POST)], [[1, 2, 3]]),
+    "at the same moment": ([(0, POST), (0, POST)], [[1, 2]]),
+    "another caption": ([(0, POST), (9, FOREST)], [[1], [2]]),
+    "another caption and the first again": (
+        [(0, POST), (9, FOREST), (9, POST), (9, FOREST)],
+        [[1, 3], [2, 4]],
+    ),
+    "caption in another case": ([(0, POST), (9, replace(POST, caption="AT THE SEA"))], [[1], [2]]),
+    "longer caption": ([(0, POST), (9, replace(POST, caption="At the sea "))], [[1], [2]]),
+    "no caption": ([(0, replace(POST, caption="")), (9, replace(POST, caption=""))], [[1, 2]]),
+    "no caption, and one": ([(0, replace(POST, caption="")), (9, POST)], [[1], [2]]),
+    "another session": ([(0, POST), (9, replace(POST, session="another"))], [[1], [2]]),
+    "another site": ([(0, POST), (9, replace(POST, site="picasa"))], [[1], [2]]),
+    "another album": ([(0, POST), (9, ALBUM_X)], [[1], [2]]),
+    "photo and video": ([(0, POST), (9, NO_ALBUM)], [[1, 2]]),
+    "video and photo": ([(0, NO_ALBUM), (9, POST)], [[1, 2]]),
+    "videos": ([(0, NO_ALBUM), (9, NO_ALBUM)], [[1, 2]]),
+    "video and two albums": ([(0, NO_ALBUM), (9, POST), (9, ALBUM_X)], [[1, 2], [3]]),
+    "video between two albums": ([(0, POST), (9, NO_ALBUM), (9, ALBUM_X)], [[1, 2], [3]]),
+    "two albums and a video": ([(0, POST), (9, ALBUM_X), (9, NO_ALBUM)], [[1], [2, 3]]),
+    "gap": ([(0, POST), (GAP, POST)], [[1, 2]]),
+    "long gap": ([(0, POST), (GAP + 1, POST)], [[1], [2]]),
+    "gap after gap": ([(0, POST), (GAP, POST), (GAP, POST)], [[1, 2, 3]]),
+    "long gap and gap": ([(0, POST), (GAP + 1, POST), (GAP, POST)], [[1], [2, 3]]),
+    "R07 clock set back a little": ([(0, POST), (-GAP, POST)], [[1, 2]]),
+    "R07 clock set back": ([(0, POST), (-GAP - 1, POST), (0, POST)], [[1], [2, 3]]),
+    "R07 clock set back years": ([(0, POST), (-YEARS, POST), (9, POST)], [[1], [2, 3]]),
+    "R07 clock set forward": ([(0, POST), (YEARS, POST), (9, POST)], [[1], [2, 3]]),
+    "all that the caption speaks of": (
+        [(0, replace(POST, photos=2)), *[(9, replace(POST, photos=2))] * 3],
+        [[1, 2], [3, 4]],
+    ),
+    "one that the caption speaks of": ([(0, replace(POST, photos=1))] * 2, [[1], [2]]),
+    "fewer than the caption speaks of": ([(0, replace(POST, photos=3))] * 2, [[1, 2]]),
+}
+
+
+class TestPosts:
+    @pytest.mark.parametrize(("came", "expected"), GROUPS.values(), ids=GROUPS)
+    def test_groups(
+        self, opened: Spool, clock: Clock, came: list[tuple[float, Post]], expected: list[list[int]]
+    ) -> None:
+        """Photos that belong together are delivered together, or each by itself."""
+        for number, (seconds, post) in enumerate(came, 1):
+            clock.now += seconds
+            append(opened, number, post)
+        assert posts(opened) == expected
+        assert posts(opened, "save") == [[number] for number in range(1, len(came) + 1)]
+
+    @pytest.mark.parametrize("photos", [0, MAX_PHOTOS + 5])
+    def test_most(self, opened: Spool, clock: Clock, photos: int) -> None:
+        """A post has so many photos at most; then it is due, and the next begins another one."""
+        seen = []
+        for number in range(1, MAX_PHOTOS + 2):
+            append(opened, number, replace(POST, photos=photos), at_once=())
+            seen.append([when for _, _, when in waits(opened, clock)])
+        assert seen == [[QUIET]] * (MAX_PHOTOS - 1) + [[0], [0, QUIET]]
+        assert list(map(len, posts(opened))) == [MAX_PHOTOS, 1]
+
+    def test_appended(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """What can go photo by photo is due now, the post as a whole when it has been quiet."""
+        first = append(opened, 1, at_once=["drop", "save"], together=[MAIL, OTHER])
+        clock.now += 20
+        second = append(opened, 2, at_once=["drop", "save"], together=[MAIL, OTHER])
+        arrival = Arrival(first.id, NEW_YEAR, CLIENT, "anna", SITE, "NX300", "At the sea")
+        assert (first, second) == (arrival, arrival)
+        now, quiet = NEW_YEAR + 20, NEW_YEAR + 20 + QUIET
+        assert opened.waiting() == [
+            Delivery(arrival, "drop", 1, (SITE,), 0, 0.0, NEW_YEAR, ""),
+            Delivery(arrival, "drop", 2, (SITE,), 0, 0.0, now, ""),
+            Delivery(arrival, MAIL, 0, (SITE,), 0, 0.0, quiet, ""),
+            Delivery(arrival, OTHER, 0, (SITE,), 0, 0.0, quiet, ""),
+            Delivery(arrival, "save", 1, (SITE,), 0, 0.0, NEW_YEAR, ""),
+            Delivery(arrival, "save", 2, (SITE,), 0, 0.0, now, ""),
+        ]
+        assert len({one.id for one in opened.waiting() if one.target == "save"}) == 2
+        assert list(bodies(root)[0].values()) == [photo(1), photo(2)]
+
+    def test_album_comes_later(self, opened: Spool) -> None:
+        """A post that begins with a video has the album of its photos."""
+        append(opened, 1, NO_ALBUM)
+        append(opened, 2)
+        append(opened, 3, NO_ALBUM)
+        assert {one.arrival.album for one in opened.waiting()} == {"NX300"}
+
+    def test_read(self, opened: Spool) -> None:
+        """A post is read as an upload with its photos, in the order in which they came."""
+        append(opened, 1)
+        arrival = opened.append(
+            receive(opened, photo(2)), POST, None, "image/pjpeg", "", at_once=["save"], together=[]
+        )
+        with opened.read(to(arrival, MAIL)) as (found, files):
+            assert (found.sender, found.sender_name, found.recipients) == ("anna", "anna", (SITE,))
+            assert (found.subject, found.text) == ("facebook: NX300", "At the sea")
+            assert tuple(files) == found.files
+            assert [(file.name, file.content_type, file.data) for file in files] == [
+                ("1.JPG", "image/jpeg", photo(1)),
+                (None, "image/jpeg", photo(2)),
+            ]
+        with opened.read(to(arrival, "save", 2)) as (found, files):
+            assert [file.data for file in files] == [photo(2)]
+            assert (found.text, list(found.files)) == ("At the sea", files)
+
+    def test_video(self, opened: Spool) -> None:
+        """A file that is no photo keeps the type with which it came."""
+        arrival = opened.append(
+            receive(opened, b"a video" * 20), POST, "A.MP4", "Video/MP4; x=y", "",
+            at_once=[], together=[MAIL],
+        )  # fmt: skip
+        with opened.read(to(arrival, MAIL)) as (_, files):
+            assert [(file.content_type, file.data) for file in files] == [
+                ("video/mp4", b"a video" * 20)
+            ]
+
+    def test_quiet(self, opened: Spool, clock: Clock) -> None:
+        """A post is due when no photo has come for a minute, and not before."""
+        for number in (1, 2, 3):
+            append(opened, number, at_once=())
+            assert opened.due(MAIL) == []
+            clock.now += QUIET - 1
+        seen = [opened.due(MAIL), opened.next_try(MAIL)]
+        clock.now += 1
+        assert seen == [[], clock.now]
+        assert len(opened.due(MAIL)) == 1
+
+    def test_complete(self, opened: Spool, clock: Clock) -> None:
+        """A post that has all photos its caption speaks of is due at once, even if held back."""
+        post = replace(POST, photos=2)
+        append(opened, 1, post)
+        opened.expect(post, MAX_WAIT)
+        clock.now += 5
+        append(opened, 2, post)
+        assert waits(opened, clock) == [(MAIL, 0, 0), ("save", 1, -5), ("save", 2, 0)]
+        opened.expect(post, MAX_WAIT)
+        assert waits(opened, clock)[0] == (MAIL, 0, 0)
+
+    @pytest.mark.parametrize(
+        ("seconds", "expected"),
+        [(QUIET, QUIET), (MAX_WAIT, MAX_WAIT), (10 * MAX_WAIT, MAX_WAIT), (0, 0)],
+    )
+    def test_expect(self, opened: Spool, clock: Clock, seconds: float, expected: float) -> None:
+        """A post that another photo is expected for waits for it, but no longer than an hour."""
+        append(opened, 1)
+        clock.now += 10
+        opened.expect(POST, seconds)
+        assert waits(opened, clock) == [(MAIL, 0, expected), ("save", 1, -10)]
+
+    @pytest.mark.parametrize("comes", [False, True], ids=["cut", "comes"])
+    def test_held_back(self, opened: Spool, clock: Clock, comes: bool) -> None:
+        """While a file is on its way a post waits; when it has come, or is cut, for a minute."""
+        append(opened, 1)
+        opened.expect(POST, MAX_WAIT)
+        clock.now += 500
+        seen = [waits(opened, clock)[0]]
+        if comes:
+            append(opened, 2)
+        else:
+            opened.expect(POST, QUIET)
+        seen.append(waits(opened, clock)[0])
+        assert seen == [(MAIL, 0, MAX_WAIT - 500), (MAIL, 0, QUIET)]
+        assert posts(opened) == ([[1, 2]] if comes else [[1]])
+
+    def test_never_comes(self, opened: Spool, clock: Clock) -> None:
+        """A post whose next file never comes to an end is delivered after an hour."""
+        append(opened, 1)
+        opened.expect(POST, MAX_WAIT)
+        clock.now += MAX_WAIT
+        assert len(opened.due(MAIL)) == 1
+
+    @pytest.mark.parametrize(
+        "post",
+        [FOREST, ALBUM_X, replace(POST, site="picasa"), replace(POST, session="another")],
+        ids=["caption", "album", "site", "session"],
+    )
+    def test_expected_for_another(self, opened: Spool, clock: Clock, post: Post) -> None:
+        """A photo of another post, which may not be there yet, holds back nothing."""
+        append(opened, 1)
+        opened.expect(post, MAX_WAIT)
+        assert waits(opened, clock) == [(MAIL, 0, QUIET), ("save", 1, 0)]
+        append(opened, 2, post)
+        opened.expect(post, MAX_WAIT)
+        held = [one.next_try - clock.now for one in opened.waiting() if one.target == MAIL]
+        assert sorted(held) == [QUIET, MAX_WAIT]
+
+    def test_expected_by_one_that_was_tried(self, opened: Spool, clock: Clock) -> None:
+        """What has failed before is tried again in its time, whatever is expected."""
+        append(opened, 1, together=[MAIL, OTHER])
+        clock.now += QUIET
+        assert opened.rest(OTHER, 15, "nobody answers") == 1
+        opened.expect(POST, MAX_WAIT)
+        assert waits(opened, clock)[:2] == [(MAIL, 0, MAX_WAIT), (OTHER, 0, 15)]
+
+    def test_restart(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """After a restart all is due, but for what may grow: for that photos may be on their way.
+
+        A post that may grow still does.
+        """
+        closed = append(opened, 1, FOREST)
+        opened.postpone(to(closed, MAIL), 3600, "later", [SITE])
+        with opened.read(to(closed, MAIL)):
+            pass
+        append(opened, 2, replace(POST, photos=1, caption="~"))
+        append(opened, 3)
+        opened.expect(POST, MAX_WAIT)
+        clock.now += 100
+        again = reopened(opened, root, clock)
+        assert sorted(waits(again, clock)) == [
+            *[(MAIL, 0, 0), (MAIL, 0, 0), (MAIL, 0, QUIET)],
+            *[("save", 1, 0)] * 3,
+        ]
+        append(again, 4)
+        assert posts(again) == [[1], [2], [3, 4]]
+        again.close()
+
+    def test_restart_of_one_that_was_tried(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """After a restart a post that was found to be due with others is due."""
+        append(opened, 1, at_once=())
+        clock.now += QUIET
+        opened.rest(MAIL, 3600, "nobody answers")
+        again = reopened(opened, root, clock)
+        assert waits(again, clock) == [(MAIL, 0, 0)]
+        again.close()
+
+    @pytest.mark.parametrize("jump", [YEARS, -YEARS, 2 * MAX_WAIT, -3 * MAX_WAIT])
+    @pytest.mark.parametrize("hold", [QUIET, MAX_WAIT])
+    def test_clock_jumps(self, opened: Spool, clock: Clock, hold: float, jump: float) -> None:
+        """R07: a post does not wait until a time comes that was wrong."""
+        append(opened, 1)
+        opened.expect(POST, hold)
+        clock.now += jump
+        assert [len(opened.due(target)) for target in (MAIL, "save")] == [1, 1]
+
+    @pytest.mark.parametrize(
+        ("part", "expected"), [(0, [[1], [2]]), (1, [[1, 2]])], ids=["whole", "one photo"]
+    )
+    def test_closed(self, opened: Spool, part: int, expected: list[list[int]]) -> None:
+        """A post that is read to be delivered as a whole is closed; one of its photos is not it."""
+        arrival = append(opened, 1)
+        with opened.read(to(arrival, MAIL if part == 0 else "save", part)):
+            pass
+        append(opened, 2)
+        assert posts(opened) == expected
+
+    def test_closed_is_not_expected_for(self, opened: Spool, clock: Clock) -> None:
+        """A post that is closed waits for no more photos."""
+        arrival = append(opened, 1, at_once=())
+        with opened.read(to(arrival, MAIL)):
+            opened.expect(POST, MAX_WAIT)
+        assert waits(opened, clock) == [(MAIL, 0, QUIET)]
+
+    def test_comes_during_an_attempt(self, opened: Spool, root: Path) -> None:
+        """A photo that comes while its post is delivered begins a new one, with all targets."""
+        arrival = append(opened, 1, together=[MAIL, OTHER])
+        with opened.read(to(arrival, MAIL)) as (_, files):
+            append(opened, 2, together=[MAIL, OTHER])
+            assert [NUMBERS[file.data] for file in files] == [1]
+        opened.done(to(arrival, MAIL))
+        assert posts(opened) == [[2]]
+        assert posts(opened, OTHER) == posts(opened, "save") == [[1], [2]]
+        assert spooled(root) == [1, 2]
+
+    def test_tried_again(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """A post has the same photos at each attempt, also after a restart."""
+        arrival = append(opened, 1)
+        append(opened, 2)
+        seen = [numbers(opened, to(arrival, MAIL))]
+        opened.postpone(to(arrival, MAIL), 15, "later", [SITE])
+        append(opened, 3)
+        seen.append(numbers(opened, to(arrival, MAIL)))
+        again = reopened(opened, root, clock)
+        append(again, 4)
+        seen.append(numbers(again, to(arrival, MAIL)))
+        assert seen == [[1, 2]] * 3
+        assert posts(again) == [[1, 2], [3, 4]]
+        again.close()
+
+    def test_hurry(self, opened: Spool, clock: Clock) -> None:
+        """A post that a person hurries is due now, all of it, and grows until it is tried."""
+        arrival = append(opened, 1)
+        opened.expect(POST, MAX_WAIT)
+        clock.now += 5
+        assert opened.hurry(arrival.id) == 2
+        assert waits(opened, clock) == [(MAIL, 0, 0), ("save", 1, 0)]
+        append(opened, 2)
+        assert numbers(opened, to(arrival, MAIL)) == [1, 2]
+        append(opened, 3)
+        assert posts(opened) == [[1, 2], [3]]
+
+    def test_split(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """A post that is too large as a whole is delivered photo by photo."""
+        arrival = append_all(opened, 1, 2, at_once=())
+        with opened.read(to(arrival, MAIL)):
+            opened.split(to(arrival, MAIL), 2)
+        clock.now += 1
+        append(opened, 3, at_once=())
+        parts = [(one.part, numbers(opened, one)) for one in opened.waiting()]
+        assert parts == [(1, [1]), (2, [2]), (0, [3])]
+        left = []
+        for one in opened.waiting():
+            opened.done(one)
+            left.append(spooled(root))
+        assert left == [[2, 3], [3], []]
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_any_order(self, root: Path, clock: Clock, seed: int) -> None:
+        """Whatever happens in whatever order: to each target a photo goes in one delivery, once.
+
+        A delivery has the same photos each time.
+        """
+        random = Random(seed)
+        opened = Spool(root, clock)
+        targets = ("save", MAIL, OTHER)
+        delivered: dict[str, list[int]] = {target: [] for target in targets}
+        tried: dict[tuple[str, str], list[int]] = {}
+        kinds = [POST, NO_ALBUM, FOREST, replace(POST, photos=3, caption="~~~")]
+        sent = 0
+
+        def send() -> None:
+            nonlocal sent
+            sent += 1
+            append(opened, sent, random.choice(kinds), together=[MAIL, OTHER])
+
+        def attempt(target: str, fails: bool, comes: bool) -> None:
+            new = random.random() < 0.5
+            one = opened.first_due(target, new=new) or opened.first_due(target, new=not new)
+            if one is None:
+                return
+            with opened.read(one) as (_, files):
+                if comes:
+                    send()
+                came = [NUMBERS[file.data] for file in files]
+            assert tried.setdefault((target, one.id), came) == came
+            if fails and len(came) > 1 and random.random() < 0.3:
+                opened.split(one, len(came))
+            elif fails:
+                opened.postpone(one, 15, "later", one.recipients)
+            else:
+                opened.done(one)
+                delivered[target] += came
+
+        for _ in range(60):
+            match random.randrange(8):
+                case 0 | 1:
+                    send()
+                case 2:
+                    opened.expect(random.choice(kinds), random.choice([QUIET, MAX_WAIT]))
+                case 3:
+                    clock.now += random.choice([1, 30, QUIET, GAP + 1, -30])
+                case 4:
+                    opened.rest(random.choice(targets), 60, "nobody answers")
+                case 5 if random.random() < 0.5:
+                    opened = reopened(opened, root, clock)
+                case _:
+                    fails, comes = random.random() < 0.4, random.random() < 0.3
+                    attempt(random.choice(targets), fails, comes)
+        clock.now += 2 * MAX_WAIT
+        for target in targets:
+            while opened.first_due(target, new=True) or opened.first_due(target, new=False):
+                attempt(target, fails=False, comes=False)
+        assert opened.waiting() == []
+        opened.close()
+        everything = list(range(1, sent + 1))
+        assert {target: sorted(found) for target, found in delivered.items()} == dict.fromkeys(
+            targets, everything
+        )
+        assert bodies(root) == ({}, {})
+
+    def test_threads(self, opened: Spool, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """C08: while photos come, and each target has its thread, none is missed, or goes twice."""
+        monkeypatch.setattr(spool, "QUIET", 0.0)
+        delivered: dict[str, list[int]] = {target: [] for target in ("save", MAIL, OTHER)}
+        ended = threading.Event()
+
+        def send(session: str, first: int) -> None:
+            post = replace(POST, session=session)
+            for number in range(first, first + 20):
+                append(opened, number, post, together=[MAIL, OTHER])
+
+        def deliver(target: str) -> None:
+            last = False
+            while not last:
+                last = ended.is_set()
+                while one := opened.first_due(target, new=True):
+                    delivered[target] += numbers(opened, one)
+                    opened.done(one)
+
+        with ThreadPoolExecutor() as threads:
+            lanes = [threads.submit(deliver, target) for target in delivered]
+            cameras = [threads.submit(send, str(first), first) for first in (1, 21, 41)]
+            try:
+                for camera in cameras:
+                    camera.result()
+            finally:
+                ended.set()
+            for lane in lanes:
+                lane.result()
+        everything = list(range(1, 61))
+        assert [sorted(found) for found in delivered.values()] == [everything] * 3
+        assert (opened.waiting(), bodies(root)) == ([], ({}, {}))
+
+
+class TestPostBodies:
+    """A body is deleted when no waiting delivery needs it."""
+
+    @pytest.mark.parametrize(
+        ("ends", "left"),
+        [
+            (
+                [("save", 1), ("save", 2), ("save", 3), (MAIL, 0)],
+                [[1, 2, 3], [1, 2, 3], [1, 2, 3], []],
+            ),
+            ([(MAIL, 0), ("save", 2), ("save", 1), ("save", 3)], [[1, 2, 3], [1, 3], [3], []]),
+            ([("save", 2), (MAIL, 0), ("save", 1), ("save", 3)], [[1, 2, 3], [1, 3], [3], []]),
+        ],
+        ids=["whole last", "whole first", "whole between"],
+    )
+    @pytest.mark.parametrize("end", ["done", "failed"])
+    def test_deleted(
+        self,
+        opened: Spool,
+        root: Path,
+        end: str,
+        ends: list[tuple[str, int]],
+        left: list[list[int]],
+    ) -> None:
+        """Each goes with the last delivery that needs it."""
+        arrival = append_all(opened, 1, 2, 3)
+        found = []
+        for target, part in ends:
+            if end == "done":
+                opened.done(to(arrival, target, part))
+            else:
+                opened.failed(to(arrival, target, part), "never")
+            found.append(spooled(root))
+        assert found == left
+
+    def test_two_as_a_whole(self, opened: Spool, root: Path) -> None:
+        """All stay as long as somebody is to get the post as a whole."""
+        arrival = append_all(opened, 1, 2, together=[MAIL, OTHER])
+        left = []
+        for target, part in (("save", 1), (MAIL, 0), ("save", 2), (OTHER, 0)):
+            opened.done(to(arrival, target, part))
+            left.append(spooled(root))
+        assert left == [[1, 2], [1, 2], [1, 2], []]
+
+    def test_photo_by_photo(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """Where nobody gets the post as a whole each goes by itself, and the next is counted on."""
+        seen = []
+        for number in (1, 2, 3):
+            append(opened, number, together=())
+            [one] = opened.waiting()
+            seen.append((one.part, numbers(opened, one), spooled(root)))
+            opened.done(one)
+            seen.append((0, [], spooled(root)))
+        assert seen == [
+            *[(1, [1], [1]), (0, [], [])],
+            *[(2, [2], [2]), (0, [], [])],
+            *[(3, [3], [3]), (0, [], [])],
+        ]
+
+    def test_cannot_be_deleted(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """R10: what could not be deleted, for a crash or else, goes at the next start."""
+        arrival = append(opened, 1, together=())
+        append(opened, 2, together=())
+        with Faults(("unlink",), errno.EIO):
+            opened.done(to(arrival, "save", 1))
+        before = spooled(root)
+        again = reopened(opened, root, clock)
+        assert (before, spooled(root), again.recovered) == ([1, 2], [2], [])
+        again.close()
+
+    @pytest.mark.parametrize("change", ["flipped", "cut", "longer", "gone"])
+    def test_changed(self, opened: Spool, root: Path, change: str) -> None:
+        """K06: a photo that is not what it was is not delivered, and neither is a post with it."""
+        arrival = append_all(opened, 1, 2, 3)
+        [path] = [one for one in (root / "spool").iterdir() if one.read_bytes() == photo(2)]
+        flipped = bytes([*photo(2)[:150], photo(2)[150] ^ 1, *photo(2)[151:]])
+        changed = {"flipped": flipped, "cut": photo(2)[:-1], "longer": photo(2) + b"x"}
+        told = "its body is gone" if change == "gone" else "its body has changed on the disk"
+        if change == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(changed[change])
+        for delivery in (to(arrival, "save", 2), to(arrival, MAIL)):
+            with pytest.raises(BodyError) as caught, opened.read(delivery):
+                pass
+            assert str(caught.value) == told
+        assert [numbers(opened, to(arrival, "save", part)) for part in (1, 3)] == [[1], [3]]
+
+    def test_descriptors(self, opened: Spool, root: Path) -> None:
+        """K11: nothing stays open, whether a post can be read or not."""
+        arrival = append_all(opened, 1, 2, 3)
+        last = os.open(root, os.O_RDONLY)
+        os.close(last)
+        with opened.read(to(arrival, MAIL)):
+            pass
+        (root / "spool" / arrival.id).write_bytes(b"")
+        with pytest.raises(BodyError), opened.read(to(arrival, MAIL)):
+            pass
+        again = os.open(root, os.O_RDONLY)
+        os.close(again)
+        assert again == last
+
+    @pytest.mark.parametrize(
+        ("target", "part", "moved"),
+        [(MAIL, 0, [1, 3]), ("save", 1, [1]), ("save", 2, [])],
+        ids=["whole", "one photo", "the one that is gone"],
+    )
+    def test_give_up(
+        self, opened: Spool, root: Path, target: str, part: int, moved: list[int]
+    ) -> None:
+        """What is there of a post, or the photo that was meant, is put into quarantine."""
+        arrival = append_all(opened, 1, 2, 3)
+        [path] = [one for one in (root / "spool").iterdir() if one.read_bytes() == photo(2)]
+        path.unlink()
+        paths = opened.give_up(to(arrival, target, part))
+        assert [NUMBERS[path.read_bytes()] for path in paths] == moved
+        assert sorted(paths) == sorted((root / "quarantine").iterdir())
+        assert spooled(root) == [number for number in (1, 3) if number not in moved]
+
+    def test_quarantine_is_gone(self, opened: Spool, root: Path) -> None:
+        """What cannot be put away, because somebody has deleted the folder, stays."""
+        arrival = append(opened, 1)
+        (root / "quarantine").rmdir()
+        with pytest.raises(FileNotFoundError):
+            opened.give_up(to(arrival, MAIL))
+        assert spooled(root) == [1]
+
+    def test_given_up_is_closed(self, opened: Spool, root: Path) -> None:
+        """What comes after a post was given up is a new one."""
+        arrival = append(opened, 1)
+        opened.give_up(to(arrival, MAIL))
+        opened.failed(to(arrival, MAIL), "its body is gone")
+        append(opened, 2)
+        assert posts(opened) == [[2]]
+
+
 class TestRepeats:
     @pytest.mark.parametrize(
         ("sender", "data", "later", "found"),
@@ -1005,7 +1898,7 @@ class TestRepeats:
 
     def test_heard(self, opened: Spool) -> None:
         """Who has heard that an upload is accepted, and sends it again, means it."""
-        arrival = accept(opened)
+        accept(opened)
         assert opened.repeated(SENDER, SHA256) is None
 
     def test_once(self, opened: Spool) -> None:
@@ -1027,10 +1920,227 @@ class TestRepeats:
         assert again.repeated(SENDER, SHA256) == arrival.id
         again.close()
 
+    @pytest.mark.parametrize(
+        ("sender", "number", "resource", "later", "found"),
+        [
+            ("anna", 1, "R1", 0, True),
+            ("anna", 1, "R1", REPEAT + 1, True),
+            ("anna", 1, "R1", -YEARS, True),
+            ("anna", 1, "R2", 0, False),
+            ("anna", 1, "", 0, False),
+            ("anna", 2, "R1", 0, False),
+            ("ben", 1, "R1", 0, False),
+        ],
+        ids=[
+            "same announcement",
+            "later",
+            "clock set back",
+            "another announcement",
+            "none",
+            "another photo",
+            "another sender",
+        ],
+    )
+    def test_announced(
+        self,
+        opened: Spool,
+        clock: Clock,
+        sender: str,
+        number: int,
+        resource: str,
+        later: float,
+        found: bool,
+    ) -> None:
+        """S08: the same photo for the same announcement is a repeat, at any time, however often."""
+        arrival = append(opened, 1, resource="R1")
+        append(opened, 3, resource="")
+        clock.now += later
+        sha256 = hashlib.sha256(photo(number)).hexdigest()
+        repeated = [opened.repeated(sender, sha256, resource) for _ in range(2)]
+        assert repeated == [arrival.id if found else None] * 2
+
+    def test_not_announced(self, opened: Spool) -> None:
+        """Two photos that came without an announcement did not come for the same one."""
+        append(opened, 1)
+        assert opened.repeated("anna", hashlib.sha256(photo(1)).hexdigest()) is None
+
+    def test_unheard_photo(self, opened: Spool, clock: Clock) -> None:
+        """A photo whose reply was not heard may come under a new announcement, within the hour."""
+        append(opened, 1, resource="R1")
+        incoming = receive(opened, photo(2))
+        opened.append(incoming, POST, None, "", "R2", at_once=["save"], together=[MAIL])
+        sha256, seen = incoming.sha256, []
+        for later in (0, REPEAT, REPEAT + 1):
+            opened.unheard(incoming.id)
+            clock.now = NEW_YEAR + later
+            seen.append(opened.repeated("anna", sha256, f"R{later + 3}"))
+        assert seen == [incoming.id, incoming.id, None]
+
+    def test_photo_after_a_restart(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """A repeat of a photo is known after a restart, and when it has been delivered."""
+        arrival = append(opened, 1, resource="R1", together=())
+        opened.done(to(arrival, "save", 1))
+        again = reopened(opened, root, clock)
+        assert again.repeated("anna", hashlib.sha256(photo(1)).hexdigest(), "R1") == arrival.id
+        again.close()
+
     def test_unknown(self, opened: Spool) -> None:
         """An upload that nobody knows is no error."""
         opened.unheard("nobody")
         assert opened.repeated(SENDER, SHA256) is None
+
+
+class TestMigration:
+    """R06: the state that the first version has written, with its schema and raw SQL."""
+
+    WAITING, PART, GONE = (f"2025123{day}T000000Z-00000000" for day in range(3))
+    OTHER_BODY = body([("OTHER.JPG", PHOTO), ("LAST.JPG", jpeg(600))])
+
+    @pytest.fixture(autouse=True)
+    def _old(self, root: Path) -> None:
+        for folder in ("spool", "quarantine"):
+            (root / folder).mkdir(parents=True)
+        (root / "spool" / self.WAITING).write_bytes(BODY)
+        (root / "spool" / self.PART).write_bytes(self.OTHER_BODY)
+        with closing(sqlite3.connect(root / "state.sqlite3")) as database:
+            database.executescript(f"BEGIN; {spool._MIGRATIONS[0]} PRAGMA user_version = 1; COMMIT")
+            database.executemany(
+                "INSERT INTO upload VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (id, NEW_YEAR - age, CLIENT, SENDER, CONTENT_TYPE, len(data), digest, heard)
+                    for id, age, data, digest, heard in (
+                        (self.WAITING, 60, BODY, SHA256, True),
+                        (self.PART, 50, self.OTHER_BODY, _sha256(self.OTHER_BODY), False),
+                        (self.GONE, 40, b"gone", _sha256(b"gone"), False),
+                    )
+                ],
+            )
+            database.executemany(
+                "INSERT INTO delivery VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (self.WAITING, "mail", 0, '["b"]', "waiting", 3, 60, NEW_YEAR + 9, "450 busy"),
+                    (self.WAITING, "save", 0, '["a", "b"]', "done", 1, 0, NEW_YEAR - 60, ""),
+                    (self.PART, "mail", 1, '["c"]', "done", 1, 0, NEW_YEAR - 50, ""),
+                    (self.PART, "mail", 2, '["c"]', "waiting", 0, 0, NEW_YEAR - 50, ""),
+                    (self.GONE, "save", 0, '["d"]', "failed", 1, 0, NEW_YEAR - 40, "never"),
+                ],
+            )
+            database.commit()
+
+    def test_waiting(self, root: Path, clock: Clock) -> None:
+        """What waits is there as it was, and can be delivered to its end."""
+        opened = Spool(root, clock)
+        first = Arrival(self.WAITING, NEW_YEAR - 60, CLIENT, SENDER)
+        second = Arrival(self.PART, NEW_YEAR - 50, CLIENT, SENDER)
+        assert opened.recovered == []
+        assert (
+            opened.waiting()
+            == opened.due("mail")
+            == [
+                Delivery(first, "mail", 0, ("b",), 3, 60.0, NEW_YEAR, "450 busy"),
+                Delivery(second, "mail", 2, ("c",), 0, 0.0, NEW_YEAR, ""),
+            ]
+        )
+        seen = []
+        for one in opened.waiting():
+            with opened.read(one) as (upload, files):
+                seen.append((upload.sender, [file.name for file in files]))
+            opened.done(one)
+            seen.append((one.id, list(contents(root / "spool"))))
+        opened.close()
+        assert seen == [
+            (SENDER, ["SAM_4371.JPG"]),
+            (self.WAITING, [self.PART]),
+            (SENDER, ["LAST.JPG"]),
+            (f"{self.PART}.2", []),
+        ]
+
+    def test_flipped_bit(self, root: Path, clock: Clock) -> None:
+        """K06: what has changed on the disk in the meantime is noticed."""
+        path = root / "spool" / self.WAITING
+        path.write_bytes(BODY.replace(PHOTO[200:210], bytes(10)))
+        opened = Spool(root, clock)
+        with pytest.raises(BodyError, match="changed"), opened.read(opened.waiting()[0]):
+            pass
+        opened.close()
+
+    def test_repeats(self, root: Path, clock: Clock) -> None:
+        """What was not heard, and only that, is recognised when it comes again."""
+        opened = Spool(root, clock)
+        found = [
+            opened.repeated(SENDER, sha256)
+            for sha256 in (SHA256, _sha256(self.OTHER_BODY), _sha256(b"gone"))
+        ]
+        opened.close()
+        assert found == [None, self.PART, self.GONE]
+
+    def test_goes_on(self, root: Path, clock: Clock) -> None:
+        """New uploads and posts come to the old ones, and a second start finds them all."""
+        opened = Spool(root, clock)
+        accept(opened)
+        append_all(opened, 1, 2)
+        again = reopened(opened, root, clock)
+        assert len(again.waiting()) == 6
+        assert posts(again) == [[1, 2]]
+        again.close()
+
+    def test_history(self, root: Path, clock: Clock) -> None:
+        """Old uploads that have ended are forgotten, as ever."""
+        clock.now += spool.HISTORY + 1
+        Spool(root, clock).close()
+        with closing(sqlite3.connect(root / "state.sqlite3")) as database:
+            ids = [
+                {id for (id,) in database.execute(f"SELECT {column} FROM {table}")}
+                for column, table in (("id", "upload"), ("upload", "body"), ("upload", "delivery"))
+            ]
+        assert ids == [{self.WAITING, self.PART}] * 3
+
+    def test_version(self, root: Path, clock: Clock) -> None:
+        """What has grown has the schema of a new one."""
+        Spool(root, clock).close()
+        Spool(root.parent / "new" / ".nx", clock).close()
+        schemas = []
+        for folder in (root, root.parent / "new" / ".nx"):
+            with closing(sqlite3.connect(folder / "state.sqlite3")) as database:
+                version = database.execute("PRAGMA user_version").fetchone()
+                schema = database.execute("SELECT name, sql FROM sqlite_master ORDER BY name")
+                schemas.append((version, schema.fetchall()))
+        assert schemas[0] == schemas[1]
+        assert schemas[0][0] == (len(spool._MIGRATIONS),)
+
+    def test_cut(self, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A migration that breaks off at its end leaves the old state, for a later start."""
+        first, *later = spool._MIGRATIONS
+        with monkeypatch.context() as patch:
+            patch.setattr(spool, "_MIGRATIONS", (first, f"{''.join(later)} INSERT INTO nothing;"))
+            with pytest.raises(sqlite3.OperationalError):
+                Spool(root, clock)
+        with closing(sqlite3.connect(root / "state.sqlite3")) as database:
+            assert database.execute("PRAGMA user_version").fetchone() == (1,)
+            assert database.execute("SELECT count(*) FROM upload WHERE size > 0").fetchone() == (3,)
+        assert sorted(contents(root / "spool")) == [self.WAITING, self.PART]
+        opened = Spool(root, clock)
+        assert [one.arrival.id for one in opened.waiting()] == [self.WAITING, self.PART]
+        opened.close()
+
+    def test_downgrade(self, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The first version refuses what this one has written, and leaves it as it is."""
+        Spool(root, clock).close()
+        before = (root / "state.sqlite3").read_bytes()
+        monkeypatch.setattr(spool, "_MIGRATIONS", spool._MIGRATIONS[:1])
+        with pytest.raises(sqlite3.DatabaseError, match=r"newer nx_addon \(format 2\)"):
+            Spool(root, clock)
+        assert (root / "state.sqlite3").read_bytes() == before
+        assert sorted(contents(root / "spool")) == [self.WAITING, self.PART]
+
+    def test_first_is_as_released(self) -> None:
+        """What has been released is never changed: there are files that were made by it."""
+        statements = " ".join(re.sub(r"--.*", "", spool._MIGRATIONS[0]).split())
+        assert _sha256(statements.encode()).startswith("569bb2638cec9b88")
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 class TestBeside:

@@ -32,7 +32,7 @@ from nxparse.deliver import mail
 from nxparse.deliver.errors import PermanentError, Refused, TooLargeError
 from nxparse.deliver.mail import Letter, Smarthost
 from nxparse.outbox import Outbox
-from nxparse.receive import Announced, Receiver
+from nxparse.receive import Announced, EmailReceiver
 from nxparse.reply import ACCEPTED
 from nxparse.spool import MAX_WAIT, Spool
 from tests import bodies, camera, faults
@@ -253,7 +253,7 @@ class Run:
         """Let all uploads come in, and try to deliver each."""
         for sent in self._scenario.uploads:
             body = sent.body
-            receiver = Receiver(
+            receiver = EmailReceiver(
                 self.spool, self._config, Announced("192.0.2.7", bodies.CONTENT_TYPE, len(body))
             )
             size = -(-len(body) // PIECES)
