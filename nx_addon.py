@@ -295,7 +295,7 @@ class NxAddon:
         if exchange.reply is FAILED:
             await _abandon(exchange, "by a fault in nx_addon")
         _restore(flow.request, exchange)
-        _label(flow, *_outcome(exchange, show.title(_seen(flow))))
+        _label(flow, exchange)
         if exchange.drain:
             exchange.drain.release()
         else:
@@ -325,7 +325,7 @@ class NxAddon:
         if not exchange.pending.complete:
             reason = exchange.pending.end or (flow.error.msg if flow.error else "no reason given")
             flow.request.raw_content = await _abandon(exchange, reason)
-            _label(flow, "cut", f"after {exchange.pending.received} bytes, {reason}")
+            _mark(flow, "cut", f"after {exchange.pending.received} bytes, {reason}")
         elif exchange.reply is ACCEPTED:
             await self._unheard(exchange)
         exchange.pending.answered.set()
@@ -424,18 +424,18 @@ class NxAddon:
 
     async def _keep_unknown(self, flow: http.HTTPFlow) -> None:
         told = f"{flow.request.method} {report.plain(flow.request.pretty_url, MAX_URL)}"
-        copy = flow.copy()
-        copy.request.raw_content = social.without_secrets(flow.request.raw_content or b"")
-        if not _somebody_looks():
-            flow.request.raw_content = None
-        written = io.BytesIO()
         try:
+            copy = flow.copy()
+            copy.request.raw_content = social.without_secrets(flow.request.raw_content or b"")
+            written = io.BytesIO()
             FlowWriter(written).add(copy)
             path = await asyncio.to_thread(self._spool().keep_unknown, written.getvalue())
         except Exception as error:
-            kept = f"it cannot be kept: {error}"
+            kept = f"it cannot be kept: {report.reason(error)}"
         else:
             kept = f"it is kept as {path}"
+        if not _somebody_looks():
+            flow.request.raw_content = None
         logger.warning(f"{_name(flow.client_conn)}: asks for what nobody knows: {told}; {kept}")
 
     def _stranger(self, client: Client, name: str, how: str) -> None:
@@ -664,7 +664,15 @@ def _outcome(exchange: Exchange, title: str) -> tuple[str, str]:
     return "answered", title
 
 
-def _label(flow: http.HTTPFlow, outcome: str, words: str) -> None:
+def _label(flow: http.HTTPFlow, exchange: Exchange) -> None:
+    """Mark and comment a flow for whoever looks at it. Whatever fails here, the reply comes first."""
+    try:
+        _mark(flow, *_outcome(exchange, show.title(_seen(flow))))
+    except Exception:
+        logger.exception("cannot comment a flow")
+
+
+def _mark(flow: http.HTTPFlow, outcome: str, words: str) -> None:
     flow.marked = MARKS[outcome]
     flow.comment = report.plain(f"{outcome}: {words}", MAX_URL)
 

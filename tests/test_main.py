@@ -13,7 +13,7 @@ import pytest
 
 from nxparse.__main__ import main
 from nxparse.deliver.save import folder_for
-from nxparse.spool import Arrival, Spool
+from nxparse.spool import QUIET, Arrival, Post, Spool
 from tests.bodies import CONTENT_TYPE, SENDER, body, jpeg
 from tests.faults import Faults, contents, make_lazy
 
@@ -190,6 +190,76 @@ class TestDrop:
         assert "make room there" in err
         assert [one.arrival.id for one in running.waiting()] == [arrival.id]
         assert list(contents(uploads / ".nx" / "spool")) == [arrival.id]
+
+
+class TestPost:
+    """Photos that were posted to a social site one by one."""
+
+    MAIL = "mail:me@example.org"
+
+    def post(self, into: Spool, name: str, session: str = "a session") -> Arrival:
+        incoming = into.begin()
+        incoming.write(PHOTOS[name])
+        post = Post("192.0.2.7", "anna", session, "facebook", "NX300", "At the sea")
+        return into.append(
+            incoming, post, name, "image/jpeg", "", at_once=["save"], together=[self.MAIL]
+        )
+
+    def test_list(self, running: Spool, run: Run) -> None:
+        """A line for each photo that goes by itself, and one for all that go together."""
+        [id, other] = [self.post(running, name).id for name in PHOTOS]
+        tried = "since 0 seconds, tried 0 times, next in"
+        assert run() == (
+            0,
+            f"{id}: to facebook by mail:me@example.org, {tried} {QUIET:.0f} seconds: "
+            f"not tried yet\n"
+            f"{id}, file 1: to facebook by save, {tried} 0 seconds: not tried yet\n"
+            f"{id}, file 2: to facebook by save, {tried} 0 seconds: not tried yet\n",
+            "",
+        )
+        assert id == other
+
+    def test_retry(self, running: Spool, run: Run) -> None:
+        """All that waits of a post is due, also what waits for more photos, and another is not."""
+        arrival, another = (self.post(running, "A.JPG", session) for session in ("1", "2"))
+        assert run("retry", arrival.id)[0] == 0
+        due = [one.arrival.id for one in running.due(self.MAIL)]
+        assert (due, len(running.due("save"))) == ([arrival.id], 2)
+        assert another.id in {one.arrival.id for one in running.waiting()}
+
+    def test_drop(self, running: Spool, run: Run, uploads: Path) -> None:
+        """The photos of a dropped post are kept as files; what comes later is another one."""
+        arrival = [self.post(running, name) for name in PHOTOS][-1]
+        status, out, err = run("drop", arrival.id)
+        day = folder_for(uploads / "undelivered", arrival.received)
+        assert (status, len(out.splitlines()), err) == (0, 3, "")
+        assert contents(day) == PHOTOS
+        assert (running.waiting(), contents(uploads / ".nx" / "spool")) == ([], {})
+        later = self.post(running, "A.JPG")
+        assert later.id != arrival.id
+        assert [one.arrival.id for one in running.waiting()] == [later.id] * 2
+
+    def test_drop_the_rest(self, running: Spool, run: Run, uploads: Path) -> None:
+        """What has been delivered of a post is not kept once more."""
+        arrival = [self.post(running, name) for name in PHOTOS][-1]
+        for one in running.waiting():
+            if (one.target, one.part) != ("save", 2):
+                running.done(one)
+        assert run("drop", arrival.id)[0] == 0
+        day = folder_for(uploads / "undelivered", arrival.received)
+        assert contents(day) == {"B.JPG": PHOTOS["B.JPG"]}
+
+    def test_gone(self, running: Spool, run: Run, uploads: Path) -> None:
+        """Of a post that cannot be read, what is there is put into quarantine."""
+        arrival = [self.post(running, name) for name in PHOTOS][0]
+        (uploads / ".nx" / "spool" / arrival.id).unlink()
+        status, out, err = run("drop", arrival.id)
+        quarantine = contents(uploads / ".nx" / "quarantine")
+        assert (status, running.waiting()) == (0, [])
+        assert list(quarantine.values()) == [PHOTOS["B.JPG"]]
+        [kept] = [uploads / ".nx" / "quarantine" / name for name in quarantine]
+        gone = "its files cannot be kept: its body is gone"
+        assert (out, err) == ("", f"{gone}; its body is kept as {kept}\n{gone}\n{gone}\n")
 
 
 class TestNotPossible:

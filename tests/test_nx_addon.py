@@ -676,7 +676,7 @@ def test_reading_a_capture(folder: Path) -> None:
     proxy.start()
 
     assert proxy.ended() == 0
-    assert "127.0.0.1: GET http://gld.samsungosp.com/: answered 200\n" in proxy.log
+    assert "127.0.0.1: GET http://gld.samsungosp.com/: hotspot check, answered 200\n" in proxy.log
     assert (
         "127.0.0.1: POST http://www.ospserver.net/social/columbus/email?DUID=123456789033: "
         "an upload from Camera@samsungcamera.com to photos@example.org: SAM_1.JPG, 20.0 kB; "

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import email
+import email.policy
 import errno
 from collections.abc import Mapping, Sequence
+from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
@@ -218,6 +221,127 @@ class TestMail:
         found = uploaded()
         with pytest.raises(PermanentError, match="'nobody' is not an e-mail address"):
             deliver_to(mailing(tmp_path), {}, "mail")(found, found.files, one)
+        assert sent == []
+
+
+class TestPost:
+    """Mail of what was posted to a social site."""
+
+    ADDRESS = "box@example.net"
+
+    @pytest.fixture
+    def sent(self, monkeypatch: pytest.MonkeyPatch) -> list[Letter]:
+        letters: list[Letter] = []
+
+        def send(letter: Letter, server: Smarthost) -> list[Refused]:
+            letters.append(letter)
+            return []
+
+        monkeypatch.setattr(mail, "send", send)
+        return letters
+
+    def deliver(self, given: Config, login: str, album: str = "NX300", part: int = 0) -> Outcome:
+        files = [
+            upload.whole(name, "", len(data), lambda start, end, data=data: data[start:end])
+            for name, data in PHOTOS.items()
+        ]
+        found = upload.posted(login, "facebook", album, "At the sea\n~Anna's boat", files)
+        target = f"mail:{self.ADDRESS}"
+        arrival = Arrival(ID, NEW_YEAR, "192.0.2.7", login, "facebook", album, found.text)
+        one = Delivery(arrival, target, part, ("facebook",), 0, 0.0, NEW_YEAR, "")
+        return deliver_to(given, {}, target)(found, files_of(found, part), one)
+
+    @staticmethod
+    def read(letter: Letter) -> EmailMessage:
+        message = email.message_from_bytes(b"".join(letter.chunks()), policy=email.policy.default)
+        assert isinstance(message, EmailMessage)
+        return message
+
+    @pytest.mark.parametrize(
+        ("login", "mail_from", "envelope", "shown", "reply_to"),
+        [
+            ("anna@example.org", "", "anna@example.org", "anna@example.org", None),
+            ("anna", "", ADDRESS, f"anna <{ADDRESS}>", None),
+            ("Anna B.", "", ADDRESS, f'"Anna B." <{ADDRESS}>', None),
+            ('A "x" <y>, z', "", ADDRESS, f'"A \\"x\\" <y>, z" <{ADDRESS}>', None),
+            ("Änne 안나", "", ADDRESS, f"Änne 안나 <{ADDRESS}>", None),
+            (
+                "anna@example.org",
+                "nx@example.com",
+                "nx@example.com",
+                "nx@example.com",
+                "anna@example.org",
+            ),
+            ("anna", "nx@example.com", "nx@example.com", "anna <nx@example.com>", None),
+            ("anna@bücher.example", "", "anna@xn--bcher-kva.example",
+                "anna@xn--bcher-kva.example", None),
+        ],
+        ids=[
+            "address",
+            "name",
+            "name of several words",
+            "hostile name",
+            "name in all letters",
+            "address, and nx_mail_from",
+            "name, and nx_mail_from",
+            "IDN",
+        ],
+    )  # fmt: skip
+    def test_from(
+        self,
+        tmp_path: Path,
+        sent: list[Letter],
+        login: str,
+        mail_from: str,
+        envelope: str,
+        shown: str,
+        reply_to: str | None,
+    ) -> None:
+        """It comes from who has logged in, if that is an address, else from where it goes."""
+        self.deliver(mailing(tmp_path, nx_mail_from=mail_from), login)
+        [letter] = sent
+        message = self.read(letter)
+        assert (letter.sender, letter.recipients) == (envelope, (self.ADDRESS,))
+        assert (str(message["From"]), message["Reply-To"]) == (shown, reply_to)
+        assert message["To"] == self.ADDRESS
+
+    @pytest.mark.parametrize(
+        ("album", "subject"),
+        [("NX300", "facebook: NX300"), ("", "facebook")],
+        ids=["album", "none"],
+    )
+    def test_subject(self, tmp_path: Path, sent: list[Letter], album: str, subject: str) -> None:
+        """The subject is the site and the album, the text what its user wrote."""
+        outcome = self.deliver(mailing(tmp_path), "anna", album)
+        message = self.read(sent[0])
+        text = message.get_body()
+        assert text is not None
+        assert (message["Subject"], text.get_content()) == (subject, "At the sea\n~Anna's boat")
+        assert outcome == Outcome(f"mailed to {self.ADDRESS} through mail.example:25")
+
+    @pytest.mark.parametrize("part", [0, 2])
+    def test_photos(self, tmp_path: Path, sent: list[Letter], part: int) -> None:
+        """The photos are attached; the id and the date are those of the post."""
+        self.deliver(mailing(tmp_path), "anna", part=part)
+        message = self.read(sent[0])
+        attached = {one.get_filename(): one.get_content() for one in message.iter_attachments()}
+        assert attached == ({"B.JPG": PHOTOS["B.JPG"]} if part else PHOTOS)
+        assert message["Message-ID"] == f"<{ID}{'.2' if part else ''}@example.net>"
+        assert message["Date"].datetime.timestamp() == NEW_YEAR
+
+    @pytest.mark.parametrize("site", ["", "facebook"], ids=["e-mail", "post"])
+    def test_not_for_mail(self, tmp_path: Path, sent: list[Letter], site: str) -> None:
+        """Only a post may come from where it goes: what was sent as mail names its sender."""
+        found = uploaded("nobody")
+        target = f"mail:{self.ADDRESS}"
+        arrival = Arrival(ID, NEW_YEAR, "192.0.2.7", "nobody", site)
+        one = Delivery(arrival, target, 0, ("x@example.org",), 0, 0.0, NEW_YEAR, "")
+        deliver = deliver_to(mailing(tmp_path), {}, target)
+        if site:
+            deliver(found, found.files, one)
+            return
+        with pytest.raises(PermanentError, match="'nobody' is not an e-mail address"):
+            deliver(found, found.files, one)
         assert sent == []
 
 

@@ -17,7 +17,8 @@ import nxparse
 from nxparse import markup, message
 from nxparse.deviation import BodyError, Deviation, Kind
 from nxparse.multipart import LimitError, MultipartError
-from nxparse.upload import CHUNK, File, Upload, read, read_chunks
+from nxparse.upload import CHUNK, File, Upload, posted, read, read_chunks
+from nxparse.upload import whole as file_of
 from tests import bodies
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=100)
@@ -307,6 +308,76 @@ def test_cut_in_the_message() -> None:
         with pytest.raises(BodyError, match=r"ends inside the message|names no receiver"):
             read(MESSAGE + xml[:end], TYPE)
     assert read(MESSAGE + xml, TYPE).recipients == ("b@x.org", "c@x.org")
+
+
+# Posts
+
+MP4 = b"\0\0\0\x18ftypmp42" + bytes(30)
+AVI = b"RIFF\0\0\0\0AVI " + bytes(30)
+
+
+@pytest.mark.parametrize(
+    ("content", "claimed", "expected"),
+    [
+        pytest.param(JPEG, "image/jpeg", "image/jpeg", id="photo"),
+        pytest.param(JPEG, "image/pjpeg", "image/jpeg", id="pjpeg"),
+        pytest.param(JPEG, "", "image/jpeg", id="no-type"),
+        pytest.param(JPEG, "text/html", "image/jpeg", id="M28-html"),
+        pytest.param(MP4, "application/x-www-form-urlencoded", "video/mp4", id="video"),
+        pytest.param(AVI, "", "video/x-msvideo", id="older-video"),
+        pytest.param(b"?", "Video/3GPP", "video/3gpp", id="case"),
+        pytest.param(b"?", " image/webp ; q=1; x", "image/webp", id="parameters"),
+        pytest.param(b"?", "", "application/octet-stream", id="nothing-known"),
+        pytest.param(b"?", ";", "application/octet-stream", id="only-a-semicolon"),
+        pytest.param(b"<svg>", "image/svg+xml", "application/octet-stream", id="M28-svg"),
+        pytest.param(b"MZ\x90", "image/jpeg", "application/octet-stream", id="M28-program"),
+        pytest.param(b"?", "image/x\rBcc: y", "application/octet-stream", id="M28-injection"),
+        pytest.param(b"", "image/jpeg", "image/jpeg", id="M29-zero-bytes"),
+    ],
+)
+def test_whole_body(content: bytes, claimed: str, expected: str) -> None:
+    """A body that is a file: all of it, of the type that its content tells."""
+    fetched: list[tuple[int, int]] = []
+
+    def fetch(start: int, end: int) -> bytes:
+        fetched.append((start, end))
+        return content[start:end]
+
+    file = file_of("a.jpg", claimed, len(content), fetch)
+    assert fetched == [(0, min(16, len(content)))]
+    assert (file.name, file.content_type, file.data) == ("a.jpg", expected, content)
+    assert (file.start, file.size) == (0, len(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [(None, "photo.jpg"), ("", "photo.jpg"), ("../x", "x.jpg"), ("SAM_4371.JPG", "SAM_4371.JPG")],
+)
+def test_name_of_a_whole_body(name: str | None, expected: str) -> None:
+    """N01, N02: the name is as announced, and there is one that can be used."""
+    file = file_of(name, "", len(JPEG), lambda start, end: JPEG[start:end])
+    assert (file.name, file.safe_name) == (name, expected)
+
+
+@pytest.mark.parametrize(
+    ("sender", "name", "album", "subject"),
+    [
+        pytest.param("me@example.org", "", "NX300", "facebook: NX300", id="address"),
+        pytest.param("me", "me", "NX300", "facebook: NX300", id="name"),
+        pytest.param("me", "me", "", "facebook", id="no-album"),
+        pytest.param("Änne 안나", "Änne 안나", "휴가: 1", "facebook: 휴가: 1", id="all-letters"),
+    ],
+)
+def test_posted(sender: str, name: str, album: str, subject: str) -> None:
+    """A post is an upload to its site; the caption is its text, whatever that is."""
+    files = [
+        file_of(f"{size}.JPG", "", size, lambda start, end: bytes(end - start)) for size in (5, 7)
+    ]
+    caption = "At the sea\r\nBcc: x <b>~a~b"
+    upload = posted(sender, "facebook", album, caption, files)
+    assert (upload.sender, upload.sender_name) == (sender, name)
+    assert (upload.recipients, upload.subject, upload.text) == (("facebook",), subject, caption)
+    assert (upload.files, upload.size, upload.deviations) == (tuple(files), 12, ())
 
 
 # Cut photos
