@@ -100,35 +100,6 @@ class Exchange:
     unknown: bool = False
 
 
-if hasattr(contentviews, "Contentview"):  # mitmproxy 11 has another interface for these
-
-    class CameraView(contentviews.Contentview):
-        """What cameras upload and ask for, and the replies, for people to read."""
-
-        name = "Samsung camera"
-        syntax_highlight = "none"
-
-        def prettify(self, data: bytes, metadata: contentviews.Metadata) -> str:
-            text = self._text(data, metadata)
-            if text is None:
-                raise ValueError("this is nothing of a Samsung camera")
-            return text
-
-        def render_priority(self, data: bytes, metadata: contentviews.Metadata) -> float:
-            return 2 if self._text(data, metadata) is not None else -1
-
-        def _text(self, data: bytes, metadata: contentviews.Metadata) -> str | None:
-            if not data or not isinstance(metadata.flow, http.HTTPFlow):
-                return None
-            seen = _seen(metadata.flow)
-            if metadata.http_message is metadata.flow.response:
-                return show.reply(seen)
-            return show.request(replace(seen, body=data))
-
-else:
-    CameraView = None
-
-
 class NxAddon:
     """The addon: mitmproxy's hooks, in the order in which they are called."""
 
@@ -152,8 +123,8 @@ class NxAddon:
     def load(self, loader: Loader) -> None:
         for option in config.OPTIONS:
             loader.add_option(option.name, option.kind, option.default, option.help)
-        if CameraView:
-            contentviews.add(CameraView())
+        if hasattr(contentviews, "Contentview"):  # mitmproxy 11 has another interface
+            contentviews.add(_camera_view(self))
         # The servers that cameras want are dead: to connect first is to fail.
         ctx.options.connection_strategy = "lazy"
         logging.getLogger().addHandler(self.port_advice)
@@ -183,6 +154,7 @@ class NxAddon:
         self.started = True
         logging.getLogger().removeHandler(self.port_advice)
         _let_scripts_answer_dns_first()
+        _show_comments()
         for name in sorted(ctx.options.deferred):
             if name.startswith("nx_"):
                 known = ", ".join(option.name for option in config.OPTIONS)
@@ -664,8 +636,36 @@ def _outcome(exchange: Exchange, title: str) -> tuple[str, str]:
     return "answered", title
 
 
+def _camera_view(addon: NxAddon) -> Any:
+    """The content view for what cameras send, and for the replies to it."""
+
+    class CameraView(contentviews.Contentview):
+        """What cameras upload and ask for, and the replies, for people to read."""
+
+        name = "Samsung camera"
+        syntax_highlight = "none"
+
+        def prettify(self, data: bytes, metadata: contentviews.Metadata) -> str:
+            seen = _seen(metadata.flow)
+            is_reply = metadata.http_message is metadata.flow.response
+            text = show.reply(seen) if is_reply else show.request(replace(seen, body=data))
+            if text is None:
+                raise ValueError("there is nothing of a Samsung camera in it")
+            return text
+
+        def render_priority(self, data: bytes, metadata: contentviews.Metadata) -> float:
+            flow = metadata.flow
+            if not data or not isinstance(flow, http.HTTPFlow) or not addon._is_ours(flow):
+                return -1
+            is_reply = metadata.http_message is flow.response
+            known = show.has_secrets if is_reply else show.is_readable
+            return 2 if known(_seen(flow)) else -1
+
+    return CameraView()
+
+
 def _label(flow: http.HTTPFlow, exchange: Exchange) -> None:
-    """Mark and comment a flow for whoever looks at it. Whatever fails here, the reply comes first."""
+    """Mark and comment a flow for whoever looks at it. Never raises: the reply comes first."""
     try:
         _mark(flow, *_outcome(exchange, show.title(_seen(flow))))
     except Exception:
@@ -716,6 +716,13 @@ def _let_scripts_answer_dns_first() -> None:
     if resolver in chain:
         chain.remove(resolver)
         chain.append(resolver)
+
+
+def _show_comments() -> None:
+    """In mitmweb's list, unless somebody has chosen its columns."""
+    options = ctx.options
+    if "web_columns" in options and options.web_columns == options.default("web_columns"):
+        options.web_columns = [*options.web_columns, "comment"]
 
 
 class _PortAdvice(logging.Handler):

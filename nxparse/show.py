@@ -23,8 +23,20 @@ HEAD = 1 << 17  # bytes of a photo that are enough for what it tells of itself
 MAX_LINE = 200  # characters
 
 EMAIL = "upload by e-mail"
+# What is answered with keys and tokens.
+_ANSWERED = (Service.LOGIN, Service.PHOTO, Service.VIDEO)
 
 _SECRET = re.compile(r'((?:SessionKey|CryptSessionKey Value|ResourceID)=")[^"]*')
+
+
+def is_readable(seen: Seen) -> bool:
+    """Is this a request of which `request` can tell something, if it has a body?"""
+    return _called(seen) in (*_ANSWERED, Service.EMAIL, Service.FILE, Service.ACCOUNT)
+
+
+def has_secrets(seen: Seen) -> bool:
+    """Does the reply to this request hold what `reply` hides?"""
+    return _called(seen) in _ANSWERED
 
 
 def request(seen: Seen) -> str | None:
@@ -50,14 +62,9 @@ def request(seen: Seen) -> str | None:
 
 def reply(seen: Seen) -> str | None:
     """The reply to a camera, for a person. None if there is nothing to hide in it."""
-    answered = seen.answered
-    answer = service.find(seen.method, seen.host, seen.path)
-    services = (Service.LOGIN, Service.PHOTO, Service.VIDEO)
-    if not isinstance(answer, Call) or answer.service not in services:
+    if not has_secrets(seen) or not seen.answered or not seen.answered.body:
         return None
-    if not answered or not answered.body:
-        return None
-    return _SECRET.sub(r"\1(hidden)", answered.body.decode("utf-8", "replace"))
+    return _SECRET.sub(r"\1(hidden)", seen.answered.body.decode("utf-8", "replace"))
 
 
 def upload_in(seen: Seen) -> Upload | None:
@@ -187,6 +194,11 @@ def as_json(found: Upload) -> dict[str, Any]:
             for file in found.files
         ],
     }
+
+
+def _called(seen: Seen) -> Service | None:
+    answer = service.find(seen.method, seen.host, seen.path)
+    return answer.service if isinstance(answer, Call) else None
 
 
 def _login(site: str, body: bytes) -> str:

@@ -1,0 +1,61 @@
+"""A real browser without a window, for the tests: Debian's Chromium, driven by selenium."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.wait import WebDriverWait
+
+TIMEOUT = 30.0  # seconds; only a test that fails waits that long
+# Without these it looks for hosts of its maker's, which no test needs.
+QUIET = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+needs_browser = pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")),
+    reason="needs chromium and chromium-driver",
+)
+
+
+@contextmanager
+def browser(
+    profile: Path, width: int = 1280, height: int = 800, *arguments: str
+) -> Iterator[webdriver.Chrome]:
+    """A browser with an empty profile and a window of this size."""
+    options = Options()
+    options.binary_location = shutil.which("chromium") or ""
+    size = f"--window-size={width},{height}"
+    for argument in (*QUIET, size, f"--user-data-dir={profile}", *arguments):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def wait_for_text(driver: webdriver.Chrome, *texts: str) -> str:
+    """What the page says, as soon as all of this is on it."""
+
+    def complete(driver: webdriver.Chrome) -> str | None:
+        said = str(driver.execute_script("return document.body.innerText"))
+        return said if all(text in said for text in texts) else None
+
+    said = WebDriverWait(driver, TIMEOUT, poll_frequency=0.05).until(complete, f"no {texts}")
+    assert isinstance(said, str)
+    return said
