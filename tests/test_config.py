@@ -24,6 +24,7 @@ DEFAULT = Config(
     max_upload=2 << 30,
     inspect=16 << 20,
     dns=None,
+    report=None,
 )
 ENVIRON = {
     "PHOTOS": "/srv/photos",
@@ -60,6 +61,7 @@ class TestOptions:
             "nx_inspect": str,
             "nx_retry_for": str,
             "nx_dns": str,
+            "nx_report": str,
         }
 
     def test_help(self) -> None:
@@ -276,6 +278,21 @@ WRONG: dict[str, tuple[str, object, str]] = {
         f"nx_route=a@example.org=save:/srv/${{NOWHERE}}: {UNSET}",
     ),
     "second rule": ("nx_route", ["*=save", "x"], f"nx_route='x': {RULE}"),
+    "mail for a site": (
+        "nx_route",
+        ["facebook=mail"],
+        "nx_route='facebook=mail': a site has no address to mail to: say facebook=mail:ADDRESS",
+    ),
+    "mail for a site, in upper case": (
+        "nx_route",
+        ["*=save", " Picasa = mail "],
+        "nx_route=' Picasa = mail ': a site has no address to mail to: say Picasa=mail:ADDRESS",
+    ),
+    "mail for a site with a web page": (
+        "nx_route",
+        ["flickr=mail"],
+        "nx_route='flickr=mail': a site has no address to mail to: say flickr=mail:ADDRESS",
+    ),
     "blank sender": ("nx_senders", [" "], f"nx_senders=' ' {SENDER}"),
     "empty sender behind another": (
         "nx_senders",
@@ -477,9 +494,67 @@ def test_ways_out(options: Mapping[str, object], message: str) -> None:
         {"nx_mail_from": "me@example.org"},
         {"nx_smtp": SMTP, "nx_senders": ["*"]},
         {"nx_smtp": SMTP, "nx_senders": ["*"], "nx_route": ["a=mail", "*=mail:${ADDRESS}"]},
+        {"nx_smtp": SMTP, "nx_senders": ["me"], "nx_route": ["facebook=mail:me@example.org"]},
+        {"nx_smtp": SMTP, "nx_senders": ["me"], "nx_route": ["*=mail", "facebook=save"]},
+        {"nx_route": ["facebook=drop", "picasa=save:/srv", "youtube=save"]},
     ],
-    ids=["disk only", "senders only", "mail from only", "mail", "mail by rules"],
+    ids=[
+        "disk only",
+        "senders only",
+        "mail from only",
+        "mail",
+        "mail by rules",
+        "mail for a site",
+        "mail for everybody",
+        "sites, disk only",
+    ],
 )
 def test_right_together(options: Mapping[str, object]) -> None:
     """What stays on the disk needs nothing else; with a server and senders mail may go out."""
     assert isinstance(given(**options), Config)
+
+
+@pytest.mark.parametrize(
+    ("senders", "sender", "may"),
+    [
+        ([], "anybody", True),
+        ([], "", True),
+        (["me@example.org"], "me@example.org", True),
+        (["me@example.org"], "ME@Example.ORG", True),
+        (["ME@example.org"], "me@example.org", True),
+        (["a@example.org", "*@example.net"], "b@example.net", True),
+        (["*@EXAMPLE.net"], "b@example.net", True),
+        (["Jörg"], "jÖRG", True),
+        (["a[*]b"], "a*b", True),
+        (["*"], "anybody", True),
+        (["me@example.org"], "you@example.org", False),
+        (["me@example.org"], "me@example.org.example", False),
+        (["me@example.org"], "xme@example.org", False),
+        (["me@example.org"], "*", False),
+        (["me@example.org"], "", False),
+        (["*@example.org"], "a@example.org\n", False),
+        (["a[*]b"], "axb", False),
+    ],
+    ids=[
+        "not set",
+        "not set, nobody",
+        "name",
+        "sender in upper case",
+        "option in upper case",
+        "second",
+        "glob in upper case",
+        "umlaut",
+        "escaped",
+        "everybody",
+        "another",
+        "longer",
+        "longer in front",
+        "glob as a sender",
+        "nobody",
+        "line end",
+        "escaped, another",
+    ],
+)
+def test_may_send(senders: Sequence[str], sender: str, may: bool) -> None:
+    """X15: senders and users are compared with nx_senders as a whole, without letter case."""
+    assert given(nx_senders=senders).may_send(sender) is may

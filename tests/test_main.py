@@ -229,7 +229,7 @@ class TestPost:
 
     def test_drop(self, running: Spool, run: Run, uploads: Path) -> None:
         """The photos of a dropped post are kept as files; what comes later is another one."""
-        arrival = [self.post(running, name) for name in PHOTOS][-1]
+        _, arrival = [self.post(running, name) for name in PHOTOS]
         status, out, err = run("drop", arrival.id)
         day = folder_for(uploads / "undelivered", arrival.received)
         assert (status, len(out.splitlines()), err) == (0, 3, "")
@@ -241,7 +241,7 @@ class TestPost:
 
     def test_drop_the_rest(self, running: Spool, run: Run, uploads: Path) -> None:
         """What has been delivered of a post is not kept once more."""
-        arrival = [self.post(running, name) for name in PHOTOS][-1]
+        _, arrival = [self.post(running, name) for name in PHOTOS]
         for one in running.waiting():
             if (one.target, one.part) != ("save", 2):
                 running.done(one)
@@ -251,7 +251,7 @@ class TestPost:
 
     def test_gone(self, running: Spool, run: Run, uploads: Path) -> None:
         """Of a post that cannot be read, what is there is put into quarantine."""
-        arrival = [self.post(running, name) for name in PHOTOS][0]
+        arrival, _ = [self.post(running, name) for name in PHOTOS]
         (uploads / ".nx" / "spool" / arrival.id).unlink()
         status, out, err = run("drop", arrival.id)
         quarantine = contents(uploads / ".nx" / "quarantine")

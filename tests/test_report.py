@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sqlite3
 from pathlib import Path
 
 import pytest
 
 from nxparse import report
+from nxparse.config import OPTIONS, parse
 from nxparse.deliver.save import Saved
 from nxparse.deviation import Deviation, Kind
 from nxparse.spool import Arrival, Delivery
@@ -258,6 +260,70 @@ def delivery(
 def test_waiting(deliveries: list[Delivery], expected: str) -> None:
     """Each delivery is one line, which begins with the id by which it can be tried again."""
     assert report.waiting(deliveries, ARRIVED + 300) == expected
+
+
+@pytest.mark.parametrize(
+    ("sender", "expected"),
+    [
+        ("", "(nobody) may not send; it names no sender: set one on the camera"),
+        (
+            "me@example.org",
+            "me@example.org may not send; to allow it, use --set nx_senders=me@example.org",
+        ),
+        ("Jörg", "Jörg may not send; to allow it, use --set 'nx_senders=Jörg'"),
+        ("two words", "two words may not send; to allow it, use --set 'nx_senders=two words'"),
+        ("*", "* may not send; to allow it, use --set 'nx_senders=[*]'"),
+        ("a?[b]", "a?[b] may not send; to allow it, use --set 'nx_senders=a[?][[]b]'"),
+        (
+            "$(reboot)",
+            "$(reboot) may not send; to allow it, use --set 'nx_senders=$(reboot)'",
+        ),
+        ("`a`;b&c|d", "`a`;b&c|d may not send; to allow it, use --set 'nx_senders=`a`;b&c|d'"),
+        ("it's", """it's may not send; to allow it, use --set 'nx_senders=it'"'"'s'"""),
+        ("--x", "--x may not send; to allow it, use --set nx_senders=--x"),
+        ("a\nb", "a?b may not send"),
+        ("a\x1b[2Jb", "a?[2Jb may not send"),
+        ("a\u202eb", "a?b may not send"),
+        ("x" * 80, f"{'x' * 80} may not send; to allow it, use --set nx_senders={'x' * 80}"),
+        ("x" * 81, f"{'x' * 79}… may not send"),
+    ],
+    ids=[
+        "nobody",
+        "address",
+        "umlaut",
+        "blank",
+        "everybody",
+        "glob",
+        "command",
+        "commands",
+        "quote",
+        "option",
+        "line end",
+        "escape sequence",
+        "right to left",
+        "at the limit",
+        "beyond the limit",
+    ],
+)
+def test_not_allowed(sender: str, expected: str) -> None:
+    """The option that would let in exactly this sender can be copied into a shell."""
+    assert report.not_allowed(sender) == expected
+
+
+@pytest.mark.parametrize(
+    "sender", ["me@example.org", "two words", "*", "a?[b]", "$(reboot)", "it's"]
+)
+def test_the_option_allows_it(sender: str) -> None:
+    """What is said to allow a sender allows him, and nobody else."""
+    command = report.not_allowed(sender).partition("use ")[2]
+    flag, setting = shlex.split(command)
+    name, _, value = setting.partition("=")
+    defaults = {option.name: option.default for option in OPTIONS}
+    config = parse({**defaults, name: [value]}, {})
+    assert flag == "--set"
+    assert config.may_send(sender)
+    assert not config.may_send(f"{sender}x")
+    assert not config.may_send("anybody")
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from nxparse import service
-from nxparse.hotspot import GLD
+from nxparse import service, social
+from nxparse.hotspot import GLD, MSN, YAHOO, Family
 from nxparse.page import PAGE
 from nxparse.reply import Reply, refusal
-from nxparse.service import NOT_FOUND, SAMSUNG_HOSTS, Hosts, Upload, bare_host
+from nxparse.service import (
+    DNS_HOSTS,
+    NOT_FOUND,
+    SAMSUNG_HOSTS,
+    SHARED_HOSTS,
+    UPLOADS,
+    Call,
+    Hosts,
+    Service,
+    bare_host,
+)
 
 EMAIL = "/social/columbus/email"
+GATEWAY = "snsgw.samsungmobile.com"
+AN_EMAIL = Call(Service.EMAIL)
 
 
 def not_with(method: str, allow: str) -> Reply:
@@ -28,13 +40,17 @@ def not_with(method: str, allow: str) -> Reply:
         pytest.param("GET", "www.samsungimaging.com", "/", PAGE, id="page"),
         pytest.param("GET", "", "/", PAGE, id="page-no-host"),
         pytest.param("GET", "192.0.2.1", "/", PAGE, id="page-address"),
-        pytest.param("POST", "www.ospserver.net", f"{EMAIL}?DUID=123456789033", Upload.EMAIL,
+        pytest.param("GET", "www.yahoo.co.kr", "/", YAHOO, id="yahoo"),
+        pytest.param("HEAD", "www.yahoo.co.kr", "/", YAHOO, id="yahoo-head"),
+        pytest.param("GET", "www.msn.com", "/", MSN, id="msn"),
+        pytest.param("GET", "www.msn.com", "/?x", MSN, id="msn-query"),
+        pytest.param("GET", "msn.com", "/", PAGE, id="msn-other-host"),
+        pytest.param("POST", "www.ospserver.net", f"{EMAIL}?DUID=123456789033", AN_EMAIL,
             id="email"),
-        pytest.param("POST", "www.ospserver.net", EMAIL, Upload.EMAIL, id="email-no-query"),
-        pytest.param("POST", "", EMAIL, Upload.EMAIL, id="email-no-host"),
-        pytest.param("POST", "snsgw.samsungmobile.com", EMAIL, Upload.EMAIL,
-            id="email-other-host"),
-        pytest.param("POST", "www.ospserver.net", f"{EMAIL}?DUID={'9' * 8192}", Upload.EMAIL,
+        pytest.param("POST", "www.ospserver.net", EMAIL, AN_EMAIL, id="email-no-query"),
+        pytest.param("POST", "", EMAIL, AN_EMAIL, id="email-no-host"),
+        pytest.param("POST", GATEWAY, EMAIL, AN_EMAIL, id="email-other-host"),
+        pytest.param("POST", "www.ospserver.net", f"{EMAIL}?DUID={'9' * 8192}", AN_EMAIL,
             id="email-long-query"),
         pytest.param("GET", "www.ospserver.net", EMAIL, not_with("GET", "POST"), id="email-get"),
         pytest.param("HEAD", "www.ospserver.net", EMAIL, not_with("HEAD", "POST"),
@@ -56,13 +72,111 @@ def not_with(method: str, allow: str) -> Reply:
             id="percent"),
         pytest.param("POST", "www.ospserver.net", f"{EMAIL}\0", NOT_FOUND, id="nul"),
         pytest.param("OPTIONS", "www.ospserver.net", "*", NOT_FOUND, id="asterisk"),
-        pytest.param("GET", "www.ospserver.net", "/security/sso/initialize/time", NOT_FOUND,
-            id="unknown"),
+        pytest.param("POST", "www.yahoo.co.kr", "/", not_with("POST", "GET, HEAD"),
+            id="yahoo-post"),
+        pytest.param("GET", "www.msn.com", "/x", NOT_FOUND, id="msn-other-path"),
+        pytest.param("GET", "www.ospserver.net", "/social/columbus", NOT_FOUND, id="unknown"),
     ],
 )  # fmt: skip
-def test_find(method: str, host: str, path: str, answer: Reply | Upload) -> None:
+def test_find(method: str, host: str, path: str, answer: Reply | Family | Call) -> None:
     """Each request for one of our hosts has an answer, if only a refusal that says why."""
     assert service.find(method, host, path) == answer
+
+
+TIME = "/security/sso/initialize/time"
+LIST = "/social/columbus/serviceproviders/list"
+ACCOUNT = "/security/sso/userprofiles/authentication/emailid"
+TOKEN = "0f" * 16
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "answer"),
+    [
+        pytest.param("POST", "/facebook/auth", Call(Service.LOGIN, "facebook"), id="login"),
+        pytest.param("POST", "/flickr/auth?x=/y", Call(Service.LOGIN, "flickr"), id="login-query"),
+        pytest.param("POST", "/picasa/photo", Call(Service.PHOTO, "picasa"), id="photo"),
+        pytest.param("POST", "/youtube/video", Call(Service.VIDEO, "youtube"), id="video"),
+        pytest.param("PUT", f"/upload/{TOKEN}", Call(Service.FILE, TOKEN), id="file"),
+        pytest.param("PUT", f"/upload/{TOKEN}?x", Call(Service.FILE, TOKEN), id="file-query"),
+        pytest.param("PUT", "/upload/a%2fb", Call(Service.FILE, "a%2fb"), id="file-quoted-slash"),
+        pytest.param("PUT", "/upload/", Call(Service.FILE, ""), id="file-empty"),
+        pytest.param("GET", TIME, Call(Service.TIME), id="time"),
+        pytest.param("HEAD", TIME, Call(Service.TIME), id="time-head"),
+        pytest.param("GET", LIST, Call(Service.LIST), id="list"),
+        pytest.param("POST", ACCOUNT, Call(Service.ACCOUNT), id="account"),
+        pytest.param("GET", "/facebook/auth", not_with("GET", "POST"), id="login-get"),
+        pytest.param("PUT", "/facebook/photo", not_with("PUT", "POST"), id="photo-put"),
+        pytest.param("POST", f"/upload/{TOKEN}", not_with("POST", "PUT"), id="file-post"),
+        pytest.param("GET", f"/upload/{TOKEN}", not_with("GET", "PUT"), id="file-get"),
+        pytest.param("POST", TIME, not_with("POST", "GET, HEAD"), id="time-post"),
+        pytest.param("GET", ACCOUNT, not_with("GET", "POST"), id="account-get"),
+        pytest.param("POST", "/x/auth", NOT_FOUND, id="S06-unknown-site"),
+        pytest.param("POST", "/Facebook/auth", NOT_FOUND, id="S06-upper-case"),
+        pytest.param("POST", "/facebook%2f..%2f/auth", NOT_FOUND, id="S06-quoted-path"),
+        pytest.param("POST", "/%66acebook/auth", NOT_FOUND, id="S06-quoted-letter"),
+        pytest.param("POST", "//auth", NOT_FOUND, id="S06-no-site"),
+        pytest.param("POST", "/auth", NOT_FOUND, id="S06-no-slash"),
+        pytest.param("POST", "/facebook/x/auth", NOT_FOUND, id="S06-slash-in-the-middle"),
+        pytest.param("POST", "//facebook/auth", NOT_FOUND, id="S06-two-slashes"),
+        pytest.param("POST", "/facebook//auth", NOT_FOUND, id="S06-two-slashes-behind"),
+        pytest.param("POST", "/facebook/../picasa/auth", NOT_FOUND, id="S06-path"),
+        pytest.param("POST", "/facebook/auth/", NOT_FOUND, id="S06-slash-behind"),
+        pytest.param("POST", "/facebook/authx", NOT_FOUND, id="S06-longer"),
+        pytest.param("POST", "/facebook\0/auth", NOT_FOUND, id="S06-nul"),
+        pytest.param("POST", "/*/auth", NOT_FOUND, id="S06-asterisk"),
+        pytest.param("POST", "/facebook", NOT_FOUND, id="site-alone"),
+        pytest.param("POST", "/facebook/auth/key", NOT_FOUND, id="path-of-phones"),
+        pytest.param("POST", "/facebook/Auth", NOT_FOUND, id="service-in-upper-case"),
+        pytest.param("PUT", f"/upload/{TOKEN}/SAM_4371.JPG", NOT_FOUND, id="S09-with-a-name"),
+        pytest.param("PUT", f"/upload//{TOKEN}", NOT_FOUND, id="file-two-slashes"),
+        pytest.param("PUT", "/upload/../x", NOT_FOUND, id="file-path"),
+        pytest.param("PUT", "/upload", NOT_FOUND, id="file-no-slash"),
+        pytest.param("PUT", "/xupload/x", NOT_FOUND, id="file-other-path"),
+    ],
+)
+@pytest.mark.parametrize("host", [GATEWAY, ""], ids=["gateway", "no-host"])
+def test_calls(host: str, method: str, path: str, answer: Reply | Call) -> None:
+    """S06: what the social gateway is asked is a call, with the site or the token in its path."""
+    assert service.find(method, host, path) == answer
+    assert service.known(method, path) is isinstance(answer, Call)
+
+
+@pytest.mark.parametrize("site", sorted(social.SITES))
+def test_sites(site: str) -> None:
+    """At each site one can log in; to those with a login page of their own nothing is sent."""
+    names = ("auth", "photo", "video")
+    found = {name: service.find("POST", GATEWAY, f"/{site}/{name}") for name in names}
+    photo = Call(Service.PHOTO, site) if site in social.PHOTO_SITES else NOT_FOUND
+    video = Call(Service.VIDEO, site) if site in social.VIDEO_SITES else NOT_FOUND
+    assert found == {"auth": Call(Service.LOGIN, site), "photo": photo, "video": video}
+
+
+def test_uploads() -> None:
+    """Two services take photos; all others take a short message."""
+    assert {Service.EMAIL, Service.FILE} == UPLOADS
+
+
+@pytest.mark.parametrize(
+    ("method", "host", "path", "check"),
+    [
+        pytest.param("GET", "www.yahoo.co.kr", "/", True, id="yahoo"),
+        pytest.param("GET", "www.msn.com", "/", True, id="msn"),
+        pytest.param("GET", "WWW.MSN.com", "/", True, id="upper-case"),
+        pytest.param("GET", "www.msn.com:80", "/", True, id="port"),
+        pytest.param("GET", "www.msn.com.", "/", True, id="dot"),
+        pytest.param("POST", "www.msn.com", "/", False, id="post"),
+        pytest.param("GET", "www.msn.com", "/x", False, id="path"),
+        pytest.param("GET", "www.msn.com", "/index.html", False, id="page"),
+        pytest.param("GET", "msn.com", "/", False, id="domain"),
+        pytest.param("GET", "yahoo.com", "/", False, id="where-it-leads"),
+        pytest.param("GET", "www.msn.com.example", "/", False, id="look-alike"),
+        pytest.param("GET", "gld.samsungosp.com", "/", False, id="ours-anyway"),
+        pytest.param("GET", "", "/", False, id="no-host"),
+    ],
+)
+def test_is_check(method: str, host: str, path: str, check: bool) -> None:
+    """At a host that others want too, only a camera's check is ours."""
+    assert service.is_check(method, host, path) is check
 
 
 def test_not_found() -> None:
@@ -147,3 +261,56 @@ def test_further_hosts(host: str, ours: bool) -> None:
     hosts = Hosts(("Camera.example", "*.EXAMPLE.net"))
     assert (host in hosts) is ours
     assert "www.ospserver.net" in hosts
+
+
+def test_shared_hosts() -> None:
+    """Two checks are at hosts that are not ours; DNS leads to us for the one that is gone."""
+    assert SHARED_HOSTS == {"www.yahoo.co.kr": YAHOO, "www.msn.com": MSN}
+    assert (*SAMSUNG_HOSTS, "www.yahoo.co.kr") == DNS_HOSTS
+
+
+SPELLINGS = ("{}", "{}:80", "{}.", "{}.:80")
+
+
+def spelled(host: str) -> list[str]:
+    return [form.format(name) for name in (host, host.upper()) for form in SPELLINGS]
+
+
+@pytest.mark.parametrize(
+    ("further", "yahoo", "msn"),
+    [
+        pytest.param((), True, False, id="none"),
+        pytest.param(("www.msn.com",), True, True, id="name"),
+        pytest.param(("WWW.MSN.COM",), True, True, id="upper-case"),
+        pytest.param(("*.msn.com",), True, True, id="glob"),
+        pytest.param(("*",), True, True, id="everything"),
+        pytest.param(("msn.com", "*.example.com"), True, False, id="others"),
+        pytest.param(("www.yahoo.co.kr", "*.yahoo.*"), True, False, id="yahoo"),
+    ],
+)
+def test_shared_hosts_in_dns(further: tuple[str, ...], yahoo: bool, msn: bool) -> None:
+    """DNS leads to us for Yahoo, for MSN only if it is named; neither is ever wholly ours."""
+    hosts = Hosts(further)
+    assert {hosts.resolves(name) for name in spelled("www.yahoo.co.kr")} == {yahoo}
+    assert {hosts.resolves(name) for name in spelled("www.msn.com")} == {msn}
+    both = spelled("www.yahoo.co.kr") + spelled("www.msn.com")
+    assert [name for name in both if name in hosts] == []
+
+
+@pytest.mark.parametrize(
+    ("host", "resolves"),
+    [
+        *(pytest.param(host, True, id=host) for host in SAMSUNG_HOSTS),
+        pytest.param("Camera.EXAMPLE.", True, id="name"),
+        pytest.param("a.b.example.net", True, id="glob"),
+        pytest.param("yahoo.co.kr", False, id="yahoo-domain"),
+        pytest.param("m.yahoo.co.kr", False, id="yahoo-other-name"),
+        pytest.param("yahoo.com", False, id="where-yahoo-leads"),
+        pytest.param("ospserver.net", False, id="domain"),
+        pytest.param("example.org", False, id="others"),
+        pytest.param("", False, id="empty"),
+    ],
+)
+def test_resolves(host: str, resolves: bool) -> None:
+    """DNS leads to us for what is answered here, and for nothing else."""
+    assert Hosts(("camera.example", "*.example.net")).resolves(host) is resolves

@@ -32,9 +32,11 @@ from nxparse.deliver import mail
 from nxparse.deliver.errors import PermanentError, Refused, TooLargeError
 from nxparse.deliver.mail import Letter, Smarthost
 from nxparse.outbox import Outbox
-from nxparse.receive import Announced, EmailReceiver
-from nxparse.reply import ACCEPTED
-from nxparse.spool import MAX_WAIT, Spool
+from nxparse.receive import Announced, EmailReceiver, FileReceiver, Receiver
+from nxparse.reply import ACCEPTED, Reply
+from nxparse.sessions import Announced as AnnouncedFile
+from nxparse.spool import MAX_WAIT, QUIET, Spool
+from nxparse.spool import Post as SocialPost
 from tests import bodies, camera, faults
 from tests.faults import CALLS, Database, Faults, contents, make_lazy
 from tests.proxy import Proxy, eventually
@@ -46,8 +48,8 @@ ROUNDS = 4  # enough for whatever is refused for now
 WRITES = ("write", "fsync", "link", "replace", "unlink", "mkdir", "INSERT", "UPDATE", "DELETE")
 EVERYTHING = (*CALLS, "BEGIN", "SELECT", "INSERT", "UPDATE", "DELETE", "COMMIT")
 
-ANNA, BEN, CLARA, GONE, BUSY = (
-    f"{name}@example.org" for name in ("anna", "ben", "clara", "gone", "busy")
+ANNA, BEN, CLARA, GONE, BUSY, US = (
+    f"{name}@example.org" for name in ("anna", "ben", "clara", "gone", "busy", "us")
 )
 
 Way = frozenset[str]
@@ -60,14 +62,20 @@ UNDELIVERED = frozenset({"undelivered"})
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What a camera sends: photos, and for each recipient all the ways that they have to take."""
+    """What a camera sends: photos, and for each recipient all the ways that they have to take.
+
+    With a caption it is one photo, of a post to a social site.
+    """
 
     photos: Mapping[str, bytes]
     ways: Mapping[str, tuple[Way, ...]]
     readable: bool = True
+    caption: str = ""
 
     @property
     def body(self) -> bytes:
+        if self.caption:
+            return b"".join(self.photos.values())
         message = bodies.message_xml(recipients=list(self.ways)) if self.readable else b"<email>"
         return bodies.body(list(self.photos.items()), message=message)
 
@@ -80,10 +88,20 @@ def photos(number: int, seed: int = 0) -> dict[str, bytes]:
     }
 
 
+def posted(number: int, caption: str = "At the sea") -> tuple[Sent, ...]:
+    """A post of some photos, one after another, which are all to be saved and mailed to us."""
+    ways = {US: (FOLDER, MAIL)}
+    seed = len(caption)
+    return tuple(
+        Sent({name: data}, ways, caption=caption) for name, data in photos(number, seed).items()
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """Uploads, one after another, the rules for them, and the mood of the mail server.
 
+    Between the photos of a post `pause` seconds pass, and what is due is delivered.
     It refuses `gone` for good, `BUSY` the first time, and what is larger than
     `limit`; it takes nothing at all if it is `broken`. When all is well again
     it still does so, except for `BUSY`, unless it is `mended`.
@@ -95,8 +113,14 @@ class Scenario:
     limit: int = 1 << 30
     broken: bool = False
     mended: bool = False
+    pause: float = 1.0
+
+    def together(self, sent: Sent) -> list[Sent]:
+        """What may come in one mail with this."""
+        return [one for one in self.uploads if one is sent or one.caption == sent.caption != ""]
 
 
+POSTED = ("facebook=save", f"facebook=mail:{US}")
 SCENARIOS = {
     "one photo saved": Scenario((Sent(photos(1), {ANNA: (FOLDER,)}),), ("*=save",)),
     "three photos saved": Scenario((Sent(photos(3), {ANNA: (FOLDER,)}),), ("*=save",)),
@@ -141,7 +165,12 @@ SCENARIOS = {
         ),
         ("*=save",),
     ),
+    "a post": Scenario(posted(3), POSTED),
+    "a post that tells how many": Scenario(posted(2, "At the sea ~a ~b"), POSTED, pause=0),
+    "a post with a pause": Scenario(posted(2), POSTED, pause=QUIET),
+    "a post, too large in one mail": Scenario(posted(2), POSTED, limit=1100),
 }
+POSTS = [name for name, scenario in SCENARIOS.items() if scenario.uploads[0].caption]
 
 
 class Mailed(NamedTuple):
@@ -249,34 +278,61 @@ class Run:
     def world(self) -> World:
         return World(tuple(self.heard), tuple(self.post.mails))
 
-    def receive(self) -> None:
-        """Let all uploads come in, and try to deliver each."""
-        for sent in self._scenario.uploads:
-            body = sent.body
-            receiver = EmailReceiver(
-                self.spool, self._config, Announced("192.0.2.7", bodies.CONTENT_TYPE, len(body))
-            )
-            size = -(-len(body) // PIECES)
-            for start in range(0, len(body), size):
-                receiver.feed(body[start : start + size])
-            reply = receiver.finish()
-            assert (reply.status == 200) == (reply is ACCEPTED)
-            self.heard.append(reply.status)
+    def receive(self, but: Sequence[int] = ()) -> None:
+        """Let all uploads come in, but those with these numbers, and try to deliver each."""
+        sent = [one for number, one in enumerate(self._scenario.uploads) if number not in but]
+        for one, following in itertools.zip_longest(sent, sent[1:]):
+            self.heard.append(self._receive(one).status)
             self._tell("after the camera has its reply")
-            self.drain()
+            if following and following in self._scenario.together(one):
+                self._clock.now += self._scenario.pause
+                self._deliver()
+            else:
+                self.drain()
 
     def drain(self) -> None:
         """Deliver, over some hours, what waits."""
         for _ in range(ROUNDS):
-            # The threads of an outbox survive errors of the database, and go on later.
-            for target in self._targets():
-                try:
-                    with pytest.MonkeyPatch.context() as patch:
-                        patch.setattr(mail, "send", self.post.send)
-                        self.outbox.deliver_due(target)
-                except sqlite3.Error:
-                    continue
+            self._deliver()
             self._clock.now += 2 * MAX_WAIT
+
+    def _receive(self, sent: Sent) -> Reply:
+        body = sent.body
+        receiver: Receiver
+        if sent.caption:
+            post = SocialPost(
+                "192.0.2.7",
+                "anna",
+                "a session",
+                "facebook",
+                "NX300",
+                sent.caption,
+                sent.caption.count("~"),
+            )
+            [name] = sent.photos
+            file = AnnouncedFile(f"announcement of {name}", post, name)
+            announced = Announced("192.0.2.7", "image/jpeg", len(body))
+            receiver = FileReceiver(self.spool, self._config, announced, file)
+        else:
+            announced = Announced("192.0.2.7", bodies.CONTENT_TYPE, len(body))
+            receiver = EmailReceiver(self.spool, self._config, announced)
+        size = -(-len(body) // PIECES)
+        for start in range(0, len(body), size):
+            receiver.feed(body[start : start + size])
+        reply = receiver.finish()
+        assert (reply.status == 200) == (reply is ACCEPTED)
+        return reply
+
+    def _deliver(self) -> None:
+        """Deliver what is due."""
+        # The threads of an outbox survive errors of the database, and go on later.
+        for target in self._targets():
+            try:
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(mail, "send", self.post.send)
+                    self.outbox.deliver_due(target)
+            except sqlite3.Error:
+                continue
 
     def _targets(self) -> list[str]:
         try:
@@ -285,14 +341,22 @@ class Run:
             return []
 
 
-def restarted(scenario: Scenario, place: Path, world: World) -> World:
-    """Start again where a run has ended, with everything well, and deliver what waits."""
+def restarted(scenario: Scenario, place: Path, world: World, *, again: bool = False) -> World:
+    """Start again where a run has ended, with everything well, and deliver what waits.
+
+    If `again`, the camera first sends what it has not heard 200 for.
+    """
     run = Run(scenario, place, world.mails, well=True)
+    heard = world.heard
+    if again:
+        run.receive(but=[number for number, status in enumerate(heard) if status == 200])
+        heard = (200,) * len(scenario.uploads)
+        assert set(run.heard) <= {200}
     run.drain()
     waiting = run.spool.waiting()
     run.spool.close()
     assert waiting == []
-    return World(world.heard, tuple(run.post.mails))
+    return World(heard, tuple(run.post.mails))
 
 
 # The oracle
@@ -310,8 +374,13 @@ def attached(content: bytes) -> tuple[str, tuple[bytes, ...]]:
     return str(message["Message-ID"]), attachments
 
 
-def complaints(scenario: Scenario, world: World, place: Path, copies: int) -> Iterator[str]:
-    """What is wrong after a restart, if nobody may have the same mail more than `copies` times."""
+def complaints(
+    scenario: Scenario, world: World, place: Path, copies: int, *, again: bool = False
+) -> Iterator[str]:
+    """What is wrong after a restart, if nobody may have the same mail more than `copies` times.
+
+    What was sent `again` may be in quarantine, too.
+    """
     uploads = place / "uploads"
     stored = {
         "folder": [path.read_bytes() for path in uploads.glob("[0-9]*/*")],
@@ -320,8 +389,14 @@ def complaints(scenario: Scenario, world: World, place: Path, copies: int) -> It
     received: dict[tuple[str, bytes], list[str]] = {}
     for recipients, content in world.mails:
         id, attachments = attached(content)
-        if not any(set(attachments) <= set(sent.photos.values()) for sent in scenario.uploads):
+        if not any(
+            set(attachments)
+            <= {photo for one in scenario.together(sent) for photo in one.photos.values()}
+            for sent in scenario.uploads
+        ):
             yield "a mail is mixed, or has half a photo"
+        if len(set(attachments)) < len(attachments):
+            yield "a mail has a photo twice"
         for recipient, photo in itertools.product(recipients, attachments):
             received.setdefault((recipient, photo), []).append(id)
     for (recipient, _), ids in received.items():
@@ -371,8 +446,17 @@ def complaints(scenario: Scenario, world: World, place: Path, copies: int) -> It
             yield f"LOST for {lost}"
         elif heard != 200 and lost and somewhere:
             yield f"only some of it is delivered, and not to {lost}"
-        elif not lost and any(sent.body.startswith(kept) for kept in quarantine):
+        elif not lost and not again and any(sent.body.startswith(kept) for kept in quarantine):
             yield "it is delivered, and in quarantine too"
+
+
+def after(scenario: Scenario, place: Path, world: World, *, again: bool = False) -> list[str]:
+    """What is wrong after a restart where a run has ended."""
+    try:
+        ended = restarted(scenario, place, world, again=again)
+        return list(complaints(scenario, ended, place, 2, again=again))
+    except Exception as error:
+        return [repr(error)]
 
 
 def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -502,15 +586,30 @@ def test_killed_anywhere(
     for number, same in itertools.groupby(kills.points, key=lambda point: point.copy):
         steps = list(same)
         copy, world = kills.copy(number), steps[0].world
-        try:
-            found = list(complaints(scenario, restarted(scenario, copy, world), copy, 2))
-        except Exception as error:
-            found = [repr(error)]
         where = f"{number}, {' = '.join(point.step for point in steps)}"
+        if name in POSTS:
+            same_copy = tmp_path / "the same copy"
+            shutil.copytree(copy, same_copy)
+            found = after(scenario, same_copy, world, again=True)
+            wrong += [f"{where}, sent again: {text}" for text in found]
+            shutil.rmtree(same_copy)
+        found = after(scenario, copy, world)
         wrong += [f"{where}: {text}" for text in found + tracebacks(caplog)]
         shutil.rmtree(copy)
     points[name] = len(kills.points)
     assert wrong == []
+
+
+@pytest.mark.usefixtures("_lazy")
+@pytest.mark.parametrize(
+    ("name", "expected"), zip(POSTS, ([3], [2], [1, 1], [1, 1]), strict=True), ids=POSTS
+)
+def test_posts_without_a_kill(tmp_path: Path, name: str, expected: list[int]) -> None:
+    """The photos of a post come in one mail, if there is no pause between them, and if it fits."""
+    run = Run(SCENARIOS[name], tmp_path)
+    run.receive()
+    run.spool.close()
+    assert [len(attached(content)[1]) for _, content in run.post.mails] == expected
 
 
 def test_enough_kills(points: Counter[str]) -> None:
@@ -542,6 +641,7 @@ def test_enough_kills(points: Counter[str]) -> None:
         "too large, in one mail",
         "never to be delivered",
         "unreadable, and then one that is not",
+        "a post",
     ],
 )
 def test_any_call_fails(

@@ -5,6 +5,7 @@ import email.policy
 import errno
 from collections.abc import Mapping, Sequence
 from email.message import EmailMessage
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,10 @@ class TestMail:
         assert sent == []
 
 
+def piece(data: bytes, start: int, end: int) -> bytes:
+    return data[start:end]
+
+
 class TestPost:
     """Mail of what was posted to a social site."""
 
@@ -242,8 +247,7 @@ class TestPost:
 
     def deliver(self, given: Config, login: str, album: str = "NX300", part: int = 0) -> Outcome:
         files = [
-            upload.whole(name, "", len(data), lambda start, end, data=data: data[start:end])
-            for name, data in PHOTOS.items()
+            upload.whole(name, "", len(data), partial(piece, data)) for name, data in PHOTOS.items()
         ]
         found = upload.posted(login, "facebook", album, "At the sea\n~Anna's boat", files)
         target = f"mail:{self.ADDRESS}"
