@@ -10,7 +10,8 @@ may end:
                            already, at most an hour, each a little longer or
                            shorter than the last; after `retry_for` it is given up
     the target is unreachable  the same, and what else is due waits with it: after
-                           an outage a server is asked once, not a thousand times
+                           an outage a server is asked once, not a thousand times;
+                           if it asks for patience, what comes later waits, too
     it is too large        it becomes one delivery for each file
     it fails for good      it is given up
     its body is not to be read  it goes into quarantine
@@ -87,6 +88,8 @@ class Outbox:
         self._changes = 0
         self._stopping = False
         self._lanes: dict[str, threading.Thread] = {}
+        # Targets that want to be left alone: until when, and why.
+        self._resting: dict[str, tuple[float, str]] = {}
         # What the database could not take: how deliveries have ended, by target and id.
         self._unnoted: dict[tuple[str, str], Callable[[], None]] = {}
         self._dispatcher = threading.Thread(target=self._dispatch, name="nx outbox", daemon=True)
@@ -115,6 +118,7 @@ class Outbox:
 
     def deliver_due(self, target: str) -> None:
         """Try everything that is due for a target."""
+        self._go_on_resting(target)
         new = True
         while not self._stopping:
             delivery = self._spool.first_due(target, new=new)
@@ -258,11 +262,23 @@ class Outbox:
         for other in self._spool.due(target):
             if other.waited >= self._retry_for:
                 self._read(other, partial(self._expire, reason))
-        others = self._spool.rest(target, self._wait_after(delivery, least), reason)
+        wait = self._wait_after(delivery, least)
+        others = self._spool.rest(target, wait, reason)
         if others:
             logger.warning(
                 f"{others} more for {report.plain(target)} wait with upload {delivery.id}"
             )
+        if least:
+            self._resting[target] = self._clock() + wait, reason
+
+    def _go_on_resting(self, target: str) -> None:
+        """Let what has come meanwhile wait, too; but not what is tried by hand."""
+        until, reason = self._resting.get(target, (0.0, ""))
+        wait = until - self._clock()
+        if not 0 < wait <= 2 * MAX_WAIT:
+            self._resting.pop(target, None)
+        elif others := self._spool.rest(target, wait, reason):
+            logger.warning(f"{others} more for {report.plain(target)} wait: {reason}")
 
     def _expire(
         self, reason: str, upload: Upload, files: Sequence[File], delivery: Delivery

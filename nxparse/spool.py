@@ -60,6 +60,8 @@ MAX_UNKNOWN = 100  # files
 MAX_UNKNOWN_BYTES = 256 << 20
 # No delivery is made to wait for longer, in seconds.
 MAX_WAIT = 3600.0
+# The next try of what a person wants to be tried at once: long ago.
+HURRIED = 0.0
 # A camera whose reply was lost sends again within this time, in seconds.
 REPEAT = 3600.0
 # What a finished upload leaves in the database is kept for a while, as history.
@@ -470,7 +472,7 @@ class Spool:
     def rest(self, target: str, wait: float, reason: str) -> int:
         """Let what is due for a target, or would be within `wait` seconds, wait as long as that.
 
-        What has not been due yet is left alone. Returns how many it were.
+        What has not been due yet, or is hurried, is left alone. Returns how many it were.
         """
         now = self._clock()
         until = now + wait
@@ -478,8 +480,9 @@ class Spool:
             return database.execute(
                 "UPDATE delivery SET attempts = attempts + 1, reason = ?, next_try = ?,"
                 " waited = waited + ? - max(?, min(next_try, ?)) WHERE state = 'waiting'"
-                " AND target = ? AND (next_try <= ? OR attempts > 0) AND next_try < ?",
-                (reason, until, until, now, until, target, now, until),
+                " AND target = ? AND (next_try <= ? OR attempts > 0) AND next_try < ?"
+                " AND next_try != ?",
+                (reason, until, until, now, until, target, now, until, HURRIED),
             ).rowcount
 
     def hurry(self, id: str) -> int:
@@ -487,7 +490,7 @@ class Spool:
         with self._database.transaction() as database:
             return database.execute(
                 "UPDATE delivery SET next_try = ? WHERE upload = ? AND state = 'waiting'",
-                (self._clock(), id),
+                (HURRIED, id),
             ).rowcount
 
     def unheard(self, id: str) -> None:

@@ -435,7 +435,6 @@ def test_no_mail_server(folder: Path, host: str, reason: str) -> None:
             assert len(spooled(proxy)) == 1
 
 
-@pytest.mark.xfail(reason="each new upload tries the password again")
 def test_a_wrong_password_is_tried_once(folder: Path) -> None:
     """T05: what comes after a wrong password waits with the rest, lest the account be locked."""
     script = BEHAVIOUR["T05-535"].script

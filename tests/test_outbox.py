@@ -648,6 +648,27 @@ class TestQueue:
         assert len(target.ids) == 24
         assert {one.waited for one in waiting.waiting()} == {DAY}
 
+    def test_a_password_that_is_wrong_for_what_comes_later(
+        self, waiting: Spool, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """T05: it is not tried again for what comes within the hour, but by hand."""
+        target = Target(*[UnreachableError("535 no", MAX_WAIT)] * 2)
+        first = accept(waiting)
+        out = box(waiting, {"save": target}, clock)
+        out.deliver_due("save")
+        clock.now += 60
+        second = accept(waiting)
+        out.deliver_due("save")
+        seen = [list(target.ids), wait(waiting, clock)]
+        assert ("WARNING", "1 more for save wait: 535 no") in told(caplog)
+        waiting.hurry(second)
+        out.deliver_due("save")
+        seen += [list(target.ids)]
+        clock.now += MAX_WAIT
+        out.deliver_due("save")
+        assert seen == [[first], MAX_WAIT - 60, [first, second]]
+        assert sorted(target.ids[2:]) == sorted([first, second])
+
     def test_not_what_is_still_new(self, waiting: Spool, clock: Clock) -> None:
         """What comes after a server was found to be gone is tried at once, and by itself."""
         target = Target(GONE)
