@@ -48,7 +48,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
@@ -61,6 +61,10 @@ MAX_HEADERS = 16
 MAX_HEADER_BYTES = 8192
 MAX_BOUNDARY = 256  # RFC 2046 allows 70
 MAX_PADDING = 64  # blanks that RFC 2046 allows behind a delimiter
+CHUNK = 1 << 18
+
+Fetch = Callable[[int, int], bytes]
+"""Reads the bytes from one offset of a body up to another."""
 
 _BLANKS = b" \t"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -597,35 +601,93 @@ def repair(body: bytes, content_type: str) -> tuple[str, bytes]:
     stay as they are, but for line ends behind the message, which would make us
     look for them behind the photos. Raises MultipartError like `parse`.
     """
-    parts = parse(body, content_type)
-    boundary = _unused_boundary(boundary_of(content_type), parts)
-    pieces: list[bytes | memoryview] = []
-    for part in parts:
-        data = part.view
-        while part.name == "message" and bytes(data[-2:]) == b"\r\n":
-            data = data[:-2]
-        pieces += [b"--", boundary, b"\r\n", _clean_headers(part), b"\r\n", data, b"\r\n"]
-    pieces += [b"--", boundary, b"--\r\n"]
-    return f"multipart/form-data; boundary={boundary.decode('ascii')}", b"".join(pieces)
+    boundary = boundary_of(content_type)
+    scanner = Scanner(boundary)
+    scanner.feed(bytes(body))
+    written = encode(scanner.close(), lambda start, end: bytes(body[start:end]), boundary)
+    return written.content_type, b"".join(written.chunks())
 
 
-def _unused_boundary(wanted: bytes | None, parts: list[Part]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A body of RFC 7578: its type, its size in bytes, and itself, made while it is read."""
+
+    content_type: str
+    size: int
+    _pieces: Sequence[bytes | tuple[int, int]] = field(repr=False)
+    _fetch: Fetch = field(repr=False)
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body, in pieces of at most 256 KiB."""
+        for piece in self._pieces:
+            if isinstance(piece, bytes):
+                yield piece
+            else:
+                yield from _fetched(self._fetch, *piece)
+
+
+def encode(parts: Sequence[PartSpan], fetch: Fetch, boundary: bytes | None) -> Encoded:
+    """Write parts anew, wherever their data are.
+
+    The boundary stays, if it is a legal one and stands in no part.
+    """
+    spans = [(part, _end(part, fetch)) for part in parts]
+    ranges = [(part.start, end) for part, end in spans]
+    boundary = _unused_boundary(boundary, ranges, fetch)
+    pieces: list[bytes | tuple[int, int]] = []
+    for part, end in spans:
+        head = b"--" + boundary + b"\r\n" + _clean_headers(part) + b"\r\n"
+        pieces += [head, (part.start, end), b"\r\n"]
+    pieces.append(b"--" + boundary + b"--\r\n")
+    size = sum(len(one) if isinstance(one, bytes) else one[1] - one[0] for one in pieces)
+    content_type = f"multipart/form-data; boundary={boundary.decode('ascii')}"
+    return Encoded(content_type, size, pieces, fetch)
+
+
+def _end(part: PartSpan, fetch: Fetch) -> int:
+    """Where the data of a part end, without line ends behind a message."""
+    end = part.end
+    while part.name == "message" and end - part.start >= 2 and fetch(end - 2, end) == b"\r\n":
+        end -= 2
+    return end
+
+
+def _unused_boundary(
+    wanted: bytes | None, ranges: Sequence[tuple[int, int]], fetch: Fetch
+) -> bytes:
     """The boundary that was wanted, if it is a legal one and in no part; else one made up."""
     boundary = wanted or b""
     attempt = 0
-    while (
-        not 0 < len(boundary) <= 70
-        or not all(
-            chr(byte).isascii() and (chr(byte).isalnum() or byte in b"-_") for byte in boundary
-        )
-        or any(b"--" + boundary in bytes(part.view) for part in parts)
+    while not _is_legal(boundary) or any(
+        _stands_in(b"--" + boundary, _fetched(fetch, start, end)) for start, end in ranges
     ):
         boundary = hashlib.sha256(b"%d" % attempt).hexdigest()[:32].encode("ascii")
         attempt += 1
     return boundary
 
 
-def _clean_headers(part: Part) -> bytes:
+def _is_legal(boundary: bytes) -> bool:
+    return 0 < len(boundary) <= 70 and all(
+        chr(byte).isascii() and (chr(byte).isalnum() or byte in b"-_") for byte in boundary
+    )
+
+
+def _stands_in(needle: bytes, chunks: Iterator[bytes]) -> bool:
+    tail = b""
+    for chunk in chunks:
+        data = tail + chunk
+        if needle in data:
+            return True
+        tail = data[-len(needle) + 1 :]
+    return False
+
+
+def _fetched(fetch: Fetch, start: int, end: int) -> Iterator[bytes]:
+    for position in range(start, end, CHUNK):
+        yield fetch(position, min(position + CHUNK, end))
+
+
+def _clean_headers(part: PartSpan) -> bytes:
     """The headers that RFC 7578 gives a part, escaped as browsers do (WHATWG HTML, multipart)."""
     disposition = f'Content-Disposition: form-data; name="{_escaped(part.name or "unnamed")}"'
     if part.filename is not None:

@@ -14,10 +14,11 @@ from typing import Any
 from nxparse import jpeg, multipart, report, service, social
 from nxparse.deviation import BodyError
 from nxparse.hotspot import GLD, Family
+from nxparse.multipart import Fetch
 from nxparse.reply import Reply
 from nxparse.seen import Seen
 from nxparse.service import Call, Service
-from nxparse.upload import Fetch, File, Upload, from_parts, read, whole
+from nxparse.upload import File, Upload, from_parts, read, whole
 
 HEAD = 1 << 17  # bytes of a photo that are enough for what it tells of itself
 MAX_LINE = 200  # characters

@@ -52,7 +52,8 @@ from nxparse import disk, upload
 from nxparse.database import Database
 from nxparse.deviation import BodyError
 from nxparse.disk import Folder
-from nxparse.upload import Fetch, File, Upload
+from nxparse.multipart import Fetch
+from nxparse.upload import File, Upload
 
 # Quarantine is there for a person to look at, not to fill the card.
 MAX_QUARANTINE = 2 << 30

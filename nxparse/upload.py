@@ -7,16 +7,12 @@ The body stays where it was kept, and `Fetch` reads a piece of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from nxparse import filename, markup, message, multipart
 from nxparse.deviation import BodyError, Deviation, Kind
-
-Fetch = Callable[[int, int], bytes]
-"""Reads the bytes from one offset of a body up to another."""
-
-CHUNK = 1 << 18
+from nxparse.multipart import CHUNK, Fetch
 
 
 @dataclass(frozen=True, slots=True)
