@@ -457,11 +457,12 @@ class NxAddon:
             exchange.receiver = await asyncio.to_thread(begin)
         elif call.service is Service.FILE:
             search = partial(self.gateway.announced, given, client, call.argument)
-            if file := await asyncio.to_thread(search):
+            file = await asyncio.to_thread(search)
+            if isinstance(file, Reply):
+                exchange.reply = file
+            else:
                 take = partial(FileReceiver, spool, given, announced, file, inspect=inspect)
                 exchange.receiver = await asyncio.to_thread(take)
-            else:
-                exchange.reply = social.SESSION_EXPIRED
         else:
             answer = partial(self.gateway.answer, given, client, call)
             exchange.receiver = Collector(client, answer)
@@ -516,7 +517,7 @@ class NxAddon:
                 case Family():
                     reply = answer.redirect
                 case Call():
-                    reply = rehearsed(answer)
+                    reply = rehearsed(answer, time.time())
             flow.response = _response(reply, flow.request.method)
 
     async def _unheard(self, exchange: Exchange) -> None:

@@ -43,7 +43,7 @@ class Gateway:
                 case Service.PHOTO | Service.VIDEO:
                     return self._announce(config, client, call.argument, body)
                 case Service.TIME:
-                    return self._time()
+                    return time_reply(self._clock())
                 case Service.ACCOUNT:
                     return social.LOGIN_FAILED
                 case _:
@@ -53,16 +53,22 @@ class Gateway:
             logger.warning(f"{client}: a request is refused: {report.plain(reason, 200)}")
             return refusal(error.status, str(error))
         except (OSError, sqlite3.Error) as error:
-            logger.error(f"{client}: a request is refused: {report.disk_error(error, config.dir)}")
-            return refusal(507, "The session could not be kept")
+            return self._failed(config, client, error)
 
-    def announced(self, config: Config, client: str, token: str) -> Announced | None:
-        """The file that a client now sends under a token; None, and a line, if there is none."""
-        found = self._sessions.announced(client, token)
-        if found and config.may_send(found.post.sender):
-            return found
-        logger.warning(f"{client}: sends a file that it has not announced: it is refused")
-        return None
+    def announced(self, config: Config, client: str, token: str) -> Announced | Reply:
+        """The file that a client now sends under a token; a refusal if it must not."""
+        try:
+            found = self._sessions.announced(client, token)
+        except (OSError, sqlite3.Error) as error:
+            return self._failed(config, client, error)
+        if found is None:
+            logger.warning(f"{client}: a file is refused: it was not announced")
+            return social.SESSION_EXPIRED
+        if not config.may_send(found.post.sender):
+            told = report.not_allowed(found.post.sender)
+            logger.warning(f"{client}: a file is refused: {told}")
+            return social.SESSION_EXPIRED
+        return found
 
     def _login(self, config: Config, client: str, site: str, body: bytes) -> Reply:
         try:
@@ -71,43 +77,53 @@ class Gateway:
             return self._not_let_in(client, site, str(error))
         if login.out:
             return social.LOGGED_OUT
-        if site in social.OAUTH_SITES:
-            return self._not_let_in(
-                client, site, "that site has a login page of its own; choose another on the camera"
-            )
-        if not config.may_send(login.user):
+        if site in social.OAUTH_SITES or not config.may_send(login.user):
             return self._not_let_in(client, site, report.not_allowed(login.user))
         key = self._sessions.begin(client, login.user)
         logger.info(f"{client}: {report.plain(login.user)} has logged in to {site}")
         return social.logged_in(key, login.user)
 
     def _not_let_in(self, client: str, site: str, reason: str) -> Reply:
+        if site in social.OAUTH_SITES:
+            reason = "that site has a login page of its own; choose another on the camera"
         logger.warning(f"{client}: a login to {site} is refused: {reason}")
         return social.LOGIN_FAILED
 
     def _announce(self, config: Config, client: str, site: str, body: bytes) -> Reply:
         announcement = social.read_announcement(body)
         session = self._sessions.find(client, announcement.session_key)
-        if session is None or not config.may_send(session.user):
+        if session and not config.may_send(session.user):
+            told = report.not_allowed(session.user)
+            logger.warning(f"{client}: a file for {site} is refused: {told}")
+            return social.SESSION_EXPIRED
+        expected = session and self._sessions.announce(session, site, announcement)
+        if not expected:
             logger.warning(f"{client}: has to log in to {site} again: its session has expired")
             return social.SESSION_EXPIRED
-        token, post = self._sessions.announce(session, site, announcement)
+        token, post = expected
         self._spool.expect(post, QUIET)
         return social.upload_to(token)
 
-    def _time(self) -> Reply:
-        """The time in milliseconds (samsung-nx-emailservice, commit 593f35b)."""
-        now = round(1000 * self._clock())
-        return Reply(
-            200,
-            b'<?xml version="1.0" encoding="UTF-8" standalone="yes"?><initializeResult>'
-            b"<currentServerTime>%d</currentServerTime></initializeResult>" % now,
-        )
+    def _failed(self, config: Config, client: str, error: Exception) -> Reply:
+        told = report.disk_error(error, config.dir)
+        logger.error(f"{client}: a request is refused: {told}")
+        return refusal(507, "The session could not be kept")
 
 
-def rehearsed(call: Call) -> Reply:
+def time_reply(now: float) -> Reply:
+    """A Unix time, in milliseconds (samsung-nx-emailservice, commit 593f35b)."""
+    return Reply(
+        200,
+        b'<?xml version="1.0" encoding="UTF-8" standalone="yes"?><initializeResult>'
+        b"<currentServerTime>%d</currentServerTime></initializeResult>" % round(1000 * now),
+    )
+
+
+def rehearsed(call: Call, now: float) -> Reply:
     """The reply to a request that is only replayed: nothing is kept, and nobody let in."""
     match call.service:
+        case Service.TIME:
+            return time_reply(now)
         case Service.LOGIN:
             return social.logged_in("0" * 32, "replay")
         case Service.PHOTO | Service.VIDEO:

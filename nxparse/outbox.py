@@ -263,7 +263,7 @@ class Outbox:
             if other.waited >= self._retry_for:
                 self._read(other, partial(self._expire, reason))
         wait = self._wait_after(delivery, least)
-        others = self._spool.rest(target, wait, reason)
+        others = self._spool.rest(target, wait, reason, delivery)
         if others:
             logger.warning(
                 f"{others} more for {report.plain(target)} wait with upload {delivery.id}"
@@ -321,7 +321,8 @@ class Outbox:
         )
 
     def _wait_after(self, delivery: Delivery, least: float) -> float:
-        return waiting_time(delivery.waited, least) * self._jitter()
+        wait = waiting_time(delivery.waited, least)
+        return max(wait * self._jitter(), min(least, MAX_WAIT))
 
 
 def waiting_time(waited: float, least: float = 0.0) -> float:

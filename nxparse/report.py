@@ -104,8 +104,9 @@ def not_allowed(sender: str) -> str:
         return "(nobody) may not send; it names no sender: set one on the camera"
     if shown != sender:
         return f"{shown} may not send"
-    # A sender is free to call himself * or $(reboot).
-    option = shlex.quote(f"nx_senders={glob.escape(sender)}")
+    # A sender is free to call himself *, $(reboot), or ${HOME}.
+    pattern = glob.escape(sender).replace("${", "[$]{")
+    option = shlex.quote(f"nx_senders={pattern}")
     return f"{shown} may not send; to allow it, use --set {option}"
 
 

@@ -107,12 +107,19 @@ class Sessions:
         )
         return Session(*rows[0]) if rows else None
 
-    def announce(self, session: Session, site: str, announcement: Announcement) -> tuple[str, Post]:
-        """Expect a file. Returns the token to send it under, which is not kept here."""
+    def announce(
+        self, session: Session, site: str, announcement: Announcement
+    ) -> tuple[str, Post] | None:
+        """Expect a file. Returns the token to send it under, which is not kept here.
+
+        None if the session has had to make room for another one.
+        """
         token = secrets.token_hex(16)
         now = self._clock()
         with self._database.transaction() as database:
-            database.execute("UPDATE session SET used = ? WHERE id = ?", (now, session.id))
+            query = "UPDATE session SET used = ? WHERE id = ?"
+            if not database.execute(query, (now, session.id)).rowcount:
+                return None
             database.execute(
                 "DELETE FROM announcement WHERE made < ? OR id IN"
                 " (SELECT id FROM announcement ORDER BY made DESC LIMIT -1 OFFSET ?)",
@@ -139,9 +146,10 @@ class Sessions:
         rows = self._database.query(
             "SELECT announcement.id, name, client, user, session, site, album, caption, photos"
             " FROM announcement JOIN session ON session.id = session"
-            " WHERE announcement.id = ? AND client = ?",
+            " WHERE announcement.id = ? AND client = ? AND made >= ?",
             _digest(token),
             client,
+            self._clock() - ANNOUNCEMENT_LIFE,
         )
         return Announced(rows[0][0], Post(*rows[0][2:]), rows[0][1]) if rows else None
 

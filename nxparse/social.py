@@ -65,10 +65,16 @@ PHOTO_SITES = VIDEO_SITES | frozenset(
 OAUTH_SITES = frozenset({"dropbox", "flickr", "skydrive"})
 SITES = PHOTO_SITES | OAUTH_SITES
 
-_SECRET_VALUE = re.compile(
-    rb"""(<(?:Password|CryptSessionKey)\b[^<>]*?\bValue\s*=\s*["']?)[^"'<>]*""", re.IGNORECASE
+# A tag, wherever a quote in it ends, and the text behind it if there is a closing tag.
+_SECRET_TAG = (
+    rb"""(<(Password|CryptSessionKey)\b(?:"[^"]*(?:"|\Z)|'[^']*(?:'|\Z)|[^"'>])*(?:>|\Z))"""
 )
-_SECRET_TEXT = re.compile(rb"(<password>)[^<>]*", re.IGNORECASE)
+_SECRET = re.compile(_SECRET_TAG + b"()", re.IGNORECASE)
+_SECRET_TEXT = re.compile(
+    _SECRET_TAG + rb"((?<!/>)(?:(?<=>).+?(?=</\2)))?", re.IGNORECASE | re.DOTALL
+)
+_SECRET_VALUE = re.compile(rb"""(=\s*)(?:"[^"]+|'[^']+|[^\s"'>]+?(?=/?>|\s|\Z))""")
+_WIDE = re.compile(rb"p\0a\0s\0s\0w\0o\0r\0d", re.IGNORECASE)
 
 LOGGED_OUT = Reply(200, b"Logged out for real!")
 LOGIN_FAILED = refusal(401, "Login failed")
@@ -143,8 +149,19 @@ def read_announcement(body: bytes) -> Announcement:
 
 def without_secrets(body: bytes) -> bytes:
     """A body of whatever dialect without the passwords in it, and the keys to them."""
-    body = _SECRET_VALUE.sub(rb"\1(hidden)", body)
-    return _SECRET_TEXT.sub(rb"\1(hidden)", body)
+
+    def hidden(value: re.Match[bytes]) -> bytes:
+        quote = value[0][len(value[1]) :][:1]
+        return value[1] + (quote if quote in b"\"'" else b"") + b"(hidden)"
+
+    def without(found: re.Match[bytes]) -> bytes:
+        return _SECRET_VALUE.sub(hidden, found[1]) + (b"(hidden)" if found[3] else b"")
+
+    if _WIDE.search(body):  # UTF-16
+        return b"(hidden)"
+    # Without a closing tag there would be a search for it to the end, again and again.
+    closed = re.search(rb"</(?:Password|CryptSessionKey)\b", body, re.IGNORECASE)
+    return (_SECRET_TEXT if closed else _SECRET).sub(without, body)
 
 
 def logged_in(key: str, user: str) -> Reply:

@@ -470,20 +470,22 @@ class Spool:
                     database, delivery.arrival.id, delivery.target, part, delivery.recipients, now
                 )
 
-    def rest(self, target: str, wait: float, reason: str) -> int:
+    def rest(self, target: str, wait: float, reason: str, but: Delivery | None = None) -> int:
         """Let what is due for a target, or would be within `wait` seconds, wait as long as that.
 
-        What has not been due yet, or is hurried, is left alone. Returns how many it were.
+        What has not been due yet, or is hurried, is left alone, and so is `but`.
+        Returns how many it were.
         """
         now = self._clock()
         until = now + wait
+        key = _key(but) if but else ("", "", 0)
         with self._database.transaction() as database:
             return database.execute(
                 "UPDATE delivery SET attempts = attempts + 1, reason = ?, next_try = ?,"
                 " waited = waited + ? - max(?, min(next_try, ?)) WHERE state = 'waiting'"
                 " AND target = ? AND (next_try <= ? OR attempts > 0) AND next_try < ?"
-                " AND next_try != ?",
-                (reason, until, until, now, until, target, now, until, HURRIED),
+                f" AND next_try != ? AND NOT ({_KEY})",
+                (reason, until, until, now, until, target, now, until, HURRIED, *key),
             ).rowcount
 
     def hurry(self, id: str) -> int:

@@ -66,9 +66,29 @@ def test_newer(path: Path) -> None:
 def test_rolled_back(path: Path) -> None:
     """What is begun and fails has never been."""
     opened = Database(path, [FIRST])
-    with pytest.raises(KeyError), opened.transaction() as database:
-        database.execute("INSERT INTO camera VALUES ('NX300')")
-        raise KeyError
+
+    def fail() -> None:
+        with opened.transaction() as database:
+            database.execute("INSERT INTO camera VALUES ('NX300')")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert opened.query("SELECT * FROM camera") == []
+    opened.close()
+
+
+def test_rolled_back_by_sqlite(path: Path) -> None:
+    """What SQLite has rolled back by itself is not rolled back again: the first error is told."""
+    opened = Database(path, ["CREATE TABLE camera (name TEXT UNIQUE);"])
+
+    def add_twice() -> None:
+        with opened.transaction() as database:
+            for _ in range(2):
+                database.execute("INSERT OR ROLLBACK INTO camera VALUES ('NX300')")
+
+    with pytest.raises(sqlite3.IntegrityError):
+        add_twice()
     assert opened.query("SELECT * FROM camera") == []
     opened.close()
 

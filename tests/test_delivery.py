@@ -450,6 +450,28 @@ def test_a_wrong_password_is_tried_once(folder: Path) -> None:
     assert server.keys.count("AUTH") == 1
 
 
+def test_after_an_outage(folder: Path) -> None:
+    """T17: what has piled up is mailed once each, and what comes meanwhile need not wait for it."""
+    with MailServer() as gone:
+        options = through(gone)
+    names = [f"SAM_{number}.JPG" for number in range(60)]
+    with Proxy(folder, *options) as proxy:
+        for name in names:
+            body = bodies.body([(name, bodies.jpeg(1000))])
+            assert camera.send(proxy.port, bodies.request(body)).body == ACCEPTED
+        proxy.kill()
+    with MailServer() as server:
+        with Proxy(folder, *through(server)) as proxy:
+            server.wait(10)
+            body = bodies.body([("LATE.JPG", bodies.jpeg(1000))])
+            camera.send(proxy.port, bodies.request(body))
+            server.wait(61, 60)
+            eventually(lambda: outbox(proxy) == "nothing waits\n", "all is mailed")
+        mailed = [name for mail in server.mails for name in attached(mail)]
+    assert sorted(mailed) == sorted([*names, "LATE.JPG"])
+    assert mailed[-1] != "LATE.JPG"
+
+
 def test_silence_holds_up_mail_only(folder: Path) -> None:
     """T02: while a mail server says nothing, photos with another way go it."""
     with (

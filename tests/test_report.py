@@ -213,7 +213,7 @@ def delivery(
     reason: str = "",
 ) -> Delivery:
     """A delivery of an upload that arrived at `ARRIVED`."""
-    arrival = Arrival(ID, ARRIVED, "192.0.2.7", "camera@example.com", "", 1000, "")
+    arrival = Arrival(ID, ARRIVED, "192.0.2.7", "camera@example.com")
     return Delivery(arrival, target, part, recipients, attempts, 0.0, next_try, reason)
 
 

@@ -15,10 +15,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests import bodies, readme
+from tests import bodies, camera, readme
 from tests.proxy import ROOT, Proxy
 
 NEEDED = [name for name in ("ip", "nft") if shutil.which(name) is None]
@@ -183,3 +184,44 @@ def test_the_advice_at_start(router: Proxy) -> None:
     assert "port 80: redirect it to port 8080" in router.log
     assert f"ip daddr {NOBODY} tcp dport 80 redirect to :8080" in router.log
     assert "port 53: served by this process" in router.log
+
+
+def test_a_camera_that_nobody_knows(network: Network, router: Proxy, tmp_path: Path) -> None:
+    """As README tells: it is found in the log, kept, reported, and supported by a row."""
+    request = b"GET /check?id=8801234 HTTP/1.1\r\nHost: www.ospserver.net\r\n\r\n"
+
+    heard = network.camera("send", NOBODY, "80", stdin=request)
+    assert isinstance(heard, dict)
+    assert heard["head"].startswith("HTTP/1.1 404 ")
+
+    kept = router.wait_for(
+        r"10\.99\.0\.2: asks for what nobody knows: GET http://www\.ospserver\.net/check\?id=8801234"
+        r"; it is kept as (uploads/\.nx/unknown/\S+\.mitm)\n"
+    )[1]
+    assert network.camera("resolve", "www.example.com", "10.99.0.1") is not None
+    router.wait_for("10.99.0.2: also asks DNS for www.example.com, which is not answered here; if ")
+
+    # Without the network: read again, and reported.
+    path = tmp_path / "report.md"
+    reading = Proxy(tmp_path, "-nr", str(router.folder / kept), "--set", f"nx_report={path}")
+    reading.start()
+    assert reading.ended() == 0
+    assert "10.99.0.2: GET http://www.ospserver.net/check?id=8801234: unknown, ans" in reading.log
+    told = path.read_text()
+    assert "GET /check?id=" in told
+    assert "www.ospserver.net" in told
+    assert "8801234" not in told
+    assert "10.99.0.2" not in told
+
+    # With the row that README shows.
+    (diff,) = readme.blocks("diff")
+    (row,) = (line[1:] for line in diff.splitlines() if line.startswith("+"))
+    for name in ("nx_addon.py", "nxparse"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    table = tmp_path / "nxparse" / "service.py"
+    row = row.replace("www.example.com", "www.ospserver.net")
+    table.write_text(table.read_text().replace("TABLE = (\n", f"TABLE = (\n{row}\n"))
+    with Proxy(tmp_path, script=tmp_path / "nx_addon.py") as proxy:
+        answered = camera.send(proxy.port, request)
+    assert (answered.status, answered.body) == (200, "OK")

@@ -23,6 +23,7 @@ import re
 import smtplib
 import socket
 import ssl
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from email.header import Header
@@ -44,6 +45,7 @@ from nxparse.upload import File, Upload
 CONNECT = 30.0
 ANSWER = 300.0
 AFTER_DOT = 600.0
+MAX_ANSWER = 1 << 16  # bytes of an answer, which may have many lines
 # A wrong password does not become right by trying; some servers lock accounts.
 AUTH_RETRY = 3600.0
 
@@ -271,7 +273,8 @@ def send(letter: Letter, server: Smarthost) -> list[Refused]:
     try:
         return session.deliver(letter)
     except (OSError, smtplib.SMTPException) as error:
-        raise TemporaryError(f"{server}: {_said(error, server)}") from None
+        doubt = "; it may have been taken all the same" if session.sent else ""
+        raise TemporaryError(f"{server}: {_said(error, server)}{doubt}") from None
     finally:
         session.close()
 
@@ -313,10 +316,66 @@ def _own_name() -> str | None:
     return None if socket.getfqdn().isascii() else "[127.0.0.1]"
 
 
+class _Answers:
+    """What a server says, as smtplib reads it: line by line, in place of a file.
+
+    Each answer has a limit, in bytes and in time; smtplib knows none for those of
+    many lines, nor for those that come byte by byte.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._buffer = b""
+        self.begin()
+
+    def begin(self) -> None:
+        """Another answer is expected, within the timeout of the connection."""
+        self._left = MAX_ANSWER
+        self._deadline = time.monotonic() + (self._connection.gettimeout() or ANSWER)
+
+    def readline(self, limit: int) -> bytes:
+        while b"\n" not in self._buffer and len(self._buffer) < limit:
+            remaining = self._deadline - time.monotonic()
+            if remaining <= 0:
+                raise TimeoutError("timed out")
+            self._connection.settimeout(remaining)
+            data = self._connection.recv(4096)
+            if not data:
+                break
+            self._buffer += data
+        end = self._buffer.find(b"\n", 0, limit) + 1 or limit
+        line, self._buffer = self._buffer[:end], self._buffer[end:]
+        self._left -= len(line)
+        if self._left < 0:
+            raise OSError("the answer is too long")
+        return line
+
+    def close(self) -> None:
+        """The connection is not closed here."""
+
+
+class _Smtp(smtplib.SMTP):
+    """smtplib's, but for the limits of an answer."""
+
+    def getreply(self) -> tuple[int, bytes]:
+        if self.sock is None:
+            return super().getreply()
+        timeout = self.sock.gettimeout()
+        if not isinstance(self.file, _Answers):
+            self.file = _Answers(self.sock)
+        self.file.begin()
+        try:
+            return super().getreply()
+        finally:
+            if self.sock is not None:
+                self.sock.settimeout(timeout)
+
+
 class _Session:
-    """A connection to the smarthost, ready to take mail."""
+    """A connection to the smarthost, ready to take mail. `sent`: all of a mail is sent."""
 
     def __init__(self, server: Smarthost) -> None:
+        self.sent = False
         self._server = server
         # Without a password there is nothing to protect but the way: then a
         # certificate that nobody has signed is better than none (RFC 7435).
@@ -325,7 +384,7 @@ class _Session:
         if not verified:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        self._smtp = smtplib.SMTP(local_hostname=_own_name())
+        self._smtp = _Smtp(local_hostname=_own_name())
         try:
             self._connect(context)
         except BaseException:
@@ -401,6 +460,7 @@ class _Session:
             raise
         self._socket_timeout(AFTER_DOT)
         smtp.send(b".\r\n")
+        self.sent = True
         self._judge("message", *smtp.getreply())
         return refused
 
