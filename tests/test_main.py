@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 import runpy
+import shlex
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from nxparse import multipart
 from nxparse.__main__ import main
 from nxparse.deliver.save import folder_for
 from nxparse.spool import QUIET, Arrival, Post, Spool
-from tests.bodies import CONTENT_TYPE, SENDER, body, jpeg
+from tests.bodies import CONTENT_TYPE, SENDER, body, jpeg, request
 from tests.faults import Faults, contents, make_lazy
+from tests.proxy import ROOT
 
 NOW = 1767225600.0  # 2026-01-01 00:00 UTC
 PHOTOS = {"A.JPG": jpeg(500), "B.JPG": jpeg(600)}
@@ -317,7 +322,7 @@ class TestUsage:
         with pytest.raises(SystemExit) as caught:
             main(["--help"])
         assert caught.value.code == 0
-        assert "look after what waits to be delivered" in capsys.readouterr().out
+        assert "play the camera, to try a set-up" in capsys.readouterr().out
 
     @pytest.mark.filterwarnings("ignore::RuntimeWarning")
     def test_as_a_program(
@@ -328,3 +333,141 @@ class TestUsage:
         with pytest.raises(SystemExit) as caught:
             runpy.run_module("nxparse", run_name="__main__")
         assert caught.value.code == 1
+
+
+class TestShow:
+    """show and repair, on files."""
+
+    @pytest.fixture
+    def upload(self, tmp_path: Path) -> Path:
+        path = tmp_path / "upload"
+        path.write_bytes(body(list(PHOTOS.items())))
+        return path
+
+    @pytest.mark.parametrize("head", [False, True], ids=["body", "request"])
+    def test_json(self, tmp_path: Path, capsys: pytest.CaptureFixture[str], head: bool) -> None:
+        """A body, or a whole request, is told as one object and nothing else."""
+        path = tmp_path / "upload"
+        data = body(list(PHOTOS.items()))
+        path.write_bytes(request(data) if head else data)
+        assert main(["show", "--json", str(path)]) == 0
+        out, err = capsys.readouterr()
+        told = json.loads(out)
+        assert [(file["name"], file["size"]) for file in told["files"]] == [
+            ("A.JPG", 500),
+            ("B.JPG", 600),
+        ]
+        assert ("boundary-missing" in told["deviations"]) is not head
+        assert err == ""
+
+    def test_text(self, upload: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """For people it is told as in mitmproxy."""
+        assert main(["show", str(upload)]) == 0
+        out, _ = capsys.readouterr()
+        assert f"sender      {SENDER}\n" in out
+        assert "  3  binary   B.JPG" in out
+
+    def test_extract(
+        self, upload: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The files are saved to a folder that is made, and nothing there is overwritten."""
+        folder = tmp_path / "new" / "folder"
+        for _ in range(2):
+            assert main(["show", "--json", "--extract", str(folder), str(upload)]) == 0
+        (folder / "A.JPG").write_bytes(b"mine")
+        assert main(["show", "--extract", str(folder), str(upload)]) == 0
+        assert contents(folder) == {
+            "A.JPG": b"mine",
+            "A-1.JPG": PHOTOS["A.JPG"],
+            "B.JPG": PHOTOS["B.JPG"],
+        }
+        out, err = capsys.readouterr()
+        assert json.loads(out[: out.index("\n}\n") + 2])
+        assert f"saved as {folder / 'A-1.JPG'} (500 bytes)" in err
+
+    def test_a_file_for_a_site(self, tmp_path: Path) -> None:
+        """The request that brings a file for a social site holds that file."""
+        path = tmp_path / "put"
+        path.write_bytes(
+            b"PUT /upload/x HTTP/1.1\r\nContent-Type: image/jpeg\r\n\r\n" + PHOTOS["A.JPG"]
+        )
+        assert main(["show", "--extract", str(tmp_path / "out"), str(path)]) == 0
+        assert list(contents(tmp_path / "out").values()) == [PHOTOS["A.JPG"]]
+
+    @pytest.mark.parametrize(
+        ("data", "shown", "sentence"),
+        [
+            (b"nothing", "upload  cannot be read", "cannot be read: Content-Type names no usable"),
+            (b"", "", "cannot be read: Content-Type names no usable boundary"),
+            (b"GET /x HTTP/1.1\r\n\r\n", "", "is no upload, but: unknown, GET /x"),
+            (
+                b"--B\r\ncontent-disposition: form-data; name=x\r\n\r\nabc\r\n--B--",
+                "  1  x     -     -     3",
+                "cannot be read: the body has no part named message",
+            ),
+        ],
+        ids=["garbage", "empty", "another request", "no message"],
+    )
+    def test_no_upload(
+        self,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        data: bytes,
+        shown: str,
+        sentence: str,
+    ) -> None:
+        """What is no upload is told in a sentence; what there is of it is shown all the same."""
+        path = tmp_path / "file"
+        path.write_bytes(data)
+        assert main(["show", str(path)]) == 1
+        out, err = capsys.readouterr()
+        assert shown in out
+        assert err.startswith(f"{path} {sentence}")
+        assert main(["show", "--json", str(path)]) == 1
+        assert capsys.readouterr()[0] == ""
+
+    def test_login(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """What is no upload but known is shown, without its secrets."""
+        path = tmp_path / "login"
+        path.write_bytes(
+            b"POST /facebook/auth HTTP/1.1\r\n\r\n"
+            b'<Request><UserName Value="me"/><Password Value="secret"/></Request>'
+        )
+        assert main(["show", str(path)]) == 0
+        assert capsys.readouterr()[0] == ("login to  facebook\nuser      me\npassword  (hidden)\n")
+
+    @pytest.mark.parametrize("command", ["show", "repair"])
+    def test_no_file(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+    ) -> None:
+        """A file that is not there is told in a sentence."""
+        assert main([command, str(tmp_path / "nothing")]) == 1
+        assert "No such file or directory" in capsys.readouterr()[1]
+
+    def test_repair(self, upload: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+        """What is repaired comes out whole, and its Content-Type beside it."""
+        assert main(["repair", str(upload)]) == 0
+        out, err = capfdbinary.readouterr()
+        content_type = err.decode().removeprefix("Content-Type: ").strip()
+        parts = multipart.parse(out, content_type, strict=True)
+        assert [part.data for part in parts[1:]] == list(PHOTOS.values())
+        assert (content_type, out) == multipart.repair(upload.read_bytes(), "")
+
+    def test_nothing_to_repair(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """What cannot be read cannot be repaired."""
+        path = tmp_path / "file"
+        path.write_bytes(b"nothing")
+        assert main(["repair", str(path)]) == 1
+        assert capsys.readouterr()[1].startswith(f"{path} cannot be repaired: Content-Type names")
+
+    def test_whoever_reads_it_has_seen_enough(self, tmp_path: Path) -> None:
+        """A pipe that is closed early is no reason to complain."""
+        path = tmp_path / "upload"
+        path.write_bytes(body([("A.JPG", jpeg(3_000_000))]))
+        command = f"{shlex.quote(sys.executable)} -m nxparse repair {path} | head -c 10"
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, check=False
+        )
+        assert (done.returncode, len(done.stdout)) == (0, 10)
+        assert b"Traceback" not in done.stderr
+        assert b"BrokenPipe" not in done.stderr

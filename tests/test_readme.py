@@ -106,24 +106,60 @@ def test_commands(command: str, folder: Path) -> None:
     assert {name.partition("=")[0] for name in sets} <= {option.name for option in config.OPTIONS}
 
 
-def test_the_command_line(folder: Path) -> None:
-    """The commands that look after the outbox do what README says, as it stands there."""
+def commands_of_nxparse(name: str) -> list[list[str]]:
+    """What README says to type for a command of nxparse, from its name on."""
     lines = [line for block in readme.blocks("sh") for line in block.splitlines()]
-    commands = [shlex.split(line) for line in lines if "-m nxparse" in line]
-    assert [words[4:5] for words in commands] == [[], ["retry"], ["drop"]]
+    words = [shlex.split(line) for line in lines if "-m nxparse" in line]
+    return [one[3:] for one in words if one[3] == name]
+
+
+def test_the_outbox(folder: Path) -> None:
+    """The commands that look after the outbox do what README says, as it stands there."""
+    commands = commands_of_nxparse("outbox")
+    assert [words[1:2] for words in commands] == [[], ["retry"], ["drop"]]
     with Proxy(folder) as proxy:
         proxy.stop()
     for words in commands:
-        done = subprocess.run(
-            [sys.executable, *words[1:4], "--dir", str(folder / "uploads"), *words[4:]],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=ROOT,
-        )
-        said = "nothing of an upload" if words[4:] else "nothing waits"
+        done = nxparse_run("outbox", "--dir", str(folder / "uploads"), *words[1:])
+        said = "nothing of an upload" if words[1:] else "nothing waits"
         assert (done.stdout + done.stderr).startswith(said)
-        assert done.returncode == (1 if words[4:] else 0)
+        assert done.returncode == (1 if words[1:] else 0)
+
+
+def test_show_and_repair(folder: Path) -> None:
+    """The commands that look into a file do it, as they stand in README."""
+    (folder / "body").write_bytes(bodies.body([("SAM_1.JPG", bodies.jpeg(100))]))
+    commands = [*commands_of_nxparse("show"), *commands_of_nxparse("repair")]
+    assert [len(words) for words in commands] == [2, 5, 4]
+    for words in commands:
+        if ">" in words:
+            del words[words.index(">") :]
+        words[-1] = str(folder / "body")
+        words = [str(folder / "photos") if word == "photos" else word for word in words]
+        assert nxparse_run(*words).returncode == 0
+    assert [path.name for path in (folder / "photos").iterdir()] == ["SAM_1.JPG"]
+
+
+def test_send(folder: Path) -> None:
+    """The command that plays the camera does it, as it stands in README, through a proxy."""
+    (words,) = commands_of_nxparse("send")
+    (folder / "photo.jpg").write_bytes(bodies.jpeg(2000))
+    with Proxy(folder) as proxy:
+        words = [str(folder / word) if word == "photo.jpg" else word for word in words]
+        done = nxparse_run(*words, "--via", f"127.0.0.1:{proxy.port}")
+        proxy.wait_for("saved as .*photo.jpg")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def nxparse_run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "nxparse", *words],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        cwd=ROOT,
+    )
 
 
 def test_the_service(folder: Path) -> None:
