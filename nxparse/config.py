@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 from urllib.parse import quote
 
 from nxparse.address import deliverable
+from nxparse.deliver.forward import server
 from nxparse.deliver.mail import Smarthost, smarthost
 from nxparse.deliver.routes import Rule, Target, fits, rule, target
+from nxparse.deliver.run import command
 from nxparse.social import SITES
 
 
@@ -162,9 +164,11 @@ def parse(options: Mapping[str, object], environ: Mapping[str, str]) -> Config:
     return config
 
 
-def expanded(target: Target, environ: Mapping[str, str]) -> str:
-    """What stands behind the colon of a target, with `${NAME}` taken from the environment."""
-    return _expanded("nx_route", target.argument, environ)
+def expanded(text: str, environ: Mapping[str, str]) -> str:
+    """What stands behind the colon of a target, or a word of it, with `${NAME}` taken from the
+    environment. Raises ConfigError.
+    """
+    return _expanded("nx_route", text, environ)
 
 
 def _check_ways_out(config: Config) -> None:
@@ -194,10 +198,10 @@ def _rule(option: str, value: str, environ: Mapping[str, str]) -> Rule:
     try:
         if written and not argument.strip():
             raise ValueError(f"nothing stands behind {found.target.text!r}")
-        if written and found.target.kind == "mail":
-            deliverable(argument)
-        if written and found.target.kind == "save":
-            _usable_folder(argument)
+        if written and (check := _CHECKS.get(found.target.kind)):
+            check(argument)
+        if found.target.kind == "run":
+            command(written)
         if not written and found.target.kind == "mail" and found.pattern.lower() in SITES:
             raise ValueError(f"a site has no address to mail to: say {found.pattern}=mail:ADDRESS")
     except ValueError as error:
@@ -289,6 +293,13 @@ def _usable_folder(value: str) -> Path:
     except RuntimeError:  # ~somebody who does not exist
         pass
     raise ValueError(f"{value!r} is not a folder: give a path like /srv/photos")
+
+
+_CHECKS: Mapping[str, Callable[[str], object]] = {
+    "save": _usable_folder,
+    "mail": deliverable,
+    "forward": server,
+}
 
 
 def _host(option: str, value: str) -> str:

@@ -51,7 +51,8 @@ _ATTRIBUTE = re.compile(
     r"""([A-Za-z_][\w.-]*|\A)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"']+?)(?=[\s"']|/?\Z))"""
 )
 _REFERENCE = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|amp|lt|gt|quot|apos);")
-_FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+# What XML 1.0 cannot hold.
+FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 class MarkupError(BodyError):
@@ -192,7 +193,7 @@ def _unescaped(raw: str) -> str:
         pieces += [_references(raw[position : cdata.start()]), cdata[1]]
         position = cdata.end()
     pieces.append(_references(raw[position:]))
-    return _FORBIDDEN.sub("", "".join(pieces))
+    return FORBIDDEN.sub("", "".join(pieces))
 
 
 def _references(raw: str) -> str:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from html import escape
 
 from nxparse import markup
 from nxparse.deviation import Deviation, Kind
@@ -71,6 +72,21 @@ def parse(data: bytes) -> Message:
         text=_MARKER.sub("", values["body"][0]) if values["body"] else "",
         deviations=tuple(deviations),
     )
+
+
+def compose(message: Message) -> bytes:
+    """A message in the form of a camera's, well-formed. What XML cannot hold is left out."""
+    receivers = "".join(f"<receiver>{_text(one)}</receiver>" for one in message.recipients)
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f"<email><sender>{_text(message.sender)}</sender>"
+        f"<receiverList>{receivers}</receiverList>"
+        f"<title>{_text(message.subject)}</title><body>{_text(message.text)}</body></email>"
+    ).encode("utf-8", "replace")
+
+
+def _text(value: str) -> str:
+    return escape(markup.FORBIDDEN.sub("", value), quote=False)
 
 
 def _texts(elements: list[Element], field: str) -> list[str]:

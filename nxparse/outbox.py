@@ -161,13 +161,13 @@ class Outbox:
                 wait = MAX_WAIT if when is None else min(max(0.0, when - self._clock()), MAX_WAIT)
             except (OSError, sqlite3.Error) as error:
                 logger.error(
-                    f"deliveries to {report.plain(target)} stop for {MIN_WAIT:.0f} s: "
+                    f"deliveries to {report.way(target)} stop for {MIN_WAIT:.0f} s: "
                     f"their state cannot be read or written: {report.reason(error)}"
                 )
                 wait = MIN_WAIT
             except Exception:
                 # Whatever it is, it must not end the thread.
-                logger.exception(f"deliveries to {report.plain(target)} stop for {MIN_WAIT:.0f} s")
+                logger.exception(f"deliveries to {report.way(target)} stop for {MIN_WAIT:.0f} s")
                 wait = MIN_WAIT
             self._wait(wait, changes)
 
@@ -265,9 +265,7 @@ class Outbox:
         wait = self._wait_after(delivery, least)
         others = self._spool.rest(target, wait, reason, delivery)
         if others:
-            logger.warning(
-                f"{others} more for {report.plain(target)} wait with upload {delivery.id}"
-            )
+            logger.warning(f"{others} more for {report.way(target)} wait with upload {delivery.id}")
         if least:
             self._resting[target] = self._clock() + wait, reason
 
@@ -278,7 +276,7 @@ class Outbox:
         if not 0 < wait <= 2 * MAX_WAIT:
             self._resting.pop(target, None)
         elif others := self._spool.rest(target, wait, reason):
-            logger.warning(f"{others} more for {report.plain(target)} wait: {reason}")
+            logger.warning(f"{others} more for {report.way(target)} wait: {reason}")
 
     def _expire(
         self, reason: str, upload: Upload, files: Sequence[File], delivery: Delivery
@@ -316,7 +314,7 @@ class Outbox:
         left = delivery.recipients if recipients is None else recipients
         self._note(delivery, partial(self._spool.postpone, delivery, wait, reason, left))
         logger.warning(
-            f"upload {delivery.id}: {report.plain(delivery.target)}: {reason}; "
+            f"upload {delivery.id}: {report.way(delivery.target)}: {reason}; "
             f"it is safe, trying again in {wait:.0f} s"
         )
 

@@ -141,7 +141,7 @@ class Receiver(ABC):
         assert self._incoming
         self.accepted, self.told = self._incoming.id, told
         self._incoming = None
-        then = f"next: {report.listed(targets)} (upload {upload})"
+        then = f"next: {report.listed([*map(report.way, targets)])} (upload {upload})"
         self._log(logging.INFO, "; ".join(filter(None, (told, noted, then))))
         return ACCEPTED
 

@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from nxparse.deliver import routes
 from nxparse.deliver.save import Saved
 from nxparse.deviation import Deviation
 from nxparse.spool import Delivery
@@ -50,6 +51,11 @@ def listed(items: Sequence[str], limit: int = 5) -> str:
 def deviations(found: Iterable[Deviation]) -> str:
     """The names of the deviations, each once."""
     return ", ".join(dict.fromkeys(str(deviation) for deviation in found)) or "none"
+
+
+def way(target: str) -> str:
+    """A target, without what in it may be a secret."""
+    return plain(routes.shown(target))
 
 
 def upload(found: Upload) -> str:
@@ -90,7 +96,7 @@ def waiting(deliveries: Sequence[Delivery], now: float) -> str:
         return "nothing waits"
     return "\n".join(
         f"{one.arrival.id}{f', file {one.part}' if one.part else ''}: "
-        f"to {listed([plain(name) for name in one.recipients])} by {plain(one.target)}, "
+        f"to {listed([plain(name) for name in one.recipients])} by {way(one.target)}, "
         f"since {ago(now - one.arrival.received)}, tried {one.attempts} times, "
         f"next in {ago(one.next_try - now)}: {plain(one.reason, 200) or 'not tried yet'}"
         for one in deliveries

@@ -18,10 +18,10 @@ from nxparse.multipart import Fetch
 from nxparse.reply import Reply
 from nxparse.seen import Seen
 from nxparse.service import Call, Service
-from nxparse.upload import File, Upload, from_parts, read, whole
+from nxparse.upload import JPEG_HEAD, File, Upload, camera, from_parts, read, whole
 
-HEAD = 1 << 17  # bytes of a photo that are enough for what it tells of itself
 MAX_LINE = 200  # characters
+HEAD = JPEG_HEAD
 
 EMAIL = "upload by e-mail"
 # What is answered with keys and tokens.
@@ -151,7 +151,7 @@ def upload(found: Upload) -> str:
     """Who sends what to whom."""
     sender = f"{found.sender_name} <{found.sender}>" if found.sender_name else found.sender
     return _lines(
-        ("camera", camera(found.files)),
+        ("camera", camera(found) or "(its photos do not tell)"),
         ("sender", sender or "(nobody)"),
         ("recipients", ", ".join(found.recipients)),
         ("subject", found.subject),
@@ -159,18 +159,9 @@ def upload(found: Upload) -> str:
     )
 
 
-def camera(files: Sequence[File]) -> str:
-    """The model of the camera, from the first photo that tells it."""
-    for file in files:
-        told = jpeg.describe(file.head(HEAD))
-        if told and told.model:
-            return told.model
-    return "(its photos do not tell)"
-
-
 def picture(fetch: Fetch, start: int, end: int) -> str:
     """What a file tells of itself, as far as it is a JPEG."""
-    told = jpeg.describe(fetch(start, min(end, start + HEAD)))
+    told = jpeg.describe(fetch(start, min(end, start + JPEG_HEAD)))
     if told is None:
         return ""
     size = f"{told.width} x {told.height}" if told.width else "JPEG"

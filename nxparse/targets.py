@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,12 +10,12 @@ from pathlib import Path
 from nxparse import report
 from nxparse.address import AddressError, deliverable
 from nxparse.config import Config, expanded
-from nxparse.deliver import mail, routes
-from nxparse.deliver.errors import Outcome, PermanentError, UnreachableError
+from nxparse.deliver import forward, mail, routes, run
+from nxparse.deliver.errors import Outcome, PermanentError, TooLargeError, UnreachableError
 from nxparse.deliver.save import save
 from nxparse.outbox import Deliver
 from nxparse.spool import Delivery
-from nxparse.upload import File, Upload
+from nxparse.upload import File, Upload, camera, encoded
 
 UNDELIVERED = "undelivered"
 
@@ -26,19 +27,23 @@ def deliver_to(config: Config, environ: Mapping[str, str], target: str) -> Deliv
     """
     try:
         found = routes.target(target)
-        argument = expanded(found, environ)
+        argument = expanded(found.argument, environ)
         if found.argument and not argument.strip():
             raise ValueError(f"nothing stands behind {found.text}: a variable is empty")
-        directory = Path(argument).expanduser() if argument else config.dir
+        match found.kind:
+            case "save":
+                return partial(_save, Path(argument).expanduser() if argument else config.dir)
+            case "mail":
+                return partial(_mail, config, argument)
+            case "run":
+                words = [expanded(word, environ) for word in run.command(found.argument)]
+                return partial(_run, config.dir / ".nx", words)
+            case "forward":
+                return partial(_forward, forward.server(argument))
+            case _:
+                return _drop
     except (ValueError, RuntimeError) as error:  # RuntimeError: ~somebody who does not exist
         raise UnreachableError(str(error)) from None
-    match found.kind:
-        case "save":
-            return partial(_save, directory)
-        case "mail":
-            return partial(_mail, config, argument)
-        case _:
-            return _drop
 
 
 def keep(directory: Path, upload: Upload, files: Sequence[File], delivery: Delivery) -> str:
@@ -53,6 +58,30 @@ def _save(directory: Path, upload: Upload, files: Sequence[File], delivery: Deli
 
 def _drop(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
     return Outcome(f"dropped, as the rule for {report.listed(delivery.recipients)} says")
+
+
+def _run(
+    folder: Path, words: Sequence[str], upload: Upload, files: Sequence[File], delivery: Delivery
+) -> Outcome:
+    if len(files) > 1:
+        raise TooLargeError("a command gets one file at a time")
+    values = {
+        "sender": upload.sender,
+        "recipient": ",".join(delivery.recipients),
+        "subject": upload.subject,
+        "text": upload.text,
+        "camera": camera(upload),
+    }
+    for file in files:
+        run.run(words, file, values, folder)
+    return Outcome(f"{Path(words[0]).name} has done it" if files else "has no file for a command")
+
+
+def _forward(
+    server: forward.Server, upload: Upload, files: Sequence[File], delivery: Delivery
+) -> Outcome:
+    said = forward.send(encoded(upload, files), delivery.id, server, time.time())
+    return Outcome(f"forwarded to {server}, which says {said}")
 
 
 def _mail(

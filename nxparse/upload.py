@@ -10,9 +10,11 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from nxparse import filename, markup, message, multipart
+from nxparse import filename, jpeg, markup, message, multipart
 from nxparse.deviation import BodyError, Deviation, Kind
 from nxparse.multipart import CHUNK, Fetch
+
+JPEG_HEAD = 1 << 17  # bytes of a photo that are enough for what it tells of itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +38,13 @@ class File:
         for start in range(self.start, end, CHUNK):
             yield self._fetch(start, min(start + CHUNK, end))
 
+    def fetch(self, start: int, end: int) -> bytes:
+        """The content between two offsets in it."""
+        return self._fetch(self.start + start, self.start + end)
+
     def head(self, size: int) -> bytes:
         """The beginning of the content, at most `size` bytes."""
-        return self._fetch(self.start, self.start + min(size, self.size))
+        return self.fetch(0, min(size, self.size))
 
     @property
     def data(self) -> bytes:
@@ -60,8 +66,20 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """The body that an upload was read from: its parts, where they are, and its boundary."""
+
+    parts: Sequence[multipart.PartSpan]
+    fetch: Fetch
+    boundary: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class Upload:
-    """What a camera's user sent. `sender` and `recipients` are bare addresses."""
+    """What a camera's user sent. `sender` and `recipients` are bare addresses.
+
+    `source` is None where there is no multipart body.
+    """
 
     sender: str
     recipients: tuple[str, ...]
@@ -70,6 +88,8 @@ class Upload:
     files: tuple[File, ...]
     deviations: tuple[Deviation, ...] = ()
     sender_name: str = ""
+    album: str = ""
+    source: Source | None = field(default=None, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -88,7 +108,7 @@ def read(body: bytes, content_type: str) -> Upload:
 
     scanner = multipart.Scanner(multipart.boundary_of(content_type))
     scanner.feed(bytes(body))
-    return from_parts(scanner.close(), scanner.deviations, fetch)
+    return from_parts(scanner.close(), scanner.deviations, fetch, scanner.boundary)
 
 
 def read_chunks(chunks: Iterator[bytes], content_type: str, fetch: Fetch) -> Upload:
@@ -96,7 +116,7 @@ def read_chunks(chunks: Iterator[bytes], content_type: str, fetch: Fetch) -> Upl
     scanner = multipart.Scanner(multipart.boundary_of(content_type))
     for chunk in chunks:
         scanner.feed(chunk)
-    return from_parts(scanner.close(), scanner.deviations, fetch)
+    return from_parts(scanner.close(), scanner.deviations, fetch, scanner.boundary)
 
 
 def whole(name: str | None, content_type: str, size: int, fetch: Fetch) -> File:
@@ -114,11 +134,23 @@ def posted(sender: str, site: str, album: str, caption: str, files: Sequence[Fil
         subject=f"{site}: {album}" if album else site,
         text=caption,
         files=tuple(files),
+        album=album,
     )
 
 
+def camera(upload: Upload) -> str:
+    """The model of the camera: the album that it names, or what a photo tells, or nothing."""
+    if upload.album:
+        return upload.album
+    told = (jpeg.describe(file.head(JPEG_HEAD)) for file in upload.files)
+    return next((picture.model for picture in told if picture and picture.model), "")
+
+
 def from_parts(
-    parts: Sequence[multipart.PartSpan], deviations: Sequence[Deviation], fetch: Fetch
+    parts: Sequence[multipart.PartSpan],
+    deviations: Sequence[Deviation],
+    fetch: Fetch,
+    boundary: bytes | None = None,
 ) -> Upload:
     """Make an Upload of what a scanner found. Raises BodyError without a usable message."""
     messages = [part for part in parts if part.name == "message"]
@@ -151,6 +183,7 @@ def from_parts(
         text=found.text,
         files=tuple(_file(part, fetch) for part in others),
         deviations=tuple(deviations),
+        source=Source(parts, fetch, boundary),
     )
 
 
@@ -172,3 +205,41 @@ def _is_cut(part: multipart.PartSpan, fetch: Fetch) -> bool:
         return False
     tail = fetch(max(part.start, part.end - 64), part.end)
     return not tail.rstrip(b"\0\r\n").endswith(b"\xff\xd9")
+
+
+def encoded(upload: Upload, files: Sequence[File]) -> multipart.Encoded:
+    """These files of an upload and its message as multipart/form-data that any parser takes.
+
+    All files of an upload by e-mail become what `multipart.repair` makes of its body.
+    """
+    source = upload.source or _made_up(upload, files)
+    wanted = (
+        {file.start for file in files} if upload.source else {part.start for part in source.parts}
+    )
+    parts = [part for part in source.parts if part.name == "message" or part.start in wanted]
+    return multipart.encode(parts, source.fetch, source.boundary)
+
+
+def _made_up(upload: Upload, files: Sequence[File]) -> Source:
+    """A body that nobody has sent: a message as in an e-mail, and the files behind it."""
+    head = message.compose(
+        message.Message(upload.sender, "", upload.recipients, upload.subject, upload.text)
+    )
+    pieces: list[tuple[int, Fetch]] = [(0, lambda start, end: head[start:end])]
+    parts = [multipart.PartSpan("message", "message.xml", "text/xml", (), 0, len(head))]
+    end = len(head)
+    for file in files:
+        parts.append(
+            multipart.PartSpan(
+                "binary", file.safe_name, file.content_type, (), end, end + file.size
+            )
+        )
+        pieces.append((end, file.fetch))
+        end += file.size
+
+    def fetch(start: int, stop: int) -> bytes:
+        # What is fetched lies within one part.
+        begin, piece = next(one for one in reversed(pieces) if one[0] <= start)
+        return piece(start - begin, stop - begin)
+
+    return Source(parts, fetch, None)

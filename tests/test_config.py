@@ -183,7 +183,7 @@ ADDRESS = (
 TIME = "is not a time: give one like 90s, 30m, 12h or 3d"
 SENDER = "is not a sender: give an address, or a glob like *@example.org"
 RULE = "a rule is PATTERN=TARGET, like *@example.org=save"
-TARGETS = "the targets are save, mail, drop"
+TARGETS = "the targets are save, mail, run, forward, drop"
 UNSET = "the environment has no variable NOWHERE; set it before you start mitmproxy"
 
 WRONG: dict[str, tuple[str, object, str]] = {
@@ -373,9 +373,9 @@ def test_variables_of_a_rule() -> None:
     """What stands in a rule is expanded only where it is used, and from the environment then."""
     [found] = given(nx_route=["*=save:${PHOTOS}/nx"]).routes
     assert found.target.text == "save:${PHOTOS}/nx"
-    assert expanded(found.target, ENVIRON) == "/srv/photos/nx"
+    assert expanded(found.target.argument, ENVIRON) == "/srv/photos/nx"
     with pytest.raises(ConfigError, match="the environment has no variable PHOTOS"):
-        expanded(found.target, {})
+        expanded(found.target.argument, {})
 
 
 SERVERS: dict[str, tuple[str, Smarthost]] = {

@@ -37,20 +37,32 @@ def test_target(text: str, expected: Target) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        pytest.param("", "there is no target '': the targets are save, mail, drop", id="empty"),
         pytest.param(
-            "Save", "there is no target 'Save': the targets are save, mail, drop", id="case"
+            "", "there is no target '': the targets are save, mail, run, forward, drop", id="empty"
         ),
         pytest.param(
-            "mall:a@b", "there is no target 'mall': the targets are save, mail, drop", id="typo"
+            "Save",
+            "there is no target 'Save': the targets are save, mail, run, forward, drop",
+            id="case",
         ),
-        pytest.param(":x", "there is no target '': the targets are save, mail, drop", id="no-kind"),
         pytest.param(
-            "save :x", "there is no target 'save ': the targets are save, mail, drop", id="blank"
+            "mall:a@b",
+            "there is no target 'mall': the targets are save, mail, run, forward, drop",
+            id="typo",
+        ),
+        pytest.param(
+            ":x",
+            "there is no target '': the targets are save, mail, run, forward, drop",
+            id="no-kind",
+        ),
+        pytest.param(
+            "save :x",
+            "there is no target 'save ': the targets are save, mail, run, forward, drop",
+            id="blank",
         ),
         pytest.param(
             "a\nb\x1b",
-            "there is no target 'a\\nb\\x1b': the targets are save, mail, drop",
+            "there is no target 'a\\nb\\x1b': the targets are save, mail, run, forward, drop",
             id="X13",
         ),
         pytest.param("save:", "nothing stands behind 'save:'", id="save-nothing"),
@@ -98,9 +110,15 @@ NO_RULE = "a rule is PATTERN=TARGET, like *@example.org=save"
         pytest.param("save", NO_RULE, id="no-pattern"),
         pytest.param("=save", NO_RULE, id="empty-pattern"),
         pytest.param(" =save", NO_RULE, id="blank-pattern"),
-        pytest.param("*=", "there is no target '': the targets are save, mail, drop", id="nothing"),
         pytest.param(
-            "a==save", "there is no target '=save': the targets are save, mail, drop", id="two="
+            "*=",
+            "there is no target '': the targets are save, mail, run, forward, drop",
+            id="nothing",
+        ),
+        pytest.param(
+            "a==save",
+            "there is no target '=save': the targets are save, mail, run, forward, drop",
+            id="two=",
         ),
         pytest.param("*=drop:x", "drop takes nothing behind it", id="wrong-target"),
     ],

@@ -115,7 +115,11 @@ def test_drop(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "environ", "told"),
     [
-        ("pigeon:home", {}, "there is no target 'pigeon': the targets are save, mail, drop"),
+        (
+            "pigeon:home",
+            {},
+            "there is no target 'pigeon': the targets are save, mail, run, forward, drop",
+        ),
         ("save:", {}, "nothing stands behind 'save:'"),
         (
             "save:/x/${NAME}",

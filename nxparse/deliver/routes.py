@@ -11,12 +11,14 @@ what goes into the database and the log: secrets in it stay in the environment.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 DISK_ONLY = ("save", "drop")
-KINDS = ("save", "mail", "drop")
+KINDS = ("save", "mail", "run", "forward", "drop")
+_BARE = ("save", "mail", "drop")  # these can do without anything behind them
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ def target(text: str) -> Target:
         raise ValueError(f"there is no target {kind!r}: the targets are {', '.join(KINDS)}")
     if colon and not argument:
         raise ValueError(f"nothing stands behind {text!r}")
+    if kind not in _BARE and not argument:
+        raise ValueError(f"{kind} needs something behind it: see the table of targets in README")
     if kind == "drop" and colon:
         raise ValueError("drop takes nothing behind it")
     return Target(text.strip(), kind, argument)
@@ -80,3 +84,13 @@ def _targets(rules: Sequence[Rule], default: Target, name: str) -> list[Target]:
 def fits(pattern: str, name: str) -> bool:
     """Does a glob fit a name, both without case?"""
     return fnmatchcase(name.lower(), pattern.lower())
+
+
+def shown(text: str) -> str:
+    """A target as it may be told: of a URL that was written out, no more than the host."""
+    kind, _, argument = text.partition(":")
+    scheme, found, rest = argument.partition("://")
+    if kind in DISK_ONLY or kind == "run" or not found:
+        return text
+    host = re.split("[/?#]", rest)[0].rpartition("@")[2]
+    return f"{kind}:{scheme}://{host}{'' if rest == host else '/...'}"

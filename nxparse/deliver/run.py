@@ -1,0 +1,149 @@
+"""A command for each file: whatever else there is, by a program that can do it.
+
+The command is taken apart as a shell would, but no shell ever sees it, and each
+placeholder stands for one argument or a part of one, whatever is in it. The file
+is a copy under its own name in a folder of its own, which is there until the
+command ends.
+
+Exit status 0 is a success, 75 means later (EX_TEMPFAIL of sysexits.h), and so do
+a time limit that is over and a signal. Any other is final. What the command
+writes is read, since a full pipe would stop it, and its last line is told if it
+fails.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from nxparse import disk
+from nxparse.deliver.errors import PermanentError, TemporaryError
+from nxparse.upload import File
+
+TIME_LIMIT = 600.0  # seconds
+LATER = 75
+MAX_TOLD = 200  # characters
+TAIL = 4096  # bytes of its output that are looked at
+DRAIN = 1.0  # seconds to read what is left of it
+PLACEHOLDERS = ("file", "sender", "recipient", "subject", "text", "camera")
+
+_PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
+
+
+def command(text: str) -> tuple[str, ...]:
+    """Take a command apart. Raises ValueError."""
+    words = tuple(shlex.split(text))
+    if not words:
+        raise ValueError("there is no command")
+    for name in _PLACEHOLDER.findall(text):
+        if name not in PLACEHOLDERS:
+            known = ", ".join(f"{{{one}}}" for one in PLACEHOLDERS)
+            raise ValueError(f"there is no placeholder {{{name}}}: there are {known}")
+    if _PLACEHOLDER.search(words[0]):
+        raise ValueError("the program itself cannot come from a placeholder")
+    return words
+
+
+def run(words: Sequence[str], file: File, values: Mapping[str, str], folder: Path) -> None:
+    """Run a command for a file; `values` has all placeholders but `file`.
+
+    `folder` is where the copy of the file is made. Raises a DeliveryError or OSError.
+    """
+    with tempfile.TemporaryDirectory(prefix="run-", dir=folder) as place:
+        path = Path(place).resolve() / file.safe_name
+        _copy(file, path)
+        known = {**values, "file": str(path)}
+        _call([_filled(word, known) for word in words])
+
+
+def _filled(word: str, values: Mapping[str, str]) -> str:
+    # No argument can hold a NUL.
+    return _PLACEHOLDER.sub(lambda match: values[match[1]].replace("\0", ""), word)
+
+
+def _copy(file: File, path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        for chunk in file.chunks():
+            disk.write_all(fd, chunk)
+    finally:
+        os.close(fd)
+
+
+def _call(arguments: Sequence[str]) -> None:
+    name = os.path.basename(arguments[0])
+    try:
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except FileNotFoundError:
+        raise TemporaryError(f"there is no program {arguments[0]}") from None
+    tail = _Tail(process)
+    try:
+        status = process.wait(TIME_LIMIT)
+    except subprocess.TimeoutExpired:
+        raise TemporaryError(f"{name} has not ended within {TIME_LIMIT:.0f} s") from None
+    finally:
+        _end(process)
+    told = f"{name} {_ending(status)}{_last_line(tail.read())}"
+    if status == LATER or status < 0:
+        raise TemporaryError(told)
+    if status:
+        raise PermanentError(told)
+
+
+class _Tail:
+    """Reads what a process writes, however much, and keeps the end of it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout
+        self._pipe = process.stdout
+        self._kept = b""
+        self._thread = threading.Thread(target=self._run, name="nx output", daemon=True)
+        self._thread.start()
+
+    def read(self) -> bytes:
+        """The end, as far as it has come when the process is over."""
+        # Something that it has left running may hold the pipe open.
+        self._thread.join(DRAIN)
+        return self._kept
+
+    def _run(self) -> None:
+        with self._pipe:
+            while chunk := os.read(self._pipe.fileno(), 1 << 16):
+                self._kept = (self._kept + chunk)[-TAIL:]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End what has not ended, and what it has started."""
+    with suppress(OSError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    process.wait()
+
+
+def _ending(status: int) -> str:
+    return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+
+
+def _last_line(output: bytes) -> str:
+    """The last line that a command has written, as it may stand in a log."""
+    lines = output.decode("utf-8", "replace").split("\n")
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    clean = "".join(char if char.isprintable() else " " for char in last)
+    words = " ".join(clean.split())[-MAX_TOLD:]
+    return f": {words}" if words else ""
