@@ -55,17 +55,12 @@ def _http(here: Listening, addresses: Sequence[str]) -> str:
     if 80 in here.regular:
         return "served by this process"
     port = here.transparent[0] if here.transparent else here.regular[0]
-    where = addresses[0] if len(addresses) == 1 else f"{{ {', '.join(addresses)} }}"
-    rule = (
-        "nft 'add table ip nx; "
-        "add chain ip nx prerouting { type nat hook prerouting priority dstnat; }; "
-        f"add rule ip nx prerouting ip daddr {where} tcp dport 80 redirect to :{port}'"
-    )
+    told = rule(addresses, port)
     if here.transparent:
-        return f"redirect it to port {port} of this process, if that is not done yet: {rule}"
+        return f"redirect it to port {port} of this process, if that is not done yet: {told}"
     return (
         f"not served by this process, which listens on port {port}. "
-        f"Start it with: {here.complete}; or redirect the port: {rule}"
+        f"Start it with: {here.complete}; or redirect the port: {told}"
     )
 
 
@@ -74,8 +69,23 @@ def _dns(here: Listening, addresses: Sequence[str]) -> str:
         return "served by this process; let it be the DNS server of the camera"
     return (
         f"not served by this process. Start it with: {here.complete}; or let the DNS server "
-        f"of your network answer, in dnsmasq: address=/{'/'.join(DNS_HOSTS)}/{addresses[0]}"
+        f"of your network answer, in dnsmasq: {dnsmasq(addresses[0])}"
     )
+
+
+def rule(addresses: Sequence[str], port: int) -> str:
+    """The command that redirects port 80 of these addresses."""
+    where = addresses[0] if len(addresses) == 1 else f"{{ {', '.join(addresses)} }}"
+    return (
+        "nft 'add table ip nx; "
+        "add chain ip nx prerouting { type nat hook prerouting priority dstnat; }; "
+        f"add rule ip nx prerouting ip daddr {where} tcp dport 80 redirect to :{port}'"
+    )
+
+
+def dnsmasq(address: str, further: Sequence[str] = ()) -> str:
+    """The line that lets the cameras' hosts, and further ones, lead to an address."""
+    return f"address=/{'/'.join(dict.fromkeys((*DNS_HOSTS, *further)))}/{address}"
 
 
 def explained(complaint: str) -> str | None:

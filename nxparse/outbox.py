@@ -247,7 +247,8 @@ class Outbox:
         elif never and len(never) == len(delivery.recipients):
             self._note(delivery, partial(self._spool.failed, delivery, _refusals(never)))
         else:
-            self._note(delivery, partial(self._spool.done, delivery))
+            missed = f"not delivered to {_refusals(never)}" if never else ""
+            self._note(delivery, partial(self._spool.done, delivery, missed))
 
     def _note(self, delivery: Delivery, note: Callable[[], None]) -> None:
         """Note in the spool what has become of a delivery; if that fails, when it is due again."""

@@ -56,7 +56,7 @@ from urllib.parse import quote
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from nxparse import filename, report, social
+from nxparse import advice, filename, report, social
 from nxparse.reply import Reply
 from nxparse.service import DNS_HOSTS
 from nxparse.spool import Delivery, Spool
@@ -357,21 +357,18 @@ class Place:
         if self.port != 80:
             return "start nx_addon there"
         return (
-            "start nx_addon there with --mode regular@80, or redirect the port to the one that it "
-            "listens on, say 8080: nft 'add table ip nx; "
-            "add chain ip nx prerouting { type nat hook prerouting priority dstnat; }; "
-            f"add rule ip nx prerouting ip daddr {self.address} tcp dport 80 redirect to :8080'"
+            f"start nx_addon there with --mode regular@80, or redirect the port to the one that "
+            f"it listens on, say 8080: {advice.rule([self.address], 8080)}"
         )
 
 
 def leading(names: Sequence[str]) -> str:
     """How to let DNS lead to nx_addon, also for these names."""
-    hosts = "/".join(dict.fromkeys((*DNS_HOSTS, *names)))
     further = "".join(f" --set nx_hosts={name}" for name in names if name not in DNS_HOSTS)
     return (
         f"let the DNS server of this network lead to the ADDRESS of nx_addon, in dnsmasq: "
-        f"address=/{hosts}/ADDRESS; or start nx_addon with --mode dns@53{further} and let that "
-        f"be the DNS server of the camera"
+        f"{advice.dnsmasq('ADDRESS', names)}; or start nx_addon with --mode dns@53{further} "
+        f"and let that be the DNS server of the camera"
     )
 
 
@@ -795,7 +792,7 @@ def _segments(connection: socket.socket) -> int | None:
     return int(struct.unpack_from("I", info, _DATA_SEGS_IN)[0])
 
 
-class Deliveries(Spool):
+class Deliveries:
     """What becomes of uploads, in the nx_dir of an nx_addon that runs. Raises RehearsalError."""
 
     def __init__(self, directory: Path) -> None:
@@ -805,9 +802,12 @@ class Deliveries(Spool):
                 raise RehearsalError(
                     f"{directory} is not the nx_dir of an nx_addon: choose another with --dir"
                 )
-            super().__init__(directory / ".nx", alone=False)
+            self._spool = Spool(directory / ".nx", alone=False)
         except (OSError, sqlite3.Error) as error:
             raise RehearsalError(self._unreadable(error)) from None
+
+    def close(self) -> None:
+        self._spool.close()
 
     def follow(self, senders: set[str], since: float, say: Callable[[str], None]) -> None:
         """Wait until what these senders have sent since then is delivered."""
@@ -824,9 +824,8 @@ class Deliveries(Spool):
             raise RehearsalError(self._unreadable(error)) from None
         for one in done:
             # It is done, too, when only some of its recipients have been refused for good.
-            rest = "; whom the mail server refuses, the log of nx_addon tells"
-            partly = one.target.startswith("mail") and len(one.recipients) > 1
-            say(f"{_told(one)}: done{rest if partly else ''}")
+            rest = f", but {report.plain(one.reason, 200)}" if one.reason else ""
+            say(f"{_told(one)}: done{rest}")
         if failed:
             raise RehearsalError(
                 f"{_told(failed[0])}: not done, {report.plain(failed[0].reason, 200)}; see the log "
@@ -844,7 +843,7 @@ class Deliveries(Spool):
             )
 
     def _of(self, state: str, senders: set[str], since: float) -> list[Delivery]:
-        found = self._deliveries("state = ? AND received >= ?", state, since)
+        found = self._spool.since(since, state)
         return [one for one in found if one.arrival.sender in senders]
 
     def _unreadable(self, error: BaseException) -> str:
@@ -853,4 +852,4 @@ class Deliveries(Spool):
 
 def _told(delivery: Delivery) -> str:
     recipients = report.listed([report.plain(name) for name in delivery.recipients])
-    return f"delivery to {recipients} by {report.plain(delivery.target)}"
+    return f"delivery to {recipients} by {report.way(delivery.target)}"

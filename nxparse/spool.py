@@ -401,6 +401,10 @@ class Spool:
         """All deliveries that have not ended, the oldest uploads first."""
         return self._deliveries("state = 'waiting'")
 
+    def since(self, when: float, state: str) -> list[Delivery]:
+        """The deliveries in a state, of uploads that came at a Unix time or later."""
+        return self._deliveries("state = ? AND received >= ?", state, when)
+
     def due(self, target: str) -> list[Delivery]:
         """The deliveries to a target whose time has come, the oldest uploads first.
 
@@ -433,9 +437,12 @@ class Spool:
         [(version,)] = self._database.query("PRAGMA data_version")
         return int(version)
 
-    def done(self, delivery: Delivery) -> None:
-        """The delivery has succeeded. After the last one of an upload its body is deleted."""
-        self._settle(delivery, "done", "")
+    def done(self, delivery: Delivery, reason: str = "") -> None:
+        """The delivery has succeeded. After the last one of an upload its body is deleted.
+
+        `reason` says for whom it has not.
+        """
+        self._settle(delivery, "done", reason)
 
     def failed(self, delivery: Delivery, reason: str) -> None:
         """The delivery will not be tried again."""
