@@ -1144,10 +1144,11 @@ class TestFile:
             post: Post = POST,
             name: str | None = "SAM_4371.JPG",
             length: int | None = len(PHOTO),
+            content_type: str = "image/pjpeg",
             inspect: int = 0,
         ) -> FileReceiver:
             config = configured(directory, nx_route=list(rules), **SMTP)
-            announced = Announced(CLIENT, "image/pjpeg", length)
+            announced = Announced(CLIENT, content_type, length)
             file = AnnouncedFile(f"announcement {number}", post, name)
             return FileReceiver(spool, config, announced, file, inspect=inspect)
 
@@ -1190,6 +1191,13 @@ class TestFile:
                 PHOTO,
             )
         assert delivery.arrival.client == CLIENT
+
+    def test_video(self, take: Take, spool: Spool) -> None:
+        """A file that its content does not tell is what the request says it is."""
+        send(take(name=None, content_type="video/mpeg"), b"a video" * 20)
+        [delivery] = spool.waiting()
+        with spool.read(delivery) as (_, (file,)):
+            assert (file.name, file.content_type) == (None, "video/mpeg")
 
     def test_second(self, take: Take, spool: Spool, directory: Path, told: Told) -> None:
         """A file has an id of its own; the line names the upload that it belongs to."""

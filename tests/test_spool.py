@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -998,6 +998,58 @@ class TestQuarantine:
         assert bodies(root) == ({}, {arrival.id: b"not multipart"})
 
 
+class TestUnknown:
+    """Requests that nobody knew how to answer."""
+
+    def test_kept(self, opened: Spool, root: Path) -> None:
+        """A flow is kept as it is, for its owner only, and nothing else is there."""
+        paths = [opened.keep_unknown(flow) for flow in (b"one", b"two")]
+        assert sorted(paths) == sorted((root / "unknown").iterdir())
+        assert [path.read_bytes() for path in paths] == [b"one", b"two"]
+        assert all(re.fullmatch(r"20260101T000000Z-[0-9a-f]{8}\.mitm", path.name) for path in paths)
+        assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o600}
+        assert stat.S_IMODE((root / "unknown").stat().st_mode) == 0o700
+
+    @pytest.mark.parametrize(
+        ("limits", "left"),
+        [({"MAX_UNKNOWN": 2}, [3, 4]), ({"MAX_UNKNOWN_BYTES": 35}, [2, 3, 4]), ({}, [1, 2, 3, 4])],
+        ids=["files", "bytes", "neither"],
+    )
+    def test_limits(
+        self,
+        opened: Spool,
+        root: Path,
+        clock: Clock,
+        monkeypatch: pytest.MonkeyPatch,
+        limits: dict[str, int],
+        left: list[int],
+    ) -> None:
+        """The card does not fill up: the oldest make room."""
+        for name, limit in limits.items():
+            monkeypatch.setattr(spool, name, limit)
+        for number in (1, 2, 3, 4):
+            opened.keep_unknown(b"%10d" % number)
+            clock.now += 1
+        assert [int(flow) for flow in contents(root / "unknown").values()] == left
+
+    @pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
+    def test_failure(self, opened: Spool, root: Path, persistent: bool) -> None:
+        """K01: whichever call fails, no half of a flow has a name, and the next one is kept."""
+        for first in itertools.count(1):
+            with (
+                Faults(
+                    ("open", "write", "replace"), errno.ENOSPC, first, persistent=persistent
+                ) as faults,
+                suppress(OSError),
+            ):
+                opened.keep_unknown(b"a flow")
+            opened.keep_unknown(b"a flow")
+            assert set(contents(root / "unknown").values()) == {b"a flow"}
+            assert not [name for name in contents(root / "unknown") if name.startswith(".")]
+            if not faults.failed:
+                break
+
+
 class TestDeliveries:
     def test_oldest_first(self, opened: Spool, clock: Clock) -> None:
         """Deliveries wait in the order in which their uploads came, then by target and file."""
@@ -1298,6 +1350,29 @@ class TestRest:
         assert opened.rest("save", 100, "gone") == 3
         assert waits(opened, clock) == [("mail", 0, 0), *[("save", 0, 100)] * 3]
 
+    def test_but(self, opened: Spool, clock: Clock) -> None:
+        """The one whose failure it is waits already, and what is hurried is tried all the same.
+
+        That one comes before all others.
+        """
+        failed, hurried, other = (accept(opened) for _ in range(3))
+        clock.now += 60
+        opened.postpone(to(failed, "save"), 50, "busy", [RECIPIENT])
+        opened.hurry(hurried.id)
+        assert opened.rest("save", 100, "gone", to(failed, "save")) == 1
+        found = {one.arrival.id: (one.attempts, one.reason) for one in opened.waiting()}
+        assert found == {failed.id: (1, "busy"), hurried.id: (0, ""), other.id: (1, "gone")}
+        first = opened.first_due("save", new=True)
+        assert (first and first.arrival, len(opened.due("save"))) == (hurried, 1)
+
+    def test_but_that_part(self, opened: Spool) -> None:
+        """Other files of the upload whose failure it is wait like all the others."""
+        arrival = accept(opened, targets=("save", "mail"))
+        opened.split(to(arrival, "save"), 3)
+        assert opened.rest("save", 100, "gone", to(arrival, "save", 2)) == 2
+        waiting = {(one.target, one.part): one.attempts for one in opened.waiting()}
+        assert waiting == {("mail", 0): 0, ("save", 1): 1, ("save", 2): 0, ("save", 3): 1}
+
     @pytest.mark.parametrize("hold", [QUIET, MAX_WAIT], ids=["quiet", "a file on its way"])
     def test_growing_post(self, opened: Spool, clock: Clock, hold: float) -> None:
         """A post that has not been tried, since it may grow, is left alone."""
@@ -1535,6 +1610,14 @@ class TestPosts:
         ]
         append(again, 4)
         assert posts(again) == [[1], [2], [3, 4]]
+        again.close()
+
+    def test_restart_of_one_that_was_read(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """R10: after a crash in the middle of the first attempt a post is due, as it was read."""
+        arrival = append(opened, 1, at_once=())
+        with opened.read(to(arrival, MAIL)):
+            again = reopened(opened, root, clock)
+        assert waits(again, clock) == [(MAIL, 0, 0)]
         again.close()
 
     def test_restart_of_one_that_was_tried(self, opened: Spool, root: Path, clock: Clock) -> None:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import nxparse
 from nxparse import markup, message
 from nxparse.deviation import BodyError, Deviation, Kind
-from nxparse.multipart import LimitError, MultipartError
-from nxparse.upload import CHUNK, File, Upload, posted, read, read_chunks
+from nxparse.multipart import CHUNK, LimitError, MultipartError
+from nxparse.upload import File, Upload, posted, read, read_chunks
 from nxparse.upload import whole as file_of
 from tests import bodies
 
