@@ -113,7 +113,7 @@ class NxAddon:
         self.gateway: Gateway | None = None
         self.outbox: Outbox | None = None
         self.started = False
-        self.read: list[flow.Flow] = []  # from a file, to be reported
+        self.read: list[http.HTTPFlow] = []  # from a file, to be reported
         self.port_advice = _PortAdvice()
         self.exchanges: dict[str, Exchange] = {}  # by the id of the flow
         self.wrapped: dict[str, tuple[HeldReader, OneSegmentWriter]] = {}  # by that of the client
@@ -189,8 +189,13 @@ class NxAddon:
         # then the spool must be free for the new one.
         logging.getLogger().removeHandler(self.port_advice)
         if self.config and self.config.report:
+            # Whoever has never asked for a host of ours is no camera.
+            cameras = {_name(one.client_conn) for one in self.read if self._is_ours(one)}
             try:
-                _write_report(self.read, self.config.report)
+                _write_report(
+                    [one for one in self.read if _name(one.client_conn) in cameras],
+                    self.config.report,
+                )
             except exceptions.CommandError as error:
                 logger.error(f"the report cannot be written: {error}")
         for exchange in self.exchanges.values():
@@ -503,13 +508,13 @@ class NxAddon:
 
     def _without_exchange(self, flow: http.HTTPFlow) -> None:
         """A request that is not a camera's: replayed, read from a file, or for somebody else."""
+        if not flow.live and self.config and self.config.report:
+            self.read.append(flow)
         if not self._is_ours(flow):
             return
         answer = self._found(flow.request)
         if not flow.live:
             logger.info(f"{_name(flow.client_conn)}: {_told(_seen(flow))}")
-            if self.config and self.config.report:
-                self.read.append(flow)
         elif not flow.response:
             match answer:
                 case Reply():
@@ -522,15 +527,15 @@ class NxAddon:
 
     async def _unheard(self, exchange: Exchange) -> None:
         """The camera had gone before the reply, and will send its upload again."""
-        id = exchange.receiver.accepted if exchange.receiver else None
-        if not id or not self.spool:
+        receiver = exchange.receiver
+        if not receiver or not receiver.accepted or not self.spool:
             return
         logger.info(
-            f"{_name(exchange.client)}: went away before it heard that upload {id} is accepted; "
-            f"if it sends that again, it is delivered once"
+            f"{_name(exchange.client)}: went away before it heard that upload {receiver.upload} "
+            f"is accepted; if it sends that again, it is delivered once"
         )
         try:
-            await asyncio.to_thread(self.spool.unheard, id)
+            await asyncio.to_thread(self.spool.unheard, receiver.accepted)
         except sqlite3.Error:
             logger.exception("cannot note that a reply was not heard")
 

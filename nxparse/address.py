@@ -44,3 +44,12 @@ def deliverable(address: str) -> str:
     ):
         raise AddressError(f"{address[:100]!r} has a domain that cannot exist")
     return f"{local}@{domain}"
+
+
+def is_deliverable(address: str) -> bool:
+    """Can mail be sent there?"""
+    try:
+        deliverable(address)
+    except AddressError:
+        return False
+    return True

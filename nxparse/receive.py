@@ -28,7 +28,7 @@ from nxparse.deliver import routes
 from nxparse.deviation import BodyError
 from nxparse.reply import ACCEPTED, Reply, refusal
 from nxparse.sessions import Announced as AnnouncedFile
-from nxparse.spool import MAX_WAIT, QUIET, Incoming, Spool
+from nxparse.spool import MAX_WAIT, QUIET, Incoming, RepeatedError, Spool
 from nxparse.upload import Upload, from_parts
 
 # What must stay free beside one and a half times the upload, which is there
@@ -57,7 +57,8 @@ class Receiver(ABC):
 
     `body` is the body, once it is over, if it is at most `inspect` bytes long
     (0: never). `accepted` is the id of the body, once it is kept, or of the one
-    that it repeats; `told` says in a few words what came.
+    that it repeats, and `upload` the id of the upload that it belongs to; `told`
+    says in a few words what came.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Receiver(ABC):
         self.received = 0
         self.body: bytes | None = None
         self.accepted: str | None = None
+        self.upload = ""
         self.is_repeat = False
         self.told = ""
         self._spool = spool
@@ -139,7 +141,7 @@ class Receiver(ABC):
     def _accepted(self, upload: str, told: str, targets: Sequence[str], noted: str = "") -> Reply:
         """The body is safe, as that of an upload or a part of it."""
         assert self._incoming
-        self.accepted, self.told = self._incoming.id, told
+        self.accepted, self.upload, self.told = self._incoming.id, upload, told
         self._incoming = None
         then = f"next: {report.listed([*map(report.way, targets)])} (upload {upload})"
         self._log(logging.INFO, "; ".join(filter(None, (told, noted, then))))
@@ -149,8 +151,9 @@ class Receiver(ABC):
         assert self._incoming
         self._spool.discard(self._incoming)
         self._incoming = None
-        self.accepted, self.is_repeat, self.told = id, True, f"upload {id}"
-        self._log(logging.INFO, f"sends upload {id} again: it is taken once")
+        self.upload = self._spool.upload_of(id)
+        self.accepted, self.is_repeat, self.told = id, True, f"upload {self.upload}"
+        self._log(logging.INFO, f"sends upload {self.upload} again: it is taken once")
         return ACCEPTED
 
     def _begin(self) -> None:
@@ -312,19 +315,23 @@ class FileReceiver(Receiver):
 
     def _accept(self, incoming: Incoming) -> Reply:
         post, name = self._file.post, self._file.name
-        if repeated := self._spool.repeated(post.sender, incoming.sha256, self._file.id):
+        sha256 = incoming.sha256
+        if repeated := self._spool.repeated(post.sender, sha256, self._file.id, post):
             self._expect(QUIET)
             return self._repeat(repeated)
         at_once, together = self._ways(post.site)
-        arrival = self._spool.append(
-            incoming,
-            post,
-            name,
-            self._announced.content_type,
-            self._file.id,
-            at_once=at_once,
-            together=together,
-        )
+        try:
+            arrival = self._spool.append(
+                incoming,
+                post,
+                name,
+                self._announced.content_type,
+                self._file.id,
+                at_once=at_once,
+                together=together,
+            )
+        except RepeatedError as error:  # twice at the same moment
+            return self._repeat(error.id)
         told = (
             f"from {report.plain(post.sender)} to {post.site}: "
             f"{report.plain(name or '(no name)')}, {report.amount(incoming.size)}"

@@ -90,10 +90,14 @@ class Row:
         return middle if self.arguments is None or middle in self.arguments else None
 
 
+# Every browser asks for one.
+NO_ICON = Reply(204)
+
 TABLE = (
     Row("GET", "gld.samsungosp.com", "/", GLD),
     *(Row("GET", host, "/", family) for host, family in SHARED_HOSTS.items()),
     Row("GET", "*", "/", PAGE),
+    Row("GET", "*", "/favicon.ico", NO_ICON),
     Row("POST", "*", EMAIL_PATH, Service.EMAIL),
     Row("POST", "*", "/*/auth", Service.LOGIN, social.SITES),
     Row("POST", "*", "/*/photo", Service.PHOTO, social.PHOTO_SITES),

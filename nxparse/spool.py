@@ -209,6 +209,14 @@ class _Body:
     sha256: str
 
 
+class RepeatedError(Exception):
+    """What comes has come before, as the body `id`."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"it repeats {id}")
+        self.id = id
+
+
 class Incoming:
     """A body on its way in. `size` is what has been written, in bytes."""
 
@@ -320,11 +328,16 @@ class Spool:
 
         `resource` says which announcement it came for. The targets in
         `together` get the post as a whole, those in `at_once` each photo.
+        Raises RepeatedError if the same has come for that announcement.
         """
         now = self._clock()
         with self._kept(incoming) as database:
+            query = "SELECT id FROM body WHERE resource = ? AND resource != '' AND sha256 = ?"
+            if row := database.execute(query, (resource, incoming.sha256)).fetchone():
+                raise RepeatedError(row[0])
             arrival = _open_post(database, post, now)
-            if arrival is None:
+            # With other targets than before it may need photos that are gone already.
+            if arrival is None or _together(database, arrival.id) != set(together):
                 arrival = Arrival(
                     incoming.id, now, post.client, post.sender, post.site, post.album, post.caption
                 )
@@ -351,6 +364,7 @@ class Spool:
         now = self._clock()
         with self._database.transaction() as database:
             if arrival := _open_post(database, post, now):
+                database.execute("UPDATE upload SET latest = ? WHERE id = ?", (now, arrival.id))
                 database.execute(
                     "UPDATE delivery SET next_try = ? WHERE upload = ? AND part = 0"
                     " AND state = 'waiting' AND attempts = 0",
@@ -490,9 +504,15 @@ class Spool:
             return database.execute(
                 "UPDATE delivery SET attempts = attempts + 1, reason = ?, next_try = ?,"
                 " waited = waited + ? - max(?, min(next_try, ?)) WHERE state = 'waiting'"
-                " AND target = ? AND (next_try <= ? OR attempts > 0) AND next_try < ?"
+                " AND target = ? AND (next_try NOT BETWEEN ? AND ? OR attempts > 0)"
+                " AND next_try NOT BETWEEN ? AND ?"
                 f" AND next_try != ? AND NOT ({_KEY})",
-                (reason, until, until, now, until, target, now, until, HURRIED, *key),
+                (
+                    *(reason, until, until, now, until, target),
+                    *(math.nextafter(now, math.inf), now + 2 * MAX_WAIT),
+                    *(until, now + 2 * MAX_WAIT),
+                    *(HURRIED, *key),
+                ),
             ).rowcount
 
     def hurry(self, id: str) -> int:
@@ -508,7 +528,9 @@ class Spool:
         with self._database.transaction() as database:
             database.execute("UPDATE body SET heard = 0 WHERE id = ?", (id,))
 
-    def repeated(self, sender: str, sha256: str, resource: str = "") -> str | None:
+    def repeated(
+        self, sender: str, sha256: str, resource: str = "", post: Post | None = None
+    ) -> str | None:
         """The id of the body of which this one is a repeat.
 
         Either its reply was not heard; that is answered only once, since who
@@ -516,17 +538,23 @@ class Spool:
         for the same announcement.
         """
         now = self._clock()
+        site, caption = (post.site, post.caption) if post else ("", "")
         with self._database.transaction() as database:
             row = database.execute(
                 "SELECT body.id FROM body JOIN upload ON upload.id = body.upload"
                 " WHERE sha256 = ? AND sender = ? AND (resource = ? AND resource != ''"
-                " OR NOT heard AND abs(body.received - ?) <= ?)",
-                (sha256, sender, resource, now, REPEAT),
+                " OR NOT heard AND site = ? AND caption = ? AND abs(body.received - ?) <= ?)",
+                (sha256, sender, resource, site, caption, now, REPEAT),
             ).fetchone()
             if row is None:
                 return None
             database.execute("UPDATE body SET heard = 1 WHERE id = ?", row)
         return str(row[0])
+
+    def upload_of(self, id: str) -> str:
+        """The id of the upload that a body belongs to."""
+        rows = self._database.query("SELECT upload FROM body WHERE id = ?", id)
+        return str(rows[0][0]) if rows else id
 
     @contextmanager
     def read(self, delivery: Delivery) -> Iterator[tuple[Upload, Sequence[File]]]:
@@ -614,7 +642,14 @@ class Spool:
         arrival, part = delivery.arrival, delivery.part
         if arrival.site and not part:
             with self._database.transaction() as database:
-                database.execute("UPDATE upload SET open = 0 WHERE id = ?", (arrival.id,))
+                query = "UPDATE upload SET open = 0 WHERE id = ? AND open"
+                if database.execute(query, (arrival.id,)).rowcount:
+                    # Nothing more comes that another target would have to wait for.
+                    database.execute(
+                        "UPDATE delivery SET next_try = min(next_try, ?) WHERE upload = ?"
+                        " AND part = 0 AND attempts = 0 AND state = 'waiting'",
+                        (self._clock(), arrival.id),
+                    )
         rows = self._database.query(
             f"SELECT {_BODY} FROM body WHERE upload = ? AND (part = 0 OR ? IN (0, part))"
             " ORDER BY part",
@@ -629,6 +664,9 @@ class Spool:
                 f"UPDATE delivery SET attempts = attempts + 1, state = ?, reason = ? WHERE {_KEY}",
                 (state, reason, *_key(delivery)),
             )
+            if not delivery.part:
+                query = "UPDATE upload SET open = 0 WHERE id = ? AND open"
+                database.execute(query, (delivery.arrival.id,))
             unneeded = database.execute(
                 "SELECT id FROM body WHERE upload = ? AND (part = 0 OR ? IN (0, part))"
                 f" AND NOT {_NEEDED}",
@@ -721,7 +759,8 @@ def _insert_delivery(
     database.execute(
         "INSERT INTO delivery (upload, target, part, recipients, state, next_try)"
         " VALUES (?, ?, ?, ?, 'waiting', ?)"
-        " ON CONFLICT (upload, target, part) DO UPDATE SET next_try = excluded.next_try",
+        " ON CONFLICT (upload, target, part) DO UPDATE SET next_try = excluded.next_try"
+        " WHERE attempts = 0",
         (id, target, part, json.dumps(list(recipients)), when),
     )
 
@@ -734,6 +773,12 @@ def _open_post(database: sqlite3.Connection, post: Post, now: float) -> Arrival 
         (post.session, post.site, post.caption, post.album, post.album, now, GAP),
     ).fetchone()
     return Arrival(*row) if row else None
+
+
+def _together(database: sqlite3.Connection, id: str) -> set[str]:
+    """The targets that get a post as a whole."""
+    query = "SELECT target FROM delivery WHERE upload = ? AND part = 0"
+    return {target for (target,) in database.execute(query, (id,))}
 
 
 def _photo(fd: int, body: _Body) -> File:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from nxparse import report
-from nxparse.address import AddressError, deliverable
+from nxparse.address import is_deliverable
 from nxparse.config import Config, expanded
 from nxparse.deliver import forward, mail, routes, run
 from nxparse.deliver.errors import Outcome, PermanentError, TooLargeError, UnreachableError
@@ -91,7 +91,7 @@ def _mail(
         raise UnreachableError("nx_smtp names no mail server any more")
     recipients = [address] if address else delivery.recipients
     mail_from = config.mail_from
-    if delivery.arrival.site and not mail_from and not _is_address(upload.sender):
+    if delivery.arrival.site and not mail_from and not is_deliverable(upload.sender):
         mail_from = address  # a site's user need not have one
     try:
         letter = mail.compose(
@@ -110,11 +110,3 @@ def _mail(
     reached = [one for one in letter.recipients if one not in missed]
     told = f"mailed to {report.listed(reached)}" if reached else "not mailed"
     return Outcome(f"{told} through {config.smtp}", tuple(refused))
-
-
-def _is_address(sender: str) -> bool:
-    try:
-        deliverable(sender)
-    except AddressError:
-        return False
-    return True

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from nxparse import filename, jpeg, markup, message, multipart
+from nxparse.address import is_deliverable
 from nxparse.deviation import BodyError, Deviation, Kind
 from nxparse.multipart import CHUNK, Fetch
 
@@ -129,7 +130,7 @@ def posted(sender: str, site: str, album: str, caption: str, files: Sequence[Fil
     """An upload to a social site. It has no subject: that becomes the site and the album."""
     return Upload(
         sender=sender,
-        sender_name="" if "@" in sender else sender,
+        sender_name="" if is_deliverable(sender) else sender,
         recipients=(site,),
         subject=f"{site}: {album}" if album else site,
         text=caption,

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mitmproxy import exceptions
+from mitmproxy import exceptions, http
 from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.io import FlowReader
 from mitmproxy.test import taddons
 
 import nx_addon
 from nxparse.outbox import Outbox
 from nxparse.spool import Spool
-from tests import bodies, camera
+from tests import bodies, camera, social
 from tests.proxy import ADDON, MITMDUMP, ROOT, Proxy, eventually
 
 ACCEPTED = '<Response Status="succ" />'
@@ -798,3 +799,154 @@ def test_only_the_addon_imports_mitmproxy() -> None:
     assert [
         text for text in sources if "import mitmproxy" in text or "from mitmproxy" in text
     ] == []
+
+
+# What nobody knows, and what people see
+
+
+def flows_in(path: Path) -> list[http.HTTPFlow]:
+    with path.open("rb") as file:
+        return [flow for flow in FlowReader(file).stream() if isinstance(flow, http.HTTPFlow)]
+
+
+UNKNOWN = b"POST /new/thing HTTP/1.1\r\nHost: snsgw.samsungmobile.com\r\nContent-Length: %d\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        (UNKNOWN % 5 + b"hello", "POST http://snsgw.samsungmobile.com/new/thing"),
+        (GET.format("/new?x=1", 1, "gld.samsungosp.com").encode(), "GET http://gld.samsungosp.com"),
+        (
+            GET.format("/social/columbus/email", 1, "www.ospserver.net").encode(),
+            "GET http://www.ospserver.net/social/columbus/email",
+        ),
+        (GET.format("/", 1, "new.example.net").encode(), "GET http://new.example.net/"),
+    ],
+    ids=["path", "path-of-a-check", "method", "start-page-of-a-new-host"],
+)
+def test_what_nobody_knows_is_kept(folder: Path, request_: bytes, told: str) -> None:
+    """It is told in one line and kept as a flow, with its body and the reply."""
+    with Proxy(folder, "--set", "nx_hosts=new.example.net") as proxy:
+        heard = camera.send(proxy.port, request_)
+        line = proxy.wait_for(r"127.0.0.1: asks for what nobody knows: (.*); it is kept as (\S+)\n")
+        browser = camera.send(
+            proxy.port, GET.format("/favicon.ico", 1, "samsungimaging.com").encode()
+        )
+        assert browser.status == 204
+        assert proxy.log.count("nobody knows") == 1
+    assert line[1].startswith(told)
+    (flow,) = flows_in(folder / line[2])
+    assert (folder / line[2]).stat().st_mode & 0o777 == 0o600
+    assert flow.request.raw_content == request_.partition(b"\r\n\r\n")[2]
+    assert flow.response
+    assert flow.response.status_code == heard.status
+    assert (flow.marked, flow.comment) == (":question:", flow.comment)
+    assert flow.comment.startswith("unknown: ")
+
+
+def test_of_what_nobody_knows_only_so_much_is_kept(folder: Path) -> None:
+    """Of a large body only the beginning is kept, as much as nx_inspect allows."""
+    with Proxy(folder, "--set", "nx_inspect=1k") as proxy:
+        heard = camera.send(proxy.port, UNKNOWN % 100_000 + b"x" * 100_000)
+        line = proxy.wait_for(r"it is kept as (\S+)\n")
+    assert heard.status == 404
+    (flow,) = flows_in(folder / line[1])
+    assert flow.request.raw_content == b"x" * 1025
+
+
+def test_secrets_of_what_nobody_knows(folder: Path) -> None:
+    """A login that nobody knows how to answer is kept without its password."""
+    login = social.auth("newsite", social.login_qf30("me", "correct horse"))
+    with Proxy(folder) as proxy:
+        for request in (login, social.allshare("me", "correct horse")):
+            assert camera.send(proxy.port, request).status in (401, 404)
+        proxy.wait_for("nobody knows", 2)
+        kept = [path.read_bytes() for path in (proxy.uploads / ".nx/unknown").iterdir()]
+        assert len(kept) == 2
+        assert all(b"(hidden)" in one and b"correct" not in one for one in kept)
+        assert "correct" not in proxy.log
+
+
+def test_marks_and_comments(folder: Path) -> None:
+    """What became of each request is told at its flow."""
+    capture = folder / "capture.mitm"
+    request = bodies.request(bodies.body([("SAM_1.JPG", bodies.jpeg(3_000_000))]))
+    options = ("-w", str(capture), "--set", "nx_senders=*@samsungcamera.com")
+    with Proxy(folder, *options) as proxy:
+        camera.send(proxy.port, GET.format("/", 1, "gld.samsungosp.com").encode())
+        camera.send(proxy.port, GET.format("/", 1, "www.msn.com").encode())
+        connection = camera.connect(proxy.port)
+        connection.sendall(request)
+        connection.close()
+        proxy.wait_for("went away before it heard")
+        camera.send(proxy.port, request)
+        camera.send(proxy.port, request.replace(b"Camera@samsung", b"Nobody@cinemas"))
+        connection = camera.connect(proxy.port)
+        connection.sendall(request[:5000])
+        camera.reset(connection)
+        proxy.wait_for("nothing is delivered")
+        proxy.stop()
+    told = [(flow.marked, flow.comment) for flow in flows_in(capture)]
+    assert told[:2] == [(":white_check_mark:", "answered: hotspot check")] * 2
+    sent = "from Camera@samsungcamera.com to photos@example.org: SAM_1.JPG, 3.0 MB"
+    assert told[2] == (":camera:", f"received: {sent}")
+    assert told[3][0] == ":repeat:"
+    assert re.fullmatch(r"repeated: upload \S+", told[3][1])
+    assert told[4] == (":no_entry:", "refused: upload by e-mail: Sender not in whitelist")
+    assert told[5][0] == ":x:"
+    assert told[5][1].startswith("cut: after ")
+
+
+def test_what_else_a_camera_asks_for(folder: Path) -> None:
+    """Other hosts are told once each, if a camera asks for them, with the option that helps."""
+    with dns_proxy(folder) as (proxy, server), web_server(b"HTTP/1.1 204 x\r\n\r\n") as (port, _):
+        camera.resolve("localhost", server)
+        assert "also asks" not in proxy.log
+        camera.resolve("gld.samsungosp.com", server)
+        for _ in range(2):
+            camera.resolve("localhost", server)
+        host = f"127.0.0.2:{port}"
+        camera.send(proxy.port, f"GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        proxy.wait_for("127.0.0.1: also asks HTTP for 127.0.0.2, which is not answered here; ")
+        told = re.findall(r"also asks \w+ for (\S+), which is not .* try --set (\S+)", proxy.log)
+    assert told == [("localhost", "nx_hosts=localhost"), ("127.0.0.2", "nx_hosts=127.0.0.2")]
+
+
+def test_a_report_of_a_recording(folder: Path) -> None:
+    """nx_report has what a camera asked for, whatever the host, and nobody else's requests."""
+    capture = folder / "capture.mitm"
+    with (
+        web_server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as (port, _),
+        Proxy(folder, "-w", str(capture)) as proxy,
+    ):
+        camera.send(proxy.port, GET.format("/", 1, "gld.samsungosp.com").encode())
+        for path, client in (("camera", "127.0.0.1"), ("phone", "127.0.0.9")):
+            with socket.create_connection(
+                ("127.0.0.1", proxy.port), source_address=(client, 0)
+            ) as connection:
+                host = f"localhost:{port}"
+                line = f"GET http://{host}/{path} HTTP/1.1\r\nHost: {host}\r\n"
+                connection.sendall(f"{line}Connection: close\r\n\r\n".encode())
+                connection.recv(1000)
+        eventually(lambda: proxy.log.count("client disconnect") == 3, "all is over")
+        proxy.stop()
+    path = folder / "report.md"
+    reading = Proxy(folder, "-nr", str(capture), "--set", f"nx_report={path}")
+    reading.start()
+    assert reading.ended() == 0
+    told = path.read_text()
+    assert "gld.samsungosp.com" in told
+    assert "/camera" in told
+    assert "/phone" not in told
+
+
+def test_a_report_that_cannot_be_written(folder: Path) -> None:
+    """A path that is no file is told in a sentence."""
+    capture = folder / "capture.mitm"
+    capture.touch()
+    proxy = Proxy(folder, "-nr", str(capture), "--set", f"nx_report={folder}")
+    proxy.start()
+    proxy.ended()
+    assert f"the report cannot be written: Is a directory ({folder})" in proxy.log
+    assert "Traceback" not in proxy.log

@@ -192,7 +192,8 @@ def test_not_found() -> None:
         pytest.param("HEAD", "", True, id="page-head"),
         pytest.param("GET", EMAIL, False, id="wrong-method"),
         pytest.param("POST", "/", False, id="post-to-the-page"),
-        pytest.param("GET", "/favicon.ico", False, id="unknown-path"),
+        pytest.param("GET", "/favicon.png", False, id="unknown-path"),
+        pytest.param("GET", "/favicon.ico", True, id="icon"),
     ],
 )
 def test_known(method: str, path: str, known: bool) -> None:

@@ -31,6 +31,7 @@ from nxparse.spool import (
     Delivery,
     Incoming,
     Post,
+    RepeatedError,
     Spool,
 )
 from tests.bodies import BOUNDARY, CONTENT_TYPE, RECIPIENT, SENDER, body, jpeg
@@ -815,23 +816,15 @@ class TestKills:
             left = [data == photo(2) for data in bodies(kills.copy(number))[1].values()]
             found[f"{number}: {step}"] = (*waiting, spooled(kills.copy(number)), left)
         alone, both = ([[1]], [[1]], [1]), ([[1, 2]], [[1], [2]], [1, 2])
-        assert found == {
-            "0: open": (*alone, []),
-            "1: write": (*alone, [False]),
-            "2: write": (*alone, [True]),
-            "3: fsync": (*alone, [True]),
-            "4: close": (*alone, [True]),
-            "5: replace": (*alone, [True]),
-            "6: fsync": (*alone, [True]),
-            "7: before BEGIN": (*alone, [True]),
-            "8: before SELECT": (*alone, [True]),
-            "9: before SELECT": (*alone, [True]),
-            "10: before INSERT": (*alone, [True]),
-            "11: before UPDATE": (*alone, [True]),
-            "12: before INSERT": (*alone, [True]),
-            "13: before INSERT": (*alone, [True]),
-            "14: before COMMIT": (*alone, [True]),
-            "15: the end": (*both, []),
+        *before, last = found.values()
+        assert last == (*both, [])
+        assert [one[:3] for one in before] == [alone] * len(before)
+        # What has come of it is in quarantine, whole from the moment when it was fsynced.
+        steps = list(found)
+        fsynced = next(number for number, step in enumerate(steps) if "fsync" in step)
+        assert all(one[3] == [True] for one in before[fsynced:])
+        assert {"before BEGIN", "before INSERT", "before COMMIT"} <= {
+            step.partition(": ")[2] for step in steps
         }
 
     @pytest.mark.parametrize(
@@ -1297,6 +1290,14 @@ class TestFirstDue:
 
 
 class TestRest:
+    def test_clock_set_back(self, opened: Spool, clock: Clock) -> None:
+        """R07: what is due because the clock was set back rests with the others."""
+        accept(opened, targets=("mail",))
+        clock.now -= 5 * 3600
+        assert len(opened.due("mail")) == 1
+        assert opened.rest("mail", 100, "gone") == 1
+        assert opened.due("mail") == []
+
     @pytest.mark.parametrize(
         ("tried", "seconds", "changes", "expected"),
         [
@@ -1487,7 +1488,13 @@ class TestPosts:
         """A post is read as an upload with its photos, in the order in which they came."""
         append(opened, 1)
         arrival = opened.append(
-            receive(opened, photo(2)), POST, None, "image/pjpeg", "", at_once=["save"], together=[]
+            receive(opened, photo(2)),
+            POST,
+            None,
+            "image/pjpeg",
+            "",
+            at_once=["save"],
+            together=[MAIL],
         )
         with opened.read(to(arrival, MAIL)) as (found, files):
             assert (found.sender, found.sender_name, found.recipients) == ("anna", "anna", (SITE,))
@@ -1654,7 +1661,54 @@ class TestPosts:
         arrival = append(opened, 1, at_once=())
         with opened.read(to(arrival, MAIL)):
             opened.expect(POST, MAX_WAIT)
-        assert waits(opened, clock) == [(MAIL, 0, QUIET)]
+        assert waits(opened, clock) == [(MAIL, 0, 0)]
+
+    def test_closed_for_all_targets(self, opened: Spool, clock: Clock) -> None:
+        """When one target gets a post, no other one waits for more photos of it."""
+        arrival = append(opened, 1, at_once=(), together=(MAIL, "run:x"))
+        opened.expect(POST, MAX_WAIT)
+        with opened.read(to(arrival, MAIL)):
+            opened.expect(POST, QUIET)
+        assert waits(opened, clock) == [(MAIL, 0, 0), ("run:x", 0, 0)]
+
+    def test_other_targets(self, opened: Spool) -> None:
+        """Where the rules have changed a post begins anew: what it had may be gone already."""
+        first = append(opened, 1, together=())
+        opened.done(to(first, "save", 1))
+        second = append(opened, 2)
+        assert first.id != second.id
+        assert posts(opened) == [[2]]
+
+    def test_file_that_takes_long(self, opened: Spool, clock: Clock) -> None:
+        """The gap between two photos ends when the second is announced, not when it is here."""
+        append(opened, 1)
+        clock.now += 5
+        opened.expect(POST, MAX_WAIT)
+        clock.now += GAP - 1
+        append(opened, 2)
+        assert posts(opened) == [[1, 2]]
+
+    def test_growing_while_it_rests(self, opened: Spool, clock: Clock) -> None:
+        """A post that has failed, unread, goes on waiting as long as it was made to."""
+        append(opened, 1, at_once=())
+        clock.now += QUIET
+        opened.rest(MAIL, 3600, "535 no")
+        for number in range(2, 6):
+            clock.now += 10
+            append(opened, number, at_once=())
+        assert [(one.waited, one.attempts) for one in opened.waiting()] == [(3600, 1)]
+        assert waits(opened, clock) == [(MAIL, 0, 3600 - 40)]
+
+    def test_same_file_at_the_same_moment(self, opened: Spool, root: Path) -> None:
+        """C03: the same file for the same announcement is taken once, however it comes."""
+        append(opened, 1, resource="R1")
+        twice = receive(opened, photo(1))
+        with pytest.raises(RepeatedError) as caught:
+            opened.append(twice, POST, "1.JPG", "", "R1", at_once=["save"], together=[MAIL])
+        assert opened.upload_of(caught.value.id) == opened.waiting()[0].arrival.id
+        assert posts(opened) == [[1]]
+        opened.discard(twice)
+        assert spooled(root) == [1]
 
     def test_comes_during_an_attempt(self, opened: Spool, root: Path) -> None:
         """A photo that comes while its post is delivered begins a new one, with all targets."""
@@ -2056,8 +2110,17 @@ class TestRepeats:
         for later in (0, REPEAT, REPEAT + 1):
             opened.unheard(incoming.id)
             clock.now = NEW_YEAR + later
-            seen.append(opened.repeated("anna", sha256, f"R{later + 3}"))
+            seen.append(opened.repeated("anna", sha256, f"R{later + 3}", POST))
         assert seen == [incoming.id, incoming.id, None]
+
+    def test_unheard_photo_of_another_post(self, opened: Spool) -> None:
+        """The same photo with another caption, or for another site, is no repeat."""
+        arrival = append(opened, 1, resource="R1")
+        opened.unheard(arrival.id)
+        sha256 = hashlib.sha256(photo(1)).hexdigest()
+        others = (replace(POST, caption="Another"), replace(POST, site="picasa"), None)
+        assert [opened.repeated("anna", sha256, "R2", other) for other in others] == [None] * 3
+        assert opened.repeated("anna", sha256, "R2", POST) == arrival.id
 
     def test_photo_after_a_restart(self, opened: Spool, root: Path, clock: Clock) -> None:
         """A repeat of a photo is known after a restart, and when it has been delivered."""
