@@ -44,7 +44,8 @@ OPTIONS = (
         Sequence[str],
         [],
         "Rules PATTERN=TARGET: what happens to uploads for these recipients or social sites."
-        " The targets are save, save:DIR, mail, mail:ADDRESS and drop. Repeat for several.",
+        " The targets are save, save:DIR, mail, mail:ADDRESS, run:COMMAND, forward:URL and drop."
+        " Repeat for several.",
     ),
     Option(
         "nx_smtp",
