@@ -469,6 +469,81 @@ def no_senders(target: str) -> str:
     )
 
 
+RUN = "run:cp --suffix=.${TIME} '{file}' /srv/${EMPTY}"
+FORWARD = "forward:https://me:${PASSWORD}@${HOST}:8443/x?a=b"
+
+
+def test_beyond_the_disk() -> None:
+    """Rules with commands and servers are kept as they are written, without what is in them."""
+    found = given(nx_route=[f"* = {RUN} ", f"facebook={FORWARD}"], nx_senders=["*"])
+    assert found.routes == (
+        rule("*", *RUN.split(":", 1)),
+        rule("facebook", *FORWARD.split(":", 1)),
+    )
+    assert [value for value in ENVIRON.values() if value and value in repr(found.routes)] == []
+
+
+NO_URL = "not a URL like https://host/path"
+PLACEHOLDERS = "there are {file}, {sender}, {recipient}, {subject}, {text}, {camera}"
+NEEDED = "needs something behind it: see the table of targets in README"
+
+# What the environment holds stands in no message.
+BEYOND: dict[str, tuple[str, str]] = {
+    "no command": ("*=run", f"run {NEEDED}"),
+    "nothing to run": ("*=run:", "nothing stands behind 'run:'"),
+    "an empty variable to run": ("*=run:${EMPTY}", "nothing stands behind 'run:${EMPTY}'"),
+    "empty variables to run": (
+        "*=run:${EMPTY} ${EMPTY}",
+        "nothing stands behind 'run:${EMPTY} ${EMPTY}'",
+    ),
+    "an open quote": ("*=run:x 'a ${PASSWORD}", "No closing quotation"),
+    "an unknown placeholder": (
+        "*=run:x ${PASSWORD} {path}",
+        f"there is no placeholder {{path}}: {PLACEHOLDERS}",
+    ),
+    "a program that a stranger names": (
+        "*=run:{text} ${PASSWORD}",
+        "the program itself cannot come from a placeholder",
+    ),
+    "no server": ("*=forward", f"forward {NEEDED}"),
+    "nowhere to forward to": ("*=forward:", "nothing stands behind 'forward:'"),
+    "an empty variable to forward to": (
+        "*=forward:${EMPTY}",
+        "nothing stands behind 'forward:${EMPTY}'",
+    ),
+    "no URL": ("*=forward:${HOST}/x", NO_URL),
+    "another scheme": ("*=forward:ftp://${HOST}/x", NO_URL),
+    "no host": ("*=forward:https://me:${PASSWORD}@/x", NO_URL),
+    "no host, from the environment": ("*=forward:https://${EMPTY}/", NO_URL),
+    "a port that is none": ("*=forward:https://me:${PASSWORD}@${HOST}:x/", NO_URL),
+    "a fragment": ("*=forward:https://${HOST}/#${PASSWORD}", NO_URL),
+}
+
+
+@pytest.mark.parametrize(("value", "reason"), BEYOND.values(), ids=BEYOND)
+def test_wrong_beyond_the_disk(value: str, reason: str) -> None:
+    """A wrong command or server is told with its rule and the reason, and with no secret."""
+    with pytest.raises(ConfigError) as caught:
+        given(nx_route=["*=save", value], nx_senders=["*"])
+    assert str(caught.value) == f"nx_route={value!r}: {reason}"
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("target", ["run:x ${NOWHERE}", "forward:http://${NOWHERE}/${PASSWORD}"])
+def test_unset_variable_beyond_the_disk(target: str) -> None:
+    """A variable that is missing stops the start."""
+    with pytest.raises(ConfigError) as caught:
+        given(nx_route=[f"*={target}"], nx_senders=["*"])
+    assert str(caught.value) == f"nx_route=*={target}: {UNSET}"
+
+
+def test_braces_are_placeholders_only_in_a_command() -> None:
+    """What looks like a placeholder means nothing to a folder, and a variable is none."""
+    found = given(nx_route=["*=save:{path}", "*=run:x ${HOST}{file}"], nx_senders=["*"])
+    assert [one.target.argument for one in found.routes] == ["{path}", "x ${HOST}{file}"]
+
+
 SMTP = "smtp://mail.example.com"
 WAYS_OUT: dict[str, tuple[Mapping[str, object], str]] = {
     "mail without a server": ({"nx_route": ["*=mail"]}, no_server("mail")),
@@ -488,6 +563,14 @@ WAYS_OUT: dict[str, tuple[Mapping[str, object], str]] = {
     "mail to an address, and everybody may send": (
         {"nx_smtp": SMTP, "nx_route": ["*=save", "*=mail:me@example.org"]},
         no_senders("mail:me@example.org"),
+    ),
+    "a command, and everybody may send": (
+        {"nx_route": ["*=save", "facebook=run:x {file}"]},
+        no_senders("run:x {file}"),
+    ),
+    "a server for uploads, and everybody may send": (
+        {"nx_route": ["*=forward:https://${HOST}"]},
+        no_senders("forward:https://${HOST}"),
     ),
 }
 
@@ -511,6 +594,7 @@ def test_ways_out(options: Mapping[str, object], message: str) -> None:
         {"nx_smtp": SMTP, "nx_senders": ["me"], "nx_route": ["facebook=mail:me@example.org"]},
         {"nx_smtp": SMTP, "nx_senders": ["me"], "nx_route": ["*=mail", "facebook=save"]},
         {"nx_route": ["facebook=drop", "picasa=save:/srv", "youtube=save"]},
+        {"nx_route": ["*=run:x {file}", "facebook=forward:https://${HOST}/"], "nx_senders": ["me"]},
     ],
     ids=[
         "disk only",
@@ -521,6 +605,7 @@ def test_ways_out(options: Mapping[str, object], message: str) -> None:
         "mail for a site",
         "mail for everybody",
         "sites, disk only",
+        "commands and servers without a mail server",
     ],
 )
 def test_right_together(options: Mapping[str, object]) -> None:

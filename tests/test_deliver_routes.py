@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nxparse.deliver.routes import Rule, Target, decide, fits, rule, target
+from nxparse.deliver.routes import Rule, Target, decide, fits, rule, shown, target
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=60)
 
@@ -27,6 +27,16 @@ SAVE, MAIL, DROP = Target("save", "save"), Target("mail", "mail"), Target("drop"
             " mail:${TO} ", Target("mail:${TO}", "mail", "${TO}"), id="variable-not-expanded"
         ),
         pytest.param("save:a b", Target("save:a b", "save", "a b"), id="blank-inside"),
+        pytest.param("run:x {file}", Target("run:x {file}", "run", "x {file}"), id="run"),
+        pytest.param("run: x a:b ", Target("run: x a:b", "run", " x a:b"), id="run-blanks"),
+        pytest.param(
+            "run:${X} ${Y}", Target("run:${X} ${Y}", "run", "${X} ${Y}"), id="run-variables"
+        ),
+        pytest.param(
+            "forward:https://u:p@h:1/x",
+            Target("forward:https://u:p@h:1/x", "forward", "https://u:p@h:1/x"),
+            id="forward",
+        ),
     ],
 )
 def test_target(text: str, expected: Target) -> None:
@@ -69,6 +79,16 @@ def test_target(text: str, expected: Target) -> None:
         pytest.param(" mail: ", "nothing stands behind ' mail: '", id="mail-nothing"),
         pytest.param("drop:", "nothing stands behind 'drop:'", id="drop-nothing"),
         pytest.param("drop:x", "drop takes nothing behind it", id="drop-something"),
+        pytest.param(
+            "run", "run needs something behind it: see the table of targets in README", id="run"
+        ),
+        pytest.param("run:", "nothing stands behind 'run:'", id="run-nothing"),
+        pytest.param(
+            "forward",
+            "forward needs something behind it: see the table of targets in README",
+            id="forward",
+        ),
+        pytest.param(" forward: ", "nothing stands behind ' forward: '", id="forward-nothing"),
     ],
 )
 def test_wrong_target(text: str, reason: str) -> None:
@@ -79,7 +99,8 @@ def test_wrong_target(text: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("save", False), ("drop", False), ("mail", True), ("run", True)]
+    ("kind", "expected"),
+    [("save", False), ("drop", False), ("mail", True), ("run", True), ("forward", True)],
 )
 def test_reaches_beyond_the_disk(kind: str, expected: bool) -> None:
     """Every target but save and drop reaches beyond the disk."""
@@ -93,6 +114,14 @@ def test_reaches_beyond_the_disk(kind: str, expected: bool) -> None:
         pytest.param(" facebook = drop ", Rule("facebook", DROP), id="blanks"),
         pytest.param("*=mail:a=b@c", Rule("*", Target("mail:a=b@c", "mail", "a=b@c")), id="first="),
         pytest.param("Me@B=save", Rule("Me@B", SAVE), id="case-as-written"),
+        pytest.param(
+            "*=run:x --a=b", Rule("*", Target("run:x --a=b", "run", "x --a=b")), id="run-with="
+        ),
+        pytest.param(
+            "*=forward:http://h/?a=b",
+            Rule("*", Target("forward:http://h/?a=b", "forward", "http://h/?a=b")),
+            id="query-with=",
+        ),
     ],
 )
 def test_rule(text: str, expected: Rule) -> None:
@@ -214,8 +243,37 @@ def test_decide(rules: list[str], names: list[str], expected: dict[str, tuple[st
     assert list(decided.items()) == [(target(text), who) for text, who in expected.items()]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("save", "save", id="save"),
+        pytest.param("save:http://a/b", "save:http://a/b", id="save-any-folder"),
+        pytest.param("drop", "drop", id="drop"),
+        pytest.param("mail:me@b", "mail:me@b", id="mail"),
+        pytest.param("run:curl http://a/b {file}", "run:curl http://a/b {file}", id="run"),
+        pytest.param("forward:${URL}", "forward:${URL}", id="all-variable"),
+        pytest.param("forward:http://h", "forward:http://h", id="host"),
+        pytest.param("forward:https://h:8443", "forward:https://h:8443", id="port"),
+        pytest.param("forward:http://h/", "forward:http://h/...", id="root"),
+        pytest.param("forward:http://h/s3cret/x", "forward:http://h/...", id="path"),
+        pytest.param("forward:http://h?s3cret", "forward:http://h/...", id="query"),
+        pytest.param("forward:http://h#s3cret", "forward:http://h/...", id="fragment"),
+        pytest.param("forward:http://me:s3cret@h", "forward:http://h/...", id="password"),
+        pytest.param("forward:http://s3cret@h:1/x", "forward:http://h:1/...", id="user"),
+        pytest.param("forward:http://me:s3@cret@h/x", "forward:http://h/...", id="@-in-password"),
+        pytest.param("forward:http://h/x@s3cret", "forward:http://h/...", id="@-in-path"),
+        pytest.param("forward:http://h?x@s3cret", "forward:http://h/...", id="@-in-query"),
+        pytest.param("forward:http://[::1]:8/s3cret", "forward:http://[::1]:8/...", id="IPv6"),
+        pytest.param("forward:http://${U}:${P}@${H}/${T}", "forward:http://${H}/...", id="vars"),
+    ],
+)
+def test_shown(text: str, expected: str) -> None:
+    """Of a URL no more is told than the host: what else stands in it may be a secret."""
+    assert shown(text) == expected
+
+
 @PROPERTY
-@given(st.text() | st.from_regex(r"(save|mail|drop|run)?:?.?", fullmatch=True))
+@given(st.text() | st.from_regex(r"(save|mail|drop|run|forward)?:?.?", fullmatch=True))
 @example("save:\ud800")
 def test_any_target(text: str) -> None:
     """Any text is a target that is read the same again, or a wrong value."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nxparse import message
 from nxparse.deviation import Deviation, Kind
 from nxparse.markup import MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS, MarkupError
-from nxparse.message import MAX_RECIPIENTS, Message, MessageError
+from nxparse.message import MAX_RECIPIENTS, Message, MessageError, compose
 from tests import bodies
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=100)
@@ -487,6 +487,86 @@ def test_markup_in_cdata_is_text(text: str, broken: str) -> None:
     )
     expected = ("a@x.org", ("b@x.org",), "T", text, BROKEN if broken else CLEAN)
     assert read(document) == expected
+
+
+# Messages that are written
+
+
+def test_composed_in_full() -> None:
+    """A message is this, byte for byte."""
+    given = Message("a@x.org", "A", ("b@x.org", "c@x.org"), "1 < 2", 'Ä & "B"\n]]>')
+    assert compose(given).decode() == (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        "<email><sender>a@x.org</sender>"
+        "<receiverList><receiver>b@x.org</receiver><receiver>c@x.org</receiver></receiverList>"
+        '<title>1 &lt; 2</title><body>Ä &amp; "B"\n]]&gt;</body></email>'
+    )
+
+
+def composed(
+    sender: str = "a@x.org", receiver: str = "b@x.org", title: str = "T", text: str = "B"
+) -> Message:
+    """What a stranger reads in a message, which is well-formed."""
+    found = message.parse(compose(Message(sender, "", (receiver,), title, text)))
+    assert set(found.deviations) <= {Deviation(Kind.NO_SENDER, 0)}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("", "", id="nothing"),
+        pytest.param("a\nb\tc", "a\nb\tc", id="line-end"),
+        pytest.param(" a ", " a ", id="blanks-around"),
+        pytest.param("<b>&amp;</body>", "<b>&amp;</body>", id="markup"),
+        pytest.param("<![CDATA[x]]>", "<![CDATA[x]]>", id="cdata"),
+        pytest.param("</body><receiver>c@x.org</receiver>", "</body><receiver>c@x.org</receiver>",
+            id="receiver"),
+        pytest.param("<!DOCTYPE x [<!ENTITY e 'x'>]>&e;", "<!DOCTYPE x [<!ENTITY e 'x'>]>&e;",
+            id="X05-doctype"),
+        pytest.param("사진 🖼", "사진 🖼", id="all-letters"),
+        pytest.param("a\0b\x1b[31m\x0c\ufffe\uffff", "ab[31m", id="X13-not-in-XML"),
+        pytest.param("a\ud800b\udfffc", "abc", id="X13-surrogates"),
+        pytest.param("\ud83d\uddbc", "", id="X13-pair-of-surrogates"),
+        pytest.param("\x85\u2028\ufeff", "\x85\u2028\ufeff", id="odd-blanks"),
+    ],
+)  # fmt: skip
+def test_composed_text(text: str, expected: str) -> None:
+    """Any text arrives as it is, but for what XML cannot hold, and adds nothing else."""
+    found = composed(text=text)
+    assert (found.text, found.subject, found.recipients) == (expected, "T", ("b@x.org",))
+
+
+@pytest.mark.parametrize(
+    ("sender", "expected"),
+    [
+        pytest.param("", ("", ""), id="nobody"),
+        pytest.param("anna", ("", "anna"), id="name"),
+        pytest.param("a<b", ("", "a<b"), id="less"),
+        pytest.param("a</sender><receiver>x@y", ("", "a</sender><receiver>x@y"), id="markup"),
+        pytest.param("안나\0", ("", "안나"), id="all-letters"),
+    ],
+)
+def test_composed_sender(sender: str, expected: tuple[str, str]) -> None:
+    """The user of a social site is the sender, whatever he calls himself."""
+    found = composed(sender=sender)
+    assert (found.sender_name, found.sender) == expected
+    assert found.recipients == ("b@x.org",)
+
+
+CHARACTERS = st.characters(exclude_characters="\r")
+
+
+@PROPERTY
+@given(st.text(CHARACTERS, max_size=20), st.text(CHARACTERS, max_size=20))
+@example("</title><receiver>x@y.org</receiver><title>", "&#13;&#x0;]]>")
+def test_what_is_composed_is_read(title: str, text: str) -> None:
+    """What is written can be read, well-formed, and again it is the same."""
+    found = composed(title=title, text=text)
+    assert found.recipients == ("b@x.org",)
+    assert composed(title=found.subject, text=found.text) == found
+    if title.isprintable() and text.isprintable():
+        assert (found.subject, found.text) == (title.strip(), text)
 
 
 # Properties

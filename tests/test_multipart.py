@@ -17,17 +17,20 @@ from hypothesis import strategies as st
 from nxparse import multipart
 from nxparse.deviation import Deviation, Kind
 from nxparse.multipart import (
+    CHUNK,
     MAX_BOUNDARY,
     MAX_HEADER_BYTES,
     MAX_HEADERS,
     MAX_PADDING,
     MAX_PARTS,
+    Encoded,
     LimitError,
     MultipartError,
     Part,
     PartSpan,
     Scanner,
     boundary_of,
+    encode,
     parse,
     repair,
 )
@@ -1542,6 +1545,136 @@ def test_repair_refuses_what_parse_refuses() -> None:
     """What cannot be read cannot be repaired."""
     with pytest.raises(MultipartError, match="never appears"):
         repair(b"nothing of the kind", TYPE)
+
+
+# Parts written anew, wherever they are
+
+
+def encoded(body: bytes, boundary: bytes | None = B) -> Encoded:
+    return encode(scan([body]).parts, lambda start, end: body[start:end], boundary)
+
+
+@pytest.mark.parametrize("surplus", [True, False], ids=["surplus", "exact"])
+@pytest.mark.parametrize("ending", list(bodies.endings(B).items()), ids=lambda ending: ending[0])
+def test_encoded_is_repaired(ending: tuple[str, bytes], surplus: bool) -> None:
+    """Piece by piece it is what `repair` makes, of the size that was told before."""
+    body = bodies.body(THREE, surplus=surplus, ending=ending[1], boundary=B)
+    found = encoded(body)
+    for _ in range(2):
+        written = b"".join(found.chunks())
+        assert (found.content_type, written) == repair(body, TYPE)
+        assert found.size == len(written)
+
+
+@pytest.mark.parametrize("chosen", [[], [0], [0, 1], [0, 2], [1, 2], [2, 0], [0, 1, 2, 3]])
+def test_some_parts(chosen: list[int]) -> None:
+    """Some parts are written as if there were no others, in the order in which they are given."""
+    body = bodies.body(THREE, message=XML, boundary=B)
+    parts = scan([body]).parts
+    found = encode([parts[index] for index in chosen], lambda start, end: body[start:end], B)
+    written = b"".join(found.chunks())
+    every = [XML, *(photo for _, photo in THREE)]
+    scanner = Scanner(boundary_of(found.content_type), strict=bool(chosen))
+    scanner.feed(written)
+    assert [written[part.start : part.end] for part in scanner.close()] == [
+        every[index] for index in chosen
+    ]
+    assert found.size == len(written)
+
+
+def test_no_part() -> None:
+    """Of nothing there is still an end."""
+    found = encode([], lambda start, end: b"", B)
+    assert (found.size, list(found.chunks())) == (9, [b"--B7x--\r\n"])
+
+
+@pytest.mark.parametrize(
+    ("end", "kept"),
+    [
+        pytest.param(b"", b"", id="none"),
+        pytest.param(b"\r\n", b"", id="one"),
+        pytest.param(b"\r\n\r\n", b"", id="two"),
+        pytest.param(b"\n", b"\n", id="lf"),
+        pytest.param(b"\r", b"\r", id="cr"),
+        pytest.param(b"\r\n\n\r\n", b"\r\n\n", id="mixed"),
+    ],
+)
+@pytest.mark.parametrize("name", ["message", "binary"])
+def test_line_ends_at_the_end(name: str, end: bytes, kept: bytes) -> None:
+    """CRLFs behind a message are left out; what else ends it stays, and so does every photo."""
+    data = b"\r\n\r\n"[: 4 if name == "binary" else 0] + b"D" + end
+    part = PartSpan(name, None, None, (), 3, 3 + len(data))
+    found = encode([part], lambda start, stop: (b"..." + data + b"...")[start:stop], B)
+    expected = b"D" + kept if name == "message" else data
+    written = b"".join(found.chunks())
+    assert written.endswith(b"\r\n\r\n" + expected + CLOSE)
+    assert found.size == len(written)
+
+
+def test_message_of_line_ends() -> None:
+    """Of a message of nothing but line ends nothing is left, and nothing before it is touched."""
+    body = b"--B7x\r\n\r\n" + b"\r\n" * 3
+    found = encode(
+        [PartSpan("message", None, None, (), 9, 15)], lambda start, end: body[start:end], B
+    )
+    written = b"".join(found.chunks())
+    assert written.endswith(b"Content-Type: application/octet-stream\r\n\r\n" + CLOSE)
+    assert found.size == len(written)
+
+
+@pytest.mark.parametrize("gap", [0, 1, 3, 4, 5])
+def test_boundary_across_pieces(gap: int) -> None:
+    """A boundary that stands in a photo is found wherever the photo is cut into pieces."""
+    photo = b"x" * (CHUNK - gap) + b"--B7x" + b"x" * CHUNK
+    part = PartSpan("f", "a.jpg", "image/jpeg", (), 0, len(photo))
+    found = encode([part], lambda start, end: photo[start:end], B)
+    assert found.content_type != TYPE
+    assert [part.data for part in parse(b"".join(found.chunks()), found.content_type)] == [photo]
+
+
+def test_boundary_in_what_is_left_out() -> None:
+    """What is not written may hold what it wants."""
+    body = b"--B7x--B7x"
+    parts = [PartSpan("f", None, None, (), 5, 5), PartSpan("g", None, None, (), 0, 10)]
+    assert encode(parts[:1], lambda start, end: body[start:end], B).content_type == TYPE
+    assert encode(parts, lambda start, end: body[start:end], B).content_type != TYPE
+
+
+def test_boundary_made_up_stands_in_no_part_either() -> None:
+    """Who knows which boundary will be made up cannot use that."""
+    made_up = boundary_of(encode([], lambda start, end: b"", None).content_type)
+    assert made_up is not None
+    part = PartSpan("f", None, None, (), 0, 2 + len(made_up))
+    found = encode([part], lambda start, end: (b"--" + made_up)[start:end], None)
+    assert boundary_of(found.content_type) not in (None, made_up)
+
+
+def test_pieces_are_small() -> None:
+    """A part is fetched piece by piece when it is asked for, and never held whole."""
+    size = 40 * CHUNK + 1
+    fetched: list[int] = []
+
+    def fetch(start: int, end: int) -> bytes:
+        fetched.append(end - start)
+        return bytes(end - start)
+
+    part = PartSpan("f", "a.jpg", "image/jpeg", (), 100, 100 + size)
+    tracemalloc.start()
+    try:
+        found = encode([part], fetch, B)
+        fetched.clear()
+        length = sum(len(chunk) for chunk in found.chunks())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (length, fetched) == (found.size, [CHUNK] * 40 + [1])
+    assert peak < 4 * CHUNK
+
+
+def test_repr_shows_no_content() -> None:
+    """What is logged of a body is no photo."""
+    found = encoded(FIELD + b"secret" + CLOSE)
+    assert repr(found) == f"Encoded(content_type={TYPE!r}, size={found.size})"
 
 
 def test_module_names_its_limits() -> None:

@@ -3,24 +3,37 @@ from __future__ import annotations
 import email
 import email.policy
 import errno
+import os
+import shlex
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from email.message import EmailMessage
+from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from nxparse import config, upload
+from nxparse import config, multipart, upload
 from nxparse.config import Config
 from nxparse.deliver import mail
-from nxparse.deliver.errors import Outcome, PermanentError, Refused, TemporaryError
+from nxparse.deliver.errors import (
+    Outcome,
+    PermanentError,
+    Refused,
+    TemporaryError,
+    TooLargeError,
+    UnreachableError,
+)
 from nxparse.deliver.mail import Letter, Smarthost
 from nxparse.deliver.save import folder_for
 from nxparse.spool import Arrival, Delivery
 from nxparse.targets import deliver_to, keep
 from nxparse.upload import File, Upload
-from tests.bodies import CONTENT_TYPE, RECIPIENT, SENDER, body, jpeg, message_xml
+from tests.bodies import CONTENT_TYPE, RECIPIENT, SENDER, TEXT, TITLE, body, jpeg, message_xml
 from tests.faults import Faults, contents
+from tests.web_servers import HOST, WebServer
 
 NEW_YEAR = 1767225600.0  # 2026-01-01 00:00 UTC
 ID = "20260101T000000Z-00000000"
@@ -129,8 +142,46 @@ def test_drop(tmp_path: Path) -> None:
         ),
         ("mail", {}, "nx_smtp names no mail server any more"),
         ("mail:b@example.org", {}, "nx_smtp names no mail server any more"),
+        (
+            "run:x {path}",
+            {},
+            "there is no placeholder {path}: "
+            "there are {file}, {sender}, {recipient}, {subject}, {text}, {camera}",
+        ),
+        ("run:x '", {}, "No closing quotation"),
+        (
+            "run:x ${NAME}",
+            {},
+            "nx_route=x ${NAME}: the environment has no variable NAME; "
+            "set it before you start mitmproxy",
+        ),
+        ("run:${NAME}", {"NAME": " "}, "nothing stands behind run:${NAME}: a variable is empty"),
+        ("forward:mail.example", {}, "not a URL like https://host/path"),
+        (
+            "forward:http://me:${NAME}@h:port/",
+            {"NAME": "secret"},
+            "not a URL like https://host/path",
+        ),
+        (
+            "forward:${NAME}",
+            {"NAME": ""},
+            "nothing stands behind forward:${NAME}: a variable is empty",
+        ),
     ],
-    ids=["unknown", "empty", "no variable", "no server", "no server for an address"],
+    ids=[
+        "unknown",
+        "empty",
+        "no variable",
+        "no server",
+        "no server for an address",
+        "no placeholder",
+        "no command",
+        "no variable for a command",
+        "empty command",
+        "no URL",
+        "no URL with a secret",
+        "empty URL",
+    ],
 )
 def test_cannot_be_used_now(
     tmp_path: Path, target: str, environ: dict[str, str], told: str
@@ -351,6 +402,153 @@ class TestPost:
         with pytest.raises(PermanentError, match="'nobody' is not an e-mail address"):
             deliver(found, found.files, one)
         assert sent == []
+
+
+def posted(text: str = "At the sea") -> Upload:
+    """What was posted to a social site."""
+    files = [
+        upload.whole(name, "", len(data), partial(piece, data)) for name, data in PHOTOS.items()
+    ]
+    return upload.posted("anna", "facebook", "NX300", text, files)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs commands as POSIX has them")
+class TestRun:
+    NAME = Path(sys.executable).name
+
+    @pytest.fixture(autouse=True)
+    def _place(self, tmp_path: Path) -> None:
+        (tmp_path / "uploads" / ".nx").mkdir(parents=True)
+
+    @staticmethod
+    def target(tmp_path: Path, *arguments: str) -> str:
+        """A target that writes down its arguments, and keeps the file in the first of them."""
+        code = (
+            "import os, sys; out, path, *more = sys.argv[1:]\n"
+            "print(*more, sep='|', file=open(os.path.join(out, 'arguments'), 'a'))\n"
+            "os.link(path, os.path.join(out, os.path.basename(path)))"
+        )
+        words = shlex.join([sys.executable, "-I", "-S", "-c", code, str(tmp_path)])
+        return f"run:{words} {{file}} {' '.join(arguments)}"
+
+    def run(
+        self,
+        tmp_path: Path,
+        found: Upload,
+        *arguments: str,
+        environ: Mapping[str, str] | None = None,
+        part: int = 1,
+        recipients: Sequence[str] = (RECIPIENT,),
+    ) -> Outcome:
+        target = self.target(tmp_path, *arguments)
+        given = configured(tmp_path / "uploads")
+        one = delivery(target, recipients, part=part)
+        return deliver_to(given, environ or {}, target)(found, files_of(found, part), one)
+
+    @pytest.mark.parametrize("part", [1, 2])
+    def test_one_file(self, tmp_path: Path, part: int) -> None:
+        """A command gets a file, and what was written on the camera."""
+        outcome = self.run(
+            tmp_path,
+            uploaded(),
+            *("{sender}", "{recipient}", "{subject}", "{text}", "{camera}"),
+            part=part,
+            recipients=("a@b.org", "c@b.org"),
+        )
+        assert outcome == Outcome(f"{self.NAME} has done it")
+        found = contents(tmp_path)
+        told = f"{SENDER}|a@b.org,c@b.org|{TITLE}|{TEXT}|\n"
+        assert found.pop("arguments") == told.encode()
+        assert found == dict([list(PHOTOS.items())[part - 1]])
+        assert list((tmp_path / "uploads" / ".nx").iterdir()) == []
+
+    def test_post(self, tmp_path: Path) -> None:
+        """Of a post the camera is its album."""
+        self.run(tmp_path, posted(), "{sender}", "{camera}", "{text}")
+        assert contents(tmp_path)["arguments"] == b"anna|NX300|At the sea\n"
+
+    def test_several_files(self, tmp_path: Path) -> None:
+        """Several files are too many for one command."""
+        with pytest.raises(TooLargeError, match="a command gets one file at a time"):
+            self.run(tmp_path, uploaded(), part=0)
+        assert contents(tmp_path) == {}
+
+    def test_no_file(self, tmp_path: Path) -> None:
+        """Where there is no file there is nothing to do."""
+        found = upload.read(body([]), CONTENT_TYPE)
+        assert self.run(tmp_path, found, part=0) == Outcome("has no file for a command")
+        assert contents(tmp_path) == {}
+
+    def test_variables(self, tmp_path: Path) -> None:
+        """A variable of the rule is one argument, and none that a stranger names is looked up."""
+        environ = {"TOKEN": "a 'b' $(c) ${TOKEN}", "SMTP_PASSWORD": "secret"}
+        text = "${SMTP_PASSWORD} {file} {sender} $SMTP_PASSWORD"
+        self.run(tmp_path, posted(text), "-${TOKEN}-", "{text}", environ=environ)
+        assert contents(tmp_path)["arguments"].decode() == f"-{environ['TOKEN']}-|{text}\n"
+
+    def test_failure(self, tmp_path: Path) -> None:
+        """What the command says is for the outbox to judge."""
+        found = uploaded()
+        for status, expected in ((1, PermanentError), (75, TemporaryError)):
+            target = f"run:sh -c 'exit {status}'"
+            deliver = deliver_to(configured(tmp_path / "uploads"), {}, target)
+            with pytest.raises(expected, match=f"sh ended with status {status}"):
+                deliver(found, found.files[:1], delivery(target, part=1))
+
+
+class TestForward:
+    @pytest.mark.parametrize("part", [0, 1, 2])
+    def test_upload(self, tmp_path: Path, part: int) -> None:
+        """An upload is posted as `repair` would write it, or with the one file of a part."""
+        with WebServer() as server:
+            target = f"forward:http://me:${{PASSWORD}}@{HOST}:{server.port}/${{HOOK}}?x=1"
+            environ = {"PASSWORD": "secret", "HOOK": "hook"}
+            outcome = deliver(configured(tmp_path), target, environ, part)
+        photos = list(PHOTOS.items())
+        sent = body(photos[part - 1 : part] if part else photos, message=message_xml())
+        post = server.post
+        assert (post.header("Content-Type"), post.body) == multipart.repair(sent, CONTENT_TYPE)
+        assert post.line == "POST /hook?x=1 HTTP/1.1"
+        assert post.header("Authorization") == "Basic bWU6c2VjcmV0"
+        assert post.header("Idempotency-Key") == (f'"{ID}.{part}"' if part else f'"{ID}"')
+        assert outcome == Outcome(f"forwarded to {HOST}:{server.port}, which says 200")
+
+    @pytest.mark.parametrize("part", [0, 2])
+    def test_post(self, tmp_path: Path, part: int) -> None:
+        """A post is a form like any other, of which an upload can be read."""
+        found = posted("<At the sea>")
+        with WebServer() as server:
+            target = f"forward:http://{HOST}:{server.port}"
+            one = delivery(target, ["facebook"], part=part)
+            deliver_to(configured(tmp_path), {}, target)(found, files_of(found, part), one)
+        again = upload.read(server.post.body, server.post.header("Content-Type"))
+        assert (again.sender, again.recipients) == ("anna", ("facebook",))
+        assert (again.subject, again.text) == ("facebook: NX300", "<At the sea>")
+        assert {file.name: file.data for file in again.files} == (
+            {"B.JPG": PHOTOS["B.JPG"]} if part else PHOTOS
+        )
+
+    def test_whole_url_from_a_variable(self, tmp_path: Path) -> None:
+        """A variable may hold all of a URL."""
+        with WebServer() as server:
+            environ = {"URL": f"http://me:secret@{HOST}:{server.port}/hook"}
+            deliver(configured(tmp_path), "forward:${URL}", environ)
+        assert server.post.line == "POST /hook HTTP/1.1"
+
+    def test_later(self, tmp_path: Path) -> None:
+        """A server that names a time is asked again at that time."""
+        when = formatdate(time.time() + 600, usegmt=True)
+        busy = f"HTTP/1.1 503 Busy\r\nRetry-After: {when}\r\n\r\n".encode()
+        with WebServer(busy) as server, pytest.raises(TemporaryError) as caught:
+            deliver(configured(tmp_path), f"forward:http://{HOST}:{server.port}/")
+        assert caught.value.retry_after == pytest.approx(600, abs=30)
+
+    def test_nobody_listens(self, tmp_path: Path) -> None:
+        """Where nobody listens nothing else goes either."""
+        with WebServer() as server:
+            pass
+        with pytest.raises(UnreachableError):
+            deliver(configured(tmp_path), f"forward:http://{HOST}:{server.port}/")
 
 
 @pytest.mark.parametrize("part", [0, 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Iterator
 from email.parser import BytesHeaderParser
 from pathlib import Path
@@ -14,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nxparse
-from nxparse import markup, message
+from nxparse import markup, message, multipart
 from nxparse.deviation import BodyError, Deviation, Kind
 from nxparse.multipart import CHUNK, LimitError, MultipartError
-from nxparse.upload import File, Upload, posted, read, read_chunks
+from nxparse.upload import JPEG_HEAD, File, Upload, camera, encoded, posted, read, read_chunks
 from nxparse.upload import whole as file_of
 from tests import bodies
 
@@ -378,6 +379,141 @@ def test_posted(sender: str, name: str, album: str, subject: str) -> None:
     assert (upload.sender, upload.sender_name) == (sender, name)
     assert (upload.recipients, upload.subject, upload.text) == (("facebook",), subject, caption)
     assert (upload.files, upload.size, upload.deviations) == (tuple(files), 12, ())
+
+
+# Uploads handed on
+
+
+@pytest.mark.parametrize("ending", bodies.ENDINGS)
+def test_encoded_is_repaired(ending: str) -> None:
+    """However the body ends, an upload by e-mail is handed on as `repair` would write it."""
+    photos = [("a.jpg", JPEG), ("b.jpg", bodies.jpeg(5000, 2))]
+    body = bodies.body(photos, ending=bodies.ENDINGS[ending])
+    expected = multipart.repair(body, bodies.CONTENT_TYPE)
+    for upload in (
+        read(body, bodies.CONTENT_TYPE),
+        chunked(body, 1460, bodies.CONTENT_TYPE),
+    ):
+        found = encoded(upload, upload.files)
+        assert (found.content_type, b"".join(found.chunks())) == expected
+        assert found.size == len(expected[1])
+
+
+@pytest.mark.parametrize("path", WIRE, ids=lambda path: path.stem)
+def test_encoded_recording(path: Path) -> None:
+    """So it is with what was recorded."""
+    head, _, body = path.read_bytes().partition(b"\r\n\r\n")
+    content_type = str(BytesHeaderParser().parsebytes(head.partition(b"\r\n")[2])["Content-Type"])
+    upload = read(body, content_type)
+    found = encoded(upload, upload.files)
+    expected = multipart.repair(body, content_type)
+    assert (found.content_type, b"".join(found.chunks())) == expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(whole(), id="no-file"),
+        pytest.param(whole(part(b""), part(JPEG)), id="M29-empty-file"),
+        pytest.param(whole(part(b""), part(b"")), id="M29-empty-files"),
+        pytest.param(whole(part(JPEG), part(b"<email/>", name=b"message")), id="M25-two-messages"),
+        pytest.param(part(JPEG) + MESSAGE + XML + CLOSE, id="M25-message-behind"),
+        pytest.param(whole(part(b"--B7x")), id="boundary-in-a-photo"),
+    ],
+)
+def test_encoded_is_repaired_whatever_it_is(body: bytes) -> None:
+    """So it is with what no camera sends."""
+    upload = read(body, TYPE)
+    found = encoded(upload, upload.files)
+    assert (found.content_type, b"".join(found.chunks())) == multipart.repair(body, TYPE)
+
+
+@pytest.mark.parametrize("chosen", [[], [0], [1], [2], [0, 2]])
+def test_encoded_files(chosen: list[int]) -> None:
+    """Some files of an upload have its message with them, and not the others."""
+    photos = [("a.jpg", JPEG), ("b.jpg", b""), ("c.jpg", bodies.jpeg(500, 3))]
+    upload = read(bodies.body(photos), bodies.CONTENT_TYPE)
+    found = encoded(upload, [upload.files[index] for index in chosen])
+    expected = bodies.body([photos[index] for index in chosen])
+    assert (found.content_type, b"".join(found.chunks())) == multipart.repair(
+        expected, bodies.CONTENT_TYPE
+    )
+
+
+SOURCES = [("a.jpg", JPEG), ("", b""), (None, bodies.jpeg(500, 3)), ("../x", b"?"), ("z.jpg", b"")]
+
+
+def body_of_its_own(name: str | None, data: bytes) -> File:
+    return file_of(name, "image/jpeg", len(data), lambda start, end: data[start:end])
+
+
+@pytest.mark.parametrize("chosen", [[], [0], [1], [4], [2, 3], [1, 4], [0, 1, 2, 3, 4]])
+def test_encoded_post(chosen: list[int]) -> None:
+    """What was posted becomes a form with a message in it, and reads as the upload it was."""
+    sources = [SOURCES[index] for index in chosen]
+    files = [body_of_its_own(name, data) for name, data in sources]
+    upload = posted("Änne <b>", "facebook", "NX300", "At the sea & beyond\n]]>", files)
+    found = encoded(upload, files)
+    body = b"".join(found.chunks())
+    assert found.size == len(body)
+    parts = multipart.parse(body, found.content_type, strict=True)
+    assert [(part.name, part.filename, part.content_type) for part in parts] == [
+        ("message", "message.xml", "text/xml"),
+        *(("binary", file.safe_name, file.content_type) for file in files),
+    ]
+    again = read(body, found.content_type)
+    assert (again.recipients, again.subject) == (("facebook",), "facebook: NX300")
+    assert (again.sender_name, again.sender) == ("Änne", "b")
+    assert again.text == "At the sea & beyond\n]]>"
+    assert [file.data for file in again.files] == [data for _, data in sources]
+
+
+def test_encoded_post_of_one_file() -> None:
+    """Of a post that is delivered photo by photo each has the message."""
+    files = [body_of_its_own(name, data) for name, data in SOURCES]
+    upload = posted("me", "facebook", "", "", files)
+    for file, (_, data) in zip(files, SOURCES, strict=True):
+        found = encoded(upload, [file])
+        again = read(b"".join(found.chunks()), found.content_type)
+        assert ([file.data for file in again.files], again.sender) == ([data], "me")
+
+
+def told_by(model: str) -> bytes:
+    """A photo that tells the model of its camera in EXIF, and nothing else."""
+    text = model.encode() + b"\0"
+    entry = struct.pack("<HHII", 0x0110, 2, len(text), 26)
+    block = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4) + text
+    return b"\xff\xd8\xff\xe1" + struct.pack(">H", len(block) + 2) + block + b"\xff\xd9"
+
+
+@pytest.mark.parametrize(
+    ("photos", "album", "expected"),
+    [
+        pytest.param([told_by("NX300")], "", "NX300", id="photo"),
+        pytest.param([told_by("NX300")], "WB850F", "WB850F", id="album-first"),
+        pytest.param([], "WB850F", "WB850F", id="album-only"),
+        pytest.param([JPEG, b"", b"MZ", told_by("NX300"), told_by("NX1")], "", "NX300",
+            id="first-that-tells"),
+        pytest.param([JPEG, b"RIFF\0\0\0\0AVI "], "", "", id="none-tells"),
+        pytest.param([], "", "", id="no-photo"),
+        pytest.param([told_by("NX\n{file}$(x)")], "", "NX {file}$(x)", id="hostile"),
+        pytest.param([told_by("NX300") + bytes(JPEG_HEAD)], "", "NX300", id="large"),
+    ],
+)  # fmt: skip
+def test_camera(photos: list[bytes], album: str, expected: str) -> None:
+    """The camera is what a post calls its album, or else what a photo tells."""
+    fetched: list[int] = []
+
+    def file(data: bytes) -> File:
+        def fetch(start: int, end: int) -> bytes:
+            fetched.append(end - start)
+            return data[start:end]
+
+        return File("a.jpg", "image/jpeg", len(data), 0, fetch)
+
+    upload = Upload("a", ("b",), "", "", tuple(map(file, photos)), album=album)
+    assert camera(upload) == expected
+    assert max(fetched, default=0) <= JPEG_HEAD == 1 << 17
 
 
 # Cut photos

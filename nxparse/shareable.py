@@ -1,0 +1,710 @@
+"""A report of what was seen, for a public bug report about a camera that nobody knows.
+
+It has everything that helps to teach the addon a new model: request lines and
+headers in their spelling, boundary and heads of a multipart body byte for byte,
+the structure of XML, what deviates from the RFCs and where, sizes, the model
+that a photo names. It has no photo, and nothing that is private: for that there
+are stand-ins (`pseudonyms` tells what is private and how it is found twice).
+
+A report is made in two steps. First each request and reply is taken apart. What
+is private is replaced where it stands, and the result is a list of pieces: own
+words (`str`), text from the wire (`_Text`), rows of it (`_Rows`). When that is
+done, everything private is known. Then the texts from the wire are swept for
+it, made visible and fenced.
+
+So all that came over the wire goes through `_fenced`. Nothing in there means
+anything to Markdown, since a fence is longer than any run of backticks in it,
+and no line of a request can look like another one, since what could end a line
+is escaped.
+
+The first 64 KiB of a text are looked at, and 8 KiB of the result are shown. Of
+other bodies there are sizes and digests. The digest of a photo that can be
+found somewhere would tell whose camera this is, so digests are keyed, and the
+key is thrown away: they tell which files in one report are the same, no more.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hmac
+import re
+import secrets
+from base64 import b64decode
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from html import escape
+from itertools import islice
+from urllib.parse import unquote
+
+from nxparse import filename, hotspot, jpeg, multipart, service, show, social
+from nxparse.deviation import BodyError, Deviation, Kind
+from nxparse.multipart import PartSpan
+from nxparse.page import PAGE
+from nxparse.pseudonyms import Keep, Pseudonyms, keep_for, unescaped
+from nxparse.reply import Reply, refusal
+from nxparse.seen import Answered, Headers, Seen, header
+from nxparse.service import Call, Service
+from nxparse.upload import from_parts
+
+MAX_READ = 64 * 1024  # bytes of a text that are looked at: as many as XML may have
+MAX_SHOWN = 8 * 1024  # characters of a text, or of a line of a head
+MAX_WORD = 256  # characters of what is a method, a version, a host
+MAX_CELL = 100  # characters
+MAX_HEADERS = 200
+MAX_VERSION = 80  # characters
+
+# Headers of which only that is private which is so wherever it stands.
+_PLAIN_HEADERS = frozenset(
+    re.findall(
+        r"\S+",
+        """
+        accept accept-charset accept-encoding accept-language accept-ranges allow cache-control
+        connection content-encoding content-language content-transfer-encoding date expect expires
+        keep-alive last-modified pragma proxy-connection server te transfer-encoding upgrade
+        user-agent vary x-osp-version
+        """,
+    )
+)
+_URL_HEADERS = frozenset({"content-location", "location", "origin", "referer"})
+_SIZE = re.compile(r"(?:bytes[ =])?[0-9*/, -]{1,60}")
+_SIZE_HEADERS = frozenset({"age", "content-length", "content-range", "range"})
+_PAIR = re.compile(r'([A-Za-z_][A-Za-z0-9_-]{0,40})(\s{0,4}=\s{0,4})("[^"]*"|[^\s",]*)')
+_PARAMETER = re.compile(
+    r';\s{0,10}([^\s;="]{1,60})\s{0,4}=\s{0,4}("(?:[^"\\]|\\.)*"?[^;]*|[^;]*)', re.DOTALL
+)
+_FIELD_LINE = re.compile(r"""([{\["' \t]*)([A-Za-z_][\w.-]{0,40})(["']?\s{0,4}[:=]\s{0,4}["']?)""")
+_BRACKETS = "{}[], \t\r"
+_FORM = re.compile(r"[\w.%+-]{1,60}=[^&\s]*(?:&[\w.%+-]{1,60}=[^&\s]*)*\s{0,4}")
+
+_MARKUP = re.compile(
+    r"<!\[CDATA\[(?P<cdata>.*?)(?P<cdata_end>\]\]>|\Z)"
+    r"|<!--(?P<comment>.*?)(?P<comment_end>-->|\Z)"
+    r"|<(?P<tag>[^<>]*)(?P<tag_end>>?)"
+    r"|(?P<text>[^<]+)",
+    re.DOTALL,
+)
+_XML_DECLARATION = re.compile(r"\?xml[\w\s.\"'=-]{0,100}\?", re.ASCII)
+_TAG_NAME = re.compile(r"([/?!]?)([A-Za-z_][\w.:-]{0,100})(?=[\s/?]|\Z)", re.ASCII)
+_ATTRIBUTE = re.compile(
+    r"""([\w.:-]{0,100})(\s{0,10}=\s{0,10})("[^"]*"?|'[^']*'?|[^\s"'/>]+)""", re.ASCII
+)
+
+_BINARY = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+_READABLE = re.compile(rb"([ -~]{5,})")
+_PART_HEAD = re.compile(rb"(?:\A|\n)--[^\r\n]{1,256}\r?\n(?=[A-Za-z-]{1,40}[ \t]{0,4}:)")
+_HEADER_LINE = re.compile(r"([^:\s]{1,100})(\s{0,10}:\s{0,10})")
+_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+# Of the details of the others, some are whole headers. Those stand above them anyway.
+_TELLING = frozenset({Kind.PARAMETER_CASE, Kind.XML_MALFORMED, Kind.XML_ENCODING, Kind.BARE_LF})
+
+# What this addon says to everybody.
+_OUR_PAGES = frozenset(
+    answer.body
+    for answer in (
+        PAGE,
+        social.LOGGED_OUT,
+        *(hotspot.YAHOO.redirect, hotspot.YAHOO.cookie),
+        *(hotspot.MSN.redirect, hotspot.MSN.cookie),
+    )
+)
+
+_ABOUT = """\
+This is what was said between a camera and a server, or nx_addon in its place.
+It is meant to be attached to a public bug report.
+
+Private values are replaced by stand-ins that tell kind and length: `digits-12`,
+`hex-32`, `text-1 (34 characters)`, `address-1@example.org`, `ip-1`. The second value
+of the same kind and length is `digits-12-2`. The same value has the same stand-in
+in the whole report. No photo is in it. The digests of files (HMAC-SHA256, 16 of its
+digits) are made with a key that nobody has any more: they tell which files are the
+same, and nothing to somebody who has one of them. Characters that cannot be seen are
+written as `\\r`, `\\x00` or `\\u202e`.
+
+Please read it before you share it: what nobody could know for private is still in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """Text from the wire, of several lines. `cut`: there was more of it."""
+
+    text: str
+    cut: bool = False
+
+
+class _Own(str):
+    """A cell that is not from the wire."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Cells from the wire, or our own. In a cell nothing is the end of a line."""
+
+    rows: Sequence[Sequence[str]]
+    limit: int = MAX_CELL
+
+
+_Piece = str | _Text | _Rows
+
+
+def markdown(seen: Iterable[Seen], *, version: str = "", key: bytes | None = None) -> str:
+    """A report of these requests and replies, in Markdown. Never raises.
+
+    `version` says what made it. `key` is that of the digests, by default a
+    random one.
+    """
+    requests = list(seen)
+    report = _Report(Pseudonyms(), key or secrets.token_bytes(32))
+    maker = re.sub(r"[^A-Za-z0-9 .,+/()-]", "?", version[:MAX_VERSION])
+    count = "1 request" if len(requests) == 1 else f"{len(requests)} requests"
+    pieces: list[_Piece] = [
+        "# What a camera said",
+        _ABOUT,
+        f"{count}{f', made with {maker}' if maker else ''}.",
+    ]
+    began = next((one.at for one in requests if one.at), 0.0)
+    for number, one in enumerate(requests, 1):
+        pieces += report.exchange(number, one, began)
+    return "\n\n".join(_rendered(piece, report.names) for piece in pieces) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """Takes requests and replies apart."""
+
+    names: Pseudonyms
+    key: bytes
+
+    def exchange(self, number: int, seen: Seen, began: float) -> Iterator[_Piece]:
+        """A request and the reply to it."""
+        client = (
+            self.names.stand_in(seen.client[:MAX_WORD]) if seen.client else "an unknown address"
+        )
+        after = f", {seen.at - began:.1f} s after the first" if seen.at else ""
+        yield f"## {number}. {show.title(seen)}"
+        yield f"From {client}{after}."
+        method = self.names.value(seen.method[:MAX_WORD], Keep.WORDS)
+        line = f"{method} {self.names.url(seen.path[:MAX_READ])} {self._version(seen.version)}"
+        yield _Rows([(line,), *self._fields(seen.headers)], MAX_SHOWN)
+        if seen.host and service.bare_host(seen.header("host")) != seen.host:
+            yield "No Host header says so, but it went to:"
+            yield _Rows([(self.names.host(seen.host[:MAX_WORD]),)])
+        self._learn(seen)
+        yield from self._body(seen.headers, seen.body)
+        yield f"### Reply to {number}"
+        if seen.answered is None:
+            yield "None was seen."
+        else:
+            yield from self._reply(seen.answered)
+
+    def _reply(self, answered: Answered) -> Iterator[_Piece]:
+        reason = answered.reason
+        if not re.fullmatch("[A-Za-z -]{0,40}", reason):
+            reason = self.names.value(reason[:MAX_WORD], Keep.CONSTANTS)
+        line = f"{answered.status} {reason}"
+        yield _Rows([(line,), *self._fields(answered.headers)], MAX_SHOWN)
+        if answered.body and _is_ours(answered.status, answered.body):
+            yield "The body, as nx_addon writes it:"
+            yield _Text(self.names.anywhere(answered.body.decode("utf-8", "replace")))
+        else:
+            yield from self._body(answered.headers, answered.body)
+
+    def _version(self, version: str) -> str:
+        known = re.fullmatch(r"HTTP/[0-9](?:\.[0-9])?", version)
+        return version if known else self.names.value(version[:MAX_WORD], Keep.CONSTANTS)
+
+    def _fields(self, headers: Headers) -> Iterator[tuple[str]]:
+        for name, value in headers[:MAX_HEADERS]:
+            yield (f"{self.names.anywhere(name[:MAX_WORD])}: {self._field(name, value)}",)
+        if len(headers) > MAX_HEADERS:
+            yield (_Own(f"(and {len(headers) - MAX_HEADERS} more)"),)
+
+    def _field(self, name: str, value: str) -> str:
+        return _field(self.names, name.lower(), value[:MAX_READ])
+
+    def _learn(self, seen: Seen) -> None:
+        """Take note of who logs in: the name is encrypted there, but later perhaps not."""
+        match service.find(seen.method, seen.host, seen.path):
+            case Call(Service.LOGIN):
+                with suppress(BodyError):
+                    self.names.value(social.read_login(seen.body or b"").user, Keep.NOTHING)
+
+    def _body(self, headers: Headers, body: bytes | None) -> Iterator[_Piece]:
+        content_type = header(headers, "content-type")
+        if body is None:
+            yield "The body was not kept."
+        elif not body:
+            yield "No body."
+        elif content_type.strip().lower().startswith("multipart/") or _PART_HEAD.match(body):
+            yield from self._multipart(body, content_type)
+        else:
+            yield from self._content(body, content_type)
+
+    def _content(self, data: bytes, content_type: str) -> Iterator[_Piece]:
+        """A body that is one thing."""
+        text = None if _is_picture(data, content_type) else _text(data)
+        if text is not None:
+            yield f"Body, {len(data)} bytes:"
+            yield _Text(_readable(self.names, text), len(data) > MAX_READ)
+            return
+        rows = [
+            (_Own("bytes"), _Own(len(data))),
+            (_Own("looks like"), _sniffed(data, content_type)),
+            (_Own("picture"), self._picture(data)),
+            (_Own("keyed digest"), self._digest(data)),
+        ]
+        if not _is_picture(data, content_type):
+            rows.append((_Own("begins with"), _beginning(data)))
+        yield "Body:"
+        yield _Rows([row for row in rows if row[1]])
+
+    def _multipart(self, body: bytes, content_type: str) -> Iterator[_Piece]:
+        scanner = multipart.Scanner(multipart.boundary_of(content_type[:MAX_READ]))
+        try:
+            scanner.feed(body)
+            parts = scanner.close()
+        except multipart.MultipartError as error:
+            yield f"Body, {len(body)} bytes, that cannot be read as multipart:"
+            yield _Rows([(self.names.anywhere(str(error)),)], MAX_SHOWN)
+            yield from self._heads(body, content_type)
+            return
+        yield f"Body, {len(body)} bytes, its parts:"
+        yield self._table(body, parts)
+        for number, part in enumerate(parts, 1):
+            yield from self._part(number, part, body, scanner.boundary or b"")
+        yield from self._deviations(body, parts, scanner.deviations)
+
+    def _table(self, body: bytes, parts: Sequence[PartSpan]) -> _Rows:
+        head = ("", "name", "file", "type", "bytes", "at", "keyed digest", "picture")
+        rows: list[Sequence[str]] = [[*map(_Own, head)]]
+        for number, part in enumerate(parts, 1):
+            data = memoryview(body)[part.start : part.end]
+            claimed = header(part.headers, "content-type")
+            rows.append(
+                (
+                    _Own(number),
+                    self.names.value(part.name or "", Keep.WORDS) or "-",
+                    self.names.file(part.filename or "") or "-",
+                    self._field("Content-Type", claimed) or "-",
+                    _Own(len(data)),
+                    _Own(part.start),
+                    self._digest(data),
+                    self._picture(bytes(data[: show.HEAD])),
+                )
+            )
+        return _Rows(rows)
+
+    def _part(self, number: int, part: PartSpan, body: bytes, boundary: bytes) -> Iterator[_Piece]:
+        yield f"Head of part {number}:"
+        yield _Text(_head(self.names, _bytes_of_head(body, part, boundary)))
+        claimed = header(part.headers, "content-type")
+        data = body[part.start : min(part.end, part.start + MAX_READ)]
+        text = None if _is_picture(data, claimed, part.filename or "") else _text(data)
+        if text:
+            if _is_markup(text):
+                text = _markup(self.names, text)
+            else:  # what somebody typed into a field
+                text = self.names.value(text, keep_for(part.name or "", Keep.CONSTANTS))
+            yield f"Part {number}:"
+            yield _Text(text, part.end - part.start > MAX_READ)
+
+    def _deviations(
+        self, body: bytes, parts: Sequence[PartSpan], found: Sequence[Deviation]
+    ) -> Iterator[_Piece]:
+        if any(part.name == "message" for part in parts):
+            try:
+                found = from_parts(parts, found, lambda start, end: body[start:end]).deviations
+            except BodyError as error:
+                yield "It cannot be read as an upload by e-mail:"
+                yield _Rows([(self.names.anywhere(str(error)),)], MAX_SHOWN)
+        if not found:
+            yield "It deviates from no RFC."
+            return
+        yield "Deviations from the RFCs:"
+        yield _Rows(
+            [
+                (_Own(one), _Own(f"at {one.offset}"), one.detail if one.kind in _TELLING else "")
+                for one in sorted(found, key=lambda one: one.offset)
+            ]
+        )
+
+    def _heads(self, body: bytes, content_type: str) -> Iterator[_Piece]:
+        """What look like heads of parts in a body that is no multipart."""
+        found = list(islice(_PART_HEAD.finditer(body), multipart.MAX_PARTS))
+        if not found:
+            yield from self._content(body, "")
+            return
+        ends = [*(match.start() for match in found[1:]), len(body)]
+        yield "What may be parts of it:"
+        yield _Rows(
+            [
+                [*map(_Own, ("", "at", "bytes, with the head"))],
+                *(
+                    [*map(_Own, (number, match.end(), end - match.end()))]
+                    for number, (match, end) in enumerate(zip(found, ends, strict=True), 1)
+                ),
+            ]
+        )
+        for number, (match, end) in enumerate(zip(found, ends, strict=True), 1):
+            limit = min(end, match.end() + multipart.MAX_HEADER_BYTES)
+            blank = _BLANK_LINE.search(body, match.end(), limit)
+            head = _without_end(body[match.end() : blank.end() if blank else limit])
+            yield f"Head of part {number}:"
+            yield _Text(_head(self.names, head), cut=blank is None)
+
+    def _picture(self, data: bytes) -> str:
+        """What a picture tells of itself, but for when it was taken."""
+        told = jpeg.describe(data[: show.HEAD])
+        if told is None:
+            return ""
+        size = f"{told.width} x {told.height}" if told.width else "JPEG"
+        words = (size, self.names.anywhere(told.make), self.names.anywhere(told.model))
+        return ", ".join(word for word in words if word)
+
+    def _digest(self, data: bytes | memoryview) -> _Own:
+        return _Own(hmac.new(self.key, data, "sha256").hexdigest()[:16])
+
+
+# Headers
+
+
+def _field(names: Pseudonyms, name: str, value: str) -> str:
+    """The value of a header, whose name is in lower case."""
+    if name in _SIZE_HEADERS and _SIZE.fullmatch(value):
+        return value
+    if name in _PLAIN_HEADERS:
+        return names.anywhere(value)
+    if name == "host":
+        return names.host(value)
+    if name in _URL_HEADERS:
+        return names.url(value)
+    if name.endswith("authorization"):
+        return _credentials(names, value)
+    if name in ("cookie", "set-cookie"):
+        return _cookies(names, value, attributes=name == "set-cookie")
+    if name in ("content-type", "content-disposition"):
+        return _parameters(names, value, is_type=name == "content-type")
+    return names.value(value, keep_for(name))
+
+
+def _credentials(names: Pseudonyms, value: str) -> str:
+    scheme, blank, secret = value.partition(" ")
+    if not blank or not re.fullmatch("[A-Za-z]{1,16}", scheme):
+        return names.value(value, Keep.NOTHING)
+    if scheme.lower() in ("oauth", "digest") and not _PAIR.sub("", secret).strip(" ,\t"):
+        return f"{scheme} {_PAIR.sub(lambda match: _credential(names, match), secret)}"
+    with suppress(ValueError):
+        for half in b64decode(secret, validate=True).decode().split(":", 1):
+            names.value(half, Keep.NOTHING)
+    return f"{scheme} {names.value(secret, Keep.NOTHING)}"
+
+
+def _credential(names: Pseudonyms, match: re.Match[str]) -> str:
+    keep = keep_for(match[1])
+    core = match[3].strip('"')
+    value = names.value(unquote(core), keep if keep is Keep.WORDS else Keep.NOTHING)
+    return match[1] + match[2] + match[3].replace(core, value) if core else match[0]
+
+
+def _cookies(names: Pseudonyms, value: str, *, attributes: bool) -> str:
+    return ";".join(_cookie(names, piece, attributes) for piece in value.split(";"))
+
+
+def _cookie(names: Pseudonyms, piece: str, attributes: bool) -> str:
+    name, equals, value = piece.partition("=")
+    if not equals:
+        return names.value(piece, Keep.WORDS if attributes else Keep.CONSTANTS)
+    match name.strip().lower():
+        case "domain" if attributes:
+            host = value.lstrip(" .")
+            value = value[: len(value) - len(host)] + names.host(host)
+        case "path" if attributes:
+            value = names.url(value)
+        case "expires" | "max-age" | "samesite" if attributes:
+            value = names.anywhere(value)
+        case _:
+            value = names.value(value, Keep.CONSTANTS)
+    return f"{names.anywhere(name)}={value}"
+
+
+def _parameters(names: Pseudonyms, value: str, *, is_type: bool) -> str:
+    """A Content-Type or Content-Disposition with its parameters. A boundary stays as it is."""
+    pieces: list[str] = []
+    position = 0
+    for match in _PARAMETER.finditer(value):
+        before = value[position : match.start()]
+        core = match[2].strip()
+        if len(core) >= 2 and core[0] == core[-1] == '"':
+            core = core[1:-1]
+        kept = _parameter(names, match[1].lower().rstrip("*"), core, is_type)
+        start = match.start(2) + match[2].index(core)
+        pieces += [_beside(names, before), value[match.start() : start], kept]
+        position = start + len(core)
+    return "".join([*pieces, _beside(names, value[position:])])
+
+
+def _parameter(names: Pseudonyms, name: str, value: str, is_type: bool) -> str:
+    match name:
+        case "boundary" if is_type:
+            return value
+        case "name" if not is_type:
+            return names.value(value, Keep.WORDS)
+        case "name" | "filename":
+            return names.file(value)
+        case _:
+            return names.value(value)
+
+
+def _beside(names: Pseudonyms, text: str) -> str:
+    """What stands between parameters: the type, semicolons, quotes, or worse."""
+    core = text.strip('"; \t\r\n')
+    return text.replace(core, names.value(core, Keep.WORDS), 1) if core else text
+
+
+def _head(names: Pseudonyms, head: bytes) -> str:
+    """The head of a part, in its spelling."""
+    lines: list[str] = []
+    name = ""
+    for line in re.split(r"(\r?\n)", _header_text(head)):
+        match = _HEADER_LINE.match(line)
+        if match:
+            name = match[1].lower()
+            start = names.anywhere(match[1]) + match[2]
+            lines.append(start + _field(names, name, line[match.end() :]))
+        elif line[:1] in (" ", "\t") and name:
+            lines.append(_field(names, name, line))
+        else:
+            lines.append(names.value(line, Keep.CONSTANTS))
+    return "".join(lines)
+
+
+def _header_text(head: bytes) -> str:
+    for encoding in ("utf-8", "cp949"):
+        with suppress(UnicodeDecodeError):
+            return head.decode(encoding)
+    return head.decode("latin-1")
+
+
+def _bytes_of_head(body: bytes, part: PartSpan, boundary: bytes) -> bytes:
+    """What stands between the boundary and the data of a part."""
+    earliest = max(0, part.start - multipart.MAX_HEADER_BYTES - 2 * multipart.MAX_BOUNDARY)
+    before = body.rfind(b"--" + boundary, earliest, part.start)
+    return _without_end(body[before + 2 + len(boundary) : part.start].partition(b"\n")[2])
+
+
+def _without_end(head: bytes) -> bytes:
+    """A head without the blank line behind it."""
+    return head.removesuffix(b"\n").removesuffix(b"\r")
+
+
+# Bodies
+
+
+def _is_ours(status: int, body: bytes) -> bool:
+    """Is this body one that nx_addon would write?"""
+    remark = Reply(status, body).remark
+    return body in _OUR_PAGES or body == refusal(status, remark).body
+
+
+def _text(data: bytes) -> str | None:
+    """The beginning of a text; None if this is none."""
+    head = data[:MAX_READ]
+    encodings = ["utf-16"] if head[:2] in (b"\xff\xfe", b"\xfe\xff") else ["utf-8", "cp949"]
+    for encoding in encodings:
+        with suppress(UnicodeDecodeError):
+            decoder = codecs.getincrementaldecoder(encoding)()
+            text = decoder.decode(head, final=len(data) <= MAX_READ)
+            if not _BINARY.search(text):
+                return _without_rest(text) if len(data) > MAX_READ else text
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        return head.decode("utf-8", "backslashreplace")
+    return None
+
+
+def _without_rest(text: str) -> str:
+    """A text that was cut, without the word in which that was."""
+    return text[: 1 + max(text.rfind(mark) for mark in " \n<>")]
+
+
+def _readable(names: Pseudonyms, text: str) -> str:
+    """The text of a body."""
+    if _is_markup(text):
+        return _markup(names, text)
+    if _FORM.fullmatch(text):
+        return names.query(text)
+    lines = text.split("\n")
+    written = [line for line in lines if line.strip(_BRACKETS)]
+    if all(_FIELD_LINE.match(line) for line in written) and (len(written) > 1 or "=" in text):
+        return "\n".join(_field_line(names, line) for line in lines)
+    return "\n".join(names.value(line, Keep.CONSTANTS) for line in lines)
+
+
+def _field_line(names: Pseudonyms, line: str) -> str:
+    match = _FIELD_LINE.match(line)
+    if not match:  # nothing but brackets
+        return line
+    value = line[match.end() :]
+    core = value.rstrip(_BRACKETS + "\"'")
+    return match[0] + names.value(core, keep_for(match[2])) + value[len(core) :]
+
+
+def _is_markup(text: str) -> bool:
+    return text.lstrip("\ufeff \t\r\n").startswith("<")
+
+
+def _markup(names: Pseudonyms, text: str) -> str:
+    """XML, or almost: its structure stays, and of its values what says nothing of anybody."""
+    path: list[str] = []
+
+    def one(match: re.Match[str]) -> str:
+        if (tag := match["tag"]) is not None:
+            rewritten, opens = _tag(names, tag)
+            if opens:
+                path.append(opens)
+            elif tag.startswith("/") and path:
+                path.pop()
+            return f"<{rewritten}{match['tag_end']}"
+        keep = keep_for(path[-1]) if path else Keep.DEFAULT
+        if (comment := match["comment"]) is not None:
+            return f"<!--{names.value(comment, Keep.CONSTANTS)}{match['comment_end']}"
+        if (cdata := match["cdata"]) is not None:
+            return f"<![CDATA[{names.value(cdata, keep)}{match['cdata_end']}"
+        return _escaped(names, match["text"], keep)
+
+    return _MARKUP.sub(one, text)
+
+
+def _tag(names: Pseudonyms, tag: str) -> tuple[str, str]:
+    """What stands between `<` and `>`, and the name of the element if one begins here."""
+    if _XML_DECLARATION.fullmatch(tag):
+        return tag, ""
+    begin = _TAG_NAME.match(tag)
+    name = begin[2] if begin else ""
+    pieces = [begin[1] + names.anywhere(name)] if begin else []
+    position = begin.end() if begin else 0
+    for match in _ATTRIBUTE.finditer(tag, position):
+        pieces += [_between(names, tag[position : match.start()]), _attribute(names, name, match)]
+        position = match.end()
+    pieces.append(_between(names, tag[position:]))
+    opens = name if begin and not begin[1] and not tag.endswith("/") else ""
+    return "".join(pieces), opens
+
+
+def _attribute(names: Pseudonyms, element: str, match: re.Match[str]) -> str:
+    name, equals, quoted = match[1], match[2], match[3]
+    mark = quoted[0] if quoted[0] in "\"'" else ""
+    end = mark if mark and len(quoted) > 1 and quoted.endswith(mark) else ""
+    value = quoted[len(mark) : len(quoted) - len(end)]
+    if name.lower() == "resourceid" and "/" in value:
+        new = names.url(value)
+    elif name.lower().startswith("xmlns"):
+        new = names.anywhere(value)
+    else:
+        new = _escaped(names, value, _keep_of(element, name))
+    return f"{names.anywhere(name)}{equals}{mark}{new}{end}"
+
+
+def _keep_of(element: str, attribute: str) -> Keep:
+    """What may be kept of an attribute: what both names allow, or the one that tells choices."""
+    own, outer = keep_for(attribute), keep_for(element)
+    if own is Keep.WORDS:
+        return Keep.CONSTANTS if outer is Keep.NOTHING else own
+    return min(own, outer)
+
+
+def _between(names: Pseudonyms, text: str) -> str:
+    """What in a tag is no attribute."""
+    core = text.strip("/? \t\r\n")
+    return text.replace(core, names.value(core, Keep.CONSTANTS), 1) if core else text
+
+
+def _escaped(names: Pseudonyms, raw: str, keep: Keep) -> str:
+    """A value as XML writes it, as it was if it stays."""
+    if raw == "\ufeff":
+        return raw
+    text = unescaped(raw)
+    value = names.value(text, keep)
+    return raw if value == text else escape(value, quote=False)
+
+
+def _is_picture(data: bytes, content_type: str, name: str = "") -> bool:
+    """Is this a picture or video, or does it say so?"""
+    claimed = content_type.strip().lower().startswith(("image/", "video/", "audio/"))
+    named = filename.safe(name, "").rpartition(".")[2] != "bin" if name else False
+    return claimed or named or _sniffed(data, content_type) != "application/octet-stream"
+
+
+def _sniffed(data: bytes, content_type: str) -> str:
+    return filename.sniff(data[:16], content_type.partition(";")[0].strip().lower() or None)
+
+
+def _beginning(data: bytes) -> str:
+    """The first 16 bytes, but for what can be read."""
+    pieces = _READABLE.split(data[:16])
+    return " ".join(
+        f"({len(piece)} characters)" if index % 2 else piece.hex()
+        for index, piece in enumerate(pieces)
+        if piece
+    )
+
+
+# What comes out
+
+
+def _rendered(piece: _Piece, names: Pseudonyms) -> str:
+    match piece:
+        case _Text(text, cut):
+            return _rendered_text(names.sweep(text), cut)
+        case _Rows(rows, limit):
+            return _fenced(_table([[_cell(names, cell, limit) for cell in row] for row in rows]))
+        case _:
+            return piece
+
+
+def _rendered_text(text: str, cut: bool) -> str:
+    notes: list[str] = []
+    if "\r\n" in text and not re.search(r"(?<!\r)\n|\r(?!\n)", text):
+        text = text.replace("\r\n", "\n")
+        notes.append("(Its lines end with CRLF.)")
+    if cut or len(text) > MAX_SHOWN:
+        notes.append("(It is longer: the rest is cut off.)")
+    shown = "\n".join(_visible(line) for line in text[:MAX_SHOWN].split("\n"))
+    return "\n\n".join([_fenced(shown), *notes])
+
+
+def _cell(names: Pseudonyms, text: str, limit: int) -> str:
+    if isinstance(text, _Own):
+        return text
+    text = names.sweep(text)
+    return _visible(text if len(text) <= limit else f"{text[: limit - 1]}…")
+
+
+def _visible(line: str) -> str:
+    """A line in which every character can be seen."""
+    if line.isprintable():
+        return line
+    return "".join(
+        char if char.isprintable() or char == "\t" else _escape_of(char) for char in line
+    )
+
+
+def _escape_of(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _fenced(text: str) -> str:
+    """A code block that nothing in the text can end."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    end = "" if text.endswith("\n") else "\n"
+    return f"{fence}\n{text}{end}{fence}"
