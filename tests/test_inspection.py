@@ -10,14 +10,18 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 
 import mitmproxy.contentviews
 import pytest
+from mitmproxy.http import Request
+from mitmproxy.test.tflow import tflow
 from selenium.webdriver.common.by import By
 
+import nx_addon
 from tests import bodies, camera, social
 from tests.browser import browser, needs_browser, wait_for_text
-from tests.proxy import ADDON, PROGRAMS, Proxy, eventually
+from tests.proxy import ADDON, PROGRAMS, ROOT, Proxy, eventually
 
 PASSWORD = "correct horse"
 UNKNOWN = (
@@ -86,6 +90,36 @@ def click(driver: object, path: str) -> None:
     """Click on the line of the flow whose URL has this path."""
     row = driver.find_element(By.XPATH, f"//td[contains(., '{path}')]")  # type: ignore[attr-defined]
     row.click()
+
+
+@needs_views
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(
+            path.read_bytes().partition(b"\r\n\r\n")[2]
+            for path in (ROOT / "tests/wire").glob("*.http")
+        ),
+        *(Random(seed).randbytes(2000) for seed in range(20)),
+        b"",
+    ],
+    ids=lambda body: f"{len(body)}-{body[:4].hex()}",
+)
+@pytest.mark.parametrize(
+    "path", [bodies.PATH, "/facebook/auth", "/facebook/photo", "/upload/x", "/unknown"]
+)
+def test_the_view_of_anything(path: str, body: bytes) -> None:
+    """Before there is any configuration, too: a view has a text, or it is not for this body."""
+    method = "PUT" if path == "/upload/x" else "POST"
+    flow = tflow(req=Request.make(method, f"http://www.ospserver.net{path}", body), resp=True)
+    view = nx_addon._camera_view(nx_addon.NxAddon())
+    for message in (flow.request, flow.response):
+        metadata = mitmproxy.contentviews.Metadata(flow=flow, http_message=message)
+        if view.render_priority(message.raw_content, metadata) > 0:
+            text = view.prettify(message.raw_content, metadata)
+            assert all(char.isprintable() or char in "\n\xa0" for char in text)
+        else:
+            assert path == "/unknown" or not body or message is flow.response
 
 
 @contextmanager
