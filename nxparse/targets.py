@@ -6,11 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from nxparse import report
 from nxparse.address import is_deliverable
 from nxparse.config import Config, expanded
-from nxparse.deliver import forward, mail, routes, run
+from nxparse.deliver import forward, mail, notify, routes, run
 from nxparse.deliver.errors import Outcome, PermanentError, TooLargeError, UnreachableError
 from nxparse.deliver.save import save
 from nxparse.outbox import Deliver
@@ -40,6 +41,8 @@ def deliver_to(config: Config, environ: Mapping[str, str], target: str) -> Deliv
                 return partial(_run, config.dir / ".nx", words)
             case "forward":
                 return partial(_forward, forward.server(argument))
+            case "notify":
+                return partial(_notify, notify.service(argument), config.dir / ".nx")
             case _:
                 return _drop
     except (ValueError, RuntimeError) as error:  # RuntimeError: ~somebody who does not exist
@@ -82,6 +85,13 @@ def _forward(
 ) -> Outcome:
     said = forward.send(encoded(upload, files), delivery.id, server, time.time())
     return Outcome(f"forwarded to {server}, which says {said}")
+
+
+def _notify(
+    service: Any, folder: Path, upload: Upload, files: Sequence[File], delivery: Delivery
+) -> Outcome:
+    notify.send(upload, files, service, folder)
+    return Outcome("sent by Apprise")
 
 
 def _mail(

@@ -183,7 +183,7 @@ ADDRESS = (
 TIME = "is not a time: give one like 90s, 30m, 12h or 3d"
 SENDER = "is not a sender: give an address, or a glob like *@example.org"
 RULE = "a rule is PATTERN=TARGET, like *@example.org=save"
-TARGETS = "the targets are save, mail, run, forward, drop"
+TARGETS = "the targets are save, mail, run, forward, notify, drop"
 UNSET = "the environment has no variable NOWHERE; set it before you start mitmproxy"
 
 WRONG: dict[str, tuple[str, object, str]] = {
@@ -536,6 +536,13 @@ def test_unset_variable_beyond_the_disk(target: str) -> None:
     with pytest.raises(ConfigError) as caught:
         given(nx_route=[f"*={target}"], nx_senders=["*"])
     assert str(caught.value) == f"nx_route=*={target}: {UNSET}"
+
+
+def test_variable_is_no_part_of_the_command_line() -> None:
+    """What a variable holds is an argument, and need not make sense to a shell."""
+    options = {**DEFAULTS, "nx_route": ["*=run:x ${QUOTE}"], "nx_senders": ["*"]}
+    [found] = parse(options, {"QUOTE": "it's"}).routes
+    assert found.target.argument == "x ${QUOTE}"
 
 
 def test_braces_are_placeholders_only_in_a_command() -> None:

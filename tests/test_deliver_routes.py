@@ -48,31 +48,31 @@ def test_target(text: str, expected: Target) -> None:
     ("text", "reason"),
     [
         pytest.param(
-            "", "there is no target '': the targets are save, mail, run, forward, drop", id="empty"
+            "", "there is no target '': the targets are save, mail, run, forward, notify, drop", id="empty"
         ),
         pytest.param(
             "Save",
-            "there is no target 'Save': the targets are save, mail, run, forward, drop",
+            "there is no target 'Save': the targets are save, mail, run, forward, notify, drop",
             id="case",
         ),
         pytest.param(
             "mall:a@b",
-            "there is no target 'mall': the targets are save, mail, run, forward, drop",
+            "there is no target 'mall': the targets are save, mail, run, forward, notify, drop",
             id="typo",
         ),
         pytest.param(
             ":x",
-            "there is no target '': the targets are save, mail, run, forward, drop",
+            "there is no target '': the targets are save, mail, run, forward, notify, drop",
             id="no-kind",
         ),
         pytest.param(
             "save :x",
-            "there is no target 'save ': the targets are save, mail, run, forward, drop",
+            "there is no target 'save ': the targets are save, mail, run, forward, notify, drop",
             id="blank",
         ),
         pytest.param(
             "a\nb\x1b",
-            "there is no target 'a\\nb\\x1b': the targets are save, mail, run, forward, drop",
+            "there is no target 'a\\nb\\x1b': the targets are save, mail, run, forward, notify, drop",
             id="X13",
         ),
         pytest.param("save:", "nothing stands behind 'save:'", id="save-nothing"),
@@ -141,12 +141,12 @@ NO_RULE = "a rule is PATTERN=TARGET, like *@example.org=save"
         pytest.param(" =save", NO_RULE, id="blank-pattern"),
         pytest.param(
             "*=",
-            "there is no target '': the targets are save, mail, run, forward, drop",
+            "there is no target '': the targets are save, mail, run, forward, notify, drop",
             id="nothing",
         ),
         pytest.param(
             "a==save",
-            "there is no target '=save': the targets are save, mail, run, forward, drop",
+            "there is no target '=save': the targets are save, mail, run, forward, notify, drop",
             id="two=",
         ),
         pytest.param("*=drop:x", "drop takes nothing behind it", id="wrong-target"),
@@ -251,6 +251,7 @@ def test_decide(rules: list[str], names: list[str], expected: dict[str, tuple[st
         pytest.param("drop", "drop", id="drop"),
         pytest.param("mail:me@b", "mail:me@b", id="mail"),
         pytest.param("run:curl http://a/b {file}", "run:curl http://a/b {file}", id="run"),
+        pytest.param("notify:tgram://s3cret/x", "notify:tgram://...", id="notify"),
         pytest.param("forward:${URL}", "forward:${URL}", id="all-variable"),
         pytest.param("forward:http://h", "forward:http://h", id="host"),
         pytest.param("forward:https://h:8443", "forward:https://h:8443", id="port"),

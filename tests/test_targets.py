@@ -131,7 +131,7 @@ def test_drop(tmp_path: Path) -> None:
         (
             "pigeon:home",
             {},
-            "there is no target 'pigeon': the targets are save, mail, run, forward, drop",
+            "there is no target 'pigeon': the targets are save, mail, run, forward, notify, drop",
         ),
         ("save:", {}, "nothing stands behind 'save:'"),
         (
@@ -460,7 +460,14 @@ class TestRun:
         told = f"{SENDER}|a@b.org,c@b.org|{TITLE}|{TEXT}|\n"
         assert found.pop("arguments") == told.encode()
         assert found == dict([list(PHOTOS.items())[part - 1]])
-        assert list((tmp_path / "uploads" / ".nx").iterdir()) == []
+
+    def test_place(self, tmp_path: Path) -> None:
+        """The file is in the folder that is ours alone, as long as the command runs."""
+        place = tmp_path / "uploads" / ".nx"
+        self.run(tmp_path, uploaded(), "{file}")
+        path = Path(contents(tmp_path)["arguments"].decode().strip())
+        assert (path.parent.parent, path.name) == (place, "A.JPG")
+        assert list(place.iterdir()) == []
 
     def test_post(self, tmp_path: Path) -> None:
         """Of a post the camera is its album."""

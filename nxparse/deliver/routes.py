@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 DISK_ONLY = ("save", "drop")
-KINDS = ("save", "mail", "run", "forward", "drop")
+KINDS = ("save", "mail", "run", "forward", "notify", "drop")
 _BARE = ("save", "mail", "drop")  # these can do without anything behind them
 
 
@@ -92,5 +92,7 @@ def shown(text: str) -> str:
     scheme, found, rest = argument.partition("://")
     if kind in DISK_ONLY or kind == "run" or not found:
         return text
+    if kind == "notify":
+        return f"{kind}:{scheme}://..."  # where others have a host it may have a token
     host = re.split("[/?#]", rest)[0].rpartition("@")[2]
     return f"{kind}:{scheme}://{host}{'' if rest == host else '/...'}"

@@ -18,13 +18,12 @@ import re
 import shlex
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from nxparse import disk
+from nxparse.deliver.copies import copies
 from nxparse.deliver.errors import PermanentError, TemporaryError
 from nxparse.upload import File
 
@@ -57,9 +56,7 @@ def run(words: Sequence[str], file: File, values: Mapping[str, str], folder: Pat
 
     `folder` is where the copy of the file is made. Raises a DeliveryError or OSError.
     """
-    with tempfile.TemporaryDirectory(prefix="run-", dir=folder) as place:
-        path = Path(place).resolve() / file.safe_name
-        _copy(file, path)
+    with copies([file], folder) as [path]:
         known = {**values, "file": str(path)}
         _call([_filled(word, known) for word in words])
 
@@ -67,15 +64,6 @@ def run(words: Sequence[str], file: File, values: Mapping[str, str], folder: Pat
 def _filled(word: str, values: Mapping[str, str]) -> str:
     # No argument can hold a NUL.
     return _PLACEHOLDER.sub(lambda match: values[match[1]].replace("\0", ""), word)
-
-
-def _copy(file: File, path: Path) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        for chunk in file.chunks():
-            disk.write_all(fd, chunk)
-    finally:
-        os.close(fd)
 
 
 def _call(arguments: Sequence[str]) -> None:

@@ -1,0 +1,43 @@
+"""Copies of files, for what wants a path: they are there for as long as it takes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from nxparse import disk
+from nxparse.filename import numbered
+from nxparse.upload import File
+
+
+@contextmanager
+def copies(files: Sequence[File], folder: Path) -> Iterator[list[Path]]:
+    """The paths of copies, each under its own name, in a new folder within `folder`.
+
+    They are gone when the with statement ends. Raises OSError.
+    """
+    with tempfile.TemporaryDirectory(prefix="run-", dir=folder) as place:
+        paths: list[Path] = []
+        for file in files:
+            paths.append(_copied(file, Path(place).resolve()))
+        yield paths
+
+
+def _copied(file: File, folder: Path) -> Path:
+    for number in itertools.count():
+        path = folder / numbered(file.safe_name, number)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            continue
+        try:
+            for chunk in file.chunks():
+                disk.write_all(fd, chunk)
+        finally:
+            os.close(fd)
+        return path
+    raise AssertionError("numbers have no end")

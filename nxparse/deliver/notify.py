@@ -1,0 +1,78 @@
+"""A message to any service that Apprise knows, with the photos attached.
+
+Apprise (https://github.com/caronc/apprise) speaks to some hundred services,
+each by a URL of its own; it is not needed for anything else here, and is only
+looked for when a rule wants it. It tells no more than whether it has worked,
+and writes the reason to its log: so every failure is a reason to try again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nxparse.deliver.copies import copies
+from nxparse.deliver.errors import TemporaryError
+from nxparse.upload import File, Upload
+
+MAX_SAID = 200  # characters
+
+_LOGGER = logging.getLogger("apprise")
+
+
+def service(url: str) -> Any:
+    """What Apprise makes of a URL. Raises ValueError, without the URL, if it is none."""
+    try:
+        import apprise
+    except ImportError:
+        raise ValueError("notify needs Apprise: pip install apprise") from None
+    # What it says may name secrets; `send` tells what of it can be told.
+    _LOGGER.propagate = False
+    found = apprise.Apprise()
+    if not found.add(url):
+        raise ValueError("not a URL that Apprise knows, see https://appriseit.com")
+    return found
+
+
+def send(upload: Upload, files: Sequence[File], to: Any, folder: Path) -> None:
+    """Send the text of an upload, its subject as the title, and these files of it.
+
+    `to` is a `service`; copies of the files are made in `folder`. Raises
+    TemporaryError or OSError.
+    """
+    with copies(files, folder) as paths, _Said() as said:
+        taken = to.notify(
+            # Most services want some text.
+            body=upload.text or upload.subject or "photos",
+            title=upload.subject,
+            attach=[str(path) for path in paths] or None,
+        )
+    if not taken:
+        raise TemporaryError(f"Apprise could not send it{said.last}")
+
+
+class _Said(logging.Handler):
+    """Hears what Apprise says while this is entered."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._last = ""
+
+    def __enter__(self) -> _Said:
+        _LOGGER.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _LOGGER.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._last = record.getMessage()
+
+    @property
+    def last(self) -> str:
+        """The last warning, without anything that looks like a URL or an address."""
+        words = (word for word in self._last.split() if "/" not in word and "@" not in word)
+        clean = "".join(char if char.isprintable() else " " for char in " ".join(words))
+        return f": {clean[:MAX_SAID]}" if clean else ""
