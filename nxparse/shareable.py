@@ -305,8 +305,8 @@ class _Report:
         if text:
             if _is_markup(text):
                 text = _markup(self.names, text)
-            else:  # what somebody typed into a field
-                text = self.names.value(text, keep_for(part.name or "", Keep.CONSTANTS))
+            else:
+                text = self.names.value(text, keep_for(part.name or ""))
             yield f"Part {number}:"
             yield _Text(text, part.end - part.start > MAX_READ)
 

@@ -279,6 +279,9 @@ def test_sweep_overlap(names: Pseudonyms) -> None:
         names.value(original, Keep.NOTHING)
     assert names.sweep("a rosebud garden gnome b") == "a text-2 (14 characters) b"
     assert names.sweep("a rosebud b") == "a text-1 (7 characters) b"
+    assert names.sweep("rosebud%20garden") == "text-2 (14 characters)"
+    names.value("his rosebud garden, too", Keep.NOTHING)
+    assert names.sweep("his rosebud garden, too!") == "text-4 (23 characters)!"
 
 
 def test_sweep_short(names: Pseudonyms) -> None:
@@ -297,6 +300,38 @@ def test_sweep_parts(names: Pseudonyms) -> None:
         names.value(original, Keep.NOTHING)
     swept = names.sweep("/~jane.doe/ rome%20by%20NIGHT 00166caabbcc 00-16-6c-aa-bb-cc")
     assert swept == "/~address-1/ file-1.jpg mac-1 mac-1"
+
+
+def test_sweep_pieces(names: Pseudonyms) -> None:
+    """Of a long value most of any half is found, too."""
+    long = "".join(f"{number} little bottles, " for number in range(100, 110))
+    names.value(long, Keep.NOTHING)
+    assert names.sweep(f"<{long}>") == f"<text-1 ({len(long.strip())} characters) >"
+    assert (
+        names.sweep(f"<{long[:130]}>")
+        == f"<text-1 ({len(long.strip())} characters){long[128:130]}>"
+    )
+
+
+def test_sweep_decoded(names: Pseudonyms) -> None:
+    """What was seen in base64 alone is found in clear; what in Latin-1, as UTF-8."""
+    names.value(b64encode(b"rosebud garden").decode(), Keep.NOTHING)
+    names.value("Jörg Müller", Keep.NOTHING)
+    assert names.sweep("a rosebud garden") == "a base64-20"
+    assert names.sweep(quote("x Jörg Müller", encoding="latin-1")) == "x%20text-1 (11 characters)"
+
+
+def test_sweep_behind_odd_letters(names: Pseudonyms) -> None:
+    """Letters whose lower case is longer do not shift what stands behind them."""
+    names.value("rosebud", Keep.NOTHING)
+    assert names.sweep("İİİ rosebud İ") == "İİİ text-1 (7 characters) İ"
+
+
+def test_marker(names: Pseudonyms) -> None:
+    """The camera's note behind the text stays, if it is no secret."""
+    text = "Hello\nlanguage_sh100_utf8"
+    assert names.value(text, Keep.CONSTANTS) == "text-1 (5 characters)\nlanguage_sh100_utf8"
+    assert names.value(text, Keep.NOTHING) == "text-2 (25 characters)"
 
 
 def test_sweep_keeps_the_rest(names: Pseudonyms) -> None:

@@ -193,6 +193,25 @@ def test_private_elsewhere(form: str) -> None:
     assert report.count("/firmware/") == report.count("Camera (") == 2 * len(PRIVATE)
 
 
+@pytest.mark.parametrize(
+    "private",
+    [
+        said(camera.auth("facebook", camera.login("rosebud", "x"))),
+        post(None, "", ("Authorization", f"Basic {b64encode(b'rosebud:x').decode()}")),
+        post(None, "", ("Authorization", f"Basic {b64encode(b'x:rosebud').decode()}")),
+        post(None, "", ("Cookie", "a=rosebud")),
+        post(b"password=rosebud", ""),
+        post(b"<Password>rosebud</Password>", ""),
+    ],
+    ids=["encrypted", "basic-user", "basic-password", "cookie", "form", "xml"],
+)
+def test_one_place(private: Seen) -> None:
+    """A secret that stands in one place is found in all others that would stay."""
+    odd = post(b'<Rosebud Method="rosebud"/>', "", ("User-Agent", "rosebud"), path="/rosebud")
+    assert "/rosebud HTTP" in markdown([odd])
+    assert "rosebud" not in markdown([odd, private, odd]).lower()
+
+
 def test_stable() -> None:
     """Each value has one stand-in in the whole report, so one can follow it."""
     report = markdown(conversation())
@@ -229,6 +248,10 @@ def test_reports_differ() -> None:
         (
             ("authorization", f'OAuth oauth_token = "{quote(USER)}" , oauth_version=1.0'),
             'authorization: OAuth oauth_token = "address-1@example.org" , oauth_version=1.0',
+        ),
+        (
+            ("Authorization", 'OAuth realm="login",name="NX300"'),
+            'Authorization: OAuth realm="text-1 (5 characters)",name="text-2 (5 characters)"',
         ),
         (("Proxy-Authorization", "Basic x"), "Proxy-Authorization: Basic text-1 (1 characters)"),
         (("cookie", f"a={COOKIE};path={NAME}"), "cookie: a=alnum-12;path=text-1 (8 characters)"),
@@ -337,6 +360,8 @@ def test_unknown_camera() -> None:
         ("<e><!-- <p>x</p> --><b/></e>", "<e><!-- T (8 characters) --><b/></e>"),
         ("<e><![CDATA[a & b]]></e>", "<e><![CDATA[T (5 characters)]]></e>"),
         ("<e><![CDATA[cut", "<e><![CDATA[T (3 characters)"),
+        ("<a><pin>1</pin>12</a>", "<a><pin>digits-1</pin>12</a>"),
+        ("<pin Value='12'/><x Value='12'/>", "<pin Value='digits-2'/><x Value='12'/>"),
         ("<e a='cut", "<e a='T (3 characters)"),
         ("<e>a &amp; b &#1234", "<e>T (12 characters)"),
         ("<Method>PIN</Method><pin>12</pin>", "<Method>PIN</Method><pin>digits-2</pin>"),
@@ -392,6 +417,8 @@ def test_headers_in_order() -> None:
     report = markdown([Seen("GET", "a.example.com", "/", headers, None)])
     assert "\nx-A: 0\nx-b: 1\nx-A: 2\n" in report
     assert "\n(and 3 more)\n" in report
+    assert f": {MAX_HEADERS - 1}\n" in report
+    assert f": {MAX_HEADERS}\n" not in report
     assert "```\na.example.com\n```" in report
 
 
@@ -444,7 +471,9 @@ def test_no_body(body: bytes | None, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["<a>" * 5000, "<a>x</a>" * 20000, "1: 2\n" * 5000], ids=["short", "long", "lines"]
+    "text",
+    ["<a>" * 5000, "<a>x</a>" * 20000, "1: 2\n" * 5000, f"<a>{'x ' * 40000}</a>"],
+    ids=["short", "long", "lines", "one-value"],
 )
 def test_cut(text: str) -> None:
     """Of a long text there is the beginning, and the report says so."""
@@ -454,11 +483,25 @@ def test_cut(text: str) -> None:
     assert f"Body, {len(text)} bytes:" in report
 
 
+def test_cut_lines() -> None:
+    """Also a line of a head and a cell of a table have an end."""
+    boundary = "b" * 200
+    body = bodies.body([("SAM_1.JPG", b"")]).replace(
+        b"image/jpeg;", f"image/x; boundary={boundary}".encode()
+    )
+    report = markdown([post(body, bodies.CONTENT_TYPE, ("Accept", "a/b, " * 5000))])
+    assert "Accept: a/b, a/b" in report
+    assert max(map(len, report.splitlines())) <= MAX_SHOWN
+    assert re.search("  image/x; boundary=b{50,90}…  ", report)
+    assert f"content-Type: image/x; boundary={boundary}\n" in report
+
+
 def test_cut_in_value() -> None:
     """No piece of a value is left where a long text was cut."""
-    text = "<a>" + "<b>1</b>" * 8190 + f"<c>{IMEI}{IMEI}</c></a>"
-    for size in range(65536 - 3, 65536 + 30):
-        assert "4901" not in markdown([post((text[:size] + " " * 70000).encode())])
+    for size in range(65480, 65540):
+        report = markdown([post(f"<a><t>{'x' * size}</t><c>{IMEI}</c></a>".encode())])
+        assert "<c>4" not in report
+        assert "text-1 (" in report
 
 
 @pytest.mark.parametrize("ending", bodies.ENDINGS)
@@ -477,7 +520,9 @@ def test_form_fields() -> None:
         + (head % (b"size", b"")) + b"2\r\n"
         + (head % (b"meta", b"Content-Type: text/xml\r\n")) + b"<m><w>640</w></m>\r\n"
         + (head % (b"pic", b"Content-Type: image/x-text\r\nX-Who: Jane\r\n folded\r\nno colon\r\n"))
-        + b"P3 Jane\r\n--B--"
+        + b"P3 Jane\r\n"
+        + (head % (b"end", "accept: a\r\n b, c\r\nX-김: 7\r\n".encode("cp949")))
+        + b"\r\n--B--"
     )  # fmt: skip
     report = markdown([post(body, "multipart/form-data; boundary=B")])
     assert "Jane" not in report
@@ -486,7 +531,9 @@ def test_form_fields() -> None:
     assert (
         "\nX-Who: text-2 (4 characters)\n text-3 (6 characters)\ntext-4 (8 characters)\n" in report
     )
+    assert "Part 2:\n\n```\n2\n```" in report
     assert "Part 4:" not in report
+    assert "\naccept: a\n b, c\nX-김: 7\n" in report
     assert re.search("header-folded +at [0-9]+\n", report)
 
 
@@ -520,6 +567,13 @@ def test_not_multipart() -> None:
     report = markdown([post(b"<a>12</a>", "multipart/form-data; boundary=B")])
     assert "the boundary b'B' never appears" in report
     assert "```\n<a>12</a>\n```" in report
+
+
+def test_deviation_of_message() -> None:
+    """What is wrong with the XML of an upload is told with the rest, in order."""
+    body = bodies.body([], message=bodies.message_xml().replace(b"<title>", b"& <title>"))
+    report = markdown([said(bodies.request(body))])
+    assert re.search("multipart-label .*\nxml-malformed +at 152 +not well-formed.*line 2", report)
 
 
 def test_unreadable_message() -> None:
