@@ -173,6 +173,12 @@ def test_mitmproxy(folder: Path) -> None:
         eventually(lambda: len(list(saved.glob("*.JPG"))) == 1, "the other one is saved")
         assert {path.read_bytes() for path in saved.iterdir()} == {photo}
 
+        told = folder / "report.md"
+        press(tmux, ":", f"nx.report @marked {told}", "Enter")
+        eventually(lambda: told.exists() and told.stat().st_size > 0, "a report is written")
+        assert "/new/thing" in told.read_text()
+        assert "photos@example.org" not in told.read_text()
+
 
 def answers(port: int) -> bool:
     with socket.socket() as probe:
