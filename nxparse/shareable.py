@@ -53,6 +53,7 @@ MAX_WORD = 256  # characters of what is a method, a version, a host
 MAX_CELL = 100  # characters
 MAX_HEADERS = 200
 MAX_VERSION = 80  # characters
+MAX_REFUSAL = 1000  # bytes of a reply that may be one of ours
 
 # Headers of which only that is private which is so wherever it stands.
 _PLAIN_HEADERS = frozenset(
@@ -268,7 +269,7 @@ class _Report:
         except multipart.MultipartError as error:
             yield f"Body, {len(body)} bytes, that cannot be read as multipart:"
             yield _Rows([(self.names.anywhere(str(error)),)], MAX_SHOWN)
-            yield from self._heads(body, content_type)
+            yield from self._heads(body)
             return
         yield f"Body, {len(body)} bytes, its parts:"
         yield self._table(body, parts)
@@ -300,7 +301,7 @@ class _Report:
         yield f"Head of part {number}:"
         yield _Text(_head(self.names, _bytes_of_head(body, part, boundary)))
         claimed = header(part.headers, "content-type")
-        data = body[part.start : min(part.end, part.start + MAX_READ)]
+        data = body[part.start : min(part.end, part.start + MAX_READ + 1)]
         text = None if _is_picture(data, claimed, part.filename or "") else _text(data)
         if text:
             if _is_markup(text):
@@ -308,7 +309,7 @@ class _Report:
             else:
                 text = self.names.value(text, keep_for(part.name or ""))
             yield f"Part {number}:"
-            yield _Text(text, part.end - part.start > MAX_READ)
+            yield _Text(text, len(data) > MAX_READ)
 
     def _deviations(
         self, body: bytes, parts: Sequence[PartSpan], found: Sequence[Deviation]
@@ -330,7 +331,7 @@ class _Report:
             ]
         )
 
-    def _heads(self, body: bytes, content_type: str) -> Iterator[_Piece]:
+    def _heads(self, body: bytes) -> Iterator[_Piece]:
         """What look like heads of parts in a body that is no multipart."""
         found = list(islice(_PART_HEAD.finditer(body), multipart.MAX_PARTS))
         if not found:
@@ -504,8 +505,9 @@ def _without_end(head: bytes) -> bytes:
 
 def _is_ours(status: int, body: bytes) -> bool:
     """Is this body one that nx_addon would write?"""
-    remark = Reply(status, body).remark
-    return body in _OUR_PAGES or body == refusal(status, remark).body
+    if len(body) > MAX_REFUSAL:
+        return False
+    return body in _OUR_PAGES or body == refusal(status, Reply(status, body).remark).body
 
 
 def _text(data: bytes) -> str | None:

@@ -497,11 +497,15 @@ def test_cut_lines() -> None:
 
 
 def test_cut_in_value() -> None:
-    """No piece of a value is left where a long text was cut."""
-    for size in range(65480, 65540):
-        report = markdown([post(f"<a><t>{'x' * size}</t><c>{IMEI}</c></a>".encode())])
+    """No piece of a value is left where a long text was cut, be it a body or a part of one."""
+    for size in range(65480, 65522):
+        xml = f"<a><t>{'x' * size}</t><c>{IMEI}</c><d>é{'é' * 9}</d></a>".encode()
+        body = bodies.body([], message=xml)
+        report = markdown([post(xml), post(body, bodies.CONTENT_TYPE)])
+        assert report.count("text-1 (6") == 2
         assert "<c>4" not in report
-        assert "text-1 (" in report
+        cut = 2 if len(xml) > 65536 else 0
+        assert report.count("(It is longer: the rest is cut off.)") == cut
 
 
 @pytest.mark.parametrize("ending", bodies.ENDINGS)
@@ -518,6 +522,7 @@ def test_form_fields() -> None:
     body = (
         (head % (b"comment", b"")) + b"Jane\r\nsays: hi\r\n"
         + (head % (b"size", b"")) + b"2\r\n"
+        + (head % (b"pin", b"")) + b"12\r\n"
         + (head % (b"meta", b"Content-Type: text/xml\r\n")) + b"<m><w>640</w></m>\r\n"
         + (head % (b"pic", b"Content-Type: image/x-text\r\nX-Who: Jane\r\n folded\r\nno colon\r\n"))
         + b"P3 Jane\r\n"
@@ -532,7 +537,8 @@ def test_form_fields() -> None:
         "\nX-Who: text-2 (4 characters)\n text-3 (6 characters)\ntext-4 (8 characters)\n" in report
     )
     assert "Part 2:\n\n```\n2\n```" in report
-    assert "Part 4:" not in report
+    assert "Part 3:\n\n```\ndigits-2\n```" in report
+    assert "Part 5:" not in report
     assert "\naccept: a\n b, c\nX-김: 7\n" in report
     assert re.search("header-folded +at [0-9]+\n", report)
 
@@ -567,6 +573,15 @@ def test_not_multipart() -> None:
     report = markdown([post(b"<a>12</a>", "multipart/form-data; boundary=B")])
     assert "the boundary b'B' never appears" in report
     assert "```\n<a>12</a>\n```" in report
+
+
+def test_conforming() -> None:
+    """That nothing deviates is told, too; a head in no known encoding is shown somehow."""
+    body = b'--B\r\nContent-Disposition: form-data; name="a"\r\n%s\r\n1\r\n--B--\r\n'
+    report = markdown([post(body % b"", "multipart/form-data; boundary=B")])
+    assert "It deviates from no RFC." in outside(report)
+    report = markdown([post(body % b"X-\xff: 7\r\n", "multipart/form-data; boundary=B")])
+    assert 'name="a"\nX-ÿ: 7\n```' in report
 
 
 def test_deviation_of_message() -> None:
@@ -765,6 +780,15 @@ def test_large(body: bytes, content_type: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 2 * SIZE
     finally:
         tracemalloc.stop()
+
+
+def test_large_reply() -> None:
+    """A reply of 16 MB takes a moment, even if it looks like one of ours."""
+    begun = time.monotonic()
+    for unit in (b"<!-- ", b"a", b"<"):
+        answered = Answered(400, "", (), unit * (SIZE // len(unit)))
+        markdown([replace(post(b""), answered=answered)])
+    assert time.monotonic() - begun < 10
 
 
 def test_many() -> None:
