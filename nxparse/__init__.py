@@ -29,6 +29,7 @@ rooms of this package, from the wire up; each uses only what stands above it:
     report      an upload told to a person, in a line
     show        a request shown to a person, with all that is in it
     pseudonyms  stand-ins for what is private
+    redact      headers and texts with these stand-ins
     shareable   a report of what was seen, with nothing private in it
     strangers   what else a camera asks for
     config      the options, checked once

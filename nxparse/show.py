@@ -21,7 +21,6 @@ from nxparse.service import Call, Service
 from nxparse.upload import JPEG_HEAD, File, Upload, camera, from_parts, read, whole
 
 MAX_LINE = 200  # characters
-HEAD = JPEG_HEAD
 
 EMAIL = "upload by e-mail"
 # What is answered with keys and tokens.
