@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import gc
 import itertools
 import logging
 import os
@@ -11,6 +12,7 @@ import re
 import socket
 import traceback
 import tracemalloc
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -633,6 +635,26 @@ class TestScripted:
         """Over TLS a connection that breaks is one that may hold the next time."""
         with WebServer(script, tls=trusted.context(), keep=False) as running:
             assert outcome(large(4 << 20), at(running)) == LOST
+
+    @pytest.mark.parametrize(
+        "script",
+        [
+            pytest.param(OK, id="done"),
+            pytest.param(reply("404 Gone"), id="refused"),
+            pytest.param((Act.SOME,), id="lost"),
+            pytest.param(b"garbage\r\n", id="garbage"),
+            pytest.param(b"HTTP/1.1 200 OK\r\n\r\n" + b"a" * 10_000, id="long"),
+        ],
+    )
+    def test_nothing_is_left_open(self, script: Script) -> None:
+        """However it ends, the connection is closed."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with WebServer(script) as running:
+                outcome(encoded(), at(running))
+            gc.collect()
+        told = [str(one.message) for one in caught]
+        assert [one for one in told if str(running.port) in one] == []
 
     def test_nobody_listens(self) -> None:
         """Where nobody listens nothing else can be forwarded either."""

@@ -11,6 +11,7 @@ from nxparse.deliver.routes import Rule, Target, decide, fits, rule, shown, targ
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=60)
 
 SAVE, MAIL, DROP = Target("save", "save"), Target("mail", "mail"), Target("drop", "drop")
+TARGETS = "the targets are save, mail, run, forward, notify, drop"
 
 
 @pytest.mark.parametrize(
@@ -48,31 +49,33 @@ def test_target(text: str, expected: Target) -> None:
     ("text", "reason"),
     [
         pytest.param(
-            "", "there is no target '': the targets are save, mail, run, forward, notify, drop", id="empty"
+            "",
+            f"there is no target '': {TARGETS}",
+            id="empty",
         ),
         pytest.param(
             "Save",
-            "there is no target 'Save': the targets are save, mail, run, forward, notify, drop",
+            f"there is no target 'Save': {TARGETS}",
             id="case",
         ),
         pytest.param(
             "mall:a@b",
-            "there is no target 'mall': the targets are save, mail, run, forward, notify, drop",
+            f"there is no target 'mall': {TARGETS}",
             id="typo",
         ),
         pytest.param(
             ":x",
-            "there is no target '': the targets are save, mail, run, forward, notify, drop",
+            f"there is no target '': {TARGETS}",
             id="no-kind",
         ),
         pytest.param(
             "save :x",
-            "there is no target 'save ': the targets are save, mail, run, forward, notify, drop",
+            f"there is no target 'save ': {TARGETS}",
             id="blank",
         ),
         pytest.param(
             "a\nb\x1b",
-            "there is no target 'a\\nb\\x1b': the targets are save, mail, run, forward, notify, drop",
+            f"there is no target 'a\\nb\\x1b': {TARGETS}",
             id="X13",
         ),
         pytest.param("save:", "nothing stands behind 'save:'", id="save-nothing"),
@@ -141,12 +144,12 @@ NO_RULE = "a rule is PATTERN=TARGET, like *@example.org=save"
         pytest.param(" =save", NO_RULE, id="blank-pattern"),
         pytest.param(
             "*=",
-            "there is no target '': the targets are save, mail, run, forward, notify, drop",
+            f"there is no target '': {TARGETS}",
             id="nothing",
         ),
         pytest.param(
             "a==save",
-            "there is no target '=save': the targets are save, mail, run, forward, notify, drop",
+            f"there is no target '=save': {TARGETS}",
             id="two=",
         ),
         pytest.param("*=drop:x", "drop takes nothing behind it", id="wrong-target"),

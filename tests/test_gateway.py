@@ -23,24 +23,14 @@ from nxparse.service import NOT_FOUND, Call, Service
 from nxparse.sessions import SESSION_LIFE, Announced, Sessions
 from nxparse.spool import QUIET, Spool
 from tests.bodies import jpeg
+from tests.clock import NEW_YEAR, Clock
 from tests.faults import Database, Faults, make_lazy
 
-NEW_YEAR = 1767225600.0  # 2026-01-01 00:00 UTC
 CLIENT = "192.0.2.7"
 OTHER = "192.0.2.8"
 USER = "camera@example.net"
 PASSWORD = "correct horse"
 STATEMENTS = ("BEGIN", "SELECT", "INSERT", "UPDATE", "DELETE", "COMMIT")
-
-
-class Clock:
-    """A clock that stands still unless it is set."""
-
-    def __init__(self, now: float = NEW_YEAR) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture(autouse=True)

@@ -27,24 +27,14 @@ from nxparse.outbox import JITTER, MIN_WAIT, Deliver, Outbox, waiting_time
 from nxparse.spool import MAX_WAIT, Delivery, Spool
 from nxparse.upload import File, Upload
 from tests.bodies import CONTENT_TYPE, SENDER, body, jpeg
+from tests.clock import NEW_YEAR, Clock
 from tests.faults import Faults, contents, make_lazy
 
-NEW_YEAR = 1767225600.0  # 2026-01-01 00:00 UTC
 PHOTO = jpeg(500)
 SOON = 10.0  # seconds in which anything must have happened
 DAY = 86400.0
 YEARS = 3652 * DAY  # ten of them
 TWO = body([("A.JPG", PHOTO), ("B.JPG", jpeg(600))])
-
-
-class Clock:
-    """A clock that stands still unless it is set."""
-
-    def __init__(self) -> None:
-        self.now = NEW_YEAR
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture(autouse=True)

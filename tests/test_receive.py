@@ -30,9 +30,9 @@ from nxparse.reply import ACCEPTED, Reply
 from nxparse.sessions import Announced as AnnouncedFile
 from nxparse.spool import GAP, MAX_WAIT, QUIET, Post, Spool
 from tests.bodies import BOUNDARY, CONTENT_TYPE, SENDER, body, jpeg, message_xml, part_head
+from tests.clock import NEW_YEAR, Clock
 from tests.faults import CALLS, STATEMENTS, Faults, contents, make_lazy
 
-NEW_YEAR = 1767225600.0  # 2026-01-01 00:00 UTC
 PHOTO = jpeg(500)
 BODY = body([("SAM_4371.JPG", PHOTO)])
 CLIENT = "192.0.2.7"
@@ -1100,14 +1100,6 @@ NO_ADDRESS = (
 
 Take = Callable[..., FileReceiver]
 Told = Callable[[], list[tuple[str, str]]]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = NEW_YEAR
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def posted(spool: Spool, directory: Path) -> dict[tuple[str, int], list[bytes]]:

@@ -15,24 +15,14 @@ from nxparse import sessions
 from nxparse.sessions import ANNOUNCEMENT_LIFE, SESSION_LIFE, Announced, Session, Sessions
 from nxparse.social import Announcement
 from nxparse.spool import Post
+from tests.clock import NEW_YEAR, Clock
 from tests.faults import make_lazy
 
-NEW_YEAR = 1767225600.0  # 2026-01-01 00:00 UTC
 CLIENT = "192.0.2.7"
 OTHER = "192.0.2.8"
 USER = "camera@example.net"
 YEARS = 10 * 365 * 86400.0
 PHOTO = Announcement("", "SAM_4371.JPG", "NX300", "two~of~them")
-
-
-class Clock:
-    """A clock that stands still unless it is set."""
-
-    def __init__(self, now: float = NEW_YEAR) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture(autouse=True)

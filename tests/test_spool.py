@@ -35,9 +35,9 @@ from nxparse.spool import (
     Spool,
 )
 from tests.bodies import BOUNDARY, CONTENT_TYPE, RECIPIENT, SENDER, body, jpeg
+from tests.clock import NEW_YEAR, Clock
 from tests.faults import CALLS, STATEMENTS, Database, Faults, Kills, contents, make_lazy
 
-NEW_YEAR = 1767225600.0  # 2026-01-01 00:00 UTC
 PHOTO = jpeg(500)
 BODY = body([("SAM_4371.JPG", PHOTO)])
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -48,16 +48,6 @@ SITE = "facebook"
 MAIL, OTHER = "mail:me@example.org", "mail:you@example.org"
 POST = Post(CLIENT, "anna", "a session", SITE, "NX300", "At the sea")
 YEARS = 10 * 365 * 86400.0
-
-
-class Clock:
-    """A clock that stands still unless it is set."""
-
-    def __init__(self, now: float = NEW_YEAR) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture(autouse=True)

@@ -38,10 +38,10 @@ from nxparse.sessions import Announced as AnnouncedFile
 from nxparse.spool import MAX_WAIT, QUIET, Spool
 from nxparse.spool import Post as SocialPost
 from tests import bodies, camera, faults
+from tests.clock import Clock
 from tests.faults import CALLS, Database, Faults, contents, make_lazy
 from tests.proxy import Proxy, eventually
 
-NEW_YEAR = 1767225600.0  # 2026-01-01 00:00 UTC
 LEAST_POINTS = 1000
 PIECES = 3  # in which a body comes in
 ROUNDS = 4  # enough for whatever is refused for now
@@ -231,14 +231,6 @@ class Post:
         self._tell("after the final dot")
         self._tell("after the reply")
         return refused
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = NEW_YEAR
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Run:
