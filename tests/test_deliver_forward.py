@@ -544,7 +544,7 @@ class TestScripted:
                 "200", id="endless-body"),
             # Not whole
             pytest.param((), LOST, id="close-at-once"),
-            pytest.param((Act.RESET,), LOST, id="reset-at-once"),
+            pytest.param((Act.HEAD, Act.RESET), LOST, id="reset-before-the-body"),
             pytest.param((Act.HEAD,), LOST, id="close-before-the-body"),
             pytest.param((Act.SOME,), LOST, id="close-in-the-body"),
             pytest.param((Act.SOME, Act.RESET), LOST, id="reset-in-the-body"),
@@ -655,6 +655,11 @@ class TestScripted:
             gc.collect()
         told = [str(one.message) for one in caught]
         assert [one for one in told if str(running.port) in one] == []
+
+    def test_reset_at_once(self) -> None:
+        """A connection that is broken off at once may be noticed at any time after that."""
+        with WebServer((Act.RESET,)) as running, pytest.raises(TemporaryError):
+            send(encoded(), ID, at(running), NOON)
 
     def test_nobody_listens(self) -> None:
         """Where nobody listens nothing else can be forwarded either."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 import tracemalloc
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -466,6 +468,35 @@ class TestEnd:
             call("echo x", folder)
         assert (len(list(descriptors.iterdir())), threading.active_count()) == before
 
+    def test_nothing_is_left_to_chance(self, folder: Path) -> None:
+        """Pipes and processes are done with, not left to be found by the garbage collector."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call("echo x", folder)
+            gc.collect()
+        assert [one.message for one in caught if one.category is ResourceWarning] == []
+
+    def test_last_words_are_waited_for(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What a command has written is read to its end, also if that is after the command's."""
+        over = threading.Event()
+        killpg, read = os.killpg, os.read
+
+        def end(*arguments: int) -> None:
+            over.set()
+            killpg(*arguments)
+
+        def late(*arguments: int) -> bytes:
+            if threading.current_thread().name == "nx output":
+                assert over.wait(SOON)
+            return read(*arguments)
+
+        monkeypatch.setattr(os, "killpg", end)
+        monkeypatch.setattr(os, "read", late)
+        assert failure("sh -c 'echo why; exit 1'", folder) == (
+            PermanentError,
+            "sh ended with status 1: why",
+        )
+
 
 class TestStart:
     def test_not_found(self, folder: Path) -> None:
@@ -508,10 +539,13 @@ class TestTimeLimit:
         """A command that hangs is ended, with or without process groups, and tried again."""
         if not groups:
             monkeypatch.delattr(os, "killpg")
-        with Life() as life:
+        with Life() as life, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             text = python(REPORT + "print('x');" + WAIT, str(life.port))
             assert failure(text, folder) == (TemporaryError, "PYTHON has not ended within 2 s")
             assert ended(life.begun())
+            gc.collect()
+        assert [one.message for one in caught if "still running" in str(one.message)] == []
 
     def test_does_not_want_to_end(self, folder: Path) -> None:
         """A command that ignores signals is ended, and so is what it has started."""
