@@ -43,6 +43,7 @@ from nxparse.outbox import MIN_WAIT, Outbox
 from nxparse.spool import Spool
 from nxparse.targets import deliver_to, keep
 from tests import bodies
+from tests.clock import Clock
 from tests.faults import contents, make_lazy
 from tests.smtp_servers import Authority
 from tests.web_servers import HOST, OK, Act, Script, WebServer
@@ -758,16 +759,6 @@ class TestCertificates:
         assert running.posts == []
 
 
-class Clock:
-    """A clock that stands still unless it is set."""
-
-    def __init__(self) -> None:
-        self.now = NOON
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Box:
     """A spool with an upload of two photos in it that is to be forwarded, and its outbox."""
 
@@ -775,7 +766,7 @@ class Box:
         values: dict[str, object] = {option.name: option.default for option in config.OPTIONS}
         values |= {"nx_dir": str(directory), "nx_senders": ["*"], "nx_route": [f"*={target}"]}
         given = config.parse(values, environ)
-        self.clock = Clock()
+        self.clock = Clock(NOON)
         self.target = target
         self.spool = Spool(directory / ".nx", self.clock)
         incoming = self.spool.begin()

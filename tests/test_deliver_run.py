@@ -33,6 +33,7 @@ from nxparse.spool import Spool
 from nxparse.targets import deliver_to, keep
 from nxparse.upload import File
 from tests import bodies
+from tests.clock import Clock
 from tests.faults import Faults, contents, make_lazy
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs processes as POSIX has them")
@@ -603,16 +604,6 @@ class TestLeftRunning:
                 assert connection.recv(1) == b""
 
 
-class Clock:
-    """A clock that stands still unless it is set."""
-
-    def __init__(self) -> None:
-        self.now = NOON
-
-    def __call__(self) -> float:
-        return self.now
-
-
 PHOTOS = {"SAM_1.JPG": bodies.jpeg(500, 1), "SAM_2.JPG": bodies.jpeg(700, 2)}
 
 
@@ -625,7 +616,7 @@ class Box:
         values: dict[str, object] = {option.name: option.default for option in config.OPTIONS}
         values |= {"nx_dir": str(directory), "nx_senders": ["*"], "nx_route": [f"*={target}"]}
         given = config.parse(values, environ)
-        self.clock = Clock()
+        self.clock = Clock(NOON)
         self.target = target
         self.spool = Spool(directory / ".nx", self.clock)
         incoming = self.spool.begin()
