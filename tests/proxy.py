@@ -136,11 +136,12 @@ class Proxy:
 
     def saved(self) -> dict[str, bytes]:
         """The photos that are there: path below `uploads` without the day, and content."""
-        return {
-            str(Path(*path.relative_to(self.uploads).parts[1:])): path.read_bytes()
-            for path in self.uploads.glob("[0-9]*/**/*")
-            if path.is_file()
-        }
+        found = {}
+        for path in self.uploads.glob("[0-9]*/**/*"):
+            # A file may get its name between the listing and the reading.
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                found[str(Path(*path.relative_to(self.uploads).parts[1:]))] = path.read_bytes()
+        return found
 
     def quarantined(self) -> list[bytes]:
         """The bodies in quarantine."""
