@@ -57,7 +57,6 @@ from nxparse.deliver.save import store
 from nxparse.gateway import Gateway, rehearsed
 from nxparse.hotspot import Family, Turns
 from nxparse.outbox import Outbox
-from nxparse.page import PAGE
 from nxparse.receive import (
     HOPELESS,
     Announced,
@@ -402,12 +401,12 @@ class NxAddon:
 
     def _is_unknown(self, request: http.Request, answer: Reply | Call) -> bool:
         """Is this something that a new model may want, and that gets no useful answer?"""
-        if isinstance(answer, Call):
-            return answer.service in service.UNSOLVED
-        if answer.status in (404, 405):
-            return True
-        host = service.bare_host(request.pretty_host)
-        return answer is PAGE and host in self.hosts and host not in service.SAMSUNG_HOSTS
+        if isinstance(answer, Reply):
+            return answer.status in (404, 405)
+        if answer.service is Service.PAGE:
+            host = service.bare_host(request.pretty_host)
+            return host in self.hosts and host not in service.SAMSUNG_HOSTS
+        return answer.service in service.UNSOLVED
 
     async def _keep_unknown(self, flow: http.HTTPFlow) -> None:
         told = f"{flow.request.method} {report.plain(flow.request.pretty_url, MAX_URL)}"
@@ -434,7 +433,7 @@ class NxAddon:
         found = self._found(request)
         if isinstance(found, Family):
             return self.turns.answer(_name(client), found)
-        if isinstance(found, Call):
+        if isinstance(found, Call) and found.service not in service.PAGES:
             self.turns.passed(_name(client))
         return found
 

@@ -101,6 +101,13 @@ OPTIONS = (
         " Without it: the address of this machine that faces the camera.",
     ),
     Option(
+        "nx_gallery",
+        bool,
+        False,
+        "Let the web page of the cameras' hosts show everybody's uploads, with thumbnails."
+        " Without it visitors see what came from their own address.",
+    ),
+    Option(
         "nx_report",
         str,
         "",
@@ -124,6 +131,7 @@ class Config:
     inspect: int
     dns: IPv4Address | None
     report: Path | None
+    gallery: bool
 
     @property
     def default_target(self) -> Target:
@@ -162,6 +170,7 @@ def parse(options: Mapping[str, object], environ: Mapping[str, str]) -> Config:
         inspect=_size("nx_inspect", text("nx_inspect")),
         dns=_address("nx_dns", text("nx_dns")),
         report=_path("nx_report", text("nx_report")),
+        gallery=bool(options["nx_gallery"]),
     )
     _check_ways_out(config)
     return config

@@ -4,16 +4,18 @@
 `receive`. Who may log in is decided by the option nx_senders; the password is
 not looked at, since there is nothing left that it could be compared with. The
 login to AllShare and the list of sites get a refusal: nobody knows the replies.
+The page for people is made here, too, since it tells what is in the spool.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
 import time
 from collections.abc import Callable
 
-from nxparse import report, social
+from nxparse import page, report, social
 from nxparse.config import Config
 from nxparse.deviation import BodyError
 from nxparse.reply import ACCEPTED, Reply, refusal
@@ -44,6 +46,10 @@ class Gateway:
                     return self._announce(config, client, call.argument, body)
                 case Service.TIME:
                     return time_reply(self._clock())
+                case Service.PAGE:
+                    return self._page(config, client)
+                case Service.THUMBNAIL:
+                    return self._thumbnail(config, call.argument)
                 case Service.ACCOUNT:
                     return social.LOGIN_FAILED
                 case _:
@@ -69,6 +75,16 @@ class Gateway:
             logger.warning(f"{client}: a file is refused: {told}")
             return social.SESSION_EXPIRED
         return found
+
+    def _page(self, config: Config, client: str) -> Reply:
+        uploads = self._spool.recent(None if config.gallery else client)
+        return page.render(uploads, self._clock(), gallery=config.gallery)
+
+    def _thumbnail(self, config: Config, argument: str) -> Reply:
+        id, _, part = argument.rpartition(".")
+        wanted = config.gallery and re.fullmatch("[0-9]{1,4}", part)
+        found = self._spool.thumbnail(id, int(part)) if wanted else None
+        return page.thumbnail(found) if found else NOT_FOUND
 
     def _login(self, config: Config, client: str, site: str, body: bytes) -> Reply:
         try:
@@ -107,7 +123,7 @@ class Gateway:
     def _failed(self, config: Config, client: str, error: Exception) -> Reply:
         told = report.disk_error(error, config.dir)
         logger.error(f"{client}: a request is refused: {told}")
-        return refusal(507, "The session could not be kept")
+        return refusal(507, "The state cannot be read or kept")
 
 
 def time_reply(now: float) -> Reply:
@@ -130,7 +146,9 @@ def rehearsed(call: Call, now: float) -> Reply:
             return social.upload_to("0" * 32)
         case Service.ACCOUNT:
             return social.LOGIN_FAILED
-        case Service.LIST:
+        case Service.LIST | Service.THUMBNAIL:
             return NOT_FOUND
+        case Service.PAGE:
+            return page.render([], now, gallery=False)
         case _:
             return ACCEPTED

@@ -29,7 +29,7 @@ from nxparse.deviation import BodyError
 from nxparse.reply import ACCEPTED, Reply, refusal
 from nxparse.sessions import Announced as AnnouncedFile
 from nxparse.spool import MAX_WAIT, QUIET, Incoming, RepeatedError, Spool
-from nxparse.upload import Upload, from_parts
+from nxparse.upload import Upload, from_parts, preview, whole
 
 # What must stay free beside one and a half times the upload, which is there
 # twice for a moment: in the spool and where it is saved.
@@ -263,7 +263,12 @@ class EmailReceiver(Receiver):
             return self._repeat(repeated)
         announced = self._announced
         arrival = self._spool.accept(
-            incoming, announced.client, upload.sender, announced.content_type, deliveries
+            incoming,
+            announced.client,
+            upload.sender,
+            announced.content_type,
+            deliveries,
+            [preview(file, thumbnail=self._config.gallery) for file in upload.files],
         )
         noted = f"tolerated: {report.deviations(upload.deviations)}"
         return self._accepted(arrival.id, report.sent(upload), list(deliveries), noted)
@@ -320,15 +325,18 @@ class FileReceiver(Receiver):
             self._expect(QUIET)
             return self._repeat(repeated)
         at_once, together = self._ways(post.site)
+        content_type = self._announced.content_type
+        file = whole(name, content_type, incoming.size, incoming.fetch)
         try:
             arrival = self._spool.append(
                 incoming,
                 post,
                 name,
-                self._announced.content_type,
+                content_type,
                 self._file.id,
                 at_once=at_once,
                 together=together,
+                preview=preview(file, thumbnail=self._config.gallery),
             )
         except RepeatedError as error:  # twice at the same moment
             return self._repeat(error.id)

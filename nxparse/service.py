@@ -20,7 +20,6 @@ from fnmatch import fnmatchcase
 
 from nxparse import social
 from nxparse.hotspot import GLD, MSN, YAHOO, Family
-from nxparse.page import PAGE
 from nxparse.reply import Reply, refusal
 
 # Hard-coded in the firmware of the cameras (wiki page "Email-service" of
@@ -44,6 +43,8 @@ EMAIL_PATH = "/social/columbus/email"
 class Service(Enum):
     """What takes more than a fixed reply."""
 
+    PAGE = auto()  # for people
+    THUMBNAIL = auto()
     EMAIL = auto()  # takes photos, and is answered when they are safe
     FILE = auto()  # takes the file that was announced
     LOGIN = auto()
@@ -55,6 +56,7 @@ class Service(Enum):
 
 
 UPLOADS = frozenset({Service.EMAIL, Service.FILE})
+PAGES = frozenset({Service.PAGE, Service.THUMBNAIL})
 UNSOLVED = frozenset({Service.ACCOUNT, Service.LIST})
 
 
@@ -96,7 +98,8 @@ NO_ICON = Reply(204)
 TABLE = (
     Row("GET", "gld.samsungosp.com", "/", GLD),
     *(Row("GET", host, "/", family) for host, family in SHARED_HOSTS.items()),
-    Row("GET", "*", "/", PAGE),
+    Row("GET", "*", "/", Service.PAGE),
+    Row("GET", "*", "/thumbnail/*", Service.THUMBNAIL),
     Row("GET", "*", "/favicon.ico", NO_ICON),
     Row("POST", "*", EMAIL_PATH, Service.EMAIL),
     Row("POST", "*", "/*/auth", Service.LOGIN, social.SITES),

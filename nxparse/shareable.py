@@ -37,7 +37,7 @@ from itertools import islice
 from nxparse import filename, hotspot, jpeg, multipart, redact, service, show, social
 from nxparse.deviation import BodyError, Deviation, Kind
 from nxparse.multipart import PartSpan
-from nxparse.page import PAGE
+from nxparse.page import EMPTY
 from nxparse.pseudonyms import Keep, Pseudonyms, keep_for
 from nxparse.reply import Reply, refusal
 from nxparse.seen import Answered, Headers, Seen, header
@@ -63,7 +63,7 @@ _TELLING = frozenset({Kind.PARAMETER_CASE, Kind.XML_MALFORMED, Kind.XML_ENCODING
 _OUR_PAGES = frozenset(
     answer.body
     for answer in (
-        PAGE,
+        EMPTY,
         social.LOGGED_OUT,
         *(hotspot.YAHOO.redirect, hotspot.YAHOO.cookie),
         *(hotspot.MSN.redirect, hotspot.MSN.cookie),

@@ -6,7 +6,7 @@ A body is kept as it came, under an id of its own, in the folder `.nx`::
     spool/ID           received whole
     quarantine/ID      cut, or not to be read: for a person to look at
     unknown/ID.mitm    a request that nobody could answer, as a flow of mitmproxy
-    state.sqlite3      a row for each upload, each body, and each delivery
+    state.sqlite3      a row for each upload, each body, each file, each delivery
 
 An upload by e-mail has one body, with the id of the upload, and all photos in
 it. An upload to a social site, a post, has one body for each photo, and grows
@@ -53,7 +53,7 @@ from nxparse.database import Database
 from nxparse.deviation import BodyError
 from nxparse.disk import Folder
 from nxparse.multipart import Fetch
-from nxparse.upload import File, Upload
+from nxparse.upload import File, Preview, Upload
 
 # Quarantine is there for a person to look at, not to fill the card.
 MAX_QUARANTINE = 2 << 30
@@ -67,6 +67,8 @@ HURRIED = 0.0
 REPEAT = 3600.0
 # What a finished upload leaves in the database is kept for a while, as history.
 HISTORY = 30 * 86400
+# So many uploads are shown as the last ones; thumbnails of older ones are forgotten.
+RECENT = 20
 # A camera never says how many photos it will post. After so many seconds without
 # another one a post is delivered; after GAP a photo with the same caption is a
 # new post. A post has no more photos than an upload by e-mail may have.
@@ -134,6 +136,20 @@ DROP INDEX delivery_waiting;
 CREATE INDEX delivery_waiting ON delivery (target, next_try, upload, part)
     WHERE state = 'waiting';
 """,
+    """
+CREATE TABLE file (
+    upload TEXT NOT NULL REFERENCES upload (id) ON DELETE CASCADE,
+    part INTEGER NOT NULL,       -- from 1
+    name TEXT NOT NULL,          -- a safe one
+    size INTEGER NOT NULL,       -- bytes
+    thumbnail BLOB,              -- a JPEG, if it is to be shown
+    turn INTEGER NOT NULL,       -- by how many degrees, clockwise, it has to be turned
+    PRIMARY KEY (upload, part)
+);
+CREATE INDEX file_thumbnail ON file (upload) WHERE thumbnail IS NOT NULL;
+CREATE INDEX upload_received ON upload (received);
+CREATE INDEX upload_client ON upload (client, received);
+""",
 )
 # Does a waiting delivery need a body?
 _NEEDED = (
@@ -197,6 +213,41 @@ class Delivery:
     def id(self) -> str:
         """The same for each attempt, and for no other delivery of the same upload's files."""
         return f"{self.arrival.id}.{self.part}" if self.part else self.arrival.id
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What has become of an upload, or of one file of it (`part`, from 1), for one target.
+
+    `state` is "waiting", "done" or "failed".
+    """
+
+    target: str
+    part: int
+    recipients: tuple[str, ...]
+    state: str
+    next_try: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file of an upload that may be gone by now: what a list says of it."""
+
+    part: int
+    name: str
+    size: int
+    has_thumbnail: bool
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """An upload that has been accepted, and what has become of it."""
+
+    arrival: Arrival
+    files: tuple[Listed, ...]
+    fates: tuple[Fate, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,10 +349,11 @@ class Spool:
         sender: str,
         content_type: str,
         deliveries: Mapping[str, Sequence[str]],
+        previews: Sequence[Preview] = (),
     ) -> Arrival:
         """Keep the body of an e-mail upload, to be delivered. Now it survives a power cut.
 
-        `deliveries` has the recipients for each target.
+        `deliveries` has the recipients for each target, `previews` its files for `recent`.
         """
         now = self._clock()
         arrival = Arrival(incoming.id, now, client, sender)
@@ -309,6 +361,8 @@ class Spool:
         with self._kept(incoming) as database:
             _insert_upload(database, arrival)
             _insert_body(database, arrival.id, body, now)
+            for number, preview in enumerate(previews, 1):
+                _insert_file(database, arrival.id, number, preview)
             for target, recipients in deliveries.items():
                 _insert_delivery(database, arrival.id, target, 0, recipients, now)
         return arrival
@@ -323,6 +377,7 @@ class Spool:
         *,
         at_once: Sequence[str],
         together: Sequence[str],
+        preview: Preview | None = None,
     ) -> Arrival:
         """Keep a photo of a post, to be delivered. Now it survives a power cut.
 
@@ -346,6 +401,8 @@ class Spool:
             (part,) = database.execute(query, (arrival.id,)).fetchone()
             body = _Body(incoming.id, part, name, content_type, incoming.size, incoming.sha256)
             _insert_body(database, arrival.id, body, now, resource)
+            if preview:
+                _insert_file(database, arrival.id, part, preview)
             complete = part >= min(post.photos or MAX_PHOTOS, MAX_PHOTOS)
             database.execute(
                 "UPDATE upload SET session = ?, album = CASE album WHEN '' THEN ? ELSE album END,"
@@ -418,6 +475,21 @@ class Spool:
     def since(self, when: float, state: str) -> list[Delivery]:
         """The deliveries in a state, of uploads that came at a Unix time or later."""
         return self._deliveries("state = ? AND received >= ?", state, when)
+
+    def recent(self, client: str | None = None, limit: int = RECENT) -> list[Past]:
+        """The last uploads, of one client or of all; the latest first."""
+        rows = self._database.query(
+            f"SELECT {_ARRIVAL} FROM upload WHERE ? IS NULL OR client = ?"
+            " ORDER BY received DESC, id DESC LIMIT ?",
+            *(client, client, limit),
+        )
+        return [self._past(Arrival(*row)) for row in rows]
+
+    def thumbnail(self, id: str, part: int) -> bytes | None:
+        """The thumbnail of a file of an upload, a JPEG, if it is kept."""
+        query = "SELECT thumbnail FROM file WHERE upload = ? AND part = ?"
+        rows = self._database.query(query, id, part)
+        return rows[0][0] if rows else None
 
     def due(self, target: str) -> list[Delivery]:
         """The deliveries to a target whose time has come, the oldest uploads first.
@@ -637,6 +709,28 @@ class Spool:
             for row in rows
         ]
 
+    def _past(self, arrival: Arrival) -> Past:
+        files = self._database.query(
+            "SELECT part, name, size, thumbnail IS NOT NULL, turn FROM file WHERE upload = ?"
+            " ORDER BY part",
+            arrival.id,
+        )
+        fates = self._database.query(
+            "SELECT target, part, recipients, state, next_try, reason FROM delivery"
+            " WHERE upload = ? ORDER BY target, part",
+            arrival.id,
+        )
+        return Past(
+            arrival,
+            tuple(
+                Listed(part, name, size, bool(has), turn) for part, name, size, has, turn in files
+            ),
+            tuple(
+                Fate(target, part, tuple(json.loads(recipients)), *rest)
+                for target, part, recipients, *rest in fates
+            ),
+        )
+
     def _bodies(self, delivery: Delivery) -> list[_Body]:
         """The bodies that a delivery needs; a post that is to be delivered whole is closed."""
         arrival, part = delivery.arrival, delivery.part
@@ -745,6 +839,19 @@ def _insert_body(
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (*astuple(body), id, received, resource),
     )
+
+
+def _insert_file(database: sqlite3.Connection, id: str, part: int, preview: Preview) -> None:
+    database.execute(
+        "INSERT INTO file (upload, part, name, size, thumbnail, turn) VALUES (?, ?, ?, ?, ?, ?)",
+        (id, part, preview.name, preview.size, preview.thumbnail, preview.turn),
+    )
+    if preview.thumbnail:
+        database.execute(
+            "UPDATE file SET thumbnail = NULL WHERE thumbnail IS NOT NULL AND upload NOT IN"
+            " (SELECT id FROM upload ORDER BY received DESC, id DESC LIMIT ?)",
+            (RECENT,),
+        )
 
 
 def _insert_delivery(

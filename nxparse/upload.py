@@ -16,6 +16,7 @@ from nxparse.deviation import BodyError, Deviation, Kind
 from nxparse.multipart import CHUNK, Fetch
 
 JPEG_HEAD = 1 << 17  # bytes of a photo that are enough for what it tells of itself
+_TURNS = {3: 180, 6: 90, 8: 270}  # by orientation (Exif); cameras make no mirror images
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,30 @@ def camera(upload: Upload) -> str:
         return upload.album
     told = (jpeg.describe(file.head(JPEG_HEAD)) for file in upload.files)
     return next((picture.model for picture in told if picture and picture.model), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What is kept of a file for a list of uploads, when the file itself may be gone.
+
+    `thumbnail` is the small JPEG that the camera has put into the photo; `turn`
+    is by how many degrees, clockwise, it has to be turned to stand upright.
+    """
+
+    name: str
+    size: int
+    thumbnail: bytes | None = None
+    turn: int = 0
+
+
+def preview(file: File, *, thumbnail: bool) -> Preview:
+    """A file's name and size, and its thumbnail if that is wanted and there is one."""
+    head = file.head(JPEG_HEAD) if thumbnail else b""
+    picture = jpeg.describe(head)
+    if picture is None or picture.thumbnail is None:
+        return Preview(file.safe_name, file.size)
+    start, end = picture.thumbnail
+    return Preview(file.safe_name, file.size, head[start:end], _TURNS.get(picture.orientation, 0))
 
 
 def from_parts(

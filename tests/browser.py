@@ -36,7 +36,7 @@ needs_browser = pytest.mark.skipif(
 def browser(
     profile: Path, width: int = 1280, height: int = 800, *arguments: str
 ) -> Iterator[webdriver.Chrome]:
-    """A browser with an empty profile and a window of this size."""
+    """A browser with an empty profile; what it shows of a page has this size."""
     options = Options()
     options.binary_location = shutil.which("chromium") or ""
     size = f"--window-size={width},{height}"
@@ -44,6 +44,9 @@ def browser(
         options.add_argument(argument)
     driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
     try:
+        # A window can be no narrower than 500 pixels.
+        view = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", view)
         yield driver
     finally:
         driver.quit()

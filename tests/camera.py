@@ -43,8 +43,8 @@ class Heard:
         return dict(line.split(": ", 1) for line in lines)
 
 
-def connect(port: int, host: str = "127.0.0.1") -> socket.socket:
-    connection = socket.create_connection((host, port), TIMEOUT)
+def connect(port: int, host: str = "127.0.0.1", source: str = "") -> socket.socket:
+    connection = socket.create_connection((host, port), TIMEOUT, (source, 0))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 

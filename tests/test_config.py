@@ -25,6 +25,7 @@ DEFAULT = Config(
     inspect=16 << 20,
     dns=None,
     report=None,
+    gallery=False,
 )
 ENVIRON = {
     "PHOTOS": "/srv/photos",
@@ -62,6 +63,7 @@ class TestOptions:
             "nx_retry_for": str,
             "nx_dns": str,
             "nx_report": str,
+            "nx_gallery": bool,
         }
 
     def test_help(self) -> None:

@@ -8,6 +8,7 @@ import logging
 import re
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -18,10 +19,12 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from nxparse import social
 from nxparse.config import OPTIONS, Config, parse
 from nxparse.gateway import Gateway, rehearsed, time_reply
+from nxparse.page import EMPTY, thumbnail
 from nxparse.reply import ACCEPTED, Reply, refusal
 from nxparse.service import NOT_FOUND, Call, Service
 from nxparse.sessions import SESSION_LIFE, Announced, Sessions
 from nxparse.spool import QUIET, Spool
+from nxparse.upload import Preview
 from tests.bodies import jpeg
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import Database, Faults, make_lazy
@@ -544,7 +547,7 @@ class TestDisk:
                     assert reply.status == 200
                     break
                 failures[name] += 1
-                assert reply == refusal(507, "The session could not be kept")
+                assert reply == refusal(507, "The state cannot be read or kept")
                 assert [record.exc_info for record in caplog.records] == [None]
                 line = f"{CLIENT}: a request is refused: disk I/O error ({directory})"
                 assert told(caplog) == [("ERROR", line)]
@@ -653,6 +656,47 @@ def test_no_secrets(
     assert [secret for secret in secrets if secret.encode() in everything] == []
 
 
+class TestPage:
+    """What people see."""
+
+    def arrive(self, spool: Spool, client: str) -> str:
+        """An upload of a client, with a thumbnail."""
+        incoming = spool.begin()
+        incoming.write(b"x")
+        files = [Preview(f"{client}.JPG", 1, b"a thumbnail", 90)]
+        return spool.accept(incoming, client, "me", "", {"save": ["a"]}, files).id
+
+    def names(self, reply: Reply) -> list[str]:
+        return re.findall(r"<h2>([0-9.]+)\.JPG, ", reply.body.decode())
+
+    def test_own_uploads(self, gateway: Gateway, config: Config, spool: Spool) -> None:
+        """A visitor sees what came from his own address."""
+        for client in (CLIENT, OTHER):
+            self.arrive(spool, client)
+        for client, seen in ((CLIENT, [CLIENT]), (OTHER, [OTHER]), ("192.0.2.99", [])):
+            assert self.names(gateway.answer(config, client, Call(Service.PAGE), b"")) == seen
+
+    def test_gallery(self, gateway: Gateway, config: Config, spool: Spool) -> None:
+        """With nx_gallery everybody sees all, the latest first."""
+        for client in (CLIENT, OTHER):
+            self.arrive(spool, client)
+        config = replace(config, gallery=True)
+        reply = gateway.answer(config, "192.0.2.99", Call(Service.PAGE), b"")
+        assert sorted(self.names(reply)) == sorted([CLIENT, OTHER])
+
+    @pytest.mark.parametrize("argument", ["{}.1", "{}.2", "{}.x", "{}", "{}.", "{}.99999", ""])
+    @pytest.mark.parametrize("gallery", [False, True])
+    def test_thumbnail(
+        self, gateway: Gateway, config: Config, spool: Spool, argument: str, gallery: bool
+    ) -> None:
+        """Thumbnails are for the gallery only."""
+        argument = argument.format(self.arrive(spool, CLIENT))
+        config = replace(config, gallery=gallery)
+        reply = gateway.answer(config, CLIENT, Call(Service.THUMBNAIL, argument), b"")
+        found = gallery and argument.endswith(".1")
+        assert reply == (thumbnail(b"a thumbnail") if found else NOT_FOUND)
+
+
 @pytest.mark.parametrize(
     ("call", "reply"),
     [
@@ -664,6 +708,8 @@ def test_no_secrets(
         (Call(Service.ACCOUNT), social.LOGIN_FAILED),
         (Call(Service.LIST), NOT_FOUND),
         (Call(Service.TIME), time_reply(NEW_YEAR)),
+        (Call(Service.PAGE), EMPTY),
+        (Call(Service.THUMBNAIL, "x.1"), NOT_FOUND),
     ],
     ids=lambda value: value.service.name.lower() if isinstance(value, Call) else "",
 )

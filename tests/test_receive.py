@@ -28,7 +28,8 @@ from nxparse.receive import (
 )
 from nxparse.reply import ACCEPTED, Reply
 from nxparse.sessions import Announced as AnnouncedFile
-from nxparse.spool import GAP, MAX_WAIT, QUIET, Post, Spool
+from nxparse.spool import GAP, MAX_WAIT, QUIET, Listed, Post, Spool
+from tests import pictures
 from tests.bodies import BOUNDARY, CONTENT_TYPE, SENDER, body, jpeg, message_xml, part_head
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import CALLS, STATEMENTS, Faults, contents, make_lazy
@@ -124,6 +125,37 @@ def kept(spool: Spool, directory: Path) -> tuple[list[bytes], list[bytes]]:
     spooled = contents(directory / ".nx" / "spool")
     assert sorted(spooled) == sorted(waiting)
     return list(spooled.values()), list(contents(directory / ".nx" / "quarantine").values())
+
+
+class TestPreviews:
+    """What is kept for the page of the files of an upload."""
+
+    @pytest.mark.parametrize("gallery", [False, True])
+    def test_email(self, begin: Callable[..., Receiver], spool: Spool, gallery: bool) -> None:
+        """Names and sizes; thumbnails only where they are shown."""
+        small = pictures.picture(16, 8)
+        photo = pictures.photo(small, orientation=6)
+        send(begin(nx_gallery=gallery), body([("a.jpg", photo), ("b/c.jpg", PHOTO)]))
+        [found] = spool.recent()
+        assert found.files == (
+            Listed(1, "a.jpg", len(photo), gallery, 90 if gallery else 0),
+            Listed(2, "c.jpg", len(PHOTO), False, 0),
+        )
+        assert spool.thumbnail(found.arrival.id, 1) == (small if gallery else None)
+
+    @pytest.mark.parametrize("gallery", [False, True])
+    def test_post(self, spool: Spool, directory: Path, gallery: bool) -> None:
+        """Each photo of a post, as it comes."""
+        small = pictures.picture(16, 8)
+        photo = pictures.photo(small)
+        for number in (1, 2):
+            file = AnnouncedFile(f"{number}", POST, f"{number}.jpg")
+            used = configured(directory, nx_gallery=gallery)
+            announced = Announced(CLIENT, "image/jpeg", len(photo))
+            send(FileReceiver(spool, used, announced, file), photo + bytes([number]))
+        [found] = spool.recent()
+        assert [(one.part, one.name) for one in found.files] == [(1, "1.jpg"), (2, "2.jpg")]
+        assert {one.has_thumbnail for one in found.files} == {gallery}
 
 
 class TestAccepted:

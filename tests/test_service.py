@@ -6,7 +6,6 @@ import pytest
 
 from nxparse import service, social
 from nxparse.hotspot import GLD, MSN, YAHOO, Family
-from nxparse.page import PAGE
 from nxparse.reply import Reply, refusal
 from nxparse.service import (
     DNS_HOSTS,
@@ -23,6 +22,7 @@ from nxparse.service import (
 EMAIL = "/social/columbus/email"
 GATEWAY = "snsgw.samsungmobile.com"
 AN_EMAIL = Call(Service.EMAIL)
+A_PAGE = Call(Service.PAGE)
 
 
 def not_with(method: str, allow: str) -> Reply:
@@ -37,14 +37,16 @@ def not_with(method: str, allow: str) -> Reply:
         pytest.param("GET", "gld.samsungosp.com", "/?x=/y", GLD, id="hotspot-query"),
         pytest.param("GET", "gld.samsungosp.com", "", GLD, id="hotspot-no-path"),
         pytest.param("GET", "gld.samsungosp.com", "?x", GLD, id="hotspot-only-query"),
-        pytest.param("GET", "www.samsungimaging.com", "/", PAGE, id="page"),
-        pytest.param("GET", "", "/", PAGE, id="page-no-host"),
-        pytest.param("GET", "192.0.2.1", "/", PAGE, id="page-address"),
+        pytest.param("GET", "www.samsungimaging.com", "/", A_PAGE, id="page"),
+        pytest.param("GET", "", "/", A_PAGE, id="page-no-host"),
+        pytest.param("GET", "192.0.2.1", "/", A_PAGE, id="page-address"),
+        pytest.param("GET", "", "/thumbnail/x.1", Call(Service.THUMBNAIL, "x.1"), id="thumbnail"),
+        pytest.param("GET", "", "/thumbnail/x/1", NOT_FOUND, id="thumbnail-with-a-slash"),
         pytest.param("GET", "www.yahoo.co.kr", "/", YAHOO, id="yahoo"),
         pytest.param("HEAD", "www.yahoo.co.kr", "/", YAHOO, id="yahoo-head"),
         pytest.param("GET", "www.msn.com", "/", MSN, id="msn"),
         pytest.param("GET", "www.msn.com", "/?x", MSN, id="msn-query"),
-        pytest.param("GET", "msn.com", "/", PAGE, id="msn-other-host"),
+        pytest.param("GET", "msn.com", "/", A_PAGE, id="msn-other-host"),
         pytest.param("POST", "www.ospserver.net", f"{EMAIL}?DUID=123456789033", AN_EMAIL,
             id="email"),
         pytest.param("POST", "www.ospserver.net", EMAIL, AN_EMAIL, id="email-no-query"),

@@ -26,14 +26,18 @@ from nxparse.spool import (
     MAX_PHOTOS,
     MAX_WAIT,
     QUIET,
+    RECENT,
     REPEAT,
     Arrival,
     Delivery,
+    Fate,
     Incoming,
+    Listed,
     Post,
     RepeatedError,
     Spool,
 )
+from nxparse.upload import Preview
 from tests.bodies import BOUNDARY, CONTENT_TYPE, RECIPIENT, SENDER, body, jpeg
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import CALLS, STATEMENTS, Database, Faults, Kills, contents, make_lazy
@@ -119,12 +123,20 @@ def append(
     at_once: Sequence[str] = ("save",),
     together: Sequence[str] = (MAIL,),
     resource: str = "",
+    preview: Preview | None = None,
 ) -> Arrival:
     """A photo of a post has come in whole, and is kept."""
     incoming = receive(into, photo(number))
     name = f"{number}.JPG"
     return into.append(
-        incoming, post, name, "image/jpeg", resource, at_once=at_once, together=together
+        incoming,
+        post,
+        name,
+        "image/jpeg",
+        resource,
+        at_once=at_once,
+        together=together,
+        preview=preview,
     )
 
 
@@ -249,7 +261,7 @@ class TestOpen:
         with pytest.raises(NotADirectoryError):
             Spool(root, clock)
 
-    @pytest.mark.parametrize("version", [3, 99])
+    @pytest.mark.parametrize("version", [4, 99])
     def test_newer_format(self, root: Path, clock: Clock, version: int) -> None:
         """R06: what a newer version has written is refused in a sentence, and not touched."""
         Spool(root, clock).close()
@@ -1279,6 +1291,92 @@ class TestFirstDue:
         assert opened.first_due("nobody", new=True) is None
 
 
+class TestRecent:
+    """What has been accepted, for a list of it."""
+
+    def arrive(self, into: Spool, client: str = CLIENT, *previews: Preview) -> Arrival:
+        return into.accept(receive(into), client, SENDER, CONTENT_TYPE, SAVE, previews)
+
+    def test_nothing(self, opened: Spool) -> None:
+        assert opened.recent() == []
+
+    def test_latest_first(self, opened: Spool, clock: Clock) -> None:
+        """Of one client or of all, and no more than are wanted."""
+        arrivals = []
+        for number in range(6):
+            clock.now += 1
+            arrivals.append(self.arrive(opened, f"192.0.2.{number % 2}"))
+        arrivals.reverse()
+        assert [one.arrival for one in opened.recent()] == arrivals
+        assert [one.arrival for one in opened.recent("192.0.2.1")] == arrivals[::2]
+        assert [one.arrival for one in opened.recent("192.0.2.1", 2)] == [arrivals[0], arrivals[2]]
+        assert opened.recent("192.0.2.9") == []
+        assert [one.arrival for one in opened.recent(limit=1)] == arrivals[:1]
+
+    def test_files(self, opened: Spool) -> None:
+        """They are there also when the body is gone."""
+        previews = Preview("a.jpg", 5), Preview("b.jpg", 7, b"small", 90)
+        arrival = self.arrive(opened, CLIENT, *previews)
+        opened.done(to(arrival, "save"))
+        [found] = opened.recent()
+        assert found.files == (
+            Listed(1, "a.jpg", 5, False, 0),
+            Listed(2, "b.jpg", 7, True, 90),
+        )
+        assert [opened.thumbnail(arrival.id, part) for part in (0, 1, 2, 3)] == [
+            *(None, None),
+            b"small",
+            None,
+        ]
+        assert opened.thumbnail("another", 2) is None
+
+    def test_fates(self, opened: Spool, clock: Clock) -> None:
+        """What waits, is done, and has failed."""
+        arrival = accept(opened, targets=("drop", "mail", "save"))
+        opened.done(to(arrival, "save"))
+        opened.failed(to(arrival, "drop"), "no reason")
+        opened.postpone(to(arrival, "mail"), 30.0, "no answer", ["left@example.org"])
+        [found] = opened.recent()
+        now = clock.now
+        assert found.fates == (
+            Fate("drop", 0, (RECIPIENT,), "failed", now, "no reason"),
+            Fate("mail", 0, ("left@example.org",), "waiting", now + 30, "no answer"),
+            Fate("save", 0, (RECIPIENT,), "done", now, ""),
+        )
+
+    def test_post(self, opened: Spool) -> None:
+        """The photos of a post are its files."""
+        for number in (1, 2):
+            append(opened, number, preview=Preview(f"{number}.jpg", number))
+        [found] = opened.recent()
+        assert [(one.part, one.name) for one in found.files] == [(1, "1.jpg"), (2, "2.jpg")]
+        assert {(one.target, one.part) for one in found.fates} == {
+            *(("save", 1), ("save", 2)),
+            (MAIL, 0),
+        }
+
+    def test_thumbnails_of_older_ones_are_forgotten(self, opened: Spool, clock: Clock) -> None:
+        """What nobody will see again takes no room; names are small, they stay."""
+        arrivals = []
+        for _ in range(RECENT + 3):
+            clock.now += 1
+            arrivals.append(self.arrive(opened, CLIENT, Preview("a.jpg", 5, b"small")))
+        kept = [opened.thumbnail(one.id, 1) for one in arrivals]
+        assert kept == [None] * 3 + [b"small"] * RECENT
+        assert all(len(one.files) == 1 for one in opened.recent(limit=100))
+
+    def test_forgotten_with_the_upload(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """Nothing of an upload stays behind when its history is over."""
+        arrival = self.arrive(opened, CLIENT, Preview("a.jpg", 5, b"small"))
+        opened.done(to(arrival, "save"))
+        opened.close()
+        clock.now += spool.HISTORY + 1
+        again = Spool(root, clock)
+        assert again.recent() == []
+        assert again.thumbnail(arrival.id, 1) is None
+        again.close()
+
+
 class TestRest:
     def test_clock_set_back(self, opened: Spool, clock: Clock) -> None:
         """R07: what is due because the clock was set back rests with the others."""
@@ -2264,7 +2362,7 @@ class TestMigration:
         Spool(root, clock).close()
         before = (root / "state.sqlite3").read_bytes()
         monkeypatch.setattr(spool, "_MIGRATIONS", spool._MIGRATIONS[:1])
-        with pytest.raises(sqlite3.DatabaseError, match=r"newer nx_addon \(format 2\)"):
+        with pytest.raises(sqlite3.DatabaseError, match=r"newer nx_addon \(format 3\)"):
             Spool(root, clock)
         assert (root / "state.sqlite3").read_bytes() == before
         assert sorted(contents(root / "spool")) == [self.WAITING, self.PART]

@@ -18,9 +18,20 @@ import nxparse
 from nxparse import markup, message, multipart
 from nxparse.deviation import BodyError, Deviation, Kind
 from nxparse.multipart import CHUNK, LimitError, MultipartError
-from nxparse.upload import JPEG_HEAD, File, Upload, camera, encoded, posted, read, read_chunks
+from nxparse.upload import (
+    JPEG_HEAD,
+    File,
+    Preview,
+    Upload,
+    camera,
+    encoded,
+    posted,
+    preview,
+    read,
+    read_chunks,
+)
 from nxparse.upload import whole as file_of
-from tests import bodies
+from tests import bodies, pictures
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=100)
 WIRE = sorted((Path(__file__).parent / "wire").glob("*.http"))
@@ -31,6 +42,7 @@ XML = b"<email><sender>a@x.org</sender><receiver>b@x.org</receiver></email>"
 MESSAGE = b'--B7x\r\nContent-Disposition: form-data; name="message"\r\n\r\n'
 FIELD = b'--B7x\r\nContent-Disposition: form-data; name="f"; filename="a.jpg"\r\n\r\n'
 CLOSE = b"\r\n--B7x--\r\n"
+SMALL = pictures.picture(16, 8)
 JPEG = bodies.jpeg(60, 1)
 
 
@@ -514,6 +526,27 @@ def test_camera(photos: list[bytes], album: str, expected: str) -> None:
     upload = Upload("a", ("b",), "", "", tuple(map(file, photos)), album=album)
     assert camera(upload) == expected
     assert max(fetched, default=0) <= JPEG_HEAD == 1 << 17
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted", "expected"),
+    [
+        pytest.param(pictures.photo(SMALL, orientation=1), True, (SMALL, 0), id="upright"),
+        pytest.param(pictures.photo(SMALL, orientation=3), True, (SMALL, 180), id="upside-down"),
+        pytest.param(pictures.photo(SMALL, orientation=6), True, (SMALL, 90), id="to-the-left"),
+        pytest.param(pictures.photo(SMALL, orientation=8), True, (SMALL, 270), id="to-the-right"),
+        pytest.param(pictures.photo(SMALL, orientation=2), True, (SMALL, 0), id="mirrored"),
+        pytest.param(pictures.photo(SMALL, orientation=6), False, (None, 0), id="not-wanted"),
+        pytest.param(pictures.photo(), True, (None, 0), id="none-there"),
+        pytest.param(b"\0\0\0\x18ftypmp42", True, (None, 0), id="video"),
+        pytest.param(b"", True, (None, 0), id="empty"),
+    ],
+)
+def test_preview(data: bytes, wanted: bool, expected: tuple[bytes | None, int]) -> None:
+    """A name that can be shown, the size, and the thumbnail as it is in the photo."""
+    file = File("../a.jpg", "image/jpeg", len(data), 0, lambda start, end: data[start:end])
+    found = preview(file, thumbnail=wanted)
+    assert found == Preview(file.safe_name, len(data), *expected)
 
 
 # Cut photos
