@@ -446,8 +446,8 @@ class MastodonServer:
         self._listener.close()
         for thread, connection in self._connections:
             with contextlib.suppress(OSError):
-                # SSLSocket would forget its keys, and what is said now would be in clear.
-                socket.socket.shutdown(connection, socket.SHUT_RD)
+                # What is being answered now is answered; nothing more is heard.
+                connection.shutdown(socket.SHUT_RD)
             thread.join(TIMEOUT)
             connection.close()
 
