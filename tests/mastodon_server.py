@@ -157,8 +157,8 @@ def page(status: int) -> Answer:
 
 def too_many(reset: float | str | None = None, limit: int = 300) -> Answer:
     """The answer to too many calls, until `reset`: seconds since 1970, or the text itself."""
-    text = moment(reset) if isinstance(reset, float) else reset
-    headers = () if text is None else _rate_headers(limit, 0, text)
+    text = reset if isinstance(reset, str) else moment(reset or 0)
+    headers = () if reset is None else _rate_headers(limit, 0, text)
     return answer(429, {"error": "Too many requests"}, *headers)
 
 
@@ -242,14 +242,11 @@ def kind(data: bytes) -> str | None:
 
 def dimensions(data: bytes) -> tuple[int, int] | None:
     """Width and height of a JPEG, None if it does not say or is none."""
-    at = 2
-    while data.startswith(b"\xff\xd8") and data[at : at + 1] == b"\xff":
-        marker, size = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker in b"\xc0\xc1\xc2":
-            height, width = struct.unpack_from(">HH", data, at + 5)
+    at = 2 if data.startswith(b"\xff\xd8") else len(data)
+    while at + 9 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        size, _, height, width = struct.unpack_from(">HBHH", data, at + 2)
+        if data[at + 1] in (0xC0, 0xC1, 0xC2):
             return width, height
-        if marker == 0xDA:
-            break
         at += 2 + size
     return None
 
@@ -449,8 +446,8 @@ class MastodonServer:
         self._listener.close()
         for thread, connection in self._connections:
             with contextlib.suppress(OSError):
-                # SSLSocket would forget its keys, and what is said now would be in clear.
-                socket.socket.shutdown(connection, socket.SHUT_RD)
+                # What is being answered now is answered; nothing more is heard.
+                connection.shutdown(socket.SHUT_RD)
             thread.join(TIMEOUT)
             connection.close()
 
