@@ -18,6 +18,7 @@ from urllib.parse import quote
 from nxparse.address import deliverable
 from nxparse.deliver.forward import server
 from nxparse.deliver.mail import Smarthost, smarthost
+from nxparse.deliver.mastodon import account
 from nxparse.deliver.notify import service
 from nxparse.deliver.routes import Rule, Target, fits, rule, target
 from nxparse.deliver.run import command
@@ -46,7 +47,7 @@ OPTIONS = (
         [],
         "Rules PATTERN=TARGET: what happens to uploads for these recipients or social sites."
         " The targets are save, save:DIR, mail, mail:ADDRESS, run:COMMAND, forward:URL,"
-        " notify:URL and drop."
+        " mastodon:URL, notify:URL and drop."
         " Repeat for several.",
     ),
     Option(
@@ -311,6 +312,7 @@ _CHECKS: Mapping[str, Callable[[str], object]] = {
     "save": _usable_folder,
     "mail": deliverable,
     "forward": server,
+    "mastodon": account,
     "notify": service,
 }
 

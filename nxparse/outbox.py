@@ -217,10 +217,11 @@ class Outbox:
         except (TemporaryError, OSError) as error:
             reason = report.reason(error)
             least = getattr(error, "retry_after", None) or 0.0
+            progress = getattr(error, "progress", ())
             if delivery.waited >= self._retry_for:
                 self._expire(reason, upload, files, delivery)
             else:
-                self._retry(delivery, reason, least=least)
+                self._retry(delivery, reason, least=least, progress=progress)
             if isinstance(error, UnreachableError):
                 self._rest(delivery, reason, least)
         else:
@@ -310,10 +311,11 @@ class Outbox:
         reason: str,
         recipients: Sequence[str] | None = None,
         least: float = 0.0,
+        progress: Sequence[str] = (),
     ) -> None:
         wait = self._wait_after(delivery, least)
         left = delivery.recipients if recipients is None else recipients
-        self._note(delivery, partial(self._spool.postpone, delivery, wait, reason, left))
+        self._note(delivery, partial(self._spool.postpone, delivery, wait, reason, left, progress))
         logger.warning(
             f"upload {delivery.id}: {report.way(delivery.target)}: {reason}; "
             f"it is safe, trying again in {wait:.0f} s"

@@ -153,6 +153,7 @@ def sentence(fate: Fate, now: float) -> str:
 def _participle(fate: Fate) -> str:
     """What a target does to an upload, as what is done to it."""
     kind, _, shown = report.way(fate.target).partition(":")
+    host = shown.partition("://")[2].removesuffix("/...")
     match kind:
         case "save":
             return "saved"
@@ -162,9 +163,9 @@ def _participle(fate: Fate) -> str:
         case "run":
             return f"given to {shown.split()[0]}"
         case "forward":
-            return f"forwarded to {shown}"
+            return f"forwarded to {host}"
         case "mastodon":
-            return f"posted to {shown}"
+            return f"posted to {host}"
         case "notify":
             return f"sent by {shown}"
         case _:

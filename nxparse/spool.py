@@ -149,6 +149,7 @@ CREATE TABLE file (
 CREATE INDEX file_thumbnail ON file (upload) WHERE thumbnail IS NOT NULL;
 CREATE INDEX upload_received ON upload (received);
 CREATE INDEX upload_client ON upload (client, received);
+ALTER TABLE delivery ADD COLUMN progress TEXT NOT NULL DEFAULT '[]';  -- JSON, a list
 """,
 )
 # Does a waiting delivery need a body?
@@ -198,6 +199,7 @@ class Delivery:
 
     `recipients` are those that have not been reached yet. `waited` is how long
     it has been made to wait, in seconds: what a clock says does not count.
+    `progress` is what earlier attempts have done already, as the target has put it.
     """
 
     arrival: Arrival
@@ -208,6 +210,7 @@ class Delivery:
     waited: float
     next_try: float
     reason: str
+    progress: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -535,18 +538,25 @@ class Spool:
         self._settle(delivery, "failed", reason)
 
     def postpone(
-        self, delivery: Delivery, wait: float, reason: str, recipients: Sequence[str]
+        self,
+        delivery: Delivery,
+        wait: float,
+        reason: str,
+        recipients: Sequence[str],
+        progress: Sequence[str] = (),
     ) -> None:
-        """The delivery, to these of its recipients, is to be tried again in `wait` seconds."""
+        """The delivery, to these of its recipients, is to be tried again in `wait` seconds.
+
+        `progress` takes the place of what is known of that, unless there is none.
+        """
+        done = progress or delivery.progress
         with self._database.transaction() as database:
             database.execute(
                 "UPDATE delivery SET attempts = attempts + 1, waited = waited + ?, next_try = ?,"
-                f" reason = ?, recipients = ? WHERE {_KEY}",
+                f" reason = ?, recipients = ?, progress = ? WHERE {_KEY}",
                 (
-                    wait,
-                    self._clock() + wait,
-                    reason,
-                    json.dumps(list(recipients)),
+                    *(wait, self._clock() + wait, reason),
+                    *(json.dumps(list(recipients)), json.dumps(list(done))),
                     *_key(delivery),
                 ),
             )
@@ -699,8 +709,8 @@ class Spool:
         self, where: str, *values: object, order: str = "received, id, target, part"
     ) -> list[Delivery]:
         rows = self._database.query(
-            f"SELECT {_ARRIVAL}, target, part, recipients, attempts, waited, next_try, reason"
-            f" FROM delivery JOIN upload ON id = upload WHERE {where} ORDER BY {order}",
+            f"SELECT {_ARRIVAL}, target, part, recipients, attempts, waited, next_try, reason,"
+            f" progress FROM delivery JOIN upload ON id = upload WHERE {where} ORDER BY {order}",
             *values,
         )
         count = _ARRIVAL.count(",") + 1
@@ -820,9 +830,12 @@ def _due(target: str, now: float) -> tuple[str, object, object, object]:
     )
 
 
-def _rest(row: Sequence[Any]) -> tuple[tuple[str, ...], int, float, float, str]:
-    recipients, attempts, waited, next_try, reason = row
-    return tuple(json.loads(recipients)), attempts, waited, next_try, reason
+def _rest(
+    row: Sequence[Any],
+) -> tuple[tuple[str, ...], int, float, float, str, tuple[str, ...]]:
+    recipients, attempts, waited, next_try, reason, progress = row
+    known = tuple(json.loads(progress))
+    return tuple(json.loads(recipients)), attempts, waited, next_try, reason, known
 
 
 def _insert_upload(database: sqlite3.Connection, arrival: Arrival) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 from nxparse import report
 from nxparse.address import is_deliverable
 from nxparse.config import Config, expanded
-from nxparse.deliver import forward, mail, notify, routes, run
+from nxparse.deliver import forward, mail, mastodon, notify, routes, run
 from nxparse.deliver.errors import Outcome, PermanentError, TooLargeError, UnreachableError
 from nxparse.deliver.save import save
 from nxparse.outbox import Deliver
@@ -41,6 +42,8 @@ def deliver_to(config: Config, environ: Mapping[str, str], target: str) -> Deliv
                 return partial(_run, config.dir / ".nx", words)
             case "forward":
                 return partial(_forward, forward.server(argument))
+            case "mastodon":
+                return partial(_mastodon, mastodon.account(argument))
             case "notify":
                 return partial(_notify, notify.service(argument), config.dir / ".nx")
             case _:
@@ -85,6 +88,16 @@ def _forward(
 ) -> Outcome:
     said = forward.send(encoded(upload, files), delivery.id, server, time.time())
     return Outcome(f"forwarded to {server}, which says {said}")
+
+
+def _mastodon(
+    account: mastodon.Account, upload: Upload, files: Sequence[File], delivery: Delivery
+) -> Outcome:
+    # What came to a site has a subject that nobody has typed.
+    text = upload.text or ("" if delivery.arrival.site else upload.subject)
+    # Another target may post the same upload to the same account, in another way.
+    key = hashlib.sha256(f"{delivery.id} {delivery.target}".encode()).hexdigest()[:32]
+    return Outcome(mastodon.send(upload, files, text, account, key, delivery.progress))
 
 
 def _notify(

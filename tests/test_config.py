@@ -185,7 +185,7 @@ ADDRESS = (
 TIME = "is not a time: give one like 90s, 30m, 12h or 3d"
 SENDER = "is not a sender: give an address, or a glob like *@example.org"
 RULE = "a rule is PATTERN=TARGET, like *@example.org=save"
-TARGETS = "the targets are save, mail, run, forward, notify, drop"
+TARGETS = "the targets are save, mail, run, forward, mastodon, notify, drop"
 UNSET = "the environment has no variable NOWHERE; set it before you start mitmproxy"
 
 WRONG: dict[str, tuple[str, object, str]] = {

@@ -11,7 +11,7 @@ from nxparse.deliver.routes import Rule, Target, decide, fits, rule, shown, targ
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=60)
 
 SAVE, MAIL, DROP = Target("save", "save"), Target("mail", "mail"), Target("drop", "drop")
-TARGETS = "the targets are save, mail, run, forward, notify, drop"
+TARGETS = "the targets are save, mail, run, forward, mastodon, notify, drop"
 
 
 @pytest.mark.parametrize(

@@ -180,13 +180,13 @@ def test_files_that_went_different_ways() -> None:
         ),
         pytest.param(
             fate("done", "forward:https://me:secret@example.org/token"),
-            "Forwarded to https://example.org/...",
+            "Forwarded to example.org",
             id="forward",
         ),
         pytest.param(fate("done", "notify:tgram://token/chat"), "Sent by tgram://...", id="notify"),
         pytest.param(
             fate("waiting", "mastodon:https://${TOKEN}@example.social", "429 Too many requests"),
-            "Waits to be posted to https://example.social: 429 Too many requests. "
+            "Waits to be posted to example.social: 429 Too many requests. "
             "Next try in 60 seconds.",
             id="mastodon",
         ),

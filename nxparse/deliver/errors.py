@@ -6,7 +6,10 @@ An OSError that nobody has judged is temporary.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+MAX_TOLD = 200  # characters
 
 
 class DeliveryError(Exception):
@@ -14,11 +17,15 @@ class DeliveryError(Exception):
 
 
 class TemporaryError(DeliveryError):
-    """It may succeed later, not before `retry_after` seconds if that is given."""
+    """It may succeed later, not before `retry_after` seconds if that is given.
+
+    `progress` is what is done already, for the next attempt; only the target knows what it means.
+    """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.progress: Sequence[str] = ()
 
 
 class UnreachableError(TemporaryError):
@@ -51,3 +58,11 @@ class Outcome:
 
     told: str
     refused: tuple[Refused, ...] = ()
+
+
+def one_line(text: str, secrets: Iterable[str] = ()) -> str:
+    """What others have said, as it may stand in a log: short, printable, without `secrets`."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    clean = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(clean.split())[:MAX_TOLD]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 DISK_ONLY = ("save", "drop")
-KINDS = ("save", "mail", "run", "forward", "notify", "drop")
+KINDS = ("save", "mail", "run", "forward", "mastodon", "notify", "drop")
 _BARE = ("save", "mail", "drop")  # these can do without anything behind them
 
 
