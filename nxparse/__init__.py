@@ -14,7 +14,6 @@ rooms of this package, from the wire up; each uses only what stands above it:
     reply       HTTP replies that a camera can digest
     social      the XML of the social gateway, and its replies
     hotspot     what each hotspot check wants to hear
-    page        the page behind http://www.samsungimaging.com/
     transport   what mitmproxy lacks on the socket
     network     the addresses of this machine
     upload      Upload and File
@@ -27,6 +26,7 @@ rooms of this package, from the wire up; each uses only what stands above it:
     sessions    who has logged in to a social site, and what was announced
     deliver     one module for each way out; routes: which one it is
     report      an upload told to a person, in a line
+    page        the page behind http://www.samsungimaging.com/
     show        a request shown to a person, with all that is in it
     pseudonyms  stand-ins for what is private
     redact      headers and texts with these stand-ins
