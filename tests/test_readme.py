@@ -8,11 +8,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import nxparse
-from nxparse import config
+from nxparse import config, targets
+from nxparse.deliver import routes
 from nxparse.service import DNS_HOSTS
 from tests import bodies, camera, readme
 from tests.proxy import ROOT, Proxy
@@ -106,6 +108,38 @@ def test_commands(command: str, folder: Path) -> None:
     for mode in modes:
         assert mode in ("regular@80", "dns@53", "transparent@8080")
     assert {name.partition("=")[0] for name in sets} <= {option.name for option in config.OPTIONS}
+
+
+ENVIRON = {
+    "SMTP_PASSWORD": "s3cr3t/?#@",
+    "HOOK": "https://home.example.org/api/webhook/s3cr3t",
+    "TOKEN": "s3cr3t",
+    "TELEGRAM": "tgram://123456789:abcdefghijklmnopqrstuvwxyz123456789/12315544",
+}
+EXAMPLES = [
+    [word for flag, word in itertools.pairwise(shlex.split(line)) if flag == "--set"]
+    for block in readme.blocks("sh")
+    for line in block.splitlines()
+    if "nx_route=" in line or "nx_smtp=" in line
+]
+
+
+@pytest.mark.parametrize("settings", EXAMPLES, ids=lambda settings: settings[-1])
+def test_examples(settings: list[str]) -> None:
+    """What README sets can be used as it stands there."""
+    values: dict[str, Any] = {option.name: option.default for option in config.OPTIONS}
+    for name, _, value in (setting.partition("=") for setting in settings):
+        several = not isinstance(values[name], str)
+        values[name] = [*values[name], value] if several else value
+    parsed = config.parse(values, ENVIRON)
+    for rule in parsed.routes:
+        targets.deliver_to(parsed, ENVIRON, rule.target.text)
+
+
+def test_there_is_an_example_for_each_target() -> None:
+    """Of those that are not obvious."""
+    told = " ".join(word for settings in EXAMPLES for word in settings)
+    assert [kind for kind in routes.KINDS if f"={kind}" not in told] == ["drop"]
 
 
 def commands_of_nxparse(name: str) -> list[list[str]]:
