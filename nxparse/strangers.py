@@ -6,6 +6,7 @@ for may be what a new model needs, and is told once for each name.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 
 from nxparse import report
@@ -13,6 +14,8 @@ from nxparse import report
 MAX_CAMERAS = 1000
 # A phone that somebody has opened our page on asks for far more than any camera.
 MAX_NAMES = 20
+
+_HOST = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
 
 class Strangers:
@@ -35,7 +38,8 @@ class Strangers:
             return None
         names.add(name)
         shown = report.plain(name)
-        return (
-            f"{client}: also asks {how} for {shown}, which is not answered here; if its uploads "
-            f"fail, try --set nx_hosts={shown}"
-        )
+        told = f"{client}: also asks {how} for {shown}, which is not answered here"
+        # Whoever asks is free to call a host * or $(reboot).
+        if not _HOST.fullmatch(shown):
+            return told
+        return f"{told}; if its uploads fail, try --set nx_hosts={shown}"

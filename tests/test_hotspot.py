@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nxparse import hotspot
 from nxparse.hotspot import GLD, MSN, YAHOO, Family, Turns
 from nxparse.reply import Reply
+
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
 
 CLIENT = "192.0.2.7"
 OTHER = "192.0.2.8"
@@ -152,3 +156,27 @@ def test_forgotten_wholly(monkeypatch: pytest.MonkeyPatch) -> None:
     turns.passed(CLIENT)
     asks(turns, YAHOO, OTHER)
     assert [asks(turns, YAHOO) for _ in range(2)] == ["redirect", "cookie"]
+
+
+@PROPERTY
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([CLIENT, OTHER]), st.sampled_from([YAHOO, MSN, None])),
+        max_size=20,
+    )
+)
+def test_any_order(steps: list[tuple[str, Family | None]]) -> None:
+    """Who went on gets the same answer again, who did not gets the other."""
+    turns = Turns()
+    given: dict[tuple[str, Family], str] = {}
+    went_on: set[tuple[str, Family]] = set()
+    for client, family in steps:
+        if family is None:
+            turns.passed(client)
+            went_on |= {camera for camera in given if camera[0] == client}
+            continue
+        camera = client, family
+        answer = asks(turns, family, client)
+        assert (answer == given.get(camera, "cookie")) is (camera in went_on)
+        went_on.discard(camera)
+        given[camera] = answer

@@ -7,13 +7,18 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from nxparse import report
 from nxparse.config import OPTIONS, parse
 from nxparse.deliver.save import Saved
 from nxparse.deviation import Deviation, Kind
+from nxparse.markup import one_line
 from nxparse.spool import Arrival, Delivery
 from nxparse.upload import File, Upload
+
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=150)
 
 
 @pytest.mark.parametrize(
@@ -310,13 +315,22 @@ def test_not_allowed(sender: str, expected: str) -> None:
     assert report.not_allowed(sender) == expected
 
 
-@pytest.mark.parametrize(
-    "sender", ["me@example.org", "two words", "*", "a?[b]", "$(reboot)", "it's"]
-)
+@PROPERTY
+@given(st.text(max_size=100) | st.text("a*?[]!${}()'\"\\ =é", max_size=12))
+@example("me@example.org")
+@example("*")
+@example("a?[b]")
+@example("$(reboot)")
+@example("it's")
 def test_the_option_allows_it(sender: str) -> None:
-    """What is said to allow a sender allows him, and nobody else."""
-    command = report.not_allowed(sender).partition("use ")[2]
-    flag, setting = shlex.split(command)
+    """What is said to allow a sender allows him, and nobody else. It is one line."""
+    sender = one_line(sender)
+    told = report.not_allowed(sender)
+    assert report.plain(told, len(told)) == told
+    if "use " not in told:
+        assert report.plain(sender) != sender or not sender
+        return
+    flag, setting = shlex.split(told.partition("to allow it, use ")[2])
     name, _, value = setting.partition("=")
     defaults = {option.name: option.default for option in OPTIONS}
     config = parse({**defaults, name: [value]}, {})
@@ -324,6 +338,16 @@ def test_the_option_allows_it(sender: str) -> None:
     assert config.may_send(sender)
     assert not config.may_send(f"{sender}x")
     assert not config.may_send("anybody")
+
+
+@PROPERTY
+@given(st.text(), st.integers(1, 100))
+def test_any_text(text: str, limit: int) -> None:
+    """Any text becomes one printable line that is not too long, and stays it."""
+    line = report.plain(text, limit)
+    assert len(line) <= limit
+    assert len(line.splitlines()) <= 1
+    assert report.plain(line, limit) == line
 
 
 @pytest.mark.parametrize(

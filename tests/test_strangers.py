@@ -1,9 +1,17 @@
 from __future__ import annotations
 
-import pytest
+import shlex
 
-from nxparse import strangers
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nxparse import report, strangers
+from nxparse.config import OPTIONS, parse
+from nxparse.service import Hosts, bare_host
 from nxparse.strangers import Strangers
+
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
 
 CAMERA, PHONE = "192.168.1.7", "192.168.1.8"
 NAME = "www.example.com"
@@ -63,3 +71,33 @@ def test_hostile_name() -> None:
     found = Strangers()
     found.seen(CAMERA)
     assert "\n" not in (found.asked(CAMERA, "a\nb.example.com", "HTTP") or "\n")
+
+
+@pytest.mark.parametrize(
+    "name", ["*", "*.com", "a[b].com", "$(reboot)", "a;reboot", "a b", "x" * 90]
+)
+def test_no_host_name(name: str) -> None:
+    """Of a name that is none, or too long to be shown, no command is made."""
+    found = Strangers()
+    found.seen(CAMERA)
+    told = found.asked(CAMERA, name, "HTTP")
+    assert told
+    assert told.endswith("which is not answered here")
+
+
+@PROPERTY
+@given(st.text("ab.*?[]$;'-_ 사", min_size=1, max_size=20) | st.text(min_size=1))
+def test_any_name(name: str) -> None:
+    """Whatever the name is, it stays in one line, and a command is for that host and no other."""
+    found = Strangers()
+    found.seen(CAMERA)
+    told = found.asked(CAMERA, bare_host(name), "HTTP") or ""
+    assert report.plain(told, len(told)) == told
+    if "--set" in told:
+        flag, option = shlex.split(told.partition("try ")[2])
+        config = parse(
+            {**{one.name: one.default for one in OPTIONS}, "nx_hosts": [option.partition("=")[2]]},
+            {},
+        )
+        hosts = Hosts(config.hosts)
+        assert (flag, name in hosts, f"{name}x" in hosts) == ("--set", True, False)

@@ -1,0 +1,8 @@
+"""What must hold for any bytes, and a fuzzer that looks for those for which it does not.
+
+`targets` has the table: for each parser a function that takes bytes and fails if
+a promise is broken. `test_targets` tries each with a few thousand inputs, always
+the same ones, in the normal run of the tests. `python -m tests.fuzz` tries for as
+long as it is told to, led by what of the code an input reaches (atheris, which is
+libFuzzer): `__main__` starts a process of `worker` for each target.
+"""

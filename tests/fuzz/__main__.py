@@ -1,0 +1,139 @@
+"""Look for inputs that break a promise: `python -m tests.fuzz [TARGET...]`, all without one.
+
+Each target gets a process of its own for `--seconds`, one after another. With
+`--corpus DIR` what was learnt is kept there and built upon the next time. Ends
+with 1 if something is found, and prints the input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import importlib.util
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.fuzz.targets import TARGETS, Target
+
+GRACE = 60  # seconds to start and to end
+MEMORY = 2048  # MB
+SLOW = 10  # seconds for one input
+SHOWN = 40  # lines of what is said when something is found
+
+
+@dataclass(frozen=True)
+class Run:
+    """What became of a run. `inputs` are those that broke a promise."""
+
+    executions: int
+    coverage: int
+    corpus: int
+    inputs: Sequence[bytes]
+    failed: bool
+    said: str
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"targets: {', '.join(TARGETS)}",
+    )
+    parser.add_argument("targets", nargs="*", metavar="TARGET")
+    parser.add_argument("--seconds", type=int, default=60, help="for each target (60)")
+    parser.add_argument("--corpus", type=Path, metavar="DIR", help="where inputs are kept")
+    options = parser.parse_args()
+    if unknown := set(options.targets) - set(TARGETS):
+        parser.error(f"no target {', '.join(unknown)}: there are {', '.join(TARGETS)}")
+    for module in ("atheris", "multipart"):
+        if missing(module):
+            raise SystemExit(
+                f"{module} is missing: pip install -r tests/requirements-fuzz.txt. There is an "
+                f"atheris for CPython 3.11 to 3.14 on Linux; this is Python "
+                f"{platform.python_version()} on {platform.system()}."
+            )
+    print(f"{'target':<10}{'executions':>12}{'per second':>12}{'edges':>8}{'corpus':>8}  finds")
+    found = False
+    for name in options.targets or TARGETS:
+        with tempfile.TemporaryDirectory() as folder:
+            run = fuzz(name, TARGETS[name], options.seconds, options.corpus, Path(folder))
+        print(
+            f"{name:<10}{run.executions:>12}{run.executions // options.seconds:>12}"
+            f"{run.coverage:>8}{run.corpus:>8}  {len(run.inputs) or 'none'}",
+            flush=True,
+        )
+        if run.failed:
+            found = True
+            print(f"\n{run.said}")
+        for one in run.inputs:
+            print(f"\nbase64: {base64.b64encode(one).decode()}\nhex: {one.hex()}\n{one!r}\n")
+    sys.exit(found)
+
+
+def missing(module: str) -> bool:
+    return importlib.util.find_spec(module) is None
+
+
+def fuzz(name: str, target: Target, seconds: int, corpus: Path | None, folder: Path) -> Run:
+    """Run a target in a process of its own, with its files in `folder`."""
+    inputs = (corpus or folder) / name
+    finds = folder / "finds"
+    for one in (inputs, finds):
+        one.mkdir(parents=True, exist_ok=True)
+    for seed in target.seeds():
+        (inputs / hashlib.sha1(seed).hexdigest()).write_bytes(seed)
+    words = folder / "words"
+    words.write_text("".join(f'"{escaped(word)}"\n' for word in dict.fromkeys(target.words)))
+    command = [
+        *(sys.executable, "-m", "tests.fuzz.worker", name, str(inputs)),
+        f"-max_total_time={seconds}",
+        f"-max_len={target.size}",
+        f"-dict={words}",
+        f"-artifact_prefix={finds}/",
+        f"-rss_limit_mb={MEMORY}",
+        f"-timeout={SLOW}",
+        "-print_final_stats=1",
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=seconds + GRACE,
+            check=False,
+        )
+        said, status = done.stdout, done.returncode
+    except subprocess.TimeoutExpired as error:
+        said, status = error.stdout or b"", -1
+    text = said.decode("utf-8", "replace")
+    broken = [path.read_bytes() for path in sorted(finds.iterdir())]
+    return Run(
+        executions=last(r"number_of_executed_units: *(\d+)", text) or last(r"^#(\d+)", text),
+        coverage=last(r" cov: (\d+)", text),
+        corpus=last(r" corp: (\d+)", text),
+        inputs=broken,
+        failed=bool(status or broken),
+        said="\n".join(text.splitlines()[-SHOWN:]),
+    )
+
+
+def escaped(word: bytes) -> str:
+    """A word as libFuzzer's dictionaries have it."""
+    return "".join(f"\\x{byte:02x}" for byte in word)
+
+
+def last(pattern: str, text: str) -> int:
+    numbers = re.findall(pattern, text, re.MULTILINE)
+    return int(numbers[-1]) if numbers else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,688 @@
+"""The promises that the parsers make, as functions on bytes, and the table of them.
+
+A function fails, by whatever exception, when a promise is broken. The first bytes
+of its input are choices: which boundary, which chunks; the rest is what is read.
+So any bytes are an input, and a small change of them is a small change of it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from nxparse import (
+    config,
+    filename,
+    jpeg,
+    markup,
+    message,
+    multipart,
+    report,
+    service,
+    shareable,
+    show,
+    social,
+    upload,
+)
+from nxparse import seen as requests
+from nxparse.address import AddressError, deliverable
+from nxparse.deliver import forward, mail, routes
+from nxparse.deviation import BodyError, Deviation, Kind
+from nxparse.hotspot import Family
+from nxparse.markup import MarkupError
+from nxparse.multipart import MultipartError, PartSpan, Scanner
+from nxparse.reply import Reply
+from nxparse.seen import Answered, Seen
+from nxparse.service import Call
+from nxparse.social import Announcement, CredentialsError, Login
+from tests import bodies
+from tests import social as sites
+
+WIRE = Path(__file__).parents[1] / "wire"
+
+# A boundary that leaves room for other things in a short input.
+B = b"B7x"
+TYPE = "multipart/form-data; boundary=B7x"
+LINE_ENDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def choices(data: bytes, count: int) -> tuple[list[int], bytes]:
+    """The first bytes as numbers, and the rest."""
+    return [*data[:count].ljust(count, b"\0")], data[count:]
+
+
+def text_of(data: bytes) -> str:
+    """Any bytes as text, those that are no UTF-8 as lone surrogates."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def recorded() -> Iterator[tuple[bytes, bytes]]:
+    """The recorded requests, whole, and their bodies with the boundary `B`."""
+    for path in sorted(WIRE.glob("*.http")):
+        request = path.read_bytes()
+        head, _, body = request.partition(b"\r\n\r\n")
+        found = re.search(rb"boundary=([^\r\n]+)", head)
+        boundary = found[1] if found else B
+        yield request, body.replace(boundary, B)
+
+
+# multipart
+
+
+class Found(NamedTuple):
+    """All that a scan tells: the parts, the deviations, the error, the boundary that counted."""
+
+    parts: list[PartSpan]
+    deviations: list[Deviation]
+    error: str | None
+    boundary: bytes | None
+
+
+def scanned(chunks: Iterable[bytes], boundary: bytes | None, strict: bool) -> Found:
+    scanner = Scanner(boundary, strict=strict)
+    parts, told = [], None
+    try:
+        for chunk in chunks:
+            scanner.feed(chunk)
+        parts = scanner.close()
+    except MultipartError as error:
+        told = f"{type(error).__name__}: {error}"
+    assert (scanner.error is None) is (told is None)
+    return Found(parts, scanner.deviations, told, scanner.boundary)
+
+
+def pieces(body: bytes, size: int) -> Iterator[bytes]:
+    return (body[start : start + size] for start in range(0, len(body), size))
+
+
+def scanner(data: bytes) -> None:
+    """Any bytes are parts or a MultipartError, the same ones however they are cut."""
+    (which, size), body = choices(data, 2)
+    boundary = (B, None, b"C", b"-")[which % 4]
+    tolerant, strict = scanned([body], boundary, False), scanned([body], boundary, True)
+    for wanted, found in ((False, tolerant), (True, strict)):
+        assert scanned(pieces(body, 1 + size % 32), boundary, wanted) == found
+        edges = [edge for part in found.parts for edge in (part.start, part.end)]
+        assert edges == sorted(edges)
+        assert all(0 <= edge <= len(body) for edge in edges)
+        assert all(0 <= one.offset <= len(body) for one in found.deviations)
+        assert len(found.parts) <= multipart.MAX_PARTS
+    if tolerant.deviations:
+        first = tolerant.deviations[0]
+        detail = f": {first.detail}" if first.detail else ""
+        refused = f"MultipartError: {first}{detail} (at byte {first.offset})"
+        assert strict.error == refused
+    else:
+        assert strict == tolerant
+    if tolerant.parts:
+        nothing_lost(body, tolerant)
+
+
+def nothing_lost(body: bytes, found: Found) -> None:
+    """What of a body is in no part is delimiters, headers, the preamble or the epilogue."""
+    assert found.boundary
+    dashed = b"--" + found.boundary
+    newline = rb"(?:\r?\n)"
+    dashes = re.escape(dashed)
+    delimiter = rb"%b[ \t]{0,64}+%b" % (dashes, newline)
+    headers = rb"(?!%b--|%b)(?:(?!%b)[^\n]*+\n)++" % (dashes, delimiter, newline)
+    framing = rb"(?:%b?+%b(?:%b)?+%b?+)" % (newline, delimiter, headers, newline)
+    before = body[: found.parts[0].start]
+    assert re.search(framing + rb"+\Z", before), before
+    for one, other in zip(found.parts, found.parts[1:], strict=False):
+        between = body[one.end : other.start]
+        assert re.fullmatch(rb"%b?+%b+" % (newline, framing), between), between
+    behind = body[found.parts[-1].end :]
+    last = re.compile(rb"%b?+%b*+" % (newline, framing)).match(behind)
+    assert last
+    rest = behind[last.end() :]
+    assert (
+        not rest.strip(b"\r\n \t")
+        or re.match(rb"%b?+%b--" % (newline, dashes), rest)
+        or (b"\r\n" + dashed + b"-").find(rest.rstrip(b" \t\r")) in (0, 1, 2)
+        # The framing above has taken the line end of a delimiter that is cut.
+        or dashed.startswith(rest)
+    ), behind
+
+
+def repaired(data: bytes) -> None:
+    """What is read is repaired, and what is repaired is strictly read, with the same data."""
+    try:
+        parts = multipart.parse(data, TYPE)
+    except MultipartError:
+        return
+    content_type, written = multipart.repair(data, TYPE)
+    # Control characters in a name stay in it, and strictness refuses them.
+    odd = any(LINE_ENDS.search(f"{part.name}{part.filename}") for part in parts)
+    again = multipart.parse(written, content_type, strict=not odd)
+    assert [content(part) for part in again] == [content(part) for part in parts]
+    assert [part.filename is None for part in again] == [part.filename is None for part in parts]
+    assert multipart.repair(written, content_type) == (content_type, written)
+
+
+def content(part: multipart.Part) -> bytes:
+    """The data of a part, without the line ends that `repair` takes away."""
+    data = part.data
+    while part.name == "message" and data.endswith(b"\r\n"):
+        data = data[:-2]
+    return data
+
+
+def peers(data: bytes) -> None:
+    """What another parser takes for flawless is read here, too, and alike."""
+    from multipart import MultipartError as TheirError
+    from multipart import MultipartParser
+
+    try:
+        theirs = list(MultipartParser(BytesIO(data), B.decode(), strict=True))
+    except TheirError:
+        return
+    # An empty part may share its blank line with the delimiter (RFC 2046): they miss that one.
+    if any(one.raw.startswith(b"--" + B) for one in theirs):
+        return
+    found = scanned([data], B, False)
+    if {Kind.BOUNDARY_MISMATCH, Kind.BARE_LF} & {one.kind for one in found.deviations}:
+        return
+    assert found.error is None
+    expected = [one.raw for one in theirs]
+    # A line end behind the message is a camera's habit: then there is one behind each photo.
+    first = next((n for n, part in enumerate(found.parts) if part.name == "message"), None)
+    if first is not None and expected[first].endswith(b"\r\n"):
+        expected = [raw.removesuffix(b"\r\n") for raw in expected]
+    assert [data[part.start : part.end] for part in found.parts] == expected
+
+
+def camera(data: bytes) -> None:
+    """Whatever photos hold and wherever the body ends, they are read as they were."""
+    (which, surplus, size), rest = choices(data, 3)
+    ending = ENDINGS[which % len(ENDINGS)]
+    rest = rest.replace(b"--B7x", b"--B8x")
+    photos = [b"\xff\xd8" + photo + b"\xff\xd9" for photo in rest.split(b"|")][:9]
+    named = [(f"{number}.jpg", photo) for number, photo in enumerate(photos)]
+    body = bodies.body(named, surplus=bool(surplus % 2), ending=ending, boundary=B)
+    found = scanned(pieces(body, size + 1), B, False)
+    assert [body[part.start : part.end] for part in found.parts] == [bodies.message_xml(), *photos]
+
+
+ENDINGS = list(bodies.endings(B).values())
+
+
+def read(data: bytes) -> None:
+    """Any body is an Upload or a BodyError, the same one however it is read."""
+    (size,), body = choices(data, 1)
+
+    def fetch(start: int, end: int) -> bytes:
+        assert 0 <= start <= end <= len(body)
+        return body[start:end]
+
+    try:
+        found = upload.read(body, TYPE)
+    except BodyError:
+        return
+    assert upload.read_chunks(pieces(body, size + 1), TYPE, fetch) == found
+    assert sum(file.size for file in found.files) <= len(body)
+    assert visible(report.upload(found))
+    assert visible(show.upload(found), "\n")
+    written = upload.encoded(found, found.files)
+    assert sum(map(len, written.chunks())) == written.size
+
+
+# XML
+
+
+def almost(data: bytes) -> None:
+    """Any bytes are elements, no more of them and no longer than there are bytes, or refused."""
+    wanted = ("sender", "receiver", "title", "body", "content")
+    try:
+        elements, deviations = markup.read(data, wanted)
+    except MarkupError:
+        return
+    assert len(elements) <= markup.MAX_ELEMENTS
+    assert sum(len(one.text) for one in elements) <= len(wanted) * len(data)
+    for one in elements:
+        assert one.name == one.name.lower()
+        assert not markup.FORBIDDEN.search(one.text)
+        assert one.whole or deviations
+        assert not re.search("<!(?:DOCTYPE|ENTITY)", "".join(one.attributes.values())) or deviations
+
+
+def message_xml(data: bytes) -> None:
+    """Any bytes are a Message with somebody to send to, or a MarkupError."""
+    try:
+        found = message.parse(data)
+    except MarkupError:
+        return
+    assert 0 < len(found.recipients) <= message.MAX_RECIPIENTS
+    assert all(found.recipients)
+    for line in (found.sender, found.sender_name, found.subject, *found.recipients):
+        assert not LINE_ENDS.search(line)
+    no_sender = any(one.kind is Kind.NO_SENDER for one in found.deviations)
+    assert no_sender is (not found.sender)
+    written = message.compose(found)
+    # Who has several addresses in one has none that anything could be sent to.
+    if not re.search("[,;]", "".join(found.recipients)):
+        clean = message.parse(written)
+        assert (clean.sender, clean.recipients) == (found.sender, found.recipients)
+        assert clean.subject == found.subject
+
+
+def typed(data: bytes) -> None:
+    """What is typed on a camera arrives, and a fault elsewhere in the XML costs nothing."""
+    title, _, text = typable(data).partition("|")
+    document = bodies.message_xml(title=title, text=text)
+    found = message.parse(document)
+    assert not found.deviations
+    assert (found.sender, found.recipients) == (bodies.SENDER, (bodies.RECIPIENT,))
+    assert (found.subject, found.text) == (markup.one_line(title), text)
+    broken = message.parse(damaged(document))
+    assert replace(broken, deviations=()) == found
+    assert [one.kind for one in broken.deviations] == [Kind.XML_MALFORMED]
+
+
+def damaged(document: bytes) -> bytes:
+    """An XML document with a fault at its end, where it costs nothing."""
+    inside, end, behind = document.rpartition(b"</")
+    return inside + b"<x>&</x>" + end + behind
+
+
+def typable(data: bytes) -> str:
+    """Any bytes as text that XML can hold, whose line ends are one character."""
+    text = re.sub(r"\r\n?", "\n", data.decode("utf-8", "replace"))
+    return markup.FORBIDDEN.sub("", text)[:1000]
+
+
+def gateway(data: bytes) -> None:
+    """Whatever is sent to the social gateway is a login, an announcement, or a BodyError."""
+    with suppress(BodyError):
+        login = social.read_login(data)
+        assert bool(login.user) != login.out
+        assert len(login.user) <= social.MAX_NAME
+        assert not LINE_ENDS.search(login.user)
+        reply = social.logged_in("k", login.user).body
+        assert reply.count(b'"') == 10
+        assert reply.count(b"\n") == 5
+    with suppress(BodyError):
+        found = social.read_announcement(data)
+        assert found.name != ""
+        assert len(found.name or "") <= social.MAX_NAME
+        assert len(found.album) <= social.MAX_NAME
+        assert not LINE_ENDS.search(found.album)
+
+
+def logged_in(data: bytes) -> None:
+    """A user, an album and a caption arrive, a fault elsewhere in the XML costs nothing, and of
+    a password nothing is left.
+    """
+    fields = (typable(data) + "|" * 3).split("|")
+    user, password, album, caption = fields[:4]
+    album = re.sub(r"\s", " ", album)  # in an attribute they are all blanks
+    try:
+        expected: Login | None = login_of(user)
+    except CredentialsError:
+        expected = None
+    for body in (sites.login_qf30(user, password), sites.login(user, password)):
+        assert outcome(social.read_login, body) == expected
+        assert outcome(social.read_login, damaged(body)) == expected
+    body = sites.photo("k", "a.jpg", caption, album)
+    announced = Announcement("k", "a.jpg", markup.one_line(album)[: social.MAX_NAME], caption)
+    assert social.read_announcement(body) == announced
+    assert social.read_announcement(damaged(body)) == announced
+    password = f"geheim{escape(password)}s3cret"
+    for login in (
+        f'<Password Value="{password}"/>',
+        f"<R><PASSWORD a='' Value = '{password}' >{password}</PASSWORD></R>",
+        f"<a><password>{password}</password></a>",
+    ):
+        hidden = social.without_secrets(login.encode())
+        assert password.encode() not in hidden
+        assert b"(hidden)" in hidden
+
+
+def login_of(user: str) -> Login:
+    name = markup.one_line(user.rstrip("\0"))[: social.MAX_NAME]
+    if not name:
+        raise CredentialsError
+    return Login(name)
+
+
+def outcome(reads: Callable[[bytes], Login], body: bytes) -> Login | None:
+    try:
+        return reads(body)
+    except CredentialsError:
+        return None
+
+
+# Requests
+
+
+def visible(text: str, *besides: str) -> bool:
+    """Does nothing in a text move a terminal's cursor, but for what may be there?"""
+    return all(
+        char in besides
+        or unicodedata.category(char) not in ("Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn")
+        for char in text
+    )
+
+
+def shown(data: bytes) -> None:
+    """Whatever a request is, it can be shown and reported, and a secret in it never is."""
+    (which,), rest = choices(data, 1)
+    found = requests.parse(rest)
+    if found is None:
+        host, path = "snsgw.samsungmobile.com", PATHS[which % len(PATHS)]
+        found = Seen("POST", host, path, (("Content-Type", TYPE),), rest)
+    secret = Seen(
+        "POST", found.host, f"{found.path}?to={SECRET}", (("X-User", SECRET), *found.headers),
+        rest, answered=Answered(200, "OK", (), rest),
+    )  # fmt: skip
+    assert visible(show.title(secret))
+    assert visible(show.request(secret) or "", "\n")
+    show.is_readable(secret)
+    show.reply(secret)
+    with suppress(BodyError):
+        show.upload_in(secret)
+    told = shareable.markdown([secret], key=bytes(32))
+    assert told.encode().decode() == told
+    assert "someone@secret" not in told
+
+
+SECRET = "someone@secret.example"
+PATHS = (
+    "/social/columbus/email",
+    "/facebook/auth",
+    "/facebook/photo",
+    "/youtube/video",
+    "/security/sso/userprofiles/authentication/emailid",
+    "/upload/0f",
+    "/x",
+)
+
+
+def found(data: bytes) -> None:
+    """Whatever method, host and path are, there is an answer."""
+    method, host, path = (text_of(data) + "||").split("|")[:3]
+    answer = service.find(method, service.bare_host(host), path)
+    assert isinstance(answer, Reply | Family | Call)
+    if isinstance(answer, Call):
+        assert "/" not in answer.argument
+        assert service.known(method, path)
+    if isinstance(answer, Reply):
+        assert all(visible(value) for field in answer.fields(0.0) for value in field)
+    hosts = service.Hosts((path,))
+    assert not (host in hosts and service.bare_host(host) in service.SHARED_HOSTS)
+    hosts.resolves(host)
+
+
+# Names
+
+
+def names(data: bytes) -> None:
+    """Whatever the name of a file is, the safe one is safe everywhere, and stays so."""
+    (number, which), rest = choices(data, 2)
+    media_type = ("image/jpeg", "video/mp4", "", "x/y")[which % 4]
+    made = filename.safe(text_of(rest), media_type)
+    for one in (made, filename.numbered(made, number), filename.numbered(made, number * 1000)):
+        assert filename.safe(one, media_type) == one
+        assert 0 < len(one.encode()) <= filename.MAX_NAME
+        assert not set(one) & set('/\\\0<>:"|?*$`')
+        assert visible(one)
+        assert one.strip(". ") == one
+        assert one[0] not in "-~"
+        assert one.partition(".")[0].rstrip().upper() not in DEVICES
+    assert filename.sniff(rest, text_of(rest).lower()).isascii()
+
+
+DEVICES = frozenset(
+    ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"]
+    + [f"{port}{number}" for port in ("COM", "LPT") for number in "0123456789¹²³"]
+)
+
+
+def addresses(data: bytes) -> None:
+    """Any text is refused, or becomes an address of ASCII that stays the same from then on."""
+    text = text_of(data)
+    try:
+        made = deliverable(text)
+    except AddressError as error:
+        made = str(error)
+    else:
+        assert re.fullmatch(r"[!-~]{1,64}@[A-Za-z0-9.-]{1,253}", made)
+        assert deliverable(made) == made
+    assert visible(made)
+
+
+def options(data: bytes) -> None:
+    """Any rule and any option is taken or refused with a reason; a password is in none."""
+    text = text_of(data)
+    with suppress(ValueError):
+        rule = routes.rule(text)
+        assert routes.rule(f"{rule.pattern}={rule.target.text}") == rule
+        assert routes.target(rule.target.text) == rule.target
+    defaults = {one.name: one.default for one in config.OPTIONS} | {"nx_senders": ["me"]}
+    for one in config.OPTIONS:
+        value = text if one.kind is str else [text]
+        told(config.parse, {**defaults, one.name: value}, {"NAME": "value"})
+    password = f"geheim{quote(text.encode('utf-8', 'surrogateescape'), '')}s3cret"
+    for reads, url in (
+        (forward.server, f"http://me:{password}@h/x"),
+        (forward.server, f"https://h/{password}?{password}"),
+        (mail.smarthost, f"smtp://me:{password}@h"),
+        (routes.shown, f"forward:http://me:{password}@h/x"),
+        (routes.shown, f"forward:https://h/{password}?{password}"),
+        (routes.shown, f"notify:mastodon://{password}@h/{password}"),
+    ):
+        assert password not in told(reads, url)
+
+
+def told(reads: Callable[..., object], *given: object) -> str:
+    """What is told of something that was read, or of why it was not."""
+    try:
+        made = reads(*given)
+    except ValueError as error:
+        return str(error)
+    return f"{made} {made!r}"
+
+
+# Photos
+
+
+def picture(data: bytes) -> None:
+    """Whatever a file holds, what its beginning tells is what the whole file tells."""
+    (size, more), rest = choices(data, 2)
+    for file in (rest, b"\xff\xd8\xff" + rest, EXIF + rest):
+        whole = jpeg.describe(file)
+        assert (whole is None) == (not file.startswith(b"\xff\xd8\xff"))
+        if whole is None:
+            continue
+        assert 0 <= whole.width <= 0xFFFF
+        assert 0 <= whole.height <= 0xFFFF
+        assert 1 <= whole.orientation <= 8
+        for line in (whole.make, whole.model, whole.taken):
+            assert re.fullmatch(r"[ -~]*", line)
+            assert len(line) <= jpeg.MAX_TEXT
+            assert line == line.strip()
+        if whole.thumbnail:
+            begin, end = whole.thumbnail
+            assert 0 < begin < end <= len(file)
+            assert file[begin:end].startswith(b"\xff\xd8\xff")
+        cut = jpeg.describe(file[: 3 + size + more])
+        assert cut
+        for name in ("width", "height", "make", "model", "taken", "orientation", "thumbnail"):
+            told = getattr(cut, name)
+            assert told in (getattr(jpeg.Picture(), name), getattr(whole, name))
+
+
+EXIF = b"\xff\xd8\xff\xe1\x02\0Exif\0\0"
+
+
+# The table
+
+
+@dataclass(frozen=True)
+class Target:
+    """`check` takes inputs of at most `size` bytes; `seeds` are some, `words` make others."""
+
+    check: Callable[[bytes], None]
+    seeds: Callable[[], Iterable[bytes]]
+    words: Sequence[bytes]
+    size: int = 1024
+
+
+FRAMING = (
+    b"--B7x", b"\r\n--B7x", b"\r\n--B7x\r\n", b"\r\n--B7x--", b"\r\n--B7x--\r\n", b"\n--B7x\n",
+    b"--B7x\r\n", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" " * multipart.MAX_PADDING, b"B7x",
+    b'Content-Disposition: form-data; name="message"\r\n\r\n', b'; name="', b'; filename="',
+    b'content-disposition: form-data; name="f"; fileName="a.jpg"\r\n', b"filename*=", b'\\"', b";",
+    b"Content-Type: ", b"image/jpeg;", b"multipart/mixed", b"\xff\xd8\xff", b"\xff\xd9",
+    b"\xb0\xa1", b"Content-Transfer-Encoding: base64\r\n", b"--C\r\ncontent-", b"X: y\r\n", b"|",
+)  # fmt: skip
+TAGS = (
+    b"<email>", b"</email>", b"<sender>", b"</sender>", b"<receiver>", b"</receiver>", b"<title>",
+    b"</title>", b"<body>", b"</body>", b"<![CDATA[", b"]]>", b"<!--", b"-->", b"<!DOCTYPE",
+    b"<!ENTITY", b"&amp;", b"&#13;", b"&#0;", b"&#xD800;", b"&lt;", b"&", b"a@x.org", b"<a@x.org>",
+    b"language_sh100_utf8", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\xb0\xa1", b'="', b'"/>',
+    b'<?xml version="1.0" encoding="', b"utf-16", b"euc-kr", b"|", b"\xc4\xb0", b"\xe2\x80\xa8",
+)  # fmt: skip
+GATEWAY = (
+    b"<Request Method=", b"login", b"logout", b"<UserName Value=", b"<CryptSessionKey", b"Value=",
+    b"<Password", b"</Password>", b"SessionKey=", b"<Album Name=", b"<Category Name=",
+    b"<File Name=", b"<Content>", b"</Content>", b"</Request>", b"%00", b"%FF", b"%41", b"~",
+    *TAGS,
+)  # fmt: skip
+REQUESTS = (
+    b"POST ", b"GET ", b"PUT ", b" HTTP/1.0\r\n", b" HTTP/1.1\r\n\r\n", b"Host: ", b"\r\n\r\n",
+    b"Content-Type: multipart/form-data; boundary=B7x\r\n", b"Authorization: ", b"Cookie: ",
+    b"http://", b"?a=b&c=", SECRET.encode(), b"`" * 3, b"Basic ", b"OAuth ",
+    *(path.encode() for path in PATHS), *FRAMING, *GATEWAY,
+)  # fmt: skip
+PATH_WORDS = (
+    b"GET", b"HEAD", b"POST", b"PUT", b"|", b"/", b"?", b"*", b"[", b"]", b"::1", b":80", b".",
+    *(path.encode() for path in PATHS), *(host.encode() for host in service.DNS_HOSTS),
+    b"www.msn.com", b"/upload/", b"/auth", b"/favicon.ico",
+)  # fmt: skip
+NAMES = (
+    b"/", b"\\", b"..", b".", b" ", b"-", b"~", b"$", b"CON", b"com1", b"nul", b".jpg", b".JPG",
+    b".exe", "e\u0301".encode(), "\u200d".encode(), "\u202e".encode(), b"\0", b"\n", b"\xff",
+    "가".encode() * 60, b"a" * 120, "LPT¹".encode(), "ﬀ".encode(), "\u037e".encode(),
+)  # fmt: skip
+OPTIONS = (
+    b"*@", b"=", b":", b"save", b"mail", b"run", b"forward", b"notify", b"drop", b"http://", b"@",
+    b"smtp://", b"smtps://", b"smtp+starttls://", b":587", b"${NAME}", b"${", b"}", b"{file}", b"~",
+    b"{", b"'", b'"', b"\\", b"\0", b"[", b"]", b"://", b"%40", b"127.0.0.1", b"1k", b"3d", b"?",
+    b"#", "é".encode(), b".example.org", b"me", b"\xff", "ß".encode(), b"xn--",
+)  # fmt: skip
+MARKERS = (
+    b"\xff\xd8\xff", b"\xff\xe1", b"Exif\0\0", b"II*\0", b"MM\0*", b"\xff\xc0", b"\xff\xda",
+    b"\x0f\x01", b"\x10\x01", b"\x12\x01", b"\x01\x02", b"\x02\x02", b"\x69\x87", b"\x03\x90",
+    b"\x08\0\0\0", b"\0\0\0\x08", b"\x02\0", b"\x04\0", b"\x01\0\0\0", b"2013:05:04 12:34:56\0",
+    b"\xff\xff\xff\xff",
+)  # fmt: skip
+
+
+def photo() -> bytes:
+    """The smallest file that tells everything of itself."""
+
+    def entry(tag: int, kind: int, count: int, value: int) -> bytes:
+        return b"".join(
+            number.to_bytes(size, "little")
+            for number, size in ((tag, 2), (kind, 2), (count, 4), (value, 4))
+        )
+
+    tiff = (
+        b"II*\0\x08\0\0\0\x04\0"
+        + entry(0x010F, 2, 4, int.from_bytes(b"SAM\0", "little"))
+        + entry(0x0110, 2, 6, 74)
+        + entry(0x0112, 3, 1, 6)
+        + entry(0x8769, 4, 1, 80)
+        + (118).to_bytes(4, "little")
+        + b"\0" * 12
+        + b"NX300\0"
+        + b"\x01\0" + entry(0x9003, 2, 20, 98) + b"\0" * 4
+        + b"2013:05:04 12:34:56\0"
+        + b"\x02\0" + entry(0x0201, 4, 1, 148) + entry(0x0202, 4, 1, 6) + b"\0" * 4
+        + b"\xff\xd8\xff\xda\xff\xd9"
+    )  # fmt: skip
+    size = (len(tiff) + 8).to_bytes(2, "big")
+    frame = b"\xff\xc0\0\x0b\x08\x02\0\x03\0\x01\x01\x11\0"
+    return b"\xff\xd8\xff\xe1" + size + b"Exif\0\0" + tiff + frame + b"\xff\xda\0\x02..\xff\xd9"
+
+
+def _bodies() -> Iterator[bytes]:
+    for surplus in (True, False):
+        for ending in ENDINGS:
+            yield bodies.body(
+                [("a.jpg", b"\xff\xd8\r\n\xff\xd9")],
+                message=b"<email/>",
+                surplus=surplus,
+                ending=ending,
+                boundary=B,
+            )
+    yield from (body for _, body in recorded())
+    yield b"--B7x\r\nA: b\r\n\r\n\r\n--B7x\r\n\r\n--B7x\r\n--B7x\n\n--B7x--\r\nend"
+
+
+def _uploads() -> Iterator[bytes]:
+    yield bodies.body([("a.jpg", bodies.jpeg(60))], boundary=B)
+    yield from _bodies()
+
+
+def _messages() -> Iterator[bytes]:
+    yield bodies.message_xml()
+    yield from (
+        match for _, body in recorded() for match in re.findall(rb"<\?xml.*</email>", body, re.S)
+    )
+    yield b"<email><sender>a@x.org<receiver>B <b@x.org></receiver><title>a & b</title><body>c"
+
+
+def _gateway() -> Iterator[bytes]:
+    yield sites.login("me", "secret")
+    yield sites.login_qf30("me", "secret")
+    yield sites.logout("k")
+    yield sites.photo("k", "SAM_1.JPG", "a~b", "NX300")
+    yield sites.video("k", "SAM_1.MP4", "a & b")
+    yield b'<Request Method="login"><UserName="me"/><CryptSessionKey Value=""/>'
+
+
+def _requests() -> Iterator[bytes]:
+    yield from (request for request, _ in recorded())
+    yield sites.auth("facebook", sites.login("me", "secret"))
+    yield sites.announce("facebook", "photo", sites.photo("k", "SAM_1.JPG", "a~b"))
+    yield sites.put("upload/0f", photo())
+    yield sites.allshare("me@x.org", "secret")
+    yield sites.hotspot("www.msn.com")
+
+
+def prefixed(prefix: bytes, seeds: Callable[[], Iterable[bytes]]) -> Callable[[], Iterable[bytes]]:
+    return lambda: (prefix + seed for seed in seeds())
+
+
+def each(*seeds: str | bytes) -> Callable[[], Iterable[bytes]]:
+    return lambda: [one if isinstance(one, bytes) else one.encode() for one in seeds]
+
+
+TARGETS = {
+    "scanner": Target(scanner, prefixed(b"\0\5", _bodies), FRAMING),
+    "repair": Target(repaired, _bodies, FRAMING),
+    "peers": Target(peers, _bodies, FRAMING),
+    "camera": Target(camera, each(b"\0\0\7a|b\r\n|\r\n--B", b"\5\1\0\r\n|\xff\xd9"), FRAMING),
+    "upload": Target(read, prefixed(b"\7", _uploads), (*FRAMING, *TAGS)),
+    "markup": Target(almost, lambda: [*_messages(), *_gateway()], GATEWAY),
+    "message": Target(message_xml, _messages, TAGS),
+    "typed": Target(typed, each("title|text\nlanguage_sh100_utf8", "a]]>b|<&>"), TAGS),
+    "gateway": Target(gateway, _gateway, GATEWAY),
+    "logins": Target(logged_in, each("me|secret|NX300|a~b", "사진|\"|'<>&|%41+"), GATEWAY, 400),
+    "requests": Target(shown, prefixed(b"\0", _requests), REQUESTS, 2048),
+    "service": Target(found, each("GET|gld.samsungosp.com|/", "POST||/facebook/auth"), PATH_WORDS),
+    "filename": Target(names, each(b"\1\0SAM_4371.JPG", b"\2\1..\\CON.txt"), NAMES, 600),
+    "address": Target(addresses, each("me@example.org", "a@bücher.example"), (*TAGS, *OPTIONS)),
+    "options": Target(options, each("*@x=mail:a@x.org", "save:~/x", "smtp://a@h:25"), OPTIONS, 300),
+    "jpeg": Target(picture, lambda: [b"\x50\0" + photo(), b"\x90\x10" + bodies.jpeg(100)], MARKERS),
+}  # fmt: skip
