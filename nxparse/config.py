@@ -20,7 +20,7 @@ from nxparse.deliver.forward import server
 from nxparse.deliver.mail import Smarthost, smarthost
 from nxparse.deliver.mastodon import account
 from nxparse.deliver.notify import service
-from nxparse.deliver.routes import Rule, Target, fits, rule, target
+from nxparse.deliver.routes import URLS, Rule, Target, fits, rule, target
 from nxparse.deliver.run import command
 from nxparse.social import SITES
 
@@ -177,11 +177,11 @@ def parse(options: Mapping[str, object], environ: Mapping[str, str]) -> Config:
     return config
 
 
-def expanded(text: str, environ: Mapping[str, str]) -> str:
+def expanded(text: str, environ: Mapping[str, str], *, url: bool = False) -> str:
     """What stands behind the colon of a target, or a word of it, with `${NAME}` taken from the
-    environment. Raises ConfigError.
+    environment, and quoted for a `url`. Raises ConfigError.
     """
-    return _expanded("nx_route", text, environ)
+    return _expanded("nx_route", text, environ, url=url)
 
 
 def _check_ways_out(config: Config) -> None:
@@ -207,7 +207,8 @@ def _rule(option: str, value: str, environ: Mapping[str, str]) -> Rule:
     except ValueError as error:
         raise ConfigError(f"{option}={value!r}: {error}") from None
     written = found.target.argument
-    argument = _expanded(option, written, environ, shown=value)
+    url = found.target.kind in URLS
+    argument = _expanded(option, written, environ, shown=value, url=url)
     try:
         if written and not argument.strip():
             raise ValueError(f"nothing stands behind {found.target.text!r}")
@@ -224,10 +225,7 @@ def _rule(option: str, value: str, environ: Mapping[str, str]) -> Rule:
 
 def _smarthost(option: str, raw: str, environ: Mapping[str, str]) -> Smarthost | None:
     shown = _without_password(raw)
-    # A variable may hold any password, or else the whole URL.
-    whole = re.fullmatch(r"\s*\$\{\w+\}\s*", raw)
-    quoted = environ if whole else {name: quote(value, "") for name, value in environ.items()}
-    value = _expanded(option, raw, quoted, shown=shown)
+    value = _expanded(option, raw, environ, shown=shown, url=True)
     if not value.strip():
         return None
     try:
@@ -271,14 +269,34 @@ def _duration(option: str, value: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
-def _expanded(option: str, value: str, environ: Mapping[str, str], shown: str | None = None) -> str:
+def _expanded(
+    option: str,
+    value: str,
+    environ: Mapping[str, str],
+    shown: str | None = None,
+    *,
+    url: bool = False,
+) -> str:
+    """A value with its variables filled in.
+
+    What one holds that stands for a user, a password or a part of the query of a `url` may
+    be any text, and is quoted. Elsewhere it is a part of the URL, or all of it.
+    """
+
     def variable(match: re.Match[str]) -> str:
         if match[1] not in environ:
             raise ConfigError(
                 f"{option}={value if shown is None else shown}: "
                 f"the environment has no variable {match[1]}; set it before you start mitmproxy"
             )
-        return environ[match[1]]
+        before, after = value[: match.start()], value[match.end() :]
+        is_login = re.fullmatch(r"[^/]+//[^/?#]*", before) and re.match(r"[^/?#]*@", after)
+        if not (url and (is_login or "?" in before)):
+            return environ[match[1]]
+        try:
+            return quote(environ[match[1]], "")
+        except UnicodeEncodeError:
+            raise ConfigError(f"{option}: the variable {match[1]} is not UTF-8") from None
 
     return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", variable, value)
 

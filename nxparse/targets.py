@@ -29,7 +29,7 @@ def deliver_to(config: Config, environ: Mapping[str, str], target: str) -> Deliv
     """
     try:
         found = routes.target(target)
-        argument = expanded(found.argument, environ)
+        argument = expanded(found.argument, environ, url=found.kind in routes.URLS)
         if found.argument and not argument.strip():
             raise ValueError(f"nothing stands behind {found.text}: a variable is empty")
         match found.kind:

@@ -34,6 +34,8 @@ ENVIRON = {
     "ADDRESS": "me@example.org",
     "TIME": "90s",
     "PASSWORD": "f9%2Fe1",
+    "SMTP": "smtps://me:f9%2Fe1@mail.example.com",
+    "BYTES": "f9\udcffe1",
     "ODD": "not an address",
     "EMPTY": "",
 }
@@ -391,6 +393,14 @@ SERVERS: dict[str, tuple[str, Smarthost]] = {
         "smtp://me:${PASSWORD}@${HOST}",
         Smarthost("cam.example.com", 25, Security.IF_OFFERED, "me", "f9%2Fe1"),
     ),
+    "variable for all of it": (
+        " ${SMTP} ",
+        Smarthost("mail.example.com", 465, Security.TLS, "me", "f9/e1"),
+    ),
+    "variable for the beginning": (
+        "${SMTP}:2525",
+        Smarthost("mail.example.com", 2525, Security.TLS, "me", "f9/e1"),
+    ),
 }
 
 
@@ -456,6 +466,20 @@ def test_unset_variable_in_a_mail_server() -> None:
     assert str(caught.value) == f"nx_smtp=smtp://...@...: {UNSET}"
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("nx_smtp", "smtp://me:${BYTES}@h"), ("nx_route", ["*=forward:http://h/?${BYTES}"])],
+    ids=["mail server", "rule"],
+)
+def test_bytes_in_a_url(option: str, value: object) -> None:
+    """What is no text cannot be written in a URL, and is not told."""
+    with pytest.raises(ConfigError) as caught:
+        given(**{"nx_senders": ["*"], option: value})
+    assert str(caught.value) == f"{option}: the variable BYTES is not UTF-8"
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
 def no_server(target: str) -> str:
     return (
         f"nx_route has the target {target}, but nx_smtp names no mail server: "
@@ -519,6 +543,7 @@ BEYOND: dict[str, tuple[str, str]] = {
     "no host, from the environment": ("*=forward:https://${EMPTY}/", NO_URL),
     "a port that is none": ("*=forward:https://me:${PASSWORD}@${HOST}:x/", NO_URL),
     "a fragment": ("*=forward:https://${HOST}/#${PASSWORD}", NO_URL),
+    "a URL of bytes": ("*=forward:${BYTES}", NO_URL),
 }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import email
 import email.policy
 import errno
@@ -535,6 +536,33 @@ class TestForward:
         assert {file.name: file.data for file in again.files} == (
             {"B.JPG": PHOTOS["B.JPG"]} if part else PHOTOS
         )
+
+    @pytest.mark.parametrize(
+        "target",
+        [
+            "forward:http://{host}/in${{SLASH}}it?x=${{ODD}}",
+            "forward:${{BASE}}/in${{SLASH}}it?x=${{ODD}}",
+        ],
+        ids=["parts", "the beginning"],
+    )
+    def test_variables_in_the_path(self, tmp_path: Path, target: str) -> None:
+        """In a query a variable may hold anything; in a path it is a part of that."""
+        with WebServer() as server:
+            host = f"{HOST}:{server.port}"
+            environ = {"BASE": f"http://{host}", "ODD": "/?#@:%&=+ ü", "SLASH": "/"}
+            deliver(configured(tmp_path), target.format(host=host), environ)
+        odd = "%2F%3F%23%40%3A%25%26%3D%2B%20%C3%BC"
+        assert server.post.line == f"POST /in/it?x={odd} HTTP/1.1"
+
+    @pytest.mark.parametrize("odd", ["/", "?", "#", "@", ":", "%41", "[", " ", "/?#@:%[] ü\r\n"])
+    def test_variables_in_the_login(self, tmp_path: Path, odd: str) -> None:
+        """A password may be any; none of it becomes the host."""
+        with WebServer() as server:
+            target = f"forward:http://${{USER}}:${{PASSWORD}}@{HOST}:{server.port}/"
+            environ = {"USER": odd.replace(":", ""), "PASSWORD": f"mail.example{odd}x"}
+            deliver(configured(tmp_path), target, environ)
+        login = base64.b64decode(server.post.header("Authorization").removeprefix("Basic "))
+        assert login.decode() == f"{environ['USER']}:{environ['PASSWORD']}"
 
     def test_whole_url_from_a_variable(self, tmp_path: Path) -> None:
         """A variable may hold all of a URL."""

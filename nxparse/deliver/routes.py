@@ -18,6 +18,7 @@ from fnmatch import fnmatchcase
 
 DISK_ONLY = ("save", "drop")
 KINDS = ("save", "mail", "run", "forward", "mastodon", "notify", "drop")
+URLS = ("forward", "mastodon")  # what a variable holds is a part of a URL
 _BARE = ("save", "mail", "drop")  # these can do without anything behind them
 
 
