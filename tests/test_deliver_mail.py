@@ -210,6 +210,10 @@ class TestSmarthost:
         """A smarthost is a URL; each scheme has a port of its own."""
         assert smarthost(url) == expected
 
+    def test_shown(self) -> None:
+        """The brackets of an IPv6 address are told, the password is not."""
+        assert str(smarthost("smtp://me:secret@[::1]:25")) == "[::1]:25"
+
     @pytest.mark.parametrize(
         ("url", "reason"),
         [
@@ -225,6 +229,7 @@ class TestSmarthost:
                     "smtp+tls://mail.example",
                     "smtp://me:secret@mail.example:port",
                     "smtp://me:secret@mail.example:65536",
+                    "smtp://me:secret@mail.example:0",
                     "smtp://me:secret@[::1",
                     "smtp://me:se/cret@mail.example",
                     "smtp://me:secret@mail..example",

@@ -39,6 +39,7 @@ from nxparse.deliver.errors import (
     TemporaryError,
     TooLargeError,
     UnreachableError,
+    one_line,
 )
 from nxparse.multipart import Encoded
 
@@ -49,7 +50,6 @@ BUSY = (429, 503)  # with Retry-After
 TEXTS = ("text/plain", "application/json")
 MAX_REPLY = 1 << 17  # bytes
 MAX_TEXT = 4096  # bytes of a reply's text that are read
-MAX_SAID = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,11 +231,7 @@ def _reason(error: Exception, to: Server) -> str:
 
 def _told(text: str, to: Server) -> str:
     """What a server said, for a log: one line, no control characters, no secret."""
-    text = text.replace("\\/", "/")  # as JSON may have it
-    for secret in _secrets(to):
-        text = text.replace(secret, "***")
-    clean = "".join(char if char.isprintable() else " " for char in text)
-    return " ".join(clean.split())[:MAX_SAID]
+    return one_line(text.replace("\\/", "/"), _secrets(to))  # a slash as JSON may have it
 
 
 def _secrets(to: Server) -> list[str]:

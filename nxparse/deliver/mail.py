@@ -37,6 +37,7 @@ from nxparse.deliver.errors import (
     TemporaryError,
     TooLargeError,
     UnreachableError,
+    one_line,
 )
 from nxparse.upload import File, Upload
 
@@ -75,7 +76,7 @@ class Smarthost:
     password: str = field(default="", repr=False)
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def smarthost(url: str) -> Smarthost:
@@ -87,7 +88,7 @@ def smarthost(url: str) -> Smarthost:
         # What can neither be looked up nor sent is better known now than at each upload.
         (host or "").encode("idna")
         url.encode()
-        if re.search(r"[\s\0]", host or ""):
+        if re.search(r"[\s\0]", host or "") or port == 0:
             raise ValueError
     except ValueError:
         raise ValueError("no smtp://, smtp+starttls:// or smtps:// with a host") from None
@@ -289,11 +290,7 @@ def _said(error: Exception, server: Smarthost) -> str:
 
 def _reason(text: bytes, server: Smarthost) -> str:
     """What a server said, for a log: one line, no control characters, no password."""
-    words = text.decode("utf-8", "replace")
-    for secret in _secrets(server):
-        words = words.replace(secret, "***")
-    words = "".join(char if char.isprintable() else " " for char in words)
-    return " ".join(words.split())[:200]
+    return one_line(text.decode("utf-8", "replace"), _secrets(server))
 
 
 def _secrets(server: Smarthost) -> list[str]:

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nxparse.deliver.copies import copies
-from nxparse.deliver.errors import TemporaryError
+from nxparse.deliver.errors import TemporaryError, one_line
 from nxparse.upload import File, Upload
-
-MAX_SAID = 200  # characters
 
 _LOGGER = logging.getLogger("apprise")
 
@@ -74,5 +72,5 @@ class _Said(logging.Handler):
     def last(self) -> str:
         """The last warning, without anything that looks like a URL or an address."""
         words = (word for word in self._last.split() if "/" not in word and "@" not in word)
-        clean = "".join(char if char.isprintable() else " " for char in " ".join(words))
-        return f": {clean[:MAX_SAID]}" if clean else ""
+        told = one_line(" ".join(words))
+        return f": {told}" if told else ""
