@@ -74,7 +74,7 @@ from nxparse.strangers import Strangers
 from nxparse.transport import Drain, HeldReader, OneSegmentWriter, Pending
 
 FAILED = refusal(500, "nx_addon has failed, see its log")
-STARTING = refusal(503, "nx_addon is starting")
+NOT_READY = refusal(503, "nx_addon is starting, or ending")
 MAX_URL = 200  # characters of it in a line
 STOP_TIMEOUT = 10.0  # seconds that the delivery at hand may take to end
 ENDING = 0.2  # seconds that connections get to end
@@ -219,9 +219,11 @@ class NxAddon:
         # mitmproxy waits for what is returned here: meanwhile these connections end.
         ending = asyncio.ensure_future(asyncio.sleep(ENDING)) if self.exchanges else None
         self.exchanges.clear()
+        # Who comes from here on is told so.
+        spool, self.spool = self.spool, None
         # A delivery that does not end now is cut by the end of the process, and made again.
-        if self.spool and self.outbox and self.outbox.stop(STOP_TIMEOUT):
-            self.spool.close()
+        if spool and self.outbox and self.outbox.stop(STOP_TIMEOUT):
+            spool.close()
         if self.sessions:
             self.sessions.close()
         return ending
@@ -456,7 +458,7 @@ class NxAddon:
                 )
             return
         if not self.spool or not self.config or not self.gateway:
-            exchange.reply = STARTING
+            exchange.reply = NOT_READY
             return
         spool, given, client = self.spool, self.config, _name(exchange.client)
         length = request.headers.get("content-length")

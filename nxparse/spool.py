@@ -23,6 +23,7 @@ crash may leave, and what `Spool` makes of it when it is opened again:
     spool/ID without a row         the camera never heard 200    to quarantine
     spool/ID, a delivery waiting   accepted                      is delivered
     spool/ID, no delivery waiting  delivered                     is deleted
+    run-*                          copies for a command          is deleted
 
 A failed fsync is never tried again: the kernel may have dropped the data and
 would report success the next time (PostgreSQL wiki, "Fsync Errors").
@@ -810,6 +811,8 @@ class Spool:
         for path in self._spool.path.parent.parent.glob("undelivered/*/.[0-9]*Z-*-*"):
             with suppress(OSError):
                 path.unlink()
+        for path in self._spool.path.parent.glob("run-*"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 _ARRIVAL = "id, received, client, sender, site, album, caption"

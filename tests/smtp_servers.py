@@ -163,7 +163,9 @@ class MailServer:
     it talks TLS from the first byte. With `login`, a user and a password, it
     takes mail from nobody else, and `logins` has all attempts: mechanism, user
     and password. `size` is the largest message it takes. `replies` is what it
-    answers to RCPT for single recipients, in place of 250.
+    answers to RCPT for single recipients, in place of 250. With `port` it comes
+    back where another one has been, or where a socket keeps the place for it
+    (SO_REUSEPORT).
     """
 
     def __init__(
@@ -175,6 +177,7 @@ class MailServer:
         mechanisms: Sequence[str] = ("LOGIN", "PLAIN"),
         size: int = 1 << 30,
         replies: Mapping[str, str] | None = None,
+        port: int = 0,
     ) -> None:
         self.host = HOST
         self.mails: list[Mail] = []
@@ -184,7 +187,9 @@ class MailServer:
         self._changed = threading.Condition()
         # Controller cannot find a free port. asyncio sets TCP_NODELAY only where it reads TCP.
         self._listener = socket.socket(proto=socket.IPPROTO_TCP)
-        self._listener.bind((HOST, 0))
+        if port:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._listener.bind((HOST, port))
         self.port: int = self._listener.getsockname()[1]
         self._controller = _Controller(
             self,

@@ -9,7 +9,7 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -758,6 +758,34 @@ def test_a_stop_in_the_middle_of_an_upload(folder: Path) -> None:
         (kept,) = proxy.quarantined()
         assert request[:5000].endswith(kept)
         assert "Traceback" not in proxy.log
+
+
+def test_uploads_while_it_ends(folder: Path) -> None:
+    """Who comes while the last delivery ends is not let in, and not told of an error of ours."""
+    request, _ = upload("SAM_1.JPG")
+    command = "run:sh -c 'touch started; sleep 1'"
+    options = ("--set", "nx_senders=*", "--set", f"nx_route=*={command}")
+    with Proxy(folder, *options) as proxy:
+        port = proxy.port
+        camera.send(port, request)
+        eventually((folder / "started").exists, "the delivery begins")
+        proxy.process.terminate()
+        late = []
+        with suppress(ConnectionRefusedError):
+            while proxy.process.poll() is None and len(late) < 50:
+                connection = camera.connect(port)
+                late.append(connection)
+                with suppress(OSError):
+                    connection.sendall(request)
+
+        assert proxy.ended() == 0
+        assert late
+        for connection in late:
+            with suppress(OSError):
+                assert b"succ" not in connection.recv(1000)
+            connection.close()
+        # Python 3.11 prints a traceback of its own for each connection that it cancels.
+        assert re.findall("cannot answer|cannot take|Bad file descriptor", proxy.log) == []
 
 
 # Commands

@@ -19,6 +19,7 @@ from random import Random
 import pytest
 
 from nxparse import disk, spool
+from nxparse.deliver.copies import copies
 from nxparse.deviation import BodyError
 from nxparse.disk import Folder
 from nxparse.spool import (
@@ -37,7 +38,7 @@ from nxparse.spool import (
     RepeatedError,
     Spool,
 )
-from nxparse.upload import Preview
+from nxparse.upload import File, Preview
 from tests.bodies import BOUNDARY, CONTENT_TYPE, RECIPIENT, SENDER, body, jpeg
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import CALLS, STATEMENTS, Database, Faults, Kills, contents, make_lazy
@@ -445,6 +446,12 @@ class TestRecovery:
             (day / name).touch()
         reopened(opened, root, clock).close()
         assert sorted(os.listdir(day)) == [".hidden", "SAM_4371.JPG"]
+
+    def test_copies(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """A copy for a command that did not end before the process is deleted."""
+        with copies([File("A.JPG", "image/jpeg", 1, 0, lambda *_: b"1")], root) as [path]:
+            reopened(opened, root, clock).close()
+            assert not path.parent.exists()
 
     def test_next_try_is_now(self, opened: Spool, root: Path, clock: Clock) -> None:
         """After a restart everything is due: what was in the way may be gone."""
