@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from nxparse.deliver.copies import copies
+from nxparse.deliver.copies import clear, copies
 from nxparse.upload import File
 from tests.faults import Faults
 
@@ -37,3 +38,107 @@ def test_disk_full(tmp_path: Path) -> None:
     ):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["unlink", "rmdir"])
+@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES], ids=errno.errorcode.get)
+def test_cannot_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: int
+) -> None:
+    """What was done with copies is done, also if they cannot be deleted; then they are cleared."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(error, "it does not go")
+
+    with monkeypatch.context() as patch, copies([file("A.JPG", b"1")], tmp_path):
+        patch.setattr(os, name, refuse)
+    assert len(list(tmp_path.iterdir())) == 1
+    clear(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_cannot_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One copy that cannot be deleted does not keep the others."""
+    real = os.unlink
+
+    def refuse(path: str, **options: int) -> None:
+        if path.endswith("B.JPG"):
+            raise OSError(errno.EIO, "it does not go")
+        real(path, **options)
+
+    files = [file(f"{name}.JPG", b"1") for name in "ABC"]
+    with monkeypatch.context() as patch, copies(files, tmp_path):
+        patch.setattr(os, "unlink", refuse)
+    assert [path.name for path in tmp_path.rglob("*.JPG")] == ["B.JPG"]
+
+
+def test_why_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What went wrong with copies is told, not what went wrong when they were deleted."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "it does not go")
+
+    def use() -> None:
+        with copies([file("A.JPG", b"1")], tmp_path):
+            monkeypatch.setattr(os, "unlink", refuse)
+            raise ValueError("the reason")
+
+    with pytest.raises(ValueError, match="the reason"):
+        use()
+
+
+class TestClear:
+    def test_left(self, tmp_path: Path) -> None:
+        """What a crash has left of copies is deleted, whatever a command has put there."""
+        for place in ("run-a", "run-b/deep"):
+            (tmp_path / place).mkdir(parents=True)
+            (tmp_path / place / "A.JPG").write_bytes(b"1")
+        clear(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_others(self, tmp_path: Path) -> None:
+        """Nothing else is touched: no other folder, no file, and nothing that a link leads to."""
+        others = tmp_path / "others"
+        others.mkdir()
+        (others / "A.JPG").write_bytes(b"1")
+        place = tmp_path / "place"
+        place.mkdir()
+        (place / "run").mkdir()
+        (place / "spool-run-1").mkdir()
+        (place / "run-file").write_bytes(b"2")
+        (place / "run-link").symlink_to(others)
+        (place / "run-loop").symlink_to("run-loop")
+        (place / "run-1").mkdir()
+        (place / "run-1" / "link").symlink_to(others)
+        (place / "run-1" / "A.JPG").symlink_to(others / "A.JPG")
+        clear(place)
+        left = ["run", "run-file", "run-link", "run-loop", "spool-run-1"]
+        assert sorted(path.name for path in place.iterdir()) == left
+        assert (others / "A.JPG").read_bytes() == b"1"
+
+    def test_cannot_be_deleted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What cannot be deleted is left, and does not keep the rest."""
+        real = os.unlink
+
+        def refuse(path: str, **options: int) -> None:
+            if path.endswith("B.JPG"):
+                raise PermissionError(errno.EACCES, "it does not go")
+            real(path, **options)
+
+        for name in ("A", "B", "C"):
+            (tmp_path / f"run-{name}").mkdir()
+            (tmp_path / f"run-{name}" / f"{name}.JPG").write_bytes(b"1")
+        monkeypatch.setattr(os, "unlink", refuse)
+        clear(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["run-B"]
+
+    def test_no_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A folder that is not there, or cannot be read, is no fault."""
+        clear(tmp_path / "missing")
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EIO, "it does not go")
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        monkeypatch.setattr(os, "listdir", refuse)
+        clear(tmp_path)

@@ -434,6 +434,45 @@ class TestRecovery:
         reopened(opened, root, clock).close()
         assert sorted(os.listdir(day)) == [".hidden", "SAM_4371.JPG"]
 
+    def test_copies(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """Copies for a command that a crash has cut off are deleted, and nothing else is."""
+        elsewhere = root.parent / "elsewhere"
+        for place in (root / "run-1", root / "run-2" / "deep", elsewhere):
+            place.mkdir(parents=True)
+            (place / "SAM_4371.JPG").write_bytes(PHOTO)
+        (root / "run-link").symlink_to(elsewhere)
+        beside = Spool(root, clock, alone=False)  # a command may be at work with them
+        beside.close()
+        assert len(list(root.glob("run-*"))) == 3
+        reopened(opened, root, clock).close()
+        assert [path.name for path in root.glob("run-*")] == ["run-link"]
+        assert contents(elsewhere) == {"SAM_4371.JPG": PHOTO}
+
+    @pytest.mark.parametrize("call", ["unlink", "rmdir", "scandir"])
+    def test_copies_that_stay(
+        self,
+        opened: Spool,
+        root: Path,
+        clock: Clock,
+        monkeypatch: pytest.MonkeyPatch,
+        call: str,
+    ) -> None:
+        """Copies that cannot be deleted keep nobody from opening it."""
+        (root / "run-1").mkdir()
+        (root / "run-1" / "SAM_4371.JPG").write_bytes(PHOTO)
+        arrival = accept(opened)
+        opened.close()
+
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, refuse)
+            again = Spool(root, clock)
+        assert due(again) == [(arrival, "save", 0)]
+        assert (root / "run-1").exists()
+        again.close()
+
     def test_next_try_is_now(self, opened: Spool, root: Path, clock: Clock) -> None:
         """After a restart everything is due: what was in the way may be gone."""
         arrival = accept(opened)
