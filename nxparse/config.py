@@ -16,11 +16,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from nxparse.address import deliverable
+from nxparse.deliver import routes
 from nxparse.deliver.forward import server
 from nxparse.deliver.mail import Smarthost, smarthost
 from nxparse.deliver.mastodon import account
 from nxparse.deliver.notify import service
-from nxparse.deliver.routes import URLS, Rule, Target, fits, rule, target
+from nxparse.deliver.routes import Rule, Target, fits, rule, target
 from nxparse.deliver.run import command
 from nxparse.social import SITES
 
@@ -177,49 +178,55 @@ def parse(options: Mapping[str, object], environ: Mapping[str, str]) -> Config:
     return config
 
 
-def expanded(text: str, environ: Mapping[str, str], *, url: bool = False) -> str:
-    """What stands behind the colon of a target, or a word of it, with `${NAME}` taken from the
-    environment, and quoted for a `url`. Raises ConfigError.
+def expanded(way: Target, environ: Mapping[str, str]) -> str:
+    """What stands behind the colon of a target, with `${NAME}` taken from the environment.
+
+    Raises ConfigError.
     """
-    return _expanded("nx_route", text, environ, url=url)
+    told, url = routes.shown(way.text), way.kind in routes.URLS
+    return _expanded("nx_route", way.argument, environ, told, url=url)
 
 
 def _check_ways_out(config: Config) -> None:
     """Refuse to become an open relay, or to promise mail that cannot be sent."""
     targets = [rule.target for rule in config.routes] + [config.default_target]
     for one in targets:
+        told = routes.shown(one.text)
         if one.kind == "mail" and not config.smtp:
             raise ConfigError(
-                f"nx_route has the target {one.text}, but nx_smtp names no mail server: "
+                f"nx_route has the target {told}, but nx_smtp names no mail server: "
                 f"add --set nx_smtp=smtp://user:password@host:587"
             )
         if one.reaches_beyond_the_disk and not config.senders:
             raise ConfigError(
-                f"nx_senders is not set, and with the target {one.text} whoever reaches this "
+                f"nx_senders is not set, and with the target {told} whoever reaches this "
                 f"machine could send mail in your name: add --set nx_senders=ADDRESS with the "
                 f"sender that you type on the camera"
             )
 
 
 def _rule(option: str, value: str, environ: Mapping[str, str]) -> Rule:
+    told = routes.shown_rule(value)
     try:
         found = rule(value)
     except ValueError as error:
-        raise ConfigError(f"{option}={value!r}: {error}") from None
+        raise ConfigError(f"{option}={told!r}: {error}") from None
     written = found.target.argument
-    url = found.target.kind in URLS
-    argument = _expanded(option, written, environ, shown=value, url=url)
+    url = found.target.kind in routes.URLS
+    argument = _expanded(option, written, environ, shown=told, url=url)
     try:
         if written and not argument.strip():
-            raise ValueError(f"nothing stands behind {found.target.text!r}")
+            raise ValueError(f"nothing stands behind {routes.shown(found.target.text)!r}")
         if written and (check := _CHECKS.get(found.target.kind)):
             check(argument)
         if found.target.kind == "run":
-            command(written)
+            program = _expanded(option, command(written)[0], environ, shown=told)
+            if not program.strip():
+                raise ValueError("the program has no name: a variable is empty")
         if not written and found.target.kind == "mail" and found.pattern.lower() in SITES:
             raise ValueError(f"a site has no address to mail to: say {found.pattern}=mail:ADDRESS")
     except ValueError as error:
-        raise ConfigError(f"{option}={value!r}: {error}") from None
+        raise ConfigError(f"{option}={told!r}: {error}") from None
     return found
 
 
@@ -326,9 +333,15 @@ def _usable_folder(value: str) -> Path:
     raise ValueError(f"{value!r} is not a folder: give a path like /srv/photos")
 
 
+def _recipient(value: str) -> str:
+    if "://" in value:  # with a password in it, perhaps
+        raise ValueError("a URL is not an e-mail address")
+    return deliverable(value)
+
+
 _CHECKS: Mapping[str, Callable[[str], object]] = {
     "save": _usable_folder,
-    "mail": deliverable,
+    "mail": _recipient,
     "forward": server,
     "mastodon": account,
     "notify": service,

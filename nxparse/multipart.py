@@ -51,6 +51,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from urllib.parse import quote
 
 from nxparse.deviation import BodyError, Deviation, Kind
 
@@ -69,6 +70,9 @@ Fetch = Callable[[int, int], bytes]
 _BLANKS = b" \t"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# In a name: browsers leave all but quotes and line ends alone, but half of all parsers take a
+# backslash for an escape, refuse control characters, or end a line at these two separators.
+_MISLEADING = re.compile(r'[\x00-\x08\x0a-\x1f\x7f"\\\u2028\u2029]')
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 
 
@@ -699,5 +703,4 @@ def _clean_headers(part: PartSpan) -> bytes:
 
 
 def _escaped(text: str) -> str:
-    # Browsers leave a backslash alone, but half of all parsers take it for an escape.
-    return text.replace("\\", "%5C").replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+    return _MISLEADING.sub(lambda match: quote(match[0]), text)

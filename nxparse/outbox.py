@@ -140,8 +140,9 @@ class Outbox:
                     logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
                 for target in self._spool.targets():
                     if target not in self._lanes:
+                        name = f"nx {report.way(target)}"
                         lane = threading.Thread(
-                            target=self._run, args=(target,), name=f"nx {target}", daemon=True
+                            target=self._run, args=(target,), name=name, daemon=True
                         )
                         lane.start()
                         self._lanes[target] = lane
@@ -200,7 +201,7 @@ class Outbox:
             self._retry(delivery, report.reason(error))
         except Exception as error:
             # A fault of ours must not stop the deliveries behind this one.
-            logger.exception(f"upload {delivery.id}: {delivery.target} has failed")
+            logger.exception(f"upload {delivery.id}: {report.way(delivery.target)} has failed")
             self._retry(delivery, repr(error))
 
     def _attempt(self, upload: Upload, files: Sequence[File], delivery: Delivery) -> None:

@@ -6,6 +6,7 @@ A body is kept as it came, under an id of its own, in the folder `.nx`::
     spool/ID           received whole
     quarantine/ID      cut, or not to be read: for a person to look at
     unknown/ID.mitm    a request that nobody could answer, as a flow of mitmproxy
+    run-*/             copies of photos, for as long as a command is given them
     state.sqlite3      a row for each upload, each body, each file, each delivery
 
 An upload by e-mail has one body, with the id of the upload, and all photos in
@@ -23,7 +24,7 @@ crash may leave, and what `Spool` makes of it when it is opened again:
     spool/ID without a row         the camera never heard 200    to quarantine
     spool/ID, a delivery waiting   accepted                      is delivered
     spool/ID, no delivery waiting  delivered                     is deleted
-    run-*                          copies for a command          is deleted
+    run-*/                         copies                        are deleted
 
 A failed fsync is never tried again: the kernel may have dropped the data and
 would report success the next time (PostgreSQL wiki, "Fsync Errors").
@@ -811,8 +812,9 @@ class Spool:
         for path in self._spool.path.parent.parent.glob("undelivered/*/.[0-9]*Z-*-*"):
             with suppress(OSError):
                 path.unlink()
-        for path in self._spool.path.parent.glob("run-*"):
-            shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            for path in self._spool.path.parent.glob("run-*"):
+                shutil.rmtree(path, ignore_errors=True)  # does not follow links
 
 
 _ARRIVAL = "id, received, client, sender, site, album, caption"

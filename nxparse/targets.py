@@ -29,17 +29,18 @@ def deliver_to(config: Config, environ: Mapping[str, str], target: str) -> Deliv
     """
     try:
         found = routes.target(target)
-        argument = expanded(found.argument, environ, url=found.kind in routes.URLS)
+        argument = expanded(found, environ)
         if found.argument and not argument.strip():
-            raise ValueError(f"nothing stands behind {found.text}: a variable is empty")
+            shown = routes.shown(found.text)
+            raise ValueError(f"nothing stands behind {shown}: a variable is empty")
         match found.kind:
             case "save":
                 return partial(_save, Path(argument).expanduser() if argument else config.dir)
             case "mail":
                 return partial(_mail, config, argument)
             case "run":
-                words = [expanded(word, environ) for word in run.command(found.argument)]
-                return partial(_run, config.dir / ".nx", words)
+                words = run.command(found.argument)
+                return partial(_run, config.dir / ".nx", words, environ)
             case "forward":
                 return partial(_forward, forward.server(argument))
             case "mastodon":
@@ -67,7 +68,12 @@ def _drop(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
 
 
 def _run(
-    folder: Path, words: Sequence[str], upload: Upload, files: Sequence[File], delivery: Delivery
+    folder: Path,
+    words: Sequence[str],
+    environ: Mapping[str, str],
+    upload: Upload,
+    files: Sequence[File],
+    delivery: Delivery,
 ) -> Outcome:
     if len(files) > 1:
         raise TooLargeError("a command gets one file at a time")
@@ -79,7 +85,7 @@ def _run(
         "camera": camera(upload),
     }
     for file in files:
-        run.run(words, file, values, folder)
+        run.run(words, file, values, environ, folder)
     return Outcome(f"{Path(words[0]).name} has done it" if files else "has no file for a command")
 
 

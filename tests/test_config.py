@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nxparse.config import OPTIONS, Config, ConfigError, expanded, parse
+from nxparse.deliver import routes
 from nxparse.deliver.mail import Security, Smarthost
 from nxparse.deliver.routes import Rule, Target
 
@@ -377,9 +378,9 @@ def test_variables_of_a_rule() -> None:
     """What stands in a rule is expanded only where it is used, and from the environment then."""
     [found] = given(nx_route=["*=save:${PHOTOS}/nx"]).routes
     assert found.target.text == "save:${PHOTOS}/nx"
-    assert expanded(found.target.argument, ENVIRON) == "/srv/photos/nx"
+    assert expanded(found.target, ENVIRON) == "/srv/photos/nx"
     with pytest.raises(ConfigError, match="the environment has no variable PHOTOS"):
-        expanded(found.target.argument, {})
+        expanded(found.target, {})
 
 
 SERVERS: dict[str, tuple[str, Smarthost]] = {
@@ -537,13 +538,16 @@ BEYOND: dict[str, tuple[str, str]] = {
         "*=forward:${EMPTY}",
         "nothing stands behind 'forward:${EMPTY}'",
     ),
-    "no URL": ("*=forward:${HOST}/x", NO_URL),
-    "another scheme": ("*=forward:ftp://${HOST}/x", NO_URL),
-    "no host": ("*=forward:https://me:${PASSWORD}@/x", NO_URL),
-    "no host, from the environment": ("*=forward:https://${EMPTY}/", NO_URL),
-    "a port that is none": ("*=forward:https://me:${PASSWORD}@${HOST}:x/", NO_URL),
-    "a fragment": ("*=forward:https://${HOST}/#${PASSWORD}", NO_URL),
     "a URL of bytes": ("*=forward:${BYTES}", NO_URL),
+    "a program without a name": ("*=run:'' {file}", "the program has no name"),
+    "a program from an empty variable": (
+        "*=run:'${EMPTY}' {file}",
+        "the program has no name: a variable is empty",
+    ),
+    "a NUL in a command": ("*=run:x\0", "a command cannot hold a NUL"),
+    "a command that is no text": ("*=run:x \ud800", "a target has to be written in UTF-8"),
+    "a command in another encoding": ("*=run:\udce4", "a target has to be written in UTF-8"),
+    "a folder in another encoding": ("*=save:/\udce4", "a target has to be written in UTF-8"),
 }
 
 
@@ -557,12 +561,99 @@ def test_wrong_beyond_the_disk(value: str, reason: str) -> None:
     assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize("target", ["run:x ${NOWHERE}", "forward:http://${NOWHERE}/${PASSWORD}"])
-def test_unset_variable_beyond_the_disk(target: str) -> None:
-    """A variable that is missing stops the start."""
+# Each secret begins with f9 and ends with e1.
+URLS: dict[str, tuple[str, str, str]] = {
+    "no URL": ("*=forward:${HOST}/f9e1", "*=forward:${HOST}...", NO_URL),
+    "no scheme": ("*=forward:me:f9e1@${HOST}/x", "*=forward:...", NO_URL),
+    "another scheme": (
+        "*=forward:ftp://me:f9e1@${HOST}/x",
+        "*=forward:ftp://${HOST}/...",
+        NO_URL,
+    ),
+    "no host": ("*=forward:https://me:f9e1@/x", "*=forward:https://...", NO_URL),
+    "no host, from the environment": (
+        "*=forward:https://${EMPTY}/",
+        "*=forward:https://${EMPTY}/...",
+        NO_URL,
+    ),
+    "a port that is none": (
+        "*=forward:https://me:${PASSWORD}@${HOST}:x/",
+        "*=forward:https://...",
+        NO_URL,
+    ),
+    "a password with a slash": ("*=forward:https://me:f9/e1@h/", "*=forward:https://...", NO_URL),
+    "a fragment": (
+        "*=forward:https://${HOST}/#${PASSWORD}",
+        "*=forward:https://${HOST}/...",
+        NO_URL,
+    ),
+    "no target": (
+        "*=https://me:f9e1@h/f9e1?x=f9e1",
+        "*=https:...",
+        f"there is no target 'https': {TARGETS}",
+    ),
+    "another target": (
+        "*=frward:https://me:f9e1@h/f9e1",
+        "*=frward:https://h/...",
+        f"there is no target 'frward': {TARGETS}",
+    ),
+    "no pattern": ("forward:https://me:f9e1@h/?x=f9e1", "forward:https://h/...", RULE),
+    "neither pattern nor target": ("https://me:f9e1@h/?x=f9e1", "https:...", RULE),
+    "mail to a URL": (
+        "*=mail:smtp://me:f9e1@h",
+        "*=mail:smtp://h/...",
+        "a URL is not an e-mail address",
+    ),
+    "mail to a URL from the environment": (
+        "*=mail:${URL}",
+        "*=mail:${URL}",
+        "a URL is not an e-mail address",
+    ),
+    "a URL as a command": (
+        "*=run:https://me:f9e1@h/f9e1 {file}",
+        "*=run:...",
+        "a URL is not a program: to post to one, say forward:URL",
+    ),
+    "a command with a URL": (
+        "*=run:curl -u me:f9e1 https://h/f9e1 {path}",
+        "*=run:curl ...",
+        f"there is no placeholder {{path}}: {PLACEHOLDERS}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("value", "told", "reason"), URLS.values(), ids=URLS)
+def test_wrong_url(value: str, told: str, reason: str) -> None:
+    """Of a wrong rule with a URL no more is told than kind, scheme and host."""
+    options = {**DEFAULTS, "nx_route": ["*=save", value], "nx_senders": ["*"]}
+    with pytest.raises(ConfigError) as caught:
+        parse(options, {**ENVIRON, "URL": "https://me:f9e1@h/"})
+    assert str(caught.value) == f"nx_route={told!r}: {reason}"
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("run:x ${NOWHERE}", "run:x ${NOWHERE}"),
+        ("run:x ${NOWHERE} http://me:f9e1@h", "run:x ..."),
+        ("run:${NOWHERE} {file}", "run:${NOWHERE} {file}"),
+        ("forward:http://${NOWHERE}/${PASSWORD}", "forward:http://${NOWHERE}/..."),
+        ("forward:http://me:f9e1@h/f9e1?x=${NOWHERE}", "forward:http://h/..."),
+        ("forward:http://me:${NOWHERE}@h", "forward:http://h/..."),
+        ("forward:${NOWHERE}", "forward:${NOWHERE}"),
+        ("notify:tgram://f9e1/${NOWHERE}", "notify:tgram://..."),
+    ],
+)
+def test_unset_variable_beyond_the_disk(target: str, told: str) -> None:
+    """A variable that is missing stops the start, at once and when it is used; it is named."""
     with pytest.raises(ConfigError) as caught:
         given(nx_route=[f"*={target}"], nx_senders=["*"])
-    assert str(caught.value) == f"nx_route=*={target}: {UNSET}"
+    assert str(caught.value) == f"nx_route=*={told}: {UNSET}"
+    with pytest.raises(ConfigError) as caught:
+        expanded(routes.target(target), ENVIRON)
+    assert str(caught.value) == f"nx_route={told}: {UNSET}"
 
 
 def test_variable_is_no_part_of_the_command_line() -> None:
@@ -605,6 +696,14 @@ WAYS_OUT: dict[str, tuple[Mapping[str, object], str]] = {
     "a server for uploads, and everybody may send": (
         {"nx_route": ["*=forward:https://${HOST}"]},
         no_senders("forward:https://${HOST}"),
+    ),
+    "a secret in a server, and everybody may send": (
+        {"nx_route": ["*=forward:https://me:f9e1@h/f9e1"]},
+        no_senders("forward:https://h/..."),
+    ),
+    "a secret in a command, and everybody may send": (
+        {"nx_route": ["*=run:curl -u me:f9e1 https://h"]},
+        no_senders("run:curl ..."),
     ),
 }
 

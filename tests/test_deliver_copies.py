@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,48 @@ def test_disk_full(tmp_path: Path) -> None:
     ):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["unlink", "rmdir"])
+@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES], ids=errno.errorcode.get)
+def test_cannot_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: int
+) -> None:
+    """What was done with copies is done, also if they cannot be deleted."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(error, "it does not go")
+
+    with monkeypatch.context() as patch, copies([file("A.JPG", b"1")], tmp_path):
+        patch.setattr(os, name, refuse)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_one_cannot_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One copy that cannot be deleted does not keep the others."""
+    real = os.unlink
+
+    def refuse(path: str, **options: int) -> None:
+        if path.endswith("B.JPG"):
+            raise OSError(errno.EIO, "it does not go")
+        real(path, **options)
+
+    files = [file(f"{name}.JPG", b"1") for name in "ABC"]
+    with monkeypatch.context() as patch, copies(files, tmp_path):
+        patch.setattr(os, "unlink", refuse)
+    assert [path.name for path in tmp_path.rglob("*.JPG")] == ["B.JPG"]
+
+
+def test_why_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What went wrong with copies is told, not what went wrong when they were deleted."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "it does not go")
+
+    def use() -> None:
+        with copies([file("A.JPG", b"1")], tmp_path):
+            monkeypatch.setattr(os, "unlink", refuse)
+            raise ValueError("the reason")
+
+    with pytest.raises(ValueError, match="the reason"):
+        use()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nxparse.deliver.routes import Rule, Target, decide, fits, rule, shown, target
+from nxparse.deliver.routes import Rule, Target, decide, fits, rule, shown, shown_rule, target
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=60)
 
@@ -92,6 +92,8 @@ def test_target(text: str, expected: Target) -> None:
             id="forward",
         ),
         pytest.param(" forward: ", "nothing stands behind ' forward: '", id="forward-nothing"),
+        pytest.param("save:/\udcff", "a target has to be written in UTF-8", id="not-utf-8"),
+        pytest.param("run:\ud800", "a target has to be written in UTF-8", id="surrogate"),
     ],
 )
 def test_wrong_target(text: str, reason: str) -> None:
@@ -153,6 +155,8 @@ NO_RULE = "a rule is PATTERN=TARGET, like *@example.org=save"
             id="two=",
         ),
         pytest.param("*=drop:x", "drop takes nothing behind it", id="wrong-target"),
+        pytest.param("forward:http://h/?token=s3cret", NO_RULE, id="URL-without-a-pattern"),
+        pytest.param("run:x --with=s3cret", NO_RULE, id="command-without-a-pattern"),
     ],
 )
 def test_wrong_rule(text: str, reason: str) -> None:
@@ -253,8 +257,18 @@ def test_decide(rules: list[str], names: list[str], expected: dict[str, tuple[st
         pytest.param("save:http://a/b", "save:http://a/b", id="save-any-folder"),
         pytest.param("drop", "drop", id="drop"),
         pytest.param("mail:me@b", "mail:me@b", id="mail"),
-        pytest.param("run:curl http://a/b {file}", "run:curl http://a/b {file}", id="run"),
+        pytest.param("mail:http://me:s3cret@h", "mail:http://h/...", id="mail-to-a-URL"),
+        pytest.param("run:cp {file} 'a b'", "run:cp {file} 'a b'", id="run"),
+        pytest.param("run:curl -us3cret http://h {file}", "run:curl ...", id="run-URL"),
+        pytest.param("run:${X}/a-b.sh http://h", "run:${X}/a-b.sh ...", id="run-variable"),
+        pytest.param("run:TOKEN=s3cret curl http://h", "run:...", id="run-no-program"),
+        pytest.param("run:http://s3cret@h", "run:...", id="run-URL-only"),
+        pytest.param("run:'s3 cret' http://h", "run:...", id="run-quoted"),
         pytest.param("notify:tgram://s3cret/x", "notify:tgram://...", id="notify"),
+        pytest.param("notify:s3cret", "notify:...", id="notify-no-URL"),
+        pytest.param("notify:${URL}", "notify:${URL}", id="notify-variable"),
+        pytest.param("notify:${URL}s3cret", "notify:${URL}...", id="notify-more"),
+        pytest.param("notify:s3cret@x://h", "notify:...", id="notify-no-scheme"),
         pytest.param("forward:${URL}", "forward:${URL}", id="all-variable"),
         pytest.param("forward:http://h", "forward:http://h", id="host"),
         pytest.param("forward:https://h:8443", "forward:https://h:8443", id="port"),
@@ -265,15 +279,81 @@ def test_decide(rules: list[str], names: list[str], expected: dict[str, tuple[st
         pytest.param("forward:http://me:s3cret@h", "forward:http://h/...", id="password"),
         pytest.param("forward:http://s3cret@h:1/x", "forward:http://h:1/...", id="user"),
         pytest.param("forward:http://me:s3@cret@h/x", "forward:http://h/...", id="@-in-password"),
-        pytest.param("forward:http://h/x@s3cret", "forward:http://h/...", id="@-in-path"),
-        pytest.param("forward:http://h?x@s3cret", "forward:http://h/...", id="@-in-query"),
+        pytest.param("forward:http://h/x@s3cret", "forward:http://...", id="@-in-path"),
+        pytest.param("forward:http://h?x@s3cret", "forward:http://...", id="@-in-query"),
         pytest.param("forward:http://[::1]:8/s3cret", "forward:http://[::1]:8/...", id="IPv6"),
         pytest.param("forward:http://${U}:${P}@${H}/${T}", "forward:http://${H}/...", id="vars"),
+        pytest.param("forward:http://me:s3/cret@h", "forward:http://...", id="/-in-password"),
+        pytest.param("forward:http://me:3/cret@h", "forward:http://...", id="/-behind-digits"),
+        pytest.param("forward:http://me:s3#cret@h", "forward:http://...", id="#-in-password"),
+        pytest.param("forward:http://me:s3?cret@h", "forward:http://...", id="?-in-password"),
+        pytest.param("forward:http://me:s3cret", "forward:http://...", id="no-host-but-password"),
+        pytest.param("forward:http://me:s3cret@", "forward:http://...", id="no-host"),
+        pytest.param("forward:http://h s3cret", "forward:http://...", id="blank"),
+        pytest.param("forward:http://h/\ns3cret", "forward:http://h/...", id="line-end"),
+        pytest.param("forward:http://h:${P}/x", "forward:http://h:${P}/...", id="variable-port"),
+        pytest.param("forward:${S}://h", "forward:${S}://h", id="variable-scheme"),
+        pytest.param("forward:${HOOK}/s3cret", "forward:${HOOK}...", id="variable-and-more"),
+        pytest.param("forward:${A}${B}", "forward:${A}${B}", id="variables"),
+        pytest.param(
+            "forward:http://bücher.example/x", "forward:http://bücher.example/...", id="IDN"
+        ),
+        pytest.param("forward:http:/me:s3cret@h", "forward:...", id="one-slash"),
+        pytest.param("forward:http:me:s3cret@h", "forward:...", id="no-slash"),
+        pytest.param("forward:me:s3cret@h", "forward:...", id="no-scheme"),
+        pytest.param("forward:me:s3cret@http://h", "forward:...", id="password-before-scheme"),
+        pytest.param(" forward:http://me:s3cret@h ", "forward:http://h/...", id="blanks-around"),
+        pytest.param("forward:", "forward:", id="nothing"),
+        pytest.param("forward", "forward", id="bare"),
+        pytest.param("http://me:s3cret@h", "http:...", id="no-kind"),
+        pytest.param("frward:http://me:s3cret@h/x", "frward:http://h/...", id="unknown"),
+        pytest.param("pigeon:s3cret", "pigeon:...", id="unknown-no-URL"),
+        pytest.param("", "", id="empty"),
     ],
 )
 def test_shown(text: str, expected: str) -> None:
     """Of a URL no more is told than the host: what else stands in it may be a secret."""
     assert shown(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("a@b=save:/x=y", "a@b=save:/x=y", id="save"),
+        pytest.param(" a = forward:http://s3cret@h/x", " a =forward:http://h/...", id="URL"),
+        pytest.param("*=http://s3cret@h/?a=b", "*=http:...", id="no-kind"),
+        pytest.param("forward:http://h/?token=s3cret", "forward:http://h/...", id="no-pattern"),
+        pytest.param("http://me:s3cret@h/?a=b", "http:...", id="URL-only"),
+        pytest.param("a=", "a=", id="no-target"),
+        pytest.param("=save", "=save", id="no-name"),
+        pytest.param("save", "save", id="target-only"),
+        pytest.param("", "", id="empty"),
+    ],
+)
+def test_shown_rule(text: str, expected: str) -> None:
+    """A rule is told with its pattern; where that is missing, it is told as a target."""
+    assert shown_rule(text) == expected
+
+
+def test_repr_shows_no_secret() -> None:
+    """What a debugger or a traceback tells of a rule is no more."""
+    found = rule("*=forward:http://me:s3cret@h/s3cret")
+    assert repr(found) == "Rule(pattern='*', target=Target('forward:http://h/...'))"
+
+
+@PROPERTY
+@given(
+    st.sampled_from(["forward:", "notify:", "forward: ", "", "run:x ", "mail:", "frward:"]),
+    st.from_regex(r"(https?|ftp)://", fullmatch=True),
+    st.from_regex(r"[a-z]{0,3}:?", fullmatch=True),
+    st.from_regex(r"[/?#@:]{0,2}", fullmatch=True),
+    st.sampled_from(["@", "@h", "@h/x", "@h:1/?a=b", "@[::1]/", "/@h", "@h@h"]),
+)
+def test_no_password_is_shown(kind: str, scheme: str, user: str, odd: str, host: str) -> None:
+    """A password is not told, whatever is in it or wrong behind it."""
+    text = f"{kind}{scheme}{user}{odd}s3{odd}cret{host}"
+    assert [told for told in (shown(text), shown_rule(f"*={text}")) if "s3" in told] == []
+    assert [told for told in (shown(text), shown_rule(text)) if "cret" in told] == []
 
 
 @PROPERTY

@@ -10,6 +10,7 @@ import os
 import shlex
 import socket
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -23,9 +24,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nxparse import config, report
+from nxparse import config
 from nxparse.deliver import run as module
-from nxparse.deliver.errors import DeliveryError, PermanentError, TemporaryError
+from nxparse.deliver.errors import (
+    DeliveryError,
+    PermanentError,
+    TemporaryError,
+    UnreachableError,
+)
 from nxparse.deliver.run import PLACEHOLDERS, command, run
 from nxparse.deliver.save import folder_for
 from nxparse.outbox import MIN_WAIT, Outbox
@@ -63,19 +69,25 @@ def python(code: str, *arguments: str) -> str:
 
 
 def call(
-    text: str, folder: Path, file: File | None = None, values: Mapping[str, str] = VALUES
+    text: str,
+    folder: Path,
+    file: File | None = None,
+    values: Mapping[str, str] = VALUES,
+    environ: Mapping[str, str] | None = None,
 ) -> None:
     """Run a command, and look that nothing is left of it."""
     try:
-        run(command(text), file or photo(), values, folder)
+        run(command(text), file or photo(), values, environ or {}, folder)
     finally:
         assert list(folder.glob("run-*")) == []
 
 
-def failure(text: str, folder: Path) -> tuple[type[DeliveryError], str]:
+def failure(
+    text: str, folder: Path, environ: Mapping[str, str] | None = None
+) -> tuple[type[DeliveryError], str]:
     """Why a command has failed: with PYTHON for the name of the program."""
     with pytest.raises(DeliveryError) as caught:
-        call(text, folder)
+        call(text, folder, environ=environ)
     assert str(caught.value).isprintable()
     return type(caught.value), str(caught.value).replace(Path(sys.executable).name, "PYTHON", 1)
 
@@ -170,6 +182,15 @@ class TestCommand:
             ("x '{ä}'", f"there is no placeholder {{ä}}: {KNOWN}"),
             ("{file}", "the program itself cannot come from a placeholder"),
             ("/bin/{text} x", "the program itself cannot come from a placeholder"),
+            ("x ${X}{X}", f"there is no placeholder {{X}}: {KNOWN}"),
+            ("x {'path'}", f"there is no placeholder {{path}}: {KNOWN}"),
+            ("{'file'}", "the program itself cannot come from a placeholder"),
+            ("''", "the program has no name"),
+            ("' ' {file}", "the program has no name"),
+            ("\"\"'' x", "the program has no name"),
+            ("http://h {file}", "a URL is not a program: to post to one, say forward:URL"),
+            ("x\0", "a command cannot hold a NUL"),
+            ("x {file} 'a\0b'", "a command cannot hold a NUL"),
         ],
         ids=[
             "empty",
@@ -182,6 +203,15 @@ class TestCommand:
             "umlaut",
             "program",
             "part of the program",
+            "behind a variable",
+            "quoted",
+            "quoted program",
+            "no name",
+            "blank name",
+            "no name in quotes",
+            "URL",
+            "NUL in the program",
+            "NUL",
         ],
     )
     def test_wrong(self, text: str, reason: str) -> None:
@@ -201,11 +231,20 @@ ECHO = (
 )
 
 
-def echoed(folder: Path, arguments: str, values: Mapping[str, str]) -> list[str]:
+def echoed(
+    folder: Path,
+    arguments: str,
+    values: Mapping[str, str],
+    environ: Mapping[str, str] | None = None,
+) -> list[str]:
     """The arguments that a command gets where these are written."""
     path = folder / "arguments"
-    call(python(ECHO, str(path), arguments), folder, values={**VALUES, **values})
+    known = {**VALUES, **values}
+    call(python(ECHO, str(path), arguments), folder, values=known, environ=environ)
     return [os.fsdecode(bytes(one)) for one in json.loads(path.read_text())]
+
+
+PIECES = st.lists(st.sampled_from(["{file}", "{text}", "${X}", "{", "}", "$", "X"])).map("".join)
 
 
 class TestArguments:
@@ -267,6 +306,41 @@ class TestArguments:
         """Any text is one argument."""
         folder = tmp_path_factory.mktemp("any")
         assert echoed(folder, f"{{{name}}}", {name: value}) == [value.replace("\0", "")]
+
+    @pytest.mark.parametrize(
+        ("written", "value", "expected"),
+        [
+            pytest.param("${X}", "{word}", "{word}", id="no-placeholder"),
+            pytest.param("${X}", "{file} {text}", "{file} {text}", id="placeholders"),
+            pytest.param("${X}", "{", "{", id="brace"),
+            pytest.param("${X}file}", "{", "{file}", id="made-of-pieces"),
+            pytest.param("${X}{text}", "$", "$Hello", id="dollar-before-a-placeholder"),
+            pytest.param("${X}", "${Y} ${X}", "${Y} ${X}", id="variables"),
+            pytest.param("{text}${X}", "-", "Hello-", id="beside-a-placeholder"),
+            pytest.param("${X}${X}", "a b'\"\\", "a b'\"\\a b'\"\\", id="twice"),
+            pytest.param("'${X}'", "a' 'b", "a' 'b", id="quotes"),
+            pytest.param("${X}", "", "", id="nothing"),
+            pytest.param("${X}", "\0a\0", "a", id="NUL"),
+            pytest.param("${X}", "\udcff", "\udcff", id="not-utf-8"),
+            pytest.param("\\${X}$X", "a", "a$X", id="nothing-of-a-shell"),
+            pytest.param("${1}${ä}", "a", "${1}${ä}", id="no-variables"),
+            pytest.param("$${X}", "a", "$a", id="dollar-before-a-variable"),
+        ],
+    )  # fmt: skip
+    def test_variables(self, folder: Path, written: str, value: str, expected: str) -> None:
+        """What a variable holds is not looked at again, nor does it change what is beside it."""
+        environ = {"X": value, "Y": "y", "1": "one", "ä": "ae"}
+        assert echoed(folder, written, {}, environ) == [expected]
+
+    @PROPERTY
+    @given(PIECES, PIECES)
+    def test_any_variable(
+        self, tmp_path_factory: pytest.TempPathFactory, text: str, variable: str
+    ) -> None:
+        """Placeholders and variables are found where they are written, and nowhere else."""
+        folder = tmp_path_factory.mktemp("any")
+        found = echoed(folder, "{text} ${X} {text}${X}{text}", {"text": text}, {"X": variable})
+        assert found == [text, variable, f"{text}{variable}{text}"]
 
     def test_no_input(self, folder: Path) -> None:
         """A command that asks something gets no answer, and does not wait for one."""
@@ -363,6 +437,21 @@ class TestFile:
         call(text.replace("{folder}", shlex.quote(str(folder))), folder)
         moved = {"mine": PHOTO} if "mine" in text else {}
         assert contents(folder) == {**moved, "other": b""}
+
+    @pytest.mark.parametrize("name", ["unlink", "rmdir"])
+    @pytest.mark.parametrize("error", [errno.EIO, errno.EACCES], ids=errno.errorcode.get)
+    def test_cannot_be_deleted(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: int
+    ) -> None:
+        """What a command has done is done, whether or not the copy can be deleted."""
+
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(error, os.strerror(error))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, refuse)
+            run(command("true"), photo(), VALUES, {}, folder)
+        assert len(list(folder.glob("run-*"))) == 1
 
     @pytest.mark.parametrize("call_", ["open", "write", "close", "mkdir"])
     def test_no_room(self, folder: Path, call_: str) -> None:
@@ -499,35 +588,92 @@ class TestEnd:
         )
 
 
+def program(path: Path, content: bytes, mode: int = 0o700) -> str:
+    """Make a program of this, and tell the command that starts it."""
+    path.write_bytes(content)
+    path.chmod(mode)
+    return shlex.quote(str(path))
+
+
 class TestStart:
-    def test_not_found(self, folder: Path) -> None:
-        """A program that is not there may be installed."""
-        for text in ("no-such-program-here {file}", "/no/such/program {file}"):
-            told = f"there is no program {text.split()[0]}"
-            assert failure(text, folder) == (TemporaryError, told)
+    """Programs that cannot be started; somebody may mend that, and until then all others wait."""
+
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            ("no-such-program-here {file}", "there is no program no-such-program-here"),
+            ("/no/such/program {file}", "there is no program /no/such/program"),
+            ("'no such' {file}", "there is no program no such"),
+            ("${TOOLS}/program {file}", "there is no program ${TOOLS}/program"),
+            ("${TOOLS} {file}", "${TOOLS} cannot be started: Permission denied"),
+            ("/dev/null/x {file}", "/dev/null/x cannot be started: Not a directory"),
+        ],
+        ids=["name", "path", "blank", "variable", "folder from a variable", "no folder"],
+    )
+    def test_not_found(self, folder: Path, text: str, told: str) -> None:
+        """A program that is not there may be installed; what a variable holds is not told."""
+        environ = {"TOOLS": str(folder)}
+        assert failure(text, folder, environ) == (UnreachableError, told)
+
+    def test_empty_variable(self, folder: Path) -> None:
+        """A program whose name a variable holds has none if that is empty."""
+        kind, told = failure("${EMPTY} {file}", folder, {"EMPTY": ""})
+        assert (kind, told.partition(":")[0]) == (UnreachableError, "${EMPTY} cannot be started")
 
     def test_not_executable(self, folder: Path, tmp_path: Path) -> None:
-        """A file that is no program is a fault that a person can mend, and that is told."""
-        program = tmp_path / "program"
-        program.write_text("#!/bin/sh\n")
-        program.chmod(0o600)
-        with pytest.raises(PermissionError) as caught:
-            call(f"{shlex.quote(str(program))} {{file}}", folder)
-        assert report.reason(caught.value) == f"Permission denied ({program})"
+        """A file that may not be executed is no program."""
+        text = program(tmp_path / "tool", b"#!/bin/sh\n", 0o600)
+        told = f"{tmp_path / 'tool'} cannot be started: Permission denied"
+        assert failure(f"{text} {{file}}", folder) == (UnreachableError, told)
 
     def test_folder_as_program(self, folder: Path) -> None:
-        """So is a folder."""
-        with pytest.raises(PermissionError) as caught:
-            call(f"{shlex.quote(str(folder))} {{file}}", folder)
-        assert report.reason(caught.value) == f"Permission denied ({folder})"
+        """Nor is a folder."""
+        told = f"{folder} cannot be started: Permission denied"
+        assert failure(shlex.quote(str(folder)), folder) == (UnreachableError, told)
 
-    def test_no_program_at_all(self, folder: Path, tmp_path: Path) -> None:
-        """So is a file that the system cannot execute."""
-        program = tmp_path / "program"
-        program.write_bytes(b"\x7fELF")
-        program.chmod(0o700)
-        with pytest.raises(OSError, match="Exec format error"):
-            call(shlex.quote(str(program)), folder)
+    @pytest.mark.parametrize(
+        "content", [b"\x7fELF", b"echo\n", b""], ids=["cut", "script", "empty"]
+    )
+    def test_not_a_program(self, folder: Path, tmp_path: Path, content: bytes) -> None:
+        """Nor is what the system cannot execute: most of the time, a script without its #!."""
+        text = program(tmp_path / "tool", content)
+        assert failure(text, folder) == (
+            UnreachableError,
+            f"{tmp_path / 'tool'} cannot be started: Exec format error; "
+            f"a script needs a first line like #!/bin/sh",
+        )
+
+    @pytest.mark.parametrize("by_name", [False, True], ids=["path", "name"])
+    def test_no_interpreter(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_name: bool
+    ) -> None:
+        """A script whose interpreter is missing is not said to be missing itself."""
+        text = program(tmp_path / "tool", b"#!/no/such/interpreter\n")
+        monkeypatch.setenv("PATH", str(tmp_path))
+        told = "is there, but not the interpreter that it needs"
+        if by_name:
+            assert failure("tool {file}", folder) == (UnreachableError, f"tool {told}")
+        else:
+            assert failure(text, folder) == (UnreachableError, f"{tmp_path / 'tool'} {told}")
+
+    def test_arguments_too_long(self, folder: Path) -> None:
+        """What is too long to be an argument will never be short enough."""
+        huge = {**VALUES, "text": "x" * (8 << 20)}  # more than Linux and macOS take
+        with pytest.raises(PermanentError) as caught:
+            call("true {text}", folder, values=huge)
+        assert str(caught.value) == "true cannot be started: Argument list too long"
+
+    def test_no_process(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A machine that is short of processes for a moment is no fault of the program."""
+        error = OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+        def refuse(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(subprocess, "Popen", refuse)
+        with pytest.raises(OSError, match="temporarily unavailable") as caught:
+            call("true", folder)
+        assert caught.value is error
 
 
 class TestTimeLimit:

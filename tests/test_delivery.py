@@ -25,6 +25,7 @@ import pytest
 from tests import bodies, camera
 from tests.proxy import ROOT, Proxy, eventually
 from tests.smtp_servers import Act, Authority, Mail, MailServer, Script, ScriptedServer, ehlo
+from tests.web_servers import HOST, WebServer
 
 ACCEPTED = '<Response Status="succ" />'
 PASSWORD = "correct horse/battery@stäple"
@@ -264,6 +265,45 @@ def test_too_large_for_the_server(folder: Path) -> None:
 SECRET = "s3cret"
 ME = f"me:{SECRET}@"
 TOKEN = base64.b64encode(f"\0me\0{SECRET}".encode()).decode()
+
+
+def test_secrets_in_rules(folder: Path) -> None:
+    """What is written out in a rule is told by no log and no command, whatever goes wrong."""
+    pytest.importorskip("apprise")
+    with WebServer(b"HTTP/1.1 503 Busy\r\n\r\n") as server:
+        routes = [
+            f"forward:http://me:{SECRET}@{HOST}:{server.port}/{SECRET}",
+            f"forward:http://me:{SECRET}@{HOST}:{server.port}/${{TOKEN}}",
+            f"notify:json://me:{SECRET}@{HOST}:9/{SECRET}",
+            f"run:false http://me:{SECRET}@h/ {{file}}",
+            f"run:no-such-program -u me:{SECRET} http://h/ {{file}}",
+        ]
+        options = [word for route in routes for word in ("--set", f"nx_route=*={route}")]
+        with Proxy(folder, "--set", "nx_senders=*", *options, environ={"TOKEN": SECRET}) as proxy:
+            camera.send(proxy.port, request())
+            id = proxy.wait_for(r"\(upload (\S+)\)")[1]
+            proxy.wait_for(rf"forward:http://{HOST}:{server.port}/...: .* 503 Busy; it is safe", 2)
+            proxy.wait_for(r"notify:json://...: Apprise could not send it.*; it is safe")
+            proxy.wait_for(r"run:no-such-program ...: there is no program .*; it is safe")
+            proxy.wait_for(r"is not delivered to .*: false ended with status 1; saved as", 2)
+            said = [outbox(proxy), outbox(proxy, "retry", id)]
+            proxy.wait_for(r"503 Busy; it is safe", 3)
+            said.append(proxy.log)
+            proxy.kill()
+        with Proxy(folder) as proxy:
+            proxy.wait_for(r"forward:http://\S+/...: the environment has no variable TOKEN")
+            camera.send(proxy.port, request("anna@example.org"))
+            (body,) = (proxy.uploads / ".nx" / "spool").glob(id)
+            body.write_bytes(b"something else")
+            said.append(outbox(proxy, "retry", id))
+            proxy.wait_for(r"cannot be delivered: .*; its body is kept as")
+            said += [outbox(proxy), proxy.log]
+    # Where they have to stand: in the database.
+    files = [path for path in folder.rglob("*") if path.is_file() and "sqlite3" not in path.name]
+    everything = "".join([*said, *(path.read_text("latin-1") for path in files)])
+    assert undelivered(proxy) == PHOTOS
+    assert SECRET not in everything
+
 
 Certificate = Callable[[Authority], ssl.SSLContext]
 
@@ -646,8 +686,21 @@ def test_two_proxies_on_one_folder(folder: Path) -> None:
         (["nx_smtp=smtp://mail.example.org"], "nx_senders is not set, and with the target mail "),
         (["nx_route=*=mail"], "nx_route has the target mail, but nx_smtp names no mail server"),
         (["nx_route=*"], "nx_route='*': a rule is PATTERN=TARGET, like *@example.org=save"),
-        (["nx_route=*=fax:1"], "nx_route='*=fax:1': there is no target 'fax': the targets are"),
+        (["nx_route=*=fax:1"], "nx_route='*=fax:...': there is no target 'fax': the targets are"),
         (["nx_smtp=smtp://me:secret@"], "nx_smtp='smtp://...@' is no mail server: give one like"),
+        (
+            ["nx_route=*=forward:ftp://me:secret@h/secret", "nx_senders=*"],
+            "nx_route='*=forward:ftp://h/...': not a URL like https://host/path",
+        ),
+        (
+            ["nx_route=*=forward:https://me:secret@h/${NOWHERE}", "nx_senders=*"],
+            "nx_route=*=forward:https://h/...: the environment has no variable NOWHERE; ",
+        ),
+        (
+            ["nx_route=*=notify:json://me:secret@h/secret"],
+            "nx_senders is not set, and with the target notify:json://... whoever reaches ",
+        ),
+        (["nx_route=*=run:''"], "nx_route=\"*=run:''\": the program has no name"),
         (["nx_retry_for=soon"], "nx_retry_for='soon' is not a time: give one like 90s, 30m, 12h"),
     ],
     ids=lambda value: value[0].partition("=")[0] if isinstance(value, list) else "",

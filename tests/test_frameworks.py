@@ -25,6 +25,7 @@ from functools import cache, partial
 from importlib.metadata import version
 from io import BytesIO
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import pytest
 
@@ -249,6 +250,19 @@ def recorded() -> Upload:
     )
 
 
+def oddly_named() -> Upload:
+    """Photos with names that some frameworks refuse, or take for a line end."""
+    odd = "\0\x01\x0b\x1b\x1f\x7f\u2028\u2029"
+    photos = [(f"SAM_{char}.JPG", bodies.jpeg(500, n)) for n, char in enumerate(odd)]
+    return Upload(
+        bodies.body(photos),
+        [
+            part("message", "sample.txt", bodies.message_xml()),
+            *(part("binary", f"SAM_{quote(name[4])}.JPG", data) for name, data in photos),
+        ],
+    )
+
+
 UPLOADS = {
     "recorded": recorded(),
     "one": upload(1, 300_000),
@@ -260,6 +274,7 @@ UPLOADS = {
     "three-newline": upload(3, 70_000, ending="newline"),
     "three-nothing": upload(3, 70_000, ending="nothing"),
     "twenty": upload(20, 5000),
+    "oddly-named": oddly_named(),
 }
 
 

@@ -104,6 +104,28 @@ class TestList:
         postpone(running, 90, "421 later\x1b[31m")
         assert "421 later?[31m" in run()[1]
 
+    @pytest.mark.parametrize(
+        ("target", "shown"),
+        [
+            ("forward:https://me:s3cret@h:8443/s3cret?x=s3cret", "forward:https://h:8443/..."),
+            ("notify:tgram://s3cret/1", "notify:tgram://..."),
+            ("run:curl -u me:s3cret https://h/ {file}", "run:curl ..."),
+            ("pigeon:s3cret", "pigeon:..."),
+        ],
+        ids=["forward", "notify", "run", "another version's"],
+    )
+    @pytest.mark.parametrize("data", [None, b"not multipart"], ids=["whole", "garbled"])
+    def test_secrets(
+        self, running: Spool, run: Run, target: str, shown: str, data: bytes | None
+    ) -> None:
+        """A secret that is written out in a target is not shown, nor told by retry and drop."""
+        id = accept(running, target, data=data).id
+        listed = run()
+        assert f" by {shown}, since " in listed[1]
+        said = [listed, run("retry", id), run("drop", id), run("drop", id)]
+        assert [status for status, *_ in said] == [0, 0, 0, 1]
+        assert "s3cret" not in str(said)
+
     def test_nothing_running(self, running: Spool, run: Run) -> None:
         """It works when no mitmproxy runs."""
         arrival = accept(running)

@@ -1466,6 +1466,35 @@ def test_repaired_headers(value: bytes, written: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        *(
+            pytest.param(chr(code), f"%{code:02X}", id=f"control-{code:02X}")
+            for code in (*range(0x09), *range(0x0A, 0x20), 0x7F)
+        ),
+        pytest.param('a"b', "a%22b", id="quote"),
+        pytest.param("a\\b", "a%5Cb", id="backslash"),
+        pytest.param("a\u2028b\u2029", "a%E2%80%A8b%E2%80%A9", id="separators"),
+        pytest.param("\r\n--B7x", "%0D%0A--B7x", id="boundary"),
+        pytest.param("a\tb", "a\tb", id="tab"),
+        pytest.param("100% %00;'", "100% %00;'", id="signs"),
+        pytest.param("사진 Ä 🖼.JPG", "사진 Ä 🖼.JPG", id="letters"),
+        pytest.param("a\x85\u200b\u202e\ue000\ufeffb", "a\x85\u200b\u202e\ue000\ufeffb", id="rare"),
+        pytest.param("a\ud800b", "a?b", id="surrogate"),
+    ],
+)
+def test_names(name: str, written: str) -> None:
+    """What others refuse or misread in a name is escaped, and everything else stays."""
+    part = PartSpan(name, name, None, (), 0, 1)
+    found = encode([part], lambda start, end: b"D", B)
+    body = b"".join(found.chunks())
+    line = f'Content-Disposition: form-data; name="{written}"; filename="{written}"\r\n'
+    assert body.splitlines(keepends=True)[1] == line.encode()
+    (read,) = parse(body, found.content_type, strict=True)
+    assert (read.name, read.filename, read.data) == (written, written, b"D")
+
+
+@pytest.mark.parametrize(
     "content_type",
     [
         pytest.param("x; boundary=" + "B" * 71, id="too-long"),

@@ -803,11 +803,14 @@ def test_commands(folder: Path) -> None:
         assert run("nx.outbox") == "nothing waits"
         incoming = spool.begin()
         incoming.write(b"x")
-        id = spool.accept(incoming, "192.0.2.7", "me", "", {"mail": ["you@example.org"]}).id
+        targets = dict.fromkeys(("mail", "forward:https://me:s3cret@h/"), ("you@example.org",))
+        id = spool.accept(incoming, "192.0.2.7", "me", "", targets).id
         (delivery,) = spool.due("mail")
         spool.postpone(delivery, 600.0, "451 later", ["you@example.org"])
 
-        assert f"{id}: to you@example.org by mail, since " in run("nx.outbox")
+        told = run("nx.outbox")
+        assert f"{id}: to you@example.org by mail, since " in told
+        assert f"{id}: to you@example.org by forward:https://h/..., since " in told
         assert spool.due("mail") == []
         run(f"nx.retry {id}")
         assert [one.id for one in spool.due("mail")] == [id]

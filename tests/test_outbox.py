@@ -363,6 +363,25 @@ class TestDeliverDue:
         ]
         assert kept.came == [(id, ["SAM_4371.JPG"])]
 
+    @pytest.mark.parametrize(
+        "error", [LATER, GONE, FULL, RuntimeError("a bug"), NEVER, LARGE], ids=repr
+    )
+    def test_secrets(
+        self,
+        waiting: Spool,
+        clock: Clock,
+        caplog: pytest.LogCaptureFixture,
+        error: Exception,
+    ) -> None:
+        """A secret that is written out in a target is told nowhere, whatever goes wrong."""
+        target = "forward:https://me:s3cret@h/s3cret"
+        for _ in range(3):
+            accept(waiting, None, target)
+        box(waiting, {target: Target(error)}, clock).deliver_due(target)
+        box(waiting, {}, clock).deliver_due(target)
+        assert caplog.records
+        assert "s3cret" not in caplog.text
+
     def test_state_fails(self, waiting: Spool, clock: Clock) -> None:
         """A state that fails is raised, not noted in that very state."""
         id = accept(waiting)
@@ -1018,6 +1037,33 @@ class TestThreads:
         assert again.wait(SOON)
         assert events.done.wait(SOON)
         assert told(caplog).count(("ERROR", expected)) == 1
+
+    @pytest.mark.parametrize("error", [RuntimeError("a bug"), FULL], ids=repr)
+    def test_secrets(
+        self,
+        waiting: Spool,
+        started: Callable[[Mapping[str, Deliver]], Outbox],
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        error: Exception,
+    ) -> None:
+        """A secret that is written out in a target is not in the name of its thread, either."""
+        target = "forward:https://me:s3cret@h/s3cret"
+        failed = threading.Event()
+
+        def broken(*_: object, **__: object) -> None:
+            failed.set()
+            raise error
+
+        accept(waiting, None, target)
+        monkeypatch.setattr(waiting, "next_try", broken)
+        out = started({target: Target()})
+        assert failed.wait(SOON)
+        names = [thread.name for thread in threading.enumerate()]
+        assert out.stop(SOON)
+        assert "nx forward:https://h/..." in names
+        assert "deliveries to forward:https://h/... stop for 15 s" in caplog.text
+        assert "s3cret" not in "".join([caplog.text, *names])
 
     def test_no_thread_for_now(
         self,

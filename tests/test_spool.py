@@ -19,7 +19,6 @@ from random import Random
 import pytest
 
 from nxparse import disk, spool
-from nxparse.deliver.copies import copies
 from nxparse.deviation import BodyError
 from nxparse.disk import Folder
 from nxparse.spool import (
@@ -38,7 +37,7 @@ from nxparse.spool import (
     RepeatedError,
     Spool,
 )
-from nxparse.upload import File, Preview
+from nxparse.upload import Preview
 from tests.bodies import BOUNDARY, CONTENT_TYPE, RECIPIENT, SENDER, body, jpeg
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import CALLS, STATEMENTS, Database, Faults, Kills, contents, make_lazy
@@ -448,10 +447,43 @@ class TestRecovery:
         assert sorted(os.listdir(day)) == [".hidden", "SAM_4371.JPG"]
 
     def test_copies(self, opened: Spool, root: Path, clock: Clock) -> None:
-        """A copy for a command that did not end before the process is deleted."""
-        with copies([File("A.JPG", "image/jpeg", 1, 0, lambda *_: b"1")], root) as [path]:
-            reopened(opened, root, clock).close()
-            assert not path.parent.exists()
+        """Copies for a command that a crash has cut off are deleted, and nothing else is."""
+        elsewhere = root.parent / "elsewhere"
+        for place in (root / "run-1", root / "run-2" / "deep", elsewhere):
+            place.mkdir(parents=True)
+            (place / "SAM_4371.JPG").write_bytes(PHOTO)
+        (root / "run-link").symlink_to(elsewhere)
+        beside = Spool(root, clock, alone=False)  # a command may be at work with them
+        beside.close()
+        assert len(list(root.glob("run-*"))) == 3
+        reopened(opened, root, clock).close()
+        assert [path.name for path in root.glob("run-*")] == ["run-link"]
+        assert contents(elsewhere) == {"SAM_4371.JPG": PHOTO}
+
+    @pytest.mark.parametrize("call", ["unlink", "rmdir", "scandir"])
+    def test_copies_that_stay(
+        self,
+        opened: Spool,
+        root: Path,
+        clock: Clock,
+        monkeypatch: pytest.MonkeyPatch,
+        call: str,
+    ) -> None:
+        """Copies that cannot be deleted keep nobody from opening it."""
+        (root / "run-1").mkdir()
+        (root / "run-1" / "SAM_4371.JPG").write_bytes(PHOTO)
+        arrival = accept(opened)
+        opened.close()
+
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, refuse)
+            again = Spool(root, clock)
+        assert due(again) == [(arrival, "save", 0)]
+        assert (root / "run-1").exists()
+        again.close()
 
     def test_next_try_is_now(self, opened: Spool, root: Path, clock: Clock) -> None:
         """After a restart everything is due: what was in the way may be gone."""

@@ -139,7 +139,7 @@ def test_drop(tmp_path: Path) -> None:
         (
             "save:/x/${NAME}",
             {},
-            "nx_route=/x/${NAME}: the environment has no variable NAME; "
+            "nx_route=save:/x/${NAME}: the environment has no variable NAME; "
             "set it before you start mitmproxy",
         ),
         ("mail", {}, "nx_smtp names no mail server any more"),
@@ -154,7 +154,13 @@ def test_drop(tmp_path: Path) -> None:
         (
             "run:x ${NAME}",
             {},
-            "nx_route=x ${NAME}: the environment has no variable NAME; "
+            "nx_route=run:x ${NAME}: the environment has no variable NAME; "
+            "set it before you start mitmproxy",
+        ),
+        (
+            "forward:https://me:s3cret@h/s3cret/${NAME}",
+            {},
+            "nx_route=forward:https://h/...: the environment has no variable NAME; "
             "set it before you start mitmproxy",
         ),
         ("run:${NAME}", {"NAME": " "}, "nothing stands behind run:${NAME}: a variable is empty"),
@@ -179,6 +185,7 @@ def test_drop(tmp_path: Path) -> None:
         "no placeholder",
         "no command",
         "no variable for a command",
+        "no variable beside a secret",
         "empty command",
         "no URL",
         "no URL with a secret",
@@ -494,6 +501,27 @@ class TestRun:
         text = "${SMTP_PASSWORD} {file} {sender} $SMTP_PASSWORD"
         self.run(tmp_path, posted(text), "-${TOKEN}-", "{text}", environ=environ)
         assert contents(tmp_path)["arguments"].decode() == f"-{environ['TOKEN']}-|{text}\n"
+
+    def test_braces(self, tmp_path: Path) -> None:
+        """What looks like a placeholder is none where a variable or a stranger has brought it."""
+        environ = {"TOKEN": "{word} {file} {text}"}
+        self.run(tmp_path, posted("{word} {file}"), "${TOKEN}", "{text}", environ=environ)
+        assert contents(tmp_path)["arguments"] == b"{word} {file} {text}|{word} {file}\n"
+
+    def test_program_from_a_variable(self, tmp_path: Path) -> None:
+        """A program that a variable names is told as it is written."""
+        found = uploaded()
+        given = configured(tmp_path / "uploads")
+        deliver = deliver_to(given, {"PROGRAM": "true"}, "run:${PROGRAM} {file}")
+        outcome = deliver(found, found.files[:1], delivery("run:${PROGRAM}", part=1))
+        assert outcome == Outcome("${PROGRAM} has done it")
+
+    def test_no_program(self, tmp_path: Path) -> None:
+        """Where there is no program nothing else goes either."""
+        found = uploaded()
+        deliver = deliver_to(configured(tmp_path / "uploads"), {}, "run:no-such-program-here")
+        with pytest.raises(UnreachableError, match="there is no program no-such-program-here"):
+            deliver(found, found.files[:1], delivery("run:no-such-program-here", part=1))
 
     def test_failure(self, tmp_path: Path) -> None:
         """What the command says is for the outbox to judge."""

@@ -6,7 +6,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nxparse import disk
@@ -18,13 +18,19 @@ from nxparse.upload import File
 def copies(files: Sequence[File], folder: Path) -> Iterator[list[Path]]:
     """The paths of copies, each under its own name, in a new folder within `folder`.
 
-    They are gone when the with statement ends. Raises OSError.
+    They are gone when the with statement ends, as far as they can be deleted.
+    Raises OSError.
     """
-    with tempfile.TemporaryDirectory(prefix="run-", dir=folder) as place:
+    place = tempfile.TemporaryDirectory(prefix="run-", dir=folder, ignore_cleanup_errors=True)
+    try:
         paths: list[Path] = []
         for file in files:
-            paths.append(_copied(file, Path(place).resolve()))
+            paths.append(_copied(file, Path(place.name).resolve()))
         yield paths
+    finally:
+        # It does not ignore all errors. What has been done must not be done again for one.
+        with suppress(OSError, RecursionError):
+            place.cleanup()
 
 
 def _copied(file: File, folder: Path) -> Path:

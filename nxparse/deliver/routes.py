@@ -6,7 +6,9 @@ targets to it. Who fits no rule gets the default target. Recipients with the
 same target share one delivery.
 
 A target is kept as it was written, with `${NAME}` unexpanded, because that is
-what goes into the database and the log: secrets in it stay in the environment.
+what goes into the database: secrets in it stay in the environment. A secret
+that is written out all the same goes no further: what is told of a target, in a
+log or anywhere else, is what `shown` leaves of it.
 """
 
 from __future__ import annotations
@@ -21,6 +23,15 @@ KINDS = ("save", "mail", "run", "forward", "mastodon", "notify", "drop")
 URLS = ("forward", "mastodon")  # what a variable holds is a part of a URL
 _BARE = ("save", "mail", "drop")  # these can do without anything behind them
 
+_VARIABLES = re.compile(r"(?:\$\{\w+\})*")
+_SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*|\$\{\w+\})(?=://)")
+# The host and port of a URL, if nobody can take any part of a password for them.
+_HOST = re.compile(
+    r"://(?:[^/?#]*@)?"
+    r"((?:(?:[\w.-]|\$\{\w+\})+|\[[0-9A-Fa-f:.]+\])(?::(?:[0-9]+|\$\{\w+\}))?)"
+    r"(?:[/?#][^@]*)?"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -29,6 +40,9 @@ class Target:
     text: str
     kind: str
     argument: str = ""
+
+    def __repr__(self) -> str:
+        return f"Target({shown(self.text)!r})"
 
     @property
     def reaches_beyond_the_disk(self) -> bool:
@@ -43,6 +57,8 @@ class Rule:
 
 def target(text: str) -> Target:
     """Read `KIND` or `KIND:ARGUMENT`. Raises ValueError."""
+    if re.search("[\ud800-\udfff]", text):  # the database could not keep it
+        raise ValueError("a target has to be written in UTF-8")
     kind, colon, argument = text.strip().partition(":")
     if kind not in KINDS:
         raise ValueError(f"there is no target {kind!r}: the targets are {', '.join(KINDS)}")
@@ -58,7 +74,7 @@ def target(text: str) -> Target:
 def rule(text: str) -> Rule:
     """Read `PATTERN=TARGET`. Raises ValueError."""
     pattern, equals, rest = text.partition("=")
-    if not equals or not pattern.strip():
+    if not equals or not pattern.strip() or ":" in pattern:
         raise ValueError("a rule is PATTERN=TARGET, like *@example.org=save")
     return Rule(pattern.strip(), target(rest))
 
@@ -88,12 +104,29 @@ def fits(pattern: str, name: str) -> bool:
 
 
 def shown(text: str) -> str:
-    """A target as it may be told: of a URL that was written out, no more than the host."""
-    kind, _, argument = text.partition(":")
-    scheme, found, rest = argument.partition("://")
-    if kind in DISK_ONLY or kind == "run" or not found:
+    """A target as it may be told, even if it is none: of a URL, no more than scheme and host."""
+    kind, _, argument = text.strip().partition(":")
+    has_url = "://" in argument
+    if kind in DISK_ONLY or (kind in ("mail", "run") and not has_url):
         return text
-    if kind == "notify":
-        return f"{kind}:{scheme}://..."  # where others have a host it may have a token
-    host = re.split("[/?#]", rest)[0].rpartition("@")[2]
-    return f"{kind}:{scheme}://{host}{'' if rest == host else '/...'}"
+    if kind == "run":  # whatever stands beside a URL may be a password for it
+        program = argument.split()[0]
+        return f"run:{program} ..." if re.fullmatch(r"[\w./~${}-]+", program) else "run:..."
+    variables = _VARIABLES.match(argument)
+    assert variables
+    if variables[0] == argument:
+        return text
+    scheme = _SCHEME.match(argument)
+    if not scheme:
+        return f"{kind}:{variables[0]}..."
+    host = _HOST.fullmatch(argument, scheme.end())
+    if not host or kind == "notify":  # where others have a host it may have a token
+        return f"{kind}:{scheme[0]}://..."
+    bare = f"{scheme[0]}://{host[1]}"
+    return f"{kind}:{bare}{'' if bare == argument else '/...'}"
+
+
+def shown_rule(text: str) -> str:
+    """A rule as it may be told, even if it is none."""
+    pattern, equals, rest = text.partition("=")
+    return f"{pattern}={shown(rest)}" if equals and ":" not in pattern else shown(text)

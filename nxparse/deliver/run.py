@@ -1,21 +1,25 @@
 """A command for each file: whatever else there is, by a program that can do it.
 
-The command is taken apart as a shell would, but no shell ever sees it, and each
-placeholder stands for one argument or a part of one, whatever is in it. The file
-is a copy under its own name in a folder of its own, which is there until the
-command ends.
+The command is taken apart as a shell would, but no shell ever sees it. Then its
+placeholders and variables are filled in, all at once: each stands for one
+argument or a part of one, whatever is in it. The file is a copy under its own
+name in a folder of its own, which is there until the command ends.
 
 Exit status 0 is a success, 75 means later (EX_TEMPFAIL of sysexits.h), and so do
 a time limit that is over and a signal. Any other is final. What the command
 writes is read, since a full pipe would stop it, and its last line is told if it
-fails.
+fails. A program that cannot be started may be mended, and until then everything
+else for it waits; but an argument that is too long stays so. The program is told
+as it is written, since a variable may hold a secret.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import threading
@@ -24,7 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from nxparse.deliver.copies import copies
-from nxparse.deliver.errors import PermanentError, TemporaryError
+from nxparse.deliver.errors import PermanentError, TemporaryError, UnreachableError
 from nxparse.upload import File
 
 TIME_LIMIT = 600.0  # seconds
@@ -35,14 +39,21 @@ DRAIN = 1.0  # seconds to read what is left of it
 PLACEHOLDERS = ("file", "sender", "recipient", "subject", "text", "camera")
 
 _PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
+_NAME = re.compile(rf"\$\{{([A-Za-z_][A-Za-z0-9_]*)\}}|{_PLACEHOLDER.pattern}")
 
 
 def command(text: str) -> tuple[str, ...]:
     """Take a command apart. Raises ValueError."""
+    if "\0" in text:
+        raise ValueError("a command cannot hold a NUL")
     words = tuple(shlex.split(text))
     if not words:
         raise ValueError("there is no command")
-    for name in _PLACEHOLDER.findall(text):
+    if not words[0].strip():
+        raise ValueError("the program has no name")
+    if "://" in words[0]:
+        raise ValueError("a URL is not a program: to post to one, say forward:URL")
+    for name in _PLACEHOLDER.findall(" ".join(words)):
         if name not in PLACEHOLDERS:
             known = ", ".join(f"{{{one}}}" for one in PLACEHOLDERS)
             raise ValueError(f"there is no placeholder {{{name}}}: there are {known}")
@@ -51,23 +62,33 @@ def command(text: str) -> tuple[str, ...]:
     return words
 
 
-def run(words: Sequence[str], file: File, values: Mapping[str, str], folder: Path) -> None:
-    """Run a command for a file; `values` has all placeholders but `file`.
+def run(
+    words: Sequence[str],
+    file: File,
+    values: Mapping[str, str],
+    environ: Mapping[str, str],
+    folder: Path,
+) -> None:
+    """Run a command for a file.
 
-    `folder` is where the copy of the file is made. Raises a DeliveryError or OSError.
+    `values` has all placeholders but `file`, `environ` the variables. `folder` is
+    where the copy of the file is made. Raises a DeliveryError or OSError.
     """
     with copies([file], folder) as [path]:
         known = {**values, "file": str(path)}
-        _call([_filled(word, known) for word in words])
+        _call(words[0], [_filled(word, known, environ) for word in words])
 
 
-def _filled(word: str, values: Mapping[str, str]) -> str:
-    # No argument can hold a NUL.
-    return _PLACEHOLDER.sub(lambda match: values[match[1]].replace("\0", ""), word)
+def _filled(word: str, values: Mapping[str, str], environ: Mapping[str, str]) -> str:
+    def value(match: re.Match[str]) -> str:
+        found = environ.get(match[1], match[0]) if match[1] else values[match[2]]
+        return found.replace("\0", "")  # no argument can hold one
+
+    return _NAME.sub(value, word)
 
 
-def _call(arguments: Sequence[str]) -> None:
-    name = os.path.basename(arguments[0])
+def _call(program: str, arguments: Sequence[str]) -> None:
+    name = os.path.basename(program)
     try:
         process = subprocess.Popen(
             arguments,
@@ -76,8 +97,8 @@ def _call(arguments: Sequence[str]) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    except FileNotFoundError:
-        raise TemporaryError(f"there is no program {arguments[0]}") from None
+    except OSError as error:
+        raise _not_started(program, arguments[0], error) from None
     tail = _Tail(process)
     try:
         status = process.wait(TIME_LIMIT)
@@ -90,6 +111,20 @@ def _call(arguments: Sequence[str]) -> None:
         raise TemporaryError(told)
     if status:
         raise PermanentError(told)
+
+
+def _not_started(program: str, path: str, error: OSError) -> Exception:
+    """What an error means: `program` is as it is written, `path` with its variables filled in."""
+    told = f"{program} cannot be started: {error.strerror}"
+    if error.errno == errno.E2BIG:
+        return PermanentError(told)
+    if error.errno == errno.ENOENT:
+        if shutil.which(path):
+            return UnreachableError(f"{program} is there, but not the interpreter that it needs")
+        return UnreachableError(f"there is no program {program}")
+    if error.errno == errno.ENOEXEC:
+        return UnreachableError(f"{told}; a script needs a first line like #!/bin/sh")
+    return error if error.filename is None else UnreachableError(told)
 
 
 class _Tail:
