@@ -46,9 +46,10 @@ _ENCODINGS = {
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)(?:\]\]>|\Z)", re.DOTALL)
 _WHOLE_CDATA = re.compile(r"<!\[CDATA\[.*?\]\]>", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"<([A-Za-z_][\w.-]*)((?:[\s=/][^<>]*)?)>", re.ASCII)
-# Also `<Name="value"/>`, a tag that has no name but that of its attribute.
+# Also `<Name="value"/>`, a tag that has no name but that of its attribute. A name is
+# looked for where it begins only: else a long one would take the square of its length.
 _ATTRIBUTE = re.compile(
-    r"""([A-Za-z_][\w.-]*|\A)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"']+?)(?=[\s"']|/?\Z))"""
+    r"""((?<![\w.-])[A-Za-z_][\w.-]*|\A)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"']+?)(?=[\s"']|/?\Z))"""
 )
 _REFERENCE = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|amp|lt|gt|quot|apos);")
 # What XML 1.0 cannot hold.
@@ -156,7 +157,10 @@ def _strict(document: str) -> list[Element]:
 def _lenient(document: str, texts: Collection[str]) -> list[Element]:
     """Find the elements in something that is almost XML."""
     # What stands in CDATA is no tag. The offsets stay as they are.
-    masked = _WHOLE_CDATA.sub(lambda match: " " * len(match[0]), document)
+    # Only up to the last end is there any: behind it each beginning would look for its own.
+    last = document.rfind("]]>") + 3
+    whole = _WHOLE_CDATA.sub(lambda match: " " * len(match[0]), document[:last])
+    masked = whole + document[last:]
     if re.search(r"<!(?:DOCTYPE|ENTITY)", masked, re.IGNORECASE):
         raise _no_doctype()
     elements: list[Element] = []

@@ -92,7 +92,7 @@ def _credential(names: Pseudonyms, match: re.Match[str]) -> str:
     keep = keep_for(match[1])
     core = match[3].strip('"')
     value = names.value(unquote(core), keep if keep is Keep.WORDS else Keep.NOTHING)
-    return match[1] + match[2] + match[3].replace(core, value) if core else match[0]
+    return match[1] + match[2] + match[3].replace(core, value)
 
 
 def _cookies(names: Pseudonyms, value: str, *, attributes: bool) -> str:

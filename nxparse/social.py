@@ -65,15 +65,12 @@ PHOTO_SITES = VIDEO_SITES | frozenset(
 OAUTH_SITES = frozenset({"dropbox", "flickr", "skydrive"})
 SITES = PHOTO_SITES | OAUTH_SITES
 
-# A tag, wherever a quote in it ends, and the text behind it if there is a closing tag.
-_SECRET_TAG = (
-    rb"""(<(Password|CryptSessionKey)\b(?:"[^"]*(?:"|\Z)|'[^']*(?:'|\Z)|[^"'>])*(?:>|\Z))"""
+# A tag, wherever a quote in it ends.
+_SECRET_TAG = re.compile(
+    rb"""<(Password|CryptSessionKey)\b(?:"[^"]*(?:"|\Z)|'[^']*(?:'|\Z)|[^"'>])*(?:>|\Z)""",
+    re.IGNORECASE,
 )
-_SECRET = re.compile(_SECRET_TAG + b"()", re.IGNORECASE)
-_SECRET_TEXT = re.compile(
-    _SECRET_TAG + rb"((?<!/>)(?:(?<=>).+?(?=</\2)))?", re.IGNORECASE | re.DOTALL
-)
-_SECRET_VALUE = re.compile(rb"""(=\s*)(?:"[^"]+|'[^']+|[^\s"'>]+?(?=/?>|\s|\Z))""")
+_SECRET_VALUE = re.compile(rb"""(=\s*)(?:"[^"]+|'[^']+|(?:[^\s"'>/=]|/(?!>))+)""")
 _WIDE = re.compile(rb"p\0a\0s\0s\0w\0o\0r\0d", re.IGNORECASE)
 
 LOGGED_OUT = Reply(200, b"Logged out for real!")
@@ -154,14 +151,22 @@ def without_secrets(body: bytes) -> bytes:
         quote = value[0][len(value[1]) :][:1]
         return value[1] + (quote if quote in b"\"'" else b"") + b"(hidden)"
 
-    def without(found: re.Match[bytes]) -> bytes:
-        return _SECRET_VALUE.sub(hidden, found[1]) + (b"(hidden)" if found[3] else b"")
-
     if _WIDE.search(body):  # UTF-16
         return b"(hidden)"
-    # Without a closing tag there would be a search for it to the end, again and again.
-    closed = re.search(rb"</(?:Password|CryptSessionKey)\b", body, re.IGNORECASE)
-    return (_SECRET_TEXT if closed else _SECRET).sub(without, body)
+    lowered = body.lower()
+    last = {end: lowered.rfind(end) for end in (b"</password", b"</cryptsessionkey")}
+    pieces: list[bytes] = []
+    position = 0
+    while tag := _SECRET_TAG.search(body, position):
+        pieces += [body[position : tag.start()], _SECRET_VALUE.sub(hidden, tag[0])]
+        position = tag.end()
+        closing = b"</" + tag[1].lower()
+        # Looked for only where there is one, or it would be, to the end, again and again.
+        if not tag[0].endswith(b"/>") and position <= last[closing]:
+            end = lowered.find(closing, position)
+            pieces.append(b"(hidden)" if end > position else b"")
+            position = end
+    return b"".join([*pieces, body[position:]])
 
 
 def logged_in(key: str, user: str) -> Reply:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nxparse.address import AddressError, deliverable
+from nxparse.address import AddressError, deliverable, is_deliverable
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=100)
 
@@ -40,6 +40,7 @@ DOMAIN = ".".join([LABEL] * 3 + ["b" * 61])  # 253 bytes
 def test_plain(address: str) -> None:
     """An address that every server takes stays as it is."""
     assert deliverable(address) == address
+    assert is_deliverable(address)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,7 @@ def test_local_part(address: str) -> None:
     with pytest.raises(AddressError) as caught:
         deliverable(address)
     assert str(caught.value) == f"{address!r} is not an e-mail address"
+    assert not is_deliverable(address)
 
 
 @pytest.mark.parametrize(

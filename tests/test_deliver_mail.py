@@ -8,6 +8,7 @@ import email.policy
 import email.utils
 import errno
 import functools
+import itertools
 import os
 import re
 import socket
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from email.header import decode_header, make_header
 from email.message import EmailMessage
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given, settings
@@ -1340,6 +1342,14 @@ class TestScripted:
         with ScriptedServer({"greeting": drip * 400}) as server:
             assert outcome(LETTER, at(server)) == TIMED_OUT
             assert time.monotonic() - begun < 10  # of the 20 s that the server takes
+
+    def test_answer_at_the_last_moment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """T02: when its time is over, an answer is not read on, even if more of it is there."""
+        clock = itertools.count(step=mail.ANSWER)
+        monkeypatch.setattr(mail, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+        with ScriptedServer({}) as server:
+            assert outcome(LETTER, at(server)) == TIMED_OUT
+        assert server.keys == ["connect"]
 
     def test_silence_after_quit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """T10: a message that was taken is taken, though QUIT is never answered."""

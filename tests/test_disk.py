@@ -340,6 +340,41 @@ class TestFolder:
         monkeypatch.setattr(os, "listdir", lambda path: ["gone"])
         assert opened.files() == []
 
+    def test_has(self, opened: Folder) -> None:
+        """A name is taken by whatever is there, be it a link to nowhere."""
+        assert not opened.has("name")
+        _dangling_link(opened.path / "name")
+        assert opened.has("name")
+
+    @pytest.mark.parametrize(
+        ("size", "count", "deleted"),
+        [
+            pytest.param(60, None, "", id="fits"),
+            pytest.param(59, None, "a", id="too-large"),
+            pytest.param(29, None, "abc", id="so-large-that-most-go"),
+            pytest.param(0, None, "abcd", id="nothing-fits"),
+            pytest.param(60, 4, "", id="not-too-many"),
+            pytest.param(60, 3, "a", id="too-many"),
+            pytest.param(60, 0, "abcd", id="none-may-be-there"),
+            pytest.param(49, 3, "ab", id="too-large-and-too-many"),
+        ],
+    )
+    def test_trim(self, opened: Folder, size: int, count: int | None, deleted: str) -> None:
+        """The files that come first by name go, until the rest fits."""
+        for name, length in (("d", 5), ("c", 25), ("b", 20), ("a", 10)):
+            (opened.path / name).write_bytes(bytes(length))
+        (opened.path / "0").mkdir()
+        assert opened.trim(size, count) == list(deleted)
+        assert [name for name, _ in opened.files()] == sorted({*"abcd"} - {*deleted})
+
+    def test_trim_what_can_be(self, opened: Folder) -> None:
+        """A file that cannot be deleted stays, and others have to go for it."""
+        for name in "abc":
+            (opened.path / name).write_bytes(bytes(10))
+        with Faults(("unlink",), errno.EPERM):
+            assert opened.trim(20) == ["b"]
+        assert [name for name, _ in opened.files()] == ["a", "c"]
+
     @posix_only
     def test_replaced_by_a_link_meanwhile(self, tmp_path: Path) -> None:
         """N09: what is done in a folder is done in that one, whatever has its name now."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import runpy
 import shlex
@@ -493,3 +494,12 @@ class TestShow:
         assert (done.returncode, len(done.stdout)) == (0, 10)
         assert b"Traceback" not in done.stderr
         assert b"BrokenPipe" not in done.stderr
+
+    def test_nobody_reads_it(self, upload: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where nobody reads at all there is nothing left to fail when the output is closed."""
+        read, write = os.pipe()
+        os.close(read)
+        with open(write, "w") as output:
+            monkeypatch.setattr(sys, "stdout", output)
+            assert main(["repair", str(upload)]) == 0
+            output.write("more")

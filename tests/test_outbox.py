@@ -143,6 +143,7 @@ LATER = TemporaryError("421 later")
 NEVER = PermanentError("550 never")
 LARGE = TooLargeError("552 too large")
 GONE = UnreachableError("nobody answers")
+BROKEN = sqlite3.OperationalError("disk I/O error")
 
 
 class TestDeliverDue:
@@ -392,6 +393,29 @@ class TestDeliverDue:
         assert [delivery.attempts for delivery in waiting.due("save")] == [0]
         out.deliver_due("save")
         assert (target.ids, waiting.waiting()) == ([id, id], [])
+
+    @pytest.mark.parametrize(
+        ("outcome", "attempts", "files_kept"),
+        [(Outcome("saved"), [], 0), (LATER, [1], 0), (NEVER, [], 1)],
+        ids=["done", "later", "never"],
+    )
+    def test_cannot_be_noted(
+        self,
+        waiting: Spool,
+        clock: Clock,
+        outcome: Exception | Outcome,
+        attempts: list[int],
+        files_kept: int,
+    ) -> None:
+        """What has become of a delivery is noted later if need be, and not made again for that."""
+        id = accept(waiting)
+        target, kept = Target(outcome), Kept()
+        out = box(waiting, {"save": target}, clock, kept)
+        with Faults(("COMMIT",), errno.EIO), pytest.raises(sqlite3.OperationalError):
+            out.deliver_due("save")
+        out.deliver_due("save")
+        assert (target.ids, len(kept.came)) == ([id], files_kept)
+        assert [one.attempts for one in waiting.waiting()] == attempts
 
     def test_quarantine_cannot_take_it(self, waiting: Spool, root: Path, clock: Clock) -> None:
         """A body that can neither be read nor put away stays, and stops no other."""
@@ -996,16 +1020,18 @@ class TestThreads:
         assert events.came == [id, id]
 
     @pytest.mark.parametrize(
-        ("call", "expected"),
+        ("call", "error", "expected"),
         [
             (
                 "first_due",
+                BROKEN,
                 "deliveries to save stop for 0 s: "
                 "their state cannot be read or written: disk I/O error",
             ),
-            ("targets", "cannot look after the deliveries"),
-            ("tidy", "cannot look after the deliveries"),
-            ("version", "cannot look after the deliveries"),
+            ("first_due", RuntimeError("a bug"), "deliveries to save stop for 0 s"),
+            ("targets", BROKEN, "cannot look after the deliveries"),
+            ("tidy", BROKEN, "cannot look after the deliveries"),
+            ("version", BROKEN, "cannot look after the deliveries"),
         ],
     )
     def test_failure_of_the_state_is_told(
@@ -1015,13 +1041,13 @@ class TestThreads:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
         call: str,
+        error: Exception,
         expected: str,
     ) -> None:
         """When nothing can be delivered at all, that is an error, and ends with its cause."""
         monkeypatch.setattr(outbox, "MIN_WAIT", 0.01)
         monkeypatch.setattr(outbox, "POLL", 0.01)
-        real, failures = getattr(waiting, call), [sqlite3.OperationalError("disk I/O error")]
-
+        real, failures = getattr(waiting, call), [error]
         again = threading.Event()
 
         def broken(*arguments: object, **named: object) -> object:

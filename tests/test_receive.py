@@ -1429,6 +1429,25 @@ class TestFile:
         assert told()[1:] == [again] * 2
         assert receivers[2].abort("too late") is None
 
+    def test_same_announcement_at_the_same_moment(
+        self, take: Take, spool: Spool, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """C03: what comes twice at once is a repeat, though neither had been there yet."""
+        first, second = take(TO_ME), take(TO_ME)
+        repeated = spool.repeated
+
+        def late(*arguments: object) -> str | None:
+            monkeypatch.setattr(spool, "repeated", repeated)
+            found = repeated(*arguments)
+            assert send(first, PHOTO) is ACCEPTED
+            return found
+
+        monkeypatch.setattr(spool, "repeated", late)
+        assert send(second, PHOTO) is ACCEPTED
+        assert (first.is_repeat, second.is_repeat) == (False, True)
+        assert second.accepted == first.accepted
+        assert posted(spool, directory) == {("mail:me@example.org", 0): [PHOTO]}
+
     def test_another_announcement(self, take: Take, spool: Spool, directory: Path) -> None:
         """What is announced again, after a reply that was heard, is meant."""
         for number in (1, 2):

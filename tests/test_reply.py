@@ -42,6 +42,19 @@ def test_accepted() -> None:
     assert len(ACCEPTED.body) == 26
 
 
+@pytest.mark.parametrize(
+    ("reply", "remark"),
+    [
+        pytest.param(refusal(401, "Sender not in whitelist"), "Sender not in whitelist", id="ours"),
+        pytest.param(ACCEPTED, "", id="none"),
+        pytest.param(Reply(400, b"<!-- caf\xe9 -->"), "caf\ufffd", id="not-ascii"),
+    ],
+)
+def test_remark(reply: Reply, remark: str) -> None:
+    """What a refusal says in its comment can be read again."""
+    assert reply.remark == remark
+
+
 def test_refusal() -> None:
     """A refusal has the status in its line and in its XML, and the reason in a comment."""
     headers = (("Allow", "POST"),)

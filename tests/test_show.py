@@ -31,8 +31,10 @@ def test_upload() -> None:
     """An upload is shown with its parts, and each deviation where it was met, in order."""
     photos = [("SAM_1.JPG", bodies.jpeg(2000, 1)), ("SAM_2.JPG", bodies.jpeg(3000, 2))]
     message = bodies.message_xml(sender="Me <me@example.org>", text="two\nlines")
-    text = show.request(request(bodies.request(bodies.body(photos, message=message))))
+    found = request(bodies.request(bodies.body(photos, message=message)))
+    text = show.request(found)
     assert text
+    assert show.title(found) == "upload by e-mail"
     lines = text.splitlines()
     assert lines[:6] == [
         "camera      (its photos do not tell)",
@@ -145,6 +147,7 @@ EXCHANGE = [
     pytest.param(
         b"GET / HTTP/1.1\r\nHost: www.samsungimaging.com\r\n\r\n", "page", None, id="page"
     ),
+    pytest.param(b"GET /favicon.ico HTTP/1.1\r\n\r\n?", "unknown", None, id="icon"),
     pytest.param(b"POST /x HTTP/1.1\r\n\r\nbody", "unknown", None, id="unknown"),
     pytest.param(b"GET /security/sso/initialize/time HTTP/1.1\r\n\r\n?", "time", None, id="time"),
     pytest.param(
@@ -162,6 +165,7 @@ def test_request(data: bytes, title: str, expected: list[str] | None) -> None:
     found = request(data)
     text = show.request(found)
     assert show.title(found) == title
+    assert show.is_readable(found) == (expected is not None)
     assert (text.splitlines() if text else None) == expected
     assert PASSWORD not in (text or "")
 

@@ -1103,6 +1103,20 @@ class TestDeliveries:
         }
         assert opened.targets() == ["mail", "save"]
 
+    def test_since(self, opened: Spool, clock: Clock) -> None:
+        """What has ended can be looked for by how and from when on."""
+        arrivals = []
+        for _ in range(3):
+            arrivals.append(accept(opened))
+            clock.now += 1
+        opened.done(to(arrivals[0], "save"))
+        opened.done(to(arrivals[1], "save"))
+        later = arrivals[1].received
+        assert [
+            [one.arrival for one in opened.since(when, state)]
+            for when, state in ((0, "done"), (later, "done"), (later + 0.5, "done"), (0, "waiting"))
+        ] == [arrivals[:2], arrivals[1:2], [], arrivals[2:]]
+
     def test_without_targets(self, opened: Spool, root: Path, clock: Clock) -> None:
         """An upload for nobody is never due, and gone at the next start."""
         accept(opened, targets=())

@@ -355,8 +355,7 @@ class _Smtp(smtplib.SMTP):
     """smtplib's, but for the limits of an answer."""
 
     def getreply(self) -> tuple[int, bytes]:
-        if self.sock is None:
-            return super().getreply()
+        assert self.sock is not None  # else nothing could have been sent, which raises
         timeout = self.sock.gettimeout()
         if not isinstance(self.file, _Answers):
             self.file = _Answers(self.sock)
