@@ -262,7 +262,7 @@ class _Server:
     def upload(self, file: File, description: str) -> str:
         """Upload a file, and wait until it can be in a post. Returns its id."""
         try:
-            media = self._call(
+            media = self._entity(
                 self._api.media_post,
                 file,
                 mime_type=file.content_type,
@@ -274,18 +274,18 @@ class _Server:
                 if time.monotonic() > deadline:
                     raise TemporaryError(f"{self._to} has not processed {file.safe_name} yet")
                 time.sleep(LOOK)
-                media = self._call(self._api.media, self._id(media))
+                media = self._entity(self._api.media, media["id"])
         except _RefusedError as error:
             if error.status == 404:
                 told = f"{error}: is that a Mastodon server?"
                 raise UnreachableError(told, REFUSED_RETRY) from None
             raise TooLargeError(f"{error} ({file.safe_name})") from None
-        return self._id(media)
+        return str(media["id"])
 
     def publish(self, text: str, media: Sequence[str], reply_to: str | None, key: str) -> str:
         """Publish a post. Returns its id."""
         try:
-            status = self._call(
+            status = self._entity(
                 self._api.status_post,
                 text,
                 in_reply_to_id=reply_to,
@@ -295,12 +295,16 @@ class _Server:
             )
         except _RefusedError as error:
             raise PermanentError(str(error)) from None
-        return self._id(status)
+        return str(status["id"])
 
-    def _id(self, answer: Any) -> str:
+    def _entity(
+        self, call: Callable[..., Any], *arguments: Any, **options: Any
+    ) -> Mapping[str, Any]:
+        """The answer to a call that has to be an object with an id."""
+        answer = self._call(call, *arguments, **options)
         if not isinstance(answer, Mapping) or not answer.get("id"):
             raise TemporaryError(f"{self._to} answers as no Mastodon server does")
-        return str(answer["id"])
+        return answer
 
     def _call(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         try:
@@ -331,9 +335,12 @@ class _Server:
         return _RefusedError(status, told)
 
 
-def _limit(told: Mapping[str, Any], of: str, name: str, usual: int) -> int:
+
+def _limit(told: Any, of: str, name: str, usual: int) -> int:
     """A limit in what a server tells of itself (docs.joinmastodon.org/entities/Instance)."""
-    found = ((told.get("configuration") or {}).get(of) or {}).get(name)
+    found = told
+    for key in ("configuration", of, name):
+        found = found.get(key) if isinstance(found, Mapping) else None
     return found if isinstance(found, int) and found > 0 else usual
 
 
@@ -393,6 +400,8 @@ class _Session:
 
     def __init__(self) -> None:
         self._session = importlib.import_module("requests").Session()
+        # Else it reads all of a redirect, to tell where it leads.
+        self._session.get_redirect_target = lambda response: None
 
     def request(
         self,
@@ -434,4 +443,7 @@ class _Session:
                 if len(body) > MAX_ANSWER:
                     raise TemporaryError(f"the answer has more than {MAX_ANSWER} bytes")
         response.raw = io.BytesIO(body)
+        if response.status_code != 429:
+            # Mastodon.py would fail for one that it cannot read, as if nothing had been done.
+            response.headers.pop("X-RateLimit-Reset", None)
         return response
