@@ -239,7 +239,7 @@ class _Server:
             version_check_mode="created",
             ratelimit_method="throw",
             request_timeout=(CONNECT, ANSWER),
-            session=_Session(),
+            session=_Session(to),
             user_agent="nx_addon",
         )
         # As an argument it would be taken for the name of a file that has it in it.
@@ -319,7 +319,7 @@ class _Server:
                     raise failed.error from None
                 case DeliveryError() as failed:
                     raise failed from None
-            raise TemporaryError(f"{self._to}: {_why(error)}") from None
+            raise TemporaryError(self._told(f"{self._to}: {_why(error)}")) from None
         except self._library.MastodonAPIError as error:
             raise self._judged(*error.args[1:]) from None
 
@@ -327,13 +327,15 @@ class _Server:
         """What an answer means that is none of success."""
         if not isinstance(status, int):
             return TemporaryError(f"{self._to} answers as no Mastodon server does")
-        told = one_line(f"{self._to} says {status}: {said or reason}", [self._to.token])
+        told = self._told(f"{self._to} says {status}: {said or reason}")
         if status in (401, 403):
             return UnreachableError(told, REFUSED_RETRY)
         if status in (408, 425) or status >= 500:
             return TemporaryError(told)
         return _RefusedError(status, told)
 
+    def _told(self, text: str) -> str:
+        return one_line(text, [self._to.token])
 
 
 def _limit(told: Any, of: str, name: str, usual: int) -> int:
@@ -349,8 +351,8 @@ def _why(error: Exception) -> str:
     text = str(error)
     found = _SYSTEM_WORDS.search(text)
     if found:
-        return one_line(found[found.lastindex or 0])
-    return "timed out" if "timed out" in text else one_line(text)
+        return found[found.lastindex or 0]
+    return "timed out" if "timed out" in text else text
 
 
 class _FileError(Exception):
@@ -398,7 +400,8 @@ class _Form:
 class _Session:
     """What Mastodon.py needs of a session of requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, to: Account) -> None:
+        self._to = to
         self._session = importlib.import_module("requests").Session()
         # Else it reads all of a redirect, to tell where it leads.
         self._session.get_redirect_target = lambda response: None
@@ -435,13 +438,13 @@ class _Session:
         with closing(response.raw) as raw:
             if response.is_redirect:
                 # To follow it is to send photos to somebody whom nobody has chosen.
-                there = one_line(urlsplit(response.headers["Location"]).netloc)
-                raise UnreachableError(f"{url} is elsewhere now: at {there}", REFUSED_RETRY)
+                told = f"{self._to} is elsewhere now: at {response.headers['Location']}"
+                raise UnreachableError(one_line(told, [self._to.token]), REFUSED_RETRY)
             body = b""
             while chunk := raw.read1(1 << 16, decode_content=True):
                 body += chunk
                 if len(body) > MAX_ANSWER:
-                    raise TemporaryError(f"the answer has more than {MAX_ANSWER} bytes")
+                    raise TemporaryError(f"{self._to} answers more than {MAX_ANSWER} bytes")
         response.raw = io.BytesIO(body)
         if response.status_code != 429:
             # Mastodon.py would fail for one that it cannot read, as if nothing had been done.
