@@ -125,6 +125,9 @@ class Limits:
     attachments: int = ATTACHMENTS
     description: int = DESCRIPTION
 
+    def __str__(self) -> str:
+        return f"{self.characters} {self.attachments} {self.description}"
+
 
 @dataclass(frozen=True, slots=True)
 class Post:
@@ -196,20 +199,25 @@ def send(
 ) -> str:
     """Publish these files of an upload with a text. Returns what has been done, in a few words.
 
-    `key` is the same in each attempt, and for nothing else. `published` are the
-    ids of the posts that earlier attempts have published, as the `progress` of a
-    TemporaryError has them. Raises a DeliveryError, or the OSError of a file.
+    `key` is the same in each attempt, and for nothing else. `published` is what
+    earlier attempts have published, as the `progress` of what they raised has it:
+    the limits, and the ids of the posts. Raises a DeliveryError, or the OSError of
+    a file.
     """
     server = _Server(to)
-    posts = compose(text, files, camera(upload), to.postscript, server.limits())
-    done = list(published)
+    limits = server.limits()
+    if published:
+        # With others, what is left would not begin where the last post ended.
+        limits = Limits(*map(int, published[0].split()))
+    posts = compose(text, files, camera(upload), to.postscript, limits)
+    done = list(published[1:])
     for number, post in enumerate(posts[len(done) :], len(done)):
         try:
             media = [server.upload(file, description) for file, description in post.files]
             last = done[-1] if done else None
             done.append(server.publish(post.text, media, last, f"{key}.{number}"))
-        except TemporaryError as error:
-            error.progress = tuple(done)
+        except (TemporaryError, OSError) as error:
+            error.progress = (str(limits), *done) if done else ()  # type: ignore[union-attr]
             raise
         except TooLargeError as error:
             # What is published already must not be published again, file by file.
