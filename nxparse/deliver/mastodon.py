@@ -61,7 +61,8 @@ DESCRIPTION = 1500
 
 # How what the system says stands in what requests says.
 _SYSTEM_WORDS = re.compile(
-    r"\[Errno -?[0-9]+\] ([^'\")>]+)|Error\([0-9]+, '([^']+)'\)|(certificate verify failed[^(\"']*)"
+    r"\[Errno -?[0-9]+\] ([^'\")>]+)|(?:Error\([0-9]+, |RemoteDisconnected\()'([^']+)'"
+    r"|(certificate verify failed[^(\"']*)"
 )
 
 
@@ -146,7 +147,7 @@ def compose(
     if postscript is None:
         postscript = POSTSCRIPT if model else ""
     postscript = postscript.replace("{camera}", model or "camera")
-    whole = "\n\n".join(filter(None, (text.strip(), postscript)))
+    whole = "\n\n".join(filter(None, (text.strip(), postscript.strip())))
     descriptions += [""] * (len(files) - len(descriptions))
     described = [
         (file, _cut(description.strip(), limits.description))
@@ -432,7 +433,9 @@ class _Session:
         try:
             response = self._session.request(
                 method,
-                url,
+                # Mastodon.py has a slash at the end of a path that the documentation has
+                # not; what is no Mastodon, but talks like one, may know no such path.
+                url.rstrip("/"),
                 headers=headers,
                 data=data,
                 allow_redirects=False,
