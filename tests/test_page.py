@@ -186,8 +186,7 @@ def test_files_that_went_different_ways() -> None:
         pytest.param(fate("done", "notify:tgram://token/chat"), "Sent by tgram://...", id="notify"),
         pytest.param(
             fate("waiting", "mastodon:https://${TOKEN}@example.social", "429 Too many requests"),
-            "Waits to be posted to example.social: 429 Too many requests. "
-            "Next try in 60 seconds.",
+            "Waits to be posted to example.social: 429 Too many requests. Next try in 60 seconds.",
             id="mastodon",
         ),
         pytest.param(fate("done", "drop"), "Dropped", id="drop"),
