@@ -101,6 +101,9 @@ def _mastodon(
 ) -> Outcome:
     # What came to a site has a subject that nobody has typed.
     text = upload.text or ("" if delivery.arrival.site else upload.subject)
+    if delivery.part:  # what is to be seen on the others is not to be seen on this one
+        text, *descriptions = text.split("~")
+        text = "~".join([text, *descriptions[delivery.part - 1 : delivery.part]])
     # Another target may post the same upload to the same account, in another way.
     key = hashlib.sha256(f"{delivery.id} {delivery.target}".encode()).hexdigest()[:32]
     return Outcome(mastodon.send(upload, files, text, account, key, delivery.progress))

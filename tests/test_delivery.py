@@ -23,6 +23,9 @@ from urllib.parse import quote
 import pytest
 
 from tests import bodies, camera
+from tests.mastodon_server import HOST, Call, MastodonServer, Step
+from tests.mastodon_server import TOKEN as ACCESS
+from tests.pictures import photo
 from tests.proxy import ROOT, Proxy, eventually
 from tests.smtp_servers import Act, Authority, Mail, MailServer, Script, ScriptedServer, ehlo
 from tests.web_servers import HOST, WebServer
@@ -714,3 +717,91 @@ def test_wrong_options(folder: Path, settings: list[str], sentence: str) -> None
     assert sentence in proxy.log
     assert "Traceback" not in proxy.log
     assert "secret" not in proxy.log
+
+
+PICTURE = photo(model="NX300")
+
+
+def posting(server: MastodonServer) -> list[str]:
+    """The options for posts on a server."""
+    route = f"nx_route=*=mastodon:http://${{TOKEN}}@{HOST}:{server.port}/?visibility=unlisted"
+    return ["--set", route, "--set", "nx_senders=*@samsungcamera.com"]
+
+
+def picture() -> bytes:
+    """A request with one photo that says which camera it is of."""
+    message = bodies.message_xml(text="Am Meer~Ein Boot")
+    return bodies.request(bodies.body([("SAM_1.JPG", PICTURE)], message=message))
+
+
+def posts(server: MastodonServer) -> list[tuple[str, str, list[tuple[str, bytes, str | None]]]]:
+    """The posts on a server: text, visibility, and the files with what is to be seen on them."""
+    return [
+        (
+            status.text,
+            status.visibility,
+            [(one.file.filename, one.file.data, one.description) for one in status.media],
+        )
+        for status in server.statuses
+    ]
+
+
+POST = ("Am Meer\n\n📷 NX300", "unlisted", [("SAM_1.JPG", PICTURE, "Ein Boot")])
+
+
+def test_a_post(folder: Path) -> None:
+    """One upload is one post with photo, description, text and camera; the token stays secret."""
+    pytest.importorskip("mastodon")
+    environ = {"TOKEN": ACCESS}
+    with (
+        MastodonServer() as server,
+        Proxy(folder, *posting(server), environ=environ) as proxy,
+    ):
+        assert camera.send(proxy.port, picture()).body == ACCEPTED
+        proxy.wait_for(f"posted to {HOST}:{server.port}")
+        assert outbox(proxy) == "nothing waits\n"
+        log = proxy.log
+    assert posts(server) == [POST]
+    files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    assert ACCESS.encode() not in b"".join([log.encode(), *files])
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["before the photo is there", "before the post is there", "before that is heard"],
+)
+def test_post_survives_a_crash(folder: Path, moment: str) -> None:
+    """However far it has come at kill -9, there is one post in the end."""
+    pytest.importorskip("mastodon")
+    proxies: list[Proxy] = []
+
+    def kill() -> None:
+        proxies[0].kill()
+
+    def kill_and_forget() -> None:
+        kill()
+        raise ConnectionAbortedError  # so that what was asked is not done
+
+    call = Call.UPLOAD if moment == "before the photo is there" else Call.POST
+    step: Step = kill if moment == "before that is heard" else kill_and_forget
+    with MastodonServer(script={call: [step]}) as server:
+        options = posting(server)
+        with Proxy(folder, *options, environ={"TOKEN": ACCESS}) as proxy:
+            proxies.append(proxy)
+            assert camera.send(proxy.port, picture()).body == ACCEPTED
+            assert proxy.ended() != 0
+            assert "posted to" not in proxy.log
+        eventually(lambda: (len(server.media), len(server.statuses)) == LEFT[moment], moment)
+        with Proxy(folder, *options, environ={"TOKEN": ACCESS}) as proxy:
+            proxy.wait_for(f"posted to {HOST}:{server.port}")
+            assert outbox(proxy) == "nothing waits\n"
+        assert posts(server) == [POST]
+        assert len(server.calls(Call.POST)) == (2 if moment == "before that is heard" else 1)
+
+
+LEFT = {
+    "before the photo is there": (0, 0),
+    "before the post is there": (1, 0),
+    "before that is heard": (1, 1),
+}
+"""How many photos and posts a server has when its client is killed."""

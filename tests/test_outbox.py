@@ -84,11 +84,13 @@ class Target:
     def __init__(self, *outcomes: BaseException | Outcome) -> None:
         self.came: list[tuple[str, list[bytes]]] = []
         self.recipients: list[tuple[str, ...]] = []
+        self.progress: list[tuple[str, ...]] = []
         self._outcomes = list(outcomes)
 
     def __call__(self, upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
         self.came.append((delivery.id, [file.data for file in files]))
         self.recipients.append(delivery.recipients)
+        self.progress.append(delivery.progress)
         outcome = self._outcomes.pop(0) if self._outcomes else Outcome("saved")
         if isinstance(outcome, BaseException):
             raise outcome
@@ -336,6 +338,32 @@ class TestDeliverDue:
         better = Target()
         box(waiting, {"pigeon": better}, clock).deliver_due("pigeon")
         assert (better.ids, waiting.waiting()) == ([id], [])
+
+    def test_progress(self, waiting: Spool, clock: Clock) -> None:
+        """What an attempt has done is told the next one, and no other delivery."""
+
+        def stopped(error: Exception, *progress: str) -> Exception:
+            error.progress = progress  # type: ignore[attr-defined]
+            return error
+
+        target = Target(
+            stopped(TemporaryError("later"), "a"),
+            LATER,
+            stopped(UnreachableError("gone"), "a", "b"),
+            FULL,
+            stopped(OSError(errno.EIO, "I/O error"), "a", "b", "c"),
+            RuntimeError("a bug"),
+        )
+        id = accept(waiting)
+        out = box(waiting, {"save": target}, clock)
+        for _ in range(7):
+            out.deliver_due("save")
+            clock.now += MAX_WAIT
+        accept(waiting)
+        out.deliver_due("save")
+        assert target.ids[:7] == [id] * 7
+        ab, abc = ("a", "b"), ("a", "b", "c")
+        assert target.progress == [(), ("a",), ("a",), ab, ab, abc, abc, ()]
 
     def test_target_no_longer_known(
         self, waiting: Spool, clock: Clock, caplog: pytest.LogCaptureFixture

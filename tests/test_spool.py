@@ -1204,6 +1204,33 @@ class TestDeliveries:
         when = NEW_YEAR - 86400 + 30
         assert opened.waiting() == [Delivery(arrival, "mail", 0, ("b",), 2, 45.0, when, "450 busy")]
 
+    @pytest.mark.parametrize(
+        ("said", "known"),
+        [
+            ([], []),
+            ([["a"]], ["a"]),
+            ([["a"], []], ["a"]),
+            ([["a"], ["a", "b"]], ["a", "b"]),
+            ([["a", "b"], ["c"]], ["c"]),
+            ([['"Grüße",\n\0[]', ""]], ['"Grüße",\n\0[]', ""]),
+        ],
+        ids=["never", "once", "not-again", "more", "other", "any-text"],
+    )
+    def test_progress(
+        self, opened: Spool, root: Path, clock: Clock, said: list[list[str]], known: list[str]
+    ) -> None:
+        """What an attempt says it has done is known until one says more, whatever happens."""
+        accept(opened, targets=("mail", "save"))
+        for progress in said:
+            [delivery] = opened.due("mail")
+            opened.postpone(delivery, 15, "450 busy", delivery.recipients, progress)
+            clock.now += 15
+        assert [one.progress for one in opened.due("mail")] == [tuple(known)]
+        opened.close()
+        with closing(Spool(root, clock)) as again:
+            assert [one.progress for one in again.due("mail")] == [tuple(known)]
+            assert [one.progress for one in again.due("save")] == [()]
+
     def test_split(self, opened: Spool, root: Path, clock: Clock) -> None:
         """One delivery for each file: each has its id, and those recipients that were left."""
         arrival = accept(opened, targets=("mail", "save"))

@@ -132,8 +132,8 @@ def test_drop(tmp_path: Path) -> None:
         (
             "pigeon:home",
             {},
-            "there is no target 'pigeon': the targets are save, mail, run, forward, mastodon,"
-            " notify, drop",
+            "there is no target 'pigeon': "
+            "the targets are save, mail, run, forward, mastodon, notify, drop",
         ),
         ("save:", {}, "nothing stands behind 'save:'"),
         (

@@ -61,7 +61,8 @@ DESCRIPTION = 1500
 
 # How what the system says stands in what requests says.
 _SYSTEM_WORDS = re.compile(
-    r"\[Errno -?[0-9]+\] ([^'\")>]+)|Error\([0-9]+, '([^']+)'\)|(certificate verify failed[^(\"']*)"
+    r"\[Errno -?[0-9]+\] ([^'\")>]+)|(?:Error\([0-9]+, |RemoteDisconnected\()'([^']+)'"
+    r"|(certificate verify failed[^(\"']*)"
 )
 
 
@@ -125,6 +126,9 @@ class Limits:
     attachments: int = ATTACHMENTS
     description: int = DESCRIPTION
 
+    def __str__(self) -> str:
+        return f"{self.characters} {self.attachments} {self.description}"
+
 
 @dataclass(frozen=True, slots=True)
 class Post:
@@ -143,7 +147,7 @@ def compose(
     if postscript is None:
         postscript = POSTSCRIPT if model else ""
     postscript = postscript.replace("{camera}", model or "camera")
-    whole = "\n\n".join(filter(None, (text.strip(), postscript)))
+    whole = "\n\n".join(filter(None, (text.strip(), postscript.strip())))
     descriptions += [""] * (len(files) - len(descriptions))
     described = [
         (file, _cut(description.strip(), limits.description))
@@ -196,20 +200,25 @@ def send(
 ) -> str:
     """Publish these files of an upload with a text. Returns what has been done, in a few words.
 
-    `key` is the same in each attempt, and for nothing else. `published` are the
-    ids of the posts that earlier attempts have published, as the `progress` of a
-    TemporaryError has them. Raises a DeliveryError, or the OSError of a file.
+    `key` is the same in each attempt, and for nothing else. `published` is what
+    earlier attempts have published, as the `progress` of what they raised has it:
+    the limits, and the ids of the posts. Raises a DeliveryError, or the OSError of
+    a file.
     """
     server = _Server(to)
-    posts = compose(text, files, camera(upload), to.postscript, server.limits())
-    done = list(published)
+    limits = server.limits()
+    if published:
+        # With others, what is left would not begin where the last post ended.
+        limits = Limits(*map(int, published[0].split()))
+    posts = compose(text, files, camera(upload), to.postscript, limits)
+    done = list(published[1:])
     for number, post in enumerate(posts[len(done) :], len(done)):
         try:
             media = [server.upload(file, description) for file, description in post.files]
             last = done[-1] if done else None
             done.append(server.publish(post.text, media, last, f"{key}.{number}"))
-        except TemporaryError as error:
-            error.progress = tuple(done)
+        except (TemporaryError, OSError) as error:
+            error.progress = (str(limits), *done) if done else ()  # type: ignore[union-attr]
             raise
         except TooLargeError as error:
             # What is published already must not be published again, file by file.
@@ -239,7 +248,7 @@ class _Server:
             version_check_mode="created",
             ratelimit_method="throw",
             request_timeout=(CONNECT, ANSWER),
-            session=_Session(),
+            session=_Session(to),
             user_agent="nx_addon",
         )
         # As an argument it would be taken for the name of a file that has it in it.
@@ -262,7 +271,7 @@ class _Server:
     def upload(self, file: File, description: str) -> str:
         """Upload a file, and wait until it can be in a post. Returns its id."""
         try:
-            media = self._call(
+            media = self._entity(
                 self._api.media_post,
                 file,
                 mime_type=file.content_type,
@@ -274,18 +283,18 @@ class _Server:
                 if time.monotonic() > deadline:
                     raise TemporaryError(f"{self._to} has not processed {file.safe_name} yet")
                 time.sleep(LOOK)
-                media = self._call(self._api.media, self._id(media))
+                media = self._entity(self._api.media, media["id"])
         except _RefusedError as error:
             if error.status == 404:
                 told = f"{error}: is that a Mastodon server?"
                 raise UnreachableError(told, REFUSED_RETRY) from None
             raise TooLargeError(f"{error} ({file.safe_name})") from None
-        return self._id(media)
+        return str(media["id"])
 
     def publish(self, text: str, media: Sequence[str], reply_to: str | None, key: str) -> str:
         """Publish a post. Returns its id."""
         try:
-            status = self._call(
+            status = self._entity(
                 self._api.status_post,
                 text,
                 in_reply_to_id=reply_to,
@@ -295,12 +304,16 @@ class _Server:
             )
         except _RefusedError as error:
             raise PermanentError(str(error)) from None
-        return self._id(status)
+        return str(status["id"])
 
-    def _id(self, answer: Any) -> str:
+    def _entity(
+        self, call: Callable[..., Any], *arguments: Any, **options: Any
+    ) -> Mapping[str, Any]:
+        """The answer to a call that has to be an object with an id."""
+        answer = self._call(call, *arguments, **options)
         if not isinstance(answer, Mapping) or not answer.get("id"):
             raise TemporaryError(f"{self._to} answers as no Mastodon server does")
-        return str(answer["id"])
+        return answer
 
     def _call(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         try:
@@ -315,7 +328,7 @@ class _Server:
                     raise failed.error from None
                 case DeliveryError() as failed:
                     raise failed from None
-            raise TemporaryError(f"{self._to}: {_why(error)}") from None
+            raise TemporaryError(self._told(f"{self._to}: {_why(error)}")) from None
         except self._library.MastodonAPIError as error:
             raise self._judged(*error.args[1:]) from None
 
@@ -323,17 +336,22 @@ class _Server:
         """What an answer means that is none of success."""
         if not isinstance(status, int):
             return TemporaryError(f"{self._to} answers as no Mastodon server does")
-        told = one_line(f"{self._to} says {status}: {said or reason}", [self._to.token])
+        told = self._told(f"{self._to} says {status}: {said or reason}")
         if status in (401, 403):
             return UnreachableError(told, REFUSED_RETRY)
         if status in (408, 425) or status >= 500:
             return TemporaryError(told)
         return _RefusedError(status, told)
 
+    def _told(self, text: str) -> str:
+        return one_line(text, [self._to.token])
 
-def _limit(told: Mapping[str, Any], of: str, name: str, usual: int) -> int:
+
+def _limit(told: Any, of: str, name: str, usual: int) -> int:
     """A limit in what a server tells of itself (docs.joinmastodon.org/entities/Instance)."""
-    found = ((told.get("configuration") or {}).get(of) or {}).get(name)
+    found = told
+    for key in ("configuration", of, name):
+        found = found.get(key) if isinstance(found, Mapping) else None
     return found if isinstance(found, int) and found > 0 else usual
 
 
@@ -342,8 +360,8 @@ def _why(error: Exception) -> str:
     text = str(error)
     found = _SYSTEM_WORDS.search(text)
     if found:
-        return one_line(found[found.lastindex or 0])
-    return "timed out" if "timed out" in text else one_line(text)
+        return found[found.lastindex or 0]
+    return "timed out" if "timed out" in text else text
 
 
 class _FileError(Exception):
@@ -391,8 +409,11 @@ class _Form:
 class _Session:
     """What Mastodon.py needs of a session of requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, to: Account) -> None:
+        self._to = to
         self._session = importlib.import_module("requests").Session()
+        # Else it reads all of a redirect, to tell where it leads.
+        self._session.get_redirect_target = lambda response: None
 
     def request(
         self,
@@ -412,7 +433,9 @@ class _Session:
         try:
             response = self._session.request(
                 method,
-                url,
+                # Mastodon.py has a slash at the end of a path that the documentation has
+                # not; what is no Mastodon, but talks like one, may know no such path.
+                url.rstrip("/"),
                 headers=headers,
                 data=data,
                 allow_redirects=False,
@@ -426,12 +449,15 @@ class _Session:
         with closing(response.raw) as raw:
             if response.is_redirect:
                 # To follow it is to send photos to somebody whom nobody has chosen.
-                there = one_line(urlsplit(response.headers["Location"]).netloc)
-                raise UnreachableError(f"{url} is elsewhere now: at {there}", REFUSED_RETRY)
+                told = f"{self._to} is elsewhere now: at {response.headers['Location']}"
+                raise UnreachableError(one_line(told, [self._to.token]), REFUSED_RETRY)
             body = b""
             while chunk := raw.read1(1 << 16, decode_content=True):
                 body += chunk
                 if len(body) > MAX_ANSWER:
-                    raise TemporaryError(f"the answer has more than {MAX_ANSWER} bytes")
+                    raise TemporaryError(f"{self._to} answers more than {MAX_ANSWER} bytes")
         response.raw = io.BytesIO(body)
+        if response.status_code != 429:
+            # Mastodon.py would fail for one that it cannot read, as if nothing had been done.
+            response.headers.pop("X-RateLimit-Reset", None)
         return response
