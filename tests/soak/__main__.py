@@ -28,6 +28,7 @@ from tests.soak.cameras import Camera
 from tests.soak.faults import World
 from tests.soak.ledger import Ledger
 
+TOLD = 20  # problems
 DRAIN = 180.0  # seconds in which everything must be delivered when all is well
 QUIET = 30.0  # seconds in which connections must be closed when the cameras have gone
 # From a process, samples behind its first seconds, if there are enough of them: the median of
@@ -58,7 +59,8 @@ def main() -> int:
     print(*ledger.summary(), sep="\n")
     print(f"faults      {', '.join(f'{n} x {name}' for name, n in sorted(world.counts.items()))}")
     lost = sum(problem.startswith("LOST") for problem in problems)
-    print(*problems, f"LOST {lost}, other problems {len(problems) - lost}", sep="\n")
+    print(*problems[:TOLD], sep="\n")
+    print(f"LOST {lost}, other problems {len(problems) - lost}")
     if problems:
         for number, log in enumerate(world.logs, 1):
             (folder / f"log.{number}").write_text(log)
