@@ -547,8 +547,9 @@ class NxAddon:
         )
         try:
             await asyncio.to_thread(self.spool.unheard, receiver.accepted)
-        except sqlite3.Error:
-            logger.exception("cannot note that a reply was not heard")
+        except sqlite3.Error as error:
+            reason = report.disk_error(error, self._configured().dir)
+            logger.error(f"cannot note that upload {receiver.upload} was not heard: {reason}")
 
     def _configured(self) -> config.Config:
         assert self.config

@@ -6,13 +6,16 @@ import json
 import os
 import re
 import socket
+import sqlite3
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from mitmproxy import exceptions, http
@@ -23,6 +26,7 @@ from mitmproxy.test import taddons
 import nx_addon
 from nxparse.outbox import Outbox
 from nxparse.spool import Spool
+from nxparse.transport import Pending
 from tests import bodies, camera, social
 from tests.proxy import ADDON, MITMDUMP, ROOT, Proxy, eventually
 
@@ -758,6 +762,24 @@ def test_a_stop_in_the_middle_of_an_upload(folder: Path) -> None:
         (kept,) = proxy.quarantined()
         assert request[:5000].endswith(kept)
         assert "Traceback" not in proxy.log
+
+
+async def test_a_lost_reply_that_cannot_be_noted(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk is told in a sentence when it is too full even for that."""
+    addon = nx_addon.NxAddon()
+    addon.config = SimpleNamespace(dir=folder)
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+    addon.spool = SimpleNamespace(unheard=Mock(side_effect=full))
+    receiver = SimpleNamespace(accepted="id", upload="id")
+    client = SimpleNamespace(peername=("192.0.2.7", 1))
+    await addon._unheard(nx_addon.Exchange(client, Pending(), receiver=receiver))
+    last = caplog.records[-1]
+    assert last.exc_info is None
+    reason = f"database or disk is full ({folder}): make room there"
+    assert last.getMessage() == f"cannot note that upload id was not heard: {reason}"
 
 
 def test_uploads_while_it_ends(folder: Path) -> None:
