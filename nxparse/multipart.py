@@ -167,17 +167,16 @@ class Scanner:
         self._open: PartSpan | None = None  # the part whose data are being read
         self._tail = b""  # its last two bytes before what is held, if anything is
         self._delimiter = b""  # what ends it, without what follows the boundary
-        self._mark = b""  # the same without CR
+        self._mark = b""  # the same without CR; outside of data, what is everywhere
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body."""
         self.size += len(chunk)
         # Most chunks of a photo have nothing of a delimiter: there is nothing to do.
         if (
-            self._state is not _State.DATA
-            or self._held
+            self._held
             or chunk.rfind(self._mark) >= 0
-            or _prefix_at_end(chunk, 0, self._delimiter) < len(chunk)
+            or _prefix_at_end(chunk, 0, self._delimiter) >= 0
         ):
             self._run(self._held + chunk, final=False)
 
@@ -203,7 +202,7 @@ class Scanner:
                 position, starved = self._step(buffer, position, final)
         except MultipartError as error:
             self.error = error
-            self._held = b""
+            self._held = self._mark = b""
             raise
         self._held = buffer[position:]
 
@@ -275,7 +274,8 @@ class Scanner:
             raise MultipartError(
                 f"the boundary {self.boundary!r} never appears in the body", self.size
             )
-        return _prefix_at_end(buffer, search, delimiter), True
+        found = _prefix_at_end(buffer, search, delimiter)
+        return found if found >= 0 else len(buffer), True
 
     def _headers(self, buffer: bytes, position: int, final: bool) -> tuple[int, bool]:
         lines: list[bytes] = []
@@ -364,6 +364,8 @@ class Scanner:
             search = found + 1
         if found < 0:
             found = _prefix_at_end(buffer, search, delimiter)
+        if found < 0:
+            found = len(buffer)
         if final and not self._open.headers and self._base + found == self._open.start:
             self._deviate(Kind.CLOSE_DELIMITER_UNMARKED, position)
         elif final:
@@ -399,6 +401,7 @@ class Scanner:
     def _go_on(self, line: _Line, buffer: bytes, after: int) -> int:
         """Go on behind a delimiter that ends at `after`."""
         self._delimiters += 1
+        self._mark = b""
         if line is _Line.CLOSE:
             self._state = _State.EPILOGUE
             return after
@@ -539,10 +542,10 @@ class Scanner:
 
 
 def _prefix_at_end(buffer: bytes, position: int, delimiter: bytes) -> int:
-    """Where, behind `position`, the buffer ends with a delimiter's beginning; else its length."""
+    """Where, behind `position`, the buffer ends with a delimiter's beginning; -1 if nowhere."""
     # Its first byte, of a line end, stands in it only once: the last one in the buffer decides.
     start = buffer.rfind(delimiter[:1], 1 - len(delimiter))
-    return start if start >= position and delimiter.startswith(buffer[start:]) else len(buffer)
+    return start if start >= position and delimiter.startswith(buffer[start:]) else -1
 
 
 def _parameters(value: str) -> Iterator[tuple[str, str, bool]]:
