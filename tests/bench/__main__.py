@@ -1,20 +1,63 @@
-"""Run the benchmarks: `python -m tests.bench [NAME...]`, all of them without a name."""
+"""Run the benchmarks: `python -m tests.bench [NAME...] [--short] [--json FILE]`, by default all.
+
+Exit status 1 if a goal is missed that does not depend on the machine's speed.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import platform
 import sys
+from collections.abc import Iterable
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
 
-from tests.bench import mail, memory
+from tests.bench.table import Table, failures
 
-BENCHMARKS = {"memory": memory.main, "mail": mail.main}
-
-
-def main() -> None:
-    names = sys.argv[1:] or list(BENCHMARKS)
-    if unknown := set(names) - set(BENCHMARKS):
-        raise SystemExit(f"no benchmark {', '.join(unknown)}: there are {', '.join(BENCHMARKS)}")
-    for name in names:
-        BENCHMARKS[name]()
+BENCHMARKS = ("memory", "mail")
 
 
-main()
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--short", action="store_true", help="smaller sizes and fewer runs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    options = parser.parse_args()
+    if unknown := sorted(set(options.names) - set(BENCHMARKS)):
+        parser.error(f"no benchmark {', '.join(unknown)}: there are {', '.join(BENCHMARKS)}")
+    results: dict[str, list[Table]] = {}
+    for name in options.names or BENCHMARKS:
+        results[name] = []
+        for table in tables(name, options.short):
+            results[name].append(table)
+            print(table, flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(report(results, options.short), indent=2) + "\n")
+    missed = [line for found in results.values() for line in failures(found)]
+    for line in missed:
+        print(line, file=sys.stderr)
+    return 1 if missed else 0
+
+
+def tables(name: str, short: bool) -> Iterable[Table]:
+    # Imported only when it runs: some need packages that others do without.
+    benchmark = import_module(f"tests.bench.{name}").main
+    return benchmark(short) if signature(benchmark).parameters else benchmark() or ()
+
+
+def report(results: dict[str, list[Table]], short: bool) -> dict[str, object]:
+    return {
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "short": short,
+        "benchmarks": {
+            name: [table.as_json() for table in found] for name, found in results.items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

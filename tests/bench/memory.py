@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests import bodies, camera
+from tests.bench.table import Goal, Row, Table
 from tests.proxy import Proxy, eventually
 
 MIB = 1 << 20
-LIMIT = 16 * MIB
+LIMIT = 16
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,29 @@ LOADS = (
     Load("500 MB", [500 * MIB]),
     Load("40 x 20 MB", [20 * MIB] * 40),
 )
+SHORT_LOADS = (
+    Load("1 MB", [1 * MIB]),
+    Load("100 MB", [100 * MIB]),
+    Load("5 x 20 MB", [20 * MIB] * 5),
+)
 
 
-def main() -> None:
-    print("Peak RSS of mitmdump, in MiB\n")
-    print(f"{'uploads':<12}{'nx_addon':>10}{'grown':>8}{'bare mitmproxy':>17}{'grown':>8}")
-    base: tuple[float, float] | None = None
-    for load in LOADS:
+def main(short: bool = False) -> Iterator[Table]:
+    rows: list[Row] = []
+    least: tuple[float, float] | None = None
+    for load in SHORT_LOADS if short else LOADS:
         ours, bare = peak_with_addon(load.sizes), peak_without(load.sizes)
-        base = base or (ours, bare)
-        print(
-            f"{load.name:<12}{ours:>10.1f}{ours - base[0]:>8.1f}{bare:>17.1f}{bare - base[1]:>8.1f}"
-        )
-    print(f"\nThe goal is to grow by at most {LIMIT // MIB} MiB over 1 MB.")
+        least = least or (ours, bare)
+        grown = ours - least[0]
+        figures = {
+            "nx_addon, MiB": ours,
+            "grown": grown,
+            "bare mitmproxy, MiB": bare,
+            "grown, bare": bare - least[1],
+        }
+        goal = Goal("grown by", grown, "MiB", at_most=LIMIT, structural=True)
+        rows.append(Row(load.name, figures, [goal]))
+    yield Table("Peak RSS of mitmdump while it receives uploads", "uploads", rows)
 
 
 def peak_with_addon(sizes: Sequence[int]) -> float:
@@ -120,7 +131,3 @@ def swallowing_server() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=serve, args=(listening,), daemon=True).start()
         yield listening.getsockname()[1]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,139 @@
+"""What a benchmark returns: tables of figures with their goals, to read and as JSON.
+
+Each benchmark is a module with a docstring of one line and a function
+
+    main(short: bool) -> Iterable[Table]
+
+`short` is what CI asks for: the same rows, of smaller things and with fewer
+runs. Rows that are compared are measured in turns (`in_turns`), so that what
+else the machine does at the time falls on all of them, and told as medians.
+
+A missed goal is told, and no more, because seconds depend on the machine. Only
+a structural goal fails the run: one that holds on every machine or is a mistake,
+such as what comes out, or how time grows with size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Value = float | str | None
+"""A figure, a word in its place ("refused"), or nothing to tell."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a figure should be: at most this, at least that, or both."""
+
+    name: str
+    figure: float
+    unit: str = ""
+    at_most: float | None = None
+    at_least: float | None = None
+    structural: bool = False
+
+    @property
+    def met(self) -> bool:
+        return (self.at_most is None or self.figure <= self.at_most) and (
+            self.at_least is None or self.figure >= self.at_least
+        )
+
+    def __str__(self) -> str:
+        limits = [("at least", self.at_least), ("at most", self.at_most)]
+        wanted = " and ".join(f"{word} {shown(one)}" for word, one in limits if one is not None)
+        unit = f" {self.unit}" if self.unit else ""
+        told = f"{self.name} {shown(self.figure)}{unit} ({wanted})"
+        return f"{'met' if self.met else '**missed**'}: {told}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: its values by column (with the unit, "nx_addon, MiB"), and its goals."""
+
+    name: str
+    values: Mapping[str, Value]
+    goals: Sequence[Goal] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, what the rows are ("upload"), the rows, and what a reader has to know."""
+
+    title: str
+    subject: str
+    rows: Sequence[Row]
+    note: str = ""
+
+    def __str__(self) -> str:
+        columns = list(dict.fromkeys(column for row in self.rows for column in row.values))
+        cells = [[self.subject, *columns, "goal"]] + [
+            [
+                row.name,
+                *(shown(row.values.get(column)) for column in columns),
+                "; ".join(map(str, row.goals)),
+            ]
+            for row in self.rows
+        ]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        last = len(widths) - 1
+        rule = [
+            "-" * width if index in (0, last) else "-" * (width - 1) + ":"
+            for index, width in enumerate(widths)
+        ]
+        lines = [
+            " | ".join(
+                cell.ljust(width) if index in (0, last) else cell.rjust(width)
+                for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in (cells[0], rule, *cells[1:])
+        ]
+        table = "\n".join(f"| {line} |" for line in lines)
+        return f"{self.title}\n\n{table}\n" + (f"\n{self.note}\n" if self.note else "")
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "title": self.title,
+            "note": self.note,
+            "rows": [
+                {
+                    "name": row.name,
+                    "values": dict(row.values),
+                    "goals": [{**vars(goal), "met": goal.met} for goal in row.goals],
+                }
+                for row in self.rows
+            ],
+        }
+
+
+def shown(value: Value) -> str:
+    """A value as it stands in a table: figures with three digits that count."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if value == int(value) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def in_turns(runs: int, contenders: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
+    """Call each contender `runs` times, one after the other in each round: what each returned."""
+    results: dict[str, list[T]] = {name: [] for name in contenders}
+    for _ in range(runs):
+        for name, contender in contenders.items():
+            results[name].append(contender())
+    return results
+
+
+def failures(tables: Iterable[Table]) -> list[str]:
+    """The structural goals that were missed, one line for each."""
+    return [
+        f"{table.title}: {row.name}: {goal}"
+        for table in tables
+        for row in table.rows
+        for goal in row.goals
+        if goal.structural and not goal.met
+    ]
