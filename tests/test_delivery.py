@@ -23,8 +23,8 @@ from urllib.parse import quote
 import pytest
 
 from tests import bodies, camera
-from tests.mastodon_server import HOST, Call, MastodonServer, Step
 from tests.mastodon_server import TOKEN as ACCESS
+from tests.mastodon_server import Call, MastodonServer, Step
 from tests.pictures import photo
 from tests.proxy import ROOT, Proxy, eventually
 from tests.smtp_servers import Act, Authority, Mail, MailServer, Script, ScriptedServer, ehlo
