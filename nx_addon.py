@@ -28,6 +28,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -218,11 +219,16 @@ class NxAddon:
                 writer.transport.abort()
         # mitmproxy waits for what is returned here: meanwhile these connections end.
         ending = asyncio.ensure_future(asyncio.sleep(ENDING)) if self.exchanges else None
+        receivers = [exchange.receiver for exchange in self.exchanges.values()]
         self.exchanges.clear()
         # Who comes from here on is told so.
         spool, self.spool = self.spool, None
         # A delivery that does not end now is cut by the end of the process, and made again.
         if spool and self.outbox and self.outbox.stop(STOP_TIMEOUT):
+            for receiver in receivers:
+                if receiver and receiver.accepted:
+                    with suppress(sqlite3.Error):
+                        spool.unheard(receiver.accepted)
             spool.close()
         if self.sessions:
             self.sessions.close()

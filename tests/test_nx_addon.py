@@ -8,6 +8,7 @@ import re
 import socket
 import sqlite3
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -762,6 +763,25 @@ def test_a_stop_in_the_middle_of_an_upload(folder: Path) -> None:
         (kept,) = proxy.quarantined()
         assert request[:5000].endswith(kept)
         assert "Traceback" not in proxy.log
+
+
+async def test_a_stop_before_the_reply(folder: Path) -> None:
+    """An upload whose reply is cut off by the end is known when it is sent again."""
+    addon = nx_addon.NxAddon()
+    addon.spool = Spool(folder / ".nx")
+    incoming = addon.spool.begin()
+    incoming.write(b"x")
+    id = addon.spool.accept(incoming, "192.0.2.7", "me", "", {}).id
+    addon.outbox = Outbox(addon.spool, nothing, nothing, retry_for=0, clock=time.time)
+    addon.outbox.start()
+    client = SimpleNamespace(id="client")
+    receiver = SimpleNamespace(accepted=id)
+    exchange = nx_addon.Exchange(client, Pending(complete=True), receiver=receiver)
+    addon.exchanges["flow"] = exchange
+    addon.done()
+    spool = Spool(folder / ".nx")
+    assert spool.repeated("me", incoming.sha256) == id
+    spool.close()
 
 
 async def test_a_lost_reply_that_cannot_be_noted(

@@ -59,8 +59,7 @@ def main() -> int:
     print(*ledger.summary(), sep="\n")
     print(f"faults      {', '.join(f'{n} x {name}' for name, n in sorted(world.counts.items()))}")
     lost = sum(problem.startswith("LOST") for problem in problems)
-    print(*problems[:TOLD], sep="\n")
-    print(f"LOST {lost}, other problems {len(problems) - lost}")
+    print(*problems[:TOLD], f"LOST {lost}, other problems {len(problems) - lost}", sep="\n")
     if problems:
         for number, log in enumerate(world.logs, 1):
             (folder / f"log.{number}").write_text(log)
@@ -75,7 +74,7 @@ def _run(world: World, ledger: Ledger, given: argparse.Namespace) -> Iterator[st
     over, unwatched = Event(), Event()
     before = world.proxy.descriptors()
     faults = [
-        (world.restart, min(75.0, given.minutes * 10), 0.2, 2.0),
+        (world.restart, given.minutes * 10, 0.2, 2.0),
         (world.mail_outage, 30.0, 2.0, 12.0),
         (world.failing_command, 15.0, 1.0, 4.0),
         (world.full_disk, 20.0, 1.0, 6.0),

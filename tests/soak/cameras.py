@@ -16,11 +16,10 @@ from random import Random
 from threading import Event
 
 from tests import bodies, camera, social
-from tests.soak.ledger import CUT, RECIPIENTS, SITES, UNHEARD, Ledger, Upload
+from tests.soak.ledger import CUT, HUNG, RECIPIENTS, SITES, UNHEARD, Ledger, Upload
 
 SMALLEST, LARGEST, HUGE = 1_000, 300_000, 5_000_000  # bytes of a photo
 TRIES = 6
-ACCEPTED = '<Response Status="succ" />'
 PICTURE = bodies.jpeg(LARGEST) * (HUGE // LARGEST + 1)
 ENDINGS = [None, None, *map(bodies.ENDINGS.get, ("complete", "boundary-cut-at-9", "nothing"))]
 
@@ -178,13 +177,17 @@ class Camera:
         self, pieces: Iterable[bytes], *, pause: float = 0.0, half_close: bool = False
     ) -> int | str:
         connection = camera.connect(self._port())
-        with connection, suppress(OSError):
+        try:
             for piece in pieces:
                 connection.sendall(piece)
                 time.sleep(pause)
             if half_close:
                 connection.shutdown(socket.SHUT_WR)
             heard = camera.hear(connection)
-            if heard.head and (heard.status != 200 or heard.body == ACCEPTED):
-                return heard.status
-        return UNHEARD
+        except TimeoutError:
+            return HUNG
+        except OSError:
+            return UNHEARD
+        finally:
+            connection.close()
+        return heard.status if heard.body else UNHEARD

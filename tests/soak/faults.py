@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import email
 import email.policy
+import gc
 import hashlib
 import os
 import re
@@ -74,7 +75,6 @@ class World:
         self._ledger = ledger
         self._samples: list[tuple[float, int, int]] = []
         self._mail_servers = 0
-        self._mail_server: MailServer | None = None
 
     def __enter__(self) -> World:
         with ExitStack() as opened:
@@ -110,6 +110,7 @@ class World:
     def start(self) -> None:
         """Start the proxy, as often as it takes: while the disk is full it ends at once."""
         while True:
+            self._samples = []
             self.proxy.start()
             try:
                 self.proxy.wait_for("port 53: ")
@@ -119,7 +120,6 @@ class World:
                 if "uploads cannot be kept: " not in self.proxy.log:
                     raise
                 time.sleep(0.2)
-        self._samples = []
         self.port = self.proxy.port
 
     def end(self, how: Callable[[], None]) -> None:
@@ -184,9 +184,9 @@ class World:
         self._mail_server = _MoodyServer(self, random, self._mail_port).__enter__()
 
     def _mail_down(self) -> None:
-        if self._mail_server:
-            self._mail_server.__exit__()
-        self._mail_server = None
+        # aiosmtpd leaves connections to it that asyncio complains of once its loop has ended.
+        gc.collect()
+        self._mail_server.__exit__()
 
     # What has come out
 

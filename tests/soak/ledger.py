@@ -18,7 +18,7 @@ from itertools import pairwise
 ALBUM, SCRIPT = "album@example.org", "script@example.org"
 RECIPIENTS = (ALBUM, SCRIPT, "mum@example.org", "dad@example.org")
 SITES = ("facebook", "evernote", "picasa")
-CUT, UNHEARD = "cut", "not heard"
+CUT, UNHEARD, HUNG = "cut", "not heard", "no reply for 30 s"
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Upload:
     """An upload by e-mail, or one photo of a post; `photos` are names and SHA-256.
 
     `replies` has for each attempt the status, or CUT if it was broken off in
-    the middle, or UNHEARD if all was sent but no reply came.
+    the middle, or UNHEARD if nobody listened or the proxy ended, or HUNG.
     """
 
     token: str
@@ -85,7 +85,7 @@ class Ledger:
             places[one.sha256].add(one.recipient or one.way)
             if upload is None:
                 yield f"nobody has sent this: {one}"
-            elif not upload.accepted and UNHEARD not in upload.replies:
+            elif not {200, UNHEARD, HUNG}.intersection(upload.replies):
                 yield f"delivered, but never accepted: {one} of {upload}"
             elif (
                 re.sub(r"-\d+\.JPG$", ".JPG", one.name) != name
@@ -97,6 +97,8 @@ class Ledger:
         for upload in self.uploads:
             if any(isinstance(reply, int) and 400 <= reply < 500 for reply in upload.replies):
                 yield f"refused without a reason: {upload}"
+            if HUNG in upload.replies:
+                yield f"{HUNG}: {upload}"
             for recipient in upload.recipients if upload.accepted else ():
                 for name, sha256 in upload.photos:
                     if not places[sha256] & {recipient, "undelivered"}:
