@@ -999,7 +999,7 @@ class TestConnection:
     @pytest.mark.parametrize(
         ("script", "told"),
         [
-            pytest.param((), "Remote end closed connection without response", id="close"),
+            pytest.param((Act.POST,), "Remote end closed connection without response", id="close"),
             pytest.param((Act.POST, Act.RESET), "Connection reset by peer", id="reset"),
             pytest.param((Act.POST, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"),
                 r".*IncompleteRead.*", id="cut"),
