@@ -308,6 +308,9 @@ class NxAddon:
             if exchange.reply is ACCEPTED and exchange.pending.end:
                 writer.confirm(partial(self._unheard, exchange))
         exchange.pending.answered.set()
+        # Not before: deliveries would compete with the reply.
+        if self.outbox and exchange.receiver:
+            self.outbox.wake()
 
     async def error(self, flow: http.HTTPFlow) -> None:
         exchange = self.exchanges.pop(flow.id, None)
@@ -519,8 +522,6 @@ class NxAddon:
         reply = await asyncio.to_thread(receiver.finish)
         if receiver.body is not None:
             request.raw_content = receiver.body
-        if self.outbox:
-            self.outbox.wake()
         return reply
 
     def _without_exchange(self, flow: http.HTTPFlow) -> None:

@@ -26,8 +26,12 @@ crash may leave, and what `Spool` makes of it when it is opened again:
     spool/ID, no delivery waiting  delivered                     is deleted
     run-*/                         copies                        are deleted
 
-A failed fsync is never tried again: the kernel may have dropped the data and
-would report success the next time (PostgreSQL wiki, "Fsync Errors").
+A large body is fsynced again and again while it comes in, so that at its end
+the camera does not have to wait for all of it.
+
+A failed fsync is never tried again, be it the last one or not: the kernel may
+have dropped the data and would report success the next time (PostgreSQL wiki,
+"Fsync Errors").
 
 Everything here blocks and may be called from any thread; errors are OSErrors
 and sqlite3.Errors.
@@ -44,6 +48,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import astuple, dataclass
 from functools import partial
@@ -61,6 +66,8 @@ from nxparse.upload import File, Preview, Upload
 MAX_QUARANTINE = 2 << 30
 MAX_UNKNOWN = 100  # files
 MAX_UNKNOWN_BYTES = 256 << 20
+# After so many bytes, which a slow card writes in a second, what has come of a body is fsynced.
+STRIDE = 8 << 20
 # No delivery is made to wait for longer, in seconds.
 MAX_WAIT = 3600.0
 # The next try of what a person wants to be tried at once: long ago.
@@ -274,12 +281,20 @@ class RepeatedError(Exception):
 
 
 class Incoming:
-    """A body on its way in. `size` is what has been written, in bytes."""
+    """A body on its way in. `size` is what has been written, in bytes.
 
-    def __init__(self, id: str, folder: Folder) -> None:
+    After each STRIDE a thread fsyncs what has come. If that fails, the next
+    `write` or `sync` raises its OSError.
+    """
+
+    def __init__(self, id: str, folder: Folder, threads: Executor) -> None:
         self.id = id
         self.size = 0
         self._folder = folder
+        self._threads = threads
+        self._early: Future[None] = Future()  # the last fsync that nobody waited for
+        self._early.set_result(None)
+        self._next = STRIDE  # at this size there is another one
         self._digest = hashlib.sha256()
         self._fd: int | None = folder.create(f".{id}", 0o600)
 
@@ -288,6 +303,10 @@ class Incoming:
         disk.write_all(self._fd, chunk)
         self._digest.update(chunk)
         self.size += len(chunk)
+        if self.size >= self._next and self._early.done():
+            self._early.result()
+            self._early = self._threads.submit(_sync_and_close, os.dup(self._fd))
+            self._next = self.size + STRIDE
 
     @property
     def sha256(self) -> str:
@@ -302,6 +321,7 @@ class Incoming:
     def sync(self) -> None:
         """fsync. If that fails, the body is lost, whatever a second try would say."""
         assert self._fd is not None
+        self._early.result()
         os.fsync(self._fd)
 
     def close(self) -> None:
@@ -330,6 +350,7 @@ class Spool:
             if alone:
                 self._spool.lock()
             self._quarantine = opened.enter_context(Folder.make(root / "quarantine", 0o700))
+            self._threads = opened.enter_context(ThreadPoolExecutor())
             state = Database(root / "state.sqlite3", _MIGRATIONS)
             self._database = opened.enter_context(closing(state))
             if alone:
@@ -345,7 +366,7 @@ class Spool:
 
     def begin(self) -> Incoming:
         """Begin to receive a body."""
-        return Incoming(self._new_id(), self._spool)
+        return Incoming(self._new_id(), self._spool, self._threads)
 
     def accept(
         self,
@@ -820,6 +841,13 @@ class Spool:
 _ARRIVAL = "id, received, client, sender, site, album, caption"
 _BODY = "id, part, name, content_type, size, sha256"
 _KEY = "upload = ? AND target = ? AND part = ?"
+
+
+def _sync_and_close(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _key(delivery: Delivery) -> tuple[str, str, int]:

@@ -33,6 +33,7 @@ from typing import Any
 STEP = 0.05  # seconds between looks at what is still on its way
 GRACE = 0.5  # seconds until a request must have been noticed
 CONNECT = 5.0  # seconds until mitmproxy must have reached the drain
+READ = 1 << 18  # bytes; asyncio takes no more from a socket at once
 IDLE = 120.0  # seconds of silence in the middle of an upload
 ANSWER = 900.0  # seconds to make 2 GB durable on a slow card
 ACKNOWLEDGED = 5.0  # seconds until a reply must have been acknowledged
@@ -126,7 +127,9 @@ async def _swallow(reader: asyncio.StreamReader) -> None:
 class HeldReader:
     """Reads from a client like the StreamReader that it wraps, but holds back the end.
 
-    `pending` is the request of ours that the client is making, if any.
+    `pending` is the request of ours that the client is making, if any. Of its
+    body more is read at once than mitmproxy asks for (64 KiB): what that costs
+    it does not depend on the size.
     """
 
     def __init__(self, reader: asyncio.StreamReader, *, idle: float | None = None) -> None:
@@ -141,7 +144,7 @@ class HeldReader:
             limit = asyncio.timeout(self._idle)
             try:
                 async with limit:
-                    data = await self._reader.read(n)
+                    data = await self._reader.read(max(n, READ) if self.pending else n)
             except OSError as error:
                 if not limit.expired():
                     await self._hold(f"the connection broke: {error.strerror or error}")

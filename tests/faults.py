@@ -10,6 +10,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -56,18 +57,31 @@ def make_lazy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Database, "lazy", True)
 
 
+class AtOnce(Executor):
+    """Stands in for a ThreadPoolExecutor: what it is to do is done when it hears of it."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except OSError as error:
+            future.set_exception(error)
+        return future
+
+
 class Faults:
     """Lets calls of `os`, or statements, fail inside a with statement.
 
     The calls called `names` are counted together. The one numbered `first`
-    fails, and if `persistent` all after it too.
+    fails, and if `persistent` all after it too. `calls` says how many there were,
+    `failed` how many of them have failed.
     """
 
     def __init__(
         self, names: tuple[str, ...], error: int, first: int = 1, *, persistent: bool = False
     ) -> None:
         self.failed = 0
-        self._calls = 0
+        self.calls = 0
         self._names = tuple(dict.fromkeys(names))
         self._error = error
         self._first = first
@@ -107,8 +121,8 @@ class Faults:
             raise sqlite3.OperationalError("disk I/O error")
 
     def _fails(self) -> bool:
-        self._calls += 1
-        fails = self._calls == self._first or (self._persistent and self._calls > self._first)
+        self.calls += 1
+        fails = self.calls == self._first or (self._persistent and self.calls > self._first)
         self.failed += fails
         assert self.failed < ENDLESS, "it is tried for ever"
         return fails

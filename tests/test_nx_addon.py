@@ -528,14 +528,7 @@ def test_other_hosts_pass(shared: Proxy) -> None:
 )
 def test_a_fault_of_ours_is_a_500(folder: Path, fault: str) -> None:
     """A handler that raises is answered 500 here; the request never goes upstream."""
-    script = folder / "faulty.py"
-    script.write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "import nx_addon\n"
-        "from nx_addon import NxAddon, Receiver, service, addons\n"
-        "def fail(*_): raise RuntimeError('a fault for the test')\n"
-        f"{fault}\n"
-    )
+    script = faulty(folder, fault)
     request, _ = upload("SAM_1.JPG")
     with web_server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as (port, heard):
         host = f"localhost:{port}"
@@ -546,6 +539,35 @@ def test_a_fault_of_ours_is_a_500(folder: Path, fault: str) -> None:
             assert answer.status == 500
             assert "a fault for the test" in proxy.log
         assert heard == []
+
+
+def test_the_reply_comes_first(folder: Path) -> None:
+    """What begins when an upload is accepted, its deliveries, can do nothing to the reply."""
+    request, photos = upload("SAM_1.JPG")
+    fault = (
+        "import threading\n"
+        "from nx_addon import Outbox\n"
+        "wake, main = Outbox.wake, threading.main_thread()\n"
+        "Outbox.wake = lambda self: (fail if threading.current_thread() is main else wake)(self)"
+    )
+    with Proxy(folder, script=faulty(folder, fault)) as proxy:
+        assert camera.send(proxy.port, request).body == ACCEPTED
+        proxy.wait_for("a fault for the test")
+        proxy.wait_for("saved as .*SAM_1.JPG")
+        assert proxy.saved() == photos
+
+
+def faulty(folder: Path, fault: str) -> Path:
+    """A script: the addon, but this statement has made something call `fail`."""
+    script = folder / "faulty.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import nx_addon\n"
+        "from nx_addon import NxAddon, Receiver, service, addons\n"
+        "def fail(*_): raise RuntimeError('a fault for the test')\n"
+        f"{fault}\n"
+    )
+    return script
 
 
 def test_connect_to_a_samsung_host_stays_here(folder: Path) -> None:

@@ -32,7 +32,7 @@ from nxparse.spool import GAP, MAX_WAIT, QUIET, Listed, Post, Spool
 from tests import pictures
 from tests.bodies import BOUNDARY, CONTENT_TYPE, SENDER, body, jpeg, message_xml, part_head
 from tests.clock import NEW_YEAR, Clock
-from tests.faults import CALLS, STATEMENTS, Faults, contents, make_lazy
+from tests.faults import CALLS, STATEMENTS, AtOnce, Faults, contents, make_lazy
 
 PHOTO = jpeg(500)
 BODY = body([("SAM_4371.JPG", PHOTO)])
@@ -849,6 +849,26 @@ class TestDisk:
             if not faults.failed:
                 break
         assert status == 200
+
+    def test_failure_of_an_early_fsync(
+        self,
+        directory: Path,
+        config: Config,
+        monkeypatch: pytest.MonkeyPatch,
+        told: Callable[[], list[tuple[str, str]]],
+    ) -> None:
+        """K02: half of a body was lost on its way to the disk: it is refused, at its end."""
+        monkeypatch.setattr("nxparse.spool.STRIDE", len(BODY) // 2)
+        monkeypatch.setattr("nxparse.spool.ThreadPoolExecutor", AtOnce)
+        spool = Spool(directory / ".nx", lambda: NEW_YEAR)
+        receiver = EmailReceiver(spool, config, Announced(CLIENT, CONTENT_TYPE, len(BODY)))
+        with Faults(("fsync",), errno.EIO) as faults:
+            assert send(receiver).status == 507
+        assert faults.calls == 1
+        assert kept(spool, directory) == ([], [])
+        reason = report.disk_error(BROKEN, directory)
+        assert told() == [("ERROR", f"192.0.2.7: an upload is refused: {reason}")]
+        spool.close()
 
     def test_free_space_unknown(
         self,

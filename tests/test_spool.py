@@ -40,7 +40,16 @@ from nxparse.spool import (
 from nxparse.upload import Preview
 from tests.bodies import BOUNDARY, CONTENT_TYPE, RECIPIENT, SENDER, body, jpeg
 from tests.clock import NEW_YEAR, Clock
-from tests.faults import CALLS, STATEMENTS, Database, Faults, Kills, contents, make_lazy
+from tests.faults import (
+    CALLS,
+    STATEMENTS,
+    AtOnce,
+    Database,
+    Faults,
+    Kills,
+    contents,
+    make_lazy,
+)
 
 PHOTO = jpeg(500)
 BODY = body([("SAM_4371.JPG", PHOTO)])
@@ -560,6 +569,103 @@ class TestIncoming:
         with Faults(("close",), errno.EIO):
             opened.discard(incoming)
         assert bodies(root) == ({}, {})
+
+
+class TestEarlyFsync:
+    """What has come of a large body is fsynced while more comes."""
+
+    @pytest.fixture(autouse=True)
+    def _stride(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(spool, "STRIDE", 1000)
+
+    @pytest.fixture
+    def at_once(self, monkeypatch: pytest.MonkeyPatch, root: Path) -> Iterator[Spool]:
+        """A spool whose early fsyncs are over when `write` returns."""
+        monkeypatch.setattr(spool, "ThreadPoolExecutor", AtOnce)
+        found = Spool(root)
+        yield found
+        found.close()
+
+    @pytest.fixture
+    def sizes(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """How large the file was at each fsync."""
+        found: list[int] = []
+        monkeypatch.setattr(os, "fsync", lambda fd: found.append(os.fstat(fd).st_size))
+        return found
+
+    def test_strides(self, at_once: Spool, sizes: list[int]) -> None:
+        """There is one after each stride, counted from the last one."""
+        incoming = at_once.begin()
+        for size in (999, 1, 999, 500, 501, 999, 5000):
+            incoming.write(bytes(size))
+        incoming.sync()
+        incoming.close()
+        assert sizes == [1000, 2499, 3999, 8999, 8999]
+
+    def test_descriptors(self, at_once: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is made with a descriptor of its own, which is closed, whether it fails or not."""
+        used: list[int] = []
+
+        def fsync(fd: int) -> None:
+            used.append(fd)
+            if len(used) == 2:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        incoming = at_once.begin()
+        monkeypatch.setattr(os, "fsync", fsync)
+        incoming.write(bytes(1000))
+        incoming.write(bytes(1000))
+        own = incoming._fd
+        assert own not in used
+        for fd in used:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(fd)
+        at_once.discard(incoming)
+
+    def test_nobody_waits(self, opened: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """More can be written meanwhile, without another one; `sync` waits, and makes the last."""
+        begun, end = threading.Event(), threading.Event()
+        calls: list[str] = []
+
+        def fsync(fd: int) -> None:
+            early = threading.current_thread() is not threading.main_thread()
+            calls.append("early" if early else "last")
+            begun.set()
+            assert end.wait(30)
+            calls.append("over")
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        incoming = opened.begin()
+        incoming.write(bytes(1000))
+        assert begun.wait(30)
+        incoming.write(bytes(5000))
+        assert calls == ["early"]
+        threading.Timer(0.02, end.set).start()
+        incoming.sync()
+        incoming.close()
+        assert calls == ["early", "over", "last", "over"]
+
+    @pytest.mark.parametrize(
+        "notice",
+        [
+            lambda found, incoming: incoming.write(bytes(1000)),
+            lambda found, incoming: found.accept(incoming, CLIENT, SENDER, CONTENT_TYPE, SAVE),
+            lambda found, incoming: found.quarantine(incoming),
+        ],
+        ids=["write", "accept", "quarantine"],
+    )
+    def test_failure_is_final(
+        self, at_once: Spool, notice: Callable[[Spool, Incoming], object]
+    ) -> None:
+        """K02: when it has failed, the body is lost, whatever the next fsync would say."""
+        incoming = at_once.begin()
+        with Faults(("fsync",), errno.EIO) as faults:
+            incoming.write(bytes(1000))
+            with pytest.raises(OSError, match="Input/output error"):
+                notice(at_once, incoming)
+        assert (faults.calls, faults.failed) == (1, 1)
+        assert due(at_once) == []
+        at_once.discard(incoming)
 
 
 class TestAccept:

@@ -137,10 +137,19 @@ class TestHeldReader:
         await connection.send(b"hello")
         assert await held.read(1 << 16) == b"hello"
 
-    async def test_size(self, connection: Connection, held: HeldReader) -> None:
-        """No more is returned than was asked for."""
-        await connection.send(b"hello")
-        assert [await held.read(4), await held.read(4)] == [b"hell", b"o"]
+    @pytest.mark.parametrize(
+        ("pending", "sizes"),
+        [(None, [65535, 65535, 65535, 65535, 37860]), (Pending(), [262144, 37856])],
+        ids=["not ours", "ours"],
+    )
+    async def test_size(self, pending: Pending | None, sizes: list[int]) -> None:
+        """Of a request of ours more is returned than was asked for, so that it goes faster."""
+        reader = asyncio.StreamReader()
+        reader.feed_data(bytes(300_000))
+        reader.feed_eof()
+        held = HeldReader(reader)
+        held.pending = pending
+        assert [len(await held.read(65535)) for _ in sizes] == sizes
 
     async def test_stands_in(self, connection: Connection, held: HeldReader) -> None:
         """Whatever else a StreamReader can do, this one can too."""
