@@ -82,7 +82,7 @@ def compose(message: Message) -> bytes:
         f"<email><sender>{_text(message.sender)}</sender>"
         f"<receiverList>{receivers}</receiverList>"
         f"<title>{_text(message.subject)}</title><body>{_text(message.text)}</body></email>"
-    ).encode("utf-8", "replace")
+    ).encode()
 
 
 def _text(value: str) -> str:

@@ -162,6 +162,8 @@ def test_subject(title: str, subject: str, kinds: list[Kind]) -> None:
             id="X11-quoted-name"),
         pytest.param("<sender>Me <a@x.org></sender>", ("Me", "a@x.org"), BROKEN,
             id="X11-name-not-escaped"),
+        pytest.param("<sender>X &lt;b@x.org&gt; &lt;a@x.org&gt;</sender>",
+            ("X <b@x.org>", "a@x.org"), CLEAN, id="X11-two-in-brackets"),
         pytest.param("<sender>&lt;a@x.org&gt;</sender>", ("", "a@x.org"), CLEAN,
             id="X11-brackets-alone"),
         pytest.param("<sender>a@x.org&gt;</sender>", ("", "a@x.org>"), CLEAN, id="X11-one-bracket"),
@@ -204,6 +206,8 @@ NUMBERED = [f"r{number}@x.org" for number in range(MAX_RECIPIENTS + 1)]
         pytest.param(receivers(*NUMBERED[:-1] * 2), tuple(NUMBERED[:-1]), id="X10-64-twice"),
         pytest.param(receivers("b@x.org", "B@X.org", "c@x.org", "b@x.org"), ("b@x.org", "c@x.org"),
             id="X10-duplicates"),
+        pytest.param(receivers("ß@x.org", "ss@x.org"), ("ß@x.org", "ss@x.org"),
+            id="X10-no-duplicates"),
         pytest.param(receivers(" b@x.org ", "\n\tc@x.org\r\n"), ("b@x.org", "c@x.org"),
             id="X10-blanks"),
         pytest.param(receivers("", "b@x.org", " "), ("b@x.org",), id="X10-empty-ones"),
@@ -384,6 +388,8 @@ def test_cut_message_keeps_what_is_whole() -> None:
         assert (sender, recipients, kinds) == ("a@x.org", expected, BROKEN)
         assert subject == "T" or end < title
     assert read(xml(body="<body>The text")[:-10])[3] == "The te"
+    sender, *_, kinds = read(f"<email>{receivers('b@x.org')}<sender>a@x.o")
+    assert (sender, kinds) == ("", [*BROKEN, Kind.NO_SENDER])
 
 
 KOREAN = "사진"
