@@ -124,8 +124,9 @@ class World:
 
     def end(self, how: Callable[[], None]) -> None:
         """End the proxy with `proxy.stop` or `proxy.kill`."""
+        samples, self._samples = self._samples, []  # none of how it ends
         how()
-        self.lives.append((f"{how.__name__}: {self.proxy.process.returncode}", self._samples))
+        self.lives.append((f"{how.__name__}: {self.proxy.process.returncode}", samples))
         self.logs.append(self.proxy.log)
 
     def watch(self, over: Event) -> None:
