@@ -822,6 +822,11 @@ class TestStatus:
             assert failure(server) == expected
         assert server.statuses == []
 
+    def test_post_that_is_refused(self) -> None:
+        """A post that is refused is given up whole: it is no matter of its files."""
+        with MastodonServer(script={Call.POST: [error(422, "No")]}) as server:
+            assert failure(server, pictures(2)) == permanent("SERVER says 422: No")
+
     def test_long(self) -> None:
         """A long story is cut."""
         with MastodonServer(script={Call.POST: [error(422, "x" * 5000)]}) as server:
