@@ -963,6 +963,16 @@ def test_error_is_final() -> None:
     assert second.value is first.value is scanner.error
 
 
+def test_error_in_data_is_final() -> None:
+    """Nor does it, once it has failed in the data of a part, take more of them."""
+    scanner = Scanner(B)
+    with pytest.raises(LimitError) as first:
+        scanner.feed((FIELD + b"D\r\n") * MAX_PARTS + b"--B7x\r\n\r\nD" + CLOSE)
+    with pytest.raises(LimitError) as second:
+        scanner.feed(b"DATA")
+    assert second.value is first.value
+
+
 def test_error_from_the_surplus_is_kept() -> None:
     """A strict scanner that refuses the surplus line end keeps that error like any other."""
     scanner = Scanner(B, strict=True)
