@@ -1,73 +1,169 @@
-"""How much memory it takes to mail an upload, by its size.
+"""How long it takes to mail an upload, and how much memory, beside Flask-Mail.
 
-The alternative, in the same run, is what most programs do: make an EmailMessage,
-attach the photo, and hand it to smtplib, in a process of its own.
+Each one mails in a process of its own (`tests.bench.mailer`), to a mail server
+that keeps nothing: Postfix's smtp-sink if there is one (SMTP_SINK may say where),
+else one in Python, which is slower than what is measured.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from socket import create_server
+from statistics import median
 
-from tests.bench.memory import MIB, peak, upload
-from tests.proxy import Proxy
+from nxparse.spool import Spool
+from tests import bodies, camera
+from tests.bench.memory import peak
+from tests.bench.table import Goal, Row, Table, in_turns
+from tests.bench.upload import MB, body, photo, request
+from tests.proxy import ROOT, Proxy, eventually
 
-LIMIT = 32
-SIZES = (1, 20, 100)
-
-USUAL = """
-import resource, smtplib, sys
-from email.message import EmailMessage
-port, size = int(sys.argv[1]), int(sys.argv[2])
-message = EmailMessage()
-message["From"], message["To"] = "camera@example.org", "somebody@example.org"
-message.set_content("Sent from Samsung Camera.")
-photo = bytes(range(256)) * (size // 256)
-message.add_attachment(photo, maintype="image", subtype="jpeg", filename="SAM_0.JPG")
-with smtplib.SMTP("127.0.0.1", port) as server:
-    server.send_message(message)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-"""
+SIZES = {"1.3 MB": 1_300_000, "20 MB": 20 * MB, "100 MB": 100 * MB}
+LIMIT = 32  # MiB
+SMTP_SINK = os.environ.get("SMTP_SINK") or shutil.which(
+    "smtp-sink", path=f"{os.environ.get('PATH')}:/usr/sbin"
+)
+POSTFIX = "The mail server is Postfix's smtp-sink."
+PYTHON = (
+    "The mail server is one in Python, which sets the pace: there is no smtp-sink of Postfix's."
+)
 
 
-def main() -> None:
-    print("Peak RSS while an upload is mailed, in MiB\n")
-    print(f"{'upload':<10}{'nx_addon':>10}{'grown':>8}{'smtplib alone':>16}{'grown':>8}")
-    base: tuple[float, float] | None = None
-    for size in SIZES:
-        ours, usual = peak_of_proxy(size * MIB), peak_of_smtplib(size * MIB)
-        base = base or (ours, usual)
-        grown = ours - base[0], usual - base[1]
-        print(f"{size:>4} MB   {ours:>10.1f}{grown[0]:>8.1f}{usual:>16.1f}{grown[1]:>8.1f}")
-    print(f"\nThe goal is to grow by at most {LIMIT} MiB over 1 MB.")
-
-
-def peak_of_proxy(size: int) -> float:
-    with tempfile.TemporaryDirectory() as folder, mail_sink() as port:
-        options = ("--set", f"nx_smtp=smtp://127.0.0.1:{port}", "--set", "nx_senders=*")
-        with Proxy(Path(folder), *options) as proxy:
-            upload(proxy.port, size, 0)
-            proxy.wait_for("mailed to")
-            return peak(proxy.process.pid)
-
-
-def peak_of_smtplib(size: int) -> float:
+def main(short: bool = False) -> Iterator[Table]:
     with mail_sink() as port:
-        command = [sys.executable, "-c", USUAL, str(port), str(size)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return float(done.stdout)
+        yield Table(
+            "Mailing an upload",
+            "upload",
+            [beside_flask(name, size, port, 3 if short else 5) for name, size in SIZES.items()],
+            f"Medians; RSS is what the process grows by. {POSTFIX if SMTP_SINK else PYTHON}",
+        )
+        yield Table(
+            "Peak RSS of mitmdump while it receives and mails an upload",
+            "upload",
+            list(of_mitmdump(port)),
+        )
+
+
+def beside_flask(name: str, size: int, port: int, runs: int) -> Row:
+    def medians(figure: str) -> tuple[float, float]:
+        ours, usual = (
+            median(one[figure] for one in found[it]) for it in ("nx_addon", "Flask-Mail")
+        )
+        return ours, usual
+
+    found = in_turns(
+        runs,
+        {
+            "nx_addon": partial(mailed, "nx_addon", accepted, size, port),
+            "Flask-Mail": partial(mailed, "Flask-Mail", stored, size, port),
+        },
+    )
+    seconds, cpu, grown = medians("seconds"), medians("cpu"), medians("grown")
+    goals = [
+        Goal("times as fast", seconds[1] / seconds[0], at_least=4),
+        Goal("of the memory", grown[0] / grown[1], at_most=1 / 20),
+    ]
+    return Row(
+        name,
+        {
+            "nx_addon, ms": 1000 * seconds[0],
+            "Flask-Mail, ms": 1000 * seconds[1],
+            "CPU, ms": 1000 * cpu[0],
+            "CPU, Flask-Mail": 1000 * cpu[1],
+            "RSS, MiB": grown[0],
+            "RSS, Flask-Mail": grown[1],
+        },
+        goals if size == max(SIZES.values()) else (),
+    )
+
+
+def mailed(
+    name: str, prepare: Callable[[Path, int], Path], size: int, port: int
+) -> dict[str, float]:
+    """What it took to mail an upload: seconds, CPU seconds, and the MiB that the process grew."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = prepare(Path(folder), size)
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.bench.mailer", name, path, str(port)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+    took: dict[str, float] = json.loads(done.stdout)
+    return took
+
+
+def accepted(folder: Path, size: int) -> Path:
+    """A spool with an upload that is to be mailed."""
+    with closing(Spool(folder)) as spool:
+        incoming = spool.begin()
+        for piece in body(size):
+            incoming.write(piece)
+        deliveries = {"mail": [bodies.RECIPIENT]}
+        spool.accept(incoming, "192.0.2.7", bodies.SENDER, bodies.CONTENT_TYPE, deliveries)
+    return folder
+
+
+def stored(folder: Path, size: int) -> Path:
+    """The same photo as a file."""
+    path = folder / "SAM_0.JPG"
+    with path.open("wb") as file:
+        file.writelines(photo(size))
+    return path
+
+
+def of_mitmdump(port: int) -> Iterator[Row]:
+    least = 0.0
+    options = ("--set", f"nx_smtp=smtp://127.0.0.1:{port}", "--set", "nx_senders=*")
+    for name, size in SIZES.items():
+        with tempfile.TemporaryDirectory() as folder, Proxy(Path(folder), *options) as proxy:
+            assert camera.send(proxy.port, *request(size)).status == 200
+            proxy.wait_for("mailed to")
+            found = peak(proxy.process.pid)
+        least = least or found
+        goal = Goal("grown by", found - least, "MiB", at_most=LIMIT, structural=True)
+        yield Row(name, {"nx_addon, MiB": found}, [goal])
 
 
 @contextmanager
 def mail_sink() -> Iterator[int]:
     """A mail server that takes everything and keeps nothing."""
+    with smtp_sink(SMTP_SINK) if SMTP_SINK else python_sink() as port:
+        yield port
 
+
+@contextmanager
+def smtp_sink(program: str) -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = probe.getsockname()
+    # As root it wants to know whom to become.
+    user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    with subprocess.Popen([program, *user, f"127.0.0.1:{address[1]}", "100"]) as process:
+
+        def listens() -> bool:
+            with suppress(ConnectionRefusedError), socket.create_connection(address):
+                return True
+            return False
+
+        try:
+            eventually(listens, "smtp-sink listens")
+            yield address[1]
+        finally:
+            process.kill()
+
+
+@contextmanager
+def python_sink() -> Iterator[int]:
     def serve() -> None:
         while True:
             try:
@@ -84,6 +180,6 @@ def mail_sink() -> Iterator[int]:
                             pass
                     connection.sendall(b"221 bye\r\n" if verb == b"QUIT" else b"250 OK\r\n")
 
-    with create_server(("127.0.0.1", 0)) as listening:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=serve, daemon=True).start()
         yield listening.getsockname()[1]

@@ -1,0 +1,29 @@
+"""Uploads of any size, in pieces that take no memory of their own."""
+
+from __future__ import annotations
+
+from random import Random
+
+from tests import bodies
+
+MB = 1_000_000
+_PHOTO = b"@PHOTO@"
+_PIECE = Random(0).randbytes(MB)  # this is what the data of a JPEG look like
+
+
+def photo(size: int) -> list[bytes]:
+    """A photo of so many bytes."""
+    return [*([_PIECE] * (size // MB)), _PIECE[: size % MB]]
+
+
+def body(size: int, number: int = 0) -> list[bytes]:
+    """The body of an upload with one photo, SAM_NUMBER.JPG, of so many bytes."""
+    before, after = bodies.body([(f"SAM_{number}.JPG", _PHOTO)]).split(_PHOTO)
+    return [before, *photo(size), after]
+
+
+def request(size: int, number: int = 0) -> list[bytes]:
+    """The request with that body."""
+    pieces = body(size, number)
+    length = b"Content-Length: %d" % sum(map(len, pieces))
+    return [bodies.request(b"").replace(b"Content-Length: 0", length), *pieces]
