@@ -24,6 +24,7 @@ from email.policy import HTTP
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -864,6 +865,13 @@ class TestScripted:
         with WebServer((Act.POST, said, drip)) as running:
             assert outcome(encoded(), at(running)) == expected
         assert drip.dripped < len(dripping) // 4
+
+    def test_at_the_last_moment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """When its time is over, a reply is not read on, even if more of it is there."""
+        clock = itertools.count(step=forward.ANSWER)
+        monkeypatch.setattr(forward, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+        with WebServer() as running:
+            assert outcome(encoded(), at(running)) == TIMED_OUT
 
     def test_byte_by_byte_over_tls(self, trusted: Authority, hurried: None) -> None:
         """So it is over TLS."""
