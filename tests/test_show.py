@@ -251,7 +251,7 @@ def test_anything(path: str, body: bytes, content_type: str) -> None:
 def test_quick() -> None:
     """Looking at 16 MB takes no time worth speaking of."""
     body = bodies.body([("A.JPG", bodies.jpeg(1000) + bytes(16 << 20))])
-    begun = time.monotonic()
+    begun = time.process_time()
     assert show.email(body, bodies.CONTENT_TYPE)
     assert show.request(Seen("PUT", "h", "/upload/x", (), body))
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
