@@ -147,6 +147,7 @@ EXCHANGE = [
     pytest.param(
         b"GET / HTTP/1.1\r\nHost: www.samsungimaging.com\r\n\r\n", "page", None, id="page"
     ),
+    pytest.param(b"GET /thumbnail/x HTTP/1.1\r\n\r\n?", "thumbnail", None, id="thumbnail"),
     pytest.param(b"GET /favicon.ico HTTP/1.1\r\n\r\n?", "unknown", None, id="icon"),
     pytest.param(b"POST /x HTTP/1.1\r\n\r\nbody", "unknown", None, id="unknown"),
     pytest.param(b"GET /security/sso/initialize/time HTTP/1.1\r\n\r\n?", "time", None, id="time"),
