@@ -13,7 +13,7 @@ from typing import Any
 
 from nxparse import jpeg, multipart, report, service, social
 from nxparse.deviation import BodyError
-from nxparse.hotspot import GLD, Family
+from nxparse.hotspot import Family
 from nxparse.multipart import Fetch
 from nxparse.reply import Reply
 from nxparse.seen import Seen
@@ -97,10 +97,12 @@ def title(seen: Seen) -> str:
             return "login to AllShare"
         case Call(Service.LIST):
             return "list of sites"
-        case Family():
+        case Call(Service.PAGE):
+            return "page"
+        case Call(Service.THUMBNAIL):
+            return "thumbnail"
+        case Family() | Reply(200):
             return "hotspot check"
-        case Reply() as found if found.status == 200:
-            return "hotspot check" if found is GLD else "page"
         case _:
             return "unknown"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import gc
+import http.client
 import itertools
 import logging
 import os
@@ -23,6 +24,7 @@ from email.policy import HTTP
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -407,6 +409,30 @@ class TestPost:
                 tracemalloc.stop()
         assert running.post.size == body.size > size
         assert peak < 4 << 20
+
+    @pytest.mark.parametrize(
+        ("script", "told"),
+        [
+            ([Act.CLOSE], "SERVER: Broken pipe"),
+            ([b"HTTP/1.1 503 no\r\nContent-Length: 0\r\n\r\n"], "SERVER says 503 no"),
+        ],
+        ids=["silent", "with an answer"],
+    )
+    def test_closed_before_the_head(
+        self, monkeypatch: pytest.MonkeyPatch, script: Script, told: str
+    ) -> None:
+        """A connection that nothing can be sent over is told, or what the server says before."""
+        connect = http.client.HTTPConnection.connect
+
+        def half_closed(connection: http.client.HTTPConnection) -> None:
+            connect(connection)
+            connection.sock.shutdown(socket.SHUT_WR)
+
+        monkeypatch.setattr(http.client.HTTPConnection, "connect", half_closed)
+        with WebServer(script) as running, pytest.raises(TemporaryError) as caught:
+            send(encoded(), ID, at(running), NOON)
+        assert str(caught.value).replace(f"{HOST}:{running.port}", "SERVER") == told
+        assert running.posts == []
 
     @pytest.mark.parametrize("code", [errno.EIO, errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT])
     def test_photo_that_cannot_be_read(self, code: int) -> None:
@@ -839,6 +865,13 @@ class TestScripted:
         with WebServer((Act.POST, said, drip)) as running:
             assert outcome(encoded(), at(running)) == expected
         assert drip.dripped < len(dripping) // 4
+
+    def test_at_the_last_moment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """When its time is over, a reply is not read on, even if more of it is there."""
+        clock = itertools.count(step=forward.ANSWER)
+        monkeypatch.setattr(forward, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+        with WebServer() as running:
+            assert outcome(encoded(), at(running)) == TIMED_OUT
 
     def test_byte_by_byte_over_tls(self, trusted: Authority, hurried: None) -> None:
         """So it is over TLS."""

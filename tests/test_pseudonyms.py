@@ -376,7 +376,7 @@ def test_anything(text: str, other: str, keep: Keep) -> None:
 
 def test_slow() -> None:
     """The worst that 32 KiB can hold takes a time that is linear in them."""
-    begun = time.monotonic()
+    begun = time.process_time()
     for unit in ("a", "a@", "1.", "::", "%25", "%41", "a1", "&#1;", "http://", " ", "/", "+"):
         text = unit * ((1 << 15) // len(unit))
         names = Pseudonyms()
@@ -384,7 +384,7 @@ def test_slow() -> None:
             names.value(text[:length], Keep.NOTHING)
         for take in (names.anywhere, names.host, names.url, names.query, names.value, names.sweep):
             take(text)
-    assert time.monotonic() - begun < 15
+    assert time.process_time() - begun < 15
 
 
 def test_nested() -> None:

@@ -770,9 +770,9 @@ SIZE = 16 << 20
 def test_large(body: bytes, content_type: str) -> None:
     """A body of 16 MB takes a moment, and no more memory than itself."""
     request = post(body, content_type)
-    begun = time.monotonic()
+    begun = time.process_time()
     report = markdown([request])
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 10
     assert len(report) < 200_000
     tracemalloc.start()
     try:
@@ -784,11 +784,11 @@ def test_large(body: bytes, content_type: str) -> None:
 
 def test_large_reply() -> None:
     """A reply of 16 MB takes a moment, even if it looks like one of ours."""
-    begun = time.monotonic()
+    begun = time.process_time()
     for unit in (b"<!-- ", b"a", b"<"):
         answered = Answered(400, "", (), unit * (SIZE // len(unit)))
         markdown([replace(post(b""), answered=answered)])
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 10
 
 
 def test_many() -> None:
@@ -800,7 +800,7 @@ def test_many() -> None:
         )
         for n in range(1000)
     ]
-    begun = time.monotonic()
+    begun = time.process_time()
     report = markdown(requests)
-    assert time.monotonic() - begun < 20
+    assert time.process_time() - begun < 20
     assert "text-1000 (" in report

@@ -147,6 +147,7 @@ EXCHANGE = [
     pytest.param(
         b"GET / HTTP/1.1\r\nHost: www.samsungimaging.com\r\n\r\n", "page", None, id="page"
     ),
+    pytest.param(b"GET /thumbnail/x HTTP/1.1\r\n\r\n?", "thumbnail", None, id="thumbnail"),
     pytest.param(b"GET /favicon.ico HTTP/1.1\r\n\r\n?", "unknown", None, id="icon"),
     pytest.param(b"POST /x HTTP/1.1\r\n\r\nbody", "unknown", None, id="unknown"),
     pytest.param(b"GET /security/sso/initialize/time HTTP/1.1\r\n\r\n?", "time", None, id="time"),
@@ -251,7 +252,7 @@ def test_anything(path: str, body: bytes, content_type: str) -> None:
 def test_quick() -> None:
     """Looking at 16 MB takes no time worth speaking of."""
     body = bodies.body([("A.JPG", bodies.jpeg(1000) + bytes(16 << 20))])
-    begun = time.monotonic()
+    begun = time.process_time()
     assert show.email(body, bodies.CONTENT_TYPE)
     assert show.request(Seen("PUT", "h", "/upload/x", (), body))
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nxparse import disk
+from nxparse.disk import Folder
 from nxparse.filename import numbered
 from nxparse.upload import File
 
@@ -23,9 +24,8 @@ def copies(files: Sequence[File], folder: Path) -> Iterator[list[Path]]:
     """
     place = tempfile.TemporaryDirectory(prefix="run-", dir=folder, ignore_cleanup_errors=True)
     try:
-        paths: list[Path] = []
-        for file in files:
-            paths.append(_copied(file, Path(place.name).resolve()))
+        with Folder(Path(place.name).resolve()) as opened:
+            paths = [_copied(file, opened) for file in files]
         yield paths
     finally:
         # It does not ignore all errors. What has been done must not be done again for one.
@@ -33,17 +33,13 @@ def copies(files: Sequence[File], folder: Path) -> Iterator[list[Path]]:
             place.cleanup()
 
 
-def _copied(file: File, folder: Path) -> Path:
-    for number in itertools.count():
-        path = folder / numbered(file.safe_name, number)
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            continue
-        try:
-            for chunk in file.chunks():
-                disk.write_all(fd, chunk)
-        finally:
-            os.close(fd)
-        return path
-    raise AssertionError("numbers have no end")
+def _copied(file: File, folder: Folder) -> Path:
+    names = (numbered(file.safe_name, number) for number in itertools.count())
+    name = next(name for name in names if not folder.has(name))
+    fd = folder.create(name, 0o600)
+    try:
+        for chunk in file.chunks():
+            disk.write_all(fd, chunk)
+    finally:
+        os.close(fd)
+    return folder.path / name
