@@ -123,6 +123,7 @@ class NxAddon:
         self.gateway: Gateway | None = None
         self.outbox: Outbox | None = None
         self.started = False
+        self.ended = False
         self.read: list[http.HTTPFlow] = []  # from a file, to be reported
         self.port_advice = _PortAdvice()
         self.exchanges: dict[str, Exchange] = {}  # by the id of the flow
@@ -221,7 +222,7 @@ class NxAddon:
         ending = asyncio.ensure_future(asyncio.sleep(ENDING)) if self.exchanges else None
         receivers = [exchange.receiver for exchange in self.exchanges.values()]
         self.exchanges.clear()
-        # Who comes from here on is told so.
+        self.ended = True
         spool, self.spool = self.spool, None
         # A delivery that does not end now is cut by the end of the process, and made again.
         if spool and self.outbox and self.outbox.stop(STOP_TIMEOUT):
@@ -261,6 +262,9 @@ class NxAddon:
             return
         if not self._is_ours(flow):
             self._stranger(flow.client_conn, flow.request.pretty_host, "HTTP")
+            return
+        if self.ended:  # to begin a stream is too late
+            flow.response = _response(NOT_READY, flow.request.method)
             return
         self.strangers.seen(_name(flow.client_conn))
         exchange = self.exchanges[flow.id] = Exchange(flow.client_conn, Pending())

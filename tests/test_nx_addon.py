@@ -22,7 +22,7 @@ import pytest
 from mitmproxy import exceptions, http
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.io import FlowReader
-from mitmproxy.test import taddons
+from mitmproxy.test import taddons, tflow
 
 import nx_addon
 from nxparse.outbox import Outbox
@@ -804,6 +804,17 @@ async def test_a_stop_before_the_reply(folder: Path) -> None:
     spool = Spool(folder / ".nx")
     assert spool.repeated("me", incoming.sha256) == id
     spool.close()
+
+
+async def test_a_request_after_the_end(folder: Path) -> None:
+    """Nothing is begun for a request that comes when all has ended."""
+    addon = nx_addon.NxAddon()
+    addon.done()
+    request = http.Request.make("POST", "http://www.ospserver.net/social/columbus/email", b"x")
+    flow = tflow.tflow(req=request)
+    await addon.requestheaders(flow)
+    await addon.request(flow)
+    assert (flow.response.status_code, addon.exchanges) == (503, {})
 
 
 async def test_a_lost_reply_that_cannot_be_noted(

@@ -12,6 +12,7 @@ import email
 import email.policy
 import gc
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -52,6 +53,9 @@ TO_MAIL = {
     "close": 8,
     "take and close": 12,
 }
+
+# aiosmtpd leaves tasks behind when it is stopped in the middle of a session.
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 Fault = Callable[[Random], AbstractContextManager[None]]
 
@@ -185,8 +189,7 @@ class World:
         self._mail_server = _MoodyServer(self, random, self._mail_port).__enter__()
 
     def _mail_down(self) -> None:
-        # aiosmtpd leaves connections to it that asyncio complains of once its loop has ended.
-        gc.collect()
+        gc.collect()  # asyncio complains of what is left of connections when its loop has ended
         self._mail_server.__exit__()
 
     # What has come out
