@@ -4,11 +4,13 @@ import base64
 import email
 import email.policy
 import errno
+import json
 import os
 import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from email.message import EmailMessage
 from email.utils import formatdate
 from functools import partial
@@ -34,6 +36,7 @@ from nxparse.targets import deliver_to, keep
 from nxparse.upload import File, Upload
 from tests.bodies import CONTENT_TYPE, RECIPIENT, SENDER, TEXT, TITLE, body, jpeg, message_xml
 from tests.faults import Faults, contents
+from tests.mastodon_server import TOKEN, MastodonServer
 from tests.web_servers import HOST, WebServer
 
 NEW_YEAR = 1767225600.0  # 2026-01-01 00:00 UTC
@@ -613,6 +616,63 @@ class TestForward:
             pass
         with pytest.raises(UnreachableError):
             deliver(configured(tmp_path), f"forward:http://{HOST}:{server.port}/")
+
+
+def test_notify(tmp_path: Path) -> None:
+    """A service that Apprise knows gets the title, the text and the files."""
+    pytest.importorskip("apprise")
+    (tmp_path / ".nx").mkdir()
+    with WebServer() as server:
+        target = f"notify:json://me:${{PASSWORD}}@{HOST}:{server.port}/hook"
+        outcome = deliver(configured(tmp_path), target, {"PASSWORD": "secret"}, part=2)
+    told = json.loads(server.post.body)
+    assert (told["title"], told["message"]) == (TITLE, TEXT)
+    assert [one["filename"] for one in told["attachments"]] == ["B.JPG"]
+    assert server.post.header("Authorization") == "Basic bWU6c2VjcmV0"
+    assert outcome == Outcome("sent by Apprise")
+
+
+class TestMastodon:
+    @pytest.mark.parametrize(
+        ("site", "subject", "text", "part", "expected"),
+        [
+            pytest.param("", "From me", "At the sea", 0, "At the sea", id="text"),
+            pytest.param("", "From me", "", 0, "From me", id="subject"),
+            pytest.param("facebook", "facebook: NX300", "", 0, "", id="no-caption"),
+            pytest.param("facebook", "", "Sea~A boat~Anna", 0, "Sea", id="descriptions"),
+            pytest.param("facebook", "", "Sea~A boat~Anna", 1, "Sea", id="first-file"),
+            pytest.param("facebook", "", "Sea~A boat~Anna", 2, "Sea", id="second-file"),
+            pytest.param("facebook", "", "Sea~A boat", 2, "Sea", id="second-file-undescribed"),
+        ],
+    )
+    def test_status(
+        self, tmp_path: Path, site: str, subject: str, text: str, part: int, expected: str
+    ) -> None:
+        """What was typed is posted, and each photo has the description that is meant for it."""
+        found = replace(posted(), subject=subject, text=text)
+        with MastodonServer() as server:
+            target = f"mastodon:http://${{TOKEN}}@{HOST}:{server.port}"
+            arrival = Arrival(ID, NEW_YEAR, "192.0.2.7", "anna", site)
+            one = Delivery(arrival, target, part, ("facebook",), 0, 0.0, NEW_YEAR, "")
+            deliver_to(configured(tmp_path), {"TOKEN": TOKEN}, target)(
+                found, files_of(found, part), one
+            )
+        [status] = server.statuses
+        descriptions = [*text.split("~")[1:], None, None][:2]
+        assert status.text.removesuffix("📷 NX300").rstrip() == expected
+        assert [media.description for media in status.media] == (
+            descriptions[part - 1 : part] if part else descriptions
+        )
+
+    def test_key(self, tmp_path: Path) -> None:
+        """A post has one key, however often it is tried, and in each target another."""
+        keys = []
+        with MastodonServer() as server:
+            url = f"mastodon:http://{TOKEN}@{HOST}:{server.port}"
+            for target in (url, url, f"{url}?visibility=private"):
+                deliver(configured(tmp_path), target)
+                keys.append(server.statuses[-1].idempotency_key)
+        assert keys[0] == keys[1] != keys[2]
 
 
 @pytest.mark.parametrize("part", [0, 1])
