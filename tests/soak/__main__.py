@@ -5,7 +5,7 @@
 A real mitmdump with the addon, `cameras` that send to it, and `faults` of all
 kinds at the same time. In the end all is well again, what waits is delivered, and
 the `ledger` is balanced. Exit status 1 if anything is wrong; the folder with all
-files and logs is then kept.
+files and logs is then kept. Linux only: it reads /proc.
 """
 
 from __future__ import annotations

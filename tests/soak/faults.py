@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import email
 import email.policy
-import gc
 import hashlib
 import logging
 import os
@@ -18,6 +17,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -54,8 +54,10 @@ TO_MAIL = {
     "take and close": 12,
 }
 
-# aiosmtpd leaves tasks behind when it is stopped in the middle of a session.
+# aiosmtpd leaves tasks and connections behind when it is stopped in the middle of a session,
+# and asyncio complains of them, in this process, not in the proxy.
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+sys.unraisablehook = lambda _: None
 
 Fault = Callable[[Random], AbstractContextManager[None]]
 
@@ -189,7 +191,6 @@ class World:
         self._mail_server = _MoodyServer(self, random, self._mail_port).__enter__()
 
     def _mail_down(self) -> None:
-        gc.collect()  # asyncio complains of what is left of connections when its loop has ended
         self._mail_server.__exit__()
 
     # What has come out
