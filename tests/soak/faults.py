@@ -195,12 +195,16 @@ class World:
 
     # What has come out
 
-    def take(self, mail: Mail, *, confirmed: bool) -> None:
+    @property
+    def epoch(self) -> tuple[int, int]:
+        """Another one for each process of the proxy, and for each mail server."""
+        return len(self.lives), self._mail_servers
+
+    def take(self, mail: Mail, epoch: tuple[int, int], *, confirmed: bool) -> None:
         """Note the photos in a mail."""
         message = email.message_from_bytes(mail.content, policy=email.policy.SMTP)
         text = message.get_body(("plain",)).get_content()
         sender = message["From"].addresses[0].addr_spec
-        epoch = len(self.lives), self._mail_servers
         for attachment in message.iter_attachments():
             digest = hashlib.sha256(attachment.get_payload(decode=True)).hexdigest()
             told = attachment.get_filename(), digest, sender, _token(text), message["Message-ID"]
@@ -237,14 +241,20 @@ class _MoodyServer(MailServer):
         self._world = world
         self._random = random
 
-    async def handle_RCPT(self, server: SMTP, *told: Any) -> str:  # noqa: N802
-        return await self._mood(TO_RECIPIENT, server) or await super().handle_RCPT(server, *told)
+    async def handle_RCPT(  # noqa: N802
+        self, server: SMTP, session: Any, envelope: Any, *told: Any
+    ) -> str:
+        # Not that of DATA: the client waits for this answer, but it may not live to the next.
+        envelope.epoch = self._world.epoch
+        if mood := await self._mood(TO_RECIPIENT, server):
+            return mood
+        return await super().handle_RCPT(server, session, envelope, *told)
 
     async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:  # noqa: N802
         mood = await self._mood(TO_MAIL, server)
         if mood in ("", "take and close"):
             mail = Mail(envelope.mail_from, tuple(envelope.rcpt_tos), envelope.original_content)
-            self._world.take(mail, confirmed=not mood)
+            self._world.take(mail, envelope.epoch, confirmed=not mood)
         return mood or "250 2.0.0 OK"
 
     async def _mood(self, moods: dict[str, int], server: SMTP) -> str:
