@@ -43,17 +43,7 @@ from mitmproxy.net.http import status_codes
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 import nxparse
-from nxparse import (
-    advice,
-    config,
-    network,
-    report,
-    service,
-    shareable,
-    show,
-    social,
-    targets,
-)
+from nxparse import advice, config, network, report, service, show, social, targets
 from nxparse.deliver.save import store
 from nxparse.gateway import Gateway, rehearsed
 from nxparse.hotspot import Family, Turns
@@ -707,6 +697,9 @@ def _mark(flow: http.HTTPFlow, outcome: str, words: str) -> None:
 
 
 def _write_report(flows: Sequence[flow.Flow], path: Path) -> None:
+    # Few want a report, and everybody would wait for this at the start.
+    from nxparse import shareable
+
     seen = [_seen(one) for one in flows if isinstance(one, http.HTTPFlow)]
     try:
         path.write_text(shareable.markdown(seen, version=f"mitmproxy {version.VERSION}"), "utf-8")

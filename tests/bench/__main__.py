@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.bench.table import Table, failures
 
-BENCHMARKS = ("memory", "mail", "scan", "receive", "queue")
+BENCHMARKS = ("memory", "mail", "scan", "receive", "start", "queue")
 
 
 def main() -> int:

@@ -1,0 +1,131 @@
+"""What nx_addon adds to the start and to the idle memory of mitmdump.
+
+Each start has its own process and finds what an earlier one left: mitmproxy's
+certificates, compiled modules, and for nx_addon a state folder. The goal is
+for CPU time, which another program's work does not make longer.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from tests.bench.table import Goal, Row, Table, in_turns
+from tests.proxy import ADDON, MITMDUMP
+
+MOST_TIME = 5.0  # percent
+MOST_MEMORY = 6.0  # MiB
+# A program that needs less than this part of a CPU for so many seconds is idle.
+BUSY = 0.02
+SETTLED = 0.5
+LISTENS = re.compile(r"proxy listening at")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What one start took."""
+
+    listening: float  # seconds until it listened
+    cpu: float  # seconds of CPU time until then
+    idle_cpu: float  # and until it was idle
+    rss: float  # MiB when it was
+
+
+def main(short: bool) -> Iterator[Table]:
+    runs = 3 if short else 15
+    with tempfile.TemporaryDirectory() as folder:
+        contenders: dict[str, Callable[[], Start]] = {
+            "bare mitmdump": partial(start, Path(folder)),
+            "with nx_addon": partial(start, Path(folder), "-s", str(ADDON)),
+        }
+        in_turns(1, contenders)
+        starts = in_turns(runs, contenders)
+    typical = {
+        name: Start(*(median(values) for values in zip(*map(astuple, found), strict=True)))
+        for name, found in starts.items()
+    }
+    bare, ours = typical.values()
+    goals = [
+        Goal("slower by", 100 * (ours.cpu / bare.cpu - 1), "%", at_most=MOST_TIME),
+        Goal("larger by", ours.rss - bare.rss, "MiB", at_most=MOST_MEMORY),
+    ]
+    yield Table(
+        f"Start and idle memory, medians of {runs}",
+        "program",
+        [
+            Row(
+                name,
+                {
+                    "listens after, s": one.listening,
+                    "CPU time till then, s": one.cpu,
+                    "till idle, s": one.idle_cpu,
+                    "idle RSS, MiB": one.rss,
+                },
+                goals if one is ours else (),
+            )
+            for name, one in typical.items()
+        ],
+    )
+
+
+def start(folder: Path, *arguments: str) -> Start:
+    """Start mitmdump, wait until it is idle, and end it."""
+    mode = ("--mode", "regular@127.0.0.1:0", "--set", f"confdir={folder / 'mitmproxy'}")
+    environ = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPYCACHEPREFIX": str(folder / "compiled"),
+    }
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    begin = time.monotonic()
+    process = subprocess.Popen(
+        [MITMDUMP, *mode, *arguments],
+        cwd=folder,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if LISTENS.search(line):
+                break
+        else:
+            raise AssertionError(f"mitmdump does not start:\n{''.join(lines)}")
+        listening, cpu = time.monotonic() - begin, cpu_time(process.pid)
+        return Start(listening, cpu, idle(process.pid), resident(process.pid))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def idle(pid: int) -> float:
+    """Wait until a process does nothing; returns the CPU time that it has needed, in seconds."""
+    before, now = -SETTLED, cpu_time(pid)
+    while now - before > BUSY * SETTLED:
+        time.sleep(SETTLED)
+        before, now = now, cpu_time(pid)
+    return now
+
+
+def cpu_time(pid: int) -> float:
+    """The CPU time of the threads that a process has now, in seconds."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(one.read_text().split()[0]) for one in threads) / 1e9
+
+
+def resident(pid: int) -> float:
+    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert match
+    return int(match[1]) / 1024
