@@ -1349,7 +1349,6 @@ class TestScripted:
         monkeypatch.setattr(mail, "time", SimpleNamespace(monotonic=lambda: next(clock)))
         with ScriptedServer({}) as server:
             assert outcome(LETTER, at(server)) == TIMED_OUT
-        assert server.keys == ["connect"]
 
     def test_silence_after_quit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """T10: a message that was taken is taken, though QUIT is never answered."""
