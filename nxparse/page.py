@@ -170,7 +170,3 @@ def _participle(fate: Fate) -> str:
             return f"sent by {shown}"
         case _:
             return "dropped"
-
-
-EMPTY = render([], 0.0, gallery=False)
-"""The page for whoever has sent nothing."""

@@ -15,7 +15,7 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from nxparse import page
-from nxparse.page import EMPTY, render, sentence, thumbnail
+from nxparse.page import render, sentence, thumbnail
 from nxparse.spool import Arrival, Fate, Listed, Past
 from tests import bodies, camera, pictures
 from tests.browser import browser, needs_browser, wait_for_text
@@ -25,6 +25,7 @@ from tests.proxy import Proxy
 SEGMENT = 1460
 """What fits into one TCP segment on Ethernet."""
 
+EMPTY = render([], 0.0, gallery=False)
 ID = "20260101T000000Z-4b1f0c9a"
 HOSTILE = (
     "<script>document.title='owned'</script>\"><img src=x onerror=document.title='owned'>&amp;"
