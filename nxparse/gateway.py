@@ -149,6 +149,6 @@ def rehearsed(call: Call, now: float) -> Reply:
         case Service.LIST | Service.THUMBNAIL:
             return NOT_FOUND
         case Service.PAGE:
-            return page.render([], now, gallery=False)
+            return page.empty()
         case _:
             return ACCEPTED

@@ -34,10 +34,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
-from nxparse import filename, hotspot, jpeg, multipart, redact, service, show, social
+from nxparse import filename, hotspot, jpeg, multipart, page, redact, service, show, social
 from nxparse.deviation import BodyError, Deviation, Kind
 from nxparse.multipart import PartSpan
-from nxparse.page import EMPTY
 from nxparse.pseudonyms import Keep, Pseudonyms, keep_for
 from nxparse.reply import Reply, refusal
 from nxparse.seen import Answered, Headers, Seen, header
@@ -63,7 +62,7 @@ _TELLING = frozenset({Kind.PARAMETER_CASE, Kind.XML_MALFORMED, Kind.XML_ENCODING
 _OUR_PAGES = frozenset(
     answer.body
     for answer in (
-        EMPTY,
+        page.empty(),
         social.LOGGED_OUT,
         *(hotspot.YAHOO.redirect, hotspot.YAHOO.cookie),
         *(hotspot.MSN.redirect, hotspot.MSN.cookie),
