@@ -190,15 +190,7 @@ class NxAddon:
         # then the spool must be free for the new one.
         logging.getLogger().removeHandler(self.port_advice)
         if self.config and self.config.report:
-            # Whoever has never asked for a host of ours is no camera.
-            cameras = {_name(one.client_conn) for one in self.read if self._is_ours(one)}
-            try:
-                _write_report(
-                    [one for one in self.read if _name(one.client_conn) in cameras],
-                    self.config.report,
-                )
-            except exceptions.CommandError as error:
-                logger.error(f"the report cannot be written: {error}")
+            self._report_read(self.config.report)
         for exchange in self.exchanges.values():
             if exchange.receiver and not exchange.pending.complete:
                 exchange.receiver.abort("mitmproxy ends")
@@ -224,6 +216,15 @@ class NxAddon:
         if self.sessions:
             self.sessions.close()
         return ending
+
+    def _report_read(self, path: Path) -> None:
+        # Whoever has never asked for a host of ours is no camera.
+        cameras = {_name(one.client_conn) for one in self.read if self._is_ours(one)}
+        flows = [one for one in self.read if _name(one.client_conn) in cameras]
+        try:
+            _write_report(flows, path)
+        except exceptions.CommandError as error:
+            logger.error(f"the report cannot be written: {error}")
 
     # A connection
 

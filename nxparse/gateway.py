@@ -149,6 +149,6 @@ def rehearsed(call: Call, now: float) -> Reply:
         case Service.LIST | Service.THUMBNAIL:
             return NOT_FOUND
         case Service.PAGE:
-            return page.empty()
+            return page.render([], now, gallery=False)
         case _:
             return ACCEPTED

@@ -78,12 +78,6 @@ def render(uploads: Sequence[Past], now: float, *, gallery: bool) -> Reply:
     return Reply(200, html.encode("utf-8", "replace"), (*_HEADERS, ("Cache-Control", "no-store")))
 
 
-@cache
-def empty() -> Reply:
-    """The page for whoever has sent nothing."""
-    return render([], 0.0, gallery=False)
-
-
 def thumbnail(jpeg: bytes) -> Reply:
     """A thumbnail. It never changes, but it is nobody else's business."""
     headers = (*_HEADERS, ("Cache-Control", "private, max-age=86400, immutable"))

@@ -62,7 +62,7 @@ _TELLING = frozenset({Kind.PARAMETER_CASE, Kind.XML_MALFORMED, Kind.XML_ENCODING
 _OUR_PAGES = frozenset(
     answer.body
     for answer in (
-        page.empty(),
+        page.render([], 0.0, gallery=False),
         social.LOGGED_OUT,
         *(hotspot.YAHOO.redirect, hotspot.YAHOO.cookie),
         *(hotspot.MSN.redirect, hotspot.MSN.cookie),

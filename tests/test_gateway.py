@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from nxparse import social
 from nxparse.config import OPTIONS, Config, parse
 from nxparse.gateway import Gateway, rehearsed, time_reply
-from nxparse.page import empty, thumbnail
+from nxparse.page import render, thumbnail
 from nxparse.reply import ACCEPTED, Reply, refusal
 from nxparse.service import NOT_FOUND, Call, Service
 from nxparse.sessions import SESSION_LIFE, Announced, Sessions
@@ -708,7 +708,7 @@ class TestPage:
         (Call(Service.ACCOUNT), social.LOGIN_FAILED),
         (Call(Service.LIST), NOT_FOUND),
         (Call(Service.TIME), time_reply(NEW_YEAR)),
-        (Call(Service.PAGE), empty()),
+        (Call(Service.PAGE), render([], NEW_YEAR, gallery=False)),
         (Call(Service.THUMBNAIL, "x.1"), NOT_FOUND),
     ],
     ids=lambda value: value.service.name.lower() if isinstance(value, Call) else "",

@@ -1009,6 +1009,7 @@ class TestThreads:
     ) -> None:
         """What another process lets be due is tried without any further word."""
         monkeypatch.setattr(outbox, "POLL", 0.01)
+        waiting._clock = time.time  # else nothing would sleep
         noted, postpone = threading.Event(), waiting.postpone
 
         def note(*arguments: Any) -> None:
@@ -1199,6 +1200,52 @@ class TestThreads:
         out = box(waiting, {"save": events}, time.time)
         out.start()
         assert events.done.wait(SOON)
+        assert out.stop(SOON) is True
+
+    def test_sleep(
+        self,
+        waiting: Spool,
+        started: Callable[[Mapping[str, Deliver]], Outbox],
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """A target with nothing to do, or nothing yet, sleeps; and none keeps the program alive."""
+        waiting._clock = time.time
+        looked: list[str] = []
+        both, next_try = threading.Event(), waiting.next_try
+
+        def look(target: str) -> float | None:
+            looked.append(target)
+            if {*looked} == {"save", "mail"}:
+                both.set()
+            return next_try(target)
+
+        monkeypatch.setattr(waiting, "next_try", look)
+        accept(waiting, None, "save", "mail")
+        started({"save": Events(1), "mail": Events(1, LATER)})
+        assert both.wait(SOON)
+        assert {one.daemon for one in threading.enumerate() if one.name.startswith("nx ")} == {True}
+        time.sleep(0.05)  # in which they would look thousands of times
+        assert len(looked) < 10
+        assert [level for level, _ in told(caplog) if level == "ERROR"] == []
+
+    def test_stop_while_something_hangs(
+        self, waiting: Spool, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """To stop takes no longer than it may, and tells that not all has ended."""
+        hangs, released = threading.Event(), threading.Event()
+
+        def targets() -> list[str]:
+            hangs.set()
+            released.wait(SOON)
+            return []
+
+        monkeypatch.setattr(waiting, "targets", targets)
+        out = box(waiting, {}, clock)
+        out.start()
+        assert hangs.wait(SOON)
+        assert out.stop(0.01) is False
+        released.set()
         assert out.stop(SOON) is True
 
     @pytest.mark.parametrize("action", ["wake", "stop"])

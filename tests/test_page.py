@@ -15,7 +15,7 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from nxparse import page
-from nxparse.page import empty, render, sentence, thumbnail
+from nxparse.page import render, sentence, thumbnail
 from nxparse.spool import Arrival, Fate, Listed, Past
 from tests import bodies, camera, pictures
 from tests.browser import browser, needs_browser, wait_for_text
@@ -25,6 +25,7 @@ from tests.proxy import Proxy
 SEGMENT = 1460
 """What fits into one TCP segment on Ethernet."""
 
+EMPTY = render([], 0.0, gallery=False)
 ID = "20260101T000000Z-4b1f0c9a"
 HOSTILE = (
     "<script>document.title='owned'</script>\"><img src=x onerror=document.title='owned'>&amp;"
@@ -71,7 +72,7 @@ def past(*fates: Fate, files: int = 1, name: str = "SAM_{}.JPG", sender: str = "
 
 def test_empty_page() -> None:
     """Each element is closed in its place, and what is to be read is in there."""
-    assert Outline(empty().body).text == [
+    assert Outline(EMPTY.body).text == [
         "nx_addon",
         "It works",
         "This network answers for Samsung's camera services.",
@@ -81,9 +82,9 @@ def test_empty_page() -> None:
 
 def test_empty_page_fits_into_one_segment() -> None:
     """A camera's TCP stack gets the page, with its head, in one piece."""
-    head = "".join(f"{name}: {value}\r\n" for name, value in empty().fields(0))
-    assert empty().status == 200
-    assert len(f"HTTP/1.0 200 OK\r\n{head}\r\n") + len(empty().body) <= SEGMENT
+    head = "".join(f"{name}: {value}\r\n" for name, value in EMPTY.fields(0))
+    assert EMPTY.status == 200
+    assert len(f"HTTP/1.0 200 OK\r\n{head}\r\n") + len(EMPTY.body) <= SEGMENT
 
 
 def test_uploads() -> None:

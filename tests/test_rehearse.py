@@ -337,7 +337,7 @@ class Web:
 
 
 GLD = (raw(hotspot.GLD),)
-PAGE = (raw(page.empty()),)
+PAGE = (raw(page.render([], 0.0, gallery=False)),)
 NGINX = (
     b"HTTP/1.1 200 OK\r\nServer: nginx/1.24.0\r\nContent-Length: 15\r\n"
     b'ETag: "6501c"\r\n\r\n<h1>Router</h1>',

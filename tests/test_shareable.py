@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from nxparse import seen, social
 from nxparse.hotspot import GLD, YAHOO
-from nxparse.page import empty
+from nxparse.page import render
 from nxparse.reply import ACCEPTED, Reply, refusal
 from nxparse.seen import Answered, Seen
 from nxparse.shareable import MAX_HEADERS, MAX_SHOWN, markdown
@@ -396,7 +396,13 @@ def test_times() -> None:
 
 @pytest.mark.parametrize(
     "reply",
-    [empty(), ACCEPTED, YAHOO.cookie, YAHOO.redirect, refusal(413, "Larger than 2.0 GB")],
+    [
+        render([], 0.0, gallery=False),
+        ACCEPTED,
+        YAHOO.cookie,
+        YAHOO.redirect,
+        refusal(413, "Larger than 2.0 GB"),
+    ],
     ids=["page", "accepted", "cookie", "redirect", "refusal"],
 )
 def test_our_replies(reply: Reply) -> None:
