@@ -12,7 +12,6 @@ import platform
 import sys
 from collections.abc import Iterable
 from importlib import import_module
-from inspect import signature
 from pathlib import Path
 
 from tests.bench.table import Table, failures
@@ -44,8 +43,8 @@ def main() -> int:
 
 def tables(name: str, short: bool) -> Iterable[Table]:
     # Imported only when it runs: some need packages that others do without.
-    benchmark = import_module(f"tests.bench.{name}").main
-    return benchmark(short) if signature(benchmark).parameters else benchmark() or ()
+    found: Iterable[Table] = import_module(f"tests.bench.{name}").main(short)
+    return found
 
 
 def report(results: dict[str, list[Table]], short: bool) -> dict[str, object]:

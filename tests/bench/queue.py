@@ -1,101 +1,171 @@
-"""What 10,000 waiting deliveries cost: the start, the page, an upload, the command line.
+"""What a long queue costs: 10,000 uploads that wait for a mail server which is not there.
 
-They wait for a mail server that does not answer. Beside it, in turns, is the
-same program with nothing waiting.
+The queue is made through the spool's own interface, and in memory where there
+is a file system for that: how fast the disk is, is not the question. Beside it
+the same is done with an empty queue, and at the end both are delivered.
 """
 
 from __future__ import annotations
 
+import http.client
+import resource
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from statistics import median
 
-import pytest
-
-from nxparse.spool import Spool
+from nxparse.deliver.errors import Outcome
+from nxparse.outbox import Outbox
+from nxparse.spool import Delivery, Spool
+from nxparse.upload import File, Upload
 from tests import bodies, camera
 from tests.bench.table import Goal, Row, Table, in_turns
-from tests.faults import make_lazy
 from tests.proxy import ROOT, Proxy
 
-WAITING = 10_000
-SHORT_WAITING = 1_000
-MOST_SECONDS = 5.0
-MAIL = ("--set", "nx_smtp=smtp://127.0.0.1:9", "--set", "nx_senders=*")  # nobody is there
+MEMORY = Path("/dev/shm")
+# Were each delivery to look at all others, it would cost many times as much.
+NOT_CONSTANT = 3.0
 PAGE = b"GET / HTTP/1.1\r\nHost: www.samsungimaging.com\r\n\r\n"
+UPLOAD = bodies.request(bodies.body([("SAM_1.JPG", bodies.jpeg(1 << 16))]))
+ASKED_FOR = "outbox.invalid"
+ASK = f"""
+import time
+from mitmproxy import ctx, http
+
+def request(flow):
+    if flow.request.host == "{ASKED_FOR}":
+        start = time.perf_counter()
+        ctx.master.commands.call("nx.outbox")
+        flow.response = http.Response.make(200, str(time.perf_counter() - start))
+"""
 
 
 def main(short: bool) -> Iterator[Table]:
-    waiting, runs = (SHORT_WAITING, 5) if short else (WAITING, 21)
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        folders = {"nothing waits": Path(name) / "empty", f"{waiting:,} wait": Path(name) / "full"}
-        for folder in folders.values():
-            folder.mkdir()
-        fill(Path(name) / "full" / "uploads" / ".nx", waiting)
-        proxies = {}
-        starts = {}
-        for title, folder in folders.items():
-            begin = time.monotonic()
-            proxies[title] = stack.enter_context(Proxy(folder, *MAIL))
-            starts[title] = time.monotonic() - begin
-        figures: dict[str, dict[str, float]] = {title: {} for title in folders}
-        for column, action in (("page", page), ("an upload", upload), ("outbox", outbox)):
-            contenders = {title: timed(action, proxy) for title, proxy in proxies.items()}
-            for title, seconds in in_turns(runs, contenders).items():
-                figures[title][f"{column}, ms"] = 1000 * median(seconds)
+    count, runs, uploads = (1_000, 1, 10) if short else (10_000, 5, 40)
+    with ExitStack() as opened:
+        server = opened.enter_context(socket.socket())
+        server.bind(("127.0.0.1", 0))  # and nobody listens
+        few, many = (
+            Queue(Path(opened.enter_context(_folder())), size, server.getsockname()[1])
+            for size in (0, count)
+        )
+        columns = "empty", f"{count:,} wait"
+
+        def compared(times: int, *measure: Callable[[], float]) -> dict[str, float]:
+            found = in_turns(times, dict(zip(columns, measure, strict=True)))
+            return {column: median(figures) for column, figures in found.items()}
+
+        start = compared(runs, few.start, many.start)
+        with few.proxy() as idle, many.proxy() as busy:
+            listing = compared(runs, few.listing, many.listing)
+            command = compared(runs, lambda: _command(idle.port), lambda: _command(busy.port))
+            page = compared(
+                uploads, lambda: _reply(idle.port, PAGE), lambda: _reply(busy.port, PAGE)
+            )
+            reply = compared(
+                uploads, lambda: _reply(idle.port, UPLOAD), lambda: _reply(busy.port, UPLOAD)
+            )
+        delivery = compared(1, few.delivery, many.delivery)
+    slower, dearer = (one[columns[1]] / one[columns[0]] for one in (reply, delivery))
     yield Table(
-        f"A long queue, medians of {runs}",
-        "queue",
+        f"A queue of {count:,} uploads beside an empty one",
+        "what takes how long",
         [
             Row(
-                title,
-                {"ready after, s": starts[title], **figures[title]},
-                [Goal("ready after", starts[title], "s", at_most=MOST_SECONDS)],
-            )
-            for title in folders
+                "start until ready, s",
+                start,
+                [Goal("ready in", start[columns[1]], "s", at_most=5)],
+            ),
+            Row("python -m nxparse outbox, s of CPU time", listing),
+            Row("nx.outbox, s", command),
+            Row("the page, s", page),
+            Row(
+                "the reply to an upload, s",
+                reply,
+                [Goal("of that beside an empty queue", slower, at_most=1.5)],
+            ),
+            Row(
+                "a delivery to nowhere, s of CPU time",
+                delivery,
+                [Goal("of one of a few", dearer, at_most=1.5, structural=dearer > NOT_CONSTANT)],
+            ),
         ],
-        "`outbox` is the command `python -m nxparse outbox`, which lists all that waits.",
+        f"Medians of {runs}; of {uploads} pages and uploads. What is delivered is all that waits:"
+        " in the empty queue, these uploads.",
     )
 
 
-def fill(root: Path, waiting: int) -> None:
-    """Let so many deliveries wait there, without waiting for the disk."""
-    body = bodies.body([("SAM_1.JPG", bodies.jpeg(1000))])
-    with pytest.MonkeyPatch.context() as patch:
-        make_lazy(patch)
-        spool = Spool(root)
-        for _ in range(waiting):
-            incoming = spool.begin()
-            incoming.write(body)
-            sender, to = bodies.SENDER, {"mail": [bodies.RECIPIENT]}
-            spool.accept(incoming, "192.0.2.7", sender, bodies.CONTENT_TYPE, to)
-        spool.close()
+class Queue:
+    """A folder with so many uploads that wait to be mailed."""
 
+    def __init__(self, folder: Path, size: int, port: int) -> None:
+        self._folder = folder
+        self._port = port
+        self._state = folder / "uploads" / ".nx"
+        with closing(Spool(self._state)) as spool:
+            for number in range(size):
+                incoming = spool.begin()
+                incoming.write(bodies.body([(f"SAM_{number}.JPG", b"%d" % number)]))
+                deliveries = {"mail": [bodies.RECIPIENT]}
+                spool.accept(incoming, "192.0.2.1", bodies.SENDER, bodies.CONTENT_TYPE, deliveries)
 
-def timed(action: Callable[[Proxy], object], proxy: Proxy) -> Callable[[], float]:
-    def once() -> float:
+    def proxy(self) -> Proxy:
+        (self._folder / "ask.py").write_text(ASK)
+        smtp = f"nx_smtp=smtp://127.0.0.1:{self._port}"
+        return Proxy(self._folder, "--set", smtp, "--set", "nx_senders=*", "-s", "ask.py")
+
+    def start(self) -> float:
+        """Seconds from the start of mitmdump until nx_addon is ready."""
         begin = time.monotonic()
-        action(proxy)
-        return time.monotonic() - begin
+        with self.proxy():
+            return time.monotonic() - begin
 
-    return once
+    def listing(self) -> float:
+        """Seconds of CPU time to print the queue, beside a running mitmdump."""
+        command = [sys.executable, "-m", "nxparse", "outbox", "--dir", self._folder / "uploads"]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    def delivery(self) -> float:
+        """Seconds of CPU time for each delivery, when everything is delivered to nowhere."""
+        count = 0
+
+        def deliver(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
+            nonlocal count
+            count += 1
+            return Outcome("gone")
+
+        def keep(upload: Upload, files: Sequence[File], delivery: Delivery) -> str:
+            raise AssertionError("nothing fails")
+
+        with closing(Spool(self._state)) as spool:
+            outbox = Outbox(spool, lambda target: deliver, keep, retry_for=3600, clock=time.time)
+            begin = time.process_time()
+            outbox.deliver_due("mail")
+            return (time.process_time() - begin) / count
 
 
-def page(proxy: Proxy) -> None:
-    assert camera.send(proxy.port, PAGE).status == 200
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
 
 
-def upload(proxy: Proxy) -> None:
-    photo = bodies.jpeg(20_000, time.monotonic_ns())
-    request = bodies.request(bodies.body([("SAM_2.JPG", photo)]))
-    assert camera.send(proxy.port, request).status == 200
+def _command(port: int) -> float:
+    """Seconds that nx.outbox takes, in which mitmdump does nothing else."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+        connection.request("GET", f"http://{ASKED_FOR}/")
+        return float(connection.getresponse().read())
 
 
-def outbox(proxy: Proxy) -> None:
-    command = [sys.executable, "-m", "nxparse", "outbox", "--dir", str(proxy.uploads)]
-    subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+def _reply(port: int, request: bytes) -> float:
+    """Seconds from the beginning of a request to the end of its reply."""
+    begin = time.perf_counter()
+    heard = camera.send(port, request)
+    assert heard.status == 200, heard
+    return time.perf_counter() - begin

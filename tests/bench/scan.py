@@ -39,7 +39,7 @@ DELIMITER = b"\r\n--" + BOUNDARY
 BOUND = "the bound"
 OURS = "nxparse"
 WRONG = Goal("parts that are not as written", 1, at_most=0, structural=True)
-PATIENCE = 1.0  # seconds
+PATIENCE = 0.2  # seconds
 # A growth beyond this, for twice the size, is no noise.
 NOT_LINEAR = 3.0
 

@@ -40,7 +40,7 @@ class Start:
 
 
 def main(short: bool) -> Iterator[Table]:
-    runs = 3 if short else 15
+    runs = 1 if short else 15
     with tempfile.TemporaryDirectory() as folder:
         contenders: dict[str, Callable[[], Start]] = {
             "bare mitmdump": partial(start, Path(folder)),
