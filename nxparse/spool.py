@@ -158,6 +158,10 @@ CREATE TABLE file (
 CREATE INDEX file_thumbnail ON file (upload) WHERE thumbnail IS NOT NULL;
 CREATE INDEX upload_received ON upload (received);
 CREATE INDEX upload_client ON upload (client, received);
+CREATE INDEX delivery_new ON delivery (target, next_try, upload, part)
+    WHERE state = 'waiting' AND attempts = 0;
+CREATE INDEX delivery_tried ON delivery (target, next_try, upload, part)
+    WHERE state = 'waiting' AND attempts > 0;
 ALTER TABLE delivery ADD COLUMN progress TEXT NOT NULL DEFAULT '[]';  -- JSON, a list
 """,
 )
