@@ -31,7 +31,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nxparse import config, multipart, upload
+from nxparse import multipart, upload
 from nxparse.deliver import forward
 from nxparse.deliver.errors import (
     DeliveryError,
@@ -43,10 +43,9 @@ from nxparse.deliver.errors import (
 from nxparse.deliver.forward import Server, send, server
 from nxparse.deliver.save import folder_for
 from nxparse.multipart import Encoded
-from nxparse.outbox import MIN_WAIT, Outbox
-from nxparse.spool import Spool
-from nxparse.targets import deliver_to, keep
+from nxparse.outbox import MIN_WAIT
 from tests import bodies
+from tests.box import NOON, Box
 from tests.clock import Clock
 from tests.faults import contents, make_lazy
 from tests.smtp_servers import Authority
@@ -55,7 +54,6 @@ from tests.web_servers import HOST, OK, Act, Script, WebServer
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=60)
 
 ID = "20260101T120000Z-0123abcd"
-NOON = 1767268800.0  # 2026-01-01 12:00 UTC
 HOUR = 3600.0
 PHOTOS = {"SAM_1.JPG": bodies.jpeg(5000, 1), "SAM_2.JPG": bodies.jpeg(700, 2)}
 BODY = bodies.body(list(PHOTOS.items()))
@@ -1079,49 +1077,13 @@ class TestCertificates:
         assert running.posts == []
 
 
-class Box:
-    """A spool with an upload of two photos in it that is to be forwarded, and its outbox."""
-
-    def __init__(self, directory: Path, target: str, environ: Mapping[str, str]) -> None:
-        values: dict[str, object] = {option.name: option.default for option in config.OPTIONS}
-        values |= {"nx_dir": str(directory), "nx_senders": ["*"], "nx_route": [f"*={target}"]}
-        given = config.parse(values, environ)
-        self.clock = Clock(NOON)
-        self.target = target
-        self.spool = Spool(directory / ".nx", self.clock)
-        self.id = self.add()
-        self.outbox = Outbox(
-            self.spool,
-            partial(deliver_to, given, environ),
-            partial(keep, directory),
-            retry_for=2 * HOUR,
-            clock=self.clock,
-            jitter=lambda: 1.0,
-        )
-
-    def add(self, body: bytes = BODY) -> str:
-        """Another upload arrives; its id."""
-        incoming = self.spool.begin()
-        incoming.write(body)
-        to = {self.target: [bodies.RECIPIENT]}
-        return self.spool.accept(incoming, "192.0.2.7", bodies.SENDER, bodies.CONTENT_TYPE, to).id
-
-    def deliver(self) -> None:
-        self.outbox.deliver_due(self.target)
-
-    @property
-    def waits(self) -> list[tuple[str, float]]:
-        """The deliveries that are left, and for how long each is to wait."""
-        return [(one.id, one.next_try - self.clock.now) for one in self.spool.waiting()]
-
-
 @pytest.fixture
 def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Box]]:
     make_lazy(monkeypatch)
     made: list[Box] = []
 
     def make(target: str, environ: Mapping[str, str] | None = None) -> Box:
-        made.append(Box(tmp_path, target, environ or {}))
+        made.append(Box(tmp_path, target, environ or {}, BODY, retry_for=2 * HOUR))
         return made[-1]
 
     yield make

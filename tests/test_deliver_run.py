@@ -17,14 +17,12 @@ import time
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nxparse import config
 from nxparse.deliver import run as module
 from nxparse.deliver.errors import (
     DeliveryError,
@@ -34,19 +32,16 @@ from nxparse.deliver.errors import (
 )
 from nxparse.deliver.run import PLACEHOLDERS, command, run
 from nxparse.deliver.save import folder_for
-from nxparse.outbox import MIN_WAIT, Outbox
-from nxparse.spool import Spool
-from nxparse.targets import deliver_to, keep
+from nxparse.outbox import MIN_WAIT
 from nxparse.upload import File
 from tests import bodies
-from tests.clock import Clock
+from tests.box import NOON, Box
 from tests.faults import Faults, contents, make_lazy
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs processes as POSIX has them")
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=20)
 
-NOON = 1767268800.0  # 2026-01-01 12:00 UTC
 SOON = 10.0  # seconds; only a test that fails waits that long
 PHOTO = bodies.jpeg(500)
 VALUES = {
@@ -753,42 +748,6 @@ class TestLeftRunning:
 PHOTOS = {"SAM_1.JPG": bodies.jpeg(500, 1), "SAM_2.JPG": bodies.jpeg(700, 2)}
 
 
-class Box:
-    """A spool with an upload in it for a command, and its outbox."""
-
-    def __init__(
-        self, directory: Path, target: str, environ: Mapping[str, str], photos: Mapping[str, bytes]
-    ) -> None:
-        values: dict[str, object] = {option.name: option.default for option in config.OPTIONS}
-        values |= {"nx_dir": str(directory), "nx_senders": ["*"], "nx_route": [f"*={target}"]}
-        given = config.parse(values, environ)
-        self.clock = Clock(NOON)
-        self.target = target
-        self.spool = Spool(directory / ".nx", self.clock)
-        incoming = self.spool.begin()
-        incoming.write(bodies.body(list(photos.items())))
-        to = {target: ["a@example.org", "b@example.org"]}
-        self.id = self.spool.accept(
-            incoming, "192.0.2.7", bodies.SENDER, bodies.CONTENT_TYPE, to
-        ).id
-        self.outbox = Outbox(
-            self.spool,
-            partial(deliver_to, given, environ),
-            partial(keep, directory),
-            retry_for=3600.0,
-            clock=self.clock,
-            jitter=lambda: 1.0,
-        )
-
-    def deliver(self) -> None:
-        self.outbox.deliver_due(self.target)
-
-    @property
-    def waits(self) -> list[tuple[str, float]]:
-        """The deliveries that are left, and for how long each is to wait."""
-        return [(one.id, one.next_try - self.clock.now) for one in self.spool.waiting()]
-
-
 @pytest.fixture
 def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Box]]:
     make_lazy(monkeypatch)
@@ -799,7 +758,8 @@ def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         environ: Mapping[str, str] | None = None,
         photos: Mapping[str, bytes] = PHOTOS,
     ) -> Box:
-        made.append(Box(tmp_path, target, environ or {}, photos))
+        body = bodies.body(list(photos.items()))
+        made.append(Box(tmp_path, target, environ or {}, body, ["a@example.org", "b@example.org"]))
         return made[-1]
 
     yield make

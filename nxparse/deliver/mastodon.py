@@ -218,6 +218,7 @@ def send(
             last = done[-1] if done else None
             done.append(server.publish(post.text, media, last, f"{key}.{number}"))
         except (TemporaryError, OSError) as error:
+            # An OSError of a file has no such attribute until now, but must not lose it.
             error.progress = (str(limits), *done) if done else ()  # type: ignore[union-attr]
             raise
         except TooLargeError as error:

@@ -28,12 +28,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from nxparse.deliver.copies import copies
-from nxparse.deliver.errors import PermanentError, TemporaryError, UnreachableError
+from nxparse.deliver.errors import (
+    MAX_TOLD,
+    PermanentError,
+    TemporaryError,
+    UnreachableError,
+    one_line,
+)
 from nxparse.upload import File
 
 TIME_LIMIT = 600.0  # seconds
 LATER = 75
-MAX_TOLD = 200  # characters
 TAIL = 4096  # bytes of its output that are looked at
 DRAIN = 1.0  # seconds to read what is left of it
 PLACEHOLDERS = ("file", "sender", "recipient", "subject", "text", "camera")
@@ -167,6 +172,5 @@ def _last_line(output: bytes) -> str:
     """The last line that a command has written, as it may stand in a log."""
     lines = output.decode("utf-8", "replace").split("\n")
     last = next((line for line in reversed(lines) if line.strip()), "")
-    clean = "".join(char if char.isprintable() else " " for char in last)
-    words = " ".join(clean.split())[-MAX_TOLD:]
+    words = one_line(last.rstrip()[-MAX_TOLD:])
     return f": {words}" if words else ""

@@ -23,7 +23,7 @@ from statistics import median
 
 from nxparse.spool import Spool
 from tests import bodies, camera
-from tests.bench.memory import peak
+from tests.bench.process import peak
 from tests.bench.table import Goal, Row, Table, in_turns
 from tests.bench.upload import MB, body, photo, request
 from tests.proxy import ROOT, Proxy, eventually

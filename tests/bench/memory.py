@@ -16,8 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import bodies, camera
+from tests import camera
+from tests.bench.process import peak
 from tests.bench.table import Goal, Row, Table
+from tests.bench.upload import request
 from tests.proxy import Proxy, eventually
 
 MIB = 1 << 20
@@ -86,25 +88,11 @@ def peak_without(sizes: Sequence[int]) -> float:
 
 def upload(port: int, size: int, number: int, host: str = "www.ospserver.net") -> None:
     """Send one photo of so many bytes without having it in memory."""
-    mark = b"@PHOTO@"
-    before, after = bodies.body([(f"SAM_{number}.JPG", mark)]).split(mark)
-    head = bodies.request(b"", host=host)
-    length = len(before) + size + len(after)
     connection = camera.connect(port)
-    connection.sendall(head.replace(b"Content-Length: 0", b"Content-Length: %d" % length) + before)
-    piece = bodies.jpeg(MIB, number)
-    for _ in range(size // MIB):
+    for piece in request(size, number, host):
         connection.sendall(piece)
-    connection.sendall(after)
     heard = camera.hear(connection)
     assert heard.status == 200, heard
-
-
-def peak(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    match = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert match
-    return int(match[1]) / 1024
 
 
 @contextmanager

@@ -23,7 +23,12 @@ class Usage:
 
     def peak(self) -> float:
         """The most of its memory that was resident at a time, in MiB."""
-        return _memory(self._pid, "VmHWM")
+        return peak(self._pid)
+
+
+def peak(pid: int) -> float:
+    """The most of its memory that was ever resident, in MiB."""
+    return _memory(pid, "VmHWM")
 
 
 def resident(pid: int) -> float:

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+from tests.bench.process import resident
 from tests.bench.table import Goal, Row, Table, in_turns
 from tests.proxy import ADDON, MITMDUMP
 
@@ -123,9 +124,3 @@ def cpu_time(pid: int) -> float:
     """The CPU time of the threads that a process has now, in seconds."""
     threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(one.read_text().split()[0]) for one in threads) / 1e9
-
-
-def resident(pid: int) -> float:
-    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert match
-    return int(match[1]) / 1024

@@ -22,8 +22,8 @@ def body(size: int, number: int = 0) -> list[bytes]:
     return [before, *photo(size), after]
 
 
-def request(size: int, number: int = 0) -> list[bytes]:
+def request(size: int, number: int = 0, host: str = "www.ospserver.net") -> list[bytes]:
     """The request with that body."""
     pieces = body(size, number)
     length = b"Content-Length: %d" % sum(map(len, pieces))
-    return [bodies.request(b"").replace(b"Content-Length: 0", length), *pieces]
+    return [bodies.request(b"", host=host).replace(b"Content-Length: 0", length), *pieces]

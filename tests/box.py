@@ -1,0 +1,62 @@
+"""A spool and its outbox for one target, in the process of a test, with a clock of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from nxparse import config
+from nxparse.outbox import Outbox
+from nxparse.spool import Spool
+from nxparse.targets import deliver_to, keep
+from tests import bodies
+from tests.clock import Clock
+
+NOON = 1767268800.0  # 2026-01-01 12:00 UTC
+
+
+class Box:
+    """An upload waits in it from the beginning. `retry_for` is in seconds."""
+
+    def __init__(
+        self,
+        directory: Path,
+        target: str,
+        environ: Mapping[str, str],
+        body: bytes,
+        to: Sequence[str] = (bodies.RECIPIENT,),
+        retry_for: float = 3600.0,
+    ) -> None:
+        values: dict[str, object] = {option.name: option.default for option in config.OPTIONS}
+        values |= {"nx_dir": str(directory), "nx_senders": ["*"], "nx_route": [f"*={target}"]}
+        given = config.parse(values, environ)
+        self.clock = Clock(NOON)
+        self.target = target
+        self.spool = Spool(directory / ".nx", self.clock)
+        self._to = to
+        self.id = self.add(body)
+        self.outbox = Outbox(
+            self.spool,
+            partial(deliver_to, given, environ),
+            partial(keep, directory),
+            retry_for=retry_for,
+            clock=self.clock,
+            jitter=lambda: 1.0,
+        )
+
+    def add(self, body: bytes) -> str:
+        """Another upload arrives; its id."""
+        incoming = self.spool.begin()
+        incoming.write(body)
+        to = {self.target: self._to}
+        return self.spool.accept(incoming, "192.0.2.7", bodies.SENDER, bodies.CONTENT_TYPE, to).id
+
+    def deliver(self) -> None:
+        """Try all that is due."""
+        self.outbox.deliver_due(self.target)
+
+    @property
+    def waits(self) -> list[tuple[str, float]]:
+        """The deliveries that are left, and for how long each is to wait."""
+        return [(one.id, one.next_try - self.clock.now) for one in self.spool.waiting()]
