@@ -153,7 +153,7 @@ def sentence(fate: Fate, now: float) -> str:
 def _participle(fate: Fate) -> str:
     """What a target does to an upload, as what is done to it."""
     kind, _, shown = report.way(fate.target).partition(":")
-    host = shown.partition("://")[2].removesuffix("/...")
+    host = shown.partition("://")[2].removesuffix("/...") or shown
     match kind:
         case "save":
             return "saved"

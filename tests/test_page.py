@@ -184,6 +184,7 @@ def test_files_that_went_different_ways() -> None:
             "Forwarded to example.org",
             id="forward",
         ),
+        pytest.param(fate("done", "forward:${HOOK}"), "Forwarded to ${HOOK}", id="variable"),
         pytest.param(fate("done", "notify:tgram://token/chat"), "Sent by tgram://...", id="notify"),
         pytest.param(
             fate("waiting", "mastodon:https://${TOKEN}@example.social", "429 Too many requests"),
