@@ -5,8 +5,8 @@
 The cameras' hosts are answered here; nothing for them ever goes upstream. What
 happens to a request for one of them, hook by hook:
 
-    client_connected   the client's reader and writer are wrapped (nxparse.transport)
-    requestheaders     service.find says who answers; a body is streamed into a
+    client_connected   the client's reader and writer are wrapped (nxparse.proxy.transport)
+    requestheaders     endpoints.find says who answers; a body is streamed into a
                        receiver, with a drain in the place of the server
     request            the body is whole: the receiver decides, in a thread
     response           our reply takes the place of the drain's, in one segment
@@ -43,12 +43,20 @@ from mitmproxy.net.http import status_codes
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 import nxparse
-from nxparse import advice, config, network, report, service, show, social, targets
-from nxparse.deliver.save import store
-from nxparse.gateway import Gateway, rehearsed
-from nxparse.hotspot import Family, Turns
-from nxparse.outbox import Outbox
-from nxparse.receive import (
+from nxparse import config
+from nxparse.deliver import targets
+from nxparse.deliver.outbox import Outbox, describe_waiting
+from nxparse.deliver.save import describe_saved, store
+from nxparse.inspect import show
+from nxparse.inspect.recorded import RecordedRequest, RecordedResponse
+from nxparse.proxy import advice, network
+from nxparse.proxy.transport import Drain, HeldReader, OneSegmentWriter, Pending
+from nxparse.proxy.unknown_hosts import UnknownHosts
+from nxparse.server import endpoints, social
+from nxparse.server.endpoints import Call, Service
+from nxparse.server.gateway import Gateway, rehearsed
+from nxparse.server.hotspot import Family, PortalState
+from nxparse.server.receive import (
     HOPELESS,
     Announced,
     Collector,
@@ -56,13 +64,10 @@ from nxparse.receive import (
     FileReceiver,
     Receiver,
 )
-from nxparse.reply import ACCEPTED, Reply, refusal
-from nxparse.seen import Answered, Seen
-from nxparse.service import Call, Service
-from nxparse.sessions import Sessions
-from nxparse.spool import Spool
-from nxparse.strangers import Strangers
-from nxparse.transport import Drain, HeldReader, OneSegmentWriter, Pending
+from nxparse.server.reply import ACCEPTED, Reply, refusal
+from nxparse.server.sessions import Sessions
+from nxparse.store.spool import Spool
+from nxparse.text import describe_disk_error, describe_upload, error_reason, printable
 
 FAILED = refusal(500, "nx_addon has failed, see its log")
 NOT_READY = refusal(503, "nx_addon is starting, or ending")
@@ -105,9 +110,9 @@ class NxAddon:
 
     def __init__(self) -> None:
         self.config: config.Config | None = None
-        self.hosts = service.Hosts()
-        self.turns = Turns()
-        self.strangers = Strangers()
+        self.hosts = endpoints.Hosts()
+        self.turns = PortalState()
+        self.strangers = UnknownHosts()
         self.spool: Spool | None = None
         self.sessions: Sessions | None = None
         self.gateway: Gateway | None = None
@@ -149,7 +154,7 @@ class NxAddon:
         if self.spool and self.config and parsed.dir != self.config.dir:
             raise exceptions.OptionsError("nx_dir cannot be changed while uploads arrive: restart")
         self.config = parsed
-        self.hosts = service.Hosts(parsed.hosts)
+        self.hosts = endpoints.Hosts(parsed.hosts)
 
     def running(self) -> None:
         self.started = True
@@ -167,7 +172,7 @@ class NxAddon:
             self.spool = Spool(root)
             self.sessions = Sessions(root / "sessions.sqlite3")
         except (OSError, sqlite3.Error) as error:
-            logger.error(f"uploads cannot be kept: {report.disk_error(error, self.config.dir)}")
+            logger.error(f"uploads cannot be kept: {describe_disk_error(error, self.config.dir)}")
             return
         for path in self.spool.recovered:
             logger.warning(
@@ -351,7 +356,7 @@ class NxAddon:
     @command.command("nx.outbox")
     def show_outbox(self) -> str:
         """What waits to be delivered: since when, why, and when it is tried next."""
-        text = report.waiting(self._spool().waiting(), time.time())
+        text = describe_waiting(self._spool().waiting(), time.time())
         logger.log(ALERT, text)
         return text
 
@@ -374,8 +379,8 @@ class NxAddon:
                     files = upload.files if upload else ()
                     saved += store(files, Path(path).expanduser(), one.id)
                 except (OSError, ValueError) as error:
-                    raise exceptions.CommandError(report.reason(error)) from error
-        logger.log(ALERT, report.saved(saved))
+                    raise exceptions.CommandError(error_reason(error)) from error
+        logger.log(ALERT, describe_saved(saved))
 
     @command.command("nx.report")
     def report(self, flows: Sequence[flow.Flow], path: types.Path) -> None:
@@ -392,30 +397,30 @@ class NxAddon:
     def _is_ours(self, flow: http.HTTPFlow) -> bool:
         request = flow.request
         for host in (request.host, request.host_header or ""):
-            if host in self.hosts or service.is_check(request.method, host, request.path):
+            if host in self.hosts or endpoints.is_check(request.method, host, request.path):
                 return True
-        if not service.known(request.method, request.path) or not flow.client_conn.sockname:
+        if not endpoints.known(request.method, request.path) or not flow.client_conn.sockname:
             return False
         # No name of ours, but a request to this machine that we know how to answer.
         ports = (80, flow.client_conn.sockname[1])
-        return request.port in ports and network.is_local(service.bare_host(request.pretty_host))
+        return request.port in ports and network.is_local(endpoints.bare_host(request.pretty_host))
 
-    def _found(self, request: http.Request) -> service.Answer:
-        names = [service.bare_host(name) for name in (request.host, request.pretty_host)]
+    def _found(self, request: http.Request) -> endpoints.Answer:
+        names = [endpoints.bare_host(name) for name in (request.host, request.pretty_host)]
         ours = next((name for name in names if name in self.hosts), names[-1])
-        return service.find(request.method, ours, request.path)
+        return endpoints.find(request.method, ours, request.path)
 
     def _is_unknown(self, request: http.Request, answer: Reply | Call) -> bool:
         """Is this something that a new model may want, and that gets no useful answer?"""
         if isinstance(answer, Reply):
             return answer.status in (404, 405)
         if answer.service is Service.PAGE:
-            host = service.bare_host(request.pretty_host)
-            return host in self.hosts and host not in service.SAMSUNG_HOSTS
-        return answer.service in service.UNSOLVED
+            host = endpoints.bare_host(request.pretty_host)
+            return host in self.hosts and host not in endpoints.SAMSUNG_HOSTS
+        return answer.service in endpoints.UNSOLVED
 
     async def _keep_unknown(self, flow: http.HTTPFlow) -> None:
-        told = f"{flow.request.method} {report.plain(flow.request.pretty_url, MAX_URL)}"
+        told = f"{flow.request.method} {printable(flow.request.pretty_url, MAX_URL)}"
         try:
             copy = flow.copy()
             copy.request.raw_content = social.without_secrets(flow.request.raw_content or b"")
@@ -423,7 +428,7 @@ class NxAddon:
             FlowWriter(written).add(copy)
             path = await asyncio.to_thread(self._spool().keep_unknown, written.getvalue())
         except Exception as error:
-            kept = f"it cannot be kept: {report.reason(error)}"
+            kept = f"it cannot be kept: {error_reason(error)}"
         else:
             kept = f"it is kept as {path}"
         if not _somebody_looks():
@@ -431,7 +436,7 @@ class NxAddon:
         logger.warning(f"{_name(flow.client_conn)}: asks for what nobody knows: {told}; {kept}")
 
     def _stranger(self, client: Client, name: str, how: str) -> None:
-        if told := self.strangers.asked(_name(client), service.bare_host(name), how):
+        if told := self.strangers.asked(_name(client), endpoints.bare_host(name), how):
             logger.info(told)
 
     def _answer(self, request: http.Request, client: Client) -> Reply | Call:
@@ -439,7 +444,7 @@ class NxAddon:
         found = self._found(request)
         if isinstance(found, Family):
             return self.turns.answer(_name(client), found)
-        if isinstance(found, Call) and found.service not in service.PAGES:
+        if isinstance(found, Call) and found.service not in endpoints.PAGES:
             self.turns.passed(_name(client))
         return found
 
@@ -506,7 +511,7 @@ class NxAddon:
         answer, receiver = exchange.answer, exchange.receiver
         if isinstance(answer, Reply) and receiver is None:
             return answer
-        if receiver is None and isinstance(answer, Call) and answer.service in service.UPLOADS:
+        if receiver is None and isinstance(answer, Call) and answer.service in endpoints.UPLOADS:
             logger.warning(f"{_name(exchange.client)}: an upload is refused: it is empty")
             return refusal(400, "The upload is empty")
         if receiver is None:
@@ -550,7 +555,7 @@ class NxAddon:
         try:
             await asyncio.to_thread(self.spool.unheard, receiver.accepted)
         except sqlite3.Error as error:
-            reason = report.disk_error(error, self._configured().dir)
+            reason = describe_disk_error(error, self._configured().dir)
             logger.error(f"cannot note that upload {receiver.upload} was not heard: {reason}")
 
     def _configured(self) -> config.Config:
@@ -602,16 +607,18 @@ def _response(reply: Reply, method: str) -> http.Response:
     )
 
 
-def _seen(flow: http.HTTPFlow) -> Seen:
+def _seen(flow: http.HTTPFlow) -> RecordedRequest:
     """A flow without mitmproxy."""
     request, response = flow.request, flow.response
     answered = None
     if response:
         headers = _fields(response.headers)
-        answered = Answered(response.status_code, response.reason, headers, response.raw_content)
-    return Seen(
+        answered = RecordedResponse(
+            response.status_code, response.reason, headers, response.raw_content
+        )
+    return RecordedRequest(
         method=request.method,
-        host=service.bare_host(request.pretty_host),
+        host=endpoints.bare_host(request.pretty_host),
         path=request.path,
         headers=_fields(request.headers),
         body=request.raw_content,
@@ -627,9 +634,9 @@ def _fields(headers: http.Headers) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in headers.items(multi=True))
 
 
-def _told(seen: Seen) -> str:
+def _told(seen: RecordedRequest) -> str:
     """A request that was read from a file, in one line."""
-    what = f"{seen.method} {report.plain(f'http://{seen.host}{seen.path}', MAX_URL)}"
+    what = f"{seen.method} {printable(f'http://{seen.host}{seen.path}', MAX_URL)}"
     if show.title(seen) != show.EMAIL:
         status = f", answered {seen.answered.status}" if seen.answered else ""
         return f"{what}: {show.title(seen)}{status}"
@@ -638,8 +645,8 @@ def _told(seen: Seen) -> str:
     try:
         upload = nxparse.read(seen.body, seen.header("content-type"))
     except ValueError as error:
-        return f"{what}: an upload that cannot be read: {report.plain(str(error), MAX_URL)}"
-    return f"{what}: an upload {report.upload(upload)}"
+        return f"{what}: an upload that cannot be read: {printable(str(error), MAX_URL)}"
+    return f"{what}: an upload {describe_upload(upload)}"
 
 
 def _outcome(exchange: Exchange, title: str) -> tuple[str, str]:
@@ -694,18 +701,18 @@ def _label(flow: http.HTTPFlow, exchange: Exchange) -> None:
 
 def _mark(flow: http.HTTPFlow, outcome: str, words: str) -> None:
     flow.marked = MARKS[outcome]
-    flow.comment = report.plain(f"{outcome}: {words}", MAX_URL)
+    flow.comment = printable(f"{outcome}: {words}", MAX_URL)
 
 
 def _write_report(flows: Sequence[flow.Flow], path: Path) -> None:
     # Few want a report, and everybody would wait for this at the start.
-    from nxparse import shareable
+    from nxparse.inspect import report
 
     seen = [_seen(one) for one in flows if isinstance(one, http.HTTPFlow)]
     try:
-        path.write_text(shareable.markdown(seen, version=f"mitmproxy {version.VERSION}"), "utf-8")
+        path.write_text(report.markdown(seen, version=f"mitmproxy {version.VERSION}"), "utf-8")
     except OSError as error:
-        raise exceptions.CommandError(report.reason(error)) from error
+        raise exceptions.CommandError(error_reason(error)) from error
     logger.log(ALERT, f"a report of {len(seen)} requests is in {path}; read it before you share it")
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
-from urllib.parse import quote
 
 from nxparse.address import deliverable
 from nxparse.deliver import routes
@@ -23,7 +22,6 @@ from nxparse.deliver.mastodon import account
 from nxparse.deliver.notify import service
 from nxparse.deliver.routes import Rule, Target, fits, rule, target
 from nxparse.deliver.run import command
-from nxparse.social import SITES
 
 
 class ConfigError(ValueError):
@@ -178,15 +176,6 @@ def parse(options: Mapping[str, object], environ: Mapping[str, str]) -> Config:
     return config
 
 
-def expanded(way: Target, environ: Mapping[str, str]) -> str:
-    """What stands behind the colon of a target, with `${NAME}` taken from the environment.
-
-    Raises ConfigError.
-    """
-    told, url = routes.shown(way.text), way.kind in routes.URLS
-    return _expanded("nx_route", way.argument, environ, told, url=url)
-
-
 def _check_ways_out(config: Config) -> None:
     """Refuse to become an open relay, or to promise mail that cannot be sent."""
     targets = [rule.target for rule in config.routes] + [config.default_target]
@@ -223,7 +212,7 @@ def _rule(option: str, value: str, environ: Mapping[str, str]) -> Rule:
             program = _expanded(option, command(written)[0], environ, shown=told)
             if not program.strip():
                 raise ValueError("the program has no name: a variable is empty")
-        if not written and found.target.kind == "mail" and found.pattern.lower() in SITES:
+        if not written and found.target.kind == "mail" and found.pattern.lower() in routes.SITES:
             raise ValueError(f"a site has no address to mail to: say {found.pattern}=mail:ADDRESS")
     except ValueError as error:
         raise ConfigError(f"{option}={told!r}: {error}") from None
@@ -284,28 +273,11 @@ def _expanded(
     *,
     url: bool = False,
 ) -> str:
-    """A value with its variables filled in.
-
-    What one holds that stands for a user, a password or a part of the query of a `url` may
-    be any text, and is quoted. Elsewhere it is a part of the URL, or all of it.
-    """
-
-    def variable(match: re.Match[str]) -> str:
-        if match[1] not in environ:
-            raise ConfigError(
-                f"{option}={value if shown is None else shown}: "
-                f"the environment has no variable {match[1]}; set it before you start mitmproxy"
-            )
-        before, after = value[: match.start()], value[match.end() :]
-        is_login = re.fullmatch(r"[^/]+//[^/?#]*", before) and re.match(r"[^/?#]*@", after)
-        if not (url and (is_login or "?" in before)):
-            return environ[match[1]]
-        try:
-            return quote(environ[match[1]], "")
-        except UnicodeEncodeError:
-            raise ConfigError(f"{option}: the variable {match[1]} is not UTF-8") from None
-
-    return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", variable, value)
+    """Fill in the variables of a value; see `routes.expand`. Raises ConfigError."""
+    try:
+        return routes.expand(value, environ, url=url)
+    except ValueError as error:
+        raise ConfigError(f"{option}={value if shown is None else shown}: {error}") from None
 
 
 def _folder(option: str, value: str) -> Path:

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from nxparse import config
-from nxparse.outbox import Outbox
-from nxparse.spool import Spool
-from nxparse.targets import deliver_to, keep
+from nxparse.deliver.outbox import Outbox
+from nxparse.deliver.targets import deliver_to, keep
+from nxparse.store.spool import Spool
 from tests import bodies
 from tests.clock import Clock
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.proxy import Proxy
+from tests.mitmdump import Proxy
 
 
 @pytest.fixture(scope="module")

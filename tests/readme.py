@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.proxy import ROOT
+from tests.mitmdump import ROOT
 
 
 def blocks(language: str) -> list[str]:

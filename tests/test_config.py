@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -8,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from nxparse.config import OPTIONS, Config, ConfigError, expanded, parse
+from nxparse.config import OPTIONS, Config, ConfigError, parse
 from nxparse.deliver import routes
 from nxparse.deliver.mail import Security, Smarthost
-from nxparse.deliver.routes import Rule, Target
+from nxparse.deliver.routes import Rule, Target, expand_argument
 
 DEFAULTS: Mapping[str, object] = {option.name: option.default for option in OPTIONS}
 DEFAULT = Config(
@@ -378,9 +379,9 @@ def test_variables_of_a_rule() -> None:
     """What stands in a rule is expanded only where it is used, and from the environment then."""
     [found] = given(nx_route=["*=save:${PHOTOS}/nx"]).routes
     assert found.target.text == "save:${PHOTOS}/nx"
-    assert expanded(found.target, ENVIRON) == "/srv/photos/nx"
-    with pytest.raises(ConfigError, match="the environment has no variable PHOTOS"):
-        expanded(found.target, {})
+    assert expand_argument(found.target, ENVIRON) == "/srv/photos/nx"
+    with pytest.raises(ValueError, match="the environment has no variable PHOTOS"):
+        expand_argument(found.target, {})
 
 
 SERVERS: dict[str, tuple[str, Smarthost]] = {
@@ -476,7 +477,8 @@ def test_bytes_in_a_url(option: str, value: object) -> None:
     """What is no text cannot be written in a URL, and is not told."""
     with pytest.raises(ConfigError) as caught:
         given(**{"nx_senders": ["*"], option: value})
-    assert str(caught.value) == f"{option}: the variable BYTES is not UTF-8"
+    assert str(caught.value).startswith(f"{option}=")
+    assert str(caught.value).endswith(": the variable BYTES is not UTF-8")
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
 
@@ -651,9 +653,8 @@ def test_unset_variable_beyond_the_disk(target: str, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
         given(nx_route=[f"*={target}"], nx_senders=["*"])
     assert str(caught.value) == f"nx_route=*={told}: {UNSET}"
-    with pytest.raises(ConfigError) as caught:
-        expanded(routes.target(target), ENVIRON)
-    assert str(caught.value) == f"nx_route={told}: {UNSET}"
+    with pytest.raises(ValueError, match=f"^{re.escape(f'nx_route={told}: {UNSET}')}$"):
+        expand_argument(routes.target(target), ENVIRON)
 
 
 def test_variable_is_no_part_of_the_command_line() -> None:

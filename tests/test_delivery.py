@@ -25,8 +25,8 @@ import pytest
 from tests import bodies, camera
 from tests.mastodon_server import TOKEN as ACCESS
 from tests.mastodon_server import Call, MastodonServer, Step
+from tests.mitmdump import ROOT, Proxy, eventually
 from tests.pictures import photo
-from tests.proxy import ROOT, Proxy, eventually
 from tests.smtp_servers import Act, Authority, Mail, MailServer, Script, ScriptedServer, ehlo
 from tests.web_servers import HOST, WebServer
 
@@ -405,7 +405,7 @@ def impatient(folder: Path, wait: float = 15.0) -> Path:
     script.write_text(
         f"import logging, sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "from mitmproxy.log import MitmFormatter\n"
-        "from nxparse import outbox\n"
+        "from nxparse.deliver import outbox\n"
         "from nxparse.deliver import mail\n"
         "from nx_addon import addons\n"
         "MitmFormatter.format = logging.Formatter('%(levelname)s: %(message)s').format\n"

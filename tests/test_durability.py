@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import bodies, camera
-from tests.proxy import Proxy, eventually
+from tests.mitmdump import Proxy, eventually
 
 ACCEPTED = '<Response Status="succ" />'
 PHOTO = bodies.jpeg(200_000)

@@ -31,7 +31,7 @@ import pytest
 
 from nxparse.multipart import repair
 from tests import bodies
-from tests.proxy import ROOT
+from tests.mitmdump import ROOT
 
 WIRE = ROOT / "tests" / "wire"
 NODE = ROOT / "tests" / "frameworks"

@@ -21,7 +21,7 @@ from selenium.webdriver.common.by import By
 import nx_addon
 from tests import bodies, camera, social
 from tests.browser import browser, needs_browser, wait_for_text
-from tests.proxy import ADDON, PROGRAMS, ROOT, Proxy, eventually
+from tests.mitmdump import ADDON, PROGRAMS, ROOT, Proxy, eventually
 
 PASSWORD = "correct horse"
 UNKNOWN = (

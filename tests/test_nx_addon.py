@@ -25,11 +25,11 @@ from mitmproxy.io import FlowReader
 from mitmproxy.test import taddons, tflow
 
 import nx_addon
-from nxparse.outbox import Outbox
-from nxparse.spool import Spool
-from nxparse.transport import Pending
+from nxparse.deliver.outbox import Outbox
+from nxparse.proxy.transport import Pending
+from nxparse.store.spool import Spool
 from tests import bodies, camera, social
-from tests.proxy import ADDON, MITMDUMP, ROOT, Proxy, eventually
+from tests.mitmdump import ADDON, MITMDUMP, ROOT, Proxy, eventually
 
 ACCEPTED = '<Response Status="succ" />'
 WIRE = ROOT / "tests" / "wire"
@@ -405,7 +405,7 @@ def test_a_silent_client_is_ended(folder: Path) -> None:
     script = folder / "impatient.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from nxparse import transport; transport.IDLE = 0.3\n"
+        "from nxparse.proxy import transport; transport.IDLE = 0.3\n"
         "from nx_addon import addons\n"
     )
     body = bodies.body([("SAM_1.JPG", bodies.jpeg(300_000))])
@@ -519,7 +519,7 @@ def test_other_hosts_pass(shared: Proxy) -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param("service.find = fail", id="in-requestheaders"),
+        pytest.param("endpoints.find = fail", id="in-requestheaders"),
         pytest.param("NxAddon._decide = fail", id="in-request"),
         pytest.param("NxAddon._stream = fail", id="in-streaming"),
         pytest.param("Receiver.feed = fail", id="in-a-chunk"),
@@ -563,7 +563,7 @@ def faulty(folder: Path, fault: str) -> Path:
     script.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "import nx_addon\n"
-        "from nx_addon import NxAddon, Receiver, service, addons\n"
+        "from nx_addon import NxAddon, Receiver, endpoints, addons\n"
         "def fail(*_): raise RuntimeError('a fault for the test')\n"
         f"{fault}\n"
     )

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 import nxparse
-from nxparse import config, targets
-from nxparse.deliver import routes
-from nxparse.service import DNS_HOSTS
+from nxparse import config
+from nxparse.deliver import routes, targets
+from nxparse.server.endpoints import DNS_HOSTS
 from tests import bodies, camera, readme
-from tests.proxy import ROOT, Proxy
+from tests.mitmdump import ROOT, Proxy
 
 TEXT = (ROOT / "README.md").read_text()
 

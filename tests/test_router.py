@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests import bodies, camera, readme
-from tests.proxy import ROOT, Proxy
+from tests.mitmdump import ROOT, Proxy
 
 NEEDED = [name for name in ("ip", "nft") if shutil.which(name) is None]
 pytestmark = pytest.mark.skipif(
@@ -219,7 +219,7 @@ def test_a_camera_that_nobody_knows(network: Network, router: Proxy, tmp_path: P
     for name in ("nx_addon.py", "nxparse"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
-    table = tmp_path / "nxparse" / "service.py"
+    table = tmp_path / "nxparse" / "server" / "endpoints.py"
     row = row.replace("www.example.com", "www.ospserver.net")
     table.write_text(table.read_text().replace("TABLE = (\n", f"TABLE = (\n{row}\n"))
     with Proxy(tmp_path, script=tmp_path / "nx_addon.py") as proxy:

@@ -18,7 +18,7 @@ import pytest
 
 from tests import bodies, camera, social
 from tests.camera import Heard
-from tests.proxy import ROOT, Proxy, eventually
+from tests.mitmdump import ROOT, Proxy, eventually
 from tests.smtp_servers import Mail, MailServer
 from tests.social import MODEL, SocialCamera
 from tests.test_delivery import outbox, read
@@ -801,7 +801,7 @@ def quiet(folder: Path, seconds: float) -> Path:
     script = folder / "quiet.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        f"import nxparse.spool; nxparse.spool.QUIET = {seconds}\n"
+        f"import nxparse.store.spool; nxparse.store.spool.QUIET = {seconds}\n"
         "from nx_addon import addons\n"
     )
     return script

@@ -26,21 +26,20 @@ from typing import Any, ClassVar, NamedTuple
 
 import pytest
 
-from nxparse import targets
 from nxparse.config import OPTIONS, parse
-from nxparse.deliver import mail
+from nxparse.deliver import mail, targets
 from nxparse.deliver.errors import PermanentError, Refused, TooLargeError
-from nxparse.deliver.mail import Letter, Smarthost
-from nxparse.outbox import Outbox
-from nxparse.receive import Announced, EmailReceiver, FileReceiver, Receiver
-from nxparse.reply import ACCEPTED, Reply
-from nxparse.sessions import Announced as AnnouncedFile
-from nxparse.spool import MAX_WAIT, QUIET, Spool
-from nxparse.spool import Post as SocialPost
+from nxparse.deliver.mail import OutgoingMessage, Smarthost
+from nxparse.deliver.outbox import Outbox
+from nxparse.server.receive import Announced, EmailReceiver, FileReceiver, Receiver
+from nxparse.server.reply import ACCEPTED, Reply
+from nxparse.server.sessions import Announced as AnnouncedFile
+from nxparse.store.spool import MAX_WAIT, QUIET, Spool
+from nxparse.store.spool import Post as SocialPost
 from tests import bodies, camera, faults
 from tests.clock import Clock
 from tests.faults import CALLS, Database, Faults, contents, make_lazy
-from tests.proxy import Proxy, eventually
+from tests.mitmdump import Proxy, eventually
 
 LEAST_POINTS = 1000
 PIECES = 3  # in which a body comes in
@@ -201,7 +200,7 @@ class Post:
         self._gone = "" if mended else scenario.gone
         self._busy = not well
 
-    def send(self, letter: Letter, server: Smarthost) -> list[Refused]:
+    def send(self, letter: OutgoingMessage, server: Smarthost) -> list[Refused]:
         """What stands in for mail.send."""
         self._tell("before MAIL")
         if letter.size > self._limit:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nxparse import disk
-from nxparse.disk import Folder
 from nxparse.filename import numbered
+from nxparse.store import disk
+from nxparse.store.disk import Folder
 from nxparse.upload import File
 
 

@@ -2,7 +2,7 @@
 
 One upload is one message with the photos attached, and goes to all its
 recipients in one transaction. Compose and send are apart: `compose` is pure
-and makes a Letter, whose bytes are made only while they are sent, so that
+and makes a OutgoingMessage, whose bytes are made only while they are sent, so that
 memory does not grow with the photos. Text and photos are base64, in which no
 line can end the message (SMTP smuggling) or begin with a dot. No header is ever
 parsed again: what the camera's user typed is either plain words or wholly
@@ -104,7 +104,7 @@ def smarthost(url: str) -> Smarthost:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class OutgoingMessage:
     """A message: its envelope, and its bytes, which are made while they are read.
 
     `size` is how many bytes that will be.
@@ -137,7 +137,7 @@ def compose(
     id: str,
     date: float,
     mail_from: str = "",
-) -> Letter:
+) -> OutgoingMessage:
     """Make a message of these files of an upload.
 
     `id` makes the Message-ID, so the same message sent again has the same one.
@@ -174,7 +174,7 @@ def compose(
         "",
         text.decode("ascii"),
     ]
-    return Letter(
+    return OutgoingMessage(
         sender=sender,
         recipients=tuple(to),
         head="\r\n".join(head).encode("ascii"),
@@ -259,7 +259,7 @@ def verdict(code: int) -> Verdict:
     return Verdict.PERMANENT if 500 <= code <= 599 else Verdict.TEMPORARY
 
 
-def send(letter: Letter, server: Smarthost) -> list[Refused]:
+def send(letter: OutgoingMessage, server: Smarthost) -> list[Refused]:
     """Send a message; returns the recipients that were refused while others were taken.
 
     Raises TemporaryError (UnreachableError where the server takes no mail at all),
@@ -427,7 +427,7 @@ class _Session:
                 AUTH_RETRY,
             )
 
-    def deliver(self, letter: Letter) -> list[Refused]:
+    def deliver(self, letter: OutgoingMessage) -> list[Refused]:
         smtp = self._smtp
         limit = smtp.esmtp_features.get("size", "")
         options = []

@@ -17,11 +17,37 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from urllib.parse import quote
+
+from nxparse.text import printable
 
 DISK_ONLY = ("save", "drop")
 KINDS = ("save", "mail", "run", "forward", "mastodon", "notify", "drop")
 URLS = ("forward", "mastodon")  # what a variable holds is a part of a URL
 _BARE = ("save", "mail", "drop")  # these can do without anything behind them
+
+# What the menus of NX300 and NX mini offer (ge0rg/samsung-nx-emailservice,
+# commit a388a20).
+VIDEO_SITES = frozenset({"facebook", "youtube"})
+PHOTO_SITES = VIDEO_SITES | frozenset(
+    {
+        "cyworld",
+        "evernote",
+        "kakaostory",
+        "me2day",
+        "odnoklassniki",
+        "photobucket",
+        "picasa",
+        "poco",
+        "renren",
+        "samsungimaging",
+        "vkontakte",
+        "weibo",
+    }
+)
+# These sent the camera's user to a web page of theirs, and there it ends.
+OAUTH_SITES = frozenset({"dropbox", "flickr", "skydrive"})
+SITES = PHOTO_SITES | OAUTH_SITES
 
 _VARIABLES = re.compile(r"(?:\$\{\w+\})*")
 _SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*|\$\{\w+\})(?=://)")
@@ -130,3 +156,41 @@ def shown_rule(text: str) -> str:
     """A rule as it may be told, even if it is none."""
     pattern, equals, rest = text.partition("=")
     return f"{pattern}={shown(rest)}" if equals and ":" not in pattern else shown(text)
+
+
+def target_label(text: str) -> str:
+    """Return a target without the secrets it may contain, fit for one line of a log."""
+    return printable(shown(text))
+
+
+def expand(value: str, environ: Mapping[str, str], *, url: bool = False) -> str:
+    """Replace `${NAME}` in a value by the variable of that name.
+
+    In a URL, a variable used as user, password or part of the query is percent-quoted.
+    Raises ValueError if there is no such variable.
+    """
+
+    def variable(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in environ:
+            raise ValueError(
+                f"the environment has no variable {name}; set it before you start mitmproxy"
+            )
+        before, after = value[: match.start()], value[match.end() :]
+        is_login = re.fullmatch(r"[^/]+//[^/?#]*", before) and re.match(r"[^/?#]*@", after)
+        if not (url and (is_login or "?" in before)):
+            return environ[name]
+        try:
+            return quote(environ[name], "")
+        except UnicodeEncodeError:
+            raise ValueError(f"the variable {name} is not UTF-8") from None
+
+    return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", variable, value)
+
+
+def expand_argument(target: Target, environ: Mapping[str, str]) -> str:
+    """Return the argument of a target with its variables filled in. Raises ValueError."""
+    try:
+        return expand(target.argument, environ, url=target.kind in URLS)
+    except ValueError as error:
+        raise ValueError(f"nx_route={shown(target.text)}: {error}") from None

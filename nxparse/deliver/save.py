@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nxparse import disk
-from nxparse.disk import Folder
 from nxparse.filename import numbered
+from nxparse.store import disk
+from nxparse.store.disk import Folder
+from nxparse.text import format_list, format_size
 from nxparse.upload import File
 
 
@@ -94,3 +95,16 @@ def _place(folder: Folder, file: File, first: int) -> tuple[int, bool]:
         except FileNotFoundError:
             return number, False
         number += 1
+
+
+def describe_saved(files: Sequence[Saved]) -> str:
+    """Where the files of an upload are."""
+
+    def one(file: Saved) -> str:
+        return f"{file.path} ({format_size(file.size)}{'' if file.new else ', there already'})"
+
+    return (
+        f"saved as {format_list([one(file) for file in files])}"
+        if files
+        else "has no files to save"
+    )

@@ -21,12 +21,12 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from nxparse.spool import Spool
+from nxparse.store.spool import Spool
 from tests import bodies, camera
 from tests.bench.process import peak
 from tests.bench.table import Goal, Row, Table, in_turns
 from tests.bench.upload import MB, body, photo, request
-from tests.proxy import ROOT, Proxy, eventually
+from tests.mitmdump import ROOT, Proxy, eventually
 
 SIZES = {"1.3 MB": 1_300_000, "20 MB": 20 * MB, "100 MB": 100 * MB}
 LIMIT = 32  # MiB

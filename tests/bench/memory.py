@@ -20,7 +20,7 @@ from tests import camera
 from tests.bench.process import peak
 from tests.bench.table import Goal, Row, Table
 from tests.bench.upload import request
-from tests.proxy import Proxy, eventually
+from tests.mitmdump import Proxy, eventually
 
 MIB = 1 << 20
 LIMIT = 16

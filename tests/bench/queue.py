@@ -20,12 +20,12 @@ from pathlib import Path
 from statistics import median
 
 from nxparse.deliver.errors import Outcome
-from nxparse.outbox import Outbox
-from nxparse.spool import Delivery, Spool
+from nxparse.deliver.outbox import Outbox
+from nxparse.store.spool import Delivery, Spool
 from nxparse.upload import File, Upload
 from tests import bodies, camera
 from tests.bench.table import Goal, Row, Table, in_turns
-from tests.proxy import ROOT, Proxy
+from tests.mitmdump import ROOT, Proxy
 
 MEMORY = Path("/dev/shm")
 # Were each delivery to look at all others, it would cost many times as much.

@@ -29,7 +29,7 @@ from tests import camera
 from tests.bench.process import Usage, resident
 from tests.bench.table import Goal, Row, Table, in_turns
 from tests.bench.upload import MB, request
-from tests.proxy import ROOT, Proxy, eventually
+from tests.mitmdump import ROOT, Proxy, eventually
 
 PHOTO = 1_300_000  # bytes; what an NX300 may make of a photo before it sends it
 LAST = 1000  # bytes of an upload that are held back

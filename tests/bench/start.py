@@ -20,7 +20,7 @@ from statistics import median
 
 from tests.bench.process import resident
 from tests.bench.table import Goal, Row, Table, in_turns
-from tests.proxy import ADDON, MITMDUMP
+from tests.mitmdump import ADDON, MITMDUMP
 
 MOST_TIME = 5.0  # percent
 MOST_MEMORY = 6.0  # MiB

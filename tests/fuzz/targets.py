@@ -18,31 +18,21 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from nxparse import (
-    config,
-    filename,
-    jpeg,
-    markup,
-    message,
-    multipart,
-    report,
-    service,
-    shareable,
-    show,
-    social,
-    upload,
-)
-from nxparse import seen as requests
+from nxparse import config, filename, jpeg, markup, message, multipart, upload
 from nxparse.address import AddressError, deliverable
 from nxparse.deliver import forward, mail, routes
 from nxparse.deviation import BodyError, Deviation, Kind
-from nxparse.hotspot import Family
+from nxparse.inspect import recorded as requests
+from nxparse.inspect import report, show
+from nxparse.inspect.recorded import RecordedRequest, RecordedResponse
 from nxparse.markup import MarkupError
 from nxparse.multipart import MultipartError, PartSpan, Scanner
-from nxparse.reply import Reply
-from nxparse.seen import Answered, Seen
-from nxparse.service import Call
-from nxparse.social import Announcement, CredentialsError, Login
+from nxparse.server import endpoints, social
+from nxparse.server.endpoints import Call
+from nxparse.server.hotspot import Family
+from nxparse.server.reply import Reply
+from nxparse.server.social import Announcement, CredentialsError, Login
+from nxparse.text import describe_upload
 from tests import bodies
 from tests import social as sites
 
@@ -230,7 +220,7 @@ def read(data: bytes) -> None:
         return
     assert upload.read_chunks(pieces(body, size + 1), TYPE, fetch) == found
     assert sum(file.size for file in found.files) <= len(body)
-    assert visible(report.upload(found))
+    assert visible(describe_upload(found))
     assert visible(show.upload(found), "\n")
     written = upload.encoded(found, found.files)
     assert sum(map(len, written.chunks())) == written.size
@@ -345,8 +335,8 @@ def logged_in(data: bytes) -> None:
         hidden = social.without_secrets(login.encode())
         assert password.encode() not in hidden
         assert b"(hidden)" in hidden
-        asked = Seen("POST", sites.HOST, "/facebook/auth", (), login.encode())
-        assert password not in f"{show.request(asked)}{shareable.markdown([asked])}"
+        asked = RecordedRequest("POST", sites.HOST, "/facebook/auth", (), login.encode())
+        assert password not in f"{show.request(asked)}{report.markdown([asked])}"
 
 
 def login_of(user: str) -> Login:
@@ -379,10 +369,10 @@ def shown(data: bytes) -> None:
     found = requests.parse(rest)
     if found is None:
         host, path = "snsgw.samsungmobile.com", PATHS[which % len(PATHS)]
-        found = Seen("POST", host, path, (("Content-Type", TYPE),), rest)
-    secret = Seen(
+        found = RecordedRequest("POST", host, path, (("Content-Type", TYPE),), rest)
+    secret = RecordedRequest(
         "POST", found.host, f"{found.path}?to={SECRET}", (("X-User", SECRET), *found.headers),
-        rest, answered=Answered(200, "OK", (), rest),
+        rest, answered=RecordedResponse(200, "OK", (), rest),
     )  # fmt: skip
     assert visible(show.title(secret))
     assert visible(show.request(secret) or "", "\n")
@@ -390,7 +380,7 @@ def shown(data: bytes) -> None:
     show.reply(secret)
     with suppress(BodyError):
         show.upload_in(secret)
-    told = shareable.markdown([secret], key=bytes(32))
+    told = report.markdown([secret], key=bytes(32))
     assert told.encode().decode() == told
     assert "someone@secret" not in told
 
@@ -410,15 +400,15 @@ PATHS = (
 def answered(data: bytes) -> None:
     """Whatever method, host and path are, there is an answer."""
     method, host, path = (text_of(data) + "||").split("|")[:3]
-    answer = service.find(method, service.bare_host(host), path)
+    answer = endpoints.find(method, endpoints.bare_host(host), path)
     assert isinstance(answer, Reply | Family | Call)
     if isinstance(answer, Call):
         assert "/" not in answer.argument
-        assert service.known(method, path)
+        assert endpoints.known(method, path)
     if isinstance(answer, Reply):
         assert all(visible(value) for field in answer.fields(0.0) for value in field)
-    hosts = service.Hosts((path,))
-    assert not (host in hosts and service.bare_host(host) in service.SHARED_HOSTS)
+    hosts = endpoints.Hosts((path,))
+    assert not (host in hosts and endpoints.bare_host(host) in endpoints.SHARED_HOSTS)
     hosts.resolves(host)
 
 
@@ -568,7 +558,7 @@ REQUESTS = (
 )  # fmt: skip
 PATH_WORDS = (
     b"GET", b"HEAD", b"POST", b"PUT", b"|", b"/", b"?", b"*", b"[", b"]", b"::1", b":80", b".",
-    *(path.encode() for path in PATHS), *(host.encode() for host in service.DNS_HOSTS),
+    *(path.encode() for path in PATHS), *(host.encode() for host in endpoints.DNS_HOSTS),
     b"www.msn.com", b"/upload/", b"/auth", b"/favicon.ico",
 )  # fmt: skip
 NAMES = (

@@ -23,7 +23,7 @@ from random import randrange
 from statistics import median
 from threading import Event
 
-from nxparse.spool import Spool
+from nxparse.store.spool import Spool
 from tests.soak.cameras import Camera
 from tests.soak.faults import World
 from tests.soak.ledger import Ledger

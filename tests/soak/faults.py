@@ -28,7 +28,7 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP
 
-from tests.proxy import Proxy
+from tests.mitmdump import Proxy
 from tests.smtp_servers import HOST, Mail, MailServer
 from tests.soak.ledger import ALBUM, Found, Ledger
 

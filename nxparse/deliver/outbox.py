@@ -1,0 +1,355 @@
+"""What is still to be delivered, to whom, and when again.
+
+A delivery is an upload on its way to one target. Each target has a thread, so
+that a server which does not answer holds up nobody else's mail. How a delivery
+may end:
+
+    it succeeds            it is done for good
+    a recipient is refused the others are done; he is tried again, or given up
+    it fails for now       it waits: 15 seconds, then as long as it has waited
+                           already, at most an hour, each a little longer or
+                           shorter than the last; after `retry_for` it is given up
+    the target is unreachable  the same, and what else is due waits with it: after
+                           an outage a server is asked once, not a thousand times;
+                           if it asks for patience, what comes later waits, too
+    it is too large        it becomes one delivery for each file
+    it fails for good      it is given up
+    its body is not to be read  it goes into quarantine
+
+What is new and what has failed before are tried in turn: neither waits for the
+end of a long queue of the other.
+
+To give up is to put the files into `undelivered/`, and to warn. All of this
+stands in the spool, so that a restart, or a crash, changes nothing: at worst a
+delivery whose end was not noted is made twice, under the same id.
+
+The time that a delivery has waited is added up from its waits, not read from a
+clock: a clock that is set by ten years lets nothing expire.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from nxparse.deliver.errors import (
+    Outcome,
+    PermanentError,
+    Refused,
+    TemporaryError,
+    TooLargeError,
+    UnreachableError,
+)
+from nxparse.deliver.routes import target_label
+from nxparse.deviation import BodyError
+from nxparse.store.spool import MAX_WAIT, Delivery, Spool
+from nxparse.text import error_reason, format_duration, format_list, printable
+from nxparse.upload import File, Upload
+
+MIN_WAIT = 15.0  # seconds
+JITTER = 0.1
+POLL = 2.0  # seconds until somebody is noticed who has used the command line
+
+logger = logging.getLogger(__name__)
+
+Deliver = Callable[[Upload, Sequence[File], Delivery], Outcome]
+"""Delivers these files of an upload. Raises a DeliveryError or OSError."""
+
+
+class Outbox:
+    """Delivers what is in a spool.
+
+    `deliver_to` gives the function that delivers to a target, by its text.
+    `keep` puts files that could not be delivered where a person finds them, and
+    says where that is. `retry_for` is in seconds.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        deliver_to: Callable[[str], Deliver],
+        keep: Callable[[Upload, Sequence[File], Delivery], str],
+        *,
+        retry_for: float,
+        clock: Callable[[], float],
+        jitter: Callable[[], float] = lambda: random.uniform(1 - JITTER, 1 + JITTER),
+    ) -> None:
+        self._spool = spool
+        self._deliver_to = deliver_to
+        self._keep = keep
+        self._retry_for = retry_for
+        self._clock = clock
+        self._jitter = jitter
+        self._changed = threading.Condition()
+        self._changes = 0
+        self._stopping = False
+        self._lanes: dict[str, threading.Thread] = {}
+        # Targets that want to be left alone: until when, and why.
+        self._resting: dict[str, tuple[float, str]] = {}
+        # What the database could not take: how deliveries have ended, by target and id.
+        self._unnoted: dict[tuple[str, str], Callable[[], None]] = {}
+        self._dispatcher = threading.Thread(target=self._dispatch, name="nx outbox", daemon=True)
+
+    def start(self) -> None:
+        """Begin with what is left from last time."""
+        self._dispatcher.start()
+
+    def wake(self) -> None:
+        """There is something new in the spool."""
+        with self._changed:
+            self._changes += 1
+            self._changed.notify_all()
+
+    def stop(self, timeout: float) -> bool:
+        """End after the deliveries at hand. Tells whether they ended within `timeout` seconds."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        deadline = time.monotonic() + timeout
+        # Once the dispatcher has ended there are no new lanes.
+        self._dispatcher.join(timeout)
+        for lane in self._lanes.values():
+            lane.join(max(0.0, deadline - time.monotonic()))
+        return not any(one.is_alive() for one in (self._dispatcher, *self._lanes.values()))
+
+    def deliver_due(self, target: str) -> None:
+        """Try everything that is due for a target."""
+        self._go_on_resting(target)
+        new = True
+        while not self._stopping:
+            delivery = self._spool.first_due(target, new=new)
+            delivery = delivery or self._spool.first_due(target, new=not new)
+            if delivery is None:
+                return
+            new = delivery.attempts > 0
+            self._deliver(delivery)
+
+    # Threads
+
+    def _dispatch(self) -> None:
+        """Give each target a thread, and notice what others have changed in the spool."""
+        version = -1
+        while not self._stopping:
+            changes = self._changes
+            try:
+                for path in self._spool.tidy():
+                    logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
+                for target in self._spool.targets():
+                    if target not in self._lanes:
+                        name = f"nx {target_label(target)}"
+                        lane = threading.Thread(
+                            target=self._run, args=(target,), name=name, daemon=True
+                        )
+                        lane.start()
+                        self._lanes[target] = lane
+                if (found := self._spool.version()) != version:
+                    version = found
+                    self.wake()
+            except Exception:
+                logger.exception("cannot look after the deliveries")
+            self._wait(POLL, changes)
+
+    def _run(self, target: str) -> None:
+        while not self._stopping:
+            changes = self._changes
+            try:
+                self.deliver_due(target)
+                when = self._spool.next_try(target)
+                wait = MAX_WAIT if when is None else min(max(0.0, when - self._clock()), MAX_WAIT)
+            except (OSError, sqlite3.Error) as error:
+                logger.error(
+                    f"deliveries to {target_label(target)} stop for {MIN_WAIT:.0f} s: "
+                    f"their state cannot be read or written: {error_reason(error)}"
+                )
+                wait = MIN_WAIT
+            except Exception:
+                # Whatever it is, it must not end the thread.
+                logger.exception(f"deliveries to {target_label(target)} stop for {MIN_WAIT:.0f} s")
+                wait = MIN_WAIT
+            self._wait(wait, changes)
+
+    def _wait(self, seconds: float, changes: int) -> None:
+        """Wait, but not when something has changed since `changes`, or when all ends."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._changes != changes, seconds)
+
+    # One delivery
+
+    def _deliver(self, delivery: Delivery) -> None:
+        if unnoted := self._unnoted.get((delivery.target, delivery.id)):
+            # It has been made: to make it again would be to mail it twice.
+            self._note(delivery, unnoted)
+        else:
+            self._read(delivery, self._attempt)
+
+    def _read(
+        self, delivery: Delivery, then: Callable[[Upload, Sequence[File], Delivery], None]
+    ) -> None:
+        """Do something with the files of a delivery."""
+        try:
+            with self._spool.read(delivery) as (upload, files):
+                then(upload, files, delivery)
+        except sqlite3.Error:
+            raise
+        except BodyError as error:
+            self._quarantine(delivery, error)
+        except OSError as error:
+            self._retry(delivery, error_reason(error))
+        except Exception as error:
+            # A fault of ours must not stop the deliveries behind this one.
+            logger.exception(f"upload {delivery.id}: {target_label(delivery.target)} has failed")
+            self._retry(delivery, repr(error))
+
+    def _attempt(self, upload: Upload, files: Sequence[File], delivery: Delivery) -> None:
+        try:
+            outcome = self._deliver_to(delivery.target)(upload, files, delivery)
+        except TooLargeError as error:
+            if len(files) > 1:
+                self._note(delivery, partial(self._spool.split, delivery, len(files)))
+                logger.info(f"upload {delivery.id}: {error}; sending each file by itself")
+            else:
+                self._give_up(upload, files, delivery, str(error))
+        except PermanentError as error:
+            self._give_up(upload, files, delivery, str(error))
+        except (TemporaryError, OSError) as error:
+            reason = error_reason(error)
+            least = getattr(error, "retry_after", None) or 0.0
+            progress = getattr(error, "progress", ())
+            if delivery.waited >= self._retry_for:
+                self._expire(reason, upload, files, delivery)
+            else:
+                self._retry(delivery, reason, least=least, progress=progress)
+            if isinstance(error, UnreachableError):
+                self._rest(delivery, reason, least)
+        else:
+            self._settle(upload, files, delivery, outcome)
+
+    def _settle(
+        self, upload: Upload, files: Sequence[File], delivery: Delivery, outcome: Outcome
+    ) -> None:
+        logger.info(f"upload {delivery.id}: {outcome.told}")
+        expired = delivery.waited >= self._retry_for
+        later = [one for one in outcome.refused if not one.permanent and not expired]
+        never = [one for one in outcome.refused if one not in later]
+        if never:
+            try:
+                where = self._keep(upload, files, delivery)
+            except OSError as error:
+                # Who has been reached must not be delivered to again for that.
+                left = [one.recipient for one in outcome.refused]
+                self._retry(delivery, f"{_refusals(never)}; {error_reason(error)}", left)
+                return
+            logger.warning(f"upload {delivery.id}: not delivered to {_refusals(never)}; {where}")
+        if later:
+            self._retry(delivery, _refusals(later), [one.recipient for one in later])
+        elif never and len(never) == len(delivery.recipients):
+            self._note(delivery, partial(self._spool.failed, delivery, _refusals(never)))
+        else:
+            missed = f"not delivered to {_refusals(never)}" if never else ""
+            self._note(delivery, partial(self._spool.done, delivery, missed))
+
+    def _note(self, delivery: Delivery, note: Callable[[], None]) -> None:
+        """Note in the spool what has become of a delivery; if that fails, when it is due again."""
+        key = (delivery.target, delivery.id)
+        self._unnoted[key] = note
+        note()
+        del self._unnoted[key]
+
+    def _rest(self, delivery: Delivery, reason: str, least: float) -> None:
+        """Let what else is due for a target wait as if it had failed together with `delivery`."""
+        target = delivery.target
+        for other in self._spool.due(target):
+            if other.waited >= self._retry_for:
+                self._read(other, partial(self._expire, reason))
+        wait = self._wait_after(delivery, least)
+        others = self._spool.rest(target, wait, reason, delivery)
+        if others:
+            logger.warning(
+                f"{others} more for {target_label(target)} wait with upload {delivery.id}"
+            )
+        if least:
+            self._resting[target] = self._clock() + wait, reason
+
+    def _go_on_resting(self, target: str) -> None:
+        """Let what has come meanwhile wait, too; but not what is tried by hand."""
+        until, reason = self._resting.get(target, (0.0, ""))
+        wait = until - self._clock()
+        if not 0 < wait <= 2 * MAX_WAIT:
+            self._resting.pop(target, None)
+        elif others := self._spool.rest(target, wait, reason):
+            logger.warning(f"{others} more for {target_label(target)} wait: {reason}")
+
+    def _expire(
+        self, reason: str, upload: Upload, files: Sequence[File], delivery: Delivery
+    ) -> None:
+        self._give_up(upload, files, delivery, f"given up: {reason}")
+
+    def _give_up(
+        self, upload: Upload, files: Sequence[File], delivery: Delivery, reason: str
+    ) -> None:
+        where = self._keep(upload, files, delivery)
+        self._note(delivery, partial(self._spool.failed, delivery, reason))
+        logger.warning(
+            f"upload {delivery.id} is not delivered to {format_list(delivery.recipients)}: "
+            f"{reason}; {where}"
+        )
+
+    def _quarantine(self, delivery: Delivery, error: BodyError) -> None:
+        try:
+            paths = self._spool.give_up(delivery)
+        except OSError as obstacle:
+            self._retry(delivery, f"{error}, and quarantine: {error_reason(obstacle)}")
+            return
+        self._note(delivery, partial(self._spool.failed, delivery, str(error)))
+        kept = f"; its body is kept as {format_list([*map(str, paths)])}" if paths else ""
+        logger.warning(f"upload {delivery.id} cannot be delivered: {error}{kept}")
+
+    def _retry(
+        self,
+        delivery: Delivery,
+        reason: str,
+        recipients: Sequence[str] | None = None,
+        least: float = 0.0,
+        progress: Sequence[str] = (),
+    ) -> None:
+        wait = self._wait_after(delivery, least)
+        left = delivery.recipients if recipients is None else recipients
+        self._note(delivery, partial(self._spool.postpone, delivery, wait, reason, left, progress))
+        logger.warning(
+            f"upload {delivery.id}: {target_label(delivery.target)}: {reason}; "
+            f"it is safe, trying again in {wait:.0f} s"
+        )
+
+    def _wait_after(self, delivery: Delivery, least: float) -> float:
+        wait = waiting_time(delivery.waited, least)
+        return max(wait * self._jitter(), min(least, MAX_WAIT))
+
+
+def waiting_time(waited: float, least: float = 0.0) -> float:
+    """How long to wait until the next attempt when `waited` seconds have been waited so far."""
+    return min(max(waited, MIN_WAIT, least), MAX_WAIT)
+
+
+def _refusals(refused: Sequence[Refused]) -> str:
+    return format_list([f"{printable(one.recipient)} ({one.reason})" for one in refused])
+
+
+def describe_waiting(deliveries: Sequence[Delivery], now: float) -> str:
+    """Return one line for each waiting delivery; `now` is a Unix time."""
+    return "\n".join(_describe(one, now) for one in deliveries) or "nothing waits"
+
+
+def _describe(one: Delivery, now: float) -> str:
+    part = f", file {one.part}" if one.part else ""
+    recipients = format_list([printable(name) for name in one.recipients])
+    return (
+        f"{one.arrival.id}{part}: to {recipients} by {target_label(one.target)}, "
+        f"since {format_duration(now - one.arrival.received)}, tried {one.attempts} times, "
+        f"next in {format_duration(one.next_try - now)}: "
+        f"{printable(one.reason, 200) or 'not tried yet'}"
+    )

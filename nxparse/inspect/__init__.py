@@ -1,0 +1,1 @@
+"""Requests recorded, shown, redacted and reported."""

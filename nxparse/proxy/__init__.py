@@ -1,0 +1,1 @@
+"""What mitmproxy lacks: transport, network addresses, set-up hints, unknown hosts."""

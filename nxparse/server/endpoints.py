@@ -1,0 +1,190 @@
+"""Who answers what: the map of the protocol.
+
+One table says for each method, host and path which service it is. A new camera
+that asks for something else gets a new row, and if need be a new reply.
+
+A few replies are made on the spot, and two hotspot checks are answered at hosts
+that otherwise are none of ours.
+
+"Our" hosts are those that Samsung's cameras ask for, and whatever the user
+adds (`Hosts`). Everything for one of them is answered here, if only by 404: the
+real servers are gone, and DNS may well point back at us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from fnmatch import fnmatchcase
+
+from nxparse.deliver import routes
+from nxparse.server.hotspot import GLD, MSN, YAHOO, Family
+from nxparse.server.reply import Reply, refusal
+
+# Hard-coded in the firmware of the cameras (wiki page "Email-service" of
+# ge0rg/samsung-nx-hacks; ge0rg/samsung-nx-emailservice, commit 3b9fb37).
+SAMSUNG_HOSTS = (
+    "gld.samsungosp.com",
+    "www.samsungimaging.com",
+    "samsungimaging.com",
+    "www.ospserver.net",
+    "snsgw.samsungmobile.com",
+)
+# Other machines may want the real ones, so cameras get only their check there.
+SHARED_HOSTS = {"www.yahoo.co.kr": YAHOO, "www.msn.com": MSN}
+# What DNS may lead to us for everybody: Yahoo is gone from there, MSN is not.
+DNS_HOSTS = (*SAMSUNG_HOSTS, "www.yahoo.co.kr")
+
+
+EMAIL_PATH = "/social/columbus/email"
+
+
+class Service(Enum):
+    """What takes more than a fixed reply."""
+
+    PAGE = auto()  # for people
+    THUMBNAIL = auto()
+    EMAIL = auto()  # takes photos, and is answered when they are safe
+    FILE = auto()  # takes the file that was announced
+    LOGIN = auto()
+    PHOTO = auto()  # announces a photo
+    VIDEO = auto()
+    TIME = auto()
+    ACCOUNT = auto()  # a login that nobody knows how to answer
+    LIST = auto()  # the same for the list of sites
+
+
+UPLOADS = frozenset({Service.EMAIL, Service.FILE})
+PAGES = frozenset({Service.PAGE, Service.THUMBNAIL})
+UNSOLVED = frozenset({Service.ACCOUNT, Service.LIST})
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A service, and what stands in the place of the `*` in its path."""
+
+    service: Service
+    argument: str = ""
+
+
+Answer = Reply | Family | Call
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`host` is a glob; "*" is any host of ours, or none. `*` in `path` is one of `arguments`."""
+
+    method: str
+    host: str
+    path: str
+    answer: Reply | Family | Service
+    arguments: frozenset[str] | None = None  # None: any
+
+    def argument(self, path: str) -> str | None:
+        """What stands in the place of the `*`; None if this is not the path."""
+        before, star, after = self.path.partition("*")
+        if not star:
+            return "" if path == before else None
+        middle = path.removeprefix(before).removesuffix(after)
+        if path != before + middle + after or "/" in middle:
+            return None
+        return middle if self.arguments is None or middle in self.arguments else None
+
+
+# Every browser asks for one.
+NO_ICON = Reply(204)
+
+TABLE = (
+    Row("GET", "gld.samsungosp.com", "/", GLD),
+    *(Row("GET", host, "/", family) for host, family in SHARED_HOSTS.items()),
+    Row("GET", "*", "/", Service.PAGE),
+    Row("GET", "*", "/thumbnail/*", Service.THUMBNAIL),
+    Row("GET", "*", "/favicon.ico", NO_ICON),
+    Row("POST", "*", EMAIL_PATH, Service.EMAIL),
+    Row("POST", "*", "/*/auth", Service.LOGIN, routes.SITES),
+    Row("POST", "*", "/*/photo", Service.PHOTO, routes.PHOTO_SITES),
+    Row("POST", "*", "/*/video", Service.VIDEO, routes.VIDEO_SITES),
+    Row("PUT", "*", "/upload/*", Service.FILE),
+    # The ST1000 asks for these two before an upload; the second one's reply nobody knows
+    # (samsung-nx-emailservice, commit 593f35b).
+    Row("GET", "*", "/security/sso/initialize/time", Service.TIME),
+    Row("GET", "*", "/social/columbus/serviceproviders/list", Service.LIST),
+    # AllShare on the NX300 (commit 519790b).
+    Row("POST", "*", "/security/sso/userprofiles/authentication/emailid", Service.ACCOUNT),
+)
+
+NOT_FOUND = refusal(404, "Nobody knows this path")
+
+
+def find(method: str, host: str, path: str) -> Answer:
+    """The answer to a request for one of our hosts.
+
+    `host` is a bare name in lower case (`bare_host`). `path` may have a query.
+    What no row knows is 404, or 405 if only the method is wrong.
+    """
+    wanted = "GET" if method == "HEAD" else method
+    allowed: list[str] = []
+    for row, argument in _rows(path):
+        if not fnmatchcase(host, row.host):
+            continue
+        if row.method == wanted:
+            answer = row.answer
+            return Call(answer, argument) if isinstance(answer, Service) else answer
+        allowed += ["GET", "HEAD"] if row.method == "GET" else [row.method]
+    if allowed:
+        methods = ", ".join(dict.fromkeys(allowed))
+        return refusal(405, f"Not with {method[:20]}", (("Allow", methods),))
+    return NOT_FOUND
+
+
+def known(method: str, path: str) -> bool:
+    """Does this request make sense even without one of our host names?
+
+    A camera may leave out Host, and people type this machine's own address.
+    """
+    wanted = "GET" if method == "HEAD" else method
+    return any(row.method == wanted for row, _ in _rows(path))
+
+
+def is_check(method: str, host: str, path: str) -> bool:
+    """Is this a camera's hotspot check at a host that is ours for nothing else?"""
+    return method == "GET" and path == "/" and bare_host(host) in SHARED_HOSTS
+
+
+def _rows(path: str) -> Iterator[tuple[Row, str]]:
+    """The rows with this path, and what stands in the place of their `*`."""
+    path = path.partition("?")[0] or "/"
+    for row in TABLE:
+        argument = row.argument(path)
+        if argument is not None:
+            yield row, argument
+
+
+def bare_host(host: str) -> str:
+    """A host as in a URL, a Host header or a DNS question: lower case, no port, no final dot."""
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].removesuffix(".") if host.count(":") <= 1 else host
+
+
+class Hosts:
+    """The host names that are answered here: Samsung's, and `further` names or globs."""
+
+    def __init__(self, further: tuple[str, ...] = ()) -> None:
+        self._names = frozenset(SAMSUNG_HOSTS)
+        self._globs = tuple(glob.lower() for glob in further)
+
+    def __contains__(self, host: str) -> bool:
+        """Is everything for this host answered here?"""
+        name = bare_host(host)
+        return name not in SHARED_HOSTS and self._named(name)
+
+    def resolves(self, host: str) -> bool:
+        """Does DNS lead to us for this name?"""
+        name = bare_host(host)
+        return name in DNS_HOSTS or self._named(name)
+
+    def _named(self, name: str) -> bool:
+        return name in self._names or any(fnmatchcase(name, glob) for glob in self._globs)

@@ -1,0 +1,156 @@
+"""What is asked of the social gateway, and of the small services beside it.
+
+`answer` takes a whole request, which is short; the files themselves come in by
+`receive`. Who may log in is decided by the option nx_senders; the password is
+not looked at, since there is nothing left that it could be compared with. The
+login to AllShare and the list of sites get a refusal: nobody knows the replies.
+The page for people is made here, too, since it tells what is in the spool.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+import time
+from collections.abc import Callable
+
+from nxparse.config import Config
+from nxparse.deliver import routes
+from nxparse.deviation import BodyError
+from nxparse.server import page, social
+from nxparse.server.endpoints import NOT_FOUND, Call, Service
+from nxparse.server.reply import ACCEPTED, Reply, refusal
+from nxparse.server.sessions import Announced, Sessions
+from nxparse.store.spool import QUIET, Spool
+from nxparse.text import describe_disk_error, describe_refused_sender, printable
+
+logger = logging.getLogger(__name__)
+
+
+class Gateway:
+    """Answers calls, in any thread; it blocks. Only a fault of ours is an exception."""
+
+    def __init__(
+        self, sessions: Sessions, spool: Spool, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._sessions = sessions
+        self._spool = spool
+        self._clock = clock
+
+    def answer(self, config: Config, client: str, call: Call, body: bytes) -> Reply:
+        """The reply to a request with this body."""
+        try:
+            match call.service:
+                case Service.LOGIN:
+                    return self._login(config, client, call.argument, body)
+                case Service.PHOTO | Service.VIDEO:
+                    return self._announce(config, client, call.argument, body)
+                case Service.TIME:
+                    return time_reply(self._clock())
+                case Service.PAGE:
+                    return self._page(config, client)
+                case Service.THUMBNAIL:
+                    return self._thumbnail(config, call.argument)
+                case Service.ACCOUNT:
+                    return social.LOGIN_FAILED
+                case _:
+                    return NOT_FOUND
+        except BodyError as error:
+            reason = f"{call.service.name.lower()}: {error}"
+            logger.warning(f"{client}: a request is refused: {printable(reason, 200)}")
+            return refusal(error.status, str(error))
+        except (OSError, sqlite3.Error) as error:
+            return self._failed(config, client, error)
+
+    def announced(self, config: Config, client: str, token: str) -> Announced | Reply:
+        """The file that a client now sends under a token; a refusal if it must not."""
+        try:
+            found = self._sessions.announced(client, token)
+        except (OSError, sqlite3.Error) as error:
+            return self._failed(config, client, error)
+        if found is None:
+            logger.warning(f"{client}: a file is refused: it was not announced")
+            return social.SESSION_EXPIRED
+        if not config.may_send(found.post.sender):
+            told = describe_refused_sender(found.post.sender)
+            logger.warning(f"{client}: a file is refused: {told}")
+            return social.SESSION_EXPIRED
+        return found
+
+    def _page(self, config: Config, client: str) -> Reply:
+        uploads = self._spool.recent(None if config.gallery else client)
+        return page.render(uploads, self._clock(), gallery=config.gallery)
+
+    def _thumbnail(self, config: Config, argument: str) -> Reply:
+        id, _, part = argument.rpartition(".")
+        wanted = config.gallery and re.fullmatch("[0-9]{1,4}", part)
+        found = self._spool.thumbnail(id, int(part)) if wanted else None
+        return page.thumbnail(found) if found else NOT_FOUND
+
+    def _login(self, config: Config, client: str, site: str, body: bytes) -> Reply:
+        try:
+            login = social.read_login(body)
+        except social.CredentialsError as error:
+            return self._not_let_in(client, site, str(error))
+        if login.out:
+            return social.LOGGED_OUT
+        if site in routes.OAUTH_SITES or not config.may_send(login.user):
+            return self._not_let_in(client, site, describe_refused_sender(login.user))
+        key = self._sessions.begin(client, login.user)
+        logger.info(f"{client}: {printable(login.user)} has logged in to {site}")
+        return social.logged_in(key, login.user)
+
+    def _not_let_in(self, client: str, site: str, reason: str) -> Reply:
+        if site in routes.OAUTH_SITES:
+            reason = "that site has a login page of its own; choose another on the camera"
+        logger.warning(f"{client}: a login to {site} is refused: {reason}")
+        return social.LOGIN_FAILED
+
+    def _announce(self, config: Config, client: str, site: str, body: bytes) -> Reply:
+        announcement = social.read_announcement(body)
+        session = self._sessions.find(client, announcement.session_key)
+        if session and not config.may_send(session.user):
+            told = describe_refused_sender(session.user)
+            logger.warning(f"{client}: a file for {site} is refused: {told}")
+            return social.SESSION_EXPIRED
+        expected = session and self._sessions.announce(session, site, announcement)
+        if not expected:
+            logger.warning(f"{client}: has to log in to {site} again: its session has expired")
+            return social.SESSION_EXPIRED
+        token, post = expected
+        self._spool.expect(post, QUIET)
+        return social.upload_to(token)
+
+    def _failed(self, config: Config, client: str, error: Exception) -> Reply:
+        told = describe_disk_error(error, config.dir)
+        logger.error(f"{client}: a request is refused: {told}")
+        return refusal(507, "The state cannot be read or kept")
+
+
+def time_reply(now: float) -> Reply:
+    """A Unix time, in milliseconds (samsung-nx-emailservice, commit 593f35b)."""
+    return Reply(
+        200,
+        b'<?xml version="1.0" encoding="UTF-8" standalone="yes"?><initializeResult>'
+        b"<currentServerTime>%d</currentServerTime></initializeResult>" % round(1000 * now),
+    )
+
+
+def rehearsed(call: Call, now: float) -> Reply:
+    """The reply to a request that is only replayed: nothing is kept, and nobody let in."""
+    match call.service:
+        case Service.TIME:
+            return time_reply(now)
+        case Service.LOGIN:
+            return social.logged_in("0" * 32, "replay")
+        case Service.PHOTO | Service.VIDEO:
+            return social.upload_to("0" * 32)
+        case Service.ACCOUNT:
+            return social.LOGIN_FAILED
+        case Service.LIST | Service.THUMBNAIL:
+            return NOT_FOUND
+        case Service.PAGE:
+            return page.render([], now, gallery=False)
+        case _:
+            return ACCEPTED

@@ -1,0 +1,173 @@
+"""The page that the camera's browser, or anybody's, sees on our hosts.
+
+A camera that fails its hotspot check opens http://www.samsungimaging.com/.
+Whoever sees this page there knows that DNS and redirect are right, and what has
+become of the last uploads. It is made for the browser of an NX300, 480 pixels
+wide, as for a phone: plain HTML, no script, nothing from elsewhere. Without
+uploads it is short enough for one TCP segment.
+
+Everything in it may come from a stranger. So the template escapes whatever it
+is given, the Content-Security-Policy allows our own style sheet and thumbnails
+and nothing else, and no thumbnail can be taken for anything but a picture.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from nxparse.deliver.routes import target_label
+from nxparse.server.reply import Reply
+from nxparse.store.spool import DeliveryStatus, FileRecord, UploadRecord
+from nxparse.text import format_duration, format_list, format_size, printable
+
+MAX_REASON = 200  # characters
+_FOLDER = Path(__file__).parent
+_STYLE = (_FOLDER / "page.css").read_text("utf-8").replace("\n", "")
+_STYLE_DIGEST = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode("ascii")
+_POLICY = (
+    f"default-src 'none'; style-src 'sha256-{_STYLE_DIGEST}'; img-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = (
+    ("Content-Security-Policy", _POLICY),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    path: str
+    name: str
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    state: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    """An upload as the template wants it."""
+
+    title: str
+    origin: str
+    images: Sequence[_Image]
+    lines: Sequence[_Line]
+
+
+def render(uploads: Sequence[UploadRecord], now: float, *, gallery: bool) -> Reply:
+    """The page, with these uploads. `now` is a Unix time.
+
+    In a `gallery` they are everybody's: then it tells whose they are, and shows
+    their thumbnails.
+    """
+    html = _template().render(
+        style=Markup(_STYLE),
+        uploads=[_upload(one, now, gallery) for one in uploads],
+    )
+    return Reply(200, html.encode("utf-8", "replace"), (*_HEADERS, ("Cache-Control", "no-store")))
+
+
+def thumbnail(jpeg: bytes) -> Reply:
+    """A thumbnail. It never changes, but it is nobody else's business."""
+    headers = (*_HEADERS, ("Cache-Control", "private, max-age=86400, immutable"))
+    return Reply(200, jpeg, headers, "image/jpeg")
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string((_FOLDER / "page.html").read_text("utf-8"))
+
+
+def _upload(past: UploadRecord, now: float, gallery: bool) -> _Upload:
+    arrival, files = past.arrival, past.files
+    names = format_list([printable(file.name) for file in files])
+    size = format_size(sum(file.size for file in files))
+    images = [
+        _Image(f"/thumbnail/{arrival.id}.{file.part}", printable(file.name), file.turn)
+        for file in files
+        if gallery and file.has_thumbnail
+    ]
+    return _Upload(
+        title=f"{f'{names}, {size}' if files else 'An upload'}, "
+        f"{format_duration(now - arrival.received)} ago",
+        origin=_origin(past) if gallery else "",
+        images=images,
+        lines=list(_lines(past, now)),
+    )
+
+
+def _origin(past: UploadRecord) -> str:
+    arrival = past.arrival
+    site = f", for {arrival.site}" if arrival.site else ""
+    return f"from {printable(arrival.sender) or '(nobody)'} at {arrival.client}{site}"
+
+
+def _lines(past: UploadRecord, now: float) -> Iterator[_Line]:
+    """What has become of an upload, each way in one line unless files went different ways."""
+    for target in dict.fromkeys(fate.target for fate in past.fates):
+        fates = [fate for fate in past.fates if fate.target == target]
+        said: dict[_Line, list[str]] = {}
+        for fate in fates:
+            line = _Line(fate.state, sentence(fate, now))
+            said.setdefault(line, []).append(_name(past.files, fate.part))
+        for line, names in said.items():
+            about = f"{format_list(names)}: " if len(said) > 1 else ""
+            yield _Line(line.state, f"{about}{line.text}")
+
+
+def _name(files: Sequence[FileRecord], part: int) -> str:
+    named = next((file.name for file in files if file.part == part), f"file {part}")
+    return printable(named)
+
+
+def sentence(fate: DeliveryStatus, now: float) -> str:
+    """What has become of an upload, in plain words, without anything secret."""
+    participle = _participle(fate)
+    reason = printable(fate.reason, MAX_REASON)
+    match fate.state:
+        case "done":
+            told = participle[0].upper() + participle[1:]
+            return f"{told}; {reason}" if reason.startswith("not ") else told
+        case "failed":
+            return f"Could not be {participle}: {reason}. The files are kept."
+        case _ if not reason:
+            return f"Is about to be {participle}."
+    wait = format_duration(fate.next_try - now)
+    return f"Waits to be {participle}: {reason}. Next try in {wait}."
+
+
+def _participle(fate: DeliveryStatus) -> str:
+    """What a target does to an upload, as what is done to it."""
+    kind, _, shown = target_label(fate.target).partition(":")
+    host = shown.partition("://")[2].removesuffix("/...") or shown
+    match kind:
+        case "save":
+            return "saved"
+        case "mail":
+            mailed = [shown] if shown else [printable(one) for one in fate.recipients]
+            return f"mailed to {format_list(mailed)}"
+        case "run":
+            return f"given to {shown.split()[0]}"
+        case "forward":
+            return f"forwarded to {host}"
+        case "mastodon":
+            return f"posted to {host}"
+        case "notify":
+            return f"sent by {shown}"
+        case _:
+            return "dropped"

@@ -1,0 +1,158 @@
+"""Who has logged in to a social site, and which files were announced: in SQLite.
+
+A camera keeps its key and comes back with it, perhaps after weeks, and after a
+restart of this program (ge0rg/samsung-nx-emailservice, commit 90a8193). A key
+is good for the address that it was given to; with another one, or when it has
+not been used for a month, the camera has to log in again. What is stored of keys
+and of the tokens that files are announced under is a digest.
+
+Everything here blocks and may be called from any thread; errors are OSErrors
+and sqlite3.Errors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nxparse.server.social import Announcement
+from nxparse.store.database import Database
+from nxparse.store.spool import Post
+
+# The phones of that time asked for 43,200 minutes (decompiled SnsProvider, 2012).
+SESSION_LIFE = 30 * 86400.0  # seconds without use
+MAX_SESSIONS = 1000
+# A file follows its announcement at once, but a video may take long.
+ANNOUNCEMENT_LIFE = 86400.0  # seconds
+MAX_ANNOUNCEMENTS = 10_000
+
+_MIGRATIONS = (
+    """
+CREATE TABLE session (
+    id TEXT PRIMARY KEY,     -- digest of the key
+    client TEXT NOT NULL,    -- the camera's address
+    user TEXT NOT NULL,
+    used REAL NOT NULL       -- Unix time
+);
+CREATE TABLE announcement (
+    id TEXT PRIMARY KEY,     -- digest of the token
+    session TEXT NOT NULL REFERENCES session (id) ON DELETE CASCADE,
+    made REAL NOT NULL,      -- Unix time
+    site TEXT NOT NULL,
+    name TEXT,
+    album TEXT NOT NULL,
+    caption TEXT NOT NULL,
+    photos INTEGER NOT NULL
+);
+CREATE INDEX announcement_session ON announcement (session);
+""",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Somebody who has logged in. `id` is no secret."""
+
+    id: str
+    client: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A file that was announced: which post it belongs to, and its name, if it has one."""
+
+    id: str
+    post: Post
+    name: str | None
+
+
+class Sessions:
+    """The sessions in a file."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._database = Database(path, _MIGRATIONS)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def begin(self, client: str, user: str) -> str:
+        """Let a user of a camera in. Returns the key, which is not kept here."""
+        key = secrets.token_hex(16)
+        now = self._clock()
+        with self._database.transaction() as database:
+            # The oldest make room. Not those from the future: the clock may be wrong.
+            database.execute(
+                "DELETE FROM session WHERE used < ? OR id IN"
+                " (SELECT id FROM session ORDER BY used DESC LIMIT -1 OFFSET ?)",
+                (now - SESSION_LIFE, MAX_SESSIONS - 1),
+            )
+            database.execute(
+                "INSERT INTO session VALUES (?, ?, ?, ?)", (_digest(key), client, user, now)
+            )
+        return key
+
+    def find(self, client: str, key: str) -> Session | None:
+        """The session that this key belongs to, if it is good for this client."""
+        rows = self._database.query(
+            "SELECT id, client, user FROM session WHERE id = ? AND client = ? AND used >= ?",
+            _digest(key),
+            client,
+            self._clock() - SESSION_LIFE,
+        )
+        return Session(*rows[0]) if rows else None
+
+    def announce(
+        self, session: Session, site: str, announcement: Announcement
+    ) -> tuple[str, Post] | None:
+        """Expect a file. Returns the token to send it under, which is not kept here.
+
+        None if the session has had to make room for another one.
+        """
+        token = secrets.token_hex(16)
+        now = self._clock()
+        with self._database.transaction() as database:
+            query = "UPDATE session SET used = ? WHERE id = ?"
+            if not database.execute(query, (now, session.id)).rowcount:
+                return None
+            database.execute(
+                "DELETE FROM announcement WHERE made < ? OR id IN"
+                " (SELECT id FROM announcement ORDER BY made DESC LIMIT -1 OFFSET ?)",
+                (now - ANNOUNCEMENT_LIFE, MAX_ANNOUNCEMENTS - 1),
+            )
+            database.execute(
+                "INSERT INTO announcement VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    _digest(token),
+                    session.id,
+                    now,
+                    site,
+                    announcement.name,
+                    announcement.album,
+                    announcement.caption,
+                    announcement.photos,
+                ),
+            )
+        album, caption, photos = announcement.album, announcement.caption, announcement.photos
+        return token, Post(session.client, session.user, session.id, site, album, caption, photos)
+
+    def announced(self, client: str, token: str) -> Announced | None:
+        """The file that this client has announced and now sends under this token."""
+        rows = self._database.query(
+            "SELECT announcement.id, name, client, user, session, site, album, caption, photos"
+            " FROM announcement JOIN session ON session.id = session"
+            " WHERE announcement.id = ? AND client = ? AND made >= ?",
+            _digest(token),
+            client,
+            self._clock() - ANNOUNCEMENT_LIFE,
+        )
+        return Announced(rows[0][0], Post(*rows[0][2:]), rows[0][1]) if rows else None
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()[:32]

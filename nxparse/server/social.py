@@ -1,0 +1,208 @@
+"""The social gateway's messages, snsgw.samsungmobile.com.
+
+A camera shows a menu of sites. What it does for one of them, each step on a
+connection of its own::
+
+    POST /SITE/auth    <Request Method="login">, once; a SessionKey comes back
+    POST /SITE/photo   what comes next: name, album, caption; a ResourceID comes back
+    PUT /RESOURCE      the bytes of the file
+                       ... and again for the next photo, with the same key
+    POST /SITE/auth    <Request Method="logout">
+
+(ge0rg/samsung-nx-emailservice, commits a388a20, 632ff92, d5999fe; the article
+"Bringing the Samsung NX cameras to Mastodon" on op-co.de.) It never says how
+many files will follow; the caption comes again with each.
+
+Credentials are protected by AES with a key that stands beside them. A HMX-QF30
+sends them in clear over TLS, and CryptSessionKey without a value (commit
+2ea84c0). Only the user's name is of use here: the sites are gone, so no password
+can be checked, and none is even decrypted.
+
+The firmware does not parse replies, it searches them for strings like
+`LoginPeopleID="`. So they are text, byte for byte as they are known to work,
+even where that is no XML. The settings of an NX500 have 64 bytes for each value
+(Prefman_tool.md of ottokiksmaler/nx500_nx1_modding).
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote, unquote_to_bytes
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from nxparse import markup
+from nxparse.deviation import BodyError
+from nxparse.markup import Element, one_line
+from nxparse.server.reply import Reply, refusal
+
+HOST = "snsgw.samsungmobile.com"
+MAX_VALUE = 63  # bytes of a value in a reply
+MAX_NAME = 256  # characters of a user's name, an album, a file name
+
+# A tag, wherever a quote in it ends.
+_SECRET_TAG = re.compile(
+    rb"""<(Password|CryptSessionKey)\b(?:"[^"]*(?:"|\Z)|'[^']*(?:'|\Z)|[^"'>])*(?:>|\Z)""",
+    re.IGNORECASE,
+)
+_SECRET_VALUE = re.compile(rb"""(=\s*)(?:"[^"]+|'[^']+|(?:[^\s"'>/=]|/(?!>))+)""")
+_WIDE = re.compile(rb"p\0a\0s\0s\0w\0o\0r\0d", re.IGNORECASE)
+
+LOGGED_OUT = Reply(200, b"Logged out for real!")
+LOGIN_FAILED = refusal(401, "Login failed")
+SESSION_EXPIRED = refusal(401, "Session expired")
+
+
+class CredentialsError(BodyError):
+    """A login whose user cannot be read."""
+
+    status = 401
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Somebody logs in to a site, or out: then he need not say who he is."""
+
+    user: str
+    out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A file that will come: None or empty is what the camera does not tell."""
+
+    session_key: str
+    name: str | None
+    album: str
+    caption: str
+
+    @property
+    def photos(self) -> int:
+        """How many photos belong together, as far as the caption tells, else 0.
+
+        Who writes `text~first~second` has a description for each of two photos
+        (commit c3f8eb0).
+        """
+        return self.caption.count("~")
+
+
+def read_login(body: bytes) -> Login:
+    """Read the body of a request to `auth`. Raises BodyError; CredentialsError without a user."""
+    elements = _read(body)
+    if _attribute(elements, "method").lower() == "logout":
+        return Login("", out=True)
+    name = markup.first(elements, "username")
+    if name is None or "value" not in name.attributes:
+        raise CredentialsError("it names no user")
+    key = markup.first(elements, "cryptsessionkey")
+    if key is None or "value" not in key.attributes:
+        user = _text(unquote_to_bytes(name.attributes["value"]))
+    else:
+        user = _decrypted(name.attributes["value"], key.attributes["value"])
+    user = one_line(user)[:MAX_NAME]
+    if not user:
+        raise CredentialsError("the name of its user is empty")
+    return Login(user)
+
+
+def read_announcement(body: bytes) -> Announcement:
+    """Read the body of a request to `photo` or `video`. Raises BodyError."""
+    elements = _read(body, "content")
+    album = markup.first(elements, "album") or markup.first(elements, "category")
+    file = markup.first(elements, "file")
+    content = markup.first(elements, "content")
+    return Announcement(
+        session_key=_attribute(elements, "sessionkey"),
+        name=file.attributes.get("name", "")[:MAX_NAME] or None if file else None,
+        album=one_line(album.attributes.get("name", ""))[:MAX_NAME] if album else "",
+        caption=content.text if content else "",
+    )
+
+
+def without_secrets(body: bytes) -> bytes:
+    """A body of whatever dialect without the passwords in it, and the keys to them."""
+
+    def hidden(value: re.Match[bytes]) -> bytes:
+        quote = value[0][len(value[1]) :][:1]
+        return value[1] + (quote if quote in b"\"'" else b"") + b"(hidden)"
+
+    if _WIDE.search(body):  # UTF-16
+        return b"(hidden)"
+    lowered = body.lower()
+    last = {end: lowered.rfind(end) for end in (b"</password", b"</cryptsessionkey")}
+    pieces: list[bytes] = []
+    position = 0
+    while tag := _SECRET_TAG.search(body, position):
+        pieces += [body[position : tag.start()], _SECRET_VALUE.sub(hidden, tag[0])]
+        position = tag.end()
+        closing = b"</" + tag[1].lower()
+        # Looked for only where there is one, or it would be, to the end, again and again.
+        if not tag[0].endswith(b"/>") and position <= last[closing]:
+            end = lowered.find(closing, position)
+            pieces.append(b"(hidden)" if end > position else b"")
+            position = end
+    return b"".join([*pieces, body[position:]])
+
+
+def logged_in(key: str, user: str) -> Reply:
+    """The reply to a login (commit 3a60ed6). The fourth line is no XML, on purpose."""
+    name = re.sub(r"[^ -~]|[\"<>&]", "?", user)[:MAX_VALUE]
+    return _reply(
+        f'<Response SessionKey="{key}">',
+        '<PersistKey Value=""/>',
+        f'<CryptSessionKey Value="{key}"/>',
+        f'<LoginPeopleID="{name}"/>',
+        f'<OAuth URL="http://{HOST}/oauth"/>',
+        "</Response>",
+    )
+
+
+def upload_to(token: str) -> Reply:
+    """Where to put the file that was announced (commit 632ff92); `token` is ours to choose."""
+    return _reply(f'<Response HostAddr="{HOST}:80" ResourceID="upload/{token}" />')
+
+
+def _reply(*lines: str) -> Reply:
+    return Reply(200, "\n".join(lines).encode("ascii"))
+
+
+def _read(body: bytes, *texts: str) -> list[Element]:
+    elements, _ = markup.read(body, texts)
+    if not elements:
+        raise BodyError("it has no XML")
+    return elements
+
+
+def _attribute(elements: Sequence[Element], name: str) -> str:
+    """The first attribute of this name, wherever it is, or else the value of an element."""
+    for element in elements:
+        if name in element.attributes:
+            return element.attributes[name]
+    other = markup.first(elements, name)
+    return other.attributes.get("value", "") if other else ""
+
+
+def _decrypted(value: str, key: str) -> str:
+    """Undo AES-128-CBC with zero padding, base64 and percent-encoding (commit a388a20)."""
+    try:
+        secret = base64.b64decode(unquote(key), validate=True)
+        ciphertext = base64.b64decode(unquote(value), validate=True)
+    except ValueError:
+        raise CredentialsError("the name of its user is no base64") from None
+    if len(secret) != 32 or len(ciphertext) % 16:
+        raise CredentialsError(
+            f"its key has {len(secret)} bytes instead of 32, or the name of its user, "
+            f"{len(ciphertext)} bytes, is not wholly there"
+        )
+    cipher = Cipher(algorithms.AES(secret[:16]), modes.CBC(secret[16:])).decryptor()
+    return _text((cipher.update(ciphertext) + cipher.finalize()).rstrip(b"\0"))
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise CredentialsError("the name of its user is no UTF-8") from None

@@ -1,0 +1,1 @@
+"""Durable storage: directory operations, SQLite, bodies, uploads and deliveries."""

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nxparse.inspect import recorded
+from nxparse.inspect.recorded import RecordedRequest, parse
+from tests import bodies
+from tests.mitmdump import ROOT
+
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
+
+
+def test_the_recorded_request() -> None:
+    """The capture of an NX300 is read, with both of its User-Agents and its odd headers."""
+    found = parse((ROOT / "tests" / "wire" / "nx300_email.http").read_bytes())
+    assert found
+    assert (found.method, found.host, found.version) == ("POST", "www.ospserver.net", "HTTP/1.0")
+    assert found.path == "/social/columbus/email?DUID=123456789033"
+    assert len([name for name, _ in found.headers if name == "User-Agent"]) == 2
+    assert found.header("authorization").startswith("OAuth oauth_consumer_key=")
+    assert (found.body or b"").startswith(b"--" + bodies.BOUNDARY)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(
+            b"GET http://X.example:80/a?b HTTP/1.1\r\nHost: y\r\n\r\n",
+            RecordedRequest("GET", "x.example", "/a?b", (("Host", "y"),), b""),
+            id="absolute",
+        ),
+        pytest.param(
+            b"GET http://x.example HTTP/1.1\r\n\r\n",
+            RecordedRequest("GET", "x.example", "/", (), b""),
+            id="absolute-without-path",
+        ),
+        pytest.param(
+            b"PUT /x HTTP/1.0\nA:1\nno colon\n\nbody\n\n",
+            RecordedRequest("PUT", "", "/x", (("A", "1"),), b"body\n\n", "HTTP/1.0"),
+            id="lf-only",
+        ),
+        pytest.param(
+            b"GET / HTTP/1.1\r\nHost: a\r\nX: cut",
+            RecordedRequest("GET", "a", "/", (("Host", "a"), ("X", "cut")), b""),
+            id="cut-in-head",
+        ),
+        pytest.param(b"--B\r\nGET / HTTP/1.1\r\n", None, id="a-body"),
+        pytest.param(b"get / HTTP/1.1\r\n\r\n", None, id="lower-case"),
+        pytest.param(b"", None, id="empty"),
+    ],
+)
+def test_parse(data: bytes, expected: RecordedRequest | None) -> None:
+    """A request is read in whatever spelling; what does not begin as one is none."""
+    assert parse(data) == expected
+
+
+@PROPERTY
+@given(st.binary(max_size=300))
+def test_anything(data: bytes) -> None:
+    """Behind a request line anything is a request, with its body whole."""
+    found = parse(b"POST /x HTTP/1.1\r\n" + data)
+    assert found
+    assert data.endswith(found.body or b"")
+    assert len(found.headers) <= data.count(b":")
+
+
+def test_header() -> None:
+    """The first header of a name counts, in any case of letters."""
+    headers = (("A", "1"), ("a", "2"))
+    assert [recorded.header(headers, name) for name in ("a", "A", "b")] == ["1", "1", ""]

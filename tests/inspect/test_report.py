@@ -1,0 +1,817 @@
+"""A report for a public bug report: it helps, it betrays nobody, and nothing breaks out of it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import time
+import tracemalloc
+from base64 import b64encode
+from dataclasses import replace
+from random import Random
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nxparse.inspect import recorded
+from nxparse.inspect.recorded import RecordedRequest, RecordedResponse
+from nxparse.inspect.report import MAX_HEADERS, MAX_SHOWN, markdown
+from nxparse.server import social
+from nxparse.server.hotspot import GLD, YAHOO
+from nxparse.server.page import render
+from nxparse.server.reply import ACCEPTED, Reply, refusal
+from tests import bodies
+from tests import social as camera
+from tests.mitmdump import ROOT
+from tests.test_pseudonyms import FORMS
+
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
+KEY = bytes(range(32))
+
+RECORDED = (ROOT / "tests" / "wire" / "nx300_email.http").read_bytes()
+CLIENT = "192.168.178.23"
+USER = "jane.doe@home.example"
+NAME = "Jane Doe"
+PASSWORD = "correct horse"
+SESSION_KEY = "0123456789abcdef0123456789abcdef"
+TOKEN = "fedcba9876543210fedcba9876543210"
+TITLE = "Our week in Rome & Naples"
+TEXT = "Dear all,\nthis is <us> in Rome.\n```\nJane"
+CAPTION = "At the Trevi fountain"
+ALBUM = "Rome 2013"
+PHOTO = "Jane and Bob.jpg"
+SERIAL = "A2Z9QQ44512"
+MAC = "00:16:6C:AA:BB:CC"
+IMEI = "490154203237518"
+HOST = "nas.fritz.box"
+COOKIE = "s3cr3tcookie"
+
+PRIVATE = {
+    "client": CLIENT,
+    "user": USER,
+    "name": NAME,
+    "password": PASSWORD,
+    "session": SESSION_KEY,
+    "token": TOKEN,
+    "title": TITLE,
+    "text": TEXT,
+    "caption": CAPTION,
+    "album": ALBUM,
+    "photo": PHOTO,
+    "serial": SERIAL,
+    "mac": MAC,
+    "imei": IMEI,
+    "host": HOST,
+    "cookie": COOKIE,
+    "duid": "123456789033",
+    "timestamp": "9717886885",
+    "recipient": "grandma@elsewhere.example",
+    "key": camera.base64_of(camera.CRYPT_SESSION_KEY),
+    "application": camera.APPLICATION_KEY,
+    "encrypted user": camera.base64_of(camera.encrypt(USER.encode())),
+    "encrypted password": camera.base64_of(camera.encrypt(PASSWORD.encode())),
+}
+
+UNKNOWN_XML = (
+    '<?xml version="1.0" encoding="UTF-8"?>\r\n'
+    f'<Device xmlns="urn:schemas-nx:device:1" Type="camera" Serial="{SERIAL}">\r\n'
+    f"  <Mac>{MAC}</Mac><Fw>1.04</Fw><Model>NX99</Model><Imei>{IMEI}</Imei>\r\n"
+    f'  <Owner Name=\'{NAME}\'/><Shots Count="1234" Max="99999"/>\r\n'
+    f"  <Server>http://{HOST}:8080/v1/register?sn={SERIAL}</Server>\r\n"
+    "</Device>\r\n"
+)
+
+
+def said(data: bytes, reply: Reply | None = None, *, at: float = 0.0) -> RecordedRequest:
+    """A request as a camera writes it, and our reply."""
+    found = recorded.parse(data)
+    assert found
+    answered = reply and RecordedResponse(reply.status, "OK", tuple(reply.fields(0)), reply.body)
+    return replace(found, client=CLIENT, at=at, answered=answered)
+
+
+def post(
+    body: bytes | None, content_type: str = "text/xml", *headers: tuple[str, str], path: str = "/x"
+) -> RecordedRequest:
+    """A request that nobody knows."""
+    fields = (("Host", "h.example.com"), ("Content-Type", content_type), *headers)
+    return RecordedRequest("POST", "h.example.com", path, fields, body)
+
+
+def conversation() -> list[RecordedRequest]:
+    """What a camera says in a day, with everything private in it."""
+    message = bodies.message_xml(
+        sender=f"{NAME} <{USER}>",
+        recipients=[PRIVATE["recipient"], USER.upper()],
+        title=TITLE,
+        text=TEXT,
+    )
+    body = bodies.body([("SAM_4371.JPG", bodies.jpeg(900)), (PHOTO, bodies.jpeg(700))])
+    body = body.replace(bodies.message_xml(), message)
+    logged_in = social.logged_in(SESSION_KEY, USER)
+    announced = camera.announce(
+        "facebook", "photo", camera.photo(SESSION_KEY, PHOTO, CAPTION, ALBUM)
+    )
+    cookies = (
+        ("Cookie", f"id={COOKIE}; x=1"),
+        ("X-Serial", SERIAL),
+        ("Proxy-Authorization", COOKIE),
+    )
+    basic = b64encode(f"{NAME}:{PASSWORD}".encode()).decode()
+    return [
+        said(camera.hotspot("gld.samsungosp.com"), GLD, at=1000.0),
+        said(bodies.request(body), ACCEPTED, at=1002.5),
+        said(camera.auth("facebook", camera.login(USER, PASSWORD)), logged_in),
+        said(announced, social.upload_to(TOKEN)),
+        said(camera.put(f"upload/{TOKEN}", bodies.jpeg(700)), ACCEPTED),
+        said(camera.auth("facebook", camera.logout(SESSION_KEY)), social.LOGGED_OUT),
+        said(camera.auth("youtube", camera.login_qf30(NAME, PASSWORD)), social.LOGIN_FAILED),
+        said(camera.allshare(USER, PASSWORD), social.LOGIN_FAILED),
+        said(camera.request("POST", f"/v1/register?sn={SERIAL}", UNKNOWN_XML.encode(), host=HOST)),
+        post(b"", "text/plain", *cookies, ("Authorization", f"Basic {basic}")),
+        post(f"user={quote(USER)}&pass={quote(PASSWORD)}&mode=1".encode(), "text/plain"),
+    ]
+
+
+def outside(report: str) -> list[str]:
+    """The lines of a report that are in no code block (CommonMark 0.31, section 4.5)."""
+    lines: list[str] = []
+    fence = ""
+    for line in report.splitlines():
+        marks = re.match("(`{3,})([^`]*)$", line)
+        if fence:
+            closing = re.match("(`+) *$", line)
+            if closing and len(closing[1]) >= len(fence):
+                fence = ""
+        elif marks:
+            assert not marks[2], "an info string would be from the wire"
+            fence = marks[1]
+        else:
+            lines.append(line)
+    assert not fence, "the last block is not closed"
+    return lines
+
+
+def sections(report: str) -> list[str]:
+    return [line for line in outside(report) if line.startswith("#")]
+
+
+# Privacy
+
+
+@pytest.fixture(scope="module")
+def whole_report() -> str:
+    return markdown(conversation())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("what", PRIVATE)
+def test_private(whole_report: str, what: str, form: str) -> None:
+    """Nothing private is in the report, in whatever form, whatever the case of its letters."""
+    assert FORMS[form](PRIVATE[what]).lower() not in whole_report.lower()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_private_elsewhere(form: str) -> None:
+    """What was private once is replaced in places that otherwise stay, before and behind."""
+    written = {what: FORMS[form](private) for what, private in PRIVATE.items()}
+    odd = [
+        RecordedRequest(
+            "GET",
+            "h.example.com",
+            f"/firmware/{each}",
+            (("User-Agent", f"Camera ({each}) x"), (f"X-{each}", "1")),
+            None,
+            answered=RecordedResponse(200, each, (("Server", each),), f"<!-- {each} -->".encode()),
+        )
+        for each in written.values()
+    ]
+    report = markdown([*odd, *conversation(), *odd])
+    assert [what for what in PRIVATE if written[what].lower() in report.lower()] == []
+    assert report.count("/firmware/") == report.count("Camera (") == 2 * len(PRIVATE)
+
+
+@pytest.mark.parametrize(
+    "private",
+    [
+        said(camera.auth("facebook", camera.login("rosebud", "x"))),
+        post(None, "", ("Authorization", f"Basic {b64encode(b'rosebud:x').decode()}")),
+        post(None, "", ("Authorization", f"Basic {b64encode(b'x:rosebud').decode()}")),
+        post(None, "", ("Cookie", "a=rosebud")),
+        post(b"password=rosebud", ""),
+        post(b"<Password>rosebud</Password>", ""),
+    ],
+    ids=["encrypted", "basic-user", "basic-password", "cookie", "form", "xml"],
+)
+def test_one_place(private: RecordedRequest) -> None:
+    """A secret that stands in one place is found in all others that would stay."""
+    odd = post(b'<Rosebud Method="rosebud"/>', "", ("User-Agent", "rosebud"), path="/rosebud")
+    assert "/rosebud HTTP" in markdown([odd])
+    assert "rosebud" not in markdown([odd, private, odd]).lower()
+
+
+def test_stable() -> None:
+    """Each value has one stand-in in the whole report, so one can follow it."""
+    report = markdown(conversation())
+    key, token = re.findall(r'SessionKey="(.*?)"|ResourceID="upload/(.*?)"', report)[0], ""
+    token = re.search(r'ResourceID="upload/(.*?)"', report)[1]  # type: ignore[index]
+    assert f'<Response SessionKey="{key[0]}">' in report
+    assert f'<CryptSessionKey Value="{key[0]}"/>' in report
+    assert f'<Request SessionKey="{key[0]}"><Photo>' in report
+    assert f'<SessionKey Value="{key[0]}"/>' in report
+    assert f"PUT /upload/{token} HTTP/1.1" in report
+    assert key[0] != token
+    assert report.count("address-1@example.org") >= 4
+    assert len(set(re.findall(r"ip-\d+", report.partition("## 1.")[2]))) == 1
+
+
+def test_reports_differ() -> None:
+    """A digest tells which files in one report are the same, and nothing in another one."""
+    photo = bodies.jpeg(700)
+    requests = [post(photo, "image/jpeg"), post(photo, "image/jpeg"), post(b"\xff\xd8\xff", "")]
+    first, again = markdown(requests), markdown(requests)
+    digests = re.findall("keyed digest +([0-9a-f]{16})", first)
+    assert digests[0] == digests[1] != digests[2]
+    assert digests[0] not in again
+    assert hashlib.sha256(photo).hexdigest()[:16] not in first
+    assert hmac.new(KEY, photo, "sha256").hexdigest()[:16] in markdown(requests, key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (("AUTHORIZATION", f"Bearer {TOKEN}"), "AUTHORIZATION: Bearer hex-32"),
+        (("Authorization", TOKEN), "Authorization: hex-32"),
+        (("Authorization", 'OAuth a="1" b, c=2'), "Authorization: OAuth text-1 (12 characters)"),
+        (
+            ("authorization", f'OAuth oauth_token = "{quote(USER)}" , oauth_version=1.0'),
+            'authorization: OAuth oauth_token = "address-1@example.org" , oauth_version=1.0',
+        ),
+        (
+            ("Authorization", 'OAuth realm="login",name="NX300"'),
+            'Authorization: OAuth realm="text-1 (5 characters)",name="text-2 (5 characters)"',
+        ),
+        (("Proxy-Authorization", "Basic x"), "Proxy-Authorization: Basic text-1 (1 characters)"),
+        (("cookie", f"a={COOKIE};path={NAME}"), "cookie: a=alnum-12;path=text-1 (8 characters)"),
+        (
+            ("Set-Cookie", f"a={COOKIE}; Domain=.{HOST}; Path=/; Max-Age=99; HttpOnly"),
+            "Set-Cookie: a=alnum-12; Domain=.host-1; Path=/; Max-Age=99; HttpOnly",
+        ),
+        (
+            ("Referer", f"http://{HOST}/a?b={NAME}"),
+            "Referer: http://host-1/a?b=text-1 (8 characters)",
+        ),
+        (("X-Forwarded-For", CLIENT), "X-Forwarded-For: ip-1"),
+        (("x-device-name", f"{NAME}'s NX300"), "x-device-name: text-1 (16 characters)"),
+        (("X-Model", "NX300"), "X-Model: NX300"),
+        (("ETag", f'"{TOKEN}"'), "ETag: text-1 (34 characters)"),
+        (("Content-Length", "1321295123"), "Content-Length: 1321295123"),
+        (("Content-Length", f"{NAME}"), "Content-Length: text-1 (8 characters)"),
+        (("User-Agent", f"NX300/{SERIAL} ({MAC})"), "User-Agent: NX300/alnum-11 (mac-1)"),
+        (
+            ("Content-Disposition", f'Form-Data; NAME=x; fileName={PHOTO}; z="{NAME}"'),
+            'Content-Disposition: Form-Data; NAME=x; fileName=file-1.jpg; z="text-1 (8',
+        ),
+        (
+            ("Content-Disposition", f"attachment; filename*=UTF-8''{quote(PHOTO)};"),
+            "Content-Disposition: attachment; filename*=file-1.jpg (percent-encoded);",
+        ),
+        (
+            ("Content-Disposition", f'form-data; filename="SAM_1.JPG" {NAME}; name="a'),
+            "Content-Disposition: form-data; filename=text-1 (20 characters); name=text-2 (2",
+        ),
+        (
+            ("Content-Type", f'image/jpeg; name="{PHOTO}"; boundary="a b 12345678"'),
+            'Content-Type: image/jpeg; name="file-1.jpg"; boundary="a b 12345678"',
+        ),
+    ],
+)
+def test_headers(header: tuple[str, str], expected: str) -> None:
+    """Of a header its name stays in its spelling, and of its value what tells of nobody."""
+    report = markdown([RecordedRequest("GET", "", "/", (header,), None)])
+    assert f"\n{expected}" in report
+
+
+# Use
+
+
+def test_recorded() -> None:
+    """What is odd about an NX300 is still to be seen, byte for byte."""
+    report = markdown([said(RECORDED, ACCEPTED)], version="mitmproxy 1.2", key=KEY)
+    head, _, body = RECORDED.decode("utf-8", "replace").partition("\r\n\r\n")
+    for line in head.split("\r\n")[2:]:
+        name, _, value = line.partition(":")
+        assert f"\n{name}: {value.strip()}\n" in report
+    assert (
+        "\nPOST /social/columbus/email?DUID=digits-12 HTTP/1.0\nAuthorization: OAuth oauth"
+        in report
+    )
+    assert (
+        'oauth_signature_method="HmacSHA1",oauth_timestamp="digits-10",oauth_version="1.0"'
+        in report
+    )
+    heads = re.findall(r"content-disposition.*\r\ncontent-Type.*", body)
+    assert len(heads) == 2
+    for each in heads:
+        assert (
+            f"```\n{each.strip()}\n```\n\n(Its lines end with CRLF.)".replace("\r\n", "\n")
+            in report
+        )
+    xml = body[body.index("<?xml") : body.index("</email>")].replace("\r\n", "\n")
+    hidden = re.search("<sender>(.*?)</sender>", xml)
+    assert hidden
+    assert xml.replace(hidden[1], "text-3 (17 characters)") in report
+    assert re.search("parameter-case +at 43 +fileName\n", report)
+    assert re.search("close-delimiter-unmarked +at 1239\n", report)
+    digest = hmac.new(KEY, (ROOT / "tests/wire/nx300_email.SAM_4371.JPG").read_bytes(), "sha256")
+    row = f"binary +SAM_4371.JPG +image/jpeg; +600 +594 +{digest.hexdigest()[:16]} +JPEG"
+    assert re.search(f"\n2 +{row}\n", report)
+    assert "\n200 OK\n" in report
+    assert "\n1 request, made with mitmproxy 1.2.\n" in report
+
+
+def test_unknown_camera() -> None:
+    """Of XML that nobody knows the structure stays, short numbers, and what is a choice."""
+    report = markdown([said(camera.request("POST", "/v1/register", UNKNOWN_XML.encode()))])
+    expected = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        '<Device xmlns="urn:schemas-nx:device:1" Type="camera" Serial="alnum-11">\n'
+        "  <Mac>mac-1</Mac><Fw>1.04</Fw><Model>NX99</Model><Imei>digits-15</Imei>\n"
+        '  <Owner Name=\'text-1 (8 characters)\'/><Shots Count="1234" Max="digits-5"/>\n'
+        "  <Server>http://host-1:8080/v1/register?sn=alnum-11</Server>\n"
+        "</Device>\n"
+    )
+    assert f"```\n{expected}```\n\n(Its lines end with CRLF.)" in report
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "<a b='x y' c=12345 d>Jane</a>",
+            "<a b='T (3 characters)' c=digits-5 T (1 characters)>T (4 characters)</a>",
+        ),
+        ('<UserName="bob"/>', '<UserName="T (3 characters)"/>'),
+        ("<title>Rome</title><x>7</x>", "<title>T (4 characters)</title><x>7</x>"),
+        ("<sender>Jo &lt;jo@a.b&gt;</sender>", "<sender>T (2 characters) &lt;A&gt;</sender>"),
+        ("<sender>Jo <jo@a.b></sender>", "<sender>T (2 characters) <A></sender>"),
+        ("<e><!-- <p>x</p> --><b/></e>", "<e><!-- T (8 characters) --><b/></e>"),
+        ("<e><![CDATA[a & b]]></e>", "<e><![CDATA[T (5 characters)]]></e>"),
+        ("<e><![CDATA[cut", "<e><![CDATA[T (3 characters)"),
+        ("<a><pin>1</pin>12</a>", "<a><pin>digits-1</pin>12</a>"),
+        ("<pin Value='12'/><x Value='12'/>", "<pin Value='digits-2'/><x Value='12'/>"),
+        ("<e a='cut", "<e a='T (3 characters)"),
+        ("<e>a &amp; b &#1234", "<e>T (12 characters)"),
+        ("<Method>PIN</Method><pin>12</pin>", "<Method>PIN</Method><pin>digits-2</pin>"),
+        ("<Password Type='rosebud1'/>", "<Password Type='alnum-8'/>"),
+        ("<!DOCTYPE html><p>1 < 2</p>", "<!DOCTYPE html><p>1 < digits-1</p>"),
+        ("<?xml version='1.0'?>\n<a/>", "<?xml version='1.0'?>\n<a/>"),
+        ("user=a%20b&lang=ko&x=1", "user=T (3 characters)&lang=ko&x=digits-1"),
+        ("a: 12\r\nname: Bob\r\n\r\n", "a: 12\nname: T (3 characters)\n\n"),
+        ("Bob: hello", "T (10 characters)"),
+        ('{\n"id": "77",\n"w": 5}', '{\n"id": "digits-2",\n"w": 5}'),
+        ("Hello\nBob 1", "T (5 characters)\nT (5 characters)"),
+    ],
+)
+def test_text(text: str, expected: str) -> None:
+    """Of a text the structure stays, as XML, a form, or fields, whole or broken."""
+    report = markdown([post(text.encode(), "")])
+    block = report.split("```\n")[3].removesuffix("\n")
+    block = re.sub(r"text-\d+", "T", block.replace("address-1@example.org", "A"))
+    assert block == expected.removesuffix("\n")
+
+
+def test_times() -> None:
+    """A report tells how far apart the requests are, and not when they were."""
+    told = [replace(post(None), at=at) for at in (0.0, 1e9, 1e9 + 2.25, float("nan"))]
+    lines = [line for line in outside(markdown(told)) if line.startswith("From ")]
+    assert lines[:3] == [
+        "From an unknown address.",
+        "From an unknown address, 0.0 s after the first.",
+        "From an unknown address, 2.2 s after the first.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        render([], 0.0, gallery=False),
+        ACCEPTED,
+        YAHOO.cookie,
+        YAHOO.redirect,
+        refusal(413, "Larger than 2.0 GB"),
+    ],
+    ids=["page", "accepted", "cookie", "redirect", "refusal"],
+)
+def test_our_replies(reply: Reply) -> None:
+    """What we say ourselves is shown as it is."""
+    report = markdown([said(camera.hotspot("www.samsungimaging.com"), reply)])
+    assert f"```\n{reply.body.decode()}\n```" in report
+
+
+def test_refusal_with_address() -> None:
+    """Even what we say ourselves may repeat something private."""
+    report = markdown([said(RECORDED, refusal(400, f"not {USER} at {CLIENT}"))])
+    assert "<!-- not address-1@example.org at ip-1 -->" in report
+
+
+def test_headers_in_order() -> None:
+    """Headers come in order and with their case, repeated ones too, and not without end."""
+    headers = tuple((f"x-{'Ab'[n % 2]}", str(n)) for n in range(MAX_HEADERS + 3))
+    report = markdown([RecordedRequest("GET", "a.example.com", "/", headers, None)])
+    assert "\nx-A: 0\nx-b: 1\nx-A: 2\n" in report
+    assert "\n(and 3 more)\n" in report
+    assert f": {MAX_HEADERS - 1}\n" in report
+    assert f": {MAX_HEADERS}\n" not in report
+    assert "```\na.example.com\n```" in report
+
+
+# Bodies of all kinds
+
+
+def exif(model: bytes) -> bytes:
+    """A JPEG that names its camera, and when it was taken."""
+    entries = b"\x01\0\x10\x01\x02\0" + len(model).to_bytes(4, "little") + b"\x1a\0\0\0\0\0\0\0"
+    tiff = b"Exif\0\0II*\0\x08\0\0\0" + entries + model
+    frame = b"\xff\xc0\0\x11\x08\x0e\x10\x15\x60\x03" + bytes(9)
+    return b"\xff\xd8\xff\xe1" + (len(tiff) + 2).to_bytes(2, "big") + tiff + frame
+
+
+def test_picture() -> None:
+    """Of a picture there are size, dimensions, camera and digest, and none of its bytes."""
+    data = exif(b"NX300\0") + b"Jane was here" * 40
+    report = markdown([post(data, "image/jpeg"), post(data, "application/octet-stream")])
+    assert report.count("5472 x 3600, NX300") == 2
+    assert f"bytes         {len(data)}\n" in report
+    assert "Jane" not in report
+    assert data[:8].hex() not in report
+    assert "begins with" not in report
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (bytes(range(128, 150)) + b"\0", bytes(range(128, 144)).hex()),
+        (b"\0\1secret\2\3\4\5" + bytes(20), "0001 (6 characters) 0203040500000000"),
+        (b"\0" * 3, "000000"),
+    ],
+    ids=["bytes", "readable", "short"],
+)
+def test_binary(data: bytes, expected: str) -> None:
+    """Of other bytes the first ones are there, but not what could be read in them."""
+    report = markdown([post(data, "")])
+    assert f"\nbegins with   {expected}\n" in report
+    assert f"bytes         {len(data)}\n" in report
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [(None, "The body was not kept."), (b"", "No body.")],
+    ids=["lost", "none"],
+)
+def test_no_body(body: bytes | None, expected: str) -> None:
+    """That a body was not kept is something else than that there was none."""
+    assert expected in outside(markdown([post(body)]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<a>" * 5000, "<a>x</a>" * 20000, "1: 2\n" * 5000, f"<a>{'x ' * 40000}</a>"],
+    ids=["short", "long", "lines", "one-value"],
+)
+def test_cut(text: str) -> None:
+    """Of a long text there is the beginning, and the report says so."""
+    report = markdown([post(text.encode(), "")])
+    assert "(It is longer: the rest is cut off.)" in outside(report)
+    assert len(report) < MAX_SHOWN + 3000
+    assert f"Body, {len(text)} bytes:" in report
+
+
+def test_cut_lines() -> None:
+    """Also a line of a head and a cell of a table have an end."""
+    boundary = "b" * 200
+    body = bodies.body([("SAM_1.JPG", b"")]).replace(
+        b"image/jpeg;", f"image/x; boundary={boundary}".encode()
+    )
+    report = markdown([post(body, bodies.CONTENT_TYPE, ("Accept", "a/b, " * 5000))])
+    assert "Accept: a/b, a/b" in report
+    assert max(map(len, report.splitlines())) <= MAX_SHOWN
+    assert re.search("  image/x; boundary=b{50,90}…  ", report)
+    assert f"content-Type: image/x; boundary={boundary}\n" in report
+
+
+def test_cut_in_value() -> None:
+    """No piece of a value is left where a long text was cut, be it a body or a part of one."""
+    for size in range(65480, 65522):
+        xml = f"<a><t>{'x' * size}</t><c>{IMEI}</c><d>é{'é' * 9}</d></a>".encode()
+        body = bodies.body([], message=xml)
+        report = markdown([post(xml), post(body, bodies.CONTENT_TYPE)])
+        assert report.count("text-1 (6") == 2
+        assert "<c>4" not in report
+        cut = 2 if len(xml) > 65536 else 0
+        assert report.count("(It is longer: the rest is cut off.)") == cut
+
+
+@pytest.mark.parametrize("ending", bodies.ENDINGS)
+def test_endings(ending: str) -> None:
+    """A body may end anywhere in its end: its parts are told all the same."""
+    body = bodies.body([("SAM_1.JPG", bodies.jpeg(500))], ending=bodies.ENDINGS[ending])
+    report = markdown([said(bodies.request(body))])
+    assert re.search(r"\n2 +binary +SAM_1.JPG +image/jpeg; +50\d ", report)
+
+
+def test_form_fields() -> None:
+    """Parts of an unknown upload that are text are what somebody typed, and no picture is text."""
+    head = b'--B\r\nContent-Disposition: form-data; name="%s"\r\n%s\r\n'
+    body = (
+        (head % (b"comment", b"")) + b"Jane\r\nsays: hi\r\n"
+        + (head % (b"size", b"")) + b"2\r\n"
+        + (head % (b"pin", b"")) + b"12\r\n"
+        + (head % (b"meta", b"Content-Type: text/xml\r\n")) + b"<m><w>640</w></m>\r\n"
+        + (head % (b"pic", b"Content-Type: image/x-text\r\nX-Who: Jane\r\n folded\r\nno colon\r\n"))
+        + b"P3 Jane\r\n"
+        + (head % (b"end", "accept: a\r\n b, c\r\nX-김: 7\r\n".encode("cp949")))
+        + b"\r\n--B--"
+    )  # fmt: skip
+    report = markdown([post(body, "multipart/form-data; boundary=B")])
+    assert "Jane" not in report
+    assert "hi" not in report.split("Part 1:")[1].split("Part 2")[0]
+    assert "```\n<m><w>640</w></m>\n```" in report
+    assert (
+        "\nX-Who: text-2 (4 characters)\n text-3 (6 characters)\ntext-4 (8 characters)\n" in report
+    )
+    assert "Part 2:\n\n```\n2\n```" in report
+    assert "Part 3:\n\n```\ndigits-2\n```" in report
+    assert "Part 5:" not in report
+    assert "\naccept: a\n b, c\nX-김: 7\n" in report
+    assert re.search("header-folded +at [0-9]+\n", report)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        pytest.param(
+            bodies.body([(PHOTO, b"")]).partition(b"image/jpeg")[0],
+            bodies.CONTENT_TYPE,
+            id="cut-in-head",
+        ),
+        pytest.param(bodies.body([(PHOTO, b"x")] * 70), bodies.CONTENT_TYPE, id="many-parts"),
+        pytest.param(
+            b"GARBAGE\n" + bodies.body([(PHOTO, bodies.jpeg(300))]),
+            "multipart/form-data; boundary=other",
+            id="other-boundary",
+        ),
+    ],
+)
+def test_unreadable(body: bytes, content_type: str) -> None:
+    """A body that claims to be multipart and is not is told with what looks like its parts."""
+    report = markdown([post(body, content_type)])
+    assert "that cannot be read as multipart:" in report
+    assert 'content-disposition: form-data; name="message"; fileName="sample.txt"' in report
+    assert 'name="binary"; fileName="file-1.jpg"' in report
+    assert f'fileName="{PHOTO}"' not in report
+
+
+def test_not_multipart() -> None:
+    """A body that only claims to be multipart is told as what it is."""
+    report = markdown([post(b"<a>12</a>", "multipart/form-data; boundary=B")])
+    assert "the boundary b'B' never appears" in report
+    assert "```\n<a>12</a>\n```" in report
+
+
+def test_conforming() -> None:
+    """That nothing deviates is told, too; a head in no known encoding is shown somehow."""
+    body = b'--B\r\nContent-Disposition: form-data; name="a"\r\n%s\r\n1\r\n--B--\r\n'
+    report = markdown([post(body % b"", "multipart/form-data; boundary=B")])
+    assert "It deviates from no RFC." in outside(report)
+    report = markdown([post(body % b"X-\xff: 7\r\n", "multipart/form-data; boundary=B")])
+    assert 'name="a"\nX-ÿ: 7\n```' in report
+
+
+def test_deviation_of_message() -> None:
+    """What is wrong with the XML of an upload is told with the rest, in order."""
+    body = bodies.body([], message=bodies.message_xml().replace(b"<title>", b"& <title>"))
+    report = markdown([said(bodies.request(body))])
+    assert re.search("multipart-label .*\nxml-malformed +at 152 +not well-formed.*line 2", report)
+
+
+def test_unreadable_message() -> None:
+    """An upload that names nobody is told with the reason and what deviates."""
+    body = bodies.body([("SAM_1.JPG", b"")], message=b"<email></email>")
+    report = markdown([said(bodies.request(body))])
+    assert "the message names no receiver" in report
+    assert re.search("trailing-semicolon +at", report)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp949"])
+def test_encodings(encoding: str) -> None:
+    """Text is told as text in any encoding that cameras use."""
+    report = markdown([post("<a><title>김민수</title><w>640</w></a>".encode(encoding))])
+    report = report.replace("\n\\ufeff", "\n")
+    assert "\n<a><title>text-1 (3 characters)</title><w>640</w></a>\n```" in report
+
+
+# Markdown
+
+
+@pytest.mark.parametrize("ticks", range(2, 9))
+def test_fences(ticks: int) -> None:
+    """Whatever backticks are in a text, it stays in its block."""
+    fence = "`" * ticks
+    text = f"<{fence}>\n{fence}\n## 9. forged\n<img src=x>\n{fence}{fence}\n<script>\n  {fence}\n"
+    for each in (post(text.encode()), post(b"", text, (text, text), path=f"/{text}")):
+        report = markdown([each, each])
+        assert sections(report) == [
+            "# What a camera said",
+            *("## 1. unknown", "### Reply to 1", "## 2. unknown", "### Reply to 2"),
+        ]
+        assert not [line for line in outside(report) if "<" in line or "forged" in line]
+
+
+def test_titles_of_nobody() -> None:
+    """Backticks that somebody typed are not looked for where the report has its own."""
+    fences = ("```", "````", "## 1.", "Body", "Reply to 1")
+    requests = [post(f"<a><title>{text}</title></a>".encode()) for text in fences]
+    assert len(sections(markdown(requests))) == 1 + 2 * len(fences)
+
+
+def test_no_line_is_forged() -> None:
+    """A line end in a header or a cell is shown, and no line end."""
+    evil = "x\r\nHost: evil.example.com\n\n```\n\u2028\x85\x0b"
+    headers = (("User-Agent", evil), ("Server", evil))
+    body = b'--B\r\nContent-Disposition: form-data; name="a\x0b\x85b"\r\n\r\n1\r\n--B--'
+    shown = markdown(
+        [
+            RecordedRequest(
+                "GET", "", "/", headers, None, answered=RecordedResponse(200, "", headers, None)
+            )
+        ]
+    )
+    escaped = "x\\r\\nHost: evil.example.com\\n\\n```\\n\\u2028\\x85\\x0b\n"
+    assert shown.count(f"\nUser-Agent: {escaped}Server: {escaped}````\n") == 2
+    replaced = markdown(
+        [
+            post(body, "multipart/form-data; boundary=B"),
+            RecordedRequest(evil, evil, evil, ((evil, "1"),), None, evil, evil),
+        ]
+    )
+    for report, count in ((shown, 3), (replaced, 5)):
+        assert len(sections(report)) == count
+        assert "\nHost: evil" not in report
+
+
+def test_invisible() -> None:
+    """Control characters, direction marks and broken characters are made visible."""
+    text = "<a\x00\x1b[31m\u202e\u200b\ufeff\x7f\ud800\udcff>".encode("utf-8", "surrogatepass")
+    report = markdown(
+        [
+            post(text, "text/xml", ("Server", "a\x00\x1b\u202e\u200b\x7f\ud800\udcff\xa0")),
+            post(b"<a>\n\r\n<b>\r<c>\t"),
+        ],
+        version="`<b>\n# x",
+    )
+    assert report.isascii() or not re.search(r"[^\x20-\x7e\n\t…]", report)
+    assert "Server: a\\x00\\x1b\\u202e\\u200b\\x7f\\ud800\\udcff\\xa0\n" in report
+    assert "<a>\n\\r\n<b>\\r<c>\t\n" in report
+    assert "made with ??b??? x." in report
+
+
+# Anything
+
+
+@PROPERTY
+@given(
+    st.binary(max_size=400), st.sampled_from(["", "text/xml", "multipart/x; boundary=B", "image/x"])
+)
+def test_any_body(data: bytes, content_type: str) -> None:
+    """Any body makes a report with all of its sections."""
+    for body in (data, b"<" + data, b"--B\r\nA: b\r\n\r\n" + data):
+        report = markdown([post(body, content_type)])
+        assert len(sections(report)) == 3
+        assert report.encode().decode() == report
+
+
+TEXTS = st.text(max_size=40) | st.text("`<>#\r\n a1:/?=&;%\"'\\@.\ud800", max_size=40)
+
+
+@PROPERTY
+@given(
+    *(TEXTS for _ in range(6)),
+    st.lists(
+        st.tuples(
+            TEXTS
+            | st.sampled_from(["Authorization", "Cookie", "Set-Cookie", "Content-Type", "Host"]),
+            TEXTS,
+        ),
+        max_size=4,
+    ),
+    st.floats(),
+)
+def test_any_request(
+    method: str,
+    host: str,
+    path: str,
+    version: str,
+    client: str,
+    reason: str,
+    headers: list[tuple[str, str]],
+    at: float,
+) -> None:
+    """Any request makes a report with all of its sections."""
+    answered = RecordedResponse(-1, reason, tuple(headers), reason.encode("utf-8", "surrogatepass"))
+    one = RecordedRequest(method, host, path, tuple(headers), b"", version, client, at, answered)
+    report = markdown(
+        [one, replace(one, path=f"/facebook/auth{path}", method="POST")], version=version
+    )
+    assert len(sections(report)) == 5
+    assert report.encode().decode() == report
+
+
+@PROPERTY
+@given(
+    st.text("abcdefgh 0123456789é한&<>'%+", min_size=8, max_size=40).filter(
+        lambda text: text == text.strip() and sum(map(str.isalnum, text)) >= 6
+    ),
+    st.sampled_from(sorted(FORMS)),
+)
+def test_any_caption(caption: str, form: str) -> None:
+    """Whatever somebody types is nowhere in the report."""
+    written = FORMS[form](caption)
+    report = markdown(
+        [
+            post(b"", "", ("User-Agent", f"Camera {written}")),
+            said(
+                camera.announce(
+                    "facebook", "photo", camera.photo(SESSION_KEY, "SAM_1.JPG", caption)
+                )
+            ),
+        ]
+    )
+    assert caption.lower() not in report.lower()
+    assert written.lower() not in report.lower()
+
+
+def test_nothing() -> None:
+    """A report of nothing says so."""
+    assert "\n0 requests.\n" in markdown([])
+    assert sections(markdown(iter([]))) == ["# What a camera said"]
+
+
+SIZE = 16 << 20
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        pytest.param(Random(0).randbytes(SIZE), "", id="random"),
+        pytest.param(Random(0).randbytes(SIZE), bodies.CONTENT_TYPE, id="random-multipart"),
+        pytest.param(bodies.body([("SAM_1.JPG", bytes(SIZE))]), bodies.CONTENT_TYPE, id="photo"),
+        *(
+            pytest.param(
+                unit * (SIZE // len(unit)), content_type, id=f"{unit!r}-{content_type[:8]}"
+            )
+            for unit in (b"<a b='", b"a=%41&", b"\n--B\nA: b", b"a@b.c ", b"`")
+            for content_type in ("text/xml", "multipart/form-data; boundary=B")
+        ),
+    ],
+)
+def test_large(body: bytes, content_type: str) -> None:
+    """A body of 16 MB takes a moment, and no more memory than itself."""
+    request = post(body, content_type)
+    begun = time.process_time()
+    report = markdown([request])
+    assert time.process_time() - begun < 10
+    assert len(report) < 200_000
+    tracemalloc.start()
+    try:
+        markdown([request])
+        assert tracemalloc.get_traced_memory()[1] < 2 * SIZE
+    finally:
+        tracemalloc.stop()
+
+
+def test_large_reply() -> None:
+    """A reply of 16 MB takes a moment, even if it looks like one of ours."""
+    begun = time.process_time()
+    for unit in (b"<!-- ", b"a", b"<"):
+        answered = RecordedResponse(400, "", (), unit * (SIZE // len(unit)))
+        markdown([replace(post(b""), answered=answered)])
+    assert time.process_time() - begun < 10
+
+
+def test_many() -> None:
+    """The time is linear in the number of requests, though each has something new to look for."""
+    numbers = Random(0)
+    requests = [
+        post(
+            camera.photo(f"{numbers.getrandbits(128):032x}", f"R{n} x.jpg", f"caption {n} of mine")
+        )
+        for n in range(1000)
+    ]
+    begun = time.process_time()
+    report = markdown(requests)
+    assert time.process_time() - begun < 20
+    assert "text-1000 (" in report

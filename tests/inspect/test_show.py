@@ -1,0 +1,258 @@
+"""What people see of a request: everything that helps, and no secret."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nxparse
+from nxparse.inspect import recorded, show
+from nxparse.inspect.recorded import RecordedRequest, RecordedResponse
+from tests import bodies, social
+from tests.mitmdump import ROOT
+
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
+WIRE = sorted((ROOT / "tests" / "wire").glob("*.http"))
+PASSWORD = "correct horse"
+
+
+def request(data: bytes) -> RecordedRequest:
+    found = recorded.parse(data)
+    assert found
+    return found
+
+
+def test_upload() -> None:
+    """An upload is shown with its parts, and each deviation where it was met, in order."""
+    photos = [("SAM_1.JPG", bodies.jpeg(2000, 1)), ("SAM_2.JPG", bodies.jpeg(3000, 2))]
+    message = bodies.message_xml(sender="Me <me@example.org>", text="two\nlines")
+    found = request(bodies.request(bodies.body(photos, message=message)))
+    text = show.request(found)
+    assert text
+    assert show.title(found) == "upload by e-mail"
+    lines = text.splitlines()
+    assert lines[:6] == [
+        "camera      (its photos do not tell)",
+        "sender      Me <me@example.org>",
+        "recipients  photos@example.org",
+        "subject     [Samsung Smart Camera] sent you files.",
+        "text        two",
+        "            lines",
+    ]
+    table = [line.split() for line in lines[lines.index("parts") + 1 : lines.index("tolerated")]]
+    assert table[0] == ["name", "file", "type", "bytes", "at"]
+    assert [row[:5] for row in table[1:4]] == [
+        ["1", "message", "sample.txt", "multipart/form-data", str(len(message))],
+        ["2", "binary", "SAM_1.JPG", "image/jpeg", "2000"],
+        ["3", "binary", "SAM_2.JPG", "image/jpeg", "3000"],
+    ]
+    offsets = [int(line.split()[2]) for line in lines[lines.index("tolerated") + 1 :]]
+    assert offsets == sorted(offsets)
+    assert len(offsets) == 11
+
+
+def test_camera() -> None:
+    """The first photo that tells its camera tells it for the upload."""
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x10\x01\x02\0\x06\0\0\0\x1a\0\0\0\0\0\0\0NX300\0"
+    size = b"\xff\xc0\0\x11\x08\x0e\x10\x15\x60\x03" + bytes(9)
+    photo = b"\xff\xd8\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + size + b"\xff\xd9"
+    body = bodies.body([("A.JPG", bodies.jpeg(100)), ("B.JPG", photo)])
+    text = show.request(request(bodies.request(body))) or ""
+    assert text.startswith("camera      NX300\n")
+    assert "5472 x 3600, NX300\n" in text
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"--B", "upload  cannot be read: Content-Type names no usable boundary"),
+        (
+            b"--B\r\ncontent-disposition: form-data; name=x\r\n\r\nabc\r\n--B--",
+            "upload  cannot be read: the body has no part named message",
+        ),
+    ],
+    ids=["not multipart", "no message"],
+)
+def test_unreadable(body: bytes, expected: str) -> None:
+    """What cannot be read is shown with the reason, and with the parts that there are."""
+    text = show.email(body, "")
+    assert text.startswith(expected)
+    assert ("parts" in text) == (b"abc" in body)
+
+
+EXCHANGE = [
+    pytest.param(
+        social.auth("facebook", social.login("me", PASSWORD)),
+        "login to facebook",
+        ["login to  facebook", "user      me", "password  (hidden)"],
+        id="login",
+    ),
+    pytest.param(
+        social.auth("facebook", social.login_qf30("me", PASSWORD)),
+        "login to facebook",
+        ["login to  facebook", "user      me", "password  (hidden)"],
+        id="login-in-clear",
+    ),
+    pytest.param(
+        social.auth("facebook", social.logout("k" * 32)),
+        "login to facebook",
+        ["logout from  facebook"],
+        id="logout",
+    ),
+    pytest.param(
+        social.auth("picasa", b"<Request><UserName Value='x'/><CryptSessionKey Value='y'/>"),
+        "login to picasa",
+        ["login to        picasa", "cannot be read  the name of its user is no base64"],
+        id="unreadable-login",
+    ),
+    pytest.param(
+        social.announce("facebook", "photo", social.photo("k" * 32, "SAM_1.JPG", "by the sea")),
+        "photo announced to facebook",
+        [
+            "photo for  facebook",
+            "file       SAM_1.JPG",
+            "album      NX300",
+            "caption    by the sea",
+            "session    (hidden)",
+        ],
+        id="photo",
+    ),
+    pytest.param(
+        social.announce("youtube", "video", b"<x" * 40_000),
+        "video announced to youtube",
+        ["video for       youtube", "cannot be read  the XML is longer than 65536 bytes"],
+        id="unreadable-video",
+    ),
+    pytest.param(
+        social.put("upload/" + "t" * 32, bodies.jpeg(2000)),
+        "file for a social site",
+        ["file  image/jpeg, 2.0 kB, JPEG"],
+        id="file",
+    ),
+    pytest.param(
+        social.allshare("me", PASSWORD),
+        "login to AllShare",
+        ["login to  AllShare", "password  (hidden)"],
+        id="allshare",
+    ),
+    pytest.param(b"GET / HTTP/1.1\r\nHost: www.msn.com\r\n\r\n", "hotspot check", None, id="msn"),
+    pytest.param(
+        b"GET / HTTP/1.1\r\nHost: gld.samsungosp.com\r\n\r\n", "hotspot check", None, id="gld"
+    ),
+    pytest.param(
+        b"GET / HTTP/1.1\r\nHost: www.samsungimaging.com\r\n\r\n", "page", None, id="page"
+    ),
+    pytest.param(b"GET /thumbnail/x HTTP/1.1\r\n\r\n?", "thumbnail", None, id="thumbnail"),
+    pytest.param(b"GET /favicon.ico HTTP/1.1\r\n\r\n?", "unknown", None, id="icon"),
+    pytest.param(b"POST /x HTTP/1.1\r\n\r\nbody", "unknown", None, id="unknown"),
+    pytest.param(b"GET /security/sso/initialize/time HTTP/1.1\r\n\r\n?", "time", None, id="time"),
+    pytest.param(
+        b"GET /social/columbus/serviceproviders/list HTTP/1.1\r\n\r\n",
+        "list of sites",
+        None,
+        id="list",
+    ),
+]
+
+
+@pytest.mark.parametrize(("data", "title", "expected"), EXCHANGE)
+def test_request(data: bytes, title: str, expected: list[str] | None) -> None:
+    """Each request has a name, and where there is something to say, what stands in it."""
+    found = request(data)
+    text = show.request(found)
+    assert show.title(found) == title
+    assert show.is_readable(found) == (expected is not None)
+    assert (text.splitlines() if text else None) == expected
+    assert PASSWORD not in (text or "")
+
+
+def test_reply() -> None:
+    """A reply is shown as it is, without the keys in it."""
+    key, token = "1f" * 16, "2e" * 16
+    login = request(social.auth("facebook", social.login("me", PASSWORD)))
+    text = (
+        f'<Response SessionKey="{key}">\n<PersistKey Value=""/>\n'
+        f'<CryptSessionKey Value="{key}"/>\n<LoginPeopleID="me"/>'
+    )
+    photo = request(social.announce("facebook", "photo", social.photo(key, "A.JPG", "")))
+    upload = f'<Response HostAddr="{social.HOST}:80" ResourceID="upload/{token}" />'
+    shown = [
+        show.reply(RecordedRequest("POST", one.host, one.path, (), b"", answered=answered(body)))
+        for one, body in ((login, text), (photo, upload), (login, ""))
+    ]
+    assert shown == [
+        text.replace(key, "(hidden)"),
+        f'<Response HostAddr="{social.HOST}:80" ResourceID="(hidden)" />',
+        None,
+    ]
+    assert show.reply(request(bodies.request(b"x"))) is None
+
+
+def answered(body: str) -> RecordedResponse:
+    return RecordedResponse(200, "OK", (), body.encode())
+
+
+def test_json() -> None:
+    """For programs an upload is one object, with digests of its files."""
+    photo = bodies.jpeg(500)
+    found = nxparse.read(bodies.body([("SAM_1.JPG", photo)]), bodies.CONTENT_TYPE)
+    told = json.loads(json.dumps(show.as_json(found)))
+    assert list(told) == ["sender", "recipients", "subject", "text", "deviations", "files"]
+    assert told["recipients"] == [bodies.RECIPIENT]
+    assert told["deviations"][0] == "parameter-case"
+    assert told["files"] == [
+        {
+            "name": "SAM_1.JPG",
+            "content_type": "image/jpeg",
+            "size": 500,
+            "sha256": found.files[0].sha256,
+        }
+    ]
+
+
+def test_upload_in() -> None:
+    """What files there are in a request: those of an upload, a single one, or none."""
+    photo = bodies.jpeg(500)
+    both = [
+        show.upload_in(request(bodies.request(bodies.body([("A.JPG", photo)])))),
+        show.upload_in(request(social.put("upload/x", photo))),
+    ]
+    assert [one.files[0].data for one in both if one] == [photo, photo]
+    assert show.upload_in(request(b"GET / HTTP/1.1\r\n\r\n")) is None
+
+
+@pytest.mark.parametrize("path", WIRE, ids=lambda path: path.stem)
+def test_recorded(path: Path) -> None:
+    """Each recorded request can be shown."""
+    assert show.request(request(path.read_bytes()))
+
+
+PATHS = [
+    "/social/columbus/email",
+    "/facebook/auth",
+    "/facebook/photo",
+    "/youtube/video",
+    "/security/sso/userprofiles/authentication/emailid",
+]
+
+
+@PROPERTY
+@given(st.sampled_from(PATHS), st.binary(max_size=300), st.text(max_size=30))
+def test_anything(path: str, body: bytes, content_type: str) -> None:
+    """Whatever a body is, it is shown or it is not; nobody's terminal is harmed."""
+    text = show.request(RecordedRequest("POST", "h", path, (("Content-Type", content_type),), body))
+    assert text is None or all(char.isprintable() or char == "\n" for char in text)
+
+
+def test_quick() -> None:
+    """Looking at 16 MB takes no time worth speaking of."""
+    body = bodies.body([("A.JPG", bodies.jpeg(1000) + bytes(16 << 20))])
+    begun = time.process_time()
+    assert show.email(body, bodies.CONTENT_TYPE)
+    assert show.request(RecordedRequest("PUT", "h", "/upload/x", (), body))
+    assert time.process_time() - begun < 5

@@ -1,0 +1,742 @@
+"""What the social gateway answers, on real files."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import logging
+import re
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from nxparse.config import OPTIONS, Config, parse
+from nxparse.deliver import routes
+from nxparse.server import social
+from nxparse.server.endpoints import NOT_FOUND, Call, Service
+from nxparse.server.gateway import Gateway, rehearsed, time_reply
+from nxparse.server.page import render, thumbnail
+from nxparse.server.reply import ACCEPTED, Reply, refusal
+from nxparse.server.sessions import SESSION_LIFE, Announced, Sessions
+from nxparse.store.spool import QUIET, Spool
+from nxparse.upload import Preview
+from tests.bodies import jpeg
+from tests.clock import NEW_YEAR, Clock
+from tests.faults import Database, Faults, make_lazy
+
+CLIENT = "192.0.2.7"
+OTHER = "192.0.2.8"
+USER = "camera@example.net"
+PASSWORD = "correct horse"
+STATEMENTS = ("BEGIN", "SELECT", "INSERT", "UPDATE", "DELETE", "COMMIT")
+
+
+@pytest.fixture(autouse=True)
+def _prepared(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    make_lazy(monkeypatch)
+    caplog.set_level(logging.DEBUG)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Where photos go."""
+    return tmp_path / "uploads"
+
+
+@pytest.fixture
+def spool(directory: Path, clock: Clock) -> Iterator[Spool]:
+    found = Spool(directory / ".nx", clock)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def sessions(directory: Path, spool: Spool, clock: Clock) -> Iterator[Sessions]:
+    found = Sessions(directory / ".nx" / "sessions.sqlite3", clock)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def gateway(sessions: Sessions, spool: Spool, clock: Clock) -> Gateway:
+    return Gateway(sessions, spool, clock)
+
+
+def configured(directory: Path, *senders: str) -> Config:
+    """These may send (everybody, if there are none); the defaults of the other options."""
+    defaults = {option.name: option.default for option in OPTIONS}
+    return parse({**defaults, "nx_dir": str(directory), "nx_senders": senders}, {})
+
+
+@pytest.fixture
+def config(directory: Path) -> Config:
+    """Everybody may send."""
+    return configured(directory)
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """The lines in the log since this was asked last."""
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records]
+    caplog.clear()
+    return lines
+
+
+def login(user: str = USER, password: str = PASSWORD) -> bytes:
+    """A login of an HMX-QF30."""
+    return (
+        f'<Request Method="login"><UserName Value="{quote(user)}"/>'
+        f'<Password Value="{quote(password)}"/><CryptSessionKey/></Request>'
+    ).encode()
+
+
+def login_aes(user: str = USER, password: str = PASSWORD) -> bytes:
+    """A login of the others."""
+    key = bytes(range(32))
+
+    def value(text: str) -> str:
+        encryptor = Cipher(algorithms.AES(key[:16]), modes.CBC(key[16:])).encryptor()
+        data = text.encode()
+        encrypted = encryptor.update(data + bytes(-len(data) % 16)) + encryptor.finalize()
+        return quote(base64.b64encode(encrypted), "")
+
+    return (
+        f'<Request Method="login"><UserName Value="{value(user)}"/>'
+        f'<Password Value="{value(password)}"/>'
+        f'<CryptSessionKey Value="{base64.b64encode(key).decode()}"/></Request>'
+    ).encode()
+
+
+def announcement(key: str, caption: str = "", name: str = "SAM_4371.JPG") -> bytes:
+    return (
+        f'<Request SessionKey="{key}"><Photo><Album Name="NX300"/><File Name="{name}"/>'
+        f"<Content>{escape(caption)}</Content></Photo></Request>"
+    ).encode()
+
+
+def log_in(gateway: Gateway, config: Config, user: str = USER, client: str = CLIENT) -> str:
+    """Log in; the key."""
+    reply = gateway.answer(config, client, Call(Service.LOGIN, "facebook"), login(user))
+    found = re.search(rb'SessionKey="([0-9a-f]{32})"', reply.body)
+    assert reply.status == 200
+    assert found
+    return found[1].decode()
+
+
+def announce(
+    gateway: Gateway, config: Config, key: str, caption: str = "", site: str = "facebook"
+) -> str:
+    """Announce a photo; the token."""
+    call = Call(Service.PHOTO, site)
+    reply = gateway.answer(config, CLIENT, call, announcement(key, caption))
+    found = re.search(rb'ResourceID="upload/([0-9a-f]{32})"', reply.body)
+    assert found, reply
+    assert reply == social.upload_to(found[1].decode())
+    return found[1].decode()
+
+
+class TestLogin:
+    @pytest.mark.parametrize("body", [login(), login_aes()], ids=["clear", "aes"])
+    def test_let_in(
+        self, gateway: Gateway, config: Config, body: bytes, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A login is answered with a key of its own, and told in one line."""
+        reply = gateway.answer(config, CLIENT, Call(Service.LOGIN, "picasa"), body)
+        key = reply.body.split(b'"')[1].decode()
+        assert reply == social.logged_in(key, USER)
+        assert told(caplog) == [("INFO", f"{CLIENT}: {USER} has logged in to picasa")]
+
+    def test_kept(self, gateway: Gateway, config: Config, sessions: Sessions) -> None:
+        """The session is that of the user, at his address."""
+        key = log_in(gateway, config)
+        found = sessions.find(CLIENT, key)
+        assert found
+        assert (found.client, found.user) == (CLIENT, USER)
+
+    def test_a_name_in_the_log(
+        self, gateway: Gateway, config: Config, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A name makes no second line, and no long one."""
+        log_in(gateway, config, "a\r\nb\x1b[2J\u202e" + "x" * 200)
+        line = f"{CLIENT}: a b [2J?{'x' * 71}… has logged in to facebook"
+        assert told(caplog) == [("INFO", line)]
+
+    @pytest.mark.parametrize(
+        ("senders", "user", "allowed"),
+        [
+            pytest.param((), "anybody", True, id="not-set"),
+            pytest.param((USER,), USER, True, id="name"),
+            pytest.param((USER,), USER.upper(), True, id="upper-case"),
+            pytest.param(("CAMERA@*",), USER, True, id="glob"),
+            pytest.param(("*@example.org", "*@example.net"), USER, True, id="second"),
+            pytest.param(("*",), "anybody", True, id="everybody"),
+            pytest.param((USER,), f"{USER}.example", False, id="longer"),
+            pytest.param((USER,), f"x{USER}", False, id="longer-in-front"),
+            pytest.param(("*@example.org",), USER, False, id="other-glob"),
+            pytest.param((USER,), "*", False, id="glob-as-a-name"),
+        ],
+    )
+    def test_nx_senders(
+        self, gateway: Gateway, directory: Path, senders: tuple[str, ...], user: str, allowed: bool
+    ) -> None:
+        """X15: those in nx_senders may log in, by name or glob, whatever the letter case."""
+        given = configured(directory, *senders)
+        reply = gateway.answer(given, CLIENT, Call(Service.LOGIN, "facebook"), login(user))
+        assert reply.status == (200 if allowed else 401)
+        assert (reply == social.LOGIN_FAILED) is not allowed
+
+    def test_not_allowed(
+        self,
+        gateway: Gateway,
+        directory: Path,
+        sessions: Sessions,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Who may not send is not let in, and the line says which option would change it."""
+        given = configured(directory, "me@example.org")
+        reply = gateway.answer(given, CLIENT, Call(Service.LOGIN, "facebook"), login("a b"))
+        assert reply == social.LOGIN_FAILED
+        assert told(caplog) == [
+            (
+                "WARNING",
+                f"{CLIENT}: a login to facebook is refused: a b may not send; "
+                f"to allow it, use --set 'nx_senders=a b'",
+            )
+        ]
+
+    def test_any_password(self, gateway: Gateway, config: Config) -> None:
+        """There is nothing that a password could be compared with."""
+        call = Call(Service.LOGIN, "facebook")
+        for password in ("", "another", "사진"):
+            assert gateway.answer(config, CLIENT, call, login(USER, password)).status == 200
+
+    @pytest.mark.parametrize("site", sorted(routes.OAUTH_SITES))
+    def test_oauth(
+        self, gateway: Gateway, config: Config, site: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A site that had a login page of its own lets nobody in, and the line says what to do."""
+        reply = gateway.answer(config, CLIENT, Call(Service.LOGIN, site), login())
+        assert reply == social.LOGIN_FAILED
+        assert told(caplog) == [
+            (
+                "WARNING",
+                f"{CLIENT}: a login to {site} is refused: that site has a login page of its own; "
+                f"choose another on the camera",
+            )
+        ]
+
+    @pytest.mark.parametrize(
+        ("body", "reason"),
+        [
+            pytest.param(b"<Request/>", "it names no user", id="S02-nothing"),
+            pytest.param(login(" "), "the name of its user is empty", id="empty"),
+            pytest.param(login_aes().replace(b"AAECAw", b"AAEC!w"),
+                "the name of its user is no base64", id="S03-no-base64"),
+            pytest.param(login_aes().replace(b"AAECAwQF", b""), "its key has 26 bytes instead of "
+                "32, or the name of its user, 32 bytes, is not wholly there", id="S03-short-key"),
+        ],
+    )  # fmt: skip
+    def test_no_user(
+        self,
+        gateway: Gateway,
+        config: Config,
+        body: bytes,
+        reason: str,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """S03: whoever cannot be read is not let in."""
+        reply = gateway.answer(config, CLIENT, Call(Service.LOGIN, "facebook"), body)
+        assert reply == social.LOGIN_FAILED
+        line = f"{CLIENT}: a login to facebook is refused: {reason}"
+        assert told(caplog) == [("WARNING", line)]
+
+    @pytest.mark.parametrize("site", ["facebook", "flickr"])
+    def test_logout(
+        self,
+        gateway: Gateway,
+        directory: Path,
+        sessions: Sessions,
+        site: str,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """A logout always succeeds, and is nothing to tell of."""
+        given = configured(directory, "me@example.org")
+        body = b'<Request Method="logout"><SessionKey Value="x"/></Request>'
+        reply = gateway.answer(given, CLIENT, Call(Service.LOGIN, site), body)
+        assert reply == social.LOGGED_OUT
+        assert told(caplog) == []
+
+
+LIMIT = "the XML is longer than 65536 bytes"
+DOCTYPE = "the XML has a DOCTYPE or an ENTITY, which no camera sends"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        pytest.param(b"", 400, "it has no XML", id="S01-empty"),
+        pytest.param(b"garbage", 400, "it has no XML", id="S05-garbage"),
+        pytest.param(b"<!DOCTYPE x><x/>", 400, DOCTYPE, id="X07-doctype"),
+        pytest.param(b"<x>" * 30_000, 413, LIMIT, id="X08-too-long"),
+    ],
+)
+@pytest.mark.parametrize("service", [Service.LOGIN, Service.PHOTO, Service.VIDEO])
+def test_no_message(
+    gateway: Gateway,
+    config: Config,
+    service: Service,
+    body: bytes,
+    status: int,
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """S01, S12: what is no message is refused with a reason, and a line says what it should be."""
+    reply = gateway.answer(config, CLIENT, Call(service, "facebook"), body)
+    assert reply == refusal(status, reason)
+    line = f"{CLIENT}: a request is refused: {service.name.lower()}: {reason}"
+    assert told(caplog) == [("WARNING", line)]
+
+
+EXPIRED = ("WARNING", f"{CLIENT}: has to log in to facebook again: its session has expired")
+
+
+class TestAnnounce:
+    def test_photo(
+        self, gateway: Gateway, config: Config, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Who has logged in may announce; a line comes only when the photo does."""
+        key = log_in(gateway, config)
+        caplog.clear()
+        token = announce(gateway, config, key, "a caption")
+        assert told(caplog) == []
+        found = gateway.announced(config, CLIENT, token)
+        assert found
+        assert found.name == "SAM_4371.JPG"
+        post = found.post
+        assert (post.client, post.sender, post.site) == (CLIENT, USER, "facebook")
+        assert (post.album, post.caption, post.photos) == ("NX300", "a caption", 0)
+
+    def test_video(self, gateway: Gateway, config: Config) -> None:
+        """A video is announced as a photo is, with its category."""
+        body = (
+            f'<Request SessionKey="{log_in(gateway, config)}"><Video><Category Name="Travel"/>'
+            f'<File Name="SAM_1.MP4"/><Content>a~b</Content></Video></Request>'
+        ).encode()
+        reply = gateway.answer(config, CLIENT, Call(Service.VIDEO, "youtube"), body)
+        token = reply.body.split(b"upload/")[1][:32].decode()
+        assert reply == social.upload_to(token)
+        found = gateway.announced(config, CLIENT, token)
+        assert found
+        assert found.name == "SAM_1.MP4"
+        assert (found.post.site, found.post.album, found.post.photos) == ("youtube", "Travel", 1)
+
+    def test_the_site_of_each_photo(self, gateway: Gateway, config: Config) -> None:
+        """One key is good for all sites."""
+        token = announce(gateway, config, log_in(gateway, config), site="vkontakte")
+        found = gateway.announced(config, CLIENT, token)
+        assert found
+        assert found.post.site == "vkontakte"
+
+    @pytest.mark.parametrize(
+        "key", ["", "0" * 32, "../../x", "x" * 10_000, "%00", "&#0;"], ids=lambda key: key[:8]
+    )
+    def test_unknown_key(
+        self, gateway: Gateway, config: Config, key: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """S07: with a key that nobody knows a camera has to log in again."""
+        call = Call(Service.PHOTO, "facebook")
+        reply = gateway.answer(config, CLIENT, call, announcement(key))
+        assert reply == social.SESSION_EXPIRED
+        assert told(caplog) == [EXPIRED]
+
+    def test_key_of_another(
+        self, gateway: Gateway, config: Config, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """S07: a key is good for the address that it was given to."""
+        key = log_in(gateway, config, client=OTHER)
+        caplog.clear()
+        call = Call(Service.PHOTO, "facebook")
+        assert gateway.answer(config, CLIENT, call, announcement(key)) == social.SESSION_EXPIRED
+        assert told(caplog) == [EXPIRED]
+
+    @pytest.mark.parametrize(("age", "good"), [(SESSION_LIFE, True), (SESSION_LIFE + 1, False)])
+    def test_expired_key(
+        self,
+        gateway: Gateway,
+        config: Config,
+        clock: Clock,
+        age: float,
+        good: bool,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """A key that has not been used for a month is good no more."""
+        key = log_in(gateway, config)
+        caplog.clear()
+        clock.now += age
+        call = Call(Service.PHOTO, "facebook")
+        reply = gateway.answer(config, CLIENT, call, announcement(key))
+        assert (reply != social.SESSION_EXPIRED) is good
+        assert told(caplog) == ([] if good else [EXPIRED])
+
+    def test_not_allowed_any_more(
+        self, gateway: Gateway, directory: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Who is taken out of nx_senders has to log in again, in vain."""
+        key = log_in(gateway, configured(directory, USER))
+        caplog.clear()
+        call = Call(Service.PHOTO, "facebook")
+        now = configured(directory, "me@example.org")
+        assert gateway.answer(now, CLIENT, call, announcement(key)) == social.SESSION_EXPIRED
+        sentence = (
+            f"{CLIENT}: a file for facebook is refused: {USER} may not send; "
+            f"to allow it, use --set nx_senders={USER}"
+        )
+        assert told(caplog) == [("WARNING", sentence)]
+
+    def test_another_photo_is_waited_for(
+        self, gateway: Gateway, config: Config, spool: Spool, clock: Clock
+    ) -> None:
+        """A post is not delivered while another photo of it has been announced."""
+        key = log_in(gateway, config)
+        arrive(spool, found(gateway, config, announce(gateway, config, key, "a caption")))
+        assert spool.next_try("mail") == clock.now + QUIET
+        clock.now += QUIET - 1
+        announce(gateway, config, key, "another caption")
+        assert spool.next_try("mail") == clock.now + 1
+        announce(gateway, config, key, "a caption", site="picasa")
+        assert spool.next_try("mail") == clock.now + 1
+        announce(gateway, config, key, "a caption")
+        assert spool.next_try("mail") == clock.now + QUIET
+
+
+def found(gateway: Gateway, config: Config, token: str) -> Announced:
+    announced = gateway.announced(config, CLIENT, token)
+    assert isinstance(announced, Announced)
+    return announced
+
+
+def arrive(spool: Spool, announced: Announced) -> None:
+    """The photo that was announced comes, to be mailed with the rest of its post."""
+    incoming = spool.begin()
+    incoming.write(jpeg(500))
+    spool.append(
+        incoming,
+        announced.post,
+        announced.name,
+        "image/jpeg",
+        announced.id,
+        at_once=[],
+        together=["mail"],
+    )
+
+
+NOT_ANNOUNCED = (
+    "WARNING",
+    f"{CLIENT}: a file is refused: it was not announced",
+)
+
+
+class TestAnnounced:
+    def test_twice(
+        self, gateway: Gateway, config: Config, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """S08: a token may be used again, if a reply was lost."""
+        token = announce(gateway, config, log_in(gateway, config))
+        caplog.clear()
+        assert found(gateway, config, token) == found(gateway, config, token)
+        assert told(caplog) == []
+
+    @pytest.mark.parametrize(
+        "token", ["", "0" * 32, "..%2f..%2fx", "\ud800", "x" * 10_000], ids=ascii
+    )
+    def test_unknown(
+        self, gateway: Gateway, config: Config, token: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """S08: what nobody has announced is not taken."""
+        announce(gateway, config, log_in(gateway, config))
+        caplog.clear()
+        assert gateway.announced(config, CLIENT, token) == social.SESSION_EXPIRED
+        assert told(caplog) == [NOT_ANNOUNCED]
+
+    def test_of_another(
+        self, gateway: Gateway, config: Config, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """S08: nobody else can send what a camera has announced."""
+        token = announce(gateway, config, log_in(gateway, config))
+        caplog.clear()
+        assert gateway.announced(config, OTHER, token) == social.SESSION_EXPIRED
+        assert [level for level, _ in told(caplog)] == ["WARNING"]
+
+    def test_not_allowed_any_more(
+        self, gateway: Gateway, directory: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What was announced by somebody who may not send any more is not taken."""
+        before = configured(directory, "CAMERA@*")
+        token = announce(gateway, before, log_in(gateway, before))
+        caplog.clear()
+        now = configured(directory, "me@example.org")
+        assert gateway.announced(now, CLIENT, token) == social.SESSION_EXPIRED
+        assert [level for level, _ in told(caplog)] == ["WARNING"]
+        assert isinstance(gateway.announced(before, CLIENT, token), Announced)
+
+
+@pytest.mark.parametrize(
+    ("now", "milliseconds"),
+    [(0.0, b"0"), (NEW_YEAR, b"1767225600000"), (NEW_YEAR + 0.0625, b"1767225600062")],
+)
+def test_time(
+    gateway: Gateway,
+    config: Config,
+    clock: Clock,
+    now: float,
+    milliseconds: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The time is one line of XML, in milliseconds."""
+    clock.now = now
+    assert gateway.answer(config, CLIENT, Call(Service.TIME), b"") == Reply(
+        200,
+        b'<?xml version="1.0" encoding="UTF-8" standalone="yes"?><initializeResult>'
+        b"<currentServerTime>" + milliseconds + b"</currentServerTime></initializeResult>",
+    )
+    assert told(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("service", "reply"),
+    [(Service.ACCOUNT, social.LOGIN_FAILED), (Service.LIST, NOT_FOUND)],
+    ids=["account", "list"],
+)
+def test_unsolved(gateway: Gateway, config: Config, service: Service, reply: Reply) -> None:
+    """To what nobody knows the reply there is a refusal, whatever the body is."""
+    for body in (b"", b"<userAuthRequest><loginID>a</loginID></userAuthRequest>", b"\xff"):
+        assert gateway.answer(config, CLIENT, Call(service), body) == reply
+
+
+class TestDisk:
+    def test_any_failure(
+        self,
+        gateway: Gateway,
+        config: Config,
+        directory: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """K04: whatever the disk does not want to do, the camera hears 507, once in the log."""
+        key = log_in(gateway, config)
+        calls = {
+            "login": (Call(Service.LOGIN, "facebook"), login()),
+            "photo": (Call(Service.PHOTO, "facebook"), announcement(key)),
+            "video": (Call(Service.VIDEO, "facebook"), announcement(key)),
+        }
+        failures = dict.fromkeys(calls, 0)
+        for name, (call, body) in calls.items():
+            for number in range(1, 20):
+                caplog.clear()
+                with Faults(STATEMENTS, errno.EIO, number) as faults:
+                    reply = gateway.answer(config, CLIENT, call, body)
+                if not faults.failed:
+                    assert reply.status == 200
+                    break
+                failures[name] += 1
+                assert reply == refusal(507, "The state cannot be read or kept")
+                assert [record.exc_info for record in caplog.records] == [None]
+                line = f"{CLIENT}: a request is refused: disk I/O error ({directory})"
+                assert told(caplog) == [("ERROR", line)]
+        assert min(failures.values()) > 3
+
+    def test_nothing_is_half_done(
+        self, gateway: Gateway, config: Config, directory: Path, sessions: Sessions
+    ) -> None:
+        """A login that fails at its end is none."""
+        with Faults(("COMMIT",), errno.EIO):
+            gateway.answer(config, CLIENT, Call(Service.LOGIN, "facebook"), login())
+        with sqlite3.connect(directory / ".nx" / "sessions.sqlite3") as database:
+            assert database.execute("SELECT * FROM session").fetchall() == []
+        database.close()
+
+    def test_full(
+        self,
+        gateway: Gateway,
+        config: Config,
+        directory: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """K01: on a full disk the line says what to do, and with room it goes on."""
+        key = log_in(gateway, config)
+        caplog.clear()
+
+        def fill(database: sqlite3.Connection, sql: str) -> None:
+            sqlite3.Connection.execute(database, f"PRAGMA max_page_count = {pages}")
+
+        call, body = Call(Service.PHOTO, "facebook"), announcement(key, "x" * 50_000)
+        Database.watchers.append(fill)
+        try:
+            pages = 1
+            assert gateway.answer(config, CLIENT, call, body).status == 507
+            pages = 1 << 30
+            assert gateway.answer(config, CLIENT, call, body).status == 200
+        finally:
+            Database.watchers.remove(fill)
+        error = f"database or disk is full ({directory}): make room there"
+        assert told(caplog) == [("ERROR", f"{CLIENT}: a request is refused: {error}")]
+
+    def test_no_room_for_a_file(
+        self,
+        gateway: Gateway,
+        config: Config,
+        directory: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """K01: what the operating system says of a full disk is told as well."""
+
+        def refuse(database: sqlite3.Connection, sql: str) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        Database.watchers.append(refuse)
+        try:
+            reply = gateway.answer(config, CLIENT, Call(Service.LOGIN, "facebook"), login())
+        finally:
+            Database.watchers.remove(refuse)
+        assert reply.status == 507
+        error = f"No space left on device ({directory}): make room there"
+        assert told(caplog) == [("ERROR", f"{CLIENT}: a request is refused: {error}")]
+
+    def test_a_fault_of_ours(self, gateway: Gateway, config: Config) -> None:
+        """What is not the disk's fault is not taken for that."""
+
+        def refuse(database: sqlite3.Connection, sql: str) -> None:
+            raise ZeroDivisionError
+
+        Database.watchers.append(refuse)
+        try:
+            with pytest.raises(ZeroDivisionError):
+                gateway.answer(config, CLIENT, Call(Service.LOGIN, "facebook"), login())
+        finally:
+            Database.watchers.remove(refuse)
+
+
+def test_no_secrets(
+    gateway: Gateway, directory: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No password, key or token gets into the log or onto the disk, whatever goes wrong."""
+    config = configured(directory, USER)
+    calls = [
+        (CLIENT, Call(Service.LOGIN, "facebook"), login_aes()),
+        (CLIENT, Call(Service.LOGIN, "flickr"), login()),
+        (CLIENT, Call(Service.LOGIN, "facebook"), login("somebody")),
+        (CLIENT, Call(Service.LOGIN, "facebook"), login("")),
+        (CLIENT, Call(Service.LOGIN, "facebook"), b"<!DOCTYPE x>" + login()),
+        (CLIENT, Call(Service.ACCOUNT), f"<password>{PASSWORD}</password>".encode()),
+    ]
+    for client, call, body in calls:
+        gateway.answer(config, client, call, body)
+    key = log_in(gateway, config)
+    token = announce(gateway, config, key)
+    gateway.announced(config, OTHER, token)
+    gateway.answer(config, OTHER, Call(Service.PHOTO, "facebook"), announcement(key))
+    gateway.answer(config, CLIENT, Call(Service.PHOTO, "facebook"), b"<!DOCTYPE x>" + key.encode())
+    with Faults(STATEMENTS, errno.EIO, persistent=True):
+        gateway.answer(config, CLIENT, Call(Service.LOGIN, "facebook"), login())
+        gateway.answer(config, CLIENT, Call(Service.PHOTO, "facebook"), announcement(key))
+    clock.now += SESSION_LIFE + 1
+    gateway.answer(config, CLIENT, Call(Service.PHOTO, "facebook"), announcement(key))
+    files = [path.read_bytes() for path in directory.rglob("*") if path.is_file()]
+    everything = b"".join([*files, caplog.text.encode()])
+    assert everything.count(USER.encode()) > 2
+    secrets = [PASSWORD, quote(PASSWORD), key, token]
+    assert [secret for secret in secrets if secret.encode() in everything] == []
+
+
+class TestPage:
+    """What people see."""
+
+    def arrive(self, spool: Spool, client: str) -> str:
+        """An upload of a client, with a thumbnail."""
+        incoming = spool.begin()
+        incoming.write(b"x")
+        files = [Preview(f"{client}.JPG", 1, b"a thumbnail", 90)]
+        return spool.accept(incoming, client, "me", "", {"save": ["a"]}, files).id
+
+    def names(self, reply: Reply) -> list[str]:
+        return re.findall(r"<h2>([0-9.]+)\.JPG, ", reply.body.decode())
+
+    def test_own_uploads(self, gateway: Gateway, config: Config, spool: Spool) -> None:
+        """A visitor sees what came from his own address."""
+        for client in (CLIENT, OTHER):
+            self.arrive(spool, client)
+        for client, seen in ((CLIENT, [CLIENT]), (OTHER, [OTHER]), ("192.0.2.99", [])):
+            assert self.names(gateway.answer(config, client, Call(Service.PAGE), b"")) == seen
+
+    def test_gallery(self, gateway: Gateway, config: Config, spool: Spool) -> None:
+        """With nx_gallery everybody sees all, the latest first."""
+        for client in (CLIENT, OTHER):
+            self.arrive(spool, client)
+        config = replace(config, gallery=True)
+        reply = gateway.answer(config, "192.0.2.99", Call(Service.PAGE), b"")
+        assert sorted(self.names(reply)) == sorted([CLIENT, OTHER])
+
+    @pytest.mark.parametrize("argument", ["{}.1", "{}.2", "{}.x", "{}", "{}.", "{}.99999", ""])
+    @pytest.mark.parametrize("gallery", [False, True])
+    def test_thumbnail(
+        self, gateway: Gateway, config: Config, spool: Spool, argument: str, gallery: bool
+    ) -> None:
+        """Thumbnails are for the gallery only."""
+        argument = argument.format(self.arrive(spool, CLIENT))
+        config = replace(config, gallery=gallery)
+        reply = gateway.answer(config, CLIENT, Call(Service.THUMBNAIL, argument), b"")
+        found = gallery and argument.endswith(".1")
+        assert reply == (thumbnail(b"a thumbnail") if found else NOT_FOUND)
+
+
+@pytest.mark.parametrize(
+    ("call", "reply"),
+    [
+        (Call(Service.LOGIN, "facebook"), social.logged_in("0" * 32, "replay")),
+        (Call(Service.PHOTO, "facebook"), social.upload_to("0" * 32)),
+        (Call(Service.VIDEO, "youtube"), social.upload_to("0" * 32)),
+        (Call(Service.EMAIL), ACCEPTED),
+        (Call(Service.FILE, "0" * 32), ACCEPTED),
+        (Call(Service.ACCOUNT), social.LOGIN_FAILED),
+        (Call(Service.LIST), NOT_FOUND),
+        (Call(Service.TIME), time_reply(NEW_YEAR)),
+        (Call(Service.PAGE), render([], NEW_YEAR, gallery=False)),
+        (Call(Service.THUMBNAIL, "x.1"), NOT_FOUND),
+    ],
+    ids=lambda value: value.service.name.lower() if isinstance(value, Call) else "",
+)
+def test_rehearsed(call: Call, reply: Reply) -> None:
+    """What is only replayed hears what a camera would."""
+    assert rehearsed(call, NEW_YEAR) == reply
+
+
+def test_announced_by_a_state_that_fails(
+    gateway: Gateway, config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where it cannot be read what was announced, a file is refused for now, and that is told."""
+    token = announce(gateway, config, log_in(gateway, config))
+    caplog.clear()
+    with Faults(("SELECT",), errno.EIO, persistent=True):
+        reply = gateway.announced(config, CLIENT, token)
+    assert isinstance(reply, Reply)
+    assert reply.status == 507
+    assert [level for level, _ in told(caplog)] == ["ERROR"]
+
+
+def test_nobody_is_let_in_by_a_rehearsal(gateway: Gateway, config: Config) -> None:
+    """Key and token of a replay are good for nothing."""
+    rehearsed(Call(Service.LOGIN, "facebook"), NEW_YEAR)
+    rehearsed(Call(Service.PHOTO, "facebook"), NEW_YEAR)
+    call = Call(Service.PHOTO, "facebook")
+    reply = gateway.answer(config, CLIENT, call, announcement("0" * 32))
+    assert reply == social.SESSION_EXPIRED
+    assert gateway.announced(config, CLIENT, "0" * 32) == social.SESSION_EXPIRED

@@ -1,0 +1,182 @@
+"""The answers that make a camera believe in the Internet."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nxparse.server import hotspot
+from nxparse.server.hotspot import GLD, MSN, YAHOO, Family, PortalState
+from nxparse.server.reply import Reply
+
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
+
+CLIENT = "192.0.2.7"
+OTHER = "192.0.2.8"
+
+
+def test_gld() -> None:
+    """An NX mini wants no body, an ETag and nginx; each header is there once."""
+    assert (GLD.status, GLD.body) == (200, b"")
+    assert GLD.fields(0) == [
+        ("Date", "Thu, 01 Jan 1970 00:00:00 GMT"),
+        ("Server", "nginx/notreally"),
+        ("ETag", '"deadbeef"'),
+        ("Content-Type", "text/html; charset=utf-8"),
+        ("Content-Length", "0"),
+        ("Connection", "close"),
+    ]
+
+
+FAMILIES = {
+    "yahoo": (YAHOO, "yahoo.co.kr", "http://yahoo.com", b"YAHOO!"),
+    "msn": (MSN, "msn.com", "http://msn.com", b"MSN"),
+}
+both = pytest.mark.parametrize("family", [YAHOO, MSN], ids=["yahoo", "msn"])
+
+
+@pytest.mark.parametrize(("family", "domain", "site", "text"), FAMILIES.values(), ids=FAMILIES)
+def test_redirect(family: Family, domain: str, site: str, text: bytes) -> None:
+    """Some want to be sent on to plain http:, with the phrase of those days."""
+    reply = family.redirect
+    assert (reply.status, reply.reason) == (302, "FOUND")
+    assert reply.headers == (("Location", site),)
+    assert f'<a href="{site}">'.encode() in reply.body
+    assert len(reply.body) < 500
+
+
+@pytest.mark.parametrize(("family", "domain", "site", "text"), FAMILIES.values(), ids=FAMILIES)
+def test_cookie(family: Family, domain: str, site: str, text: bytes) -> None:
+    """Others want a cookie of that domain, whose leading dot matters."""
+    cookie = f"samsung=hotspot; Domain=.{domain}; Path=/"
+    assert family.cookie == Reply(200, text, (("Set-Cookie", cookie),))
+
+
+def asks(turns: PortalState, family: Family, client: str = CLIENT) -> str:
+    """Which answer a camera gets."""
+    answers = {id(family.redirect): "redirect", id(family.cookie): "cookie"}
+    return answers[id(turns.answer(client, family))]
+
+
+@both
+def test_in_turn(family: Family) -> None:
+    """A camera that nobody has told anything gets the redirect first, then both in turn."""
+    turns = PortalState()
+    found = [asks(turns, family) for _ in range(5)]
+    assert found == ["redirect", "cookie", "redirect", "cookie", "redirect"]
+
+
+def test_each_client_has_turns_of_its_own() -> None:
+    """What one camera has been told changes nothing for another."""
+    turns = PortalState()
+    assert asks(turns, YAHOO) == "redirect"
+    assert asks(turns, YAHOO, OTHER) == "redirect"
+    assert asks(turns, YAHOO) == "cookie"
+    assert asks(turns, YAHOO, OTHER) == "cookie"
+
+
+def test_each_family_has_turns_of_its_own() -> None:
+    """What a camera has been told about one page changes nothing for the other one."""
+    turns = PortalState()
+    assert asks(turns, YAHOO) == "redirect"
+    assert asks(turns, MSN) == "redirect"
+    assert asks(turns, YAHOO) == "cookie"
+    assert asks(turns, MSN) == "cookie"
+
+
+@both
+@pytest.mark.parametrize("before", [1, 2])
+def test_what_was_good_is_given_again(family: Family, before: int) -> None:
+    """A camera that goes on behind an answer gets the same one at its next check, and so on."""
+    turns = PortalState()
+    found = [asks(turns, family) for _ in range(before)]
+    for _ in range(3):
+        turns.passed(CLIENT)
+        found.append(asks(turns, family))
+    assert found[before:] == [found[before - 1]] * 3
+
+
+def test_passed_twice() -> None:
+    """Several requests behind one check say no more than one does."""
+    turns = PortalState()
+    asks(turns, MSN)
+    for _ in range(3):
+        turns.passed(CLIENT)
+    assert [asks(turns, MSN) for _ in range(3)] == ["redirect", "cookie", "redirect"]
+
+
+def test_what_was_good_may_be_so_no_more() -> None:
+    """A camera that does not go on gets the other answer: it may be another camera."""
+    turns = PortalState()
+    asks(turns, MSN)
+    turns.passed(CLIENT)
+    assert asks(turns, MSN) == "redirect"
+    assert asks(turns, MSN) == "cookie"
+    turns.passed(CLIENT)
+    assert asks(turns, MSN) == "cookie"
+
+
+def test_only_who_goes_on_has_passed() -> None:
+    """That one camera goes on says nothing about another."""
+    turns = PortalState()
+    asks(turns, YAHOO)
+    asks(turns, YAHOO, OTHER)
+    turns.passed(OTHER)
+    assert asks(turns, YAHOO) == "cookie"
+    assert asks(turns, YAHOO, OTHER) == "redirect"
+
+
+def test_passed_without_a_check() -> None:
+    """A camera that never checks may go on; its first check is as everybody's."""
+    turns = PortalState()
+    turns.passed(CLIENT)
+    assert asks(turns, YAHOO) == "redirect"
+    assert asks(turns, YAHOO) == "cookie"
+
+
+def test_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond a number of cameras those are forgotten that have not asked for longest."""
+    monkeypatch.setattr(hotspot, "MAX_CAMERAS", 2)
+    turns = PortalState()
+    asks(turns, YAHOO, "192.0.2.1")
+    asks(turns, YAHOO, "192.0.2.2")
+    asks(turns, YAHOO, "192.0.2.1")
+    asks(turns, YAHOO, "192.0.2.1")
+    asks(turns, YAHOO, "192.0.2.3")
+    assert asks(turns, YAHOO, "192.0.2.1") == "cookie"
+    assert asks(turns, YAHOO, "192.0.2.2") == "redirect"
+
+
+def test_forgotten_wholly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a camera that is forgotten it is not even known what was good."""
+    monkeypatch.setattr(hotspot, "MAX_CAMERAS", 1)
+    turns = PortalState()
+    asks(turns, YAHOO)
+    turns.passed(CLIENT)
+    asks(turns, YAHOO, OTHER)
+    assert [asks(turns, YAHOO) for _ in range(2)] == ["redirect", "cookie"]
+
+
+@PROPERTY
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([CLIENT, OTHER]), st.sampled_from([YAHOO, MSN, None])),
+        max_size=20,
+    )
+)
+def test_any_order(steps: list[tuple[str, Family | None]]) -> None:
+    """Who went on gets the same answer again, who did not gets the other."""
+    turns = PortalState()
+    given: dict[tuple[str, Family], str] = {}
+    went_on: set[tuple[str, Family]] = set()
+    for client, family in steps:
+        if family is None:
+            turns.passed(client)
+            went_on |= {camera for camera in given if camera[0] == client}
+            continue
+        camera = client, family
+        answer = asks(turns, family, client)
+        assert (answer == given.get(camera, "cookie")) is (camera in went_on)
+        went_on.discard(camera)
+        given[camera] = answer

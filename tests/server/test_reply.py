@@ -1,0 +1,95 @@
+"""Replies, as short as a camera needs them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nxparse.server.reply import ACCEPTED, Reply, refusal
+
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
+
+
+def test_fields() -> None:
+    """The headers come in one order, with the usual spelling, and the date is GMT."""
+    reply = Reply(200, "é".encode(), (("ETag", '"x"'), ("Server", "y")), "text/xml")
+    assert reply.fields(784111777.9) == [
+        ("Date", "Sun, 06 Nov 1994 08:49:37 GMT"),
+        ("ETag", '"x"'),
+        ("Server", "y"),
+        ("Content-Type", "text/xml"),
+        ("Content-Length", "2"),
+        ("Connection", "close"),
+    ]
+
+
+def test_fields_without_body() -> None:
+    """A reply without a body says so, since a camera waits for what it is promised."""
+    assert Reply(204).fields(0) == [
+        ("Date", "Thu, 01 Jan 1970 00:00:00 GMT"),
+        ("Content-Type", "text/html; charset=utf-8"),
+        ("Content-Length", "0"),
+        ("Connection", "close"),
+    ]
+
+
+def test_accepted() -> None:
+    """After an upload a camera searches for exactly these 26 bytes."""
+    assert Reply(200, b'<Response Status="succ" />') == ACCEPTED
+    assert len(ACCEPTED.body) == 26
+
+
+@pytest.mark.parametrize(
+    ("reply", "remark"),
+    [
+        pytest.param(refusal(401, "Sender not in whitelist"), "Sender not in whitelist", id="ours"),
+        pytest.param(ACCEPTED, "", id="none"),
+        pytest.param(Reply(400, b"<!-- caf\xe9 -->"), "caf\ufffd", id="not-ascii"),
+    ],
+)
+def test_remark(reply: Reply, remark: str) -> None:
+    """What a refusal says in its comment can be read again."""
+    assert reply.remark == remark
+
+
+def test_refusal() -> None:
+    """A refusal has the status in its line and in its XML, and the reason in a comment."""
+    headers = (("Allow", "POST"),)
+    body = b'<Response ErrCode="401" ErrSubCode="0" /><!-- Sender not in whitelist -->'
+    assert refusal(401, "Sender not in whitelist", headers) == Reply(401, body, headers)
+
+
+@pytest.mark.parametrize(
+    ("reason", "comment"),
+    [
+        pytest.param("", "", id="empty"),
+        pytest.param("no --> way", "no ?-? way", id="X17-end-of-comment"),
+        pytest.param("a--b---c-", "a?-b??-c?", id="X17-dashes"),
+        pytest.param("a-b", "a-b", id="X17-dash"),
+        pytest.param("<Response Status='succ' />", "?Response Status='succ' /?", id="X17-markup"),
+        pytest.param("a&b", "a?b", id="X17-reference"),
+        pytest.param("a\r\nb\0c\x1bd\x7fe", "a??b?c?d?e", id="X17-controls"),
+        pytest.param("é\ud800\u2028", "???", id="X17-not-ascii"),
+        pytest.param("{0.__class__} %s", "{0.__class__} %s", id="X18-format-strings"),
+        pytest.param("x" * 200, "x" * 200, id="200"),
+        pytest.param("x" * 201, "x" * 200, id="201"),
+        pytest.param("x" * 199 + "-x", "x" * 199 + "-", id="dash-at-the-cut"),
+    ],
+)
+def test_reason_stays_in_its_comment(reason: str, comment: str) -> None:
+    """X17: nothing in the reason ends the comment or the line."""
+    xml = f'<Response ErrCode="400" ErrSubCode="0" /><!-- {comment} -->'
+    assert refusal(400, reason) == Reply(400, xml.encode("ascii"))
+
+
+@PROPERTY
+@given(st.text(st.characters() | st.sampled_from("-<>"), max_size=250))
+def test_any_reason(reason: str) -> None:
+    """X17: the body of any refusal is one element, one comment and one line."""
+    body = refusal(400, reason).body
+    assert re.fullmatch(rb'<Response ErrCode="400" ErrSubCode="0" /><!--[ -~]*-->', body)
+    assert body.count(b"--") == 2
+    assert len(body) <= 255

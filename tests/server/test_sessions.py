@@ -1,0 +1,489 @@
+"""Who has logged in to a social site, and what was announced."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nxparse.server import sessions
+from nxparse.server.sessions import ANNOUNCEMENT_LIFE, SESSION_LIFE, Announced, Session, Sessions
+from nxparse.server.social import Announcement
+from nxparse.store.spool import Post
+from tests.clock import NEW_YEAR, Clock
+from tests.faults import make_lazy
+
+CLIENT = "192.0.2.7"
+OTHER = "192.0.2.8"
+USER = "camera@example.net"
+YEARS = 10 * 365 * 86400.0
+PHOTO = Announcement("", "SAM_4371.JPG", "NX300", "two~of~them")
+
+
+@pytest.fixture(autouse=True)
+def _lazy(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_lazy(monkeypatch)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "sessions.sqlite3"
+
+
+@pytest.fixture
+def opened(path: Path, clock: Clock) -> Iterator[Sessions]:
+    """Nobody has logged in."""
+    found = Sessions(path, clock)
+    yield found
+    found.close()
+
+
+def reopened(old: Sessions, path: Path, clock: Clock) -> Sessions:
+    old.close()
+    return Sessions(path, clock)
+
+
+def session(of: Sessions, key: str) -> Session:
+    found = of.find(CLIENT, key)
+    assert found
+    return found
+
+
+def announce(of: Sessions, key: str, announcement: Announcement = PHOTO) -> str:
+    """Announce a photo with a key; its token."""
+    token, _ = of.announce(session(of, key), "facebook", announcement)
+    return token
+
+
+def post_of(found: Session, announcement: Announcement = PHOTO) -> Post:
+    return Post(
+        CLIENT,
+        USER,
+        found.id,
+        "facebook",
+        announcement.album,
+        announcement.caption,
+        announcement.photos,
+    )
+
+
+class TestSession:
+    def test_begin(self, opened: Sessions) -> None:
+        """Who has logged in is found by a key that says nothing and fits any camera."""
+        key = opened.begin(CLIENT, USER)
+        assert re.fullmatch(r"[0-9a-f]{32}", key)
+        found = session(opened, key)
+        assert (found.client, found.user) == (CLIENT, USER)
+
+    def test_each_login_is_a_session(self, opened: Sessions) -> None:
+        """A camera may log in as often as it likes, and each of its keys is good."""
+        keys = [opened.begin(CLIENT, USER) for _ in range(5)]
+        assert len({session(opened, key).id for key in keys}) == 5
+
+    def test_another_client(self, opened: Sessions) -> None:
+        """S07: a key is good for the address that it was given to."""
+        key = opened.begin(CLIENT, USER)
+        assert opened.find(OTHER, key) is None
+        assert opened.find("", key) is None
+        assert opened.find(CLIENT, key)
+
+    @pytest.mark.parametrize(
+        "key",
+        [
+            "",
+            "../../x",
+            "x" * 10_000,
+            "\ud800",
+            "a\0b",
+            "%",
+            "' OR 1=1 --",
+            "사진",
+            "0" * 32,
+        ],
+        ids=[
+            "empty",
+            "path",
+            "10-kB",
+            "surrogate",
+            "nul",
+            "percent",
+            "sql",
+            "hangul",
+            "zeros",
+        ],
+    )
+    def test_odd_keys(self, opened: Sessions, key: str) -> None:
+        """S07: a key that was never given out is nobody's, whatever it looks like."""
+        announce(opened, opened.begin(CLIENT, USER))
+        assert opened.find(CLIENT, key) is None
+        assert opened.announced(CLIENT, key) is None
+
+    def test_only_the_key(self, opened: Sessions) -> None:
+        """What is near a key, or stored of it, is no key."""
+        key = opened.begin(CLIENT, USER)
+        near = [key.upper(), f" {key}", key[:-1], f"{key}\0", session(opened, key).id]
+        assert [one for one in near if one != key and opened.find(CLIENT, one)] == []
+
+    def test_any_user(self, opened: Sessions) -> None:
+        """S07: the name of a user is kept as it is."""
+        for user in ("", "사진 🌊", "'; DROP TABLE session --", "x" * 256):
+            assert session(opened, opened.begin(CLIENT, user)).user == user
+
+    @pytest.mark.parametrize(
+        ("age", "found"), [(SESSION_LIFE, True), (SESSION_LIFE + 1, False), (YEARS, False)]
+    )
+    def test_expiry(self, opened: Sessions, clock: Clock, age: float, found: bool) -> None:
+        """A key that has not been used for a month is good no more."""
+        key = opened.begin(CLIENT, USER)
+        clock.now += age
+        assert (opened.find(CLIENT, key) is not None) is found
+
+    def test_use_prolongs(self, opened: Sessions, clock: Clock) -> None:
+        """A key lives for a month after each photo."""
+        key = opened.begin(CLIENT, USER)
+        for _ in range(3):
+            clock.now += SESSION_LIFE
+            announce(opened, key)
+        clock.now += SESSION_LIFE + 1
+        assert opened.find(CLIENT, key) is None
+
+    def test_use_prolongs_one(self, opened: Sessions, clock: Clock) -> None:
+        """The photos of one session do not keep another one."""
+        used, unused = opened.begin(CLIENT, USER), opened.begin(CLIENT, USER)
+        clock.now += SESSION_LIFE
+        announce(opened, used)
+        clock.now += 1
+        assert opened.find(CLIENT, used)
+        assert opened.find(CLIENT, unused) is None
+
+    @pytest.mark.parametrize(("age", "kept"), [(SESSION_LIFE, True), (SESSION_LIFE + 1, False)])
+    def test_expired_ones_are_forgotten(
+        self, opened: Sessions, clock: Clock, age: float, kept: bool
+    ) -> None:
+        """The next login clears away what has expired, so that no clock brings it back."""
+        key = opened.begin(CLIENT, USER)
+        clock.now += age
+        opened.begin(CLIENT, USER)
+        clock.now = NEW_YEAR
+        assert (opened.find(CLIENT, key) is not None) is kept
+
+    def test_cap(
+        self, opened: Sessions, clock: Clock, monkeypatch: pytest.MonkeyPatch, path: Path
+    ) -> None:
+        """S11: of a flood of logins the last ones are kept."""
+        monkeypatch.setattr(sessions, "MAX_SESSIONS", 3)
+        keys = []
+        for _ in range(10):
+            clock.now += 1
+            keys.append(opened.begin(CLIENT, USER))
+            assert opened.find(CLIENT, keys[-1])
+        assert [opened.find(CLIENT, key) is not None for key in keys] == [False] * 7 + [True] * 3
+        assert rows(path, "session") == 3
+
+    def test_cap_at_one_time(
+        self, opened: Sessions, monkeypatch: pytest.MonkeyPatch, path: Path
+    ) -> None:
+        """S11: however fast they come, the newest is among those that are kept."""
+        monkeypatch.setattr(sessions, "MAX_SESSIONS", 3)
+        for _ in range(10):
+            assert opened.find(CLIENT, opened.begin(CLIENT, USER))
+        assert rows(path, "session") == 3
+
+    def test_the_unused_make_room(
+        self, opened: Sessions, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """S11: a camera that has just sent a photo is not logged out by others."""
+        monkeypatch.setattr(sessions, "MAX_SESSIONS", 2)
+        used, unused = opened.begin(CLIENT, USER), opened.begin(CLIENT, USER)
+        clock.now += 1
+        announce(opened, used)
+        opened.begin(OTHER, USER)
+        assert opened.find(CLIENT, used)
+        assert opened.find(CLIENT, unused) is None
+
+
+def rows(path: Path, table: str) -> int:
+    """How many there are, as another process would see it."""
+    with sqlite3.connect(path) as database:
+        (count,) = database.execute(f"SELECT count(*) FROM {table}").fetchone()
+    database.close()
+    return int(count)
+
+
+class TestAnnounced:
+    def test_announce(self, opened: Sessions) -> None:
+        """A file that was announced is known by its token, with the post that it belongs to."""
+        key = opened.begin(CLIENT, USER)
+        found = session(opened, key)
+        token, post = opened.announce(found, "facebook", PHOTO)
+        assert re.fullmatch(r"[0-9a-f]{32}", token)
+        assert post == post_of(found)
+        assert post.photos == 2
+        announced = opened.announced(CLIENT, token)
+        assert announced
+        assert announced == Announced(announced.id, post, "SAM_4371.JPG")
+
+    @pytest.mark.parametrize(
+        "announcement",
+        [
+            Announcement("", None, "", ""),
+            Announcement("", "사진.jpg", "카메라", "바다\n🌊 & <~> \0"),
+            Announcement("", "../../x", "'; --", "x" * 60_000),
+        ],
+        ids=["nothing", "all-letters", "odd"],
+    )
+    def test_as_announced(self, opened: Sessions, announcement: Announcement) -> None:
+        """Name, album and caption come out as they went in."""
+        key = opened.begin(CLIENT, USER)
+        found = opened.announced(CLIENT, announce(opened, key, announcement))
+        assert found
+        assert found.name == announcement.name
+        assert found.post == post_of(session(opened, key), announcement)
+
+    def test_the_site_of_each_file(self, opened: Sessions) -> None:
+        """A session is good for all sites: each file says where it goes."""
+        found = session(opened, opened.begin(CLIENT, USER))
+        tokens = [opened.announce(found, site, PHOTO)[0] for site in ("picasa", "youtube")]
+        announced = [opened.announced(CLIENT, token) for token in tokens]
+        assert [one and one.post.site for one in announced] == ["picasa", "youtube"]
+
+    def test_each_announcement_is_another(self, opened: Sessions) -> None:
+        """The same file announced again has another token, and is another announcement."""
+        key = opened.begin(CLIENT, USER)
+        tokens = [announce(opened, key) for _ in range(3)]
+        found = [opened.announced(CLIENT, token) for token in tokens]
+        assert len(set(tokens)) == 3
+        assert len({one and one.id for one in found}) == 3
+
+    def test_sent_twice(self, opened: Sessions) -> None:
+        """S08: a file that is sent again under its token is the same announcement."""
+        token = announce(opened, opened.begin(CLIENT, USER))
+        first = opened.announced(CLIENT, token)
+        assert first
+        assert opened.announced(CLIENT, token) == first
+
+    def test_another_client(self, opened: Sessions) -> None:
+        """S08: nobody else can send what a camera has announced."""
+        token = announce(opened, opened.begin(CLIENT, USER))
+        assert opened.announced(OTHER, token) is None
+        assert opened.announced(CLIENT, token)
+
+    def test_neither_is_the_other(self, opened: Sessions) -> None:
+        """A key sends no file, and a token starts no session."""
+        key = opened.begin(CLIENT, USER)
+        token = announce(opened, key)
+        assert opened.announced(CLIENT, key) is None
+        assert opened.find(CLIENT, token) is None
+
+    @pytest.mark.parametrize(
+        ("age", "found"), [(ANNOUNCEMENT_LIFE, True), (ANNOUNCEMENT_LIFE + 1, False)]
+    )
+    def test_expiry(self, opened: Sessions, clock: Clock, age: float, found: bool) -> None:
+        """What was announced and did not come within a day is forgotten at the next one."""
+        key = opened.begin(CLIENT, USER)
+        token = announce(opened, key)
+        clock.now += age
+        announce(opened, key)
+        assert (opened.announced(CLIENT, token) is not None) is found
+
+    def test_it_vanishes_with_its_session(
+        self, opened: Sessions, clock: Clock, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of a session that makes room for others no announcement stays."""
+        monkeypatch.setattr(sessions, "MAX_SESSIONS", 1)
+        token = announce(opened, opened.begin(CLIENT, USER))
+        opened.begin(CLIENT, USER)
+        assert opened.announced(CLIENT, token) is None
+        assert rows(path, "announcement") == 0
+
+    def test_only_with_its_session(
+        self, opened: Sessions, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The announcements of other sessions stay."""
+        monkeypatch.setattr(sessions, "MAX_SESSIONS", 2)
+        opened.begin(CLIENT, USER)
+        clock.now += 1
+        token = announce(opened, opened.begin(CLIENT, USER))
+        opened.begin(CLIENT, USER)
+        assert opened.announced(CLIENT, token)
+
+    @pytest.mark.parametrize("late", [0, 1])
+    def test_for_a_day(self, opened: Sessions, clock: Clock, late: float) -> None:
+        """What was announced is expected for a day."""
+        token = announce(opened, opened.begin(CLIENT, USER))
+        clock.now += sessions.ANNOUNCEMENT_LIFE + late
+        assert (opened.announced(CLIENT, token) is None) is bool(late)
+
+    def test_without_a_session(
+        self, opened: Sessions, clock: Clock, monkeypatch: pytest.MonkeyPatch, path: Path
+    ) -> None:
+        """Nothing is announced in a session that has just been forgotten."""
+        monkeypatch.setattr(sessions, "MAX_SESSIONS", 1)
+        gone = session(opened, opened.begin(CLIENT, USER))
+        opened.begin(CLIENT, USER)
+        assert opened.announce(gone, "facebook", PHOTO) is None
+        assert rows(path, "announcement") == 0
+
+    def test_cap(
+        self, opened: Sessions, clock: Clock, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """S11: of a flood of announcements the last ones are kept."""
+        monkeypatch.setattr(sessions, "MAX_ANNOUNCEMENTS", 3)
+        key = opened.begin(CLIENT, USER)
+        tokens = []
+        for _ in range(10):
+            clock.now += 1
+            tokens.append(announce(opened, key))
+        found = [opened.announced(CLIENT, token) is not None for token in tokens]
+        assert found == [False] * 7 + [True] * 3
+        assert rows(path, "announcement") == 3
+
+
+class TestClock:
+    @pytest.mark.parametrize("jump", [-YEARS, -1.0, 1.0, 86400.0])
+    def test_jump(self, opened: Sessions, clock: Clock, jump: float) -> None:
+        """A clock that is set, back by whatever or on by a little, logs nobody out."""
+        key = opened.begin(CLIENT, USER)
+        token = announce(opened, key)
+        clock.now += jump
+        later = opened.begin(CLIENT, USER)
+        again = announce(opened, key)
+        assert opened.find(CLIENT, key)
+        assert opened.find(CLIENT, later)
+        assert opened.announced(CLIENT, token)
+        assert opened.announced(CLIENT, again)
+
+    def test_far_ahead(self, opened: Sessions, clock: Clock) -> None:
+        """After a jump by years everybody logs in again, and that is all."""
+        old = opened.begin(CLIENT, USER)
+        clock.now += YEARS
+        assert opened.find(CLIENT, old) is None
+        new = opened.begin(CLIENT, USER)
+        assert opened.announced(CLIENT, announce(opened, new))
+
+    def test_ahead_and_back(self, opened: Sessions, clock: Clock) -> None:
+        """What was begun while the clock was wrong is good when it is right again."""
+        clock.now += YEARS
+        key = opened.begin(CLIENT, USER)
+        token = announce(opened, key)
+        clock.now = NEW_YEAR
+        announce(opened, key)
+        assert opened.find(CLIENT, key)
+        assert opened.announced(CLIENT, token)
+
+    def test_the_cap_spares_the_future(
+        self, opened: Sessions, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """After a clock was set back a login takes the place of an old one, not of a later one."""
+        monkeypatch.setattr(sessions, "MAX_SESSIONS", 2)
+        old = opened.begin(CLIENT, USER)
+        clock.now += YEARS / 1000
+        future = opened.begin(CLIENT, USER)
+        clock.now = NEW_YEAR + 1
+        new = opened.begin(CLIENT, USER)
+        found = [opened.find(CLIENT, key) is not None for key in (old, future, new)]
+        assert found == [False, True, True]
+
+
+class TestFile:
+    def test_opened_again(self, opened: Sessions, path: Path, clock: Clock) -> None:
+        """A camera's key and what it has announced are good after a restart."""
+        key = opened.begin(CLIENT, USER)
+        token = announce(opened, key)
+        before = session(opened, key), opened.announced(CLIENT, token)
+        again = reopened(opened, path, clock)
+        assert (session(again, key), again.announced(CLIENT, token)) == before
+        assert again.find(OTHER, key) is None
+        clock.now += SESSION_LIFE + 1
+        assert again.find(CLIENT, key) is None
+        again.close()
+
+    def test_no_secrets(self, opened: Sessions, path: Path) -> None:
+        """Neither key nor token can be read from the disk, and nobody else reads the rest."""
+        key = opened.begin(CLIENT, USER)
+        token = announce(opened, key)
+        files = list(path.parent.iterdir())
+        written = b"".join(file.read_bytes() for file in files)
+        assert f"{path.name}-wal" in [file.name for file in files]
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+        assert USER.encode() in written
+        assert b"SAM_4371.JPG" in written
+        for secret in (key, token):
+            for form in (secret.encode(), bytes.fromhex(secret), secret.upper().encode()):
+                assert form not in written
+        opened.close()
+        for secret in (key, token):
+            assert secret.encode() not in path.read_bytes()
+
+    def test_an_id_is_no_secret(self, opened: Sessions) -> None:
+        """What may stand in a log or another database leads to no key and no token."""
+        key = opened.begin(CLIENT, USER)
+        token = announce(opened, key)
+        announced = opened.announced(CLIENT, token)
+        assert announced
+        for id in (session(opened, key).id, announced.id, announced.post.session):
+            assert not {id, id[:16], id[16:]} & {key, token}
+            assert opened.find(CLIENT, id) is None
+            assert opened.announced(CLIENT, id) is None
+
+    def test_closed(self, opened: Sessions) -> None:
+        """After the end there is an error, not an answer."""
+        opened.close()
+        with pytest.raises(sqlite3.Error):
+            opened.begin(CLIENT, USER)
+
+
+def in_threads(work: Callable[[], None], count: int = 2) -> None:
+    """Do it in several threads at once; what fails in one of them fails here."""
+    errors: list[BaseException] = []
+    barrier = threading.Barrier(count)
+
+    def run() -> None:
+        barrier.wait()
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_threads(opened: Sessions, path: Path) -> None:
+    """Two cameras at once do not come between each other."""
+    found: list[Announced | None] = []
+
+    def work() -> None:
+        for _ in range(20):
+            key = opened.begin(CLIENT, USER)
+            found.append(opened.announced(CLIENT, announce(opened, key)))
+
+    in_threads(work)
+    assert len({one.post.session for one in found if one}) == 40
+    assert (rows(path, "session"), rows(path, "announcement")) == (40, 40)
+
+
+def test_threads_with_one_key(opened: Sessions, path: Path) -> None:
+    """A camera that sends two photos at once gets a token for each."""
+    key = opened.begin(CLIENT, USER)
+    tokens: list[str] = []
+
+    def work() -> None:
+        tokens.extend(announce(opened, key) for _ in range(20))
+
+    in_threads(work)
+    assert len({found.id for token in tokens if (found := opened.announced(CLIENT, token))}) == 40

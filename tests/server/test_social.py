@@ -1,0 +1,712 @@
+"""What a camera says to the social gateway, and the replies that it searches for strings."""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+from collections.abc import Callable
+from html import escape
+from urllib.parse import quote
+
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nxparse import filename
+from nxparse.deliver import routes
+from nxparse.deviation import BodyError
+from nxparse.markup import MAX_BYTES, MAX_ELEMENTS
+from nxparse.server import social
+from nxparse.server.reply import Reply
+from nxparse.server.social import MAX_NAME, Announcement, CredentialsError, Login
+
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
+
+KEY = bytes(range(0xB0, 0xD0))
+CLEAR = "<CryptSessionKey/>"
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def encrypted(data: bytes, key: bytes = KEY) -> bytes:
+    """AES-128-CBC, its key and IV the halves of `key`, filled up with zeros."""
+    encryptor = Cipher(algorithms.AES(key[:16]), modes.CBC(key[16:])).encryptor()
+    return encryptor.update(data + bytes(-len(data) % 16)) + encryptor.finalize()
+
+
+def key_element(key: bytes = KEY) -> str:
+    return f'<CryptSessionKey Value="{base64_of(key)}"/>'
+
+
+def login(user: str, key: str = CLEAR) -> bytes:
+    """A login with this value for its user, and this element for the key."""
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<Request Method="login">'
+        f'<UserName Value="{escape(user)}"/><Password Value="secret"/>{key}'
+        f'<ApplicationKey Value="6f41b2e63c5ed2a4"/></Request>'
+    ).encode()
+
+
+def aes(data: bytes, key: bytes = KEY) -> bytes:
+    """A login whose user is these bytes, encrypted."""
+    return login(quote(base64_of(encrypted(data, key)), ""), key_element(key))
+
+
+def photo(inside: str, key: str = "k") -> bytes:
+    """An announcement with these elements inside Photo."""
+    return f'<Request SessionKey="{key}"><Photo>{inside}</Photo></Request>'.encode()
+
+
+class TestSites:
+    def test_sites(self) -> None:
+        """The menus of NX300 and NX mini have these sites, some with a login page of their own."""
+        assert set(routes.OAUTH_SITES) == {"skydrive", "flickr", "dropbox"}
+        assert set(routes.VIDEO_SITES) == {"facebook", "youtube"}
+        assert set(routes.PHOTO_SITES) == {
+            *("facebook", "picasa", "youtube", "photobucket", "samsungimaging", "cyworld"),
+            *("me2day", "poco", "weibo", "renren", "vkontakte", "odnoklassniki", "kakaostory"),
+            "evernote",
+        }
+        assert len(routes.SITES) == 17
+        assert routes.SITES == routes.PHOTO_SITES | routes.OAUTH_SITES
+
+    def test_host(self) -> None:
+        """All of it is said to one host."""
+        assert social.HOST == "snsgw.samsungmobile.com"
+
+
+@pytest.mark.parametrize(
+    ("value", "user"),
+    [
+        pytest.param("camera@example.net", "camera@example.net", id="as-it-is"),
+        pytest.param("camera%40example.net", "camera@example.net", id="quoted"),
+        pytest.param("a%2Bb%2b", "a+b+", id="S04-quoted-plus"),
+        pytest.param("a+b", "a+b", id="S04-plus"),
+        pytest.param("100%", "100%", id="S04-percent-at-the-end"),
+        pytest.param("%4", "%4", id="S04-half"),
+        pytest.param("a%zzb", "a%zzb", id="S04-no-hex"),
+        pytest.param("a%2541", "a%41", id="S04-quoted-once"),
+        pytest.param("a&b<c>\"d'", "a&b<c>\"d'", id="escaped"),
+        pytest.param("사진", "사진", id="hangul"),
+        pytest.param("%EC%82%AC%EC%A7%84", "사진", id="hangul-quoted"),
+        pytest.param(" a%0D%0Ab%09%00c%7F%C2%85%E2%80%A8d ", "a b c d", id="X13-controls"),
+        pytest.param("x" * MAX_NAME, "x" * MAX_NAME, id="at-the-limit"),
+        pytest.param("x" * (MAX_NAME + 1), "x" * MAX_NAME, id="beyond-the-limit"),
+        pytest.param("{0.__class__} %s", "{0.__class__} %s", id="X18-format-strings"),
+    ],
+)
+def test_a_user_in_clear(value: str, user: str) -> None:
+    """S02: an HMX-QF30 has no key, and quotes its user only: one line comes of it."""
+    assert social.read_login(login(value)) == Login(user)
+
+
+@pytest.mark.parametrize(
+    ("data", "user"),
+    [
+        pytest.param(b"a", "a", id="1"),
+        pytest.param(b"fifteen-bytes--", "fifteen-bytes--", id="15"),
+        pytest.param(b"sixteen-bytes---", "sixteen-bytes---", id="16"),
+        pytest.param(b"seventeen-bytes--", "seventeen-bytes--", id="17"),
+        pytest.param(b"camera@example.net", "camera@example.net", id="address"),
+        pytest.param(b"a%41+b", "a%41+b", id="not-quoted-inside"),
+        pytest.param(b"me" + bytes(30), "me", id="two-blocks-of-zeros"),
+        pytest.param("사진".encode(), "사진", id="hangul"),
+        pytest.param(b"a\r\nb\0c\0", "a b c", id="X13-controls"),
+        pytest.param(b"x" * 300, "x" * MAX_NAME, id="beyond-the-limit"),
+    ],
+)
+def test_a_user_encrypted(data: bytes, user: str) -> None:
+    """AES with the key beside it, whether the name fills its last block or not."""
+    assert social.read_login(aes(data)) == Login(user)
+
+
+def test_any_key() -> None:
+    """The first half of the key is that of AES, the other one the IV."""
+    for byte in (0, 0x3F, 0xFF):
+        assert social.read_login(aes(b"camera", bytes([byte]) * 32)) == Login("camera")
+    assert social.read_login(aes(b"camera", KEY[::-1])) == Login("camera")
+
+
+WITH_PLUS = next(
+    name for name in map(str, range(999)) if "+" in base64_of(encrypted(name.encode()))
+)
+PLUS = base64_of(encrypted(WITH_PLUS.encode()))
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        pytest.param(PLUS, base64_of(KEY), id="not-quoted"),
+        pytest.param(quote(PLUS, ""), base64_of(KEY), id="quoted"),
+        pytest.param(PLUS.replace("+", "%2b"), base64_of(KEY), id="lower-case-hex"),
+        pytest.param(PLUS, quote(base64_of(KEY), ""), id="key-quoted"),
+        pytest.param("".join(f"%{ord(char):02X}" for char in PLUS), base64_of(KEY), id="all-of-it"),
+    ],
+)  # fmt: skip
+def test_s04_quoted_base64(value: str, key: str) -> None:
+    """S04: base64 may be quoted or not, and a plus in it stays one."""
+    found = social.read_login(login(value, f'<CryptSessionKey Value="{key}"/>'))
+    assert found == Login(WITH_PLUS)
+
+
+NO_USER = "it names no user"
+EMPTY = "the name of its user is empty"
+NO_BASE64 = "the name of its user is no base64"
+NO_UTF8 = "the name of its user is no UTF-8"
+
+
+def sizes(key: int, name: int) -> str:
+    return (
+        f"its key has {key} bytes instead of 32, or the name of its user, "
+        f"{name} bytes, is not wholly there"
+    )
+
+
+GOOD = base64_of(encrypted(b"camera"))
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        pytest.param(b"<Request/>", NO_USER, id="S02-nothing"),
+        pytest.param(b'<Request Method="login"/>', NO_USER, id="S02-no-children"),
+        pytest.param(b'<Request Method="login"><UserName/></Request>', NO_USER, id="S02-no-value"),
+        pytest.param(b'<Request><Password Value="a"/></Request>', NO_USER, id="S02-password-alone"),
+        pytest.param(b"<Request>" + key_element().encode() + b"</Request>", NO_USER,
+            id="S02-key-alone"),
+        pytest.param(login(""), EMPTY, id="empty"),
+        pytest.param(login(" %0A%20\t"), EMPTY, id="blank"),
+        pytest.param(login("", key_element()), EMPTY, id="empty-encrypted"),
+        pytest.param(aes(bytes(16)), EMPTY, id="zeros-encrypted"),
+        pytest.param(login("%FF"), NO_UTF8, id="S03-no-utf-8"),
+        pytest.param(login("%ED%A0%80"), NO_UTF8, id="S03-surrogate"),
+        pytest.param(login("a%C0%80"), NO_UTF8, id="S03-overlong"),
+        pytest.param(aes(b"\xff"), NO_UTF8, id="S03-no-utf-8-encrypted"),
+        pytest.param(aes("사진".encode()[:-1]), NO_UTF8, id="S03-utf-8-cut"),
+        pytest.param(login(GOOD, '<CryptSessionKey Value="!"/>'), NO_BASE64, id="S03-key"),
+        pytest.param(login(GOOD, '<CryptSessionKey Value="AAA"/>'), NO_BASE64, id="S03-key-cut"),
+        pytest.param(login(GOOD, '<CryptSessionKey Value="사진"/>'), NO_BASE64,
+            id="S03-key-not-ascii"),
+        pytest.param(login("camera@example.net", key_element()), NO_BASE64, id="S03-user"),
+        pytest.param(login(f"{GOOD}%", key_element()), NO_BASE64, id="S04-percent"),
+        pytest.param(login(f"%zz{GOOD}", key_element()), NO_BASE64, id="S04-no-hex"),
+        pytest.param(login(GOOD.replace("=", "", 1), key_element()), NO_BASE64, id="S03-user-cut"),
+        pytest.param(login("%FF", key_element()), NO_BASE64, id="S03-user-not-ascii"),
+        *(
+            pytest.param(login(GOOD, key_element(bytes(size))), sizes(size, 16),
+                id=f"S03-key-of-{size}")
+            for size in (0, 1, 16, 31, 33, 64)
+        ),
+        *(
+            pytest.param(login(quote(base64_of(bytes(size)), ""), key_element()), sizes(32, size),
+                id=f"S03-user-of-{size}")
+            for size in (1, 15, 17, 31)
+        ),
+    ],
+)  # fmt: skip
+def test_no_user(body: bytes, reason: str) -> None:
+    """S03: a login whose user cannot be read is a 401 with a reason."""
+    with pytest.raises(CredentialsError) as caught:
+        social.read_login(body)
+    assert isinstance(caught.value, BodyError)
+    assert (str(caught.value), caught.value.status) == (reason, 401)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'<Request Method="logout"/>',
+        b'<Request Method="LogOut" Timeout="3000"><SessionKey Value="k"/></Request>',
+        b"<request method='LOGOUT'/>",
+        b'<REQUEST METHOD="LOGOUT"/>',
+        b"<Request Method=logout>",
+        b'<Request><Method Value="logout"/></Request>',
+        b'<Method="logout"/>',
+        b'<Request Method="logout"><UserName Value="me"/></Request>',
+        '<?xml version="1.0" encoding="UTF-16"?><Request Method="logout"/>'.encode("utf-16"),
+    ],
+    ids=[
+        "as-known",
+        "of-a-phone",
+        "lower-case",
+        "upper-case",
+        "unquoted",
+        "an-element",
+        "attribute-without-element",
+        "with-a-user",
+        "utf-16",
+    ],
+)
+def test_logout(body: bytes) -> None:
+    """Who logs out need not say who he is."""
+    assert social.read_login(body) == Login("", out=True)
+
+
+@pytest.mark.parametrize(
+    "method", ['Method="login"', 'Method="logout2"', 'Method=""', 'Method="Log in"', "", "logout"]
+)
+def test_every_other_method_is_a_login(method: str) -> None:
+    """Only `logout` logs out."""
+    body = f'<Request {method}><UserName Value="me"/></Request>'
+    assert social.read_login(body.encode()) == Login("me")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '<REQUEST METHOD="LOGIN"><USERNAME VALUE="me"/><CRYPTSESSIONKEY/></REQUEST>',
+        '<request method="login"><username value="me"/><cryptsessionkey/></request>',
+        "<Request Method='login'><UserName Value='me'/></Request>",
+        "<Request Method=login><UserName Value=me /><CryptSessionKey/></Request>",
+        "<Request Method=login><UserName Value=me/><CryptSessionKey/></Request>",
+        '<Request Method="login"><UserName="me"/><CryptSessionKey/></Request>',
+        '<Request Method="login"><UserName Value="me"/><CryptSessionKey/>',
+        '<Request Method="login"><UserName Value="me"><CryptSessionKey></Request>',
+        '<Request Method="login"><UserName Value = "me"/><Password Value="a&b"/></Request>',
+        '<UserName Value="me"/>',
+        '<UserName Value="me"/><Password Value="x"/>',
+        '\ufeff \r\n<Request><UserName Value="me"/></Request>\0\0',
+        '<!-- <UserName> --><Request><UserName Value="me"/></Request>',
+        '<Request Method="login"><UserName Value="me"/><UserName Value="you"/></Request>',
+    ],
+    ids=[
+        "upper-case",
+        "lower-case",
+        "single-quotes",
+        "unquoted",
+        "unquoted-at-the-end",
+        "attribute-without-element",
+        "no-end",
+        "elements-without-end",
+        "ampersand",
+        "no-root",
+        "two-roots",
+        "byte-order-mark-and-zeros",
+        "comment",
+        "twice",
+    ],
+)
+def test_s05_a_login_spelled_otherwise(body: str) -> None:
+    """S05: letter case and broken XML do not keep anybody out."""
+    assert social.read_login(body.encode()) == Login("me")
+
+
+def test_a_login_in_the_dialect_of_phones() -> None:
+    """More elements and attributes than anybody needs do not matter."""
+    body = (
+        '<Request Method="login"><UserName Value="me"/><Password Value="secret"/>'
+        '<PersistKey Use="true" Expires="43200" Value=""/><SessionKey Type="APIF"/>'
+        '<CryptSessionKey Use="true" Type="SHA1"/><RemoteLoginInfo Verbose="true"/>'
+        '<MSPSession Reset="false"/><DeviceInfo MCC="262" MNC="01"/></Request>'
+    )
+    assert social.read_login(body.encode()) == Login("me")
+
+
+def test_an_announced_photo() -> None:
+    """A photo is announced with the session, the camera's model, a file name and a caption."""
+    body = photo('<Album Name="NX300"/><File Name="SAM_4371.JPG"/><Content>Hi</Content>', "0f")
+    assert social.read_announcement(body) == Announcement("0f", "SAM_4371.JPG", "NX300", "Hi")
+
+
+def test_an_announced_video() -> None:
+    """A video has a category where a photo has an album."""
+    body = (
+        b'<Request SessionKey="0f"><Video><Category Name="Travel" OwnerID="19"/>'
+        b'<File Name="SAM_1.MP4"/><Content>Hi</Content></Video></Request>'
+    )
+    assert social.read_announcement(body) == Announcement("0f", "SAM_1.MP4", "Travel", "Hi")
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        pytest.param("<x/>", Announcement("", None, "", ""), id="S02-nothing"),
+        pytest.param('<Request SessionKey="k"/>', Announcement("k", None, "", ""), id="S02-key"),
+        pytest.param("<R><Photo><Album/><File/><Content/></Photo></R>",
+            Announcement("", None, "", ""), id="S02-no-names"),
+        pytest.param('<R><Album Name=""/><File Name=""/></R>', Announcement("", None, "", ""),
+            id="S02-empty-names"),
+        pytest.param('<R><SessionKey Value="k"/><File Name="a.jpg"/></R>',
+            Announcement("k", "a.jpg", "", ""), id="key-as-an-element"),
+        pytest.param('<R><Photo SessionKey="k"/></R>', Announcement("k", None, "", ""),
+            id="key-further-in"),
+        pytest.param('<R SESSIONKEY="K"><ALBUM NAME="A"/><FILE NAME="F"/><CONTENT>C</CONTENT></R>',
+            Announcement("K", "F", "A", "C"), id="upper-case"),
+        pytest.param('<r sessionkey="k"><album name="a"/><file name="f"/><content>c</content></r>',
+            Announcement("k", "f", "a", "c"), id="lower-case"),
+        pytest.param("<R SessionKey=k><Album Name=a/><File Name=f.jpg /><Content>c</Content></R>",
+            Announcement("k", "f.jpg", "a", "c"), id="S05-unquoted"),
+        pytest.param('<SessionKey="k"/><File Name="f"/><Content>c', Announcement("k", "f", "", "c"),
+            id="S05-attribute-without-element"),
+        pytest.param('<R SessionKey="k"><File Name="f"/><Content>c</Content>',
+            Announcement("k", "f", "", "c"), id="S05-no-end"),
+        pytest.param('<R SessionKey="k"><Album Name="a"/><Category Name="b"/></R>',
+            Announcement("k", None, "a", ""), id="album-and-category"),
+        pytest.param('<Request Method="upload" Timeout="9" SessionKey="k" CryptKey="x">'
+            '<Photo Title="t" Tag="" IsProfilePhoto="false"><Album SP="fb" OwnerID="1" ID="2"/>'
+            '<Content>c</Content><File Name="f"/></Photo></Request>',
+            Announcement("k", "f", "", "c"), id="of-a-phone"),
+    ],
+)  # fmt: skip
+def test_an_announcement_spelled_otherwise(body: str, expected: Announcement) -> None:
+    """S02, S05: what is missing is empty, and what is there is found."""
+    assert social.read_announcement(body.encode()) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "album"),
+    [
+        pytest.param("NX300", "NX300", id="model"),
+        pytest.param("a&#13;&#10;b&#9;c", "a b c", id="X13-references"),
+        pytest.param("a\r\nb", "a b", id="X13-line-end"),
+        pytest.param(" a\x85b\u2028c\x7f ", "a b c", id="X13-unicode-line-ends"),
+        pytest.param("a\0b\x1bc", "a b c", id="X13-controls"),
+        pytest.param("\n", "", id="blank"),
+        pytest.param("x" * MAX_NAME, "x" * MAX_NAME, id="at-the-limit"),
+        pytest.param("x" * (MAX_NAME + 1), "x" * MAX_NAME, id="beyond-the-limit"),
+    ],
+)
+def test_album(name: str, album: str) -> None:
+    """X13: an album is one line, and not too long."""
+    assert social.read_announcement(photo(f'<Album Name="{name}"/>')).album == album
+    assert social.read_announcement(photo(f'<Category Name="{name}"/>')).album == album
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        pytest.param("SAM_4371.JPG", "SAM_4371.JPG", id="as-a-camera-writes"),
+        pytest.param("../../etc/passwd", "passwd.jpg", id="path"),
+        pytest.param("%2e%2e%2fa.jpg", "%2e%2e%2fa.jpg", id="quoted-path"),
+        pytest.param("a&#10;b.jpg", "ab.jpg", id="line-end"),
+        pytest.param("a\0b\x1b.jpg", "ab.jpg", id="controls"),
+        pytest.param("사진.jpg", "사진.jpg", id="hangul"),
+        pytest.param("&quot;&lt;a&gt;.jpg", "__a_.jpg", id="markup"),
+    ],
+)
+def test_s09_a_file_name(name: str, safe: str) -> None:
+    """S09: a name is kept as it came; where it is used, it is made safe."""
+    found = social.read_announcement(photo(f'<File Name="{name}"/>'))
+    assert filename.safe(found.name, "image/jpeg") == safe
+
+
+@pytest.mark.parametrize(("length", "kept"), [(MAX_NAME, MAX_NAME), (5000, MAX_NAME)])
+def test_a_long_file_name(length: int, kept: int) -> None:
+    """A name that is too long for any disk is cut."""
+    found = social.read_announcement(photo(f'<File Name="{"x" * length}"/>'))
+    assert found.name == "x" * kept
+
+
+@pytest.mark.parametrize(
+    ("content", "caption"),
+    [
+        pytest.param("<Content/>", "", id="empty"),
+        pytest.param("<Content></Content>", "", id="nothing"),
+        pytest.param("", "", id="missing"),
+        pytest.param("<Content> two\nlines \n</Content>", " two\nlines \n", id="white-space"),
+        pytest.param("<Content>a~b~c</Content>", "a~b~c", id="descriptions"),
+        pytest.param("<Content>Tom &amp; Jerry</Content>", "Tom & Jerry", id="reference"),
+        pytest.param("<Content>Tom & Jerry</Content>", "Tom & Jerry", id="X04-ampersand"),
+        pytest.param("<Content>I <3 you</Content>", "I <3 you", id="X04-less-than"),
+        pytest.param("<Content><![CDATA[<b> &amp; ~]]></Content>", "<b> &amp; ~", id="cdata"),
+        pytest.param("<Content>&<![CDATA[</Content>]]></Content>", "&</Content>",
+            id="cdata-malformed"),
+        pytest.param("<Content>a+b%20c</Content>", "a+b%20c", id="not-quoted"),
+        pytest.param("<Content>사진 🌊</Content>", "사진 🌊", id="all-letters"),
+        pytest.param(f"<Content>{'x' * 20_000}</Content>", "x" * 20_000, id="20-kb"),
+        pytest.param("<Content>{0} %s ${x}</Content>", "{0} %s ${x}", id="X18-format-strings"),
+    ],
+)  # fmt: skip
+def test_caption(content: str, caption: str) -> None:
+    """A caption is what the user wrote, no more and no less."""
+    assert social.read_announcement(photo(content)).caption == caption
+
+
+@pytest.mark.parametrize("encoding", ["EUC-KR", "UTF-16", "UTF-8"])
+def test_korean(encoding: str) -> None:
+    """X06: names and captions are read in the encoding that the document claims."""
+    body = (
+        f'<?xml version="1.0" encoding="{encoding}"?><Request SessionKey="k">'
+        f'<Album Name="카메라"/><File Name="사진.jpg"/><Content>바다~햇빛</Content></Request>'
+    )
+    assert social.read_announcement(body.encode(encoding)) == Announcement(
+        "k", "사진.jpg", "카메라", "바다~햇빛"
+    )
+
+
+def test_a_korean_user() -> None:
+    """X06: the name of a user in clear, too."""
+    body = '<?xml version="1.0" encoding="euc-kr"?><Request><UserName Value="사진"/></Request>'
+    assert social.read_login(body.encode("euc-kr")) == Login("사진")
+
+
+@pytest.mark.parametrize(
+    ("caption", "photos"),
+    [("", 0), ("a caption", 0), ("a~b", 1), ("a~b~c", 2), ("~", 1), ("~~~", 3), ("a\u301cb", 0)],
+)
+def test_photos(caption: str, photos: int) -> None:
+    """A caption with descriptions tells how many photos there will be."""
+    assert Announcement("k", None, "", caption).photos == photos
+
+
+READERS: dict[str, Callable[[bytes], object]] = {
+    "login": social.read_login,
+    "announcement": social.read_announcement,
+}
+both = pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+
+
+@both
+@pytest.mark.parametrize(
+    "body",
+    [b"", b" \r\n", b"garbage", b"\0", b"\xff\xfe", b'{"a": 1}', b"a=b&c=d", b"<", b"</a>", b"<>"],
+    ids=["empty", "blank", "word", "nul", "bom", "json", "form", "open", "end", "no-name"],
+)
+def test_s01_no_xml(read: Callable[[bytes], object], body: bytes) -> None:
+    """S01: what has no element is a 400; an NX300 sometimes sends nothing at all."""
+    with pytest.raises(BodyError, match="it has no XML") as caught:
+        read(body)
+    assert caught.value.status == 400
+
+
+LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
+X07 = {
+    "doctype": '<!DOCTYPE r><r Method="login"/>',
+    "laughs": f'<!DOCTYPE r [<!ENTITY l0 "lol">{LAUGHS}]><r>&l9;</r>',
+    "quadratic": f'<!DOCTYPE r [<!ENTITY a "{"a" * 5000}">]><r>{"&a;" * 1000}</r>',
+    "file": '<!DOCTYPE r [<!ENTITY x SYSTEM "file:///etc/passwd">]><r>&x;</r>',
+    "url": '<!DOCTYPE r SYSTEM "http://127.0.0.1:1/x.dtd"><r/>',
+    "public": '<!DOCTYPE r PUBLIC "-//x" "http://127.0.0.1:1/x.dtd"><r/>',
+    "parameter": '<!DOCTYPE r [<!ENTITY % x SYSTEM "file:///etc/passwd"> %x;]><r/>',
+    "default": '<!DOCTYPE r [<!ATTLIST UserName Value CDATA "me">]><r><UserName/></r>',
+    "lower-case": '<!doctype r [<!entity x "y">]><r>&x;</r>',
+    "no-doctype": '<!ENTITY x "y"><r>&x;</r>',
+    "behind": '<UserName Value="me"/><!DOCTYPE r>',
+    "cut": '<!DOCTYPE r [<!ENTITY x "y"',
+    "malformed": '<!DOCTYPE r [<!ENTITY x "y">]><r a=&x;>',
+}
+
+
+@both
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("attack", X07.values(), ids=X07)
+def test_x07(read: Callable[[bytes], object], attack: str, encoding: str) -> None:
+    """X07: DOCTYPE and ENTITY are refused, however they are written."""
+    with pytest.raises(BodyError, match=r"it has no XML|a DOCTYPE or an ENTITY") as caught:
+        read(attack.encode(encoding))
+    assert caught.value.status == 400
+
+
+X08 = {
+    "deep": (b"<a>" * 10**6, 413),
+    "deep-enough": (b"<a>" * 100 + b"</a>" * 100, 400),
+    "many": (b"<r>" + b"<a/>" * 10**6 + b"</r>", 413),
+    "many-enough": (b"<r>" + b"<a/>" * MAX_ELEMENTS + b"</r>", 400),
+    "attribute": (b'<r a="' + b"x" * 5_000_000 + b'"/>', 413),
+    "attributes": (b"<r" + b"".join(b' a%d=""' % number for number in range(10**5)) + b"/>", 413),
+    "long": (b"<r>" + b" " * (MAX_BYTES - 6) + b"</r>", 413),
+}
+
+
+@both
+@pytest.mark.parametrize(("attack", "status"), X08.values(), ids=X08)
+def test_x08(read: Callable[[bytes], object], attack: bytes, status: int) -> None:
+    """X08: what is larger or deeper than a camera's messages is refused."""
+    with pytest.raises(BodyError, match="the XML ") as caught:
+        read(attack)
+    assert caught.value.status == status
+
+
+def test_as_long_as_allowed() -> None:
+    """X08: at the limit a message is read."""
+    room = MAX_BYTES - len(photo("<Content></Content>"))
+    found = social.read_announcement(photo(f"<Content>{'x' * room}</Content>"))
+    assert found.caption == "x" * room
+
+
+HIDDEN = b"(hidden)"
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        pytest.param(b'<Password Value="a%20b"/>', b'<Password Value="(hidden)"/>', id="clear"),
+        pytest.param(b"<Password Value='a'/>", b"<Password Value='(hidden)'/>", id="single-quotes"),
+        pytest.param(b'<PASSWORD VALUE="a"/>', b'<PASSWORD VALUE="(hidden)"/>', id="upper-case"),
+        pytest.param(b'<Password\n Use="" Value = "a">', b'<Password\n Use="" Value = "(hidden)">',
+            id="white-space"),
+        pytest.param(b'<CryptSessionKey Value="a+/="/>', b'<CryptSessionKey Value="(hidden)"/>',
+            id="key"),
+        pytest.param(b"<password>a&lt;b</password>", b"<password>(hidden)</password>",
+            id="allshare"),
+        pytest.param(b'<Password Value="a', b'<Password Value="(hidden)', id="cut"),
+        pytest.param(b'<UserName Value="a"/>', b'<UserName Value="a"/>', id="user"),
+        pytest.param(b"<CryptSessionKey/><a>", b"<CryptSessionKey/><a>", id="no-value"),
+        pytest.param(b"<loginID>a</loginID>", b"<loginID>a</loginID>", id="allshare-user"),
+        pytest.param(b"\xff\0", b"\xff\0", id="no-text"),
+        pytest.param(b"", b"", id="empty"),
+        pytest.param(b"""<Password Value="it's me"/>""", b'<Password Value="(hidden)"/>',
+            id="other-quote"),
+        pytest.param(b"""<Password Value='a"b'/>""", b"<Password Value='(hidden)'/>",
+            id="other-quote-in-single-ones"),
+        pytest.param(b'<Password Value="a>b<c"/>', b'<Password Value="(hidden)"/>',
+            id="angle-brackets"),
+        pytest.param(b'<Password="secret"/>', b'<Password="(hidden)"/>', id="no-element-name"),
+        pytest.param(b"<Password Value=a/b/><x/>", b"<Password Value=(hidden)/><x/>",
+            id="unquoted"),
+        pytest.param(b"<password >x</password>", b"<password >(hidden)</password>", id="blank"),
+        pytest.param(b"<password><![CDATA[x]]></password>", b"<password>(hidden)</password>",
+            id="cdata"),
+        pytest.param(b"<Password Value=a'b/><x/>", b"<Password Value=(hidden)'b/><x/>",
+            id="quote-behind-unquoted"),
+        pytest.param(b"""<Password a=b="c" d=e=='f'>""",
+            b"""<Password a=(hidden)="(hidden)" d=(hidden)=='(hidden)'>""", id="several-equals"),
+        pytest.param(b"<password></password>a<password>b</Password>",
+            b"<password></password>a<password>(hidden)</Password>", id="empty-text"),
+        pytest.param(b"<password>a</cryptsessionkey>b</password>c<password>d</x>",
+            b"<password>(hidden)</password>c<password>d</x>", id="other-closing-tag"),
+        pytest.param("<password>x</password>".encode("utf-16"), b"(hidden)", id="utf-16"),
+    ],
+)  # fmt: skip
+def test_without_secrets(body: bytes, shown: bytes) -> None:
+    """Passwords, and the keys to them, are taken out of a body; the rest is as it was."""
+    assert social.without_secrets(body) == shown
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"<password>" * 100_000, id="no-closing-tag"),
+        pytest.param(b"</password>" + b"<password>x" * 100_000, id="closing-tag-first"),
+        pytest.param(b"<password>x" * 100_000 + b"</cryptsessionkey>", id="other-closing-tag"),
+        pytest.param(b"<password></password>" * 100_000, id="empty"),
+        pytest.param(b"<password " * 100_000, id="cut"),
+        pytest.param(b"<password a='" * 100_000, id="quotes"),
+        pytest.param(b"=" * 1_000_000, id="no-tag"),
+        pytest.param(b"<password " + b"=a" * 500_000 + b"'", id="no-value"),
+        pytest.param(b"<password =" + b" " * 1_000_000, id="white-space"),
+    ],
+)
+def test_secrets_are_hidden_quickly(body: bytes) -> None:
+    """However many tags there are, and however they are left open, it takes no time to speak of."""
+    begun = time.process_time()
+    social.without_secrets(body)
+    assert time.process_time() - begun < 2
+
+
+def test_a_login_without_secrets() -> None:
+    """Of a whole login the user can still be read, if it is in clear, and nothing else."""
+    hidden = social.without_secrets(login("me"))
+    assert hidden == login("me").replace(b"secret", HIDDEN)
+    assert social.read_login(hidden) == Login("me")
+    encrypted_one = social.without_secrets(aes(b"camera"))
+    assert base64_of(KEY).encode() not in encrypted_one
+    assert b"secret" not in encrypted_one
+
+
+def test_logged_in() -> None:
+    """The reply to a login is byte for byte what cameras are known to accept."""
+    assert social.logged_in("0123456789abcdef" * 2, "camera@example.net") == Reply(
+        200,
+        b'<Response SessionKey="0123456789abcdef0123456789abcdef">\n'
+        b'<PersistKey Value=""/>\n'
+        b'<CryptSessionKey Value="0123456789abcdef0123456789abcdef"/>\n'
+        b'<LoginPeopleID="camera@example.net"/>\n'
+        b'<OAuth URL="http://snsgw.samsungmobile.com/oauth"/>\n'
+        b"</Response>",
+    )
+
+
+@pytest.mark.parametrize(
+    ("user", "shown"),
+    [
+        pytest.param('a"/><b>&c', "a?/??b??c", id="S10-markup"),
+        pytest.param("a'b -- c", "a'b -- c", id="other-punctuation"),
+        pytest.param("a\r\nb\0\x7f", "a??b??", id="controls"),
+        pytest.param("Zoë 사진", "Zo? ??", id="not-ascii"),
+        pytest.param("x" * 63, "x" * 63, id="63"),
+        pytest.param("x" * 64, "x" * 63, id="S10-64"),
+        pytest.param("é" * 64, "?" * 63, id="S10-64-not-ascii"),
+        pytest.param("", "", id="empty"),
+        pytest.param(r"\1 {0} %s", r"\1 {0} %s", id="X18-format-strings"),
+    ],
+)
+def test_s10_people_id(user: str, shown: str) -> None:
+    """S10: a name in the reply is short, and ends where the firmware thinks that it ends."""
+    lines = social.logged_in("k", user).body.split(b"\n")
+    assert lines[3] == f'<LoginPeopleID="{shown}"/>'.encode("ascii")
+
+
+def test_upload_to() -> None:
+    """The reply to an announcement is one line without an end, and has the port in it."""
+    assert social.upload_to("0f") == Reply(
+        200, b'<Response HostAddr="snsgw.samsungmobile.com:80" ResourceID="upload/0f" />'
+    )
+
+
+def test_other_replies() -> None:
+    """A logout is a text, a refusal XML whose comment says why."""
+    error = b'<Response ErrCode="401" ErrSubCode="0" />'
+    assert Reply(200, b"Logged out for real!") == social.LOGGED_OUT
+    assert Reply(401, error + b"<!-- Login failed -->") == social.LOGIN_FAILED
+    assert Reply(401, error + b"<!-- Session expired -->") == social.SESSION_EXPIRED
+
+
+ALMOST = st.text("<>aA=\"'&;/ ![]CDAT-%+", max_size=60)
+ANY_LOGIN = (
+    st.builds("<UserName Value={}/><CryptSessionKey {}/>".format, ALMOST, ALMOST).map(str.encode)
+    | st.binary(max_size=40).map(aes)
+    | st.builds(
+        lambda user, key: login(quote(base64_of(user), ""), key_element(key)),
+        st.binary(max_size=48),
+        st.binary(min_size=30, max_size=34),
+    )
+)
+ANY_ANNOUNCEMENT = st.builds(
+    "<R SessionKey={}><Album Name={}/><File Name={}/><Content>{}".format, *[ALMOST] * 4
+).map(str.encode)
+ANY_BODY = st.binary(max_size=400) | ALMOST.map(str.encode)
+LINE_END = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+@PROPERTY
+@given(ANY_BODY | ANY_LOGIN)
+def test_any_login(body: bytes) -> None:
+    """Whatever comes is somebody's login, or a logout, or it is refused."""
+    try:
+        found = social.read_login(body)
+    except BodyError:
+        return
+    assert bool(found.user) != found.out
+    assert len(found.user) <= MAX_NAME
+    assert not LINE_END.search(found.user)
+
+
+@PROPERTY
+@given(ANY_BODY | ANY_ANNOUNCEMENT)
+def test_any_announcement(body: bytes) -> None:
+    """Whatever comes is an announcement, or it is refused."""
+    try:
+        found = social.read_announcement(body)
+    except BodyError:
+        return
+    assert found.name != ""
+    assert len(found.name or "") <= MAX_NAME
+    assert not LINE_END.search(found.album)
+
+
+@PROPERTY
+@given(st.text(max_size=100))
+def test_any_user(user: str) -> None:
+    """S10: no name changes the shape of the reply to a login."""
+    reply = social.logged_in("k", user).body
+    assert re.fullmatch(
+        rb'<Response SessionKey="k">\n<PersistKey Value=""/>\n<CryptSessionKey Value="k"/>\n'
+        rb"<LoginPeopleID=\"[ !#-%'-;=?-~]{0,63}\"/>\n"
+        rb'<OAuth URL="http://snsgw.samsungmobile.com/oauth"/>\n</Response>',
+        reply,
+    )

@@ -1,0 +1,577 @@
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nxparse.store import disk
+from nxparse.store.disk import Folder
+from tests.faults import Faults, contents
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")
+
+
+@pytest.fixture(params=["by descriptor", "by path"])
+def opened(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Folder]:
+    """An empty folder, opened as on Unix and as on Windows."""
+    if request.param == "by path":
+        monkeypatch.setattr(disk, "_BY_DESCRIPTOR", False)
+    path = tmp_path / "opened"
+    path.mkdir()
+    with Folder(path) as folder:
+        yield folder
+
+
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    """Whatever is created gets the mode that is asked for."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _link(path: Path) -> None:
+    (path.parent.parent / "elsewhere").write_bytes(b"secret")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+def _dangling_link(path: Path) -> None:
+    path.symlink_to(path.parent.parent / "nowhere")
+
+
+IN_THE_WAY: dict[str, Callable[[Path], None]] = {
+    "file": lambda path: path.touch(),
+    "folder": lambda path: path.mkdir(),
+    "link": _link,
+    "dangling link": _dangling_link,
+    "fifo": _fifo,
+}
+in_the_way = pytest.mark.parametrize("put", IN_THE_WAY.values(), ids=IN_THE_WAY)
+
+
+class TestMake:
+    def test_missing_folders_are_made(self, tmp_path: Path) -> None:
+        """Folders are made on all levels, and opened."""
+        with Folder.make(tmp_path / "a" / "b" / "c") as folder:
+            os.close(folder.create("new"))
+        assert contents(tmp_path / "a" / "b" / "c") == {"new": b""}
+
+    def test_is_durable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The folder above each new one is fsynced."""
+        synced: list[Path] = []
+        monkeypatch.setattr(Folder, "sync", lambda folder: synced.append(folder.path))
+        Folder.make(tmp_path / "a" / "b").close()
+        assert synced == [tmp_path, tmp_path / "a"]
+
+    def test_existing_folder_is_opened(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where nothing is made, nothing is fsynced."""
+        synced: list[Path] = []
+        monkeypatch.setattr(Folder, "sync", lambda folder: synced.append(folder.path))
+        Folder.make(tmp_path).close()
+        assert synced == []
+
+    def test_relative(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A relative path is relative to the working directory."""
+        monkeypatch.chdir(tmp_path)
+        Folder.make(Path("uploads")).close()
+        assert [path.name for path in tmp_path.iterdir()] == ["uploads"]
+
+    @pytest.mark.usefixtures("no_umask")
+    @posix_only
+    @pytest.mark.parametrize("mode", [0o700, 0o777], ids=oct)
+    def test_mode(self, tmp_path: Path, mode: int) -> None:
+        """A new folder has the mode that was asked for."""
+        Folder.make(tmp_path / "new", mode).close()
+        assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == mode
+
+    def test_made_by_somebody_else_meanwhile(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two may make the same folder at the same time."""
+        mkdir = os.mkdir
+
+        def twice(path: Path, mode: int = 0o777) -> None:
+            mkdir(path, mode)
+            mkdir(path, mode)
+
+        monkeypatch.setattr(os, "mkdir", twice)
+        with Folder.make(tmp_path / "new") as folder:
+            assert folder.files() == []
+
+    @posix_only
+    @pytest.mark.parametrize("name", ["link", "dangling"])
+    def test_link_is_refused(self, tmp_path: Path, name: str) -> None:
+        """A folder whose name is a link is not opened, and nothing is made behind it."""
+        (tmp_path / "target").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "target")
+        (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+        with pytest.raises(OSError, match=r"Not a directory|symbolic links"):
+            Folder.make(tmp_path / name)
+        assert not (tmp_path / "nowhere").exists()
+
+    def test_file_in_the_way(self, tmp_path: Path) -> None:
+        """A file cannot be a folder."""
+        (tmp_path / "file").touch()
+        with pytest.raises(NotADirectoryError):
+            Folder.make(tmp_path / "file" / "below")
+
+    @pytest.mark.parametrize("call", ["mkdir", "fsync"])
+    def test_failure(self, tmp_path: Path, call: str) -> None:
+        """What cannot be made, or not durably, is an OSError."""
+        with Faults((call,), errno.EROFS), pytest.raises(OSError, match="Read-only") as caught:
+            Folder.make(tmp_path / "new")
+        assert caught.value.errno == errno.EROFS
+
+
+class TestFolder:
+    def test_close_twice(self, tmp_path: Path) -> None:
+        """To close a folder again does nothing."""
+        folder = Folder(tmp_path)
+        folder.close()
+        folder.close()
+
+    @posix_only
+    @pytest.mark.parametrize(
+        "use",
+        [
+            lambda folder: folder.create("new"),
+            lambda folder: folder.open("file"),
+            lambda folder: folder.publish("file", "new"),
+            lambda folder: folder.move("file", folder, "new"),
+            lambda folder: folder.unlink("file"),
+            lambda folder: folder.stat("file"),
+            lambda folder: folder.files(),
+            lambda folder: folder.lock(),
+            lambda folder: folder.sync(),
+        ],
+        ids=["create", "open", "publish", "move", "unlink", "stat", "files", "lock", "sync"],
+    )
+    def test_closed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[Folder], object]
+    ) -> None:
+        """A closed folder is an error, not the working directory or what has its path now."""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "file").write_bytes(b"data")
+        folder = Folder(tmp_path)
+        folder.close()
+        with pytest.raises(OSError, match="Bad file descriptor") as caught:
+            use(folder)
+        assert caught.value.errno == errno.EBADF
+        assert contents(tmp_path) == {"file": b"data"}
+
+    @posix_only
+    def test_lock(self, tmp_path: Path) -> None:
+        """A folder can be locked once, until it is closed."""
+        with Folder(tmp_path) as one, Folder(tmp_path) as other:
+            one.lock()
+            with pytest.raises(BlockingIOError):
+                other.lock()
+            one.close()
+            other.lock()
+
+    def test_lock_without_descriptors(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """On Windows there is nothing to lock."""
+        monkeypatch.setattr(disk, "_BY_DESCRIPTOR", False)
+        with Folder(tmp_path) as one, Folder(tmp_path) as other:
+            one.lock()
+            other.lock()
+
+    def test_create(self, opened: Folder) -> None:
+        """A new file can be written and read through its descriptor."""
+        fd = opened.create("new")
+        os.write(fd, b"data")
+        assert disk.read_range(fd, 0, 4) == b"data"
+        os.close(fd)
+
+    @pytest.mark.usefixtures("no_umask")
+    @posix_only
+    def test_create_with_mode(self, opened: Folder) -> None:
+        """A new file has the mode that was asked for; without one the umask alone decides."""
+        os.close(opened.create("secret", 0o600))
+        os.close(opened.create("photo"))
+        modes = {name: stat.S_IMODE(state.st_mode) for name, state in opened.files()}
+        assert modes == {"photo": 0o666, "secret": 0o600}
+
+    @posix_only
+    @in_the_way
+    def test_create_takes_only_a_free_name(
+        self, opened: Folder, put: Callable[[Path], None]
+    ) -> None:
+        """Whatever has the name already, it is neither opened nor followed."""
+        put(opened.path / "taken")
+        with pytest.raises(FileExistsError):
+            opened.create("taken")
+
+    def test_open(self, opened: Folder) -> None:
+        """A file can be read from its beginning."""
+        (opened.path / "file").write_bytes(b"data")
+        fd = opened.open("file")
+        assert b"".join(disk.read_chunks(fd)) == b"data"
+        os.close(fd)
+
+    def test_open_missing(self, opened: Folder) -> None:
+        """A file that is not there is a FileNotFoundError."""
+        with pytest.raises(FileNotFoundError):
+            opened.open("missing")
+
+    @posix_only
+    def test_open_follows_no_link(self, opened: Folder) -> None:
+        """A link is not a file."""
+        _link(opened.path / "link")
+        with pytest.raises(OSError, match="symbolic links") as caught:
+            opened.open("link")
+        assert caught.value.errno == errno.ELOOP
+
+    @posix_only
+    def test_open_does_not_wait_for_a_fifo(self, opened: Folder) -> None:
+        """A FIFO that nobody writes to is opened at once."""
+        _fifo(opened.path / "fifo")
+        os.close(opened.open("fifo"))
+
+    def test_publish(self, opened: Folder) -> None:
+        """A published file has its new name only."""
+        (opened.path / ".new").write_bytes(b"data")
+        opened.publish(".new", "photo.jpg")
+        assert contents(opened.path) == {"photo.jpg": b"data"}
+
+    @posix_only
+    @in_the_way
+    @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+    def test_publish_takes_only_a_free_name(
+        self, opened: Folder, put: Callable[[Path], None], links: bool
+    ) -> None:
+        """Whatever has the name already, it stays; so does the temporary file."""
+        (opened.path / ".new").write_bytes(b"data")
+        put(opened.path / "taken")
+        before = sorted(os.listdir(opened.path)), (opened.path / "taken").lstat()
+        with Faults(("link",) if not links else (), errno.EPERM), pytest.raises(FileExistsError):
+            opened.publish(".new", "taken")
+        after = sorted(os.listdir(opened.path)), (opened.path / "taken").lstat()
+        assert after == before
+        assert (opened.path / ".new").read_bytes() == b"data"
+
+    @pytest.mark.parametrize(
+        "error",
+        [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK],
+        ids=errno.errorcode.__getitem__,
+    )
+    def test_publish_without_hard_links(self, opened: Folder, error: int) -> None:
+        """A file system without hard links, or with too many of them, will do."""
+        (opened.path / ".new").write_bytes(b"data")
+        with Faults(("link",), error):
+            opened.publish(".new", "photo.jpg")
+        assert contents(opened.path) == {"photo.jpg": b"data"}
+
+    @pytest.mark.parametrize("call", ["close", "replace"])
+    def test_publish_without_hard_links_fails(self, opened: Folder, call: str) -> None:
+        """If the last step fails, no empty file keeps the name."""
+        (opened.path / ".new").write_bytes(b"data")
+        with (
+            Faults(("link",), errno.EPERM),
+            Faults((call,), errno.EIO),
+            pytest.raises(OSError, match="Input/output"),
+        ):
+            opened.publish(".new", "photo.jpg")
+        assert contents(opened.path) == {".new": b"data"}
+
+    def test_publish_fails(self, opened: Folder) -> None:
+        """Any other failure is raised, and nothing has changed."""
+        (opened.path / ".new").write_bytes(b"data")
+        with Faults(("link",), errno.EIO), pytest.raises(OSError, match="Input/output"):
+            opened.publish(".new", "photo.jpg")
+        assert contents(opened.path) == {".new": b"data"}
+
+    def test_move(self, opened: Folder, tmp_path: Path) -> None:
+        """A file moves to another folder, and replaces what is there."""
+        (opened.path / "here").write_bytes(b"new")
+        with Folder.make(tmp_path / "other") as other:
+            (other.path / "there").write_bytes(b"old")
+            opened.move("here", other, "there")
+        assert contents(opened.path) == {}
+        assert contents(tmp_path / "other") == {"there": b"new"}
+
+    def test_unlink(self, opened: Folder) -> None:
+        """A file can be unlinked once."""
+        (opened.path / "file").touch()
+        opened.unlink("file")
+        with pytest.raises(FileNotFoundError):
+            opened.unlink("file")
+
+    def test_discard(self, opened: Folder) -> None:
+        """It does not matter whether what is discarded is there."""
+        (opened.path / "file").touch()
+        opened.discard("file")
+        opened.discard("file")
+        assert contents(opened.path) == {}
+
+    @posix_only
+    def test_stat_follows_no_link(self, opened: Folder) -> None:
+        """The state is that of what has the name itself."""
+        _dangling_link(opened.path / "link")
+        assert stat.S_ISLNK(opened.stat("link").st_mode)
+
+    @posix_only
+    def test_files(self, opened: Folder) -> None:
+        """Only regular files are listed, sorted by name."""
+        for kind, put in IN_THE_WAY.items():
+            put(opened.path / kind)
+        (opened.path / ".hidden").write_bytes(b"12345")
+        found = [(name, state.st_size) for name, state in opened.files()]
+        assert found == [(".hidden", 5), ("file", 0)]
+
+    def test_file_vanishes_while_listed(
+        self, opened: Folder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A file that is gone by the time it is looked at is left out."""
+        monkeypatch.setattr(os, "listdir", lambda path: ["gone"])
+        assert opened.files() == []
+
+    def test_has(self, opened: Folder) -> None:
+        """A name is taken by whatever is there, be it a link to nowhere."""
+        assert not opened.has("name")
+        _dangling_link(opened.path / "name")
+        assert opened.has("name")
+
+    @pytest.mark.parametrize(
+        ("size", "count", "deleted"),
+        [
+            pytest.param(60, None, "", id="fits"),
+            pytest.param(59, None, "a", id="too-large"),
+            pytest.param(29, None, "abc", id="so-large-that-most-go"),
+            pytest.param(0, None, "abcd", id="nothing-fits"),
+            pytest.param(60, 4, "", id="not-too-many"),
+            pytest.param(60, 3, "a", id="too-many"),
+            pytest.param(60, 0, "abcd", id="none-may-be-there"),
+            pytest.param(49, 3, "ab", id="too-large-and-too-many"),
+        ],
+    )
+    def test_trim(self, opened: Folder, size: int, count: int | None, deleted: str) -> None:
+        """The files that come first by name go, until the rest fits."""
+        for name, length in (("d", 5), ("c", 25), ("b", 20), ("a", 10)):
+            (opened.path / name).write_bytes(bytes(length))
+        (opened.path / "0").mkdir()
+        assert opened.trim(size, count) == list(deleted)
+        assert [name for name, _ in opened.files()] == sorted({*"abcd"} - {*deleted})
+
+    def test_trim_what_can_be(self, opened: Folder) -> None:
+        """A file that cannot be deleted stays, and others have to go for it."""
+        for name in "abc":
+            (opened.path / name).write_bytes(bytes(10))
+        with Faults(("unlink",), errno.EPERM):
+            assert opened.trim(20) == ["b"]
+        assert [name for name, _ in opened.files()] == ["a", "c"]
+
+    @posix_only
+    def test_replaced_by_a_link_meanwhile(self, tmp_path: Path) -> None:
+        """N09: what is done in a folder is done in that one, whatever has its name now."""
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "trap").mkdir()
+        with Folder(tmp_path / "photos") as folder:
+            (tmp_path / "photos").rename(tmp_path / "moved")
+            (tmp_path / "photos").symlink_to(tmp_path / "trap")
+            fd = folder.create(".new")
+            disk.write_all(fd, b"data")
+            os.close(fd)
+            folder.publish(".new", "photo.jpg")
+            assert [name for name, _ in folder.files()] == ["photo.jpg"]
+        assert contents(tmp_path / "moved") == {"photo.jpg": b"data"}
+        assert contents(tmp_path / "trap") == {}
+
+
+class TestSync:
+    @posix_only
+    def test_syncs_the_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The folder itself is fsynced."""
+        synced: list[os.stat_result] = []
+        monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd)))
+        with Folder(tmp_path) as folder:
+            folder.sync()
+        assert [state.st_ino for state in synced] == [tmp_path.stat().st_ino]
+
+    @posix_only
+    @pytest.mark.parametrize(
+        "error", [errno.EINVAL, errno.ENOTSUP], ids=errno.errorcode.__getitem__
+    )
+    def test_file_systems_that_cannot(self, tmp_path: Path, error: int) -> None:
+        """Where folders cannot be fsynced, they need not be."""
+        with Faults(("fsync",), error) as faults, Folder(tmp_path) as folder:
+            folder.sync()
+        assert faults.failed == 1
+
+    @posix_only
+    @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC], ids=errno.errorcode.__getitem__)
+    def test_failure(self, tmp_path: Path, error: int) -> None:
+        """A failed fsync is an error."""
+        with (
+            Faults(("fsync",), error),
+            Folder(tmp_path) as folder,
+            pytest.raises(OSError, match=r"Input/output|No space"),
+        ):
+            folder.sync()
+
+    def test_without_descriptors(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On Windows there is nothing to fsync."""
+        monkeypatch.setattr(disk, "_BY_DESCRIPTOR", False)
+        with Faults(("fsync",), errno.EIO) as faults, Folder(tmp_path) as folder:
+            folder.sync()
+        assert faults.failed == 0
+
+
+@pytest.fixture
+def fd(tmp_path: Path) -> Iterator[int]:
+    """A descriptor of a file that holds 0123456789."""
+    with Folder(tmp_path) as folder:
+        descriptor = folder.create("file")
+        os.write(descriptor, b"0123456789")
+        yield descriptor
+        os.close(descriptor)
+
+
+def test_write_all_with_short_writes(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """K03: writes that take less than they are given are repeated with the rest."""
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data[:3])))
+    disk.write_all(fd, b"abcdefgh")
+    assert disk.read_range(fd, 0, 18) == b"0123456789abcdefgh"
+
+
+def test_write_all_of_nothing(fd: int) -> None:
+    """Nothing is nothing."""
+    with Faults(("write",), errno.EIO) as faults:
+        disk.write_all(fd, b"")
+    assert faults.failed == 0
+
+
+def test_read_chunks(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is read in pieces, from its beginning, as often as one likes."""
+    monkeypatch.setattr(disk, "CHUNK", 4)
+    assert [list(disk.read_chunks(fd)) for _ in range(2)] == [[b"0123", b"4567", b"89"]] * 2
+
+
+@pytest.fixture(params=["pread", "seek"])
+def any_pread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without pread(), which Windows does not have."""
+    if request.param == "seek":
+        monkeypatch.delattr(os, "pread", raising=False)
+
+
+@pytest.mark.usefixtures("any_pread")
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [(0, 10, b"0123456789"), (3, 5, b"34"), (0, 0, b""), (10, 10, b""), (99, 99, b"")],
+)
+def test_read_range(fd: int, start: int, end: int, expected: bytes) -> None:
+    """The bytes from one offset up to another."""
+    assert disk.read_range(fd, start, end) == expected
+
+
+@pytest.mark.usefixtures("any_pread")
+@pytest.mark.parametrize(("start", "end", "last"), [(0, 11, 10), (10, 11, 10), (12, 13, 12)])
+def test_read_range_behind_the_end(fd: int, start: int, end: int, last: int) -> None:
+    """A file that is shorter than it should be is an error."""
+    with pytest.raises(OSError, match=f"the file ends at byte {last} instead of {end}") as caught:
+        disk.read_range(fd, start, end)
+    assert caught.value.errno == errno.EIO
+
+
+@posix_only
+def test_read_range_with_short_reads(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads that return less than was asked for are repeated for the rest."""
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, start: pread(fd, min(size, 3), start))
+    assert disk.read_range(fd, 1, 9) == b"12345678"
+
+
+class TestSameContent:
+    @pytest.mark.parametrize(
+        ("chunks", "expected"),
+        [
+            ([b"data"], True),
+            ([b"da", b"ta"], True),
+            ([b"dat"], False),
+            ([b"datas"], False),
+            ([b"date"], False),
+            ([b"da", b"te"], False),
+            ([], False),
+        ],
+    )
+    def test_file(self, opened: Folder, chunks: list[bytes], expected: bool) -> None:
+        """Two files are the same if all of their bytes are."""
+        (opened.path / "file").write_bytes(b"data")
+        size = sum(map(len, chunks))
+        assert disk.same_content(opened, "file", size, chunks) is expected
+
+    def test_empty_files(self, opened: Folder) -> None:
+        """Two empty files are the same."""
+        (opened.path / "file").touch()
+        assert disk.same_content(opened, "file", 0, []) is True
+
+    @posix_only
+    @pytest.mark.parametrize("kind", ["folder", "link", "dangling link", "fifo"])
+    def test_no_file(self, opened: Folder, kind: str) -> None:
+        """What is not a regular file is never the same."""
+        IN_THE_WAY[kind](opened.path / "taken")
+        with Faults(("open",), errno.EIO) as faults:
+            assert disk.same_content(opened, "taken", 6, [b"secret"]) is False
+        assert faults.failed == 0
+
+    def test_nothing(self, opened: Folder) -> None:
+        """A name that is free is told by an exception."""
+        with pytest.raises(FileNotFoundError):
+            disk.same_content(opened, "missing", 0, [])
+
+    def test_file_of_somebody_else(self, opened: Folder) -> None:
+        """What is there but must not be read is something else."""
+        (opened.path / "file").write_bytes(b"data")
+        with Faults(("open",), errno.EACCES):
+            assert disk.same_content(opened, "file", 4, [b"data"]) is False
+
+    @pytest.mark.parametrize("error", [errno.EMFILE, errno.EIO], ids=errno.errorcode.__getitem__)
+    def test_cannot_be_opened(self, opened: Folder, error: int) -> None:
+        """What cannot be looked at now may well be the same: that is an error."""
+        (opened.path / "file").write_bytes(b"data")
+        with Faults(("open",), error), pytest.raises(OSError, match=r"open files|Input") as caught:
+            disk.same_content(opened, "file", 4, [b"data"])
+        assert caught.value.errno == error
+
+    def test_another_size_is_not_opened(self, opened: Folder) -> None:
+        """What cannot be the same is not touched."""
+        (opened.path / "file").write_bytes(b"data")
+        with Faults(("open",), errno.EIO) as faults:
+            assert disk.same_content(opened, "file", 5, [b"datas"]) is False
+        assert faults.failed == 0
+
+    @posix_only
+    def test_name_too_long(self, opened: Folder) -> None:
+        """A name that the file system cannot have is not taken: that is an error."""
+        with pytest.raises(OSError, match="too long"):
+            disk.same_content(opened, "x" * 300, 4, [b"data"])
+
+    def test_closes_what_it_opens(self, opened: Folder) -> None:
+        """An error while reading does not cost a descriptor."""
+        (opened.path / "file").write_bytes(b"data")
+
+        def broken() -> Iterator[bytes]:
+            raise OSError(errno.EIO, "broken")
+            yield b""
+
+        with (
+            Faults(("close",), errno.EBADF) as closed,
+            pytest.raises(OSError, match=r"broken|Bad file"),
+        ):
+            disk.same_content(opened, "file", 4, broken())
+        assert closed.failed == 1

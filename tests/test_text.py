@@ -1,0 +1,445 @@
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import sqlite3
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from nxparse.config import OPTIONS, parse
+from nxparse.deliver.outbox import describe_waiting
+from nxparse.deliver.save import Saved, describe_saved
+from nxparse.deviation import Deviation, Kind
+from nxparse.markup import one_line
+from nxparse.store.spool import Delivery, StoredUpload
+from nxparse.text import (
+    describe_disk_error,
+    describe_refused_sender,
+    describe_upload,
+    error_reason,
+    format_deviations,
+    format_duration,
+    format_list,
+    format_size,
+    printable,
+)
+from nxparse.upload import File, Upload
+
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=150)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ""),
+        ("SAM_4371.JPG", "SAM_4371.JPG"),
+        ("two words", "two words"),
+        ("사진 été 📷", "사진 été 📷"),
+        ("全角\u3000空白", "全角\u3000空白"),
+        ("a\r\nb\tc", "a??b?c"),
+        ("\x1b[2Ja\x7f", "?[2Ja?"),
+        ("a\u0085b\u2028c\u2029d", "a?b?c?d"),
+        ("\u202egpj.exe", "?gpj.exe"),
+        ("a\u200bb\ufeff", "a?b?"),
+        ("\ud800\udc80", "??"),
+        ("{0.__class__} %s", "{0.__class__} %s"),
+        ("x" * 80, "x" * 80),
+        ("x" * 81, "x" * 79 + "…"),
+        ("\n" * 10_000, "?" * 79 + "…"),
+    ],
+    ids=[
+        "empty",
+        "file name",
+        "blank",
+        "other alphabets",
+        "wide blank",
+        "line ends",
+        "escape sequence",
+        "Unicode line ends",
+        "right to left",
+        "invisible",
+        "surrogates",
+        "format",
+        "at the limit",
+        "beyond the limit",
+        "far beyond the limit",
+    ],
+)
+def test_plain(text: str, expected: str) -> None:
+    """Text from the network is printable and not too long, in whatever language."""
+    assert printable(text) == expected
+
+
+def test_plain_with_limit() -> None:
+    """The limit can be another one."""
+    assert printable("abcdef", 4) == "abc…"
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (1234, "1.2 kB"),
+        (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"),
+        (10**6, "1.0 MB"),
+        (20_500_000, "20.5 MB"),
+        (2 << 30, "2.1 GB"),
+        (10**13, "10000.0 GB"),
+    ],
+)
+def test_amount(size: int, expected: str) -> None:
+    """Sizes are told with one digit behind the point."""
+    assert format_size(size) == expected
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        ([], ""),
+        (["a"], "a"),
+        (["a", "b"], "a, b"),
+        (list("abcde"), "a, b, c, d, e"),
+        (list("abcdef"), "a, b, c, d, e and 1 more"),
+        (list("abcdefgh"), "a, b, c, d, e and 3 more"),
+    ],
+)
+def test_listed(items: list[str], expected: str) -> None:
+    """The first five stand for all."""
+    assert format_list(items) == expected
+
+
+def test_deviations() -> None:
+    """Each deviation is named once, in the order in which they were met."""
+    found = [
+        Deviation(Kind.SURPLUS_NEWLINE, 1),
+        Deviation(Kind.BARE_LF, 2, "of no interest"),
+        Deviation(Kind.SURPLUS_NEWLINE, 3),
+    ]
+    assert format_deviations(found) == "surplus-newline, bare-lf"
+    assert format_deviations([]) == "none"
+
+
+def upload(
+    *names: str | None,
+    sender: str = "camera@example.com",
+    recipients: tuple[str, ...] = ("me@example.com",),
+    deviations: tuple[Deviation, ...] = (),
+) -> Upload:
+    """An upload of files of 1000 bytes each."""
+    files = tuple(File(name, "image/jpeg", 1000, 0, lambda a, b: b"") for name in names)
+    return Upload(sender, recipients, "a secret subject", "a secret text", files, deviations)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (
+            upload("SAM_4371.JPG", "SAM_4372.JPG"),
+            "from camera@example.com to me@example.com: "
+            "SAM_4371.JPG, SAM_4372.JPG, 2.0 kB; tolerated: none",
+        ),
+        (
+            upload(None, "", deviations=(Deviation(Kind.BARE_LF, 0),)),
+            "from camera@example.com to me@example.com: "
+            "(no name), (no name), 2.0 kB; tolerated: bare-lf",
+        ),
+        (
+            upload(sender="", recipients=("a@example.com", "b@example.com")),
+            "from (nobody) to a@example.com, b@example.com: no files, 0 bytes; tolerated: none",
+        ),
+        (
+            upload("x\r\n.JPG", sender="a\x1bb", recipients=("c\u2028d",)),
+            "from a?b to c?d: x??.JPG, 1.0 kB; tolerated: none",
+        ),
+        (
+            upload(*map(str, range(20)), recipients=tuple(map(str, range(64)))),
+            "from camera@example.com to 0, 1, 2, 3, 4 and 59 more: "
+            "0, 1, 2, 3, 4 and 15 more, 20.0 kB; tolerated: none",
+        ),
+    ],
+    ids=["photos", "without names", "without files", "hostile", "many"],
+)
+def test_upload(found: Upload, expected: str) -> None:
+    """An upload is one line, without what the mail says."""
+    assert describe_upload(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ([], "has no files to save"),
+        ([Saved(Path("a.jpg"), 1500, new=True)], "saved as a.jpg (1.5 kB)"),
+        (
+            [Saved(Path("a.jpg"), 1500, new=False), Saved(Path("b.jpg"), 20, new=True)],
+            "saved as a.jpg (1.5 kB, there already), b.jpg (20 bytes)",
+        ),
+        (
+            [Saved(Path(f"{n}.jpg"), 10, new=True) for n in range(6)],
+            "saved as 0.jpg (10 bytes), 1.jpg (10 bytes), 2.jpg (10 bytes), 3.jpg (10 bytes), "
+            "4.jpg (10 bytes) and 1 more",
+        ),
+    ],
+    ids=["none", "one", "two", "many"],
+)
+def test_saved(files: list[Saved], expected: str) -> None:
+    """What was saved is told with its place and size."""
+    assert describe_saved(files) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (-3600.0, "0 seconds"),
+        (0.0, "0 seconds"),
+        (0.6, "1 seconds"),
+        (59.0, "59 seconds"),
+        (119.0, "119 seconds"),
+        (120.0, "2 minutes"),
+        (7199.0, "120 minutes"),
+        (7200.0, "2 hours"),
+        (86400.0, "24 hours"),
+        (172799.0, "48 hours"),
+        (172800.0, "2 days"),
+        (400 * 86400.0, "400 days"),
+    ],
+)
+def test_ago(seconds: float, expected: str) -> None:
+    """A time is told in the largest unit of which there are two."""
+    assert format_duration(seconds) == expected
+
+
+ARRIVED = 1767225600.0  # 2026-01-01 00:00 UTC
+ID = "20260101T000000Z-01234567"
+
+
+def delivery(
+    target: str = "mail",
+    part: int = 0,
+    recipients: tuple[str, ...] = ("me@example.org",),
+    attempts: int = 0,
+    next_try: float = ARRIVED,
+    reason: str = "",
+) -> Delivery:
+    """A delivery of an upload that arrived at `ARRIVED`."""
+    arrival = StoredUpload(ID, ARRIVED, "192.0.2.7", "camera@example.com")
+    return Delivery(arrival, target, part, recipients, attempts, 0.0, next_try, reason)
+
+
+@pytest.mark.parametrize(
+    ("deliveries", "expected"),
+    [
+        ([], "nothing waits"),
+        (
+            [delivery()],
+            f"{ID}: to me@example.org by mail, since 5 minutes, tried 0 times, "
+            f"next in 0 seconds: not tried yet",
+        ),
+        (
+            [
+                delivery(
+                    attempts=4,
+                    next_try=ARRIVED + 420,
+                    reason="mail.example.com:25: Connection refused",
+                )
+            ],
+            f"{ID}: to me@example.org by mail, since 5 minutes, tried 4 times, "
+            f"next in 2 minutes: mail.example.com:25: Connection refused",
+        ),
+        (
+            [delivery(part=1), delivery(part=2, attempts=2, reason="busy")],
+            f"{ID}, file 1: to me@example.org by mail, since 5 minutes, tried 0 times, "
+            f"next in 0 seconds: not tried yet\n"
+            f"{ID}, file 2: to me@example.org by mail, since 5 minutes, tried 2 times, "
+            f"next in 0 seconds: busy",
+        ),
+        (
+            [delivery("save:${DIR}", recipients=tuple("abcdefg"))],
+            f"{ID}: to a, b, c, d, e and 2 more by save:${{DIR}}, since 5 minutes, "
+            f"tried 0 times, next in 0 seconds: not tried yet",
+        ),
+        (
+            [delivery("mail:\x1bx", recipients=("a\u2028b",), reason="450\r\n" + "x" * 300)],
+            f"{ID}: to a?b by mail:?x, since 5 minutes, tried 0 times, "
+            f"next in 0 seconds: 450??{'x' * 194}…",
+        ),
+    ],
+    ids=["nothing", "new", "tried", "file by file", "many", "hostile"],
+)
+def test_waiting(deliveries: list[Delivery], expected: str) -> None:
+    """Each delivery is one line, which begins with the id by which it can be tried again."""
+    assert describe_waiting(deliveries, ARRIVED + 300) == expected
+
+
+@pytest.mark.parametrize(
+    ("sender", "expected"),
+    [
+        ("", "(nobody) may not send; it names no sender: set one on the camera"),
+        (
+            "me@example.org",
+            "me@example.org may not send; to allow it, use --set nx_senders=me@example.org",
+        ),
+        ("Jörg", "Jörg may not send; to allow it, use --set 'nx_senders=Jörg'"),
+        ("two words", "two words may not send; to allow it, use --set 'nx_senders=two words'"),
+        ("*", "* may not send; to allow it, use --set 'nx_senders=[*]'"),
+        ("a?[b]", "a?[b] may not send; to allow it, use --set 'nx_senders=a[?][[]b]'"),
+        (
+            "$(reboot)",
+            "$(reboot) may not send; to allow it, use --set 'nx_senders=$(reboot)'",
+        ),
+        ("`a`;b&c|d", "`a`;b&c|d may not send; to allow it, use --set 'nx_senders=`a`;b&c|d'"),
+        ("it's", """it's may not send; to allow it, use --set 'nx_senders=it'"'"'s'"""),
+        ("--x", "--x may not send; to allow it, use --set nx_senders=--x"),
+        ("a\nb", "a?b may not send"),
+        ("a\x1b[2Jb", "a?[2Jb may not send"),
+        ("a\u202eb", "a?b may not send"),
+        ("x" * 80, f"{'x' * 80} may not send; to allow it, use --set nx_senders={'x' * 80}"),
+        ("x" * 81, f"{'x' * 79}… may not send"),
+    ],
+    ids=[
+        "nobody",
+        "address",
+        "umlaut",
+        "blank",
+        "everybody",
+        "glob",
+        "command",
+        "commands",
+        "quote",
+        "option",
+        "line end",
+        "escape sequence",
+        "right to left",
+        "at the limit",
+        "beyond the limit",
+    ],
+)
+def test_not_allowed(sender: str, expected: str) -> None:
+    """The option that would let in exactly this sender can be copied into a shell."""
+    assert describe_refused_sender(sender) == expected
+
+
+@PROPERTY
+@given(st.text(max_size=100) | st.text("a*?[]!${}()'\"\\ =é", max_size=12))
+@example("me@example.org")
+@example("*")
+@example("a?[b]")
+@example("$(reboot)")
+@example("it's")
+def test_the_option_allows_it(sender: str) -> None:
+    """What is said to allow a sender allows him, and nobody else. It is one line."""
+    sender = one_line(sender)
+    told = describe_refused_sender(sender)
+    assert printable(told, len(told)) == told
+    if "use " not in told:
+        assert printable(sender) != sender or not sender
+        return
+    flag, setting = shlex.split(told.partition("to allow it, use ")[2])
+    name, _, value = setting.partition("=")
+    defaults = {option.name: option.default for option in OPTIONS}
+    config = parse({**defaults, name: [value]}, {})
+    assert flag == "--set"
+    assert config.may_send(sender)
+    assert not config.may_send(f"{sender}x")
+    assert not config.may_send("anybody")
+
+
+@PROPERTY
+@given(st.text(), st.integers(1, 100))
+def test_any_text(text: str, limit: int) -> None:
+    """Any text becomes one printable line that is not too long, and stays it."""
+    line = printable(text, limit)
+    assert len(line) <= limit
+    assert len(line.splitlines()) <= 1
+    assert printable(line, limit) == line
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left", "/srv/photos"), "No space left (/srv/photos)"),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset"), "Connection reset"),
+        (OSError("the file is too short"), "the file is too short"),
+        (ValueError("it is odd"), "it is odd"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+    ids=["file", "no file", "text", "other error", "nothing"],
+)
+def test_reason(error: Exception, expected: str) -> None:
+    """An error is told with its reason, and the place if it knows one."""
+    assert error_reason(error) == expected
+
+
+FULL = ": make room there"
+ELSEWHERE = ", or choose another folder with --set nx_dir=FOLDER"
+NOT_WRITABLE = f": let it be written to{ELSEWHERE}"
+GARBLED = f": move state.sqlite3 in its .nx away{ELSEWHERE}"
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, FULL),
+        (errno.EDQUOT, FULL),
+        (errno.EACCES, NOT_WRITABLE),
+        (errno.EPERM, NOT_WRITABLE),
+        (errno.EROFS, NOT_WRITABLE),
+        (errno.EIO, f": the disk is failing, see dmesg{ELSEWHERE}"),
+        (
+            errno.ENOTDIR,
+            f": something that is no folder is in its way, move it away{ELSEWHERE}",
+        ),
+        (errno.EAGAIN, f": another nx_addon is working there, end that{ELSEWHERE}"),
+        (errno.EMFILE, ""),
+    ],
+)
+def test_disk_error(number: int, remedy: str) -> None:
+    """A failed write is told with its reason, the place, and what to do, if anything."""
+    error = OSError(number, os.strerror(number), "a name that says nothing")
+    expected = f"{os.strerror(number)} (/srv/photos){remedy}"
+    assert describe_disk_error(error, Path("/srv/photos")) == expected
+
+
+def _failure(path: Path, statements: str) -> sqlite3.Error:
+    """How SQLite fails on these statements with the database at this path."""
+    database = sqlite3.connect(path)
+    try:
+        with pytest.raises(sqlite3.Error) as caught:
+            database.executescript(statements)
+    finally:
+        database.close()
+    return caught.value
+
+
+class TestFailureOfSqlite:
+    def test_garbled(self, tmp_path: Path) -> None:
+        """A state that cannot be read has to go."""
+        (tmp_path / "state").write_bytes(b"garbage " * 1000)
+        error = _failure(tmp_path / "state", "SELECT * FROM sqlite_master")
+        expected = f"file is not a database (/srv/photos){GARBLED}"
+        assert describe_disk_error(error, Path("/srv/photos")) == expected
+
+    def test_full(self, tmp_path: Path) -> None:
+        """A state that only needs room stays: with it would go what waits to be delivered."""
+        error = _failure(
+            tmp_path / "state", "PRAGMA max_page_count = 2; CREATE TABLE a (b); CREATE TABLE c (d)"
+        )
+        expected = f"database or disk is full (/srv/photos){FULL}"
+        assert describe_disk_error(error, Path("/srv/photos")) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(OSError("the file is too short"), "the file is too short"), (TimeoutError(), "TimeoutError")],
+    ids=["text", "nothing"],
+)
+def test_disk_error_without_number(error: OSError, reason: str) -> None:
+    """Whatever an error lacks, it has a reason."""
+    assert describe_disk_error(error, Path("/srv/photos")).startswith(f"{reason} (/srv/photos)")
