@@ -568,8 +568,8 @@ def _name(client: Client) -> str:
 
 
 def _has_body(request: http.Request) -> bool:
-    length = request.headers.get("content-length")
-    if length is not None:
+    if "content-length" in request.headers:
+        length: str = request.headers["content-length"]
         return length.strip() != "0"
     # HTTP/2 needs no header to announce a body.
     return "transfer-encoding" in request.headers or request.is_http2
@@ -673,8 +673,10 @@ def _camera_view(addon: NxAddon) -> Any:
         syntax_highlight = "none"
 
         def prettify(self, data: bytes, metadata: contentviews.Metadata) -> str:
-            seen = _seen(metadata.flow)
-            is_reply = metadata.http_message is metadata.flow.response
+            flow = metadata.flow
+            assert isinstance(flow, http.HTTPFlow)
+            seen = _seen(flow)
+            is_reply = metadata.http_message is flow.response
             text = show.reply(seen) if is_reply else show.request(replace(seen, body=data))
             if text is None:
                 raise ValueError("there is nothing of a Samsung camera in it")
