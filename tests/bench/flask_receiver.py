@@ -1,13 +1,14 @@
 """A receiver on Flask, with werkzeug's own server: a thread for each request.
 
-    python -m tests.bench.flask_receiver FOLDER
+    python -m tests.bench.flask_receiver FOLDER [--fsync]
 
 It prints its port and saves the photos of each upload in the folder before it
-answers. Nothing is fsynced.
+answers. With --fsync it also makes them durable.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,7 +39,7 @@ class Terminated:
         return data
 
 
-def application(folder: Path) -> Flask:
+def application(folder: Path, *, fsync: bool) -> Flask:
     flask = Flask(__name__)
 
     @flask.post("/social/columbus/email")
@@ -47,14 +48,22 @@ def application(folder: Path) -> Flask:
         if message is None or ElementTree.parse(message).find("sender") is None:
             abort(400)
         for photo in request.files.getlist("binary"):
-            photo.save(folder / Path(photo.filename or "photo").name)
+            with (folder / Path(photo.filename or "photo").name).open("wb") as file:
+                photo.save(file)
+                if fsync:
+                    file.flush()
+                    os.fsync(file.fileno())
+        if fsync:
+            descriptor = os.open(folder, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
         return '<Response Status="succ" />'
 
     return flask
 
 
 def main() -> None:
-    flask = application(Path(sys.argv[1]))
+    flask = application(Path(sys.argv[1]), fsync="--fsync" in sys.argv)
 
     def tolerant(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         body, size = environ["wsgi.input"], int(environ["CONTENT_LENGTH"])
