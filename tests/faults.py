@@ -17,7 +17,18 @@ from typing import Any, ClassVar, Self
 
 import pytest
 
-CALLS = ("open", "write", "fsync", "close", "link", "replace", "unlink", "mkdir")
+_CALLS = (
+    "open",
+    "write",
+    "copy_file_range",
+    "fsync",
+    "close",
+    "link",
+    "replace",
+    "unlink",
+    "mkdir",
+)
+CALLS = tuple(name for name in _CALLS if hasattr(os, name))
 STATEMENTS = ("BEGIN", "INSERT", "COMMIT")
 ENDLESS = 1000  # failures in a row that no program needs to understand
 

@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nxparse.filename import numbered
-from nxparse.store import disk
 from nxparse.store.disk import Folder
 from nxparse.upload import File
 
@@ -38,8 +37,7 @@ def _copied(file: File, folder: Folder) -> Path:
     name = next(name for name in names if not folder.has(name))
     fd = folder.create(name, 0o600)
     try:
-        for chunk in file.chunks():
-            disk.write_all(fd, chunk)
+        file.copy_to(fd)
     finally:
         os.close(fd)
     return folder.path / name

@@ -66,8 +66,7 @@ def _store(folder: Folder, file: File, temporary: str) -> tuple[str, bool]:
     fd = folder.create(temporary)
     try:
         try:
-            for chunk in file.chunks():
-                disk.write_all(fd, chunk)
+            file.copy_to(fd)
             os.fsync(fd)
         finally:
             os.close(fd)

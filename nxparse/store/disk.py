@@ -26,6 +26,11 @@ _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 # File systems without hard links: FAT, exFAT, some network shares.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+# copy_file_range cannot copy between these two files, or on this system.
+_NO_KERNEL_COPY = {
+    *(errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP),
+    *(errno.EPERM, errno.EBADF),
+}
 CHUNK = 1 << 18
 
 
@@ -210,6 +215,27 @@ def read_range(fd: int, start: int, end: int) -> bytes:
         pieces.append(piece)
         start += len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def copy_range(source: int, offset: int, size: int, destination: int) -> None:
+    """Append `size` bytes of a file, from `offset` on, at the position of `destination`.
+
+    The kernel copies if it can, and then shares the blocks of the file if the file system
+    can. OSError if the source is shorter.
+    """
+    end = offset + size
+    while offset < end and hasattr(os, "copy_file_range"):
+        try:
+            copied = os.copy_file_range(source, destination, end - offset, offset)
+        except OSError as error:
+            if error.errno not in _NO_KERNEL_COPY:
+                raise
+            break
+        if not copied:
+            break
+        offset += copied
+    for start in range(offset, end, CHUNK):
+        write_all(destination, read_range(source, start, min(start + CHUNK, end)))
 
 
 def same_content(folder: Folder, name: str, size: int, chunks: Iterable[bytes]) -> bool:

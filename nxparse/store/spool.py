@@ -50,7 +50,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -698,6 +698,8 @@ class Spool:
                 digest = hashlib.sha256()
                 found = upload.read_chunks(_digested(fd, digest.update), body.content_type, fetch)
                 _check(digest.hexdigest(), body)
+                copy = partial(disk.copy_range, fd)
+                found = replace(found, files=tuple(one.with_copy(copy) for one in found.files))
                 part = slice(delivery.part - 1, delivery.part) if delivery.part else slice(None)
                 yield found, found.files[part]
 
@@ -949,7 +951,8 @@ def _photo(fd: int, body: _Body) -> File:
     for chunk in disk.read_chunks(fd):
         digest.update(chunk)
     _check(digest.hexdigest(), body)
-    return upload.whole(body.name, body.content_type, body.size, partial(disk.read_range, fd))
+    photo = upload.whole(body.name, body.content_type, body.size, partial(disk.read_range, fd))
+    return photo.with_copy(partial(disk.copy_range, fd))
 
 
 def _check(sha256: str, body: _Body) -> None:

@@ -2626,6 +2626,21 @@ class TestRead:
             with opened.read(to(arrival, "save")) as (upload, _):
                 assert [(f.name, f.data) for f in upload.files] == [("SAM_4371.JPG", PHOTO)]
 
+    @pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason="needs copy_file_range")
+    @pytest.mark.parametrize("post", [False, True], ids=["mail", "post"])
+    def test_copied_by_the_kernel(self, opened: Spool, tmp_path: Path, post: bool) -> None:
+        """A file is copied exactly, and not through this process."""
+        arrival = append(opened, 1) if post else accept(opened)
+        path = tmp_path / "copy"
+        with (
+            opened.read(to(arrival, "save", 1)) as (_, [file]),
+            path.open("xb") as copy,
+            Faults(("write",), errno.EIO, persistent=True) as faults,
+        ):
+            file.copy_to(copy.fileno())
+        assert path.read_bytes() == (photo(1) if post else PHOTO)
+        assert faults.calls == 0
+
     def test_gone(self, opened: Spool, root: Path) -> None:
         """A body that is gone cannot be read."""
         arrival = accept(opened)
