@@ -630,8 +630,9 @@ class Spool:
         """Let the waiting deliveries of an upload be due now. Returns how many there are."""
         with self._database.transaction() as database:
             return database.execute(
-                "UPDATE delivery SET next_try = ? WHERE upload = ? AND state = 'waiting'",
-                (HURRIED, id),
+                f"UPDATE delivery SET {_WAITED}, next_try = ?"
+                " WHERE upload = ? AND state = 'waiting'",
+                (*_now(self._clock()), HURRIED, id),
             ).rowcount
 
     def unheard(self, id: str) -> None:
@@ -823,10 +824,10 @@ class Spool:
             # Whatever was in the way may be gone, and the clock may have been set. But
             # for a post that may grow, photos may be on their way.
             database.execute(
-                "UPDATE delivery SET next_try = ? + CASE WHEN part = 0 AND attempts = 0 AND"
-                " upload IN (SELECT id FROM upload WHERE open) THEN ? ELSE 0 END"
-                " WHERE state = 'waiting'",
-                (self._clock(), QUIET),
+                f"UPDATE delivery SET {_WAITED}, next_try = ? + CASE WHEN part = 0"
+                " AND attempts = 0 AND upload IN (SELECT id FROM upload WHERE open)"
+                " THEN ? ELSE 0 END WHERE state = 'waiting'",
+                (*_now(self._clock()), self._clock(), QUIET),
             )
             known = dict(database.execute(f"SELECT id, {_NEEDED} FROM body"))
         for name, state in self._spool.files():
@@ -852,6 +853,11 @@ class Spool:
 _ARRIVAL = "id, received, client, sender, site, album, caption"
 _BODY = "id, part, name, content_type, size, sha256"
 _KEY = "upload = ? AND target = ? AND part = ?"
+# For an UPDATE that ends a wait early: the whole wait was added to `waited` when it began.
+_WAITED = (
+    "waited = CASE WHEN attempts > 0 AND next_try BETWEEN ? AND ?"
+    " THEN max(0, waited - (next_try - ?)) ELSE waited END"
+)
 
 
 def _sync_and_close(fd: int) -> None:
@@ -872,6 +878,11 @@ def _due(target: str, now: float) -> tuple[str, object, object, object]:
         math.nextafter(now, math.inf),
         now + 2 * MAX_WAIT,
     )
+
+
+def _now(now: float) -> tuple[float, float, float]:
+    """The values for _WAITED. A time that is further away means that the clock was set back."""
+    return now, now + 2 * MAX_WAIT, now
 
 
 def _rest(

@@ -211,7 +211,7 @@ class TestDrop:
     def test_disk_full(self, running: Spool, run: Run, uploads: Path) -> None:
         """What cannot be kept is not dropped."""
         arrival = accept(running)
-        with Faults(("write",), errno.ENOSPC, persistent=True):
+        with Faults(("write", "copy_file_range"), errno.ENOSPC, persistent=True):
             status, out, err = run("drop", arrival.id)
         assert (status, out) == (1, "")
         assert "No space left on device" in err

@@ -508,7 +508,7 @@ class TestDeliverDue:
 
         accept(waiting)
         out = box(waiting, {"save": deliver}, clock)
-        with Faults(("write",), errno.ENOSPC, persistent=True):
+        with Faults(("write", "copy_file_range"), errno.ENOSPC, persistent=True):
             out.deliver_due("save")
         assert wait(waiting, clock) == MIN_WAIT
         clock.now += MIN_WAIT
@@ -588,6 +588,32 @@ class TestWaits:
         out = box(waiting, {"save": Target(TemporaryError("451", retry_after))}, clock)
         out.deliver_due("save")
         assert wait(waiting, clock) == seconds
+
+    @pytest.mark.parametrize("how", ["retried by hand", "restarted"])
+    @pytest.mark.parametrize("seconds", [0, 4], ids=["at once", "after 4 s"])
+    def test_waits_that_were_cut_short(
+        self, waiting: Spool, root: Path, clock: Clock, how: str, seconds: float
+    ) -> None:
+        """Only the time that a delivery has really waited counts, and counts for the next wait."""
+        times = 6
+        id, error = accept(waiting), [LATER] * (times + 1)
+        target = Target(*error)
+        out = box(waiting, {"save": target}, clock, retry_for=30)
+        out.deliver_due("save")
+        for _ in range(times):
+            clock.now += seconds
+            if how == "restarted":
+                waiting.close()
+                waiting = Spool(root, clock)
+                out = box(waiting, {"save": target}, clock, retry_for=30)
+            else:
+                assert waiting.hurry(id) == 1
+            out.deliver_due("save")
+        [left] = waiting.waiting()
+        wait = max(MIN_WAIT, times * seconds)
+        assert (left.attempts, left.next_try - clock.now) == (times + 1, wait)
+        assert left.waited == times * seconds + wait
+        waiting.close()
 
     @pytest.mark.parametrize("jump", [YEARS, -YEARS, -NEW_YEAR, 3600, -3600, -90000])
     def test_clock_jumps(self, waiting: Spool, clock: Clock, jump: float) -> None:
