@@ -92,15 +92,9 @@ class Memory:
         """Remember a folder."""
         with self._lock:
             self._folders[folder] = known
-            sizes = [
-                sum(one.count for one in each.names.values()) for each in self._folders.values()
-            ]
-            total = sum(sizes)
-            for oldest, size in zip([*self._folders], sizes, strict=True):
-                if total <= self._limit:
-                    break
-                del self._folders[oldest]
-                total -= size
+            total = sum(one.count for one in self._folders.values())
+            while total > self._limit:
+                total -= self._folders.pop(next(iter(self._folders))).count
 
 
 _MEMORY = Memory()
