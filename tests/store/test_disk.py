@@ -432,6 +432,55 @@ class TestSync:
         assert faults.failed == 0
 
 
+def test_status(opened: Folder) -> None:
+    """The state of the folder is that of the one at its path."""
+    assert os.path.samestat(opened.status(), opened.path.stat())
+
+
+def test_status_of_a_closed_folder(tmp_path: Path) -> None:
+    """A folder that was closed is an error, not another file."""
+    with Folder(tmp_path) as folder:
+        pass
+    if os.name == "posix":
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            folder.status()
+
+
+class TestWithNameLimit:
+    """Names that a file system may find too long."""
+
+    def attempt(self, most: int, error: int = errno.ENAMETOOLONG) -> tuple[int, list[int]]:
+        """What comes out where names have at most `most` bytes, and the limits that were tried.
+
+        The number of the error is negative.
+        """
+        tried: list[int] = []
+
+        def attempt(limit: int) -> int:
+            tried.append(limit)
+            if limit > most:
+                raise OSError(error, os.strerror(error))
+            return limit
+
+        try:
+            return disk.with_name_limit(attempt), tried
+        except OSError as raised:
+            return -(raised.errno or 0), tried
+
+    def test_limits(self) -> None:
+        """The largest limit that works is used: most file systems, eCryptfs, Minix."""
+        results = [self.attempt(most) for most in (255, 143, 60, 30, 14, 13)]
+        limits = [255, 143, 60, 30, 14]
+        assert results == [
+            *[(limit, limits[: number + 1]) for number, limit in enumerate(limits)],
+            (-errno.ENAMETOOLONG, limits),
+        ]
+
+    def test_other_errors(self) -> None:
+        """No name is shortened for another reason."""
+        assert self.attempt(143, errno.ENOSPC) == (-errno.ENOSPC, [255])
+
+
 @pytest.fixture
 def fd(tmp_path: Path) -> Iterator[int]:
     """A descriptor of a file that holds 0123456789."""
