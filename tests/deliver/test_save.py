@@ -499,10 +499,16 @@ class TestShortNames:
         self, tmp_path: Path, day: Path, monkeypatch: pytest.MonkeyPatch, links: bool
     ) -> None:
         """A file system may accept a look-up of a name that it does not take."""
+        look_up = Folder.stat
         status = os.stat
+
+        def stat(folder: Folder, name: str) -> os.stat_result:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(os, "stat", status)
+                return look_up(folder, name)
+
+        monkeypatch.setattr(Folder, "stat", stat)
         with ShortNames(143), Faults(() if links else ("link",), errno.EPERM, persistent=True):
-            monkeypatch.setattr(os, "stat", status)
-            monkeypatch.setattr(Folder, "stat", lambda folder, name: (day / name).lstat())
             saved = save(files((self.LONG, NEW), ("SAM.JPG", OLD)), tmp_path, NOON, ID)
         assert told(saved) == [("a" * 139 + ".JPG", 200, True), ("SAM.JPG", 200, True)]
         assert contents(day) == {"a" * 139 + ".JPG": NEW, "SAM.JPG": OLD}
