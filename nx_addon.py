@@ -178,7 +178,6 @@ class NxAddon:
             logger.warning(
                 f"an upload was cut when the last run ended: what came is kept as {path}"
             )
-        self.gateway = Gateway(self.sessions, self.spool)
         self.outbox = Outbox(
             self.spool,
             lambda target: targets.deliver_to(self._configured(), os.environ, target),
@@ -186,6 +185,7 @@ class NxAddon:
             retry_for=self.config.retry_for,
             clock=time.time,
         )
+        self.gateway = Gateway(self.sessions, self.spool, attempted=self.outbox.attempted)
         self.outbox.start()
         for line in advice.lines(_listening(self.config)):
             logger.info(line)
@@ -356,7 +356,9 @@ class NxAddon:
     @command.command("nx.outbox")
     def show_outbox(self) -> str:
         """What waits to be delivered: since when, why, and when it is tried next."""
-        text = describe_waiting(self._spool().waiting(), time.time())
+        waiting = self._spool().waiting()
+        attempts = self.outbox.attempted() if self.outbox else ()
+        text = describe_waiting(waiting, time.time(), attempts)
         logger.log(ALERT, text)
         return text
 

@@ -65,17 +65,18 @@ def safe(name: str | None, media_type: str) -> str:
     return _fitted(stem, f".{extension}")
 
 
-def numbered(name: str, number: int) -> str:
-    """The name to try when `number` others are taken: `-NUMBER` goes before the extension."""
-    if not number:
-        return name
+def numbered(name: str, number: int, limit: int = MAX_NAME) -> str:
+    """The name to try when `number` others are taken: `-NUMBER` goes before the extension.
+
+    The stem is cut so that the name has at most `limit` bytes.
+    """
     path = PurePosixPath(name)
-    return _fitted(path.stem, f"-{number}{path.suffix}")
+    return _fitted(path.stem, f"-{number}{path.suffix}" if number else path.suffix, limit)
 
 
-def _fitted(stem: str, ending: str) -> str:
+def _fitted(stem: str, ending: str, limit: int = MAX_NAME) -> str:
     """Stem and ending, the stem cut between characters so that both have room."""
-    room = MAX_NAME - len(ending.encode())
+    room = limit - len(ending.encode())
     return stem.encode()[:room].decode("utf-8", "ignore").rstrip(" ") + ending
 
 

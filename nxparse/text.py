@@ -70,7 +70,8 @@ def format_duration(seconds: float) -> str:
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} seconds"
+    count = f"{max(seconds, 0):.0f}"
+    return "1 second" if count == "1" else f"{count} seconds"
 
 
 def describe_refused_sender(sender: str) -> str:

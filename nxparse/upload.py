@@ -7,13 +7,17 @@ The body stays where it was kept, and `Fetch` reads a piece of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from nxparse import filename, jpeg, markup, message, multipart
 from nxparse.address import is_deliverable
 from nxparse.deviation import BodyError, Deviation, Kind
 from nxparse.multipart import CHUNK, Fetch
+
+Copy = Callable[[int, int, int], None]
+"""Copies bytes of a body, from an offset on, so many, to a file descriptor."""
 
 JPEG_HEAD = 1 << 17  # bytes of a photo that are enough for what it tells of itself
 _TURNS = {3: 180, 6: 90, 8: 270}  # by orientation (Exif); cameras make no mirror images
@@ -33,6 +37,21 @@ class File:
     size: int
     start: int
     _fetch: Fetch = field(repr=False, compare=False)
+    _copy: Copy | None = field(default=None, repr=False, compare=False)
+
+    def with_copy(self, copy: Copy) -> File:
+        """Return the same file, whose body can also be copied without reading it."""
+        return replace(self, _copy=copy)
+
+    def copy_to(self, fd: int) -> None:
+        """Write the content to a file descriptor. Raises OSError."""
+        if self._copy:
+            self._copy(self.start, self.size, fd)
+            return
+        for chunk in self.chunks():
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(fd, view) :]
 
     def chunks(self) -> Iterator[bytes]:
         """The content, in pieces of at most 256 KiB."""

@@ -6,6 +6,7 @@ copies a folder at each step of a program, as a kill at that step would leave it
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -17,7 +18,10 @@ from typing import Any, ClassVar, Self
 
 import pytest
 
+CALLS: tuple[str, ...]
 CALLS = ("open", "write", "fsync", "close", "link", "replace", "unlink", "mkdir")
+if hasattr(os, "copy_file_range"):
+    CALLS = (*CALLS, "copy_file_range")
 STATEMENTS = ("BEGIN", "INSERT", "COMMIT")
 ENDLESS = 1000  # failures in a row that no program needs to understand
 
@@ -126,6 +130,37 @@ class Faults:
         self.failed += fails
         assert self.failed < ENDLESS, "it is tried for ever"
         return fails
+
+
+class ShortNames:
+    """Stands in for a file system whose names have at most `limit` bytes, in a with statement.
+
+    `refused` holds the names that were too long.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.refused: list[str] = []
+        self._limit = limit
+        self._patches = pytest.MonkeyPatch()
+
+    def __enter__(self) -> Self:
+        for name in ("open", "stat", "link", "unlink", "replace", "mkdir"):
+            self._patches.setattr(os, name, self._wrapped(getattr(os, name)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._patches.undo()
+
+    def _wrapped(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*positional: Any, **named: Any) -> Any:
+            paths = [one for one in positional[:2] if isinstance(one, str | Path)]
+            for name in (Path(path).name for path in paths):
+                if len(os.fsencode(name)) > self._limit:
+                    self.refused.append(name)
+                    raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
+            return call(*positional, **named)
+
+        return wrapper
 
 
 class Kills:

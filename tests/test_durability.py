@@ -72,7 +72,7 @@ def test_killed_while_delivery_has_to_wait(folder: Path) -> None:
         obstacle = proxy.uploads / next(iter(days()))
         obstacle.write_text("a file where the folder of the day should be")
         assert camera.send(proxy.port, REQUEST).body == ACCEPTED
-        proxy.wait_for(r"Not a directory .*; it is safe, trying again in 1\d s")
+        proxy.wait_for(r"Not a directory .*; it is safe, next try in 1\d seconds")
         proxy.kill()
     obstacle.unlink()
     with Proxy(folder) as proxy:

@@ -135,6 +135,21 @@ def test_numbered(name: str, number: int, expected: str) -> None:
     assert numbered(name, number) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "number", "limit", "expected"),
+    [
+        pytest.param("SAM_4371.JPG", 0, 14, "SAM_4371.JPG", id="fits"),
+        pytest.param("SAM_4371.JPG", 1, 14, "SAM_4371-1.JPG", id="fits-with-a-number"),
+        pytest.param("SAM_4371.JPG", 10, 14, "SAM_437-10.JPG", id="cut-for-the-number"),
+        pytest.param("a" * 251 + ".jpg", 0, 143, "a" * 139 + ".jpg", id="143"),
+        pytest.param("사진" * 41 + ".jpg", 1, 143, "사진" * 22 + "사-1.jpg", id="143-of-korean"),
+    ],
+)
+def test_numbered_within_a_limit(name: str, number: int, limit: int, expected: str) -> None:
+    """A name is cut for a file system that takes less, and keeps number and extension."""
+    assert numbered(name, number, limit) == expected
+
+
 JPEG = b"\xff\xd8\xff\xe1\0\x18Exif\0\0"
 
 

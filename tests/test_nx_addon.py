@@ -884,8 +884,10 @@ def test_commands(folder: Path) -> None:
         spool.postpone(delivery, 600.0, "451 later", ["you@example.org"])
 
         told = run("nx.outbox")
-        assert f"{id}: to you@example.org by mail, since " in told
-        assert f"{id}: to you@example.org by forward:https://h/..., since " in told
+        assert f"{id}: to you@example.org by mail, waiting for " in told
+        assert f"{id}: to you@example.org by forward:https://h/..., waiting for " in told
+        addon.outbox.attempted = lambda: {(id, "mail", 0)}  # type: ignore[method-assign]
+        assert "tried once, being tried now: 451 later" in run("nx.outbox")
         assert spool.due("mail") == []
         run(f"nx.retry {id}")
         assert [one.id for one in spool.due("mail")] == [id]

@@ -44,7 +44,10 @@ from tests.mitmdump import Proxy, eventually
 LEAST_POINTS = 1000
 PIECES = 3  # in which a body comes in
 ROUNDS = 4  # enough for whatever is refused for now
-WRITES = ("write", "fsync", "link", "replace", "unlink", "mkdir", "INSERT", "UPDATE", "DELETE")
+WRITES = (
+    *("write", "copy_file_range", "fsync", "link", "replace", "unlink", "mkdir"),
+    *("INSERT", "UPDATE", "DELETE"),
+)
 EVERYTHING = (*CALLS, "BEGIN", "SELECT", "INSERT", "UPDATE", "DELETE", "COMMIT")
 
 ANNA, BEN, CLARA, GONE, BUSY, US = (

@@ -199,10 +199,14 @@ def test_saved(files: list[Saved], expected: str) -> None:
     [
         (-3600.0, "0 seconds"),
         (0.0, "0 seconds"),
-        (0.6, "1 seconds"),
+        (0.4, "0 seconds"),
+        (0.6, "1 second"),
+        (1.4, "1 second"),
+        (1.6, "2 seconds"),
         (59.0, "59 seconds"),
         (119.0, "119 seconds"),
         (120.0, "2 minutes"),
+        (3719.0, "62 minutes"),
         (7199.0, "120 minutes"),
         (7200.0, "2 hours"),
         (86400.0, "24 hours"),
@@ -237,45 +241,69 @@ def delivery(
     ("deliveries", "expected"),
     [
         ([], "nothing waits"),
+        ([delivery()], f"{ID}: to me@example.org by mail, waiting for 5 minutes, due now"),
         (
-            [delivery()],
-            f"{ID}: to me@example.org by mail, since 5 minutes, tried 0 times, "
-            f"next in 0 seconds: not tried yet",
+            [delivery(next_try=ARRIVED + 360)],
+            f"{ID}: to me@example.org by mail, waiting for 5 minutes, first try in 60 seconds",
         ),
         (
             [
-                delivery(
-                    attempts=4,
-                    next_try=ARRIVED + 420,
-                    reason="mail.example.com:25: Connection refused",
-                )
+                delivery(attempts=4, next_try=ARRIVED + 420, reason="h:25: Connection refused"),
+                delivery(attempts=2, next_try=ARRIVED + 4019, reason="busy"),
+                delivery(attempts=1, next_try=ARRIVED + 301, reason="busy"),
             ],
-            f"{ID}: to me@example.org by mail, since 5 minutes, tried 4 times, "
-            f"next in 2 minutes: mail.example.com:25: Connection refused",
+            f"{ID}: to me@example.org by mail, waiting for 5 minutes, tried 4 times, "
+            f"next try in 2 minutes: h:25: Connection refused\n"
+            f"{ID}: to me@example.org by mail, waiting for 5 minutes, tried twice, "
+            f"next try in 62 minutes: busy\n"
+            f"{ID}: to me@example.org by mail, waiting for 5 minutes, tried once, "
+            f"next try in 1 second: busy",
+        ),
+        (
+            [delivery(attempts=1, next_try=when, reason="busy") for when in (0, ARRIVED + 10**9)],
+            "\n".join(
+                [
+                    f"{ID}: to me@example.org by mail, waiting for 5 minutes, tried once, "
+                    f"due now: busy"
+                ]
+                * 2
+            ),
         ),
         (
             [delivery(part=1), delivery(part=2, attempts=2, reason="busy")],
-            f"{ID}, file 1: to me@example.org by mail, since 5 minutes, tried 0 times, "
-            f"next in 0 seconds: not tried yet\n"
-            f"{ID}, file 2: to me@example.org by mail, since 5 minutes, tried 2 times, "
-            f"next in 0 seconds: busy",
+            f"{ID}, file 1: to me@example.org by mail, waiting for 5 minutes, due now\n"
+            f"{ID}, file 2: to me@example.org by mail, waiting for 5 minutes, tried twice, "
+            f"due now: busy",
         ),
         (
             [delivery("save:${DIR}", recipients=tuple("abcdefg"))],
-            f"{ID}: to a, b, c, d, e and 2 more by save:${{DIR}}, since 5 minutes, "
-            f"tried 0 times, next in 0 seconds: not tried yet",
+            f"{ID}: to a, b, c, d, e and 2 more by save:${{DIR}}, waiting for 5 minutes, due now",
         ),
         (
             [delivery("mail:\x1bx", recipients=("a\u2028b",), reason="450\r\n" + "x" * 300)],
-            f"{ID}: to a?b by mail:?x, since 5 minutes, tried 0 times, "
-            f"next in 0 seconds: 450??{'x' * 194}…",
+            f"{ID}: to a?b by mail:?x, waiting for 5 minutes, due now: 450??{'x' * 194}…",
         ),
     ],
-    ids=["nothing", "new", "tried", "file by file", "many", "hostile"],
+    ids=["nothing", "new", "post", "tried", "due", "file by file", "many", "hostile"],
 )
 def test_waiting(deliveries: list[Delivery], expected: str) -> None:
     """Each delivery is one line, which begins with the id by which it can be tried again."""
     assert describe_waiting(deliveries, ARRIVED + 300) == expected
+
+
+def test_being_tried() -> None:
+    """Deliveries that are being tried are shown as that, and only those."""
+    deliveries = [
+        delivery(),
+        delivery("save"),
+        delivery(part=1),
+        delivery("run:x", attempts=1, next_try=ARRIVED + 600, reason="busy"),
+    ]
+    attempted = {(ID, "mail", 0), (ID, "run:x", 0), (ID, "save", 1)}
+    assert [
+        line.partition("5 minutes, ")[2]
+        for line in describe_waiting(deliveries, ARRIVED + 300, attempted).splitlines()
+    ] == ["being tried now", "due now", "due now", "tried once, being tried now: busy"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Iterator
 from email.parser import BytesHeaderParser
@@ -526,6 +527,37 @@ def test_camera(photos: list[bytes], album: str, expected: str) -> None:
     upload = Upload("a", ("b",), "", "", tuple(map(file, photos)), album=album)
     assert camera(upload) == expected
     assert max(fetched, default=0) <= JPEG_HEAD == 1 << 17
+
+
+@pytest.mark.parametrize("size", [0, 1, 60, 600_000])
+@pytest.mark.parametrize("most", [1 << 30, 100_000], ids=["whole writes", "short writes"])
+def test_copy_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, most: int) -> None:
+    """The content, and nothing of what surrounds it, is written where a descriptor stands."""
+    data = bytes(range(256)) * (size // 256 + 1)
+    before, photo = b"before", data[:size]
+    body = before + photo + b"after"
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, chunk: write(fd, bytes(chunk[:most])))
+    file = File("a.jpg", "image/jpeg", size, len(before), lambda start, end: body[start:end])
+    path = tmp_path / "copy"
+    with path.open("xb", buffering=0) as copy:
+        copy.write(b"head")
+        file.copy_to(copy.fileno())
+    assert path.read_bytes() == b"head" + photo
+
+
+def test_copy_to_by_a_function_of_its_own() -> None:
+    """A file whose body can be copied without being read is copied so."""
+    copied: list[tuple[int, int, int]] = []
+
+    def unread(start: int, end: int) -> bytes:
+        raise AssertionError("it is read")
+
+    file = File("a.jpg", "image/jpeg", 60, 6, unread)
+    with_copy = file.with_copy(lambda *range: copied.append(range))
+    with_copy.copy_to(17)
+    assert copied == [(6, 60, 17)]
+    assert with_copy == file
 
 
 @pytest.mark.parametrize(

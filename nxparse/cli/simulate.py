@@ -845,7 +845,7 @@ class Deliveries:
                 f"of nx_addon, and what could be kept in {self._directory / 'undelivered'}"
             )
         if waiting:
-            reason = printable(waiting[0].reason, 200) or "it has not been tried yet"
+            reason = printable(waiting[0].reason, 200) or "no attempt has ended yet"
             raise RehearsalError(
                 f"{_told(waiting[0])}: waits, {reason}; see {OUTBOX} --dir {self._directory}"
             )

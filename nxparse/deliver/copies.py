@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from nxparse.filename import numbered
@@ -34,12 +35,15 @@ def copies(files: Sequence[File], folder: Path) -> Iterator[list[Path]]:
 
 
 def _copied(file: File, folder: Folder) -> Path:
-    names = (numbered(file.safe_name, number) for number in itertools.count())
-    name = next(name for name in names if not folder.has(name))
+    name = disk.with_name_limit(partial(_free_name, file.safe_name, folder))
     fd = folder.create(name, 0o600)
     try:
-        for chunk in file.chunks():
-            disk.write_all(fd, chunk)
+        file.copy_to(fd)
     finally:
         os.close(fd)
     return folder.path / name
+
+
+def _free_name(wanted: str, folder: Folder, limit: int) -> str:
+    names = (numbered(wanted, number, limit) for number in itertools.count())
+    return next(name for name in names if not folder.has(name))

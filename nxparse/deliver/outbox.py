@@ -34,7 +34,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from nxparse.deliver.errors import (
@@ -59,6 +59,10 @@ logger = logging.getLogger(__name__)
 
 Deliver = Callable[[Upload, Sequence[File], Delivery], Outcome]
 """Delivers these files of an upload. Raises a DeliveryError or OSError."""
+
+
+Attempted = tuple[str, str, int]
+"""A delivery: the id of its upload, its target, and the number of the file (0: all files)."""
 
 
 class Outbox:
@@ -88,9 +92,11 @@ class Outbox:
         self._changed = threading.Condition()
         self._changes = 0
         self._stopping = False
-        self._lanes: dict[str, threading.Thread] = {}
-        # Targets that want to be left alone: until when, and why.
-        self._resting: dict[str, tuple[float, str]] = {}
+        self._workers: dict[str, threading.Thread] = {}
+        # By target: what its worker is trying to deliver.
+        self._attempted: dict[str, Attempted] = {}
+        # Targets that asked not to be contacted: until when (Unix time), and why.
+        self._back_offs: dict[str, tuple[float, str]] = {}
         # What the database could not take: how deliveries have ended, by target and id.
         self._unnoted: dict[tuple[str, str], Callable[[], None]] = {}
         self._dispatcher = threading.Thread(target=self._dispatch, name="nx outbox", daemon=True)
@@ -111,15 +117,19 @@ class Outbox:
             self._stopping = True
             self._changed.notify_all()
         deadline = time.monotonic() + timeout
-        # Once the dispatcher has ended there are no new lanes.
+        # Once the dispatcher has ended there are no new workers.
         self._dispatcher.join(timeout)
-        for lane in self._lanes.values():
-            lane.join(max(0.0, deadline - time.monotonic()))
-        return not any(one.is_alive() for one in (self._dispatcher, *self._lanes.values()))
+        for worker in self._workers.values():
+            worker.join(max(0.0, deadline - time.monotonic()))
+        return not any(one.is_alive() for one in (self._dispatcher, *self._workers.values()))
+
+    def attempted(self) -> set[Attempted]:
+        """Return the deliveries that are being tried now."""
+        return {*self._attempted.values()}
 
     def deliver_due(self, target: str) -> None:
         """Try everything that is due for a target."""
-        self._go_on_resting(target)
+        self._continue_back_off(target)
         new = True
         while not self._stopping:
             delivery = self._spool.first_due(target, new=new)
@@ -140,13 +150,13 @@ class Outbox:
                 for path in self._spool.tidy():
                     logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
                 for target in self._spool.targets():
-                    if target not in self._lanes:
+                    if target not in self._workers:
                         name = f"nx {target_label(target)}"
-                        lane = threading.Thread(
+                        worker = threading.Thread(
                             target=self._run, args=(target,), name=name, daemon=True
                         )
-                        lane.start()
-                        self._lanes[target] = lane
+                        worker.start()
+                        self._workers[target] = worker
                 if (found := self._spool.version()) != version:
                     version = found
                     self.wake()
@@ -184,8 +194,12 @@ class Outbox:
         if unnoted := self._unnoted.get((delivery.target, delivery.id)):
             # It has been made: to make it again would be to mail it twice.
             self._note(delivery, unnoted)
-        else:
+            return
+        self._attempted[delivery.target] = _attempted(delivery)
+        try:
             self._read(delivery, self._attempt)
+        finally:
+            del self._attempted[delivery.target]
 
     def _read(
         self, delivery: Delivery, then: Callable[[Upload, Sequence[File], Delivery], None]
@@ -225,7 +239,7 @@ class Outbox:
             else:
                 self._retry(delivery, reason, least=least, progress=progress)
             if isinstance(error, UnreachableError):
-                self._rest(delivery, reason, least)
+                self._back_off(delivery, reason, least)
         else:
             self._settle(upload, files, delivery, outcome)
 
@@ -260,8 +274,8 @@ class Outbox:
         note()
         del self._unnoted[key]
 
-    def _rest(self, delivery: Delivery, reason: str, least: float) -> None:
-        """Let what else is due for a target wait as if it had failed together with `delivery`."""
+    def _back_off(self, delivery: Delivery, reason: str, least: float) -> None:
+        """Postpone what else is due for a target, as if it had failed together with `delivery`."""
         target = delivery.target
         for other in self._spool.due(target):
             if other.waited >= self._retry_for:
@@ -273,14 +287,14 @@ class Outbox:
                 f"{others} more for {target_label(target)} wait with upload {delivery.id}"
             )
         if least:
-            self._resting[target] = self._clock() + wait, reason
+            self._back_offs[target] = self._clock() + wait, reason
 
-    def _go_on_resting(self, target: str) -> None:
-        """Let what has come meanwhile wait, too; but not what is tried by hand."""
-        until, reason = self._resting.get(target, (0.0, ""))
+    def _continue_back_off(self, target: str) -> None:
+        """Postpone what has arrived meanwhile, too, but not what the user retries."""
+        until, reason = self._back_offs.get(target, (0.0, ""))
         wait = until - self._clock()
         if not 0 < wait <= 2 * MAX_WAIT:
-            self._resting.pop(target, None)
+            self._back_offs.pop(target, None)
         elif others := self._spool.rest(target, wait, reason):
             logger.warning(f"{others} more for {target_label(target)} wait: {reason}")
 
@@ -322,7 +336,7 @@ class Outbox:
         self._note(delivery, partial(self._spool.postpone, delivery, wait, reason, left, progress))
         logger.warning(
             f"upload {delivery.id}: {target_label(delivery.target)}: {reason}; "
-            f"it is safe, trying again in {wait:.0f} s"
+            f"it is safe, next try in {format_duration(wait)}"
         )
 
     def _wait_after(self, delivery: Delivery, least: float) -> float:
@@ -339,17 +353,41 @@ def _refusals(refused: Sequence[Refused]) -> str:
     return format_list([f"{printable(one.recipient)} ({one.reason})" for one in refused])
 
 
-def describe_waiting(deliveries: Sequence[Delivery], now: float) -> str:
-    """Return one line for each waiting delivery; `now` is a Unix time."""
-    return "\n".join(_describe(one, now) for one in deliveries) or "nothing waits"
+def describe_waiting(
+    deliveries: Sequence[Delivery], now: float, attempts: Collection[Attempted] = ()
+) -> str:
+    """Return one line for each waiting delivery. `now` is a Unix time.
+
+    `attempts` are the deliveries that are being tried, as far as the caller can know.
+    """
+    return "\n".join(_describe(one, now, attempts) for one in deliveries) or "nothing waits"
 
 
-def _describe(one: Delivery, now: float) -> str:
-    part = f", file {one.part}" if one.part else ""
+def _describe(one: Delivery, now: float, attempts: Collection[Attempted]) -> str:
+    file_number = f", file {one.part}" if one.part else ""
     recipients = format_list([printable(name) for name in one.recipients])
-    return (
-        f"{one.arrival.id}{part}: to {recipients} by {target_label(one.target)}, "
-        f"since {format_duration(now - one.arrival.received)}, tried {one.attempts} times, "
-        f"next in {format_duration(one.next_try - now)}: "
-        f"{printable(one.reason, 200) or 'not tried yet'}"
-    )
+    facts = [
+        f"to {recipients} by {target_label(one.target)}",
+        f"waiting for {format_duration(now - one.arrival.received)}",
+    ]
+    if one.attempts:
+        times = {1: "once", 2: "twice"}.get(one.attempts, f"{one.attempts} times")
+        facts.append(f"tried {times}")
+    if _attempted(one) in attempts:
+        facts.append("being tried now")
+    elif is_due(one.next_try, now):
+        facts.append("due now")
+    else:
+        which = "next" if one.attempts else "first"
+        facts.append(f"{which} try in {format_duration(one.next_try - now)}")
+    reason = f": {printable(one.reason, 200)}" if one.reason else ""
+    return f"{one.arrival.id}{file_number}: {', '.join(facts)}{reason}"
+
+
+def _attempted(delivery: Delivery) -> Attempted:
+    return delivery.arrival.id, delivery.target, delivery.part
+
+
+def is_due(next_try: float, now: float) -> bool:
+    """Is a delivery tried at once? Also if it would wait for too long: the clock was set back."""
+    return not now < next_try <= now + 2 * MAX_WAIT

@@ -1,8 +1,9 @@
 """Photos as files: nx_dir/YYYY-MM-DD/NAME.
 
 Nothing is overwritten: a name that is taken gets `-1`, `-2`, ... before its
-extension. The same bytes under the same name are not stored twice, which also
-makes it harmless to deliver an upload again after a crash.
+extension; where the file system limits names to fewer bytes, they are shortened.
+The same bytes under the same name are not stored twice, which also makes it
+harmless to deliver an upload again after a crash.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from nxparse.filename import numbered
+from nxparse.deliver.taken import TakenNames, taken_names
 from nxparse.store import disk
 from nxparse.store.disk import Folder
 from nxparse.text import format_list, format_size
@@ -47,9 +49,10 @@ def store(files: Sequence[File], path: Path, id: str) -> list[Saved]:
     """
     saved = []
     try:
-        with Folder.make(path) as folder:
+        with Folder.make(path) as folder, taken_names(folder) as taken:
             for index, file in enumerate(files):
-                name, new = _store(folder, file, f".{id}-{index}")
+                attempt = partial(_store, folder, taken, file, f"{id}-{index}")
+                name, new = disk.with_name_limit(attempt)
                 saved.append(Saved(path / name, file.size, new))
             folder.sync()
     except OSError as error:
@@ -58,43 +61,29 @@ def store(files: Sequence[File], path: Path, id: str) -> list[Saved]:
     return saved
 
 
-def _store(folder: Folder, file: File, temporary: str) -> tuple[str, bool]:
+def _store(folder: Folder, taken: TakenNames, file: File, id: str, limit: int) -> tuple[str, bool]:
+    temporary = f".{id[1 - limit :]}"
     folder.discard(temporary)
-    number, same = _place(folder, file, 0)
+    name, same = taken.place(file, limit)
     if same:
-        return numbered(file.safe_name, number), False
+        return name, False
     fd = folder.create(temporary)
     try:
         try:
-            for chunk in file.chunks():
-                disk.write_all(fd, chunk)
+            file.copy_to(fd)
             os.fsync(fd)
         finally:
             os.close(fd)
         while not same:
-            name = numbered(file.safe_name, number)
             try:
                 folder.publish(temporary, name)
             except FileExistsError:
-                number, same = _place(folder, file, number)
+                name, same = taken.place(file, limit)
             else:
                 return name, True
     finally:
         folder.discard(temporary)
-    return numbered(file.safe_name, number), False
-
-
-def _place(folder: Folder, file: File, first: int) -> tuple[int, bool]:
-    """The first number, from `first` on, under which the file can stand or already does."""
-    number = first
-    while True:
-        try:
-            name = numbered(file.safe_name, number)
-            if disk.same_content(folder, name, file.size, file.chunks()):
-                return number, True
-        except FileNotFoundError:
-            return number, False
-        number += 1
+    return name, False
 
 
 def describe_saved(files: Sequence[Saved]) -> str:

@@ -13,10 +13,11 @@ import logging
 import re
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from nxparse.config import Config
 from nxparse.deliver import routes
+from nxparse.deliver.outbox import Attempted
 from nxparse.deviation import BodyError
 from nxparse.server import page, social
 from nxparse.server.endpoints import NOT_FOUND, Call, Service
@@ -32,11 +33,16 @@ class Gateway:
     """Answers calls, in any thread; it blocks. Only a fault of ours is an exception."""
 
     def __init__(
-        self, sessions: Sessions, spool: Spool, clock: Callable[[], float] = time.time
+        self,
+        sessions: Sessions,
+        spool: Spool,
+        clock: Callable[[], float] = time.time,
+        attempted: Callable[[], Collection[Attempted]] = frozenset,
     ) -> None:
         self._sessions = sessions
         self._spool = spool
         self._clock = clock
+        self._attempted = attempted
 
     def answer(self, config: Config, client: str, call: Call, body: bytes) -> Reply:
         """The reply to a request with this body."""
@@ -80,7 +86,9 @@ class Gateway:
 
     def _page(self, config: Config, client: str) -> Reply:
         uploads = self._spool.recent(None if config.gallery else client)
-        return page.render(uploads, self._clock(), gallery=config.gallery)
+        return page.render(
+            uploads, self._clock(), gallery=config.gallery, attempted=self._attempted()
+        )
 
     def _thumbnail(self, config: Config, argument: str) -> Reply:
         id, _, part = argument.rpartition(".")

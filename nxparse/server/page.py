@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from nxparse.deliver.outbox import Attempted, is_due
 from nxparse.deliver.routes import target_label
 from nxparse.server.reply import Reply
 from nxparse.store.spool import DeliveryStatus, FileRecord, UploadRecord
@@ -66,15 +67,21 @@ class _Upload:
     lines: Sequence[_Line]
 
 
-def render(uploads: Sequence[UploadRecord], now: float, *, gallery: bool) -> Reply:
+def render(
+    uploads: Sequence[UploadRecord],
+    now: float,
+    *,
+    gallery: bool,
+    attempted: Collection[Attempted] = (),
+) -> Reply:
     """The page, with these uploads. `now` is a Unix time.
 
     In a `gallery` they are everybody's: then it tells whose they are, and shows
-    their thumbnails.
+    their thumbnails. `attempted` are the deliveries that are being tried now.
     """
     html = _template().render(
         style=Markup(_STYLE),
-        uploads=[_upload(one, now, gallery) for one in uploads],
+        uploads=[_upload(one, now, gallery, attempted) for one in uploads],
     )
     return Reply(200, html.encode("utf-8", "replace"), (*_HEADERS, ("Cache-Control", "no-store")))
 
@@ -93,7 +100,9 @@ def _template() -> jinja2.Template:
     return environment.from_string((_FOLDER / "page.html").read_text("utf-8"))
 
 
-def _upload(past: UploadRecord, now: float, gallery: bool) -> _Upload:
+def _upload(
+    past: UploadRecord, now: float, gallery: bool, attempted: Collection[Attempted]
+) -> _Upload:
     arrival, files = past.arrival, past.files
     names = format_list([printable(file.name) for file in files])
     size = format_size(sum(file.size for file in files))
@@ -107,7 +116,7 @@ def _upload(past: UploadRecord, now: float, gallery: bool) -> _Upload:
         f"{format_duration(now - arrival.received)} ago",
         origin=_origin(past) if gallery else "",
         images=images,
-        lines=list(_lines(past, now)),
+        lines=list(_lines(past, now, attempted)),
     )
 
 
@@ -117,13 +126,14 @@ def _origin(past: UploadRecord) -> str:
     return f"from {printable(arrival.sender) or '(nobody)'} at {arrival.client}{site}"
 
 
-def _lines(past: UploadRecord, now: float) -> Iterator[_Line]:
+def _lines(past: UploadRecord, now: float, attempted: Collection[Attempted]) -> Iterator[_Line]:
     """What has become of an upload, each way in one line unless files went different ways."""
     for target in dict.fromkeys(fate.target for fate in past.fates):
         fates = [fate for fate in past.fates if fate.target == target]
         said: dict[_Line, list[str]] = {}
         for fate in fates:
-            line = _Line(fate.state, sentence(fate, now))
+            tried = (past.arrival.id, target, fate.part) in attempted
+            line = _Line(fate.state, sentence(fate, now, being_tried=tried))
             said.setdefault(line, []).append(_name(past.files, fate.part))
         for line, names in said.items():
             about = f"{format_list(names)}: " if len(said) > 1 else ""
@@ -135,7 +145,7 @@ def _name(files: Sequence[FileRecord], part: int) -> str:
     return printable(named)
 
 
-def sentence(fate: DeliveryStatus, now: float) -> str:
+def sentence(fate: DeliveryStatus, now: float, *, being_tried: bool = False) -> str:
     """What has become of an upload, in plain words, without anything secret."""
     participle = _participle(fate)
     reason = printable(fate.reason, MAX_REASON)
@@ -145,10 +155,13 @@ def sentence(fate: DeliveryStatus, now: float) -> str:
             return f"{told}; {reason}" if reason.startswith("not ") else told
         case "failed":
             return f"Could not be {participle}: {reason}. The files are kept."
+        case _ if being_tried:
+            return f"Is being {participle} now.{f' Last attempt: {reason}.' if reason else ''}"
         case _ if not reason:
             return f"Is about to be {participle}."
-    wait = format_duration(fate.next_try - now)
-    return f"Waits to be {participle}: {reason}. Next try in {wait}."
+    due = is_due(fate.next_try, now)
+    when = "Due now" if due else f"Next try in {format_duration(fate.next_try - now)}"
+    return f"Waits to be {participle}: {reason}. {when}."
 
 
 def _participle(fate: DeliveryStatus) -> str:

@@ -16,9 +16,12 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
+
+from nxparse.filename import MAX_NAME
 
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -26,7 +29,16 @@ _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 # File systems without hard links: FAT, exFAT, some network shares.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+# copy_file_range cannot copy between these two files, or on this system.
+_NO_KERNEL_COPY = {
+    *(errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP),
+    *(errno.EPERM, errno.EBADF),
+}
+# Bytes in a name: most file systems, eCryptfs, the versions of the Minix file system.
+_NAME_LIMITS = (MAX_NAME, 143, 60, 30, 14)
 CHUNK = 1 << 18
+
+Result = TypeVar("Result")
 
 
 class Folder:
@@ -120,6 +132,10 @@ class Folder:
         """The state of a file, or of the link that is there."""
         return os.stat(self._at(name), dir_fd=self._fd, follow_symlinks=False)
 
+    def status(self) -> os.stat_result:
+        """The state of the folder itself."""
+        return os.stat(self.path) if self._fd is None else os.fstat(self._checked(self._fd))
+
     def has(self, name: str) -> bool:
         with contextlib.suppress(FileNotFoundError):
             self.stat(name)
@@ -210,6 +226,41 @@ def read_range(fd: int, start: int, end: int) -> bytes:
         pieces.append(piece)
         start += len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def copy_range(source: int, offset: int, size: int, destination: int) -> None:
+    """Append `size` bytes of a file, from `offset` on, at the position of `destination`.
+
+    The kernel copies if it can, and then shares the blocks of the file if the file system
+    can. OSError if the source is shorter.
+    """
+    end = offset + size
+    while offset < end and hasattr(os, "copy_file_range"):
+        try:
+            copied = os.copy_file_range(source, destination, end - offset, offset)
+        except OSError as error:
+            if error.errno not in _NO_KERNEL_COPY:
+                raise
+            break
+        if not copied:
+            break
+        offset += copied
+    for start in range(offset, end, CHUNK):
+        write_all(destination, read_range(source, start, min(start + CHUNK, end)))
+
+
+def with_name_limit(attempt: Callable[[int], Result]) -> Result:
+    """Return `attempt(limit)`, with the largest limit for names that the file system accepts.
+
+    The limit is in bytes. An attempt that fails with ENAMETOOLONG is repeated with a smaller one.
+    """
+    for limit in _NAME_LIMITS[:-1]:
+        try:
+            return attempt(limit)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+    return attempt(_NAME_LIMITS[-1])
 
 
 def same_content(folder: Folder, name: str, size: int, chunks: Iterable[bytes]) -> bool:

@@ -50,7 +50,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -630,8 +630,9 @@ class Spool:
         """Let the waiting deliveries of an upload be due now. Returns how many there are."""
         with self._database.transaction() as database:
             return database.execute(
-                "UPDATE delivery SET next_try = ? WHERE upload = ? AND state = 'waiting'",
-                (HURRIED, id),
+                f"UPDATE delivery SET {_WAITED}, next_try = ?"
+                " WHERE upload = ? AND state = 'waiting'",
+                (*_now(self._clock()), HURRIED, id),
             ).rowcount
 
     def unheard(self, id: str) -> None:
@@ -698,6 +699,8 @@ class Spool:
                 digest = hashlib.sha256()
                 found = upload.read_chunks(_digested(fd, digest.update), body.content_type, fetch)
                 _check(digest.hexdigest(), body)
+                copy = partial(disk.copy_range, fd)
+                found = replace(found, files=tuple(one.with_copy(copy) for one in found.files))
                 part = slice(delivery.part - 1, delivery.part) if delivery.part else slice(None)
                 yield found, found.files[part]
 
@@ -821,10 +824,10 @@ class Spool:
             # Whatever was in the way may be gone, and the clock may have been set. But
             # for a post that may grow, photos may be on their way.
             database.execute(
-                "UPDATE delivery SET next_try = ? + CASE WHEN part = 0 AND attempts = 0 AND"
-                " upload IN (SELECT id FROM upload WHERE open) THEN ? ELSE 0 END"
-                " WHERE state = 'waiting'",
-                (self._clock(), QUIET),
+                f"UPDATE delivery SET {_WAITED}, next_try = ? + CASE WHEN part = 0"
+                " AND attempts = 0 AND upload IN (SELECT id FROM upload WHERE open)"
+                " THEN ? ELSE 0 END WHERE state = 'waiting'",
+                (*_now(self._clock()), self._clock(), QUIET),
             )
             known = dict(database.execute(f"SELECT id, {_NEEDED} FROM body"))
         for name, state in self._spool.files():
@@ -850,6 +853,11 @@ class Spool:
 _ARRIVAL = "id, received, client, sender, site, album, caption"
 _BODY = "id, part, name, content_type, size, sha256"
 _KEY = "upload = ? AND target = ? AND part = ?"
+# For an UPDATE that ends a wait early: the whole wait was added to `waited` when it began.
+_WAITED = (
+    "waited = CASE WHEN attempts > 0 AND next_try BETWEEN ? AND ?"
+    " THEN max(0, waited - (next_try - ?)) ELSE waited END"
+)
 
 
 def _sync_and_close(fd: int) -> None:
@@ -870,6 +878,11 @@ def _due(target: str, now: float) -> tuple[str, object, object, object]:
         math.nextafter(now, math.inf),
         now + 2 * MAX_WAIT,
     )
+
+
+def _now(now: float) -> tuple[float, float, float]:
+    """The values for _WAITED. A time that is further away means that the clock was set back."""
+    return now, now + 2 * MAX_WAIT, now
 
 
 def _rest(
@@ -949,7 +962,8 @@ def _photo(fd: int, body: _Body) -> File:
     for chunk in disk.read_chunks(fd):
         digest.update(chunk)
     _check(digest.hexdigest(), body)
-    return upload.whole(body.name, body.content_type, body.size, partial(disk.read_range, fd))
+    photo = upload.whole(body.name, body.content_type, body.size, partial(disk.read_range, fd))
+    return photo.with_copy(partial(disk.copy_range, fd))
 
 
 def _check(sha256: str, body: _Body) -> None:

@@ -90,12 +90,10 @@ class TestList:
         status, out, err = run("list")
         assert (status, err) == (0, "")
         lines = [
-            f"{arrival.id}, file 1: to a@b.org, c@b.org by mail, since 0 seconds, tried 0 times, "
-            f"next in 0 seconds: not tried yet",
-            f"{arrival.id}, file 2: to a@b.org, c@b.org by mail, since 0 seconds, tried 0 times, "
-            f"next in 0 seconds: not tried yet",
-            f"{save.id}: to c@b.org by save, since 0 seconds, tried 1 times, "
-            f"next in 2 hours: No space left on device",
+            f"{arrival.id}, file 1: to a@b.org, c@b.org by mail, waiting for 0 seconds, due now",
+            f"{arrival.id}, file 2: to a@b.org, c@b.org by mail, waiting for 0 seconds, due now",
+            f"{save.id}: to c@b.org by save, waiting for 0 seconds, tried once, "
+            f"next try in 2 hours: No space left on device",
         ]
         assert sorted(out.splitlines()) == sorted(lines)
 
@@ -122,7 +120,7 @@ class TestList:
         """A secret that is written out in a target is not shown, nor told by retry and drop."""
         id = accept(running, target, data=data).id
         listed = run()
-        assert f" by {shown}, since " in listed[1]
+        assert f" by {shown}, waiting for " in listed[1]
         said = [listed, run("retry", id), run("drop", id), run("drop", id)]
         assert [status for status, *_ in said] == [0, 0, 0, 1]
         assert "s3cret" not in str(said)
@@ -211,7 +209,7 @@ class TestDrop:
     def test_disk_full(self, running: Spool, run: Run, uploads: Path) -> None:
         """What cannot be kept is not dropped."""
         arrival = accept(running)
-        with Faults(("write",), errno.ENOSPC, persistent=True):
+        with Faults(("write", "copy_file_range"), errno.ENOSPC, persistent=True):
             status, out, err = run("drop", arrival.id)
         assert (status, out) == (1, "")
         assert "No space left on device" in err
@@ -236,13 +234,13 @@ class TestPost:
     def test_list(self, running: Spool, run: Run) -> None:
         """A line for each photo that goes by itself, and one for all that go together."""
         [id, other] = [self.post(running, name).id for name in PHOTOS]
-        tried = "since 0 seconds, tried 0 times, next in"
+        waiting = "waiting for 0 seconds"
         assert run() == (
             0,
-            f"{id}: to facebook by mail:me@example.org, {tried} {QUIET:.0f} seconds: "
-            f"not tried yet\n"
-            f"{id}, file 1: to facebook by save, {tried} 0 seconds: not tried yet\n"
-            f"{id}, file 2: to facebook by save, {tried} 0 seconds: not tried yet\n",
+            f"{id}: to facebook by mail:me@example.org, {waiting}, "
+            f"first try in {QUIET:.0f} seconds\n"
+            f"{id}, file 1: to facebook by save, {waiting}, due now\n"
+            f"{id}, file 2: to facebook by save, {waiting}, due now\n",
             "",
         )
         assert id == other

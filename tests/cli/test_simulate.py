@@ -908,7 +908,7 @@ def test_a_delivery_that_is_not_tried(uploads: Path, monkeypatch: pytest.MonkeyP
     """It is not waited for without end."""
     monkeypatch.setattr(simulate, "DELIVERY", 0.3)
     assert followed(uploads, SENDER) == [
-        "delivery to a@b.org, c@b.org by mail: waits, it has not been tried yet; "
+        "delivery to a@b.org, c@b.org by mail: waits, no attempt has ended yet; "
         f"see python -m nxparse outbox --dir {uploads}"
     ]
 

@@ -8,7 +8,7 @@ import pytest
 
 from nxparse.deliver.copies import copies
 from nxparse.upload import File
-from tests.faults import Faults
+from tests.faults import Faults, ShortNames
 
 
 def file(name: str, data: bytes) -> File:
@@ -27,6 +27,20 @@ def test_there_as_long_as_needed(tmp_path: Path) -> None:
         assert {path.stat().st_mode & 0o777 for path in paths} == {0o600}
         assert all(path.is_absolute() and tmp_path in path.parents for path in paths)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_short_names(tmp_path: Path) -> None:
+    """Names that the file system does not take are shortened."""
+    names = ["a" * 251 + ".JPG", "a" * 250 + "b.JPG", "사진" * 41 + ".JPG", "C.JPG"]
+    files = [file(name, name.encode()) for name in names]
+    with ShortNames(143), copies(files, tmp_path) as paths:
+        assert [path.name for path in paths] == [
+            "a" * 139 + ".JPG",
+            "a" * 137 + "-1.JPG",
+            "사진" * 23 + ".JPG",
+            "C.JPG",
+        ]
+        assert [path.read_bytes() for path in paths] == [name.encode() for name in names]
 
 
 def test_disk_full(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from nxparse.deliver.save import folder_for, save
 from nxparse.deviation import BodyError
 from nxparse.store import spool
 from nxparse.store.spool import MAX_WAIT, Delivery, Spool
+from nxparse.text import format_duration
 from nxparse.upload import File, Upload
 from tests.bodies import CONTENT_TYPE, SENDER, body, jpeg
 from tests.clock import NEW_YEAR, Clock
@@ -210,6 +211,27 @@ class TestDeliverDue:
         assert target.ids == [id]
 
     @pytest.mark.parametrize(
+        "outcome",
+        [Outcome("saved"), FULL, GONE, LARGE, NEVER, RuntimeError("a bug"), BodyError("none")],
+        ids=repr,
+    )
+    def test_attempted(self, waiting: Spool, clock: Clock, outcome: Outcome | Exception) -> None:
+        """A delivery is named as being tried while it is, and no longer."""
+        seen = []
+
+        def deliver(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
+            seen.append(out.attempted())
+            return target(upload, files, delivery)
+
+        target = Target(outcome)
+        id = accept(waiting, TWO, "save", "mail")
+        out = box(waiting, {"save": deliver}, clock)
+        assert out.attempted() == set()
+        out.deliver_due("save")
+        assert seen[0] == {(id, "save", 0)}
+        assert out.attempted() == set()
+
+    @pytest.mark.parametrize(
         ("error", "reason"),
         [
             (FULL, "No space left on device"),
@@ -235,7 +257,7 @@ class TestDeliverDue:
         id = accept(waiting)
         box(waiting, {"save": Target(error)}, clock).deliver_due("save")
         assert told(caplog) == [
-            ("WARNING", f"upload {id}: save: {reason}; it is safe, trying again in 15 s")
+            ("WARNING", f"upload {id}: save: {reason}; it is safe, next try in 15 seconds")
         ]
         assert [one.reason for one in waiting.waiting()] == [reason]
 
@@ -332,7 +354,7 @@ class TestDeliverDue:
         assert [record.exc_info is not None for record in caplog.records] == [True, False]
         assert told(caplog) == [
             ("ERROR", f"upload {id}: pigeon has failed"),
-            ("WARNING", f"upload {id}: pigeon: {reason}; it is safe, trying again in 15 s"),
+            ("WARNING", f"upload {id}: pigeon: {reason}; it is safe, next try in 15 seconds"),
         ]
         assert list(contents(root / "spool")) == [id]
         clock.now += MIN_WAIT
@@ -384,7 +406,7 @@ class TestDeliverDue:
             (
                 "WARNING",
                 f"upload {id}: pigeon: there is no target 'pigeon'; "
-                f"it is safe, trying again in 15 s",
+                f"it is safe, next try in 15 seconds",
             ),
             (
                 "WARNING",
@@ -508,7 +530,7 @@ class TestDeliverDue:
 
         accept(waiting)
         out = box(waiting, {"save": deliver}, clock)
-        with Faults(("write",), errno.ENOSPC, persistent=True):
+        with Faults(("write", "copy_file_range"), errno.ENOSPC, persistent=True):
             out.deliver_due("save")
         assert wait(waiting, clock) == MIN_WAIT
         clock.now += MIN_WAIT
@@ -548,9 +570,9 @@ class TestWaits:
             clock.now += seconds
             out.deliver_due("save")
         assert waits == expected
-        warned = f"upload {id}: save: No space left on device; it is safe, trying again in"
+        warned = f"upload {id}: save: No space left on device; it is safe, next try in"
         assert told(caplog) == [
-            *[("WARNING", f"{warned} {seconds} s") for seconds in expected],
+            *[("WARNING", f"{warned} {format_duration(seconds)}") for seconds in expected],
             ("INFO", f"upload {id}: saved"),
         ]
 
@@ -588,6 +610,32 @@ class TestWaits:
         out = box(waiting, {"save": Target(TemporaryError("451", retry_after))}, clock)
         out.deliver_due("save")
         assert wait(waiting, clock) == seconds
+
+    @pytest.mark.parametrize("how", ["retried by hand", "restarted"])
+    @pytest.mark.parametrize("seconds", [0, 4], ids=["at once", "after 4 s"])
+    def test_waits_that_were_cut_short(
+        self, waiting: Spool, root: Path, clock: Clock, how: str, seconds: float
+    ) -> None:
+        """Only the time that a delivery has really waited counts, and counts for the next wait."""
+        times = 6
+        id, error = accept(waiting), [LATER] * (times + 1)
+        target = Target(*error)
+        out = box(waiting, {"save": target}, clock, retry_for=30)
+        out.deliver_due("save")
+        for _ in range(times):
+            clock.now += seconds
+            if how == "restarted":
+                waiting.close()
+                waiting = Spool(root, clock)
+                out = box(waiting, {"save": target}, clock, retry_for=30)
+            else:
+                assert waiting.hurry(id) == 1
+            out.deliver_due("save")
+        [left] = waiting.waiting()
+        wait = max(MIN_WAIT, times * seconds)
+        assert (left.attempts, left.next_try - clock.now) == (times + 1, wait)
+        assert left.waited == times * seconds + wait
+        waiting.close()
 
     @pytest.mark.parametrize("jump", [YEARS, -YEARS, -NEW_YEAR, 3600, -3600, -90000])
     def test_clock_jumps(self, waiting: Spool, clock: Clock, jump: float) -> None:
@@ -688,7 +736,7 @@ class TestQueue:
         assert {(one.attempts, one.reason) for one in waiting.waiting()} == {(3, str(GONE))}
         first = target.ids[0]
         assert told(caplog)[:2] == [
-            ("WARNING", f"upload {first}: save: {GONE}; it is safe, trying again in 15 s"),
+            ("WARNING", f"upload {first}: save: {GONE}; it is safe, next try in 15 seconds"),
             ("WARNING", f"999 more for save wait with upload {first}"),
         ]
         target.came.clear()
@@ -833,7 +881,7 @@ class TestEnds:
         assert told(caplog) == [
             (
                 "WARNING",
-                f"upload {id}: save: No space left on device; it is safe, trying again in 15 s",
+                f"upload {id}: save: No space left on device; it is safe, next try in 15 seconds",
             )
         ]
         clock.now += MIN_WAIT
@@ -881,7 +929,7 @@ class TestRecipients:
             ("WARNING", f"upload {id}: not delivered to c (550 no); kept"),
             (
                 "WARNING",
-                f"upload {id}: save: b (450 no); it is safe, trying again in 15 s",
+                f"upload {id}: save: b (450 no); it is safe, next try in 15 seconds",
             ),
             ("INFO", f"upload {id}: mailed to b"),
         ]

@@ -4,19 +4,23 @@ import contextlib
 import errno
 import itertools
 import os
+import shutil
 import stat
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nxparse.deliver.save import Saved, folder_for, save
 from nxparse.store import disk
+from nxparse.store.disk import Folder
 from nxparse.upload import File
 from tests.bodies import jpeg
-from tests.faults import CALLS, Faults, Kills, contents, make_lazy
+from tests.faults import CALLS, Faults, Kills, ShortNames, contents, make_lazy
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")
 
@@ -263,6 +267,269 @@ class TestTakenNames:
         monkeypatch.setattr(disk.Folder, "publish", late)
         assert told(save(files(("SAM.JPG", NEW)), tmp_path, NOON, ID)) == expected
         assert contents(day) == {"SAM.JPG": other} | {expected[0][0]: NEW}
+
+
+class Costs:
+    """What is done inside a with statement: bytes read from files, and names looked up."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.read = self.looked_up = 0
+        read, status = os.read, os.stat
+
+        def counted_read(fd: int, size: int) -> bytes:
+            data = read(fd, size)
+            self.read += len(data)
+            return data
+
+        def counted_stat(*positional: Any, **named: Any) -> os.stat_result:
+            self.looked_up += 1
+            return status(*positional, **named)
+
+        monkeypatch.setattr(os, "read", counted_read)
+        monkeypatch.setattr(os, "stat", counted_stat)
+
+    def file(self, name: str, data: bytes) -> File:
+        """A file whose reading counts, too."""
+
+        def fetch(start: int, end: int) -> bytes:
+            self.read += end - start
+            return data[start:end]
+
+        return File(name, "image/jpeg", len(data), 0, fetch)
+
+
+def different(number: int, size: int = 60) -> bytes:
+    """A photo that differs from others of its size in its last bytes."""
+    return jpeg(size)[:-4] + number.to_bytes(4, "big")
+
+
+def elsewhere(day: Path) -> Path:
+    """A copy of a day's folder below another nx_dir: what a new process would find."""
+    directory = day.parent / "elsewhere"
+    shutil.copytree(day, directory / day.name)
+    return directory
+
+
+class TestManyEqualNames:
+    """Files that are all called the same, of the same size."""
+
+    COUNT = 40
+
+    def save(self, directory: Path, *numbers: int) -> list[tuple[str, bool]]:
+        photos = [("q.JPG", different(number)) for number in numbers]
+        return [(name, new) for name, _, new in told(save(files(*photos), directory, NOON, ID))]
+
+    def test_different(self, tmp_path: Path, day: Path) -> None:
+        """Each is a file of its own, and none is stored a second time."""
+        for number in range(self.COUNT):
+            self.save(tmp_path, number)
+        expected = {
+            f"q-{number}.JPG" if number else "q.JPG": different(number)
+            for number in range(self.COUNT)
+        }
+        assert contents(day) == expected
+        again = [self.save(tmp_path, number) for number in reversed(range(self.COUNT))]
+        assert again == [[(name, False)] for name in reversed(expected)]
+        assert contents(day) == expected
+
+    def test_after_a_restart(self, tmp_path: Path, day: Path) -> None:
+        """A process that has not stored them recognises them."""
+        self.save(tmp_path, *range(self.COUNT))
+        directory = elsewhere(day)
+        assert self.save(directory, 0, 39, 40, 40) == [
+            ("q.JPG", False),
+            ("q-39.JPG", False),
+            ("q-40.JPG", True),
+            ("q-40.JPG", False),
+        ]
+
+    @pytest.mark.parametrize("restart", [False, True], ids=["goes on", "restarted"])
+    def test_bytes_read(
+        self, tmp_path: Path, day: Path, monkeypatch: pytest.MonkeyPatch, restart: bool
+    ) -> None:
+        """Each file is read a few times, however many there are."""
+        size = 10_000
+        costs = Costs(monkeypatch)
+        directory = tmp_path
+        for number in range(self.COUNT):
+            if restart and number == self.COUNT // 2:
+                directory = elsewhere(day)
+            save([costs.file("q.JPG", different(number, size))], directory, NOON, ID)
+        assert costs.read <= 4 * self.COUNT * size
+
+    def test_look_ups(self, tmp_path: Path, day: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Names that are known to be taken are not looked up again."""
+        costs = Costs(monkeypatch)
+        for number in range(300):
+            save([costs.file("q.JPG", different(number))], tmp_path, NOON, ID)
+        assert costs.looked_up <= 300 * 30
+        assert len(contents(day)) == 300
+
+    @pytest.mark.parametrize("other", ["q.JPG", "q-20.JPG", "q-39.JPG"])
+    def test_deleted_meanwhile(self, tmp_path: Path, day: Path, other: str) -> None:
+        """What somebody has deleted leaves a name that is free, and is not there already."""
+        self.save(tmp_path, *range(self.COUNT))
+        data = (day / other).read_bytes()
+        (day / other).unlink()
+        touched(day)
+        [saved] = save(files(("q.JPG", data)), tmp_path, NOON, ID)
+        assert told([saved]) == [(other, 60, True)]
+        assert len(contents(day)) == self.COUNT
+
+    def test_all_deleted_meanwhile(self, tmp_path: Path, day: Path) -> None:
+        """In an emptied folder numbers begin anew."""
+        self.save(tmp_path, *range(self.COUNT))
+        for path in day.iterdir():
+            path.unlink()
+        touched(day)
+        assert self.save(tmp_path, 1, 2) == [("q.JPG", True), ("q-1.JPG", True)]
+
+    def test_folder_replaced_meanwhile(self, tmp_path: Path, day: Path) -> None:
+        """What is known of a folder is not believed of another one with its name."""
+        self.save(tmp_path, *range(self.COUNT))
+        day.rename(tmp_path / "moved")
+        assert self.save(tmp_path, 1, 2) == [("q.JPG", True), ("q-1.JPG", True)]
+
+    def test_added_meanwhile(self, tmp_path: Path, day: Path) -> None:
+        """What somebody has added is not overwritten, and recognised if it is the same."""
+        self.save(tmp_path, *range(self.COUNT))
+        (day / "q-40.JPG").write_bytes(different(41))
+        (day / "q-41.JPG").write_bytes(b"something else")
+        assert self.save(tmp_path, 40, 41) == [("q-42.JPG", True), ("q-40.JPG", False)]
+        assert (day / "q-41.JPG").read_bytes() == b"something else"
+
+    @pytest.mark.parametrize("number", [0, 20, 39])
+    def test_changed_meanwhile(self, tmp_path: Path, day: Path, number: int) -> None:
+        """A file that somebody has changed is no longer taken for what it was."""
+        self.save(tmp_path, *range(self.COUNT))
+        self.save(tmp_path, number)
+        name = f"q-{number}.JPG" if number else "q.JPG"
+        times = (day / name).stat()
+        (day / name).write_bytes(different(1000))
+        os.utime(day / name, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert self.save(tmp_path, number, number) == [("q-40.JPG", True), ("q-40.JPG", False)]
+        assert (day / name).read_bytes() == different(1000)
+
+    def test_two_names(self, tmp_path: Path, day: Path) -> None:
+        """What is known of one name is not believed of another."""
+        self.save(tmp_path, *range(self.COUNT))
+        photos = files(("q.JPG", different(40)), ("r.JPG", different(1)), ("q.JPG", different(1)))
+        assert told(save(photos, tmp_path, NOON, ID)) == [
+            ("q-40.JPG", 60, True),
+            ("r.JPG", 60, True),
+            ("q-1.JPG", 60, False),
+        ]
+
+    def test_sizes(self, tmp_path: Path, day: Path) -> None:
+        """Files of other sizes in between are not read, and keep their numbers."""
+        for number in range(self.COUNT):
+            save(files(("q.JPG", different(number, 60 + number % 3))), tmp_path, NOON, ID)
+        assert self.save(tmp_path, 39, 3, 4) == [
+            ("q-39.JPG", False),
+            ("q-3.JPG", False),
+            ("q-40.JPG", True),
+        ]
+
+    def test_after_a_failure(self, tmp_path: Path, day: Path) -> None:
+        """A photo that could not be stored is stored by the next try."""
+        self.save(tmp_path, *range(self.COUNT))
+        for call in ("open", "write", "link"):
+            with (
+                Faults((call,), errno.EIO, persistent=True),
+                pytest.raises(OSError, match="Input/output"),
+            ):
+                self.save(tmp_path, 40)
+        assert self.save(tmp_path, 40, 39) == [("q-40.JPG", True), ("q-39.JPG", False)]
+
+    def test_two_threads(self, tmp_path: Path, day: Path) -> None:
+        """Photos stored at the same time get names of their own."""
+        with ThreadPoolExecutor(4) as threads:
+            for one in [
+                threads.submit(
+                    save, files(("q.JPG", different(number))), tmp_path, NOON, f"{ID}.{number}"
+                )
+                for number in range(100)
+            ]:
+                one.result()
+        assert sorted(contents(day).values()) == sorted(map(different, range(100)))
+
+
+def touched(folder: Path) -> None:
+    """Let a change of a folder show in its time, however coarse that is."""
+    later = folder.stat().st_mtime_ns + 2 * 10**9
+    os.utime(folder, ns=(later, later))
+
+
+@posix_only
+class TestShortNames:
+    """File systems that take shorter names than others: eCryptfs 143 bytes, Minix 30 or 14."""
+
+    LONG = "a" * 251 + ".JPG"
+    KOREAN = "사진" * 41 + ".JPG"
+
+    @pytest.mark.parametrize(
+        ("limit", "name", "expected"),
+        [
+            pytest.param(255, LONG, ["a" * 251 + ".JPG", "a" * 249 + "-1.JPG"], id="255"),
+            pytest.param(254, LONG, ["a" * 139 + ".JPG", "a" * 137 + "-1.JPG"], id="254"),
+            pytest.param(143, LONG, ["a" * 139 + ".JPG", "a" * 137 + "-1.JPG"], id="143"),
+            pytest.param(
+                143,
+                KOREAN,
+                ["사진" * 23 + ".JPG", "사진" * 22 + "사-1.JPG"],
+                id="143-of-korean",
+            ),
+            pytest.param(30, LONG, ["a" * 26 + ".JPG", "a" * 24 + "-1.JPG"], id="30"),
+            pytest.param(14, LONG, ["a" * 10 + ".JPG", "a" * 8 + "-1.JPG"], id="14"),
+            pytest.param(14, "SAM_4371.JPG", ["SAM_4371.JPG", "SAM_4371-1.JPG"], id="14-that-fits"),
+        ],
+    )
+    def test_shortened(
+        self, tmp_path: Path, day: Path, limit: int, name: str, expected: list[str]
+    ) -> None:
+        """A name is cut between characters and keeps its number and extension."""
+        with ShortNames(limit):
+            for _ in range(2):
+                for data in (OLD, NEW):
+                    save(files((name, data)), tmp_path, NOON, ID)
+        assert contents(day) == dict(zip(expected, (OLD, NEW), strict=True))
+
+    @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+    def test_seen_when_it_is_named(
+        self, tmp_path: Path, day: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+    ) -> None:
+        """A file system may accept a look-up of a name that it does not take."""
+        look_up = Folder.stat
+        status = os.stat
+
+        def stat(folder: Folder, name: str) -> os.stat_result:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(os, "stat", status)
+                return look_up(folder, name)
+
+        monkeypatch.setattr(Folder, "stat", stat)
+        with ShortNames(143), Faults(() if links else ("link",), errno.EPERM, persistent=True):
+            saved = save(files((self.LONG, NEW), ("SAM.JPG", OLD)), tmp_path, NOON, ID)
+        assert told(saved) == [("a" * 139 + ".JPG", 200, True), ("SAM.JPG", 200, True)]
+        assert contents(day) == {"a" * 139 + ".JPG": NEW, "SAM.JPG": OLD}
+
+    def test_same_beginning(self, tmp_path: Path, day: Path) -> None:
+        """Names that differ only in what is cut off get numbers."""
+        long = "a" * 200
+        photos = files((f"{long}1.JPG", OLD), (f"{long}2.JPG", NEW), (f"{long}.JPG", b"another"))
+        with ShortNames(143):
+            save(photos, tmp_path, NOON, ID)
+            save(photos, tmp_path, NOON, ID)
+        assert contents(day) == {
+            "a" * 139 + ".JPG": OLD,
+            "a" * 137 + "-1.JPG": NEW,
+            "a" * 137 + "-2.JPG": b"another",
+        }
+
+    def test_too_short_for_anything(self, tmp_path: Path, day: Path) -> None:
+        """Where no name fits, that is an error."""
+        with ShortNames(4), pytest.raises(OSError, match="File name too long"):
+            save(files((self.LONG, NEW)), tmp_path / day.name, NOON, ID)
 
 
 # The folder, the look at the name, and the temporary file.

@@ -116,7 +116,7 @@ class TestSave:
     def test_failure(self, tmp_path: Path) -> None:
         """What fails on the disk is for the outbox to judge."""
         with (
-            Faults(("write",), errno.ENOSPC, persistent=True),
+            Faults(("write", "copy_file_range"), errno.ENOSPC, persistent=True),
             pytest.raises(OSError, match="No space left"),
         ):
             deliver(configured(tmp_path), "save")

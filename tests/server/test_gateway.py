@@ -685,6 +685,21 @@ class TestPage:
         reply = gateway.answer(config, "192.0.2.99", Call(Service.PAGE), b"")
         assert sorted(self.names(reply)) == sorted([CLIENT, OTHER])
 
+    @pytest.mark.parametrize("tried", [False, True])
+    def test_being_tried(
+        self, sessions: Sessions, config: Config, spool: Spool, clock: Clock, tried: bool
+    ) -> None:
+        """It says which deliveries are being tried right now."""
+        id = self.arrive(spool, CLIENT)
+        [delivery] = spool.waiting()
+        attempted = {(id, delivery.target, 0)} if tried else set()
+        gateway = Gateway(sessions, spool, clock, lambda: attempted)
+        page = gateway.answer(config, CLIENT, Call(Service.PAGE), b"").body
+        assert (b"Is being saved now." in page, b"Is about to be saved." in page) == (
+            tried,
+            not tried,
+        )
+
     @pytest.mark.parametrize("argument", ["{}.1", "{}.2", "{}.x", "{}", "{}.", "{}.99999", ""])
     @pytest.mark.parametrize("gallery", [False, True])
     def test_thumbnail(

@@ -8,6 +8,7 @@ import http.client
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -207,6 +208,40 @@ def test_files_that_went_different_ways() -> None:
 )
 def test_sentence(found: DeliveryStatus, told: str) -> None:
     assert sentence(found, NEW_YEAR) == told
+
+
+@pytest.mark.parametrize(
+    ("next_try", "told"),
+    [
+        pytest.param(NEW_YEAR + 3719, "Next try in 62 minutes.", id="later"),
+        pytest.param(NEW_YEAR + 1, "Next try in 1 second.", id="soon"),
+        pytest.param(NEW_YEAR, "Due now.", id="now"),
+        pytest.param(0.0, "Due now.", id="retried-by-hand"),
+        pytest.param(NEW_YEAR + 10**9, "Due now.", id="clock-set-back"),
+    ],
+)
+def test_next_try(next_try: float, told: str) -> None:
+    """A delivery that has failed says when it is tried again."""
+    found = replace(fate("waiting", "save", "No space left on device"), next_try=next_try)
+    assert sentence(found, NEW_YEAR) == f"Waits to be saved: No space left on device. {told}"
+
+
+def test_being_tried() -> None:
+    """A delivery that is being tried is shown as that, the first time and later."""
+    found = [
+        past(fate("waiting"), fate("waiting", "mail")),
+        past(fate("waiting", "run:cp x", "cp ended with status 1"), fate("done")),
+    ]
+    attempted = {(ID, "mail", 0), (ID, "run:cp x", 0)}
+    page = render(found, NEW_YEAR, gallery=False, attempted=attempted)
+    outline = Outline(page.body)
+    lines = [line for line in outline.text if line.startswith(("Is ", "Saved"))]
+    assert lines == [
+        "Is about to be saved.",
+        "Is being mailed to a@example.org now.",
+        "Is being given to cp now. Last attempt: cp ended with status 1.",
+        "Saved",
+    ]
 
 
 @pytest.mark.parametrize("gallery", [False, True])

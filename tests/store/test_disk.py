@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -431,6 +432,55 @@ class TestSync:
         assert faults.failed == 0
 
 
+def test_status(opened: Folder) -> None:
+    """The state of the folder is that of the one at its path."""
+    assert os.path.samestat(opened.status(), opened.path.stat())
+
+
+def test_status_of_a_closed_folder(tmp_path: Path) -> None:
+    """A folder that was closed is an error, not another file."""
+    with Folder(tmp_path) as folder:
+        pass
+    if os.name == "posix":
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            folder.status()
+
+
+class TestWithNameLimit:
+    """Names that a file system may find too long."""
+
+    def attempt(self, most: int, error: int = errno.ENAMETOOLONG) -> tuple[int, list[int]]:
+        """What comes out where names have at most `most` bytes, and the limits that were tried.
+
+        The number of the error is negative.
+        """
+        tried: list[int] = []
+
+        def attempt(limit: int) -> int:
+            tried.append(limit)
+            if limit > most:
+                raise OSError(error, os.strerror(error))
+            return limit
+
+        try:
+            return disk.with_name_limit(attempt), tried
+        except OSError as raised:
+            return -(raised.errno or 0), tried
+
+    def test_limits(self) -> None:
+        """The largest limit that works is used: most file systems, eCryptfs, Minix."""
+        results = [self.attempt(most) for most in (255, 143, 60, 30, 14, 13)]
+        limits = [255, 143, 60, 30, 14]
+        assert results == [
+            *[(limit, limits[: number + 1]) for number, limit in enumerate(limits)],
+            (-errno.ENAMETOOLONG, limits),
+        ]
+
+    def test_other_errors(self) -> None:
+        """No name is shortened for another reason."""
+        assert self.attempt(143, errno.ENOSPC) == (-errno.ENOSPC, [255])
+
+
 @pytest.fixture
 def fd(tmp_path: Path) -> Iterator[int]:
     """A descriptor of a file that holds 0123456789."""
@@ -494,6 +544,115 @@ def test_read_range_with_short_reads(fd: int, monkeypatch: pytest.MonkeyPatch) -
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda fd, size, start: pread(fd, min(size, 3), start))
     assert disk.read_range(fd, 1, 9) == b"12345678"
+
+
+BODY = bytes(range(256)) * 3000  # almost three chunks
+FALLBACKS = [
+    *(errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF),
+]
+
+
+class TestCopyRange:
+    """copy_range, with copy_file_range as it is, as it may fail, and without it."""
+
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Iterator[int]:
+        """A descriptor to read BODY from."""
+        path = tmp_path / "body"
+        path.write_bytes(BODY)
+        fd = os.open(path, os.O_RDONLY)
+        yield fd
+        os.close(fd)
+
+    def copied(self, source: int, offset: int, size: int, tmp_path: Path, before: bytes) -> bytes:
+        """The bytes that copy_range adds to a file that begins with `before`."""
+        path = tmp_path / "copy"
+        with path.open("xb", buffering=0) as file:
+            file.write(before)
+            disk.copy_range(source, offset, size, file.fileno())
+            assert file.tell() == len(before) + size
+        data = path.read_bytes()
+        assert data.startswith(before)
+        return data[len(before) :]
+
+    @pytest.mark.parametrize("before", [b"", b"head"], ids=["empty", "appended"])
+    @pytest.mark.parametrize(
+        ("offset", "size"),
+        [(0, len(BODY)), (0, 0), (1, 4096), (4097, 300_000), (len(BODY) - 1, 1)],
+        ids=str,
+    )
+    @pytest.mark.parametrize("available", [True, False], ids=["as it is", "missing"])
+    def test_exact(
+        self,
+        source: int,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        available: bool,
+        offset: int,
+        size: int,
+        before: bytes,
+    ) -> None:
+        """The range is copied byte for byte, to where the destination stands."""
+        if not available:
+            monkeypatch.delattr(os, "copy_file_range", raising=False)
+        copied = self.copied(source, offset, size, tmp_path, before)
+        assert copied == BODY[offset : offset + size]
+
+    @posix_only
+    @pytest.mark.parametrize("good", [0, 1, 2], ids="after {} calls".format)
+    @pytest.mark.parametrize(
+        "error", [*FALLBACKS, 0], ids=lambda error: errno.errorcode.get(error, "zero")
+    )
+    def test_falls_back(
+        self, source: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, good: int
+    ) -> None:
+        """Where the system cannot go on, by error or by a count of zero, plain writes do."""
+        calls: list[int] = []
+
+        def refuse(src: int, dst: int, count: int, offset_src: int | None = None) -> int:
+            calls.append(count)
+            if len(calls) > good:
+                if error:
+                    raise OSError(error, os.strerror(error))
+                return 0
+            return os.write(dst, os.pread(src, min(count, 100_001), offset_src or 0))
+
+        monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
+        copied = self.copied(source, 3, len(BODY) - 5, tmp_path, b"head")
+        assert copied == BODY[3:-2]
+        assert len(calls) == good + 1
+
+    @posix_only
+    def test_short_counts(
+        self, source: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A call may copy less than it was asked for: the rest follows."""
+
+        def short(src: int, dst: int, count: int, offset_src: int | None = None) -> int:
+            return os.write(dst, os.pread(src, min(count, 7777), offset_src or 0))
+
+        monkeypatch.setattr(os, "copy_file_range", short, raising=False)
+        assert self.copied(source, 1, 300_000, tmp_path, b"") == BODY[1:300_001]
+
+    @pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason="needs copy_file_range")
+    @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT])
+    def test_other_errors(self, source: int, tmp_path: Path, error: int) -> None:
+        """A full or failing disk is an error: writing would only fail again."""
+        with (
+            Faults(("copy_file_range",), error),
+            pytest.raises(OSError, match=re.escape(os.strerror(error))),
+        ):
+            self.copied(source, 0, 10, tmp_path, b"")
+
+    @pytest.mark.parametrize("available", [True, False], ids=["as it is", "missing"])
+    def test_source_too_short(
+        self, source: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, available: bool
+    ) -> None:
+        """A source that ends before the range does is an error, not a shorter copy."""
+        if not available:
+            monkeypatch.delattr(os, "copy_file_range", raising=False)
+        with pytest.raises(OSError, match=f"the file ends at byte {len(BODY)}"):
+            self.copied(source, 10, len(BODY), tmp_path, b"")
 
 
 class TestSameContent:

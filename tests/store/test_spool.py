@@ -1388,6 +1388,46 @@ class TestDeliveries:
         }
         assert [opened.hurry(other.id), opened.hurry("nobody")] == [1, 0]
 
+    @pytest.mark.parametrize(
+        ("jump", "waited"),
+        [
+            pytest.param(0, 0, id="at once"),
+            pytest.param(30, 30, id="before it is due"),
+            pytest.param(100, 100, id="when it is due"),
+            pytest.param(10**9, 100, id="clock set forward"),
+            pytest.param(-600, 0, id="clock set back a little"),
+            pytest.param(-(10**9), 100, id="clock set back"),
+        ],
+    )
+    @pytest.mark.parametrize("how", ["hurry", "restart"])
+    def test_waited(
+        self, opened: Spool, root: Path, clock: Clock, how: str, jump: float, waited: float
+    ) -> None:
+        """A wait that is cut short counts as long as it lasted, and only once."""
+        arrival = accept(opened)
+        opened.postpone(to(arrival, "save"), 100, "450 busy", [RECIPIENT])
+        clock.now += jump
+        for _ in range(2):
+            if how == "hurry":
+                opened.hurry(arrival.id)
+            else:
+                opened.close()
+                opened = Spool(root, clock)
+        assert [one.waited for one in opened.waiting()] == [waited]
+        opened.close()
+
+    @pytest.mark.parametrize("how", ["hurry", "restart"])
+    def test_waited_for_photos(self, opened: Spool, root: Path, clock: Clock, how: str) -> None:
+        """The time in which more photos of a post may come does not count, cut short or not."""
+        arrival = append(opened, 1)
+        if how == "hurry":
+            opened.hurry(arrival.id)
+        else:
+            opened = reopened(opened, root, clock)
+        opened.rest(MAIL, 15, "nobody answers")
+        assert {one.waited for one in opened.waiting() if one.target == MAIL} == {0}
+        opened.close()
+
     def test_start_with_many(self, opened: Spool, root: Path, clock: Clock) -> None:
         """K12: a long outage does not make the next start slow."""
         opened.close()
@@ -2457,7 +2497,7 @@ class TestMigration:
             opened.waiting()
             == opened.due("mail")
             == [
-                Delivery(first, "mail", 0, ("b",), 3, 60.0, NEW_YEAR, "450 busy"),
+                Delivery(first, "mail", 0, ("b",), 3, 51.0, NEW_YEAR, "450 busy"),
                 Delivery(second, "mail", 2, ("c",), 0, 0.0, NEW_YEAR, ""),
             ]
         )
@@ -2625,6 +2665,21 @@ class TestRead:
         for _ in range(2):
             with opened.read(to(arrival, "save")) as (upload, _):
                 assert [(f.name, f.data) for f in upload.files] == [("SAM_4371.JPG", PHOTO)]
+
+    @pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason="needs copy_file_range")
+    @pytest.mark.parametrize("post", [False, True], ids=["mail", "post"])
+    def test_copied_by_the_kernel(self, opened: Spool, tmp_path: Path, post: bool) -> None:
+        """A file is copied exactly, and not through this process."""
+        arrival = append(opened, 1) if post else accept(opened)
+        path = tmp_path / "copy"
+        with (
+            opened.read(to(arrival, "save", 1)) as (_, [file]),
+            path.open("xb") as copy,
+            Faults(("write",), errno.EIO, persistent=True) as faults,
+        ):
+            file.copy_to(copy.fileno())
+        assert path.read_bytes() == (photo(1) if post else PHOTO)
+        assert faults.calls == 0
 
     def test_gone(self, opened: Spool, root: Path) -> None:
         """A body that is gone cannot be read."""
