@@ -753,7 +753,6 @@ POST = ("Am Meer\n\n📷 NX300", "unlisted", [("SAM_1.JPG", PICTURE, "Ein Boot")
 
 def test_a_post(folder: Path) -> None:
     """One upload is one post with photo, description, text and camera; the token stays secret."""
-    pytest.importorskip("mastodon")
     environ = {"TOKEN": ACCESS}
     with (
         MastodonServer() as server,
@@ -774,7 +773,6 @@ def test_a_post(folder: Path) -> None:
 )
 def test_post_survives_a_crash(folder: Path, moment: str) -> None:
     """However far it has come at kill -9, there is one post in the end."""
-    pytest.importorskip("mastodon")
     proxies: list[Proxy] = []
 
     def kill() -> None:

@@ -1,38 +1,25 @@
-"""An upload as a POST of multipart/form-data that any server understands.
+"""The target `forward:URL`: an upload as a POST of multipart/form-data that any server parses.
 
-The body is the one that `nxparse.multipart.repair` makes: the camera's parts
-with clean heads and a close delimiter, streamed from where they are kept. What
-came to a social site has a message like that of an e-mail in front of its
-photos, so that a server needs to know one form only.
+The body is the one that `nxparse.multipart.repair` makes: the camera's parts with clean headers
+and a close delimiter, streamed from the stored body. Uploads to social sites get a message like
+that of an e-mail before their photos, so that a server needs to know one form only.
 
-A reply of 2xx is a success. 408, 425, 429 and from 500 on, and no reply at all,
-are temporary, and Retry-After is obeyed, with 429 and 503 for all that is for
-this server; 413 may mean that one photo at a time is not too much. Any other is
-final, a redirect included: to follow one is to send photos to somebody whom
-nobody has chosen.
-
-The status decides. A server may give it before it has all, and hang up: so the
-reply is read even if the sending has failed, only that 2xx is none then. The
-text behind it is told if it can be read, without the secrets of the URL. The
-whole reply has a limit, in bytes and in time; the sending has none but that it
-must go on.
+A reply of 2xx is a success. 408, 425, 429, 5xx and no reply are temporary; Retry-After is obeyed,
+with 429 and 503 for everything that waits for this server. After 413 the photos are sent one at a
+time. Any other status is final, redirects included. The text of a reply is logged without the
+secrets of the URL.
 """
 
 from __future__ import annotations
 
 import base64
 import email.utils
-import http.client
-import io
 import re
-import socket
-import ssl
-import time
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC
 from urllib.parse import quote, unquote, unquote_plus, unquote_to_bytes, urlsplit
 
+from nxparse.deliver import http_client
 from nxparse.deliver.errors import (
     DeliveryError,
     PermanentError,
@@ -41,14 +28,12 @@ from nxparse.deliver.errors import (
     UnreachableError,
     one_line,
 )
+from nxparse.deliver.http_client import ConnectError, NoResponseError, Origin, Response
 from nxparse.multipart import Encoded
 
-CONNECT = 30.0  # seconds
-ANSWER = 300.0  # seconds for each step of the sending, and for the whole reply
 LATER = (408, 425, 429)
 BUSY = (429, 503)  # with Retry-After
 TEXTS = ("text/plain", "application/json")
-MAX_REPLY = 1 << 17  # bytes
 MAX_TEXT = 4096  # bytes of a reply's text that are read
 
 
@@ -56,14 +41,12 @@ MAX_TEXT = 4096  # bytes of a reply's text that are read
 class Server:
     """Where to post to. What may be a secret (user, password, path) is in no repr."""
 
-    secure: bool
-    host: str
-    port: int
+    origin: Origin
     path: str = field(repr=False)
     authorization: str = field(default="", repr=False)
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return str(self.origin)
 
 
 def server(url: str) -> Server:
@@ -86,11 +69,12 @@ def server(url: str) -> Server:
     authorization = ""
     if parts.username is not None:
         authorization = f"Basic {base64.b64encode(user + b':' + password).decode('ascii')}"
-    return Server(secure, host, port, f"{path}?{query}" if query else path, authorization)
+    origin = Origin(secure, host, port)
+    return Server(origin, f"{path}?{query}" if query else path, authorization)
 
 
 def send(body: Encoded, id: str, to: Server, now: float) -> str:
-    """Post a body. Returns what the server said, in a few words.
+    """Post a body. Returns the status.
 
     `id` is the same when the same upload is sent again. `now` is a Unix time,
     for a Retry-After that is a date. Raises a DeliveryError, or what `body`
@@ -101,98 +85,33 @@ def send(body: Encoded, id: str, to: Server, now: float) -> str:
         "Content-Length": str(body.size),
         "Idempotency-Key": f'"{id}"',
         "User-Agent": "nx_addon",
-        "Connection": "close",
     }
     if to.authorization:
         headers["Authorization"] = to.authorization
-    with closing(_connection(to)) as connection:
-        try:
-            connection.connect()
-        except OSError as error:
-            raise UnreachableError(f"{to}: {_reason(error, to)}") from None
-        connection.sock.settimeout(ANSWER)
-        broken = _post(connection, to, body, headers)
-        try:
-            reply = _Reply(connection.sock)
-        except (OSError, http.client.HTTPException) as error:
-            raise TemporaryError(f"{to}: {_reason(broken or error, to)}") from None
-        said = f"{to} says {_told(_words(reply), to)}"
-    if 200 <= reply.status <= 299:
-        if broken:
-            raise TemporaryError(f"{said}, without the whole upload: {_reason(broken, to)}")
-        return f"{reply.status}"
-    if 300 <= reply.status <= 399 and reply.getheader("Location"):
-        said += "; redirects are not followed, so the rule needs the final URL"
-    raise _failure(reply.status, said, _seconds(reply.getheader("Retry-After"), now))
-
-
-def _connection(to: Server) -> http.client.HTTPConnection:
-    if to.secure:
-        context = ssl.create_default_context()
-        return http.client.HTTPSConnection(to.host, to.port, timeout=CONNECT, context=context)
-    return http.client.HTTPConnection(to.host, to.port, timeout=CONNECT)
-
-
-def _post(
-    connection: http.client.HTTPConnection, to: Server, body: Encoded, headers: dict[str, str]
-) -> OSError | None:
-    """Send a request. Returns what broke it off, which is not what `body` raises."""
     try:
-        connection.request("POST", to.path, headers=headers)
-    except OSError as error:
-        return error
-    for chunk in body.chunks():
-        try:
-            connection.send(chunk)
-        except OSError as error:
-            return error
-    return None
-
-
-class _Incoming(io.RawIOBase):
-    """What comes from a server: so many bytes, and until a time that is set now."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._left = MAX_REPLY
-        self._deadline = time.monotonic() + ANSWER
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # no other buffer is given
-        remaining = self._deadline - time.monotonic()
-        if remaining <= 0:
-            raise TimeoutError("timed out")
-        if self._left <= 0:
-            raise OSError("the reply is too long")
-        self._connection.settimeout(remaining)
-        size = self._connection.recv_into(buffer[: self._left])
-        self._left -= size
-        return size
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        """What http.client wants of a socket."""
-        return io.BufferedReader(self)
-
-
-class _Reply(http.client.HTTPResponse):
-    """The head of a reply, read within limits; so is what stands behind it."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        super().__init__(_Incoming(connection), method="POST")  # type: ignore[arg-type]
-        self.begin()
-
-    def _read_status(self) -> tuple[str, int, str]:
-        # begin() skips 100 only. After 101, which nobody has asked for, there is no more HTTP.
-        version, status, reason = super()._read_status()  # type: ignore[misc]
-        return version, 100 if 102 <= status <= 199 else status, reason
+        response = http_client.request(
+            to.origin, "POST", to.path, headers, body.chunks(), max_body=MAX_TEXT
+        )
+    except ConnectError as error:
+        raise UnreachableError(_told(f"{to}: {error}", to)) from None
+    except NoResponseError as error:
+        raise TemporaryError(_told(f"{to}: {error}", to)) from None
+    said = f"{to} says {_told(_words(response), to)}"
+    if 200 <= response.status <= 299:
+        if response.broken:
+            reason = _told(http_client.error_text(response.broken), to)
+            raise TemporaryError(f"{said}, without the whole upload: {reason}")
+        return f"{response.status}"
+    if 300 <= response.status <= 399 and "Location" in response.headers:
+        said += "; redirects are not followed, so the rule needs the final URL"
+    raise _failure(response.status, said, _seconds(response.headers["Retry-After"], now))
 
 
 def _failure(status: int, said: str, retry_after: float | None) -> DeliveryError:
     if status in BUSY and retry_after:
         return UnreachableError(said, retry_after)
-    if status in LATER or status >= 500:
+    # 1xx: an interim reply is not the end of it.
+    if status in LATER or status >= 500 or status < 200:
         return TemporaryError(said, retry_after)
     return TooLargeError(said) if status == 413 else PermanentError(said)
 
@@ -210,23 +129,15 @@ def _seconds(value: str | None, now: float) -> float | None:
         return None
 
 
-def _words(reply: http.client.HTTPResponse) -> str:
+def _words(response: Response) -> str:
     """The status, and the first line of a text that may say why."""
-    reason = reply.reason.encode("latin-1").decode("utf-8", "replace")
-    status = f"{reply.status} {reason}".strip()
-    try:
-        text = reply.read(MAX_TEXT).decode("utf-8", "replace").strip()
-    except (OSError, http.client.HTTPException, ValueError, OverflowError):
-        text = ""  # whatever is wrong with it, there is a status
-    if not text or not reply.getheader("Content-Type", "").startswith(TEXTS):
+    status = f"{response.status} {response.reason}".strip()
+    text = response.body.decode("utf-8", "replace").strip()
+    if not text or not response.headers.get("Content-Type", "").startswith(TEXTS):
         return status
-    if 300 <= reply.status <= 399:
+    if 300 <= response.status <= 399:
         return status  # its text repeats the Location, in which there may be a secret
     return f"{status}: {text.partition(chr(10))[0]}"
-
-
-def _reason(error: Exception, to: Server) -> str:
-    return _told(getattr(error, "strerror", None) or str(error), to) or type(error).__name__
 
 
 def _told(text: str, to: Server) -> str:

@@ -1,93 +1,79 @@
-"""Photos as posts on a Mastodon server, through Mastodon.py.
+"""The target `mastodon:URL`: photos as posts on a Mastodon server.
 
-Mastodon.py (https://mastodonpy.readthedocs.io) is not needed for anything else
-here, and is only looked for when a rule wants it. It is given a session that
-streams a photo from where it is kept, follows no redirect, and reads no more of
-an answer than anybody needs.
+An upload becomes one post, or a thread if it has more photos or a longer text than the server
+accepts in one; a video has a post of its own. Each photo is uploaded, and the post refers to it.
+After the first `~` of a text come the descriptions of the photos, separated by `~`
+(samsung-nx-emailservice, commit c3f8eb0).
 
-An upload becomes one post, or a thread where it has more photos, or a longer
-text, than the server takes in one; a video has a post of its own. Each photo is
-uploaded, and the post refers to it. Behind the first `~` in a text are the
-descriptions of the photos, one behind each `~`, as the users of these cameras
-know it (samsung-nx-emailservice, commit c3f8eb0).
+Each post has an Idempotency-Key, by which the server recognises a post that it has published
+already, for an hour (docs.joinmastodon.org/methods/statuses). The posts published before a thread
+breaks off are stored as the progress of the delivery.
 
-Each post has an Idempotency-Key, by which the server knows a post that it has
-published already, for an hour (docs.joinmastodon.org/methods/statuses). What is
-published when a thread breaks off is kept as the progress of the delivery.
-
-A server that lets nobody in, knows no such call, or wants to be left alone, is
-unreachable for all that waits for it. It says until when by X-RateLimit-Reset.
+A server that rejects the token, has no such call, or limits the rate is unreachable for everything
+that waits for it, until the time in X-RateLimit-Reset.
 """
 
 from __future__ import annotations
 
-import importlib
-import io
+import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.message import Message
+from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+from nxparse.deliver import http_client
 from nxparse.deliver.errors import (
-    DeliveryError,
     PermanentError,
     TemporaryError,
     TooLargeError,
     UnreachableError,
     one_line,
 )
+from nxparse.deliver.http_client import ConnectError, NoResponseError, Origin, Response
 from nxparse.upload import File, Upload, camera
 
 VISIBILITIES = ("public", "unlisted", "private", "direct")
 POSTSCRIPT = "\N{CAMERA} {camera}"  # for a camera that is known
 
-API = "4.0.0"  # the version of Mastodon whose calls are made
-CONNECT = 30.0  # seconds
-ANSWER = 300.0  # seconds for each step
 PROCESSING = 600.0  # seconds that a server may take for one file
 LOOK = 2.0  # seconds between two looks at that
 # A wrong token does not become right by trying.
 REFUSED_RETRY = 3600.0
 MAX_ANSWER = 1 << 20  # bytes
 
-# Of a server that does not tell its limits (docs.joinmastodon.org/entities/Instance).
+# Of a server that does not state its limits (docs.joinmastodon.org/entities/Instance).
 CHARACTERS = 500
 ATTACHMENTS = 4
 DESCRIPTION = 1500
 
-# How what the system says stands in what requests says.
-_SYSTEM_WORDS = re.compile(
-    r"\[Errno -?[0-9]+\] ([^'\")>]+)|(?:Error\([0-9]+, |RemoteDisconnected\()'([^']+)'"
-    r"|(certificate verify failed[^(\"']*)"
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Where to post, and how. `postscript` may have `{camera}` in it; None is the usual one."""
+    """Where to post, and how. `postscript` may contain `{camera}`; None is the default one."""
 
-    url: str
+    origin: Origin
     token: str = field(repr=False)
     visibility: str | None = None
     postscript: str | None = None
 
     def __str__(self) -> str:
-        return urlsplit(self.url).netloc
+        return str(self.origin)
 
 
 def account(url: str) -> Account:
     """Read `https://TOKEN@host/?visibility=unlisted&postscript=...`.
 
-    Raises ValueError, without the token, if it is none, or if Mastodon.py is missing.
+    Raises ValueError, without the token, if it is none.
     """
-    _library()
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
+        host, port = (parts.hostname or "").encode("idna").decode("ascii"), parts.port
         options = dict(
             parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True)
             if parts.query
@@ -107,15 +93,9 @@ def account(url: str) -> Account:
     visibility = options.get("visibility")
     if visibility is not None and visibility not in VISIBILITIES:
         raise ValueError(f"the visibility is none of {', '.join(VISIBILITIES)}")
-    netloc = parts.netloc.rpartition("@")[2]
-    return Account(f"{parts.scheme}://{netloc}", token, visibility, options.get("postscript"))
-
-
-def _library() -> Any:
-    try:
-        return importlib.import_module("mastodon")
-    except ImportError:
-        raise ValueError("mastodon needs Mastodon.py: pip install Mastodon.py") from None
+    secure = parts.scheme == "https"
+    origin = Origin(secure, host, port or (443 if secure else 80))
+    return Account(origin, token, visibility, options.get("postscript"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,235 +210,192 @@ def send(
 
 
 class _RefusedError(Exception):
-    """The server does not do what it is asked, and never will: its status, and its reason."""
+    """The server refuses the request for good: its status, and its reason."""
 
-    def __init__(self, status: int, said: str) -> None:
-        super().__init__(said)
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
         self.status = status
 
 
 class _Server:
-    """A Mastodon server. What it says is an answer, or a DeliveryError."""
+    """The four calls of a Mastodon server. All errors are DeliveryErrors, but _RefusedError."""
 
     def __init__(self, to: Account) -> None:
         self._to = to
-        self._library = _library()
-        self._api = self._library.Mastodon(
-            api_base_url=to.url,
-            mastodon_version=API,
-            version_check_mode="created",
-            ratelimit_method="throw",
-            request_timeout=(CONNECT, ANSWER),
-            session=_Session(to),
-            user_agent="nx_addon",
-        )
-        # As an argument it would be taken for the name of a file that has it in it.
-        self._api.access_token = to.token
 
     def limits(self) -> Limits:
-        """What the server takes, as far as it tells."""
+        """Return what the server accepts, as far as it states that."""
         try:
-            told = self._call(self._api.instance_v2)
+            instance = self._call("GET", "/api/v2/instance")
         except _RefusedError:
             return Limits()
         except TemporaryError as error:
             raise UnreachableError(str(error), error.retry_after) from None
         return Limits(
-            _limit(told, "statuses", "max_characters", CHARACTERS),
-            _limit(told, "statuses", "max_media_attachments", ATTACHMENTS),
-            _limit(told, "media_attachments", "description_limit", DESCRIPTION),
+            _limit(instance, "statuses", "max_characters", CHARACTERS),
+            _limit(instance, "statuses", "max_media_attachments", ATTACHMENTS),
+            _limit(instance, "media_attachments", "description_limit", DESCRIPTION),
         )
 
     def upload(self, file: File, description: str) -> str:
         """Upload a file, and wait until it can be in a post. Returns its id."""
+        form = _Form({"description": description} if description else {}, file)
         try:
             media = self._entity(
-                self._api.media_post,
-                file,
-                mime_type=file.content_type,
-                file_name=file.safe_name,
-                description=description or None,
+                "POST", "/api/v2/media", form.content_type, form.size, form.chunks()
             )
             deadline = time.monotonic() + PROCESSING
             while media.get("url") is None:
                 if time.monotonic() > deadline:
                     raise TemporaryError(f"{self._to} has not processed {file.safe_name} yet")
                 time.sleep(LOOK)
-                media = self._entity(self._api.media, media["id"])
+                media = self._entity("GET", f"/api/v1/media/{_segment(media['id'])}")
         except _RefusedError as error:
             if error.status == 404:
-                told = f"{error}: is that a Mastodon server?"
-                raise UnreachableError(told, REFUSED_RETRY) from None
+                reason = f"{error}: is that a Mastodon server?"
+                raise UnreachableError(reason, REFUSED_RETRY) from None
             raise TooLargeError(f"{error} ({file.safe_name})") from None
         return str(media["id"])
 
     def publish(self, text: str, media: Sequence[str], reply_to: str | None, key: str) -> str:
         """Publish a post. Returns its id."""
+        fields = {
+            "status": text,
+            "media_ids[]": list(media),
+            "in_reply_to_id": reply_to,
+            "visibility": self._to.visibility,
+        }
+        given = {name: value for name, value in fields.items() if value}
+        body = urlencode(given, doseq=True, errors="replace").encode("ascii")
+        form = "application/x-www-form-urlencoded"
         try:
-            status = self._entity(
-                self._api.status_post,
-                text,
-                in_reply_to_id=reply_to,
-                media_ids=list(media),
-                visibility=self._to.visibility,
-                idempotency_key=key,
-            )
+            post = self._entity("POST", "/api/v1/statuses", form, len(body), [body], key)
         except _RefusedError as error:
             raise PermanentError(str(error)) from None
-        return str(status["id"])
+        return str(post["id"])
 
-    def _entity(
-        self, call: Callable[..., Any], *arguments: Any, **options: Any
-    ) -> Mapping[str, Any]:
-        """The answer to a call that has to be an object with an id."""
-        answer = self._call(call, *arguments, **options)
+    def _entity(self, *call: Any) -> Mapping[str, Any]:
+        """Return the answer to a call, which has to be an object with an id."""
+        answer = self._call(*call)
         if not isinstance(answer, Mapping) or not answer.get("id"):
-            raise TemporaryError(f"{self._to} answers as no Mastodon server does")
+            raise self._nonsense()
         return answer
 
-    def _call(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        content_type: str = "",
+        size: int = 0,
+        body: Iterable[bytes] = (),
+        key: str = "",
+    ) -> Any:
+        headers = {"Authorization": f"Bearer {self._to.token}", "User-Agent": "nx_addon"}
+        if content_type:
+            headers |= {"Content-Type": content_type, "Content-Length": str(size)}
+        if key:
+            headers["Idempotency-Key"] = key
         try:
-            return call(*arguments, **options)
-        except self._library.MastodonRatelimitError:
-            wait = max(0.0, (self._api.ratelimit_reset or 0.0) - time.time())
-            raise UnreachableError(f"{self._to} says 429: too many requests", wait) from None
-        except self._library.MastodonNetworkError as error:
-            # What the session raises comes back as the context of this.
-            match error.__context__:
-                case _FileError() as failed:
-                    raise failed.error from None
-                case DeliveryError() as failed:
-                    raise failed from None
-            raise TemporaryError(self._told(f"{self._to}: {_why(error)}")) from None
-        except self._library.MastodonAPIError as error:
-            raise self._judged(*error.args[1:]) from None
+            response = http_client.request(
+                self._to.origin, method, path, headers, body, max_body=MAX_ANSWER + 1
+            )
+        except ConnectError as error:
+            raise UnreachableError(self._clean(f"{self._to}: {error}")) from None
+        except NoResponseError as error:
+            raise TemporaryError(self._clean(f"{self._to}: {error}")) from None
+        if not 200 <= response.status <= 299:
+            raise self._failure(response)
+        if len(response.body) > MAX_ANSWER:
+            raise TemporaryError(f"{self._to} answers more than {MAX_ANSWER} bytes")
+        try:
+            return json.loads(response.body)
+        except (ValueError, RecursionError):
+            raise self._nonsense() from None
 
-    def _judged(self, status: object = None, reason: object = "", said: object = "") -> Exception:
-        """What an answer means that is none of success."""
-        if not isinstance(status, int):
-            return TemporaryError(f"{self._to} answers as no Mastodon server does")
-        told = self._told(f"{self._to} says {status}: {said or reason}")
+    def _failure(self, response: Response) -> Exception:
+        """What a status means that is none of success."""
+        status = response.status
+        if 300 <= status <= 399 and "Location" in response.headers:
+            location = response.headers["Location"]
+            reason = self._clean(f"{self._to} has moved to {location}: change the rule")
+            return UnreachableError(reason, REFUSED_RETRY)
+        if status == 429:
+            reason = f"{self._to} says 429: too many requests"
+            return UnreachableError(reason, _until_reset(response.headers))
+        reason = self._clean(f"{self._to} says {status}: {_said(response)}")
         if status in (401, 403):
-            return UnreachableError(told, REFUSED_RETRY)
-        if status in (408, 425) or status >= 500:
-            return TemporaryError(told)
-        return _RefusedError(status, told)
+            return UnreachableError(reason, REFUSED_RETRY)
+        if status in (408, 425) or status >= 500 or status < 200:
+            return TemporaryError(reason)
+        return _RefusedError(status, reason)
 
-    def _told(self, text: str) -> str:
+    def _nonsense(self) -> TemporaryError:
+        return TemporaryError(f"{self._to} does not answer like a Mastodon server")
+
+    def _clean(self, text: str) -> str:
         return one_line(text, [self._to.token])
 
 
-def _limit(told: Any, of: str, name: str, usual: int) -> int:
-    """A limit in what a server tells of itself (docs.joinmastodon.org/entities/Instance)."""
-    found = told
-    for key in ("configuration", of, name):
+def _said(response: Response) -> str:
+    """The reason in an answer (docs.joinmastodon.org/entities/Error), or that of its status."""
+    try:
+        answer = json.loads(response.body)
+    except (ValueError, RecursionError):
+        answer = None
+    if isinstance(answer, Mapping):
+        answer = answer.get("error")
+    return answer if answer and isinstance(answer, str) else response.reason
+
+
+def _until_reset(headers: Message) -> float:
+    """The seconds until X-RateLimit-Reset, by the clock of the server."""
+    reset = headers.get("X-RateLimit-Reset") or ""
+    try:
+        now = parsedate_to_datetime(headers.get("Date") or "").timestamp()
+    except (ValueError, TypeError):
+        now = time.time()
+    try:
+        if re.fullmatch(r"[0-9]{1,12}(\.[0-9]+)?", reset):
+            return max(0.0, float(reset) - now)
+        moment = datetime.fromisoformat(reset)
+        return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - now)
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+def _limit(instance: Any, group: str, name: str, default: int) -> int:
+    """A limit that a server states (docs.joinmastodon.org/entities/Instance)."""
+    found = instance
+    for key in ("configuration", group, name):
         found = found.get(key) if isinstance(found, Mapping) else None
-    return found if isinstance(found, int) and found > 0 else usual
+    return found if isinstance(found, int) and found > 0 else default
 
 
-def _why(error: Exception) -> str:
-    """Why a server could not be reached, in the words of the system if they are in there."""
-    text = str(error)
-    found = _SYSTEM_WORDS.search(text)
-    if found:
-        return found[found.lastindex or 0]
-    return "timed out" if "timed out" in text else text
-
-
-class _FileError(Exception):
-    """A file cannot be read, which is not the server's fault."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(str(error))
-        self.error = error
+def _segment(id: object) -> str:
+    return quote(str(id), safe="")
 
 
 class _Form:
-    """A form of multipart/form-data with a file in it, made while it is read (RFC 7578)."""
+    """A form of multipart/form-data with a file, encoded while it is read (RFC 7578)."""
 
-    def __init__(self, fields: Mapping[str, str | None], name: str, file: File) -> None:
-        self.failed: OSError | None = None
+    def __init__(self, fields: Mapping[str, str], file: File) -> None:
         boundary = secrets.token_hex(16)
         self.content_type = f"multipart/form-data; boundary={boundary}"
         head = "".join(
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
-            for field, value in fields.items()
-            if value is not None
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in fields.items()
         )
-        # A safe name has no quote in it.
+        # A safe name contains no quote.
         head += (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}";'
+            f'--{boundary}\r\nContent-Disposition: form-data; name="file";'
             f' filename="{file.safe_name}"\r\nContent-Type: {file.content_type}\r\n\r\n'
         )
         self._head = head.encode("utf-8", "replace")
-        self._file = file
         self._tail = f"\r\n--{boundary}--\r\n".encode("ascii")
+        self._file = file
+        self.size = len(self._head) + file.size + len(self._tail)
 
-    def __len__(self) -> int:
-        return len(self._head) + self._file.size + len(self._tail)
-
-    def __iter__(self) -> Iterator[bytes]:
+    def chunks(self) -> Iterator[bytes]:
         yield self._head
-        try:
-            yield from self._file.chunks()
-        except OSError as error:
-            self.failed = error
-            raise
+        yield from self._file.chunks()
         yield self._tail
-
-
-class _Session:
-    """What Mastodon.py needs of a session of requests."""
-
-    def __init__(self, to: Account) -> None:
-        self._to = to
-        self._session = importlib.import_module("requests").Session()
-        # Else it reads all of a redirect, to tell where it leads.
-        self._session.get_redirect_target = lambda response: None
-
-    def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        files: Mapping[str, tuple[str, File, str]],
-        headers: Mapping[str, str],
-        data: Any = None,
-        **options: Any,
-    ) -> Any:
-        """Make a request, and read at most MAX_ANSWER bytes of the answer."""
-        form = None
-        for name, (_, file, _) in files.items():
-            form = data = _Form(data, name, file)
-            headers = {**headers, "Content-Type": form.content_type}
-        try:
-            response = self._session.request(
-                method,
-                # Mastodon.py has a slash at the end of a path that the documentation has
-                # not; what is no Mastodon, but talks like one, may know no such path.
-                url.rstrip("/"),
-                headers=headers,
-                data=data,
-                allow_redirects=False,
-                stream=True,
-                **options,
-            )
-        except Exception:
-            if form and form.failed:
-                raise _FileError(form.failed) from None
-            raise
-        with closing(response.raw) as raw:
-            if response.is_redirect:
-                # To follow it is to send photos to somebody whom nobody has chosen.
-                told = f"{self._to} is elsewhere now: at {response.headers['Location']}"
-                raise UnreachableError(one_line(told, [self._to.token]), REFUSED_RETRY)
-            body = b""
-            while chunk := raw.read1(1 << 16, decode_content=True):
-                body += chunk
-                if len(body) > MAX_ANSWER:
-                    raise TemporaryError(f"{self._to} answers more than {MAX_ANSWER} bytes")
-        response.raw = io.BytesIO(body)
-        if response.status_code != 429:
-            # Mastodon.py would fail for one that it cannot read, as if nothing had been done.
-            response.headers.pop("X-RateLimit-Reset", None)
-        return response
