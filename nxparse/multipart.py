@@ -441,14 +441,15 @@ class Scanner:
                 if kind in (_Line.NEXT, _Line.CLOSE):
                     self._deviate(Kind.EMPTY_PART, start)
                     return self._go_on(kind, buffer, after), False
+            if _JPEG in line:
+                raise MultipartError(
+                    "a photo begins inside the headers of a part",
+                    self._base + start + line.index(_JPEG),
+                )
             if bare < 0 and not line.endswith(b"\r"):
                 bare = newline
             start = newline + 1
             line = line.removesuffix(b"\r")
-            if _JPEG in line:
-                raise MultipartError(
-                    "a photo begins inside the headers of a part", self._base + start
-                )
             if not line:
                 break
             lines.append(line)

@@ -16,6 +16,7 @@ from nxparse.deviation import BodyError, Deviation, Kind
 from nxparse.multipart import CHUNK, Fetch
 
 JPEG_HEAD = 1 << 17  # bytes of a photo that are enough for what it tells of itself
+XML_HEAD = 256  # bytes in which a document begins, whatever blanks precede it
 _TURNS = {3: 180, 6: 90, 8: 270}  # by orientation (Exif); cameras make no mirror images
 
 
@@ -231,7 +232,7 @@ def from_parts(
 
 def _is_xml(part: multipart.PartSpan, fetch: Fetch) -> bool:
     """Does this part begin as XML, perhaps after blanks and a byte order mark?"""
-    head = fetch(part.start, min(part.end, part.start + JPEG_HEAD))
+    head = fetch(part.start, min(part.end, part.start + XML_HEAD))
     return head.lstrip(b"\xef\xbb\xbf\xff\xfe\0\t\n\r ").startswith(b"<")
 
 
