@@ -30,7 +30,8 @@ and never out of the segment. The time is linear in the bytes given, most of
 which are skipped.
 
 What a file tells is a claim: whoever made it may have written any text. Honest
-cameras do so, too: one calls itself `<KENOX S630  / Samsung S630>`.
+cameras do so, too: one calls itself `<KENOX S630  / Samsung S630>`. Of such a
+list of models, the first counts.
 """
 
 from __future__ import annotations
@@ -222,7 +223,11 @@ class _Tiff:
 
 
 def _line(text: bytes) -> str:
-    """One line of printable ASCII."""
+    """One line of printable ASCII, up to the first slash.
+
+    Many compacts name every model that has their firmware: `WB30F/WB31F/WB32F`.
+    """
+    text = text.partition(b"/")[0].lstrip(b"<")
     # As many runs of blanks as characters: what stands behind them is cut off.
     line = _BLANKS.sub(b" ", text, count=MAX_TEXT).strip()[:MAX_TEXT]
     return line.rstrip().decode("ascii")

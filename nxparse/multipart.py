@@ -187,13 +187,14 @@ class Scanner:
     `boundary` is what Content-Type says (`boundary_of`), None if nothing
     usable. Call `feed` for each chunk and then `close`, once, which returns
     the parts. Both raise MultipartError; the first one is final and kept in
-    `error`. `deviations` grows as they are met.
+    `error`. `parts` and `deviations` grow as they are met.
     """
 
     def __init__(self, boundary: bytes | None, *, strict: bool = False) -> None:
         self.boundary = boundary if boundary and _usable(boundary) else None
         self.strict = strict
         self.size = 0
+        self.parts: list[PartSpan] = []
         self.deviations: list[Deviation] = []
         self.error: MultipartError | None = None
         self._state = _State.START
@@ -202,7 +203,6 @@ class Scanner:
         self._newline = b"\r\n"
         self._bare = False  # does the delimiter before the headers end with a bare LF?
         self._delimiters = 0
-        self._parts: list[PartSpan] = []
         # For each part the length of the line end that ends its data; None if it cannot be told.
         self._newlines: list[int | None] = []
         self._message: int | None = None  # the number of the message among the parts
@@ -241,8 +241,8 @@ class Scanner:
                     "there are bytes that belong to no part and could be a photo", self._doubtful
                 )
             if not self._has_surplus():
-                return self._parts
-            return [self._without_surplus(i) for i in range(len(self._parts))]
+                return self.parts
+            return [self._without_surplus(i) for i in range(len(self.parts))]
         except MultipartError as error:
             self.error = error
             raise
@@ -458,7 +458,7 @@ class Scanner:
                     f"a part has more than {MAX_HEADERS} headers", self._base + position
                 )
         if bare >= 0 and self._newline == b"\r\n":
-            if not self._parts and self._bare and b"\r\n" not in buffer[position:start]:
+            if not self.parts and self._bare and b"\r\n" not in buffer[position:start]:
                 self._newline = b"\n"  # not a slip: this sender always writes LF
             else:
                 self._deviate(Kind.BARE_LF, bare, "in the headers of a part")
@@ -659,7 +659,7 @@ class Scanner:
 
     def _described(self, lines: list[bytes], position: int, start: int) -> PartSpan:
         """The part that has these header lines and whose data begin at the offset `start`."""
-        if lines and len(self._parts) >= MAX_PARTS:
+        if lines and len(self.parts) >= MAX_PARTS:
             raise self._too_many_parts(position)
         headers: list[tuple[str, str]] = []
         for line in lines:
@@ -749,12 +749,12 @@ class Scanner:
         if not self._open.headers and self._base + end <= self._content:
             self._deviate(Kind.EMPTY_PART, end)
             return
-        if len(self._parts) >= MAX_PARTS:
+        if len(self.parts) >= MAX_PARTS:
             raise self._too_many_parts(end)
         if not self._open.name:
             self._deviate(Kind.NO_PART_NAME, self._open.start - self._base)
         if self._open.name == "message" and not self._is_photo and self._message is None:
-            self._message = len(self._parts)
+            self._message = len(self.parts)
         before = before.removesuffix(newline or b"")
         surplus = 0
         if newline and before.endswith(b"\r\n") and b"\r\n" in (newline, self._newline):
@@ -762,11 +762,11 @@ class Scanner:
         elif newline and before.endswith(b"\n") and b"\n" in (newline, self._newline):
             surplus = 1
         self._newlines.append(surplus if surplus or (newline and complete) else None)
-        self._parts.append(replace(self._open, end=self._base + end, complete=complete))
+        self.parts.append(replace(self._open, end=self._base + end, complete=complete))
         self._open = None
 
     def _without_surplus(self, index: int) -> PartSpan:
-        part = self._parts[index]
+        part = self.parts[index]
         surplus = self._newlines[index]
         if not surplus:
             return part

@@ -539,6 +539,7 @@ def told_by(model: str) -> bytes:
     ("photos", "album", "expected"),
     [
         pytest.param([told_by("NX300")], "", "NX300", id="photo"),
+        pytest.param([told_by("WB30F/WB31F/WB32F\0\0\0")], "", "WB30F", id="list"),
         pytest.param([told_by("NX300")], "WB850F", "WB850F", id="album-first"),
         pytest.param([], "WB850F", "WB850F", id="album-only"),
         pytest.param([JPEG, b"", b"MZ", told_by("NX300"), told_by("NX1")], "", "NX300",
