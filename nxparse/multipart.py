@@ -64,7 +64,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from urllib.parse import quote
 
-from nxparse import filename
+from nxparse import filename, jpeg
 from nxparse.deviation import BodyError, Deviation, Kind
 
 # Limits on what a sender can make us keep or do. A camera sends one message
@@ -93,7 +93,6 @@ _DISPOSITION = re.compile(
 # The first byte of a header line, and the beginnings of files that look like one.
 _HEADER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z: \t\r\n-]")
 _FILES = (b"RIFF", b"II*\0", b"MM\0*")
-_JPEG = b"\xff\xd8\xff"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # In a name: browsers leave all but quotes and line ends alone, but half of all parsers take a
@@ -441,10 +440,10 @@ class Scanner:
                 if kind in (_Line.NEXT, _Line.CLOSE):
                     self._deviate(Kind.EMPTY_PART, start)
                     return self._go_on(kind, buffer, after), False
-            if _JPEG in line:
+            if jpeg.START in line:
                 raise MultipartError(
                     "a photo begins inside the headers of a part",
-                    self._base + start + line.index(_JPEG),
+                    self._base + start + line.index(jpeg.START),
                 )
             if bare < 0 and not line.endswith(b"\r"):
                 bare = newline

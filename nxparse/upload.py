@@ -187,9 +187,7 @@ def from_parts(
     if not messages:
         raise BodyError("the body has no part named message")
     first = next((part for part in messages if _is_xml(part, fetch)), messages[0])
-    # One byte beyond the limit is enough to be refused for it.
-    end = min(first.end, first.start + markup.MAX_BYTES + 1)
-    found = message.parse(fetch(first.start, end))
+    found = message.parse(_text(first, fetch))
     malformed = any(each.kind is Kind.XML_MALFORMED for each in found.deviations)
     if malformed and not first.complete:
         raise BodyError("the body ends inside the message")
@@ -204,6 +202,7 @@ def from_parts(
         if part is first:
             continue
         if part in messages and (is_empty or _is_xml(part, fetch)):
+            _text(part, fetch)
             noted.append(Deviation(Kind.MESSAGE_REPEATED, part.start))
             continue
         if is_empty and not part.filename:
@@ -230,6 +229,17 @@ def from_parts(
     )
 
 
+def _text(part: multipart.PartSpan, fetch: Fetch) -> bytes:
+    """The data of a message. BodyError if they are too long for one, or hold a photo."""
+    # One byte beyond the limit is enough to be refused for it.
+    text = fetch(part.start, min(part.end, part.start + markup.MAX_BYTES + 1))
+    if len(text) > markup.MAX_BYTES:
+        raise markup.TooLongError(f"the message is longer than {markup.MAX_BYTES} bytes")
+    if jpeg.START in text:
+        raise BodyError("there is a photo in the message")
+    return text
+
+
 def _is_xml(part: multipart.PartSpan, fetch: Fetch) -> bool:
     """Does this part begin as XML, perhaps after blanks and a byte order mark?"""
     head = fetch(part.start, min(part.end, part.start + XML_HEAD))
@@ -237,7 +247,7 @@ def _is_xml(part: multipart.PartSpan, fetch: Fetch) -> bool:
 
 
 def _file(part: multipart.PartSpan, fetch: Fetch) -> File:
-    head = fetch(part.start, min(part.end, part.start + 16))
+    head = fetch(part.start, min(part.end, part.start + filename.HEAD))
     return File(
         name=part.filename,
         content_type=filename.sniff(head, part.content_type),
