@@ -98,7 +98,7 @@ def sniff(head: bytes, claimed: str | None = None) -> str:
         return "image/png"
     if head.startswith((b"II*\0", b"MM\0*")):
         return claimed if claimed == "image/x-samsung-srw" else "image/tiff"
-    if head[4:8] == b"ftyp":
+    if head.startswith(b"\0\0") and head[4:8] == b"ftyp":
         return "image/heic" if head[8:12] in (b"heic", b"heix", b"mif1") else "video/mp4"
     if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
         return "video/x-msvideo"

@@ -183,8 +183,10 @@ def peers(data: bytes) -> None:
     assert found.error is None
     expected = [one.raw for one in theirs]
     # A line end behind the message is a camera's habit: then there is one behind each photo.
-    first = next((n for n, part in enumerate(found.parts) if part.name == "message"), None)
-    if first is not None and expected[first].endswith(b"\r\n"):
+    names = [part.name for part in found.parts]
+    messages = [raw for raw, name in zip(expected, names, strict=True) if name == "message"]
+    first = next((raw for raw in messages if not filename.is_media(raw[: filename.HEAD])), b"")
+    if first.endswith(b"\r\n"):
         expected = [raw.removesuffix(b"\r\n") for raw in expected]
     assert [data[part.start : part.end] for part in found.parts] == expected
 
