@@ -215,6 +215,7 @@ class Scanner:
         self._stray_start = 0
         self._doubtful: int | None = None  # where bytes outside of parts could be a photo
         self._mark = b""  # what is in every chunk that needs a look
+        self._dashed = b""
         if self.boundary is not None:
             self._set_boundary(self.boundary)
 
@@ -226,7 +227,7 @@ class Scanner:
             self._held
             or chunk.rfind(self._mark) >= 0
             or (
-                chunk.find(b"-", -len(self._dashed)) >= 0
+                chunk.find(b"-", self._near_end) >= 0
                 and _prefix_at_end(chunk, 0, self._dashed) < len(chunk)
             )
         ):
@@ -332,11 +333,8 @@ class Scanner:
 
     def _set_boundary(self, boundary: bytes) -> None:
         self.boundary = boundary
-        # In CPython `rfind` is fastest if the first byte of what it looks for is in that only once.
-        ends = (self._dashed[start:] for start in range(len(self._dashed)))
-        self._rarest = next(end for end in ends if end[:1] not in end[1:])
-        if len(self._rarest) < 4:
-            self._rarest = self._dashed
+        self._dashed = b"--" + boundary
+        self._near_end = -len(boundary) - 2
         dashed = re.escape(self._dashed)
         self._delimiter = re.compile(dashed + rb"(?:--|\0|[ \t]{0,%d}+\r?\n)" % MAX_PADDING)
         self._cut_line = re.compile(dashed + rb"(?:-|[ \t]{0,%d}+\r?)\Z" % MAX_PADDING)
@@ -508,7 +506,7 @@ class Scanner:
                 if final:
                     self._deviate(Kind.CLOSE_DELIMITER_UNMARKED, self._open.start - self._base)
                 return position, True
-        self._mark = self._rarest
+        self._mark = self._dashed
         self._state = _State.DATA
         return position, False
 
@@ -594,7 +592,7 @@ class Scanner:
             self._state = _State.EPILOGUE
         else:
             self._tail = _ending(self._tail, buffer, position, after)
-            self._mark = self._rarest
+            self._mark = self._dashed
             self._state = _State.DATA
         return after, False
 
@@ -782,11 +780,6 @@ class Scanner:
         end = part.end - surplus
         self._deviate(Kind.SURPLUS_NEWLINE, end - self._base)
         return replace(part, end=end)
-
-    @property
-    def _dashed(self) -> bytes:
-        assert self.boundary is not None
-        return b"--" + self.boundary
 
     def _deviate(self, kind: Kind, position: int, detail: str = "") -> None:
         deviation = Deviation(kind, self._base + position, detail)
