@@ -20,7 +20,12 @@ class Kind(Enum):
     CLOSE_DELIMITER_UNMARKED = "close-delimiter-unmarked"  # `--B`, perhaps CRLF, then the end
     CLOSE_DELIMITER_CUT = "close-delimiter-cut"  # the end comes inside the delimiter
     CLOSE_DELIMITER_MISSING = "close-delimiter-missing"  # the end comes right behind the data
+    CLOSE_DELIMITER_EARLY = "close-delimiter-early"  # another part follows `--B--`
     # Line ends and boundaries.
+    NEWLINE_MISSING = "newline-missing"  # no line end between data and delimiter
+    BLANK_LINE_MISSING = "blank-line-missing"  # no blank line between headers and data
+    PREAMBLE = "preamble"  # text before the first delimiter, left out
+    EPILOGUE = "epilogue"  # text after `--B--`, left out
     SURPLUS_NEWLINE = "surplus-newline"  # one CRLF too many between data and delimiter
     BARE_LF = "bare-lf"  # LF where CRLF belongs
     BOUNDARY_MISSING = "boundary-missing"  # not in Content-Type, taken from the first line
@@ -48,6 +53,8 @@ class Kind(Enum):
     NO_SENDER = "no-sender"
     MESSAGE_REPEATED = "message-repeated"  # the first one counts
     # The photos.
+    FILE_NAMED_MESSAGE = "file-named-message"  # in a part of that name
+    EMPTY_FIELD = "empty-field"  # neither a file name nor data: left out
     EMPTY_FILE = "empty-file"
     PHOTO_CUT = "photo-cut"  # the body ends inside a JPEG that has no end marker
 

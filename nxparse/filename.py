@@ -12,6 +12,7 @@ import re
 import unicodedata
 from pathlib import PurePosixPath
 
+HEAD = 16  # bytes of a file that tell its type
 MAX_NAME = 255  # bytes, the limit of ext4, APFS and NTFS for most alphabets
 
 # What a camera or somebody's card may hold; every other extension is replaced.
@@ -80,8 +81,13 @@ def _fitted(stem: str, ending: str, limit: int = MAX_NAME) -> str:
     return stem.encode()[:room].decode("utf-8", "ignore").rstrip(" ") + ending
 
 
+def is_media(head: bytes) -> bool:
+    """Are these the first `HEAD` bytes of a picture or video?"""
+    return sniff(head) != "application/octet-stream"
+
+
 def sniff(head: bytes, claimed: str | None = None) -> str:
-    """The media type of a file, from its first 16 bytes.
+    """The media type of a file, from its first `HEAD` bytes.
 
     What they do not tell is believed if it claims to be a picture or video,
     else it is `application/octet-stream`. `image/pjpeg`, which some cameras
@@ -93,7 +99,7 @@ def sniff(head: bytes, claimed: str | None = None) -> str:
         return "image/png"
     if head.startswith((b"II*\0", b"MM\0*")):
         return claimed if claimed == "image/x-samsung-srw" else "image/tiff"
-    if head[4:8] == b"ftyp":
+    if head.startswith(b"\0\0") and head[4:8] == b"ftyp":
         return "image/heic" if head[8:12] in (b"heic", b"heix", b"mif1") else "video/mp4"
     if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
         return "video/x-msvideo"

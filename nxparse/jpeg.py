@@ -30,7 +30,8 @@ and never out of the segment. The time is linear in the bytes given, most of
 which are skipped.
 
 What a file tells is a claim: whoever made it may have written any text. Honest
-cameras do so, too: one calls itself `<KENOX S630  / Samsung S630>`.
+cameras do so, too: one calls itself `<KENOX S630  / Samsung S630>`. Of such a
+list of models, the first counts.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ MAX_SEGMENTS = 64  # Exif wants to be first; before the frame there are only tab
 MAX_ENTRIES = 64  # those wanted have low tags, so they are among the first
 MAX_TEXT = 64  # a model may be a list: `ES65, ES67 / VLUU ES65, ES67 / SL50`
 
-_START = b"\xff\xd8\xff"
+START = b"\xff\xd8\xff"
 # Every marker that a length follows, without those of the picture data.
 _SEGMENT = re.compile(rb"\xff++([\xc0-\xcf\xdb-\xfe])(..)", re.DOTALL)
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF, not DHT, JPG, DAC
@@ -89,7 +90,7 @@ class Picture:
 
 def describe(head: bytes) -> Picture | None:
     """Read the beginning of a file, 128 KiB are plenty. None if it is no JPEG. Never raises."""
-    if not head.startswith(_START):
+    if not head.startswith(START):
         return None
     segments = tuple(_segments(head))
     width, height = _size(head, segments)
@@ -216,13 +217,17 @@ class _Tiff:
 
     def jpeg(self, offset: int, size: int) -> tuple[int, int] | None:
         """Where this JPEG is in `head`, if it is one."""
-        if not self.at(offset, size).startswith(_START):
+        if not self.at(offset, size).startswith(START):
             return None
         return self.base + offset, self.base + offset + size
 
 
 def _line(text: bytes) -> str:
-    """One line of printable ASCII."""
+    """One line of printable ASCII, up to the first slash.
+
+    Many compacts name every model that has their firmware: `WB30F/WB31F/WB32F`.
+    """
+    text = text.partition(b"/")[0].lstrip(b"<")
     # As many runs of blanks as characters: what stands behind them is cut off.
     line = _BLANKS.sub(b" ", text, count=MAX_TEXT).strip()[:MAX_TEXT]
     return line.rstrip().decode("ascii")

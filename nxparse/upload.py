@@ -20,6 +20,7 @@ Copy = Callable[[int, int, int], None]
 """Copies bytes of a body, from an offset on, so many, to a file descriptor."""
 
 JPEG_HEAD = 1 << 17  # bytes of a photo that are enough for what it tells of itself
+XML_HEAD = 256  # bytes in which a document begins, whatever blanks precede it
 _TURNS = {3: 180, 6: 90, 8: 270}  # by orientation (Exif); cameras make no mirror images
 
 
@@ -197,43 +198,75 @@ def from_parts(
     fetch: Fetch,
     boundary: bytes | None = None,
 ) -> Upload:
-    """Make an Upload of what a scanner found. Raises BodyError without a usable message."""
-    messages = [part for part in parts if part.name == "message"]
+    """Make an Upload of what a scanner found.
+
+    Raises BodyError without a usable message or without a file.
+    """
+    messages = [part for part in parts if multipart.is_message(part, fetch)]
     if not messages:
         raise BodyError("the body has no part named message")
-    first = messages[0]
-    # One byte beyond the limit is enough to be refused for it.
-    end = min(first.end, first.start + markup.MAX_BYTES + 1)
-    found = message.parse(fetch(first.start, end))
+    first = next((part for part in messages if _is_xml(part, fetch)), messages[0])
+    found = message.parse(_text(first, fetch))
     malformed = any(each.kind is Kind.XML_MALFORMED for each in found.deviations)
     if malformed and not first.complete:
         raise BodyError("the body ends inside the message")
-    deviations = [
+    noted = [
         *deviations,
         *(replace(each, offset=first.start + each.offset) for each in found.deviations),
     ]
-    deviations += [Deviation(Kind.MESSAGE_REPEATED, part.start) for part in messages[1:]]
+    files: list[File] = []
     # Whatever else there is may be a photo, however it calls itself.
-    others = [part for part in parts if part.name != "message"]
-    for part in others:
-        if part.start == part.end:
-            deviations.append(Deviation(Kind.EMPTY_FILE, part.start))
+    for part in parts:
+        is_empty = part.start == part.end
+        if part is first:
+            continue
+        if part in messages and (is_empty or _is_xml(part, fetch)):
+            _text(part, fetch)
+            noted.append(Deviation(Kind.MESSAGE_REPEATED, part.start))
+            continue
+        if is_empty and not part.filename:
+            noted.append(Deviation(Kind.EMPTY_FIELD, part.start))
+            continue
+        if is_empty:
+            noted.append(Deviation(Kind.EMPTY_FILE, part.start))
         elif not part.complete and _is_cut(part, fetch):
-            deviations.append(Deviation(Kind.PHOTO_CUT, part.end))
+            noted.append(Deviation(Kind.PHOTO_CUT, part.end))
+        if part.name == "message":
+            noted.append(Deviation(Kind.FILE_NAMED_MESSAGE, part.start))
+        files.append(_file(part, fetch))
+    if not any(file.size for file in files):
+        raise BodyError("the upload has no file")
     return Upload(
         sender=found.sender,
         sender_name=found.sender_name,
         recipients=found.recipients,
         subject=found.subject,
         text=found.text,
-        files=tuple(_file(part, fetch) for part in others),
-        deviations=tuple(deviations),
+        files=tuple(files),
+        deviations=tuple(noted),
         source=Source(parts, fetch, boundary),
     )
 
 
+def _text(part: multipart.PartSpan, fetch: Fetch) -> bytes:
+    """The data of a message. BodyError if they are too long for one, or hold a photo."""
+    # One byte beyond the limit is enough to be refused for it.
+    text = fetch(part.start, min(part.end, part.start + markup.MAX_BYTES + 1))
+    if len(text) > markup.MAX_BYTES:
+        raise markup.TooLongError(f"the message is longer than {markup.MAX_BYTES} bytes")
+    if jpeg.START in text:
+        raise BodyError("there is a photo in the message")
+    return text
+
+
+def _is_xml(part: multipart.PartSpan, fetch: Fetch) -> bool:
+    """Does this part begin as XML, perhaps after blanks and a byte order mark?"""
+    head = fetch(part.start, min(part.end, part.start + XML_HEAD))
+    return head.lstrip(b"\xef\xbb\xbf\xff\xfe\0\t\n\r ").startswith(b"<")
+
+
 def _file(part: multipart.PartSpan, fetch: Fetch) -> File:
-    head = fetch(part.start, min(part.end, part.start + 16))
+    head = fetch(part.start, min(part.end, part.start + filename.HEAD))
     return File(
         name=part.filename,
         content_type=filename.sniff(head, part.content_type),
@@ -258,10 +291,10 @@ def encoded(upload: Upload, files: Sequence[File]) -> multipart.Encoded:
     All files of an upload by e-mail become what `multipart.repair` makes of its body.
     """
     source = upload.source or _made_up(upload, files)
-    wanted = (
-        {file.start for file in files} if upload.source else {part.start for part in source.parts}
-    )
-    parts = [part for part in source.parts if part.name == "message" or part.start in wanted]
+    unwanted: set[int] = set()
+    if upload.source:
+        unwanted = {file.start for file in upload.files} - {file.start for file in files}
+    parts = [part for part in source.parts if part.start not in unwanted]
     return multipart.encode(parts, source.fetch, source.boundary)
 
 

@@ -7,7 +7,8 @@ that it can contradict it. No IO here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import escape
 from random import Random
 
@@ -167,3 +168,139 @@ def _picture_data(random: Random, size: int) -> bytes:
         data += random.choice((CRLF, CRLF * 3, b"\n", b"\r", b"\r\n--", b"\xff\0"))
         data += random.randbytes(random.randrange(16)).replace(b"\xff", b"")
     return bytes(data[:size])
+
+
+Choose = Callable[[int], int]
+"""Chooses one of so many numbers, from 0 on; 0 is what a camera does."""
+
+_TEXT = b"This is a multi-part message in MIME format."
+_NAMES = ("binary", "message", "other", "", None)
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """A body with faults in its structure.
+
+    `photos` are those that are in it, each a name and its bytes, in order. The last one may
+    be cut. `readable` is false if they cannot all be told apart, or there is none, or no message.
+    """
+
+    body: bytes
+    photos: tuple[tuple[str, bytes], ...]
+    readable: bool
+
+
+def faulty(choose: Choose, boundary: bytes = BOUNDARY) -> Faulty:
+    """Build a body in which any part of the framing may be wrong."""
+    newline = b"\n" if choose(12) == 11 else CRLF
+    gap = b"" if choose(2) else newline
+    dashed = b"--" + boundary
+    readable = True
+
+    def delimiter() -> bytes:
+        """What ends a part: its surplus line end, a line end, and the boundary."""
+        match choose(10):
+            case 9:
+                return dashed
+            case 8:
+                return gap + b"\n" + dashed
+            case _:
+                return gap + newline + dashed
+
+    def head(name: str | None, filename: str, content_type: str) -> bytes:
+        named = "" if name is None else f'name="{name}"; '
+        lines = f'content-disposition: form-data; {named}fileName="{filename}"\r\n'
+        if choose(5) < 4:
+            lines += f"content-Type: {content_type};\r\n"
+        end = b"" if choose(12) == 11 else newline
+        return lines.encode().replace(CRLF, newline) + end
+
+    photos = [
+        (f"{number}.jpg", _photo_like_framing(choose, number, dashed, newline))
+        for number in range((1, 2, 3, 0)[choose(4)])
+    ]
+    named = [head(_NAMES[choose(len(_NAMES))], name, "image/jpeg") for name, _ in photos]
+    parts = [one + photo for one, (_, photo) in zip(named, photos, strict=True)]
+    ends_with_photo = bool(photos)
+    message = head("message", "sample.txt", "multipart/form-data") + message_xml()
+    match choose(10):
+        case 9:
+            parts.append(message)
+            ends_with_photo = False
+        case 8:
+            parts.insert(len(parts) // 2, message)
+            ends_with_photo = len(parts) > 1
+        case 7:
+            readable = False
+        case _:
+            parts.insert(0, message)
+    match choose(10):
+        case 9:
+            parts.insert(
+                choose(len(parts) + 1), head("binary", "", "text/plain").rstrip() + newline * 2
+            )
+            ends_with_photo = False
+        case 8:
+            parts.insert(choose(len(parts) + 1), newline)
+            ends_with_photo = False
+    if len(photos) == 0 or not parts:
+        readable = False
+
+    body = (b"", b"", b"", CRLF, b"  \r\n", _TEXT + CRLF)[choose(6)]
+    if choose(20) == 19:
+        body, readable = body + jpeg(100) + CRLF, False
+    body += dashed
+    for number, part in enumerate(parts):
+        if choose(12) == 11 and number:
+            # All that came before is closed, and it goes on as if it were not.
+            between = [newline, b"", newline * 2, b"\0\0" + newline]
+            if body.endswith(newline + dashed):
+                between.append(newline + _TEXT)
+            body += b"--" + between[choose(len(between))]
+            body += (newline, b"\n", b"")[choose(3)] + dashed
+        body += (newline, newline, newline, b" " + newline, b"\n")[choose(5)] + part
+        if number < len(parts) - 1:
+            # A delimiter that lacks its line end needs the headers of a part to be known.
+            body += delimiter() if parts[number + 1] != newline else gap + newline + dashed
+    match choose(10):
+        case 9 if ends_with_photo and readable:
+            name, photo = photos[-1]
+            # Not where the rest could be a delimiter that is cut.
+            cut = photo[: SMALLEST_JPEG - choose(12)].rstrip(b"\r\n-")
+            body = body[: len(body) - len(photo) + len(cut)]
+            photos[-1] = name, cut
+        case 8 if parts and choose(2):
+            # In the headers of one more part.
+            body += gap + newline + dashed + newline + b"Content-Dis"
+            readable = False
+        case 7:
+            end = dashed + (b"--", b"--\r\n", b"", b"\r\n")[choose(4)]
+            if padding := choose(3):
+                body += end + bytes(padding * 1000)
+            else:
+                # Two hyphens alone could belong to the photo.
+                body += end[: max(3, len(end) - choose(len(end)))]
+        case 6:
+            body += gap + newline + dashed + b"--\r\n" + (b"\r\n\0\0", _TEXT)[choose(2)]
+        case 5:
+            body += gap + newline + dashed + b"--\r\n" + jpeg(100)
+            readable = False
+        case _:
+            end = list(endings(boundary).values())[choose(len(endings(boundary)))]
+            body += gap + (end if newline == CRLF else end.replace(b"\r", b""))
+    return Faulty(body, tuple(photos), readable)
+
+
+def _photo_like_framing(choose: Choose, number: int, dashed: bytes, newline: bytes) -> bytes:
+    """A photo that may hold what resembles framing, but is none."""
+    photo = jpeg(SMALLEST_JPEG + 8 + choose(400), number)
+    inside = (
+        b"",
+        newline + dashed + b"x",
+        dashed + CRLF,
+        dashed + b"--",
+        dashed + b"--\r\n",
+        dashed + b"\r\nContent-Type: image/jpeg\r\n\r\n",
+        b"\r" + dashed + b"\r\nContent-Disposition\r\n",
+    )[choose(14) % 7]
+    return photo[:-6] + b"\xfe" + inside + b"\xfe" + photo[-6:]

@@ -8,8 +8,8 @@
     python -m nxparse outbox [--dir DIR] drop ID    give an upload up, keep its files
 
 FILE is the body of an upload, as in quarantine, or a request as it was sent, with
-its head. The outbox can be looked after beside a running mitmproxy, which
-notices within seconds.
+its head. Recordings of mitmproxy are opened with mitmdump or mitmweb. The outbox
+can be looked after beside a running mitmproxy, which notices within seconds.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         return int(given.run(given))
+    except _OtherFileError as error:
+        return _failed(str(error))
     except BrokenPipeError:
         # Whoever reads this has seen enough. Python would complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -79,10 +81,18 @@ def _failed(sentence: str) -> int:
 # Files
 
 
+class _OtherFileError(Exception):
+    """A file that is neither a request nor the body of one."""
+
+
 def _request(path: Path) -> RecordedRequest:
     """The request in a file; what has no head is the body of an upload by e-mail."""
     data = path.read_bytes()
-    return recorded.parse(data) or RecordedRequest("POST", "", EMAIL_PATH, (), data)
+    if request := recorded.parse(data):
+        return request
+    if other := show.describe_other(data, path):
+        raise _OtherFileError(other)
+    return RecordedRequest("POST", "", EMAIL_PATH, (), data)
 
 
 def _show(given: argparse.Namespace) -> int:

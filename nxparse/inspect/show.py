@@ -8,10 +8,12 @@ tokens are hidden: what is on a screen is soon in a screenshot.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from nxparse import jpeg, multipart
+from nxparse import filename, jpeg, multipart
 from nxparse.deviation import BodyError
 from nxparse.inspect.recorded import RecordedRequest
 from nxparse.multipart import Fetch
@@ -28,6 +30,8 @@ EMAIL = "upload by e-mail"
 # What is answered with keys and tokens.
 _ANSWERED = (Service.LOGIN, Service.PHOTO, Service.VIDEO)
 
+# A flow: a dictionary as a tnetstring, whose first key comes at once.
+_FLOWS = re.compile(rb"[0-9]{1,10}:[0-9]{1,2}:[a-z_]+[;,]")
 _SECRET = re.compile(r'((?:SessionKey|CryptSessionKey Value|ResourceID)=")[^"]*')
 
 
@@ -109,6 +113,20 @@ def title(seen: RecordedRequest) -> str:
             return "unknown"
 
 
+def describe_other(data: bytes, path: Path) -> str | None:
+    """What a file is, and how to open it, if it is no request and no body of one."""
+    if _FLOWS.match(data):
+        file = shlex.quote(str(path))
+        return (
+            f"{path} is a recording of mitmproxy, open it with: "
+            f"mitmdump -nr {file} -s nx_addon.py, or mitmweb -r {file} -s nx_addon.py"
+        )
+    media_type = filename.sniff(data[: filename.HEAD])
+    if filename.is_media(data[: filename.HEAD]):
+        return f"{path} is a photo or video ({media_type}), not an upload"
+    return None
+
+
 def email(body: bytes, content_type: str) -> str:
     """An upload by e-mail, or why it cannot be read, with as many parts as there are."""
     scanner = multipart.Scanner(multipart.boundary_of(content_type))
@@ -119,13 +137,13 @@ def email(body: bytes, content_type: str) -> str:
     try:
         scanner.feed(body)
         parts = scanner.close()
-    except multipart.MultipartError as error:
-        return _lines(("upload", f"cannot be read: {error}"))
-    try:
         found = from_parts(parts, scanner.deviations, fetch)
     except BodyError as error:
         head = _lines(("upload", f"cannot be read: {error}"))
-        deviations = scanner.deviations
+        # As far as it could be read.
+        parts, deviations = scanner.parts, scanner.deviations
+        if not parts and not deviations:
+            return head
     else:
         head = upload(found)
         deviations = list(found.deviations)

@@ -111,7 +111,8 @@ def read_login(body: bytes) -> Login:
 def read_announcement(body: bytes) -> Announcement:
     """Read the body of a request to `photo` or `video`. Raises BodyError."""
     elements = _read(body, "content")
-    album = markup.first(elements, "album") or markup.first(elements, "category")
+    # A video has a Category instead, which is the site's and does not name the camera.
+    album = markup.first(elements, "album")
     file = markup.first(elements, "file")
     content = markup.first(elements, "content")
     return Announcement(

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mitmproxy.io import FlowWriter
+from mitmproxy.test.tflow import tflow
 
 from nxparse import multipart
 from nxparse.cli.main import main
@@ -446,6 +448,41 @@ class TestShow:
         assert err.startswith(f"{path} {sentence}")
         assert main(["show", "--json", str(path)]) == 1
         assert capsys.readouterr()[0] == ""
+
+    @pytest.mark.parametrize("command", ["show", "repair"])
+    def test_recording(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+    ) -> None:
+        """A recording of mitmproxy is called one, with the way to open it."""
+        path = tmp_path / "my flows.mitm"
+        with path.open("wb") as file:
+            FlowWriter(file).add(tflow())
+        assert main([command, str(path)]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == (
+            f"{path} is a recording of mitmproxy, open it with: "
+            f"mitmdump -nr '{path}' -s nx_addon.py, or mitmweb -r '{path}' -s nx_addon.py\n"
+        )
+
+    @pytest.mark.parametrize("command", ["show", "repair"])
+    @pytest.mark.parametrize(
+        ("data", "kind"), [(PHOTOS["A.JPG"], "image/jpeg"), (b"\0\0\0\x18ftypmp42", "video/mp4")]
+    )
+    def test_bare_photo(
+        self,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        command: str,
+        data: bytes,
+        kind: str,
+    ) -> None:
+        """A photo is called one."""
+        path = tmp_path / "A.JPG"
+        path.write_bytes(data)
+        assert main([command, str(path)]) == 1
+        out, err = capsys.readouterr()
+        assert (out, err) == ("", f"{path} is a photo or video ({kind}), not an upload\n")
 
     def test_login(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """What is no upload but known is shown, without its secrets."""

@@ -339,12 +339,6 @@ class TestPost:
         assert b"<title>facebook: NX300</title><body>At the &lt;sea&gt;</body>" in text
         assert photos == [("binary", name, "image/jpeg", data) for name, data in PHOTOS.items()]
 
-    def test_no_files(self) -> None:
-        """An upload without photos is its message."""
-        with WebServer() as running:
-            send(encoded(bodies.body([])), ID, at(running), NOON)
-        assert [name for name, *_ in fields(running)] == ["message"]
-
     @pytest.mark.parametrize(
         ("url", "host"),
         [
@@ -501,7 +495,7 @@ class TestStatus:
     )
     def test_every(self, statuses: list[int], expected: type[DeliveryError] | None) -> None:
         """A status decides whether an upload is done, is tried again, or is given up."""
-        body = encoded(bodies.body([]))
+        body = encoded(bodies.body([("a.jpg", bodies.jpeg(50))]))
         with WebServer(*(reply(f"{one} Why") for one in statuses)) as running:
             found = [outcome(body, at(running)) for _ in statuses]
         assert found == [

@@ -856,13 +856,6 @@ class TestEnds:
         box(waiting, {"save": Target(LARGE)}, clock, kept).deliver_due("save")
         assert (kept.came, waiting.waiting()) == ([(id, ["SAM_4371.JPG"])], [])
 
-    def test_no_file_too_large(self, waiting: Spool, clock: Clock) -> None:
-        """A mail without photos that is too large is given up."""
-        kept = Kept()
-        id = accept(waiting, body([]))
-        box(waiting, {"save": Target(LARGE)}, clock, kept).deliver_due("save")
-        assert (kept.came, waiting.waiting()) == ([(id, [])], [])
-
     @pytest.mark.parametrize("error", [NEVER, LARGE], ids=["permanent", "too large"])
     def test_cannot_be_kept(
         self,

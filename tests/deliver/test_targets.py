@@ -500,7 +500,7 @@ class TestRun:
 
     def test_no_file(self, tmp_path: Path) -> None:
         """Where there is no file there is nothing to do."""
-        found = upload.read(body([]), CONTENT_TYPE)
+        found = upload.posted("me", "facebook", "", "", [])
         assert self.run(tmp_path, found, part=0) == Outcome("has no file for a command")
         assert contents(tmp_path) == {}
 

@@ -1,8 +1,10 @@
 """Look for inputs that break a promise: `python -m tests.fuzz [TARGET...]`, all without one.
 
 Each target gets a process of its own for `--seconds`, one after another. With
-`--corpus DIR` what was learnt is kept there and built upon the next time. Ends
-with 1 if something is found, and prints the input.
+`--corpus DIR` what was learnt is kept there and built upon the next time. With
+`--runs N` instead, each tries N inputs, which are the same ones every time as long
+as the code is the same: so it is in .ci/run. Ends with 1 if something is found,
+and prints the input.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ import argparse
 import base64
 import hashlib
 import importlib.util
+import os
 import platform
 import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +27,8 @@ from pathlib import Path
 from tests.fuzz.targets import TARGETS, Target
 
 GRACE = 60  # seconds to start and to end
+PATIENCE = 3600  # seconds for a number of runs
+SEED = 11
 MEMORY = 2048  # MB
 SLOW = 10  # seconds for one input
 SHOWN = 40  # lines of what is said when something is found
@@ -33,6 +39,7 @@ class Run:
     """What became of a run. `inputs` are those that broke a promise."""
 
     executions: int
+    seconds: float
     coverage: int
     corpus: int
     inputs: Sequence[bytes]
@@ -48,7 +55,9 @@ def main() -> None:
         epilog=f"targets: {', '.join(TARGETS)}",
     )
     parser.add_argument("targets", nargs="*", metavar="TARGET")
-    parser.add_argument("--seconds", type=int, default=60, help="for each target (60)")
+    bound = parser.add_mutually_exclusive_group()
+    bound.add_argument("--seconds", type=int, default=60, help="for each target (60)")
+    bound.add_argument("--runs", type=int, metavar="N", help="inputs for each target, from a seed")
     parser.add_argument("--corpus", type=Path, metavar="DIR", help="where inputs are kept")
     options = parser.parse_args()
     if unknown := set(options.targets) - set(TARGETS):
@@ -64,9 +73,9 @@ def main() -> None:
     found = False
     for name in options.targets or TARGETS:
         with tempfile.TemporaryDirectory() as folder:
-            run = fuzz(name, TARGETS[name], options.seconds, options.corpus, Path(folder))
+            run = fuzz(name, TARGETS[name], options, Path(folder))
         print(
-            f"{name:<10}{run.executions:>12}{run.executions // options.seconds:>12}"
+            f"{name:<10}{run.executions:>12}{run.executions / run.seconds:>12.0f}"
             f"{run.coverage:>8}{run.corpus:>8}  {len(run.inputs) or 'none'}",
             flush=True,
         )
@@ -82,9 +91,13 @@ def missing(module: str) -> bool:
     return importlib.util.find_spec(module) is None
 
 
-def fuzz(name: str, target: Target, seconds: int, corpus: Path | None, folder: Path) -> Run:
+def fuzz(name: str, target: Target, options: argparse.Namespace, folder: Path) -> Run:
     """Run a target in a process of its own, with its files in `folder`."""
-    inputs = (corpus or folder) / name
+    inputs = (options.corpus or folder) / name
+    if options.runs:
+        bound, patience = [f"-runs={options.runs}", f"-seed={SEED}"], PATIENCE
+    else:
+        bound, patience = [f"-max_total_time={options.seconds}"], options.seconds + GRACE
     finds = folder / "finds"
     for one in (inputs, finds):
         one.mkdir(parents=True, exist_ok=True)
@@ -94,7 +107,7 @@ def fuzz(name: str, target: Target, seconds: int, corpus: Path | None, folder: P
     words.write_text("".join(f'"{escaped(word)}"\n' for word in dict.fromkeys(target.words)))
     command = [
         *(sys.executable, "-m", "tests.fuzz.worker", name, str(inputs)),
-        f"-max_total_time={seconds}",
+        *bound,
         f"-max_len={target.size}",
         f"-dict={words}",
         f"-artifact_prefix={finds}/",
@@ -102,12 +115,14 @@ def fuzz(name: str, target: Target, seconds: int, corpus: Path | None, folder: P
         f"-timeout={SLOW}",
         "-print_final_stats=1",
     ]
+    started = time.monotonic()
     try:
         done = subprocess.run(
             command,
+            env={**os.environ, "PYTHONHASHSEED": "0"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=seconds + GRACE,
+            timeout=patience,
             check=False,
         )
         said, status = done.stdout, done.returncode
@@ -117,6 +132,7 @@ def fuzz(name: str, target: Target, seconds: int, corpus: Path | None, folder: P
     broken = [path.read_bytes() for path in sorted(finds.iterdir())]
     return Run(
         executions=last(r"number_of_executed_units: *(\d+)", text) or last(r"^#(\d+)", text),
+        seconds=time.monotonic() - started,
         coverage=last(r" cov: (\d+)", text),
         corpus=last(r" corp: (\d+)", text),
         inputs=broken,

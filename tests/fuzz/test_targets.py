@@ -72,7 +72,7 @@ def test_find(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A find is printed as hex and base64, with what was said, and makes the exit status."""
-    run = fuzz.Run(120, 7, 3, inputs, failed, "AssertionError")
+    run = fuzz.Run(120, 60.0, 7, 3, inputs, failed, "AssertionError")
     monkeypatch.setattr(fuzz, "fuzz", lambda *_: run)
     monkeypatch.setattr(fuzz, "missing", lambda module: False)
     monkeypatch.setattr(sys, "argv", ["fuzz", "address", "--seconds", "60"])
@@ -97,4 +97,4 @@ def test_no_target(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     monkeypatch.setattr(sys, "argv", ["fuzz", "nothing"])
     with pytest.raises(SystemExit):
         fuzz.main()
-    assert "no target nothing: there are scanner, repair" in capsys.readouterr().err
+    assert "no target nothing: there are scanner, structure, repair" in capsys.readouterr().err

@@ -1,0 +1,122 @@
+"""Bodies whose structure is wrong: each photo in them is delivered, or the body is kept.
+
+The bodies are made at random, always the same ones. What their faults have in common is
+that a parser which trusts the framing loses bytes without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from nxparse import multipart
+from nxparse.config import OPTIONS, parse
+from nxparse.deviation import BodyError
+from nxparse.server.receive import Announced, EmailReceiver
+from nxparse.store.spool import Spool
+from nxparse.upload import Upload, read, read_chunks
+from tests import bodies
+from tests.bodies import Faulty
+from tests.clock import NEW_YEAR
+from tests.faults import contents, make_lazy
+
+BATCHES = 8
+SIZE = 200
+"""Bodies in a batch."""
+RECEIVED = 150
+"""Bodies that also take the whole path."""
+
+
+def made(batch: int, count: int = SIZE) -> Iterator[Faulty]:
+    random = Random(batch)
+    for _ in range(count):
+        yield bodies.faulty(partial(chosen, random, random.randrange(5)))
+
+
+def chosen(random: Random, tame: int, count: int) -> int:
+    """Any number, but often 0: most bodies have few faults."""
+    return random.randrange(count) if random.randrange(5) >= tame else 0
+
+
+def found(upload: Upload) -> list[tuple[str | None, bytes]]:
+    return [(file.name, file.data) for file in upload.files]
+
+
+def chunked(body: bytes, size: int) -> Upload:
+    chunks = (body[start : start + size] for start in range(0, len(body), size))
+    return read_chunks(chunks, bodies.CONTENT_TYPE, lambda start, end: body[start:end])
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_every_photo_is_read_or_none(batch: int) -> None:
+    """What is accepted has each photo, with nothing glued to it; what is readable is accepted."""
+    for number, one in enumerate(made(batch)):
+        try:
+            upload = read(one.body, bodies.CONTENT_TYPE)
+        except BodyError:
+            if one.readable:
+                raise
+            continue
+        assert found(upload) == list(one.photos), (number, one.body)
+        assert chunked(one.body, 1 + number) == upload, (number, one.body)
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_repair_loses_no_photo(batch: int) -> None:
+    """What is repaired is strictly correct, and holds the same photos."""
+    for number, one in enumerate(made(batch)):
+        try:
+            photos = found(read(one.body, bodies.CONTENT_TYPE))
+        except BodyError:
+            continue
+        content_type, repaired = multipart.repair(one.body, bodies.CONTENT_TYPE)
+        multipart.parse(repaired, content_type, strict=True)
+        assert found(read(repaired, content_type)) == photos, (number, one.body)
+
+
+def test_parse_finds_the_same() -> None:
+    """The parts hold the photos in the same order, and what is refused as an upload is an error."""
+    for one in made(0):
+        if one.readable:
+            parts = multipart.parse(one.body, bodies.CONTENT_TYPE)
+            data = [part.data for part in parts if part.data.startswith(b"\xff\xd8")]
+            assert data == [photo for _, photo in one.photos]
+
+
+def test_most_are_readable() -> None:
+    """The faults are such that most of the bodies can be read."""
+    every = [one.readable for batch in range(BATCHES) for one in made(batch)]
+    assert sum(every) > len(every) / 2
+
+
+def test_saved_or_in_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 200 each photo is delivered, byte for byte; after anything else the body is kept."""
+    make_lazy(monkeypatch)
+    directory = tmp_path / "uploads"
+    defaults = {option.name: option.default for option in OPTIONS}
+    config = parse({**defaults, "nx_dir": str(directory)}, {})
+    spool = Spool(directory / ".nx", lambda: NEW_YEAR)
+    expected, kept = [], []
+    for one in made(BATCHES, RECEIVED):
+        receiver = EmailReceiver(
+            spool, config, Announced("192.0.2.7", bodies.CONTENT_TYPE, len(one.body))
+        )
+        for start in range(0, len(one.body), 100):
+            receiver.feed(one.body[start : start + 100])
+        if receiver.finish().status == 200:
+            expected.append(list(one.photos))
+        else:
+            kept.append(one.body)
+    stored = []
+    for delivery in spool.waiting():
+        with spool.read(delivery) as (upload, _):
+            stored.append(found(upload))
+    spool.close()
+    assert sorted(map(repr, stored)) == sorted(map(repr, expected))
+    assert sorted(contents(directory / ".nx" / "quarantine").values()) == sorted(kept)
+    assert expected
+    assert kept
