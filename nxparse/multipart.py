@@ -73,6 +73,8 @@ MAX_PARTS = 64
 MAX_HEADERS = 16
 MAX_HEADER_BYTES = 8192
 MAX_BOUNDARY = 256  # RFC 2046 allows 70
+# Judging one takes 10 microseconds; a photo contains none.
+MAX_FALSE_DELIMITERS = 10_000
 MAX_PADDING = 64  # blanks that RFC 2046 allows behind a delimiter
 MAX_PEEK = 512  # bytes in which the headers of a part must name their Content-Disposition
 MAX_STRAY = 1024  # bytes of text outside of parts: mail programs write a sentence there
@@ -202,6 +204,7 @@ class Scanner:
         self._newline = b"\r\n"
         self._bare = False  # does the delimiter before the headers end with a bare LF?
         self._delimiters = 0
+        self._false_delimiters = 0
         # For each part the length of the line end that ends its data; None if it cannot be told.
         self._newlines: list[int | None] = []
         self._message: int | None = None  # the number of the message among the parts
@@ -353,7 +356,7 @@ class Scanner:
                 self._end_of_stray(Kind.PREAMBLE)
                 line = _Line.CLOSE if _is_marked(found) else _Line.NEXT
                 return self._go_on(line, buffer, found.end()), False
-            search = _after(buffer, found)
+            search = self._reject(buffer, found)
         if final:
             raise MultipartError(
                 f"the boundary {self.boundary!r} never appears in the body", self.size
@@ -363,7 +366,7 @@ class Scanner:
     def _epilogue(self, buffer: bytes, position: int, final: bool) -> tuple[int, bool]:
         search = position
         while found := self._delimiter.search(buffer, search):
-            search = _after(buffer, found)
+            search = self._reject(buffer, found)
             counts = self._has_headers(buffer, found, final)
             if counts is None:
                 return self._leave_out(buffer, position, found.start()), True
@@ -541,7 +544,7 @@ class Scanner:
                 self._mark = b""
                 self._state = _State.CLOSING
                 return end, False
-            search = _after(buffer, found)
+            search = self._reject(buffer, found)
         if final:
             self._end_of_data(buffer, position)
             return len(buffer), True
@@ -591,10 +594,24 @@ class Scanner:
             self._end_part(self._closing)
             self._state = _State.EPILOGUE
         else:
+            self._count_false(self._closing.start)
             self._tail = _ending(self._tail, buffer, position, after)
             self._mark = self._dashed
             self._state = _State.DATA
         return after, False
+
+    def _reject(self, buffer: bytes, found: re.Match[bytes]) -> int:
+        """Where to go on when what looks like a delimiter is none."""
+        self._count_false(self._base + found.start())
+        return _after(buffer, found)
+
+    def _count_false(self, offset: int) -> None:
+        self._false_delimiters += 1
+        if self._false_delimiters > MAX_FALSE_DELIMITERS:
+            raise LimitError(
+                f"the boundary appears more than {MAX_FALSE_DELIMITERS} times inside the data",
+                offset,
+            )
 
     def _end_of_data(self, buffer: bytes, position: int) -> None:
         """The body ends in the data of a part, or in the delimiter after them."""

@@ -1365,6 +1365,16 @@ def test_memory_is_constant(before: bytes, repeated: bytes) -> None:
     assert len(scanner.deviations) <= 1
 
 
+@pytest.mark.parametrize(
+    "repeated", [b"D--B7x--", b"D--B7x\r\n"], ids=["close delimiter", "delimiter"]
+)
+def test_false_delimiters_are_limited(repeated: bytes) -> None:
+    """Text that has to be judged again and again is refused, not judged without end."""
+    body = FIELD + repeated * (multipart.MAX_FALSE_DELIMITERS + 1) + b"D" + CLOSE
+    found = scan([body])
+    assert str(found.error).startswith("LimitError: the boundary appears more than 10000 times")
+
+
 class Text(str):
     """A header value that counts how many characters were searched."""
 
