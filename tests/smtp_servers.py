@@ -363,8 +363,14 @@ class ScriptedServer:
     `cut` those of the others: as they came over the wire. `tls` is for Act.TLS.
     """
 
-    def __init__(self, script: Script | None = None, *, tls: ssl.SSLContext | None = None) -> None:
-        self.host = HOST
+    def __init__(
+        self,
+        script: Script | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        host: str = HOST,
+    ) -> None:
+        self.host = host
         self.heard: list[Heard] = []
         self.messages: list[bytes] = []
         self.cut: list[bytes] = []
@@ -375,7 +381,7 @@ class ScriptedServer:
         self._tls = tls
         self._changed = threading.Condition()
         self._stopped = threading.Event()
-        self._listener = socket.create_server((HOST, 0))
+        self._listener = socket.create_server((host, 0))
         self.port: int = self._listener.getsockname()[1]
         self._connection: socket.socket | None = None
         self._buffer = bytearray()

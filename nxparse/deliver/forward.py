@@ -41,6 +41,7 @@ from nxparse.deliver.errors import (
     UnreachableError,
     one_line,
 )
+from nxparse.deliver.privacy import is_private
 from nxparse.multipart import Encoded
 
 CONNECT = 30.0  # seconds
@@ -110,6 +111,11 @@ def send(body: Encoded, id: str, to: Server, now: float) -> str:
             connection.connect()
         except OSError as error:
             raise UnreachableError(f"{to}: {_reason(error, to)}") from None
+        if to.authorization and not is_private(connection.sock):
+            raise UnreachableError(
+                f"{to}: the password was not sent, as http:// does not encrypt it: "
+                f"use https:// in the rule"
+            )
         connection.sock.settimeout(ANSWER)
         broken = _post(connection, to, body, headers)
         try:

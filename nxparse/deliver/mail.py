@@ -39,6 +39,7 @@ from nxparse.deliver.errors import (
     UnreachableError,
     one_line,
 )
+from nxparse.deliver.privacy import is_private
 from nxparse.upload import File, Upload
 
 # Postfix's own times: to connect, for each answer, and for the one behind the
@@ -93,7 +94,7 @@ def smarthost(url: str) -> Smarthost:
     except ValueError:
         raise ValueError("no smtp://, smtp+starttls:// or smtps:// with a host") from None
     if not host or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError("not like smtp://user:password@host:587")
+        raise ValueError("not like smtps://user:password@host")
     return Smarthost(
         host,
         port or _PORTS[security],
@@ -373,9 +374,8 @@ class _Session:
     def __init__(self, server: Smarthost) -> None:
         self.sent = False
         self._server = server
-        # Without a password there is nothing to protect but the way: then a
-        # certificate that nobody has signed is better than none (RFC 7435).
-        verified = server.security is not Security.IF_OFFERED or server.password
+        # Without a login, TLS with any certificate is better than none (RFC 7435).
+        verified = server.security is not Security.IF_OFFERED or server.user
         context = ssl.create_default_context()
         if not verified:
             context.check_hostname = False
@@ -404,6 +404,11 @@ class _Session:
         elif server.security is Security.STARTTLS:
             raise UnreachableError(f"{server} does not offer STARTTLS, which nx_smtp demands")
         if server.user:
+            if not is_private(smtp.sock):
+                raise UnreachableError(
+                    f"{server} does not offer STARTTLS, so user and password were not sent: "
+                    f"set nx_smtp to smtps://, or to a port that offers STARTTLS"
+                )
             self._login()
 
     def _login(self) -> None:

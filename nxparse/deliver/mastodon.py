@@ -40,6 +40,7 @@ from nxparse.deliver.errors import (
     UnreachableError,
     one_line,
 )
+from nxparse.deliver.privacy import is_loopback
 from nxparse.upload import File, Upload, camera
 
 VISIBILITIES = ("public", "unlisted", "private", "direct")
@@ -97,6 +98,8 @@ def account(url: str) -> Account:
         raise ValueError("not a URL like https://TOKEN@host/") from None
     if parts.scheme not in ("http", "https") or not re.fullmatch(r"[\w.:-]+", host):
         raise ValueError("not a URL like https://TOKEN@host/")
+    if parts.scheme == "http" and not is_loopback(host):
+        raise ValueError("http:// would send the access token unencrypted: use https://")
     if parts.path not in ("", "/") or parts.fragment:
         raise ValueError("there is more behind the host than /?visibility=...&postscript=...")
     token = unquote(parts.password or parts.username or "")

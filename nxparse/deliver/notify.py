@@ -15,6 +15,7 @@ from typing import Any
 
 from nxparse.deliver.copies import copies
 from nxparse.deliver.errors import TemporaryError, one_line
+from nxparse.deliver.privacy import is_loopback
 from nxparse.upload import File, Upload
 
 _LOGGER = logging.getLogger("apprise")
@@ -31,7 +32,26 @@ def service(url: str) -> Any:
     found = apprise.Apprise()
     if not found.add(url):
         raise ValueError("not a URL that Apprise knows, see https://appriseit.com")
+    for one in found:
+        _check_encryption(one)
     return found
+
+
+def _check_encryption(one: Any) -> None:
+    """Raise ValueError if a service would send a secret unencrypted to another machine."""
+    # Apprise writes the scheme that it uses in the end, and leaves out what is secret.
+    shown = one.url(privacy=True)
+    scheme = shown.partition("://")[0]
+    if scheme in _schemes(one.protocol) and shown != one.url() and not is_loopback(one.host or ""):
+        secure = " or ".join(f"{name}://" for name in _schemes(one.secure_protocol))
+        raise ValueError(
+            f"{scheme}:// would send its password or token unencrypted: "
+            f"use {secure or 'another service'}"
+        )
+
+
+def _schemes(protocol: str | Sequence[str] | None) -> Sequence[str]:
+    return (protocol,) if isinstance(protocol, str) else protocol or ()
 
 
 def send(upload: Upload, files: Sequence[File], to: Any, folder: Path) -> None:

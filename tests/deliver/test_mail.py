@@ -11,7 +11,10 @@ import functools
 import itertools
 import os
 import re
+import shutil
 import socket
+import subprocess
+import sys
 import time
 import traceback
 import tracemalloc
@@ -49,6 +52,7 @@ from nxparse.deliver.mail import (
 )
 from nxparse.upload import File, Upload
 from tests import bodies
+from tests.far import appear_far
 from tests.smtp_servers import (
     HOST,
     Act,
@@ -243,7 +247,7 @@ class TestSmarthost:
                 )
             ),
             *(
-                pytest.param(url, "not like smtp://user:password@host:587", id=url)
+                pytest.param(url, "not like smtps://user:password@host", id=url)
                 for url in (
                     "smtp:",
                     "smtp://",
@@ -1695,6 +1699,101 @@ class TestAuth:
                 assert send(LETTER, at(server, user=USER, password=SECRET)) == []
         assert server.lines("AUTH") == [f"AUTH PLAIN {PLAIN}", "AUTH LOGIN"]
         assert server.lines("response") == ["bWVAZXhhbXBsZS5vcmc=", SECRETS[1]]
+
+
+class TestPasswordInClear:
+    """User and password are sent over TLS, or to this machine, or not at all."""
+
+    @pytest.mark.parametrize(
+        ("script", "keys"),
+        [
+            pytest.param({"EHLO": ehlo("AUTH PLAIN")}, UP_TO_EHLO, id="plain"),
+            pytest.param({"EHLO": ehlo("AUTH LOGIN")}, UP_TO_EHLO, id="login"),
+            pytest.param({"EHLO": ehlo("AUTH CRAM-MD5")}, UP_TO_EHLO, id="cram-md5"),
+            pytest.param({"EHLO": ehlo("SIZE 100000")}, UP_TO_EHLO, id="no-auth"),
+            pytest.param({"EHLO": "500 what?"}, ["connect", "EHLO", "HELO"], id="no-ehlo"),
+        ],
+    )
+    @pytest.mark.parametrize("host", [HOST, "localhost"])
+    @pytest.mark.parametrize("password", [SECRET, ""], ids=["password", "user-only"])
+    def test_stripped(
+        self,
+        script: Script,
+        keys: list[str],
+        host: str,
+        password: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A server elsewhere that does not offer STARTTLS gets neither, whatever its name."""
+        appear_far(monkeypatch)
+        with ScriptedServer(script) as server:
+            found = outcome(LETTER, at(server, user=USER, password=password, host=host))
+        assert found == temporary(
+            "SERVER does not offer STARTTLS, so user and password were not sent: "
+            "set nx_smtp to smtps://, or to a port that offers STARTTLS"
+        )
+        assert server.keys == keys
+
+    def test_unreachable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Other mail for that server waits as well."""
+        appear_far(monkeypatch)
+        with ScriptedServer({"EHLO": ehlo("AUTH PLAIN")}) as server:
+            with pytest.raises(UnreachableError):
+                send(LETTER, at(server, user=USER, password=SECRET))
+
+    @pytest.mark.parametrize("security", Security)
+    def test_over_tls(
+        self, security: Security, trusted: Authority, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Over TLS they are sent to a server elsewhere."""
+        appear_far(monkeypatch)
+        implicit = security is Security.TLS
+        with MailServer(tls=trusted.context(), implicit=implicit, login=(USER, SECRET)) as server:
+            assert send(LETTER, at(server, security, USER, SECRET)) == []
+        assert server.logins == [("PLAIN", USER, SECRET)]
+
+    def test_without_password(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Mail without a login goes to a server elsewhere in clear, if it offers no TLS."""
+        appear_far(monkeypatch)
+        with ScriptedServer() as server:
+            assert outcome(LETTER, at(server)) == []
+        assert server.keys == SENT
+
+    def test_certificate_of_a_user_without_password(
+        self, trusted: Authority, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A user alone is verified for as well: an empty password is one."""
+        script: Script = {"EHLO": ehlo("STARTTLS", "AUTH PLAIN")}
+        with ScriptedServer(script, tls=trusted.self_signed()) as server:
+            found = outcome(LETTER, at(server, user=USER))
+        assert found == temporary(Like(r"SERVER: .*CERTIFICATE_VERIFY_FAILED.*"))
+        assert "AUTH" not in server.keys
+
+    @pytest.mark.skipif(
+        not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("ip"),
+        reason="needs root and the program ip",
+    )
+    def test_in_a_network(self) -> None:
+        """The same with a real address that is not a loopback address."""
+        code = (
+            "import sys; from tests.deliver.test_mail import *\n"
+            "server = ScriptedServer({'EHLO': ehlo('AUTH PLAIN')}, host='192.0.2.25')\n"
+            "with server:\n"
+            "    try: send(LETTER, at(server, user=USER, password=SECRET, host='192.0.2.25'))\n"
+            "    except UnreachableError: print(*server.keys)"
+        )
+        name = f"nx-mail-{os.getpid()}"
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        try:
+            inside = ["ip", "netns", "exec", name]
+            for command in ("link set lo up", "address add 192.0.2.25/32 dev lo"):
+                subprocess.run([*inside, "ip", *command.split()], check=True)
+            done = subprocess.run(
+                [*inside, sys.executable, "-c", code], check=True, capture_output=True, text=True
+            )
+        finally:
+            subprocess.run(["ip", "netns", "delete", name], check=True)
+        assert done.stdout.split() == UP_TO_EHLO
 
 
 class TestConnect:

@@ -194,6 +194,7 @@ def data(files: Sequence[File]) -> list[tuple[bytes, str | None]]:
     return [(one.data, None) for one in files]
 
 
+IN_CLEAR = "http:// would send the access token unencrypted: use https://"
 NO_TOKEN = "there is no access token before the host, as in https://${TOKEN}@host/"
 NO_URL = "not a URL like https://TOKEN@host/"
 MORE = "there is more behind the host than /?visibility=...&postscript=..."
@@ -211,7 +212,9 @@ class TestAccount:
             pytest.param("https://geheim:@h/", Account("https://h", "geheim"), id="no-password"),
             pytest.param("https://a%2Fb%3A%40%25@h/", Account("https://h", "a/b:@%"), id="quoted"),
             pytest.param("https://a@b@h/", Account("https://h", "a@b"), id="@-in-the-token"),
-            pytest.param("http://geheim@h:8080", Account("http://h:8080", "geheim"), id="port"),
+            pytest.param("https://geheim@h:8080", Account("https://h:8080", "geheim"), id="port"),
+            pytest.param("http://geheim@[::1]:3000", Account("http://[::1]:3000", "geheim"),
+                id="http-on-loopback"),
             pytest.param("HTTPS://geheim@h/", Account("https://h", "geheim"), id="case"),
             pytest.param("https://geheim@[::1]/", Account("https://[::1]", "geheim"), id="IPv6"),
             pytest.param("https://geheim@[::1]:3000/", Account("https://[::1]:3000", "geheim"),
@@ -255,6 +258,9 @@ class TestAccount:
             pytest.param("https://geheim@h\x01/", NO_URL, id="control-in-the-host"),
             pytest.param("https://geheim@h h/", NO_URL, id="blank-in-the-host"),
             pytest.param("https://geheim@h/?geheim", NO_URL, id="no-option"),
+            pytest.param("http://geheim@h/", IN_CLEAR, id="http"),
+            pytest.param("http://geheim@192.168.1.5:3000/", IN_CLEAR, id="http-in-the-house"),
+            pytest.param("http://geheim@localhost.example/", IN_CLEAR, id="http-localhost-label"),
             pytest.param("https://geheim@h/web", MORE, id="path"),
             pytest.param("https://geheim@h/@me", MORE, id="profile"),
             pytest.param("https://geheim@h/#x", MORE, id="fragment"),
@@ -1108,7 +1114,7 @@ class TestConnection:
         with WebServer() as server:
             pass
         monkeypatch.setattr(socket, "getaddrinfo", resolve)
-        found = failure(server, host="nobody.example")
+        found = failure(server, host="nobody.example", scheme="https")
         assert found == unreachable("SERVER: Name or service not known")
 
     @pytest.mark.parametrize("call", [Call.INSTANCE, Call.UPLOAD, Call.LOOK, Call.POST])

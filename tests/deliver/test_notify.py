@@ -115,6 +115,46 @@ def test_no_service(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert SECRET not in "".join([str(caught.value), *capsys.readouterr()])
 
 
+@pytest.mark.parametrize(
+    ("url", "scheme", "secure"),
+    [
+        pytest.param(f"json://me:{SECRET}@h.example/x", "json", "jsons", id="password"),
+        pytest.param(f"json://me:{SECRET}@192.168.1.5", "json", "jsons", id="in-the-house"),
+        pytest.param(f"json://me:{SECRET}@localhost.example", "json", "jsons", id="label"),
+        pytest.param(f"gotify://h.example/{SECRET}", "gotify", "gotifys", id="token-in-the-path"),
+        pytest.param(f"ntfy://me:{SECRET}@h.example/topic", "ntfy", "ntfys", id="ntfy"),
+        pytest.param(f"mailto://me:{SECRET}@h.example", "mailto", "mailtos", id="mail"),
+        pytest.param(f"json://h.example,xml://me:{SECRET}@h.example", "xml", "xmls", id="second"),
+    ],
+)
+def test_secret_in_clear(url: str, scheme: str, secure: str) -> None:
+    """A URL that would send its password or token unencrypted is refused."""
+    with pytest.raises(ValueError, match="unencrypted") as caught:
+        notify.service(url)
+    assert str(caught.value) == (
+        f"{scheme}:// would send its password or token unencrypted: use {secure}://"
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param(f"jsons://me:{SECRET}@h.example", id="tls"),
+        pytest.param(f"json://me:{SECRET}@127.0.0.1", id="loopback"),
+        pytest.param(f"json://me:{SECRET}@localhost", id="localhost"),
+        pytest.param("json://h.example/x", id="no-secret"),
+        pytest.param("ntfy://192.168.1.5/topic", id="no-secret-in-the-house"),
+        pytest.param(f"ntfy://{SECRET}", id="cloud"),
+        pytest.param(f"mailto://me:{SECRET}@gmail.com", id="provider-with-starttls"),
+        pytest.param("discord://4174216298/JHMHI8qBe7bk2ZwO5U711o3dV_js", id="always-tls"),
+        pytest.param("syslog://", id="no-host"),
+    ],
+)
+def test_no_secret_in_clear(url: str) -> None:
+    """Other URLs are taken."""
+    notify.service(url)
+
+
 def test_without_apprise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Apprise is missing, the rule says what to install."""
     real = builtins.__import__
