@@ -123,7 +123,7 @@ def _lines(past: UploadRecord, now: float) -> Iterator[_Line]:
         fates = [fate for fate in past.fates if fate.target == target]
         said: dict[_Line, list[str]] = {}
         for fate in fates:
-            line = _Line(fate.state, sentence(fate, now))
+            line = _Line(_shown_state(fate), sentence(fate, now))
             said.setdefault(line, []).append(_name(past.files, fate.part))
         for line, names in said.items():
             about = f"{format_list(names)}: " if len(said) > 1 else ""
@@ -135,6 +135,11 @@ def _name(files: Sequence[FileRecord], part: int) -> str:
     return printable(named)
 
 
+def _shown_state(fate: DeliveryStatus) -> str:
+    """The class of a line. A delivery that missed some of its recipients is only partly done."""
+    return "partly" if fate.state == "done" and fate.reason else fate.state
+
+
 def sentence(fate: DeliveryStatus, now: float) -> str:
     """What has become of an upload, in plain words, without anything secret."""
     participle = _participle(fate)
@@ -142,7 +147,7 @@ def sentence(fate: DeliveryStatus, now: float) -> str:
     match fate.state:
         case "done":
             told = participle[0].upper() + participle[1:]
-            return f"{told}; {reason}" if reason.startswith("not ") else told
+            return f"{told}; {reason}" if reason else told
         case "failed":
             return f"Could not be {participle}: {reason}. The files are kept."
         case _ if not reason:

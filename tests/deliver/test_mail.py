@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from email.header import decode_header, make_header
 from email.message import EmailMessage
@@ -50,9 +50,13 @@ from nxparse.deliver.mail import (
     smarthost,
     verdict,
 )
+from nxparse.deliver.save import folder_for
+from nxparse.server import page
 from nxparse.upload import File, Upload
 from tests import bodies
+from tests.box import Box
 from tests.far import appear_far
+from tests.faults import contents
 from tests.smtp_servers import (
     HOST,
     Act,
@@ -1737,9 +1741,9 @@ class TestPasswordInClear:
     def test_unreachable(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Other mail for that server waits as well."""
         appear_far(monkeypatch)
-        with ScriptedServer({"EHLO": ehlo("AUTH PLAIN")}) as server:
-            with pytest.raises(UnreachableError):
-                send(LETTER, at(server, user=USER, password=SECRET))
+        script: Script = {"EHLO": ehlo("AUTH PLAIN")}
+        with ScriptedServer(script) as server, pytest.raises(UnreachableError):
+            send(LETTER, at(server, user=USER, password=SECRET))
 
     @pytest.mark.parametrize("security", Security)
     def test_over_tls(
@@ -1844,3 +1848,114 @@ class TestConnect:
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         found = outcome(LETTER, Smarthost("mail.example", 25, security, USER, SECRET))
         assert found == temporary(Like(text))
+
+
+BAD, GOOD = "bad@example.org", "good@example.org"
+NO_USER = "550 5.1.1 no such user"
+
+
+class TestOutbox:
+    """From the spool to a mail server, and to what the page says of it."""
+
+    @pytest.fixture
+    def boxed(self, tmp_path: Path) -> Iterator[Callable[..., Box]]:
+        made: list[Box] = []
+
+        def make(target: str, server: MailServer | ScriptedServer, to: Sequence[str]) -> Box:
+            body = bodies.body([(f"SAM_{n}.JPG", bodies.jpeg(2000 + n, n)) for n in (1, 2, 3)])
+            smtp = f"smtp://{server.host}:{server.port}"
+            made.append(Box(tmp_path, target, {}, body, to, nx_smtp=smtp))
+            return made[-1]
+
+        yield make
+        for one in made:
+            one.spool.close()
+
+    @staticmethod
+    def page(box: Box) -> list[tuple[str, str]]:
+        """What the page says of each delivery: the state that it shows, and the words."""
+        html = page.render(box.spool.recent(None), NOON, gallery=False).body.decode()
+        return re.findall('<p class="([a-z]+)">([^<]+)</p>', html)
+
+    @pytest.mark.parametrize("to", [[BAD], [BAD, GOOD]], ids=["one-typed", "two-typed"])
+    def test_other_address_refused(
+        self, boxed: Callable[..., Box], tmp_path: Path, to: list[str]
+    ) -> None:
+        """If the address of `mail:ADDRESS` is refused, the mail is not delivered to anybody."""
+        with MailServer(replies={"boss@example.org": NO_USER}) as server:
+            box = boxed("mail:boss@example.org", server, to)
+            box.deliver()
+        assert self.page(box) == [
+            (
+                "failed",
+                f"Could not be mailed to boss@example.org: {NO_USER}. The files are kept.",
+            )
+        ]
+        assert len(contents(folder_for(tmp_path / "undelivered", NOON))) == 3
+        assert box.waits == []
+
+    def test_other_address_later(self, boxed: Callable[..., Box]) -> None:
+        """If it is refused for now, the delivery waits, for the same recipients."""
+        with MailServer(replies={"boss@example.org": "450 4.2.0 greylisted"}) as server:
+            box = boxed("mail:boss@example.org", server, [BAD, GOOD])
+            box.deliver()
+        assert self.page(box) == [
+            (
+                "waiting",
+                "Waits to be mailed to boss@example.org: 450 4.2.0 greylisted. "
+                "Next try in 15 seconds.",
+            )
+        ]
+        assert [one.recipients for one in box.spool.waiting()] == [(BAD, GOOD)]
+
+    @pytest.mark.parametrize(
+        ("replies", "expected"),
+        [
+            pytest.param(
+                {BAD: NO_USER},
+                ("partly", f"Mailed to {GOOD}; not delivered to {BAD} ({NO_USER})"),
+                id="one-of-two",
+            ),
+            pytest.param(
+                {BAD: NO_USER, GOOD: NO_USER},
+                (
+                    "failed",
+                    f"Could not be mailed to {BAD}, {GOOD}: {NO_USER}. The files are kept.",
+                ),
+                id="both",
+            ),
+            pytest.param(
+                {BAD: NO_USER, GOOD: "553 5.1.3 bad address"},
+                (
+                    "failed",
+                    f"Could not be mailed to {BAD}, {GOOD}: "
+                    f"{BAD} ({NO_USER}), {GOOD} (553 5.1.3 bad address). The files are kept.",
+                ),
+                id="both-for-different-reasons",
+            ),
+            pytest.param({}, ("done", f"Mailed to {BAD}, {GOOD}"), id="none"),
+        ],
+    )
+    def test_refused(
+        self,
+        boxed: Callable[..., Box],
+        tmp_path: Path,
+        replies: dict[str, str],
+        expected: tuple[str, str],
+    ) -> None:
+        """Each recipient is named once: as reached, or as refused."""
+        with MailServer(replies=replies) as server:
+            box = boxed("mail", server, [BAD, GOOD])
+            box.deliver()
+        assert self.page(box) == [expected]
+        assert (tmp_path / "undelivered").exists() is bool(replies)
+
+    def test_international(self, boxed: Callable[..., Box]) -> None:
+        """A recipient is named as typed, also if the server knows the address by another name."""
+        typed = "bad@b\u00fccher.example"
+        with MailServer(replies={"bad@xn--bcher-kva.example": NO_USER}) as server:
+            box = boxed("mail", server, [typed, GOOD])
+            box.deliver()
+        assert self.page(box) == [
+            ("partly", f"Mailed to {GOOD}; not delivered to {typed} ({NO_USER})")
+        ]

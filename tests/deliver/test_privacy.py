@@ -38,18 +38,21 @@ def test_is_loopback(host: str, expected: bool) -> None:
 
 def test_loopback_connection() -> None:
     """A connection to this machine is private without TLS."""
-    with socket.create_server((HOST, 0)) as server:
-        with socket.create_connection(server.getsockname()) as connection:
-            assert is_private(connection)
+    with (
+        socket.create_server((HOST, 0)) as server,
+        socket.create_connection(server.getsockname()) as connection,
+    ):
+        assert is_private(connection)
 
 
 def test_far_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection to another machine is not, whatever name it was opened for."""
     appear_far(monkeypatch)
-    with socket.create_server((HOST, 0)) as server:
-        port = server.getsockname()[1]
-        with socket.create_connection(("localhost", port)) as connection:
-            assert not is_private(connection)
+    with (
+        socket.create_server((HOST, 0)) as server,
+        socket.create_connection(("localhost", server.getsockname()[1])) as connection,
+    ):
+        assert not is_private(connection)
 
 
 def test_tls_connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
