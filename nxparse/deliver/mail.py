@@ -9,8 +9,8 @@ parsed again: what the camera's user typed is either plain words or wholly
 encoded, so it cannot become a header of its own.
 
 What the answers of a mail server mean is decided in one place, `verdict`: 2xx
-is done, 5xx is permanent, everything else is temporary. A server that does not
-take the whole message for its size gets a message for each photo.
+is done, 5xx is permanent, everything else is temporary. If a message may be too
+large for the server (`means_size`), each photo is sent in a message of its own.
 """
 
 from __future__ import annotations
@@ -260,6 +260,37 @@ def verdict(code: int) -> Verdict:
     return Verdict.PERMANENT if 500 <= code <= 599 else Verdict.TEMPORARY
 
 
+# Enhanced status codes (RFC 3463): the message is too large for the system, or for the mailbox.
+_SIZE_STATUS = re.compile(r"(?<![\d.])5\.(?:3\.4|2\.3)(?!\.?\d)")
+# Codes whose usual meaning is the size, unless they are for a full mailbox or for the content.
+_SIZE_CODES = (523, 552)
+_OTHER_STATUS = re.compile(r"(?<![\d.])5\.(?:2\.2|7\.\d+)(?!\.?\d)")
+_SIZE_WORDS = re.compile(
+    r"\btoo (?:big|large)\b"
+    r"|\b(?:message|mail|stream|data|content)(?: is)? too long\b"
+    r"|\b(?:size|length|bytes)\b.{0,60}\b(?:exceed|limit|maximum|more than|larger|greater)"
+    r"|\b(?:exceed|limit|maximum|more than|larger|greater).{0,60}"
+    r"\b(?:size|length|bytes|\d+ ?[kMG]B)\b",
+    re.IGNORECASE,
+)
+_OTHER_WORDS = re.compile(r"\b(?:mailbox|quota|header|line|subject|address)\b", re.IGNORECASE)
+
+
+def means_size(code: int, text: bytes) -> bool:
+    """Whether a permanent refusal may be for the size of the message.
+
+    Many servers say so in the text only (`554 Message too large`).
+    """
+    if not 500 <= code <= 599:
+        return False
+    words = " ".join(text.decode("utf-8", "replace").split())
+    if _SIZE_STATUS.search(words):
+        return True
+    if code in _SIZE_CODES and not _OTHER_STATUS.search(words):
+        return True
+    return bool(_SIZE_WORDS.search(words)) and not _OTHER_WORDS.search(words)
+
+
 def send(letter: OutgoingMessage, server: Smarthost) -> list[Refused]:
     """Send a message; returns the recipients that were refused while others were taken.
 
@@ -440,13 +471,18 @@ class _Session:
             if re.fullmatch("[0-9]{1,18}", limit) and 0 < int(limit) < letter.size:
                 raise TooLargeError(f"{self._server} takes at most {limit} bytes")
             options = [f"SIZE={letter.size}"]
+        several = len(letter.attachments) > 1
         self._judge("sender", *smtp.mail(letter.sender, options))
         refused = []
         for recipient in letter.recipients:
             code, text = smtp.rcpt(recipient)
             if (found := verdict(code)) is not Verdict.DONE:
                 said = f"{code} {self._words(text)}"
-                refused.append(Refused(recipient, found is Verdict.PERMANENT, said))
+                is_final = found is Verdict.PERMANENT
+                # Here the bare code 552 means a full mailbox.
+                if is_final and several and options and means_size(550, text):
+                    raise TooLargeError(f"{self._server} refuses {recipient}: {said}")
+                refused.append(Refused(recipient, is_final, said))
         if len(refused) == len(letter.recipients):
             return refused
         code, text = smtp.docmd("DATA")
@@ -478,7 +514,7 @@ class _Session:
 
     def _judge(self, what: str, code: int, text: bytes) -> None:
         said = f"{self._server} refuses the {what}: {code} {self._words(text)}"
-        if code == 552:
+        if means_size(code, text):
             raise TooLargeError(said)
         if code == 530:  # It wants a password, or TLS: as lasting as a wrong one, and as curable.
             raise UnreachableError(said, AUTH_RETRY)

@@ -46,6 +46,7 @@ from nxparse.deliver.mail import (
     Smarthost,
     Verdict,
     compose,
+    means_size,
     send,
     smarthost,
     verdict,
@@ -1025,6 +1026,82 @@ class TestCertificates:
         assert [found.secure for found in server.mails] == [True]
 
 
+# What servers say to a message that is too large, from their sources and documentation.
+TOO_LARGE = [
+    "552 5.3.4 Message size exceeds fixed limit",  # Postfix, MAIL FROM
+    "552 5.3.4 Error: message file too big",  # Postfix, after DATA
+    "552 Message size exceeds maximum permitted",  # Exim
+    "552 message too big",  # Exim
+    "552 5.2.3 Message size exceeds fixed maximum message size (20000000)",  # Sendmail
+    "552 5.3.4 Message is too large; 20000000 bytes max",  # Sendmail
+    "550 5.3.4 ROUTING.SizeLimit; message size exceeds fixed maximum size for route",  # Exchange
+    "550 5.2.3 RESOLVER.RST.RecipSizeLimit; message too large for this recipient",  # Exchange
+    "550 5.2.3 RESOLVER.RST.SendSizeLimit.Sender; message too large for this sender",
+    "554 5.2.3 MapiExceptionMessageSizeExceeded",  # Exchange Online
+    "552-5.3.4 Your message exceeded Google's message size limits. To view our\r\n"
+    "552-5.3.4 message size guidelines, go to\r\n"
+    "552 5.3.4 https://support.google.com/mail/?p=MaxSizeError x17-20020a5d - gsmtp",
+    "552-5.2.3 Your message exceeded Google's message size limits.\r\n552 5.2.3 x17 - gsmtp",
+    "554 Message too large",  # Yahoo
+    "552 5.3.4 Message size exceeds fixed maximum size",  # Yahoo
+    "552-Requested mail action aborted: exceeded storage allocation\r\n"
+    "552-Message size exceeds maximum permitted\r\n"
+    "552 For explanation visit https://postmaster.gmx.net/en/case?c=r0601",  # GMX, web.de
+    "552 Requested mail action aborted: exceeded storage allocation",  # GMX, web.de
+    "554 Transaction failed: Message is too big",  # GMX, web.de
+    "553 Message size exceeds the limit",  # Zoho
+    "554 5.6.0 Message size is more than the allowed limit",  # Zoho
+    "554 Transaction failed: Message too long.",  # Amazon SES
+    "554 Message rejected: Stream is more than 6000 bytes long.",
+    "554 Transaction failed: Message length is more than 10485760 bytes long: '10485761'.",
+    "552 sorry, that message size exceeds my databytes limit (#5.3.4)",  # qmail
+    "523 Message length (41000000 bytes) exceeds administrative limit.",  # Courier
+    "552 #5.3.4 message size exceeds limit",  # IronPort
+    "554 Maximum email size exceeded.",  # Mimecast
+    "554 Rejected - Message size exceeds the maximum allowed size",  # hMailServer
+    "550 Requested action not taken: email larger than 25 MB",
+    "552",
+]
+# What they say for another reason.
+NOT_TOO_LARGE = [
+    "554 5.7.1 spam",
+    "554 5.7.1 Message exceeded the spam threshold",
+    "550 5.7.1 Message rejected due to content restrictions",
+    "550 5.1.1 <me@example.org>: Recipient address rejected: User unknown",
+    "550 No such user here",
+    "552 5.2.2 mailbox full",
+    "550 5.2.2 mailbox size limit exceeded",
+    "554 5.2.2 <me@example.org> quota exceeded",
+    "552-5.7.0 This message was blocked because its content presents a potential\r\n"
+    "552 5.7.0 security issue. x17 - gsmtp",
+    "550 5.4.5 Daily user sending limit exceeded.",
+    "554 5.4.6 Too many hops",
+    "550 5.6.0 Line too long",
+    "554 header section too large",
+    "550 5.7.1 client [85.3.4.17] blocked, see http://example.org/85.2.3",
+    "554 5.5.1 no valid recipients",
+    "550 Message rate limit exceeded",
+    "550 5.6.1 Message contains a file that is not allowed",
+]
+
+
+def answered(lines: str) -> tuple[int, bytes]:
+    """An answer as smtplib gives it: the code, and the texts of its lines."""
+    return int(lines[:3]), b"\n".join(line[4:].encode() for line in lines.split("\r\n"))
+
+
+@pytest.mark.parametrize("said", TOO_LARGE)
+def test_means_size(said: str) -> None:
+    """A refusal that may be for the size is known, whatever its code."""
+    assert means_size(*answered(said))
+
+
+@pytest.mark.parametrize("said", NOT_TOO_LARGE)
+def test_does_not_mean_size(said: str) -> None:
+    """Others are not taken for one."""
+    assert not means_size(*answered(said))
+
+
 SENT = ["connect", "EHLO", "MAIL", "RCPT", "DATA", ".", "QUIT"]
 UP_TO_EHLO, UP_TO_MAIL, UP_TO_RCPT, UP_TO_DATA, UP_TO_DOT = (SENT[:end] for end in range(2, 7))
 GARBAGE = b"\0\xff garbage\x1b[31m\r\n"
@@ -1142,6 +1219,12 @@ class TestScripted:
                 [*UP_TO_MAIL, "QUIT"],
                 id="T05-mail-530",
             ),
+            pytest.param(
+                {"MAIL": "554 5.2.3 too much"},
+                too_large("SERVER refuses the sender: 554 5.2.3 too much"),
+                [*UP_TO_MAIL, "QUIT"],
+                id="mail-554-size",
+            ),
             pytest.param({"MAIL": Act.CLOSE}, LOST, UP_TO_MAIL, id="T06-mail-closed"),
             # RCPT
             pytest.param({"RCPT": "251 2.1.5 forwarded"}, [], SENT, id="T07-rcpt-251"),
@@ -1185,6 +1268,12 @@ class TestScripted:
                 id="T08-data-554",
             ),
             pytest.param(
+                {"DATA": "554 5.3.4 Message too big for system"},
+                too_large("SERVER refuses the message: 554 5.3.4 Message too big for system"),
+                [*UP_TO_DATA, "QUIT"],
+                id="data-554-size",
+            ),
+            pytest.param(
                 {"DATA": "250 2.0.0 what?"},
                 temporary("SERVER answers DATA with 250"),
                 [*UP_TO_DATA, "QUIT"],
@@ -1213,6 +1302,18 @@ class TestScripted:
                 too_large("SERVER refuses the message: 552 5.3.4 too large"),
                 SENT,
                 id="T06-dot-552",
+            ),
+            pytest.param(
+                {".": "550 5.2.3 too much"},
+                too_large("SERVER refuses the message: 550 5.2.3 too much"),
+                SENT,
+                id="dot-550-size",
+            ),
+            pytest.param(
+                {".": "451 4.3.0 message too large for now"},
+                temporary("SERVER refuses the message: 451 4.3.0 message too large for now"),
+                SENT,
+                id="dot-451-size",
             ),
             pytest.param({".": Act.CLOSE}, LOST, UP_TO_DOT, id="T09-behind-the-dot"),
             pytest.param({".": Act.RESET}, LOST, UP_TO_DOT, id="T09-reset-behind-the-dot"),
@@ -1949,6 +2050,61 @@ class TestOutbox:
             box.deliver()
         assert self.page(box) == [expected]
         assert (tmp_path / "undelivered").exists() is bool(replies)
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            "554 Message rejected: Stream is more than 6000 bytes long.",
+            "554 5.3.4 Message too big for system",
+            "550 5.2.3 RESOLVER.RST.RecipSizeLimit; message too large for this recipient",
+            "523 Message length exceeds administrative limit.",
+            "552 5.3.4 Error: message file too big",
+        ],
+    )
+    def test_too_large(self, boxed: Callable[..., Box], tmp_path: Path, said: str) -> None:
+        """Photos that are too large together are mailed one by one."""
+        with MailServer(largest=6000, too_large=said) as server:
+            box = boxed("mail", server, [GOOD])
+            box.deliver()
+        assert [len(list(parsed(mail.content).iter_attachments())) for mail in server.mails] == [
+            1,
+            1,
+            1,
+        ]
+        assert {state for state, _ in self.page(box)} == {"done"}
+        assert not (tmp_path / "undelivered").exists()
+
+    def test_spam(self, boxed: Callable[..., Box], tmp_path: Path) -> None:
+        """Photos that are refused for another reason are not mailed again."""
+        with MailServer(largest=6000, too_large="554 5.7.1 spam") as server:
+            box = boxed("mail", server, [GOOD])
+            box.deliver()
+        assert (server.mails, server.refused) == ([], 1)
+        assert len(contents(folder_for(tmp_path / "undelivered", NOON))) == 3
+
+    def test_too_large_for_a_recipient(self, boxed: Callable[..., Box]) -> None:
+        """A recipient for whom the announced size is too large gets the photos one by one."""
+        said = "550 5.2.3 RESOLVER.RST.RecipSizeLimit; message too large for this recipient"
+        script: Script = {
+            "EHLO": ehlo("SIZE"),
+            "RCPT": ["250 2.1.5 OK", said, "250 2.1.5 OK"],
+        }
+        with ScriptedServer(script) as server:
+            box = boxed("mail", server, [GOOD, BAD])
+            box.deliver()
+        assert server.keys[:6] == ["connect", "EHLO", "MAIL", "RCPT", "RCPT", "QUIT"]
+        assert len(server.messages) == 3
+        assert {state for state, _ in self.page(box)} == {"done"}
+
+    def test_one_photo_too_large_for_a_recipient(self, boxed: Callable[..., Box]) -> None:
+        """A photo that is too large for one recipient still reaches the other."""
+        said = "550 5.2.3 RESOLVER.RST.RecipSizeLimit; message too large for this recipient"
+        with MailServer(replies={BAD: said}) as server:
+            box = boxed("mail", server, [GOOD, BAD])
+            box.deliver()
+        assert [mail.recipients for mail in server.mails] == [(GOOD,)] * 3
+        [(state, told)] = self.page(box)
+        assert (state, told) == ("partly", f"Mailed to {GOOD}; not delivered to {BAD} ({said})")
 
     def test_international(self, boxed: Callable[..., Box]) -> None:
         """A recipient is named as typed, also if the server knows the address by another name."""
