@@ -767,6 +767,8 @@ def test_right_together(options: Mapping[str, object]) -> None:
         (["me@example.org"], "", False),
         (["*@example.org"], "a@example.org\n", False),
         (["a[*]b"], "axb", False),
+        (["me@example.org"], "me@ex\uff41mple.org", True),
+        (["me@b\u00fccher.example"], "me@xn--bcher-kva.example", True),
     ],
     ids=[
         "not set",
@@ -786,6 +788,8 @@ def test_right_together(options: Mapping[str, object]) -> None:
         "nobody",
         "line end",
         "escaped, another",
+        "full width",
+        "punycode",
     ],
 )
 def test_may_send(senders: Sequence[str], sender: str, may: bool) -> None:
