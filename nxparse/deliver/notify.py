@@ -9,6 +9,7 @@ and writes the reason to its log: so every failure is a reason to try again.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def service(url: str) -> Any:
         raise ValueError("notify needs Apprise: pip install apprise") from None
     # What it says may name secrets; `send` tells what of it can be told.
     _LOGGER.propagate = False
-    found = apprise.Apprise()
+    # In threads of Apprise's own, several services would log where nobody listens.
+    found = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False))
     if not found.add(url):
         raise ValueError("not a URL that Apprise knows, see https://appriseit.com")
     for one in found:
@@ -72,11 +74,13 @@ def send(upload: Upload, files: Sequence[File], to: Any, folder: Path) -> None:
 
 
 class _Said(logging.Handler):
-    """Hears what Apprise says while this is entered."""
+    """Records the last warning that Apprise logs in this thread while this is entered."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._last = ""
+        thread = threading.get_ident()
+        self.addFilter(lambda record: record.thread == thread)
 
     def __enter__(self) -> _Said:
         _LOGGER.addHandler(self)

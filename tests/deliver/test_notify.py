@@ -8,6 +8,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,45 @@ def test_refused(
     everything = "".join([str(caught.value), caplog.text, *capsys.readouterr()])
     assert SECRET not in everything
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    """Two targets that fail at the same moment have each their own reason."""
+    found = uploaded()
+    both = threading.Barrier(2)
+
+    class Failing:
+        """Logs like Apprise: first both write their warnings, then both return."""
+
+        def __init__(self, reason: str) -> None:
+            self.reason = reason
+
+        def notify(self, **_: object) -> bool:
+            both.wait(10)
+            logging.getLogger("apprise").warning(self.reason)
+            both.wait(10)
+            return False
+
+    def told(reason: str) -> str:
+        with pytest.raises(TemporaryError) as caught:
+            notify.send(found, found.files, Failing(reason), tmp_path)
+        return str(caught.value)
+
+    with ThreadPoolExecutor(2) as pool:
+        reasons = list(pool.map(told, ["no such room", "quota exceeded"]))
+    assert reasons == [
+        "Apprise could not send it: no such room",
+        "Apprise could not send it: quota exceeded",
+    ]
+
+
+def test_several_services(service: Service, tmp_path: Path) -> None:
+    """A URL may name several services; the reason of one that fails is still known."""
+    service.status = 500
+    found = uploaded()
+    to = notify.service(f"{service.url},{service.url}")
+    with pytest.raises(TemporaryError, match="Failed to send JSON"):
+        notify.send(found, found.files, to, tmp_path)
 
 
 def test_nobody_there(service: Service, tmp_path: Path) -> None:
