@@ -19,6 +19,7 @@ import base64
 import binascii
 import contextlib
 import email.utils
+import hmac
 import re
 import smtplib
 import socket
@@ -50,6 +51,7 @@ AFTER_DOT = 600.0
 MAX_ANSWER = 1 << 16  # bytes of an answer, which may have many lines
 # A wrong password does not become right by trying; some servers lock accounts.
 AUTH_RETRY = 3600.0
+MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5")  # the first that the server offers is used
 
 _LINE = 57  # bytes in a line of 76 characters of base64
 _BLOCK = _LINE * 1024
@@ -445,17 +447,31 @@ class _Session:
     def _login(self) -> None:
         """AUTH, in UTF-8 (RFC 4616): smtplib's own takes ASCII only."""
         server, smtp = self._server, self._smtp
-        mechanisms = smtp.esmtp_features.get("auth", "").upper().split()
-        if "PLAIN" in mechanisms:
-            token = _base64(f"\0{server.user}\0{server.password}")
-            code, text = smtp.docmd("AUTH", f"PLAIN {token}")
-        elif "LOGIN" in mechanisms:
-            code, text = smtp.docmd("AUTH", "LOGIN")
-            for word in (server.user, server.password):
-                if code == 334:
-                    code, text = smtp.docmd(_base64(word))
-        else:
-            code, text = 504, b"it offers neither AUTH PLAIN nor AUTH LOGIN"
+        offered = smtp.esmtp_features.get("auth", "").upper().split()
+        match next((one for one in MECHANISMS if one in offered), None):
+            case "PLAIN":
+                token = _base64(f"\0{server.user}\0{server.password}")
+                code, text = smtp.docmd("AUTH", f"PLAIN {token}")
+            case "LOGIN":
+                code, text = smtp.docmd("AUTH", "LOGIN")
+                for word in (server.user, server.password):
+                    if code == 334:
+                        code, text = smtp.docmd(_base64(word))
+            case "CRAM-MD5":
+                code, text = smtp.docmd("AUTH", "CRAM-MD5")
+                # A challenge that is not base64, and Python without MD5, end the login.
+                with contextlib.suppress(ValueError):
+                    if code == 334:
+                        challenge = base64.b64decode(text)
+                        digest = hmac.new(server.password.encode(), challenge, "md5").hexdigest()
+                        code, text = smtp.docmd(_base64(f"{server.user} {digest}"))
+            case _:
+                raise UnreachableError(
+                    f"{server} offers no way to log in that is supported (it offers: "
+                    f"{self._words(' '.join(offered).encode()) or 'none'}; supported: "
+                    f"{' '.join(MECHANISMS)}): check host and port in nx_smtp",
+                    AUTH_RETRY,
+                )
         if code not in (235, 503):
             raise UnreachableError(
                 f"{server} does not let user {server.user!r} in ({code} {self._words(text)}): "

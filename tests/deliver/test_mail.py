@@ -1632,12 +1632,7 @@ class TestStartTls:
         }
         with ScriptedServer(script, tls=trusted.context()) as server:
             found = outcome(LETTER, at(server, Security.STARTTLS, USER, SECRET))
-        assert found == temporary(
-            "SERVER does not let user 'me@example.org' in "
-            "(504 it offers neither AUTH PLAIN nor AUTH LOGIN): "
-            "check the user and password in nx_smtp",
-            3600.0,
-        )
+        assert found == no_login()
         assert server.keys == ["connect", "EHLO", "STARTTLS", "EHLO"]
         assert server.in_clear == ["connect", "EHLO", "STARTTLS"]
 
@@ -1657,10 +1652,18 @@ def not_let_in(said: str) -> Failure:
     )
 
 
+def no_login(offered: str = "none") -> Failure:
+    return temporary(
+        f"SERVER offers no way to log in that is supported (it offers: {offered}; "
+        f"supported: PLAIN LOGIN CRAM-MD5): check host and port in nx_smtp",
+        3600.0,
+    )
+
+
 AUTH_PLAIN = ehlo("AUTH PLAIN LOGIN")
+AUTH_CRAM_MD5 = ehlo("AUTH SCRAM-SHA-256 CRAM-MD5")
 AUTH_LOGIN = ehlo("AUTH CRAM-MD5 LOGIN")
 UP_TO_AUTH = [*UP_TO_EHLO, "AUTH"]
-NEITHER = "504 it offers neither AUTH PLAIN nor AUTH LOGIN"
 
 
 class TestAuth:
@@ -1732,18 +1735,43 @@ class TestAuth:
                 [*UP_TO_AUTH, "response", "response"],
                 id="T05-login-password-535",
             ),
-            pytest.param({}, not_let_in(NEITHER), UP_TO_EHLO, id="T05-not-offered"),
+            pytest.param({}, no_login(), UP_TO_EHLO, id="T05-not-offered"),
+            pytest.param({"EHLO": ehlo("AUTH")}, no_login(), UP_TO_EHLO, id="T05-none-offered"),
             pytest.param(
-                {"EHLO": "500 what?"},
-                not_let_in(NEITHER),
-                ["connect", "EHLO", "HELO"],
-                id="T05-no-ehlo",
+                {"EHLO": "500 what?"}, no_login(), ["connect", "EHLO", "HELO"], id="T05-no-ehlo"
             ),
             pytest.param(
-                {"EHLO": ehlo("AUTH XOAUTH2 CRAM-MD5")},
-                not_let_in(NEITHER),
+                {"EHLO": ehlo("AUTH XOAUTH2 DIGEST-MD5")},
+                no_login("XOAUTH2 DIGEST-MD5"),
                 UP_TO_EHLO,
                 id="T05-others-offered",
+            ),
+            pytest.param(
+                {
+                    "EHLO": AUTH_CRAM_MD5,
+                    "AUTH": "334 PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+",
+                },
+                [],
+                [*UP_TO_AUTH, "response", *SENT[2:]],
+                id="cram-md5",
+            ),
+            pytest.param(
+                {"EHLO": AUTH_CRAM_MD5, "AUTH": "334 PDE4", "response": "535 5.7.8 no"},
+                not_let_in("535 5.7.8 no"),
+                [*UP_TO_AUTH, "response"],
+                id="cram-md5-535",
+            ),
+            pytest.param(
+                {"EHLO": AUTH_CRAM_MD5, "AUTH": "535 5.7.8 no"},
+                not_let_in("535 5.7.8 no"),
+                UP_TO_AUTH,
+                id="cram-md5-no-challenge",
+            ),
+            pytest.param(
+                {"EHLO": AUTH_CRAM_MD5, "AUTH": "334 odd"},
+                not_let_in("334 odd"),
+                UP_TO_AUTH,
+                id="cram-md5-odd-challenge",
             ),
             pytest.param(
                 {"EHLO": AUTH_PLAIN, "AUTH": Act.CLOSE}, LOST, UP_TO_AUTH, id="T05-closed"
@@ -1804,6 +1832,15 @@ class TestAuth:
                 assert send(LETTER, at(server, user=USER, password=SECRET)) == []
         assert server.lines("AUTH") == [f"AUTH PLAIN {PLAIN}", "AUTH LOGIN"]
         assert server.lines("response") == ["bWVAZXhhbXBsZS5vcmc=", SECRETS[1]]
+
+    def test_challenge(self) -> None:
+        """AUTH CRAM-MD5 answers the challenge as the example of RFC 2195 does."""
+        challenge = base64.b64encode(b"<1896.697170952@postoffice.reston.mci.net>").decode()
+        script: Script = {"EHLO": AUTH_CRAM_MD5, "AUTH": f"334 {challenge}"}
+        with ScriptedServer(script) as server:
+            assert send(LETTER, at(server, user="tim", password="tanstaaftanstaaf")) == []
+        [answer] = server.lines("response")
+        assert base64.b64decode(answer) == b"tim b913a602c7eda7a495b4e6e7334d3890"
 
 
 class TestPasswordInClear:
