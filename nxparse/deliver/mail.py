@@ -189,12 +189,16 @@ def compose(
 def _attachment_head(boundary: str, file: File) -> bytes:
     name = file.safe_name
     # A safe name has no quote and no backslash in it.
-    parameter = (
-        f'filename="{name}"' if name.isascii() else f"filename*=utf-8''{quote(name, safe='')}"
-    )
+    if name.isascii():
+        type_name, parameter = "", f'filename="{name}"'
+    else:
+        # Old Outlook does not know RFC 2231, and takes the name from here.
+        words = Header(name, "utf-8", maxlinelen=75, header_name="name").encode(linesep="\r\n")
+        type_name = f';\r\n name="{words}"'
+        parameter = f"filename*=utf-8''{quote(name, safe='')}"
     lines = (
         f"--{boundary}",
-        f"Content-Type: {file.content_type}",
+        f"Content-Type: {file.content_type}{type_name}",
         f"Content-Disposition: attachment;\r\n {parameter}",
         "Content-Transfer-Encoding: base64",
         "",

@@ -128,12 +128,22 @@ def content(letter: OutgoingMessage) -> bytes:
 
 
 def parsed(data: bytes) -> EmailMessage:
-    """A message read by the standard library, which finds nothing wrong with it."""
+    """A message read by the standard library, which finds nothing wrong with it.
+
+    Encoded words in the name of a file are against RFC 2047, but mail programs write
+    them all the same, for those that do not know RFC 2231.
+    """
     message = email.message_from_bytes(data, policy=email.policy.default)
     assert isinstance(message, EmailMessage)
     for part in message.walk():
         assert part.defects == []
-        assert [(name, value.defects) for name, value in part.items() if value.defects] == []
+        defects = [
+            (name, str(defect))
+            for name, value in part.items()
+            for defect in value.defects
+            if name != "Content-Type" or not re.search("encoded.word", str(defect))
+        ]
+        assert defects == []
     return message
 
 
@@ -151,6 +161,18 @@ def read_back(letter: OutgoingMessage) -> ReadBack:
         text.get_content(),
         [(file.get_filename(), file.get_content_type(), file.get_content()) for file in files],
     )
+
+
+def name_for_old_programs(letter: OutgoingMessage) -> str:
+    """The name of the only attachment for a program that knows nothing of RFC 2231.
+
+    It takes `filename` of Content-Disposition, or `name` of Content-Type, and decodes it.
+    """
+    _, file = email.message_from_bytes(content(letter)).get_payload()
+    name = file.get_param("filename", header="Content-Disposition")
+    if not isinstance(name, str):
+        name = file.get_param("name")
+    return str(make_header(decode_header(name)))
 
 
 def mailboxes(letter: OutgoingMessage, header: str) -> list[tuple[str, str]]:
@@ -320,7 +342,8 @@ class TestCompose:
             "/9j/" * 19,
             "/9j/",
             f"--nx-{ID}",
-            "Content-Type: image/jpeg",
+            "Content-Type: image/jpeg;",
+            ' name="=?utf-8?b?67mILmpwZw==?="',
             "Content-Disposition: attachment;",
             " filename*=utf-8''%EB%B9%88.jpg",
             "Content-Transfer-Encoding: base64",
@@ -590,8 +613,9 @@ class TestInjection:
     )
     def test_attachment(self, name: str | None, expected: str) -> None:
         """N13: an attachment has the name that it has on disk, and its own bytes."""
-        found = read_back(composed(upload(photo(name=name))))
-        assert found.attachments == [(expected, "image/jpeg", PHOTO)]
+        letter = composed(upload(photo(name=name)))
+        assert read_back(letter).attachments == [(expected, "image/jpeg", PHOTO)]
+        assert name_for_old_programs(letter) == expected
 
     @pytest.mark.parametrize(
         "claimed",
