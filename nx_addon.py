@@ -44,7 +44,7 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 import nxparse
 from nxparse import config
-from nxparse.deliver import targets
+from nxparse.deliver import run, targets
 from nxparse.deliver.outbox import Outbox, describe_waiting
 from nxparse.deliver.save import describe_saved, store
 from nxparse.inspect import show
@@ -74,6 +74,7 @@ NOT_READY = refusal(503, "nx_addon is starting, or ending")
 MAX_URL = 200  # characters of it in a line
 STOP_TIMEOUT = 10.0  # seconds that the delivery at hand may take to end
 ENDING = 0.2  # seconds that connections get to end
+PROGRAM_ENDING = 2.0  # seconds until the end of a program of a rule is noted
 DNS_TTL = 60  # seconds; a camera that moves to another network should forget us
 # How a flow is marked, by what became of it.
 MARKS = {
@@ -212,7 +213,15 @@ class NxAddon:
         self.ended = True
         spool, self.spool = self.spool, None
         # A delivery that does not end now is cut by the end of the process, and made again.
-        if spool and self.outbox and self.outbox.stop(STOP_TIMEOUT):
+        # A program would go on beside its repeat.
+        if (
+            spool
+            and self.outbox
+            and (
+                self.outbox.stop(STOP_TIMEOUT)
+                or (run.end_running() and self.outbox.stop(PROGRAM_ENDING))
+            )
+        ):
             for receiver in receivers:
                 if receiver and receiver.accepted:
                     with suppress(sqlite3.Error):

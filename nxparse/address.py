@@ -12,10 +12,15 @@ different domains.
 from __future__ import annotations
 
 import re
+import unicodedata
+from contextlib import suppress
+from encodings.idna import nameprep
+from functools import lru_cache
 
 _LOCAL = re.compile(r"(?!.*=\?)[A-Za-z0-9#$&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9#$&'*+/=?^_`{|}~-]+)*")
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?")
 _AMBIGUOUS = re.compile(r"[\u00df\u1e9e\u03c2\u200c\u200d]")
+_DOT = re.compile("[.\u3002\uff0e\uff61]")  # RFC 3490 section 3.1
 MAX_LOCAL = 64  # RFC 5321 section 4.5.3.1
 MAX_DOMAIN = 253
 
@@ -53,3 +58,40 @@ def is_deliverable(address: str) -> bool:
     except AddressError:
         return False
     return True
+
+
+@lru_cache(maxsize=256)  # each recipient is compared with each rule
+def comparable(address: str) -> str:
+    """Return the form in which an address is compared: as Unicode, in lower case.
+
+    Different spellings of one domain (full-width letters, punycode, other dots) get the
+    same form, like in `deliverable`. Globs keep their wildcards. Names without `@` (of
+    users and sites) are treated like a domain.
+    """
+    local, at, domain = address.rpartition("@")
+    if len(domain) > MAX_DOMAIN or len(unicodedata.normalize("NFKC", domain)) > MAX_DOMAIN:
+        return address.lower()
+    labels = [_comparable_label(label) for label in _DOT.split(domain)]
+    return f"{unicodedata.normalize('NFC', local).lower()}{at}{'.'.join(labels)}"
+
+
+def _comparable_label(label: str) -> str:
+    prepared = _prepared(label)
+    if not prepared.startswith("xn--"):
+        return prepared
+    try:
+        decoded = prepared[4:].encode("ascii").decode("punycode")
+    except UnicodeError:
+        return prepared
+    # Anything else is a label of its own, which only looks like punycode.
+    return decoded if not decoded.isascii() and _prepared(decoded) == decoded else prepared
+
+
+def _prepared(label: str) -> str:
+    """Apply the character mapping of IDNA to a label (RFC 3491)."""
+    if label.isascii():
+        return label.lower()
+    if not _AMBIGUOUS.search(label):
+        with suppress(UnicodeError):
+            return nameprep(label)
+    return unicodedata.normalize("NFKC", label).lower()

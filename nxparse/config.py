@@ -53,8 +53,9 @@ OPTIONS = (
         "nx_smtp",
         str,
         "",
-        "The mail server that takes our mail: smtp://user:password@host:587,"
-        " smtp+starttls://... (TLS or not at all), smtps://... (TLS from the start).",
+        "The mail server that takes our mail: smtps://user:password@host (TLS from the start),"
+        " smtp+starttls://... (STARTTLS or not at all), smtp://... (STARTTLS if it is offered;"
+        " otherwise no password is sent).",
     ),
     Option(
         "nx_senders",
@@ -184,7 +185,7 @@ def _check_ways_out(config: Config) -> None:
         if one.kind == "mail" and not config.smtp:
             raise ConfigError(
                 f"nx_route has the target {told}, but nx_smtp names no mail server: "
-                f"add --set nx_smtp=smtp://user:password@host:587"
+                f"add --set nx_smtp=smtps://user:password@host"
             )
         if one.reaches_beyond_the_disk and not config.senders:
             raise ConfigError(
@@ -229,7 +230,7 @@ def _smarthost(option: str, raw: str, environ: Mapping[str, str]) -> Smarthost |
     except ValueError:
         raise ConfigError(
             f"{option}={shown!r} is no mail server: give one like "
-            f"smtp://user:password@host:587, with special characters in the password as %40"
+            f"smtps://user:password@host, with special characters in the password as %40"
         ) from None
 
 

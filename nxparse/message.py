@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from html import escape
 
 from nxparse import markup
+from nxparse.address import comparable
 from nxparse.deviation import Deviation, Kind
 from nxparse.markup import Element, MarkupError, one_line
 
@@ -109,13 +110,13 @@ def _mailbox(value: str) -> tuple[str, str]:
 
 
 def _recipients(values: list[str]) -> tuple[str, ...]:
-    """Every recipient once, in order, compared without case."""
+    """Every recipient once, in order, whatever its spelling."""
     addresses: dict[str, str] = {}
     for value in values:
         for piece in _listed(value):
             address = _mailbox(piece)[1]
             if address:
-                addresses.setdefault(address.lower(), address)
+                addresses.setdefault(comparable(address), address)
     if not addresses:
         raise MessageError("the message names no receiver")
     if len(addresses) > MAX_RECIPIENTS:

@@ -27,9 +27,11 @@ class Box:
         body: bytes,
         to: Sequence[str] = (bodies.RECIPIENT,),
         retry_for: float = 3600.0,
+        **options: object,
     ) -> None:
         values: dict[str, object] = {option.name: option.default for option in config.OPTIONS}
         values |= {"nx_dir": str(directory), "nx_senders": ["*"], "nx_route": [f"*={target}"]}
+        values |= options
         given = config.parse(values, environ)
         self.clock = Clock(NOON)
         self.target = target

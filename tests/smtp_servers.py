@@ -162,7 +162,9 @@ class MailServer:
     With `tls` it offers STARTTLS, and takes no mail without; if `implicit`,
     it talks TLS from the first byte. With `login`, a user and a password, it
     takes mail from nobody else, and `logins` has all attempts: mechanism, user
-    and password. `size` is the largest message it takes. `replies` is what it
+    and password. `size` is the largest message it takes, which it announces. If
+    `largest` is less, it answers `too_large` after a larger message; `refused` is
+    how often. `replies` is what it
     answers to RCPT for single recipients, in place of 250. With `port` it comes
     back where another one has been, or where a socket keeps the place for it
     (SO_REUSEPORT).
@@ -176,12 +178,16 @@ class MailServer:
         login: tuple[str, str] | None = None,
         mechanisms: Sequence[str] = ("LOGIN", "PLAIN"),
         size: int = 1 << 30,
+        largest: int = 1 << 30,
+        too_large: str = "552 5.3.4 Message too big",
         replies: Mapping[str, str] | None = None,
         port: int = 0,
     ) -> None:
         self.host = HOST
         self.mails: list[Mail] = []
         self.logins: list[tuple[str, str, str]] = []
+        self.refused = 0
+        self._largest, self._too_large = largest, too_large
         self._login = login
         self._replies = dict(replies or {})
         self._changed = threading.Condition()
@@ -251,6 +257,9 @@ class MailServer:
     async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:  # noqa: N802
         """aiosmtpd's hook for the end of a message."""
         assert server.transport is not None
+        if len(envelope.original_content) > self._largest:
+            self.refused += 1
+            return self._too_large
         mail = Mail(
             envelope.mail_from,
             tuple(envelope.rcpt_tos),
@@ -363,8 +372,14 @@ class ScriptedServer:
     `cut` those of the others: as they came over the wire. `tls` is for Act.TLS.
     """
 
-    def __init__(self, script: Script | None = None, *, tls: ssl.SSLContext | None = None) -> None:
-        self.host = HOST
+    def __init__(
+        self,
+        script: Script | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        host: str = HOST,
+    ) -> None:
+        self.host = host
         self.heard: list[Heard] = []
         self.messages: list[bytes] = []
         self.cut: list[bytes] = []
@@ -375,7 +390,7 @@ class ScriptedServer:
         self._tls = tls
         self._changed = threading.Condition()
         self._stopped = threading.Event()
-        self._listener = socket.create_server((HOST, 0))
+        self._listener = socket.create_server((host, 0))
         self.port: int = self._listener.getsockname()[1]
         self._connection: socket.socket | None = None
         self._buffer = bytearray()

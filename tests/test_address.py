@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nxparse.address import AddressError, deliverable, is_deliverable
+from nxparse.address import AddressError, comparable, deliverable, is_deliverable
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=100)
 
@@ -183,3 +183,70 @@ def test_any_text(address: str) -> None:
         told = found
         assert deliverable(found) == found
     assert told.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        pytest.param("boss@example.org", "boss@example.org", id="plain"),
+        pytest.param("Boss@Example.ORG", "boss@example.org", id="case"),
+        pytest.param("boss@ex\uff41mple.org", "boss@example.org", id="full-width-letter"),
+        pytest.param("boss@\uff25\uff38ample.org", "boss@example.org", id="full-width-case"),
+        pytest.param("boss@example\u3002org", "boss@example.org", id="ideographic-full-stop"),
+        pytest.param("boss@example\uff0eorg", "boss@example.org", id="full-width-full-stop"),
+        pytest.param("boss@example\uff61org", "boss@example.org", id="half-width-full-stop"),
+        pytest.param("boss@example\u2024org", "boss@example.org", id="one-dot-leader"),
+        pytest.param("boss@exam\u00adple.org", "boss@example.org", id="soft-hyphen"),
+        pytest.param("boss@example\u200b.org", "boss@example.org", id="zero-width-space"),
+        pytest.param("boss@exam\ufb01le.org", "boss@examfile.org", id="ligature"),
+        pytest.param("boss@\U0001d41eexample.org", "boss@eexample.org", id="mathematical"),
+        pytest.param("boss@b\u00fccher.example", "boss@b\u00fccher.example", id="composed"),
+        pytest.param("boss@bu\u0308cher.example", "boss@b\u00fccher.example", id="decomposed"),
+        pytest.param("boss@B\u00dcCHER.example", "boss@b\u00fccher.example", id="capitals"),
+        pytest.param("boss@xn--bcher-kva.example", "boss@b\u00fccher.example", id="punycode"),
+        pytest.param("boss@XN--Bcher-KVA.example", "boss@b\u00fccher.example", id="punycode-case"),
+        pytest.param("boss@stra\u00dfe.example", "boss@stra\u00dfe.example", id="sharp-s"),
+        pytest.param("boss@xn--strae-oqa.example", "boss@stra\u00dfe.example", id="sharp-s-2008"),
+        pytest.param("boss@strasse.example", "boss@strasse.example", id="two-s"),
+        pytest.param("boss@xn--example-.org", "boss@xn--example-.org", id="punycode-of-ascii"),
+        pytest.param("boss@xn--\u00fc.org", "boss@xn--\u00fc.org", id="punycode-of-nothing"),
+        pytest.param("boss@xn--*.org", "boss@xn--*.org", id="glob-of-punycode"),
+        pytest.param("bo\u0308ss@example.org", "b\u00f6ss@example.org", id="local-decomposed"),
+        pytest.param("\uff42oss@example.org", "\uff42oss@example.org", id="local-full-width"),
+        pytest.param("a@b@Ex\uff41mple.org", "a@b@example.org", id="two-at"),
+        pytest.param("*@ex\uff41m?le.[!a]rg", "*@exam?le.[!a]rg", id="glob"),
+        pytest.param("*@*.B\u00dcCHER-*", "*@*.b\u00fccher-*", id="glob-not-ascii"),
+        pytest.param("Facebook", "facebook", id="site"),
+        pytest.param("", "", id="empty"),
+    ],
+)
+def test_comparable(address: str, expected: str) -> None:
+    """Spellings of one address are compared as one; a glob is spelled like what it fits."""
+    assert comparable(address) == expected
+
+
+@PROPERTY
+@given(st.text() | st.builds("{}@{}".format, st.text(), st.text()))
+@example("a@\u00df")
+@example("a@xn--\u00df-")
+@example("a@\u05d0")
+def test_comparable_as_mailed(address: str) -> None:
+    """An address is compared as what mail is sent to."""
+    found = comparable(address)
+    assert comparable(found) == found
+    if is_deliverable(address):
+        assert comparable(deliverable(address)) == found
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        pytest.param("\u00fc" * 60_000, id="not-ascii"),
+        pytest.param("xn--" + "a" * 60_000, id="punycode"),
+        pytest.param("*" * 60_000, id="glob"),
+        pytest.param("\ufdfa" * 250, id="grows"),
+    ],
+)
+def test_comparable_domain_too_long(domain: str) -> None:
+    """Little is computed of a domain that cannot exist."""
+    assert comparable(f"me@{domain}") == f"me@{domain}"

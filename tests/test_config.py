@@ -415,7 +415,7 @@ def test_mail_server(value: str, expected: Smarthost) -> None:
 
 
 NO_SERVER = (
-    "is no mail server: give one like smtp://user:password@host:587, "
+    "is no mail server: give one like smtps://user:password@host, "
     "with special characters in the password as %40"
 )
 
@@ -486,7 +486,7 @@ def test_bytes_in_a_url(option: str, value: object) -> None:
 def no_server(target: str) -> str:
     return (
         f"nx_route has the target {target}, but nx_smtp names no mail server: "
-        f"add --set nx_smtp=smtp://user:password@host:587"
+        f"add --set nx_smtp=smtps://user:password@host"
     )
 
 
@@ -767,6 +767,8 @@ def test_right_together(options: Mapping[str, object]) -> None:
         (["me@example.org"], "", False),
         (["*@example.org"], "a@example.org\n", False),
         (["a[*]b"], "axb", False),
+        (["me@example.org"], "me@ex\uff41mple.org", True),
+        (["me@b\u00fccher.example"], "me@xn--bcher-kva.example", True),
     ],
     ids=[
         "not set",
@@ -786,6 +788,8 @@ def test_right_together(options: Mapping[str, object]) -> None:
         "nobody",
         "line end",
         "escaped, another",
+        "full width",
+        "punycode",
     ],
 )
 def test_may_send(senders: Sequence[str], sender: str, may: bool) -> None:

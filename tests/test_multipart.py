@@ -1340,6 +1340,7 @@ def test_work_is_linear(before: bytes, repeated: bytes) -> None:
         body = before + repeated * times
         return calls(lambda: scan(pieces(body, size)))
 
+    work(1, 16)  # what is computed once, such as expressions, does not count
     for size in (16, 1460):
         assert work(2000, size) <= 2.1 * work(1000, size) + 100
 

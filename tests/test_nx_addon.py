@@ -29,6 +29,7 @@ from nxparse.deliver.outbox import Outbox
 from nxparse.proxy.transport import Pending
 from nxparse.store.spool import Spool
 from tests import bodies, camera, social
+from tests.box import Box
 from tests.mitmdump import ADDON, MITMDUMP, ROOT, Proxy, eventually
 
 ACCEPTED = '<Response Status="succ" />'
@@ -803,6 +804,22 @@ async def test_a_stop_before_the_reply(folder: Path) -> None:
     addon.done()
     spool = Spool(folder / ".nx")
     assert spool.repeated("me", incoming.sha256) == id
+    spool.close()
+
+
+async def test_a_stop_while_a_program_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program of a rule is ended with the addon, so that it cannot run beside its repeat."""
+    monkeypatch.setattr(nx_addon, "STOP_TIMEOUT", 0.1)
+    addon = nx_addon.NxAddon()
+    target = "run:sh -c 'touch \"$1\".begun; sleep 1000' sh {file}"
+    box = Box(folder, target, {}, bodies.body([("SAM_1.JPG", b"x")]))
+    addon.spool, addon.outbox = box.spool, box.outbox
+    addon.outbox.start()
+    addon.outbox.wake()
+    eventually(lambda: list((folder / ".nx").glob("run-*/*.begun")), "the program runs")
+    addon.done()
+    spool = Spool(folder / ".nx")  # it is free for the next addon
+    assert [one.reason for one in spool.waiting()] == ["sh was ended by signal 9"]
     spool.close()
 
 

@@ -125,6 +125,12 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize("settings", EXAMPLES, ids=lambda settings: settings[-1])
+def test_examples_encrypt_passwords(settings: list[str]) -> None:
+    """A mail server with a password is one that nobody on the way can strip of TLS."""
+    assert not [one for one in settings if one.startswith("nx_smtp=smtp://") and "@" in one]
+
+
+@pytest.mark.parametrize("settings", EXAMPLES, ids=lambda settings: settings[-1])
 def test_examples(settings: list[str]) -> None:
     """What README sets can be used as it stands there."""
     values: dict[str, Any] = {option.name: option.default for option in config.OPTIONS}

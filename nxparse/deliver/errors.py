@@ -42,7 +42,10 @@ class TooLargeError(DeliveryError):
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A recipient that was not reached while others were, and why."""
+    """A recipient of a delivery that was not reached, and why.
+
+    `recipient` is spelled as in the delivery.
+    """
 
     recipient: str
     permanent: bool
@@ -53,7 +56,9 @@ class Refused:
 class Outcome:
     """A delivery that has succeeded, for all recipients but those `refused`.
 
-    `told` says what was done, for the log.
+    The recipients of a delivery are the addresses (or the site) that were chosen on
+    the camera. A target that reaches somebody else in their place, like mail:ADDRESS,
+    refuses none of them: it succeeds or raises. `told` says what was done, for the log.
     """
 
     told: str

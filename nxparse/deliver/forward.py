@@ -90,7 +90,13 @@ def send(body: Encoded, id: str, to: Server, now: float) -> str:
         headers["Authorization"] = to.authorization
     try:
         response = http_client.request(
-            to.origin, "POST", to.path, headers, body.chunks(), max_body=MAX_TEXT
+            to.origin,
+            "POST",
+            to.path,
+            headers,
+            body.chunks(),
+            max_body=MAX_TEXT,
+            has_secret=bool(to.authorization),
         )
     except ConnectError as error:
         raise UnreachableError(_told(f"{to}: {error}", to)) from None

@@ -14,6 +14,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from email.message import Message
 
+from nxparse.deliver.privacy import is_private
+
 CONNECT = 30.0  # seconds
 ANSWER = 300.0  # seconds for each step: one write of the body, one read of the reply
 
@@ -49,6 +51,10 @@ class ConnectError(OSError):
     """The server could not be reached, or could not prove its identity."""
 
 
+class InsecureError(ConnectError):
+    """The connection is neither encrypted nor to this machine, so no secret was sent."""
+
+
 class NoResponseError(OSError):
     """The server was reached, but sent no reply."""
 
@@ -61,20 +67,24 @@ def request(
     body: Iterable[bytes] = (),
     *,
     max_body: int,
+    has_secret: bool = False,
     connect: float | None = None,
     answer: float | None = None,
 ) -> Response:
     """Make one request on a connection of its own.
 
     `headers` include Content-Length where there is a body. `max_body` is in bytes; `connect` and
-    `answer` are timeouts in seconds. Raises ConnectError, NoResponseError, and whatever iterating
-    over `body` raises.
+    `answer` are timeouts in seconds. With `has_secret`, nothing is sent over a connection that is
+    neither encrypted nor to this machine. Raises ConnectError (InsecureError), NoResponseError, and
+    whatever iterating over `body` raises.
     """
     with closing(_connection(origin, CONNECT if connect is None else connect)) as connection:
         try:
             connection.connect()
         except OSError as error:
             raise ConnectError(error_text(error)) from error
+        if has_secret and not is_private(connection.sock):
+            raise InsecureError("http:// does not encrypt the password: use https:// in the rule")
         connection.sock.settimeout(ANSWER if answer is None else answer)
         broken = _send(connection, method, path, headers, body)
         try:

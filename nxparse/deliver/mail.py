@@ -9,8 +9,8 @@ parsed again: what the camera's user typed is either plain words or wholly
 encoded, so it cannot become a header of its own.
 
 What the answers of a mail server mean is decided in one place, `verdict`: 2xx
-is done, 5xx is permanent, everything else is temporary. A server that does not
-take the whole message for its size gets a message for each photo.
+is done, 5xx is permanent, everything else is temporary. If a message may be too
+large for the server (`means_size`), each photo is sent in a message of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import base64
 import binascii
 import contextlib
 import email.utils
+import hmac
 import re
 import smtplib
 import socket
@@ -39,6 +40,7 @@ from nxparse.deliver.errors import (
     UnreachableError,
     one_line,
 )
+from nxparse.deliver.privacy import is_private
 from nxparse.upload import File, Upload
 
 # Postfix's own times: to connect, for each answer, and for the one behind the
@@ -49,6 +51,7 @@ AFTER_DOT = 600.0
 MAX_ANSWER = 1 << 16  # bytes of an answer, which may have many lines
 # A wrong password does not become right by trying; some servers lock accounts.
 AUTH_RETRY = 3600.0
+MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5")  # the first that the server offers is used
 
 _LINE = 57  # bytes in a line of 76 characters of base64
 _BLOCK = _LINE * 1024
@@ -93,7 +96,7 @@ def smarthost(url: str) -> Smarthost:
     except ValueError:
         raise ValueError("no smtp://, smtp+starttls:// or smtps:// with a host") from None
     if not host or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError("not like smtp://user:password@host:587")
+        raise ValueError("not like smtps://user:password@host")
     return Smarthost(
         host,
         port or _PORTS[security],
@@ -186,12 +189,16 @@ def compose(
 def _attachment_head(boundary: str, file: File) -> bytes:
     name = file.safe_name
     # A safe name has no quote and no backslash in it.
-    parameter = (
-        f'filename="{name}"' if name.isascii() else f"filename*=utf-8''{quote(name, safe='')}"
-    )
+    if name.isascii():
+        type_name, parameter = "", f'filename="{name}"'
+    else:
+        # Old Outlook does not know RFC 2231, and takes the name from here.
+        words = Header(name, "utf-8", maxlinelen=75, header_name="name").encode(linesep="\r\n")
+        type_name = f';\r\n name="{words}"'
+        parameter = f"filename*=utf-8''{quote(name, safe='')}"
     lines = (
         f"--{boundary}",
-        f"Content-Type: {file.content_type}",
+        f"Content-Type: {file.content_type}{type_name}",
         f"Content-Disposition: attachment;\r\n {parameter}",
         "Content-Transfer-Encoding: base64",
         "",
@@ -257,6 +264,37 @@ def verdict(code: int) -> Verdict:
     if code in (250, 251, 252):
         return Verdict.DONE
     return Verdict.PERMANENT if 500 <= code <= 599 else Verdict.TEMPORARY
+
+
+# Enhanced status codes (RFC 3463): the message is too large for the system, or for the mailbox.
+_SIZE_STATUS = re.compile(r"(?<![\d.])5\.(?:3\.4|2\.3)(?!\.?\d)")
+# Codes whose usual meaning is the size, unless they are for a full mailbox or for the content.
+_SIZE_CODES = (523, 552)
+_OTHER_STATUS = re.compile(r"(?<![\d.])5\.(?:2\.2|7\.\d+)(?!\.?\d)")
+_SIZE_WORDS = re.compile(
+    r"\btoo (?:big|large)\b"
+    r"|\b(?:message|mail|stream|data|content)(?: is)? too long\b"
+    r"|\b(?:size|length|bytes)\b.{0,60}\b(?:exceed|limit|maximum|more than|larger|greater)"
+    r"|\b(?:exceed|limit|maximum|more than|larger|greater).{0,60}"
+    r"\b(?:size|length|bytes|\d+ ?[kMG]B)\b",
+    re.IGNORECASE,
+)
+_OTHER_WORDS = re.compile(r"\b(?:mailbox|quota|header|line|subject|address)\b", re.IGNORECASE)
+
+
+def means_size(code: int, text: bytes) -> bool:
+    """Whether a permanent refusal may be for the size of the message.
+
+    Many servers say so in the text only (`554 Message too large`).
+    """
+    if not 500 <= code <= 599:
+        return False
+    words = " ".join(text.decode("utf-8", "replace").split())
+    if _SIZE_STATUS.search(words):
+        return True
+    if code in _SIZE_CODES and not _OTHER_STATUS.search(words):
+        return True
+    return bool(_SIZE_WORDS.search(words)) and not _OTHER_WORDS.search(words)
 
 
 def send(letter: OutgoingMessage, server: Smarthost) -> list[Refused]:
@@ -373,9 +411,8 @@ class _Session:
     def __init__(self, server: Smarthost) -> None:
         self.sent = False
         self._server = server
-        # Without a password there is nothing to protect but the way: then a
-        # certificate that nobody has signed is better than none (RFC 7435).
-        verified = server.security is not Security.IF_OFFERED or server.password
+        # Without a login, TLS with any certificate is better than none (RFC 7435).
+        verified = server.security is not Security.IF_OFFERED or server.user
         context = ssl.create_default_context()
         if not verified:
             context.check_hostname = False
@@ -404,22 +441,41 @@ class _Session:
         elif server.security is Security.STARTTLS:
             raise UnreachableError(f"{server} does not offer STARTTLS, which nx_smtp demands")
         if server.user:
+            if not is_private(smtp.sock):
+                raise UnreachableError(
+                    f"{server} does not offer STARTTLS, so user and password were not sent: "
+                    f"set nx_smtp to smtps://, or to a port that offers STARTTLS"
+                )
             self._login()
 
     def _login(self) -> None:
         """AUTH, in UTF-8 (RFC 4616): smtplib's own takes ASCII only."""
         server, smtp = self._server, self._smtp
-        mechanisms = smtp.esmtp_features.get("auth", "").upper().split()
-        if "PLAIN" in mechanisms:
-            token = _base64(f"\0{server.user}\0{server.password}")
-            code, text = smtp.docmd("AUTH", f"PLAIN {token}")
-        elif "LOGIN" in mechanisms:
-            code, text = smtp.docmd("AUTH", "LOGIN")
-            for word in (server.user, server.password):
-                if code == 334:
-                    code, text = smtp.docmd(_base64(word))
-        else:
-            code, text = 504, b"it offers neither AUTH PLAIN nor AUTH LOGIN"
+        offered = smtp.esmtp_features.get("auth", "").upper().split()
+        match next((one for one in MECHANISMS if one in offered), None):
+            case "PLAIN":
+                token = _base64(f"\0{server.user}\0{server.password}")
+                code, text = smtp.docmd("AUTH", f"PLAIN {token}")
+            case "LOGIN":
+                code, text = smtp.docmd("AUTH", "LOGIN")
+                for word in (server.user, server.password):
+                    if code == 334:
+                        code, text = smtp.docmd(_base64(word))
+            case "CRAM-MD5":
+                code, text = smtp.docmd("AUTH", "CRAM-MD5")
+                # A challenge that is not base64, and Python without MD5, end the login.
+                with contextlib.suppress(ValueError):
+                    if code == 334:
+                        challenge = base64.b64decode(text)
+                        digest = hmac.new(server.password.encode(), challenge, "md5").hexdigest()
+                        code, text = smtp.docmd(_base64(f"{server.user} {digest}"))
+            case _:
+                raise UnreachableError(
+                    f"{server} offers no way to log in that is supported (it offers: "
+                    f"{self._words(' '.join(offered).encode()) or 'none'}; supported: "
+                    f"{' '.join(MECHANISMS)}): check host and port in nx_smtp",
+                    AUTH_RETRY,
+                )
         if code not in (235, 503):
             raise UnreachableError(
                 f"{server} does not let user {server.user!r} in ({code} {self._words(text)}): "
@@ -435,13 +491,18 @@ class _Session:
             if re.fullmatch("[0-9]{1,18}", limit) and 0 < int(limit) < letter.size:
                 raise TooLargeError(f"{self._server} takes at most {limit} bytes")
             options = [f"SIZE={letter.size}"]
+        several = len(letter.attachments) > 1
         self._judge("sender", *smtp.mail(letter.sender, options))
         refused = []
         for recipient in letter.recipients:
             code, text = smtp.rcpt(recipient)
             if (found := verdict(code)) is not Verdict.DONE:
                 said = f"{code} {self._words(text)}"
-                refused.append(Refused(recipient, found is Verdict.PERMANENT, said))
+                is_final = found is Verdict.PERMANENT
+                # Here the bare code 552 means a full mailbox.
+                if is_final and several and options and means_size(550, text):
+                    raise TooLargeError(f"{self._server} refuses {recipient}: {said}")
+                refused.append(Refused(recipient, is_final, said))
         if len(refused) == len(letter.recipients):
             return refused
         code, text = smtp.docmd("DATA")
@@ -473,7 +534,7 @@ class _Session:
 
     def _judge(self, what: str, code: int, text: bytes) -> None:
         said = f"{self._server} refuses the {what}: {code} {self._words(text)}"
-        if code == 552:
+        if means_size(code, text):
             raise TooLargeError(said)
         if code == 530:  # It wants a password, or TLS: as lasting as a wrong one, and as curable.
             raise UnreachableError(said, AUTH_RETRY)

@@ -36,6 +36,7 @@ from nxparse.deliver.errors import (
     one_line,
 )
 from nxparse.deliver.http_client import ConnectError, NoResponseError, Origin, Response
+from nxparse.deliver.privacy import is_loopback
 from nxparse.upload import File, Upload, camera
 
 VISIBILITIES = ("public", "unlisted", "private", "direct")
@@ -83,6 +84,8 @@ def account(url: str) -> Account:
         raise ValueError("not a URL like https://TOKEN@host/") from None
     if parts.scheme not in ("http", "https") or not re.fullmatch(r"[\w.:-]+", host):
         raise ValueError("not a URL like https://TOKEN@host/")
+    if parts.scheme == "http" and not is_loopback(host):
+        raise ValueError("http:// would send the access token unencrypted: use https://")
     if parts.path not in ("", "/") or parts.fragment:
         raise ValueError("there is more behind the host than /?visibility=...&postscript=...")
     token = unquote(parts.password or parts.username or "")
@@ -297,7 +300,13 @@ class _Server:
             headers["Idempotency-Key"] = key
         try:
             response = http_client.request(
-                self._to.origin, method, path, headers, body, max_body=MAX_ANSWER + 1
+                self._to.origin,
+                method,
+                path,
+                headers,
+                body,
+                max_body=MAX_ANSWER + 1,
+                has_secret=True,
             )
         except ConnectError as error:
             raise UnreachableError(self._clean(f"{self._to}: {error}")) from None

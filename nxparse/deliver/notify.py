@@ -9,12 +9,14 @@ and writes the reason to its log: so every failure is a reason to try again.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nxparse.deliver.copies import copies
 from nxparse.deliver.errors import TemporaryError, one_line
+from nxparse.deliver.privacy import is_loopback
 from nxparse.upload import File, Upload
 
 _LOGGER = logging.getLogger("apprise")
@@ -28,10 +30,30 @@ def service(url: str) -> Any:
         raise ValueError("notify needs Apprise: pip install apprise") from None
     # What it says may name secrets; `send` tells what of it can be told.
     _LOGGER.propagate = False
-    found = apprise.Apprise()
+    # In threads of Apprise's own, several services would log where nobody listens.
+    found = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False))
     if not found.add(url):
         raise ValueError("not a URL that Apprise knows, see https://appriseit.com")
+    for one in found:
+        _check_encryption(one)
     return found
+
+
+def _check_encryption(one: Any) -> None:
+    """Raise ValueError if a service would send a secret unencrypted to another machine."""
+    # Apprise writes the scheme that it uses in the end, and leaves out what is secret.
+    shown = one.url(privacy=True)
+    scheme = shown.partition("://")[0]
+    if scheme in _schemes(one.protocol) and shown != one.url() and not is_loopback(one.host or ""):
+        secure = " or ".join(f"{name}://" for name in _schemes(one.secure_protocol))
+        raise ValueError(
+            f"{scheme}:// would send its password or token unencrypted: "
+            f"use {secure or 'another service'}"
+        )
+
+
+def _schemes(protocol: str | Sequence[str] | None) -> Sequence[str]:
+    return (protocol,) if isinstance(protocol, str) else protocol or ()
 
 
 def send(upload: Upload, files: Sequence[File], to: Any, folder: Path) -> None:
@@ -52,11 +74,13 @@ def send(upload: Upload, files: Sequence[File], to: Any, folder: Path) -> None:
 
 
 class _Said(logging.Handler):
-    """Hears what Apprise says while this is entered."""
+    """Records the last warning that Apprise logs in this thread while this is entered."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._last = ""
+        thread = threading.get_ident()
+        self.addFilter(lambda record: record.thread == thread)
 
     def __enter__(self) -> _Said:
         _LOGGER.addHandler(self)

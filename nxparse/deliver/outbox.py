@@ -5,7 +5,8 @@ that a server which does not answer holds up nobody else's mail. How a delivery
 may end:
 
     it succeeds            it is done for good
-    a recipient is refused the others are done; he is tried again, or given up
+    a recipient is refused the others are done; this one is retried or given up. If all
+                           are refused for good, the delivery has failed
     it fails for now       it waits: 15 seconds, then as long as it has waited
                            already, at most an hour, each a little longer or
                            shorter than the last; after `retry_for` it is given up
@@ -35,6 +36,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
 
 from nxparse.deliver.errors import (
@@ -246,10 +248,21 @@ class Outbox:
     def _settle(
         self, upload: Upload, files: Sequence[File], delivery: Delivery, outcome: Outcome
     ) -> None:
-        logger.info(f"upload {delivery.id}: {outcome.told}")
+        """Note how a delivery has ended for each of its recipients.
+
+        It is done if at least one was reached, and failed if all were refused for good.
+        """
         expired = delivery.waited >= self._retry_for
         later = [one for one in outcome.refused if not one.permanent and not expired]
         never = [one for one in outcome.refused if one not in later]
+        refused = {one.recipient for one in outcome.refused}
+        reached = tuple(one for one in delivery.recipients if one not in refused)
+        if never and not later and not reached:
+            self._give_up(upload, files, delivery, _common_reason(never))
+            return
+        if reached:
+            logger.info(f"upload {delivery.id}: {outcome.told}")
+        missed = f"not delivered to {_refusals(never)}" if never else ""
         if never:
             try:
                 where = self._keep(upload, files, delivery)
@@ -258,14 +271,12 @@ class Outbox:
                 left = [one.recipient for one in outcome.refused]
                 self._retry(delivery, f"{_refusals(never)}; {error_reason(error)}", left)
                 return
-            logger.warning(f"upload {delivery.id}: not delivered to {_refusals(never)}; {where}")
+            logger.warning(f"upload {delivery.id}: {missed}; {where}")
         if later:
             self._retry(delivery, _refusals(later), [one.recipient for one in later])
-        elif never and len(never) == len(delivery.recipients):
-            self._note(delivery, partial(self._spool.failed, delivery, _refusals(never)))
         else:
-            missed = f"not delivered to {_refusals(never)}" if never else ""
-            self._note(delivery, partial(self._spool.done, delivery, missed))
+            done = replace(delivery, recipients=reached)
+            self._note(delivery, partial(self._spool.done, done, missed))
 
     def _note(self, delivery: Delivery, note: Callable[[], None]) -> None:
         """Note in the spool what has become of a delivery; if that fails, when it is due again."""
@@ -351,6 +362,12 @@ def waiting_time(waited: float, least: float = 0.0) -> float:
 
 def _refusals(refused: Sequence[Refused]) -> str:
     return format_list([f"{printable(one.recipient)} ({one.reason})" for one in refused])
+
+
+def _common_reason(refused: Sequence[Refused]) -> str:
+    """The reason why all of these were refused, with their names only if the reasons differ."""
+    reasons = {one.reason for one in refused}
+    return reasons.pop() if len(reasons) == 1 else _refusals(refused)
 
 
 def describe_waiting(

@@ -1,6 +1,7 @@
 """Which way out an upload takes: rules `PATTERN=TARGET`, from the option nx_route.
 
-A pattern is a glob for a recipient's address, matched without case. The first
+A pattern is a glob for a recipient's address, matched without case, and against the
+address as mail would be sent to it, however it is spelled (`nxparse.address`). The first
 rule that fits decides; further rules with exactly the same pattern add their
 targets to it. Who fits no rule gets the default target. Recipients with the
 same target share one delivery.
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from urllib.parse import quote
 
+from nxparse.address import comparable
 from nxparse.text import printable
 
 DISK_ONLY = ("save", "drop")
@@ -125,8 +127,8 @@ def _targets(rules: Sequence[Rule], default: Target, name: str) -> list[Target]:
 
 
 def fits(pattern: str, name: str) -> bool:
-    """Does a glob fit a name, both without case?"""
-    return fnmatchcase(name.lower(), pattern.lower())
+    """Whether a glob matches an address or a name, in any spelling of it."""
+    return fnmatchcase(comparable(name), comparable(pattern))
 
 
 def shown(text: str) -> str:

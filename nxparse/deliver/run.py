@@ -6,11 +6,13 @@ argument or a part of one, whatever is in it. The file is a copy under its own
 name in a folder of its own, which is there until the command ends.
 
 Exit status 0 is a success, 75 means later (EX_TEMPFAIL of sysexits.h), and so do
-a time limit that is over and a signal. Any other is final. What the command
-writes is read, since a full pipe would stop it, and its last line is told if it
-fails. A program that cannot be started may be mended, and until then everything
-else for it waits; but an argument that is too long stays so. The program is told
-as it is written, since a variable may hold a secret.
+a time limit that is over and a signal. Any other is final. A program does not
+outlive this process, where it would run beside its own repeat; only one that
+detaches itself (setsid) is left alone. What the command writes is read, since a
+full pipe would stop it, and its last line is told if it fails. A program that
+cannot be started may be mended, and until then everything else for it waits; but
+an argument that is too long stays so. The program is told as it is written, since
+a variable may hold a secret.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nxparse.deliver.copies import copies
@@ -42,6 +44,8 @@ LATER = 75
 TAIL = 4096  # bytes of its output that are looked at
 DRAIN = 1.0  # seconds to read what is left of it
 PLACEHOLDERS = ("file", "sender", "recipient", "subject", "text", "camera")
+
+_running: set[subprocess.Popen[bytes]] = set()
 
 _PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
 _NAME = re.compile(rf"\$\{{([A-Za-z_][A-Za-z0-9_]*)\}}|{_PLACEHOLDER.pattern}")
@@ -105,17 +109,63 @@ def _call(program: str, arguments: Sequence[str]) -> None:
     except OSError as error:
         raise _not_started(program, arguments[0], error) from None
     tail = _Tail(process)
+    _running.add(process)
     try:
-        status = process.wait(TIME_LIMIT)
+        with _watched(process.pid):
+            status = process.wait(TIME_LIMIT)
     except subprocess.TimeoutExpired:
         raise TemporaryError(f"{name} has not ended within {TIME_LIMIT:.0f} s") from None
     finally:
         _end(process)
+        _running.discard(process)
     told = f"{name} {_ending(status)}{_last_line(tail.read())}"
     if status == LATER or status < 0:
         raise TemporaryError(told)
     if status:
         raise PermanentError(told)
+
+
+def end_running() -> int:
+    """End all programs that still run, and what they have started. Returns their number.
+
+    Their deliveries fail for now.
+    """
+    running = [process for process in tuple(_running) if process.poll() is None]
+    for process in running:
+        _kill(process)
+    return len(running)
+
+
+@contextmanager
+def _watched(group: int) -> Iterator[None]:
+    """Have a process group killed if this process ends while this is entered, even by a crash.
+
+    The shell waits for a line or for the end of its input, which this process alone holds open.
+    (PR_SET_PDEATHSIG would end the program only, not what it has started.)
+    """
+    if os.name != "posix":
+        yield
+        return
+    reading, writing = os.pipe()
+    try:
+        try:
+            watcher = subprocess.Popen(
+                ["/bin/sh", "-c", 'read -r _ || kill -s KILL -- "-$1"', "sh", str(group)],
+                stdin=reading,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        finally:
+            os.close(reading)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                os.write(writing, b"\n")
+            watcher.wait()
+    finally:
+        os.close(writing)
 
 
 def _not_started(program: str, path: str, error: OSError) -> Exception:
@@ -156,12 +206,16 @@ class _Tail:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End what has not ended, and what it has started."""
+    _kill(process)
+    process.wait()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
     with suppress(OSError):
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()
-    process.wait()
 
 
 def _ending(status: int) -> str:

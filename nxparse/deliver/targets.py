@@ -5,13 +5,20 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from nxparse.address import is_deliverable
 from nxparse.deliver import forward, mail, mastodon, notify, routes, run
-from nxparse.deliver.errors import Outcome, PermanentError, TooLargeError, UnreachableError
+from nxparse.deliver.errors import (
+    Outcome,
+    PermanentError,
+    TemporaryError,
+    TooLargeError,
+    UnreachableError,
+)
 from nxparse.deliver.outbox import Deliver
 from nxparse.deliver.save import describe_saved, save
 from nxparse.store.spool import Delivery
@@ -146,9 +153,17 @@ def _mail(
         )
     except ValueError as error:
         raise PermanentError(str(error)) from None
-    refused = mail.send(letter, settings.smtp)
-    missed = {one.recipient for one in refused}
-    # Not `recipients`: those of the letter are spelled as the server knows them.
-    reached = [one for one in letter.recipients if one not in missed]
+    refused = {one.recipient: one for one in mail.send(letter, settings.smtp)}
+    if address and refused:
+        [one] = refused.values()
+        raise (PermanentError if one.permanent else TemporaryError)(one.reason)
+    # The letter has the recipients in the spelling that the server knows.
+    spelled = list(zip(recipients, letter.recipients, strict=True))
+    reached = [known for _, known in spelled if known not in refused]
     told = f"mailed to {format_list(reached)}" if reached else "not mailed"
-    return Outcome(f"{told} through {settings.smtp}", tuple(refused))
+    return Outcome(
+        f"{told} through {settings.smtp}",
+        tuple(
+            replace(refused[known], recipient=typed) for typed, known in spelled if known in refused
+        ),
+    )

@@ -133,7 +133,7 @@ def _lines(past: UploadRecord, now: float, attempted: Collection[Attempted]) -> 
         said: dict[_Line, list[str]] = {}
         for fate in fates:
             tried = (past.arrival.id, target, fate.part) in attempted
-            line = _Line(fate.state, sentence(fate, now, being_tried=tried))
+            line = _Line(_shown_state(fate), sentence(fate, now, being_tried=tried))
             said.setdefault(line, []).append(_name(past.files, fate.part))
         for line, names in said.items():
             about = f"{format_list(names)}: " if len(said) > 1 else ""
@@ -145,6 +145,11 @@ def _name(files: Sequence[FileRecord], part: int) -> str:
     return printable(named)
 
 
+def _shown_state(fate: DeliveryStatus) -> str:
+    """The class of a line. A delivery that missed some of its recipients is only partly done."""
+    return "partly" if fate.state == "done" and fate.reason else fate.state
+
+
 def sentence(fate: DeliveryStatus, now: float, *, being_tried: bool = False) -> str:
     """What has become of an upload, in plain words, without anything secret."""
     participle = _participle(fate)
@@ -152,7 +157,7 @@ def sentence(fate: DeliveryStatus, now: float, *, being_tried: bool = False) -> 
     match fate.state:
         case "done":
             told = participle[0].upper() + participle[1:]
-            return f"{told}; {reason}" if reason.startswith("not ") else told
+            return f"{told}; {reason}" if reason else told
         case "failed":
             return f"Could not be {participle}: {reason}. The files are kept."
         case _ if being_tried:

@@ -558,7 +558,7 @@ class Spool:
     def done(self, delivery: Delivery, reason: str = "") -> None:
         """The delivery has succeeded. After the last one of an upload its body is deleted.
 
-        `reason` says for whom it has not.
+        The recipients of `delivery` are those reached; `reason` names the others.
         """
         self._settle(delivery, "done", reason)
 
@@ -800,8 +800,9 @@ class Spool:
     def _settle(self, delivery: Delivery, state: str, reason: str) -> None:
         with self._database.transaction() as database:
             database.execute(
-                f"UPDATE delivery SET attempts = attempts + 1, state = ?, reason = ? WHERE {_KEY}",
-                (state, reason, *_key(delivery)),
+                "UPDATE delivery SET attempts = attempts + 1, state = ?, reason = ?,"
+                f" recipients = ? WHERE {_KEY}",
+                (state, reason, json.dumps(list(delivery.recipients)), *_key(delivery)),
             )
             if not delivery.part:
                 query = "UPDATE upload SET open = 0 WHERE id = ? AND open"

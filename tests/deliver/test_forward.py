@@ -45,6 +45,7 @@ from nxparse.deliver.save import folder_for
 from nxparse.multipart import Encoded
 from tests import bodies
 from tests.box import NOON, Box
+from tests.far import appear_far
 from tests.faults import contents, make_lazy
 from tests.smtp_servers import Authority
 from tests.web_servers import HOST, OK, Act, Script, WebServer
@@ -577,6 +578,30 @@ class TestStatus:
             f"redirects are not followed, so the rule needs the final URL"
         )
         assert (other.connections, running.connections) == (0, 1)
+
+    def test_password_in_clear(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A server on another machine gets the password over TLS or not at all."""
+        appear_far(monkeypatch)
+        with WebServer() as running, pytest.raises(UnreachableError) as caught:
+            send(encoded(), ID, at(running, login="me:geheim@"), NOON)
+        assert str(caught.value).replace(str(at(running)), "SERVER") == (
+            "SERVER: the password was not sent, as http:// does not encrypt it: "
+            "use https:// in the rule"
+        )
+        assert running.posts == []
+
+    def test_no_password_in_clear(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without a password, http:// is enough."""
+        appear_far(monkeypatch)
+        with WebServer() as running:
+            assert send(encoded(), ID, at(running), NOON) == "200"
+
+    def test_password_over_tls(self, trusted: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Over TLS a server on another machine gets the password."""
+        appear_far(monkeypatch)
+        with WebServer(tls=trusted.context()) as running:
+            assert send(encoded(), ID, at(running, login="me:geheim@"), NOON) == "200"
+        assert ("Authorization", "Basic bWU6Z2VoZWlt") in running.post.headers
 
     @pytest.mark.parametrize("status", [401, 407])
     def test_login_is_tried_once(self, status: int) -> None:

@@ -11,11 +11,14 @@ import functools
 import itertools
 import os
 import re
+import shutil
 import socket
+import subprocess
+import sys
 import time
 import traceback
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from email.header import decode_header, make_header
 from email.message import EmailMessage
@@ -43,12 +46,18 @@ from nxparse.deliver.mail import (
     Smarthost,
     Verdict,
     compose,
+    means_size,
     send,
     smarthost,
     verdict,
 )
+from nxparse.deliver.save import folder_for
+from nxparse.server import page
 from nxparse.upload import File, Upload
 from tests import bodies
+from tests.box import Box
+from tests.far import appear_far
+from tests.faults import contents
 from tests.smtp_servers import (
     HOST,
     Act,
@@ -119,12 +128,22 @@ def content(letter: OutgoingMessage) -> bytes:
 
 
 def parsed(data: bytes) -> EmailMessage:
-    """A message read by the standard library, which finds nothing wrong with it."""
+    """A message read by the standard library, which finds nothing wrong with it.
+
+    Encoded words in the name of a file are against RFC 2047, but mail programs write
+    them all the same, for those that do not know RFC 2231.
+    """
     message = email.message_from_bytes(data, policy=email.policy.default)
     assert isinstance(message, EmailMessage)
     for part in message.walk():
         assert part.defects == []
-        assert [(name, value.defects) for name, value in part.items() if value.defects] == []
+        defects = [
+            (name, str(defect))
+            for name, value in part.items()
+            for defect in value.defects
+            if name != "Content-Type" or not re.search("encoded.word", str(defect))
+        ]
+        assert defects == []
     return message
 
 
@@ -142,6 +161,18 @@ def read_back(letter: OutgoingMessage) -> ReadBack:
         text.get_content(),
         [(file.get_filename(), file.get_content_type(), file.get_content()) for file in files],
     )
+
+
+def name_for_old_programs(letter: OutgoingMessage) -> str:
+    """The name of the only attachment for a program that knows nothing of RFC 2231.
+
+    It takes `filename` of Content-Disposition, or `name` of Content-Type, and decodes it.
+    """
+    _, file = email.message_from_bytes(content(letter)).get_payload()
+    name = file.get_param("filename", header="Content-Disposition")
+    if not isinstance(name, str):
+        name = file.get_param("name")
+    return str(make_header(decode_header(name)))
 
 
 def mailboxes(letter: OutgoingMessage, header: str) -> list[tuple[str, str]]:
@@ -243,7 +274,7 @@ class TestSmarthost:
                 )
             ),
             *(
-                pytest.param(url, "not like smtp://user:password@host:587", id=url)
+                pytest.param(url, "not like smtps://user:password@host", id=url)
                 for url in (
                     "smtp:",
                     "smtp://",
@@ -311,7 +342,8 @@ class TestCompose:
             "/9j/" * 19,
             "/9j/",
             f"--nx-{ID}",
-            "Content-Type: image/jpeg",
+            "Content-Type: image/jpeg;",
+            ' name="=?utf-8?b?67mILmpwZw==?="',
             "Content-Disposition: attachment;",
             " filename*=utf-8''%EB%B9%88.jpg",
             "Content-Transfer-Encoding: base64",
@@ -581,8 +613,9 @@ class TestInjection:
     )
     def test_attachment(self, name: str | None, expected: str) -> None:
         """N13: an attachment has the name that it has on disk, and its own bytes."""
-        found = read_back(composed(upload(photo(name=name))))
-        assert found.attachments == [(expected, "image/jpeg", PHOTO)]
+        letter = composed(upload(photo(name=name)))
+        assert read_back(letter).attachments == [(expected, "image/jpeg", PHOTO)]
+        assert name_for_old_programs(letter) == expected
 
     @pytest.mark.parametrize(
         "claimed",
@@ -1017,6 +1050,82 @@ class TestCertificates:
         assert [found.secure for found in server.mails] == [True]
 
 
+# What servers say to a message that is too large, from their sources and documentation.
+TOO_LARGE = [
+    "552 5.3.4 Message size exceeds fixed limit",  # Postfix, MAIL FROM
+    "552 5.3.4 Error: message file too big",  # Postfix, after DATA
+    "552 Message size exceeds maximum permitted",  # Exim
+    "552 message too big",  # Exim
+    "552 5.2.3 Message size exceeds fixed maximum message size (20000000)",  # Sendmail
+    "552 5.3.4 Message is too large; 20000000 bytes max",  # Sendmail
+    "550 5.3.4 ROUTING.SizeLimit; message size exceeds fixed maximum size for route",  # Exchange
+    "550 5.2.3 RESOLVER.RST.RecipSizeLimit; message too large for this recipient",  # Exchange
+    "550 5.2.3 RESOLVER.RST.SendSizeLimit.Sender; message too large for this sender",
+    "554 5.2.3 MapiExceptionMessageSizeExceeded",  # Exchange Online
+    "552-5.3.4 Your message exceeded Google's message size limits. To view our\r\n"
+    "552-5.3.4 message size guidelines, go to\r\n"
+    "552 5.3.4 https://support.google.com/mail/?p=MaxSizeError x17-20020a5d - gsmtp",
+    "552-5.2.3 Your message exceeded Google's message size limits.\r\n552 5.2.3 x17 - gsmtp",
+    "554 Message too large",  # Yahoo
+    "552 5.3.4 Message size exceeds fixed maximum size",  # Yahoo
+    "552-Requested mail action aborted: exceeded storage allocation\r\n"
+    "552-Message size exceeds maximum permitted\r\n"
+    "552 For explanation visit https://postmaster.gmx.net/en/case?c=r0601",  # GMX, web.de
+    "552 Requested mail action aborted: exceeded storage allocation",  # GMX, web.de
+    "554 Transaction failed: Message is too big",  # GMX, web.de
+    "553 Message size exceeds the limit",  # Zoho
+    "554 5.6.0 Message size is more than the allowed limit",  # Zoho
+    "554 Transaction failed: Message too long.",  # Amazon SES
+    "554 Message rejected: Stream is more than 6000 bytes long.",
+    "554 Transaction failed: Message length is more than 10485760 bytes long: '10485761'.",
+    "552 sorry, that message size exceeds my databytes limit (#5.3.4)",  # qmail
+    "523 Message length (41000000 bytes) exceeds administrative limit.",  # Courier
+    "552 #5.3.4 message size exceeds limit",  # IronPort
+    "554 Maximum email size exceeded.",  # Mimecast
+    "554 Rejected - Message size exceeds the maximum allowed size",  # hMailServer
+    "550 Requested action not taken: email larger than 25 MB",
+    "552",
+]
+# What they say for another reason.
+NOT_TOO_LARGE = [
+    "554 5.7.1 spam",
+    "554 5.7.1 Message exceeded the spam threshold",
+    "550 5.7.1 Message rejected due to content restrictions",
+    "550 5.1.1 <me@example.org>: Recipient address rejected: User unknown",
+    "550 No such user here",
+    "552 5.2.2 mailbox full",
+    "550 5.2.2 mailbox size limit exceeded",
+    "554 5.2.2 <me@example.org> quota exceeded",
+    "552-5.7.0 This message was blocked because its content presents a potential\r\n"
+    "552 5.7.0 security issue. x17 - gsmtp",
+    "550 5.4.5 Daily user sending limit exceeded.",
+    "554 5.4.6 Too many hops",
+    "550 5.6.0 Line too long",
+    "554 header section too large",
+    "550 5.7.1 client [85.3.4.17] blocked, see http://example.org/85.2.3",
+    "554 5.5.1 no valid recipients",
+    "550 Message rate limit exceeded",
+    "550 5.6.1 Message contains a file that is not allowed",
+]
+
+
+def answered(lines: str) -> tuple[int, bytes]:
+    """An answer as smtplib gives it: the code, and the texts of its lines."""
+    return int(lines[:3]), b"\n".join(line[4:].encode() for line in lines.split("\r\n"))
+
+
+@pytest.mark.parametrize("said", TOO_LARGE)
+def test_means_size(said: str) -> None:
+    """A refusal that may be for the size is known, whatever its code."""
+    assert means_size(*answered(said))
+
+
+@pytest.mark.parametrize("said", NOT_TOO_LARGE)
+def test_does_not_mean_size(said: str) -> None:
+    """Others are not taken for one."""
+    assert not means_size(*answered(said))
+
+
 SENT = ["connect", "EHLO", "MAIL", "RCPT", "DATA", ".", "QUIT"]
 UP_TO_EHLO, UP_TO_MAIL, UP_TO_RCPT, UP_TO_DATA, UP_TO_DOT = (SENT[:end] for end in range(2, 7))
 GARBAGE = b"\0\xff garbage\x1b[31m\r\n"
@@ -1134,6 +1243,12 @@ class TestScripted:
                 [*UP_TO_MAIL, "QUIT"],
                 id="T05-mail-530",
             ),
+            pytest.param(
+                {"MAIL": "554 5.2.3 too much"},
+                too_large("SERVER refuses the sender: 554 5.2.3 too much"),
+                [*UP_TO_MAIL, "QUIT"],
+                id="mail-554-size",
+            ),
             pytest.param({"MAIL": Act.CLOSE}, LOST, UP_TO_MAIL, id="T06-mail-closed"),
             # RCPT
             pytest.param({"RCPT": "251 2.1.5 forwarded"}, [], SENT, id="T07-rcpt-251"),
@@ -1177,6 +1292,12 @@ class TestScripted:
                 id="T08-data-554",
             ),
             pytest.param(
+                {"DATA": "554 5.3.4 Message too big for system"},
+                too_large("SERVER refuses the message: 554 5.3.4 Message too big for system"),
+                [*UP_TO_DATA, "QUIT"],
+                id="data-554-size",
+            ),
+            pytest.param(
                 {"DATA": "250 2.0.0 what?"},
                 temporary("SERVER answers DATA with 250"),
                 [*UP_TO_DATA, "QUIT"],
@@ -1205,6 +1326,18 @@ class TestScripted:
                 too_large("SERVER refuses the message: 552 5.3.4 too large"),
                 SENT,
                 id="T06-dot-552",
+            ),
+            pytest.param(
+                {".": "550 5.2.3 too much"},
+                too_large("SERVER refuses the message: 550 5.2.3 too much"),
+                SENT,
+                id="dot-550-size",
+            ),
+            pytest.param(
+                {".": "451 4.3.0 message too large for now"},
+                temporary("SERVER refuses the message: 451 4.3.0 message too large for now"),
+                SENT,
+                id="dot-451-size",
             ),
             pytest.param({".": Act.CLOSE}, LOST, UP_TO_DOT, id="T09-behind-the-dot"),
             pytest.param({".": Act.RESET}, LOST, UP_TO_DOT, id="T09-reset-behind-the-dot"),
@@ -1523,12 +1656,7 @@ class TestStartTls:
         }
         with ScriptedServer(script, tls=trusted.context()) as server:
             found = outcome(LETTER, at(server, Security.STARTTLS, USER, SECRET))
-        assert found == temporary(
-            "SERVER does not let user 'me@example.org' in "
-            "(504 it offers neither AUTH PLAIN nor AUTH LOGIN): "
-            "check the user and password in nx_smtp",
-            3600.0,
-        )
+        assert found == no_login()
         assert server.keys == ["connect", "EHLO", "STARTTLS", "EHLO"]
         assert server.in_clear == ["connect", "EHLO", "STARTTLS"]
 
@@ -1548,10 +1676,18 @@ def not_let_in(said: str) -> Failure:
     )
 
 
+def no_login(offered: str = "none") -> Failure:
+    return temporary(
+        f"SERVER offers no way to log in that is supported (it offers: {offered}; "
+        f"supported: PLAIN LOGIN CRAM-MD5): check host and port in nx_smtp",
+        3600.0,
+    )
+
+
 AUTH_PLAIN = ehlo("AUTH PLAIN LOGIN")
+AUTH_CRAM_MD5 = ehlo("AUTH SCRAM-SHA-256 CRAM-MD5")
 AUTH_LOGIN = ehlo("AUTH CRAM-MD5 LOGIN")
 UP_TO_AUTH = [*UP_TO_EHLO, "AUTH"]
-NEITHER = "504 it offers neither AUTH PLAIN nor AUTH LOGIN"
 
 
 class TestAuth:
@@ -1623,18 +1759,43 @@ class TestAuth:
                 [*UP_TO_AUTH, "response", "response"],
                 id="T05-login-password-535",
             ),
-            pytest.param({}, not_let_in(NEITHER), UP_TO_EHLO, id="T05-not-offered"),
+            pytest.param({}, no_login(), UP_TO_EHLO, id="T05-not-offered"),
+            pytest.param({"EHLO": ehlo("AUTH")}, no_login(), UP_TO_EHLO, id="T05-none-offered"),
             pytest.param(
-                {"EHLO": "500 what?"},
-                not_let_in(NEITHER),
-                ["connect", "EHLO", "HELO"],
-                id="T05-no-ehlo",
+                {"EHLO": "500 what?"}, no_login(), ["connect", "EHLO", "HELO"], id="T05-no-ehlo"
             ),
             pytest.param(
-                {"EHLO": ehlo("AUTH XOAUTH2 CRAM-MD5")},
-                not_let_in(NEITHER),
+                {"EHLO": ehlo("AUTH XOAUTH2 DIGEST-MD5")},
+                no_login("XOAUTH2 DIGEST-MD5"),
                 UP_TO_EHLO,
                 id="T05-others-offered",
+            ),
+            pytest.param(
+                {
+                    "EHLO": AUTH_CRAM_MD5,
+                    "AUTH": "334 PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+",
+                },
+                [],
+                [*UP_TO_AUTH, "response", *SENT[2:]],
+                id="cram-md5",
+            ),
+            pytest.param(
+                {"EHLO": AUTH_CRAM_MD5, "AUTH": "334 PDE4", "response": "535 5.7.8 no"},
+                not_let_in("535 5.7.8 no"),
+                [*UP_TO_AUTH, "response"],
+                id="cram-md5-535",
+            ),
+            pytest.param(
+                {"EHLO": AUTH_CRAM_MD5, "AUTH": "535 5.7.8 no"},
+                not_let_in("535 5.7.8 no"),
+                UP_TO_AUTH,
+                id="cram-md5-no-challenge",
+            ),
+            pytest.param(
+                {"EHLO": AUTH_CRAM_MD5, "AUTH": "334 odd"},
+                not_let_in("334 odd"),
+                UP_TO_AUTH,
+                id="cram-md5-odd-challenge",
             ),
             pytest.param(
                 {"EHLO": AUTH_PLAIN, "AUTH": Act.CLOSE}, LOST, UP_TO_AUTH, id="T05-closed"
@@ -1696,6 +1857,110 @@ class TestAuth:
         assert server.lines("AUTH") == [f"AUTH PLAIN {PLAIN}", "AUTH LOGIN"]
         assert server.lines("response") == ["bWVAZXhhbXBsZS5vcmc=", SECRETS[1]]
 
+    def test_challenge(self) -> None:
+        """AUTH CRAM-MD5 answers the challenge as the example of RFC 2195 does."""
+        challenge = base64.b64encode(b"<1896.697170952@postoffice.reston.mci.net>").decode()
+        script: Script = {"EHLO": AUTH_CRAM_MD5, "AUTH": f"334 {challenge}"}
+        with ScriptedServer(script) as server:
+            assert send(LETTER, at(server, user="tim", password="tanstaaftanstaaf")) == []
+        [answer] = server.lines("response")
+        assert base64.b64decode(answer) == b"tim b913a602c7eda7a495b4e6e7334d3890"
+
+
+class TestPasswordInClear:
+    """User and password are sent over TLS, or to this machine, or not at all."""
+
+    @pytest.mark.parametrize(
+        ("script", "keys"),
+        [
+            pytest.param({"EHLO": ehlo("AUTH PLAIN")}, UP_TO_EHLO, id="plain"),
+            pytest.param({"EHLO": ehlo("AUTH LOGIN")}, UP_TO_EHLO, id="login"),
+            pytest.param({"EHLO": ehlo("AUTH CRAM-MD5")}, UP_TO_EHLO, id="cram-md5"),
+            pytest.param({"EHLO": ehlo("SIZE 100000")}, UP_TO_EHLO, id="no-auth"),
+            pytest.param({"EHLO": "500 what?"}, ["connect", "EHLO", "HELO"], id="no-ehlo"),
+        ],
+    )
+    @pytest.mark.parametrize("host", [HOST, "localhost"])
+    @pytest.mark.parametrize("password", [SECRET, ""], ids=["password", "user-only"])
+    def test_stripped(
+        self,
+        script: Script,
+        keys: list[str],
+        host: str,
+        password: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A server elsewhere that does not offer STARTTLS gets neither, whatever its name."""
+        appear_far(monkeypatch)
+        with ScriptedServer(script) as server:
+            found = outcome(LETTER, at(server, user=USER, password=password, host=host))
+        assert found == temporary(
+            "SERVER does not offer STARTTLS, so user and password were not sent: "
+            "set nx_smtp to smtps://, or to a port that offers STARTTLS"
+        )
+        assert server.keys == keys
+
+    def test_unreachable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Other mail for that server waits as well."""
+        appear_far(monkeypatch)
+        script: Script = {"EHLO": ehlo("AUTH PLAIN")}
+        with ScriptedServer(script) as server, pytest.raises(UnreachableError):
+            send(LETTER, at(server, user=USER, password=SECRET))
+
+    @pytest.mark.parametrize("security", Security)
+    def test_over_tls(
+        self, security: Security, trusted: Authority, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Over TLS they are sent to a server elsewhere."""
+        appear_far(monkeypatch)
+        implicit = security is Security.TLS
+        with MailServer(tls=trusted.context(), implicit=implicit, login=(USER, SECRET)) as server:
+            assert send(LETTER, at(server, security, USER, SECRET)) == []
+        assert server.logins == [("PLAIN", USER, SECRET)]
+
+    def test_without_password(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Mail without a login goes to a server elsewhere in clear, if it offers no TLS."""
+        appear_far(monkeypatch)
+        with ScriptedServer() as server:
+            assert outcome(LETTER, at(server)) == []
+        assert server.keys == SENT
+
+    def test_certificate_of_a_user_without_password(
+        self, trusted: Authority, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A user alone is verified for as well: an empty password is one."""
+        script: Script = {"EHLO": ehlo("STARTTLS", "AUTH PLAIN")}
+        with ScriptedServer(script, tls=trusted.self_signed()) as server:
+            found = outcome(LETTER, at(server, user=USER))
+        assert found == temporary(Like(r"SERVER: .*CERTIFICATE_VERIFY_FAILED.*"))
+        assert "AUTH" not in server.keys
+
+    @pytest.mark.skipif(
+        not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("ip"),
+        reason="needs root and the program ip",
+    )
+    def test_in_a_network(self) -> None:
+        """The same with a real address that is not a loopback address."""
+        code = (
+            "import sys; from tests.deliver.test_mail import *\n"
+            "server = ScriptedServer({'EHLO': ehlo('AUTH PLAIN')}, host='192.0.2.25')\n"
+            "with server:\n"
+            "    try: send(LETTER, at(server, user=USER, password=SECRET, host='192.0.2.25'))\n"
+            "    except UnreachableError: print(*server.keys)"
+        )
+        name = f"nx-mail-{os.getpid()}"
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        try:
+            inside = ["ip", "netns", "exec", name]
+            for command in ("link set lo up", "address add 192.0.2.25/32 dev lo"):
+                subprocess.run([*inside, "ip", *command.split()], check=True)
+            done = subprocess.run(
+                [*inside, sys.executable, "-c", code], check=True, capture_output=True, text=True
+            )
+        finally:
+            subprocess.run(["ip", "netns", "delete", name], check=True)
+        assert done.stdout.split() == UP_TO_EHLO
+
 
 class TestConnect:
     """T01: no connection at all."""
@@ -1745,3 +2010,169 @@ class TestConnect:
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         found = outcome(LETTER, Smarthost("mail.example", 25, security, USER, SECRET))
         assert found == temporary(Like(text))
+
+
+BAD, GOOD = "bad@example.org", "good@example.org"
+NO_USER = "550 5.1.1 no such user"
+
+
+class TestOutbox:
+    """From the spool to a mail server, and to what the page says of it."""
+
+    @pytest.fixture
+    def boxed(self, tmp_path: Path) -> Iterator[Callable[..., Box]]:
+        made: list[Box] = []
+
+        def make(target: str, server: MailServer | ScriptedServer, to: Sequence[str]) -> Box:
+            body = bodies.body([(f"SAM_{n}.JPG", bodies.jpeg(2000 + n, n)) for n in (1, 2, 3)])
+            smtp = f"smtp://{server.host}:{server.port}"
+            made.append(Box(tmp_path, target, {}, body, to, nx_smtp=smtp))
+            return made[-1]
+
+        yield make
+        for one in made:
+            one.spool.close()
+
+    @staticmethod
+    def page(box: Box) -> list[tuple[str, str]]:
+        """What the page says of each delivery: the state that it shows, and the words."""
+        html = page.render(box.spool.recent(None), NOON, gallery=False).body.decode()
+        return re.findall('<p class="([a-z]+)">([^<]+)</p>', html)
+
+    @pytest.mark.parametrize("to", [[BAD], [BAD, GOOD]], ids=["one-typed", "two-typed"])
+    def test_other_address_refused(
+        self, boxed: Callable[..., Box], tmp_path: Path, to: list[str]
+    ) -> None:
+        """If the address of `mail:ADDRESS` is refused, the mail is not delivered to anybody."""
+        with MailServer(replies={"boss@example.org": NO_USER}) as server:
+            box = boxed("mail:boss@example.org", server, to)
+            box.deliver()
+        assert self.page(box) == [
+            (
+                "failed",
+                f"Could not be mailed to boss@example.org: {NO_USER}. The files are kept.",
+            )
+        ]
+        assert len(contents(folder_for(tmp_path / "undelivered", NOON))) == 3
+        assert box.waits == []
+
+    def test_other_address_later(self, boxed: Callable[..., Box]) -> None:
+        """If it is refused for now, the delivery waits, for the same recipients."""
+        with MailServer(replies={"boss@example.org": "450 4.2.0 greylisted"}) as server:
+            box = boxed("mail:boss@example.org", server, [BAD, GOOD])
+            box.deliver()
+        assert self.page(box) == [
+            (
+                "waiting",
+                "Waits to be mailed to boss@example.org: 450 4.2.0 greylisted. "
+                "Next try in 15 seconds.",
+            )
+        ]
+        assert [one.recipients for one in box.spool.waiting()] == [(BAD, GOOD)]
+
+    @pytest.mark.parametrize(
+        ("replies", "expected"),
+        [
+            pytest.param(
+                {BAD: NO_USER},
+                ("partly", f"Mailed to {GOOD}; not delivered to {BAD} ({NO_USER})"),
+                id="one-of-two",
+            ),
+            pytest.param(
+                {BAD: NO_USER, GOOD: NO_USER},
+                (
+                    "failed",
+                    f"Could not be mailed to {BAD}, {GOOD}: {NO_USER}. The files are kept.",
+                ),
+                id="both",
+            ),
+            pytest.param(
+                {BAD: NO_USER, GOOD: "553 5.1.3 bad address"},
+                (
+                    "failed",
+                    f"Could not be mailed to {BAD}, {GOOD}: "
+                    f"{BAD} ({NO_USER}), {GOOD} (553 5.1.3 bad address). The files are kept.",
+                ),
+                id="both-for-different-reasons",
+            ),
+            pytest.param({}, ("done", f"Mailed to {BAD}, {GOOD}"), id="none"),
+        ],
+    )
+    def test_refused(
+        self,
+        boxed: Callable[..., Box],
+        tmp_path: Path,
+        replies: dict[str, str],
+        expected: tuple[str, str],
+    ) -> None:
+        """Each recipient is named once: as reached, or as refused."""
+        with MailServer(replies=replies) as server:
+            box = boxed("mail", server, [BAD, GOOD])
+            box.deliver()
+        assert self.page(box) == [expected]
+        assert (tmp_path / "undelivered").exists() is bool(replies)
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            "554 Message rejected: Stream is more than 6000 bytes long.",
+            "554 5.3.4 Message too big for system",
+            "550 5.2.3 RESOLVER.RST.RecipSizeLimit; message too large for this recipient",
+            "523 Message length exceeds administrative limit.",
+            "552 5.3.4 Error: message file too big",
+        ],
+    )
+    def test_too_large(self, boxed: Callable[..., Box], tmp_path: Path, said: str) -> None:
+        """Photos that are too large together are mailed one by one."""
+        with MailServer(largest=6000, too_large=said) as server:
+            box = boxed("mail", server, [GOOD])
+            box.deliver()
+        assert [len(list(parsed(mail.content).iter_attachments())) for mail in server.mails] == [
+            1,
+            1,
+            1,
+        ]
+        assert {state for state, _ in self.page(box)} == {"done"}
+        assert not (tmp_path / "undelivered").exists()
+
+    def test_spam(self, boxed: Callable[..., Box], tmp_path: Path) -> None:
+        """Photos that are refused for another reason are not mailed again."""
+        with MailServer(largest=6000, too_large="554 5.7.1 spam") as server:
+            box = boxed("mail", server, [GOOD])
+            box.deliver()
+        assert (server.mails, server.refused) == ([], 1)
+        assert len(contents(folder_for(tmp_path / "undelivered", NOON))) == 3
+
+    def test_too_large_for_a_recipient(self, boxed: Callable[..., Box]) -> None:
+        """A recipient for whom the announced size is too large gets the photos one by one."""
+        said = "550 5.2.3 RESOLVER.RST.RecipSizeLimit; message too large for this recipient"
+        script: Script = {
+            "EHLO": ehlo("SIZE"),
+            "RCPT": ["250 2.1.5 OK", said, "250 2.1.5 OK"],
+        }
+        with ScriptedServer(script) as server:
+            box = boxed("mail", server, [GOOD, BAD])
+            box.deliver()
+        assert server.keys[:6] == ["connect", "EHLO", "MAIL", "RCPT", "RCPT", "QUIT"]
+        assert len(server.messages) == 3
+        assert {state for state, _ in self.page(box)} == {"done"}
+
+    def test_one_photo_too_large_for_a_recipient(self, boxed: Callable[..., Box]) -> None:
+        """A photo that is too large for one recipient still reaches the other."""
+        said = "550 5.2.3 RESOLVER.RST.RecipSizeLimit; message too large for this recipient"
+        with MailServer(replies={BAD: said}) as server:
+            box = boxed("mail", server, [GOOD, BAD])
+            box.deliver()
+        assert [mail.recipients for mail in server.mails] == [(GOOD,)] * 3
+        [(state, told)] = self.page(box)
+        assert (state, told) == ("partly", f"Mailed to {GOOD}; not delivered to {BAD} ({said})")
+
+    def test_international(self, boxed: Callable[..., Box]) -> None:
+        """A recipient is named as typed, also if the server knows the address by another name."""
+        typed = "bad@b\u00fccher.example"
+        with MailServer(replies={"bad@xn--bcher-kva.example": NO_USER}) as server:
+            box = boxed("mail", server, [typed, GOOD])
+            box.deliver()
+        assert self.page(box) == [
+            ("partly", f"Mailed to {GOOD}; not delivered to {typed} ({NO_USER})")
+        ]

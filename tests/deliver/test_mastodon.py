@@ -191,7 +191,8 @@ def data(files: Sequence[File]) -> list[tuple[bytes, str | None]]:
     return [(one.data, None) for one in files]
 
 
-H, PLAIN = Origin(True, "h", 443), Origin(False, "h", 8080)
+H = Origin(True, "h", 443)
+IN_CLEAR = "http:// would send the access token unencrypted: use https://"
 NO_TOKEN = "there is no access token before the host, as in https://${TOKEN}@host/"
 NO_URL = "not a URL like https://TOKEN@host/"
 MORE = "there is more behind the host than /?visibility=...&postscript=..."
@@ -209,7 +210,10 @@ class TestAccount:
             pytest.param("https://geheim:@h/", Account(H, "geheim"), id="no-password"),
             pytest.param("https://a%2Fb%3A%40%25@h/", Account(H, "a/b:@%"), id="quoted"),
             pytest.param("https://a@b@h/", Account(H, "a@b"), id="@-in-the-token"),
-            pytest.param("http://geheim@h:8080", Account(PLAIN, "geheim"), id="port"),
+            pytest.param("https://geheim@h:8080", Account(Origin(True, "h", 8080), "geheim"),
+                id="port"),
+            pytest.param("http://geheim@[::1]:3000", Account(Origin(False, "::1", 3000), "geheim"),
+                id="http-on-loopback"),
             pytest.param("HTTPS://geheim@h/", Account(H, "geheim"), id="case"),
             pytest.param("https://geheim@[::1]/", Account(Origin(True, "::1", 443), "geheim"),
                 id="IPv6"),
@@ -254,6 +258,9 @@ class TestAccount:
             pytest.param("https://geheim@h\x01/", NO_URL, id="control-in-the-host"),
             pytest.param("https://geheim@h h/", NO_URL, id="blank-in-the-host"),
             pytest.param("https://geheim@h/?geheim", NO_URL, id="no-option"),
+            pytest.param("http://geheim@h/", IN_CLEAR, id="http"),
+            pytest.param("http://geheim@192.168.1.5:3000/", IN_CLEAR, id="http-in-the-house"),
+            pytest.param("http://geheim@localhost.example/", IN_CLEAR, id="http-localhost-label"),
             pytest.param("https://geheim@h/web", MORE, id="path"),
             pytest.param("https://geheim@h/@me", MORE, id="profile"),
             pytest.param("https://geheim@h/#x", MORE, id="fragment"),
@@ -1078,7 +1085,7 @@ class TestConnection:
         with WebServer() as server:
             pass
         monkeypatch.setattr(socket, "getaddrinfo", resolve)
-        found = failure(server, host="nobody.example")
+        found = failure(server, host="nobody.example", scheme="https")
         assert found == unreachable("SERVER: Name or service not known")
 
     @pytest.mark.parametrize("call", [Call.INSTANCE, Call.UPLOAD, Call.LOOK, Call.POST])

@@ -8,6 +8,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,45 @@ def test_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_at_once(tmp_path: Path) -> None:
+    """Two targets that fail at the same moment have each their own reason."""
+    found = uploaded()
+    both = threading.Barrier(2)
+
+    class Failing:
+        """Logs like Apprise: first both write their warnings, then both return."""
+
+        def __init__(self, reason: str) -> None:
+            self.reason = reason
+
+        def notify(self, **_: object) -> bool:
+            both.wait(10)
+            logging.getLogger("apprise").warning(self.reason)
+            both.wait(10)
+            return False
+
+    def told(reason: str) -> str:
+        with pytest.raises(TemporaryError) as caught:
+            notify.send(found, found.files, Failing(reason), tmp_path)
+        return str(caught.value)
+
+    with ThreadPoolExecutor(2) as pool:
+        reasons = list(pool.map(told, ["no such room", "quota exceeded"]))
+    assert reasons == [
+        "Apprise could not send it: no such room",
+        "Apprise could not send it: quota exceeded",
+    ]
+
+
+def test_several_services(service: Service, tmp_path: Path) -> None:
+    """A URL may name several services; the reason of one that fails is still known."""
+    service.status = 500
+    found = uploaded()
+    to = notify.service(f"{service.url},{service.url}")
+    with pytest.raises(TemporaryError, match="Failed to send JSON"):
+        notify.send(found, found.files, to, tmp_path)
+
+
 def test_nobody_there(service: Service, tmp_path: Path) -> None:
     """Where nobody answers it is tried again later."""
     url = service.url.replace(str(service.server.server_port), "9")
@@ -113,6 +153,46 @@ def test_no_service(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="not a URL that Apprise knows") as caught:
         notify.service(url)
     assert SECRET not in "".join([str(caught.value), *capsys.readouterr()])
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme", "secure"),
+    [
+        pytest.param(f"json://me:{SECRET}@h.example/x", "json", "jsons", id="password"),
+        pytest.param(f"json://me:{SECRET}@192.168.1.5", "json", "jsons", id="in-the-house"),
+        pytest.param(f"json://me:{SECRET}@localhost.example", "json", "jsons", id="label"),
+        pytest.param(f"gotify://h.example/{SECRET}", "gotify", "gotifys", id="token-in-the-path"),
+        pytest.param(f"ntfy://me:{SECRET}@h.example/topic", "ntfy", "ntfys", id="ntfy"),
+        pytest.param(f"mailto://me:{SECRET}@h.example", "mailto", "mailtos", id="mail"),
+        pytest.param(f"json://h.example,xml://me:{SECRET}@h.example", "xml", "xmls", id="second"),
+    ],
+)
+def test_secret_in_clear(url: str, scheme: str, secure: str) -> None:
+    """A URL that would send its password or token unencrypted is refused."""
+    with pytest.raises(ValueError, match="unencrypted") as caught:
+        notify.service(url)
+    assert str(caught.value) == (
+        f"{scheme}:// would send its password or token unencrypted: use {secure}://"
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param(f"jsons://me:{SECRET}@h.example", id="tls"),
+        pytest.param(f"json://me:{SECRET}@127.0.0.1", id="loopback"),
+        pytest.param(f"json://me:{SECRET}@localhost", id="localhost"),
+        pytest.param("json://h.example/x", id="no-secret"),
+        pytest.param("ntfy://192.168.1.5/topic", id="no-secret-in-the-house"),
+        pytest.param(f"ntfy://{SECRET}", id="cloud"),
+        pytest.param(f"mailto://me:{SECRET}@gmail.com", id="provider-with-starttls"),
+        pytest.param("discord://4174216298/JHMHI8qBe7bk2ZwO5U711o3dV_js", id="always-tls"),
+        pytest.param("syslog://", id="no-host"),
+    ],
+)
+def test_no_secret_in_clear(url: str) -> None:
+    """Other URLs are taken."""
+    notify.service(url)
 
 
 def test_without_apprise(monkeypatch: pytest.MonkeyPatch) -> None:

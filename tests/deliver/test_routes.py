@@ -186,6 +186,16 @@ def test_wrong_rule(text: str, reason: str) -> None:
         pytest.param("straße@b", "STRASSE@b", False, id="no-case-folding"),
         pytest.param("а@b", "a@b", False, id="X15-look-alike"),  # noqa: RUF001
         pytest.param("*a" * 30 + "b", "a" * 1000, False, id="no-backtracking"),
+        pytest.param("boss@example.org", "boss@ex\uff41mple.org", True, id="full-width"),
+        pytest.param("boss@example.org", "boss@example\u3002org", True, id="full-stop"),
+        pytest.param("boss@example.org", "boss@exam\u00adple.org", True, id="soft-hyphen"),
+        pytest.param("boss@ex\uff41mple.org", "boss@example.org", True, id="pattern-full-width"),
+        pytest.param("*@b\u00fccher.example", "me@xn--bcher-kva.example", True, id="idna"),
+        pytest.param("*@xn--bcher-kva.example", "me@BU\u0308CHER.example", True, id="pattern-idna"),
+        pytest.param("*@*cher.example", "me@xn--bcher-kva.example", True, id="glob-idna"),
+        pytest.param("*@*.example", "me@ex\uff41mple\uff0eexample", True, id="glob-full-stop"),
+        pytest.param("*@example.org", "me@example.org\uff0eevil.example", False, id="suffix-wide"),
+        pytest.param("boss@example.org", "boss\uff20example.org", True, id="full-width-at"),
     ],
 )
 def test_fits(pattern: str, name: str, expected: bool) -> None:

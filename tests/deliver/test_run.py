@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import socket
 import stat
 import subprocess
@@ -17,6 +18,8 @@ import time
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -743,6 +746,57 @@ class TestLeftRunning:
                 connection.setblocking(True)
                 connection.sendall(b"x")  # now it may go
                 assert connection.recv(1) == b""
+
+
+def children() -> set[int]:
+    """The processes that this one has started and that still run."""
+    told = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
+    ).stdout
+    return {int(line.split()[0]) for line in told.splitlines() if "ps -o" not in line}
+
+
+class TestStopped:
+    """Programs that still run when a delivery is abandoned, or this process ends."""
+
+    TWO = f"import os; os.fork(); {REPORT}{WAIT}"
+
+    def test_end_running(self, tmp_path: Path) -> None:
+        """All programs are ended, with what they have started, and are to be run again."""
+        with ThreadPoolExecutor(2) as pool, ExitStack() as stack:
+            life = stack.enter_context(Life())
+            text = python(self.TWO, str(life.port))
+            folders = [tmp_path / name for name in ("a", "b")]
+            for folder in folders:
+                folder.mkdir()
+            found = [pool.submit(failure, text, folder) for folder in folders]
+            begun = [stack.enter_context(life.begun()) for _ in range(4)]
+            assert module.end_running() == 2
+            assert [ended(one) for one in begun] == [True] * 4
+            told = (TemporaryError, "PYTHON was ended by signal 9")
+            assert [one.result(SOON) for one in found] == [told] * 2
+        assert module.end_running() == 0
+
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+    def test_crash(self, folder: Path, number: int) -> None:
+        """A program is ended when the process that has started it is killed."""
+        code = (
+            "import pathlib, sys; from tests.deliver.test_run import *\n"
+            "call(sys.argv[1], pathlib.Path(sys.argv[2]))"
+        )
+        with Life() as life:
+            text = python(self.TWO, str(life.port))
+            process = subprocess.Popen([sys.executable, "-c", code, text, str(folder)])
+            begun = [life.begun() for _ in range(2)]
+            process.send_signal(number)
+            process.wait()
+            assert [ended(one) for one in begun] == [True] * 2
+
+    def test_nothing_is_ended_later(self, folder: Path) -> None:
+        """The process that watches over a program ends with it."""
+        before = children()
+        call("true", folder)
+        assert children() <= before
 
 
 PHOTOS = {"SAM_1.JPG": bodies.jpeg(500, 1), "SAM_2.JPG": bodies.jpeg(700, 2)}

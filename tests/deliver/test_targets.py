@@ -245,7 +245,7 @@ class TestMail:
             ("mail:x@y.org", ["a@b.org", "c@b.org"], ["x@y.org"], [], "mailed to x@y.org"),
             ("mail:${WHO}@y.org", ["a@b.org"], ["me@y.org"], [], "mailed to me@y.org"),
             ("mail", ["a@b\u00fc.org"], ["a@xn--b-eha.org"], [], "mailed to a@xn--b-eha.org"),
-            ("mail", ["no@b\u00fc.org"], [], ["no@xn--b-eha.org"], "not mailed"),
+            ("mail", ["no@b\u00fc.org"], [], ["no@b\u00fc.org"], "not mailed"),
         ],
         ids=["one", "two", "mixed", "refused", "address", "variable", "IDN", "IDN refused"],
     )
@@ -268,8 +268,18 @@ class TestMail:
             tuple(Refused(name, True, "550 no") for name in refused),
         )
         [(letter, server)] = sent
-        assert sorted(letter.recipients) == sorted(reached + refused)
+        spelled = [name.replace("b\u00fc", "xn--b-eha") for name in refused]
+        assert sorted(letter.recipients) == sorted(reached + spelled)
         assert server is given.smtp
+
+    def test_other_address_refused(
+        self, tmp_path: Path, sent: list[tuple[OutgoingMessage, Smarthost]]
+    ) -> None:
+        """Without its only address a mail has failed, however many were typed."""
+        target = "mail:nobody@y.org"
+        found, one = uploaded(), delivery(target, ["a@b.org", "c@b.org"])
+        with pytest.raises(PermanentError, match=r"^550 no$"):
+            deliver_to(mailing(tmp_path), {}, target)(found, found.files, one)
 
     @pytest.mark.parametrize("part", [0, 2])
     def test_letter(

@@ -264,6 +264,10 @@ ROUTES: dict[str, tuple[dict[str, object], list[tuple[str, tuple[str, ...]]]]] =
         {"nx_route": ["*=save", "b@*=drop", "*=mail:${ADDRESS}", "*=save"], **SMTP},
         [("mail:${ADDRESS}", RECIPIENTS), ("save", RECIPIENTS)],
     ),
+    "a rule for an address in other letters": (
+        {"nx_route": ["*@ex\uff41mple\u3002org=drop"], **SMTP},
+        [("drop", RECIPIENTS[:2]), ("mail", RECIPIENTS[2:])],
+    ),
     "for one by file, for the others by mail": (
         {"nx_route": ["c@example.com=save"], **SMTP},
         [("mail", RECIPIENTS[:2]), ("save", RECIPIENTS[2:])],
