@@ -110,6 +110,7 @@ class NxAddon:
 
     def __init__(self) -> None:
         self.config: config.Config | None = None
+        self.mistakes: list[str] = []  # in options, found before they were declared
         self.hosts = endpoints.Hosts()
         self.turns = PortalState()
         self.strangers = UnknownHosts()
@@ -128,6 +129,7 @@ class NxAddon:
 
     def load(self, loader: Loader) -> None:
         for option in config.OPTIONS:
+            self._convert_deferred(option)
             loader.add_option(option.name, option.kind, option.default, option.help)
         if hasattr(contentviews, "Contentview"):  # mitmproxy 11 has another interface
             contentviews.add(_camera_view(self))
@@ -139,9 +141,23 @@ class NxAddon:
             for record in errors.logger.has_errored:
                 self.port_advice.handle(record)
 
+    def _convert_deferred(self, option: config.Option) -> None:
+        """Bring a value into its declared type, or mitmproxy drops the addon without a word."""
+        deferred = ctx.options.deferred
+        if option.name in deferred:
+            given = deferred.pop(option.name)
+            if hasattr(given, "val"):  # from --set: a list of strings, empty without a value
+                given = given.val or True
+            try:
+                deferred[option.name] = option.convert(given, os.environ)
+            except config.ConfigError as error:
+                self.mistakes.append(str(error))
+
     def configure(self, updated: set[str]) -> None:
         names = [option.name for option in config.OPTIONS]
-        if self.config and not updated.intersection(names):
+        for mistake in self.mistakes:
+            logger.error(mistake)
+        if self.mistakes or (self.config and not updated.intersection(names)):
             return
         try:
             parsed = config.parse({name: getattr(ctx.options, name) for name in names}, os.environ)

@@ -19,12 +19,13 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from mitmproxy import exceptions, http
+from mitmproxy import exceptions, http, optmanager
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.io import FlowReader
 from mitmproxy.test import taddons, tflow
 
 import nx_addon
+from nxparse import config
 from nxparse.deliver.outbox import Outbox
 from nxparse.proxy.transport import Pending
 from nxparse.store.spool import Spool
@@ -597,6 +598,8 @@ def test_connect_to_a_samsung_host_stays_here(folder: Path) -> None:
         ("nx_hosts=http://x/", "nx_hosts='http://x/' is not a host name: give one like"),
         ("nx_dir=", "nx_dir='' is not a folder"),
         ("nx_dir=${NX_NOWHERE}", "the environment has no variable NX_NOWHERE; set it before"),
+        ("nx_gallery=maybe", "nx_gallery='maybe' is neither true nor false"),
+        ("nx_smtp", "nx_smtp needs a value"),
     ],
 )
 def test_a_wrong_value_stops_the_start(folder: Path, setting: str, sentence: str) -> None:
@@ -607,6 +610,126 @@ def test_a_wrong_value_stops_the_start(folder: Path, setting: str, sentence: str
     assert proxy.ended() == 1
     assert sentence in proxy.log
     assert "Traceback" not in proxy.log
+
+
+# A value of each shape that `--set` or config.yaml can give an option, and what comes of it:
+# the values of the option, or a part of the sentence that stops the start.
+SHAPES: dict[str, tuple[str, object]] = {
+    "--set nx_gallery=yes": ("nx_gallery", True),
+    "--set nx_gallery=1": ("nx_gallery", True),
+    "--set nx_gallery=True": ("nx_gallery", True),
+    "--set nx_gallery=on": ("nx_gallery", True),
+    "--set nx_gallery=true": ("nx_gallery", True),
+    "--set nx_gallery=off": ("nx_gallery", False),
+    "--set nx_gallery=${NX_TEST_WORD}": ("nx_gallery", True),
+    "--set nx_gallery": ("nx_gallery", True),
+    "--set nx_gallery=maybe": ("nx_gallery", "nx_gallery='maybe' is neither true nor false"),
+    "--set nx_gallery=": ("nx_gallery", "nx_gallery='' is neither true nor false"),
+    "--set nx_gallery=1 --set nx_gallery=0": ("nx_gallery", "nx_gallery takes one value, not 2"),
+    "--set nx_smtp": ("nx_smtp", "nx_smtp needs a value: write --set nx_smtp=VALUE"),
+    "--set nx_smtp=a --set nx_smtp=b": ("nx_smtp", "nx_smtp takes one value, not 2"),
+    "--set nx_route": ("nx_route", "nx_route needs a value: write --set nx_route=VALUE"),
+    "--set nx_route=a@x=save --set nx_route=b@x=drop": ("nx_route", ["a@x=save", "b@x=drop"]),
+    "--set nx_max_upload=1000000": ("nx_max_upload", "1000000"),
+    "nx_gallery: yes": ("nx_gallery", True),
+    "nx_gallery: true": ("nx_gallery", True),
+    "nx_gallery: 1": ("nx_gallery", True),
+    "nx_gallery: 'no'": ("nx_gallery", False),
+    "nx_gallery: [true]": ("nx_gallery", True),
+    "nx_gallery:": ("nx_gallery", False),
+    "nx_gallery: 2": ("nx_gallery", "nx_gallery='2' is neither true nor false"),
+    "nx_gallery: {a: b}": ("nx_gallery", "nx_gallery takes text, not a mapping"),
+    "nx_max_upload: 1000000": ("nx_max_upload", "1000000"),
+    "nx_max_upload: 1.5": ("nx_max_upload", "nx_max_upload='1.5' is not a size"),
+    "nx_max_upload:": ("nx_max_upload", "2g"),
+    "nx_retry_for: 90": ("nx_retry_for", "90"),
+    "nx_dir: 2024": ("nx_dir", "2024"),
+    "nx_dir: 2024-05-01": ("nx_dir", "2024-05-01"),
+    "nx_dir: [photos]": ("nx_dir", "photos"),
+    "nx_dir: [a, b]": ("nx_dir", "nx_dir takes one value, not 2"),
+    "nx_dir: []": ("nx_dir", "nx_dir takes one value, not 0"),
+    "nx_dir: true": ("nx_dir", "nx_dir needs a value"),
+    "nx_smtp: {user: me, password: s3cret}": ("nx_smtp", "nx_smtp takes text, not a mapping"),
+    "nx_route: a@example.org=save": ("nx_route", ["a@example.org=save"]),
+    "nx_route: [a@example.org=save, b@x=drop]": ("nx_route", ["a@example.org=save", "b@x=drop"]),
+    "nx_route: []": ("nx_route", []),
+    "nx_route:": ("nx_route", []),
+    "nx_route: {a@example.org: save}": ("nx_route", "nx_route takes text, not a mapping"),
+    "nx_route: [a@example.org: save]": ("nx_route", "nx_route takes text, not a mapping"),
+    "nx_route: [[a@example.org=save]]": ("nx_route", "nx_route takes text, not a list"),
+    "nx_senders: [null]": ("nx_senders", "nx_senders takes text, not nothing"),
+    "nx_senders: 5551234": ("nx_senders", ["5551234"]),
+    "nx_hosts: 7": ("nx_hosts", ["7"]),
+    "nx_hosts: false": ("nx_hosts", "nx_hosts needs a value"),
+}
+
+
+@pytest.mark.parametrize("written", SHAPES)
+def test_the_shape_of_a_value(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, written: str
+) -> None:
+    """A value works, or stops the start with one sentence; the addon is loaded in any case."""
+    monkeypatch.setenv("NX_TEST_WORD", "yes")
+    name, expected = SHAPES[written]
+    addon = nx_addon.NxAddon()
+    with taddons.context(Proxyserver()) as context:
+        started(context, addon, written)
+        errors = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert all(record.exc_info is None for record in errors)
+        if isinstance(expected, str) and expected.startswith("nx_"):
+            (message,) = [record.getMessage() for record in errors]
+            assert message.startswith(expected)
+            assert "s3cret" not in message
+        else:
+            assert (getattr(context.options, name), errors) == (expected, [])
+
+
+VALUES = ["x", "", "true", 0, -7, True, False, 1.5, None, [], ["x", "y"], [None], [["x"]], {"x": 1}]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("name", [option.name for option in config.OPTIONS])
+def test_any_value_of_any_option(
+    caplog: pytest.LogCaptureFixture, name: str, value: object
+) -> None:
+    """However an option is set in config.yaml, there is no traceback, and at most one sentence."""
+    addon = nx_addon.NxAddon()
+    with taddons.context(Proxyserver()) as context:
+        started(context, addon, f"{name}: {json.dumps(value)}")
+        assert name in context.options
+        errors = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert [record.exc_info for record in errors] in ([], [None])
+        assert bool(errors) != bool(addon.config)
+        assert all(name in record.getMessage() for record in errors)
+
+
+def started(context: taddons.context, addon: nx_addon.NxAddon, written: str) -> None:
+    """Load the addon as mitmproxy does, with options from its command line or config.yaml."""
+    if written.startswith("--set "):
+        context.options.set(*re.split(" ?--set ", written)[1:], defer=True)
+    else:
+        optmanager.load(context.options, written)
+    context.master.addons.add(addon)
+    context.configure(addon)
+
+
+@pytest.mark.parametrize(
+    ("setting", "gallery"),
+    [("nx_gallery=true", True), ("nx_gallery=toggle", True), ("nx_gallery=false", False)],
+)
+def test_an_option_at_run_time(setting: str, gallery: bool) -> None:
+    """An option can be set while the proxy runs; a wrong value is refused in one sentence."""
+    addon = nx_addon.NxAddon()
+    with taddons.context(Proxyserver(), addon) as context:
+        context.configure(addon)
+        addon.started = True
+        context.master.commands.execute(f"set {setting}")
+        assert addon.config
+        assert addon.config.gallery is gallery
+        for wrong in ("nx_gallery=yes", "nx_max_upload=lots", "nx_smtp"):
+            with pytest.raises(exceptions.CommandError):
+                context.master.commands.execute(f"set {wrong}")
+        assert addon.config.gallery is gallery
 
 
 def test_an_unknown_option_is_told(folder: Path) -> None:
