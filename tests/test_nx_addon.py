@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -21,13 +22,16 @@ from unittest.mock import Mock
 import pytest
 from mitmproxy import exceptions, http, optmanager
 from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.addons.script import ScriptLoader
 from mitmproxy.io import FlowReader
 from mitmproxy.test import taddons, tflow
 
 import nx_addon
 from nxparse import config
 from nxparse.deliver.outbox import Outbox
+from nxparse.proxy.handover import Opened
 from nxparse.proxy.transport import Pending
+from nxparse.server.sessions import Sessions
 from nxparse.store.spool import Spool
 from tests import bodies, camera, social
 from tests.mitmdump import ADDON, MITMDUMP, ROOT, Proxy, eventually
@@ -732,6 +736,67 @@ def test_an_option_at_run_time(setting: str, gallery: bool) -> None:
         assert addon.config.gallery is gallery
 
 
+async def test_nx_retry_for_at_run_time(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A new nx_retry_for holds for what waits already."""
+    caplog.set_level("INFO")
+    addon = nx_addon.NxAddon()
+    with taddons.context(Proxyserver(), ScriptLoader(), addon) as context:
+        rule = "*=run:sh -c 'exit 75'"
+        context.configure(addon, nx_dir=str(folder), nx_senders=["*"], nx_route=[rule])
+        addon.running()
+        assert addon.spool
+        assert addon.outbox
+        incoming = addon.spool.begin()
+        incoming.write(bodies.body([("SAM_1.JPG", bodies.jpeg(1000))]))
+        target = {rule.removeprefix("*="): ["anna@example.org"]}
+        id = addon.spool.accept(incoming, "192.0.2.7", "me", bodies.CONTENT_TYPE, target).id
+        addon.outbox.wake()
+        await until(lambda: "trying again in" in caplog.text)
+        context.configure(addon, nx_retry_for="0")
+        addon.retry(id)
+        await until(lambda: "undelivered" in caplog.text)
+        await addon.done()
+
+
+async def test_a_reload_after_a_failed_one(folder: Path) -> None:
+    """A script that could not be loaded, and is mended, takes over what the one before left."""
+    program = f"sh -c 'touch {folder}/begun; until [ -e {folder}/go ]; do sleep 0.02; done'"
+    first, second = nx_addon.NxAddon(), nx_addon.NxAddon()
+    with taddons.context(Proxyserver(), ScriptLoader(), first) as context:
+        rule = f"*=run:{program}"
+        context.configure(first, nx_dir=str(folder), nx_senders=["*"], nx_route=[rule])
+        first.running()
+        spool = first.spool
+        assert spool
+        incoming = spool.begin()
+        incoming.write(bodies.body([("SAM_1.JPG", bodies.jpeg(1000))]))
+        to = {f"run:{program}": ["anna@example.org"]}
+        spool.accept(incoming, "192.0.2.7", "me", bodies.CONTENT_TYPE, to)
+        first.outbox.wake()
+        await until((folder / "begun").exists)
+        (folder / "begun").unlink()
+        before = time.monotonic()
+        ending = first.done()
+        await asyncio.sleep(0.1)
+        assert not ending.done()
+        second.configure(set(context.options.keys()))
+        second.running()
+        assert time.monotonic() - before < 1
+        await ending
+        assert second.spool is spool
+        assert spool.since(0, "waiting")
+        (folder / "go").touch()
+        await until(lambda: not spool.waiting())
+        await second.done()
+        assert not (folder / "begun").exists()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
 def test_an_unknown_option_is_told(folder: Path) -> None:
     """A misspelt option is warned about, with the names that there are."""
     with Proxy(folder, "--set", "nx_dri=x") as proxy:
@@ -917,13 +982,15 @@ async def test_a_stop_before_the_reply(folder: Path) -> None:
     incoming = addon.spool.begin()
     incoming.write(b"x")
     id = addon.spool.accept(incoming, "192.0.2.7", "me", "", {}).id
-    addon.outbox = Outbox(addon.spool, nothing, nothing, retry_for=0, clock=time.time)
-    addon.outbox.start()
+    sessions = Sessions(folder / ".nx" / "sessions.sqlite3")
+    outbox = Outbox(addon.spool, nothing, nothing, retry_for=0, clock=time.time)
+    outbox.start()
+    addon.opened = Opened(folder / ".nx", addon.spool, sessions, outbox)
     client = SimpleNamespace(id="client")
     receiver = SimpleNamespace(accepted=id)
     exchange = nx_addon.Exchange(client, Pending(complete=True), receiver=receiver)
     addon.exchanges["flow"] = exchange
-    addon.done()
+    await addon.done()
     spool = Spool(folder / ".nx")
     assert spool.repeated("me", incoming.sha256) == id
     spool.close()
