@@ -20,6 +20,7 @@ This is the only module that imports mitmproxy.
 """
 
 import asyncio
+import atexit
 import io
 import logging
 import os
@@ -37,6 +38,7 @@ from typing import Any
 
 from mitmproxy import command, contentviews, ctx, dns, exceptions, flow, http, types, version
 from mitmproxy.addonmanager import Loader
+from mitmproxy.addons.termlog import TermLogHandler
 from mitmproxy.connection import Client
 from mitmproxy.io import FlowWriter
 from mitmproxy.log import ALERT
@@ -53,6 +55,7 @@ from nxparse.inspect import show
 from nxparse.inspect.recorded import RecordedRequest, RecordedResponse
 from nxparse.proxy import advice, handover, network
 from nxparse.proxy.handover import Opened
+from nxparse.proxy.log_stream import LogStream
 from nxparse.proxy.transport import Drain, HeldReader, OneSegmentWriter, Pending
 from nxparse.proxy.unknown_hosts import UnknownHosts
 from nxparse.server import endpoints, social
@@ -77,6 +80,7 @@ FAILED = refusal(500, "nx_addon has failed, see its log")
 NOT_READY = refusal(503, "nx_addon is starting, or ending")
 MAX_URL = 200  # characters of it in a line
 STOP_TIMEOUT = 10.0  # seconds that the delivery at hand may take to end
+LAST_LINES = 1.0  # seconds to write the last lines of the log
 ENDING = 0.2  # seconds that connections get to end
 DNS_TTL = 60  # seconds; a camera that moves to another network should forget us
 # How a flow is marked, by what became of it.
@@ -133,6 +137,7 @@ class NxAddon:
     # Start and stop
 
     def load(self, loader: Loader) -> None:
+        _never_wait_for_stdout()
         for option in config.OPTIONS:
             self._convert_deferred(option)
             loader.add_option(option.name, option.kind, option.default, option.help)
@@ -809,6 +814,22 @@ def _show_comments() -> None:
     options = ctx.options
     if "web_columns" in options and options.web_columns == options.default("web_columns"):
         options.web_columns = [*options.web_columns, "comment"]
+
+
+def _never_wait_for_stdout() -> None:
+    """Let a thread write what mitmdump and mitmweb print; see `LogStream`."""
+    handlers = [one for one in logging.getLogger().handlers if isinstance(one, TermLogHandler)]
+    own = [one for one in handlers if one.file is sys.stdout]
+    if not own or (os.name == "nt" and sys.stdout.isatty()):  # a console there takes no bytes
+        return
+    with suppress(OSError):
+        sys.stdout.flush()
+    stream = LogStream(sys.stdout.fileno())
+    atexit.register(stream.drain, LAST_LINES)
+    for handler in own:
+        handler.file = stream  # type: ignore[assignment]
+    if dumper := ctx.master.addons.get("dumper"):
+        dumper.outfp = stream
 
 
 def _on_interrupt(act: Callable[[], None]) -> None:
