@@ -119,6 +119,7 @@ class NxAddon:
     def __init__(self) -> None:
         self.config: config.Config | None = None
         self.mistakes: list[str] = []  # in options, found before they were declared
+        self.doubts: list[str] = []  # about options, as they were logged
         self.hosts = endpoints.Hosts()
         self.turns = PortalState()
         self.strangers = UnknownHosts()
@@ -169,8 +170,9 @@ class NxAddon:
             logger.error(mistake)
         if self.mistakes or (self.config and not updated.intersection(names)):
             return
+        values = {name: getattr(ctx.options, name) for name in names}
         try:
-            parsed = config.parse({name: getattr(ctx.options, name) for name in names}, os.environ)
+            parsed = config.parse(values, os.environ)
         except config.ConfigError as error:
             if self.started:
                 raise exceptions.OptionsError(str(error)) from error
@@ -180,6 +182,10 @@ class NxAddon:
         if self.spool and self.config and parsed.dir != self.config.dir:
             raise exceptions.OptionsError("nx_dir cannot be changed while uploads arrive: restart")
         self.config = parsed
+        known, self.doubts = self.doubts, advice.doubts(values, parsed, os.environ)
+        for doubt in self.doubts:
+            if doubt not in known:
+                logger.warning(doubt)
         if self.outbox:
             self.outbox.retry_for = parsed.retry_for
         self.hosts = endpoints.Hosts(parsed.hosts)

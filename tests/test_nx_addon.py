@@ -736,6 +736,17 @@ def test_an_option_at_run_time(setting: str, gallery: bool) -> None:
         assert addon.config.gallery is gallery
 
 
+def test_a_doubtful_value_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    """A value that is surely a mistake is accepted, with one warning, once."""
+    addon = nx_addon.NxAddon()
+    with taddons.context(Proxyserver(), addon) as context:
+        context.configure(addon, nx_hosts=["*"])
+        context.configure(addon, nx_retry_for="3")
+        assert addon.config
+        warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+        assert [line.split("=")[0] for line in warned] == ["nx_hosts", "nx_retry_for"]
+
+
 async def test_nx_retry_for_at_run_time(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A new nx_retry_for holds for what waits already."""
     caplog.set_level("INFO")

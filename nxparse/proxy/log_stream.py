@@ -12,14 +12,15 @@ import os
 import threading
 import time
 
-LIMIT = 1 << 18  # bytes that wait to be written; a day of uploads, or one large body shown
+LIMIT = 1 << 18  # bytes that wait to be written: the lines of some 300 uploads
 PAUSE = 0.1  # seconds until the next attempt at a descriptor that must not block
 
 
 class LogStream(io.TextIOBase):
-    """Writes lines to a descriptor, in a thread. Beyond `limit` bytes lines are dropped.
+    """Writes lines to a descriptor, in a thread.
 
-    When writing succeeds again, the log says how many lines were dropped.
+    While `limit` bytes wait, lines are dropped; later the log says how many. What is written
+    in one piece is kept or dropped as a whole: mitmdump prints a body so.
     """
 
     def __init__(self, fd: int, limit: int = LIMIT) -> None:
@@ -36,7 +37,7 @@ class LogStream(io.TextIOBase):
         with self._changed:
             lines, end, self._line = (self._line + text).rpartition("\n")
             data = (lines + end).encode("utf-8", "backslashreplace")
-            if len(self._waiting) + len(data) > self._limit:
+            if len(self._waiting) >= self._limit:
                 self._dropped += data.count(b"\n")
             else:
                 self._waiting += data
@@ -59,7 +60,7 @@ class LogStream(io.TextIOBase):
                 self._writing = True
             lines = data.count(b"\n")
             if dropped:
-                data += f"{dropped} lines of the log were dropped: nothing read them\n".encode()
+                data += f"{dropped} lines of the log were dropped: writing failed\n".encode()
             try:
                 self._write(data)
             except OSError:

@@ -44,6 +44,14 @@ def test_lines(pipe: tuple[int, int]) -> None:
     assert os.read(reader, 1000).decode() == "a line\nJörg, \\udce4, and more\nlast\n"
 
 
+def test_a_large_piece(pipe: tuple[int, int]) -> None:
+    """What is larger than the limit is written whole if nothing else waits."""
+    reader, writer = pipe
+    stream = LogStream(writer, limit=10)
+    print("x" * 10_000, file=stream)
+    assert read_until(reader, b"\n") == b"x" * 10_000 + b"\n"
+
+
 @pytest.mark.parametrize("blocking", [True, False])
 def test_nobody_reads(pipe: tuple[int, int], blocking: bool) -> None:
     """Writing to a full pipe does not block; later the log says how much is missing."""
@@ -78,5 +86,5 @@ def test_an_error(pipe: tuple[int, int]) -> None:
     os.dup2(spare, writer)
     os.close(spare)
     print("here", file=stream)
-    text = read_until(reader, b"them\n").decode()
-    assert text == "here\n2 lines of the log were dropped: nothing read them\n"
+    text = read_until(reader, b"failed\n").decode()
+    assert text == "here\n2 lines of the log were dropped: writing failed\n"
