@@ -688,6 +688,18 @@ def test_the_shape_of_a_value(
             assert (getattr(context.options, name), errors) == (expected, [])
 
 
+def test_a_config_yaml(folder: Path) -> None:
+    """What is written naturally in config.yaml, or with --set, works in a real mitmdump."""
+    (folder / "mitmproxy").mkdir()
+    written = "nx_max_upload: 100000\nnx_route: anna@example.org=drop\nnx_hosts:\n"
+    (folder / "mitmproxy" / "config.yaml").write_text(written)
+    with Proxy(folder, "--set", "nx_gallery=yes") as proxy:
+        message = bodies.message_xml(recipients=["anna@example.org"])
+        body = bodies.body([("SAM_1.JPG", bodies.jpeg(1000))], message=message)
+        assert camera.send(proxy.port, bodies.request(body)).status == 200
+        proxy.wait_for("dropped, as the rule for anna@example.org says")
+
+
 VALUES = ["x", "", "true", 0, -7, True, False, 1.5, None, [], ["x", "y"], [None], [["x"]], {"x": 1}]
 
 
