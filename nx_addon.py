@@ -20,14 +20,16 @@ This is the only module that imports mitmproxy.
 """
 
 import asyncio
+import atexit
 import io
 import logging
 import os
 import shlex
+import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,6 +38,7 @@ from typing import Any
 
 from mitmproxy import command, contentviews, ctx, dns, exceptions, flow, http, types, version
 from mitmproxy.addonmanager import Loader
+from mitmproxy.addons.termlog import TermLogHandler
 from mitmproxy.connection import Client
 from mitmproxy.io import FlowWriter
 from mitmproxy.log import ALERT
@@ -45,11 +48,14 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 import nxparse
 from nxparse import config
 from nxparse.deliver import run, targets
-from nxparse.deliver.outbox import Outbox, describe_waiting
+from nxparse.deliver.outbox import Deliver, Outbox, describe_waiting
+from nxparse.deliver.routes import target_label
 from nxparse.deliver.save import describe_saved, store
 from nxparse.inspect import show
 from nxparse.inspect.recorded import RecordedRequest, RecordedResponse
-from nxparse.proxy import advice, network
+from nxparse.proxy import advice, handover, network
+from nxparse.proxy.handover import Opened
+from nxparse.proxy.log_stream import LogStream
 from nxparse.proxy.transport import Drain, HeldReader, OneSegmentWriter, Pending
 from nxparse.proxy.unknown_hosts import UnknownHosts
 from nxparse.server import endpoints, social
@@ -66,15 +72,16 @@ from nxparse.server.receive import (
 )
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import Sessions
-from nxparse.store.spool import Spool
-from nxparse.text import describe_disk_error, describe_upload, error_reason, printable
+from nxparse.store.spool import Delivery, Spool
+from nxparse.text import describe_disk_error, describe_upload, error_reason, format_list, printable
+from nxparse.upload import File
 
 FAILED = refusal(500, "nx_addon has failed, see its log")
 NOT_READY = refusal(503, "nx_addon is starting, or ending")
 MAX_URL = 200  # characters of it in a line
 STOP_TIMEOUT = 10.0  # seconds that the delivery at hand may take to end
+LAST_LINES = 1.0  # seconds to write the last lines of the log
 ENDING = 0.2  # seconds that connections get to end
-PROGRAM_ENDING = 2.0  # seconds until the end of a program of a rule is noted
 DNS_TTL = 60  # seconds; a camera that moves to another network should forget us
 # How a flow is marked, by what became of it.
 MARKS = {
@@ -111,6 +118,8 @@ class NxAddon:
 
     def __init__(self) -> None:
         self.config: config.Config | None = None
+        self.mistakes: list[str] = []  # in options, found before they were declared
+        self.doubts: list[str] = []  # about options, as they were logged
         self.hosts = endpoints.Hosts()
         self.turns = PortalState()
         self.strangers = UnknownHosts()
@@ -118,6 +127,7 @@ class NxAddon:
         self.sessions: Sessions | None = None
         self.gateway: Gateway | None = None
         self.outbox: Outbox | None = None
+        self.opened: Opened | None = None
         self.started = False
         self.ended = False
         self.read: list[http.HTTPFlow] = []  # from a file, to be reported
@@ -128,7 +138,9 @@ class NxAddon:
     # Start and stop
 
     def load(self, loader: Loader) -> None:
+        _never_wait_for_stdout()
         for option in config.OPTIONS:
+            self._convert_deferred(option)
             loader.add_option(option.name, option.kind, option.default, option.help)
         if hasattr(contentviews, "Contentview"):  # mitmproxy 11 has another interface
             contentviews.add(_camera_view(self))
@@ -140,12 +152,27 @@ class NxAddon:
             for record in errors.logger.has_errored:
                 self.port_advice.handle(record)
 
+    def _convert_deferred(self, option: config.Option) -> None:
+        """Bring a value into its declared type, or mitmproxy drops the addon without a word."""
+        deferred = ctx.options.deferred
+        if option.name in deferred:
+            given = deferred.pop(option.name)
+            if hasattr(given, "val"):  # from --set: a list of strings, empty without a value
+                given = given.val or True
+            try:
+                deferred[option.name] = option.convert(given, os.environ)
+            except config.ConfigError as error:
+                self.mistakes.append(str(error))
+
     def configure(self, updated: set[str]) -> None:
         names = [option.name for option in config.OPTIONS]
-        if self.config and not updated.intersection(names):
+        for mistake in self.mistakes:
+            logger.error(mistake)
+        if self.mistakes or (self.config and not updated.intersection(names)):
             return
+        values = {name: getattr(ctx.options, name) for name in names}
         try:
-            parsed = config.parse({name: getattr(ctx.options, name) for name in names}, os.environ)
+            parsed = config.parse(values, os.environ)
         except config.ConfigError as error:
             if self.started:
                 raise exceptions.OptionsError(str(error)) from error
@@ -155,6 +182,12 @@ class NxAddon:
         if self.spool and self.config and parsed.dir != self.config.dir:
             raise exceptions.OptionsError("nx_dir cannot be changed while uploads arrive: restart")
         self.config = parsed
+        known, self.doubts = self.doubts, advice.doubts(values, parsed, os.environ)
+        for doubt in self.doubts:
+            if doubt not in known:
+                logger.warning(doubt)
+        if self.outbox:
+            self.outbox.retry_for = parsed.retry_for
         self.hosts = endpoints.Hosts(parsed.hosts)
 
     def running(self) -> None:
@@ -170,30 +203,38 @@ class NxAddon:
             return
         root = self.config.dir / ".nx"
         try:
-            self.spool = Spool(root)
-            self.sessions = Sessions(root / "sessions.sqlite3")
+            self.opened = handover.left.pop(root, None) or self._open(root)
         except (OSError, sqlite3.Error) as error:
             logger.error(f"uploads cannot be kept: {describe_disk_error(error, self.config.dir)}")
             return
-        for path in self.spool.recovered:
-            logger.warning(
-                f"an upload was cut when the last run ended: what came is kept as {path}"
-            )
-        self.outbox = Outbox(
-            self.spool,
-            lambda target: targets.deliver_to(self._configured(), os.environ, target),
-            lambda *what: targets.keep(self._configured().dir, *what),
-            retry_for=self.config.retry_for,
-            clock=time.time,
-        )
+        self.spool, self.sessions = self.opened.spool, self.opened.sessions
+        self.outbox = self.opened.outbox
+        self.outbox.deliver_to, self.outbox.keep = self._deliver_to, self._keep
+        self.outbox.retry_for = self.config.retry_for
         self.gateway = Gateway(self.sessions, self.spool, attempted=self.outbox.attempted)
         self.outbox.start()
         for line in advice.lines(_listening(self.config)):
             logger.info(line)
 
+    def _open(self, root: Path) -> Opened:
+        spool = Spool(root)
+        sessions = Sessions(root / "sessions.sqlite3")
+        for path in spool.recovered:
+            logger.warning(
+                f"an upload was cut when the last run ended: what came is kept as {path}"
+            )
+        outbox = Outbox(spool, self._deliver_to, self._keep, retry_for=0, clock=time.time)
+        return Opened(root, spool, sessions, outbox)
+
+    def _deliver_to(self, target: str) -> Deliver:
+        return targets.deliver_to(self._configured(), os.environ, target)
+
+    def _keep(self, upload: nxparse.Upload, files: Sequence[File], delivery: Delivery) -> str:
+        return targets.keep(self._configured().dir, upload, files, delivery)
+
     def done(self) -> asyncio.Future[None] | None:
-        # Not async: mitmproxy does not wait for that when it reloads a script, and
-        # then the spool must be free for the new one.
+        # Not async: mitmproxy drops a script whose async `done` it would have to await to
+        # reload it. It does await what is returned here, when it ends.
         logging.getLogger().removeHandler(self.port_advice)
         if self.config and self.config.report:
             self._report_read(self.config.report)
@@ -206,30 +247,50 @@ class NxAddon:
                 reader, writer = self.wrapped[exchange.client.id]
                 reader.pending = None
                 writer.transport.abort()
-        # mitmproxy waits for what is returned here: meanwhile these connections end.
-        ending = asyncio.ensure_future(asyncio.sleep(ENDING)) if self.exchanges else None
         receivers = [exchange.receiver for exchange in self.exchanges.values()]
         self.exchanges.clear()
         self.ended = True
         spool, self.spool = self.spool, None
-        # A delivery that does not end now is cut by the end of the process, and made again.
-        # A program would go on beside its repeat.
-        if (
-            spool
-            and self.outbox
-            and (
-                self.outbox.stop(STOP_TIMEOUT)
-                or (run.end_running() and self.outbox.stop(PROGRAM_ENDING))
+        for receiver in receivers:
+            if spool and receiver and receiver.accepted:
+                with suppress(sqlite3.Error):
+                    spool.unheard(receiver.accepted)
+        if self.opened:
+            self.opened.outbox.stop(0)
+            handover.left[self.opened.root] = self.opened
+        # mitmproxy waits for what is returned here: meanwhile these connections end.
+        if receivers or self.opened:
+            return asyncio.ensure_future(self._end(ENDING if receivers else 0))
+        return None
+
+    async def _end(self, connections: float) -> None:
+        """Let the last deliveries end and close the storage, unless a reload takes it over."""
+        await asyncio.sleep(connections)
+        opened, deadline = self.opened, time.monotonic() + STOP_TIMEOUT
+        if not opened:
+            return
+        interrupted, told = asyncio.Event(), False
+        while handover.left.get(opened.root) is opened and not opened.outbox.stop(0):
+            waiting = format_list(
+                [f"upload {one.id} to {target_label(one.target)}" for one in opened.outbox.at_hand]
             )
-        ):
-            for receiver in receivers:
-                if receiver and receiver.accepted:
-                    with suppress(sqlite3.Error):
-                        spool.unheard(receiver.accepted)
-            spool.close()
-        if self.sessions:
-            self.sessions.close()
-        return ending
+            if waiting and not told:
+                told = True
+                _on_interrupt(interrupted.set)
+                logger.info(
+                    f"waiting up to {STOP_TIMEOUT:.0f} s for {waiting}; Ctrl-C again ends at once"
+                )
+            if interrupted.is_set() or time.monotonic() > deadline:
+                if waiting:
+                    logger.warning(
+                        f"stopped during the delivery of {waiting}; the next start repeats it"
+                    )
+                run.end_running()
+                return
+            await asyncio.sleep(0.05)
+        if handover.left.get(opened.root) is opened:
+            del handover.left[opened.root]
+            await asyncio.to_thread(opened.close)
 
     def _report_read(self, path: Path) -> None:
         # Whoever has never asked for a host of ours is no camera.
@@ -764,6 +825,30 @@ def _show_comments() -> None:
     options = ctx.options
     if "web_columns" in options and options.web_columns == options.default("web_columns"):
         options.web_columns = [*options.web_columns, "comment"]
+
+
+def _never_wait_for_stdout() -> None:
+    """Let a thread write what mitmdump and mitmweb print; see `LogStream`."""
+    handlers = [one for one in logging.getLogger().handlers if isinstance(one, TermLogHandler)]
+    own = [one for one in handlers if one.file is sys.stdout]
+    if not own or (os.name == "nt" and sys.stdout.isatty()):  # a console there takes no bytes
+        return
+    with suppress(OSError):
+        sys.stdout.flush()
+    stream = LogStream(sys.stdout.fileno())
+    atexit.register(stream.drain, LAST_LINES)
+    for handler in own:
+        handler.file = stream  # type: ignore[assignment]
+    if dumper := ctx.master.addons.get("dumper"):
+        dumper.outfp = stream
+
+
+def _on_interrupt(act: Callable[[], None]) -> None:
+    """Act on the next SIGINT or SIGTERM, if mitmproxy ends because of one."""
+    loop = asyncio.get_running_loop()
+    if ctx.master.should_exit.is_set():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(act))
 
 
 class _PortAdvice(logging.Handler):

@@ -295,7 +295,7 @@ WRONG: dict[str, tuple[str, object, str]] = {
     "unset variable in a rule": (
         "nx_route",
         ["a@example.org=save:/srv/${NOWHERE}"],
-        f"nx_route=a@example.org=save:/srv/${{NOWHERE}}: {UNSET}",
+        f"nx_route='a@example.org=save:/srv/${{NOWHERE}}': {UNSET}",
     ),
     "second rule": ("nx_route", ["*=save", "x"], f"nx_route='x': {RULE}"),
     "mail for a site": (
@@ -323,18 +323,18 @@ WRONG: dict[str, tuple[str, object, str]] = {
     "unset variable in a sender": (
         "nx_senders",
         ["${NOWHERE}"],
-        f"nx_senders=${{NOWHERE}}: {UNSET}",
+        f"nx_senders='${{NOWHERE}}': {UNSET}",
     ),
-    "mail from nobody": ("nx_mail_from", "me", "nx_mail_from: 'me' is not an e-mail address"),
+    "mail from nobody": ("nx_mail_from", "me", "nx_mail_from='me' is not an e-mail address"),
     "mail from a name and address": (
         "nx_mail_from",
         "Me <me@example.org>",
-        "nx_mail_from: 'Me <me@example.org>' is not an e-mail address",
+        "nx_mail_from='Me <me@example.org>' is not an e-mail address",
     ),
     "mail from no host": (
         "nx_mail_from",
         "me@-.example",
-        "nx_mail_from: 'me@-.example' has a domain that cannot exist",
+        "nx_mail_from='me@-.example' has a domain that cannot exist",
     ),
     "no time": ("nx_retry_for", "", f"nx_retry_for='' {TIME}"),
     "unit of time only": ("nx_retry_for", "d", f"nx_retry_for='d' {TIME}"),
@@ -348,13 +348,13 @@ WRONG: dict[str, tuple[str, object, str]] = {
     "unset variable": (
         "nx_dir",
         "/srv/${NOWHERE}",
-        "nx_dir=/srv/${NOWHERE}: the environment has no variable NOWHERE; "
+        "nx_dir='/srv/${NOWHERE}': the environment has no variable NOWHERE; "
         "set it before you start mitmproxy",
     ),
     "unset variable in a host": (
         "nx_hosts",
         ["${NOWHERE}"],
-        "nx_hosts=${NOWHERE}: the environment has no variable NOWHERE; "
+        "nx_hosts='${NOWHERE}': the environment has no variable NOWHERE; "
         "set it before you start mitmproxy",
     ),
 }
@@ -465,7 +465,7 @@ def test_unset_variable_in_a_mail_server() -> None:
     """A variable that is missing does not let the password beside it be told."""
     with pytest.raises(ConfigError) as caught:
         given(nx_smtp="smtp://me:f9e1@${NOWHERE}", nx_senders=["*"])
-    assert str(caught.value) == f"nx_smtp=smtp://...@...: {UNSET}"
+    assert str(caught.value) == f"nx_smtp='smtp://...@...': {UNSET}"
 
 
 @pytest.mark.parametrize(
@@ -652,7 +652,7 @@ def test_unset_variable_beyond_the_disk(target: str, told: str) -> None:
     """A variable that is missing stops the start, at once and when it is used; it is named."""
     with pytest.raises(ConfigError) as caught:
         given(nx_route=[f"*={target}"], nx_senders=["*"])
-    assert str(caught.value) == f"nx_route=*={told}: {UNSET}"
+    assert str(caught.value) == f"nx_route='*={told}': {UNSET}"
     with pytest.raises(ValueError, match=f"^{re.escape(f'nx_route={told}: {UNSET}')}$"):
         expand_argument(routes.target(target), ENVIRON)
 

@@ -699,7 +699,7 @@ def test_two_proxies_on_one_folder(folder: Path) -> None:
         ),
         (
             ["nx_route=*=forward:https://me:secret@h/${NOWHERE}", "nx_senders=*"],
-            "nx_route=*=forward:https://h/...: the environment has no variable NOWHERE; ",
+            "nx_route='*=forward:https://h/...': the environment has no variable NOWHERE; ",
         ),
         (
             ["nx_route=*=notify:json://me:secret@h/secret"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -19,14 +20,18 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from mitmproxy import exceptions, http
+from mitmproxy import exceptions, http, optmanager
 from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.addons.script import ScriptLoader
 from mitmproxy.io import FlowReader
 from mitmproxy.test import taddons, tflow
 
 import nx_addon
+from nxparse import config
 from nxparse.deliver.outbox import Outbox
+from nxparse.proxy.handover import Opened
 from nxparse.proxy.transport import Pending
+from nxparse.server.sessions import Sessions
 from nxparse.store.spool import Spool
 from tests import bodies, camera, social
 from tests.box import Box
@@ -598,6 +603,8 @@ def test_connect_to_a_samsung_host_stays_here(folder: Path) -> None:
         ("nx_hosts=http://x/", "nx_hosts='http://x/' is not a host name: give one like"),
         ("nx_dir=", "nx_dir='' is not a folder"),
         ("nx_dir=${NX_NOWHERE}", "the environment has no variable NX_NOWHERE; set it before"),
+        ("nx_gallery=maybe", "nx_gallery='maybe' is neither true nor false"),
+        ("nx_smtp", "nx_smtp needs a value"),
     ],
 )
 def test_a_wrong_value_stops_the_start(folder: Path, setting: str, sentence: str) -> None:
@@ -608,6 +615,210 @@ def test_a_wrong_value_stops_the_start(folder: Path, setting: str, sentence: str
     assert proxy.ended() == 1
     assert sentence in proxy.log
     assert "Traceback" not in proxy.log
+
+
+# A value of each shape that `--set` or config.yaml can give an option, and what comes of it:
+# the values of the option, or a part of the sentence that stops the start.
+SHAPES: dict[str, tuple[str, object]] = {
+    "--set nx_gallery=yes": ("nx_gallery", True),
+    "--set nx_gallery=1": ("nx_gallery", True),
+    "--set nx_gallery=True": ("nx_gallery", True),
+    "--set nx_gallery=on": ("nx_gallery", True),
+    "--set nx_gallery=true": ("nx_gallery", True),
+    "--set nx_gallery=off": ("nx_gallery", False),
+    "--set nx_gallery=${NX_TEST_WORD}": ("nx_gallery", True),
+    "--set nx_gallery": ("nx_gallery", True),
+    "--set nx_gallery=maybe": ("nx_gallery", "nx_gallery='maybe' is neither true nor false"),
+    "--set nx_gallery=": ("nx_gallery", "nx_gallery='' is neither true nor false"),
+    "--set nx_gallery=1 --set nx_gallery=0": ("nx_gallery", "nx_gallery takes one value, not 2"),
+    "--set nx_smtp": ("nx_smtp", "nx_smtp needs a value: write --set nx_smtp=VALUE"),
+    "--set nx_smtp=a --set nx_smtp=b": ("nx_smtp", "nx_smtp takes one value, not 2"),
+    "--set nx_route": ("nx_route", "nx_route needs a value: write --set nx_route=VALUE"),
+    "--set nx_route=a@x=save --set nx_route=b@x=drop": ("nx_route", ["a@x=save", "b@x=drop"]),
+    "--set nx_max_upload=1000000": ("nx_max_upload", "1000000"),
+    "nx_gallery: yes": ("nx_gallery", True),
+    "nx_gallery: true": ("nx_gallery", True),
+    "nx_gallery: 1": ("nx_gallery", True),
+    "nx_gallery: 'no'": ("nx_gallery", False),
+    "nx_gallery: [true]": ("nx_gallery", True),
+    "nx_gallery:": ("nx_gallery", False),
+    "nx_gallery: 2": ("nx_gallery", "nx_gallery='2' is neither true nor false"),
+    "nx_gallery: {a: b}": ("nx_gallery", "nx_gallery takes text, not a mapping"),
+    "nx_max_upload: 1000000": ("nx_max_upload", "1000000"),
+    "nx_max_upload: 1.5": ("nx_max_upload", "nx_max_upload='1.5' is not a size"),
+    "nx_max_upload:": ("nx_max_upload", "2g"),
+    "nx_retry_for: 90": ("nx_retry_for", "90"),
+    "nx_dir: 2024": ("nx_dir", "2024"),
+    "nx_dir: 2024-05-01": ("nx_dir", "2024-05-01"),
+    "nx_dir: [photos]": ("nx_dir", "photos"),
+    "nx_dir: [a, b]": ("nx_dir", "nx_dir takes one value, not 2"),
+    "nx_dir: []": ("nx_dir", "nx_dir takes one value, not 0"),
+    "nx_dir: true": ("nx_dir", "nx_dir needs a value"),
+    "nx_smtp: {user: me, password: s3cret}": ("nx_smtp", "nx_smtp takes text, not a mapping"),
+    "nx_route: a@example.org=save": ("nx_route", ["a@example.org=save"]),
+    "nx_route: [a@example.org=save, b@x=drop]": ("nx_route", ["a@example.org=save", "b@x=drop"]),
+    "nx_route: []": ("nx_route", []),
+    "nx_route:": ("nx_route", []),
+    "nx_route: {a@example.org: save}": ("nx_route", "nx_route takes text, not a mapping"),
+    "nx_route: [a@example.org: save]": ("nx_route", "nx_route takes text, not a mapping"),
+    "nx_route: [[a@example.org=save]]": ("nx_route", "nx_route takes text, not a list"),
+    "nx_senders: [null]": ("nx_senders", "nx_senders takes text, not nothing"),
+    "nx_senders: 5551234": ("nx_senders", ["5551234"]),
+    "nx_hosts: 7": ("nx_hosts", ["7"]),
+    "nx_hosts: false": ("nx_hosts", "nx_hosts needs a value"),
+}
+
+
+@pytest.mark.parametrize("written", SHAPES)
+def test_the_shape_of_a_value(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, written: str
+) -> None:
+    """A value works, or stops the start with one sentence; the addon is loaded in any case."""
+    monkeypatch.setenv("NX_TEST_WORD", "yes")
+    name, expected = SHAPES[written]
+    addon = nx_addon.NxAddon()
+    with taddons.context(Proxyserver()) as context:
+        started(context, addon, written)
+        errors = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert all(record.exc_info is None for record in errors)
+        if isinstance(expected, str) and expected.startswith("nx_"):
+            (message,) = [record.getMessage() for record in errors]
+            assert message.startswith(expected)
+            assert "s3cret" not in message
+        else:
+            assert (getattr(context.options, name), errors) == (expected, [])
+
+
+def test_a_config_yaml(folder: Path) -> None:
+    """What is written naturally in config.yaml, or with --set, works in a real mitmdump."""
+    (folder / "mitmproxy").mkdir()
+    written = "nx_max_upload: 100000\nnx_route: anna@example.org=drop\nnx_hosts:\n"
+    (folder / "mitmproxy" / "config.yaml").write_text(written)
+    with Proxy(folder, "--set", "nx_gallery=yes") as proxy:
+        message = bodies.message_xml(recipients=["anna@example.org"])
+        body = bodies.body([("SAM_1.JPG", bodies.jpeg(1000))], message=message)
+        assert camera.send(proxy.port, bodies.request(body)).status == 200
+        proxy.wait_for("dropped, as the rule for anna@example.org says")
+
+
+VALUES = ["x", "", "true", 0, -7, True, False, 1.5, None, [], ["x", "y"], [None], [["x"]], {"x": 1}]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("name", [option.name for option in config.OPTIONS])
+def test_any_value_of_any_option(
+    caplog: pytest.LogCaptureFixture, name: str, value: object
+) -> None:
+    """However an option is set in config.yaml, there is no traceback, and at most one sentence."""
+    addon = nx_addon.NxAddon()
+    with taddons.context(Proxyserver()) as context:
+        started(context, addon, f"{name}: {json.dumps(value)}")
+        assert name in context.options
+        errors = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert [record.exc_info for record in errors] in ([], [None])
+        assert bool(errors) != bool(addon.config)
+        assert all(name in record.getMessage() for record in errors)
+
+
+def started(context: taddons.context, addon: nx_addon.NxAddon, written: str) -> None:
+    """Load the addon as mitmproxy does, with options from its command line or config.yaml."""
+    if written.startswith("--set "):
+        context.options.set(*re.split(" ?--set ", written)[1:], defer=True)
+    else:
+        optmanager.load(context.options, written)
+    context.master.addons.add(addon)
+    context.configure(addon)
+
+
+@pytest.mark.parametrize(
+    ("setting", "gallery"),
+    [("nx_gallery=true", True), ("nx_gallery=toggle", True), ("nx_gallery=false", False)],
+)
+def test_an_option_at_run_time(setting: str, gallery: bool) -> None:
+    """An option can be set while the proxy runs; a wrong value is refused in one sentence."""
+    addon = nx_addon.NxAddon()
+    with taddons.context(Proxyserver(), addon) as context:
+        context.configure(addon)
+        addon.started = True
+        context.master.commands.execute(f"set {setting}")
+        assert addon.config
+        assert addon.config.gallery is gallery
+        for wrong in ("nx_gallery=yes", "nx_max_upload=lots", "nx_smtp"):
+            with pytest.raises(exceptions.CommandError):
+                context.master.commands.execute(f"set {wrong}")
+        assert addon.config.gallery is gallery
+
+
+def test_a_doubtful_value_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    """A value that is surely a mistake is accepted, with one warning, once."""
+    addon = nx_addon.NxAddon()
+    with taddons.context(Proxyserver(), addon) as context:
+        context.configure(addon, nx_hosts=["*"])
+        context.configure(addon, nx_retry_for="3")
+        assert addon.config
+        warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+        assert [line.split("=")[0] for line in warned] == ["nx_hosts", "nx_retry_for"]
+
+
+async def test_nx_retry_for_at_run_time(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A new nx_retry_for holds for what waits already."""
+    caplog.set_level("INFO")
+    addon = nx_addon.NxAddon()
+    with taddons.context(Proxyserver(), ScriptLoader(), addon) as context:
+        rule = "*=run:sh -c 'exit 75'"
+        context.configure(addon, nx_dir=str(folder), nx_senders=["*"], nx_route=[rule])
+        addon.running()
+        assert addon.spool
+        assert addon.outbox
+        incoming = addon.spool.begin()
+        incoming.write(bodies.body([("SAM_1.JPG", bodies.jpeg(1000))]))
+        target = {rule.removeprefix("*="): ["anna@example.org"]}
+        id = addon.spool.accept(incoming, "192.0.2.7", "me", bodies.CONTENT_TYPE, target).id
+        addon.outbox.wake()
+        await until(lambda: "trying again in" in caplog.text)
+        context.configure(addon, nx_retry_for="0")
+        addon.retry(id)
+        await until(lambda: "undelivered" in caplog.text)
+        await addon.done()
+
+
+async def test_a_reload_after_a_failed_one(folder: Path) -> None:
+    """A script that could not be loaded, and is mended, takes over what the one before left."""
+    program = f"sh -c 'touch {folder}/begun; until [ -e {folder}/go ]; do sleep 0.02; done'"
+    first, second = nx_addon.NxAddon(), nx_addon.NxAddon()
+    with taddons.context(Proxyserver(), ScriptLoader(), first) as context:
+        rule = f"*=run:{program}"
+        context.configure(first, nx_dir=str(folder), nx_senders=["*"], nx_route=[rule])
+        first.running()
+        spool = first.spool
+        assert spool
+        incoming = spool.begin()
+        incoming.write(bodies.body([("SAM_1.JPG", bodies.jpeg(1000))]))
+        to = {f"run:{program}": ["anna@example.org"]}
+        spool.accept(incoming, "192.0.2.7", "me", bodies.CONTENT_TYPE, to)
+        first.outbox.wake()
+        await until((folder / "begun").exists)
+        (folder / "begun").unlink()
+        before = time.monotonic()
+        ending = first.done()
+        await asyncio.sleep(0.1)
+        assert not ending.done()
+        second.configure(set(context.options.keys()))
+        second.running()
+        assert time.monotonic() - before < 1
+        await ending
+        assert second.spool is spool
+        assert spool.since(0, "waiting")
+        (folder / "go").touch()
+        await until(lambda: not spool.waiting())
+        await second.done()
+        assert not (folder / "begun").exists()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 def test_an_unknown_option_is_told(folder: Path) -> None:
@@ -795,13 +1006,15 @@ async def test_a_stop_before_the_reply(folder: Path) -> None:
     incoming = addon.spool.begin()
     incoming.write(b"x")
     id = addon.spool.accept(incoming, "192.0.2.7", "me", "", {}).id
-    addon.outbox = Outbox(addon.spool, nothing, nothing, retry_for=0, clock=time.time)
-    addon.outbox.start()
+    sessions = Sessions(folder / ".nx" / "sessions.sqlite3")
+    outbox = Outbox(addon.spool, nothing, nothing, retry_for=0, clock=time.time)
+    outbox.start()
+    addon.opened = Opened(folder / ".nx", addon.spool, sessions, outbox)
     client = SimpleNamespace(id="client")
     receiver = SimpleNamespace(accepted=id)
     exchange = nx_addon.Exchange(client, Pending(complete=True), receiver=receiver)
     addon.exchanges["flow"] = exchange
-    addon.done()
+    await addon.done()
     spool = Spool(folder / ".nx")
     assert spool.repeated("me", incoming.sha256) == id
     spool.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mitmproxy import optmanager
 
 import nxparse
 from nxparse import config
@@ -140,6 +141,17 @@ def test_examples(settings: list[str]) -> None:
     parsed = config.parse(values, ENVIRON)
     for rule in parsed.routes:
         targets.deliver_to(parsed, ENVIRON, rule.target.text)
+
+
+def test_config_yaml() -> None:
+    """The example of a config.yaml works."""
+    (text,) = readme.blocks("yaml")
+    written = optmanager.parse(text)
+    assert set(written) <= {option.name for option in config.OPTIONS}
+    values = {one.name: one.convert(written.get(one.name), ENVIRON) for one in config.OPTIONS}
+    parsed = config.parse(values, ENVIRON)
+    assert (parsed.gallery, parsed.max_upload) == (True, 500 << 20)
+    assert [rule.target.text for rule in parsed.routes] == ["save", "mail:everybody@example.org"]
 
 
 def test_there_is_an_example_for_each_target() -> None:

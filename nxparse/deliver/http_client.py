@@ -84,7 +84,9 @@ def request(
         except OSError as error:
             raise ConnectError(error_text(error)) from error
         if has_secret and not is_private(connection.sock):
-            raise InsecureError("http:// does not encrypt the password: use https:// in the rule")
+            raise InsecureError(
+                "http:// does not encrypt passwords, so none was sent: use https://"
+            )
         connection.sock.settimeout(ANSWER if answer is None else answer)
         broken = _send(connection, method, path, headers, body)
         try:

@@ -72,7 +72,7 @@ class Outbox:
 
     `deliver_to` gives the function that delivers to a target, by its text.
     `keep` puts files that could not be delivered where a person finds them, and
-    says where that is. `retry_for` is in seconds.
+    says where that is. `retry_for` is in seconds. All three may be replaced at any time.
     """
 
     def __init__(
@@ -86,26 +86,34 @@ class Outbox:
         jitter: Callable[[], float] = lambda: random.uniform(1 - JITTER, 1 + JITTER),
     ) -> None:
         self._spool = spool
-        self._deliver_to = deliver_to
-        self._keep = keep
-        self._retry_for = retry_for
+        self.deliver_to = deliver_to
+        self.keep = keep
+        self.retry_for = retry_for
         self._clock = clock
         self._jitter = jitter
         self._changed = threading.Condition()
         self._changes = 0
         self._stopping = False
         self._workers: dict[str, threading.Thread] = {}
-        # By target: what its worker is trying to deliver.
-        self._attempted: dict[str, Attempted] = {}
         # Targets that asked not to be contacted: until when (Unix time), and why.
         self._back_offs: dict[str, tuple[float, str]] = {}
         # What the database could not take: how deliveries have ended, by target and id.
         self._unnoted: dict[tuple[str, str], Callable[[], None]] = {}
-        self._dispatcher = threading.Thread(target=self._dispatch, name="nx outbox", daemon=True)
+        self._at_hand: dict[str, Delivery] = {}  # by target: what its worker delivers
+        self._dispatcher: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin with what is left from last time."""
+        """Deliver what is due. May follow a `stop` while a delivery is still at hand."""
+        if self._dispatcher:
+            self._dispatcher.join()
+        self._stopping = False
+        self._dispatcher = threading.Thread(target=self._dispatch, name="nx outbox", daemon=True)
         self._dispatcher.start()
+
+    @property
+    def at_hand(self) -> Sequence[Delivery]:
+        """The deliveries that are being made now."""
+        return [*self._at_hand.values()]
 
     def wake(self) -> None:
         """There is something new in the spool."""
@@ -120,14 +128,17 @@ class Outbox:
             self._changed.notify_all()
         deadline = time.monotonic() + timeout
         # Once the dispatcher has ended there are no new workers.
-        self._dispatcher.join(timeout)
+        if self._dispatcher:
+            self._dispatcher.join(timeout)
+            if self._dispatcher.is_alive():
+                return False
         for worker in self._workers.values():
             worker.join(max(0.0, deadline - time.monotonic()))
-        return not any(one.is_alive() for one in (self._dispatcher, *self._workers.values()))
+        return not any(worker.is_alive() for worker in self._workers.values())
 
     def attempted(self) -> set[Attempted]:
-        """Return the deliveries that are being tried now."""
-        return {*self._attempted.values()}
+        """Return the deliveries that are being tried now, by their keys."""
+        return {_attempted(one) for one in self.at_hand}
 
     def deliver_due(self, target: str) -> None:
         """Try everything that is due for a target."""
@@ -139,7 +150,11 @@ class Outbox:
             if delivery is None:
                 return
             new = delivery.attempts > 0
-            self._deliver(delivery)
+            self._at_hand[target] = delivery
+            try:
+                self._deliver(delivery)
+            finally:
+                del self._at_hand[target]
 
     # Threads
 
@@ -152,7 +167,8 @@ class Outbox:
                 for path in self._spool.tidy():
                     logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
                 for target in self._spool.targets():
-                    if target not in self._workers:
+                    old = self._workers.get(target)
+                    if not (old and old.is_alive()):
                         name = f"nx {target_label(target)}"
                         worker = threading.Thread(
                             target=self._run, args=(target,), name=name, daemon=True
@@ -196,12 +212,8 @@ class Outbox:
         if unnoted := self._unnoted.get((delivery.target, delivery.id)):
             # It has been made: to make it again would be to mail it twice.
             self._note(delivery, unnoted)
-            return
-        self._attempted[delivery.target] = _attempted(delivery)
-        try:
+        else:
             self._read(delivery, self._attempt)
-        finally:
-            del self._attempted[delivery.target]
 
     def _read(
         self, delivery: Delivery, then: Callable[[Upload, Sequence[File], Delivery], None]
@@ -223,7 +235,7 @@ class Outbox:
 
     def _attempt(self, upload: Upload, files: Sequence[File], delivery: Delivery) -> None:
         try:
-            outcome = self._deliver_to(delivery.target)(upload, files, delivery)
+            outcome = self.deliver_to(delivery.target)(upload, files, delivery)
         except TooLargeError as error:
             if len(files) > 1:
                 self._note(delivery, partial(self._spool.split, delivery, len(files)))
@@ -236,7 +248,7 @@ class Outbox:
             reason = error_reason(error)
             least = getattr(error, "retry_after", None) or 0.0
             progress = getattr(error, "progress", ())
-            if delivery.waited >= self._retry_for:
+            if delivery.waited >= self.retry_for:
                 self._expire(reason, upload, files, delivery)
             else:
                 self._retry(delivery, reason, least=least, progress=progress)
@@ -252,7 +264,7 @@ class Outbox:
 
         It is done if at least one was reached, and failed if all were refused for good.
         """
-        expired = delivery.waited >= self._retry_for
+        expired = delivery.waited >= self.retry_for
         later = [one for one in outcome.refused if not one.permanent and not expired]
         never = [one for one in outcome.refused if one not in later]
         refused = {one.recipient for one in outcome.refused}
@@ -265,7 +277,7 @@ class Outbox:
         missed = f"not delivered to {_refusals(never)}" if never else ""
         if never:
             try:
-                where = self._keep(upload, files, delivery)
+                where = self.keep(upload, files, delivery)
             except OSError as error:
                 # Who has been reached must not be delivered to again for that.
                 left = [one.recipient for one in outcome.refused]
@@ -289,7 +301,7 @@ class Outbox:
         """Postpone what else is due for a target, as if it had failed together with `delivery`."""
         target = delivery.target
         for other in self._spool.due(target):
-            if other.waited >= self._retry_for:
+            if other.waited >= self.retry_for:
                 self._read(other, partial(self._expire, reason))
         wait = self._wait_after(delivery, least)
         others = self._spool.rest(target, wait, reason, delivery)
@@ -317,7 +329,7 @@ class Outbox:
     def _give_up(
         self, upload: Upload, files: Sequence[File], delivery: Delivery, reason: str
     ) -> None:
-        where = self._keep(upload, files, delivery)
+        where = self.keep(upload, files, delivery)
         self._note(delivery, partial(self._spool.failed, delivery, reason))
         logger.warning(
             f"upload {delivery.id} is not delivered to {format_list(delivery.recipients)}: "

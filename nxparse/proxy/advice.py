@@ -1,4 +1,4 @@
-"""What the user has to do so that a camera finds this proxy, told at start.
+"""What the user has to do so that a camera finds this proxy, and which options look wrong.
 
 A camera knows its hosts by name and nothing but port 80. So two things must be
 true: the names lead to an address, and port 80 of that address leads here.
@@ -6,11 +6,16 @@ true: the names lead to an address, and port 80 of that address leads here.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from nxparse.config import Config
+from nxparse.deliver import routes, run
+from nxparse.deliver.routes import Rule
 from nxparse.server.endpoints import DNS_HOSTS
 
 # mitmproxy, on a TCP port: "... failed to listen on *:80 with [Errno 13] ...";
@@ -115,3 +120,59 @@ def explained(complaint: str) -> str | None:
         case errno.EADDRNOTAVAIL:
             return f"port {port}: this machine does not have that address; see ip address"
     return None
+
+
+# Only in a command, and in the last line of a post, are they filled in.
+_PLACEHOLDERS = re.compile(rf"(?<!\$)\{{(?:{'|'.join(run.PLACEHOLDERS)})\}}")
+
+
+def doubts(options: Mapping[str, object], config: Config, environ: Mapping[str, str]) -> list[str]:
+    """Return a line for each value that works but is surely a mistake, with what to write instead.
+
+    `config` is what `options` were parsed to.
+    """
+    found = []
+    for name, least, unit, larger in (
+        ("nx_retry_for", 60, "seconds", "d for {} days"),
+        ("nx_max_upload", 1024, "bytes", "m for {} MB"),
+        ("nx_inspect", 1024, "bytes", "m for {} MB"),
+    ):
+        value = routes.expand(str(options[name]), environ).strip()
+        if value.isdecimal() and 0 < int(value) < least:
+            write = f"{value}{larger.format(value)}"
+            found.append(f"{name}={value} is {value} {unit}: write {write}")
+    for host in config.hosts:
+        if all(routes.fits(host, name) for name in ("www.example.com", "debian.org", "x.y")):
+            found.append(
+                f"nx_hosts={host} answers every name: name the hosts that the camera needs"
+            )
+    if config.dns and (config.dns.is_loopback or config.dns.is_unspecified):
+        found.append(
+            f"nx_dns={config.dns} cannot be reached by a camera: give an address of the LAN"
+        )
+    if placeholder := _PLACEHOLDERS.search(str(options["nx_dir"])):
+        found.append(f"nx_dir={options['nx_dir']}: {_unfilled(placeholder[0])}")
+    for rule in config.routes:
+        shown = routes.shown_rule(f"{rule.pattern}={rule.target.text}")
+        found += [f"nx_route={shown}: {doubt}" for doubt in _doubts_about(rule, environ)]
+    return found
+
+
+def _doubts_about(rule: Rule, environ: Mapping[str, str]) -> Iterator[str]:
+    pattern, kind, argument = rule.pattern, rule.target.kind, rule.target.argument
+    if not re.search(r"[@*?\[]", pattern) and pattern.lower() not in routes.SITES:
+        close = difflib.get_close_matches(pattern.lower(), routes.SITES, 1)
+        sites = ", ".join(sorted(routes.SITES))
+        instead = f"did you mean {close[0]}?" if close else f"the sites are {sites}"
+        yield f"{pattern} is no address, glob or known site: {instead}"
+    if kind not in ("run", "mastodon") and (found := _PLACEHOLDERS.search(argument)):
+        yield _unfilled(found[0])
+    if kind == "run":
+        program = run.command(argument)[0]
+        if not shutil.which(routes.expand(program, environ), path=environ.get("PATH")):
+            where = "" if "/" in program else " in PATH"
+            yield f"there is no program {program}{where}: install it, or give its full path"
+
+
+def _unfilled(placeholder: str) -> str:
+    return f"{placeholder} is taken as it stands; only run: fills it in"

@@ -585,8 +585,7 @@ class TestStatus:
         with WebServer() as running, pytest.raises(UnreachableError) as caught:
             send(encoded(), ID, at(running, login="me:geheim@"), NOON)
         assert str(caught.value).replace(str(at(running)), "SERVER") == (
-            "SERVER: the password was not sent, as http:// does not encrypt it: "
-            "use https:// in the rule"
+            "SERVER: http:// does not encrypt passwords, so none was sent: use https://"
         )
         assert running.posts == []
 

@@ -1235,6 +1235,31 @@ class TestThreads:
         assert came == ids[:1]
         assert list(contents(root / "spool")) == ids[1:]
 
+    def test_start_after_a_stop(self, waiting: Spool) -> None:
+        """A delivery that outlasts a stop and a start is made once; the rest is made then."""
+        begun, go_on, all_came = threading.Event(), threading.Event(), threading.Event()
+        came: list[str] = []
+
+        def deliver(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
+            came.append(delivery.id)
+            begun.set()
+            assert go_on.wait(SOON)
+            if {*came} == {*ids}:
+                all_came.set()
+            return Outcome("saved")
+
+        ids = sorted([accept(waiting), accept(waiting)])
+        out = box(waiting, {"save": deliver}, time.time)
+        out.start()
+        assert begun.wait(SOON)
+        assert out.stop(0) is False
+        assert [one.id for one in out.at_hand] == ids[:1]
+        out.start()
+        go_on.set()
+        assert all_came.wait(SOON)
+        assert out.stop(SOON) is True
+        assert (sorted(came), out.at_hand) == (ids, [])
+
     def test_stop_while_asleep(self, waiting: Spool) -> None:
         """A sleeping outbox ends at once."""
         events = Events(1)

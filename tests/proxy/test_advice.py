@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
+from nxparse.config import OPTIONS, parse
 from nxparse.proxy import advice
 from nxparse.proxy.advice import Listening
 
@@ -173,3 +176,89 @@ def udp(place: str, number: int) -> str:
 def test_explained(complaint: str, expected: str | None) -> None:
     """A port that cannot be had is told with what to do; other complaints are left alone."""
     assert advice.explained(complaint) == expected
+
+
+DEFAULTS: Mapping[str, object] = {option.name: option.default for option in OPTIONS}
+ENVIRON = {"PHOTOS": "/srv/photos", "PATH": os.environ["PATH"]}
+
+# Settings that are surely mistakes, and a part of the line that says so.
+DOUBTFUL: dict[str, tuple[Mapping[str, object], str]] = {
+    "time without a unit": (
+        {"nx_retry_for": "3"},
+        "nx_retry_for=3 is 3 seconds: write 3d for 3 days",
+    ),
+    "time from the environment": ({"nx_retry_for": "${THREE}"}, "nx_retry_for=3 is 3 seconds"),
+    "limit without a unit": (
+        {"nx_max_upload": "500"},
+        "nx_max_upload=500 is 500 bytes: write 500m for 500 MB",
+    ),
+    "bodies without a unit": (
+        {"nx_inspect": "16"},
+        "nx_inspect=16 is 16 bytes: write 16m for 16 MB",
+    ),
+    "all hosts": ({"nx_hosts": ["x.example", "*"]}, "nx_hosts=* answers every name: name the host"),
+    "all hosts with a dot": ({"nx_hosts": ["*.*"]}, "nx_hosts=*.* answers every name"),
+    "loopback": ({"nx_dns": "127.0.0.1"}, "nx_dns=127.0.0.1 cannot be reached by a camera"),
+    "no address": ({"nx_dns": "0.0.0.0"}, "nx_dns=0.0.0.0 cannot be reached by a camera"),
+    "a misspelt site": (
+        {"nx_route": ["Facebok=save"]},
+        "nx_route=Facebok=save: Facebok is no address, glob or known site: did you mean facebook?",
+    ),
+    "a site that is none": (
+        {"nx_route": ["tumblr=save"]},
+        "nx_route=tumblr=save: tumblr is no address, glob or known site: the sites are cyworld, ",
+    ),
+    "a placeholder in a folder": (
+        {"nx_route": ["*=save:photos/{camera}"]},
+        "nx_route=*=save:photos/{camera}: {camera} is taken as it stands; only run: fills it in",
+    ),
+    "a placeholder in nx_dir": ({"nx_dir": "photos/{camera}"}, "nx_dir=photos/{camera}: {camera}"),
+    "a placeholder in a URL": (
+        {"nx_route": ["*=forward:https://me:f9e1@h/{camera}"], "nx_senders": ["*"]},
+        "nx_route=*=forward:https://h/...: {camera} is taken as it stands; only run: fills it in",
+    ),
+    "a program that is not there": (
+        {"nx_route": ["*=run:nx-no-such-program {file}"], "nx_senders": ["*"]},
+        "nx_route=*=run:nx-no-such-program {file}: there is no program nx-no-such-program in PATH",
+    ),
+    "a program from the environment": (
+        {"nx_route": ["*=run:${PHOTOS}/x {file}"], "nx_senders": ["*"]},
+        "nx_route=*=run:${PHOTOS}/x {file}: there is no program ${PHOTOS}/x",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "doubt"), DOUBTFUL.values(), ids=DOUBTFUL)
+def test_doubtful(options: Mapping[str, object], doubt: str) -> None:
+    """What is surely a mistake works, with one line that says what to write instead."""
+    values = {**DEFAULTS, **options}
+    environ = {**ENVIRON, "THREE": "3"}
+    (found,) = advice.doubts(values, parse(values, environ), environ)
+    assert found.startswith(doubt)
+    assert "f9" not in found
+
+
+def test_nothing_doubtful(tmp_path: Path) -> None:
+    """Neither the defaults nor unusual but sensible values are warned about."""
+    program = tmp_path / "my program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    values = {
+        **DEFAULTS,
+        "nx_retry_for": "0",
+        "nx_max_upload": "1000000",
+        "nx_inspect": "0",
+        "nx_hosts": ["*.example.org", "cam*", "www.msn.com"],
+        "nx_dns": "198.51.100.80",
+        "nx_dir": "${PHOTOS}/{2024}",
+        "nx_senders": ["*"],
+        "nx_route": [
+            "Facebook=save",
+            "f*=save",
+            "me@example.org=save:${PHOTOS}",
+            "*=run:sh -c 'echo {file}'",
+            f"*=run:'{program}' {{file}}",
+            "*=mastodon:https://t@example.social/?postscript={camera}",
+        ],
+    }
+    assert advice.doubts(values, parse(values, ENVIRON), ENVIRON) == []

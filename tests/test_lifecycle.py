@@ -1,0 +1,156 @@
+"""A real mitmdump that is reloaded, stopped, or cannot write its log."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests import bodies, camera
+from tests.mitmdump import ADDON, ROOT, Proxy, eventually
+from tests.smtp_servers import Act, ScriptedServer
+
+ACCEPTED = '<Response Status="succ" />'
+
+
+def send(proxy: Proxy, name: str, to: str = "anna@example.org", port: int = 0) -> None:
+    """Upload a photo; it must be accepted at once."""
+    message = bodies.message_xml(recipients=[to])
+    body = bodies.body([(name, bodies.jpeg(1000))], message=message)
+    before = time.monotonic()
+    heard = camera.send(port or proxy.port, bodies.request(body))
+    assert (heard.status, heard.body) == (200, ACCEPTED)
+    assert time.monotonic() - before < 5
+
+
+def test_a_reload_while_a_delivery_hangs(folder: Path) -> None:
+    """The reloaded addon accepts and delivers at once; the hanging delivery is made once."""
+    script = folder / "nx_addon_copy.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{ADDON.read_text()}")
+    program = folder / "program"
+    program.write_text(
+        f"#!/bin/sh\necho $1 >> {folder}/begun\n"
+        f"until [ -e {folder}/go ]; do sleep 0.05; done\necho $1 >> {folder}/ended\n"
+    )
+    program.chmod(0o755)
+    rules = (f"nx_route=anna@*=run:{program} {{recipient}}", "nx_route=ben@*=save")
+    options = [word for rule in rules for word in ("--set", rule)]
+    with Proxy(folder, "--set", "nx_senders=*", *options, script=script) as proxy:
+        send(proxy, "SAM_1.JPG")
+        eventually((folder / "begun").exists, "the delivery begins")
+        for times in (2, 3):
+            later = time.time() + times * 10
+            os.utime(script, (later, later))
+            proxy.wait_for(r"port 53: ", times)
+            send(proxy, f"BEN_{times}.JPG", "ben@example.org")
+            proxy.wait_for(rf"saved as .*BEN_{times}\.JPG")
+        send(proxy, "SAM_2.JPG")
+        (folder / "go").touch()
+        proxy.wait_for("program has done it", 2)
+        proxy.stop()
+        assert "Traceback" not in proxy.log
+    assert [len((folder / name).read_text().splitlines()) for name in ("begun", "ended")] == [2, 2]
+
+
+def test_the_second_interrupt_ends_at_once(folder: Path) -> None:
+    """Ctrl-C says which delivery is waited for; another one does not wait."""
+    with ScriptedServer({"greeting": Act.SILENCE}) as server:
+        settings = ("--set", f"nx_smtp=smtp://127.0.0.1:{server.port}", "--set", "nx_senders=*")
+        with Proxy(folder, *settings) as proxy:
+            send(proxy, "SAM_1.JPG")
+            server.wait("connect")
+            id = proxy.wait_for(r"next: mail \(upload (\S+)\)")[1]
+            os.kill(proxy.process.pid, signal.SIGINT)
+            proxy.wait_for(rf"waiting up to 10 s for upload {id} to mail; .*Ctrl-C again")
+            before = time.monotonic()
+            os.kill(proxy.process.pid, signal.SIGINT)
+            assert proxy.ended() == 0
+            assert time.monotonic() - before < 4
+            assert (
+                f"stopped during the delivery of upload {id} to mail; the next start" in proxy.log
+            )
+            assert "Traceback" not in proxy.log
+
+
+def test_the_log_appears_at_once(folder: Path) -> None:
+    """Through a pipe, as to systemd, the first lines appear before the first request."""
+    with Proxy(folder, environ={"PYTHONUNBUFFERED": ""}) as proxy:
+        send(proxy, "SAM_1.JPG")
+        proxy.wait_for(r"saved as .*SAM_1\.JPG")
+
+
+@contextmanager
+def writing_to(output: str, folder: Path, *arguments: str) -> Iterator[tuple[Proxy, int]]:
+    """A proxy whose output is redirected, with the port it listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    proxy = Proxy(
+        folder,
+        *("--mode", f"regular@127.0.0.1:{port}", *arguments),
+        before=("sh", "-c", f'{output}; exec "$@"', "sh"),
+    )
+    proxy.start()
+    try:
+        eventually(lambda: answers(port), "it serves")
+        yield proxy, port
+    finally:
+        proxy.kill()
+
+
+def answers(port: int) -> bool:
+    request = b"GET / HTTP/1.0\r\nHost: gld.samsungosp.com\r\n\r\n"
+    try:
+        return camera.send(port, request).status == 200
+    except OSError:
+        return False
+
+
+def test_a_log_that_cannot_grow(folder: Path) -> None:
+    """A full disk below the log does not stop uploads."""
+    with open(folder / "log", "wb") as log:
+        log.truncate((1 << 20) - 4000)
+    limit = f"ulimit -f {(1 << 20) // 512}; exec >> {folder}/log"
+    with writing_to(limit, folder) as (proxy, port):
+        for number in range(10):
+            send(proxy, f"SAM_{number}.JPG", port=port)
+        eventually(lambda: len(proxy.saved()) == 10, "all are saved")
+        assert proxy.process.poll() is None
+    assert (folder / "log").stat().st_size == 1 << 20
+
+
+def test_a_log_whose_reader_is_gone(folder: Path) -> None:
+    """A reader that goes away does not stop uploads."""
+    os.mkfifo(folder / "log")
+    reader = os.open(folder / "log", os.O_RDONLY | os.O_NONBLOCK)
+    with writing_to(f"exec > {folder}/log", folder) as (proxy, port):
+        os.close(reader)
+        for number in range(3):
+            send(proxy, f"SAM_{number}.JPG", port=port)
+        eventually(lambda: len(proxy.saved()) == 3, "all are saved")
+        assert proxy.process.poll() is None
+
+
+def test_a_log_that_nobody_reads(folder: Path) -> None:
+    """A reader that stops reading does not stop uploads; later the log says what is missing."""
+    os.mkfifo(folder / "log")
+    reader = os.open(folder / "log", os.O_RDONLY | os.O_NONBLOCK)
+    with writing_to(f"exec > {folder}/log", folder, "--set", "flow_detail=3") as (proxy, port):
+        long = b"GET / HTTP/1.0\r\nHost: gld.samsungosp.com\r\nX: " + b"x" * 8000 + b"\r\n\r\n"
+        for _ in range(60):
+            assert camera.send(port, long).status == 200
+        send(proxy, "SAM_1.JPG", port=port)
+        eventually(lambda: "SAM_1.JPG" in proxy.saved(), "it is saved")
+        text = b""
+
+        def reported() -> bool:
+            nonlocal text
+            with suppress(BlockingIOError):
+                text += os.read(reader, 1 << 16)
+            return b"lines of the log were dropped" in text
+
+        eventually(reported, "the log says what is missing")
+        os.close(reader)
