@@ -423,7 +423,7 @@ class Sender:
 
     def email(self, sender: str, recipients: Sequence[str], photos: Sequence[Photo]) -> None:
         """Send all photos in one e-mail."""
-        # Another boundary each time, so that no upload looks like a duplicate.
+        # Random, so that no photo contains it.
         boundary = f"{'-' * 27}{secrets.token_hex(6)}"
         names = format_list([printable(photo.name) for photo in photos])
         what = f"upload of {names}, {format_size(sum(photo.size for photo in photos))}"
