@@ -92,6 +92,12 @@ REMEDIES = {
 }
 
 
+NO_DNS = (
+    "the DNS server of this computer does not answer; if it is nx_addon, start that with "
+    "--mode dns@53; --via ADDRESS tests the rest"
+)
+
+
 class SendError(Exception):
     """A step has failed. The text says which one, why, and what to do."""
 
@@ -215,10 +221,11 @@ def dns_advice(hosts: Sequence[str]) -> str:
     hosts = [shlex.quote(printable(host)) for host in hosts]
     further = [f" --set nx_hosts={host}" for host in hosts if host not in DNS_HOSTS]
     return (
-        "if only the camera uses the DNS of nx_addon, this is as it should be, and --via ADDRESS "
-        "tests it; if not, make the DNS server of this network answer with the ADDRESS of "
-        f"nx_addon, in dnsmasq: {advice.dnsmasq('ADDRESS', hosts)}; or start nx_addon with "
-        f"--mode dns@53{''.join(further)} and enter its address as the DNS server on the camera"
+        "if only the camera uses the DNS of nx_addon, this is as it should be: test the rest with "
+        "--via ADDRESS, the address of nx_addon; if not, make the DNS server of this network "
+        f"answer with that address, in dnsmasq: {advice.dnsmasq('ADDRESS', hosts)}; or start "
+        f"nx_addon with --mode dns@53{''.join(further)} and enter its address as the DNS server on "
+        "the camera"
     )
 
 
@@ -381,13 +388,14 @@ class Sender:
             self._output(f"DNS: not tested, everything goes to port {port} of {address}")
             return
         by_address: dict[str, list[str]] = {}
-        missing, reason = [], ""
+        missing, reason, remedy = [], "", ""
         for host in hosts:
             try:
                 self._addresses[host] = _address(host)
             except OSError as error:
                 missing.append(host)
                 reason = error_reason(error)
+                remedy = NO_DNS if error.errno == socket.EAI_AGAIN else dns_advice(missing)
             else:
                 by_address.setdefault(self._addresses[host], []).append(printable(host))
         for address, names in by_address.items():
@@ -395,7 +403,7 @@ class Sender:
             self._output(f"DNS: {' and '.join(names)} {verb} to {address}")
         if missing:
             lost = " and ".join(printable(host) for host in missing)
-            raise SendError(f"DNS: no address for {lost} ({reason}): {dns_advice(missing)}")
+            raise SendError(f"DNS: no address for {lost} ({reason}): {remedy}")
         if len(by_address) > 1:
             self._output("warning: the addresses differ, but all should be that of nx_addon")
 
