@@ -195,7 +195,8 @@ def test_show_and_repair(folder: Path) -> None:
 
 
 def test_send(folder: Path) -> None:
-    """The command that plays the camera does it, as it stands in README, through a proxy."""
+    """The command in README uploads a photo, with `--via` as README describes it."""
+    assert "`--via 192.168.1.2`" in TEXT
     (words,) = commands_of_nxparse("send")
     (folder / "photo.jpg").write_bytes(bodies.jpeg(2000))
     with Proxy(folder) as proxy:

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nxparse import multipart
-from nxparse.cli import simulate
+from nxparse.cli import send
 from nxparse.deliver import targets
 from nxparse.deliver.outbox import describe_waiting
 from nxparse.deliver.save import describe_saved, store
@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("file", type=Path, help="its body, or the whole request")
     command.set_defaults(run=_repair)
     command = commands.add_parser("send", help="play the camera, to try a set-up")
-    simulate.add_arguments(command)
-    command.set_defaults(run=simulate.run)
+    send.add_arguments(command)
+    command.set_defaults(run=send.run)
     command = commands.add_parser("outbox", help="what waits to be delivered")
     command.add_argument("--dir", type=Path, default=Path("uploads"), help="the option nx_dir")
     command.set_defaults(run=_outbox)
