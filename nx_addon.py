@@ -48,7 +48,7 @@ from nxparse.deliver import targets
 from nxparse.deliver.outbox import Outbox, describe_waiting
 from nxparse.deliver.save import describe_saved, store
 from nxparse.inspect import show
-from nxparse.inspect.recorded import RecordedRequest, RecordedResponse
+from nxparse.inspect.recorded import RecordedQuestion, RecordedRequest, RecordedResponse
 from nxparse.proxy import advice, network
 from nxparse.proxy.transport import Drain, HeldReader, OneSegmentWriter, Pending
 from nxparse.proxy.unknown_hosts import UnknownHosts
@@ -119,7 +119,7 @@ class NxAddon:
         self.outbox: Outbox | None = None
         self.started = False
         self.ended = False
-        self.read: list[http.HTTPFlow] = []  # from a file, to be reported
+        self.read: list[http.HTTPFlow | dns.DNSFlow] = []  # from a file, to be reported
         self.port_advice = _PortAdvice()
         self.exchanges: dict[str, Exchange] = {}  # by the id of the flow
         self.wrapped: dict[str, tuple[HeldReader, OneSegmentWriter]] = {}  # by that of the client
@@ -223,8 +223,8 @@ class NxAddon:
         return ending
 
     def _report_read(self, path: Path) -> None:
-        # Whoever has never asked for a host of ours is no camera.
-        cameras = {_name(one.client_conn) for one in self.read if self._is_ours(one)}
+        # A client that has never asked for a host of ours is no camera.
+        cameras = {_name(one.client_conn) for one in self.read if self._asks_for_us(one)}
         flows = [one for one in self.read if _name(one.client_conn) in cameras]
         try:
             _write_report(flows, path)
@@ -333,6 +333,8 @@ class NxAddon:
 
     def dns_request(self, flow: dns.DNSFlow) -> None:
         question = flow.request.question
+        if not flow.live and self.config and self.config.report:
+            self.read.append(flow)
         if not flow.live or question is None:
             return
         if not self.hosts.resolves(question.name):
@@ -393,6 +395,11 @@ class NxAddon:
         return self.spool
 
     # What the hooks above are made of
+
+    def _asks_for_us(self, flow: http.HTTPFlow | dns.DNSFlow) -> bool:
+        if isinstance(flow, http.HTTPFlow):
+            return self._is_ours(flow)
+        return any(self.hosts.resolves(one.name) for one in flow.request.questions)
 
     def _is_ours(self, flow: http.HTTPFlow) -> bool:
         request = flow.request
@@ -709,8 +716,20 @@ def _write_report(flows: Sequence[flow.Flow], path: Path) -> None:
     from nxparse.inspect import report
 
     seen = [_seen(one) for one in flows if isinstance(one, http.HTTPFlow)]
+    asked = [
+        RecordedQuestion(
+            question.name,
+            dns.types.to_str(question.type),
+            _name(one.client_conn),
+            one.timestamp_created,
+        )
+        for one in flows
+        if isinstance(one, dns.DNSFlow)
+        for question in one.request.questions
+    ]
+    maker = f"nx_addon in mitmproxy {version.VERSION}"
     try:
-        path.write_text(report.markdown(seen, version=f"mitmproxy {version.VERSION}"), "utf-8")
+        path.write_text(report.markdown(seen, asked, version=maker), "utf-8")
     except OSError as error:
         raise exceptions.CommandError(error_reason(error)) from error
     logger.log(ALERT, f"a report of {len(seen)} requests is in {path}; read it before you share it")

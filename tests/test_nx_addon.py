@@ -21,7 +21,8 @@ from unittest.mock import Mock
 import pytest
 from mitmproxy import exceptions, http
 from mitmproxy.addons.proxyserver import Proxyserver
-from mitmproxy.io import FlowReader
+from mitmproxy.dns import Question, classes, types
+from mitmproxy.io import FlowReader, FlowWriter
 from mitmproxy.test import taddons, tflow
 
 import nx_addon
@@ -1047,6 +1048,30 @@ def test_a_report_of_a_recording(folder: Path) -> None:
     assert "gld.samsungosp.com" in told
     assert "/camera" in told
     assert "/phone" not in told
+
+
+def test_dns_questions_in_a_report(folder: Path) -> None:
+    """The report has the names that a camera looked up, and nobody else's."""
+    capture = folder / "capture.mitm"
+    with capture.open("wb") as file:
+        for name, client in (
+            ("gld.samsungosp.com", "192.0.2.7"),
+            ("nas.home.example.org", "192.0.2.7"),
+            ("www.youtube.com", "192.0.2.9"),
+        ):
+            flow = tflow.tdnsflow()
+            flow.client_conn.peername = (client, 4000)
+            flow.request.questions = [Question(name, types.A, classes.IN)]
+            FlowWriter(file).add(flow)
+    path = folder / "report.md"
+    reading = Proxy(folder, "-nr", str(capture), "--set", f"nx_report={path}")
+    reading.start()
+    assert reading.ended() == 0
+    report = path.read_text()
+    assert re.search(r" A +gld.samsungosp.com\n", report)
+    assert re.search(r" A +<host of 4 labels 20 #\w+>\n", report)
+    assert "nas" not in report
+    assert "youtube" not in report
 
 
 def test_a_report_that_cannot_be_written(folder: Path) -> None:
