@@ -47,12 +47,12 @@ from nxparse import config
 from nxparse.deliver import targets
 from nxparse.deliver.outbox import Outbox, describe_waiting
 from nxparse.deliver.save import describe_saved, store
-from nxparse.inspect import show
+from nxparse.inspect import credentials, show
 from nxparse.inspect.recorded import RecordedQuestion, RecordedRequest, RecordedResponse
 from nxparse.proxy import advice, network
 from nxparse.proxy.transport import Drain, HeldReader, OneSegmentWriter, Pending
 from nxparse.proxy.unknown_hosts import UnknownHosts
-from nxparse.server import endpoints, social
+from nxparse.server import endpoints
 from nxparse.server.endpoints import Call, Service
 from nxparse.server.gateway import Gateway, rehearsed
 from nxparse.server.hotspot import Family, PortalState
@@ -72,6 +72,10 @@ from nxparse.text import describe_disk_error, describe_upload, error_reason, pri
 FAILED = refusal(500, "nx_addon has failed, see its log")
 NOT_READY = refusal(503, "nx_addon is starting, or ending")
 MAX_URL = 200  # characters of it in a line
+MAX_METHOD = 20
+# A photo that is sent to an unknown path is not stored: its beginning tells what it is.
+MAX_UNKNOWN = 64 << 10  # bytes of a body
+_AS_BYTES = ("utf-8", "surrogateescape")  # as mitmproxy reads headers
 STOP_TIMEOUT = 10.0  # seconds that the delivery at hand may take to end
 ENDING = 0.2  # seconds that connections get to end
 DNS_TTL = 60  # seconds; a camera that moves to another network should forget us
@@ -427,20 +431,16 @@ class NxAddon:
         return answer.service in endpoints.UNSOLVED
 
     async def _keep_unknown(self, flow: http.HTTPFlow) -> None:
-        told = f"{flow.request.method} {printable(flow.request.pretty_url, MAX_URL)}"
+        what = _describe_request(flow.request)
         try:
-            copy = flow.copy()
-            copy.request.raw_content = social.without_secrets(flow.request.raw_content or b"")
-            written = io.BytesIO()
-            FlowWriter(written).add(copy)
-            path = await asyncio.to_thread(self._spool().keep_unknown, written.getvalue())
+            path = await asyncio.to_thread(_save_unknown, self._spool(), flow.copy())
         except Exception as error:
-            kept = f"it cannot be kept: {error_reason(error)}"
+            saved = f"it cannot be saved: {error_reason(error)}"
         else:
-            kept = f"it is kept as {path}"
+            saved = f"saved to {path}"
         if not _somebody_looks():
             flow.request.raw_content = None
-        logger.warning(f"{_name(flow.client_conn)}: asks for what nobody knows: {told}; {kept}")
+        logger.warning(f"{_name(flow.client_conn)}: unknown request: {what}; {saved}")
 
     def _stranger(self, client: Client, name: str, how: str) -> None:
         if told := self.strangers.asked(_name(client), endpoints.bare_host(name), how):
@@ -468,10 +468,8 @@ class NxAddon:
         """Get ready for the body of a request, even if it is none."""
         call = exchange.answer
         if isinstance(call, Reply):
-            if exchange.unknown and self.config:
-                exchange.receiver = Collector(
-                    _name(exchange.client), lambda _: call, self.config.inspect
-                )
+            if exchange.unknown:
+                exchange.receiver = Collector(_name(exchange.client), lambda _: call, MAX_UNKNOWN)
             return
         if not self.spool or not self.config or not self.gateway:
             exchange.reply = NOT_READY
@@ -539,7 +537,7 @@ class NxAddon:
             return
         answer = self._found(flow.request)
         if not flow.live:
-            logger.info(f"{_name(flow.client_conn)}: {_told(_seen(flow))}")
+            logger.info(f"{_name(flow.client_conn)}: {_describe_recorded(_seen(flow))}")
         elif not flow.response:
             match answer:
                 case Reply():
@@ -571,7 +569,8 @@ class NxAddon:
 
 
 def _name(client: Client) -> str:
-    return client.peername[0] if client.peername else "somebody"
+    # Of a recorded flow the address is what its file says.
+    return printable(client.peername[0]) if client.peername else "unknown client"
 
 
 def _has_body(request: http.Request) -> bool:
@@ -580,6 +579,26 @@ def _has_body(request: http.Request) -> bool:
         return length.strip() != "0"
     # HTTP/2 needs no header to announce a body.
     return "transfer-encoding" in request.headers or request.is_http2
+
+
+def _save_unknown(spool: Spool, flow: http.HTTPFlow) -> Path:
+    """Save a copy of a flow to unknown/, without credentials. Blocks."""
+    request = flow.request
+    fields = credentials.hide_in_headers(_fields(request.headers))
+    request.headers = http.Headers(
+        [(name.encode(*_AS_BYTES), value.encode(*_AS_BYTES)) for name, value in fields]
+    )
+    request.path = credentials.hide_in_url(request.path)
+    request.raw_content = credentials.hide_in_body(request.raw_content or b"")
+    written = io.BytesIO()
+    FlowWriter(written).add(flow)
+    return spool.keep_unknown(written.getvalue())
+
+
+def _describe_request(request: http.Request) -> str:
+    """The method and URL of a request for the log, without credentials."""
+    url = credentials.hide_in_url(request.pretty_url[: 2 * MAX_URL])
+    return f"{printable(request.method, MAX_METHOD)} {printable(url, MAX_URL)}"
 
 
 async def _abandon(exchange: Exchange, reason: str) -> bytes | None:
@@ -641,9 +660,10 @@ def _fields(headers: http.Headers) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in headers.items(multi=True))
 
 
-def _told(seen: RecordedRequest) -> str:
+def _describe_recorded(seen: RecordedRequest) -> str:
     """A request that was read from a file, in one line."""
-    what = f"{seen.method} {printable(f'http://{seen.host}{seen.path}', MAX_URL)}"
+    url = credentials.hide_in_url(f"http://{seen.host}{seen.path}"[: 2 * MAX_URL])
+    what = f"{printable(seen.method, MAX_METHOD)} {printable(url, MAX_URL)}"
     if show.title(seen) != show.EMAIL:
         status = f", answered {seen.answered.status}" if seen.answered else ""
         return f"{what}: {show.title(seen)}{status}"

@@ -45,6 +45,11 @@ def format_list(items: Sequence[str], limit: int = 5) -> str:
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
 
 
+def format_recipients(recipients: Sequence[str]) -> str:
+    """Recipients as a camera wrote them, printable and not too many."""
+    return format_list([printable(one) for one in recipients])
+
+
 def format_deviations(found: Iterable[Deviation]) -> str:
     """The names of the deviations, each once."""
     return ", ".join(dict.fromkeys(str(deviation) for deviation in found)) or "none"
@@ -58,9 +63,8 @@ def describe_upload(found: Upload) -> str:
 def describe_contents(found: Upload) -> str:
     """Who sent what to whom."""
     names = [printable(file.name or "(no name)") for file in found.files]
-    recipients = [printable(recipient) for recipient in found.recipients]
     return (
-        f"from {printable(found.sender) or '(nobody)'} to {format_list(recipients)}: "
+        f"from {printable(found.sender) or '(nobody)'} to {format_recipients(found.recipients)}: "
         f"{format_list(names) or 'no files'}, {format_size(found.size)}"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -21,6 +22,8 @@ from unittest.mock import Mock
 import pytest
 from mitmproxy import exceptions, http
 from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.addons.save import Save
+from mitmproxy.addons.savehar import SaveHar
 from mitmproxy.dns import Question, classes, types
 from mitmproxy.io import FlowReader, FlowWriter
 from mitmproxy.test import taddons, tflow
@@ -936,12 +939,12 @@ def test_what_nobody_knows_is_kept(folder: Path, request_: bytes, told: str) -> 
     """It is told in one line and kept as a flow, with its body and the reply."""
     with Proxy(folder, "--set", "nx_hosts=new.example.net") as proxy:
         heard = camera.send(proxy.port, request_)
-        line = proxy.wait_for(r"127.0.0.1: asks for what nobody knows: (.*); it is kept as (\S+)\n")
+        line = proxy.wait_for(r"127.0.0.1: unknown request: (.*); saved to (\S+)\n")
         browser = camera.send(
             proxy.port, GET.format("/favicon.ico", 1, "samsungimaging.com").encode()
         )
         assert browser.status == 204
-        assert proxy.log.count("nobody knows") == 1
+        assert proxy.log.count("unknown request") == 1
     assert line[1].startswith(told)
     (flow,) = flows_in(folder / line[2])
     assert (folder / line[2]).stat().st_mode & 0o777 == 0o600
@@ -952,27 +955,79 @@ def test_what_nobody_knows_is_kept(folder: Path, request_: bytes, told: str) -> 
     assert flow.comment.startswith("unknown: ")
 
 
-def test_of_what_nobody_knows_only_so_much_is_kept(folder: Path) -> None:
-    """Of a large body only the beginning is kept, as much as nx_inspect allows."""
-    with Proxy(folder, "--set", "nx_inspect=1k") as proxy:
-        heard = camera.send(proxy.port, UNKNOWN % 100_000 + b"x" * 100_000)
-        line = proxy.wait_for(r"it is kept as (\S+)\n")
+def test_only_the_beginning_of_an_unknown_body_is_saved(folder: Path) -> None:
+    """Of a large body the first 64 KiB are saved, however much nx_inspect allows."""
+    with Proxy(folder, "--set", "nx_inspect=1g") as proxy:
+        heard = camera.send(proxy.port, UNKNOWN % 1_000_000 + b"x" * 1_000_000)
+        line = proxy.wait_for(r"saved to (\S+)\n")
     assert heard.status == 404
     (flow,) = flows_in(folder / line[1])
-    assert flow.request.raw_content == b"x" * 1025
+    assert flow.request.raw_content == b"x" * 65537
 
 
-def test_secrets_of_what_nobody_knows(folder: Path) -> None:
-    """A login that nobody knows how to answer is kept without its password."""
-    login = social.auth("newsite", social.login_qf30("me", "correct horse"))
+LEAKY = (
+    b"POST /new?user=me@x.org&password=correct-1 HTTP/1.1\r\n"
+    b"Host: snsgw.samsungmobile.com\r\n"
+    b"Authorization: Basic Y29ycmVjdA==\r\n"
+    b"Cookie: session=correct-2\r\n"
+    b"X-Auth-Token: correct-3\r\n"
+    b"Content-Length: 32\r\n\r\n"
+    b"login=me@x.org&password=correct4"
+)
+
+
+def test_credentials_of_unknown_requests(folder: Path) -> None:
+    """Neither unknown/ nor the log has a user, a password or a key."""
+    login = social.auth("newsite", social.login_qf30("me@x.org", "correct horse"))
+    requests = (login, social.allshare("me@x.org", "correct horse"), LEAKY)
     with Proxy(folder) as proxy:
-        for request in (login, social.allshare("me", "correct horse")):
+        for request in requests:
             assert camera.send(proxy.port, request).status in (401, 404)
-        proxy.wait_for("nobody knows", 2)
+        proxy.wait_for("unknown request", len(requests))
         kept = [path.read_bytes() for path in (proxy.uploads / ".nx/unknown").iterdir()]
-        assert len(kept) == 2
-        assert all(b"(hidden)" in one and b"correct" not in one for one in kept)
-        assert "correct" not in proxy.log
+        assert len(kept) == len(requests)
+        for secret in (b"correct", b"Y29ycmVjdA", b"me@x.org", b"me%40x.org"):
+            assert [one for one in kept if secret in one] == []
+        assert (
+            "POST http://snsgw.samsungmobile.com/new?user=(hidden)&password=(hidden)" in proxy.log
+        )
+        ours = [line for line in proxy.log.splitlines() if "unknown request" in line]
+        assert [line for line in ours if "correct" in line or "me@" in line] == []
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"\x1b]0;title\x07 /new",
+        b"GET /\x1b]0;title\x07",
+        b"G" * 50_000 + b" /new",
+        b"GET /" + b"x" * 50_000,
+        b"GET /\xe2\x80\xae\xc2\x9bnew",
+    ],
+    ids=["escape-in-method", "escape-in-path", "long-method", "long-path", "direction"],
+)
+def test_log_lines_of_odd_requests(start: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the method and the path are, the line in the log is short and printable."""
+    flow = tflow.tflow(req=http.Request.make("GET", "http://snsgw.samsungmobile.com/"), resp=True)
+    flow.request.data.method, _, flow.request.data.path = start.partition(b" ")
+    flow.client_conn.peername = ("\x1b[2J", 1)
+    flow.live = False
+
+    async def seen(addon: nx_addon.NxAddon) -> None:
+        await addon.request(flow)  # read from a file
+        flow.live, flow.response = True, None
+        await addon.requestheaders(flow)
+        await addon.request(flow)
+        await addon.response(flow)
+
+    caplog.set_level("INFO")
+    addon = nx_addon.NxAddon()
+    with taddons.context(Proxyserver(), Save(), SaveHar(), addon):
+        asyncio.run(seen(addon))
+    lines = [record.getMessage() for record in caplog.records if record.name == "nx_addon"]
+    assert len(lines) == 2
+    assert all(len(line) < 400 and line.isprintable() for line in lines)
+    assert flow.comment.isprintable()
 
 
 def test_marks_and_comments(folder: Path) -> None:

@@ -24,6 +24,7 @@ from nxparse.text import (
     format_deviations,
     format_duration,
     format_list,
+    format_recipients,
     format_size,
     printable,
 )
@@ -443,3 +444,9 @@ class TestFailureOfSqlite:
 def test_disk_error_without_number(error: OSError, reason: str) -> None:
     """Whatever an error lacks, it has a reason."""
     assert describe_disk_error(error, Path("/srv/photos")).startswith(f"{reason} (/srv/photos)")
+
+
+def test_recipients() -> None:
+    """Recipients from a camera are short and printable, and not too many."""
+    line = format_recipients(["a@x.org", "\u202eb\x1b]0;t\x07", "c" * 5000, *"defgh"])
+    assert line == f"a@x.org, ?b?]0;t?, {'c' * 79}…, d, e and 3 more"

@@ -48,7 +48,13 @@ from nxparse.deliver.errors import (
 from nxparse.deliver.routes import target_label
 from nxparse.deviation import BodyError
 from nxparse.store.spool import MAX_WAIT, Delivery, Spool
-from nxparse.text import error_reason, format_duration, format_list, printable
+from nxparse.text import (
+    error_reason,
+    format_duration,
+    format_list,
+    format_recipients,
+    printable,
+)
 from nxparse.upload import File, Upload
 
 MIN_WAIT = 15.0  # seconds
@@ -295,7 +301,7 @@ class Outbox:
         where = self._keep(upload, files, delivery)
         self._note(delivery, partial(self._spool.failed, delivery, reason))
         logger.warning(
-            f"upload {delivery.id} is not delivered to {format_list(delivery.recipients)}: "
+            f"upload {delivery.id} is not delivered to {format_recipients(delivery.recipients)}: "
             f"{reason}; {where}"
         )
 
@@ -346,7 +352,7 @@ def describe_waiting(deliveries: Sequence[Delivery], now: float) -> str:
 
 def _describe(one: Delivery, now: float) -> str:
     part = f", file {one.part}" if one.part else ""
-    recipients = format_list([printable(name) for name in one.recipients])
+    recipients = format_recipients(one.recipients)
     return (
         f"{one.arrival.id}{part}: to {recipients} by {target_label(one.target)}, "
         f"since {format_duration(now - one.arrival.received)}, tried {one.attempts} times, "
