@@ -292,6 +292,7 @@ class NxAddon:
             exchange.reply = FAILED
         if exchange.reply is FAILED:
             await _abandon(exchange, "by a fault in nx_addon")
+        exchange.unknown = exchange.unknown or exchange.reply.unsolved
         _restore(flow.request, exchange)
         _label(flow, exchange)
         if exchange.drain:

@@ -995,6 +995,26 @@ def test_credentials_of_unknown_requests(folder: Path) -> None:
         assert [line for line in ours if "correct" in line or "me@" in line] == []
 
 
+def test_logins_without_a_user_are_saved(folder: Path) -> None:
+    """What a login to a site with its own login page looks like is not known yet."""
+    login = social.auth("flickr", social.login_oauth())
+    with Proxy(folder) as proxy:
+        assert camera.send(proxy.port, login).status == 401
+        line = proxy.wait_for(r"unknown request: POST \S+/flickr/auth; saved to (\S+)\n")
+        assert camera.send(proxy.port, social.auth("flickr", b"")).status == 400
+        user = social.auth("flickr", social.login_qf30("me@x.org", "secret"))
+        key = social.session_key(camera.send(proxy.port, user).body)
+        assert key
+        photo = social.announce("flickr", "photo", social.photo(key, "SAM_1.JPG"))
+        assert camera.send(proxy.port, photo).status == 200
+        assert proxy.log.count("unknown request") == 1
+    (flow,) = flows_in(folder / line[1])
+    assert flow.comment == "unknown: login to flickr, answered 401"
+    assert flow.request.raw_content
+    assert b"<OAuth Version=" in flow.request.raw_content
+    assert social.base64_of(social.CRYPT_SESSION_KEY).encode() not in flow.request.raw_content
+
+
 @pytest.mark.parametrize(
     "start",
     [

@@ -45,6 +45,7 @@ MAX_NAME = 256  # characters of a user's name, an album, a file name
 
 LOGGED_OUT = Reply(200, b"Logged out for real!")
 LOGIN_FAILED = refusal(401, "Login failed")
+NO_USER = refusal(401, "Login failed", unsolved=True)
 SESSION_EXPIRED = refusal(401, "Session expired")
 
 
