@@ -174,14 +174,20 @@ class NxAddon:
         root = self.config.dir / ".nx"
         try:
             self.spool = Spool(root)
-            self.sessions = Sessions(root / "sessions.sqlite3")
         except (OSError, sqlite3.Error) as error:
-            logger.error(f"uploads cannot be kept: {describe_disk_error(error, self.config.dir)}")
+            logger.error(f"uploads cannot be stored: {describe_disk_error(error, self.config.dir)}")
             return
         for path in self.spool.recovered:
             logger.warning(
                 f"an upload was cut when the last run ended: what came is kept as {path}"
             )
+        path = root / "sessions.sqlite3"
+        try:
+            self.sessions = Sessions(path)
+        except (OSError, sqlite3.Error) as error:
+            reason = describe_disk_error(error, path)
+            logger.error(f"logins to social sites cannot be stored: {reason}")
+            return
         self.gateway = Gateway(self.sessions, self.spool)
         self.outbox = Outbox(
             self.spool,

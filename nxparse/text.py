@@ -104,7 +104,8 @@ def describe_disk_error(error: BaseException, path: Path) -> str:
     if isinstance(error, sqlite3.Error):
         # The lowest byte is the kind of the error, the rest details.
         code = _SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, 0)
-    return f"{text} ({path}){_REMEDIES.get(code, '')}"
+    where = (getattr(error, "filename", None) or path) if code == _GARBLED else path
+    return f"{text} ({where}){_REMEDIES.get(code, '')}"
 
 
 _GARBLED = -1
@@ -126,5 +127,5 @@ _REMEDIES = {
     errno.EIO: f": the disk is failing, see dmesg, {_ELSEWHERE}",
     errno.ENOTDIR: f": something that is no folder is in its way, move it away, {_ELSEWHERE}",
     errno.EAGAIN: f": another nx_addon is working there, end that, {_ELSEWHERE}",
-    _GARBLED: f": move state.sqlite3 in its .nx away, {_ELSEWHERE}",
+    _GARBLED: f": move that file away, {_ELSEWHERE}",
 }
