@@ -69,11 +69,13 @@ _PLACES = {
     "server": "nginx(?:/notreally)?|Apache",
     "etag": '"deadbeef"',
     "encoding charset": _CHARSET,
-    "media": _MEDIA,
     "content-length": "[0-9]{1,9}",
     "content-transfer-encoding content-encoding": "binary|base64|8bit|7bit|gzip|identity",
     "samsung": "hotspot",  # the cookie
-    "flag": "HttpOnly|Secure|html|standalone",
+    "word": rf"{_MEDIA}|{_CHARSET}|gzip|deflate|identity|chunked|close|keep-alive|no-cache"
+    r"|no-store|100-continue|bytes|\*|trailers|h2c|websocket|[a-z]{2}(?:-[a-z]{2})?|HttpOnly"
+    r"|Secure|html",
+    "=number": r"[0-9]{1,5}|[01]\.[0-9]{1,3}",
     "standalone": "yes|no",
     "xmlns": r"http://(?:www\.w3\.org|schemas\.xmlsoap\.org)/[a-z]{0,9}/?[0-9]{0,4}"
     r"|urn:schemas-upnp-org:(?:device|service):(?:MediaServer|ContentDirectory|Basic):[0-9]",
@@ -89,15 +91,11 @@ _KNOWN = {
     for names, pattern in _PLACES.items()
     for name in names.split()
 }
+# Headers that are lists of words and parameters.
 _LISTS = re.compile(
     r"accept(?:-charset|-encoding|-language|-ranges)?|cache-control|(?:proxy-)?connection|expect"
-    r"|keep-alive|pragma|te|transfer-encoding|upgrade|vary"
-)
-_ITEM = re.compile(
-    rf"{_MEDIA}|{_CHARSET}|q=[01](?:\.[0-9]{{1,3}})?|gzip|deflate|identity|chunked|close|keep-alive"
-    r"|no-cache|no-store|max-age=[0-9]{1,5}|timeout=[0-9]{1,3}|max=[0-9]{1,3}|100-continue|bytes"
-    r"|\*|trailers|h2c|websocket|[a-z]{2}(?:-[a-z]{2})?",
-    re.IGNORECASE,
+    r"|keep-alive|pragma|te|transfer-encoding|upgrade|vary|cookie|set-cookie"
+    r"|content-(?:type|disposition)"
 )
 # Steps of a path. A step may consist of several: downloadUrlList.do.
 _STEPS = _words(" ".join(row.path for row in endpoints.TABLE)) | _words(
@@ -130,7 +128,6 @@ _LABELS = _words(
     """
 )
 _URL = re.compile(r"(https?|ftp)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
-_MARKS = ";,&"
 
 _KINDS = {
     "digits": re.compile(r"[0-9]+"),
@@ -142,13 +139,9 @@ _KINDS = {
     "alnum": re.compile(r"[A-Za-z0-9]+"),
 }
 
-_PARAMETER = re.compile(
-    r'(;\s{0,10})([^\s;="]{1,60})(\s{0,4}=\s{0,4})("(?:[^"\\]|\\.)*"|[^;]*)', re.DOTALL
-)
 _HEADER_LINE = re.compile(r"([^:\s]{1,100})(\s{0,10}:\s{0,10})(.*)", re.DOTALL)
 _FORM = re.compile(r"[\w.%+-]{1,60}=[^&\s]*(?:&[\w.%+-]{1,60}=[^&\s]*)*\s{0,4}")
 _JSON = re.compile(r'("(?:[^"\\]|\\.)*"?)(\s*:)?|[^\s{}\[\],:"]+', re.DOTALL)
-_FIELD = re.compile(r"(\s{0,10})([A-Za-z][\w-]{0,40})(\s{0,4}[:=]\s{0,4})(.*)", re.DOTALL)
 _MARKUP = re.compile(
     r"<!\[CDATA\[(?P<cdata>.*?)(?P<cdata_end>\]\]>|\Z)"
     r"|<!--(?P<comment>.*?)(?P<comment_end>-->|\Z)"
@@ -195,6 +188,9 @@ class Redactor:
             shown = self.host(core)
         elif place in ("path", "resourceid"):
             shown = self.target(core)
+        elif place == "boundary":
+            rest = core.lstrip("-")
+            shown = core.removesuffix(rest)[:MAX_NAME] + (self.token(rest) if rest else "")
         elif place in ("file", "filename"):
             found = re.search(_EXTENSION + r"\Z", core, re.IGNORECASE)
             shown = self.token(core, "name") + (found[0].lower() if found else "")
@@ -240,71 +236,45 @@ class Redactor:
         fragment = self.token(fragment) if fragment else ""
         return f"{steps}{question}{self.pairs(query, '&')}{mark}{fragment}"
 
-    def pairs(self, text: str, separator: str) -> str:
-        """Names and values, as in a query, a cookie or a header for OAuth."""
+    def pairs(self, text: str, separator: str, place: str = "") -> str:
+        """Words and parameters, as in a query, a cookie or a header named `place`."""
         pieces = re.split(rf"([{separator}]\s{{0,4}})", text)
-        pieces[::2] = [self._pair(piece) for piece in pieces[::2]]
+        pieces[::2] = [self._pair(piece, place) for piece in pieces[::2]]
         return "".join(pieces)
 
-    def _pair(self, piece: str) -> str:
+    def _pair(self, piece: str, place: str) -> str:
         name, equals, value = piece.partition("=")
         if not equals:
-            return self.value("flag", piece)
-        core = value.strip().strip('"')
-        quote = '"' if value.strip().startswith('"') else ""
-        shown = self.value(name.strip(), core) if core else ""
-        return f"{self.name(name.strip())}={quote}{shown}{quote}"
+            return self.value("word", piece)
+        name, value = name.strip(), value.strip()
+        quote = '"' if value[:1] == '"' else ""
+        core = value.strip('"')
+        plain = name.lower().rstrip("*")
+        if (place, plain) == ("content-disposition", "name"):
+            shown = self.name(core)
+        elif (place, plain) == ("content-type", "name"):
+            shown = self.value("filename", core)
+        elif place.startswith(("accept", "cache-", "keep-")):
+            shown = self.value("=number", core)
+        else:
+            shown = self.value(plain, core)
+        star = "*" if name.endswith("*") else ""
+        return f"{self.name(name.rstrip('*'))}{star}={quote}{shown}{quote}"
 
     def header(self, name: str, value: str) -> str:
         """The value of a header of this name."""
         name = name.lower()
         if _LISTS.fullmatch(name):
-            pieces = re.split(r"([,;]\s{0,4})", value)
-            pieces[::2] = [self._item(piece) for piece in pieces[::2]]
-            return "".join(pieces)
+            return self.pairs(value, ",;", name)
         if name.endswith("authorization"):
             scheme, blank, secret = value.partition(" ")
             if not blank or not _KNOWN["scheme"].fullmatch(scheme):
                 return self.token(value)
             is_pairs = scheme.lower() in ("oauth", "digest")
             return f"{scheme} {self.pairs(secret, ',') if is_pairs else self.token(secret)}"
-        if name in ("cookie", "set-cookie"):
-            return self.pairs(value, ";")
-        if name in ("content-type", "content-disposition"):
-            return self._parameters(value, is_type=name == "content-type")
         if name in ("content-location", "location", "origin", "referer"):
             return self.target(value)
         return self.value(name, value)
-
-    def _item(self, text: str) -> str:
-        return text if not text or _ITEM.fullmatch(text) else self.token(text)
-
-    def _parameters(self, value: str, *, is_type: bool) -> str:
-        pieces: list[str] = []
-        position = 0
-        for match in _PARAMETER.finditer(value):
-            mark, name, equals, quoted = match.groups()
-            quote = '"' if quoted.startswith('"') else ""
-            core = quoted[1:-1] if quote and len(quoted) > 1 else quoted
-            place = name.lower().rstrip("*")
-            if place == "boundary" and is_type:
-                dashes = re.match("-*", core)
-                assert dashes
-                rest = core[dashes.end() :]
-                shown = dashes[0] + (self.token(rest) if rest.strip() else "")
-            elif place == "name" and not is_type:
-                shown = self.name(core)
-            else:
-                shown = self.value("filename" if place == "name" else place, core)
-            star = "*" if name.endswith("*") else ""
-            pieces += [
-                self.value("media", value[position : match.start()]),
-                f"{mark}{self.name(name.rstrip('*'))}{star}{equals}{quote}{shown}{quote}",
-            ]
-            position = match.end()
-        rest = value[position:]
-        end = ";" if rest.rstrip().endswith(";") else ""
-        return "".join([*pieces, self.value("media", rest.rstrip().removesuffix(";")), end])
 
     def head(self, data: bytes) -> str:
         """The head of a part, in its spelling."""
@@ -326,21 +296,14 @@ class Redactor:
         return "".join(lines)
 
     def text(self, text: str) -> str:
-        """The text of a body: XML, JSON, a form, fields line by line, or words."""
+        """The text of a body: XML, JSON, a form, or words."""
         if is_markup(text):
             return self.xml(text)
         if text.lstrip()[:1] in ("{", "["):
             return self._json(text)
         if _FORM.fullmatch(text):
             return self.pairs(text, "&")
-        lines = text.split("\n")
-        written = [line for line in lines if line.strip()]
-        if len(written) > 1 and all(_FIELD.match(line) for line in written):
-            return "\n".join(_FIELD.sub(self._field, line) for line in lines)
-        return "\n".join(self.value("text", line) for line in lines)
-
-    def _field(self, match: re.Match[str]) -> str:
-        return f"{match[1]}{self.name(match[2])}{match[3]}{self.value(match[2], match[4])}"
+        return "\n".join(self.value("text", line) for line in text.split("\n"))
 
     def _json(self, text: str) -> str:
         name = ""
@@ -403,7 +366,7 @@ class Redactor:
     def _between(self, text: str) -> str:
         """What is in a tag beside its name and attributes."""
         core = text.strip("/? \t\r\n")
-        return text.replace(core, self.value("flag", core), 1) if core else text[:MAX_NAME]
+        return text.replace(core, self.value("word", core), 1) if core else text[:MAX_NAME]
 
 
 def is_markup(text: str) -> bool:
