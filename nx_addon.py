@@ -51,14 +51,14 @@ from nxparse.deliver import run, targets
 from nxparse.deliver.outbox import Deliver, Outbox, describe_waiting
 from nxparse.deliver.routes import target_label
 from nxparse.deliver.save import describe_saved, store
-from nxparse.inspect import show
-from nxparse.inspect.recorded import RecordedRequest, RecordedResponse
+from nxparse.inspect import credentials, show
+from nxparse.inspect.recorded import RecordedQuestion, RecordedRequest, RecordedResponse
 from nxparse.proxy import advice, handover, network
 from nxparse.proxy.handover import Opened
 from nxparse.proxy.log_stream import LogStream
 from nxparse.proxy.transport import Drain, HeldReader, OneSegmentWriter, Pending
 from nxparse.proxy.unknown_hosts import UnknownHosts
-from nxparse.server import endpoints, social
+from nxparse.server import endpoints
 from nxparse.server.endpoints import Call, Service
 from nxparse.server.gateway import Gateway, rehearsed
 from nxparse.server.hotspot import Family, PortalState
@@ -79,6 +79,10 @@ from nxparse.upload import File
 FAILED = refusal(500, "nx_addon has failed, see its log")
 NOT_READY = refusal(503, "nx_addon is starting, or ending")
 MAX_URL = 200  # characters of it in a line
+MAX_METHOD = 20
+# A photo that is sent to an unknown path is not stored: its beginning tells what it is.
+MAX_UNKNOWN = 64 << 10  # bytes of a body
+_AS_BYTES = ("utf-8", "surrogateescape")  # as mitmproxy reads headers
 STOP_TIMEOUT = 10.0  # seconds that the delivery at hand may take to end
 LAST_LINES = 1.0  # seconds to write the last lines of the log
 ENDING = 0.2  # seconds that connections get to end
@@ -130,7 +134,7 @@ class NxAddon:
         self.opened: Opened | None = None
         self.started = False
         self.ended = False
-        self.read: list[http.HTTPFlow] = []  # from a file, to be reported
+        self.read: list[http.HTTPFlow | dns.DNSFlow] = []  # from a file, to be reported
         self.port_advice = _PortAdvice()
         self.exchanges: dict[str, Exchange] = {}  # by the id of the flow
         self.wrapped: dict[str, tuple[HeldReader, OneSegmentWriter]] = {}  # by that of the client
@@ -202,10 +206,8 @@ class NxAddon:
         if not self.config or not ctx.options.server:
             return
         root = self.config.dir / ".nx"
-        try:
-            self.opened = handover.left.pop(root, None) or self._open(root)
-        except (OSError, sqlite3.Error) as error:
-            logger.error(f"uploads cannot be kept: {describe_disk_error(error, self.config.dir)}")
+        self.opened = handover.left.pop(root, None) or self._open(root)
+        if not self.opened:
             return
         self.spool, self.sessions = self.opened.spool, self.opened.sessions
         self.outbox = self.opened.outbox
@@ -216,13 +218,23 @@ class NxAddon:
         for line in advice.lines(_listening(self.config)):
             logger.info(line)
 
-    def _open(self, root: Path) -> Opened:
-        spool = Spool(root)
-        sessions = Sessions(root / "sessions.sqlite3")
+    def _open(self, root: Path) -> Opened | None:
+        """Open everything that is stored in `root`, the folder `.nx`. None if that fails."""
+        try:
+            spool = Spool(root)
+        except (OSError, sqlite3.Error) as error:
+            logger.error(f"uploads cannot be stored: {describe_disk_error(error, root.parent)}")
+            return None
         for path in spool.recovered:
-            logger.warning(
-                f"an upload was cut when the last run ended: what came is kept as {path}"
-            )
+            logger.warning(f"recovered a partial upload from the last run: {path}")
+        path = root / "sessions.sqlite3"
+        try:
+            sessions = Sessions(path)
+        except (OSError, sqlite3.Error) as error:
+            reason = describe_disk_error(error, path)
+            logger.error(f"logins to social sites cannot be stored: {reason}")
+            spool.close()
+            return None
         outbox = Outbox(spool, self._deliver_to, self._keep, retry_for=0, clock=time.time)
         return Opened(root, spool, sessions, outbox)
 
@@ -293,8 +305,8 @@ class NxAddon:
             await asyncio.to_thread(opened.close)
 
     def _report_read(self, path: Path) -> None:
-        # Whoever has never asked for a host of ours is no camera.
-        cameras = {_name(one.client_conn) for one in self.read if self._is_ours(one)}
+        # A client that has never asked for a host of ours is no camera.
+        cameras = {_name(one.client_conn) for one in self.read if self._asks_for_us(one)}
         flows = [one for one in self.read if _name(one.client_conn) in cameras]
         try:
             _write_report(flows, path)
@@ -358,6 +370,7 @@ class NxAddon:
             exchange.reply = FAILED
         if exchange.reply is FAILED:
             await _abandon(exchange, "by a fault in nx_addon")
+        exchange.unknown = exchange.unknown or exchange.reply.unsolved
         _restore(flow.request, exchange)
         _label(flow, exchange)
         if exchange.drain:
@@ -403,6 +416,8 @@ class NxAddon:
 
     def dns_request(self, flow: dns.DNSFlow) -> None:
         question = flow.request.question
+        if not flow.live and self.config and self.config.report:
+            self.read.append(flow)
         if not flow.live or question is None:
             return
         if not self.hosts.resolves(question.name):
@@ -466,6 +481,11 @@ class NxAddon:
 
     # What the hooks above are made of
 
+    def _asks_for_us(self, flow: http.HTTPFlow | dns.DNSFlow) -> bool:
+        if isinstance(flow, http.HTTPFlow):
+            return self._is_ours(flow)
+        return any(self.hosts.resolves(one.name) for one in flow.request.questions)
+
     def _is_ours(self, flow: http.HTTPFlow) -> bool:
         request = flow.request
         for host in (request.host, request.host_header or ""):
@@ -492,20 +512,16 @@ class NxAddon:
         return answer.service in endpoints.UNSOLVED
 
     async def _keep_unknown(self, flow: http.HTTPFlow) -> None:
-        told = f"{flow.request.method} {printable(flow.request.pretty_url, MAX_URL)}"
+        what = _describe_request(flow.request)
         try:
-            copy = flow.copy()
-            copy.request.raw_content = social.without_secrets(flow.request.raw_content or b"")
-            written = io.BytesIO()
-            FlowWriter(written).add(copy)
-            path = await asyncio.to_thread(self._spool().keep_unknown, written.getvalue())
+            path = await asyncio.to_thread(_save_unknown, self._spool(), flow.copy())
         except Exception as error:
-            kept = f"it cannot be kept: {error_reason(error)}"
+            saved = f"it cannot be saved: {error_reason(error)}"
         else:
-            kept = f"it is kept as {path}"
+            saved = f"saved to {path}"
         if not _somebody_looks():
             flow.request.raw_content = None
-        logger.warning(f"{_name(flow.client_conn)}: asks for what nobody knows: {told}; {kept}")
+        logger.warning(f"{_name(flow.client_conn)}: unknown request: {what}; {saved}")
 
     def _stranger(self, client: Client, name: str, how: str) -> None:
         if told := self.strangers.asked(_name(client), endpoints.bare_host(name), how):
@@ -533,10 +549,8 @@ class NxAddon:
         """Get ready for the body of a request, even if it is none."""
         call = exchange.answer
         if isinstance(call, Reply):
-            if exchange.unknown and self.config:
-                exchange.receiver = Collector(
-                    _name(exchange.client), lambda _: call, self.config.inspect
-                )
+            if exchange.unknown:
+                exchange.receiver = Collector(_name(exchange.client), lambda _: call, MAX_UNKNOWN)
             return
         if not self.spool or not self.config or not self.gateway:
             exchange.reply = NOT_READY
@@ -604,7 +618,7 @@ class NxAddon:
             return
         answer = self._found(flow.request)
         if not flow.live:
-            logger.info(f"{_name(flow.client_conn)}: {_told(_seen(flow))}")
+            logger.info(f"{_name(flow.client_conn)}: {_describe_recorded(_seen(flow))}")
         elif not flow.response:
             match answer:
                 case Reply():
@@ -636,7 +650,8 @@ class NxAddon:
 
 
 def _name(client: Client) -> str:
-    return client.peername[0] if client.peername else "somebody"
+    # Of a recorded flow the address is what its file says.
+    return printable(client.peername[0]) if client.peername else "unknown client"
 
 
 def _has_body(request: http.Request) -> bool:
@@ -645,6 +660,26 @@ def _has_body(request: http.Request) -> bool:
         return length.strip() != "0"
     # HTTP/2 needs no header to announce a body.
     return "transfer-encoding" in request.headers or request.is_http2
+
+
+def _save_unknown(spool: Spool, flow: http.HTTPFlow) -> Path:
+    """Save a copy of a flow to unknown/, without credentials. Blocks."""
+    request = flow.request
+    fields = credentials.hide_in_headers(_fields(request.headers))
+    request.headers = http.Headers(
+        [(name.encode(*_AS_BYTES), value.encode(*_AS_BYTES)) for name, value in fields]
+    )
+    request.path = credentials.hide_in_url(request.path)
+    request.raw_content = credentials.hide_in_body(request.raw_content or b"")
+    written = io.BytesIO()
+    FlowWriter(written).add(flow)
+    return spool.keep_unknown(written.getvalue())
+
+
+def _describe_request(request: http.Request) -> str:
+    """The method and URL of a request for the log, without credentials."""
+    url = credentials.hide_in_url(request.pretty_url[: 2 * MAX_URL])
+    return f"{printable(request.method, MAX_METHOD)} {printable(url, MAX_URL)}"
 
 
 async def _abandon(exchange: Exchange, reason: str) -> bytes | None:
@@ -706,9 +741,10 @@ def _fields(headers: http.Headers) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in headers.items(multi=True))
 
 
-def _told(seen: RecordedRequest) -> str:
+def _describe_recorded(seen: RecordedRequest) -> str:
     """A request that was read from a file, in one line."""
-    what = f"{seen.method} {printable(f'http://{seen.host}{seen.path}', MAX_URL)}"
+    url = credentials.hide_in_url(f"http://{seen.host}{seen.path}"[: 2 * MAX_URL])
+    what = f"{printable(seen.method, MAX_METHOD)} {printable(url, MAX_URL)}"
     if show.title(seen) != show.EMAIL:
         status = f", answered {seen.answered.status}" if seen.answered else ""
         return f"{what}: {show.title(seen)}{status}"
@@ -783,8 +819,20 @@ def _write_report(flows: Sequence[flow.Flow], path: Path) -> None:
     from nxparse.inspect import report
 
     seen = [_seen(one) for one in flows if isinstance(one, http.HTTPFlow)]
+    asked = [
+        RecordedQuestion(
+            question.name,
+            dns.types.to_str(question.type),
+            _name(one.client_conn),
+            one.timestamp_created,
+        )
+        for one in flows
+        if isinstance(one, dns.DNSFlow)
+        for question in one.request.questions
+    ]
+    maker = f"nx_addon in mitmproxy {version.VERSION}"
     try:
-        path.write_text(report.markdown(seen, version=f"mitmproxy {version.VERSION}"), "utf-8")
+        path.write_text(report.markdown(seen, asked, version=maker), "utf-8")
     except OSError as error:
         raise exceptions.CommandError(error_reason(error)) from error
     logger.log(ALERT, f"a report of {len(seen)} requests is in {path}; read it before you share it")

@@ -45,6 +45,11 @@ def format_list(items: Sequence[str], limit: int = 5) -> str:
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
 
 
+def format_recipients(recipients: Sequence[str]) -> str:
+    """Recipients as a camera wrote them, printable and not too many."""
+    return format_list([printable(one) for one in recipients])
+
+
 def format_deviations(found: Iterable[Deviation]) -> str:
     """The names of the deviations, each once."""
     return ", ".join(dict.fromkeys(str(deviation) for deviation in found)) or "none"
@@ -58,9 +63,8 @@ def describe_upload(found: Upload) -> str:
 def describe_contents(found: Upload) -> str:
     """Who sent what to whom."""
     names = [printable(file.name or "(no name)") for file in found.files]
-    recipients = [printable(recipient) for recipient in found.recipients]
     return (
-        f"from {printable(found.sender) or '(nobody)'} to {format_list(recipients)}: "
+        f"from {printable(found.sender) or '(nobody)'} to {format_recipients(found.recipients)}: "
         f"{format_list(names) or 'no files'}, {format_size(found.size)}"
     )
 
@@ -101,7 +105,8 @@ def describe_disk_error(error: BaseException, path: Path) -> str:
     if isinstance(error, sqlite3.Error):
         # The lowest byte is the kind of the error, the rest details.
         code = _SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, 0)
-    return f"{text} ({path}){_REMEDIES.get(code, '')}"
+    where = (getattr(error, "filename", None) or path) if code == _GARBLED else path
+    return f"{text} ({where}){_REMEDIES.get(code, '')}"
 
 
 _GARBLED = -1
@@ -123,5 +128,5 @@ _REMEDIES = {
     errno.EIO: f": the disk is failing, see dmesg, {_ELSEWHERE}",
     errno.ENOTDIR: f": something that is no folder is in its way, move it away, {_ELSEWHERE}",
     errno.EAGAIN: f": another nx_addon is working there, end that, {_ELSEWHERE}",
-    _GARBLED: f": move state.sqlite3 in its .nx away, {_ELSEWHERE}",
+    _GARBLED: f": move that file away, {_ELSEWHERE}",
 }

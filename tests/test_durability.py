@@ -101,7 +101,7 @@ def test_killed_in_the_middle_of_an_upload(folder: Path, sent: int) -> None:
         proxy.kill()
     with Proxy(folder) as proxy:
         assert proxy.quarantined() == ([BODY[:sent]] if sent else [])
-        assert ("an upload was cut when the last run ended" in proxy.log) == bool(sent)
+        assert ("recovered a partial upload from the last run" in proxy.log) == bool(sent)
         assert proxy.saved() == {}
         assert list(spool.iterdir()) == []
 
@@ -190,17 +190,26 @@ def test_a_read_only_folder_at_start(folder: Path) -> None:
 
         assert proxy.ended() == 1
         assert (
-            "uploads cannot be kept: Read-only file system (uploads): let it be written to, "
+            "uploads cannot be stored: Read-only file system (uploads): let it be written to, "
             "or choose another folder with --set nx_dir=FOLDER"
         ) in proxy.log
         assert "Traceback" not in proxy.log
 
 
 @pytest.mark.parametrize(
-    ("obstacle", "reason"),
-    [("uploads", "Not a directory"), ("uploads/.nx/state.sqlite3", "file is not a database")],
+    ("obstacle", "reason", "named"),
+    [
+        ("uploads", "Not a directory", "uploads"),
+        (
+            "uploads/.nx/state.sqlite3",
+            "file is not a database",
+            "uploads/.nx/state.sqlite3",
+        ),
+    ],
 )
-def test_something_in_the_way_at_start(folder: Path, obstacle: str, reason: str) -> None:
+def test_something_in_the_way_at_start(
+    folder: Path, obstacle: str, reason: str, named: str
+) -> None:
     """A file in the place of a folder, or of the database, stops the start with a sentence."""
     path = folder / obstacle
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,5 +218,40 @@ def test_something_in_the_way_at_start(folder: Path, obstacle: str, reason: str)
     proxy.start()
 
     assert proxy.ended() == 1
-    assert f"uploads cannot be kept: {reason} (uploads)" in proxy.log
+    assert f"uploads cannot be stored: {reason} ({named})" in proxy.log
     assert "Traceback" not in proxy.log
+
+
+def test_damaged_sessions(folder: Path) -> None:
+    """Logins are disposable: uploads are received, and what came before is delivered."""
+    with Proxy(folder) as proxy:
+        assert camera.send(proxy.port, REQUEST).status == 200
+    sessions = folder / "uploads" / ".nx" / "sessions.sqlite3"
+    for path in sessions.parent.glob("sessions.sqlite3-*"):
+        path.unlink()
+    sessions.write_bytes(b"garbage " * 1000)
+    with Proxy(folder) as proxy:
+        proxy.wait_for("cannot use uploads/.nx/sessions.sqlite3 .*: moved it to ")
+        assert camera.send(proxy.port, REQUEST).status == 200
+    assert "Traceback" not in proxy.log
+
+
+def test_recovered_is_logged_first(folder: Path) -> None:
+    """A partial upload of the last run is logged even if the start fails after that."""
+    with Proxy(folder) as proxy:
+        connection = camera.connect(proxy.port)
+        connection.sendall(REQUEST[:5000])
+        proxy.wait_for("client connect")
+        parts = proxy.uploads / ".nx" / "spool"
+        eventually(lambda: any(path.stat().st_size for path in parts.glob(".*")), "it arrives")
+        proxy.kill()
+    sessions = folder / "uploads" / ".nx" / "sessions.sqlite3"
+    for path in sessions.parent.glob("sessions.sqlite3*"):
+        path.unlink()
+    sessions.symlink_to(folder / "missing" / "file")
+    proxy = Proxy(folder)
+    proxy.start()
+    assert proxy.ended() == 1
+    assert "recovered a partial upload from the last run" in proxy.log
+    reason = "No such file or directory (uploads/.nx/sessions.sqlite3)"
+    assert f"logins to social sites cannot be stored: {reason}" in proxy.log

@@ -22,8 +22,11 @@ from unittest.mock import Mock
 import pytest
 from mitmproxy import exceptions, http, optmanager
 from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.addons.save import Save
+from mitmproxy.addons.savehar import SaveHar
 from mitmproxy.addons.script import ScriptLoader
-from mitmproxy.io import FlowReader
+from mitmproxy.dns import Question, classes, types
+from mitmproxy.io import FlowReader, FlowWriter
 from mitmproxy.test import taddons, tflow
 
 import nx_addon
@@ -1167,12 +1170,12 @@ def test_what_nobody_knows_is_kept(folder: Path, request_: bytes, told: str) -> 
     """It is told in one line and kept as a flow, with its body and the reply."""
     with Proxy(folder, "--set", "nx_hosts=new.example.net") as proxy:
         heard = camera.send(proxy.port, request_)
-        line = proxy.wait_for(r"127.0.0.1: asks for what nobody knows: (.*); it is kept as (\S+)\n")
+        line = proxy.wait_for(r"127.0.0.1: unknown request: (.*); saved to (\S+)\n")
         browser = camera.send(
             proxy.port, GET.format("/favicon.ico", 1, "samsungimaging.com").encode()
         )
         assert browser.status == 204
-        assert proxy.log.count("nobody knows") == 1
+        assert proxy.log.count("unknown request") == 1
     assert line[1].startswith(told)
     (flow,) = flows_in(folder / line[2])
     assert (folder / line[2]).stat().st_mode & 0o777 == 0o600
@@ -1183,27 +1186,99 @@ def test_what_nobody_knows_is_kept(folder: Path, request_: bytes, told: str) -> 
     assert flow.comment.startswith("unknown: ")
 
 
-def test_of_what_nobody_knows_only_so_much_is_kept(folder: Path) -> None:
-    """Of a large body only the beginning is kept, as much as nx_inspect allows."""
-    with Proxy(folder, "--set", "nx_inspect=1k") as proxy:
-        heard = camera.send(proxy.port, UNKNOWN % 100_000 + b"x" * 100_000)
-        line = proxy.wait_for(r"it is kept as (\S+)\n")
+def test_only_the_beginning_of_an_unknown_body_is_saved(folder: Path) -> None:
+    """Of a large body the first 64 KiB are saved, however much nx_inspect allows."""
+    with Proxy(folder, "--set", "nx_inspect=1g") as proxy:
+        heard = camera.send(proxy.port, UNKNOWN % 1_000_000 + b"x" * 1_000_000)
+        line = proxy.wait_for(r"saved to (\S+)\n")
     assert heard.status == 404
     (flow,) = flows_in(folder / line[1])
-    assert flow.request.raw_content == b"x" * 1025
+    assert flow.request.raw_content == b"x" * 65537
 
 
-def test_secrets_of_what_nobody_knows(folder: Path) -> None:
-    """A login that nobody knows how to answer is kept without its password."""
-    login = social.auth("newsite", social.login_qf30("me", "correct horse"))
+LEAKY = (
+    b"POST /new?user=me@x.org&password=correct-1 HTTP/1.1\r\n"
+    b"Host: snsgw.samsungmobile.com\r\n"
+    b"Authorization: Basic Y29ycmVjdA==\r\n"
+    b"Cookie: session=correct-2\r\n"
+    b"X-Auth-Token: correct-3\r\n"
+    b"Content-Length: 32\r\n\r\n"
+    b"login=me@x.org&password=correct4"
+)
+
+
+def test_credentials_of_unknown_requests(folder: Path) -> None:
+    """Neither unknown/ nor the log has a user, a password or a key."""
+    login = social.auth("newsite", social.login_qf30("me@x.org", "correct horse"))
+    requests = (login, social.allshare("me@x.org", "correct horse"), LEAKY)
     with Proxy(folder) as proxy:
-        for request in (login, social.allshare("me", "correct horse")):
+        for request in requests:
             assert camera.send(proxy.port, request).status in (401, 404)
-        proxy.wait_for("nobody knows", 2)
+        proxy.wait_for("unknown request", len(requests))
         kept = [path.read_bytes() for path in (proxy.uploads / ".nx/unknown").iterdir()]
-        assert len(kept) == 2
-        assert all(b"(hidden)" in one and b"correct" not in one for one in kept)
-        assert "correct" not in proxy.log
+        assert len(kept) == len(requests)
+        for secret in (b"correct", b"Y29ycmVjdA", b"me@x.org", b"me%40x.org"):
+            assert [one for one in kept if secret in one] == []
+        assert (
+            "POST http://snsgw.samsungmobile.com/new?user=(hidden)&password=(hidden)" in proxy.log
+        )
+        ours = [line for line in proxy.log.splitlines() if "unknown request" in line]
+        assert [line for line in ours if "correct" in line or "me@" in line] == []
+
+
+def test_logins_without_a_user_are_saved(folder: Path) -> None:
+    """What a login to a site with its own login page looks like is not known yet."""
+    login = social.auth("flickr", social.login_oauth())
+    with Proxy(folder) as proxy:
+        assert camera.send(proxy.port, login).status == 401
+        line = proxy.wait_for(r"unknown request: POST \S+/flickr/auth; saved to (\S+)\n")
+        assert camera.send(proxy.port, social.auth("flickr", b"")).status == 400
+        user = social.auth("flickr", social.login_qf30("me@x.org", "secret"))
+        key = social.session_key(camera.send(proxy.port, user).body)
+        assert key
+        photo = social.announce("flickr", "photo", social.photo(key, "SAM_1.JPG"))
+        assert camera.send(proxy.port, photo).status == 200
+        assert proxy.log.count("unknown request") == 1
+    (flow,) = flows_in(folder / line[1])
+    assert flow.comment == "unknown: login to flickr, answered 401"
+    assert flow.request.raw_content
+    assert b"<OAuth Version=" in flow.request.raw_content
+    assert social.base64_of(social.CRYPT_SESSION_KEY).encode() not in flow.request.raw_content
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"\x1b]0;title\x07 /new",
+        b"GET /\x1b]0;title\x07",
+        b"G" * 50_000 + b" /new",
+        b"GET /" + b"x" * 50_000,
+        b"GET /\xe2\x80\xae\xc2\x9bnew",
+    ],
+    ids=["escape-in-method", "escape-in-path", "long-method", "long-path", "direction"],
+)
+def test_log_lines_of_odd_requests(start: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the method and the path are, the line in the log is short and printable."""
+    flow = tflow.tflow(req=http.Request.make("GET", "http://snsgw.samsungmobile.com/"), resp=True)
+    flow.request.data.method, _, flow.request.data.path = start.partition(b" ")
+    flow.client_conn.peername = ("\x1b[2J", 1)
+    flow.live = False
+
+    async def seen(addon: nx_addon.NxAddon) -> None:
+        await addon.request(flow)  # read from a file
+        flow.live, flow.response = True, None
+        await addon.requestheaders(flow)
+        await addon.request(flow)
+        await addon.response(flow)
+
+    caplog.set_level("INFO")
+    addon = nx_addon.NxAddon()
+    with taddons.context(Proxyserver(), Save(), SaveHar(), addon):
+        asyncio.run(seen(addon))
+    lines = [record.getMessage() for record in caplog.records if record.name == "nx_addon"]
+    assert len(lines) == 2
+    assert all(len(line) < 400 and line.isprintable() for line in lines)
+    assert flow.comment.isprintable()
 
 
 def test_marks_and_comments(folder: Path) -> None:
@@ -1279,6 +1354,30 @@ def test_a_report_of_a_recording(folder: Path) -> None:
     assert "gld.samsungosp.com" in told
     assert "/camera" in told
     assert "/phone" not in told
+
+
+def test_dns_questions_in_a_report(folder: Path) -> None:
+    """The report has the names that a camera looked up, and nobody else's."""
+    capture = folder / "capture.mitm"
+    with capture.open("wb") as file:
+        for name, client in (
+            ("gld.samsungosp.com", "192.0.2.7"),
+            ("nas.home.example.org", "192.0.2.7"),
+            ("www.youtube.com", "192.0.2.9"),
+        ):
+            flow = tflow.tdnsflow()
+            flow.client_conn.peername = (client, 4000)
+            flow.request.questions = [Question(name, types.A, classes.IN)]
+            FlowWriter(file).add(flow)
+    path = folder / "report.md"
+    reading = Proxy(folder, "-nr", str(capture), "--set", f"nx_report={path}")
+    reading.start()
+    assert reading.ended() == 0
+    report = path.read_text()
+    assert re.search(r" A +gld.samsungosp.com\n", report)
+    assert re.search(r" A +<host of 4 labels 20 #\w+>\n", report)
+    assert "nas" not in report
+    assert "youtube" not in report
 
 
 def test_a_report_that_cannot_be_written(folder: Path) -> None:

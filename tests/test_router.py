@@ -195,8 +195,8 @@ def test_a_camera_that_nobody_knows(network: Network, router: Proxy, tmp_path: P
     assert heard["head"].startswith("HTTP/1.1 404 ")
 
     kept = router.wait_for(
-        r"10\.99\.0\.2: asks for what nobody knows: GET http://www\.ospserver\.net/check\?id=8801234"
-        r"; it is kept as (uploads/\.nx/unknown/\S+\.mitm)\n"
+        r"10\.99\.0\.2: unknown request: GET http://www\.ospserver\.net/check\?id=8801234"
+        r"; saved to (uploads/\.nx/unknown/\S+\.mitm)\n"
     )[1]
     assert network.camera("resolve", "www.example.com", "10.99.0.1") is not None
     router.wait_for("10.99.0.2: also asks DNS for www.example.com, which is not answered here; if ")

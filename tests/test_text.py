@@ -15,6 +15,7 @@ from nxparse.deliver.outbox import describe_waiting
 from nxparse.deliver.save import Saved, describe_saved
 from nxparse.deviation import Deviation, Kind
 from nxparse.markup import one_line
+from nxparse.store.database import Database
 from nxparse.store.spool import Delivery, StoredUpload
 from nxparse.text import (
     describe_disk_error,
@@ -24,6 +25,7 @@ from nxparse.text import (
     format_deviations,
     format_duration,
     format_list,
+    format_recipients,
     format_size,
     printable,
 )
@@ -408,7 +410,7 @@ def test_reason(error: Exception, expected: str) -> None:
 FULL = ": make room there"
 ELSEWHERE = ", or choose another folder with --set nx_dir=FOLDER"
 NOT_WRITABLE = f": let it be written to{ELSEWHERE}"
-GARBLED = f": move state.sqlite3 in its .nx away{ELSEWHERE}"
+GARBLED = f": move that file away{ELSEWHERE}"
 
 
 @pytest.mark.parametrize(
@@ -448,10 +450,12 @@ def _failure(path: Path, statements: str) -> sqlite3.Error:
 
 class TestFailureOfSqlite:
     def test_garbled(self, tmp_path: Path) -> None:
-        """A state that cannot be read has to go."""
+        """A state that cannot be read has to go; the line names the right file."""
         (tmp_path / "state").write_bytes(b"garbage " * 1000)
-        error = _failure(tmp_path / "state", "SELECT * FROM sqlite_master")
-        expected = f"file is not a database (/srv/photos){GARBLED}"
+        with pytest.raises(sqlite3.DatabaseError) as caught:
+            Database(tmp_path / "state", [])
+        error = caught.value
+        expected = f"file is not a database ({tmp_path / 'state'}){GARBLED}"
         assert describe_disk_error(error, Path("/srv/photos")) == expected
 
     def test_full(self, tmp_path: Path) -> None:
@@ -471,3 +475,9 @@ class TestFailureOfSqlite:
 def test_disk_error_without_number(error: OSError, reason: str) -> None:
     """Whatever an error lacks, it has a reason."""
     assert describe_disk_error(error, Path("/srv/photos")).startswith(f"{reason} (/srv/photos)")
+
+
+def test_recipients() -> None:
+    """Recipients from a camera are short and printable, and not too many."""
+    line = format_recipients(["a@x.org", "\u202eb\x1b]0;t\x07", "c" * 5000, *"defgh"])
+    assert line == f"a@x.org, ?b?]0;t?, {'c' * 79}…, d, e and 3 more"

@@ -50,7 +50,13 @@ from nxparse.deliver.errors import (
 from nxparse.deliver.routes import target_label
 from nxparse.deviation import BodyError
 from nxparse.store.spool import MAX_WAIT, Delivery, Spool
-from nxparse.text import error_reason, format_duration, format_list, printable
+from nxparse.text import (
+    error_reason,
+    format_duration,
+    format_list,
+    format_recipients,
+    printable,
+)
 from nxparse.upload import File, Upload
 
 MIN_WAIT = 15.0  # seconds
@@ -332,7 +338,7 @@ class Outbox:
         where = self.keep(upload, files, delivery)
         self._note(delivery, partial(self._spool.failed, delivery, reason))
         logger.warning(
-            f"upload {delivery.id} is not delivered to {format_list(delivery.recipients)}: "
+            f"upload {delivery.id} is not delivered to {format_recipients(delivery.recipients)}: "
             f"{reason}; {where}"
         )
 
@@ -394,7 +400,7 @@ def describe_waiting(
 
 def _describe(one: Delivery, now: float, attempts: Collection[Attempted]) -> str:
     file_number = f", file {one.part}" if one.part else ""
-    recipients = format_list([printable(name) for name in one.recipients])
+    recipients = format_recipients(one.recipients)
     facts = [
         f"to {recipients} by {target_label(one.target)}",
         f"waiting for {format_duration(now - one.arrival.received)}",

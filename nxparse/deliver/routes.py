@@ -47,7 +47,7 @@ PHOTO_SITES = VIDEO_SITES | frozenset(
         "weibo",
     }
 )
-# These sent the camera's user to a web page of theirs, and there it ends.
+# These had a login page of their own. It is not known whether their logins name a user.
 OAUTH_SITES = frozenset({"dropbox", "flickr", "skydrive"})
 SITES = PHOTO_SITES | OAUTH_SITES
 

@@ -22,7 +22,7 @@ from nxparse.deliver.errors import (
 from nxparse.deliver.outbox import Deliver
 from nxparse.deliver.save import describe_saved, save
 from nxparse.store.spool import Delivery
-from nxparse.text import format_list
+from nxparse.text import format_list, format_recipients
 from nxparse.upload import File, Upload, camera, encoded
 
 UNDELIVERED = "undelivered"
@@ -81,7 +81,7 @@ def _save(directory: Path, upload: Upload, files: Sequence[File], delivery: Deli
 
 
 def _drop(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
-    return Outcome(f"dropped, as the rule for {format_list(delivery.recipients)} says")
+    return Outcome(f"dropped, as the rule for {format_recipients(delivery.recipients)} says")
 
 
 def _run(

@@ -51,6 +51,16 @@ class RecordedRequest:
         return header(self.headers, name)
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedQuestion:
+    """A DNS question: `type` as A or AAAA, `client` and `at` as of a request."""
+
+    name: str
+    type: str
+    client: str = ""
+    at: float = 0.0
+
+
 def header(headers: Headers, name: str) -> str:
     """The value of the first header of this name, whatever its case; empty if there is none."""
     lowered = name.lower()

@@ -103,7 +103,7 @@ TABLE = (
     Row("GET", "*", "/favicon.ico", NO_ICON),
     Row("POST", "*", EMAIL_PATH, Service.EMAIL),
     Row("POST", "*", "/*/auth", Service.LOGIN, routes.SITES),
-    Row("POST", "*", "/*/photo", Service.PHOTO, routes.PHOTO_SITES),
+    Row("POST", "*", "/*/photo", Service.PHOTO, routes.SITES),
     Row("POST", "*", "/*/video", Service.VIDEO, routes.VIDEO_SITES),
     Row("PUT", "*", "/upload/*", Service.FILE),
     # The ST1000 asks for these two before an upload; the second one's reply nobody knows

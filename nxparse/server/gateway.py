@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Collection
 
 from nxparse.config import Config
-from nxparse.deliver import routes
 from nxparse.deliver.outbox import Attempted
 from nxparse.deviation import BodyError
 from nxparse.server import page, social
@@ -65,7 +64,7 @@ class Gateway:
         except BodyError as error:
             reason = f"{call.service.name.lower()}: {error}"
             logger.warning(f"{client}: a request is refused: {printable(reason, 200)}")
-            return refusal(error.status, str(error))
+            return refusal(error.status, str(error), unsolved=bool(body))
         except (OSError, sqlite3.Error) as error:
             return self._failed(config, client, error)
 
@@ -100,20 +99,17 @@ class Gateway:
         try:
             login = social.read_login(body)
         except social.CredentialsError as error:
-            return self._not_let_in(client, site, str(error))
+            logger.warning(f"{client}: a login to {site} is refused: {error}")
+            return social.NO_USER
         if login.out:
             return social.LOGGED_OUT
-        if site in routes.OAUTH_SITES or not config.may_send(login.user):
-            return self._not_let_in(client, site, describe_refused_sender(login.user))
+        if not config.may_send(login.user):
+            reason = describe_refused_sender(login.user)
+            logger.warning(f"{client}: a login to {site} is refused: {reason}")
+            return social.LOGIN_FAILED
         key = self._sessions.begin(client, login.user)
         logger.info(f"{client}: {printable(login.user)} has logged in to {site}")
         return social.logged_in(key, login.user)
-
-    def _not_let_in(self, client: str, site: str, reason: str) -> Reply:
-        if site in routes.OAUTH_SITES:
-            reason = "that site has a login page of its own; choose another on the camera"
-        logger.warning(f"{client}: a login to {site} is refused: {reason}")
-        return social.LOGIN_FAILED
 
     def _announce(self, config: Config, client: str, site: str, body: bytes) -> Reply:
         announcement = social.read_announcement(body)

@@ -17,7 +17,8 @@ from email.utils import formatdate
 class Reply:
     """A reply: `headers` are those beyond Date, Content-Type, Content-Length and Connection.
 
-    `reason` is the phrase behind the status, where it has to be a certain one.
+    `reason` is the phrase after the status, where it has to be a certain one. A request that
+    gets an `unsolved` reply is saved to unknown/: it may help to support a new model.
     """
 
     status: int
@@ -25,6 +26,7 @@ class Reply:
     headers: tuple[tuple[str, str], ...] = ()
     content_type: str = "text/html; charset=utf-8"
     reason: str = ""
+    unsolved: bool = False
 
     @property
     def remark(self) -> str:
@@ -47,7 +49,13 @@ ACCEPTED = Reply(200, b'<Response Status="succ" />')
 """What a camera wants to read after an upload (samsung-nx-emailservice, commit de1c332)."""
 
 
-def refusal(status: int, reason: str, headers: tuple[tuple[str, str], ...] = ()) -> Reply:
+def refusal(
+    status: int,
+    reason: str,
+    headers: tuple[tuple[str, str], ...] = (),
+    *,
+    unsolved: bool = False,
+) -> Reply:
     """The XML that says no (samsung-nx-emailservice, commit 1cfa725).
 
     `reason` goes into a comment, for whoever looks at the flow.
@@ -55,4 +63,4 @@ def refusal(status: int, reason: str, headers: tuple[tuple[str, str], ...] = ())
     # Nothing in the reason may end the comment or the line.
     comment = re.sub(r"[^ -~]|[<>&]|-(?=-|\Z)", "?", reason)[:200]
     xml = f'<Response ErrCode="{status}" ErrSubCode="0" /><!-- {comment} -->'
-    return Reply(status, xml.encode("ascii"), headers)
+    return Reply(status, xml.encode("ascii"), headers, unsolved=unsolved)

@@ -6,6 +6,9 @@ is good for the address that it was given to; with another one, or when it has
 not been used for a month, the camera has to log in again. What is stored of keys
 and of the tokens that files are announced under is a digest.
 
+Nothing here is worth a failed start: a damaged file is set aside, and cameras
+log in again.
+
 Everything here blocks and may be called from any thread; errors are OSErrors
 and sqlite3.Errors.
 """
@@ -13,9 +16,13 @@ and sqlite3.Errors.
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
+import shutil
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +36,10 @@ MAX_SESSIONS = 1000
 # A file follows its announcement at once, but a video may take long.
 ANNOUNCEMENT_LIFE = 86400.0  # seconds
 MAX_ANNOUNCEMENTS = 10_000
+# A caption may have 64 KiB. Those of a camera have 64 bytes, so 10,000 of them have room here.
+MAX_ANNOUNCED = 4 << 20  # bytes of names, albums and captions
+
+logger = logging.getLogger(__name__)
 
 _MIGRATIONS = (
     """
@@ -46,7 +57,8 @@ CREATE TABLE announcement (
     name TEXT,
     album TEXT NOT NULL,
     caption TEXT NOT NULL,
-    photos INTEGER NOT NULL
+    photos INTEGER NOT NULL,
+    size INTEGER NOT NULL    -- bytes of its texts
 );
 CREATE INDEX announcement_session ON announcement (session);
 """,
@@ -76,7 +88,18 @@ class Sessions:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._database = Database(path, _MIGRATIONS)
+        try:
+            self._database = _open(path)
+        except (sqlite3.DatabaseError, IsADirectoryError) as error:
+            if not _is_damage(error):
+                raise
+            aside = _set_aside(path)
+            reason = getattr(error, "strerror", None) or str(error)
+            logger.warning(
+                f"cannot use {path} ({reason}): moved it to {aside}; "
+                f"cameras have to log in to social sites again"
+            )
+            self._database = _open(path)
 
     def close(self) -> None:
         self._database.close()
@@ -120,13 +143,18 @@ class Sessions:
             query = "UPDATE session SET used = ? WHERE id = ?"
             if not database.execute(query, (now, session.id)).rowcount:
                 return None
+            texts = announcement.name or "", announcement.album, announcement.caption
+            size = sum(len(text.encode("utf-8", "replace")) for text in texts)
             database.execute(
-                "DELETE FROM announcement WHERE made < ? OR id IN"
-                " (SELECT id FROM announcement ORDER BY made DESC LIMIT -1 OFFSET ?)",
-                (now - ANNOUNCEMENT_LIFE, MAX_ANNOUNCEMENTS - 1),
+                "DELETE FROM announcement WHERE made < ? OR id IN (SELECT id FROM (SELECT id,"
+                " row_number() OVER latest AS number, sum(size) OVER latest AS total"
+                " FROM announcement WINDOW latest AS"
+                " (ORDER BY made DESC, rowid DESC ROWS UNBOUNDED PRECEDING))"
+                " WHERE number > ? OR total > ?)",
+                (now - ANNOUNCEMENT_LIFE, MAX_ANNOUNCEMENTS - 1, MAX_ANNOUNCED - size),
             )
             database.execute(
-                "INSERT INTO announcement VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO announcement VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     _digest(token),
                     session.id,
@@ -136,6 +164,7 @@ class Sessions:
                     announcement.album,
                     announcement.caption,
                     announcement.photos,
+                    size,
                 ),
             )
         album, caption, photos = announcement.album, announcement.caption, announcement.photos
@@ -152,6 +181,35 @@ class Sessions:
             self._clock() - ANNOUNCEMENT_LIFE,
         )
         return Announced(rows[0][0], Post(*rows[0][2:]), rows[0][1]) if rows else None
+
+
+def _open(path: Path) -> Database:
+    database = Database(path, _MIGRATIONS, shrink=True)
+    try:
+        ((found,),) = database.query("PRAGMA quick_check(1)")
+        if found != "ok":
+            raise sqlite3.DatabaseError("database disk image is malformed")
+        database.query("SELECT 1 FROM announcement JOIN session ON session.id = session LIMIT 1")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _is_damage(error: Exception) -> bool:
+    """Is it the contents of the file, and not a full disk or a missing permission?"""
+    damage = {0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in damage
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename the file, over one that was set aside before, and delete its journal."""
+    aside = path.with_name(f"{path.name}.damaged")
+    with suppress(FileNotFoundError):
+        shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+    for suffix in ("-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    return path.rename(aside)
 
 
 def _digest(secret: str) -> str:

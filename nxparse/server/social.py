@@ -43,16 +43,9 @@ HOST = "snsgw.samsungmobile.com"
 MAX_VALUE = 63  # bytes of a value in a reply
 MAX_NAME = 256  # characters of a user's name, an album, a file name
 
-# A tag, wherever a quote in it ends.
-_SECRET_TAG = re.compile(
-    rb"""<(Password|CryptSessionKey)\b(?:"[^"]*(?:"|\Z)|'[^']*(?:'|\Z)|[^"'>])*(?:>|\Z)""",
-    re.IGNORECASE,
-)
-_SECRET_VALUE = re.compile(rb"""(=\s*)(?:"[^"]+|'[^']+|(?:[^\s"'>/=]|/(?!>))+)""")
-_WIDE = re.compile(rb"p\0a\0s\0s\0w\0o\0r\0d", re.IGNORECASE)
-
 LOGGED_OUT = Reply(200, b"Logged out for real!")
 LOGIN_FAILED = refusal(401, "Login failed")
+NO_USER = refusal(401, "Login failed", unsolved=True)
 SESSION_EXPIRED = refusal(401, "Session expired")
 
 
@@ -121,31 +114,6 @@ def read_announcement(body: bytes) -> Announcement:
         album=one_line(album.attributes.get("name", ""))[:MAX_NAME] if album else "",
         caption=content.text if content else "",
     )
-
-
-def without_secrets(body: bytes) -> bytes:
-    """A body of whatever dialect without the passwords in it, and the keys to them."""
-
-    def hidden(value: re.Match[bytes]) -> bytes:
-        quote = value[0][len(value[1]) :][:1]
-        return value[1] + (quote if quote in b"\"'" else b"") + b"(hidden)"
-
-    if _WIDE.search(body):  # UTF-16
-        return b"(hidden)"
-    lowered = body.lower()
-    last = {end: lowered.rfind(end) for end in (b"</password", b"</cryptsessionkey")}
-    pieces: list[bytes] = []
-    position = 0
-    while tag := _SECRET_TAG.search(body, position):
-        pieces += [body[position : tag.start()], _SECRET_VALUE.sub(hidden, tag[0])]
-        position = tag.end()
-        closing = b"</" + tag[1].lower()
-        # Looked for only where there is one, or it would be, to the end, again and again.
-        if not tag[0].endswith(b"/>") and position <= last[closing]:
-            end = lowered.find(closing, position)
-            pieces.append(b"(hidden)" if end > position else b"")
-            position = end
-    return b"".join([*pieces, body[position:]])
 
 
 def logged_in(key: str, user: str) -> Reply:

@@ -22,8 +22,8 @@ from nxparse import config, filename, jpeg, markup, message, multipart, upload
 from nxparse.address import AddressError, deliverable
 from nxparse.deliver import forward, mail, routes
 from nxparse.deviation import BodyError, Deviation, Kind
+from nxparse.inspect import credentials, report, show
 from nxparse.inspect import recorded as requests
-from nxparse.inspect import report, show
 from nxparse.inspect.recorded import RecordedRequest, RecordedResponse
 from nxparse.markup import MarkupError
 from nxparse.multipart import MultipartError, PartSpan, Scanner
@@ -333,7 +333,7 @@ def logged_in(data: bytes) -> None:
         f"<R><PASSWORD a='' Value = '{password}' >{password}</PASSWORD></R>",
         f"<a><password>{password}</password></a>",
     ):
-        hidden = social.without_secrets(login.encode())
+        hidden = credentials.hide_in_body(login.encode())
         assert password.encode() not in hidden
         assert b"(hidden)" in hidden
         asked = RecordedRequest("POST", sites.HOST, "/facebook/auth", (), login.encode())

@@ -29,6 +29,7 @@ from nxparse.upload import Preview
 from tests.bodies import jpeg
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import Database, Faults, make_lazy
+from tests.social import login_oauth
 
 CLIENT = "192.0.2.7"
 OTHER = "192.0.2.8"
@@ -224,16 +225,32 @@ class TestLogin:
     def test_oauth(
         self, gateway: Gateway, config: Config, site: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A site that had a login page of its own lets nobody in, and the line says what to do."""
+        """A site that had its own login page takes a login with a user, as any other."""
         reply = gateway.answer(config, CLIENT, Call(Service.LOGIN, site), login())
-        assert reply == social.LOGIN_FAILED
+        assert reply.status == 200
+        told(caplog)
+        reply = gateway.answer(config, CLIENT, Call(Service.LOGIN, site), login_oauth())
+        assert (reply.status, reply.unsolved) == (401, True)
         assert told(caplog) == [
-            (
-                "WARNING",
-                f"{CLIENT}: a login to {site} is refused: that site has a login page of its own; "
-                f"choose another on the camera",
-            )
+            ("WARNING", f"{CLIENT}: a login to {site} is refused: it names no user")
         ]
+
+    @pytest.mark.parametrize(
+        ("service", "body", "expected"),
+        [
+            (Service.LOGIN, b"user=me", (400, True)),
+            (Service.PHOTO, b"{}", (400, True)),
+            (Service.LOGIN, b"", (400, False)),
+            (Service.LOGIN, b"<a>" * 50_000, (413, True)),
+        ],
+        ids=["form", "json", "empty", "long"],
+    )
+    def test_another_dialect(
+        self, gateway: Gateway, config: Config, service: Service, body: bytes, expected: object
+    ) -> None:
+        """A request that cannot be read is one to be saved for somebody who can, if not empty."""
+        reply = gateway.answer(config, CLIENT, Call(service, "flickr"), body)
+        assert (reply.status, reply.unsolved) == expected
 
     @pytest.mark.parametrize(
         ("body", "reason"),
@@ -256,7 +273,7 @@ class TestLogin:
     ) -> None:
         """S03: whoever cannot be read is not let in."""
         reply = gateway.answer(config, CLIENT, Call(Service.LOGIN, "facebook"), body)
-        assert reply == social.LOGIN_FAILED
+        assert reply == social.NO_USER
         line = f"{CLIENT}: a login to facebook is refused: {reason}"
         assert told(caplog) == [("WARNING", line)]
 
@@ -302,7 +319,7 @@ def test_no_message(
 ) -> None:
     """S01, S12: what is no message is refused with a reason, and a line says what it should be."""
     reply = gateway.answer(config, CLIENT, Call(service, "facebook"), body)
-    assert reply == refusal(status, reason)
+    assert reply == refusal(status, reason, unsolved=bool(body))
     line = f"{CLIENT}: a request is refused: {service.name.lower()}: {reason}"
     assert told(caplog) == [("WARNING", line)]
 

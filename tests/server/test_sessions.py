@@ -7,6 +7,8 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -487,3 +489,89 @@ def test_threads_with_one_key(opened: Sessions, path: Path) -> None:
 
     in_threads(work)
     assert len({found.id for token in tokens if (found := opened.announced(CLIENT, token))}) == 40
+
+
+class TestDamagedFile:
+    """Logins are disposable: a file that cannot be used is set aside."""
+
+    @pytest.fixture
+    def broken(self, opened: Sessions, path: Path) -> Path:
+        """A closed file with one login."""
+        opened.begin(CLIENT, USER)
+        opened.close()
+        return path
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            pytest.param(lambda path: path.write_bytes(b"garbage " * 1000), id="garbage"),
+            pytest.param(lambda path: path.write_bytes(path.read_bytes()[:8192]), id="cut"),
+            pytest.param(
+                lambda path: path.write_bytes(path.read_bytes()[:4096] + b"x" * 40_000), id="pages"
+            ),
+            pytest.param(lambda path: changed(path, "DROP TABLE session"), id="no-table"),
+            pytest.param(lambda path: changed(path, "PRAGMA user_version = 9"), id="newer"),
+            pytest.param(lambda path: (path.unlink(), path.mkdir()), id="folder"),
+        ],
+    )
+    def test_set_aside(
+        self,
+        broken: Path,
+        damage: Callable[[Path], object],
+        clock: Clock,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        damage(broken)
+        for suffix in ("-wal", "-shm"):
+            Path(f"{broken}{suffix}").write_bytes(b"garbage")
+        found = Sessions(broken, clock)
+        assert session(found, found.begin(CLIENT, USER)).user == USER
+        found.close()
+        assert (broken.parent / f"{broken.name}.damaged").exists()
+        (record,) = caplog.records
+        assert re.fullmatch(
+            rf"cannot use {re.escape(str(broken))} \(.+\): moved it to \S+\.damaged; "
+            rf"cameras have to log in to social sites again",
+            record.getMessage(),
+        )
+
+    def test_another_error(self, broken: Path, clock: Clock) -> None:
+        """A file that is only not accessible stays where it is."""
+        broken.unlink()
+        broken.symlink_to(broken.parent / "missing" / "file")
+        with pytest.raises(FileNotFoundError):
+            Sessions(broken, clock)
+        assert broken.is_symlink()
+
+
+def changed(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(statement)
+        connection.commit()
+
+
+def test_large_captions(opened: Sessions, path: Path) -> None:
+    """Announcements take a limited number of bytes, and the file gives space back."""
+    camera = session(opened, opened.begin(CLIENT, USER))
+    tokens = []
+    for number in range(300):
+        caption = f"{number} {'x' * 60_000}"
+        announced = opened.announce(camera, "facebook", replace(PHOTO, caption=caption))
+        assert announced
+        tokens.append(announced[0])
+    assert path.stat().st_size < 6_000_000
+    assert opened.announced(CLIENT, tokens[0]) is None
+    last = opened.announced(CLIENT, tokens[-1])
+    assert last
+    assert last.post.caption == caption
+
+
+def test_space_is_given_back(opened: Sessions, path: Path, clock: Clock) -> None:
+    """When announcements have expired, the file is small again."""
+    camera = session(opened, opened.begin(CLIENT, USER))
+    for _ in range(30):
+        opened.announce(camera, "facebook", replace(PHOTO, caption="x" * 60_000))
+    clock.now += ANNOUNCEMENT_LIFE + 1
+    opened.announce(camera, "facebook", PHOTO)
+    opened.close()
+    assert path.stat().st_size < 100_000

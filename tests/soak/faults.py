@@ -123,7 +123,7 @@ class World:
                 break
             except AssertionError:
                 self.logs.append(self.proxy.log)
-                if "uploads cannot be kept: " not in self.proxy.log:
+                if "uploads cannot be stored: " not in self.proxy.log:
                     raise
                 time.sleep(0.2)
         self.port = self.proxy.port
