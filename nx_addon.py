@@ -51,6 +51,7 @@ from nxparse.deliver.save import describe_saved, store
 from nxparse.inspect import show
 from nxparse.inspect.recorded import RecordedRequest, RecordedResponse
 from nxparse.proxy import advice, network, upstream
+from nxparse.proxy import dns as foreign_dns
 from nxparse.proxy.transport import Drain, HeldReader, OneSegmentWriter, Pending
 from nxparse.proxy.unknown_hosts import UnknownHosts
 from nxparse.server import endpoints, social
@@ -115,6 +116,8 @@ class NxAddon:
         self.hosts = endpoints.Hosts()
         self.turns = PortalState()
         self.strangers = UnknownHosts()
+        self.queries = foreign_dns.ForeignQueries()
+        self.dns_loop: list[str] = []  # the name servers that are this process, as logged
         self.spool: Spool | None = None
         self.sessions: Sessions | None = None
         self.gateway: Gateway | None = None
@@ -191,6 +194,7 @@ class NxAddon:
         self.outbox.start()
         for line in advice.lines(_listening(self.config)):
             logger.info(line)
+        self._name_servers_here()
 
     def done(self) -> asyncio.Future[None] | None:
         # Not async: mitmproxy does not wait for that when it reloads a script, and
@@ -377,24 +381,69 @@ class NxAddon:
     # DNS
 
     def dns_request(self, flow: dns.DNSFlow) -> None:
+        if flow.live or (self.config and self.config.report):
+            self._note_question(flow)
+        if not flow.live or flow.response:
+            return
+        if (records := self._records(flow)) is not None:
+            flow.response = flow.request.succeed(records)
+        elif self._must_not_go_on(flow):
+            flow.response = flow.request.fail(dns.response_codes.SERVFAIL)
+
+    def _note_question(self, flow: dns.DNSFlow) -> None:
         question = flow.request.question
-        if not flow.live or question is None:
-            return
-        if not self.hosts.resolves(question.name):
-            if question.type == dns.types.A:
-                self._stranger(flow.client_conn, question.name, "DNS")
-            return
-        self.strangers.seen(_name(flow.client_conn))
+        if question and self.hosts.resolves(question.name):
+            self._seen_camera(flow.client_conn)
+        elif question and question.type == dns.types.A:
+            self._stranger(flow.client_conn, question.name, "DNS")
+
+    def _records(self, flow: dns.DNSFlow) -> list[dns.ResourceRecord] | None:
+        """The answer to a question for one of our hosts; None for others."""
+        question, peer = flow.request.question, flow.client_conn.peername
+        if question is None or not self.hosts.resolves(question.name):
+            return None
         if flow.request.op_code != dns.op_codes.QUERY or question.class_ != dns.classes.IN:
-            return
-        records = []
-        if question.type == dns.types.A and flow.client_conn.peername:
-            given = self.config.dns if self.config else None
-            address = given or network.facing(flow.client_conn.peername[0])
-            if address:
-                records.append(dns.ResourceRecord.A(question.name, address, ttl=DNS_TTL))
+            return None
         # AAAA and HTTPS get an empty answer: the name exists, but not as that.
-        flow.response = flow.request.succeed(records)
+        if question.type != dns.types.A or not peer:
+            return []
+        given = self.config.dns if self.config else None
+        address = given or network.facing(peer[0])
+        return [dns.ResourceRecord.A(question.name, address, ttl=DNS_TTL)] if address else []
+
+    def dns_response(self, flow: dns.DNSFlow) -> None:
+        self.queries.end(flow.id)
+
+    def dns_error(self, flow: dns.DNSFlow) -> None:
+        self.queries.end(flow.id)
+
+    def _must_not_go_on(self, flow: dns.DNSFlow) -> bool:
+        """Is there no name server to ask but this process, or are there too many queries?"""
+        if _is_dns(flow.client_conn) and self._name_servers_here():
+            return True
+        question = flow.request.question
+        asked = (question.name, question.type) if question else ("", 0)
+        if self.queries.begin(flow.id, *asked):
+            return False
+        if self.queries.worth_a_line():
+            logger.warning(
+                "too many DNS queries wait for a name server: further ones get SERVFAIL; if the "
+                "name servers of this machine lead back to it, set dns_name_servers"
+            )
+        return True
+
+    def _name_servers_here(self) -> bool:
+        """Is a name server that the DNS mode asks this process? Logged when it changes."""
+        resolver = ctx.master.addons.get("dnsresolver")
+        servers = resolver.name_servers() if resolver else []
+        found = foreign_dns.served_here(servers, _listening_on("dns"))
+        if found and found != self.dns_loop:
+            logger.warning(foreign_dns.describe_loop(found))
+        self.dns_loop = found
+        return bool(found)
+
+    def _reports(self) -> bool:
+        return bool(self.config and self.config.report)
 
     # Commands
 
@@ -510,6 +559,10 @@ class NxAddon:
         if told := self.strangers.asked(_name(client), endpoints.bare_host(name), how):
             logger.info(told)
 
+    def _seen_camera(self, client: Client) -> None:
+        if told := self.strangers.seen(_name(client)):
+            logger.info(told)
+
     def _refused(self, flow: http.HTTPFlow, claim: Claim) -> Reply | None:
         """The refusal of a request that no camera makes; nothing of it is kept."""
         request = flow.request
@@ -526,7 +579,7 @@ class NxAddon:
         """The answer to a camera, which may depend on what it has been told before."""
         request, client = flow.request, _name(flow.client_conn)
         found = claim.answer(request.method, request.path)
-        self.strangers.seen(client)
+        self._seen_camera(flow.client_conn)
         if isinstance(found, Family):
             return self.turns.answer(client, found)
         if isinstance(found, Call) and found.service not in endpoints.PAGES:
@@ -678,11 +731,15 @@ def _arrival_ports(client: Client) -> tuple[int, ...]:
     return 80, 443, *(client.sockname[1:2] if client.sockname else ())
 
 
-def _listening_on() -> list[tuple[str, int]]:
-    """The addresses and ports that this process listens on, mitmweb's own API among them."""
+def _listening_on(mode: str = "") -> list[tuple[str, int]]:
+    """The addresses and ports that this process listens on in a mode, or in all of them.
+
+    mitmweb's own API is among all.
+    """
     servers = ctx.master.addons.get("proxyserver").servers
-    found = [address[:2] for server in servers for address in server.listen_addrs]
-    if "web_port" in ctx.options:
+    chosen = [server for server in servers if mode in ("", server.mode.type_name)]
+    found = [address[:2] for server in chosen for address in server.listen_addrs]
+    if not mode and "web_port" in ctx.options:
         found.append((ctx.options.web_host, ctx.options.web_port))
     return found
 
