@@ -40,7 +40,7 @@ from mitmproxy.connection import Client
 from mitmproxy.io import FlowWriter
 from mitmproxy.log import ALERT
 from mitmproxy.net.http import status_codes
-from mitmproxy.proxy.mode_specs import ReverseMode, UpstreamMode
+from mitmproxy.proxy.mode_specs import DnsMode, ReverseMode, UpstreamMode
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 import nxparse
@@ -723,7 +723,7 @@ def _mode_address(client: Client) -> tuple[Any, ...] | None:
 
 
 def _is_dns(client: Client) -> bool:
-    return client.proxy_mode.type_name == "dns"
+    return isinstance(client.proxy_mode, DnsMode)
 
 
 def _arrival_ports(client: Client) -> tuple[int, ...]:
