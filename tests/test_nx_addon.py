@@ -1013,19 +1013,19 @@ def test_marks_and_comments(folder: Path) -> None:
 def test_what_else_a_camera_asks_for(folder: Path) -> None:
     """Other hosts are told once each, if a camera asks for them, also when it did so before."""
     with dns_proxy(folder) as (proxy, server):
-        for name in ("localhost", "www.ospserver.example"):
+        for name in ("localhost", "www.localhost"):
             camera.resolve(name, server)
         assert "nx_hosts" not in proxy.log
         camera.resolve("gld.samsungosp.com", server)
-        proxy.wait_for("127.0.0.1: asked for localhost, www.ospserver.example before, which ")
+        proxy.wait_for("127.0.0.1: asked for localhost, www.localhost before, which ")
         for _ in range(2):
             camera.resolve("localhost", server)
-            camera.resolve("new.example", server)
+            camera.resolve("new.localhost", server)
         request = b"GET http://new.invalid/ HTTP/1.1\r\nHost: new.invalid\r\n\r\n"
         camera.send(proxy.port, request)
         proxy.wait_for("127.0.0.1: also asks HTTP for new.invalid, which is not answered here; ")
         told = re.findall(r"also asks \w+ for (\S+), which is not .* try --set (\S+)", proxy.log)
-    assert told == [(name, f"nx_hosts={name}") for name in ("new.example", "new.invalid")]
+    assert told == [(name, f"nx_hosts={name}") for name in ("new.localhost", "new.invalid")]
 
 
 def test_a_report_of_a_recording(folder: Path) -> None:
