@@ -280,8 +280,8 @@ class NxAddon:
     def _is_refused(self, client: Client, address: tuple[Any, ...], host: str) -> bool:
         """Must the proxy not connect to `host`, as it is asked to reach `address`?
 
-        Names of other machines are not resolved. The servers that a mode names, and those of
-        the DNS mode, may be on this machine, as long as they are not this process.
+        Names are not resolved. The servers that a mode names, and those of the DNS mode, may be
+        on this machine, as long as they are not this process.
         """
         if not upstream.refuses_literal(endpoints.bare_host(host)):
             return False
@@ -441,9 +441,6 @@ class NxAddon:
             logger.warning(foreign_dns.describe_loop(found))
         self.dns_loop = found
         return bool(found)
-
-    def _reports(self) -> bool:
-        return bool(self.config and self.config.report)
 
     # Commands
 
@@ -749,7 +746,10 @@ def _abort(data: ServerConnectionHookData) -> None:
     with suppress(AttributeError, KeyError):
         handler = ctx.master.addons.get("proxyserver").connections[data.client.id]
         writer = handler.transports[data.server].writer
-        getattr(writer, "transport", writer).abort()
+        if isinstance(writer, asyncio.StreamWriter):
+            writer.transport.abort()
+        else:
+            writer.close()  # UDP
 
 
 def _name(client: Client) -> str:

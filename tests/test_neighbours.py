@@ -214,6 +214,15 @@ def test_a_mode_may_name_this_machine(folder: Path) -> None:
     assert (len(heard), unheard) == (2, [])
 
 
+def test_a_mode_may_name_its_own_port_elsewhere(folder: Path) -> None:
+    """A server on the same port of another address of this machine is not this process."""
+    with inner_server("127.0.0.3") as (port, heard):
+        here = f"reverse:http://127.0.0.3:{port}@127.0.0.2:{port}"
+        with Proxy(folder, "--mode", "regular@127.0.0.1:0", "--mode", here):
+            answer = camera.send(port, b"GET / HTTP/1.0\r\n\r\n", host="127.0.0.2")
+    assert (answer.body, len(heard)) == ("secret", 1)
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2"])
 def test_no_way_to_mitmweb(folder: Path, address: str) -> None:
     """mitmweb's own API is not reached through the proxy, not even by a mode that names it."""

@@ -83,14 +83,13 @@ def is_local(host: str) -> bool:
 def is_served(host: str, port: int, listening: Iterable[tuple[str, int]]) -> bool:
     """Does a server that listens on one of these addresses and ports answer at this one?
 
-    `host` is an address or a name of this machine. A server may listen on all addresses.
+    `host` is an address; a name is none of them. A server may listen on all addresses.
     """
     wanted = parse_address(host)
     for own, own_port in listening:
         address = parse_address(own)
-        if port == own_port and (
-            wanted is None or address is None or address.is_unspecified or wanted == address
-        ):
+        everywhere = address is None or address.is_unspecified
+        if wanted and port == own_port and (everywhere or wanted == address):
             return True
     return False
 

@@ -223,12 +223,12 @@ class TestIsServed:
             ("::1", [("::", 80)], True),
             ("127.0.0.1", [("127.0.0.1", 81), ("0.0.0.0", 82)], False),
             ("127.0.0.1", [("localhost", 80)], True),
-            ("localhost", [("127.0.0.1", 80)], True),
+            ("localhost", [("127.0.0.1", 80)], False),
             ("127.0.0.1", [], False),
         ],
     )
     def test_table(self, host: str, listening: list[tuple[str, int]], served: bool) -> None:
-        """Address and port must be the same; a wildcard is every address, and so may a name be."""
+        """Address and port must be the same; a wildcard is every address."""
         assert network.is_served(host, 80, listening) is served
 
 
