@@ -523,7 +523,7 @@ def test_other_hosts_pass(folder: Path) -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param("endpoints.claim = fail", id="in-deciding-whose-it-is"),
+        pytest.param("NxAddon._claim = fail", id="in-deciding-whose-it-is"),
         pytest.param("endpoints.find = fail", id="in-requestheaders"),
         pytest.param("NxAddon._decide = fail", id="in-request"),
         pytest.param("NxAddon._stream = fail", id="in-streaming"),
