@@ -43,6 +43,7 @@ from mitmproxy.connection import Client
 from mitmproxy.io import FlowWriter
 from mitmproxy.log import ALERT
 from mitmproxy.net.http import status_codes
+from mitmproxy.proxy.mode_specs import DnsMode, ReverseMode, UpstreamMode
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 import nxparse
@@ -53,13 +54,14 @@ from nxparse.deliver.routes import target_label
 from nxparse.deliver.save import describe_saved, store
 from nxparse.inspect import credentials, show
 from nxparse.inspect.recorded import RecordedQuestion, RecordedRequest, RecordedResponse
-from nxparse.proxy import advice, handover, network
+from nxparse.proxy import advice, handover, network, upstream
+from nxparse.proxy import dns as foreign_dns
 from nxparse.proxy.handover import Opened
 from nxparse.proxy.log_stream import LogStream
 from nxparse.proxy.transport import Drain, HeldReader, OneSegmentWriter, Pending
 from nxparse.proxy.unknown_hosts import UnknownHosts
 from nxparse.server import endpoints
-from nxparse.server.endpoints import Call, Service
+from nxparse.server.endpoints import Call, Claim, Service
 from nxparse.server.gateway import Gateway, rehearsed
 from nxparse.server.hotspot import Family, PortalState
 from nxparse.server.receive import (
@@ -78,6 +80,7 @@ from nxparse.upload import File
 
 FAILED = refusal(500, "nx_addon has failed, see its log")
 NOT_READY = refusal(503, "nx_addon is starting, or ending")
+INSIDE = refusal(403, "The proxy does not connect to itself or to its own machine")
 MAX_URL = 200  # characters of it in a line
 MAX_METHOD = 20
 # A photo that is sent to an unknown path is not stored: its beginning tells what it is.
@@ -127,6 +130,8 @@ class NxAddon:
         self.hosts = endpoints.Hosts()
         self.turns = PortalState()
         self.strangers = UnknownHosts()
+        self.queries = foreign_dns.ForeignQueries()
+        self.dns_loop: list[str] = []  # the name servers that are this process, as logged
         self.spool: Spool | None = None
         self.sessions: Sessions | None = None
         self.gateway: Gateway | None = None
@@ -217,6 +222,7 @@ class NxAddon:
         self.outbox.start()
         for line in advice.lines(_listening(self.config)):
             logger.info(line)
+        self._name_servers_here()
 
     def _open(self, root: Path) -> Opened | None:
         """Open everything that is stored in `root`, the folder `.nx`. None if that fails."""
@@ -327,35 +333,78 @@ class NxAddon:
     def server_connect(self, data: ServerConnectionHookData) -> None:
         assert data.server.address
         host, port = data.server.address[:2]
-        exchanges = [one for one in self.exchanges.values() if one.client.id == data.client.id]
-        if any(one.drain and one.drain.address == (host, port) for one in exchanges):
+        if self._is_drain(data.client, data.server.address):
             data.server.sockname = None  # the option connect_addr is not for the drain
-        elif exchanges or host in self.hosts:
+        elif self._exchanges(data.client) or host in self.hosts:
             data.server.error = "a Samsung host is answered here and never connected to"
+        elif self._is_refused(data.client, (host, port), host):
+            data.server.error = upstream.describe_refused(host)
+
+    def server_connected(self, data: ServerConnectionHookData) -> None:
+        # What a name resolves to is known only now, and may have changed since it was looked up.
+        address, peer = data.server.address, data.server.peername
+        if not address or not peer or self._is_drain(data.client, peer):
+            return
+        if self._is_refused(data.client, address, peer[0]):
+            reason = upstream.describe_refused(address[0], peer[0])
+            logger.warning(f"{_name(data.client)}: connection to port {peer[1]} aborted: {reason}")
+            _abort(data)
+
+    def _exchanges(self, client: Client) -> list[Exchange]:
+        return [one for one in self.exchanges.values() if one.client.id == client.id]
+
+    def _is_drain(self, client: Client, address: tuple[Any, ...]) -> bool:
+        """Is this a server of our own, which bodies for this client are streamed to?"""
+        return any(
+            one.drain and one.drain.address == address[:2] for one in self._exchanges(client)
+        )
+
+    def _is_refused(self, client: Client, address: tuple[Any, ...], host: str) -> bool:
+        """Must the proxy not connect to `host`, as it is asked to reach `address`?
+
+        Names are not resolved. The servers that a mode names, and those of the DNS mode, may be
+        on this machine, as long as they are not this process.
+        """
+        if not upstream.refuses_literal(endpoints.bare_host(host)):
+            return False
+        chosen_by_us = _mode_address(client) == address[:2] or _is_dns(client)
+        return not chosen_by_us or network.is_served(host, address[1], _listening_on())
 
     # A request
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
-        if not flow.live or flow.is_replay or flow.response:
+        if not flow.live or flow.response:
             return
-        if not self._is_ours(flow):
+        claim = await self._place(flow)
+        if flow.is_replay:
+            if claim and claim.refusal:
+                flow.response = _response(claim.refusal, flow.request.method)
+            return
+        if claim is None:
             self._stranger(flow.client_conn, flow.request.pretty_host, "HTTP")
             return
         if self.ended:  # to begin a stream is too late
             flow.response = _response(NOT_READY, flow.request.method)
             return
-        self.strangers.seen(_name(flow.client_conn))
         exchange = self.exchanges[flow.id] = Exchange(flow.client_conn, Pending())
         if flow.client_conn.id in self.wrapped:
             self.wrapped[flow.client_conn.id][0].pending = exchange.pending
         try:
-            exchange.answer = self._answer(flow.request, exchange.client)
-            exchange.unknown = self._is_unknown(flow.request, exchange.answer)
+            exchange.answer = self._refused(flow, claim) or self._answer(flow, claim)
             if _has_body(flow.request):
                 await self._stream(flow.request, exchange)
         except Exception:
             logger.exception("cannot take a request")
             exchange.reply = FAILED
+
+    async def http_connect(self, flow: http.HTTPFlow) -> None:
+        host, client = endpoints.bare_host(flow.request.host), flow.client_conn
+        if host in self.hosts or _mode_address(client):
+            return
+        refused = _inside(flow.request.host, await upstream.resolve(host))
+        if refused and refused.refusal:
+            logger.warning(f"{_name(client)}: CONNECT is refused: {refused.reason}")
+            flow.response = _response(refused.refusal, flow.request.method)
 
     async def request(self, flow: http.HTTPFlow) -> None:
         exchange = self.exchanges.get(flow.id)
@@ -415,26 +464,68 @@ class NxAddon:
     # DNS
 
     def dns_request(self, flow: dns.DNSFlow) -> None:
-        question = flow.request.question
         if not flow.live and self.config and self.config.report:
             self.read.append(flow)
-        if not flow.live or question is None:
+        if flow.live or (self.config and self.config.report):
+            self._note_question(flow)
+        if not flow.live or flow.response:
             return
-        if not self.hosts.resolves(question.name):
-            if question.type == dns.types.A:
-                self._stranger(flow.client_conn, question.name, "DNS")
-            return
-        self.strangers.seen(_name(flow.client_conn))
+        if (records := self._records(flow)) is not None:
+            flow.response = flow.request.succeed(records)
+        elif self._must_not_go_on(flow):
+            flow.response = flow.request.fail(dns.response_codes.SERVFAIL)
+
+    def _note_question(self, flow: dns.DNSFlow) -> None:
+        question = flow.request.question
+        if question and self.hosts.resolves(question.name):
+            self._seen_camera(flow.client_conn)
+        elif question and question.type == dns.types.A:
+            self._stranger(flow.client_conn, question.name, "DNS")
+
+    def _records(self, flow: dns.DNSFlow) -> list[dns.ResourceRecord] | None:
+        """The answer to a question for one of our hosts; None for others."""
+        question, peer = flow.request.question, flow.client_conn.peername
+        if question is None or not self.hosts.resolves(question.name):
+            return None
         if flow.request.op_code != dns.op_codes.QUERY or question.class_ != dns.classes.IN:
-            return
-        records = []
-        if question.type == dns.types.A and flow.client_conn.peername:
-            given = self.config.dns if self.config else None
-            address = given or network.facing(flow.client_conn.peername[0])
-            if address:
-                records.append(dns.ResourceRecord.A(question.name, address, ttl=DNS_TTL))
+            return None
         # AAAA and HTTPS get an empty answer: the name exists, but not as that.
-        flow.response = flow.request.succeed(records)
+        if question.type != dns.types.A or not peer:
+            return []
+        given = self.config.dns if self.config else None
+        address = given or network.facing(peer[0])
+        return [dns.ResourceRecord.A(question.name, address, ttl=DNS_TTL)] if address else []
+
+    def dns_response(self, flow: dns.DNSFlow) -> None:
+        self.queries.end(flow.id)
+
+    def dns_error(self, flow: dns.DNSFlow) -> None:
+        self.queries.end(flow.id)
+
+    def _must_not_go_on(self, flow: dns.DNSFlow) -> bool:
+        """Is there no name server to ask but this process, or are there too many queries?"""
+        if _is_dns(flow.client_conn) and self._name_servers_here():
+            return True
+        question = flow.request.question
+        asked = (question.name, question.type) if question else ("", 0)
+        if self.queries.begin(flow.id, *asked):
+            return False
+        if self.queries.worth_a_line():
+            logger.warning(
+                "too many DNS queries wait for a name server: further ones get SERVFAIL; if the "
+                "name servers of this machine lead back to it, set dns_name_servers"
+            )
+        return True
+
+    def _name_servers_here(self) -> bool:
+        """Is a name server that the DNS mode asks this process? Logged when it changes."""
+        resolver = ctx.master.addons.get("dnsresolver")
+        servers = resolver.name_servers() if resolver else []
+        found = foreign_dns.served_here(servers, _listening_on("dns"))
+        if found and found != self.dns_loop:
+            logger.warning(foreign_dns.describe_loop(found))
+        self.dns_loop = found
+        return bool(found)
 
     # Commands
 
@@ -486,28 +577,54 @@ class NxAddon:
             return self._is_ours(flow)
         return any(self.hosts.resolves(one.name) for one in flow.request.questions)
 
-    def _is_ours(self, flow: http.HTTPFlow) -> bool:
+    def _claim(self, flow: http.HTTPFlow, *, at_us: bool = False) -> Claim | None:
+        """Decide whether a request is answered here, without resolving names."""
         request = flow.request
-        for host in (request.host, request.host_header or ""):
-            if host in self.hosts or endpoints.is_check(request.method, host, request.path):
-                return True
-        if not endpoints.known(request.method, request.path) or not flow.client_conn.sockname:
-            return False
-        # No name of ours, but a request to this machine that we know how to answer.
-        ports = (80, flow.client_conn.sockname[1])
-        return request.port in ports and network.is_local(endpoints.bare_host(request.pretty_host))
+        target = endpoints.bare_host(request.host)
+        at_us = at_us or (
+            _mode_address(flow.client_conn) != (request.host, request.port)
+            and request.port in _arrival_ports(flow.client_conn)
+            and self._is_local(target)
+        )
+        return endpoints.claim(
+            request.method,
+            request.path,
+            target,
+            request.host_header or "",
+            hosts=self.hosts,
+            at_us=at_us,
+            is_local=self._is_local,
+        )
 
-    def _found(self, request: http.Request) -> endpoints.Answer:
-        names = [endpoints.bare_host(name) for name in (request.host, request.pretty_host)]
-        ours = next((name for name in names if name in self.hosts), names[-1])
-        return endpoints.find(request.method, ours, request.path)
+    async def _place(self, flow: http.HTTPFlow) -> Claim | None:
+        """Decide whether a request is answered here; None if it goes upstream."""
+        request, client = flow.request, flow.client_conn
+        try:
+            claim = self._claim(flow)
+            if claim or _mode_address(client):  # else the upstream server resolves the name
+                return claim
+            addresses = await upstream.resolve(endpoints.bare_host(request.host))
+            at_us = any(self._is_local(str(address)) for address in addresses)
+            if at_us and request.port in _arrival_ports(client):
+                return self._claim(flow, at_us=True)
+            return _inside(request.host, addresses)
+        except Exception:
+            logger.exception("cannot tell who a request is for")
+            return Claim("", FAILED, "nx_addon has failed")
 
-    def _is_unknown(self, request: http.Request, answer: Reply | Call) -> bool:
+    def _is_local(self, host: str) -> bool:
+        """Is this a name or an address of this machine, or the address in nx_dns?"""
+        given = self.config.dns if self.config else None
+        return network.is_local(host) or host == str(given)
+
+    def _is_ours(self, flow: http.HTTPFlow) -> bool:
+        return self._claim(flow) is not None
+
+    def _is_unknown(self, host: str, answer: Reply | Call) -> bool:
         """Is this something that a new model may want, and that gets no useful answer?"""
         if isinstance(answer, Reply):
             return answer.status in (404, 405)
         if answer.service is Service.PAGE:
-            host = endpoints.bare_host(request.pretty_host)
             return host in self.hosts and host not in endpoints.SAMSUNG_HOSTS
         return answer.service in endpoints.UNSOLVED
 
@@ -527,13 +644,34 @@ class NxAddon:
         if told := self.strangers.asked(_name(client), endpoints.bare_host(name), how):
             logger.info(told)
 
-    def _answer(self, request: http.Request, client: Client) -> Reply | Call:
+    def _seen_camera(self, client: Client) -> None:
+        if told := self.strangers.seen(_name(client)):
+            logger.info(told)
+
+    def _refused(self, flow: http.HTTPFlow, claim: Claim) -> Reply | None:
+        """The refusal of a request that no camera makes; nothing of it is kept."""
+        request = flow.request
+        refused, reason = claim.refusal, claim.reason
+        origin = endpoints.page_origin(request.method, _fields(request.headers))
+        if not refused and origin is not None:
+            page = printable(origin) or "(not named)"
+            refused, reason = endpoints.FROM_A_PAGE, f"it comes from a web page, {page}"
+        if refused:
+            logger.warning(
+                f"{_name(flow.client_conn)}: {_describe_request(request)} is refused: {reason}"
+            )
+        return refused
+
+    def _answer(self, flow: http.HTTPFlow, claim: Claim) -> Reply | Call:
         """The answer to a camera, which may depend on what it has been told before."""
-        found = self._found(request)
+        request, client = flow.request, _name(flow.client_conn)
+        found = claim.answer(request.method, request.path)
+        self._seen_camera(flow.client_conn)
         if isinstance(found, Family):
-            return self.turns.answer(_name(client), found)
+            return self.turns.answer(client, found)
         if isinstance(found, Call) and found.service not in endpoints.PAGES:
-            self.turns.passed(_name(client))
+            self.turns.passed(client)
+        self.exchanges[flow.id].unknown = self._is_unknown(claim.host, found)
         return found
 
     async def _stream(self, request: http.Request, exchange: Exchange) -> None:
@@ -614,9 +752,10 @@ class NxAddon:
         """A request that is not a camera's: replayed, read from a file, or for somebody else."""
         if not flow.live and self.config and self.config.report:
             self.read.append(flow)
-        if not self._is_ours(flow):
+        claim = self._claim(flow)
+        if claim is None:
             return
-        answer = self._found(flow.request)
+        answer = claim.answer(flow.request.method, flow.request.path)
         if not flow.live:
             logger.info(f"{_name(flow.client_conn)}: {_describe_recorded(_seen(flow))}")
         elif not flow.response:
@@ -647,6 +786,53 @@ class NxAddon:
     def _configured(self) -> config.Config:
         assert self.config
         return self.config
+
+
+def _inside(host: str, addresses: Sequence[network.Address]) -> Claim | None:
+    """The refusal of a request to a host with these addresses, if one of them is this machine's."""
+    for address in addresses:
+        if upstream.refuses(address):
+            return Claim(host, INSIDE, upstream.describe_refused(host, str(address)))
+    return None
+
+
+def _mode_address(client: Client) -> tuple[Any, ...] | None:
+    """The server that a reverse or upstream mode names for all that this client asks for."""
+    mode = client.proxy_mode
+    return mode.address if isinstance(mode, ReverseMode | UpstreamMode) else None
+
+
+def _is_dns(client: Client) -> bool:
+    return isinstance(client.proxy_mode, DnsMode)
+
+
+def _arrival_ports(client: Client) -> tuple[int, ...]:
+    """The ports at which a request of this client may arrive here: redirected, or as it is."""
+    return 80, 443, *(client.sockname[1:2] if client.sockname else ())
+
+
+def _listening_on(mode: str = "") -> list[tuple[str, int]]:
+    """The addresses and ports that this process listens on in a mode, or in all of them.
+
+    mitmweb's own API is among all.
+    """
+    servers = ctx.master.addons.get("proxyserver").servers
+    chosen = [server for server in servers if mode in ("", server.mode.type_name)]
+    found = [address[:2] for server in chosen for address in server.listen_addrs]
+    if not mode and "web_port" in ctx.options:
+        found.append((ctx.options.web_host, ctx.options.web_port))
+    return found
+
+
+def _abort(data: ServerConnectionHookData) -> None:
+    """Break a connection to a server off; an error that a hook sets then has no effect."""
+    with suppress(AttributeError, KeyError):
+        handler = ctx.master.addons.get("proxyserver").connections[data.client.id]
+        writer = handler.transports[data.server].writer
+        if isinstance(writer, asyncio.StreamWriter):
+            writer.transport.abort()
+        else:
+            writer.close()  # UDP
 
 
 def _name(client: Client) -> str:

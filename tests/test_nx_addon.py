@@ -514,20 +514,25 @@ def web_server(reply: bytes) -> Iterator[tuple[int, list[bytes]]]:
         yield listening.getsockname()[1], heard
 
 
-def test_other_hosts_pass(shared: Proxy) -> None:
+def test_other_hosts_pass(folder: Path) -> None:
     """What is not for a Samsung host goes where it was meant to, and comes back unchanged."""
     reply = b"HTTP/1.1 200 OK\r\nx-odd:1\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
     with web_server(reply) as (port, heard):
-        request = f"GET http://localhost:{port}/x HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n"
-        answer = camera.send(shared.port, request.encode())
+        # Only a server that a mode names may be on loopback.
+        modes = ("--mode", "regular@127.0.0.1:0", "--mode", f"reverse:http://127.0.0.1:{port}@0")
+        with Proxy(folder, *modes, "--set", "keep_host_header") as proxy:
+            reverse = int(proxy.wait_for(r"127\.0\.0\.1:\d+ listening at \*:(\d+)")[1])
+            request = b"GET /x HTTP/1.1\r\nHost: www.example.org\r\n\r\n"
+            answer = camera.send(reverse, request)
 
     assert (answer.status, answer.body) == (200, "hello")
-    assert heard == [f"GET /x HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n".encode()]
+    assert heard == [request]
 
 
 @pytest.mark.parametrize(
     "fault",
     [
+        pytest.param("NxAddon._claim = fail", id="in-deciding-whose-it-is"),
         pytest.param("endpoints.find = fail", id="in-requestheaders"),
         pytest.param("NxAddon._decide = fail", id="in-request"),
         pytest.param("NxAddon._stream = fail", id="in-streaming"),
@@ -1314,18 +1319,21 @@ def test_marks_and_comments(folder: Path) -> None:
 
 
 def test_what_else_a_camera_asks_for(folder: Path) -> None:
-    """Other hosts are told once each, if a camera asks for them, with the option that helps."""
-    with dns_proxy(folder) as (proxy, server), web_server(b"HTTP/1.1 204 x\r\n\r\n") as (port, _):
-        camera.resolve("localhost", server)
-        assert "also asks" not in proxy.log
+    """Other hosts are told once each, if a camera asks for them, also when it did so before."""
+    with dns_proxy(folder) as (proxy, server):
+        for name in ("localhost", "www.localhost"):
+            camera.resolve(name, server)
+        assert "nx_hosts" not in proxy.log
         camera.resolve("gld.samsungosp.com", server)
+        proxy.wait_for("127.0.0.1: asked for localhost, www.localhost before, which ")
         for _ in range(2):
             camera.resolve("localhost", server)
-        host = f"127.0.0.2:{port}"
-        camera.send(proxy.port, f"GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-        proxy.wait_for("127.0.0.1: also asks HTTP for 127.0.0.2, which is not answered here; ")
+            camera.resolve("new.localhost", server)
+        request = b"GET http://new.invalid/ HTTP/1.1\r\nHost: new.invalid\r\n\r\n"
+        camera.send(proxy.port, request)
+        proxy.wait_for("127.0.0.1: also asks HTTP for new.invalid, which is not answered here; ")
         told = re.findall(r"also asks \w+ for (\S+), which is not .* try --set (\S+)", proxy.log)
-    assert told == [("localhost", "nx_hosts=localhost"), ("127.0.0.2", "nx_hosts=127.0.0.2")]
+    assert told == [(name, f"nx_hosts={name}") for name in ("new.localhost", "new.invalid")]
 
 
 def test_a_report_of_a_recording(folder: Path) -> None:

@@ -144,6 +144,91 @@ def test_a_camera_behind_the_router(network: Network, router: Proxy) -> None:
     assert network.packets_seen_upstream() == 0
 
 
+ROUTER = "10.99.0.1"
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "request_", "status", "body"),
+    [
+        pytest.param(NOBODY, 80, "GET / HTTP/1.0\r\n\r\n", 200, "It works", id="no-host"),
+        pytest.param(NOBODY, 80, "GET /new HTTP/1.0\r\n\r\n", 404, "", id="no-host-unknown"),
+        pytest.param(
+            ROUTER,
+            8080,
+            "GET / HTTP/1.1\r\nHost: 10.99.0.1:8080\r\n\r\n",
+            200,
+            "It works",
+            id="own",
+        ),
+        pytest.param(
+            ROUTER,
+            8080,
+            "GET http://www.example.org/ HTTP/1.1\r\nHost: www.example.org\r\n\r\n",
+            404,
+            "",
+            id="taken-for-a-proxy",
+        ),
+        pytest.param(
+            NOBODY, 80, "GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", 404, "", id="rebinding"
+        ),
+        pytest.param(
+            NOBODY, 80, "GET /news HTTP/1.1\r\nHost: www.yahoo.co.kr\r\n\r\n", 404, "", id="news"
+        ),
+        pytest.param(
+            ROUTER, 8080, "GET /robots.txt HTTP/1.1\r\nHost: 10.99.0.1\r\n\r\n", 404, "", id="robot"
+        ),
+    ],
+)
+def test_what_arrives_here_is_answered_here(
+    network: Network, router: Proxy, host: str, port: int, request_: str, status: int, body: str
+) -> None:
+    """What is sent to the router's address, or the one in nx_dns, never goes further."""
+    packets, connections = network.packets_seen_upstream(), router.log.count("server connect")
+
+    heard = network.camera("send", host, str(port), stdin=request_.encode())
+
+    assert isinstance(heard, dict)
+    assert heard["head"].startswith(f"HTTP/1.1 {status} ")
+    assert body in heard["body"]
+    assert network.packets_seen_upstream() == packets
+    assert router.log.count("server connect") == connections
+
+
+@pytest.mark.parametrize(("header", "status"), [("Host: evil.example\r\n", 404), ("", 200)])
+def test_uploads_to_the_address(network: Network, router: Proxy, header: str, status: int) -> None:
+    """An upload needs no Host, but if it has one, that must be ours; else nothing is kept."""
+    name = f"HOST_{status}.JPG"
+    upload = bodies.request(bodies.body([(name, bodies.jpeg(3000))]))
+    upload = upload.replace(b"Host: www.ospserver.net\r\n", header.encode())
+    unknown = list(router.uploads.glob(".nx/unknown/*"))
+
+    heard = network.camera("send", NOBODY, "80", stdin=upload)
+
+    assert isinstance(heard, dict)
+    assert heard["head"].startswith(f"HTTP/1.1 {status} ")
+    if status == 200:
+        router.wait_for(f"saved as .*{name}")
+    assert (name in router.saved()) is (status == 200)
+    assert list(router.uploads.glob(".nx/unknown/*")) == unknown
+    assert router.quarantined() == []
+
+
+def test_a_way_from_outside_to_the_router(network: Network, router: Proxy) -> None:
+    """What is no HTTP, and is for the router's own port, does not go round in circles."""
+    lines = router.log.count("\n")
+    command = [sys.executable, "-c", NOT_HTTP]
+    assert network.do("camera", *command) == "closed\n"
+    assert router.log.count("\n") < lines + 10
+
+
+NOT_HTTP = """
+import socket
+connection = socket.create_connection(("10.99.0.1", 8080), 20)
+connection.sendall(b"\\x00 no protocol")
+print(connection.recv(100).decode() or "closed")
+"""
+
+
 def test_nobody_else_is_touched(network: Network, router: Proxy) -> None:
     """What the camera sends to other addresses passes the router as if nothing were there."""
     server = subprocess.Popen(

@@ -13,7 +13,7 @@ real servers are gone, and DNS may well point back at us.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from fnmatch import fnmatchcase
@@ -21,6 +21,7 @@ from fnmatch import fnmatchcase
 from nxparse.deliver import routes
 from nxparse.server.hotspot import GLD, MSN, YAHOO, Family
 from nxparse.server.reply import Reply, refusal
+from nxparse.text import printable
 
 # Hard-coded in the firmware of the cameras (wiki page "Email-service" of
 # ge0rg/samsung-nx-hacks; ge0rg/samsung-nx-emailservice, commit 3b9fb37).
@@ -115,6 +116,7 @@ TABLE = (
 )
 
 NOT_FOUND = refusal(404, "Nobody knows this path")
+FROM_A_PAGE = refusal(403, "Not from a web page")
 
 
 def find(method: str, host: str, path: str) -> Answer:
@@ -138,13 +140,62 @@ def find(method: str, host: str, path: str) -> Answer:
     return NOT_FOUND
 
 
-def known(method: str, path: str) -> bool:
-    """Does this request make sense even without one of our host names?
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A request that is answered here: the host it is for, or why it is refused."""
 
-    A camera may leave out Host, and people type this machine's own address.
+    host: str
+    refusal: Reply | None = None
+    reason: str = ""
+
+    def answer(self, method: str, path: str) -> Answer:
+        """The refusal, or what the map of the protocol says."""
+        return self.refusal or find(method, self.host, path)
+
+
+def claim(
+    method: str,
+    path: str,
+    target: str,
+    host: str,
+    *,
+    hosts: Hosts,
+    at_us: bool,
+    is_local: Callable[[str], bool],
+) -> Claim | None:
+    """Decide whether a request is answered here; None if it is for another server.
+
+    `target` is where the request would be sent, and `host` its Host header, empty
+    without one. `at_us` means that `target` is an address of this machine, or the
+    address in nx_dns, and a port that uploads arrive at. Such a request is for
+    nobody else. If it names a host, that must be one of `hosts`, or a name or
+    address for which `is_local` is true: a web page can make any other name
+    resolve to this machine, and would then be allowed to read our page.
     """
-    wanted = "GET" if method == "HEAD" else method
-    return any(row.method == wanted for row, _ in _rows(path))
+    names = [bare_host(name) for name in (target, host) if name]
+    for name in names:
+        if name in hosts or is_check(method, name, path):
+            return Claim(name)
+    if not at_us:
+        return None
+    if not host or is_local(names[-1]):
+        return Claim(names[-1])
+    return Claim(
+        names[-1], NOT_FOUND, f"{printable(names[-1])} is not a name or an address of this machine"
+    )
+
+
+def page_origin(method: str, headers: Sequence[tuple[str, str]]) -> str | None:
+    """The web page that makes a browser send a request which does more than read; None if none.
+
+    Browsers add Origin or Sec-Fetch-* to such requests. No camera does.
+    """
+    if method in ("GET", "HEAD"):
+        return None
+    for name, value in headers:
+        if name.lower() == "origin":
+            return value
+    return "" if any(name.lower().startswith("sec-fetch-") for name, _ in headers) else None
 
 
 def is_check(method: str, host: str, path: str) -> bool:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
 import socket
 import struct
+import subprocess
 import sys
 from ipaddress import IPv4Address
 
 import pytest
 
 from nxparse.proxy import network
+from tests.mitmdump import ROOT
 
 LOOPBACK = IPv4Address("127.0.0.1")
 # The documentation's address for nobody: it only chooses the default route.
@@ -182,3 +186,74 @@ class TestAddresses:
     def test_no_descriptors(self) -> None:
         """K11: what cannot be found out is left out."""
         assert network.addresses() == []
+
+
+class TestParseAddress:
+    @pytest.mark.parametrize(
+        ("host", "address"),
+        [
+            ("192.168.1.2", "192.168.1.2"),
+            ("127.1", "127.0.0.1"),
+            ("2130706433", "127.0.0.1"),
+            ("0x7f.0.0.1", "127.0.0.1"),
+            ("0177.0.0.1", "127.0.0.1"),
+            ("::ffff:192.168.1.2", "192.168.1.2"),
+            ("[::1]", "::1"),
+            ("fe80::1%eth0", "fe80::1%eth0"),
+            ("www.example.org", None),
+            ("127.0.0.1.example.org", None),
+            ("", None),
+            ("a\0b", None),
+            ("사진", None),
+        ],
+    )
+    def test_table(self, host: str, address: str | None) -> None:
+        """Every form that connecting takes is an address; names are none."""
+        found = network.parse_address(host)
+        assert (found and str(found)) == address
+
+
+class TestIsServed:
+    @pytest.mark.parametrize(
+        ("host", "listening", "served"),
+        [
+            ("127.0.0.1", [("127.0.0.1", 80)], True),
+            ("192.168.1.2", [("127.0.0.1", 80)], False),
+            ("192.168.1.2", [("0.0.0.0", 80)], True),
+            ("::1", [("::", 80)], True),
+            ("127.0.0.1", [("127.0.0.1", 81), ("0.0.0.0", 82)], False),
+            ("127.0.0.1", [("localhost", 80)], True),
+            ("localhost", [("127.0.0.1", 80)], False),
+            ("127.0.0.1", [], False),
+        ],
+    )
+    def test_table(self, host: str, listening: list[tuple[str, int]], served: bool) -> None:
+        """Address and port must be the same; a wildcard is every address."""
+        assert network.is_served(host, 80, listening) is served
+
+
+NONLOCAL = """
+import ipaddress, socket
+from nxparse.proxy.network import is_own
+print([is_own(ipaddress.ip_address(one)) for one in ("10.9.9.1", "10.9.9.2", "127.0.0.1")])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("ip"), reason="needs root and iproute2")
+def test_a_machine_that_lets_bind_to_any_address() -> None:
+    """With ip_nonlocal_bind, as routers may have it, other machines' addresses are not ours."""
+    name = f"nx{os.getpid()}bind"
+    inside = ["ip", "netns", "exec", name]
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        for command in (
+            "ip link set lo up",
+            "ip address add 10.9.9.1/32 dev lo",
+            "sysctl -q net.ipv4.ip_nonlocal_bind=1",
+        ):
+            subprocess.run([*inside, *command.split()], check=True)
+        asking = [*inside, sys.executable, "-c", NONLOCAL]
+        told = subprocess.run(asking, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=False)
+    assert told == "[True, False, True]\n"

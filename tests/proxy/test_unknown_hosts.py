@@ -39,6 +39,40 @@ def test_no_camera() -> None:
     assert found.asked(PHONE, NAME, "HTTP") is None
 
 
+def test_asked_before() -> None:
+    """What a camera asked for before it asked for one of ours is logged when it does, once."""
+    found = UnknownHosts()
+    earlier = ["a.example.com", NAME, "a.example.com", "evil\n.example.com"]
+    assert [found.asked(CAMERA, name, "DNS") for name in earlier] == [None] * 4
+    found.asked(PHONE, "phone.example.com", "DNS")
+    assert found.names(CAMERA) == [NAME, "a.example.com", "evil\n.example.com"]
+    assert found.seen(CAMERA) == (
+        f"{CAMERA}: asked for {NAME}, a.example.com, evil?.example.com before, which nx_addon "
+        f"does not answer; if its uploads fail, try --set nx_hosts=NAME with one of them"
+    )
+    assert found.seen(CAMERA) is None
+    assert found.asked(CAMERA, NAME, "DNS") is None
+    assert found.asked(CAMERA, "new.example.com", "HTTP")
+    assert found.names(CAMERA)[-1] == "new.example.com"
+
+
+def test_the_last_names_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what was asked before, the last names are kept, of the last clients."""
+    monkeypatch.setattr(unknown_hosts, "MAX_CLIENTS", 2)
+    found = UnknownHosts()
+    for n in range(30):
+        found.asked(CAMERA, f"{n}.example.com", "DNS")
+    assert found.names(CAMERA) == [f"{n}.example.com" for n in range(10, 30)]
+    found.asked(CAMERA, "x" * 256, "HTTP")
+    assert len(found.names(CAMERA)) == 20
+    # Those who only ask for others do not displace a camera.
+    found.seen("192.168.1.9")
+    for client in (PHONE, "192.168.1.10"):
+        found.asked(client, NAME, "DNS")
+    assert found.names(CAMERA) == []
+    assert found.asked("192.168.1.9", NAME, "DNS")
+
+
 def test_seen_again() -> None:
     """A camera that comes again is told nothing twice."""
     found = UnknownHosts()
@@ -56,7 +90,7 @@ def test_no_name() -> None:
 
 def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a talkative client nor many of them fill log or memory."""
-    monkeypatch.setattr(unknown_hosts, "MAX_CAMERAS", 2)
+    monkeypatch.setattr(unknown_hosts, "MAX_CLIENTS", 2)
     found = UnknownHosts()
     found.seen(CAMERA)
     told = [found.asked(CAMERA, f"{n}.example.com", "DNS") for n in range(30)]

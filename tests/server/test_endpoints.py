@@ -24,6 +24,8 @@ EMAIL = "/social/columbus/email"
 GATEWAY = "snsgw.samsungmobile.com"
 AN_EMAIL = Call(Service.EMAIL)
 A_PAGE = Call(Service.PAGE)
+# Not found whatever the map of the protocol says.
+REFUSED = object()
 
 
 def not_with(method: str, allow: str) -> Reply:
@@ -141,7 +143,6 @@ TOKEN = "0f" * 16
 def test_calls(host: str, method: str, path: str, answer: Reply | Call) -> None:
     """S06: what the social gateway is asked is a call, with the site or the token in its path."""
     assert endpoints.find(method, host, path) == answer
-    assert endpoints.known(method, path) is isinstance(answer, Call)
 
 
 @pytest.mark.parametrize("site", sorted(routes.SITES))
@@ -190,21 +191,70 @@ def test_not_found() -> None:
     assert refusal(404, "Nobody knows this path") == NOT_FOUND
 
 
+OWN = ("192.168.1.2", "198.51.100.80", "mypc", "127.0.0.1")
+
+
 @pytest.mark.parametrize(
-    ("method", "path", "known"),
+    ("request_", "target", "host", "at_us", "answer"),
     [
-        pytest.param("POST", f"{EMAIL}?DUID=1", True, id="email"),
-        pytest.param("GET", "/", True, id="page"),
-        pytest.param("HEAD", "", True, id="page-head"),
-        pytest.param("GET", EMAIL, False, id="wrong-method"),
-        pytest.param("POST", "/", False, id="post-to-the-page"),
-        pytest.param("GET", "/favicon.png", False, id="unknown-path"),
-        pytest.param("GET", "/favicon.ico", True, id="icon"),
+        # For one of our hosts, wherever it goes.
+        pytest.param("GET /x", "www.ospserver.net", "www.ospserver.net", 0, NOT_FOUND, id="ours"),
+        pytest.param("POST /social/columbus/email", "8.8.8.8", GATEWAY, 0, AN_EMAIL, id="header"),
+        pytest.param("POST /social/columbus/email", GATEWAY, "", 0, AN_EMAIL, id="target"),
+        pytest.param("GET /", "8.8.8.8", "Www.Yahoo.co.kr:80", 0, YAHOO, id="check"),
+        pytest.param("GET /", "gld.samsungosp.com", "gld.samsungosp.com", 1, GLD, id="gld"),
+        # For others.
+        pytest.param("GET /", "www.example.org", "www.example.org", 0, None, id="other"),
+        pytest.param("GET /news", "www.yahoo.co.kr", "www.yahoo.co.kr", 0, None, id="news"),
+        pytest.param("POST /social/columbus/email", "a.example", "", 0, None, id="other-email"),
+        pytest.param("GET /", "192.168.1.2", "192.168.1.2", 0, None, id="own-other-port"),
+        # For this machine and nobody else.
+        pytest.param("GET /", "198.51.100.80", "", 1, A_PAGE, id="no-host"),
+        pytest.param("POST /social/columbus/email", "198.51.100.80", "", 1, AN_EMAIL, id="email"),
+        pytest.param("GET /robots.txt", "192.168.1.2", "", 1, NOT_FOUND, id="unknown-path"),
+        pytest.param("GET /", "192.168.1.2", "192.168.1.2:8080", 1, A_PAGE, id="own-address"),
+        pytest.param("GET /", "192.168.1.2", "mypc", 1, A_PAGE, id="own-name"),
+        pytest.param("GET /", "192.168.1.2", "127.0.0.1", 1, A_PAGE, id="loopback"),
+        pytest.param("GET /", "198.51.100.80", "www.msn.com", 1, MSN, id="check-at-us"),
+        # For this machine under another name: an old name, or a page that rebinds its own.
+        pytest.param("GET /", "192.168.1.2", "evil.example", 1, REFUSED, id="rebinding"),
+        pytest.param("GET /", "evil.example", "evil.example", 1, REFUSED, id="rebinding-proxied"),
+        pytest.param("GET /", "192.168.1.2", "192.168.1.2.evil.example", 1, REFUSED, id="prefix"),
+        pytest.param("GET /", "192.168.1.2", "www.ospserver.net.evil.ex", 1, REFUSED, id="ours-."),
+        pytest.param("GET /", "192.168.1.2", "8.8.8.8", 1, REFUSED, id="other-address"),
+        pytest.param("GET /news", "192.168.1.2", "www.yahoo.co.kr", 1, REFUSED, id="news-at-us"),
+        pytest.param("POST /social/columbus/email", "10.0.0.1", "evil.ex", 1, REFUSED, id="post"),
     ],
 )
-def test_known(method: str, path: str, known: bool) -> None:
-    """A request without one of our host names makes sense where method and path do."""
-    assert endpoints.known(method, path) is known
+def test_claim(request_: str, target: str, host: str, at_us: bool, answer: object) -> None:
+    """Ours are our hosts, and what arrives at this machine for no other name."""
+    method, path = request_.split()
+    is_local = OWN.__contains__
+    found = endpoints.claim(
+        method, path, target, host, hosts=Hosts(), at_us=bool(at_us), is_local=is_local
+    )
+    assert (found and found.answer(method, path)) == (NOT_FOUND if answer is REFUSED else answer)
+    assert bool(found and found.refusal and host in found.reason) is (answer is REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "origin"),
+    [
+        ("POST", [("Origin", "http://evil.example")], "http://evil.example"),
+        ("POST", [("origin", "null")], "null"),
+        ("PUT", [("Origin", "")], ""),
+        ("POST", [("Sec-Fetch-Site", "same-origin")], ""),
+        ("PUT", [("SEC-FETCH-MODE", "no-cors")], ""),
+        ("OPTIONS", [("Origin", "http://evil.example")], "http://evil.example"),
+        ("POST", [("User-Agent", "sdeClient"), ("Accept-Language", "ko")], None),
+        ("POST", [("X-Origin", "here"), ("Second-Fetch", "1")], None),
+        ("GET", [("Origin", "http://evil.example"), ("Sec-Fetch-Mode", "navigate")], None),
+        ("HEAD", [("Sec-Fetch-Mode", "navigate")], None),
+    ],
+)
+def test_page_origin(method: str, headers: list[tuple[str, str]], origin: str | None) -> None:
+    """A browser names the page that makes it send something; a camera and a reader do not."""
+    assert endpoints.page_origin(method, headers) == origin
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""Addresses that the proxy does not connect to: loopback, link-local, unspecified and its own.
+
+Servers that listen on loopback expect only clients of this machine. A connection
+of the proxy to itself would repeat without end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from nxparse.proxy import network
+from nxparse.proxy.network import Address
+from nxparse.text import printable
+
+LOOKUP = 5.0  # seconds for the resolver; a name that takes longer is judged when it is connected
+
+
+async def resolve(host: str, *, limit: float = LOOKUP) -> list[Address]:
+    """The addresses of a host, which may be an address in any form.
+
+    Empty if there is no answer within `limit` seconds.
+    """
+    literal = network.parse_address(host)
+    if literal:
+        return [literal]
+    try:
+        async with asyncio.timeout(limit):
+            # As asyncio.open_connection does it, so that both see the same.
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host, None, type=socket.SOCK_STREAM
+            )
+    except (OSError, UnicodeError):
+        return []
+    addresses = [network.parse_address(str(entry[4][0])) for entry in found]
+    return [address for address in dict.fromkeys(addresses) if address]
+
+
+def refuses(address: Address) -> bool:
+    """Is this an address that the proxy must not connect to for a client?"""
+    return (
+        address.is_loopback
+        or address.is_link_local
+        or address.is_unspecified
+        or network.is_own(address)
+    )
+
+
+def refuses_literal(host: str) -> bool:
+    """The same for a host that is an address or a name of this machine; False for other names."""
+    literal = network.parse_address(host)
+    return refuses(literal) if literal else network.is_local(host)
+
+
+def describe_refused(host: str, address: str = "") -> str:
+    """Why the proxy does not connect to a host, which has this address."""
+    where = printable(host if address in ("", host) else f"{host} ({address})")
+    return f"{where} is a loopback, link-local or own address, which the proxy does not connect to"

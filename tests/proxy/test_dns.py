@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+
+from nxparse.proxy import dns, network
+from nxparse.proxy.dns import MAX_AGE, MAX_QUERIES, MAX_SAME, QUIET, ForeignQueries
+from tests.clock import Clock
+
+A, AAAA = 1, 28
+OWN = network.facing("192.0.2.1")
+needs_network = pytest.mark.skipif(OWN is None, reason="this machine has no network")
+
+
+@pytest.mark.parametrize(
+    ("servers", "listening", "found"),
+    [
+        pytest.param(["127.0.0.1"], [("0.0.0.0", 53)], ["127.0.0.1"], id="loopback"),
+        pytest.param(["127.0.0.53"], [("0.0.0.0", 53), ("::", 53)], ["127.0.0.53"], id="resolved"),
+        pytest.param(["::1"], [("::", 53)], ["::1"], id="ipv6"),
+        pytest.param(["127.0.0.1"], [("127.0.0.1", 53)], ["127.0.0.1"], id="one-address"),
+        pytest.param(
+            [str(OWN)], [("0.0.0.0", 53)], [str(OWN)], id="own-address", marks=needs_network
+        ),
+        pytest.param(["198.51.100.1", "127.0.0.1"], [("", 53)], ["127.0.0.1"], id="the-second"),
+        pytest.param(["127.0.0.53"], [("127.0.0.2", 53)], [], id="another-address"),
+        pytest.param(["127.0.0.1"], [("0.0.0.0", 5353)], [], id="another-port"),
+        pytest.param(["198.51.100.1"], [("0.0.0.0", 53)], [], id="another-machine"),
+        pytest.param([], [("0.0.0.0", 53)], [], id="no-servers"),
+        pytest.param(["127.0.0.1"], [], [], id="no-dns-mode"),
+    ],
+)
+def test_served_here(
+    servers: list[str], listening: list[tuple[str, int]], found: list[str]
+) -> None:
+    """A name server is this process if the DNS mode listens on its address and port 53."""
+    assert dns.served_here(servers, listening) == found
+
+
+def test_describe_loop() -> None:
+    """The line names the server and the option that helps."""
+    told = dns.describe_loop(["127.0.0.1"])
+    assert "127.0.0.1 is this process" in told
+    assert "--set dns_name_servers=" in told
+
+
+def test_all_are_bounded() -> None:
+    """Only so many queries are in flight, and one that ends makes room."""
+    queries = ForeignQueries(Clock())
+    assert all(queries.begin(str(n), f"{n}.example", A) for n in range(MAX_QUERIES))
+    assert not queries.begin("more", "more.example", A)
+    queries.end("7")
+    assert queries.begin("more", "more.example", A)
+    assert not queries.begin("again", "again.example", A)
+
+
+def test_the_same_are_bounded() -> None:
+    """For one name and type there are fewer, however it is spelled; others are not affected."""
+    queries = ForeignQueries(Clock())
+    assert all(queries.begin(str(n), "www.example", A) for n in range(MAX_SAME))
+    assert not queries.begin("same", "WWW.example.", A)
+    assert queries.begin("type", "www.example", AAAA)
+    assert queries.begin("name", "ftp.example", A)
+    assert queries.begin("3", "www.example", A), "a client that repeats its query waits once"
+    queries.end("3")
+    assert queries.begin("same", "www.example", A)
+
+
+def test_a_query_without_an_end() -> None:
+    """A query whose end is never noticed is forgotten after a while."""
+    clock = Clock()
+    queries = ForeignQueries(clock)
+    assert all(queries.begin(str(n), "www.example", A) for n in range(MAX_SAME))
+    clock.now += MAX_AGE - 1
+    assert not queries.begin("more", "www.example", A)
+    clock.now += 1
+    assert queries.begin("more", "www.example", A)
+    queries.end("never begun")
+
+
+def test_lines_are_rare() -> None:
+    """A loop does not fill the log."""
+    clock = Clock()
+    queries = ForeignQueries(clock)
+    assert [queries.worth_a_line() for _ in range(3)] == [True, False, False]
+    clock.now += QUIET
+    assert queries.worth_a_line()

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import threading
+
+import pytest
+
+from nxparse.proxy import network, upstream
+
+LOOPBACK = [ipaddress.ip_address("127.0.0.1")]
+OWN = network.facing("192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("address", "refused"),
+    [
+        ("127.0.0.1", True),
+        ("127.255.255.254", True),
+        ("::1", True),
+        ("0.0.0.0", True),
+        ("::", True),
+        ("169.254.169.254", True),
+        ("fe80::1", True),
+        ("fe80::1%eth0", True),
+        pytest.param(str(OWN), True, marks=pytest.mark.skipif(not OWN, reason="no network")),
+        ("198.51.100.80", False),
+        ("192.168.77.66", False),
+        ("2001:db8::1", False),
+    ],
+)
+def test_refuses(address: str, refused: bool) -> None:
+    """What is or may be on this machine is refused, other machines of the network are not."""
+    assert upstream.refuses(ipaddress.ip_address(address)) is refused
+    assert upstream.refuses_literal(address) is refused
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0x7f.1",
+        "017700000001",
+        "0177.0.0.1",
+        "::ffff:127.0.0.1",
+        "::ffff:7f00:1",
+        "[::ffff:127.0.0.1]",
+    ],
+)
+async def test_spellings(host: str) -> None:
+    """An address is known in every form that connecting takes."""
+    assert await upstream.resolve(host) == LOOPBACK
+    assert upstream.refuses_literal(host)
+
+
+@pytest.mark.parametrize("host", ["0", "0.0.0.0", "0x0", "::", "[::]"])
+def test_unspecified(host: str) -> None:
+    """The unspecified address means this machine to connect()."""
+    assert upstream.refuses_literal(host)
+
+
+async def test_a_name() -> None:
+    """A name of this machine is refused at once, and resolves to addresses that are."""
+    assert upstream.refuses_literal("localhost")
+    found = await upstream.resolve("localhost")
+    assert found
+    assert all(upstream.refuses(address) for address in found)
+
+
+@pytest.mark.parametrize("host", ["", "nothing.invalid", "x" * 300, "a..b", "\0", "\uff41" * 70])
+async def test_no_address(host: str) -> None:
+    """What does not resolve has no address; mitmproxy says what is wrong with it."""
+    assert await upstream.resolve(host) == []
+    assert not upstream.refuses_literal(host)
+
+
+async def test_a_silent_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits longer for a name than `limit`."""
+    answer = threading.Event()
+
+    def silent(*_: object, **__: object) -> list[object]:
+        answer.wait(30)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    try:
+        async with asyncio.timeout(5):
+            assert await upstream.resolve("slow.example", limit=0.01) == []
+    finally:
+        answer.set()
+
+
+def test_describe_refused() -> None:
+    """A name is shown with the address that it led to, and forges no line."""
+    shown = upstream.describe_refused("evil.example\n", "127.0.0.1")
+    assert shown.startswith("evil.example? (127.0.0.1) is a loopback")
