@@ -574,7 +574,8 @@ def test_conforming() -> None:
 
 def test_deviation_of_message() -> None:
     """What is wrong with the XML of an upload is told with the rest, in order."""
-    body = bodies.body([], message=bodies.message_xml().replace(b"<title>", b"& <title>"))
+    message = bodies.message_xml().replace(b"<title>", b"& <title>")
+    body = bodies.body([("SAM_1.JPG", bodies.jpeg(100))], message=message)
     report = markdown([said(bodies.request(body))])
     assert re.search("multipart-label .*\nxml-malformed +at 152 +not well-formed.*line 2", report)
 

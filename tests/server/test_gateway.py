@@ -344,7 +344,7 @@ class TestAnnounce:
         assert (post.album, post.caption, post.photos) == ("NX300", "a caption", 0)
 
     def test_video(self, gateway: Gateway, config: Config) -> None:
-        """A video is announced as a photo is, with its category."""
+        """A video is announced as a photo is; its category is not the camera's model."""
         body = (
             f'<Request SessionKey="{log_in(gateway, config)}"><Video><Category Name="Travel"/>'
             f'<File Name="SAM_1.MP4"/><Content>a~b</Content></Video></Request>'
@@ -355,7 +355,7 @@ class TestAnnounce:
         found = gateway.announced(config, CLIENT, token)
         assert found
         assert found.name == "SAM_1.MP4"
-        assert (found.post.site, found.post.album, found.post.photos) == ("youtube", "Travel", 1)
+        assert (found.post.site, found.post.album, found.post.photos) == ("youtube", "", 1)
 
     def test_the_site_of_each_photo(self, gateway: Gateway, config: Config) -> None:
         """One key is good for all sites."""
