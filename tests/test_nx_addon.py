@@ -405,8 +405,9 @@ def test_a_silent_client_is_ended(folder: Path) -> None:
     script = folder / "impatient.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from nxparse.proxy import transport; transport.IDLE = 0.3\n"
-        "from nx_addon import addons\n"
+        "from nx_addon import NxAddon\n"
+        "from nxparse.proxy.transport import Times\n"
+        "addons = [NxAddon(Times(idle=0.3))]\n"
     )
     body = bodies.body([("SAM_1.JPG", bodies.jpeg(300_000))])
     request = bodies.request(body)
