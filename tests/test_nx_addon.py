@@ -788,7 +788,8 @@ def test_a_stop_in_the_middle_of_an_upload(folder: Path) -> None:
         assert "Traceback" not in proxy.log
 
 
-async def test_a_stop_before_the_reply(folder: Path) -> None:
+@pytest.mark.parametrize("written", [False, True], ids=["before it", "not acknowledged"])
+async def test_a_stop_before_the_reply(folder: Path, written: bool) -> None:
     """An upload whose reply is cut off by the end is known when it is sent again."""
     addon = nx_addon.NxAddon()
     addon.spool = Spool(folder / ".nx")
@@ -800,7 +801,10 @@ async def test_a_stop_before_the_reply(folder: Path) -> None:
     client = SimpleNamespace(id="client")
     receiver = SimpleNamespace(accepted=id)
     exchange = nx_addon.Exchange(client, Pending(complete=True), receiver=receiver)
-    addon.exchanges["flow"] = exchange
+    if written:
+        addon.watched.add(exchange)
+    else:
+        addon.exchanges["flow"] = exchange
     addon.done()
     spool = Spool(folder / ".nx")
     assert spool.repeated("me", incoming.sha256) == id
