@@ -92,7 +92,6 @@ MAX_URL = 200  # characters of it in a line
 STOP_TIMEOUT = 10.0  # seconds that the delivery at hand may take to end
 ENDING = 0.2  # seconds that connections get to end
 DNS_TTL = 60  # seconds; a camera that moves to another network should forget us
-GATHER = 1 << 14  # bytes of a body that are handed over at once
 PROXY_LOGGER = "mitmproxy.proxy.server"
 # Modes in which a client may begin with a request head.
 HTTP_MODES = ("regular", "transparent", "upstream", "reverse")
@@ -120,9 +119,8 @@ class Exchange:
     receiver: Receiver | Collector | None = None
     # Has mitmproxy streamed a body to the sink?
     streamed: bool = False
-    # Chunks of it that the receiver has not got yet: it would be slow with tiny ones.
+    # Chunks of this turn of the event loop: the receiver would be slow with tiny ones.
     gathered: list[bytes] = field(default_factory=list)
-    gathered_size: int = 0
     # Where the camera wanted to go, while the request leads to the sink.
     destination: tuple[str, int, str] | None = None
     reply: Reply | None = None
@@ -133,7 +131,6 @@ class Exchange:
         """Hand what has been gathered over to the receiver."""
         data = b"".join(self.gathered)
         self.gathered.clear()
-        self.gathered_size = 0
         if data and self.receiver and self.reply is None:
             self.receiver.feed(data)
 
@@ -628,19 +625,25 @@ class NxAddon:
         exchange.streamed = True
         exchange.pending.chunks += 1
         exchange.pending.received += len(chunk)
+        if not chunk:  # the end
+            self._feed(exchange)
+            return []
+        if not exchange.gathered:
+            asyncio.get_running_loop().call_soon(self._feed, exchange)
+        exchange.gathered.append(chunk)
+        limit = HOPELESS * self.config.max_upload if self.config else 0
+        if exchange.pending.received > limit and exchange.client.id in self.wrapped:
+            logger.warning(f"{_name(exchange.client)}: sends without end, is cut off")
+            self.wrapped[exchange.client.id][1].transport.abort()
+        return []
+
+    def _feed(self, exchange: Exchange) -> None:
+        """Hand over what has come in this turn of the event loop. Must not raise."""
         try:
-            exchange.gathered.append(chunk)
-            exchange.gathered_size += len(chunk)
-            if not chunk or exchange.gathered_size >= GATHER:
-                exchange.feed()
-            limit = HOPELESS * self.config.max_upload if self.config else 0
-            if exchange.pending.received > limit:
-                logger.warning(f"{_name(exchange.client)}: sends without end, is cut off")
-                self.wrapped[exchange.client.id][1].transport.abort()
+            exchange.feed()
         except Exception:
             logger.exception("cannot take a chunk of a body")
             exchange.reply = FAILED
-        return []
 
     async def _decide(self, request: http.Request, exchange: Exchange) -> Reply:
         answer, receiver = exchange.answer, exchange.receiver
