@@ -7,9 +7,9 @@ happens to a request for one of them, hook by hook:
 
     client_connected   the client's reader and writer are wrapped (nxparse.proxy.transport)
     requestheaders     endpoints.find says who answers; a body is streamed into a
-                       receiver, with a drain in the place of the server
+                       receiver, with the sink in the place of the server
     request            the body is whole: the receiver decides, in a thread
-    response           our reply takes the place of the drain's, in one segment
+    response           our reply takes the place of the sink's, in one segment
     error              the body was cut: what came of it goes into quarantine
 
 mitmproxy forwards a request whose hook raises. So each hook for our hosts
@@ -31,7 +31,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ from mitmproxy.connection import Client
 from mitmproxy.io import FlowWriter
 from mitmproxy.log import ALERT
 from mitmproxy.net.http import status_codes
+from mitmproxy.proxy.layer import NextLayer
+from mitmproxy.proxy.layers import HttpLayer
 from mitmproxy.proxy.mode_specs import DnsMode, ReverseMode, UpstreamMode
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
@@ -57,8 +59,23 @@ from nxparse.inspect.recorded import RecordedQuestion, RecordedRequest, Recorded
 from nxparse.proxy import advice, handover, network, upstream
 from nxparse.proxy import dns as foreign_dns
 from nxparse.proxy.handover import Opened
+from nxparse.proxy.limits import (
+    AcceptErrors,
+    ConnectionLimit,
+    connections_allowed,
+    raise_descriptor_limit,
+)
+from nxparse.proxy.log_filter import ProxyLogFilter
 from nxparse.proxy.log_stream import LogStream
-from nxparse.proxy.transport import Drain, HeldReader, OneSegmentWriter, Pending
+from nxparse.proxy.sink import Sink
+from nxparse.proxy.transport import (
+    HEAD_REFUSALS,
+    HeldReader,
+    OneSegmentWriter,
+    Pending,
+    Stage,
+    Times,
+)
 from nxparse.proxy.unknown_hosts import UnknownHosts
 from nxparse.server import endpoints
 from nxparse.server.endpoints import Call, Claim, Service
@@ -72,7 +89,7 @@ from nxparse.server.receive import (
     FileReceiver,
     Receiver,
 )
-from nxparse.server.reply import ACCEPTED, Reply, refusal
+from nxparse.server.reply import Reply, refusal
 from nxparse.server.sessions import Sessions
 from nxparse.store.spool import Delivery, Spool
 from nxparse.text import describe_disk_error, describe_upload, error_reason, format_list, printable
@@ -90,6 +107,9 @@ STOP_TIMEOUT = 10.0  # seconds that the delivery at hand may take to end
 LAST_LINES = 1.0  # seconds to write the last lines of the log
 ENDING = 0.2  # seconds that connections get to end
 DNS_TTL = 60  # seconds; a camera that moves to another network should forget us
+PROXY_LOGGER = "mitmproxy.proxy.server"
+# Modes in which a client may begin with a request head.
+HTTP_MODES = ("regular", "transparent", "upstream", "reverse")
 # How a flow is marked, by what became of it.
 MARKS = {
     "received": ":camera:",
@@ -112,18 +132,29 @@ class Exchange:
     pending: Pending
     answer: Reply | Call = FAILED
     receiver: Receiver | Collector | None = None
-    drain: Drain | None = None
-    # Where the camera wanted to go, while the request leads to the drain.
+    # Has mitmproxy streamed a body to the sink?
+    streamed: bool = False
+    # Chunks of this turn of the event loop: the receiver would be slow with tiny ones.
+    gathered: list[bytes] = field(default_factory=list)
+    # Where the camera wanted to go, while the request leads to the sink.
     destination: tuple[str, int, str] | None = None
     reply: Reply | None = None
     # Asked of a host of ours, but not in the map of the protocol.
     unknown: bool = False
 
+    def feed(self) -> None:
+        """Hand what has been gathered over to the receiver."""
+        data = b"".join(self.gathered)
+        self.gathered.clear()
+        if data and self.receiver and self.reply is None:
+            self.receiver.feed(data)
+
 
 class NxAddon:
     """The addon: mitmproxy's hooks, in the order in which they are called."""
 
-    def __init__(self) -> None:
+    def __init__(self, times: Times = Times()) -> None:  # noqa: B008
+        self.times = times
         self.config: config.Config | None = None
         self.mistakes: list[str] = []  # in options, found before they were declared
         self.doubts: list[str] = []  # about options, as they were logged
@@ -143,6 +174,12 @@ class NxAddon:
         self.port_advice = _PortAdvice()
         self.exchanges: dict[str, Exchange] = {}  # by the id of the flow
         self.wrapped: dict[str, tuple[HeldReader, OneSegmentWriter]] = {}  # by that of the client
+        self.watched: set[Exchange] = set()  # whose replies are not yet acknowledged
+        self.refused: set[object] = set()  # peers whose request head was refused
+        self.sink = Sink()
+        self.log_filter = ProxyLogFilter(self.sink, self._streams, self.refused.__contains__)
+        self.connections = ConnectionLimit()
+        self.accept_errors: AcceptErrors | None = None
 
     # Start and stop
 
@@ -210,6 +247,7 @@ class NxAddon:
                 logger.warning(f"there is no option {name}: the options are {known}")
         if not self.config or not ctx.options.server:
             return
+        self._prepare_connections()
         root = self.config.dir / ".nx"
         self.opened = handover.left.pop(root, None) or self._open(root)
         if not self.opened:
@@ -258,15 +296,17 @@ class NxAddon:
             self._report_read(self.config.report)
         for exchange in self.exchanges.values():
             if exchange.receiver and not exchange.pending.complete:
+                exchange.feed()
                 exchange.receiver.abort("mitmproxy ends")
-            if exchange.drain:
-                exchange.drain.close()
             if exchange.client.id in self.wrapped:
                 reader, writer = self.wrapped[exchange.client.id]
                 reader.pending = None
                 writer.transport.abort()
-        receivers = [exchange.receiver for exchange in self.exchanges.values()]
+        connected = bool(self.exchanges)
+        receivers = [exchange.receiver for exchange in (*self.exchanges.values(), *self.watched)]
         self.exchanges.clear()
+        self.watched.clear()
+        self._leave_connections()
         self.ended = True
         spool, self.spool = self.spool, None
         for receiver in receivers:
@@ -278,7 +318,7 @@ class NxAddon:
             handover.left[self.opened.root] = self.opened
         # mitmproxy waits for what is returned here: meanwhile these connections end.
         if receivers or self.opened:
-            return asyncio.ensure_future(self._end(ENDING if receivers else 0))
+            return asyncio.ensure_future(self._end(ENDING if connected else 0))
         return None
 
     async def _end(self, connections: float) -> None:
@@ -322,42 +362,66 @@ class NxAddon:
     # A connection
 
     def client_connected(self, client: Client) -> None:
+        if client.transport_protocol != "tcp":
+            return
+        if not self.connections.opened(_name(client)):
+            client.error = "too many connections"
+            return
         io = _transport(client)
         if io and isinstance(io.reader, asyncio.StreamReader):
-            io.reader, io.writer = HeldReader(io.reader), OneSegmentWriter(io.writer)
-            self.wrapped[client.id] = io.reader, io.writer
+            writer = OneSegmentWriter(io.writer, times=self.times)
+            refuse = partial(self._refuse_head, client)
+            reader = HeldReader(io.reader, refuse, times=self.times)
+            if client.proxy_mode.type_name not in HTTP_MODES:
+                reader.enter(Stage.OPAQUE)
+            io.reader, io.writer = reader, writer
+            self.wrapped[client.id] = reader, writer
 
     def client_disconnected(self, client: Client) -> None:
-        self.wrapped.pop(client.id, None)
+        if client.transport_protocol == "tcp":
+            self.connections.closed(_name(client))
+        self.refused.discard(client.peername)
+        if wrapped := self.wrapped.pop(client.id, None):
+            wrapped[0].close()
+            # mitmproxy forgets to, when the client still sends while it is answered.
+            wrapped[1].close()
+
+    def next_layer(self, data: NextLayer) -> None:
+        # mitmproxy decides after this hook.
+        asyncio.get_running_loop().call_soon(self._protocol_chosen, data)
 
     def server_connect(self, data: ServerConnectionHookData) -> None:
         assert data.server.address
         host, port = data.server.address[:2]
-        if self._is_drain(data.client, data.server.address):
-            data.server.sockname = None  # the option connect_addr is not for the drain
-        elif self._exchanges(data.client) or host in self.hosts:
+        if self._is_sink(data.client, data.server.address):
+            data.server.sockname = None  # the option connect_addr is not for the sink
+        elif (
+            self._exchanges_of(data.client)
+            or host in self.hosts
+            or (host, port) == self.sink.address
+        ):
             data.server.error = "a Samsung host is answered here and never connected to"
         elif self._is_refused(data.client, (host, port), host):
             data.server.error = upstream.describe_refused(host)
 
     def server_connected(self, data: ServerConnectionHookData) -> None:
-        # What a name resolves to is known only now, and may have changed since it was looked up.
         address, peer = data.server.address, data.server.peername
-        if not address or not peer or self._is_drain(data.client, peer):
+        if not address or not peer:
             return
-        if self._is_refused(data.client, address, peer[0]):
+        if self._is_sink(data.client, peer):
+            if data.server.sockname:
+                self.sink.announce(data.server.sockname[1])
+                for exchange in self._exchanges_of(data.client):
+                    exchange.pending.connected.set()
+        # What a name resolves to is known only now, and may have changed since it was looked up.
+        elif self._is_refused(data.client, address, peer[0]):
             reason = upstream.describe_refused(address[0], peer[0])
             logger.warning(f"{_name(data.client)}: connection to port {peer[1]} aborted: {reason}")
             _abort(data)
 
-    def _exchanges(self, client: Client) -> list[Exchange]:
-        return [one for one in self.exchanges.values() if one.client.id == client.id]
-
-    def _is_drain(self, client: Client, address: tuple[Any, ...]) -> bool:
-        """Is this a server of our own, which bodies for this client are streamed to?"""
-        return any(
-            one.drain and one.drain.address == address[:2] for one in self._exchanges(client)
-        )
+    def _is_sink(self, client: Client, address: tuple[Any, ...]) -> bool:
+        """Is this the sink, and does a body of this client go there?"""
+        return address[:2] == self.sink.address and bool(self._exchanges_of(client))
 
     def _is_refused(self, client: Client, address: tuple[Any, ...], host: str) -> bool:
         """Must the proxy not connect to `host`, as it is asked to reach `address`?
@@ -373,7 +437,12 @@ class NxAddon:
     # A request
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
+        self._enter(flow, Stage.BODY)
         if not flow.live or flow.response:
+            return
+        if flow.error:  # mitmproxy answers 400
+            reason = printable(flow.error.msg, MAX_URL)
+            logger.warning(f"{_name(flow.client_conn)}: malformed request refused: {reason}")
             return
         claim = await self._place(flow)
         if flow.is_replay:
@@ -383,7 +452,7 @@ class NxAddon:
         if claim is None:
             self._stranger(flow.client_conn, flow.request.pretty_host, "HTTP")
             return
-        if self.ended:  # to begin a stream is too late
+        if self.ended or not self.sink.address:  # too late, or too early, to begin a stream
             flow.response = _response(NOT_READY, flow.request.method)
             return
         exchange = self.exchanges[flow.id] = Exchange(flow.client_conn, Pending())
@@ -398,6 +467,7 @@ class NxAddon:
             exchange.reply = FAILED
 
     async def http_connect(self, flow: http.HTTPFlow) -> None:
+        self._enter(flow, Stage.OPAQUE)
         host, client = endpoints.bare_host(flow.request.host), flow.client_conn
         if host in self.hosts or _mode_address(client):
             return
@@ -407,6 +477,7 @@ class NxAddon:
             flow.response = _response(refused.refusal, flow.request.method)
 
     async def request(self, flow: http.HTTPFlow) -> None:
+        self._enter(flow, Stage.COMPLETE)
         exchange = self.exchanges.get(flow.id)
         if exchange is None:
             self._without_exchange(flow)
@@ -422,12 +493,15 @@ class NxAddon:
         exchange.unknown = exchange.unknown or exchange.reply.unsolved
         _restore(flow.request, exchange)
         _label(flow, exchange)
-        if exchange.drain:
-            exchange.drain.release()
+        if exchange.streamed:
+            assert flow.server_conn.sockname
+            self.sink.release(flow.server_conn.sockname[1])
         else:
             flow.response = _response(exchange.reply, flow.request.method)
 
     async def response(self, flow: http.HTTPFlow) -> None:
+        switched = flow.response and flow.response.status_code == 101
+        self._enter(flow, Stage.OPAQUE if switched else Stage.HEAD)
         exchange = self.exchanges.pop(flow.id, None)
         if exchange is None:
             return
@@ -437,26 +511,26 @@ class NxAddon:
         if exchange.client.id in self.wrapped:
             writer = self.wrapped[exchange.client.id][1]
             writer.collecting = True
-            if exchange.reply is ACCEPTED and exchange.pending.end:
-                writer.confirm(partial(self._unheard, exchange))
+            if exchange.receiver and exchange.receiver.accepted:
+                self.watched.add(exchange)
+                writer.watch_reply(partial(self._reply_watched, exchange))
         exchange.pending.answered.set()
         # Not before: deliveries would compete with the reply.
         if self.outbox and exchange.receiver:
             self.outbox.wake()
 
     async def error(self, flow: http.HTTPFlow) -> None:
+        self._enter(flow, Stage.HEAD)
         exchange = self.exchanges.pop(flow.id, None)
         if exchange is None:
             return
         _restore(flow.request, exchange)
-        if exchange.drain:
-            exchange.drain.close()
         if not exchange.pending.complete:
             reason = exchange.pending.end or (flow.error.msg if flow.error else "no reason given")
             flow.request.raw_content = await _abandon(exchange, reason)
             _mark(flow, "cut", f"after {exchange.pending.received} bytes, {reason}")
-        elif exchange.reply is ACCEPTED:
-            await self._unheard(exchange)
+        else:
+            await self._reply_watched(exchange, False)
         exchange.pending.answered.set()
         if self.outbox:
             self.outbox.wake()
@@ -572,6 +646,56 @@ class NxAddon:
 
     # What the hooks above are made of
 
+    def _prepare_connections(self) -> None:
+        self.connections.most = connections_allowed(raise_descriptor_limit())
+        loop = asyncio.get_running_loop()
+        self.accept_errors = AcceptErrors(loop.get_exception_handler())
+        loop.set_exception_handler(self.accept_errors)
+        logging.getLogger(PROXY_LOGGER).addFilter(self.log_filter)
+        try:
+            self.sink.open()
+        except OSError as error:
+            logger.error(f"uploads cannot be received: {error_reason(error)}")
+
+    def _leave_connections(self) -> None:
+        self.sink.close()
+        logging.getLogger(PROXY_LOGGER).removeFilter(self.log_filter)
+        if self.accept_errors:
+            loop = asyncio.get_running_loop()
+            if loop.get_exception_handler() is self.accept_errors:
+                loop.set_exception_handler(self.accept_errors.others)
+
+    def _enter(self, flow: http.HTTPFlow, stage: Stage) -> None:
+        """Tell the client's reader what the client sends from now on."""
+        wrapped = self.wrapped.get(flow.client_conn.id)
+        if wrapped:
+            wrapped[0].noticed = True
+            if not flow.request.is_http2:
+                wrapped[0].enter(stage)
+
+    def _protocol_chosen(self, data: NextLayer) -> None:
+        """mitmproxy knows what a client speaks: limits of request heads are for HTTP/1 alone."""
+        client = data.context.client
+        wrapped = self.wrapped.get(client.id)
+        if wrapped is None or data.layer is None:
+            return
+        wrapped[0].encrypted = client.tls
+        is_http = isinstance(data.context.layers[-1], HttpLayer) and client.alpn != b"h2"
+        wrapped[0].enter(Stage.HEAD if is_http else Stage.OPAQUE)
+
+    def _refuse_head(self, client: Client, status: int, reason: str) -> None:
+        reader, writer = self.wrapped[client.id]
+        self.refused.add(client.peername)
+        logger.warning(f"{_name(client)}: connection closed: {reason}")
+        if not reader.encrypted:
+            writer.write(HEAD_REFUSALS[status])
+
+    def _exchanges_of(self, client: Client) -> list[Exchange]:
+        return [one for one in self.exchanges.values() if one.client.id == client.id]
+
+    def _streams(self, peername: object) -> bool:
+        return any(one.client.peername == peername for one in self.exchanges.values())
+
     def _asks_for_us(self, flow: http.HTTPFlow | dns.DNSFlow) -> bool:
         if isinstance(flow, http.HTTPFlow):
             return self._is_ours(flow)
@@ -676,9 +800,9 @@ class NxAddon:
 
     async def _stream(self, request: http.Request, exchange: Exchange) -> None:
         """Let the body of this request come in without being kept in memory."""
-        exchange.drain = Drain(exchange.pending)
+        assert self.sink.address
         exchange.destination = request.data.host, request.data.port, request.scheme
-        request.data.host, request.data.port = await exchange.drain.open()
+        request.data.host, request.data.port = self.sink.address
         request.scheme = "http"
         request.stream = partial(self._take, exchange)
         await self._begin(request, exchange)
@@ -718,18 +842,28 @@ class NxAddon:
 
     def _take(self, exchange: Exchange, chunk: bytes) -> list[bytes]:
         """Take a chunk of a body. Must not raise: mitmproxy would let the client hang."""
+        exchange.streamed = True
+        exchange.pending.chunks += 1
         exchange.pending.received += len(chunk)
+        if not chunk:  # the end
+            self._feed(exchange)
+            return []
+        if not exchange.gathered:
+            asyncio.get_running_loop().call_soon(self._feed, exchange)
+        exchange.gathered.append(chunk)
+        limit = HOPELESS * self.config.max_upload if self.config else 0
+        if exchange.pending.received > limit and exchange.client.id in self.wrapped:
+            logger.warning(f"{_name(exchange.client)}: sends without end, is cut off")
+            self.wrapped[exchange.client.id][1].transport.abort()
+        return []
+
+    def _feed(self, exchange: Exchange) -> None:
+        """Hand over what has come in this turn of the event loop. Must not raise."""
         try:
-            if chunk and exchange.receiver and exchange.reply is None:
-                exchange.receiver.feed(chunk)
-            limit = HOPELESS * self.config.max_upload if self.config else 0
-            if exchange.pending.received > limit:
-                logger.warning(f"{_name(exchange.client)}: sends without end, is cut off")
-                self.wrapped[exchange.client.id][1].transport.abort()
+            exchange.feed()
         except Exception:
             logger.exception("cannot take a chunk of a body")
             exchange.reply = FAILED
-        return []
 
     async def _decide(self, request: http.Request, exchange: Exchange) -> Reply:
         answer, receiver = exchange.answer, exchange.receiver
@@ -767,6 +901,12 @@ class NxAddon:
                 case Call():
                     reply = rehearsed(answer, time.time())
             flow.response = _response(reply, flow.request.method)
+
+    async def _reply_watched(self, exchange: Exchange, acknowledged: bool) -> None:
+        """The reply to a camera was acknowledged by its TCP, or will never be."""
+        self.watched.discard(exchange)
+        if not acknowledged:
+            await self._unheard(exchange)
 
     async def _unheard(self, exchange: Exchange) -> None:
         """The camera had gone before the reply, and will send its upload again."""
@@ -873,6 +1013,7 @@ async def _abandon(exchange: Exchange, reason: str) -> bytes | None:
     if not exchange.receiver:
         return None
     try:
+        exchange.feed()
         await asyncio.to_thread(exchange.receiver.abort, reason)
     except Exception:
         logger.exception("cannot keep what has come of an upload")

@@ -414,8 +414,9 @@ def test_a_silent_client_is_ended(folder: Path) -> None:
     script = folder / "impatient.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from nxparse.proxy import transport; transport.IDLE = 0.3\n"
-        "from nx_addon import addons\n"
+        "from nx_addon import NxAddon\n"
+        "from nxparse.proxy.transport import Times\n"
+        "addons = [NxAddon(Times(idle=0.3))]\n"
     )
     body = bodies.body([("SAM_1.JPG", bodies.jpeg(300_000))])
     request = bodies.request(body)
@@ -1007,7 +1008,8 @@ def test_a_stop_in_the_middle_of_an_upload(folder: Path) -> None:
         assert "Traceback" not in proxy.log
 
 
-async def test_a_stop_before_the_reply(folder: Path) -> None:
+@pytest.mark.parametrize("written", [False, True], ids=["before it", "not acknowledged"])
+async def test_a_stop_before_the_reply(folder: Path, written: bool) -> None:
     """An upload whose reply is cut off by the end is known when it is sent again."""
     addon = nx_addon.NxAddon()
     addon.spool = Spool(folder / ".nx")
@@ -1021,7 +1023,10 @@ async def test_a_stop_before_the_reply(folder: Path) -> None:
     client = SimpleNamespace(id="client")
     receiver = SimpleNamespace(accepted=id)
     exchange = nx_addon.Exchange(client, Pending(complete=True), receiver=receiver)
-    addon.exchanges["flow"] = exchange
+    if written:
+        addon.watched.add(exchange)
+    else:
+        addon.exchanges["flow"] = exchange
     await addon.done()
     spool = Spool(folder / ".nx")
     assert spool.repeated("me", incoming.sha256) == id

@@ -1,23 +1,20 @@
-"""What mitmproxy lacks on the socket, in plain asyncio.
+"""The client's side of a connection: what asyncio and mitmproxy lack for answering cameras.
 
-mitmproxy is made to forward; a server that answers cameras needs three things
-more. Each of them stands in for an object that mitmproxy uses already.
+mitmproxy is made to forward. Two objects wrap the reader and the writer that it
+uses for a client:
 
-*A drain.* mitmproxy keeps a body in memory, or streams it to a server. A Drain
-is a server for one such request: it swallows what comes, and answers when the
-request has been dealt with, so that the real reply can be put in its place.
+*`HeldReader`.* When a client half-closes its connection, mitmproxy cancels the
+request: the client gets no reply, and body data still queued for the sink is
+lost. `HeldReader` therefore reports EOF only after the current request has been
+answered or aborted. It also applies the idle timeout for uploads, and bounds the
+size and the duration of a request head, which mitmproxy would collect in memory
+without end.
 
-*A held-back end.* mitmproxy takes the end of what a client sends for "wants no
-reply" and drops what is still on its way to the drain. A camera that closes
-its half after a complete request would get no reply, one that breaks off would
-take with it what it had sent. `HeldReader` returns the end of the stream only
-when nothing depends on it any more. It also ends a stream that has gone silent
-in the middle of an upload.
-
-*One segment.* Head and body of a reply are two writes, and each becomes a TCP
-segment of its own. Some cameras read only the first
-(ge0rg/samsung-nx-emailservice, commit dcc222a). `OneSegmentWriter` collects
-what is written in one turn of the event loop and writes it at once.
+*`OneSegmentWriter`.* Head and body of a reply are two writes, and each becomes a
+TCP segment of its own. Some cameras read only the first
+(ge0rg/samsung-nx-emailservice, commit dcc222a). `OneSegmentWriter` collects what
+is written in one turn of the event loop and writes it at once. It also watches
+whether a reply is acknowledged by the client's TCP.
 """
 
 from __future__ import annotations
@@ -25,136 +22,148 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import socket
+import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any
 
-STEP = 0.05  # seconds between looks at what is still on its way
-GRACE = 0.5  # seconds until a request must have been noticed
-CONNECT = 5.0  # seconds until mitmproxy must have reached the drain
 READ = 1 << 18  # bytes; asyncio takes no more from a socket at once
-IDLE = 120.0  # seconds of silence in the middle of an upload
-ANSWER = 900.0  # seconds to make 2 GB durable on a slow card
-ACKNOWLEDGED = 5.0  # seconds until a reply must have been acknowledged
-LINGER = 10.0  # seconds until mitmproxy must have closed what was answered
+# mitmproxy handles all chunks of a read in one turn of the event loop. After a
+# read of more than so many, smaller reads let other connections get their turn.
+MANY_CHUNKS = 500
+SMALL_READ = 1 << 12  # bytes
+# More than any camera or browser sends (Apache allows 8 KiB for a line, nginx 32 KiB in all).
+MAX_HEAD = 1 << 16  # bytes
+HEAD_REFUSALS = {
+    408: b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    431: b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"Content-Length: 0\r\nConnection: close\r\n\r\n",
+}
 
-# struct tcp_info, linux/tcp.h: u8 tcpi_state at 0, u32 tcpi_unacked at 24
+# struct tcp_info, linux/tcp.h: u8 tcpi_state at 0, u64 tcpi_bytes_acked at 120 (Linux 4.1)
 _TCP_CLOSE = 7
-_UNACKED = 24
+_BYTES_ACKED = 120
+_FIRST_POLL = 0.001  # seconds
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Time limits of a connection, in seconds."""
+
+    step: float = 0.05  # between looks at what is still on its way
+    notice: float = 0.5  # until mitmproxy must have noticed a complete head
+    connect: float = 5.0  # until mitmproxy must have reached the sink
+    idle: float = 120.0  # of silence in the middle of an upload
+    head: float = 60.0  # from the first byte of a head to its last
+    answer: float = 900.0  # to make 2 GB durable on a slow card
+    acknowledge: float = 5.0  # until a reply must have been acknowledged
+    linger: float = 10.0  # until mitmproxy must have closed what was answered
 
 
 @dataclass(eq=False, slots=True)
 class Pending:
     """How far a request has come, for the reader of its connection.
 
-    `received` counts the bytes of the body. `connected` is set when the way to
-    the drain is open, `complete` when all of the body is here, `answered` when
-    a reply, or an error, has been decided. `end` says how the client ended.
+    `received` counts the bytes of the body, `chunks` the pieces in which
+    mitmproxy handed them over. `connected` is set when the connection to the
+    sink is open, `complete` when all of the body is here, `answered` when a
+    reply, or an error, has been decided. `end` says how the client ended.
     """
 
     received: int = 0
+    chunks: int = 0
     complete: bool = False
     end: str = ""
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     answered: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Drain:
-    """A server on a free loopback port, for the one connection that streams `pending`."""
+class Stage(Enum):
+    """What a client is sending, as far as its reader knows."""
 
-    def __init__(self, pending: Pending) -> None:
-        self.address: tuple[str, int] | None = None
-        self._pending = pending
-        self._server: asyncio.Server | None = None
-        self._released = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._writer: asyncio.StreamWriter | None = None
-
-    async def open(self) -> tuple[str, int]:
-        """Listen. Returns the address. Raises OSError."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, backlog=1)
-        host, port = self._server.sockets[0].getsockname()
-        self.address = host, port
-        return self.address
-
-    def release(self) -> None:
-        """Answer: the request has been dealt with."""
-        self._released.set()
-
-    def close(self) -> None:
-        """Stop listening, and end the connection if it has not been answered."""
-        if self._server:
-            self._server.close()
-        if self._task and self._writer and not self._released.is_set():
-            self._task.cancel()
-            self._writer.close()  # by itself, if it had not begun
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A coroutine as the callback would print a traceback when it is
-        # cancelled at the end of the program (Python 3.11).
-        self._writer = writer
-        self._task = asyncio.ensure_future(self._serve(reader, writer))
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._pending.connected.set()
-        swallow = asyncio.ensure_future(_swallow(reader))
-        released = asyncio.ensure_future(self._released.wait())
-        try:
-            await asyncio.wait({swallow, released}, return_when=asyncio.FIRST_COMPLETED)
-            if released.done():
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                await writer.drain()
-                await asyncio.wait({swallow}, timeout=CONNECT)
-        except OSError:
-            pass  # mitmproxy has given the request up; its error hook tells
-        finally:
-            swallow.cancel()
-            released.cancel()
-            writer.close()
-            if self._server:
-                self._server.close()
-
-
-async def _swallow(reader: asyncio.StreamReader) -> None:
-    with contextlib.suppress(OSError):
-        while await reader.read(1 << 16):
-            pass
+    HEAD = auto()  # a request head, or nothing yet
+    UNNOTICED = auto()  # a head is complete, but mitmproxy has not said so
+    BODY = auto()
+    COMPLETE = auto()  # a request is complete; what comes now belongs to the next one
+    OPAQUE = auto()  # a TLS handshake, a tunnel, HTTP/2 or another protocol: no limits
 
 
 class HeldReader:
-    """Reads from a client like the StreamReader that it wraps, but holds back the end.
+    """Reads from a client like the StreamReader that it wraps, but delays EOF.
 
     `pending` is the request of ours that the client is making, if any. Of its
     body more is read at once than mitmproxy asks for (64 KiB): what that costs
     it does not depend on the size.
+
+    `refuse(status, reason)` is called when a request head is too large (431) or
+    too slow (408); the connection then ends.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, *, idle: float | None = None) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        refuse: Callable[[int, str], None] = lambda status, reason: None,
+        *,
+        times: Times = Times(),
+    ) -> None:
         self.pending: Pending | None = None
+        self.encrypted = False
+        self.noticed = False  # a request, ours or not
         self._reader = reader
-        self._idle = IDLE if idle is None else idle
+        self._refuse = refuse
+        self._times = times
+        self._stage = Stage.HEAD
+        self._changed = asyncio.Event()
+        self._head = 0  # bytes of the current head
+        self._tail = b""  # the last few of them
+        self._whole = False  # is its end among them?
+        self._timer: asyncio.TimerHandle | None = None
         self._last = 0.0
+        self._chunks = 0
+
+    def enter(self, stage: Stage) -> None:
+        """Note what the client is sending from now on, as mitmproxy's hooks know it."""
+        if stage is Stage.HEAD and self._whole:  # it was sent before the last reply
+            stage = Stage.UNNOTICED
+        if stage is not Stage.HEAD or self._stage is Stage.OPAQUE:
+            self._head, self._tail, self._whole = 0, b"", False
+            self._stop_timer()
+        self._stage = stage
+        if stage is Stage.HEAD and self._head:
+            self._start_timer()
+        self._changed.set()
+
+    def close(self) -> None:
+        """Forget the time limit of a head: the connection has ended."""
+        self._stop_timer()
 
     async def read(self, n: int = -1) -> bytes:
         loop = asyncio.get_running_loop()
         while True:
-            limit = asyncio.timeout(self._idle)
+            await self._head_noticed()
+            size = self._size(n)
+            if size == SMALL_READ:
+                await asyncio.sleep(0)  # a read of data that are here does not yield
+            limit = asyncio.timeout(self._times.idle)
             try:
                 async with limit:
-                    data = await self._reader.read(max(n, READ) if self.pending else n)
+                    data = await self._reader.read(size)
             except OSError as error:
                 if not limit.expired():
                     await self._hold(f"the connection broke: {error.strerror or error}")
                     raise
                 if self.pending is None or self.pending.complete:
                     continue
-                await self._hold(f"the client was silent for {self._idle:.0f} s")
+                await self._hold(f"the client was silent for {self._times.idle:.0f} s")
                 raise ConnectionAbortedError("silent in the middle of an upload") from None
             if data:
                 self._last = loop.time()
+                self._count(data)
             else:
                 await self._hold("the client closed the connection")
             return data
@@ -162,27 +171,88 @@ class HeldReader:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reader, name)
 
+    def _size(self, n: int) -> int:
+        if self.pending is None:
+            return n
+        chunks, self._chunks = self.pending.chunks - self._chunks, self.pending.chunks
+        # What comes before the sink is connected waits, and is then handled at once.
+        is_slow = chunks > MANY_CHUNKS or not self.pending.connected.is_set()
+        return SMALL_READ if is_slow else max(n, READ)
+
+    def _count(self, data: bytes) -> None:
+        """Count the bytes of a head. Raises ConnectionAbortedError if they are too many."""
+        if self._stage not in (Stage.HEAD, Stage.COMPLETE):
+            return
+        self._head += len(data)
+        if self._stage is Stage.HEAD:
+            self._start_timer()
+        if self.encrypted:
+            return
+        if not self._tail:
+            data = data.lstrip(b"\r\n")  # mitmproxy skips empty lines before a head
+        data = self._tail + data
+        self._whole |= bool(re.search(rb"\n\r?\n", data))
+        self._tail = data[-2:]
+        if self._stage is Stage.HEAD and self._whole:
+            self.enter(Stage.UNNOTICED)
+        elif self._stage is Stage.HEAD and self._head > MAX_HEAD:
+            self._end(431, f"its request head exceeds {MAX_HEAD >> 10} KiB")
+            raise ConnectionAbortedError("the request head is too large")
+
+    async def _head_noticed(self) -> None:
+        """Read no further while mitmproxy has as much of a head as it may have."""
+        while self._head > MAX_HEAD and self._reader.exception() is None:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _start_timer(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = self._timer or loop.call_later(self._times.head, self._too_slow)
+
+    def _stop_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        self._end(408, f"its request head is not complete after {self._times.head:.0f} s")
+        self._reader.set_exception(ConnectionAbortedError("the request head is too slow"))
+        self._changed.set()
+
+    def _end(self, status: int, reason: str) -> None:
+        self.enter(Stage.OPAQUE)
+        self._refuse(status, reason)
+
     async def _hold(self, end: str) -> None:
         """Wait until nothing depends on this connection any more, which ended in this way."""
-        loop = asyncio.get_running_loop()
-        while self.pending is None and loop.time() < self._last + GRACE:
-            await asyncio.sleep(STEP)
+        await self._decided()
         if self.pending:
             self.pending.end = end
         waited = 0.0
         while pending := self.pending:
             if pending.complete or pending.answered.is_set():
-                await _wait(pending.answered, ANSWER)
+                await _wait(pending.answered, self._times.answer)
                 # mitmproxy ends this task when it has written the reply. To
                 # return at that very moment would leave the socket open for
                 # ever on Python 3.12 and later.
-                await asyncio.sleep(LINGER)
+                await asyncio.sleep(self._times.linger)
                 return
             before = pending.received
-            await asyncio.sleep(STEP)
-            waited = waited + STEP if pending.received == before else 0.0
-            if waited >= (2 * STEP if pending.connected.is_set() else CONNECT):
+            await asyncio.sleep(self._times.step)
+            waited = waited + self._times.step if pending.received == before else 0.0
+            most = 2 * self._times.step if pending.connected.is_set() else self._times.connect
+            if waited >= most:
                 return
+
+    async def _decided(self) -> None:
+        """Wait for mitmproxy to notice a request whose head is here, or may be inside TLS."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._last + self._times.notice):
+                while self.pending is None and (
+                    self._stage is Stage.UNNOTICED or (self.encrypted and not self.noticed)
+                ):
+                    self._changed.clear()
+                    await self._changed.wait()
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
@@ -193,24 +263,6 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
         logger.error(f"no reply after {seconds:.0f} s: the disk does not answer")
 
 
-async def _arrived(writer: asyncio.StreamWriter) -> bool:
-    """Has the peer acknowledged everything that was written to it?"""
-    if not hasattr(socket, "TCP_INFO"):
-        return True
-    try:
-        async with asyncio.timeout(ACKNOWLEDGED):
-            while True:
-                connection = writer.get_extra_info("socket")
-                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED + 4)
-                if info[0] == _TCP_CLOSE:
-                    return False
-                if not any(info[_UNACKED:]):
-                    return True
-                await asyncio.sleep(STEP)
-    except (OSError, TimeoutError):
-        return False
-
-
 class OneSegmentWriter:
     """Writes to a client like the StreamWriter that it wraps.
 
@@ -219,16 +271,18 @@ class OneSegmentWriter:
     take it as a reason to forget what the client had sent before.
     """
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, *, times: Times = Times()) -> None:
         self.collecting = False
         self._writer = writer
-        self._unheard: Callable[[], Awaitable[None]] | None = None
-        self._closing: asyncio.Task[None] | None = None
+        self._times = times
         self._pieces: list[bytes] = []
+        self._written = 0  # bytes on this connection
+        self._flushed = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
 
     def write(self, data: bytes) -> None:
         if not self.collecting:
-            self._writer.write(data)
+            self._pass_on(data)
             return
         if not self._pieces:
             asyncio.get_running_loop().call_soon(self._flush)
@@ -243,28 +297,30 @@ class OneSegmentWriter:
         self._flush()
         self._writer.write_eof()
 
-    def confirm(self, unheard: Callable[[], Awaitable[None]]) -> None:
-        """Before the connection is closed, see whether what was written has arrived.
+    def watch_reply(self, result: Callable[[bool], Awaitable[None]]) -> None:
+        """Watch whether the client's TCP acknowledges the reply that is written next.
 
-        A client that has closed its half may still be listening, or may be gone:
-        only what its system answers to our reply tells. If it is gone, `unheard`
-        is called. Without TCP_INFO (only Linux has it) everything has arrived.
+        `result` is called once: with True when everything that was written has
+        been acknowledged, with False when the connection ended before that, or
+        after `Times.acknowledge`. Without TCP_INFO (only Linux has it) every
+        reply counts as acknowledged.
         """
-        self._unheard = unheard
+        self._flushed.clear()
+        connection = self._writer.get_extra_info("socket")
+        # One of its own, which can be asked after the connection has been closed.
+        with contextlib.suppress(OSError):
+            connection = connection.dup()
+        self._watch = asyncio.ensure_future(self._report(connection, self._written, result))
 
     def close(self) -> None:
         self._flush()
-        if self._unheard is None:
-            self._writer.close()
-        elif self._closing is None:
-            self._closing = asyncio.ensure_future(self._close_confirmed(self._unheard))
-
-    async def _close_confirmed(self, unheard: Callable[[], Awaitable[None]]) -> None:
-        try:
-            if not await _arrived(self._writer):
-                await unheard()
-        finally:
-            self._writer.close()
+        self._flushed.set()
+        if self._watch and not self._watch.done():
+            # The watch has a descriptor of its own, which keeps the connection
+            # open: without this the client would not see its end.
+            with contextlib.suppress(OSError):
+                self._writer.write_eof()
+        self._writer.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._writer, name)
@@ -273,4 +329,44 @@ class OneSegmentWriter:
         if self._pieces:
             data = b"".join(self._pieces)
             self._pieces.clear()
-            self._writer.write(data)
+            self._pass_on(data)
+
+    def _pass_on(self, data: bytes) -> None:
+        self._written += len(data)
+        self._writer.write(data)
+        self._flushed.set()
+
+    async def _report(
+        self,
+        connection: socket.socket,
+        before: int,
+        result: Callable[[bool], Awaitable[None]],
+    ) -> None:
+        try:
+            await self._flushed.wait()
+            acknowledged = self._written > before and await self._acknowledged(connection)
+        finally:
+            if isinstance(connection, socket.socket):
+                connection.close()
+        await result(acknowledged)
+
+    async def _acknowledged(self, connection: socket.socket) -> bool:
+        """Wait until the client has acknowledged what has been written by now."""
+        if not hasattr(socket, "TCP_INFO"):
+            return True
+        written, pause = self._written, _FIRST_POLL
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(self._times.acknowledge):
+                while True:
+                    size = _BYTES_ACKED + 8
+                    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, size)
+                    if len(info) < size:
+                        return True
+                    (acknowledged,) = struct.unpack_from("=Q", info, _BYTES_ACKED)
+                    if acknowledged >= written:
+                        return True
+                    if info[0] == _TCP_CLOSE:
+                        return False
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, self._times.step)
+        return False

@@ -3,7 +3,8 @@
 The firmware searches replies for substrings and its TCP stack wants head and
 body in one segment (ge0rg/samsung-nx-emailservice, commits de1c332, dcc222a).
 So replies are short, spell their header names the usual way, carry a
-Content-Length, are never chunked, and end the connection.
+Content-Length if their status allows content, are never chunked, and end the
+connection.
 """
 
 from __future__ import annotations
@@ -36,11 +37,15 @@ class Reply:
 
     def fields(self, now: float) -> list[tuple[str, str]]:
         """All headers in order. `now` is the Unix time for Date, in seconds."""
+        has_content = self.status >= 200 and self.status not in (204, 304)
+        content = [
+            ("Content-Type", self.content_type),
+            ("Content-Length", str(len(self.body))),
+        ]
         return [
             ("Date", formatdate(now, usegmt=True)),
             *self.headers,
-            ("Content-Type", self.content_type),
-            ("Content-Length", str(len(self.body))),
+            *(content if has_content else ()),
             ("Connection", "close"),
         ]
 

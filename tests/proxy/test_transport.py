@@ -6,14 +6,13 @@ import errno
 import socket
 import struct
 import sys
-from asyncio.trsock import TransportSocket
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from nxparse.proxy import transport
-from nxparse.proxy.transport import Drain, HeldReader, OneSegmentWriter, Pending
+from nxparse.proxy.transport import HeldReader, OneSegmentWriter, Pending, Stage, Times
 
 SOON = 10.0  # seconds in which anything must have happened
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
@@ -21,16 +20,17 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' TCP_INFO")
 
 
-@pytest.fixture(autouse=True)
-def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that takes time takes little of it."""
-    monkeypatch.setattr(transport, "STEP", 0.01)
-    monkeypatch.setattr(transport, "GRACE", 0.05)
-    monkeypatch.setattr(transport, "CONNECT", 0.1)
-    monkeypatch.setattr(transport, "IDLE", SOON)
-    monkeypatch.setattr(transport, "ANSWER", 0.1)
-    monkeypatch.setattr(transport, "LINGER", 0.02)
-    monkeypatch.setattr(transport, "ACKNOWLEDGED", SOON)
+# Everything that takes time takes little of it.
+FAST = Times(
+    step=0.01,
+    notice=0.05,
+    connect=0.1,
+    idle=SOON,
+    head=SOON,
+    answer=0.1,
+    acknowledge=SOON,
+    linger=0.02,
+)
 
 
 @dataclass
@@ -101,18 +101,22 @@ async def connection() -> AsyncIterator[Connection]:
         yield found
 
 
-@pytest.fixture
-def pending() -> Pending:
-    """A request whose way to the drain is open."""
-    found = Pending()
+def connected_pending(chunks: int = 0) -> Pending:
+    found = Pending(chunks=chunks)
     found.connected.set()
     return found
 
 
 @pytest.fixture
+def pending() -> Pending:
+    """A request whose connection to the sink is open."""
+    return connected_pending()
+
+
+@pytest.fixture
 def held(connection: Connection, pending: Pending) -> HeldReader:
     """Reads what the client sends in its request."""
-    reader = HeldReader(connection.reader)
+    reader = HeldReader(connection.reader, times=FAST)
     reader.pending = pending
     return reader
 
@@ -139,15 +143,21 @@ class TestHeldReader:
 
     @pytest.mark.parametrize(
         ("pending", "sizes"),
-        [(None, [65535, 65535, 65535, 65535, 37860]), (Pending(), [262144, 37856])],
-        ids=["not ours", "ours"],
+        [
+            (None, [65535, 65535, 65535, 65535, 37860]),
+            (connected_pending(), [262144, 37856]),
+            (connected_pending(chunks=501), [4096]),
+            (Pending(), [4096]),
+        ],
+        ids=["not ours", "ours", "many chunks", "sink not connected"],
     )
     async def test_size(self, pending: Pending | None, sizes: list[int]) -> None:
-        """Of a request of ours more is returned than was asked for, so that it goes faster."""
+        """Of a request of ours more is read than was asked for, unless it costs much time."""
         reader = asyncio.StreamReader()
         reader.feed_data(bytes(300_000))
         reader.feed_eof()
-        held = HeldReader(reader)
+        held = HeldReader(reader, times=FAST)
+        held.enter(Stage.BODY)
         held.pending = pending
         assert [len(await held.read(65535)) for _ in sizes] == sizes
 
@@ -157,38 +167,71 @@ class TestHeldReader:
         assert await held.readuntil(b"\n") == b"one\n"
         assert held.at_eof() is False
 
-    async def test_no_request(self, connection: Connection) -> None:
-        """Without a request of ours the end comes, after a moment in which one may begin."""
-        held = HeldReader(connection.reader)
+    @pytest.mark.parametrize(
+        ("sent", "stages"),
+        [
+            (b"", ()),
+            (b"GET / HT", ()),
+            (b"GET / HTTP/1.1\r\n\r\n", (Stage.BODY, Stage.COMPLETE)),
+            (b"GET / HTTP/1.1\r\n\r\n", (Stage.BODY, Stage.COMPLETE, Stage.HEAD)),
+            (b"CONNECT x:1 HTTP/1.1\r\n\r\n", (Stage.OPAQUE,)),
+        ],
+        ids=["nothing", "half a head", "unanswered", "answered", "tunnel"],
+    )
+    async def test_not_ours(
+        self, connection: Connection, sent: bytes, stages: tuple[Stage, ...]
+    ) -> None:
+        """A client that does not ask for a host of ours has its end passed on at once."""
+        held = HeldReader(connection.reader, times=replace(FAST, notice=SOON))
+        if sent:
+            await connection.send(sent)
+            await held.read(1 << 16)
+        for stage in stages:
+            held.enter(stage)
+        connection.end()
+        assert await asyncio.wait_for(held.read(), SOON / 2) == b""
+
+    async def test_never_noticed(self, connection: Connection) -> None:
+        """A complete head that mitmproxy does not report delays the end for a moment only."""
+        held = HeldReader(connection.reader, times=FAST)
         await connection.send(b"GET / HTTP/1.1\r\n\r\n")
         await held.read(1 << 16)
         connection.end()
         data, seconds = await seconds_of(asyncio.ensure_future(held.read()))
         assert data == b""
-        assert seconds > transport.GRACE / 2
+        assert seconds > FAST.notice / 2
 
-    async def test_nothing_ever_came(
-        self, connection: Connection, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Who ends without having sent anything is let go at once."""
-        monkeypatch.setattr(transport, "GRACE", SOON)
-        held = HeldReader(connection.reader)
+    async def test_inside_tls(self, connection: Connection, pending: Pending) -> None:
+        """Inside TLS a request may be complete before mitmproxy has reported it."""
+        held = HeldReader(connection.reader, times=replace(FAST, notice=SOON / 2))
+        held.encrypted = True
+        held.enter(Stage.OPAQUE)
+        await connection.send(b"\x17\x03\x03")
+        await held.read(1 << 16)
         connection.end()
-        assert await asyncio.wait_for(held.read(), SOON / 2) == b""
+        reading = asyncio.ensure_future(held.read())
+        assert await still_waits(reading)
+        pending.complete = True
+        held.pending = pending
+        held.enter(Stage.HEAD)
+        assert await still_waits(reading)
+        pending.answered.set()
+        assert await asyncio.wait_for(reading, SOON) == b""
 
     async def test_request_is_noticed_after_the_end(
         self, connection: Connection, pending: Pending
     ) -> None:
         """A request may be noticed only after its end has come: it is waited for all the same."""
-        held = HeldReader(connection.reader)
+        held = HeldReader(connection.reader, times=FAST)
         await connection.send(b"POST / HTTP/1.0\r\n\r\n")
         await held.read(1 << 16)
         connection.end()
         reading = asyncio.ensure_future(held.read())
-        assert await still_waits(reading, transport.GRACE / 2)
+        assert await still_waits(reading, FAST.notice / 2)
         pending.complete = True
         held.pending = pending
-        assert await still_waits(reading, 2 * transport.GRACE)
+        held.enter(Stage.BODY)
+        assert await still_waits(reading, 2 * FAST.notice)
         pending.answered.set()
         assert await asyncio.wait_for(reading, SOON) == b""
 
@@ -203,7 +246,7 @@ class TestHeldReader:
         pending.answered.set()
         data, seconds = await seconds_of(reading)
         assert data == b""
-        assert seconds > transport.LINGER / 2
+        assert seconds > FAST.linger / 2
         assert pending.end == "the client closed the connection"
 
     async def test_becomes_complete(
@@ -241,7 +284,7 @@ class TestHeldReader:
         connection.end()
         data, seconds = await seconds_of(asyncio.ensure_future(held.read()))
         assert data == b""
-        assert seconds > transport.LINGER / 2
+        assert seconds > FAST.linger / 2
 
     async def test_error(self, connection: Connection, held: HeldReader, pending: Pending) -> None:
         """When a cut request has been given up its connection ends."""
@@ -260,18 +303,18 @@ class TestHeldReader:
         reading = asyncio.ensure_future(held.read())
         for _ in range(10):
             pending.received += 100
-            assert await still_waits(reading, transport.STEP)
+            assert await still_waits(reading, FAST.step)
         assert await asyncio.wait_for(reading, SOON) == b""
         assert pending.end == "the client closed the connection"
 
-    async def test_short_body_on_its_way_to_the_drain(
+    async def test_short_body_on_its_way_to_the_sink(
         self, connection: Connection, held: HeldReader, pending: Pending
     ) -> None:
-        """Nothing can arrive before the drain is connected; but that is not waited for long."""
+        """Nothing can arrive before the sink is connected; but that is not waited for long."""
         pending.connected.clear()
         connection.end()
         reading = asyncio.ensure_future(held.read())
-        assert await still_waits(reading, transport.CONNECT / 2)
+        assert await still_waits(reading, FAST.connect / 2)
         assert await asyncio.wait_for(reading, SOON) == b""
 
     @pytest.mark.parametrize("complete", [False, True], ids=["cut", "complete"])
@@ -293,36 +336,22 @@ class TestHeldReader:
         """A broken connection without a request of ours is raised too."""
         connection.reset()
         with pytest.raises(ConnectionResetError):
-            await asyncio.wait_for(HeldReader(connection.reader).read(), SOON)
+            await asyncio.wait_for(HeldReader(connection.reader, times=FAST).read(), SOON)
 
     async def test_silence(self, connection: Connection, pending: Pending) -> None:
         """Silence in the middle of an upload ends it."""
-        held = HeldReader(connection.reader, idle=0.05)
+        held = HeldReader(connection.reader, times=replace(FAST, idle=0.05))
         held.pending = pending
         with pytest.raises(ConnectionAbortedError, match="silent in the middle of an upload"):
             await asyncio.wait_for(held.read(), SOON)
         assert pending.end == "the client was silent for 0 s"
-
-    @pytest.mark.parametrize("limit", [0.03, 120], ids=["short", "long"])
-    async def test_limit_of_silence(
-        self, connection: Connection, monkeypatch: pytest.MonkeyPatch, limit: float
-    ) -> None:
-        """Without a limit of its own a reader has the one of the module."""
-        monkeypatch.setattr(transport, "IDLE", limit)
-        held = HeldReader(connection.reader)
-        held.pending = Pending(received=1)
-        held.pending.connected.set()
-        reading = asyncio.ensure_future(held.read(1 << 16))
-        assert await still_waits(reading, 0.1) is (limit > 1)
-        reading.cancel()
-        await asyncio.wait({reading})
 
     @pytest.mark.parametrize("state", ["no request", "complete"])
     async def test_silence_that_does_not_matter(
         self, connection: Connection, pending: Pending, state: str
     ) -> None:
         """Who waits for a reply, or between two requests, may be silent."""
-        held = HeldReader(connection.reader, idle=0.03)
+        held = HeldReader(connection.reader, times=replace(FAST, idle=0.03))
         if state == "complete":
             held.pending = pending
             pending.complete = True
@@ -334,7 +363,7 @@ class TestHeldReader:
     @pytest.mark.parametrize("state", ["no request", "cut", "complete"])
     async def test_system_gives_up(self, pending: Pending, state: str) -> None:
         """A connection that the system has given up is broken, not silent."""
-        held = HeldReader(_GivenUp())
+        held = HeldReader(_GivenUp(), times=FAST)
         if state != "no request":
             held.pending = pending
         pending.complete = state == "complete"
@@ -357,190 +386,6 @@ class _GivenUp(asyncio.StreamReader):
         return await super().read(n)
 
 
-HEAD = b"POST /social/columbus/email HTTP/1.1\r\nContent-Length: 1300000\r\n\r\n"
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-
-
-@pytest.fixture
-async def drain() -> AsyncIterator[Drain]:
-    found = Drain(Pending())
-    await found.open()
-    yield found
-    found.close()
-
-
-class TestDrain:
-    @staticmethod
-    async def _connect(drain: Drain) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        assert drain.address
-        return await asyncio.open_connection(*drain.address)
-
-    async def test_address(self) -> None:
-        """A drain listens on a free port of the loopback address only."""
-        drain = Drain(Pending())
-        before = drain.address
-        address = await drain.open()
-        drain.close()
-        assert before is None
-        assert address == drain.address
-        assert address[0] == "127.0.0.1"
-        assert address[1] > 0
-
-    async def test_connected(self) -> None:
-        """The request is told when the way to the drain is open."""
-        pending = Pending()
-        drain = Drain(pending)
-        await drain.open()
-        assert not pending.connected.is_set()
-        _, writer = await self._connect(drain)
-        await asyncio.wait_for(pending.connected.wait(), SOON)
-        drain.close()
-        writer.close()
-
-    async def test_answers_when_released(self, drain: Drain) -> None:
-        """A drain answers when the request has been dealt with, not before, and closes."""
-        reader, writer = await self._connect(drain)
-        writer.write(HEAD)
-        reading = asyncio.ensure_future(reader.read())
-        assert await still_waits(reading)
-        drain.release()
-        assert await asyncio.wait_for(reading, SOON) == ANSWER
-        writer.close()
-
-    async def test_does_not_cut_the_sender(
-        self, drain: Drain, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """After its answer a drain goes on swallowing until the sender has finished."""
-        monkeypatch.setattr(transport, "CONNECT", SOON)
-        reader, writer = await self._connect(drain)
-        writer.write(HEAD)
-        drain.release()
-        assert await asyncio.wait_for(reader.readexactly(len(ANSWER)), SOON) == ANSWER
-        reading = asyncio.ensure_future(reader.read())
-        for _ in range(20):
-            writer.write(b"x" * (1 << 16))
-            await asyncio.wait_for(writer.drain(), SOON)
-        assert await still_waits(reading)
-        writer.write_eof()
-        assert await asyncio.wait_for(reading, SOON / 2) == b""
-        writer.close()
-
-    async def test_released_before_the_connection(self, drain: Drain) -> None:
-        """A request may have been dealt with before its connection is there."""
-        drain.release()
-        reader, writer = await self._connect(drain)
-        writer.write_eof()
-        assert await asyncio.wait_for(reader.read(), SOON) == ANSWER
-        writer.close()
-
-    async def test_swallows(self, drain: Drain) -> None:
-        """Whatever comes is read, so that the sender never waits."""
-        reader, writer = await self._connect(drain)
-        for _ in range(320):
-            writer.write(b"x" * (1 << 16))
-            await asyncio.wait_for(writer.drain(), SOON)
-        reading = asyncio.ensure_future(reader.read())
-        assert await still_waits(reading)
-        assert writer.transport.get_write_buffer_size() == 0
-        drain.release()
-        assert await asyncio.wait_for(reading, SOON) == ANSWER
-        writer.close()
-
-    async def test_sender_ends_first(self, drain: Drain) -> None:
-        """Who ends before the request has been dealt with gets no answer."""
-        reader, writer = await self._connect(drain)
-        writer.write(HEAD)
-        writer.write_eof()
-        assert await asyncio.wait_for(reader.read(), SOON) == b""
-        writer.close()
-
-    @pytest.mark.parametrize("released", [False, True])
-    async def test_sender_breaks_off(self, released: bool) -> None:
-        """Who breaks off harms nobody, even while the answer is being written."""
-        loop = asyncio.get_running_loop()
-        problems: list[dict[str, object]] = []
-        loop.set_exception_handler(lambda loop, context: problems.append(context))
-        drain = Drain(Pending())
-        address = await drain.open()
-        client = await connect(address)
-        await loop.sock_sendall(client, HEAD)
-        await asyncio.wait_for(drain._pending.connected.wait(), SOON)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        client.close()
-        if released:
-            drain.release()
-        assert await _closed(address)
-        assert problems == []
-
-    async def test_one_connection(self, drain: Drain) -> None:
-        """When its connection has ended a drain does not listen any more."""
-        assert drain.address
-        reader, writer = await self._connect(drain)
-        drain.release()
-        writer.write_eof()
-        await asyncio.wait_for(reader.read(), SOON)
-        writer.close()
-        assert await _closed(drain.address)
-
-    async def test_close(self, drain: Drain) -> None:
-        """A closed drain does not listen; to close it again does nothing."""
-        assert drain.address
-        drain.close()
-        drain.close()
-        assert await _closed(drain.address)
-
-    async def test_close_with_a_connection(self, drain: Drain) -> None:
-        """A request that was cut is never answered: its connection just ends."""
-        reader, writer = await self._connect(drain)
-        writer.write(HEAD)
-        await asyncio.wait_for(drain._pending.connected.wait(), SOON)
-        drain.close()
-        received = b""
-        with contextlib.suppress(ConnectionResetError):
-            received = await asyncio.wait_for(reader.read(), SOON)
-        assert received == b""
-        writer.close()
-
-    @pytest.mark.parametrize("noticed", [False, True])
-    async def test_close_with_a_new_connection(self, connection: Connection, noticed: bool) -> None:
-        """A connection that comes at the very moment of the end is ended, too."""
-        pending = Pending()
-        drain = Drain(pending)
-        drain._accept(connection.reader, connection.writer)
-        if noticed:
-            await asyncio.wait_for(pending.connected.wait(), SOON)
-        drain.close()
-        assert await asyncio.wait_for(connection.receive(), SOON / 10) == b""
-
-    async def test_close_after_release(self, drain: Drain, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What has been dealt with is answered to its end."""
-        monkeypatch.setattr(transport, "CONNECT", SOON)
-        reader, writer = await self._connect(drain)
-        await asyncio.wait_for(drain._pending.connected.wait(), SOON)
-        drain.release()
-        drain.close()
-        writer.write_eof()
-        assert await asyncio.wait_for(reader.read(), SOON / 2) == ANSWER
-        writer.close()
-
-    async def test_close_before_open(self) -> None:
-        """A drain that was never opened can be closed."""
-        Drain(Pending()).close()
-
-
-async def _closed(address: tuple[str, int]) -> bool:
-    """Does nothing listen there any more, soon?"""
-    loop = asyncio.get_running_loop()
-    limit = loop.time() + SOON
-    while loop.time() < limit:
-        try:
-            (await connect(address)).close()
-        except ConnectionRefusedError:
-            return True
-        await asyncio.sleep(0.01)
-    return False
-
-
 def segments(client: socket.socket) -> int:
     """The segments with data that have come in, from struct tcp_info of Linux."""
     info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
@@ -552,7 +397,7 @@ class TestOneSegmentWriter:
     @pytest.fixture
     def writer(self, connection: Connection) -> OneSegmentWriter:
         """Writes to the client; collects."""
-        found = OneSegmentWriter(connection.writer)
+        found = OneSegmentWriter(connection.writer, times=FAST)
         found.collecting = True
         return found
 
@@ -628,28 +473,28 @@ class TestOneSegmentWriter:
         assert writer.is_closing() is False
 
 
-class Unheard:
-    """What a writer calls when its client is gone; fails at that with `error`, if any."""
+class Result:
+    """What a writer reports about a reply."""
 
-    def __init__(self, writer: asyncio.StreamWriter, error: Exception | None = None) -> None:
-        self.calls = 0
-        self.closed_before = False
-        self._writer = writer
-        self._error = error
+    def __init__(self) -> None:
+        self.reports: list[bool] = []
+        self._reported = asyncio.Event()
 
-    async def __call__(self) -> None:
-        self.calls += 1
-        self.closed_before = self._writer.is_closing()
-        if self._error:
-            raise self._error
+    async def __call__(self, acknowledged: bool) -> None:
+        self.reports.append(acknowledged)
+        self._reported.set()
+
+    async def reported(self) -> list[bool]:
+        await asyncio.wait_for(self._reported.wait(), SOON)
+        return self.reports
 
 
 ESTABLISHED, CLOSE = 1, 7
 
 
-def tcp_info(state: int, unacked: int) -> bytes:
+def tcp_info(state: int, acknowledged: int) -> bytes:
     """The beginning of struct tcp_info of Linux."""
-    return struct.pack("=BBBBBBBB4I", state, *[0] * 11) + struct.pack("=I", unacked)
+    return struct.pack("=B119xQ", state, acknowledged)
 
 
 @pytest.fixture
@@ -659,40 +504,31 @@ def tell(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def told(*infos: bytes | OSError) -> None:
         left = list(infos)
 
-        def getsockopt(connection: TransportSocket, *_: int) -> bytes:
+        def getsockopt(connection: socket.socket, *_: int) -> bytes:
             info = left.pop(0) if len(left) > 1 else left[0]
             if isinstance(info, OSError):
                 raise info
             return info
 
-        monkeypatch.setattr(TransportSocket, "getsockopt", getsockopt)
+        monkeypatch.setattr(socket.socket, "getsockopt", getsockopt)
         monkeypatch.setattr(socket, "TCP_INFO", 11, raising=False)
 
     return told
 
 
-class TestConfirm:
+class TestWatchReply:
     @pytest.fixture
     def writer(self, connection: Connection) -> OneSegmentWriter:
-        found = OneSegmentWriter(connection.writer)
+        found = OneSegmentWriter(connection.writer, times=FAST)
         found.collecting = True
         return found
 
     @pytest.fixture
-    def unheard(self, connection: Connection, writer: OneSegmentWriter) -> Unheard:
-        """What the writer is to call."""
-        found = Unheard(connection.writer)
-        writer.confirm(found)
+    def result(self, writer: OneSegmentWriter) -> Result:
+        """What the writer is to report to."""
+        found = Result()
+        writer.watch_reply(found)
         return found
-
-    @staticmethod
-    async def _close(writer: OneSegmentWriter) -> None:
-        """Close, and wait until that has come to its end."""
-        writer.close()
-        assert writer._closing
-        await asyncio.wait({writer._closing}, timeout=SOON)
-        assert writer._closing.done()
-        assert writer.is_closing()
 
     @staticmethod
     async def _gone(connection: Connection) -> None:
@@ -701,23 +537,39 @@ class TestConfirm:
             await asyncio.wait_for(connection.reader.read(), SOON)
 
     @linux_only
+    @pytest.mark.parametrize("closed", [False, True], ids=["kept open", "closed"])
     @pytest.mark.parametrize("half_closed", [False, True], ids=["open", "half-closed"])
-    async def test_heard(
+    async def test_acknowledged(
         self,
         connection: Connection,
         writer: OneSegmentWriter,
-        unheard: Unheard,
+        result: Result,
         half_closed: bool,
+        closed: bool,
     ) -> None:
-        """H10: a client that listens has heard its reply, even if it sends no more."""
+        """H10: a client that listens acknowledges the reply, even if it sends no more."""
         if half_closed:
             connection.end()
             await self._gone(connection)
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         writer.write(b"succ")
-        await self._close(writer)
-        assert unheard.calls == 0
-        assert await connection.receive() == b"HTTP/1.1 200 OK\r\n\r\nsucc"
+        if closed:
+            writer.close()
+            assert await connection.receive() == b"HTTP/1.1 200 OK\r\n\r\nsucc"
+        assert await result.reported() == [True]
+
+    @linux_only
+    async def test_closed_with_rst_after_the_reply(
+        self, connection: Connection, writer: OneSegmentWriter, result: Result
+    ) -> None:
+        """A client that resets the connection when it has its reply has it all the same."""
+        writer.write(b"succ")
+        await writer.drain()
+        assert await asyncio.get_running_loop().sock_recv(connection.client, 10) == b"succ"
+        connection.reset()
+        await self._gone(connection)
+        writer.close()
+        assert await result.reported() == [True]
 
     @linux_only
     @pytest.mark.parametrize("drained", [False, True], ids=["at once", "drained"])
@@ -726,11 +578,11 @@ class TestConfirm:
         self,
         connection: Connection,
         writer: OneSegmentWriter,
-        unheard: Unheard,
+        result: Result,
         end: str,
         drained: bool,
     ) -> None:
-        """H10: a client that has closed, or broken off, cannot have heard its reply."""
+        """H10: a client that has closed, or broken off, cannot have its reply."""
         if end == "closed":
             connection.client.close()
         else:
@@ -739,99 +591,282 @@ class TestConfirm:
         writer.write(b"succ")
         if drained:
             await writer.drain()
-        await self._close(writer)
-        assert unheard.calls == 1
+        writer.close()
+        assert await result.reported() == [False]
 
     async def test_vanished(
-        self,
-        monkeypatch: pytest.MonkeyPatch,
-        writer: OneSegmentWriter,
-        unheard: Unheard,
-        tell: Callable[..., None],
+        self, connection: Connection, tell: Callable[..., None], writer: OneSegmentWriter
     ) -> None:
-        """A client that acknowledges nothing for a while is gone; only then the end follows."""
-        monkeypatch.setattr(transport, "ACKNOWLEDGED", 0.03)
-        tell(tcp_info(ESTABLISHED, 1))
+        """A client that acknowledges nothing in time is gone, though its connection is open."""
+        writer = OneSegmentWriter(connection.writer, times=replace(FAST, acknowledge=0.03))
+        result = Result()
+        writer.watch_reply(result)
+        tell(tcp_info(ESTABLISHED, 3))
         writer.write(b"succ")
-        await self._close(writer)
-        assert (unheard.calls, unheard.closed_before) == (1, False)
+        assert await result.reported() == [False]
+        assert not writer.is_closing()
 
-    @pytest.mark.parametrize("unacked", [1, 256, 1 << 16, 1 << 24])
-    async def test_slow(
-        self,
-        connection: Connection,
-        writer: OneSegmentWriter,
-        unheard: Unheard,
-        tell: Callable[..., None],
-        unacked: int,
+    async def test_earlier_bytes_count(
+        self, connection: Connection, tell: Callable[..., None]
     ) -> None:
-        """A client may take its time to acknowledge; the end follows when it has."""
-        tell(*[tcp_info(ESTABLISHED, unacked)] * 3, tcp_info(ESTABLISHED, 0))
+        """What was written before the reply has to be acknowledged, too."""
+        writer = OneSegmentWriter(connection.writer, times=replace(FAST, acknowledge=0.03))
+        writer.write(b"100")
+        result = Result()
+        writer.watch_reply(result)
+        tell(tcp_info(ESTABLISHED, 4))
         writer.write(b"succ")
-        await self._close(writer)
-        assert unheard.calls == 0
-        assert await connection.receive() == b"succ"
+        assert await result.reported() == [False]
+
+    async def test_slow(
+        self, writer: OneSegmentWriter, result: Result, tell: Callable[..., None]
+    ) -> None:
+        """A client may take its time to acknowledge."""
+        tell(*[tcp_info(ESTABLISHED, 0)] * 3, tcp_info(ESTABLISHED, 4))
+        writer.write(b"succ")
+        assert await result.reported() == [True]
 
     @pytest.mark.parametrize(
-        "last",
-        [tcp_info(CLOSE, 0), OSError(errno.EBADF, "Bad file descriptor")],
-        ids=["closed", "no socket any more"],
+        ("last", "expected"),
+        [
+            (tcp_info(CLOSE, 0), False),
+            (tcp_info(CLOSE, 5), True),  # a FIN counts as a byte
+            (OSError(errno.EBADF, "Bad file descriptor"), False),
+            (tcp_info(ESTABLISHED, 0)[:104], True),  # Linux before 4.1
+        ],
+        ids=["broken", "ended", "no socket any more", "old system"],
     )
-    async def test_gone_meanwhile(
+    async def test_ended_meanwhile(
         self,
         writer: OneSegmentWriter,
-        unheard: Unheard,
+        result: Result,
         tell: Callable[..., None],
         last: bytes | OSError,
+        expected: bool,
     ) -> None:
-        """A client may break off before it has acknowledged everything."""
+        """A connection may end before the client has acknowledged everything."""
         tell(tcp_info(ESTABLISHED, 1), last)
         writer.write(b"succ")
-        await self._close(writer)
-        assert unheard.calls == 1
+        assert await result.reported() == [expected]
 
     async def test_elsewhere(
         self,
         connection: Connection,
         monkeypatch: pytest.MonkeyPatch,
         writer: OneSegmentWriter,
-        unheard: Unheard,
+        result: Result,
     ) -> None:
-        """Where the system does not tell, everything has been heard."""
+        """Where the system does not tell, every reply counts as acknowledged."""
         monkeypatch.delattr(socket, "TCP_INFO", raising=False)
         connection.reset()
         await self._gone(connection)
         writer.write(b"succ")
-        await self._close(writer)
-        assert unheard.calls == 0
-
-    async def test_closed_twice(
-        self, writer: OneSegmentWriter, unheard: Unheard, tell: Callable[..., None]
-    ) -> None:
-        """To close again changes nothing."""
-        tell(tcp_info(CLOSE, 0))
         writer.close()
-        await self._close(writer)
-        writer.close()
-        await asyncio.sleep(0)
-        assert unheard.calls == 1
+        assert await result.reported() == [True]
 
-    async def test_failure(
-        self, connection: Connection, writer: OneSegmentWriter, tell: Callable[..., None]
+    async def test_nothing_written(self, writer: OneSegmentWriter, result: Result) -> None:
+        """A reply that is never written is not acknowledged."""
+        writer.close()
+        assert await result.reported() == [False]
+
+    async def test_closing_does_not_wait(
+        self,
+        connection: Connection,
+        writer: OneSegmentWriter,
+        result: Result,
+        tell: Callable[..., None],
     ) -> None:
-        """The connection is closed whatever happens."""
-        tell(tcp_info(CLOSE, 0))
-        writer.confirm(Unheard(connection.writer, RuntimeError("no disk")))
-        await self._close(writer)
-        assert writer._closing
-        assert repr(writer._closing.exception()) == "RuntimeError('no disk')"
+        """The client sees the end of the connection at once; to close again changes nothing."""
+        tell(tcp_info(ESTABLISHED, 0))
+        writer.write(b"succ")
+        writer.close()
+        writer.close()
+        assert writer.is_closing()
+        assert await asyncio.wait_for(connection.receive(), SOON / 2) == b"succ"
+        assert result.reports == []
+        tell(tcp_info(ESTABLISHED, 4))
+        assert await result.reported() == [True]
 
     async def test_not_asked(
         self, connection: Connection, writer: OneSegmentWriter, tell: Callable[..., None]
     ) -> None:
-        """Other connections are closed at once."""
+        """Other connections are closed without a look at them."""
         tell(OSError(errno.EBADF, "nobody asks"))
         writer.write(b"data")
         writer.close()
         assert writer.is_closing()
         assert await connection.receive() == b"data"
+
+
+class Refusals(list[tuple[int, str]]):
+    """Collects the refusals of a reader."""
+
+    def __call__(self, status: int, reason: str) -> None:
+        self.append((status, reason))
+
+
+START = b"GET / HTTP/1.1\r\n"
+LARGE = transport.MAX_HEAD
+
+
+class TestHead:
+    @pytest.mark.parametrize(
+        "piece",
+        [b"X-A: b\r\n" * 100, b"x" * 1000],
+        ids=["many lines", "one line"],
+    )
+    async def test_endless(self, connection: Connection, piece: bytes) -> None:
+        """H12: a head without end is refused when it is too large, with one report."""
+        refusals = Refusals()
+        held = HeldReader(connection.reader, refusals, times=FAST)
+        await connection.send(START)
+        received = len(await held.read(1 << 16))
+        sending = asyncio.ensure_future(connection.send(piece * (2 * LARGE // len(piece))))
+        received += await self._read_until_refused(held)
+        assert LARGE - 1000 < received <= LARGE
+        sending.cancel()
+        assert refusals == [(431, "its request head exceeds 64 KiB")]
+
+    @pytest.mark.parametrize(
+        "pieces",
+        [
+            (START + b"\r\n",),
+            (START, b"\n"),
+            (START[:-1], b"\n\r", b"\n"),
+            (b"\r\n\r\n", START, b"\r\n"),
+        ],
+        ids=["whole", "bare newline", "in pieces", "empty lines before"],
+    )
+    async def test_body_is_not_limited(
+        self, connection: Connection, pieces: tuple[bytes, ...]
+    ) -> None:
+        """After the end of a head anything may come, even before mitmproxy has reported it."""
+        refusals = Refusals()
+        held = HeldReader(connection.reader, refusals, times=replace(FAST, head=0.05))
+        for piece in pieces:
+            await connection.send(piece)
+            assert await held.read(1 << 16) == piece
+        await self._send_much(connection, held)
+        held.enter(Stage.BODY)
+        await asyncio.sleep(0.07)
+        await self._send_much(connection, held)
+        assert refusals == []
+
+    @staticmethod
+    async def _send_much(connection: Connection, held: HeldReader) -> None:
+        sending = asyncio.ensure_future(connection.send(b"x" * 2 * LARGE))
+        received = 0
+        while received < 2 * LARGE:
+            received += len(await asyncio.wait_for(held.read(1 << 16), SOON))
+        await sending
+
+    @staticmethod
+    async def _read_until_refused(held: HeldReader) -> int:
+        received = 0
+        with contextlib.suppress(ConnectionAbortedError):
+            while data := await asyncio.wait_for(held.read(1000), SOON):
+                received += len(data)
+        return received
+
+    async def test_empty_lines_do_not_hide_a_head(self, connection: Connection) -> None:
+        """Empty lines before a head are not its end."""
+        refusals = Refusals()
+        held = HeldReader(connection.reader, refusals, times=FAST)
+        await connection.send(b"\r\n\r\n\r\n" + START)
+        await held.read(1 << 16)
+        with pytest.raises(ConnectionAbortedError):
+            await self._send_much(connection, held)
+        assert [status for status, _ in refusals] == [431]
+
+    async def test_opaque(self, connection: Connection) -> None:
+        """No limits in a tunnel, in a TLS handshake, after an upgrade."""
+        refusals = Refusals()
+        held = HeldReader(connection.reader, refusals, times=replace(FAST, head=0.05))
+        await connection.send(START)
+        await held.read(1 << 16)
+        held.enter(Stage.OPAQUE)
+        await asyncio.sleep(0.07)
+        await self._send_much(connection, held)
+        assert refusals == []
+
+    async def test_slow(self, connection: Connection) -> None:
+        """H12: a head that is not complete in time ends the connection."""
+        refusals = Refusals()
+        held = HeldReader(connection.reader, refusals, times=replace(FAST, head=0.05))
+        await connection.send(START)
+        await held.read(1 << 16)
+        with pytest.raises(ConnectionAbortedError):
+            await asyncio.wait_for(held.read(1 << 16), SOON)
+        assert refusals == [(408, "its request head is not complete after 0 s")]
+
+    @pytest.mark.parametrize("stages", [(), (Stage.BODY, Stage.COMPLETE, Stage.HEAD)])
+    async def test_idle(self, connection: Connection, stages: tuple[Stage, ...]) -> None:
+        """The time does not run before the first byte of a head, nor between two requests."""
+        refusals = Refusals()
+        held = HeldReader(connection.reader, refusals, times=replace(FAST, head=0.03))
+        if stages:
+            await connection.send(START + b"\r\n")
+            await held.read(1 << 16)
+        for stage in stages:
+            held.enter(stage)
+        reading = asyncio.ensure_future(held.read(1 << 16))
+        assert await still_waits(reading, 0.07)
+        await connection.send(START + b"\r\n")
+        assert await asyncio.wait_for(reading, SOON) == START + b"\r\n"
+        await asyncio.sleep(0.05)
+        assert refusals == []
+
+    async def test_next_head_before_the_reply(self, connection: Connection) -> None:
+        """Of what follows a complete request only so much is read before the reply."""
+        refusals = Refusals()
+        held = HeldReader(connection.reader, refusals, times=FAST)
+        await connection.send(START + b"\r\n")
+        await held.read(1 << 16)
+        held.enter(Stage.BODY)
+        held.enter(Stage.COMPLETE)
+        sending = asyncio.ensure_future(connection.send(START + b"\r\n" + b"x" * 4 * LARGE))
+        received = 0
+        reading = asyncio.ensure_future(held.read(1 << 16))
+        while not await still_waits(reading):
+            received += len(reading.result())
+            reading = asyncio.ensure_future(held.read(1 << 16))
+        assert received <= 2 * LARGE
+        held.enter(Stage.HEAD)
+        assert await asyncio.wait_for(reading, SOON)
+        assert refusals == []
+        sending.cancel()
+
+    async def test_slow_head_before_the_reply(self, connection: Connection) -> None:
+        """The time of a head that began before the last reply runs from that on."""
+        refusals = Refusals()
+        held = HeldReader(connection.reader, refusals, times=replace(FAST, head=0.05))
+        held.enter(Stage.COMPLETE)
+        await connection.send(START)
+        await held.read(1 << 16)
+        await asyncio.sleep(0.07)
+        assert refusals == []
+        held.enter(Stage.HEAD)
+        with pytest.raises(ConnectionAbortedError):
+            await asyncio.wait_for(held.read(1 << 16), SOON)
+        assert [status for status, _ in refusals] == [408]
+
+    async def test_encrypted(self, connection: Connection) -> None:
+        """Inside TLS no end is seen: reading stops at the limit until mitmproxy knows."""
+        refusals = Refusals()
+        held = HeldReader(connection.reader, refusals, times=replace(FAST, head=0.2))
+        held.encrypted = True
+        held.enter(Stage.HEAD)
+        sending = asyncio.ensure_future(connection.send(b"\n\n" * 2 * LARGE))
+        assert await self._read_until_refused(held) <= LARGE + 1000
+        assert [status for status, _ in refusals] == [408]
+        sending.cancel()
+
+    async def test_closed(self, connection: Connection) -> None:
+        """The time does not run on after the end of the connection."""
+        refusals = Refusals()
+        held = HeldReader(connection.reader, refusals, times=replace(FAST, head=0.03))
+        await connection.send(START)
+        await held.read(1 << 16)
+        held.close()
+        await asyncio.sleep(0.05)
+        assert refusals == []

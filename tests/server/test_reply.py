@@ -28,12 +28,18 @@ def test_fields() -> None:
 
 def test_fields_without_body() -> None:
     """A reply without a body says so, since a camera waits for what it is promised."""
-    assert Reply(204).fields(0) == [
+    assert Reply(302).fields(0) == [
         ("Date", "Thu, 01 Jan 1970 00:00:00 GMT"),
         ("Content-Type", "text/html; charset=utf-8"),
         ("Content-Length", "0"),
         ("Connection", "close"),
     ]
+
+
+@pytest.mark.parametrize("status", [100, 204, 304])
+def test_fields_without_content(status: int) -> None:
+    """A status that allows no content comes without a length (RFC 9110, section 8.6)."""
+    assert [name for name, _ in Reply(status).fields(0)] == ["Date", "Connection"]
 
 
 def test_accepted() -> None:

@@ -1,0 +1,37 @@
+"""Hides log records of mitmproxy that would only puzzle its users."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from nxparse.proxy.sink import Sink
+
+
+class ProxyLogFilter(logging.Filter):
+    """Drops what mitmproxy logs about connections to the sink, and about heads that we refused.
+
+    `streams` and `refused` tell whether a client, given by its address and port
+    as in the record, streams to the sink or has sent a refused head. mitmproxy
+    would log the whole head.
+    """
+
+    def __init__(
+        self, sink: Sink, streams: Callable[[Any], bool], refused: Callable[[Any], bool]
+    ) -> None:
+        super().__init__()
+        self._sink = sink
+        self._streams = streams
+        self._refused = refused
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message, client = record.getMessage(), getattr(record, "client", None)
+        if message.startswith("Client closed connection before completing request headers: "):
+            return not self._refused(client)
+        if self._sink.address is None:
+            return True
+        host, port = self._sink.address
+        if message in (f"server connect {host}:{port}", f"server disconnect {host}:{port}"):
+            return False
+        return message != f"Streaming request to {host}." or not self._streams(client)

@@ -1,0 +1,94 @@
+"""The server that mitmproxy streams request bodies to, in place of a camera's host.
+
+mitmproxy keeps a body in memory, or streams it to a server. The addon takes each
+chunk on its way there and passes nothing on, so the server sees only the head of
+a request. It is answered when the addon has decided, and the addon then puts its
+own reply in the place of that answer.
+
+There is one sink for all requests, on a loopback port. Other programs on this
+machine can reach the port too: only a connection that mitmproxy has announced
+by its source port stays open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+ANNOUNCED = 5.0  # seconds until mitmproxy must have announced its connection
+BACKLOG = 128  # connections
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class Sink:
+    """A server on a free loopback port that answers each connection when it is released."""
+
+    def __init__(self, *, announced: float = ANNOUNCED) -> None:
+        self.address: tuple[str, int] | None = None
+        self._limit = announced
+        self._announced: dict[int, bool] = {}  # source ports; are they released?
+        self._connections: dict[int, asyncio.Transport] = {}  # by source port
+        self._server: asyncio.Task[asyncio.Server] | None = None
+
+    def open(self) -> None:
+        """Listen. Needs a running event loop. Raises OSError."""
+        listening = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+        self.address = listening.getsockname()
+        loop = asyncio.get_running_loop()
+        self._server = loop.create_task(
+            loop.create_server(self._connect, sock=listening, backlog=BACKLOG)
+        )
+
+    def announce(self, port: int) -> None:
+        """Let the connection from this source port stay open: it is mitmproxy's."""
+        self._announced.setdefault(port, False)
+
+    def release(self, port: int) -> None:
+        """Answer the connection from this source port."""
+        if port not in self._announced:
+            return
+        self._announced[port] = True
+        if connection := self._connections.get(port):
+            connection.write(ANSWER)
+
+    def close(self) -> None:
+        """Stop listening. Connections that are open end with mitmproxy's."""
+        self.address = None
+        if self._server:
+            self._server.add_done_callback(lambda server: server.result().close())
+
+    def _connect(self) -> _Connection:
+        return _Connection(self._announced, self._connections, self._limit)
+
+
+class _Connection(asyncio.Protocol):
+    """A connection that is read and forgotten until the other side ends it."""
+
+    def __init__(
+        self,
+        announced: dict[int, bool],
+        connections: dict[int, asyncio.Transport],
+        limit: float,
+    ) -> None:
+        self._announced = announced
+        self._connections = connections
+        self._limit = limit
+        self._port = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._port = transport.get_extra_info("peername")[1]
+        self._connections[self._port] = transport
+        released = self._announced.get(self._port)
+        if released:
+            transport.write(ANSWER)
+        elif released is None:
+            asyncio.get_running_loop().call_later(self._limit, self._end_stranger, transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._connections.pop(self._port, None)
+        self._announced.pop(self._port, None)
+
+    def _end_stranger(self, transport: asyncio.Transport) -> None:
+        if self._port not in self._announced:
+            transport.abort()

@@ -1,0 +1,526 @@
+"""What clients do to the proxy by the number, pace, size and end of their connections."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h2.connection
+import h2.events
+import pytest
+
+from tests import bodies, camera
+from tests.mitmdump import ROOT, TIMEOUT, Proxy, eventually
+
+ACCEPTED = '<Response Status="succ" />'
+FRAME = 1 << 17  # bytes in a WebSocket frame
+START = b"GET / HTTP/1.1\r\nHost: gld.samsungosp.com\r\n"
+
+
+def upload(name: str, size: int = 20_000) -> tuple[bytes, dict[str, bytes]]:
+    photo = bodies.jpeg(size)
+    return bodies.request(bodies.body([(name, photo)])), {name: photo}
+
+
+def with_times(folder: Path, times: str) -> Path:
+    """A script: the addon with these time limits."""
+    script = folder / "times.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from nx_addon import NxAddon\n"
+        "from nxparse.proxy.transport import Times\n"
+        f"addons = [NxAddon(Times({times}))]\n"
+    )
+    return script
+
+
+def in_front_of(port: int, mode: str = "reverse") -> tuple[str, ...]:
+    """Arguments that put the proxy in front of a server, beside its usual mode."""
+    usual = "regular@127.0.0.2:0"
+    return "--mode", f"{mode}:http://127.0.0.1:{port}@127.0.0.1:0", "--mode", usual
+
+
+def port_of(proxy: Proxy) -> int:
+    """The port that leads to the server that the proxy is in front of."""
+    return int(proxy.wait_for(r"(?:reverse proxy to|upstream mode).*listening at \S*:(\d+)")[1])
+
+
+def peak(proxy: Proxy) -> int:
+    """The most memory that the process has used, in bytes."""
+    status = Path(f"/proc/{proxy.process.pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found
+    return int(found[1]) << 10
+
+
+# A server that is not ours
+
+
+@contextlib.contextmanager
+def server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Let `serve` deal with each connection to a port of loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def one(connection: socket.socket) -> None:
+            with connection, contextlib.suppress(OSError):
+                serve(connection)
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    threading.Thread(target=one, args=(connection,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def read_head(connection: socket.socket) -> bytes:
+    head = b""
+    while b"\r\n\r\n" not in head:
+        data = connection.recv(1 << 16)
+        if not data:
+            raise ConnectionError
+        head += data
+    return head
+
+
+def receive(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (more := connection.recv(1 << 16)):
+        data += more
+    return data
+
+
+def count_bodies(connection: socket.socket) -> None:
+    """Answer each request with the length of its body."""
+    while True:
+        head, _, body = read_head(connection).partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: *(\d+)", head)
+        body += receive(connection, int(length[1]) - len(body)) if length else b""
+        text = str(len(body)).encode()
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
+
+
+def switch_protocols(connection: socket.socket) -> None:
+    """Accept a tunnel and echo, or accept a WebSocket and answer each frame."""
+    head = read_head(connection)
+    if head.startswith(b"CONNECT "):
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    else:
+        connection.sendall(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+        )
+    received = 0
+    while data := connection.recv(1 << 16):
+        if head.startswith(b"CONNECT "):
+            connection.sendall(data)
+            continue
+        received += len(data)
+        if received >= FRAME:
+            received -= FRAME
+            connection.sendall(b"\x82\x02ok")
+
+
+# Request heads
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (START, b"X-A: " + b"b" * 57 + b"\r\n"),
+        (b"GET /", b"x" * 64),
+        (START + b"X-A: ", b"b" * 64),
+    ],
+    ids=["many lines", "request line", "one header"],
+)
+def test_an_endless_head(shared: Proxy, start: bytes, piece: bytes) -> None:
+    """A head without end is refused early, in one line, and costs no memory."""
+    before, lines = peak(shared), shared.log.count("request head exceeds")
+    connection = camera.connect(shared.port)
+    with contextlib.suppress(OSError):
+        connection.sendall(start)
+        for _ in range(40):
+            connection.sendall(piece * (1 << 14))
+
+    shared.wait_for(r"127\.0\.0\.1: connection closed: its request head exceeds 64 KiB", lines + 1)
+    assert peak(shared) - before < 8 << 20
+    assert connection.recv(1000).startswith(b"HTTP/1.1 431 ")
+    assert "before completing request headers" not in shared.log
+    connection.close()
+
+
+def test_slow_heads(folder: Path) -> None:
+    """Three hundred heads that never end disturb nobody, and are ended."""
+    request, photos = upload("SAM_1.JPG")
+    with Proxy(folder, script=with_times(folder, "head=3")) as proxy:
+        slow = [camera.connect(proxy.port) for _ in range(300)]
+        for connection in slow:
+            connection.sendall(START)
+
+        begun = time.monotonic()
+        assert camera.send(proxy.port, request).body == ACCEPTED
+        assert time.monotonic() - begun < 3
+
+        for connection in slow:
+            assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+            connection.close()
+        proxy.wait_for("its request head is not complete after 3 s", 300)
+        proxy.wait_for("saved as")
+        assert proxy.saved() == photos
+        assert "before completing request headers" not in proxy.log
+
+
+def test_what_is_no_head_is_not_limited(folder: Path) -> None:
+    """A large body, an idle connection and a WebSocket pass to other hosts."""
+    script = with_times(folder, "head=0.4")
+    with (
+        server(count_bodies) as port,
+        Proxy(folder, *in_front_of(port), script=script) as proxy,
+    ):
+        client = http.client.HTTPConnection("127.0.0.1", port_of(proxy), timeout=TIMEOUT)
+        for pause in (0.0, 0.8, 0.0):
+            client.request("POST", "/", body=b"x" * (1 << 20))
+            assert client.getresponse().read() == b"%d" % (1 << 20)
+            time.sleep(pause)
+        client.close()
+    with (
+        server(switch_protocols) as port,
+        Proxy(folder, *in_front_of(port), script=script) as proxy,
+    ):
+        connection = camera.connect(port_of(proxy))
+        connection.sendall(
+            b"GET /chat HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        assert read_head(connection).startswith(b"HTTP/1.1 101 ")
+        for _ in range(4):
+            frame = b"\x82\xff" + FRAME.to_bytes(8, "big") + bytes(4) + b"x" * FRAME
+            connection.sendall(frame)
+            assert receive(connection, 4) == b"\x82\x02ok"
+            time.sleep(0.2)
+        connection.close()
+
+
+def test_a_tunnel_is_not_limited(folder: Path) -> None:
+    """What goes through a tunnel is neither large nor slow."""
+    with (
+        server(switch_protocols) as port,
+        Proxy(
+            folder, *in_front_of(port, "upstream"), script=with_times(folder, "head=0.4")
+        ) as proxy,
+    ):
+        connection = camera.connect(port_of(proxy))
+        connection.sendall(b"CONNECT example.org:4711 HTTP/1.1\r\n\r\n")
+        assert read_head(connection).startswith(b"HTTP/1.1 200 ")
+        for _ in range(4):
+            connection.sendall(b"\x00" * (1 << 17))
+            assert receive(connection, 1 << 17) == b"\x00" * (1 << 17)
+            time.sleep(0.2)
+        connection.close()
+
+
+def test_clients_of_others_end_at_once(folder: Path) -> None:
+    """The end of what a client of another host sends is passed on without delay."""
+    with server(count_bodies) as port, Proxy(folder, *in_front_of(port)) as proxy:
+        seconds = []
+        for _ in range(5):
+            connection = camera.connect(port_of(proxy))
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert read_head(connection).startswith(b"HTTP/1.1 200 ")
+            begun = time.monotonic()
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(100):
+                pass
+            seconds.append(time.monotonic() - begun)
+            connection.close()
+        assert min(seconds) < 0.2
+
+
+# Descriptors
+
+
+def test_many_connections(folder: Path) -> None:
+    """More connections than the soft limit of descriptors leave room for an upload."""
+    request, photos = upload("SAM_1.JPG")
+    with Proxy(folder, before=("prlimit", "--nofile=200:4000")) as proxy:
+        idle = [camera.connect(proxy.port) for _ in range(300)]
+
+        assert camera.send(proxy.port, request).body == ACCEPTED
+        proxy.wait_for("saved as")
+        assert proxy.saved() == photos
+        for connection in idle:
+            connection.close()
+
+
+def test_too_many_connections(folder: Path) -> None:
+    """A client's newest connections are closed, others are served."""
+    request, photos = upload("SAM_1.JPG")
+    with Proxy(folder, before=("prlimit", "--nofile=400:400")) as proxy:
+        many = [camera.connect(proxy.port) for _ in range(50)]
+        for connection in many:
+            connection.sendall(START + b"\r\n")
+        for connection in many[:50]:
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+            connection.close()
+
+        many = [camera.connect(proxy.port) for _ in range(100)]
+        proxy.wait_for(r"127\.0\.0\.1: has 50 connections open; further ones are closed\n")
+        for connection in many[50:]:
+            assert connection.recv(100) == b""
+        other = camera.connect(proxy.port, source="127.0.0.2")
+        other.sendall(request)
+        assert camera.hear(other).body == ACCEPTED
+        proxy.wait_for("saved as")
+        assert proxy.saved() == photos
+        assert proxy.log.count("further ones are closed") == 1
+        for connection in many:
+            connection.close()
+
+
+def test_out_of_descriptors(folder: Path) -> None:
+    """A lack of descriptors does not fill the log."""
+    with Proxy(folder, before=("prlimit", "--nofile=60:60")) as proxy:
+        many = [camera.connect(proxy.port, source=f"127.0.0.{i % 9 + 1}") for i in range(100)]
+        proxy.wait_for("new connections have to wait: Too many open files\n")
+        time.sleep(2)
+        assert proxy.log.count("have to wait") == 1
+        assert "in _accept_connection" not in proxy.log
+        for connection in many:
+            connection.close()
+
+
+def test_a_client_that_goes_on_sending(folder: Path) -> None:
+    """A client that still sends while it is answered leaves no socket behind."""
+    request, _ = upload("SAM_1.JPG")
+    with Proxy(folder) as proxy:
+        camera.send(proxy.port, request)
+        proxy.wait_for("saved as")
+        before = proxy.descriptors().count("socket:")
+
+        def go_on() -> None:
+            connection = camera.connect(proxy.port)
+            with contextlib.suppress(OSError):
+                connection.sendall(request)
+                while True:
+                    connection.sendall(b"x" * 100_000)
+            connection.close()
+
+        threads = [threading.Thread(target=go_on) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(TIMEOUT)
+        assert not any(thread.is_alive() for thread in threads)
+        eventually(lambda: proxy.descriptors().count("socket:") <= before, "all sockets are closed")
+
+
+# Bodies
+
+
+def test_tiny_chunks(folder: Path) -> None:
+    """A body in chunks of one byte holds up nobody for long."""
+    request, photos = upload("SAM_1.JPG", 100_000)
+    head, body = request.split(b"\r\n\r\n", 1)
+    head = re.sub(rb"Content-Length: *\d+", b"Transfer-Encoding: chunked", head)
+    wire = head.replace(b"HTTP/1.0", b"HTTP/1.1") + b"\r\n\r\n"
+    wire += b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    with Proxy(folder) as proxy:
+        heard: list[camera.Heard] = []
+        sending = threading.Thread(target=lambda: heard.append(camera.send(proxy.port, wire)))
+        begun = time.monotonic()
+        sending.start()
+        checks = []
+        while sending.is_alive():
+            before = time.monotonic()
+            assert camera.send(proxy.port, START + b"\r\n").status == 200
+            checks.append(time.monotonic() - before)
+        assert heard[0].body == ACCEPTED
+        # At once or never: it is not known how fast this machine is.
+        assert max(checks) < (time.monotonic() - begun) / 2
+        proxy.wait_for("saved as")
+        assert proxy.saved() == photos
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "Content-Length: 5\r\nContent-Length: 5",
+        "Content-Length: 5\r\nContent-Length: 6",
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Content-Length: five",
+    ],
+)
+def test_a_length_that_cannot_be_right(folder: Path, fields: str) -> None:
+    """A request whose length is not clear is refused in one line."""
+    with Proxy(folder) as proxy:
+        head = f"POST /social/columbus/email HTTP/1.1\r\nHost: www.ospserver.net\r\n{fields}"
+        assert camera.send(proxy.port, f"{head}\r\n\r\n12345".encode()).status == 400
+        proxy.wait_for(r"127\.0\.0\.1: malformed request refused: .*\n")
+        assert "Traceback" not in proxy.log
+
+
+def test_no_length_of_no_content(shared: Proxy) -> None:
+    """204 carries no Content-Length."""
+    request = b"GET /favicon.ico HTTP/1.1\r\nHost: www.samsungimaging.com\r\n\r\n"
+    heard = camera.send(shared.port, request)
+    assert heard.status == 204
+    assert "Content-Length" not in heard.headers
+
+
+def test_the_sink_is_not_in_the_log(folder: Path) -> None:
+    """An upload shows no connection to this machine."""
+    request, _ = upload("SAM_1.JPG")
+    with Proxy(folder) as proxy:
+        camera.send(proxy.port, request)
+        proxy.wait_for("saved as")
+        proxy.wait_for("client disconnect")
+        assert re.findall(r"server (?:dis)?connect|Streaming", proxy.log) == []
+
+
+# HTTP/2
+
+
+class Http2:
+    """A browser that speaks HTTP/2 over TLS through the proxy."""
+
+    def __init__(self, port: int, host: str) -> None:
+        connection = camera.connect(port)
+        connection.sendall(f"CONNECT {host}:443 HTTP/1.1\r\n\r\n".encode())
+        assert read_head(connection).startswith(b"HTTP/1.1 200 ")
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_alpn_protocols(["h2"])
+        self._socket = context.wrap_socket(connection, server_hostname=host)
+        assert self._socket.selected_alpn_protocol() == "h2"
+        self._host = host
+        self._h2 = h2.connection.H2Connection()
+        self._h2.initiate_connection()
+
+    def request(
+        self, method: str, path: str, body: bytes = b"", *fields: tuple[str, str]
+    ) -> tuple[int, bytes]:
+        stream = self._h2.get_next_available_stream_id()
+        head = [(":method", method), (":path", path), (":authority", self._host)]
+        self._h2.send_headers(stream, [*head, (":scheme", "https"), *fields], end_stream=not body)
+        for start in range(0, len(body), 1 << 14):
+            self._h2.send_data(stream, body[start : start + (1 << 14)])
+        if body:
+            self._h2.end_stream(stream)
+        status, content, ended = 0, b"", False
+        while not ended:
+            self._socket.sendall(self._h2.data_to_send())
+            data = self._socket.recv(1 << 16)
+            assert data, "the connection ended"
+            for event in self._h2.receive_data(data):
+                match event:
+                    case h2.events.ResponseReceived():
+                        status = int(dict(event.headers)[b":status"])
+                    case h2.events.DataReceived():
+                        content += event.data
+                    case h2.events.StreamEnded() | h2.events.StreamReset():
+                        ended = True
+        return status, content
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def test_http2(folder: Path) -> None:
+    """Requests with and without a body are answered over HTTP/2 as over HTTP/1."""
+    photo = bodies.jpeg(20_000)
+    body = bodies.body([("SAM_1.JPG", photo)])
+    kind = ("content-type", bodies.CONTENT_TYPE)
+    with Proxy(folder) as proxy:
+        client = Http2(proxy.port, "www.ospserver.net")
+        assert client.request("GET", "/")[0] == 200
+        assert client.request("GET", "/social/columbus/email")[0] == 405
+        assert client.request("GET", "/unknown")[0] == 404
+        assert client.request("POST", "/social/columbus/email", b"", kind)[0] == 400
+        path = "/social/columbus/email"
+        assert client.request("POST", path, body, kind) == (200, ACCEPTED.encode())
+        client.close()
+        proxy.wait_for("saved as")
+        assert proxy.saved() == {"SAM_1.JPG": photo}
+        assert "Traceback" not in proxy.log
+
+
+# A camera whose Wi-Fi dies
+
+NEEDED = [name for name in ("ip", "nft") if shutil.which(name) is None]
+SOURCE = 40001
+
+CAMERA = """
+import socket, sys, time
+connection = socket.create_connection(("127.0.0.1", 8080), 30, ("127.0.0.1", int(sys.argv[1])))
+connection.sendall(sys.stdin.buffer.read())
+print(connection.recv(100).decode() if sys.argv[2] == "hear" else time.sleep(60))
+"""
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or bool(NEEDED), reason=f"needs root, iproute2 and nftables (no {NEEDED})"
+)
+def test_a_reply_that_is_never_acknowledged(folder: Path) -> None:
+    """When packets vanish the camera sends its photo again: it is delivered once."""
+    request, photos = upload("SAM_1.JPG")
+    name = f"nx{os.getpid()}wire"
+    inside = ("ip", "netns", "exec", name)
+    rule = f"tcp sport 8080 tcp dport {SOURCE} meta length > 100 drop"
+    commands = (
+        ("ip", "netns", "add", name),
+        (*inside, "ip", "link", "set", "lo", "up"),
+        (
+            *inside,
+            "nft",
+            "add table ip lossy; add chain ip lossy output "
+            "{ type filter hook output priority 0; }; add rule ip lossy output " + rule,
+        ),
+    )
+    silent = None
+    try:
+        for command in commands:
+            subprocess.run(command, check=True)
+        mode = ("--mode", "regular@8080")
+        with Proxy(folder, *mode, before=inside) as proxy:
+            silent = subprocess.Popen(
+                [*inside, sys.executable, "-c", CAMERA, str(SOURCE), "vanish"],
+                stdin=subprocess.PIPE,
+            )
+            assert silent.stdin
+            silent.stdin.write(request)
+            silent.stdin.close()
+            proxy.wait_for("saved as .*SAM_1.JPG")
+            proxy.wait_for("if it sends that again, it is delivered once")
+
+            for source in (SOURCE + 1, SOURCE + 2):
+                again = subprocess.run(
+                    [*inside, sys.executable, "-c", CAMERA, str(source), "hear"],
+                    input=request,
+                    capture_output=True,
+                    check=True,
+                )
+                assert again.stdout.startswith(b"HTTP/1.1 200 OK")
+            # The first repeat replaces the lost reply; the second is meant.
+            proxy.wait_for("sends upload .* again: it is taken once")
+            proxy.wait_for(r"saved as \S*SAM_1\S*\.JPG|is there already", 2)
+            assert proxy.log.count("it is taken once") == 1
+            assert photos.items() <= proxy.saved().items()
+    finally:
+        if silent:
+            silent.kill()
+            silent.wait()
+        subprocess.run(["ip", "netns", "delete", name], check=False)
