@@ -27,12 +27,13 @@ import shlex
 import sqlite3
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mitmproxy import command, contentviews, ctx, dns, exceptions, flow, http, types, version
 from mitmproxy.addonmanager import Loader
@@ -63,8 +64,9 @@ from nxparse.server.receive import (
     EmailReceiver,
     FileReceiver,
     Receiver,
+    Result,
 )
-from nxparse.server.reply import ACCEPTED, Reply, refusal
+from nxparse.server.reply import Reply, refusal
 from nxparse.server.sessions import Sessions
 from nxparse.store.spool import Spool
 from nxparse.text import describe_disk_error, describe_upload, error_reason, printable
@@ -72,6 +74,8 @@ from nxparse.text import describe_disk_error, describe_upload, error_reason, pri
 FAILED = refusal(500, "nx_addon has failed, see its log")
 NOT_READY = refusal(503, "nx_addon is starting, or ending")
 MAX_URL = 200  # characters of it in a line
+STORAGE_THREADS = 32  # uploads that may wait for the disk at the same moment
+REPLY_WATCH = 30.0  # seconds until it must be known whether a reply has arrived
 STOP_TIMEOUT = 10.0  # seconds that the delivery at hand may take to end
 ENDING = 0.2  # seconds that connections get to end
 DNS_TTL = 60  # seconds; a camera that moves to another network should forget us
@@ -87,6 +91,7 @@ MARKS = {
 }
 
 logger = logging.getLogger("nx_addon")
+T = TypeVar("T")
 
 
 @dataclass(eq=False, slots=True)
@@ -97,6 +102,7 @@ class Exchange:
     pending: Pending
     answer: Reply | Call = FAILED
     receiver: Receiver | Collector | None = None
+    result: Result | None = None
     drain: Drain | None = None
     # Where the camera wanted to go, while the request leads to the drain.
     destination: tuple[str, int, str] | None = None
@@ -117,6 +123,8 @@ class NxAddon:
         self.sessions: Sessions | None = None
         self.gateway: Gateway | None = None
         self.outbox: Outbox | None = None
+        # Our own, so that a slow disk does not hold up name resolution in asyncio's.
+        self.storage = ThreadPoolExecutor(STORAGE_THREADS, "nx storage")
         self.started = False
         self.ended = False
         self.read: list[http.HTTPFlow] = []  # from a file, to be reported
@@ -207,17 +215,13 @@ class NxAddon:
                 writer.transport.abort()
         # mitmproxy waits for what is returned here: meanwhile these connections end.
         ending = asyncio.ensure_future(asyncio.sleep(ENDING)) if self.exchanges else None
-        receivers = [exchange.receiver for exchange in self.exchanges.values()]
         self.exchanges.clear()
         self.ended = True
         spool, self.spool = self.spool, None
         # A delivery that does not end now is cut by the end of the process, and made again.
         if spool and self.outbox and self.outbox.stop(STOP_TIMEOUT):
-            for receiver in receivers:
-                if receiver and receiver.accepted:
-                    with suppress(sqlite3.Error):
-                        spool.unheard(receiver.accepted)
             spool.close()
+        self.storage.shutdown(wait=False)
         if self.sessions:
             self.sessions.close()
         return ending
@@ -287,7 +291,7 @@ class NxAddon:
             logger.exception("cannot answer")
             exchange.reply = FAILED
         if exchange.reply is FAILED:
-            await _abandon(exchange, "by a fault in nx_addon")
+            await self._abandon(exchange, "by a fault in nx_addon")
         _restore(flow.request, exchange)
         _label(flow, exchange)
         if exchange.drain:
@@ -305,8 +309,10 @@ class NxAddon:
         if exchange.client.id in self.wrapped:
             writer = self.wrapped[exchange.client.id][1]
             writer.collecting = True
-            if exchange.reply is ACCEPTED and exchange.pending.end:
-                writer.confirm(partial(self._unheard, exchange))
+            if exchange.result and exchange.result.accepted:
+                writer.watch_reply(partial(self._reply_watched, exchange))
+        else:
+            self._reply_watched(exchange, True)
         exchange.pending.answered.set()
         # Not before: deliveries would compete with the reply.
         if self.outbox and exchange.receiver:
@@ -321,10 +327,10 @@ class NxAddon:
             exchange.drain.close()
         if not exchange.pending.complete:
             reason = exchange.pending.end or (flow.error.msg if flow.error else "no reason given")
-            flow.request.raw_content = await _abandon(exchange, reason)
+            flow.request.raw_content = await self._abandon(exchange, reason)
             _mark(flow, "cut", f"after {exchange.pending.received} bytes, {reason}")
-        elif exchange.reply is ACCEPTED:
-            await self._unheard(exchange)
+        else:
+            self._reply_watched(exchange, False)
         exchange.pending.answered.set()
         if self.outbox:
             self.outbox.wake()
@@ -363,7 +369,7 @@ class NxAddon:
     @command.command("nx.retry")
     def retry(self, id: str) -> None:
         """Try the deliveries of an upload again now."""
-        if not self._spool().hurry(id):
+        if not self._spool().retry_now(id):
             raise exceptions.CommandError(f"nothing of an upload {id} waits: see nx.outbox")
         assert self.outbox
         self.outbox.wake()
@@ -426,7 +432,7 @@ class NxAddon:
             copy.request.raw_content = social.without_secrets(flow.request.raw_content or b"")
             written = io.BytesIO()
             FlowWriter(written).add(copy)
-            path = await asyncio.to_thread(self._spool().keep_unknown, written.getvalue())
+            path = await self._in_storage(self._spool().keep_unknown, written.getvalue())
         except Exception as error:
             kept = f"it cannot be kept: {error_reason(error)}"
         else:
@@ -477,17 +483,20 @@ class NxAddon:
             length=int(length) if length else None,
         )
         inspect = given.inspect if _somebody_looks() else 0
+        if call.service in endpoints.UPLOADS and not spool.is_in_place():
+            with suppress(OSError, sqlite3.Error):  # the receiver finds out
+                await self._in_storage(spool.reopen)
         if call.service is Service.EMAIL:
-            begin = partial(EmailReceiver, spool, given, announced, inspect=inspect)
-            exchange.receiver = await asyncio.to_thread(begin)
+            # This creates a file, which is no slower than to write to it.
+            exchange.receiver = EmailReceiver(spool, given, announced, inspect=inspect).open()
         elif call.service is Service.FILE:
             search = partial(self.gateway.announced, given, client, call.argument)
-            file = await asyncio.to_thread(search)
+            file = await self._in_storage(search)
             if isinstance(file, Reply):
                 exchange.reply = file
             else:
-                take = partial(FileReceiver, spool, given, announced, file, inspect=inspect)
-                exchange.receiver = await asyncio.to_thread(take)
+                receiver = FileReceiver(spool, given, announced, file, inspect=inspect)
+                exchange.receiver = await self._in_storage(receiver.open)
         else:
             answer = partial(self.gateway.answer, given, client, call)
             exchange.receiver = Collector(client, answer)
@@ -519,10 +528,18 @@ class NxAddon:
             receiver = exchange.receiver
         if receiver is None:
             return exchange.reply or FAILED
-        reply = await asyncio.to_thread(receiver.finish)
-        if receiver.body is not None:
-            request.raw_content = receiver.body
-        return reply
+        result = await self._in_storage(receiver.finish)
+        while result.waits_for:
+            # This does not cancel what is waited for, as wait_for would.
+            watched = asyncio.wrap_future(result.waits_for)
+            await asyncio.wait([watched], timeout=REPLY_WATCH)
+            if not watched.done() and self.spool:
+                self.spool.reply_lost(result.accepted)
+            result = await self._in_storage(receiver.finish)
+        exchange.result = result
+        if result.body is not None:
+            request.raw_content = result.body
+        return result.reply
 
     def _without_exchange(self, flow: http.HTTPFlow) -> None:
         """A request that is not a camera's: replayed, read from a file, or for somebody else."""
@@ -543,20 +560,32 @@ class NxAddon:
                     reply = rehearsed(answer, time.time())
             flow.response = _response(reply, flow.request.method)
 
-    async def _unheard(self, exchange: Exchange) -> None:
-        """The camera had gone before the reply, and will send its upload again."""
-        receiver = exchange.receiver
-        if not receiver or not receiver.accepted or not self.spool:
+    def _reply_watched(self, exchange: Exchange, arrived: bool) -> None:
+        """It is known now whether the reply to an upload has arrived."""
+        result = exchange.result
+        if not result or not result.accepted or not self.spool:
+            return
+        if arrived:
+            self.spool.reply_confirmed(result.accepted)
             return
         logger.info(
-            f"{_name(exchange.client)}: went away before it heard that upload {receiver.upload} "
-            f"is accepted; if it sends that again, it is delivered once"
+            f"{_name(exchange.client)}: disconnected before the reply to upload {result.upload}; "
+            f"if it sends that again, it is delivered once"
         )
-        try:
-            await asyncio.to_thread(self.spool.unheard, receiver.accepted)
-        except sqlite3.Error as error:
-            reason = describe_disk_error(error, self._configured().dir)
-            logger.error(f"cannot note that upload {receiver.upload} was not heard: {reason}")
+        self.spool.reply_lost(result.accepted)
+
+    async def _abandon(self, exchange: Exchange, reason: str) -> bytes | None:
+        """Give an upload up. Returns what has arrived of it, if it is to be inspected."""
+        if exchange.receiver:
+            try:
+                return await self._in_storage(exchange.receiver.abort, reason)
+            except Exception:
+                logger.exception("cannot store what has arrived of an upload")
+        return None
+
+    async def _in_storage(self, work: Callable[..., T], *values: Any) -> T:
+        """Call what waits for the disk, in a thread of ours."""
+        return await asyncio.get_running_loop().run_in_executor(self.storage, work, *values)
 
     def _configured(self) -> config.Config:
         assert self.config
@@ -573,17 +602,6 @@ def _has_body(request: http.Request) -> bool:
         return length.strip() != "0"
     # HTTP/2 needs no header to announce a body.
     return "transfer-encoding" in request.headers or request.is_http2
-
-
-async def _abandon(exchange: Exchange, reason: str) -> bytes | None:
-    """Give an upload up. Returns what has come of it, if somebody may want to look at it."""
-    if not exchange.receiver:
-        return None
-    try:
-        await asyncio.to_thread(exchange.receiver.abort, reason)
-    except Exception:
-        logger.exception("cannot keep what has come of an upload")
-    return exchange.receiver.body
 
 
 def _restore(request: http.Request, exchange: Exchange) -> None:
@@ -651,15 +669,15 @@ def _told(seen: RecordedRequest) -> str:
 
 def _outcome(exchange: Exchange, title: str) -> tuple[str, str]:
     """What became of a request, as in MARKS, and a few words more."""
-    reply, receiver = exchange.reply or FAILED, exchange.receiver
+    reply, result = exchange.reply or FAILED, exchange.result
     if reply is FAILED:
         return "failed", title
     if exchange.unknown:
         return "unknown", f"{title}, answered {reply.status}"
     if reply.status >= 400:
         return "refused", f"{title}: {reply.remark}"
-    if receiver and receiver.accepted:
-        return ("repeated" if receiver.is_repeat else "received"), receiver.told
+    if result and result.accepted:
+        return ("repeated" if result.is_duplicate else "received"), result.message
     return "answered", title
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from nxparse import config
 from nxparse.deliver.outbox import Outbox
 from nxparse.deliver.targets import deliver_to, keep
+from nxparse import upload
 from nxparse.store.spool import Spool
 from tests import bodies
 from tests.clock import Clock
@@ -49,8 +50,8 @@ class Box:
         """Another upload arrives; its id."""
         incoming = self.spool.begin()
         incoming.write(body)
-        to = {self.target: self._to}
-        return self.spool.accept(incoming, "192.0.2.7", bodies.SENDER, bodies.CONTENT_TYPE, to).id
+        found = upload.read(body, bodies.CONTENT_TYPE)
+        return self.spool.accept(incoming, "192.0.2.7", found, {self.target: self._to}).id
 
     def deliver(self) -> None:
         """Try all that is due."""

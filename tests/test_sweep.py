@@ -34,8 +34,9 @@ from nxparse.deliver.outbox import Outbox
 from nxparse.server.receive import Announced, EmailReceiver, FileReceiver, Receiver
 from nxparse.server.reply import ACCEPTED, Reply
 from nxparse.server.sessions import Announced as AnnouncedFile
-from nxparse.store.spool import MAX_WAIT, QUIET, Spool
-from nxparse.store.spool import Post as SocialPost
+from nxparse.store.deliveries import MAX_WAIT
+from nxparse.store.records import Post as SocialPost
+from nxparse.store.spool import QUIET, Spool
 from tests import bodies, camera, faults
 from tests.clock import Clock
 from tests.faults import CALLS, Database, Faults, contents, make_lazy
@@ -255,7 +256,7 @@ class Run:
         self._config = parse(options, {})
         self._clock = clock
         self._tell = tell
-        self.spool = Spool(uploads / ".nx", clock)
+        self.spool = Spool(uploads / ".nx", clock, threads=faults.AtOnce())
         self.outbox = Outbox(
             self.spool,
             lambda target: targets.deliver_to(self._config, {}, target),
@@ -303,14 +304,14 @@ class Run:
             [name] = sent.photos
             file = AnnouncedFile(f"announcement of {name}", post, name)
             announced = Announced("192.0.2.7", "image/jpeg", len(body))
-            receiver = FileReceiver(self.spool, self._config, announced, file)
+            receiver = FileReceiver(self.spool, self._config, announced, file).open()
         else:
             announced = Announced("192.0.2.7", bodies.CONTENT_TYPE, len(body))
-            receiver = EmailReceiver(self.spool, self._config, announced)
+            receiver = EmailReceiver(self.spool, self._config, announced).open()
         size = -(-len(body) // PIECES)
         for start in range(0, len(body), size):
             receiver.feed(body[start : start + size])
-        reply = receiver.finish()
+        reply = receiver.finish().reply
         assert (reply.status == 200) == (reply is ACCEPTED)
         return reply
 

@@ -63,7 +63,8 @@ from nxparse.proxy import advice
 from nxparse.server import social
 from nxparse.server.endpoints import DNS_HOSTS
 from nxparse.server.reply import Reply
-from nxparse.store.spool import Delivery, Spool
+from nxparse.store.records import Delivery
+from nxparse.store.spool import Spool
 from nxparse.text import (
     describe_disk_error,
     describe_refused_sender,

@@ -47,7 +47,9 @@ from nxparse.deliver.errors import (
 )
 from nxparse.deliver.routes import target_label
 from nxparse.deviation import BodyError
-from nxparse.store.spool import MAX_WAIT, Delivery, Spool
+from nxparse.store.deliveries import MAX_WAIT, is_ahead
+from nxparse.store.records import Delivery
+from nxparse.store.spool import Spool
 from nxparse.text import error_reason, format_duration, format_list, printable
 from nxparse.upload import File, Upload
 
@@ -88,9 +90,9 @@ class Outbox:
         self._changed = threading.Condition()
         self._changes = 0
         self._stopping = False
-        self._lanes: dict[str, threading.Thread] = {}
+        self._workers: dict[str, threading.Thread] = {}
         # Targets that want to be left alone: until when, and why.
-        self._resting: dict[str, tuple[float, str]] = {}
+        self._backing_off: dict[str, tuple[float, str]] = {}
         # What the database could not take: how deliveries have ended, by target and id.
         self._unnoted: dict[tuple[str, str], Callable[[], None]] = {}
         self._dispatcher = threading.Thread(target=self._dispatch, name="nx outbox", daemon=True)
@@ -111,15 +113,15 @@ class Outbox:
             self._stopping = True
             self._changed.notify_all()
         deadline = time.monotonic() + timeout
-        # Once the dispatcher has ended there are no new lanes.
+        # Once the dispatcher has ended there are no new workers.
         self._dispatcher.join(timeout)
-        for lane in self._lanes.values():
-            lane.join(max(0.0, deadline - time.monotonic()))
-        return not any(one.is_alive() for one in (self._dispatcher, *self._lanes.values()))
+        for worker in self._workers.values():
+            worker.join(max(0.0, deadline - time.monotonic()))
+        return not any(one.is_alive() for one in (self._dispatcher, *self._workers.values()))
 
     def deliver_due(self, target: str) -> None:
         """Try everything that is due for a target."""
-        self._go_on_resting(target)
+        self._go_on_backing_off(target)
         new = True
         while not self._stopping:
             delivery = self._spool.first_due(target, new=new)
@@ -140,13 +142,13 @@ class Outbox:
                 for path in self._spool.tidy():
                     logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
                 for target in self._spool.targets():
-                    if target not in self._lanes:
+                    if target not in self._workers:
                         name = f"nx {target_label(target)}"
-                        lane = threading.Thread(
+                        worker = threading.Thread(
                             target=self._run, args=(target,), name=name, daemon=True
                         )
-                        lane.start()
-                        self._lanes[target] = lane
+                        worker.start()
+                        self._workers[target] = worker
                 if (found := self._spool.version()) != version:
                     version = found
                     self.wake()
@@ -225,7 +227,7 @@ class Outbox:
             else:
                 self._retry(delivery, reason, least=least, progress=progress)
             if isinstance(error, UnreachableError):
-                self._rest(delivery, reason, least)
+                self._back_off(delivery, reason, least)
         else:
             self._settle(upload, files, delivery, outcome)
 
@@ -260,28 +262,29 @@ class Outbox:
         note()
         del self._unnoted[key]
 
-    def _rest(self, delivery: Delivery, reason: str, least: float) -> None:
+    def _back_off(self, delivery: Delivery, reason: str, least: float) -> None:
         """Let what else is due for a target wait as if it had failed together with `delivery`."""
         target = delivery.target
         for other in self._spool.due(target):
             if other.waited >= self._retry_for:
                 self._read(other, partial(self._expire, reason))
         wait = self._wait_after(delivery, least)
-        others = self._spool.rest(target, wait, reason, delivery)
+        others = self._spool.back_off(target, wait, reason, except_for=delivery)
         if others:
             logger.warning(
                 f"{others} more for {target_label(target)} wait with upload {delivery.id}"
             )
         if least:
-            self._resting[target] = self._clock() + wait, reason
+            self._backing_off[target] = self._clock() + wait, reason
 
-    def _go_on_resting(self, target: str) -> None:
+    def _go_on_backing_off(self, target: str) -> None:
         """Let what has come meanwhile wait, too; but not what is tried by hand."""
-        until, reason = self._resting.get(target, (0.0, ""))
-        wait = until - self._clock()
-        if not 0 < wait <= 2 * MAX_WAIT:
-            self._resting.pop(target, None)
-        elif others := self._spool.rest(target, wait, reason):
+        until, reason = self._backing_off.get(target, (0.0, ""))
+        now = self._clock()
+        wait = until - now
+        if not is_ahead(until, now):
+            self._backing_off.pop(target, None)
+        elif others := self._spool.back_off(target, wait, reason):
             logger.warning(f"{others} more for {target_label(target)} wait: {reason}")
 
     def _expire(
@@ -345,7 +348,7 @@ def describe_waiting(deliveries: Sequence[Delivery], now: float) -> str:
 
 
 def _describe(one: Delivery, now: float) -> str:
-    part = f", file {one.part}" if one.part else ""
+    part = f", file {one.file_number}" if one.file_number else ""
     recipients = format_list([printable(name) for name in one.recipients])
     return (
         f"{one.arrival.id}{part}: to {recipients} by {target_label(one.target)}, "

@@ -26,7 +26,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -222,8 +222,8 @@ class OneSegmentWriter:
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self.collecting = False
         self._writer = writer
-        self._unheard: Callable[[], Awaitable[None]] | None = None
-        self._closing: asyncio.Task[None] | None = None
+        self._flushed = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
         self._pieces: list[bytes] = []
 
     def write(self, data: bytes) -> None:
@@ -243,28 +243,25 @@ class OneSegmentWriter:
         self._flush()
         self._writer.write_eof()
 
-    def confirm(self, unheard: Callable[[], Awaitable[None]]) -> None:
-        """Before the connection is closed, see whether what was written has arrived.
+    def watch_reply(self, result: Callable[[bool], None]) -> None:
+        """Watch the reply that is written next; call `result` once with whether it has arrived.
 
-        A client that has closed its half may still be listening, or may be gone:
-        only what its system answers to our reply tells. If it is gone, `unheard`
-        is called. Without TCP_INFO (only Linux has it) everything has arrived.
+        Without TCP_INFO (only Linux has it) everything has arrived.
         """
-        self._unheard = unheard
+        self._flushed.clear()
+        self._watch = asyncio.ensure_future(self._report(result))
 
     def close(self) -> None:
         self._flush()
-        if self._unheard is None:
+        self._flushed.set()
+        if self._watch is None or self._watch.done():
             self._writer.close()
-        elif self._closing is None:
-            self._closing = asyncio.ensure_future(self._close_confirmed(self._unheard))
+        else:
+            self._watch.add_done_callback(lambda _: self._writer.close())
 
-    async def _close_confirmed(self, unheard: Callable[[], Awaitable[None]]) -> None:
-        try:
-            if not await _arrived(self._writer):
-                await unheard()
-        finally:
-            self._writer.close()
+    async def _report(self, result: Callable[[bool], None]) -> None:
+        await self._flushed.wait()
+        result(await _arrived(self._writer))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._writer, name)
@@ -274,3 +271,4 @@ class OneSegmentWriter:
             data = b"".join(self._pieces)
             self._pieces.clear()
             self._writer.write(data)
+            self._flushed.set()

@@ -25,7 +25,7 @@ from markupsafe import Markup
 
 from nxparse.deliver.routes import target_label
 from nxparse.server.reply import Reply
-from nxparse.store.spool import DeliveryStatus, FileRecord, UploadRecord
+from nxparse.store.records import DeliveryStatus, FileRecord, UploadRecord
 from nxparse.text import format_duration, format_list, format_size, printable
 
 MAX_REASON = 200  # characters
@@ -98,7 +98,7 @@ def _upload(past: UploadRecord, now: float, gallery: bool) -> _Upload:
     names = format_list([printable(file.name) for file in files])
     size = format_size(sum(file.size for file in files))
     images = [
-        _Image(f"/thumbnail/{arrival.id}.{file.part}", printable(file.name), file.turn)
+        _Image(f"/thumbnail/{arrival.id}.{file.number}", printable(file.name), file.turn)
         for file in files
         if gallery and file.has_thumbnail
     ]
@@ -119,19 +119,19 @@ def _origin(past: UploadRecord) -> str:
 
 def _lines(past: UploadRecord, now: float) -> Iterator[_Line]:
     """What has become of an upload, each way in one line unless files went different ways."""
-    for target in dict.fromkeys(fate.target for fate in past.fates):
-        fates = [fate for fate in past.fates if fate.target == target]
+    for target in dict.fromkeys(fate.target for fate in past.deliveries):
+        fates = [fate for fate in past.deliveries if fate.target == target]
         said: dict[_Line, list[str]] = {}
         for fate in fates:
             line = _Line(fate.state, sentence(fate, now))
-            said.setdefault(line, []).append(_name(past.files, fate.part))
+            said.setdefault(line, []).append(_name(past.files, fate.file_number))
         for line, names in said.items():
             about = f"{format_list(names)}: " if len(said) > 1 else ""
             yield _Line(line.state, f"{about}{line.text}")
 
 
 def _name(files: Sequence[FileRecord], part: int) -> str:
-    named = next((file.name for file in files if file.part == part), f"file {part}")
+    named = next((file.name for file in files if file.number == part), f"file {part}")
     return printable(named)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from nxparse.server.social import Announcement
 from nxparse.store.database import Database
-from nxparse.store.spool import Post
+from nxparse.store.records import Post
 
 # The phones of that time asked for 43,200 minutes (decompiled SnsProvider, 2012).
 SESSION_LIFE = 30 * 86400.0  # seconds without use
@@ -30,8 +30,7 @@ MAX_SESSIONS = 1000
 ANNOUNCEMENT_LIFE = 86400.0  # seconds
 MAX_ANNOUNCEMENTS = 10_000
 
-_MIGRATIONS = (
-    """
+_SCHEMA = """
 CREATE TABLE session (
     id TEXT PRIMARY KEY,     -- digest of the key
     client TEXT NOT NULL,    -- the camera's address
@@ -49,8 +48,7 @@ CREATE TABLE announcement (
     photos INTEGER NOT NULL
 );
 CREATE INDEX announcement_session ON announcement (session);
-""",
-)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ class Sessions:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._database = Database(path, _MIGRATIONS)
+        self._database = Database(path, _SCHEMA)
 
     def close(self) -> None:
         self._database.close()
