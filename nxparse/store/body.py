@@ -99,18 +99,27 @@ class Incoming:
     """A body that is being received. `size` is the number of bytes written."""
 
     def __init__(
-        self, id: str, folder: Folder, fd: int, room: Room, length: int | None, threads: Executor
+        self,
+        id: str,
+        folder: Folder,
+        fd: int,
+        entry: Future[None],
+        room: Room,
+        length: int | None,
+        threads: Executor,
     ) -> None:
         self.id = id
         self.folder = folder
         self.size = 0
         self._fd = fd
+        self._entry = entry
         self._room = room
         self._length = length
         self._threads = threads
-        self._next = STRIDE  # at this size there is another fsync
+        self._next_check = self._next_sync = STRIDE  # at these sizes
+        self._early: Future[None] = Future()  # the last fsync of a part of the body
+        self._early.set_result(None)
         self._synced = False
-        self._syncs: list[Future[None]] = []
 
     @classmethod
     def open(
@@ -129,21 +138,19 @@ class Incoming:
         except OSError:
             room.release(id)
             raise
-        incoming = cls(id, folder, fd, room, length, threads)
-        incoming._syncs.append(entry.start())
-        return incoming
+        return cls(id, folder, fd, entry.start(), room, length, threads)
 
     def write(self, chunk: bytes) -> None:
         """Append. Raises OSError, also for an fsync that has failed meanwhile."""
         disk.write_all(self._fd, chunk)
         self.size += len(chunk)
-        if self.size >= self._next:
+        if self.size >= self._next_check:
             self._room.reserve(self.id, self.size, self._length)
-            self._next = self.size + STRIDE
-            if all(sync.done() for sync in self._syncs):
-                for sync in self._syncs:
-                    sync.result()
-                self._syncs = [self._threads.submit(_sync_and_close, os.dup(self._fd))]
+            self._next_check = self.size + STRIDE
+        if self.size >= self._next_sync and self._early.done():
+            self._early.result()
+            self._early = self._threads.submit(_sync_and_close, os.dup(self._fd))
+            self._next_sync = self.size + STRIDE
 
     def fetch(self, start: int, end: int) -> bytes:
         """Read back what has been written between two offsets."""
@@ -151,11 +158,14 @@ class Incoming:
 
     def sync(self) -> None:
         """Make the body and its directory entry durable. If that fails, the body is lost."""
-        if not self._synced:
-            os.fsync(self._fd)
-            for sync in self._syncs:
-                sync.result()
-            self._synced = True
+        if self._synced:
+            return
+        if self._early.done():
+            self._early.result()
+        os.fsync(self._fd)
+        self._early.result()
+        self._entry.result()
+        self._synced = True
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
