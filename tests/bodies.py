@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from html import escape
 from random import Random
 
+from nxparse import multipart
+
 CRLF = b"\r\n"
 BOUNDARY = b"-" * 27 + b"7d93b9550d4a"
 CONTENT_TYPE = "multipart/form-data; boundary=" + BOUNDARY.decode("ascii")
@@ -167,3 +169,12 @@ def _picture_data(random: Random, size: int) -> bytes:
         data += random.choice((CRLF, CRLF * 3, b"\n", b"\r", b"\r\n--", b"\xff\0"))
         data += random.randbytes(random.randrange(16)).replace(b"\xff", b"")
     return bytes(data[:size])
+
+
+def repaired(body: bytes, content_type: str, boundary: str) -> tuple[str, bytes]:
+    """Content-Type and body as `multipart.repair` makes them, with another boundary."""
+    found, data = multipart.repair(body, content_type)
+    old = multipart.boundary_of(found)
+    assert old
+    new = data.replace(b"--" + old, b"--" + boundary.encode())
+    return f"multipart/form-data; boundary={boundary}", new

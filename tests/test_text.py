@@ -15,7 +15,7 @@ from nxparse.deliver.outbox import describe_waiting
 from nxparse.deliver.save import Saved, describe_saved
 from nxparse.deviation import Deviation, Kind
 from nxparse.markup import one_line
-from nxparse.store.spool import Delivery, StoredUpload
+from nxparse.store.records import Delivery, StoredUpload
 from nxparse.text import (
     describe_disk_error,
     describe_refused_sender,

@@ -27,6 +27,7 @@ from nxparse.server import hotspot, page
 from nxparse.server import social as gateway
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.store.spool import Spool
+from nxparse.upload import Upload
 from tests import bodies, social
 from tests.mitmdump import ROOT, Proxy
 from tests.smtp_servers import MailServer, ScriptedServer
@@ -887,7 +888,8 @@ def uploads(tmp_path: Path) -> Iterator[Path]:
     with_state = Spool(directory / ".nx", lambda: 1000.0)
     incoming = with_state.begin()
     incoming.write(b"x")
-    with_state.accept(incoming, "192.0.2.7", SENDER, "", {"mail": ("a@b.org", "c@b.org")})
+    upload = Upload(SENDER, ("a@b.org", "c@b.org"), "", "", ())
+    with_state.accept(incoming, "192.0.2.7", upload, {"mail": upload.recipients})
     yield directory
     with_state.close()
 

@@ -25,9 +25,12 @@ from nxparse.deliver.outbox import JITTER, MIN_WAIT, Deliver, Outbox, waiting_ti
 from nxparse.deliver.save import folder_for, save
 from nxparse.deviation import BodyError
 from nxparse.store import spool
-from nxparse.store.spool import MAX_WAIT, Delivery, Spool
+from nxparse.store.deliveries import MAX_WAIT
+from nxparse.store.records import Delivery
+from nxparse.store.spool import Spool
 from nxparse.upload import File, Upload
-from tests.bodies import CONTENT_TYPE, SENDER, body, jpeg
+from tests import arrivals
+from tests.bodies import body, jpeg
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import Faults, contents, make_lazy
 
@@ -66,10 +69,9 @@ def accept(
     into: Spool, data: bytes | None = None, *targets: str, to: Sequence[str] = ("a",)
 ) -> str:
     """Accept an upload, for each target to the same recipients. Returns its id."""
-    incoming = into.begin()
-    incoming.write(body([("SAM_4371.JPG", PHOTO)]) if data is None else data)
     deliveries = dict.fromkeys(targets or ("save",), to)
-    return into.accept(incoming, "192.0.2.7", SENDER, CONTENT_TYPE, deliveries).id
+    data = body([("SAM_4371.JPG", PHOTO)]) if data is None else data
+    return arrivals.accept(into, data, deliveries).id
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
@@ -723,7 +725,7 @@ class TestQueue:
         out.deliver_due("save")
         seen = [list(target.ids), wait(waiting, clock)]
         assert ("WARNING", "1 more for save wait: 535 no") in told(caplog)
-        waiting.hurry(second)
+        waiting.retry_now(second)
         out.deliver_due("save")
         seen += [list(target.ids)]
         clock.now += MAX_WAIT
@@ -1023,7 +1025,7 @@ class TestThreads:
         started({"save": events})
         beside = Spool(root, alone=False)
         assert noted.wait(SOON)
-        assert beside.hurry(id) == 1
+        assert beside.retry_now(id) == 1
         beside.close()
         assert events.done.wait(SOON)
         assert events.came == [id, id]

@@ -32,7 +32,7 @@ from nxparse.deliver.errors import (
 from nxparse.deliver.mail import OutgoingMessage, Smarthost
 from nxparse.deliver.save import folder_for
 from nxparse.deliver.targets import deliver_to, keep
-from nxparse.store.spool import Delivery, StoredUpload
+from nxparse.store.records import Delivery, StoredUpload
 from nxparse.upload import File, Upload
 from tests.bodies import CONTENT_TYPE, RECIPIENT, SENDER, TEXT, TITLE, body, jpeg, message_xml
 from tests.faults import Faults, contents

@@ -16,7 +16,7 @@ from selenium.webdriver.common.by import By
 
 from nxparse.server import page
 from nxparse.server.page import render, sentence, thumbnail
-from nxparse.store.spool import DeliveryStatus, FileRecord, StoredUpload, UploadRecord
+from nxparse.store.records import DeliveryStatus, FileRecord, StoredUpload, UploadRecord
 from tests import bodies, camera, pictures
 from tests.browser import browser, needs_browser, wait_for_text
 from tests.clock import NEW_YEAR

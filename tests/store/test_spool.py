@@ -33,8 +33,9 @@ from nxparse.store.records import (
     StoredUpload,
 )
 from nxparse.store.spool import GAP, MAX_PHOTOS, QUIET, REPEAT, RepeatedError, Spool
-from nxparse.upload import File, Thumbnail, Upload
-from tests.bodies import CONTENT_TYPE, RECIPIENT, SENDER, body, jpeg, message_xml
+from nxparse.upload import File, Thumbnail
+from tests.arrivals import parsed
+from tests.bodies import RECIPIENT, SENDER, body, jpeg, message_xml
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import (
     CALLS,
@@ -90,16 +91,7 @@ def receive(into: Spool, data: bytes = BODY) -> Incoming:
     return incoming
 
 
-def parsed(data: bytes = BODY, sender: str = SENDER) -> Upload:
-    """What is in a body, as far as it can be read."""
-    try:
-        found = upload.read(data, CONTENT_TYPE)
-    except BodyError:
-        found = Upload(sender, (RECIPIENT,), "", "", ())
-    return replace(found, sender=sender)
-
-
-UPLOAD = parsed()
+UPLOAD = parsed(BODY)
 
 
 def accept(
