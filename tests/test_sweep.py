@@ -31,8 +31,14 @@ from nxparse.deliver import mail, targets
 from nxparse.deliver.errors import PermanentError, Refused, TooLargeError
 from nxparse.deliver.mail import OutgoingMessage, Smarthost
 from nxparse.deliver.outbox import Outbox
-from nxparse.server.receive import Announced, EmailReceiver, FileReceiver, Receiver
-from nxparse.server.reply import ACCEPTED, Reply
+from nxparse.server.receive import (
+    Announced,
+    EmailReceiver,
+    FileReceiver,
+    Receiver,
+    Result,
+)
+from nxparse.server.reply import ACCEPTED
 from nxparse.server.sessions import Announced as AnnouncedFile
 from nxparse.store.deliveries import MAX_WAIT
 from nxparse.store.records import Post as SocialPost
@@ -104,7 +110,8 @@ class Scenario:
     Between the photos of a post `pause` seconds pass, and what is due is delivered.
     It refuses `gone` for good, `BUSY` the first time, and what is larger than
     `limit`; it takes nothing at all if it is `broken`. When all is well again
-    it still does so, except for `BUSY`, unless it is `mended`.
+    it still does so, except for `BUSY`, unless it is `mended`. So many replies to each
+    upload get lost, after each of which the camera sends it again.
     """
 
     uploads: tuple[Sent, ...]
@@ -114,6 +121,7 @@ class Scenario:
     broken: bool = False
     mended: bool = False
     pause: float = 1.0
+    replies_lost: int = 0
 
     def together(self, sent: Sent) -> list[Sent]:
         """What may come in one mail with this."""
@@ -165,7 +173,11 @@ SCENARIOS = {
         ),
         ("*=save",),
     ),
+    "two replies lost": Scenario(
+        (Sent(photos(1), {ANNA: (FOLDER, MAIL)}),), ("*=save", "*=mail"), replies_lost=2
+    ),
     "a post": Scenario(posted(3), POSTED),
+    "a post whose replies are lost": Scenario(posted(2), POSTED, replies_lost=1),
     "a post that tells how many": Scenario(posted(2, "At the sea ~a ~b"), POSTED, pause=0),
     "a post with a pause": Scenario(posted(2), POSTED, pause=QUIET),
     "a post, too large in one mail": Scenario(posted(2), POSTED, limit=1100),
@@ -274,8 +286,16 @@ class Run:
         """Let all uploads come in, but those with these numbers, and try to deliver each."""
         sent = [one for number, one in enumerate(self._scenario.uploads) if number not in but]
         for one, following in itertools.zip_longest(sent, sent[1:]):
-            self.heard.append(self._receive(one).status)
+            for _ in range(self._scenario.replies_lost):
+                lost = self._receive(one)
+                if lost.accepted:
+                    self.spool.reply_lost(lost.accepted)
+                self._tell("after a reply was lost")
+            result = self._receive(one)
+            self.heard.append(result.reply.status)
             self._tell("after the camera has its reply")
+            if result.accepted:
+                self.spool.reply_confirmed(result.accepted)
             if following and following in self._scenario.together(one):
                 self._clock.now += self._scenario.pause
                 self._deliver()
@@ -288,7 +308,7 @@ class Run:
             self._deliver()
             self._clock.now += 2 * MAX_WAIT
 
-    def _receive(self, sent: Sent) -> Reply:
+    def _receive(self, sent: Sent) -> Result:
         body = sent.body
         receiver: Receiver
         if sent.caption:
@@ -311,9 +331,9 @@ class Run:
         size = -(-len(body) // PIECES)
         for start in range(0, len(body), size):
             receiver.feed(body[start : start + size])
-        reply = receiver.finish().reply
-        assert (reply.status == 200) == (reply is ACCEPTED)
-        return reply
+        result = receiver.finish()
+        assert (result.reply.status == 200) == (result.reply is ACCEPTED)
+        return result
 
     def _deliver(self) -> None:
         """Deliver what is due."""
@@ -594,7 +614,7 @@ def test_killed_anywhere(
 
 @pytest.mark.usefixtures("_lazy")
 @pytest.mark.parametrize(
-    ("name", "expected"), list(zip(POSTS, ([3], [2], [1, 1], [1, 1]), strict=True)), ids=POSTS
+    ("name", "expected"), list(zip(POSTS, ([3], [2], [2], [1, 1], [1, 1]), strict=True)), ids=POSTS
 )
 def test_posts_without_a_kill(tmp_path: Path, name: str, expected: list[int]) -> None:
     """The photos of a post come in one mail, if there is no pause between them, and if it fits."""

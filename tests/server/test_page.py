@@ -142,7 +142,7 @@ def test_upload_without_sender_and_files() -> None:
 
 def test_post() -> None:
     """Of what came to a site it tells which one."""
-    arrival = StoredUpload(ID, NEW_YEAR, "192.0.2.7", "anna", "facebook", "NX300", "by the sea")
+    arrival = StoredUpload(ID, NEW_YEAR, "192.0.2.7", "anna", "facebook")
     outline = Outline(render([UploadRecord(arrival, (), ())], NEW_YEAR, gallery=True).body)
     assert outline.text[3] == "from anna at 192.0.2.7, for facebook"
 
