@@ -18,6 +18,7 @@ from nxparse import filename
 from nxparse.store.database import Database
 from nxparse.store.records import (
     NEEDED,
+    RECENT,
     STORED_UPLOAD,
     Delivery,
     DeliveryStatus,
@@ -31,8 +32,6 @@ from nxparse.store.records import (
 MAX_WAIT = 3600.0
 # The next try of a delivery that the user wants retried at once: long ago.
 AT_ONCE = 0.0
-# So many uploads are shown as the last ones; thumbnails of older ones are forgotten.
-RECENT = 20
 
 _AHEAD = f"(next_try > ? AND next_try <= ? + {2 * MAX_WAIT})"
 _KEY = "upload = ? AND target = ? AND file_number = ?"

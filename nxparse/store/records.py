@@ -7,7 +7,9 @@ An upload to a social site, a post, has one body for each photo.
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+
+from nxparse.upload import File, Thumbnail
 
 SCHEMA = """
 CREATE TABLE upload (
@@ -78,6 +80,8 @@ NEEDED = (
     "EXISTS (SELECT 1 FROM delivery WHERE delivery.upload = body.upload AND state = 'waiting'"
     " AND (delivery.file_number IN (0, body.file_number) OR body.file_number = 0))"
 )
+# So many uploads are shown as the last ones; thumbnails of older ones are forgotten.
+RECENT = 20
 STORED_UPLOAD = "id, received, client, sender, site"  # the fields of StoredUpload
 
 
@@ -190,3 +194,35 @@ def add_delivery(
         " WHERE attempts = 0",
         (upload, target, file_number, recipients, when),
     )
+
+
+def add_upload(database: sqlite3.Connection, arrival: StoredUpload, text: str) -> None:
+    """Insert an upload."""
+    database.execute(
+        f"INSERT INTO upload ({STORED_UPLOAD}, text) VALUES (?, ?, ?, ?, ?, ?)",
+        (*astuple(arrival), text),
+    )
+
+
+def add_file(
+    database: sqlite3.Connection, id: str, number: int, file: File, thumbnail: Thumbnail | None
+) -> None:
+    """Insert a file of an upload; thumbnails of older uploads are forgotten."""
+    data, turn = (thumbnail.data, thumbnail.turn) if thumbnail else (None, 0)
+    database.execute(
+        "INSERT INTO file (upload, number, name, content_type, start, size, thumbnail, turn)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (id, number, file.name, file.content_type, file.start, file.size, data, turn),
+    )
+    if thumbnail:
+        database.execute(
+            "UPDATE file SET thumbnail = NULL WHERE thumbnail IS NOT NULL AND upload NOT IN"
+            " (SELECT id FROM upload ORDER BY received DESC, id DESC LIMIT ?)",
+            (RECENT,),
+        )
+
+
+def targets_together(database: sqlite3.Connection, id: str) -> set[str]:
+    """Return the targets that get a post as a whole."""
+    query = "SELECT target FROM delivery WHERE upload = ? AND file_number = 0"
+    return {target for (target,) in database.execute(query, (id,))}

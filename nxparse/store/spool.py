@@ -48,7 +48,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,7 @@ from nxparse.multipart import Fetch, PartSpan
 from nxparse.store import disk
 from nxparse.store.body import Incoming, Room, SharedSync
 from nxparse.store.database import Database
-from nxparse.store.deliveries import MAX_WAIT, RECENT, Deliveries
+from nxparse.store.deliveries import MAX_WAIT, Deliveries
 from nxparse.store.disk import Folder
 from nxparse.store.records import (
     NEEDED,
@@ -69,6 +68,9 @@ from nxparse.store.records import (
     Post,
     StoredUpload,
     add_delivery,
+    add_file,
+    add_upload,
+    targets_together,
 )
 from nxparse.upload import File, Source, Thumbnail, Upload
 
@@ -212,7 +214,7 @@ class Spool(Deliveries):
 
         def store(database: sqlite3.Connection) -> StoredUpload:
             self._refuse_repeated(database, fingerprint)
-            _add_upload(database, arrival, found.text)
+            add_upload(database, arrival, found.text)
             database.execute(
                 "UPDATE upload SET sender_name = ?, recipients = ?, subject = ? WHERE id = ?",
                 (found.sender_name, json.dumps(found.recipients), found.subject, arrival.id),
@@ -220,7 +222,7 @@ class Spool(Deliveries):
             self._add_body(database, incoming, arrival, 0, fingerprint, found.source)
             for number, file in enumerate(found.files, 1):
                 thumbnail = thumbnails[number - 1] if thumbnails else None
-                _add_file(database, arrival.id, number, file, thumbnail)
+                add_file(database, arrival.id, number, file, thumbnail)
             for target, names in deliveries.items():
                 recipients = json.dumps(list(names))
                 add_delivery(database, arrival.id, target, 0, recipients, arrival.received)
@@ -254,13 +256,13 @@ class Spool(Deliveries):
             self._refuse_repeated(database, fingerprint, resource, post)
             arrival = _open_post(database, post, now)
             # With other targets than before it may need photos that are gone already.
-            if arrival is None or _together(database, arrival.id) != set(together):
+            if arrival is None or targets_together(database, arrival.id) != set(together):
                 arrival = StoredUpload(incoming.id, now, post.client, post.sender, post.site)
-                _add_upload(database, arrival, post.caption)
+                add_upload(database, arrival, post.caption)
             query = "SELECT count(*) + 1 FROM body WHERE upload = ?"
             (number,) = database.execute(query, (arrival.id,)).fetchone()
             self._add_body(database, incoming, arrival, number, fingerprint, None, resource)
-            _add_file(database, arrival.id, number, file, thumbnail)
+            add_file(database, arrival.id, number, file, thumbnail)
             complete = number >= min(post.photos or MAX_PHOTOS, MAX_PHOTOS)
             database.execute(
                 "UPDATE upload SET session = ?, album = CASE album WHEN '' THEN ? ELSE album END,"
@@ -583,30 +585,6 @@ class Spool(Deliveries):
 _WAITING = f"SELECT id, size FROM body WHERE {NEEDED}"
 
 
-def _add_upload(database: sqlite3.Connection, arrival: StoredUpload, text: str) -> None:
-    database.execute(
-        f"INSERT INTO upload ({STORED_UPLOAD}, text) VALUES (?, ?, ?, ?, ?, ?)",
-        (*astuple(arrival), text),
-    )
-
-
-def _add_file(
-    database: sqlite3.Connection, id: str, number: int, file: File, thumbnail: Thumbnail | None
-) -> None:
-    data, turn = (thumbnail.data, thumbnail.turn) if thumbnail else (None, 0)
-    database.execute(
-        "INSERT INTO file (upload, number, name, content_type, start, size, thumbnail, turn)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (id, number, file.name, file.content_type, file.start, file.size, data, turn),
-    )
-    if thumbnail:
-        database.execute(
-            "UPDATE file SET thumbnail = NULL WHERE thumbnail IS NOT NULL AND upload NOT IN"
-            " (SELECT id FROM upload ORDER BY received DESC, id DESC LIMIT ?)",
-            (RECENT,),
-        )
-
-
 def _open_post(database: sqlite3.Connection, post: Post, now: float) -> StoredUpload | None:
     """Return the upload that a photo belongs to, if there is one already."""
     row = database.execute(
@@ -615,9 +593,3 @@ def _open_post(database: sqlite3.Connection, post: Post, now: float) -> StoredUp
         (post.session, post.site, post.caption, post.album, post.album, now, GAP),
     ).fetchone()
     return StoredUpload(*row) if row else None
-
-
-def _together(database: sqlite3.Connection, id: str) -> set[str]:
-    """Return the targets that get a post as a whole."""
-    query = "SELECT target FROM delivery WHERE upload = ? AND file_number = 0"
-    return {target for (target,) in database.execute(query, (id,))}

@@ -23,9 +23,10 @@ from nxparse.deviation import BodyError
 from nxparse.store import body as store_body
 from nxparse.store import spool
 from nxparse.store.body import Incoming
-from nxparse.store.deliveries import MAX_WAIT, RECENT
+from nxparse.store.deliveries import MAX_WAIT
 from nxparse.store.disk import Folder
 from nxparse.store.records import (
+    RECENT,
     Delivery,
     DeliveryStatus,
     FileRecord,
