@@ -124,7 +124,7 @@ class NxAddon:
         self.gateway: Gateway | None = None
         self.outbox: Outbox | None = None
         # Our own, so that a slow disk does not hold up name resolution in asyncio's.
-        self.storage = ThreadPoolExecutor(STORAGE_THREADS, "nx storage")
+        self.storage = ThreadPoolExecutor(STORAGE_THREADS, "storage")
         self.started = False
         self.ended = False
         self.read: list[http.HTTPFlow] = []  # from a file, to be reported

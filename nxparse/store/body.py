@@ -28,13 +28,14 @@ MIN_FREE = 64 << 20
 class Room:
     """The bytes that uploads will still need, by the ids of their bodies.
 
-    `arriving` has what bodies will grow by and what saving their photos will take,
-    `waiting` the latter for accepted bodies. `free` returns what is free on the disk.
+    `needs` has what bodies will grow by and what saving their photos will take; for
+    accepted bodies, those not in `arriving`, only the latter. `free` returns what is
+    free on the disk.
     """
 
     def __init__(self, free: Callable[[], int]) -> None:
-        self.arriving: dict[str, int] = {}
-        self.waiting: dict[str, int] = {}
+        self.needs: dict[str, int] = {}
+        self.arriving: set[str] = set()
         self._free = free
 
     def reserve(self, id: str, size: int, length: int | None) -> None:
@@ -44,11 +45,14 @@ class Room:
         """
         # Without a length, what may come until the next call counts.
         whole = max(length, size) if length is not None else size + STRIDE
-        self.arriving[id] = 2 * whole - size
-        needed = sum([*self.arriving.values(), *self.waiting.values()])
+        self.arriving.add(id)
+        self.needs[id] = 2 * whole - size
         free = self._free()
-        if free < needed + MIN_FREE:
-            self.arriving.pop(id)
+        # What was reserved at the beginning is not asked for again: a copy that is being
+        # saved at this moment would count twice.
+        growing = not size or length is None
+        if free < (sum(list(self.needs.values())) if growing else self.needs[id]) + MIN_FREE:
+            self.release(id)
             raise OSError(
                 errno.ENOSPC,
                 f"only {format_size(free)} are free, too little for this upload "
@@ -57,13 +61,13 @@ class Room:
 
     def accepted(self, id: str, size: int) -> None:
         """The body is there; its photos are still to be saved."""
-        self.waiting[id] = size
-        self.arriving.pop(id, None)
+        self.needs[id] = size
+        self.arriving.discard(id)
 
     def release(self, id: str) -> None:
         """Nothing is needed for this body any more."""
-        self.arriving.pop(id, None)
-        self.waiting.pop(id, None)
+        self.needs.pop(id, None)
+        self.arriving.discard(id)
 
 
 class SharedSync:
@@ -144,6 +148,7 @@ class Incoming:
         """Append. Raises OSError, also for an fsync that has failed meanwhile."""
         disk.write_all(self._fd, chunk)
         self.size += len(chunk)
+        self._room.needs[self.id] -= len(chunk)
         if self.size >= self._next_check:
             self._room.reserve(self.id, self.size, self._length)
             self._next_check = self.size + STRIDE

@@ -138,7 +138,7 @@ class Spool(Deliveries):
         if not root.parent.is_dir():  # it may be a link to another disk
             Folder.make(root.parent).close()
         self._was_mounted = os.path.ismount(root.parent)
-        self._threads = threads or ThreadPoolExecutor(SYNCS, "nx fsync")
+        self._threads = threads or ThreadPoolExecutor(SYNCS, "fsync")
         self._open()
 
     def _open(self) -> None:
@@ -349,11 +349,9 @@ class Spool(Deliveries):
         [(version,)] = self._database.query("PRAGMA data_version")
         if version != self._version:
             self._version = int(version)
-            waiting = list(self._room.waiting)
-            needed = {id for id, _ in self._database.query(_WAITING)}
-            for id in waiting:
-                if id not in needed:
-                    self._room.release(id)
+            accepted = set(self._room.needs) - self._room.arriving
+            for id in accepted - {id for id, _ in self._database.query(_WAITING)}:
+                self._room.release(id)
         return self._version
 
     @contextmanager
@@ -572,7 +570,7 @@ class Spool(Deliveries):
                 " WHERE state = 'waiting'",
                 (now, QUIET),
             )
-        self._room.waiting = dict(self._database.query(_WAITING))
+        self._room.needs.update(self._database.query(_WAITING))
         # Half a file that was being saved; the next attempt need not come that way again.
         for path in self._root.parent.glob("undelivered/*/.[0-9]*Z-*-*"):
             with suppress(OSError):
