@@ -256,7 +256,7 @@ class TestDeliverDue:
     ) -> None:
         """T15: a body that cannot be read is tried once, and kept for a person to look at."""
         target = Target()
-        poison, good = accept(waiting, CUT), accept(waiting)
+        poison, good = cut(waiting, root), accept(waiting)
         out = box(waiting, {"save": target}, clock)
         out.deliver_due("save")
         out.deliver_due("save")
