@@ -30,11 +30,12 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mitmproxy import command, contentviews, ctx, dns, exceptions, flow, http, types, version
 from mitmproxy.addonmanager import Loader
@@ -88,10 +89,12 @@ from nxparse.server.receive import (
     EmailReceiver,
     FileReceiver,
     Receiver,
+    Result,
 )
 from nxparse.server.reply import Reply, refusal
 from nxparse.server.sessions import Sessions
-from nxparse.store.spool import Delivery, Spool
+from nxparse.store.records import Delivery
+from nxparse.store.spool import Spool
 from nxparse.text import describe_disk_error, describe_upload, error_reason, format_list, printable
 from nxparse.upload import File
 
@@ -103,6 +106,8 @@ MAX_METHOD = 20
 # A photo that is sent to an unknown path is not stored: its beginning tells what it is.
 MAX_UNKNOWN = 64 << 10  # bytes of a body
 _AS_BYTES = ("utf-8", "surrogateescape")  # as mitmproxy reads headers
+STORAGE_THREADS = 32  # uploads that may wait for the disk at the same moment
+REPLY_WATCH = 30.0  # seconds until it must be known whether a reply has arrived
 STOP_TIMEOUT = 10.0  # seconds that the delivery at hand may take to end
 LAST_LINES = 1.0  # seconds to write the last lines of the log
 ENDING = 0.2  # seconds that connections get to end
@@ -122,6 +127,7 @@ MARKS = {
 }
 
 logger = logging.getLogger("nx_addon")
+T = TypeVar("T")
 
 
 @dataclass(eq=False, slots=True)
@@ -132,6 +138,7 @@ class Exchange:
     pending: Pending
     answer: Reply | Call = FAILED
     receiver: Receiver | Collector | None = None
+    result: Result | None = None
     # Has mitmproxy streamed a body to the sink?
     streamed: bool = False
     # Chunks of this turn of the event loop: the receiver would be slow with tiny ones.
@@ -168,6 +175,8 @@ class NxAddon:
         self.gateway: Gateway | None = None
         self.outbox: Outbox | None = None
         self.opened: Opened | None = None
+        # Our own, so that a slow disk does not hold up name resolution in asyncio's.
+        self.storage = ThreadPoolExecutor(STORAGE_THREADS, "storage")
         self.started = False
         self.ended = False
         self.read: list[http.HTTPFlow | dns.DNSFlow] = []  # from a file, to be reported
@@ -303,22 +312,22 @@ class NxAddon:
                 reader.pending = None
                 writer.transport.abort()
         connected = bool(self.exchanges)
-        receivers = [exchange.receiver for exchange in (*self.exchanges.values(), *self.watched)]
+        # A camera that gets no reply sends its upload again.
+        for exchange in (*self.exchanges.values(), *self.watched):
+            if self.spool and exchange.result and exchange.result.accepted:
+                self.spool.reply_lost(exchange.result.accepted)
         self.exchanges.clear()
         self.watched.clear()
         self._leave_connections()
         self.ended = True
-        spool, self.spool = self.spool, None
-        for receiver in receivers:
-            if spool and receiver and receiver.accepted:
-                with suppress(sqlite3.Error):
-                    spool.unheard(receiver.accepted)
+        self.spool = None
         if self.opened:
             self.opened.outbox.stop(0)
             handover.left[self.opened.root] = self.opened
         # mitmproxy waits for what is returned here: meanwhile these connections end.
-        if receivers or self.opened:
+        if connected or self.opened:
             return asyncio.ensure_future(self._end(ENDING if connected else 0))
+        self.storage.shutdown(wait=False)
         return None
 
     async def _end(self, connections: float) -> None:
@@ -348,7 +357,8 @@ class NxAddon:
             await asyncio.sleep(0.05)
         if handover.left.get(opened.root) is opened:
             del handover.left[opened.root]
-            await asyncio.to_thread(opened.close)
+            await self._in_storage(opened.close)
+        self.storage.shutdown(wait=False)
 
     def _report_read(self, path: Path) -> None:
         # A client that has never asked for a host of ours is no camera.
@@ -489,7 +499,7 @@ class NxAddon:
             logger.exception("cannot answer")
             exchange.reply = FAILED
         if exchange.reply is FAILED:
-            await _abandon(exchange, "by a fault in nx_addon")
+            await self._abandon(exchange, "by a fault in nx_addon")
         exchange.unknown = exchange.unknown or exchange.reply.unsolved
         _restore(flow.request, exchange)
         _label(flow, exchange)
@@ -511,9 +521,11 @@ class NxAddon:
         if exchange.client.id in self.wrapped:
             writer = self.wrapped[exchange.client.id][1]
             writer.collecting = True
-            if exchange.receiver and exchange.receiver.accepted:
+            if exchange.result and exchange.result.accepted:
                 self.watched.add(exchange)
                 writer.watch_reply(partial(self._reply_watched, exchange))
+        else:
+            self._reply_watched(exchange, True)
         exchange.pending.answered.set()
         # Not before: deliveries would compete with the reply.
         if self.outbox and exchange.receiver:
@@ -527,10 +539,10 @@ class NxAddon:
         _restore(flow.request, exchange)
         if not exchange.pending.complete:
             reason = exchange.pending.end or (flow.error.msg if flow.error else "no reason given")
-            flow.request.raw_content = await _abandon(exchange, reason)
+            flow.request.raw_content = await self._abandon(exchange, reason)
             _mark(flow, "cut", f"after {exchange.pending.received} bytes, {reason}")
         else:
-            await self._reply_watched(exchange, False)
+            self._reply_watched(exchange, False)
         exchange.pending.answered.set()
         if self.outbox:
             self.outbox.wake()
@@ -615,7 +627,7 @@ class NxAddon:
     @command.command("nx.retry")
     def retry(self, id: str) -> None:
         """Try the deliveries of an upload again now."""
-        if not self._spool().hurry(id):
+        if not self._spool().retry_now(id):
             raise exceptions.CommandError(f"nothing of an upload {id} waits: see nx.outbox")
         assert self.outbox
         self.outbox.wake()
@@ -755,7 +767,7 @@ class NxAddon:
     async def _keep_unknown(self, flow: http.HTTPFlow) -> None:
         what = _describe_request(flow.request)
         try:
-            path = await asyncio.to_thread(_save_unknown, self._spool(), flow.copy())
+            path = await self._in_storage(_save_unknown, self._spool(), flow.copy())
         except Exception as error:
             saved = f"it cannot be saved: {error_reason(error)}"
         else:
@@ -825,17 +837,20 @@ class NxAddon:
             length=int(length) if length else None,
         )
         inspect = given.inspect if _somebody_looks() else 0
+        if call.service in endpoints.UPLOADS and not spool.is_in_place():
+            with suppress(OSError, sqlite3.Error):  # the receiver finds out
+                await self._in_storage(spool.reopen)
         if call.service is Service.EMAIL:
-            begin = partial(EmailReceiver, spool, given, announced, inspect=inspect)
-            exchange.receiver = await asyncio.to_thread(begin)
+            # This creates a file, which is no slower than to write to it.
+            exchange.receiver = EmailReceiver(spool, given, announced, inspect=inspect).open()
         elif call.service is Service.FILE:
             search = partial(self.gateway.announced, given, client, call.argument)
-            file = await asyncio.to_thread(search)
+            file = await self._in_storage(search)
             if isinstance(file, Reply):
                 exchange.reply = file
             else:
-                take = partial(FileReceiver, spool, given, announced, file, inspect=inspect)
-                exchange.receiver = await asyncio.to_thread(take)
+                receiver = FileReceiver(spool, given, announced, file, inspect=inspect)
+                exchange.receiver = await self._in_storage(receiver.open)
         else:
             answer = partial(self.gateway.answer, given, client, call)
             exchange.receiver = Collector(client, answer)
@@ -877,10 +892,18 @@ class NxAddon:
             receiver = exchange.receiver
         if receiver is None:
             return exchange.reply or FAILED
-        reply = await asyncio.to_thread(receiver.finish)
-        if receiver.body is not None:
-            request.raw_content = receiver.body
-        return reply
+        result = await self._in_storage(receiver.finish)
+        while result.waits_for:
+            # This does not cancel what is waited for, as wait_for would.
+            watched = asyncio.wrap_future(result.waits_for)
+            await asyncio.wait([watched], timeout=REPLY_WATCH)
+            if not watched.done() and self.spool and result.accepted:
+                self.spool.reply_lost(result.accepted)
+            result = await self._in_storage(receiver.finish)
+        exchange.result = result
+        if result.body is not None:
+            request.raw_content = result.body
+        return result.reply
 
     def _without_exchange(self, flow: http.HTTPFlow) -> None:
         """A request that is not a camera's: replayed, read from a file, or for somebody else."""
@@ -902,26 +925,34 @@ class NxAddon:
                     reply = rehearsed(answer, time.time())
             flow.response = _response(reply, flow.request.method)
 
-    async def _reply_watched(self, exchange: Exchange, acknowledged: bool) -> None:
-        """The reply to a camera was acknowledged by its TCP, or will never be."""
+    def _reply_watched(self, exchange: Exchange, arrived: bool) -> None:
+        """It is known now whether the reply to an upload has arrived."""
         self.watched.discard(exchange)
-        if not acknowledged:
-            await self._unheard(exchange)
-
-    async def _unheard(self, exchange: Exchange) -> None:
-        """The camera had gone before the reply, and will send its upload again."""
-        receiver = exchange.receiver
-        if not receiver or not receiver.accepted or not self.spool:
+        result = exchange.result
+        if not result or not result.accepted or not self.spool:
+            return
+        if arrived:
+            self.spool.reply_confirmed(result.accepted)
             return
         logger.info(
-            f"{_name(exchange.client)}: went away before it heard that upload {receiver.upload} "
-            f"is accepted; if it sends that again, it is delivered once"
+            f"{_name(exchange.client)}: disconnected before the reply to upload {result.upload}; "
+            f"if it sends that again, it is delivered once"
         )
-        try:
-            await asyncio.to_thread(self.spool.unheard, receiver.accepted)
-        except sqlite3.Error as error:
-            reason = describe_disk_error(error, self._configured().dir)
-            logger.error(f"cannot note that upload {receiver.upload} was not heard: {reason}")
+        self.spool.reply_lost(result.accepted)
+
+    async def _abandon(self, exchange: Exchange, reason: str) -> bytes | None:
+        """Give an upload up. Returns what has arrived of it, if it is to be inspected."""
+        if exchange.receiver:
+            try:
+                exchange.feed()
+                return await self._in_storage(exchange.receiver.abort, reason)
+            except Exception:
+                logger.exception("cannot store what has arrived of an upload")
+        return None
+
+    async def _in_storage(self, work: Callable[..., T], *values: Any) -> T:
+        """Call what waits for the disk, in a thread of ours."""
+        return await asyncio.get_running_loop().run_in_executor(self.storage, work, *values)
 
     def _configured(self) -> config.Config:
         assert self.config
@@ -1008,18 +1039,6 @@ def _describe_request(request: http.Request) -> str:
     return f"{printable(request.method, MAX_METHOD)} {printable(url, MAX_URL)}"
 
 
-async def _abandon(exchange: Exchange, reason: str) -> bytes | None:
-    """Give an upload up. Returns what has come of it, if somebody may want to look at it."""
-    if not exchange.receiver:
-        return None
-    try:
-        exchange.feed()
-        await asyncio.to_thread(exchange.receiver.abort, reason)
-    except Exception:
-        logger.exception("cannot keep what has come of an upload")
-    return exchange.receiver.body
-
-
 def _restore(request: http.Request, exchange: Exchange) -> None:
     """Let the flow show where the camera wanted to go."""
     if exchange.destination:
@@ -1086,15 +1105,15 @@ def _describe_recorded(seen: RecordedRequest) -> str:
 
 def _outcome(exchange: Exchange, title: str) -> tuple[str, str]:
     """What became of a request, as in MARKS, and a few words more."""
-    reply, receiver = exchange.reply or FAILED, exchange.receiver
+    reply, result = exchange.reply or FAILED, exchange.result
     if reply is FAILED:
         return "failed", title
     if exchange.unknown:
         return "unknown", f"{title}, answered {reply.status}"
     if reply.status >= 400:
         return "refused", f"{title}: {reply.remark}"
-    if receiver and receiver.accepted:
-        return ("repeated" if receiver.is_repeat else "received"), receiver.told
+    if result and result.accepted:
+        return ("repeated" if result.is_duplicate else "received"), result.message
     return "answered", title
 
 

@@ -956,26 +956,35 @@ def encode(parts: Sequence[PartSpan], fetch: Fetch, boundary: bytes | None) -> E
 
     The boundary stays, if it is a legal one and stands in no part.
     """
-    spans = [(part, _end(part, fetch)) for part in parts]
-    ranges = [(part.start, end) for part, end in spans]
-    boundary = _unused_boundary(boundary, ranges, fetch)
+    parts = [trimmed(part, fetch) for part in parts]
+    ranges = [(part.start, part.end) for part in parts]
+    return write(parts, fetch, _unused_boundary(boundary, ranges, fetch))
+
+
+def write(parts: Sequence[PartSpan], fetch: Fetch, boundary: bytes) -> Encoded:
+    """Write parts anew as they are.
+
+    Their data must not contain the boundary. They are read when the chunks are.
+    """
     pieces: list[bytes | tuple[int, int]] = []
-    for part, end in spans:
+    for part in parts:
         head = b"--" + boundary + b"\r\n" + _clean_headers(part) + b"\r\n"
-        pieces += [head, (part.start, end), b"\r\n"]
+        pieces += [head, (part.start, part.end), b"\r\n"]
     pieces.append(b"--" + boundary + b"--\r\n")
     size = sum(len(one) if isinstance(one, bytes) else one[1] - one[0] for one in pieces)
     content_type = f"multipart/form-data; boundary={boundary.decode('ascii')}"
     return Encoded(content_type, size, pieces, fetch)
 
 
-def _end(part: PartSpan, fetch: Fetch) -> int:
-    """Where the data of a part end, without line ends behind a message."""
-    end = part.end
-    if is_message(part, fetch):
-        while end - part.start >= 2 and fetch(end - 2, end) == b"\r\n":
-            end -= 2
-    return end
+def trimmed(part: PartSpan, fetch: Fetch) -> PartSpan:
+    """Return a message without the line ends after it, and any other part as it is."""
+    if not is_message(part, fetch):
+        return part
+    tail = fetch(max(part.start, part.end - CHUNK), part.end)
+    end = len(tail)
+    while tail[max(end - 2, 0) : end] == b"\r\n":
+        end -= 2
+    return replace(part, end=part.end - len(tail) + end)
 
 
 def _unused_boundary(

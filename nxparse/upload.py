@@ -19,6 +19,7 @@ from nxparse.multipart import CHUNK, Fetch
 Copy = Callable[[int, int, int], None]
 """Copies bytes of a body, from an offset on, so many, to a file descriptor."""
 
+EDGE = 1 << 16  # bytes at each end of a file that a fingerprint covers
 JPEG_HEAD = 1 << 17  # bytes of a photo that are enough for what it tells of itself
 XML_HEAD = 256  # bytes in which a document begins, whatever blanks precede it
 _TURNS = {3: 180, 6: 90, 8: 270}  # by orientation (Exif); cameras make no mirror images
@@ -89,11 +90,10 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The body that an upload was read from: its parts, where they are, and its boundary."""
+    """The body that an upload was read from: its parts, and how to read them."""
 
     parts: Sequence[multipart.PartSpan]
     fetch: Fetch
-    boundary: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +130,7 @@ def read(body: bytes, content_type: str) -> Upload:
 
     scanner = multipart.Scanner(multipart.boundary_of(content_type))
     scanner.feed(bytes(body))
-    return from_parts(scanner.close(), scanner.deviations, fetch, scanner.boundary)
-
-
-def read_chunks(chunks: Iterator[bytes], content_type: str, fetch: Fetch) -> Upload:
-    """Read a body that is too large to be held in memory, from one end to the other."""
-    scanner = multipart.Scanner(multipart.boundary_of(content_type))
-    for chunk in chunks:
-        scanner.feed(chunk)
-    return from_parts(scanner.close(), scanner.deviations, fetch, scanner.boundary)
+    return from_parts(scanner.close(), scanner.deviations, fetch)
 
 
 def whole(name: str | None, content_type: str, size: int, fetch: Fetch) -> File:
@@ -169,34 +161,55 @@ def camera(upload: Upload) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Preview:
-    """What is kept of a file for a list of uploads, when the file itself may be gone.
+class Thumbnail:
+    """The small JPEG that a camera has put into a photo.
 
-    `thumbnail` is the small JPEG that the camera has put into the photo; `turn`
-    is by how many degrees, clockwise, it has to be turned to stand upright.
+    `turn` is by how many degrees, clockwise, it has to be turned to stand upright.
     """
 
-    name: str
-    size: int
-    thumbnail: bytes | None = None
+    data: bytes
     turn: int = 0
 
 
-def preview(file: File, *, thumbnail: bool) -> Preview:
-    """A file's name and size, and its thumbnail if that is wanted and there is one."""
-    head = file.head(JPEG_HEAD) if thumbnail else b""
+def thumbnail(file: File) -> Thumbnail | None:
+    """Return the thumbnail in a photo, if there is one."""
+    head = file.head(JPEG_HEAD)
     picture = jpeg.describe(head)
     if picture is None or picture.thumbnail is None:
-        return Preview(file.safe_name, file.size)
+        return None
     start, end = picture.thumbnail
-    return Preview(file.safe_name, file.size, head[start:end], _TURNS.get(picture.orientation, 0))
+    return Thumbnail(head[start:end], _TURNS.get(picture.orientation, 0))
+
+
+def fingerprint(upload: Upload, size: int) -> str:
+    """Return what tells whether a camera repeats a body of `size` bytes.
+
+    It covers the sender, the message, and both ends of each file. To read the whole
+    files would take longer than to receive them on a small computer.
+    """
+    known = f"{upload.sender}\n{size}\n".encode("utf-8", "replace")
+    digest = hashlib.blake2b(known, digest_size=16)
+    source = upload.source
+    # A message is no longer than what is read of it here.
+    messages = (
+        [
+            File(None, "", part.end - part.start, part.start, source.fetch)
+            for part in source.parts
+            if part.name == "message"
+        ]
+        if source
+        else []
+    )
+    for one in [*messages, *upload.files]:
+        digest.update(one.head(EDGE))
+        digest.update(one.fetch(max(min(EDGE, one.size), one.size - EDGE), one.size))
+    return digest.hexdigest()
 
 
 def from_parts(
     parts: Sequence[multipart.PartSpan],
     deviations: Sequence[Deviation],
     fetch: Fetch,
-    boundary: bytes | None = None,
 ) -> Upload:
     """Make an Upload of what a scanner found.
 
@@ -244,7 +257,7 @@ def from_parts(
         text=found.text,
         files=tuple(files),
         deviations=tuple(noted),
-        source=Source(parts, fetch, boundary),
+        source=Source([multipart.trimmed(part, fetch) for part in parts], fetch),
     )
 
 
@@ -285,17 +298,19 @@ def _is_cut(part: multipart.PartSpan, fetch: Fetch) -> bool:
     return not tail.rstrip(b"\0\r\n").endswith(b"\xff\xd9")
 
 
-def encoded(upload: Upload, files: Sequence[File]) -> multipart.Encoded:
+def encoded(upload: Upload, files: Sequence[File], id: str) -> multipart.Encoded:
     """These files of an upload and its message as multipart/form-data that any parser takes.
 
-    All files of an upload by e-mail become what `multipart.repair` makes of its body.
+    All files of an upload by e-mail become what `multipart.repair` makes of its body,
+    but with a boundary made of `id`. To be in no part, that must be unknown to the sender.
     """
     source = upload.source or _made_up(upload, files)
     unwanted: set[int] = set()
     if upload.source:
         unwanted = {file.start for file in upload.files} - {file.start for file in files}
     parts = [part for part in source.parts if part.start not in unwanted]
-    return multipart.encode(parts, source.fetch, source.boundary)
+    boundary = hashlib.sha256(id.encode()).hexdigest()[:32].encode()
+    return multipart.write(parts, source.fetch, boundary)
 
 
 def _made_up(upload: Upload, files: Sequence[File]) -> Source:
@@ -320,4 +335,4 @@ def _made_up(upload: Upload, files: Sequence[File]) -> Source:
         begin, piece = next(one for one in reversed(pieces) if one[0] <= start)
         return piece(start - begin, stop - begin)
 
-    return Source(parts, fetch, None)
+    return Source(parts, fetch)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from html import escape
 from random import Random
 
+from nxparse import multipart
+
 CRLF = b"\r\n"
 BOUNDARY = b"-" * 27 + b"7d93b9550d4a"
 CONTENT_TYPE = "multipart/form-data; boundary=" + BOUNDARY.decode("ascii")
@@ -304,3 +306,12 @@ def _photo_like_framing(choose: Choose, number: int, dashed: bytes, newline: byt
         b"\r" + dashed + b"\r\nContent-Disposition\r\n",
     )[choose(14) % 7]
     return photo[:-6] + b"\xfe" + inside + b"\xfe" + photo[-6:]
+
+
+def repaired(body: bytes, content_type: str, boundary: str) -> tuple[str, bytes]:
+    """Content-Type and body as `multipart.repair` makes them, with another boundary."""
+    found, data = multipart.repair(body, content_type)
+    old = multipart.boundary_of(found)
+    assert old
+    new = data.replace(b"--" + old, b"--" + boundary.encode())
+    return f"multipart/form-data; boundary={boundary}", new

@@ -11,6 +11,7 @@ from nxparse.deliver.outbox import Outbox
 from nxparse.deliver.targets import deliver_to, keep
 from nxparse.store.spool import Spool
 from tests import bodies
+from tests.arrivals import accept
 from tests.clock import Clock
 
 NOON = 1767268800.0  # 2026-01-01 12:00 UTC
@@ -49,10 +50,7 @@ class Box:
 
     def add(self, body: bytes) -> str:
         """Another upload arrives; its id."""
-        incoming = self.spool.begin()
-        incoming.write(body)
-        to = {self.target: self._to}
-        return self.spool.accept(incoming, "192.0.2.7", bodies.SENDER, bodies.CONTENT_TYPE, to).id
+        return accept(self.spool, body, {self.target: self._to}).id
 
     def deliver(self) -> None:
         """Try all that is due."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -26,9 +27,12 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount 
 
 @needs_strace
 def test_everything_is_durable_before_the_reply(folder: Path) -> None:
-    """Body, its folder and the database are fsynced, in this order, and then the reply leaves."""
+    """The body is fsynced, then the database, and then the reply leaves.
+
+    The directory entry of the body is synced before that, too, and nothing else is.
+    """
     trace = folder / "trace"
-    calls = "trace=fsync,fdatasync,rename,renameat,renameat2,sendto"
+    calls = "trace=openat,write,fsync,fdatasync,rename,renameat,renameat2,sendto"
     with Proxy(
         folder, before=["strace", "-f", "-y", "-s", "40", "-o", str(trace), "-e", calls]
     ) as proxy:
@@ -36,20 +40,23 @@ def test_everything_is_durable_before_the_reply(folder: Path) -> None:
 
     spool = re.escape(str(proxy.uploads / ".nx" / "spool"))
     steps = {
-        "body": rf"fsync\(\d+<{spool}/\.[^>]*>",
-        "name": rf"rename\w*\(.*<{spool}>",
-        "folder": rf"fsync\(\d+<{spool}>",
+        "created": rf"openat\(\d+<{spool}>, \"[^\"]+\", \S*O_CREAT",
+        "written": rf"write\(\d+<{spool}/",
+        "body": rf"fsync\(\d+<{spool}/[^>]*>",
         "database": r"f(?:data)?sync\(\d+<[^>]*/state\.sqlite3-wal>",
         "reply": r'sendto\(.*"HTTP/1\.1 200 OK.*Date',
     }
     text = trace.read_text()
-    start = text.rindex("\n", 0, text.index(".nx/spool/."))
-    position = {}
+    start = position = re.search(steps["created"], text).start()  # type: ignore[union-attr]
     for step, pattern in steps.items():
-        match = re.compile(pattern).search(text, start)
+        match = re.compile(pattern).search(text, position)
         assert match, (step, text[start:])
-        position[step] = match.start()
-    assert sorted(position, key=position.__getitem__) == list(steps)
+        position = match.start()
+    before = text[start:position]
+    assert len(re.findall(rf"fsync\(\d+<{spool}>", before)) == 1
+    assert len(re.findall(rf"fsync\(\d+<{spool}/", before)) == 1
+    assert len(re.findall(r"sync\(\d+<[^>]*/state\.sqlite3", before)) == 1
+    assert "rename" not in before
 
 
 @pytest.mark.parametrize("time", range(5))
@@ -96,7 +103,8 @@ def test_killed_in_the_middle_of_an_upload(folder: Path, sent: int) -> None:
         connection.sendall(head + BODY[:sent])
         spool = proxy.uploads / ".nx" / "spool"
         eventually(
-            lambda: [path.stat().st_size for path in spool.glob(".*")] == [sent], "it is written"
+            lambda: [path.stat().st_size for path in spool.glob("[0-9]*")] == [sent],
+            "it is written",
         )
         proxy.kill()
     with Proxy(folder) as proxy:
@@ -128,7 +136,9 @@ def test_a_disk_that_is_full(folder: Path) -> None:
 
         heard = camera.send(proxy.port, REQUEST)
         assert (heard.status, heard.segments) == (507, 1)
-        proxy.wait_for(r"is refused: only \S+ MB are free in uploads, too little for it; make room")
+        proxy.wait_for(
+            r"is refused: only \S+ MB are free, too little for this .* \(uploads\): make room"
+        )
 
         filler.unlink()
         assert camera.send(proxy.port, REQUEST).body == ACCEPTED
@@ -143,7 +153,7 @@ def test_a_disk_that_becomes_full_meanwhile(folder: Path) -> None:
         connection = camera.connect(proxy.port)
         connection.sendall(REQUEST[:100_000])
         spool = disk / ".nx" / "spool"
-        eventually(lambda: list(spool.glob(".*")), "the upload begins")
+        eventually(lambda: list(spool.glob("[0-9]*")), "the upload begins")
         filler = disk / "filler"
         with filler.open("wb", buffering=0) as file:
             while shutil.disk_usage(disk).free:
@@ -160,6 +170,70 @@ def test_a_disk_that_becomes_full_meanwhile(folder: Path) -> None:
         assert camera.send(proxy.port, REQUEST).body == ACCEPTED
         proxy.wait_for("saved as ")
         assert (proxy.saved(), proxy.quarantined()) == ({"SAM_1.JPG": PHOTO}, [])
+
+
+@needs_root
+def test_the_reserve_remains(folder: Path) -> None:
+    """Uploads at once, and one without a length, leave what it takes to save what was accepted."""
+    photo = bodies.jpeg(30 << 20)
+    requests = [bodies.request(bodies.body([(f"SAM_{n}.JPG", photo)])) for n in range(4)]
+    with small_disk(folder, 200) as disk, Proxy(folder) as proxy:
+        connections = [camera.connect(proxy.port) for _ in requests]
+        for connection, request in zip(connections, requests, strict=True):
+            connection.sendall(request[: 1 << 20])
+        spool = disk / ".nx" / "spool"
+        eventually(lambda: len(list(spool.glob("[0-9]*"))) == 2, "two of them have room")
+        for connection, request in zip(connections, requests, strict=True):
+            connection.sendall(request[1 << 20 :])
+        heard = [camera.hear(connection).status for connection in connections]
+        assert sorted(heard) == [200, 200, 507, 507]
+        eventually(lambda: len(proxy.saved()) == 2, "what was accepted is saved")
+        eventually(lambda: not list(spool.iterdir()), "the spool is empty")
+        assert shutil.disk_usage(disk).free >= 64 << 20
+        # Without a length it is refused as soon as there is too little room for it.
+        head, _, data = requests[2].partition(b"\r\n\r\n")
+        length = b"Content-Length: %d" % len(data)
+        head = head.replace(b"  HTTP/1.0", b" HTTP/1.1")
+        head = head.replace(length, b"Transfer-Encoding: chunked")
+        assert b"chunked" in head
+        connection = camera.connect(proxy.port)
+        connection.sendall(head + b"\r\n\r\n")
+        data += bytes(60 << 20)
+        for start in range(0, len(data), 1 << 20):
+            piece = data[start : start + (1 << 20)]
+            connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+        connection.sendall(b"0\r\n\r\n")
+        assert camera.hear(connection).status == 507
+        assert shutil.disk_usage(disk).free >= 64 << 20
+        assert list(spool.iterdir()) == []
+
+
+@needs_root
+@pytest.mark.parametrize("way", ["spool removed", "made again", "mounted again"])
+def test_a_folder_that_was_replaced(folder: Path, way: str) -> None:
+    """What was removed or unmounted is opened again when it is back, with one line."""
+    first, second = contextlib.ExitStack(), contextlib.ExitStack()
+    with first, second:
+        if way == "mounted again":
+            first.enter_context(small_disk(folder, 200))
+        proxy = second.enter_context(Proxy(folder))
+        uploads = proxy.uploads
+        if way == "spool removed":
+            shutil.rmtree(uploads / ".nx" / "spool")
+        elif way == "made again":
+            shutil.rmtree(uploads)
+            assert camera.send(proxy.port, REQUEST).status == 507
+            proxy.wait_for("an upload is refused: ")
+            uploads.mkdir()
+        else:
+            first.close()
+            assert camera.send(proxy.port, REQUEST).status == 507
+            uploads.rmdir()
+            second.enter_context(small_disk(folder, 200))
+        assert camera.send(proxy.port, REQUEST).body == ACCEPTED
+        eventually(lambda: proxy.saved() == {"SAM_1.JPG": PHOTO}, "it is saved")
+        assert proxy.log.count("was replaced while nx_addon runs: opened it again") == 1
+        assert "Traceback" not in proxy.log
 
 
 @needs_root

@@ -7,17 +7,16 @@ import json
 import os
 import re
 import socket
-import sqlite3
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 from mitmproxy import exceptions, http, optmanager
@@ -31,12 +30,15 @@ from mitmproxy.test import taddons, tflow
 
 import nx_addon
 from nxparse import config
+from nxparse.config import OPTIONS, parse
 from nxparse.deliver.outbox import Outbox
 from nxparse.proxy.handover import Opened
 from nxparse.proxy.transport import Pending
+from nxparse.server import reply
+from nxparse.server.receive import Announced, EmailReceiver, Result
 from nxparse.server.sessions import Sessions
 from nxparse.store.spool import Spool
-from tests import bodies, camera, social
+from tests import arrivals, bodies, camera, social
 from tests.box import Box
 from tests.mitmdump import ADDON, MITMDUMP, ROOT, Proxy, eventually
 
@@ -996,9 +998,10 @@ def test_a_stop_in_the_middle_of_an_upload(folder: Path) -> None:
     with Proxy(folder) as proxy:
         connection = camera.connect(proxy.port)
         connection.sendall(request[:5000])
-        eventually(lambda: list((proxy.uploads / ".nx/spool").glob(".*")), "the upload begins")
+        eventually(lambda: list((proxy.uploads / ".nx/spool").glob("[0-9]*")), "the upload begins")
         eventually(
-            lambda: next((proxy.uploads / ".nx/spool").glob(".*")).stat().st_size > 0, "bytes come"
+            lambda: next((proxy.uploads / ".nx/spool").glob("[0-9]*")).stat().st_size > 0,
+            "bytes come",
         )
         proxy.stop()
 
@@ -1013,23 +1016,107 @@ async def test_a_stop_before_the_reply(folder: Path, written: bool) -> None:
     """An upload whose reply is cut off by the end is known when it is sent again."""
     addon = nx_addon.NxAddon()
     addon.spool = Spool(folder / ".nx")
-    incoming = addon.spool.begin()
-    incoming.write(b"x")
-    id = addon.spool.accept(incoming, "192.0.2.7", "me", "", {}).id
+    data = bodies.body([("SAM_1.JPG", b"x")])
+    id = accepted(addon.spool, data, {}).accepted
     sessions = Sessions(folder / ".nx" / "sessions.sqlite3")
     outbox = Outbox(addon.spool, nothing, nothing, retry_for=0, clock=time.time)
     outbox.start()
     addon.opened = Opened(folder / ".nx", addon.spool, sessions, outbox)
-    client = SimpleNamespace(id="client")
-    receiver = SimpleNamespace(accepted=id)
-    exchange = nx_addon.Exchange(client, Pending(complete=True), receiver=receiver)
+    exchange = nx_addon.Exchange(
+        SimpleNamespace(id="client"), Pending(complete=True), result=Result(reply.ACCEPTED, id, id)
+    )
     if written:
         addon.watched.add(exchange)
     else:
         addon.exchanges["flow"] = exchange
     await addon.done()
+    addon._reply_watched(exchange, True)  # too late to be noted
     spool = Spool(folder / ".nx")
-    assert spool.repeated("me", incoming.sha256) == id
+    assert accepted(spool, data, {}) == Result(reply.ACCEPTED, id, id, True, f"upload {id}")
+    spool.close()
+
+
+def accepted(spool: Spool, data: bytes, rules: dict[str, object]) -> Result:
+    """What becomes of the upload of a body."""
+    return receiver(spool, data, rules).finish()
+
+
+def receiver(spool: Spool, data: bytes, rules: dict[str, object]) -> EmailReceiver:
+    options = {option.name: option.default for option in OPTIONS}
+    announced = Announced("192.0.2.7", bodies.CONTENT_TYPE, len(data))
+    found = EmailReceiver(spool, parse({**options, **rules}, {}), announced).open()
+    found.feed(data)
+    return found
+
+
+@pytest.mark.parametrize("arrived", [True, False, None], ids=["arrived", "lost", "never known"])
+async def test_a_repeat_while_the_reply_is_open(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arrived: bool | None
+) -> None:
+    """It is answered when it is known whether the reply has arrived, and occupies no thread."""
+    monkeypatch.setattr(nx_addon, "REPLY_WATCH", 0.1 if arrived is None else 60.0)
+    addon = nx_addon.NxAddon()
+    addon.storage = ThreadPoolExecutor(1)
+    spool = addon.spool = Spool(folder / ".nx")
+    data = bodies.body([("SAM_1.JPG", b"x")])
+    client = SimpleNamespace(id="client", peername=("192.0.2.7", 1))
+    first, second = (
+        nx_addon.Exchange(client, Pending(), receiver=receiver(spool, data, {})) for _ in range(2)
+    )
+    request = http.Request.make("POST", "http://www.ospserver.net/social/columbus/email")
+    assert await addon._decide(request, first) is reply.ACCEPTED
+    waiting = asyncio.ensure_future(addon._decide(request, second))
+    await asyncio.sleep(0.05)
+    assert arrived is None or not waiting.done()
+    # The only thread is free.
+    assert await asyncio.wait_for(addon._in_storage(spool.targets), 30) == ["save"]
+    if arrived is not None:
+        addon._reply_watched(first, arrived)
+    assert await asyncio.wait_for(waiting, 30) is reply.ACCEPTED
+    assert first.result
+    assert second.result
+    assert second.result.is_duplicate is not arrived or arrived is None
+    assert len(spool.waiting()) == (2 if arrived else 1)
+    spool.close()
+
+
+async def test_a_slow_disk_holds_up_nothing_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six fsyncs that do not end stop neither name resolution nor new uploads."""
+    addon = nx_addon.NxAddon()
+    spool = addon.spool = Spool(folder / ".nx")
+    data = [bodies.body([(f"SAM_{number}.JPG", b"x")]) for number in range(7)]
+    slow = [receiver(spool, one, {}) for one in data[:6]]
+    begun, end = threading.Semaphore(0), threading.Event()
+    fsync = os.fsync
+
+    def stuck(fd: int) -> None:
+        begun.release()
+        assert end.wait(60)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", stuck)
+    client = SimpleNamespace(id="client", peername=("192.0.2.7", 1))
+    request = http.Request.make("POST", "http://www.ospserver.net/social/columbus/email")
+    try:
+        decided = [
+            asyncio.ensure_future(
+                addon._decide(request, nx_addon.Exchange(client, Pending(), receiver=one))
+            )
+            for one in slow
+        ]
+        for _ in slow:
+            await asyncio.wait_for(asyncio.to_thread(begun.acquire), 30)
+        monkeypatch.setattr(os, "fsync", fsync)
+        loop = asyncio.get_running_loop()
+        assert await asyncio.wait_for(loop.getaddrinfo("localhost", 80), 30)
+        exchange = nx_addon.Exchange(client, Pending(), receiver=receiver(spool, data[6], {}))
+        assert await asyncio.wait_for(addon._decide(request, exchange), 30) is reply.ACCEPTED
+        assert not any(one.done() for one in decided)
+    finally:
+        end.set()
+    assert await asyncio.gather(*decided) == [reply.ACCEPTED] * 6
     spool.close()
 
 
@@ -1058,24 +1145,6 @@ async def test_a_request_after_the_end(folder: Path) -> None:
     await addon.requestheaders(flow)
     await addon.request(flow)
     assert (flow.response.status_code, addon.exchanges) == (503, {})
-
-
-async def test_a_lost_reply_that_cannot_be_noted(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A full disk is told in a sentence when it is too full even for that."""
-    addon = nx_addon.NxAddon()
-    addon.config = SimpleNamespace(dir=folder)
-    full = sqlite3.OperationalError("database or disk is full")
-    full.sqlite_errorcode = sqlite3.SQLITE_FULL
-    addon.spool = SimpleNamespace(unheard=Mock(side_effect=full))
-    receiver = SimpleNamespace(accepted="id", upload="id")
-    client = SimpleNamespace(peername=("192.0.2.7", 1))
-    await addon._unheard(nx_addon.Exchange(client, Pending(), receiver=receiver))
-    last = caplog.records[-1]
-    assert last.exc_info is None
-    reason = f"database or disk is full ({folder}): make room there"
-    assert last.getMessage() == f"cannot note that upload id was not heard: {reason}"
 
 
 def test_uploads_while_it_ends(folder: Path) -> None:
@@ -1119,10 +1188,8 @@ def test_commands(folder: Path) -> None:
         addon.spool = spool = Spool(folder / ".nx", clock=lambda: 1_000_000.0)
         addon.outbox = Outbox(spool, nothing, nothing, retry_for=0, clock=lambda: 1_000_000.0)
         assert run("nx.outbox") == "nothing waits"
-        incoming = spool.begin()
-        incoming.write(b"x")
         targets = dict.fromkeys(("mail", "forward:https://me:s3cret@h/"), ("you@example.org",))
-        id = spool.accept(incoming, "192.0.2.7", "me", "", targets).id
+        id = arrivals.accept(spool, b"x", targets).id
         (delivery,) = spool.due("mail")
         spool.postpone(delivery, 600.0, "451 later", ["you@example.org"])
 
@@ -1302,7 +1369,7 @@ def test_marks_and_comments(folder: Path) -> None:
         connection = camera.connect(proxy.port)
         connection.sendall(request)
         connection.close()
-        proxy.wait_for("went away before it heard")
+        proxy.wait_for("disconnected before the reply to upload")
         camera.send(proxy.port, request)
         camera.send(proxy.port, request.replace(b"Camera@samsung", b"Nobody@cinemas"))
         connection = camera.connect(proxy.port)

@@ -18,7 +18,7 @@ from nxparse.config import OPTIONS, parse
 from nxparse.deviation import BodyError
 from nxparse.server.receive import Announced, EmailReceiver
 from nxparse.store.spool import Spool
-from nxparse.upload import Upload, read, read_chunks
+from nxparse.upload import Upload, from_parts, read
 from tests import bodies
 from tests.bodies import Faulty
 from tests.clock import NEW_YEAR
@@ -48,7 +48,10 @@ def found(upload: Upload) -> list[tuple[str | None, bytes]]:
 
 def chunked(body: bytes, size: int) -> Upload:
     chunks = (body[start : start + size] for start in range(0, len(body), size))
-    return read_chunks(chunks, bodies.CONTENT_TYPE, lambda start, end: body[start:end])
+    scanner = multipart.Scanner(bodies.BOUNDARY)
+    for chunk in chunks:
+        scanner.feed(chunk)
+    return from_parts(scanner.close(), scanner.deviations, lambda start, end: body[start:end])
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))

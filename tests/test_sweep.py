@@ -31,11 +31,18 @@ from nxparse.deliver import mail, targets
 from nxparse.deliver.errors import PermanentError, Refused, TooLargeError
 from nxparse.deliver.mail import OutgoingMessage, Smarthost
 from nxparse.deliver.outbox import Outbox
-from nxparse.server.receive import Announced, EmailReceiver, FileReceiver, Receiver
-from nxparse.server.reply import ACCEPTED, Reply
+from nxparse.server.receive import (
+    Announced,
+    EmailReceiver,
+    FileReceiver,
+    Receiver,
+    Result,
+)
+from nxparse.server.reply import ACCEPTED
 from nxparse.server.sessions import Announced as AnnouncedFile
-from nxparse.store.spool import MAX_WAIT, QUIET, Spool
-from nxparse.store.spool import Post as SocialPost
+from nxparse.store.deliveries import MAX_WAIT
+from nxparse.store.records import Post as SocialPost
+from nxparse.store.spool import QUIET, Spool
 from tests import bodies, camera, faults
 from tests.clock import Clock
 from tests.faults import CALLS, Database, Faults, contents, make_lazy
@@ -106,7 +113,8 @@ class Scenario:
     Between the photos of a post `pause` seconds pass, and what is due is delivered.
     It refuses `gone` for good, `BUSY` the first time, and what is larger than
     `limit`; it takes nothing at all if it is `broken`. When all is well again
-    it still does so, except for `BUSY`, unless it is `mended`.
+    it still does so, except for `BUSY`, unless it is `mended`. So many replies to each
+    upload get lost, after each of which the camera sends it again.
     """
 
     uploads: tuple[Sent, ...]
@@ -116,6 +124,7 @@ class Scenario:
     broken: bool = False
     mended: bool = False
     pause: float = 1.0
+    replies_lost: int = 0
 
     def together(self, sent: Sent) -> list[Sent]:
         """What may come in one mail with this."""
@@ -167,7 +176,11 @@ SCENARIOS = {
         ),
         ("*=save",),
     ),
+    "two replies lost": Scenario(
+        (Sent(photos(1), {ANNA: (FOLDER, MAIL)}),), ("*=save", "*=mail"), replies_lost=2
+    ),
     "a post": Scenario(posted(3), POSTED),
+    "a post whose replies are lost": Scenario(posted(2), POSTED, replies_lost=1),
     "a post that tells how many": Scenario(posted(2, "At the sea ~a ~b"), POSTED, pause=0),
     "a post with a pause": Scenario(posted(2), POSTED, pause=QUIET),
     "a post, too large in one mail": Scenario(posted(2), POSTED, limit=1100),
@@ -258,7 +271,7 @@ class Run:
         self._config = parse(options, {})
         self._clock = clock
         self._tell = tell
-        self.spool = Spool(uploads / ".nx", clock)
+        self.spool = Spool(uploads / ".nx", clock, threads=faults.AtOnce())
         self.outbox = Outbox(
             self.spool,
             lambda target: targets.deliver_to(self._config, {}, target),
@@ -276,8 +289,16 @@ class Run:
         """Let all uploads come in, but those with these numbers, and try to deliver each."""
         sent = [one for number, one in enumerate(self._scenario.uploads) if number not in but]
         for one, following in itertools.zip_longest(sent, sent[1:]):
-            self.heard.append(self._receive(one).status)
+            for _ in range(self._scenario.replies_lost):
+                lost = self._receive(one)
+                if lost.accepted:
+                    self.spool.reply_lost(lost.accepted)
+                self._tell("after a reply was lost")
+            result = self._receive(one)
+            self.heard.append(result.reply.status)
             self._tell("after the camera has its reply")
+            if result.accepted:
+                self.spool.reply_confirmed(result.accepted)
             if following and following in self._scenario.together(one):
                 self._clock.now += self._scenario.pause
                 self._deliver()
@@ -290,7 +311,7 @@ class Run:
             self._deliver()
             self._clock.now += 2 * MAX_WAIT
 
-    def _receive(self, sent: Sent) -> Reply:
+    def _receive(self, sent: Sent) -> Result:
         body = sent.body
         receiver: Receiver
         if sent.caption:
@@ -306,16 +327,16 @@ class Run:
             [name] = sent.photos
             file = AnnouncedFile(f"announcement of {name}", post, name)
             announced = Announced("192.0.2.7", "image/jpeg", len(body))
-            receiver = FileReceiver(self.spool, self._config, announced, file)
+            receiver = FileReceiver(self.spool, self._config, announced, file).open()
         else:
             announced = Announced("192.0.2.7", bodies.CONTENT_TYPE, len(body))
-            receiver = EmailReceiver(self.spool, self._config, announced)
+            receiver = EmailReceiver(self.spool, self._config, announced).open()
         size = -(-len(body) // PIECES)
         for start in range(0, len(body), size):
             receiver.feed(body[start : start + size])
-        reply = receiver.finish()
-        assert (reply.status == 200) == (reply is ACCEPTED)
-        return reply
+        result = receiver.finish()
+        assert (result.reply.status == 200) == (result.reply is ACCEPTED)
+        return result
 
     def _deliver(self) -> None:
         """Deliver what is due."""
@@ -440,7 +461,9 @@ def complaints(
             yield f"LOST for {lost}"
         elif heard != 200 and lost and somewhere:
             yield f"only some of it is delivered, and not to {lost}"
-        elif not lost and not again and any(sent.body.startswith(kept) for kept in quarantine):
+        elif not (lost or again or scenario.replies_lost) and any(
+            sent.body.startswith(kept) for kept in quarantine
+        ):
             yield "it is delivered, and in quarantine too"
 
 
@@ -596,7 +619,7 @@ def test_killed_anywhere(
 
 @pytest.mark.usefixtures("_lazy")
 @pytest.mark.parametrize(
-    ("name", "expected"), list(zip(POSTS, ([3], [2], [1, 1], [1, 1]), strict=True)), ids=POSTS
+    ("name", "expected"), list(zip(POSTS, ([3], [2], [2], [1, 1], [1, 1]), strict=True)), ids=POSTS
 )
 def test_posts_without_a_kill(tmp_path: Path, name: str, expected: list[int]) -> None:
     """The photos of a post come in one mail, if there is no pause between them, and if it fits."""

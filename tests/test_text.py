@@ -16,7 +16,7 @@ from nxparse.deliver.save import Saved, describe_saved
 from nxparse.deviation import Deviation, Kind
 from nxparse.markup import one_line
 from nxparse.store.database import Database
-from nxparse.store.spool import Delivery, StoredUpload
+from nxparse.store.records import Delivery, StoredUpload
 from nxparse.text import (
     describe_disk_error,
     describe_refused_sender,

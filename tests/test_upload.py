@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterator
+from dataclasses import replace
 from email.parser import BytesHeaderParser
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,15 @@ from nxparse.multipart import CHUNK, LimitError, MultipartError
 from nxparse.upload import (
     JPEG_HEAD,
     File,
-    Preview,
+    Thumbnail,
     Upload,
     camera,
     encoded,
+    fingerprint,
+    from_parts,
     posted,
-    preview,
     read,
-    read_chunks,
+    thumbnail,
 )
 from nxparse.upload import whole as file_of
 from tests import bodies, pictures
@@ -59,11 +60,10 @@ def whole(*parts: bytes) -> bytes:
 
 
 def chunked(body: bytes, size: int, content_type: str = TYPE) -> Upload:
-    def chunks() -> Iterator[bytes]:
-        for start in range(0, len(body), size):
-            yield body[start : start + size]
-
-    return read_chunks(chunks(), content_type, lambda start, end: body[start:end])
+    scanner = multipart.Scanner(multipart.boundary_of(content_type))
+    for start in range(0, len(body), size):
+        scanner.feed(body[start : start + size])
+    return from_parts(scanner.close(), scanner.deviations, lambda start, end: body[start:end])
 
 
 def kinds(upload: Upload) -> list[Kind]:
@@ -330,8 +330,10 @@ def test_long_message_is_not_fetched_whole() -> None:
         fetched.append(end - start)
         return body[start:end]
 
+    scanner = multipart.Scanner(multipart.boundary_of(TYPE))
+    scanner.feed(body)
     with pytest.raises(markup.MarkupError):
-        read_chunks(iter([body]), TYPE, fetch)
+        from_parts(scanner.close(), scanner.deviations, fetch)
     assert max(fetched) == markup.MAX_BYTES + 1
 
 
@@ -430,18 +432,21 @@ def test_posted(sender: str, name: str, album: str, subject: str) -> None:
 
 # Uploads handed on
 
+ID = "an id that the sender does not know"
+BOUNDARY = hashlib.sha256(ID.encode()).hexdigest()[:32]
+
 
 @pytest.mark.parametrize("ending", bodies.ENDINGS)
 def test_encoded_is_repaired(ending: str) -> None:
     """However the body ends, an upload by e-mail is handed on as `repair` would write it."""
     photos = [("a.jpg", JPEG), ("b.jpg", bodies.jpeg(5000, 2))]
     body = bodies.body(photos, ending=bodies.ENDINGS[ending])
-    expected = multipart.repair(body, bodies.CONTENT_TYPE)
+    expected = bodies.repaired(body, bodies.CONTENT_TYPE, BOUNDARY)
     for upload in (
         read(body, bodies.CONTENT_TYPE),
         chunked(body, 1460, bodies.CONTENT_TYPE),
     ):
-        found = encoded(upload, upload.files)
+        found = encoded(upload, upload.files, ID)
         assert (found.content_type, b"".join(found.chunks())) == expected
         assert found.size == len(expected[1])
 
@@ -452,8 +457,8 @@ def test_encoded_recording(path: Path) -> None:
     head, _, body = path.read_bytes().partition(b"\r\n\r\n")
     content_type = str(BytesHeaderParser().parsebytes(head.partition(b"\r\n")[2])["Content-Type"])
     upload = read(body, content_type)
-    found = encoded(upload, upload.files)
-    expected = multipart.repair(body, content_type)
+    found = encoded(upload, upload.files, ID)
+    expected = bodies.repaired(body, content_type, BOUNDARY)
     assert (found.content_type, b"".join(found.chunks())) == expected
 
 
@@ -470,8 +475,8 @@ def test_encoded_recording(path: Path) -> None:
 def test_encoded_is_repaired_whatever_it_is(body: bytes) -> None:
     """So it is with what no camera sends."""
     upload = read(body, TYPE)
-    found = encoded(upload, upload.files)
-    assert (found.content_type, b"".join(found.chunks())) == multipart.repair(body, TYPE)
+    found = encoded(upload, upload.files, ID)
+    assert (found.content_type, b"".join(found.chunks())) == bodies.repaired(body, TYPE, BOUNDARY)
 
 
 @pytest.mark.parametrize("chosen", [[], [0], [1], [2], [0, 2]])
@@ -479,10 +484,10 @@ def test_encoded_files(chosen: list[int]) -> None:
     """Some files of an upload have its message with them, and not the others."""
     photos = [("a.jpg", JPEG), ("b.jpg", b""), ("c.jpg", bodies.jpeg(500, 3))]
     upload = read(bodies.body(photos), bodies.CONTENT_TYPE)
-    found = encoded(upload, [upload.files[index] for index in chosen])
+    found = encoded(upload, [upload.files[index] for index in chosen], ID)
     expected = bodies.body([photos[index] for index in chosen])
-    assert (found.content_type, b"".join(found.chunks())) == multipart.repair(
-        expected, bodies.CONTENT_TYPE
+    assert (found.content_type, b"".join(found.chunks())) == bodies.repaired(
+        expected, bodies.CONTENT_TYPE, BOUNDARY
     )
 
 
@@ -499,7 +504,7 @@ def test_encoded_post(chosen: list[int]) -> None:
     sources = [SOURCES[index] for index in chosen]
     files = [body_of_its_own(name, data) for name, data in sources]
     upload = posted("Änne <b>", "facebook", "NX300", "At the sea & beyond\n]]>", files)
-    found = encoded(upload, files)
+    found = encoded(upload, files, ID)
     body = b"".join(found.chunks())
     assert found.size == len(body)
     parts = multipart.parse(body, found.content_type, strict=True)
@@ -523,7 +528,7 @@ def test_encoded_post_of_one_file() -> None:
     for file, (_, data) in zip(files, SOURCES, strict=True):
         if not data:
             continue
-        found = encoded(upload, [file])
+        found = encoded(upload, [file], ID)
         again = read(b"".join(found.chunks()), found.content_type)
         assert ([file.data for file in again.files], again.sender) == ([data], "me")
 
@@ -599,24 +604,76 @@ def test_copy_to_by_a_function_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "wanted", "expected"),
+    ("data", "expected"),
     [
-        pytest.param(pictures.photo(SMALL, orientation=1), True, (SMALL, 0), id="upright"),
-        pytest.param(pictures.photo(SMALL, orientation=3), True, (SMALL, 180), id="upside-down"),
-        pytest.param(pictures.photo(SMALL, orientation=6), True, (SMALL, 90), id="to-the-left"),
-        pytest.param(pictures.photo(SMALL, orientation=8), True, (SMALL, 270), id="to-the-right"),
-        pytest.param(pictures.photo(SMALL, orientation=2), True, (SMALL, 0), id="mirrored"),
-        pytest.param(pictures.photo(SMALL, orientation=6), False, (None, 0), id="not-wanted"),
-        pytest.param(pictures.photo(), True, (None, 0), id="none-there"),
-        pytest.param(b"\0\0\0\x18ftypmp42", True, (None, 0), id="video"),
-        pytest.param(b"", True, (None, 0), id="empty"),
+        pytest.param(pictures.photo(SMALL, orientation=1), Thumbnail(SMALL), id="upright"),
+        pytest.param(pictures.photo(SMALL, orientation=3), Thumbnail(SMALL, 180), id="upside-down"),
+        pytest.param(pictures.photo(SMALL, orientation=6), Thumbnail(SMALL, 90), id="to-the-left"),
+        pytest.param(
+            pictures.photo(SMALL, orientation=8), Thumbnail(SMALL, 270), id="to-the-right"
+        ),
+        pytest.param(pictures.photo(SMALL, orientation=2), Thumbnail(SMALL), id="mirrored"),
+        pytest.param(pictures.photo(), None, id="none-there"),
+        pytest.param(b"\0\0\0\x18ftypmp42", None, id="video"),
+        pytest.param(b"", None, id="empty"),
     ],
 )
-def test_preview(data: bytes, wanted: bool, expected: tuple[bytes | None, int]) -> None:
-    """A name that can be shown, the size, and the thumbnail as it is in the photo."""
+def test_thumbnail(data: bytes, expected: Thumbnail | None) -> None:
+    """The thumbnail is returned as it is in the photo."""
     file = File("../a.jpg", "image/jpeg", len(data), 0, lambda start, end: data[start:end])
-    found = preview(file, thumbnail=wanted)
-    assert found == Preview(file.safe_name, len(data), *expected)
+    assert thumbnail(file) == expected
+
+
+# Fingerprints
+
+LARGE = bodies.jpeg(300_000, 7)
+FIRST = bodies.body([("a.jpg", LARGE), ("b.jpg", JPEG)])
+
+
+def other(position: int) -> bytes:
+    """The body with another byte in its large photo."""
+    position += FIRST.index(LARGE)
+    return FIRST[:position] + bytes([FIRST[position] ^ 1]) + FIRST[position + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("body", "same"),
+    [
+        pytest.param(FIRST, True, id="the-same"),
+        pytest.param(other(0), False, id="first-byte"),
+        pytest.param(other(65_535), False, id="end-of-the-first-64-KiB"),
+        pytest.param(other(150_000), True, id="in-the-middle"),
+        pytest.param(other(300_000 - 65_536), False, id="begin-of-the-last-64-KiB"),
+        pytest.param(other(299_999), False, id="last-byte"),
+        pytest.param(
+            bodies.body([("a.jpg", LARGE), ("b.jpg", JPEG)], message=bodies.message_xml(text="Nx")),
+            False,
+            id="message",
+        ),
+        pytest.param(bodies.body([("a.jpg", LARGE), ("b.jpg", JPEG[:-1] + b"x")]), False, id="b"),
+    ],
+)
+def test_fingerprint(body: bytes, same: bool) -> None:
+    """It tells a repeat from another upload without reading whole files."""
+    first = fingerprint(read(FIRST, bodies.CONTENT_TYPE), len(FIRST))
+    found = read(body, bodies.CONTENT_TYPE)
+    assert (fingerprint(found, len(FIRST)) == first) is same
+    assert fingerprint(found, len(FIRST) + 1) != first
+    assert fingerprint(replace(found, sender="another"), len(FIRST)) != first
+
+
+def test_fingerprint_of_large_files() -> None:
+    """Of 2 GB no more is read than 64 KiB at each end."""
+    fetched: list[tuple[int, int]] = []
+
+    def fetch(start: int, end: int) -> bytes:
+        fetched.append((start, end))
+        return bytes(end - start)
+
+    size = 1 << 31
+    upload = posted("a", "facebook", "", "", [File("a.mp4", "video/mp4", size, 0, fetch)])
+    fingerprint(upload, size)
+    assert fetched == [(0, 1 << 16), (size - (1 << 16), size)]
 
 
 # Cut photos

@@ -158,7 +158,7 @@ def _outbox(given: argparse.Namespace) -> int:
 
 
 def _retry(spool: Spool, id: str) -> int:
-    if not spool.hurry(id):
+    if not spool.retry_now(id):
         return _failed(f"nothing of an upload {id} waits: see the list")
     print(f"upload {id} is tried again as soon as mitmproxy runs")
     return 0

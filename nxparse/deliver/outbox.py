@@ -49,7 +49,9 @@ from nxparse.deliver.errors import (
 )
 from nxparse.deliver.routes import target_label
 from nxparse.deviation import BodyError
-from nxparse.store.spool import MAX_WAIT, Delivery, Spool
+from nxparse.store.deliveries import MAX_WAIT, is_ahead
+from nxparse.store.records import Delivery
+from nxparse.store.spool import Spool
 from nxparse.text import (
     error_reason,
     format_duration,
@@ -310,7 +312,7 @@ class Outbox:
             if other.waited >= self.retry_for:
                 self._read(other, partial(self._expire, reason))
         wait = self._wait_after(delivery, least)
-        others = self._spool.rest(target, wait, reason, delivery)
+        others = self._spool.back_off(target, wait, reason, except_for=delivery)
         if others:
             logger.warning(
                 f"{others} more for {target_label(target)} wait with upload {delivery.id}"
@@ -321,10 +323,11 @@ class Outbox:
     def _continue_back_off(self, target: str) -> None:
         """Postpone what has arrived meanwhile, too, but not what the user retries."""
         until, reason = self._back_offs.get(target, (0.0, ""))
-        wait = until - self._clock()
-        if not 0 < wait <= 2 * MAX_WAIT:
+        now = self._clock()
+        wait = until - now
+        if not is_ahead(until, now):
             self._back_offs.pop(target, None)
-        elif others := self._spool.rest(target, wait, reason):
+        elif others := self._spool.back_off(target, wait, reason):
             logger.warning(f"{others} more for {target_label(target)} wait: {reason}")
 
     def _expire(
@@ -399,7 +402,7 @@ def describe_waiting(
 
 
 def _describe(one: Delivery, now: float, attempts: Collection[Attempted]) -> str:
-    file_number = f", file {one.part}" if one.part else ""
+    file_number = f", file {one.file_number}" if one.file_number else ""
     recipients = format_recipients(one.recipients)
     facts = [
         f"to {recipients} by {target_label(one.target)}",
@@ -420,9 +423,9 @@ def _describe(one: Delivery, now: float, attempts: Collection[Attempted]) -> str
 
 
 def _attempted(delivery: Delivery) -> Attempted:
-    return delivery.arrival.id, delivery.target, delivery.part
+    return delivery.arrival.id, delivery.target, delivery.file_number
 
 
 def is_due(next_try: float, now: float) -> bool:
     """Is a delivery tried at once? Also if it would wait for too long: the clock was set back."""
-    return not now < next_try <= now + 2 * MAX_WAIT
+    return not is_ahead(next_try, now)

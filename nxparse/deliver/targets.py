@@ -21,7 +21,7 @@ from nxparse.deliver.errors import (
 )
 from nxparse.deliver.outbox import Deliver
 from nxparse.deliver.save import describe_saved, save
-from nxparse.store.spool import Delivery
+from nxparse.store.records import Delivery
 from nxparse.text import format_list, format_recipients
 from nxparse.upload import File, Upload, camera, encoded
 
@@ -109,7 +109,7 @@ def _run(
 def _forward(
     server: forward.Server, upload: Upload, files: Sequence[File], delivery: Delivery
 ) -> Outcome:
-    said = forward.send(encoded(upload, files), delivery.id, server, time.time())
+    said = forward.send(encoded(upload, files, delivery.id), delivery.id, server, time.time())
     return Outcome(f"forwarded to {server}, which says {said}")
 
 
@@ -118,9 +118,9 @@ def _mastodon(
 ) -> Outcome:
     # What came to a site has a subject that nobody has typed.
     text = upload.text or ("" if delivery.arrival.site else upload.subject)
-    if delivery.part:  # what is to be seen on the others is not to be seen on this one
+    if delivery.file_number:  # what is to be seen on the others is not to be seen on this one
         text, *descriptions = text.split("~")
-        text = "~".join([text, *descriptions[delivery.part - 1 : delivery.part]])
+        text = "~".join([text, *descriptions[delivery.file_number - 1 : delivery.file_number]])
     # Another target may post the same upload to the same account, in another way.
     key = hashlib.sha256(f"{delivery.id} {delivery.target}".encode()).hexdigest()[:32]
     return Outcome(mastodon.send(upload, files, text, account, key, delivery.progress))

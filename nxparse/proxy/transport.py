@@ -25,7 +25,7 @@ import logging
 import re
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
@@ -297,7 +297,7 @@ class OneSegmentWriter:
         self._flush()
         self._writer.write_eof()
 
-    def watch_reply(self, result: Callable[[bool], Awaitable[None]]) -> None:
+    def watch_reply(self, result: Callable[[bool], None]) -> None:
         """Watch whether the client's TCP acknowledges the reply that is written next.
 
         `result` is called once: with True when everything that was written has
@@ -340,7 +340,7 @@ class OneSegmentWriter:
         self,
         connection: socket.socket,
         before: int,
-        result: Callable[[bool], Awaitable[None]],
+        result: Callable[[bool], None],
     ) -> None:
         try:
             await self._flushed.wait()
@@ -348,7 +348,7 @@ class OneSegmentWriter:
         finally:
             if isinstance(connection, socket.socket):
                 connection.close()
-        await result(acknowledged)
+        result(acknowledged)
 
     async def _acknowledged(self, connection: socket.socket) -> bool:
         """Wait until the client has acknowledged what has been written by now."""

@@ -26,7 +26,7 @@ from markupsafe import Markup
 from nxparse.deliver.outbox import Attempted, is_due
 from nxparse.deliver.routes import target_label
 from nxparse.server.reply import Reply
-from nxparse.store.spool import DeliveryStatus, FileRecord, UploadRecord
+from nxparse.store.records import DeliveryStatus, FileRecord, UploadRecord
 from nxparse.text import format_duration, format_list, format_size, printable
 
 MAX_REASON = 200  # characters
@@ -107,7 +107,7 @@ def _upload(
     names = format_list([printable(file.name) for file in files])
     size = format_size(sum(file.size for file in files))
     images = [
-        _Image(f"/thumbnail/{arrival.id}.{file.part}", printable(file.name), file.turn)
+        _Image(f"/thumbnail/{arrival.id}.{file.number}", printable(file.name), file.turn)
         for file in files
         if gallery and file.has_thumbnail
     ]
@@ -128,20 +128,20 @@ def _origin(past: UploadRecord) -> str:
 
 def _lines(past: UploadRecord, now: float, attempted: Collection[Attempted]) -> Iterator[_Line]:
     """What has become of an upload, each way in one line unless files went different ways."""
-    for target in dict.fromkeys(fate.target for fate in past.fates):
-        fates = [fate for fate in past.fates if fate.target == target]
+    for target in dict.fromkeys(fate.target for fate in past.deliveries):
+        fates = [fate for fate in past.deliveries if fate.target == target]
         said: dict[_Line, list[str]] = {}
         for fate in fates:
-            tried = (past.arrival.id, target, fate.part) in attempted
+            tried = (past.arrival.id, target, fate.file_number) in attempted
             line = _Line(_shown_state(fate), sentence(fate, now, being_tried=tried))
-            said.setdefault(line, []).append(_name(past.files, fate.part))
+            said.setdefault(line, []).append(_name(past.files, fate.file_number))
         for line, names in said.items():
             about = f"{format_list(names)}: " if len(said) > 1 else ""
             yield _Line(line.state, f"{about}{line.text}")
 
 
 def _name(files: Sequence[FileRecord], part: int) -> str:
-    named = next((file.name for file in files if file.part == part), f"file {part}")
+    named = next((file.name for file in files if file.number == part), f"file {part}")
     return printable(named)
 
 

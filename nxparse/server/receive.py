@@ -1,13 +1,13 @@
-"""A request with a body, on its way in: from the first byte of that to the reply.
+"""Receives the body of a request, from its first byte to the reply.
 
-Each chunk of an upload goes into the spool. At the end of the body it is either
-accepted, and then it is durable before the camera hears 200, or it is refused;
-a refused body that could hold a photo goes into quarantine as it is. What
-cannot be kept at all (too large, disk full) is still read to its end, in
-constant memory: a camera that is sending does not hear an early answer.
+Each chunk of an upload is written to the spool. At the end of the body the upload is
+accepted, and is durable before the camera gets its 200, or it is refused; a refused
+body that could hold a photo goes into quarantine as it is. What cannot be stored at all
+(too large, disk full) is still read to its end, in constant memory, because cameras do
+not read an early reply while they send.
 
-There are uploads by e-mail, whose chunks also go through the scanner, files for
-a social site, and small requests, which are only collected.
+There are uploads by e-mail, whose chunks also go through the scanner, files for a
+social site, and small requests, which are only collected.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import sqlite3
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Self
 
 from nxparse import markup, multipart
 from nxparse.address import AddressError, deliverable
@@ -29,7 +30,9 @@ from nxparse.deliver.routes import target_label
 from nxparse.deviation import BodyError
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import Announced as AnnouncedFile
-from nxparse.store.spool import MAX_WAIT, QUIET, Incoming, RepeatedError, Spool
+from nxparse.store.body import Incoming
+from nxparse.store.deliveries import MAX_WAIT
+from nxparse.store.spool import QUIET, RepeatedError, Spool
 from nxparse.text import (
     describe_contents,
     describe_disk_error,
@@ -39,14 +42,11 @@ from nxparse.text import (
     format_size,
     printable,
 )
-from nxparse.upload import Upload, from_parts, preview, whole
+from nxparse.upload import Upload, from_parts, thumbnail, whole
 
-# What must stay free beside one and a half times the upload, which is there
-# twice for a moment: in the spool and where it is saved.
-MIN_FREE = 64 << 20
-# A sender that goes on beyond this many times the limit is cut off.
+# A client that sends more than this many times the limit is cut off.
 HOPELESS = 4
-# Progress is told at each tenth, if the whole is at least this large or slow.
+# Progress is logged at each tenth, if the whole is at least this large or slow.
 LARGE = 16 << 20  # bytes
 SLOW = 2.0  # seconds since the last line
 
@@ -62,136 +62,148 @@ class Announced:
     length: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a request with a body.
+
+    `accepted` is the id of the stored body, or of the one that it repeats, if any;
+    `upload` is the id of the upload it belongs to, and `message` says in a few words
+    what came. `body` is the body if it is to be inspected. With `waits_for` there is
+    no reply yet: call `finish` again when that is done.
+    """
+
+    reply: Reply
+    accepted: str | None = None
+    upload: str = ""
+    is_duplicate: bool = False
+    message: str = ""
+    body: bytes | None = None
+    waits_for: Future[bool] | None = None
+
+
 class Receiver(ABC):
     """Receives one upload. `feed` never raises; `finish` and `abort` block.
 
-    `body` is the body, once it is over, if it is at most `inspect` bytes long
-    (0: never). `accepted` is the id of the body, once it is kept, or of the one
-    that it repeats, and `upload` the id of the upload that it belongs to; `told`
-    says in a few words what came.
+    Bodies of at most `inspect` bytes are read back to be inspected (0: none).
     """
 
     def __init__(
         self, spool: Spool, config: Config, announced: Announced, *, inspect: int = 0
     ) -> None:
         self.received = 0
-        self.body: bytes | None = None
-        self.accepted: str | None = None
-        self.upload = ""
-        self.is_repeat = False
-        self.told = ""
         self._spool = spool
         self._config = config
         self._announced = announced
         self._inspect = inspect
         self._refusal: Reply | None = None
         self._incoming: Incoming | None = None
-        self._told = 0
-        self._told_at = time.monotonic()
-        self._begin()
+        self._tenth = 0
+        self._logged_at = time.monotonic()
+
+    def open(self) -> Self:
+        """Create the body in the spool, or refuse the upload."""
+        if (self._announced.length or 0) > self._config.max_upload:
+            self._too_large()
+            return self
+        try:
+            self._incoming = self._spool.begin(self._announced.length)
+        except OSError as error:
+            self._not_stored(error)
+        return self
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body."""
         self.received += len(chunk)
         if self._incoming is None:
             return
-        self._tell_progress()
+        self._log_progress()
         if self.received > self._config.max_upload:
             self._too_large()
             return
         try:
             self._incoming.write(chunk)
         except OSError as error:
-            self._not_kept(error)
+            self._not_stored(error)
             return
         self._look_at(chunk)
 
-    def finish(self) -> Reply:
+    def finish(self) -> Result:
         """The body is whole: accept it, or refuse it."""
-        if self._incoming is None:
-            assert self._refusal, "finish and abort are called once, and one of them"
-            return self._refusal
         incoming = self._incoming
+        if incoming is None:
+            assert self._refusal, "finish and abort are called once, and one of them"
+            return Result(self._refusal)
+        body = None
         try:
             if not incoming.size:
                 raise BodyError("it is empty")
-            self._keep_for_inspection()
-            return self._accept(incoming)
+            body = self._inspected(incoming)
+            return self._accept(incoming, body)
+        except RepeatedError as repeated:
+            if repeated.reply:
+                return Result(ACCEPTED, repeated.id, repeated.upload, waits_for=repeated.reply)
+            self._spool.discard(incoming)
+            self._incoming = None
+            message = f"upload {repeated.upload}"
+            self._log(logging.INFO, f"duplicate of {message} ignored")
+            return Result(ACCEPTED, repeated.id, repeated.upload, True, message, body)
         except BodyError as error:
-            return self._refused(error)
+            return Result(self._refused(error), body=body)
         except (OSError, sqlite3.Error) as error:
-            return self._not_kept(error)
+            return Result(self._not_stored(error), body=body)
 
-    def abort(self, reason: str) -> Path | None:
-        """The body was cut: put into quarantine what has come of it, and tell where that is."""
-        if self._incoming is None:
+    def abort(self, reason: str) -> bytes | None:
+        """The body was cut: move what has arrived to quarantine.
+
+        Returns it if it is to be inspected.
+        """
+        incoming, self._incoming = self._incoming, None
+        if incoming is None:
             return None
         of = f" of {self._announced.length}" if self._announced.length else ""
         what = f"upload cut after {self.received}{of} bytes, {printable(reason)}"
+        body = None
         try:
             with suppress(OSError):
-                self._keep_for_inspection()
-            path = self._spool.quarantine(self._incoming)
+                body = self._inspected(incoming)
+            path = self._spool.quarantine(incoming)
         except OSError as error:
             self._log(logging.ERROR, f"{what}: {describe_disk_error(error, self._config.dir)}")
-            return None
-        finally:
-            self._incoming = None
-        kept = f"what came is kept as {path}" if path else "nothing had come"
-        self._log(logging.WARNING, f"{what}; nothing is delivered, {kept}")
-        return path
+        else:
+            kept = f"what came is kept as {path}" if path else "nothing had come"
+            self._log(logging.WARNING, f"{what}; nothing is delivered, {kept}")
+        return body
 
     def _look_at(self, chunk: bytes) -> None:  # noqa: B027
         """Take note of a chunk that has been written."""
 
     @abstractmethod
-    def _accept(self, incoming: Incoming) -> Reply:
+    def _accept(self, incoming: Incoming, body: bytes | None) -> Result:
         """Accept the body: make it durable. Raises BodyError if it is refused."""
 
-    def _accepted(self, upload: str, told: str, targets: Sequence[str], noted: str = "") -> Reply:
-        """The body is safe, as that of an upload or a part of it."""
+    def _accepted(
+        self,
+        upload: str,
+        message: str,
+        targets: Sequence[str],
+        body: bytes | None,
+        noted: str = "",
+    ) -> Result:
+        """The body is durable, as that of an upload or a part of it."""
         assert self._incoming
-        self.accepted, self.upload, self.told = self._incoming.id, upload, told
+        accepted = self._incoming.id
         self._incoming = None
         then = f"next: {format_list([*map(target_label, targets)])} (upload {upload})"
-        self._log(logging.INFO, "; ".join(filter(None, (told, noted, then))))
-        return ACCEPTED
+        self._log(logging.INFO, "; ".join(filter(None, (message, noted, then))))
+        return Result(ACCEPTED, accepted, upload, message=message, body=body)
 
-    def _repeat(self, id: str) -> Reply:
-        assert self._incoming
-        self._spool.discard(self._incoming)
-        self._incoming = None
-        self.upload = self._spool.upload_of(id)
-        self.accepted, self.is_repeat, self.told = id, True, f"upload {self.upload}"
-        self._log(logging.INFO, f"sends upload {self.upload} again: it is taken once")
-        return ACCEPTED
-
-    def _begin(self) -> None:
-        length = self._announced.length or 0
-        if length > self._config.max_upload:
-            self._too_large()
-            return
-        try:
-            free = self._spool.free()
-            if free < 1.5 * length + MIN_FREE:
-                self._refuse(
-                    refusal(507, "The disk is full"),
-                    f"an upload is refused: only {format_size(free)} are free in "
-                    f"{self._config.dir}, too little for it; make room there",
-                    logging.ERROR,
-                )
-            else:
-                self._incoming = self._spool.begin()
-        except OSError as error:
-            self._not_kept(error)
-
-    def _refuse(self, reply: Reply, told: str, level: int) -> Reply:
-        """Refuse the upload and forget what has come of it."""
+    def _refuse(self, reply: Reply, message: str, level: int) -> Reply:
+        """Refuse the upload and delete what has arrived of it."""
         if self._incoming:
             self._spool.discard(self._incoming)
             self._incoming = None
         self._refusal = reply
-        self._log(level, told)
+        self._log(level, message)
         return reply
 
     def _too_large(self) -> None:
@@ -203,43 +215,39 @@ class Receiver(ABC):
             logging.WARNING,
         )
 
-    def _not_kept(self, error: BaseException) -> Reply:
+    def _not_stored(self, error: BaseException) -> Reply:
         return self._refuse(
-            refusal(507, "The upload could not be kept"),
+            refusal(507, "The upload could not be stored"),
             f"an upload is refused: {describe_disk_error(error, self._config.dir)}",
             logging.ERROR,
         )
 
     def _refused(self, error: BodyError) -> Reply:
         assert self._incoming
-        reply = refusal(error.status, str(error))
         try:
             path = self._spool.quarantine(self._incoming)
         except OSError as disk_error:
-            return self._not_kept(disk_error)
+            return self._not_stored(disk_error)
         self._incoming = None
         kept = f"; its body is kept as {path}" if path else ""
         self._log(logging.WARNING, f"an upload is refused: {printable(str(error), 200)}{kept}")
-        return reply
+        return refusal(error.status, str(error))
 
-    def _keep_for_inspection(self) -> None:
-        assert self._incoming
-        if 0 < self._incoming.size <= self._inspect:
-            self.body = self._incoming.fetch(0, self._incoming.size)
+    def _inspected(self, incoming: Incoming) -> bytes | None:
+        size = incoming.size
+        return incoming.fetch(0, size) if 0 < size <= self._inspect else None
 
-    def _tell_progress(self) -> None:
+    def _log_progress(self) -> None:
         length = self._announced.length
-        if not length:
+        if not length or 10 * self.received < (self._tenth + 1) * length:
             return
-        tenth = 10 * self.received // length
         now = time.monotonic()
-        if tenth <= self._told or tenth >= 10:
-            return
-        if length >= LARGE or now - self._told_at >= SLOW:
+        tenth = 10 * self.received // length
+        if tenth < 10 and (length >= LARGE or now - self._logged_at >= SLOW):
             self._log(
                 logging.INFO, f"{format_size(self.received)} of {format_size(length)} received"
             )
-            self._told, self._told_at = tenth, now
+            self._tenth, self._logged_at = tenth, now
 
     def _log(self, level: int, message: str) -> None:
         logger.log(level, f"{self._announced.client}: {message}")
@@ -251,8 +259,9 @@ class EmailReceiver(Receiver):
     def __init__(
         self, spool: Spool, config: Config, announced: Announced, *, inspect: int = 0
     ) -> None:
-        self._scanner = multipart.Scanner(multipart.boundary_of(announced.content_type))
         super().__init__(spool, config, announced, inspect=inspect)
+        self._scanner = multipart.Scanner(multipart.boundary_of(announced.content_type))
+        self._parsed: Upload | None = None
 
     def _look_at(self, chunk: bytes) -> None:
         if self._scanner.error is None:
@@ -260,28 +269,24 @@ class EmailReceiver(Receiver):
             with suppress(multipart.MultipartError):
                 self._scanner.feed(chunk)
 
-    def _accept(self, incoming: Incoming) -> Reply:
-        upload = from_parts(self._scanner.close(), self._scanner.deviations, incoming.fetch)
+    def _accept(self, incoming: Incoming, body: bytes | None) -> Result:
+        upload = self._parsed = self._parsed or from_parts(
+            self._scanner.close(), self._scanner.deviations, incoming.fetch
+        )
         if not self._config.may_send(upload.sender):
-            return self._refuse(
+            reply = self._refuse(
                 refusal(401, "Sender not in whitelist"),
                 f"an upload is refused: {describe_refused_sender(upload.sender)}",
                 logging.WARNING,
             )
+            return Result(reply, body=body)
         deliveries = self._deliveries(upload)
-        if repeated := self._spool.repeated(upload.sender, incoming.sha256):
-            return self._repeat(repeated)
-        announced = self._announced
+        thumbnails = [thumbnail(file) for file in upload.files] if self._config.gallery else []
         arrival = self._spool.accept(
-            incoming,
-            announced.client,
-            upload.sender,
-            announced.content_type,
-            deliveries,
-            [preview(file, thumbnail=self._config.gallery) for file in upload.files],
+            incoming, self._announced.client, upload, deliveries, thumbnails
         )
         noted = f"tolerated: {format_deviations(upload.deviations)}"
-        return self._accepted(arrival.id, describe_contents(upload), list(deliveries), noted)
+        return self._accepted(arrival.id, describe_contents(upload), list(deliveries), body, noted)
 
     def _deliveries(self, upload: Upload) -> dict[str, tuple[str, ...]]:
         """The recipients for each target. BodyError if mail could not be delivered to one."""
@@ -312,49 +317,44 @@ class FileReceiver(Receiver):
         *,
         inspect: int = 0,
     ) -> None:
-        self._file = file
         super().__init__(spool, config, announced, inspect=inspect)
+        self._file = file
+
+    def open(self) -> Self:
+        super().open()
         self._expect(MAX_WAIT)
+        return self
 
-    def finish(self) -> Reply:
-        reply = super().finish()
-        if not self.accepted:
+    def finish(self) -> Result:
+        result = super().finish()
+        if result.is_duplicate or not result.accepted:
             self._expect(QUIET)
-        return reply
+        return result
 
-    def abort(self, reason: str) -> Path | None:
+    def abort(self, reason: str) -> bytes | None:
         try:
             return super().abort(reason)
         finally:
             self._expect(QUIET)
 
-    def _accept(self, incoming: Incoming) -> Reply:
+    def _accept(self, incoming: Incoming, body: bytes | None) -> Result:
         post, name = self._file.post, self._file.name
-        sha256 = incoming.sha256
-        if repeated := self._spool.repeated(post.sender, sha256, self._file.id, post):
-            self._expect(QUIET)
-            return self._repeat(repeated)
         at_once, together = self._ways(post.site)
-        content_type = self._announced.content_type
-        file = whole(name, content_type, incoming.size, incoming.fetch)
-        try:
-            arrival = self._spool.append(
-                incoming,
-                post,
-                name,
-                content_type,
-                self._file.id,
-                at_once=at_once,
-                together=together,
-                preview=preview(file, thumbnail=self._config.gallery),
-            )
-        except RepeatedError as error:  # twice at the same moment
-            return self._repeat(error.id)
-        told = (
+        file = whole(name, self._announced.content_type, incoming.size, incoming.fetch)
+        arrival = self._spool.append(
+            incoming,
+            post,
+            file,
+            self._file.id,
+            at_once=at_once,
+            together=together,
+            thumbnail=thumbnail(file) if self._config.gallery else None,
+        )
+        message = (
             f"from {printable(post.sender)} to {post.site}: "
             f"{printable(name or '(no name)')}, {format_size(incoming.size)}"
         )
-        return self._accepted(arrival.id, told, [*at_once, *together])
+        return self._accepted(arrival.id, message, [*at_once, *together], body)
 
     def _ways(self, site: str) -> tuple[list[str], list[str]]:
         """The targets that get each photo, and those that get the post as a whole."""
@@ -389,12 +389,9 @@ class Collector:
     counted as one more byte.
     """
 
-    accepted = None
-
     def __init__(
         self, client: str, answer: Callable[[bytes], Reply], limit: int = markup.MAX_BYTES
     ) -> None:
-        self.body: bytes | None = None
         self._client = client
         self._answer = answer
         self._room = limit + 1
@@ -404,12 +401,12 @@ class Collector:
         """Take the next bytes of the body."""
         self._collected += chunk[: self._room - len(self._collected)]
 
-    def finish(self) -> Reply:
+    def finish(self) -> Result:
         """The body is whole: answer."""
-        self.body = bytes(self._collected)
-        return self._answer(self.body)
+        body = bytes(self._collected)
+        return Result(self._answer(body), body=body)
 
-    def abort(self, reason: str) -> None:
-        """The body was cut."""
-        self.body = bytes(self._collected)
+    def abort(self, reason: str) -> bytes:
+        """The body was cut. Returns what has arrived of it."""
         logger.warning(f"{self._client}: a request was cut, {printable(reason)}")
+        return bytes(self._collected)

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from nxparse.server.social import Announcement
 from nxparse.store.database import Database
-from nxparse.store.spool import Post
+from nxparse.store.records import Post
 
 # The phones of that time asked for 43,200 minutes (decompiled SnsProvider, 2012).
 SESSION_LIFE = 30 * 86400.0  # seconds without use
@@ -41,8 +41,7 @@ MAX_ANNOUNCED = 4 << 20  # bytes of names, albums and captions
 
 logger = logging.getLogger(__name__)
 
-_MIGRATIONS = (
-    """
+_SCHEMA = """
 CREATE TABLE session (
     id TEXT PRIMARY KEY,     -- digest of the key
     client TEXT NOT NULL,    -- the camera's address
@@ -61,8 +60,7 @@ CREATE TABLE announcement (
     size INTEGER NOT NULL    -- bytes of its texts
 );
 CREATE INDEX announcement_session ON announcement (session);
-""",
-)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +182,7 @@ class Sessions:
 
 
 def _open(path: Path) -> Database:
-    database = Database(path, _MIGRATIONS, shrink=True)
+    database = Database(path, _SCHEMA, shrink=True)
     try:
         ((found,),) = database.query("PRAGMA quick_check(1)")
         if found != "ok":

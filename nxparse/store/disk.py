@@ -152,24 +152,32 @@ class Folder:
                     found.append((name, state))
         return found
 
-    def trim(self, size: int, count: int | None = None) -> list[str]:
-        """Delete the files that come first by name until the rest fits; return which.
+    def trim(self, size: int, count: int) -> tuple[list[str], int, int]:
+        """Delete the files that come first by name until the rest fits.
 
-        `size` is in bytes, of all files together; `count` is how many they may be.
+        `size` is in bytes on the disk, of `count` files together. Returns the names
+        deleted, and the size and count of what is left.
         """
         files = self.files()
-        total = sum(state.st_size for _, state in files)
-        left = len(files)
+        total, left = sum(disk_size(state) for _, state in files), len(files)
         deleted = []
         for name, state in files:
-            if total <= size and (count is None or left <= count):
+            if total <= size and left <= count:
                 break
             with contextlib.suppress(OSError):
                 self.unlink(name)
-                total -= state.st_size
+                total -= disk_size(state)
                 left -= 1
                 deleted.append(name)
-        return deleted
+        return deleted, total, left
+
+    def is_in_place(self) -> bool:
+        """Is this still the folder that its path leads to?"""
+        try:
+            found = os.stat(self.path, follow_symlinks=False)
+        except OSError:
+            return False
+        return self._fd is None or os.path.samestat(found, os.fstat(self._checked(self._fd)))
 
     def lock(self) -> None:
         """Let no other process lock this folder while it is open. BlockingIOError if one has."""
@@ -205,8 +213,14 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def disk_size(state: os.stat_result) -> int:
+    """Return the bytes that a file takes on the disk."""
+    blocks: int | None = getattr(state, "st_blocks", None)  # Windows has none
+    return -(-state.st_size // 4096) * 4096 if blocks is None else blocks * 512
+
+
 def read_chunks(fd: int) -> Iterator[bytes]:
-    """The content of a file from its beginning, in pieces of at most 256 KiB."""
+    """Read a file from its beginning, in pieces of at most 256 KiB."""
     os.lseek(fd, 0, os.SEEK_SET)
     while chunk := os.read(fd, CHUNK):
         yield chunk

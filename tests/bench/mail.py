@@ -21,7 +21,9 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+from nxparse import multipart
 from nxparse.store.spool import Spool
+from nxparse.upload import from_parts
 from tests import bodies, camera
 from tests.bench.process import peak
 from tests.bench.table import Goal, Row, Table, in_turns
@@ -107,10 +109,13 @@ def accepted(folder: Path, size: int) -> Path:
     """A spool with an upload that is to be mailed."""
     with closing(Spool(folder)) as spool:
         incoming = spool.begin()
+        scanner = multipart.Scanner(multipart.boundary_of(bodies.CONTENT_TYPE))
         for piece in body(size):
             incoming.write(piece)
+            scanner.feed(piece)
+        found = from_parts(scanner.close(), scanner.deviations, incoming.fetch)
         deliveries = {"mail": [bodies.RECIPIENT]}
-        spool.accept(incoming, "192.0.2.7", bodies.SENDER, bodies.CONTENT_TYPE, deliveries)
+        spool.accept(incoming, "192.0.2.7", found, deliveries)
     return folder
 
 

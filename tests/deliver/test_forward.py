@@ -29,7 +29,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nxparse import multipart, upload
+from nxparse import upload
 from nxparse.deliver import http_client
 from nxparse.deliver.errors import (
     DeliveryError,
@@ -99,10 +99,11 @@ def trusted(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Authority:
     return authority
 
 
-def encoded(body: bytes = BODY, *, part: int = 0) -> Encoded:
+def encoded(body: bytes = BODY, *, part: int = 0, id: str = ID) -> Encoded:
     """What is forwarded of an upload by e-mail: all of it, or one of its files."""
     found = upload.read(body, bodies.CONTENT_TYPE)
-    return upload.encoded(found, found.files[part - 1 : part] if part else found.files)
+    files = found.files[part - 1 : part] if part else found.files
+    return upload.encoded(found, files, id)
 
 
 def large(size: int = 64 << 20) -> Encoded:
@@ -291,7 +292,7 @@ class TestPost:
                 ("Accept-Encoding", "identity"),
                 ("Connection", "close"),
                 ("Content-Length", str(body.size)),
-                ("Content-Type", bodies.CONTENT_TYPE),
+                ("Content-Type", body.content_type),
                 ("Host", f"127.0.0.1:{running.port}"),
                 ("Idempotency-Key", f'"{ID}"'),
                 ("User-Agent", "nx_addon"),
@@ -306,9 +307,9 @@ class TestPost:
         with WebServer() as running:
             send(encoded(body), ID, at(running), NOON)
         found = running.post
-        assert (found.header("Content-Type"), found.body) == multipart.repair(
-            body, bodies.CONTENT_TYPE
-        )
+        boundary = found.header("Content-Type").rpartition("=")[2]
+        expected = bodies.repaired(body, bodies.CONTENT_TYPE, boundary)
+        assert (found.header("Content-Type"), found.body) == expected
         assert found.header("Content-Length") == str(len(found.body))
 
     @pytest.mark.parametrize("part", [0, 1, 2])
@@ -332,7 +333,7 @@ class TestPost:
         ]
         found = upload.posted("anna", "facebook", "NX300", "At the <sea>", files)
         with WebServer() as running:
-            send(upload.encoded(found, found.files), ID, at(running), NOON)
+            send(upload.encoded(found, found.files, ID), ID, at(running), NOON)
         (name, _, kind, text), *photos = fields(running)
         assert (name, kind) == ("message", "text/xml")
         assert b"<sender>anna</sender>" in text
@@ -408,7 +409,7 @@ class TestPost:
         with WebServer(keep=False) as running:
             tracemalloc.start()
             try:
-                body = upload.encoded(found, found.files)
+                body = upload.encoded(found, found.files, ID)
                 send(body, ID, at(running), NOON)
                 _, peak = tracemalloc.get_traced_memory()
             finally:
@@ -1055,9 +1056,9 @@ class TestOutbox:
             box.deliver()
             box.deliver()
         post = running.post
-        assert (post.header("Content-Type"), post.body) == multipart.repair(
-            BODY, bodies.CONTENT_TYPE
-        )
+        boundary = post.header("Content-Type").rpartition("=")[2]
+        expected = bodies.repaired(BODY, bodies.CONTENT_TYPE, boundary)
+        assert (post.header("Content-Type"), post.body) == expected
         assert post.header("Idempotency-Key") == f'"{box.id}"'
         assert (box.waits, undelivered(tmp_path)) == ([], {})
 
@@ -1069,7 +1070,10 @@ class TestOutbox:
         keys = [post.header("Idempotency-Key") for post in running.posts]
         assert keys == [f'"{box.id}"', f'"{box.id}.1"', f'"{box.id}.2"']
         sent = [post.body for post in running.posts]
-        assert sent == [b"".join(encoded(part=part).chunks()) for part in (0, 1, 2)]
+        assert sent == [
+            b"".join(encoded(part=part, id=f"{box.id}.{part}" if part else box.id).chunks())
+            for part in (0, 1, 2)
+        ]
         assert (box.waits, undelivered(tmp_path)) == ([], {"SAM_2.JPG": PHOTOS["SAM_2.JPG"]})
 
     @pytest.mark.parametrize(

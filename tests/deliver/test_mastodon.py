@@ -39,10 +39,11 @@ from nxparse.deliver.mastodon import Account, Limits, Post, account, compose
 from nxparse.deliver.outbox import Outbox
 from nxparse.deliver.save import folder_for
 from nxparse.deliver.targets import deliver_to, keep
-from nxparse.store.spool import Delivery, Spool
-from nxparse.store.spool import Post as SitePost
+from nxparse.store.records import Delivery
+from nxparse.store.records import Post as SitePost
+from nxparse.store.spool import Spool
 from nxparse.upload import File, Upload
-from tests import bodies
+from tests import arrivals, bodies
 from tests.clock import Clock
 from tests.faults import contents, make_lazy
 from tests.mastodon_server import (
@@ -1302,20 +1303,15 @@ class Box:
     def mail(self, count: int, text: str = MESSAGE, title: str = bodies.TITLE) -> None:
         """Accept an upload by e-mail."""
         message = bodies.message_xml(text=text, title=title)
-        incoming = self.spool.begin()
-        incoming.write(bodies.body(list(PHOTOS.items())[:count], message=message))
         to = {target: [bodies.RECIPIENT] for target in self.targets}
-        self.spool.accept(incoming, "192.0.2.7", bodies.SENDER, bodies.CONTENT_TYPE, to)
+        body = bodies.body(list(PHOTOS.items())[:count], message=message)
+        arrivals.accept(self.spool, body, to)
 
     def post(self, count: int, text: str = MESSAGE) -> None:
         """Accept photos for a social site."""
         post = SitePost("192.0.2.7", "anna", "a session", "facebook", "NX300", text, count)
         for name, content in list(PHOTOS.items())[:count]:
-            incoming = self.spool.begin()
-            incoming.write(content)
-            self.spool.append(
-                incoming, post, name, "image/jpeg", name, at_once=[], together=self.targets
-            )
+            arrivals.append(self.spool, post, name, content, at_once=[], together=self.targets)
 
     def deliver(self) -> None:
         for target in self.targets:

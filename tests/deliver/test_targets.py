@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from nxparse import config, multipart, upload
+from nxparse import config, upload
 from nxparse.config import Config
 from nxparse.deliver import mail
 from nxparse.deliver.errors import (
@@ -32,8 +32,9 @@ from nxparse.deliver.errors import (
 from nxparse.deliver.mail import OutgoingMessage, Smarthost
 from nxparse.deliver.save import folder_for
 from nxparse.deliver.targets import deliver_to, keep
-from nxparse.store.spool import Delivery, StoredUpload
+from nxparse.store.records import Delivery, StoredUpload
 from nxparse.upload import File, Upload
+from tests import bodies
 from tests.bodies import CONTENT_TYPE, RECIPIENT, SENDER, TEXT, TITLE, body, jpeg, message_xml
 from tests.faults import Faults, contents
 from tests.mastodon_server import TOKEN, MastodonServer
@@ -332,7 +333,7 @@ class TestPost:
         ]
         found = upload.posted(login, "facebook", album, "At the sea\n~Anna's boat", files)
         target = f"mail:{self.ADDRESS}"
-        arrival = StoredUpload(ID, NEW_YEAR, "192.0.2.7", login, "facebook", album, found.text)
+        arrival = StoredUpload(ID, NEW_YEAR, "192.0.2.7", login, "facebook")
         one = Delivery(arrival, target, part, ("facebook",), 0, 0.0, NEW_YEAR, "")
         return deliver_to(given, {}, target)(found, files_of(found, part), one)
 
@@ -563,7 +564,9 @@ class TestForward:
         photos = list(PHOTOS.items())
         sent = body(photos[part - 1 : part] if part else photos, message=message_xml())
         post = server.post
-        assert (post.header("Content-Type"), post.body) == multipart.repair(sent, CONTENT_TYPE)
+        boundary = post.header("Content-Type").rpartition("=")[2]
+        expected = bodies.repaired(sent, CONTENT_TYPE, boundary)
+        assert (post.header("Content-Type"), post.body) == expected
         assert post.line == "POST /hook?x=1 HTTP/1.1"
         assert post.header("Authorization") == "Basic bWU6c2VjcmV0"
         assert post.header("Idempotency-Key") == (f'"{ID}.{part}"' if part else f'"{ID}"')

@@ -218,12 +218,15 @@ def read(data: bytes) -> None:
         found = upload.read(body, TYPE)
     except BodyError:
         return
-    assert upload.read_chunks(pieces(body, size + 1), TYPE, fetch) == found
+    scanner = multipart.Scanner(multipart.boundary_of(TYPE))
+    for piece in pieces(body, size + 1):
+        scanner.feed(piece)
+    assert upload.from_parts(scanner.close(), scanner.deviations, fetch) == found
     no_photo_lost(body, [(file.start, file.start + file.size) for file in found.files])
     assert sum(file.size for file in found.files) <= len(body)
     assert visible(describe_upload(found))
     assert visible(show.upload(found), "\n")
-    written = upload.encoded(found, found.files)
+    written = upload.encoded(found, found.files, "an id")
     assert sum(map(len, written.chunks())) == written.size
 
 

@@ -480,7 +480,7 @@ class Result:
         self.reports: list[bool] = []
         self._reported = asyncio.Event()
 
-    async def __call__(self, acknowledged: bool) -> None:
+    def __call__(self, acknowledged: bool) -> None:
         self.reports.append(acknowledged)
         self._reported.set()
 

@@ -25,7 +25,8 @@ from nxparse.server.page import render, thumbnail
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import SESSION_LIFE, Announced, Sessions
 from nxparse.store.spool import QUIET, Spool
-from nxparse.upload import Preview
+from nxparse.upload import File, Thumbnail, Upload
+from tests import arrivals
 from tests.bodies import jpeg
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import Database, Faults, make_lazy
@@ -444,16 +445,14 @@ def found(gateway: Gateway, config: Config, token: str) -> Announced:
 
 def arrive(spool: Spool, announced: Announced) -> None:
     """The photo that was announced comes, to be mailed with the rest of its post."""
-    incoming = spool.begin()
-    incoming.write(jpeg(500))
-    spool.append(
-        incoming,
+    arrivals.append(
+        spool,
         announced.post,
         announced.name,
-        "image/jpeg",
-        announced.id,
+        jpeg(500),
         at_once=[],
         together=["mail"],
+        resource=announced.id,
     )
 
 
@@ -681,8 +680,12 @@ class TestPage:
         """An upload of a client, with a thumbnail."""
         incoming = spool.begin()
         incoming.write(b"x")
-        files = [Preview(f"{client}.JPG", 1, b"a thumbnail", 90)]
-        return spool.accept(incoming, client, "me", "", {"save": ["a"]}, files).id
+        file = File(f"{client}.JPG", "image/jpeg", 1, 0, incoming.fetch)
+        upload = Upload("me", ("a",), "", "", (file,))
+        thumbnails = [Thumbnail(b"a thumbnail", 90)]
+        id = spool.accept(incoming, client, upload, {"save": ["a"]}, thumbnails).id
+        spool.reply_confirmed(id)
+        return id
 
     def names(self, reply: Reply) -> list[str]:
         return re.findall(r"<h2>([0-9.]+)\.JPG, ", reply.body.decode())

@@ -17,7 +17,7 @@ from selenium.webdriver.common.by import By
 
 from nxparse.server import page
 from nxparse.server.page import render, sentence, thumbnail
-from nxparse.store.spool import DeliveryStatus, FileRecord, StoredUpload, UploadRecord
+from nxparse.store.records import DeliveryStatus, FileRecord, StoredUpload, UploadRecord
 from tests import bodies, camera, pictures
 from tests.browser import browser, needs_browser, wait_for_text
 from tests.clock import NEW_YEAR
@@ -143,7 +143,7 @@ def test_upload_without_sender_and_files() -> None:
 
 def test_post() -> None:
     """Of what came to a site it tells which one."""
-    arrival = StoredUpload(ID, NEW_YEAR, "192.0.2.7", "anna", "facebook", "NX300", "by the sea")
+    arrival = StoredUpload(ID, NEW_YEAR, "192.0.2.7", "anna", "facebook")
     outline = Outline(render([UploadRecord(arrival, (), ())], NEW_YEAR, gallery=True).body)
     assert outline.text[3] == "from anna at 192.0.2.7, for facebook"
 

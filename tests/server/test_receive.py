@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,16 +21,19 @@ from nxparse import markup
 from nxparse.config import OPTIONS, Config, parse
 from nxparse.server import receive
 from nxparse.server.receive import (
-    MIN_FREE,
     Announced,
     Collector,
     EmailReceiver,
     FileReceiver,
     Receiver,
+    Result,
 )
 from nxparse.server.reply import ACCEPTED, Reply
 from nxparse.server.sessions import Announced as AnnouncedFile
-from nxparse.store.spool import GAP, MAX_WAIT, QUIET, FileRecord, Post, Spool
+from nxparse.store.body import MIN_FREE, STRIDE
+from nxparse.store.deliveries import MAX_WAIT
+from nxparse.store.records import FileRecord, Post
+from nxparse.store.spool import GAP, QUIET, Spool
 from nxparse.text import describe_disk_error, printable
 from tests import pictures
 from tests.bodies import BOUNDARY, CONTENT_TYPE, SENDER, body, jpeg, message_xml, part_head
@@ -93,7 +97,8 @@ def begin(spool: Spool, config: Config) -> Callable[..., Receiver]:
         **options: object,
     ) -> Receiver:
         used = configured(config.dir, **options) if options else config
-        return EmailReceiver(spool, used, Announced(CLIENT, content_type, length), inspect=inspect)
+        announced = Announced(CLIENT, content_type, length)
+        return EmailReceiver(spool, used, announced, inspect=inspect).open()
 
     return begun
 
@@ -116,9 +121,13 @@ def feed(receiver: Receiver, data: bytes, size: int = 100) -> None:
         receiver.feed(data[start : start + size])
 
 
-def send(receiver: Receiver, data: bytes = BODY) -> Reply:
+def received(receiver: Receiver, data: bytes = BODY) -> Result:
     feed(receiver, data)
     return receiver.finish()
+
+
+def send(receiver: Receiver, data: bytes = BODY) -> Reply:
+    return received(receiver, data).reply
 
 
 def kept(spool: Spool, directory: Path) -> tuple[list[bytes], list[bytes]]:
@@ -154,9 +163,9 @@ class TestPreviews:
             file = AnnouncedFile(f"{number}", POST, f"{number}.jpg")
             used = configured(directory, nx_gallery=gallery)
             announced = Announced(CLIENT, "image/jpeg", len(photo))
-            send(FileReceiver(spool, used, announced, file), photo + bytes([number]))
+            send(FileReceiver(spool, used, announced, file).open(), photo + bytes([number]))
         [found] = spool.recent()
-        assert [(one.part, one.name) for one in found.files] == [(1, "1.jpg"), (2, "2.jpg")]
+        assert [(one.number, one.name) for one in found.files] == [(1, "1.jpg"), (2, "2.jpg")]
         assert {one.has_thumbnail for one in found.files} == {gallery}
 
 
@@ -179,21 +188,12 @@ class TestAccepted:
             )
         ]
 
-    def test_in_a_few_words(self, begin: Callable[..., Receiver]) -> None:
-        """What came is also told in fewer words, once it is accepted."""
-        receiver = begin()
-        assert (receiver.told, receiver.is_repeat) == ("", False)
-        send(receiver)
+    def test_result(self, begin: Callable[..., Receiver], spool: Spool) -> None:
+        """What came is also told in fewer words, and under which id it is known."""
+        result = received(begin())
+        [id] = [delivery.arrival.id for delivery in spool.waiting()]
         words = "from Camera@samsungcamera.com to photos@example.org: SAM_4371.JPG, 500 bytes"
-        assert (receiver.told, receiver.is_repeat) == (words, False)
-
-    def test_id(self, begin: Callable[..., Receiver], spool: Spool) -> None:
-        """Once an upload is accepted it is known under which id."""
-        receiver = begin()
-        feed(receiver, BODY)
-        assert receiver.accepted is None
-        receiver.finish()
-        assert [delivery.arrival.id for delivery in spool.waiting()] == [receiver.accepted]
+        assert result == Result(ACCEPTED, id, id, message=words)
 
     def test_arrival(self, begin: Callable[..., Receiver], spool: Spool) -> None:
         """What is needed to read the upload again is kept with it."""
@@ -212,7 +212,7 @@ class TestAccepted:
         receiver = begin()
         feed(receiver, BODY, size)
         assert receiver.received == len(BODY)
-        assert receiver.finish() is ACCEPTED
+        assert receiver.finish().reply is ACCEPTED
         assert kept(spool, directory) == ([BODY], [])
 
     def test_without_length(
@@ -231,7 +231,7 @@ class TestAccepted:
         for start in range(0, len(data[0]), 100):
             for receiver, one in zip(receivers, data, strict=True):
                 receiver.feed(one[start : start + 100])
-        assert [receiver.finish() for receiver in receivers] == [ACCEPTED] * 2
+        assert [receiver.finish().reply for receiver in receivers] == [ACCEPTED] * 2
         waiting, quarantined = kept(spool, directory)
         assert (sorted(waiting), quarantined) == (sorted(data), [])
 
@@ -394,15 +394,15 @@ class TestUndeliverable:
         """X11, X12, X16: what mail cannot reach is refused as a whole; files take any text."""
         xml = message_xml(sender=sender, recipients=recipients)
         data = body([("SAM.JPG", PHOTO)], message=xml)
-        receiver = begin(**options)
-        reply = send(receiver, data)
+        result = received(begin(**options), data)
+        reply = result.reply
         if reason is None:
             assert reply is ACCEPTED
             assert kept(spool, directory) == ([data], [])
             return
         assert reply.status == 400
         assert reply.body.startswith(b'<Response ErrCode="400" ErrSubCode="0" /><!-- ')
-        assert receiver.accepted is None
+        assert result.accepted is None
         assert kept(spool, directory) == ([], [data])
         shown = printable(reason, 200)
         where = directory / ".nx" / "quarantine" / "ID"
@@ -449,14 +449,14 @@ class TestSenders:
     ) -> None:
         """X15: who may send is a matter of globs without case; of others nothing is kept."""
         data = body([("SAM.JPG", PHOTO)], message=message_xml(sender=sender))
-        receiver = begin(nx_senders=senders)
-        reply = send(receiver, data)
+        result = received(begin(nx_senders=senders), data)
+        reply = result.reply
         if allowed:
             assert reply is ACCEPTED
             assert kept(spool, directory) == ([data], [])
         else:
             assert (reply.status, reply.body) == (401, NOT_ALLOWED)
-            assert receiver.accepted is None
+            assert result.accepted is None
             assert kept(spool, directory) == ([], [])
 
     @pytest.mark.parametrize(
@@ -503,64 +503,88 @@ class TestSenders:
 
     def test_inspected(self, begin: Callable[..., Receiver]) -> None:
         """What was refused because of its sender can be looked at in the flow."""
-        receiver = begin(nx_senders=["camera@example.com"], inspect=len(BODY))
-        assert send(receiver).status == 401
-        assert receiver.body == BODY
+        result = received(begin(nx_senders=["camera@example.com"], inspect=len(BODY)))
+        assert (result.reply.status, result.body) == (401, BODY)
 
 
 class TestRepeat:
     @pytest.fixture
     def id(self, begin: Callable[..., Receiver], spool: Spool) -> str:
-        """An accepted upload whose reply was not heard."""
-        receiver = begin()
-        send(receiver)
-        assert receiver.accepted
-        spool.unheard(receiver.accepted)
-        return receiver.accepted
+        """An accepted upload whose reply was lost."""
+        accepted = received(begin()).accepted
+        assert accepted
+        spool.reply_lost(accepted)
+        return accepted
 
-    def test_repeat(
+    def test_duplicate(
         self,
         begin: Callable[..., Receiver],
         spool: Spool,
         directory: Path,
         told: Callable[[], list[tuple[str, str]]],
+        caplog: pytest.LogCaptureFixture,
         id: str,
     ) -> None:
-        """H10: an upload whose reply was not heard is taken once, however often it comes."""
-        receiver = begin()
-        assert send(receiver) is ACCEPTED
-        assert (receiver.accepted, receiver.is_repeat) == (id, True)
-        assert receiver.told == f"upload {id}"
-        assert [delivery.arrival.id for delivery in spool.waiting()] == [id]
-        assert kept(spool, directory) == ([BODY], [])
-        assert told() == [
-            ("INFO", "192.0.2.7: sends upload ID again: it is taken once"),
-        ]
-        assert receiver.abort("too late") is None
-
-    def test_not_heard_again(self, begin: Callable[..., Receiver], spool: Spool, id: str) -> None:
-        """H10: the reply to a repeat may not be heard, either."""
+        """H10: an upload whose reply was lost is taken once, however often it comes."""
         for _ in range(3):
+            caplog.clear()
             receiver = begin()
-            assert send(receiver) is ACCEPTED
-            assert receiver.accepted == id
-            spool.unheard(id)
-        assert len(spool.waiting()) == 1
+            result = received(receiver)
+            assert result == Result(ACCEPTED, id, id, True, f"upload {id}")
+            assert [delivery.arrival.id for delivery in spool.waiting()] == [id]
+            assert kept(spool, directory) == ([BODY], [])
+            assert told() == [("INFO", "192.0.2.7: duplicate of upload ID ignored")]
+            assert receiver.abort("too late") is None
+            spool.reply_lost(id)
+
+    @pytest.mark.parametrize("arrived", [True, False])
+    def test_open(self, begin: Callable[..., Receiver], spool: Spool, arrived: bool) -> None:
+        """A repeat waits until it is known whether the reply has arrived, and is parsed once."""
+        first = received(begin()).accepted
+        assert first
+        receiver = begin()
+        result = received(receiver)
+        assert result.waits_for
+        assert (result.accepted, len(spool.waiting())) == (first, 1)
+        (spool.reply_confirmed if arrived else spool.reply_lost)(first)
+        assert result.waits_for.result(0) is arrived
+        result = receiver.finish()
+        assert (result.reply, result.waits_for) == (ACCEPTED, None)
+        assert (result.accepted == first, result.is_duplicate) == (not arrived, not arrived)
+        assert len(spool.waiting()) == (2 if arrived else 1)
+
+    @pytest.mark.parametrize("end", ["cut", "refused"])
+    def test_open_and_then(
+        self, begin: Callable[..., Receiver], spool: Spool, directory: Path, end: str
+    ) -> None:
+        """A repeat that is cut while it waits, or cannot be stored, leaves nothing behind."""
+        first = received(begin()).accepted
+        assert first
+        receiver = begin()
+        assert received(receiver).waits_for
+        spool.reply_confirmed(first)
+        if end == "cut":
+            receiver.abort("the client closed the connection")
+            assert kept(spool, directory) == ([BODY], [BODY])
+        else:
+            with Faults(("COMMIT",), errno.EIO):
+                assert receiver.finish().reply.status == 507
+            assert kept(spool, directory) == ([BODY], [])
 
     @pytest.mark.parametrize("done", [False, True], ids=["waiting", "delivered"])
     def test_deliberate(
         self, begin: Callable[..., Receiver], spool: Spool, id: str, done: bool
     ) -> None:
-        """What is sent again after a reply that was heard is meant, and delivered."""
+        """What is sent again after a reply that has arrived is delivered."""
         if done:
             [delivery] = spool.waiting()
             spool.done(delivery)
-        receivers = [begin(), begin()]
-        assert [send(receiver) for receiver in receivers] == [ACCEPTED] * 2
-        accepted = [receiver.accepted for receiver in receivers]
-        assert accepted[0] == id
-        assert accepted[1] in [delivery.arrival.id for delivery in spool.waiting()]
-        assert accepted[1] != id
+        assert received(begin()).accepted == id
+        spool.reply_confirmed(id)
+        again = received(begin())
+        assert (again.reply, again.is_duplicate) == (ACCEPTED, False)
+        assert again.accepted in [delivery.arrival.id for delivery in spool.waiting()]
+        assert again.accepted != id
 
     @pytest.mark.parametrize(
         "data",
@@ -589,13 +613,10 @@ class TestRepeat:
         id: str,
     ) -> None:
         """K02: a repeat that could not be recognised is refused, and is one the next time."""
-        for statement in ("BEGIN", "COMMIT"):
-            with Faults((statement,), errno.EIO):
-                assert send(begin()).status == 507
-            assert kept(spool, directory) == ([BODY], [])
-        receiver = begin()
-        assert send(receiver) is ACCEPTED
-        assert receiver.accepted == id
+        with Faults(("BEGIN",), errno.EIO):
+            assert send(begin()).status == 507
+        assert kept(spool, directory) == ([BODY], [])
+        assert received(begin()).accepted == id
 
 
 REFUSED = {
@@ -703,7 +724,7 @@ class TestRefused:
         receiver.feed(b"x")
         assert _in_spool(directory) == {}
         feed(receiver, b"x" * 200_000)
-        assert receiver.finish().status == 413
+        assert receiver.finish().reply.status == 413
         assert kept(spool, directory) == ([], [])
         assert [line for line in told() if line[0] != "INFO"] == [TOO_LARGE]
 
@@ -726,7 +747,7 @@ class TestRefused:
         receiver = begin()
         feed(receiver, b"not multipart")
         with Faults(("replace",), errno.EIO):
-            assert receiver.finish().status == 507
+            assert receiver.finish().reply.status == 507
         assert kept(spool, directory) == ([], [])
         assert told() == [
             (
@@ -744,6 +765,7 @@ def _in_spool(directory: Path) -> dict[str, bytes]:
     return contents(directory / ".nx" / "spool")
 
 
+NOT_STORED = b'<Response ErrCode="507" ErrSubCode="0" /><!-- The upload could not be stored -->'
 FULL = OSError(errno.ENOSPC, "No space left on device")
 BROKEN = OSError(errno.EIO, "Input/output error")
 NO_STATE = sqlite3.OperationalError("disk I/O error")
@@ -764,8 +786,11 @@ class TestDisk:
         spare: int,
         status: int,
     ) -> None:
-        """K05: an upload is taken only if it fits one and a half times, and 64 MiB beside it."""
-        free = 3 * (length or 0) // 2 + MIN_FREE + spare
+        """K05: an upload is taken only if it fits twice, and 64 MiB beside it.
+
+        Without a length, what may come until the next look at the disk counts.
+        """
+        free = 2 * (STRIDE if length is None else length) + MIN_FREE + spare
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
         reply = send(begin(length=length))
         assert reply.status == status
@@ -781,12 +806,12 @@ class TestDisk:
         """K05: who runs the proxy is told how much is free where."""
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_234_567))
         reply = send(begin(length=50_000))
-        assert reply.body == b'<Response ErrCode="507" ErrSubCode="0" /><!-- The disk is full -->'
+        assert reply.body == NOT_STORED
         assert told() == [
             (
                 "ERROR",
-                f"192.0.2.7: an upload is refused: only 1.2 MB are free in {directory}, "
-                f"too little for it; make room there",
+                f"192.0.2.7: an upload is refused: only 1.2 MB are free, too little for this "
+                f"upload and what else is to be stored ({directory}): make room there",
             )
         ]
 
@@ -798,7 +823,6 @@ class TestDisk:
             (("write",), errno.ENOSPC, {FULL}),
             (("fsync",), errno.EIO, {BROKEN}),
             (("close",), errno.EIO, {BROKEN}),
-            (("replace",), errno.EROFS, {OSError(errno.EROFS, "Read-only file system")}),
             (STATEMENTS, errno.EIO, {NO_STATE}),
             ((*CALLS, *STATEMENTS), errno.EIO, {BROKEN, NO_STATE}),
         ],
@@ -807,7 +831,6 @@ class TestDisk:
             "write",
             "fsync",
             "close",
-            "rename",
             "SQLite",
             "everything",
         ],
@@ -834,7 +857,7 @@ class TestDisk:
             spool = Spool(directory / ".nx", lambda: NEW_YEAR)
             caplog.clear()
             with Faults(names, error, first, persistent=persistent) as faults:
-                status = send(EmailReceiver(spool, config, announced)).status
+                status = send(EmailReceiver(spool, config, announced).open()).status
             lines = [record.getMessage() for record in caplog.records]
             if status == 200:
                 assert (first, [line[:16] for line in lines]) == (first, ["192.0.2.7: from "])
@@ -842,7 +865,7 @@ class TestDisk:
                 told = [describe_disk_error(reason, directory) for reason in reasons]
                 expected = [f"192.0.2.7: an upload is refused: {line}" for line in told]
                 assert (first, len(lines), [*lines, None][0] in expected) == (first, 1, True)
-            assert send(EmailReceiver(spool, config, announced), following) is ACCEPTED
+            assert send(EmailReceiver(spool, config, announced).open(), following) is ACCEPTED
             spool.close()
             spool = Spool(directory / ".nx", lambda: NEW_YEAR)
             waiting, quarantined = kept(spool, directory)
@@ -864,10 +887,9 @@ class TestDisk:
         told: Callable[[], list[tuple[str, str]]],
     ) -> None:
         """K02: half of a body was lost on its way to the disk: it is refused, at its end."""
-        monkeypatch.setattr("nxparse.store.spool.STRIDE", len(BODY) // 2)
-        monkeypatch.setattr("nxparse.store.spool.ThreadPoolExecutor", AtOnce)
-        spool = Spool(directory / ".nx", lambda: NEW_YEAR)
-        receiver = EmailReceiver(spool, config, Announced(CLIENT, CONTENT_TYPE, len(BODY)))
+        monkeypatch.setattr("nxparse.store.body.STRIDE", len(BODY) // 2)
+        spool = Spool(directory / ".nx", lambda: NEW_YEAR, threads=AtOnce())
+        receiver = EmailReceiver(spool, config, Announced(CLIENT, CONTENT_TYPE, len(BODY))).open()
         with Faults(("fsync",), errno.EIO) as faults:
             assert send(receiver).status == 507
         assert faults.calls == 1
@@ -901,7 +923,7 @@ class TestDisk:
         [path] = (directory / ".nx" / "spool").iterdir()
         with path.open("r+b") as file:
             file.truncate(10)
-        assert receiver.finish().status == 507
+        assert receiver.finish().reply.status == 507
         assert kept(spool, directory) == ([], [])
 
 
@@ -928,9 +950,7 @@ class TestAborted:
         """What came of a cut upload is kept as it is, and never delivered."""
         receiver = begin(length=length)
         feed(receiver, BODY[:size])
-        path = receiver.abort("the client closed the connection")
-        assert path
-        assert path.read_bytes() == BODY[:size]
+        assert receiver.abort("the client closed the connection") is None
         assert kept(spool, directory) == ([], [BODY[:size]])
         assert told() == [
             (
@@ -1033,7 +1053,7 @@ class TestAborted:
         def broken(incoming: object, start: int, end: int) -> bytes:
             raise OSError(errno.EIO, "Input/output error")
 
-        monkeypatch.setattr("nxparse.store.spool.Incoming.fetch", broken)
+        monkeypatch.setattr("nxparse.store.body.Incoming.fetch", broken)
         receiver.abort("the client closed the connection")
         assert kept(spool, directory) == ([], [BODY[:300]])
 
@@ -1047,27 +1067,23 @@ class TestInspection:
         self, begin: Callable[..., Receiver], inspect: int, expected: bytes | None
     ) -> None:
         """The body of an accepted upload can be looked at if it is small enough."""
-        receiver = begin(inspect=inspect)
-        assert send(receiver) is ACCEPTED
-        assert receiver.body == expected
+        result = received(begin(inspect=inspect))
+        assert (result.reply, result.body) == (ACCEPTED, expected)
 
     @pytest.mark.parametrize("end", ["refused", "cut"])
     def test_not_accepted(self, begin: Callable[..., Receiver], end: str) -> None:
         """What was refused or cut is what people want to look at most."""
         receiver = begin(inspect=1000)
         feed(receiver, b"not multipart")
-        before = receiver.body
         if end == "refused":
-            receiver.finish()
+            body = receiver.finish().body
         else:
-            receiver.abort("the client closed the connection")
-        assert (before, receiver.body) == (None, b"not multipart")
+            body = receiver.abort("the client closed the connection")
+        assert body == b"not multipart"
 
     def test_empty(self, begin: Callable[..., Receiver]) -> None:
         """Of nothing there is nothing to look at."""
-        receiver = begin(inspect=1000)
-        receiver.finish()
-        assert receiver.body is None
+        assert begin(inspect=1000).finish().body is None
 
 
 class TestProgress:
@@ -1165,7 +1181,7 @@ def posted(spool: Spool, directory: Path) -> dict[tuple[str, int], list[bytes]]:
     found = {}
     for delivery in spool.waiting():
         with spool.read(delivery) as (_, files):
-            found[delivery.target, delivery.part] = [file.data for file in files]
+            found[delivery.target, delivery.file_number] = [file.data for file in files]
     known = {data for files in found.values() for data in files}
     assert set(_in_spool(directory).values()) == known
     return found
@@ -1200,22 +1216,20 @@ class TestFile:
             config = configured(directory, nx_route=list(rules), **SMTP)
             announced = Announced(CLIENT, content_type, length)
             file = AnnouncedFile(f"announcement {number}", post, name)
-            return FileReceiver(spool, config, announced, file, inspect=inspect)
+            return FileReceiver(spool, config, announced, file, inspect=inspect).open()
 
         return begun
 
     def _wait(self, spool: Spool, clock: Clock) -> list[float]:
         """For how long what is for me waits yet."""
-        return [one.next_try - clock.now for one in spool.waiting() if one.part == 0]
+        return [one.next_try - clock.now for one in spool.waiting() if one.file_number == 0]
 
     def test_accepted(self, take: Take, spool: Spool, directory: Path, told: Told) -> None:
         """A file is kept as it came, and told in one line."""
-        receiver = take(TO_ME, "facebook=save")
-        assert receiver.accepted is None
-        assert send(receiver, PHOTO) is ACCEPTED
-        assert list(_in_spool(directory)) == [receiver.accepted]
-        assert receiver.told == "from anna to facebook: SAM_4371.JPG, 500 bytes"
-        assert not receiver.is_repeat
+        result = received(take(TO_ME, "facebook=save"), PHOTO)
+        [id] = _in_spool(directory)
+        message = "from anna to facebook: SAM_4371.JPG, 500 bytes"
+        assert result == Result(ACCEPTED, id, id, message=message)
         assert posted(spool, directory) == {
             ("save", 1): [PHOTO],
             ("mail:me@example.org", 0): [PHOTO],
@@ -1253,9 +1267,9 @@ class TestFile:
         """A file has an id of its own; the line names the upload that it belongs to."""
         receivers = [take(TO_ME, number=number) for number in (1, 2)]
         data = [jpeg(500, 1), jpeg(600, 2)]
-        for receiver, one in zip(receivers, data, strict=True):
-            send(receiver, one)
-        first, second = (receiver.accepted for receiver in receivers)
+        results = [received(*each) for each in zip(receivers, data, strict=True)]
+        first, second = (result.accepted for result in results)
+        assert [result.upload for result in results] == [first] * 2
         assert posted(spool, directory) == {("mail:me@example.org", 0): data}
         assert [(one.arrival.id, first != second) for one in spool.waiting()] == [(first, True)]
         assert told()[1][1].endswith("600 bytes; next: mail:me@example.org (upload ID)")
@@ -1338,7 +1352,7 @@ class TestFile:
         Without a rule it is saved: to `mail` a site means nobody.
         """
         assert send(take(*rules), PHOTO) is ACCEPTED
-        found = [(one.target, one.part, one.recipients) for one in spool.waiting()]
+        found = [(one.target, one.file_number, one.recipients) for one in spool.waiting()]
         assert found == [(target, part, ("facebook",)) for target, part in expected]
         *before, (_, line) = told()
         assert before == [NO_ADDRESS] * warned
@@ -1348,9 +1362,8 @@ class TestFile:
 
     def test_empty(self, take: Take, spool: Spool, directory: Path, told: Told) -> None:
         """S08: a file without a byte is refused, and leaves nothing."""
-        receiver = take(TO_ME)
-        reply = receiver.finish()
-        assert (reply.status, receiver.accepted) == (400, None)
+        result = take(TO_ME).finish()
+        assert (result.reply.status, result.accepted) == (400, None)
         assert kept(spool, directory) == ([], [])
         assert told() == [("WARNING", "192.0.2.7: an upload is refused: it is empty")]
 
@@ -1366,8 +1379,9 @@ class TestFile:
     ) -> None:
         """H22, S08: a larger file is read to its end, not kept, and refused in one line."""
         receiver = take(length=length)
-        assert send(receiver, jpeg(100_001)).status == 413
-        assert (receiver.received, receiver.accepted) == (100_001, None)
+        result = received(receiver, jpeg(100_001))
+        assert (result.reply.status, result.accepted) == (413, None)
+        assert receiver.received == 100_001
         assert kept(spool, directory) == ([], [])
         assert [line for line in told() if line[0] != "INFO"] == [TOO_LARGE]
 
@@ -1382,7 +1396,7 @@ class TestFile:
         """K05: a file that has no room is refused before it comes."""
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=MIN_FREE))
         reply = send(take(), PHOTO)
-        assert reply.body == b'<Response ErrCode="507" ErrSubCode="0" /><!-- The disk is full -->'
+        assert reply.body == NOT_STORED
         assert kept(spool, directory) == ([], [])
         assert [level for level, _ in told()] == ["ERROR"]
 
@@ -1390,9 +1404,7 @@ class TestFile:
         """S08: what came of a cut file is kept as it is, and never delivered."""
         receiver = take()
         feed(receiver, PHOTO[:300])
-        path = receiver.abort("the client closed the connection")
-        assert path
-        assert (path.read_bytes(), receiver.accepted) == (PHOTO[:300], None)
+        assert receiver.abort("the client closed the connection") is None
         assert kept(spool, directory) == ([], [PHOTO[:300]])
         assert told() == [
             (
@@ -1405,9 +1417,11 @@ class TestFile:
 
     def test_inspected(self, take: Take) -> None:
         """A file can be looked at in the flow if it is small enough."""
-        receivers = [take(number=number, inspect=499 + number) for number in (0, 1)]
-        assert [send(receiver, PHOTO).status for receiver in receivers] == [200, 200]
-        assert [receiver.body for receiver in receivers] == [None, PHOTO]
+        data = [jpeg(500, number) for number in (0, 1)]
+        results = [
+            received(take(number=number, inspect=499 + number), data[number]) for number in (0, 1)
+        ]
+        assert [result.body for result in results] == [None, data[1]]
 
     @pytest.mark.parametrize("end", ["accepted", "empty", "too large", "cut", "nothing", "repeat"])
     def test_rest_of_the_post_waits(self, take: Take, spool: Spool, clock: Clock, end: str) -> None:
@@ -1444,40 +1458,39 @@ class TestFile:
     def test_same_announcement(self, take: Take, spool: Spool, directory: Path, told: Told) -> None:
         """S08: the same file for the same announcement is taken once, however often it comes."""
         receivers = [take(TO_ME, "facebook=save") for _ in range(3)]
-        assert [send(receiver, PHOTO) for receiver in receivers] == [ACCEPTED] * 3
-        assert len({receiver.accepted for receiver in receivers}) == 1
-        assert [receiver.is_repeat for receiver in receivers] == [False, True, True]
+        results = [received(receiver, PHOTO) for receiver in receivers]
+        assert [result.reply for result in results] == [ACCEPTED] * 3
+        assert len({result.accepted for result in results}) == 1
+        assert [result.is_duplicate for result in results] == [False, True, True]
         assert posted(spool, directory) == {
             ("save", 1): [PHOTO],
             ("mail:me@example.org", 0): [PHOTO],
         }
-        again = ("INFO", "192.0.2.7: sends upload ID again: it is taken once")
+        again = ("INFO", "192.0.2.7: duplicate of upload ID ignored")
         assert told()[1:] == [again] * 2
         assert receivers[2].abort("too late") is None
 
     def test_same_announcement_at_the_same_moment(
-        self, take: Take, spool: Spool, directory: Path, monkeypatch: pytest.MonkeyPatch
+        self, take: Take, spool: Spool, directory: Path
     ) -> None:
-        """C03: what comes twice at once is a repeat, though neither had been there yet."""
-        first, second = take(TO_ME), take(TO_ME)
-        repeated = spool.repeated
-
-        def late(*arguments: object) -> str | None:
-            monkeypatch.setattr(spool, "repeated", repeated)
-            found = repeated(*arguments)
-            assert send(first, PHOTO) is ACCEPTED
-            return found
-
-        monkeypatch.setattr(spool, "repeated", late)
-        assert send(second, PHOTO) is ACCEPTED
-        assert (first.is_repeat, second.is_repeat) == (False, True)
-        assert second.accepted == first.accepted
+        """C03: what comes twice at once is a duplicate, though neither had been there yet."""
+        receivers = [take(TO_ME), take(TO_ME)]
+        for receiver in receivers:
+            feed(receiver, PHOTO)
+        with ThreadPoolExecutor() as threads:
+            results = list(threads.map(lambda receiver: receiver.finish(), receivers))
+        assert {result.reply for result in results} == {ACCEPTED}
+        assert sorted(result.is_duplicate for result in results) == [False, True]
+        assert len({result.accepted for result in results}) == 1
         assert posted(spool, directory) == {("mail:me@example.org", 0): [PHOTO]}
 
     def test_another_announcement(self, take: Take, spool: Spool, directory: Path) -> None:
         """What is announced again, after a reply that was heard, is meant."""
         for number in (1, 2):
-            assert send(take(TO_ME, number=number), PHOTO) is ACCEPTED
+            result = received(take(TO_ME, number=number), PHOTO)
+            assert (result.reply, result.is_duplicate) == (ACCEPTED, False)
+            assert result.accepted
+            spool.reply_confirmed(result.accepted)
         assert posted(spool, directory) == {("mail:me@example.org", 0): [PHOTO, PHOTO]}
 
     def test_something_else(self, take: Take, spool: Spool, directory: Path) -> None:
@@ -1486,15 +1499,16 @@ class TestFile:
             assert send(take(TO_ME), data) is ACCEPTED
         assert posted(spool, directory) == {("mail:me@example.org", 0): [PHOTO, jpeg(600)]}
 
-    def test_unheard(self, take: Take, spool: Spool, directory: Path) -> None:
-        """H10: a camera that did not hear the reply announces its photo anew: it is taken once."""
-        receivers = [take(TO_ME, number=number) for number in (1, 2, 3)]
-        for receiver in receivers:
-            assert send(receiver, PHOTO) is ACCEPTED
-            if receiver is receivers[0]:
-                assert receiver.accepted
-                spool.unheard(receiver.accepted)
-        first, second, third = (receiver.accepted for receiver in receivers)
+    def test_reply_lost(self, take: Take, spool: Spool, directory: Path) -> None:
+        """H10: a camera that missed the reply announces its photo anew: it is taken once."""
+        accepted = []
+        for number, settle in enumerate((spool.reply_lost, spool.reply_confirmed, None), 1):
+            id = received(take(TO_ME, number=number), PHOTO).accepted
+            assert id
+            accepted.append(id)
+            if settle:
+                settle(id)
+        first, second, third = accepted
         assert first == second != third
         assert posted(spool, directory) == {("mail:me@example.org", 0): [PHOTO, PHOTO]}
 
@@ -1502,7 +1516,7 @@ class TestFile:
     @pytest.mark.parametrize(
         ("names", "error"),
         [
-            (("open", "write", "fsync", "close", "replace"), errno.ENOSPC),
+            (("open", "write", "fsync", "close"), errno.ENOSPC),
             ((*STATEMENTS, "SELECT", "UPDATE"), errno.EIO),
             ((*CALLS, *STATEMENTS, "SELECT", "UPDATE"), errno.EIO),
         ],
@@ -1532,7 +1546,7 @@ class TestFile:
             ) -> int:
                 file = AnnouncedFile(f"announcement {number}", POST, None)
                 announced = Announced(CLIENT, "image/jpeg", len(data))
-                return send(FileReceiver(spool, config, announced, file), data).status
+                return send(FileReceiver(spool, config, announced, file).open(), data).status
 
             assert taken(1, before) == 200
             caplog.clear()
@@ -1605,9 +1619,9 @@ class TestCollector:
         collector = collect()
         for start in range(0, len(data), size):
             collector.feed(data[start : start + size])
-        assert (asked, collector.body) == ([], None)
-        assert collector.finish() is ACCEPTED
-        assert (asked, collector.body, collector.accepted, told()) == ([data], data, None, [])
+        assert asked == []
+        assert collector.finish() == Result(ACCEPTED, body=data)
+        assert (asked, told()) == ([data], [])
 
     @pytest.mark.parametrize(
         ("given", "limit"), [({}, markup.MAX_BYTES), ({"limit": 10}, 10)], ids=["default", "given"]
@@ -1628,14 +1642,13 @@ class TestCollector:
         collector = collect(**given)
         for start in range(0, len(data), size):
             collector.feed(data[start : start + size])
-        assert collector.finish() is ACCEPTED
+        assert collector.finish().body == data[: limit + 1]
         assert asked == [data[: limit + 1]]
-        assert collector.body == data[: limit + 1]
 
     def test_cut(self, collect: Callable[..., Collector], asked: list[bytes], told: Told) -> None:
         """What was cut is not answered, but can be looked at; the reason cannot make a line."""
         collector = collect()
         collector.feed(b"<Request")
-        collector.abort("gone\r\nx")
-        assert (collector.body, asked) == (b"<Request", [])
+        assert collector.abort("gone\r\nx") == b"<Request"
+        assert asked == []
         assert told() == [("WARNING", "192.0.2.7: a request was cut, gone??x")]

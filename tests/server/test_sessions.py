@@ -16,7 +16,7 @@ import pytest
 from nxparse.server import sessions
 from nxparse.server.sessions import ANNOUNCEMENT_LIFE, SESSION_LIFE, Announced, Session, Sessions
 from nxparse.server.social import Announcement
-from nxparse.store.spool import Post
+from nxparse.store.records import Post
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import make_lazy
 

@@ -120,7 +120,7 @@ def _drain(world: World) -> Iterator[str]:
             break
         for delivery in waiting:
             if delivery.next_try > time.time():
-                spool.hurry(delivery.arrival.id)
+                spool.retry_now(delivery.arrival.id)
         time.sleep(1)
     spool.close()
 

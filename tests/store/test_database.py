@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import errno
 import sqlite3
 import stat
 import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from nxparse.store.database import Database
+from tests import faults
 
-FIRST = "CREATE TABLE camera (name TEXT);"
-SECOND = "ALTER TABLE camera ADD COLUMN year INTEGER NOT NULL DEFAULT 2012;"
+SCHEMA = "CREATE TABLE camera (name TEXT UNIQUE);"
+OTHER = "CREATE TABLE camera (name TEXT UNIQUE, year INTEGER);"
 
 
 @pytest.fixture
@@ -18,54 +23,94 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state.sqlite3"
 
 
-def format_of(path: Path) -> int:
-    with sqlite3.connect(path) as connection:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-    connection.close()
-    return int(version)
+def names(opened: Database) -> list[str]:
+    return [name for (name,) in opened.query("SELECT name FROM camera ORDER BY name")]
+
+
+def add(name: str) -> Callable[[sqlite3.Connection], str]:
+    def work(database: sqlite3.Connection) -> str:
+        database.execute("INSERT INTO camera VALUES (?)", (name,))
+        return name
+
+    return work
 
 
 def test_new(path: Path) -> None:
-    """A new file has seen all migrations, and nobody else can read it."""
-    Database(path, [FIRST, SECOND]).close()
-    assert (format_of(path), stat.S_IMODE(path.stat().st_mode)) == (2, 0o600)
-
-
-def test_grown(path: Path) -> None:
-    """R06: what an older version has stored is there after the migrations it lacked."""
-    old = Database(path, [FIRST])
-    with old.transaction() as database:
-        database.execute("INSERT INTO camera VALUES ('NX300')")
-    old.close()
-    new = Database(path, [FIRST, SECOND])
-    assert new.query("SELECT name, year FROM camera WHERE name = ?", "NX300") == [("NX300", 2012)]
-    new.close()
-
-
-def test_migration_that_fails(path: Path) -> None:
-    """A migration happens wholly or not at all."""
-    Database(path, [FIRST]).close()
-    with pytest.raises(sqlite3.OperationalError):
-        Database(path, [FIRST, f"{SECOND} SELECT nonsense;"])
-    assert format_of(path) == 1
-    again = Database(path, [FIRST, SECOND])
-    assert again.query("SELECT * FROM camera") == []
+    """A new file can be read by its owner only, and is found again."""
+    opened = Database(path, SCHEMA)
+    opened.store(add("NX300"))
+    opened.close()
+    again = Database(path, SCHEMA)
+    assert (names(again), stat.S_IMODE(path.stat().st_mode)) == (["NX300"], 0o600)
     again.close()
 
 
-def test_newer(path: Path) -> None:
-    """R06: a file of a newer format is refused in a sentence."""
-    Database(path, [FIRST, SECOND]).close()
+def test_other_schema(path: Path) -> None:
+    """R06: a file of another version is refused in a sentence."""
+    Database(path, OTHER).close()
+    before = path.read_bytes()
     with pytest.raises(sqlite3.DatabaseError) as caught:
-        Database(path, [FIRST])
+        Database(path, SCHEMA)
     assert str(caught.value) == (
-        f"{path} was written by a newer nx_addon (format 2): use that one, or another nx_dir"
+        f"{path} was written by another version of nx_addon: use that one, or another nx_dir"
     )
+    assert path.read_bytes() == before
+
+
+def test_schema_that_fails(path: Path) -> None:
+    """A file gets its schema wholly or not at all."""
+    with pytest.raises(sqlite3.OperationalError):
+        Database(path, f"{SCHEMA} SELECT nonsense;")
+    Database(path, SCHEMA).close()
+
+
+def test_stored_at_the_same_moment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for the same commit shares it, and what fails is undone by itself."""
+    monkeypatch.setattr(sqlite3, "connect", faults.connect)
+    monkeypatch.setattr(faults.Database, "watchers", [])
+    opened = Database(path, SCHEMA)
+    begun, end = threading.Event(), threading.Event()
+    commits: list[str] = []
+
+    def slow(database: sqlite3.Connection) -> None:
+        begun.set()
+        assert end.wait(30)
+
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(opened.store, slow)
+        assert begun.wait(30)
+        works = [threads.submit(opened.store, add(name)) for name in ("a", "b", "a", "c")]
+        while len(opened._waiting) < len(works):
+            time.sleep(0.001)
+        faults.Database.watchers.append(lambda _, sql: commits.append(sql))
+        end.set()
+        first.result()
+        failed = [work.exception() is not None for work in works]
+    assert (sum(failed), failed[1], failed[3]) == (1, False, False)
+    assert names(opened) == ["a", "b", "c"]
+    assert commits.count("COMMIT") == 2
+    opened.close()
+
+
+@pytest.mark.parametrize("failing", ["BEGIN", "COMMIT"])
+def test_store_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    """An error of SQLite is raised, nothing is stored, and the next time it works."""
+    monkeypatch.setattr(sqlite3, "connect", faults.connect)
+    opened = Database(path, SCHEMA)
+    with (
+        faults.Faults((failing,), errno.EIO),
+        pytest.raises(sqlite3.OperationalError, match="disk I/O error"),
+    ):
+        opened.store(add("NX300"))
+    assert names(opened) == []
+    assert opened.store(add("NX300")) == "NX300"
+    assert names(opened) == ["NX300"]
+    opened.close()
 
 
 def test_rolled_back(path: Path) -> None:
     """What is begun and fails has never been."""
-    opened = Database(path, [FIRST])
+    opened = Database(path, SCHEMA)
 
     def fail() -> None:
         with opened.transaction() as database:
@@ -80,7 +125,7 @@ def test_rolled_back(path: Path) -> None:
 
 def test_rolled_back_by_sqlite(path: Path) -> None:
     """What SQLite has rolled back by itself is not rolled back again: the first error is told."""
-    opened = Database(path, ["CREATE TABLE camera (name TEXT UNIQUE);"])
+    opened = Database(path, SCHEMA)
 
     def add_twice() -> None:
         with opened.transaction() as database:
@@ -95,15 +140,15 @@ def test_rolled_back_by_sqlite(path: Path) -> None:
 
 def test_threads(path: Path) -> None:
     """Threads take turns: no transaction sees half of another."""
-    opened = Database(path, [FIRST])
+    opened = Database(path, SCHEMA)
 
-    def add() -> None:
+    def add_some() -> None:
         for _ in range(20):
             with opened.transaction() as database:
                 (count,) = database.execute("SELECT count(*) FROM camera").fetchone()
                 database.execute("INSERT INTO camera VALUES (?)", (str(count),))
 
-    threads = [threading.Thread(target=add) for _ in range(4)]
+    threads = [threading.Thread(target=add_some) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -15,6 +15,8 @@ from tests.faults import Faults, contents
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")
 
+BLOCK = 4096  # bytes that a file takes at least, on any common file system
+
 
 @pytest.fixture(params=["by descriptor", "by path"])
 def opened(
@@ -221,7 +223,7 @@ class TestFolder:
         """A file can be read from its beginning."""
         (opened.path / "file").write_bytes(b"data")
         fd = opened.open("file")
-        assert b"".join(disk.read_chunks(fd)) == b"data"
+        assert disk.read_range(fd, 0, 4) == b"data"
         os.close(fd)
 
     def test_open_missing(self, opened: Folder) -> None:
@@ -350,31 +352,55 @@ class TestFolder:
     @pytest.mark.parametrize(
         ("size", "count", "deleted"),
         [
-            pytest.param(60, None, "", id="fits"),
-            pytest.param(59, None, "a", id="too-large"),
-            pytest.param(29, None, "abc", id="so-large-that-most-go"),
-            pytest.param(0, None, "abcd", id="nothing-fits"),
-            pytest.param(60, 4, "", id="not-too-many"),
-            pytest.param(60, 3, "a", id="too-many"),
-            pytest.param(60, 0, "abcd", id="none-may-be-there"),
-            pytest.param(49, 3, "ab", id="too-large-and-too-many"),
+            pytest.param(6, 9, "", id="fits"),
+            pytest.param(5, 9, "a", id="too-large"),
+            pytest.param(2, 9, "abc", id="so-large-that-most-go"),
+            pytest.param(0, 9, "abcd", id="nothing-fits"),
+            pytest.param(6, 4, "", id="not-too-many"),
+            pytest.param(6, 3, "a", id="too-many"),
+            pytest.param(6, 0, "abcd", id="none-may-be-there"),
+            pytest.param(4, 3, "ab", id="too-large-and-too-many"),
         ],
     )
-    def test_trim(self, opened: Folder, size: int, count: int | None, deleted: str) -> None:
-        """The files that come first by name go, until the rest fits."""
-        for name, length in (("d", 5), ("c", 25), ("b", 20), ("a", 10)):
-            (opened.path / name).write_bytes(bytes(length))
+    def test_trim(self, opened: Folder, size: int, count: int, deleted: str) -> None:
+        """The files that come first by name go, until the rest fits on the disk."""
+        blocks = {"d": 1, "c": 2, "b": 2, "a": 1}
+        for name, length in blocks.items():
+            (opened.path / name).write_bytes(bytes(length * BLOCK - BLOCK + 1))
         (opened.path / "0").mkdir()
-        assert opened.trim(size, count) == list(deleted)
-        assert [name for name, _ in opened.files()] == sorted({*"abcd"} - {*deleted})
+        left = sorted({*blocks} - {*deleted})
+        used = sum(blocks[name] for name in left) * BLOCK
+        assert opened.trim(size * BLOCK, count) == (list(deleted), used, len(left))
+        assert [name for name, _ in opened.files()] == left
 
     def test_trim_what_can_be(self, opened: Folder) -> None:
         """A file that cannot be deleted stays, and others have to go for it."""
         for name in "abc":
-            (opened.path / name).write_bytes(bytes(10))
+            (opened.path / name).write_bytes(b"x")
         with Faults(("unlink",), errno.EPERM):
-            assert opened.trim(20) == ["b"]
+            assert opened.trim(2 * BLOCK, 9) == (["b"], 2 * BLOCK, 2)
         assert [name for name, _ in opened.files()] == ["a", "c"]
+
+    @pytest.mark.parametrize(
+        ("change", "expected"),
+        [
+            (lambda path: None, True),
+            (lambda path: path.rmdir(), False),
+            (lambda path: path.rename(path.parent / "moved"), False),
+            (lambda path: (path.rmdir(), (path.parent / "new").mkdir(), path.mkdir()), False),
+            (lambda path: path.rename(path.parent / "m").rename(path), True),
+        ],
+        ids=["unchanged", "removed", "renamed", "made again", "renamed back"],
+    )
+    @posix_only
+    def test_is_in_place(
+        self, tmp_path: Path, change: Callable[[Path], object], expected: bool
+    ) -> None:
+        """An open folder knows whether its path still leads to it."""
+        (tmp_path / "photos").mkdir()
+        with Folder(tmp_path / "photos") as folder:
+            change(tmp_path / "photos")
+            assert folder.is_in_place() is expected
 
     @posix_only
     def test_replaced_by_a_link_meanwhile(self, tmp_path: Path) -> None:
@@ -504,12 +530,6 @@ def test_write_all_of_nothing(fd: int) -> None:
     with Faults(("write",), errno.EIO) as faults:
         disk.write_all(fd, b"")
     assert faults.failed == 0
-
-
-def test_read_chunks(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file is read in pieces, from its beginning, as often as one likes."""
-    monkeypatch.setattr(disk, "CHUNK", 4)
-    assert [list(disk.read_chunks(fd)) for _ in range(2)] == [[b"0123", b"4567", b"89"]] * 2
 
 
 @pytest.fixture(params=["pread", "seek"])

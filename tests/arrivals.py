@@ -1,0 +1,51 @@
+"""Uploads that have been accepted into a spool, and whose replies have arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from nxparse import upload
+from nxparse.deviation import BodyError
+from nxparse.store.records import Post, StoredUpload
+from nxparse.store.spool import Spool
+from nxparse.upload import Upload
+from tests.bodies import CONTENT_TYPE, RECIPIENT, SENDER
+
+CLIENT = "192.0.2.7"
+
+
+def parsed(data: bytes, sender: str = SENDER) -> Upload:
+    """What is in the body of an e-mail, as far as it can be read."""
+    try:
+        return replace(upload.read(data, CONTENT_TYPE), sender=sender)
+    except BodyError:
+        return Upload(sender, (RECIPIENT,), "", "", ())
+
+
+def accept(into: Spool, data: bytes, deliveries: Mapping[str, Sequence[str]]) -> StoredUpload:
+    """Accept an upload by e-mail with this body."""
+    incoming = into.begin(len(data))
+    incoming.write(data)
+    arrival = into.accept(incoming, CLIENT, parsed(data), deliveries)
+    into.reply_confirmed(incoming.id)
+    return arrival
+
+
+def append(
+    into: Spool,
+    post: Post,
+    name: str | None,
+    data: bytes,
+    *,
+    at_once: Sequence[str],
+    together: Sequence[str],
+    resource: str = "",
+) -> StoredUpload:
+    """Accept a photo of a post."""
+    incoming = into.begin(len(data))
+    incoming.write(data)
+    file = upload.whole(name, "image/jpeg", incoming.size, incoming.fetch)
+    arrival = into.append(incoming, post, file, resource, at_once=at_once, together=together)
+    into.reply_confirmed(incoming.id)
+    return arrival
