@@ -107,10 +107,12 @@ def test_saved_or_in_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for one in made(BATCHES, RECEIVED):
         receiver = EmailReceiver(
             spool, config, Announced("192.0.2.7", bodies.CONTENT_TYPE, len(one.body))
-        )
+        ).open()
         for start in range(0, len(one.body), 100):
             receiver.feed(one.body[start : start + 100])
-        if receiver.finish().status == 200:
+        result = receiver.finish()
+        if result.accepted:
+            spool.reply_confirmed(result.accepted)
             expected.append(list(one.photos))
         else:
             kept.append(one.body)

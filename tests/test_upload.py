@@ -244,10 +244,12 @@ def test_photo_named_message(before: bool) -> None:
     assert kinds(upload) == [Kind.FILE_NAMED_MESSAGE]
     content_type, repaired = multipart.repair(body, TYPE)
     assert [file.data for file in read(repaired, content_type).files] == [JPEG + b"\r\n"]
-    handed_on = encoded(upload, upload.files)
-    assert b"".join(handed_on.chunks()) == repaired
-    without = b"".join(encoded(upload, []).chunks())
-    assert [one.data for one in multipart.parse(without, content_type)] == [XML]
+    handed_on = encoded(upload, upload.files, ID)
+    parts = multipart.parse(b"".join(handed_on.chunks()), handed_on.content_type, strict=True)
+    assert parts == multipart.parse(repaired, content_type)
+    without = encoded(upload, [], ID)
+    parts = multipart.parse(b"".join(without.chunks()), without.content_type)
+    assert [one.data for one in parts] == [XML]
 
 
 def test_second_message() -> None:
