@@ -335,6 +335,7 @@ class NxAddon:
         await asyncio.sleep(connections)
         opened, deadline = self.opened, time.monotonic() + STOP_TIMEOUT
         if not opened:
+            self.storage.shutdown(wait=False)
             return
         interrupted, told = asyncio.Event(), False
         while handover.left.get(opened.root) is opened and not opened.outbox.stop(0):
