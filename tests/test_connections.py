@@ -515,9 +515,9 @@ def test_a_reply_that_is_never_acknowledged(folder: Path) -> None:
                 )
                 assert again.stdout.startswith(b"HTTP/1.1 200 OK")
             # The first repeat replaces the lost reply; the second is meant.
-            proxy.wait_for("sends upload .* again: it is taken once")
+            proxy.wait_for("duplicate of upload .* ignored")
             proxy.wait_for(r"saved as \S*SAM_1\S*\.JPG|is there already", 2)
-            assert proxy.log.count("it is taken once") == 1
+            assert proxy.log.count("duplicate of upload") == 1
             assert photos.items() <= proxy.saved().items()
     finally:
         if silent:

@@ -371,7 +371,7 @@ BEHAVIOUR = {
     "T04-injected": Row(INJECTED, 1, "mailbox", "", "smtp+starttls", ME, Authority.context),
     "T05-535": locked({"EHLO": AUTH, "AUTH": f"535 who is {TOKEN}?"}),
     "T05-454": locked({"EHLO": AUTH, "AUTH": "454 later"}),
-    "T05-not-offered": locked({"EHLO": ehlo("SIZE")}),
+    "T05-not-offered": locked({"EHLO": ehlo("SIZE")}, "check host and port in nx_smtp"),
     "T05-mail-530": locked({"EHLO": AUTH, "MAIL": "530 who?"}, "530 who"),
     "T06-mail-451": Row({"MAIL": "451 later"}, 0, "waiting", "451 later"),
     "T06-mail-452": Row({"MAIL": "452 full"}, 0, "waiting", "452 full"),
@@ -563,7 +563,7 @@ def test_a_server_that_knows_ascii_only(folder: Path) -> None:
 
 def test_given_up(folder: Path) -> None:
     """T14: what could not be mailed within nx_retry_for is kept as files, and a warning says so."""
-    script = impatient(folder)
+    script = impatient(folder, wait=1.0)
     with (
         ScriptedServer({"MAIL": "451 later"}) as server,
         Proxy(folder, *through(server), "--set", "nx_retry_for=1s", script=script) as proxy,
@@ -571,7 +571,6 @@ def test_given_up(folder: Path) -> None:
         camera.send(proxy.port, request("anna@example.org"))
         id = proxy.wait_for(r"upload (\S+): mail: .*451 later; it is safe")[1]
         assert undelivered(proxy) == {}
-        outbox(proxy, "retry", id)
         proxy.wait_for(
             rf"WARNING: upload {id} is not delivered to anna@example.org: "
             r"given up: .*451 later; saved as .*/undelivered/"
@@ -581,7 +580,7 @@ def test_given_up(folder: Path) -> None:
 
 
 def test_poison(folder: Path) -> None:
-    """T15: an upload that has changed on the disk goes into quarantine, and the others past it."""
+    """T15: a body that was cut on the disk goes into quarantine, and the others past it."""
     script: Script = {"MAIL": ["451 later", "451 later", "250 OK"]}
     with (
         ScriptedServer(script) as server,
@@ -592,8 +591,7 @@ def test_poison(folder: Path) -> None:
             camera.send(proxy.port, request("anna@example.org"))
             ids.append(proxy.wait_for(r"upload (\S+): mail: .*451 later; it is safe", times)[1])
         path = proxy.uploads / ".nx" / "spool" / ids[0]
-        poison = bytearray(path.read_bytes())
-        poison[-1000] ^= 1
+        poison = path.read_bytes()[:-1000]
         path.write_bytes(poison)
         for id in ids:
             outbox(proxy, "retry", id)
@@ -602,7 +600,7 @@ def test_poison(folder: Path) -> None:
         proxy.wait_for("mailed to ben@example.org")
         eventually(lambda: outbox(proxy) == "nothing waits\n", "the poison is out of the way")
         assert proxy.quarantined() == [poison]
-        told = f"upload {ids[0]} cannot be delivered: its body has changed .* kept as .*quarantine"
+        told = f"upload {ids[0]} cannot be delivered: its body has another size .*quarantine"
         assert len(re.findall(f"WARNING: {told}", proxy.log)) == 1
         assert proxy.log.count("cannot be delivered") == 1
         assert undelivered(proxy) == {}
@@ -702,8 +700,8 @@ def test_two_proxies_on_one_folder(folder: Path) -> None:
             "nx_route='*=forward:https://h/...': the environment has no variable NOWHERE; ",
         ),
         (
-            ["nx_route=*=notify:json://me:secret@h/secret"],
-            "nx_senders is not set, and with the target notify:json://... whoever reaches ",
+            ["nx_route=*=notify:jsons://me:secret@h/secret"],
+            "nx_senders is not set, and with the target notify:jsons://... whoever reaches ",
         ),
         (["nx_route=*=run:''"], "nx_route=\"*=run:''\": the program has no name"),
         (["nx_retry_for=soon"], "nx_retry_for='soon' is not a time: give one like 90s, 30m, 12h"),

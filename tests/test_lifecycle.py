@@ -105,7 +105,7 @@ def answers(port: int) -> bool:
     request = b"GET / HTTP/1.0\r\nHost: gld.samsungosp.com\r\n\r\n"
     try:
         return camera.send(port, request).status == 200
-    except OSError:
+    except (OSError, IndexError):  # refused, or closed without a reply
         return False
 
 

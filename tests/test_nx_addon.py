@@ -32,6 +32,7 @@ import nx_addon
 from nxparse import config
 from nxparse.config import OPTIONS, parse
 from nxparse.deliver.outbox import Outbox
+from nxparse.proxy import handover
 from nxparse.proxy.handover import Opened
 from nxparse.proxy.transport import Pending
 from nxparse.server import reply
@@ -781,12 +782,11 @@ async def test_nx_retry_for_at_run_time(folder: Path, caplog: pytest.LogCaptureF
         addon.running()
         assert addon.spool
         assert addon.outbox
-        incoming = addon.spool.begin()
-        incoming.write(bodies.body([("SAM_1.JPG", bodies.jpeg(1000))]))
+        data = bodies.body([("SAM_1.JPG", bodies.jpeg(1000))])
         target = {rule.removeprefix("*="): ["anna@example.org"]}
-        id = addon.spool.accept(incoming, "192.0.2.7", "me", bodies.CONTENT_TYPE, target).id
+        id = arrivals.accept(addon.spool, data, target).id
         addon.outbox.wake()
-        await until(lambda: "trying again in" in caplog.text)
+        await until(lambda: "next try in" in caplog.text)
         context.configure(addon, nx_retry_for="0")
         addon.retry(id)
         await until(lambda: "undelivered" in caplog.text)
@@ -803,10 +803,8 @@ async def test_a_reload_after_a_failed_one(folder: Path) -> None:
         first.running()
         spool = first.spool
         assert spool
-        incoming = spool.begin()
-        incoming.write(bodies.body([("SAM_1.JPG", bodies.jpeg(1000))]))
-        to = {f"run:{program}": ["anna@example.org"]}
-        spool.accept(incoming, "192.0.2.7", "me", bodies.CONTENT_TYPE, to)
+        data = bodies.body([("SAM_1.JPG", bodies.jpeg(1000))])
+        arrivals.accept(spool, data, {f"run:{program}": ["anna@example.org"]})
         first.outbox.wake()
         await until((folder / "begun").exists)
         (folder / "begun").unlink()
@@ -1126,14 +1124,15 @@ async def test_a_stop_while_a_program_runs(folder: Path, monkeypatch: pytest.Mon
     addon = nx_addon.NxAddon()
     target = "run:sh -c 'touch \"$1\".begun; sleep 1000' sh {file}"
     box = Box(folder, target, {}, bodies.body([("SAM_1.JPG", b"x")]))
-    addon.spool, addon.outbox = box.spool, box.outbox
-    addon.outbox.start()
-    addon.outbox.wake()
+    sessions = Sessions(folder / ".nx" / "sessions.sqlite3")
+    addon.opened = Opened(folder / ".nx", box.spool, sessions, box.outbox)
+    box.outbox.start()
+    box.outbox.wake()
     eventually(lambda: list((folder / ".nx").glob("run-*/*.begun")), "the program runs")
-    addon.done()
-    spool = Spool(folder / ".nx")  # it is free for the next addon
-    assert [one.reason for one in spool.waiting()] == ["sh was ended by signal 9"]
-    spool.close()
+    await addon.done()
+    await until(lambda: [one.reason for one in box.spool.waiting()] == ["sh was ended by signal 9"])
+    handover.left.clear()
+    addon.opened.close()
 
 
 async def test_a_request_after_the_end(folder: Path) -> None:
@@ -1344,9 +1343,11 @@ def test_log_lines_of_odd_requests(start: bytes, caplog: pytest.LogCaptureFixtur
     async def seen(addon: nx_addon.NxAddon) -> None:
         await addon.request(flow)  # read from a file
         flow.live, flow.response = True, None
+        addon.sink.open()
         await addon.requestheaders(flow)
         await addon.request(flow)
         await addon.response(flow)
+        addon.sink.close()
 
     caplog.set_level("INFO")
     addon = nx_addon.NxAddon()

@@ -620,7 +620,7 @@ class TestWaits:
                 waiting = Spool(root, clock)
                 out = box(waiting, {"save": target}, clock, retry_for=30)
             else:
-                assert waiting.hurry(id) == 1
+                assert waiting.retry_now(id) == 1
             out.deliver_due("save")
         [left] = waiting.waiting()
         wait = max(MIN_WAIT, times * seconds)
