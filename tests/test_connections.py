@@ -350,7 +350,7 @@ def test_tiny_chunks(folder: Path) -> None:
             checks.append(time.monotonic() - before)
         assert heard[0].body == ACCEPTED
         # At once or never: it is not known how fast this machine is.
-        assert max(checks) < (time.monotonic() - begun) / 2
+        assert max(checks) < (time.monotonic() - begun) * 3 / 4
         proxy.wait_for("saved as")
         assert proxy.saved() == photos
 

@@ -563,7 +563,7 @@ def test_a_server_that_knows_ascii_only(folder: Path) -> None:
 
 def test_given_up(folder: Path) -> None:
     """T14: what could not be mailed within nx_retry_for is kept as files, and a warning says so."""
-    script = impatient(folder, wait=1.0)
+    script = impatient(folder, wait=1.5)
     with (
         ScriptedServer({"MAIL": "451 later"}) as server,
         Proxy(folder, *through(server), "--set", "nx_retry_for=1s", script=script) as proxy,
