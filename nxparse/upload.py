@@ -184,8 +184,8 @@ def thumbnail(file: File) -> Thumbnail | None:
 def fingerprint(upload: Upload, size: int) -> str:
     """Return what tells whether a camera repeats a body of `size` bytes.
 
-    It covers the sender, the message, and both ends of each file. To read the whole
-    files would take longer than to receive them on a small computer.
+    It covers the sender, the message, and the name, size and both ends of each file. To
+    read the whole files would take longer than to receive them on a small computer.
     """
     known = f"{upload.sender}\n{size}\n".encode("utf-8", "replace")
     digest = hashlib.blake2b(known, digest_size=16)
@@ -201,6 +201,7 @@ def fingerprint(upload: Upload, size: int) -> str:
         else []
     )
     for one in [*messages, *upload.files]:
+        digest.update(f"{one.name}\n{one.size}\n".encode("utf-8", "replace"))
         digest.update(one.head(EDGE))
         digest.update(one.fetch(max(min(EDGE, one.size), one.size - EDGE), one.size))
     return digest.hexdigest()

@@ -653,6 +653,7 @@ def other(position: int) -> bytes:
             id="message",
         ),
         pytest.param(bodies.body([("a.jpg", LARGE), ("b.jpg", JPEG[:-1] + b"x")]), False, id="b"),
+        pytest.param(bodies.body([("c.jpg", LARGE), ("b.jpg", JPEG)]), False, id="name"),
     ],
 )
 def test_fingerprint(body: bytes, same: bool) -> None:

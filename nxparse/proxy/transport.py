@@ -146,6 +146,7 @@ class HeldReader:
         loop = asyncio.get_running_loop()
         while True:
             await self._head_noticed()
+            await self._sink_connected()
             size = self._size(n)
             if size == SMALL_READ:
                 await asyncio.sleep(0)  # a read of data that are here does not yield
@@ -204,6 +205,14 @@ class HeldReader:
         while self._head > MAX_HEAD and self._reader.exception() is None:
             self._changed.clear()
             await self._changed.wait()
+
+    async def _sink_connected(self) -> None:
+        """Give mitmproxy time to connect to the sink, for which all that is read has to wait."""
+        pending = self.pending
+        if pending and not pending.complete and not pending.connected.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._times.step):
+                    await pending.connected.wait()
 
     def _start_timer(self) -> None:
         loop = asyncio.get_running_loop()
