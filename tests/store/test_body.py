@@ -66,3 +66,14 @@ def test_what_was_refused_reserves_nothing() -> None:
     room = Room(Disk(MIN_FREE + 2000))
     assert not has_room(room, "a", 0, 1001)
     assert has_room(room, "b", 0, 1000)
+
+
+@pytest.mark.parametrize(("length", "fits"), [(1000, True), (None, False)])
+def test_others_count_at_strides(length: int | None, fits: bool) -> None:
+    """A body without length has reserved nothing, so the others count for it again and again."""
+    room = Room(Disk(MIN_FREE + 4 * STRIDE))
+    assert has_room(room, "other", 0, STRIDE)
+    assert has_room(room, "a", 0, length)
+    room = Room(Disk(MIN_FREE + 3 * STRIDE))
+    room.needs["other"] = 2 * STRIDE
+    assert has_room(room, "a", 1, length) is fits
