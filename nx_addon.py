@@ -150,7 +150,7 @@ class Exchange:
     unknown: bool = False
 
     def feed(self) -> None:
-        """Hand what has been gathered over to the receiver."""
+        """Pass the gathered chunks to the receiver."""
         data = b"".join(self.gathered)
         self.gathered.clear()
         if data and self.receiver and self.reply is None:
@@ -299,7 +299,7 @@ class NxAddon:
 
     def done(self) -> asyncio.Future[None] | None:
         # Not async: mitmproxy drops a script whose async `done` it would have to await to
-        # reload it. It does await what is returned here, when it ends.
+        # reload it. At its own end, it awaits the future that is returned.
         logging.getLogger().removeHandler(self.port_advice)
         if self.config and self.config.report:
             self._report_read(self.config.report)
@@ -324,7 +324,7 @@ class NxAddon:
         if self.opened:
             self.opened.outbox.stop(0)
             handover.left[self.opened.root] = self.opened
-        # mitmproxy waits for what is returned here: meanwhile these connections end.
+        # mitmproxy waits for this future; meanwhile the connections end.
         if connected or self.opened:
             return asyncio.ensure_future(self._end(ENDING if connected else 0))
         self.storage.shutdown(wait=False)
@@ -869,12 +869,14 @@ class NxAddon:
         exchange.gathered.append(chunk)
         limit = HOPELESS * self.config.max_upload if self.config else 0
         if exchange.pending.received > limit and exchange.client.id in self.wrapped:
-            logger.warning(f"{_name(exchange.client)}: sends without end, is cut off")
+            logger.warning(
+                f"{_name(exchange.client)}: body exceeds {HOPELESS} x nx_max_upload; connection closed"
+            )
             self.wrapped[exchange.client.id][1].transport.abort()
         return []
 
     def _feed(self, exchange: Exchange) -> None:
-        """Hand over what has come in this turn of the event loop. Must not raise."""
+        """Pass on the chunks of this turn of the event loop. Must not raise."""
         try:
             exchange.feed()
         except Exception:
@@ -895,7 +897,7 @@ class NxAddon:
             return exchange.reply or FAILED
         result = await self._in_storage(receiver.finish)
         while result.waits_for:
-            # This does not cancel what is waited for, as wait_for would.
+            # Unlike wait_for, wait does not cancel the future.
             watched = asyncio.wrap_future(result.waits_for)
             await asyncio.wait([watched], timeout=REPLY_WATCH)
             if not watched.done() and self.spool and result.accepted:
@@ -942,13 +944,13 @@ class NxAddon:
         self.spool.reply_lost(result.accepted)
 
     async def _abandon(self, exchange: Exchange, reason: str) -> bytes | None:
-        """Give an upload up. Returns what has arrived of it, if it is to be inspected."""
+        """Abandon an upload. Returns the part that arrived, if it is to be inspected."""
         if exchange.receiver:
             try:
                 exchange.feed()
                 return await self._in_storage(exchange.receiver.abort, reason)
             except Exception:
-                logger.exception("cannot store what has arrived of an upload")
+                logger.exception("cannot store a partial upload")
         return None
 
     async def _in_storage(self, work: Callable[..., T], *values: Any) -> T:

@@ -492,7 +492,7 @@ def test_a_sender_without_end(folder: Path) -> None:
         connection.sendall(bodies.request(b"")[:-5] + b"9999999999\r\n\r\n")
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             connection.sendall(bytes(200_000_000))
-        proxy.wait_for("sends without end, is cut off")
+        proxy.wait_for("body exceeds 4 x nx_max_upload; connection closed")
 
 
 # Other hosts
