@@ -869,9 +869,8 @@ class NxAddon:
         exchange.gathered.append(chunk)
         limit = HOPELESS * self.config.max_upload if self.config else 0
         if exchange.pending.received > limit and exchange.client.id in self.wrapped:
-            logger.warning(
-                f"{_name(exchange.client)}: body exceeds {HOPELESS} x nx_max_upload; connection closed"
-            )
+            reason = f"body exceeds {HOPELESS} x nx_max_upload; connection closed"
+            logger.warning(f"{_name(exchange.client)}: {reason}")
             self.wrapped[exchange.client.id][1].transport.abort()
         return []
 
