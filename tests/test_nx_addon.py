@@ -555,7 +555,7 @@ def test_a_fault_of_ours_is_a_500(folder: Path, fault: str) -> None:
             answer = camera.send(proxy.port, request)
 
             assert answer.status == 500
-            assert "a fault for the test" in proxy.log
+            proxy.wait_for("a fault for the test")
         assert heard == []
 
 
