@@ -269,6 +269,9 @@ class NxAddon:
         self.outbox.start()
         for line in advice.lines(_listening(self.config)):
             logger.info(line)
+        folders = [self.config.dir, Path(ctx.options.confdir).expanduser()]
+        if warning := advice.sudo_warning(os.environ, folders):
+            logger.warning(warning)
         self._name_servers_here()
 
     def _open(self, root: Path) -> Opened | None:
@@ -1256,7 +1259,6 @@ class _PortAdvice(logging.Handler):
 
 
 def _listening(given: config.Config) -> advice.Listening:
-    sudo = ["sudo"] if hasattr(os, "geteuid") and os.geteuid() else []
     ports: dict[str, list[int]] = {}
     for server in ctx.master.addons.get("proxyserver").servers:
         for address in server.listen_addrs:
@@ -1265,8 +1267,10 @@ def _listening(given: config.Config) -> advice.Listening:
         regular=ports.get("regular", []),
         transparent=ports.get("transparent", []),
         dns=ports.get("dns", []),
-        addresses=[str(one) for one in ([given.dns] if given.dns else network.addresses())],
-        command=shlex.join([*sudo, sys.argv[0], "-s", *ctx.options.scripts[:1]]),
+        addresses=[str(one) for one in network.addresses(lan_first="transparent" in ports)],
+        command=shlex.join([sys.argv[0], "-s", *ctx.options.scripts[:1]]),
+        nx_dns=str(given.dns) if given.dns else None,
+        may_bind=network.may_bind(53),
     )
 
 

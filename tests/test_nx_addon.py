@@ -869,7 +869,7 @@ def test_a_taken_port_is_told(folder: Path) -> None:
         proxy.start()
 
         assert proxy.ended() == 1
-        assert f"port {port} is taken: see by whom with sudo ss -lntup" in proxy.log
+        assert f"port {port} is taken: find the program with sudo ss -lntup" in proxy.log
 
 
 # DNS
@@ -1404,8 +1404,8 @@ def test_what_else_a_camera_asks_for(folder: Path) -> None:
             camera.resolve("new.localhost", server)
         request = b"GET http://new.invalid/ HTTP/1.1\r\nHost: new.invalid\r\n\r\n"
         camera.send(proxy.port, request)
-        proxy.wait_for("127.0.0.1: also asks HTTP for new.invalid, which is not answered here; ")
-        told = re.findall(r"also asks \w+ for (\S+), which is not .* try --set (\S+)", proxy.log)
+        proxy.wait_for("127.0.0.1: also requested new.invalid, which nx_addon does not answer; ")
+        told = re.findall(r"also (?:looked up|requested) (\S+), .* try --set (\S+)", proxy.log)
     assert told == [(name, f"nx_hosts={name}") for name in ("new.localhost", "new.invalid")]
 
 

@@ -1,7 +1,7 @@
-"""What the user has to do so that a camera finds this proxy, and which options look wrong.
+"""Advice for the log: how cameras can reach this proxy, and which options look wrong.
 
-A camera knows its hosts by name and nothing but port 80. So two things must be
-true: the names lead to an address, and port 80 of that address leads here.
+A camera uses host names and port 80 only. So DNS has to lead those names to an
+address whose port 80 is served or redirected by this process.
 """
 
 from __future__ import annotations
@@ -9,14 +9,20 @@ from __future__ import annotations
 import difflib
 import errno
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from nxparse.config import Config
 from nxparse.deliver import routes, run
 from nxparse.deliver.routes import Rule
 from nxparse.server.endpoints import DNS_HOSTS
+
+# Of a range that no network uses (RFC 5737): only a router's redirection answers it.
+UNUSED_ADDRESS = "198.51.100.80"
+OPEN_PORTS = "sudo sysctl -w net.ipv4.ip_unprivileged_port_start=53"
 
 # mitmproxy, on a TCP port: "... failed to listen on *:80 with [Errno 13] ...";
 # on a UDP port: "Failed to bind UDP socket to 0.0.0.0:53 ... (os error 13)".
@@ -26,10 +32,11 @@ _NUMBER = re.compile(r"(?:Errno|os error) (\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """What this process serves: its ports for each mode, and under which addresses.
+    """The ports of this process for each mode, and the addresses of the machine.
 
-    `addresses` are those that cameras may be sent to, the likeliest first.
-    `command` starts mitmproxy with the addon and no mode.
+    `addresses` are the machine's own, the likeliest on the cameras' side first, and `nx_dns` is
+    that option. `command` starts mitmproxy with the addon and no mode. Without `may_bind`, the
+    user may not serve ports 53 and 80 yet.
     """
 
     regular: Sequence[int]
@@ -37,49 +44,67 @@ class Listening:
     dns: Sequence[int]
     addresses: Sequence[str]
     command: str
+    nx_dns: str | None = None
+    may_bind: bool = True
 
     @property
     def complete(self) -> str:
         """The command that serves all that a camera needs."""
-        return f"{self.command} --mode regular@80 --mode dns@53"
+        modes = "--mode regular@80 --mode dns@53"
+        if self.transparent:
+            address = self.nx_dns or UNUSED_ADDRESS
+            modes = f"--mode transparent@{self.transparent[0]} --mode dns@53 --set nx_dns={address}"
+        prepare = "" if self.may_bind else f"{OPEN_PORTS} && "
+        return f"{prepare}{self.command} {modes}"
 
 
 def lines(here: Listening) -> list[str]:
-    """One line each for the address, for port 80, and for DNS."""
+    """Return one line each for the address, for port 80, and for DNS."""
     if not here.regular and not here.transparent:
         return [f"no HTTP is served by this process: start it with {here.complete}"]
-    addresses = here.addresses or ["ADDRESS"]
-    return [
-        f"cameras must reach {' or '.join(addresses)}, port 80 for HTTP and port 53 for DNS",
-        f"port 80: {_http(here, addresses)}",
-        f"port 53: {_dns(here, addresses)}",
-    ]
+    own = here.addresses or ["ADDRESS"]
+    given = [here.nx_dns] if here.nx_dns else own
+    reach = f"cameras must reach {' or '.join(given)}, port 80 for HTTP"
+    if not here.nx_dns:
+        reach += " and port 53 for DNS"
+    elif 53 in here.dns:
+        reach += f"; and {' or '.join(own)}, port 53 for DNS"
+    return [reach, f"port 80: {_http(here, given)}", f"port 53: {_dns(here, own, given[0])}"]
 
 
 def _http(here: Listening, addresses: Sequence[str]) -> str:
     if 80 in here.regular:
         return "served by this process"
-    port = here.transparent[0] if here.transparent else here.regular[0]
-    told = rule(addresses, port)
-    if here.transparent:
-        return f"redirect it to port {port} of this process, if that is not done yet: {told}"
+    if not here.transparent:
+        port = here.regular[0]
+        return (
+            f"not served by this process, which listens on port {port}. "
+            f"Start it with: {here.complete}; or redirect the port: {rule(addresses, port)}"
+        )
+    port = here.transparent[0]
+    if here.nx_dns:
+        redirect = rule(addresses, port)
+        return f"redirect it to port {port} of this process, if that is not done yet: {redirect}"
+    # A rule for the router's own address would take port 80 from its web page.
     return (
-        f"not served by this process, which listens on port {port}. "
-        f"Start it with: {here.complete}; or redirect the port: {told}"
+        f"add --set nx_dns={UNUSED_ADDRESS}, an address that no machine has, and redirect its "
+        f"port 80 to port {port} of this process: {rule([UNUSED_ADDRESS], port)}"
     )
 
 
-def _dns(here: Listening, addresses: Sequence[str]) -> str:
+def _dns(here: Listening, own: Sequence[str], given: str) -> str:
     if 53 in here.dns:
-        return "served by this process; let it be the DNS server of the camera"
+        return f"served by this process; enter {own[0]} as the DNS server on the camera"
+    if here.transparent and not here.nx_dns:
+        given = UNUSED_ADDRESS
     return (
         f"not served by this process. Start it with: {here.complete}; or let the DNS server "
-        f"of your network answer, in dnsmasq: {dnsmasq(addresses[0])}"
+        f"of your network answer, in dnsmasq: {dnsmasq(given)}"
     )
 
 
 def rule(addresses: Sequence[str], port: int) -> str:
-    """The command that redirects port 80 of these addresses."""
+    """Return the nft command that redirects port 80 of these addresses to `port`."""
     where = addresses[0] if len(addresses) == 1 else f"{{ {', '.join(addresses)} }}"
     return (
         "nft 'add table ip nx; "
@@ -89,12 +114,12 @@ def rule(addresses: Sequence[str], port: int) -> str:
 
 
 def dnsmasq(address: str, further: Sequence[str] = ()) -> str:
-    """The line that lets the cameras' hosts, and further ones, lead to an address."""
+    """Return the line for dnsmasq that resolves the cameras' and further hosts to `address`."""
     return f"address=/{'/'.join(dict.fromkeys((*DNS_HOSTS, *further)))}/{address}"
 
 
 def explained(complaint: str) -> str | None:
-    """What to do about a port that mitmproxy says it cannot have. None for other complaints."""
+    """Return what to do when mitmproxy cannot open a port; None for other log messages."""
     place = _PLACE.search(complaint)
     number = _NUMBER.search(complaint)
     if not place or not number:
@@ -103,33 +128,50 @@ def explained(complaint: str) -> str | None:
     match int(number[1]):
         case errno.EACCES:
             return (
-                f"port {port} needs a privilege: start with sudo, or as a systemd service with "
-                f"AmbientCapabilities=CAP_NET_BIND_SERVICE, or use a port above 1023 and redirect"
+                f"port {port} needs a privilege. On Linux, allow it to all users with "
+                f"{OPEN_PORTS} and start again without sudo; a systemd service needs "
+                f"AmbientCapabilities=CAP_NET_BIND_SERVICE"
             )
         case errno.EADDRINUSE:
-            hint = (
-                "; README tells about systemd-resolved and dnsmasq, "
-                "or take one address only: --mode dns@ADDRESS:53"
-                if port == 53
-                else ""
-            )
+            remedy = "or use another port"
+            if port == 53:
+                remedy = (
+                    "or listen on one address only, with --mode dns@ADDRESS:53; "
+                    "see README for dnsmasq and systemd-resolved"
+                )
             return (
-                f"port {port} is taken: see by whom with sudo ss -lntup 'sport = :{port}', "
-                f"stop that, or use another port{hint}"
+                f"port {port} is taken: find the program with sudo ss -lntup 'sport = :{port}' "
+                f"and stop it, {remedy}"
             )
         case errno.EADDRNOTAVAIL:
             return f"port {port}: this machine does not have that address; see ip address"
     return None
 
 
-# Only in a command, and in the last line of a post, are they filled in.
+def sudo_warning(environ: Mapping[str, str], folders: Sequence[Path]) -> str | None:
+    """Return a warning if mitmproxy was started with sudo, whose files the user cannot change.
+
+    `folders` are those that this process writes to.
+    """
+    user, group = environ.get("SUDO_UID", ""), environ.get("SUDO_GID", "")
+    if not user.isdecimal() or not group.isdecimal() or user == "0":
+        return None
+    paths = shlex.join([str(folder.absolute()) for folder in folders])
+    return (
+        f"started with sudo: the files written now belong to root. To hand them over, stop "
+        f"mitmproxy and run: sudo chown -R {user}:{group} {paths}; "
+        f"with {OPEN_PORTS} it needs no sudo"
+    )
+
+
+# Only `run:` and the last line of a post fill them in.
 _PLACEHOLDERS = re.compile(rf"(?<!\$)\{{(?:{'|'.join(run.PLACEHOLDERS)})\}}")
 
 
 def doubts(options: Mapping[str, object], config: Config, environ: Mapping[str, str]) -> list[str]:
-    """Return a line for each value that works but is surely a mistake, with what to write instead.
+    """Return a line for each value that is valid but surely a mistake, with the remedy.
 
-    `config` is what `options` were parsed to.
+    `config` is the result of parsing `options`.
     """
     found = []
     for name, least, unit, larger in (
@@ -143,15 +185,11 @@ def doubts(options: Mapping[str, object], config: Config, environ: Mapping[str, 
             found.append(f"{name}={value} is {value} {unit}: write {write}")
     for host in config.hosts:
         if all(routes.fits(host, name) for name in ("www.example.com", "debian.org", "x.y")):
-            found.append(
-                f"nx_hosts={host} answers every name: name the hosts that the camera needs"
-            )
+            found.append(f"nx_hosts={host} matches every name: list those that the camera needs")
     if config.dns and (config.dns.is_loopback or config.dns.is_unspecified):
-        found.append(
-            f"nx_dns={config.dns} cannot be reached by a camera: give an address of the LAN"
-        )
+        found.append(f"nx_dns={config.dns} is out of a camera's reach: use an address of the LAN")
     if placeholder := _PLACEHOLDERS.search(str(options["nx_dir"])):
-        found.append(f"nx_dir={options['nx_dir']}: {_unfilled(placeholder[0])}")
+        found.append(f"nx_dir={options['nx_dir']}: {_not_filled_in(placeholder[0])}")
     for rule in config.routes:
         shown = routes.shown_rule(f"{rule.pattern}={rule.target.text}")
         found += [f"nx_route={shown}: {doubt}" for doubt in _doubts_about(rule, environ)]
@@ -164,9 +202,9 @@ def _doubts_about(rule: Rule, environ: Mapping[str, str]) -> Iterator[str]:
         close = difflib.get_close_matches(pattern.lower(), routes.SITES, 1)
         sites = ", ".join(sorted(routes.SITES))
         instead = f"did you mean {close[0]}?" if close else f"the sites are {sites}"
-        yield f"{pattern} is no address, glob or known site: {instead}"
+        yield f"{pattern} is not an address, glob or known site: {instead}"
     if kind not in ("run", "mastodon") and (found := _PLACEHOLDERS.search(argument)):
-        yield _unfilled(found[0])
+        yield _not_filled_in(found[0])
     if kind == "run":
         program = run.command(argument)[0]
         if not shutil.which(routes.expand(program, environ), path=environ.get("PATH")):
@@ -174,5 +212,5 @@ def _doubts_about(rule: Rule, environ: Mapping[str, str]) -> Iterator[str]:
             yield f"there is no program {program}{where}: install it, or give its full path"
 
 
-def _unfilled(placeholder: str) -> str:
-    return f"{placeholder} is taken as it stands; only run: fills it in"
+def _not_filled_in(placeholder: str) -> str:
+    return f"{placeholder} is not replaced here; only run: replaces it"

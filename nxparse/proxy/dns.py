@@ -1,7 +1,7 @@
-"""Queries of the DNS mode that go on to other name servers: loops found, numbers bounded.
+"""DNS queries passed on to other name servers: loops are detected, numbers limited.
 
-A name server of this machine may be the DNS mode itself, directly or by way of
-another DNS server. Without a bound one query then makes thousands.
+A name server of this machine may be the DNS mode itself, directly or through another
+DNS server. Without a limit, one query would then cause thousands.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from nxparse.proxy import network, upstream
 PORT = 53
 MAX_QUERIES = 200  # in flight; a house full of browsers stays below
 MAX_SAME = 8  # of them for one name and type
-MAX_AGE = 30.0  # seconds; mitmproxy gives a query up earlier, not always with a hook
+MAX_AGE = 30.0  # seconds; mitmproxy abandons a query earlier, not always with a hook
 QUIET = 60.0  # seconds between two lines about too many queries
 
 
 def served_here(servers: Iterable[str], listening: Iterable[tuple[str, int]]) -> list[str]:
-    """Those name servers that are this process.
+    """Return those of the IP addresses `servers` that are this process.
 
-    `servers` are IP addresses, and `listening` the addresses and ports of the DNS mode.
+    `listening` has the addresses and ports of the DNS mode.
     """
     listening = list(listening)
     return [
@@ -33,24 +33,24 @@ def served_here(servers: Iterable[str], listening: Iterable[tuple[str, int]]) ->
 
 
 def describe_loop(servers: list[str]) -> str:
-    """What is wrong with these name servers, which are this process, and what to set."""
+    """Return a log line about name servers that are this process, with the option to set."""
     return (
         f"the name server {' and '.join(servers)} is this process, so other names cannot be "
-        f"resolved and get SERVFAIL; name a server outside: --set dns_name_servers=9.9.9.9"
+        f"resolved and get SERVFAIL; set another server: --set dns_name_servers=9.9.9.9"
     )
 
 
 class ForeignQueries:
-    """Queries that wait for another name server, by id. For one thread."""
+    """Queries that wait for another name server, by id. Not thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._waiting: dict[str, tuple[float, tuple[str, int]]] = {}  # the oldest first
         self._same: Counter[tuple[str, int]] = Counter()
-        self._told = -QUIET
+        self._logged = -QUIET
 
     def begin(self, id: str, name: str, kind: int) -> bool:
-        """Note a query for a name and a type. False if there are too many: it must not go on."""
+        """Record a query for a name and type. Returns False if there are too many."""
         now, question = self._clock(), (name.lower().removesuffix("."), kind)
         while self._waiting:
             oldest, (begun, _) = next(iter(self._waiting.items()))
@@ -65,7 +65,7 @@ class ForeignQueries:
         return True
 
     def end(self, id: str) -> None:
-        """Note that a query has been answered or has failed."""
+        """Record that a query was answered or failed."""
         if id in self._waiting:
             _, question = self._waiting.pop(id)
             self._same[question] -= 1
@@ -73,8 +73,8 @@ class ForeignQueries:
                 del self._same[question]
 
     def worth_a_line(self) -> bool:
-        """May another line about too many queries be logged?"""
-        if self._clock() < self._told + QUIET:
+        """Return True if another line about too many queries may be logged."""
+        if self._clock() < self._logged + QUIET:
             return False
-        self._told = self._clock()
+        self._logged = self._clock()
         return True

@@ -1,4 +1,4 @@
-"""Limits of what clients may use of the process: descriptors and connections."""
+"""Limits of descriptors and of connections per client."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def raise_descriptor_limit(wanted: int = DESCRIPTORS) -> int:
-    """Raise the soft limit of open files as far as allowed. Returns the limit, 0 if there is none.
-
-    Windows has no such limit. An operating system that refuses keeps what it has.
-    """
+    """Raise the soft limit of open files as far as allowed; return the limit, 0 for none."""
     if sys.platform == "win32":
         return 0
     import resource
@@ -42,7 +39,7 @@ def raise_descriptor_limit(wanted: int = DESCRIPTORS) -> int:
 
 
 def connections_allowed(descriptors: int) -> int:
-    """The connections that one client may have: half of the descriptors if all upload."""
+    """Return how many connections a client may have: half of the descriptors if all upload."""
     if not descriptors:
         return MAX_CONNECTIONS
     return max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, descriptors // 8))
@@ -60,7 +57,7 @@ class ConnectionLimit:
         self._warned: dict[str, float] = {}
 
     def opened(self, address: str) -> bool:
-        """Count a connection. Returns False if it is one too many, and warns now and then."""
+        """Count a connection. Returns False above the limit, and warns once a minute."""
         self._open[address] += 1
         if self._open[address] <= self.most:
             return True
@@ -71,7 +68,7 @@ class ConnectionLimit:
         return False
 
     def closed(self, address: str) -> None:
-        """A connection has ended, whether it was allowed or not."""
+        """Record the end of a connection, allowed or not."""
         self._open[address] -= 1
         if self._open[address] <= 0:
             del self._open[address]
@@ -79,10 +76,10 @@ class ConnectionLimit:
 
 
 class AcceptErrors:
-    """An exception handler for the event loop that logs failures to accept once a minute.
+    """An exception handler for the event loop that logs failed accepts once a minute.
 
-    asyncio reports each with a traceback, a hundred of them a second when the
-    process has no descriptors left. Other exceptions go to `others`.
+    asyncio logs each with a traceback, a hundred a second once descriptors run out.
+    Other exceptions go to `others`.
     """
 
     def __init__(

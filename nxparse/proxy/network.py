@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import struct
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 
 Address = IPv4Address | IPv6Address
 
 _SIOCGIFADDR = 0x8915
+_INTERFACES = Path("/sys/class/net")
+_FIRST_OPEN_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 # Nothing is sent there (RFC 5737): it only makes the kernel choose a route.
 _ELSEWHERE = "192.0.2.1"
 
 
 def facing(peer: str) -> IPv4Address | None:
-    """The IPv4 address of this machine that `peer`, an IP address, can reach; None if unknown."""
+    """Return this machine's IPv4 address on the way to `peer`, an IP address; None if unknown."""
     address = ipaddress.ip_address(peer.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is None:
@@ -31,14 +35,14 @@ def facing(peer: str) -> IPv4Address | None:
 
 
 def parse_address(host: str) -> Address | None:
-    """The address in any form that connecting takes: 127.1, 0x7f000001, ::ffff:127.0.0.1.
+    """Parse an address in any form that connect() accepts: 127.1, 0x7f000001, ::ffff:127.0.0.1.
 
-    None if this is a name.
+    None for a name.
     """
     try:
         address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
-        # Python's parser takes four decimal numbers only; a resolver takes more.
+        # Python accepts four decimal numbers only; a resolver accepts more.
         try:
             return IPv4Address(socket.inet_aton(host))
         except (OSError, ValueError):
@@ -49,7 +53,7 @@ def parse_address(host: str) -> Address | None:
 
 
 def is_own(address: Address) -> bool:
-    """Does this machine have this address?"""
+    """Return True if this machine has this address."""
     if address.is_unspecified or address.is_multicast or str(address) == "255.255.255.255":
         return False
     if not _binds(address):
@@ -70,7 +74,7 @@ def _binds(address: Address) -> bool:
 
 
 def is_local(host: str) -> bool:
-    """Is this an address or a name of this machine?"""
+    """Return True for an address or a name of this machine."""
     name = socket.gethostname().lower()
     if host in ("localhost", name, f"{name}.local"):
         return True
@@ -81,9 +85,9 @@ def is_local(host: str) -> bool:
 
 
 def is_served(host: str, port: int, listening: Iterable[tuple[str, int]]) -> bool:
-    """Does a server that listens on one of these addresses and ports answer at this one?
+    """Return True if a server that listens on these addresses and ports answers at `host`.
 
-    `host` is an address; a name is none of them. A server may listen on all addresses.
+    Always False for a name. A server may listen on all addresses.
     """
     wanted = parse_address(host)
     for own, own_port in listening:
@@ -94,9 +98,29 @@ def is_served(host: str, port: int, listening: Iterable[tuple[str, int]]) -> boo
     return False
 
 
-def addresses() -> list[IPv4Address]:
-    """The IPv4 addresses that others can reach this machine by, the default route's first."""
-    found = []
+def addresses(*, lan_first: bool = False) -> list[IPv4Address]:
+    """Return the IPv4 addresses at which others can reach this machine, the likeliest first.
+
+    That is the default route's. With `lan_first`, for a router, it is the last, and private
+    addresses of network cards come first.
+    """
+    found = _interface_addresses()
+    default = facing(_ELSEWHERE)
+    if default:
+        found.setdefault(default, False)
+
+    def rank(address: IPv4Address) -> tuple[bool, ...]:
+        is_default, is_virtual = address == default, not found[address]
+        if lan_first:
+            return is_default, is_virtual, not address.is_private
+        return not is_default, is_virtual
+
+    return sorted((one for one in found if not one.is_loopback), key=rank)
+
+
+def _interface_addresses() -> dict[IPv4Address, bool]:
+    """Return the address of each interface, and whether it leads to a network card."""
+    found: dict[IPv4Address, bool] = {}
     try:
         import fcntl
 
@@ -107,10 +131,22 @@ def addresses() -> list[IPv4Address]:
                     answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
                 except OSError:
                     continue
-                found.append(IPv4Address(answer[20:24]))
+                found.setdefault(IPv4Address(answer[20:24]), _is_physical(_INTERFACES / name))
     except (ImportError, OSError):
         pass
-    default = facing(_ELSEWHERE)
-    if default:
-        found.insert(0, default)
-    return [address for address in dict.fromkeys(found) if not address.is_loopback]
+    return found
+
+
+def _is_physical(interface: Path) -> bool:
+    """Return True for a network card, and a bridge or VLAN above one; docker0 has none."""
+    if (interface / "device").exists():
+        return True
+    return any(_is_physical(_INTERFACES / one.name[6:]) for one in interface.glob("lower_*"))
+
+
+def may_bind(port: int) -> bool:
+    """Return True if this user may listen on `port`, as far as Linux restricts that."""
+    try:
+        return os.geteuid() == 0 or port >= int(_FIRST_OPEN_PORT.read_text())
+    except (AttributeError, OSError, ValueError):
+        return True

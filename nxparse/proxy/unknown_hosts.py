@@ -1,8 +1,8 @@
-"""Host names that a camera asks for and that are not answered here.
+"""Host names that cameras ask for and that nx_addon does not answer.
 
-A client that asks for one of our hosts most likely is a camera. The other hosts
-it asks for may be what a new model needs, and each is logged once. Many cameras
-look others up first, so the last names of every client are remembered.
+A client that asks for one of our hosts most likely is a camera. Other hosts that it
+asks for may be what a new model needs, so each is logged once. Many cameras look
+these up first; therefore the last names of every client are remembered.
 """
 
 from __future__ import annotations
@@ -13,25 +13,24 @@ from collections import OrderedDict
 from nxparse.text import format_list, printable
 
 MAX_CLIENTS = 1000
-# A phone that somebody has opened our page on asks for far more than any camera.
-MAX_NAMES = 20
+MAX_NAMES = 20  # of a client; a phone that opens our page asks for far more than a camera
 MAX_NAME = 255  # characters, as in DNS
 
 _HOST = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
 
 class UnknownHosts:
-    """Which clients may be cameras, and what all have asked for. For one thread."""
+    """Clients that may be cameras, and the names that each client asked for. Not thread-safe."""
 
     def __init__(self) -> None:
-        # By client; the names as keys, in the order they were asked for.
+        # By client; the names as keys, the oldest first.
         self._cameras: OrderedDict[str, dict[str, None]] = OrderedDict()
         self._others: OrderedDict[str, dict[str, None]] = OrderedDict()
 
     def seen(self, client: str) -> str | None:
-        """Note that this client has asked for one of our hosts.
+        """Record that a client asked for one of our hosts.
 
-        Returns a line about the other names that it has asked for before, the first time.
+        Returns a log line about the other names that it asked for before, if there are any.
         """
         names = self._others.pop(client, {})
         _touch(self._cameras, client).update(names)
@@ -44,9 +43,9 @@ class UnknownHosts:
         )
 
     def asked(self, client: str, name: str, how: str) -> str | None:
-        """Note that a client asks for a name that is none of ours; `how` is HTTP or DNS.
+        """Record that a client asked for a name that is not ours; `how` is HTTP or DNS.
 
-        Returns a line about it, if the client is a camera and the name new.
+        Returns a log line if the client is a camera and the name is new.
         """
         if not name or len(name) > MAX_NAME:
             return None
@@ -62,22 +61,23 @@ class UnknownHosts:
             return None
         names[name] = None
         shown = printable(name)
-        told = f"{client}: also asks {how} for {shown}, which is not answered here"
-        # Whoever asks is free to call a host * or $(reboot).
+        verb = "looked up" if how == "DNS" else "requested"
+        line = f"{client}: also {verb} {shown}, which nx_addon does not answer"
+        # A client may send any name, also * or $(reboot).
         if not _HOST.fullmatch(shown):
-            return told
-        return f"{told}; if its uploads fail, try --set nx_hosts={shown}"
+            return line
+        return f"{line}; if its uploads fail, try --set nx_hosts={shown}"
 
     def names(self, client: str) -> list[str]:
-        """The names that this client has asked for and that are none of ours, as they came.
+        """Return at most MAX_NAMES names that a client asked for and that are not ours.
 
-        At most MAX_NAMES; not fit for a line of the log.
+        They are not escaped for the log.
         """
         return [*self._cameras.get(client, {}), *self._others.get(client, {})]
 
 
 def _touch(clients: OrderedDict[str, dict[str, None]], client: str) -> dict[str, None]:
-    """The names of a client, which now is the last one to be forgotten."""
+    """Return the names of a client, which becomes the last one to be dropped."""
     names = clients.setdefault(client, {})
     clients.move_to_end(client)
     if len(clients) > MAX_CLIENTS:

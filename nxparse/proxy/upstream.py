@@ -1,7 +1,7 @@
-"""Addresses that the proxy does not connect to: loopback, link-local, unspecified and its own.
+"""Addresses that the proxy refuses to connect to: loopback, link-local, unspecified, own.
 
-Servers that listen on loopback expect only clients of this machine. A connection
-of the proxy to itself would repeat without end.
+Servers on loopback expect only local clients, and a connection of the proxy to itself
+would loop forever.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from nxparse.proxy import network
 from nxparse.proxy.network import Address
 from nxparse.text import printable
 
-LOOKUP = 5.0  # seconds for the resolver; a name that takes longer is judged when it is connected
+LOOKUP = 5.0  # seconds for the resolver; the address is checked again once connected
 
 
 async def resolve(host: str, *, limit: float = LOOKUP) -> list[Address]:
-    """The addresses of a host, which may be an address in any form.
+    """Return the addresses of a host, which may be an address in any form.
 
-    Empty if there is no answer within `limit` seconds.
+    Empty without an answer within `limit` seconds.
     """
     literal = network.parse_address(host)
     if literal:
         return [literal]
     try:
         async with asyncio.timeout(limit):
-            # As asyncio.open_connection does it, so that both see the same.
+            # The same call as in asyncio.open_connection, for the same result.
             found = await asyncio.get_running_loop().getaddrinfo(
                 host, None, type=socket.SOCK_STREAM
             )
@@ -37,7 +37,7 @@ async def resolve(host: str, *, limit: float = LOOKUP) -> list[Address]:
 
 
 def refuses(address: Address) -> bool:
-    """Is this an address that the proxy must not connect to for a client?"""
+    """Return True for an address that the proxy must not connect to for a client."""
     return (
         address.is_loopback
         or address.is_link_local
@@ -47,12 +47,12 @@ def refuses(address: Address) -> bool:
 
 
 def refuses_literal(host: str) -> bool:
-    """The same for a host that is an address or a name of this machine; False for other names."""
+    """The same for an address in any form or a name of this machine; False for other names."""
     literal = network.parse_address(host)
     return refuses(literal) if literal else network.is_local(host)
 
 
 def describe_refused(host: str, address: str = "") -> str:
-    """Why the proxy does not connect to a host, which has this address."""
+    """Return why the proxy does not connect to a host that has this address."""
     where = printable(host if address in ("", host) else f"{host} ({address})")
     return f"{where} is a loopback, link-local or own address, which the proxy does not connect to"

@@ -1,3 +1,5 @@
+"""The lines at start, remedies for ports that cannot be opened, and doubtful options."""
+
 from __future__ import annotations
 
 import errno
@@ -9,138 +11,102 @@ import pytest
 
 from nxparse.config import OPTIONS, parse
 from nxparse.proxy import advice
-from nxparse.proxy.advice import Listening
+from nxparse.proxy.advice import Listening, dnsmasq, rule
 
-COMMAND = "sudo mitmdump -s nx_addon.py"
-ALL = f"{COMMAND} --mode regular@80 --mode dns@53"
-HOSTS = (
-    "gld.samsungosp.com/www.samsungimaging.com/samsungimaging.com/"
-    "www.ospserver.net/snsgw.samsungmobile.com/www.yahoo.co.kr"
-)
+START = "mitmdump -s nx_addon.py"
+ALL = f"{START} --mode regular@80 --mode dns@53"
+PC, WLAN, ROUTER = "192.168.1.2", "10.0.0.1", "198.51.100.80"
+REACH = f"cameras must reach {PC}, port 80 for HTTP and port 53 for DNS"
+OPEN = "sudo sysctl -w net.ipv4.ip_unprivileged_port_start=53 && "
 
 
-def rule(addresses: str, port: int) -> str:
-    """The command that redirects port 80."""
+def lines(
+    regular: int = 0, transparent: int = 0, dns: int = 0, own: str = PC, **more: object
+) -> list[str]:
+    """The advice for one port of each mode, 0 for none."""
+    ports = [[port] if port else [] for port in (regular, transparent, dns)]
+    return advice.lines(Listening(*ports, own.split(), START, **more))  # type: ignore[arg-type]
+
+
+def not_served(command: str, address: str = PC) -> str:
     return (
-        "nft 'add table ip nx; "
-        "add chain ip nx prerouting { type nat hook prerouting priority dstnat; }; "
-        f"add rule ip nx prerouting ip daddr {addresses} tcp dport 80 redirect to :{port}'"
+        f"port 53: not served by this process. Start it with: {command}; or let the DNS server "
+        f"of your network answer, in dnsmasq: {dnsmasq(address)}"
     )
 
 
-def dnsmasq(address: str) -> str:
-    """What to do where there is no DNS mode."""
-    return (
-        f"port 53: not served by this process. Start it with: {ALL}; or let the DNS server "
-        f"of your network answer, in dnsmasq: address=/{HOSTS}/{address}"
-    )
-
-
-ONE = ["192.168.1.2"]
-REACH = "cameras must reach 192.168.1.2, port 80 for HTTP and port 53 for DNS"
-SERVED = "port 53: served by this process; let it be the DNS server of the camera"
+def test_everything_is_served() -> None:
+    """With both ports served, the lines contain the address to enter on the camera."""
+    dns = f"port 53: served by this process; enter {PC} as the DNS server on the camera"
+    assert lines(80, dns=53) == [REACH, "port 80: served by this process", dns]
 
 
 @pytest.mark.parametrize(
-    ("here", "expected"),
+    ("own", "addresses", "redirected"),
     [
-        (
-            Listening([80], [], [53], ONE, COMMAND),
-            [REACH, "port 80: served by this process", SERVED],
-        ),
-        (
-            Listening([8080, 80], [], [5353], ONE, COMMAND),
-            [REACH, "port 80: served by this process", dnsmasq("192.168.1.2")],
-        ),
-        (
-            Listening([8080], [], [], ONE, COMMAND),
-            [
-                REACH,
-                "port 80: not served by this process, which listens on port 8080. "
-                f"Start it with: {ALL}; or redirect the port: {rule('192.168.1.2', 8080)}",
-                dnsmasq("192.168.1.2"),
-            ],
-        ),
-        (
-            Listening([], [8081], [53], ONE, COMMAND),
-            [
-                REACH,
-                "port 80: redirect it to port 8081 of this process, if that is not done yet: "
-                f"{rule('192.168.1.2', 8081)}",
-                SERVED,
-            ],
-        ),
-        (
-            Listening([8080], [8081], [53], ONE, COMMAND),
-            [
-                REACH,
-                "port 80: redirect it to port 8081 of this process, if that is not done yet: "
-                f"{rule('192.168.1.2', 8081)}",
-                SERVED,
-            ],
-        ),
-        (
-            Listening([8080], [], [], ["192.168.1.2", "10.0.0.1"], COMMAND),
-            [
-                "cameras must reach 192.168.1.2 or 10.0.0.1, port 80 for HTTP and port 53 for DNS",
-                "port 80: not served by this process, which listens on port 8080. "
-                f"Start it with: {ALL}; or redirect the port: "
-                f"{rule('{ 192.168.1.2, 10.0.0.1 }', 8080)}",
-                dnsmasq("192.168.1.2"),
-            ],
-        ),
-        (
-            Listening([8080], [], [], [], COMMAND),
-            [
-                "cameras must reach ADDRESS, port 80 for HTTP and port 53 for DNS",
-                "port 80: not served by this process, which listens on port 8080. "
-                f"Start it with: {ALL}; or redirect the port: {rule('ADDRESS', 8080)}",
-                dnsmasq("ADDRESS"),
-            ],
-        ),
-        (
-            Listening([], [], [53], ONE, COMMAND),
-            [f"no HTTP is served by this process: start it with {ALL}"],
-        ),
-    ],
-    ids=[
-        "all",
-        "HTTP only",
-        "another port",
-        "transparent",
-        "regular and transparent",
-        "two addresses",
-        "no address",
-        "DNS only",
+        pytest.param(PC, PC, PC, id="one"),
+        pytest.param(f"{PC} {WLAN}", f"{PC} or {WLAN}", f"{{ {PC}, {WLAN} }}", id="two"),
+        pytest.param("", "ADDRESS", "ADDRESS", id="none"),
     ],
 )
-def test_lines(here: Listening, expected: list[str]) -> None:
-    """Who starts the proxy is told what is missing, and the very command that would do it."""
-    assert advice.lines(here) == expected
-
-
-def taken(port: int, hint: str = "") -> str:
-    return (
-        f"port {port} is taken: see by whom with sudo ss -lntup 'sport = :{port}', "
-        f"stop that, or use another port{hint}"
+def test_nothing_is_served(own: str, addresses: str, redirected: str) -> None:
+    """The lines have the command that serves both ports, and the rules that replace it."""
+    reach, http, dns = lines(8080, own=own)
+    assert reach == f"cameras must reach {addresses}, port 80 for HTTP and port 53 for DNS"
+    assert http == (
+        f"port 80: not served by this process, which listens on port 8080. Start it with: {ALL}; "
+        f"or redirect the port: {rule([redirected], 8080)}"
     )
+    assert dns == not_served(ALL, own.split()[0] if own else "ADDRESS")
 
 
-def privilege(port: int) -> str:
-    return (
-        f"port {port} needs a privilege: start with sudo, or as a systemd service with "
-        "AmbientCapabilities=CAP_NET_BIND_SERVICE, or use a port above 1023 and redirect"
+def test_ports_have_to_be_opened_first() -> None:
+    """A user who may not serve port 53 gets the command that allows it, and no sudo."""
+    assert lines(80, may_bind=False)[2] == not_served(OPEN + ALL)
+    assert lines(dns=53, may_bind=False) == [
+        f"no HTTP is served by this process: start it with {OPEN}{ALL}"
+    ]
+
+
+def test_a_router() -> None:
+    """In transparent mode the address in nx_dns is redirected, never the router's own."""
+    started = f"{START} --mode transparent@8080 --mode dns@53 --set nx_dns={ROUTER}"
+    reach, http, dns = lines(transparent=8080, nx_dns=ROUTER)
+    assert reach == f"cameras must reach {ROUTER}, port 80 for HTTP"
+    assert http == (
+        f"port 80: redirect it to port 8080 of this process, if that is not done yet: "
+        f"{rule([ROUTER], 8080)}"
     )
+    assert dns == not_served(started, ROUTER)
+
+    reach, http, dns = lines(8081, transparent=8080)
+    assert http.startswith(f"port 80: add --set nx_dns={ROUTER}, an address that no machine has, ")
+    assert http.endswith(rule([ROUTER], 8080))
+    assert dns == not_served(started, ROUTER)
 
 
-DNS_HINT = (
-    "; README tells about systemd-resolved and dnsmasq, "
-    "or take one address only: --mode dns@ADDRESS:53"
-)
+def test_the_dns_server_of_a_router() -> None:
+    """With the DNS mode, cameras reach nx_dns for HTTP and the router itself for DNS."""
+    reach, _, dns = lines(transparent=8080, dns=53, nx_dns=ROUTER)
+    assert reach == f"cameras must reach {ROUTER}, port 80 for HTTP; and {PC}, port 53 for DNS"
+    assert dns == f"port 53: served by this process; enter {PC} as the DNS server on the camera"
+
+
+def test_rules() -> None:
+    """The commands for other programs, as README has them."""
+    assert rule([PC, WLAN], 8080) == (
+        "nft 'add table ip nx; "
+        "add chain ip nx prerouting { type nat hook prerouting priority dstnat; }; "
+        f"add rule ip nx prerouting ip daddr {{ {PC}, {WLAN} }} tcp dport 80 redirect to :8080'"
+    )
+    assert dnsmasq(PC, ["www.msn.com"]) == (
+        "address=/gld.samsungosp.com/www.samsungimaging.com/samsungimaging.com/"
+        f"www.ospserver.net/snsgw.samsungmobile.com/www.yahoo.co.kr/www.msn.com/{PC}"
+    )
 
 
 def tcp(place: str, number: int) -> str:
-    """What mitmproxy says of a TCP port it cannot have."""
+    """mitmproxy's log message for a TCP port that it cannot open."""
     return (
         f"HTTP(S) proxy failed to listen on {place} with [Errno {number}] "
         f"error while attempting to bind on address: {os.strerror(number).lower()}"
@@ -148,40 +114,64 @@ def tcp(place: str, number: int) -> str:
 
 
 def udp(place: str, number: int) -> str:
-    """What mitmproxy says of a UDP port it cannot have."""
+    """mitmproxy's log message for a UDP port that it cannot open."""
     return f"Failed to bind UDP socket to {place}: {os.strerror(number)} (os error {number})"
 
 
 @pytest.mark.parametrize(
-    ("complaint", "expected"),
+    ("complaint", "port", "remedies"),
     [
-        (tcp("*:80", errno.EACCES), privilege(80)),
-        (tcp("127.0.0.1:80", errno.EACCES), privilege(80)),
-        (tcp("*:8080", errno.EADDRINUSE), taken(8080)),
-        (tcp("::1:8080", errno.EADDRINUSE), taken(8080)),
-        (
-            tcp("192.0.2.1:8080", errno.EADDRNOTAVAIL),
-            "port 8080: this machine does not have that address; see ip address",
-        ),
-        (tcp("*:8080", errno.ENOMEM), None),
-        (udp("0.0.0.0:53", errno.EACCES), privilege(53)),
-        (udp("0.0.0.0:53", errno.EADDRINUSE), taken(53, DNS_HINT)),
-        (tcp("*:53", errno.EADDRINUSE), taken(53, DNS_HINT)),
-        (udp("0.0.0.0:5353", errno.EADDRINUSE), taken(5353)),
-        ("failed to listen on *:80", None),
-        ("the disk is full: [Errno 28]", None),
-        ("", None),
+        (tcp("*:80", errno.EACCES), 80, ["needs a privilege", "port_start=53 and start"]),
+        (tcp("127.0.0.1:80", errno.EACCES), 80, ["AmbientCapabilities=CAP_NET_BIND_SERVICE"]),
+        (udp("0.0.0.0:53", errno.EACCES), 53, ["without sudo"]),
+        (tcp("::1:8080", errno.EADDRINUSE), 8080, ["'sport = :8080'", "or use another port"]),
+        (udp("0.0.0.0:5353", errno.EADDRINUSE), 5353, ["or use another port"]),
+        (udp("0.0.0.0:53", errno.EADDRINUSE), 53, ["README", "--mode dns@ADDRESS:53"]),
+        (tcp("*:53", errno.EADDRINUSE), 53, ["README", "--mode dns@ADDRESS:53"]),
+        (tcp("192.0.2.1:8080", errno.EADDRNOTAVAIL), 8080, ["does not have that address"]),
     ],
 )
-def test_explained(complaint: str, expected: str | None) -> None:
-    """A port that cannot be had is told with what to do; other complaints are left alone."""
-    assert advice.explained(complaint) == expected
+def test_explained(complaint: str, port: int, remedies: list[str]) -> None:
+    """If a port cannot be opened, the line names it and the remedy; for DNS no other port."""
+    line = advice.explained(complaint)
+    assert line
+    assert line.startswith(f"port {port}")
+    assert [remedy for remedy in remedies if remedy not in line] == []
+    assert port != 53 or "another port" not in line
+
+
+@pytest.mark.parametrize(
+    "message",
+    [tcp("*:8080", errno.ENOMEM), "failed to listen on *:80", "the disk is full: [Errno 28]", ""],
+)
+def test_other_messages_are_not_explained(message: str) -> None:
+    """Only a known error of a port is explained."""
+    assert advice.explained(message) is None
+
+
+def test_sudo(tmp_path: Path) -> None:
+    """With sudo, the warning has the command that hands the files over, and the way without."""
+    folders = [tmp_path / "my uploads", tmp_path / "mitmproxy"]
+    line = advice.sudo_warning({"SUDO_UID": "1000", "SUDO_GID": "100"}, folders)
+    assert line
+    assert f"sudo chown -R 1000:100 '{folders[0]}' {folders[1]};" in line
+    assert OPEN.removesuffix(" && ") in line
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [{}, {"SUDO_UID": "0", "SUDO_GID": "0"}, {"SUDO_UID": "1; rm", "SUDO_GID": "1"}],
+    ids=["not-sudo", "sudo-by-root", "not-a-number"],
+)
+def test_no_warning_about_sudo(environ: Mapping[str, str]) -> None:
+    """Root itself, such as in a container, is not warned."""
+    assert advice.sudo_warning(environ, [Path("uploads")]) is None
 
 
 DEFAULTS: Mapping[str, object] = {option.name: option.default for option in OPTIONS}
 ENVIRON = {"PHOTOS": "/srv/photos", "PATH": os.environ["PATH"]}
 
-# Settings that are surely mistakes, and a part of the line that says so.
+# Settings that are surely mistakes, and the beginning of the line about them.
 DOUBTFUL: dict[str, tuple[Mapping[str, object], str]] = {
     "time without a unit": (
         {"nx_retry_for": "3"},
@@ -196,26 +186,29 @@ DOUBTFUL: dict[str, tuple[Mapping[str, object], str]] = {
         {"nx_inspect": "16"},
         "nx_inspect=16 is 16 bytes: write 16m for 16 MB",
     ),
-    "all hosts": ({"nx_hosts": ["x.example", "*"]}, "nx_hosts=* answers every name: name the host"),
-    "all hosts with a dot": ({"nx_hosts": ["*.*"]}, "nx_hosts=*.* answers every name"),
-    "loopback": ({"nx_dns": "127.0.0.1"}, "nx_dns=127.0.0.1 cannot be reached by a camera"),
-    "no address": ({"nx_dns": "0.0.0.0"}, "nx_dns=0.0.0.0 cannot be reached by a camera"),
+    "all hosts": (
+        {"nx_hosts": ["x.example", "*"]},
+        "nx_hosts=* matches every name: list",
+    ),
+    "all hosts with a dot": ({"nx_hosts": ["*.*"]}, "nx_hosts=*.* matches every name"),
+    "loopback": ({"nx_dns": "127.0.0.1"}, "nx_dns=127.0.0.1 is out of a camera"),
+    "no address": ({"nx_dns": "0.0.0.0"}, "nx_dns=0.0.0.0 is out of a camera"),
     "a misspelt site": (
         {"nx_route": ["Facebok=save"]},
-        "nx_route=Facebok=save: Facebok is no address, glob or known site: did you mean facebook?",
+        "nx_route=Facebok=save: Facebok is not an address, glob or known site: did you mean face",
     ),
     "a site that is none": (
         {"nx_route": ["tumblr=save"]},
-        "nx_route=tumblr=save: tumblr is no address, glob or known site: the sites are cyworld, ",
+        "nx_route=tumblr=save: tumblr is not an address, glob or known site: the sites are cyworld",
     ),
     "a placeholder in a folder": (
         {"nx_route": ["*=save:photos/{camera}"]},
-        "nx_route=*=save:photos/{camera}: {camera} is taken as it stands; only run: fills it in",
+        "nx_route=*=save:photos/{camera}: {camera} is not replaced here; only run: replaces it",
     ),
     "a placeholder in nx_dir": ({"nx_dir": "photos/{camera}"}, "nx_dir=photos/{camera}: {camera}"),
     "a placeholder in a URL": (
         {"nx_route": ["*=forward:https://me:f9e1@h/{camera}"], "nx_senders": ["*"]},
-        "nx_route=*=forward:https://h/...: {camera} is taken as it stands; only run: fills it in",
+        "nx_route=*=forward:https://h/...: {camera} is not replaced here; only run: replaces it",
     ),
     "a program that is not there": (
         {"nx_route": ["*=run:nx-no-such-program {file}"], "nx_senders": ["*"]},
@@ -230,7 +223,7 @@ DOUBTFUL: dict[str, tuple[Mapping[str, object], str]] = {
 
 @pytest.mark.parametrize(("options", "doubt"), DOUBTFUL.values(), ids=DOUBTFUL)
 def test_doubtful(options: Mapping[str, object], doubt: str) -> None:
-    """What is surely a mistake works, with one line that says what to write instead."""
+    """A likely mistake gets one line with the remedy, without secrets."""
     values = {**DEFAULTS, **options}
     environ = {**ENVIRON, "THREE": "3"}
     (found,) = advice.doubts(values, parse(values, environ), environ)
@@ -239,7 +232,7 @@ def test_doubtful(options: Mapping[str, object], doubt: str) -> None:
 
 
 def test_nothing_doubtful(tmp_path: Path) -> None:
-    """Neither the defaults nor unusual but sensible values are warned about."""
+    """There is no line about unusual but sensible values."""
     program = tmp_path / "my program"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)

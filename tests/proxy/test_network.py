@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 
@@ -15,10 +16,10 @@ from nxparse.proxy import network
 from tests.mitmdump import ROOT
 
 LOOPBACK = IPv4Address("127.0.0.1")
-# The documentation's address for nobody: it only chooses the default route.
+# An address of nobody (RFC 5737): it only selects the default route.
 ELSEWHERE = "192.0.2.1"
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="is different elsewhere")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="differs on other systems")
 
 
 @pytest.fixture
@@ -34,12 +35,12 @@ def no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
 class TestFacing:
     @pytest.mark.parametrize("peer", ["127.0.0.1", "::ffff:127.0.0.1"])
     def test_loopback(self, peer: str) -> None:
-        """A peer on this machine sees its loopback address, also through an IPv6 socket."""
+        """A local peer reaches the loopback address, also through an IPv6 socket."""
         assert network.facing(peer) == LOOPBACK
 
     @pytest.mark.parametrize("peer", ["::1", "fe80::1", "fe80::1%eth0", "2001:db8::1"])
     def test_ipv6(self, peer: str) -> None:
-        """To an IPv6 peer the address of the default route is the best guess."""
+        """For an IPv6 peer, the address of the default route is the best guess."""
         assert network.facing(peer) == network.facing(ELSEWHERE)
 
     def test_own_address(self) -> None:
@@ -51,17 +52,17 @@ class TestFacing:
 
     @linux_only
     def test_no_route(self) -> None:
-        """Without a route to the peer there is no answer."""
+        """Without a route to the peer, there is no address."""
         assert network.facing("255.255.255.255") is None
 
     @pytest.mark.usefixtures("no_sockets")
     def test_no_descriptors(self) -> None:
-        """K11: what cannot be found out is unknown."""
+        """K11: without sockets, the address is unknown."""
         assert network.facing("127.0.0.1") is None
 
     @pytest.mark.parametrize("peer", ["", "camera", "127.1"])
     def test_no_address(self, peer: str) -> None:
-        """A name is no address."""
+        """A name is not an address."""
         with pytest.raises(ValueError, match="does not appear to be an IPv4 or IPv6 address"):
             network.facing(peer)
 
@@ -92,13 +93,13 @@ class TestIsLocal:
         ],
     )
     def test_table(self, monkeypatch: pytest.MonkeyPatch, host: str, expected: bool) -> None:
-        """Only this machine's own names and addresses are local, nothing that means others."""
+        """Only this machine's own names and addresses are local."""
         monkeypatch.setattr(socket, "gethostname", lambda: "Box")
         assert network.is_local(host) is expected
 
     @pytest.mark.parametrize("host", ["::1", "::ffff:127.0.0.1"])
     def test_ipv6(self, host: str) -> None:
-        """Loopback has an IPv6 address too, where there is IPv6."""
+        """The IPv6 loopback address is local, where there is IPv6."""
         try:
             socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
         except OSError:
@@ -119,51 +120,55 @@ class TestIsLocal:
 
     @pytest.mark.usefixtures("no_sockets")
     def test_no_descriptors(self) -> None:
-        """K11: what cannot be found out is not taken for this machine's."""
+        """K11: without sockets, an address is not local."""
         assert network.is_local("192.0.2.1") is False
 
 
 class TestAddresses:
     def test_this_machine(self) -> None:
-        """Each address is this machine's own, stands there once, and can be reached by others."""
+        """The addresses are this machine's own, the default route's first or last."""
         found = network.addresses()
         assert [str(address) for address in found if not network.is_local(str(address))] == []
-        assert len(set(found)) == len(found)
         assert [address for address in found if address.is_loopback] == []
-
-    def test_default_route_first(self) -> None:
-        """The likeliest address comes first."""
         default = network.facing(ELSEWHERE)
-        if default is None:
-            pytest.skip("this machine has no network")
-        assert network.addresses()[0] == default
+        if default:
+            assert (found[0], network.addresses(lan_first=True)[-1]) == (default, default)
 
     @pytest.mark.parametrize(
-        ("interfaces", "default", "expected"),
+        ("interfaces", "default", "lan_first", "expected"),
         [
-            ({}, None, []),
-            ({}, "192.168.1.2", ["192.168.1.2"]),
-            ({}, "127.0.0.1", []),
-            ({"lo": "127.0.0.1"}, None, []),
-            ({"lo": "127.0.0.1", "eth0": "192.168.1.2"}, None, ["192.168.1.2"]),
-            ({"eth0": "192.168.1.2"}, "192.168.1.2", ["192.168.1.2"]),
+            ({}, None, False, []),
+            ({}, "192.168.1.2", False, ["192.168.1.2"]),
+            ({}, "127.0.0.1", False, []),
+            ({"lo": "127.0.0.1", "wlan0": "192.168.1.2"}, None, False, ["192.168.1.2"]),
             (
-                {"lo": "127.0.0.1", "wlan0": "10.0.0.1", "tun0": None, "eth0": "192.168.1.2"},
+                {"docker0": "172.17.0.1", "wlan0": "10.0.0.1", "tun0": None, "eth0": "192.168.1.2"},
                 "192.168.1.2",
-                ["192.168.1.2", "10.0.0.1"],
+                False,
+                ["192.168.1.2", "10.0.0.1", "172.17.0.1"],
+            ),
+            (
+                {"eth0": "8.8.8.8", "docker0": "172.17.0.1", "br0": "10.0.0.1", "eth1": "9.9.9.9"},
+                "8.8.8.8",
+                True,
+                ["10.0.0.1", "9.9.9.9", "172.17.0.1", "8.8.8.8"],
             ),
         ],
-        ids=["nothing", "default only", "loopback", "lo", "one", "the default", "many"],
+        ids=["nothing", "default-only", "loopback", "no-route", "pc", "router"],
     )
-    def test_table(
+    def test_order(
         self,
         monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
         interfaces: dict[str, str | None],
         default: str | None,
+        lan_first: bool,
         expected: list[str],
     ) -> None:
-        """Interfaces without an IPv4 address, and loopback, do not count."""
+        """A PC's default route comes first; on a router it comes last, after cards and bridges."""
         fcntl = pytest.importorskip("fcntl")
+        for folder in ("eth0/device", "eth1/device", "wlan0/device", "br0/lower_eth1", "docker0"):
+            (tmp_path / folder).mkdir(parents=True)
 
         def answer(fd: int, request: int, name: bytes) -> bytes:
             address = interfaces[name.rstrip(b"\0").decode()]
@@ -171,10 +176,12 @@ class TestAddresses:
                 raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
             return struct.pack("20s4s232x", name[:20], IPv4Address(address).packed)
 
+        monkeypatch.setattr(network, "_INTERFACES", tmp_path)
         monkeypatch.setattr(socket, "if_nameindex", lambda: list(enumerate(interfaces)))
         monkeypatch.setattr(fcntl, "ioctl", answer)
         monkeypatch.setattr(network, "facing", lambda peer: default and IPv4Address(default))
-        assert [str(address) for address in network.addresses()] == expected
+        found = network.addresses(lan_first=lan_first)
+        assert [str(address) for address in found] == expected
 
     def test_without_fcntl(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """On Windows only the address of the default route is known."""
@@ -184,8 +191,35 @@ class TestAddresses:
 
     @pytest.mark.usefixtures("no_sockets")
     def test_no_descriptors(self) -> None:
-        """K11: what cannot be found out is left out."""
+        """K11: without sockets no address is found."""
         assert network.addresses() == []
+
+
+@pytest.mark.parametrize(
+    ("user", "first", "port", "allowed"),
+    [
+        (0, "1024", 53, True),
+        (1000, "1024", 53, False),
+        (1000, "1024", 1024, True),
+        (1000, "53", 53, True),
+        (1000, "53", 52, False),
+        (1000, None, 53, True),
+    ],
+)
+def test_may_bind(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    user: int,
+    first: str | None,
+    port: int,
+    allowed: bool,
+) -> None:
+    """Root may listen on any port, other users from the one in the sysctl, if there is any."""
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(network, "_FIRST_OPEN_PORT", tmp_path / "port")
+    if first:
+        (tmp_path / "port").write_text(f"{first}\n")
+    assert network.may_bind(port) is allowed
 
 
 class TestParseAddress:
@@ -208,7 +242,7 @@ class TestParseAddress:
         ],
     )
     def test_table(self, host: str, address: str | None) -> None:
-        """Every form that connecting takes is an address; names are none."""
+        """Every form that connect() accepts is parsed; names are not."""
         found = network.parse_address(host)
         assert (found and str(found)) == address
 
@@ -228,7 +262,7 @@ class TestIsServed:
         ],
     )
     def test_table(self, host: str, listening: list[tuple[str, int]], served: bool) -> None:
-        """Address and port must be the same; a wildcard is every address."""
+        """Address and port must match; a wildcard matches every address."""
         assert network.is_served(host, 80, listening) is served
 
 
@@ -253,7 +287,7 @@ def test_a_machine_that_lets_bind_to_any_address() -> None:
         ):
             subprocess.run([*inside, *command.split()], check=True)
         asking = [*inside, sys.executable, "-c", NONLOCAL]
-        told = subprocess.run(asking, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+        shown = subprocess.run(asking, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     finally:
         subprocess.run(["ip", "netns", "delete", name], check=False)
-    assert told == "[True, False, True]\n"
+    assert shown == "[True, False, True]\n"
