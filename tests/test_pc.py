@@ -1,0 +1,216 @@
+"""mitmdump on a PC, as README starts it, in a network namespace.
+
+There ports 53 and 80 are free, and /etc/resolv.conf has the content that a test needs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import bodies, camera, readme
+from tests.mitmdump import ROOT, Proxy, eventually
+
+needs_namespace = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and iproute2"
+)
+LINES = [line for block in readme.blocks("sh") for line in block.splitlines()]
+MODES = ("--mode", "regular@80", "--mode", "dns@53")
+# Root without its privileges, such as that for ports below 1024.
+UNPRIVILEGED = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+ADDRESS = "10.42.0.1"  # as NetworkManager gives it to an access point
+
+
+@pytest.fixture
+def inside() -> Iterator[list[str]]:
+    """The command that enters a namespace with loopback only, whose name server is itself."""
+    name = f"nx{os.getpid()}pc"
+    files = Path("/etc/netns") / name
+    try:
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        for command in ("link set lo up", f"address add {ADDRESS}/24 dev lo"):
+            subprocess.run(["ip", "-n", name, *command.split()], check=True)
+        files.mkdir(parents=True)
+        (files / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+        yield ["ip", "netns", "exec", name]
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+        shutil.rmtree(files, ignore_errors=True)
+
+
+def output(inside: list[str], *command: str, stdin: bytes = b"") -> str:
+    done = subprocess.run(
+        [*inside, *command], input=stdin, capture_output=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+    return done.stdout.decode()
+
+
+def ask(inside: list[str], name: str, server: str = "127.0.0.1", kind: int = camera.A) -> object:
+    """The response code and addresses of a DNS server in the namespace."""
+    code = (
+        "import json, sys; from tests import camera; name, server, kind = sys.argv[1:]; "
+        "print(json.dumps(camera.resolve(name, (server, 53), int(kind))))"
+    )
+    return json.loads(output(inside, sys.executable, "-c", code, name, server, str(kind)))
+
+
+TXT = 16
+SERVFAIL = [2, []]
+OURS = [0, ["127.0.0.1"]]
+
+
+@needs_namespace
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="needs util-linux")
+def test_ports_without_root(folder: Path, inside: list[str]) -> None:
+    """Without the sysctl of README the log has that command; with it, everything works."""
+    sysctl, command = readme.blocks("sh")[2].splitlines()
+    user = [*inside, *UNPRIVILEGED]
+    refused = Proxy(folder, *MODES, before=user)
+    refused.start()
+    assert refused.ended() == 1
+    assert "port 53 needs a privilege" in refused.log
+    assert sysctl in refused.log
+
+    output(inside, *shlex.split(sysctl)[1:])
+    with Proxy(folder, *shlex.split(command)[3:], before=user):
+        assert ask(inside, "gld.samsungosp.com") == OURS
+        page = camera_send(inside, b"GET / HTTP/1.1\r\nHost: 10.42.0.1\r\n\r\n")
+        assert "It works" in str(page)
+        (folder / "photo.jpg").write_bytes(bodies.jpeg(2000))
+        (words,) = (shlex.split(line)[3:] for line in LINES if "nxparse send" in line)
+        del words[words.index("--via") :]
+        words[words.index("photo.jpg")] = str(folder / "photo.jpg")
+        output(inside, sys.executable, "-m", "nxparse", *words)
+    photos = list(folder.glob("uploads/*/photo.jpg"))
+    assert [photo.read_bytes() for photo in photos] == [bodies.jpeg(2000)]
+
+
+def camera_send(inside: list[str], request: bytes) -> object:
+    return json.loads(
+        output(inside, sys.executable, "-m", "tests.camera", "send", ADDRESS, "80", stdin=request)
+    )
+
+
+@needs_namespace
+@pytest.mark.skipif(not shutil.which("dnsmasq"), reason="needs dnsmasq")
+def test_an_access_point(folder: Path, inside: list[str]) -> None:
+    """NetworkManager's dnsmasq, with the file of README, resolves the cameras' hosts."""
+    (words,) = (shlex.split(line) for line in LINES if "dnsmasq-shared.d" in line)
+    assert words[words.index("|") + 1 :][:2] == ["sudo", "tee"]
+    (folder / Path(words[-1]).name).write_text(f"{words[1]}\n")
+    # As nm-dnsmasq-manager.c of NetworkManager 1.42 starts it for a shared connection.
+    command = f"""dnsmasq --conf-file=/dev/null --no-hosts --keep-in-foreground --bind-interfaces
+        --except-interface=lo --clear-on-reload --strict-order --listen-address={ADDRESS}
+        --dhcp-range=10.42.0.10,10.42.0.254,60m --dhcp-leasefile={folder}/leases
+        --pid-file={folder}/pid --conf-dir={folder} --no-resolv --user=root"""
+    with started([*inside, *command.split()]):
+        for host in ("gld.samsungosp.com", "www.ospserver.net", "www.yahoo.co.kr"):
+            eventually(lambda name=host: resolves(inside, name), f"{host} is resolved")
+
+
+def resolves(inside: list[str], name: str) -> bool:
+    try:
+        return ask(inside, name, ADDRESS) == [0, [ADDRESS]]
+    except AssertionError:  # it does not listen yet
+        return False
+
+
+@contextmanager
+def started(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@needs_namespace
+def test_the_dns_mode_is_its_own_name_server(folder: Path, inside: list[str]) -> None:
+    """The log has the option to set; foreign names fail at once, and ours are answered."""
+    with Proxy(folder, *MODES, before=inside) as proxy:
+        proxy.wait_for("the name server 127.0.0.1 is this process, .*--set dns_name_servers=")
+        assert ask(inside, "www.example.com") == SERVFAIL
+        assert ask(inside, "gld.samsungosp.com") == OURS
+        assert ask(inside, "www.example.com", kind=TXT) == SERVFAIL
+        assert len(proxy.descriptors()) < 60
+        assert proxy.log.count("is this process") == 1
+
+
+@needs_namespace
+def test_a_loop_through_another_dns_server(folder: Path, inside: list[str]) -> None:
+    """A loop that addresses do not show is ended by the number of pending queries."""
+    with started([*inside, sys.executable, "-u", "-c", RELAY]) as relay:
+        assert relay.stdout
+        relay.stdout.readline()
+        modes = (*MODES[:3], "dns@127.0.0.1:53", "--set", "dns_name_servers=127.0.0.2")
+        with Proxy(folder, *modes, before=inside) as proxy:
+            # mitmproxy passes types other than A and AAAA on as they are.
+            assert ask(inside, "www.example.com", kind=TXT) == SERVFAIL
+            assert ask(inside, "gld.samsungosp.com") == OURS
+            proxy.wait_for("too many DNS queries wait")
+            assert len(proxy.descriptors()) < 200
+            assert len(re.findall("too many DNS queries", proxy.log)) == 1
+
+
+# As dnsmasq with server=127.0.0.1 would.
+RELAY = """
+import select, socket, struct
+listening = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+listening.bind(("127.0.0.2", 53))
+asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+print("ready")
+waiting, number = {}, 0
+while True:
+    for ready in select.select([listening, asking], [], [])[0]:
+        if ready is listening:
+            query, client = listening.recvfrom(4096)
+            number = (number + 1) & 0xFFFF
+            waiting[number] = client, query[:2]
+            asking.sendto(struct.pack(">H", number) + query[2:], ("127.0.0.1", 53))
+        else:
+            reply = asking.recv(4096)
+            client, id = waiting.pop(struct.unpack(">H", reply[:2])[0], (None, b""))
+            if client:
+                listening.sendto(id + reply[2:], client)
+"""
+
+
+@pytest.mark.parametrize("cipher", ["AES128-SHA", "DHE-RSA-AES256-SHA", "ECDHE-RSA-AES128-SHA"])
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1 is deprecated")
+def test_tls_of_2013(old_tls: Proxy, cipher: str) -> None:
+    """With the options of README a client with TLS 1.0 and a cipher of its time succeeds."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    client.minimum_version = client.maximum_version = ssl.TLSVersion.TLSv1
+    client.set_ciphers(f"{cipher}:@SECLEVEL=0")
+    with (
+        socket.create_connection(("127.0.0.1", old_tls.port), camera.TIMEOUT) as plain,
+        client.wrap_socket(plain) as encrypted,
+    ):
+        encrypted.sendall(b"GET / HTTP/1.1\r\nHost: snsgw.samsungmobile.com\r\n\r\n")
+        assert (encrypted.version(), encrypted.recv(12)) == ("TLSv1", b"HTTP/1.1 200")
+
+
+@pytest.fixture(scope="module")
+def old_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy with the options for the HMX-QF30."""
+    text = (ROOT / "README.md").read_text()
+    settings = re.findall(r"--set ((?:tls|ciphers)\w+=\S+?)[`\s]", text)
+    assert len(settings) == 2
+    options = [word for setting in settings for word in ("--set", setting)]
+    with Proxy(tmp_path_factory.mktemp("tls"), *options) as proxy:
+        yield proxy
