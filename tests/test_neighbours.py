@@ -1,4 +1,4 @@
-"""What web pages and machines in the same network try with the proxy, in a real mitmdump."""
+"""Attempts of web pages and of machines in the same network, in a real mitmdump."""
 
 from __future__ import annotations
 
@@ -53,37 +53,37 @@ def web_page(html: str) -> Iterator[int]:
         server.shutdown()
 
 
+def assert_nothing_stored(proxy: Proxy) -> None:
+    assert (proxy.saved(), proxy.quarantined()) == ({}, [])
+    assert not list(proxy.uploads.glob(".nx/unknown/*"))
+
+
 @needs_browser
-@pytest.mark.parametrize(("path", "shown"), [("/form", "ErrCode"), ("/fetch", "sent")])
-def test_an_upload_by_another_web_page(folder: Path, path: str, shown: str) -> None:
-    """A page cannot upload in the owner's name, by a form or a script; ours can be read."""
+def test_an_upload_by_another_web_page(folder: Path) -> None:
+    """A page cannot upload by a form or a script; our own page can be opened."""
     page = FORM.format(message=escape(bodies.message_xml().decode()))
+    refused = r"POST http://www\.ospserver\.net/social/columbus/email is refused: .*page"
     with web_page(page) as port, Proxy(folder) as proxy:
         rules = (
             f"MAP www.ospserver.net:80 127.0.0.1:{proxy.port}, MAP evil.test:80 127.0.0.1:{port}"
         )
         option = f"--host-resolver-rules={rules}"
         with browser(folder / "profile", 480, 320, option) as driver:
-            driver.get(f"http://evil.test{path}")
-            proxy.wait_for(
-                r"POST http://www\.ospserver\.net/social/columbus/email is refused: .*page"
-            )
-            if path == "/fetch":
-                wait_for_text(driver, shown)
+            driver.get("http://evil.test/form")
+            proxy.wait_for(refused)
+            driver.get("http://evil.test/fetch")
+            proxy.wait_for(refused, times=2)
+            wait_for_text(driver, "sent")
             driver.get("http://www.ospserver.net/")
-            assert "EVIL.JPG" not in wait_for_text(driver, "It works")
-        assert proxy.saved() == {}
-        assert proxy.quarantined() == []
-        assert not list(folder.glob("uploads/.nx/unknown/*"))
-        assert proxy.log.count("is refused") == 1
+            wait_for_text(driver, "It works")
+        assert_nothing_stored(proxy)
 
 
-TOKEN = "0" * 32
 PHOTO = bodies.jpeg(3000)
 EMAIL = bodies.request(bodies.body([("EVIL.JPG", PHOTO)]))
 SENT = {
     "email": EMAIL,
-    "put": social.put(f"upload/{TOKEN}", PHOTO),
+    "put": social.put(f"upload/{'0' * 32}", PHOTO),
     "login": social.auth("facebook", social.login("me", "secret")),
     "announcement": social.announce("facebook", "photo", b"<photo/>"),
     "unknown": social.request("POST", "/new/thing", b"x"),
@@ -94,34 +94,32 @@ HEADERS = [b"Origin: http://evil.test", b"Origin: null", b"sec-fetch-site: same-
 
 @pytest.mark.parametrize("header", HEADERS)
 @pytest.mark.parametrize("request_", SENT.values(), ids=SENT)
-def test_what_a_browser_sends_is_refused(shared: Proxy, request_: bytes, header: bytes) -> None:
-    """Whatever a page makes a browser send gets 403, and leaves one line and nothing else."""
+def test_a_browser_is_refused(shared: Proxy, request_: bytes, header: bytes) -> None:
+    """A request from a web page gets 403 and one line in the log; nothing is stored."""
     before = shared.log.count("comes from a web page")
 
     heard = camera.send(shared.port, request_.replace(b"Host:", header + b"\r\nHost:", 1))
 
     assert heard.status == 403
     shared.wait_for("is refused: it comes from a web page", times=before + 1)
-    assert shared.saved() == {}
-    assert shared.quarantined() == []
-    assert not list(shared.uploads.glob(".nx/unknown/*"))
+    assert_nothing_stored(shared)
     assert "secret" not in shared.log
 
 
 def test_a_browser_reads_the_page(shared: Proxy) -> None:
-    """To open the page is no upload, also from a link on another site."""
+    """A link on another site to our page works."""
     head = b"GET / HTTP/1.1\r\nHost: www.samsungimaging.com\r\nSec-Fetch-Site: cross-site\r\n"
     heard = camera.send(shared.port, head + b"Origin: http://evil.test\r\n\r\n")
     assert (heard.status, "It works" in heard.body) == (200, True)
 
 
-# Other machines' way to this one
+# Other machines
 
 
 @contextmanager
 def inner_server(address: str = "127.0.0.1") -> Iterator[tuple[int, list[bytes]]]:
-    """A server that expects only clients of this machine; also what it has heard."""
-    heard: list[bytes] = []
+    """A server that expects only local clients. Yields its port and the requests it received."""
+    received: list[bytes] = []
     with socket.create_server((address, 0)) as listening:
 
         def serve() -> None:
@@ -129,27 +127,13 @@ def inner_server(address: str = "127.0.0.1") -> Iterator[tuple[int, list[bytes]]
                 while True:
                     connection, _ = listening.accept()
                     with connection:
-                        heard.append(connection.recv(65536))
+                        received.append(connection.recv(65536))
                         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret")
 
         threading.Thread(target=serve, daemon=True).start()
-        yield listening.getsockname()[1], heard
+        yield listening.getsockname()[1], received
 
 
-INSIDE = (
-    "127.0.0.1",
-    "localhost",
-    "LocalHost.",
-    "0.0.0.0",
-    "127.1",
-    "2130706433",
-    "0x7f000001",
-    "017700000001",
-    "[::1]",
-    "[::ffff:127.0.0.1]",
-    "169.254.169.254",
-    socket.gethostname(),
-)
 WEBSOCKET = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
 FORMS = {
     "absolute": "GET http://{0}/ HTTP/1.1\r\nHost: {0}\r\n\r\n",
@@ -159,29 +143,34 @@ FORMS = {
     "post": "POST http://{0}/ HTTP/1.1\r\nHost: {0}\r\nContent-Length: 5\r\n\r\nhello",
     "old": "GET http://{0}/ HTTP/1.0\r\n\r\n",
 }
+HOSTS = ["localhost", "LocalHost.", "0.0.0.0", "127.1", "2130706433", "0x7f000001"]
+HOSTS += ["017700000001", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", socket.gethostname()]
+INSIDE = {form: (request, "127.0.0.1") for form, request in FORMS.items()}
+INSIDE |= {f"absolute-{host}": (FORMS["absolute"], host) for host in HOSTS}
+INSIDE |= {f"connect-{host}": (FORMS["connect"], host) for host in HOSTS}
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-@pytest.mark.parametrize("host", INSIDE)
-def test_no_way_inside(shared: Proxy, host: str, form: str) -> None:
-    """Servers of this machine are not reached through the proxy, however they are named."""
-    with inner_server() as (port, heard):
+@pytest.mark.parametrize(("form", "host"), INSIDE.values(), ids=INSIDE)
+def test_local_servers_are_out_of_reach(shared: Proxy, form: str, host: str) -> None:
+    """Servers of this machine are not reached through the proxy, in any spelling."""
+    with inner_server() as (port, received):
         before = shared.log.count("does not connect to")
         answer = camera.send(shared.port, form.format(f"{host}:{port}").encode())
 
         assert (answer.status, "secret" in answer.body) == (403, False)
         shared.wait_for("is refused: .*does not connect to", times=before + 1)
-    assert heard == []
+    assert received == []
 
 
-def resolving(folder: Path, name: str, *addresses: str) -> Path:
-    """A script: the addon, in a process where a name has these addresses, one after the other."""
+def resolving(folder: Path, **names: tuple[str, ...]) -> Path:
+    """A script: the addon, in a process where NAME.test has these addresses, one after another."""
     script = folder / "resolving.py"
     script.write_text(
         f"import socket, sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        f"resolve, addresses = socket.getaddrinfo, {[*addresses]}\n"
+        f"resolve, names = socket.getaddrinfo, { ({n: [*a] for n, a in names.items()}) }\n"
         "def resolving(host, *more, **options):\n"
-        f"    host = addresses.pop(0) if host == {name!r} else host\n"
+        "    left = names.get(str(host).removesuffix('.test'))\n"
+        "    host = left.pop(0) if left and len(left) > 1 else left[0] if left else host\n"
         "    return resolve(host, *more, **options)\n"
         "socket.getaddrinfo = resolving\n"
         "from nx_addon import addons\n"
@@ -189,43 +178,48 @@ def resolving(folder: Path, name: str, *addresses: str) -> Path:
     return script
 
 
-def test_a_name_that_changes_its_address(folder: Path) -> None:
-    """A name that leads inside only when it is connected to is given up before a byte is sent."""
-    script = resolving(folder, "rebind.test", "198.51.100.80", "127.0.0.1")
-    with inner_server() as (port, heard), Proxy(folder, script=script) as proxy:
+def test_names_with_a_local_address(folder: Path) -> None:
+    """A name that resolves to this machine is answered here, or its connection is aborted."""
+    script = resolving(folder, rebind=("198.51.100.80", "127.0.0.1"), evil=("127.0.0.1",))
+    with inner_server() as (port, received), Proxy(folder, script=script) as proxy:
+        for host in ("127.0.0.1", "localhost", socket.gethostname(), "evil.test"):
+            place = f"{host}:{proxy.port}"
+            request = f"GET http://{place}/robots.txt HTTP/1.1\r\nHost: {host}\r\n\r\n"
+            assert camera.send(proxy.port, request.encode()).status == 404
+        assert "server connect" not in proxy.log
+        assert len(proxy.log.splitlines()) < 40
+
         request = f"GET http://rebind.test:{port}/ HTTP/1.1\r\nHost: rebind.test\r\n\r\n"
         answer = camera.send(proxy.port, request.encode())
         assert (answer.status, "secret" in answer.body) == (502, False)
         proxy.wait_for(rf"connection to port {port} aborted: rebind.test .127.0.0.1. is a ")
         assert "Traceback" not in proxy.log
-    assert b"GET" not in b"".join(heard)
+    assert b"GET" not in b"".join(received)
 
 
 def test_a_mode_may_name_this_machine(folder: Path) -> None:
-    """What a reverse mode is told to serve is served, and nothing else of this machine."""
-    with inner_server() as (port, heard), inner_server() as (other, unheard):
-        modes = ("--mode", "regular@127.0.0.1:0", "--mode", f"reverse:http://localhost:{port}@0")
-        with Proxy(folder, *modes) as proxy:
+    """The server that a reverse mode names is reached; other local servers are not."""
+    with (
+        inner_server() as (port, received),
+        inner_server() as (other, unwanted),
+        inner_server("127.0.0.3") as (same, _),
+    ):
+        modes = ["regular@127.0.0.1:0", f"reverse:http://localhost:{port}@0"]
+        modes += [f"reverse:http://127.0.0.3:{same}@127.0.0.2:{same}"]
+        with Proxy(folder, *(word for mode in modes for word in ("--mode", mode))) as proxy:
             reverse = int(proxy.wait_for(r"localhost:\d+ listening at \*:(\d+)")[1])
             assert camera.send(reverse, b"GET / HTTP/1.0\r\n\r\n").body == "secret"
             inside = f"GET http://localhost:{other}/ HTTP/1.0\r\n\r\n".encode()
             assert camera.send(reverse, inside).body == "secret"
             assert camera.send(proxy.port, inside).status == 403
-    assert (len(heard), unheard) == (2, [])
+            answer = camera.send(same, b"GET / HTTP/1.0\r\n\r\n", host="127.0.0.2")
+            assert answer.body == "secret"
+    assert (len(received), unwanted) == (2, [])
 
 
-def test_a_mode_may_name_its_own_port_elsewhere(folder: Path) -> None:
-    """A server on the same port of another address of this machine is not this process."""
-    with inner_server("127.0.0.3") as (port, heard):
-        here = f"reverse:http://127.0.0.3:{port}@127.0.0.2:{port}"
-        with Proxy(folder, "--mode", "regular@127.0.0.1:0", "--mode", here):
-            answer = camera.send(port, b"GET / HTTP/1.0\r\n\r\n", host="127.0.0.2")
-    assert (answer.body, len(heard)) == ("secret", 1)
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2"])
-def test_no_way_to_mitmweb(folder: Path, address: str) -> None:
+def test_mitmweb_is_out_of_reach(folder: Path) -> None:
     """mitmweb's own API is not reached through the proxy, not even by a mode that names it."""
+    address = "127.0.0.2"
     with socket.create_server((address, 0)) as free:
         port = free.getsockname()[1]
     modes = ("--mode", "regular@127.0.0.1:0", "--mode", f"reverse:http://{address}:{port}@0")
@@ -236,18 +230,3 @@ def test_no_way_to_mitmweb(folder: Path, address: str) -> None:
         assert camera.send(proxy.port, request.encode()).status == 403
         assert camera.send(reverse, request.encode()).status == 502
         proxy.wait_for("killed before connect: .*does not connect to")
-
-
-# The proxy itself
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", socket.gethostname(), "evil.test"])
-def test_the_proxy_does_not_ask_itself(folder: Path, host: str) -> None:
-    """What arrives here for no other machine is answered here, at once."""
-    script = resolving(folder, "evil.test", "127.0.0.1")
-    with Proxy(folder, script=script) as proxy:
-        request = f"GET http://{host}:{proxy.port}/robots.txt HTTP/1.1\r\nHost: {host}\r\n\r\n"
-        heard = camera.send(proxy.port, request.encode())
-        assert heard.status == 404
-        assert "server connect" not in proxy.log
-        assert len(proxy.log.splitlines()) < 20

@@ -111,7 +111,7 @@ def test_an_access_point(folder: Path, inside: list[str]) -> None:
     (words,) = (shlex.split(line) for line in LINES if "dnsmasq-shared.d" in line)
     assert words[words.index("|") + 1 :][:2] == ["sudo", "tee"]
     (folder / Path(words[-1]).name).write_text(f"{words[1]}\n")
-    # As nm-dnsmasq-manager.c of NetworkManager 1.42 starts it for a shared connection.
+    # As nm-dnsmasq-manager.c of NetworkManager starts it for a shared connection.
     command = f"""dnsmasq --conf-file=/dev/null --no-hosts --keep-in-foreground --bind-interfaces
         --except-interface=lo --clear-on-reload --strict-order --listen-address={ADDRESS}
         --dhcp-range=10.42.0.10,10.42.0.254,60m --dhcp-leasefile={folder}/leases

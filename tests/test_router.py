@@ -2,8 +2,8 @@
 
     camera 10.99.0.2 ── 10.99.0.1 router 10.99.1.1 ── 10.99.1.2 internet
 
-mitmdump runs on the router, and so does its DNS. "Internet" has a web server
-and counts what comes from the router.
+mitmdump runs on the router with its DNS mode. "Internet" has a web server and counts
+packets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import bodies, camera, readme
+from tests import bodies, readme
 from tests.mitmdump import ROOT, Proxy
 
 NEEDED = [name for name in ("ip", "nft") if shutil.which(name) is None]
@@ -145,6 +145,7 @@ def test_a_camera_behind_the_router(network: Network, router: Proxy) -> None:
 
 
 ROUTER = "10.99.0.1"
+GET = "GET / HTTP/1.1\r\nHost: {}\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -152,37 +153,24 @@ ROUTER = "10.99.0.1"
     [
         pytest.param(NOBODY, 80, "GET / HTTP/1.0\r\n\r\n", 200, "It works", id="no-host"),
         pytest.param(NOBODY, 80, "GET /new HTTP/1.0\r\n\r\n", 404, "", id="no-host-unknown"),
+        pytest.param(ROUTER, 8080, GET.format("10.99.0.1:8080"), 200, "It works", id="own"),
         pytest.param(
             ROUTER,
             8080,
-            "GET / HTTP/1.1\r\nHost: 10.99.0.1:8080\r\n\r\n",
-            200,
-            "It works",
-            id="own",
-        ),
-        pytest.param(
-            ROUTER,
-            8080,
-            "GET http://www.example.org/ HTTP/1.1\r\nHost: www.example.org\r\n\r\n",
+            GET.format("www.example.org").replace("/", "http://www.example.org/", 1),
             404,
             "",
-            id="taken-for-a-proxy",
+            id="used-as-a-proxy",
         ),
-        pytest.param(
-            NOBODY, 80, "GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", 404, "", id="rebinding"
-        ),
-        pytest.param(
-            NOBODY, 80, "GET /news HTTP/1.1\r\nHost: www.yahoo.co.kr\r\n\r\n", 404, "", id="news"
-        ),
-        pytest.param(
-            ROUTER, 8080, "GET /robots.txt HTTP/1.1\r\nHost: 10.99.0.1\r\n\r\n", 404, "", id="robot"
-        ),
+        pytest.param(NOBODY, 80, GET.format("evil.example"), 404, "", id="rebinding"),
+        pytest.param(NOBODY, 80, GET.format("www.yahoo.co.kr").replace("/", "/x", 1), 404, ""),
+        pytest.param(ROUTER, 8080, GET.format(ROUTER).replace("/", "/robots.txt", 1), 404, ""),
     ],
 )
-def test_what_arrives_here_is_answered_here(
+def test_requests_to_the_router(
     network: Network, router: Proxy, host: str, port: int, request_: str, status: int, body: str
 ) -> None:
-    """What is sent to the router's address, or the one in nx_dns, never goes further."""
+    """A request to the router's address, or the one in nx_dns, is never passed on."""
     packets, connections = network.packets_seen_upstream(), router.log.count("server connect")
 
     heard = network.camera("send", host, str(port), stdin=request_.encode())
@@ -196,7 +184,7 @@ def test_what_arrives_here_is_answered_here(
 
 @pytest.mark.parametrize(("header", "status"), [("Host: evil.example\r\n", 404), ("", 200)])
 def test_uploads_to_the_address(network: Network, router: Proxy, header: str, status: int) -> None:
-    """An upload needs no Host, but if it has one, that must be ours; else nothing is kept."""
+    """An upload needs no Host; with a foreign one, it is refused and not stored."""
     name = f"HOST_{status}.JPG"
     upload = bodies.request(bodies.body([(name, bodies.jpeg(3000))]))
     upload = upload.replace(b"Host: www.ospserver.net\r\n", header.encode())
@@ -213,8 +201,8 @@ def test_uploads_to_the_address(network: Network, router: Proxy, header: str, st
     assert router.quarantined() == []
 
 
-def test_a_way_from_outside_to_the_router(network: Network, router: Proxy) -> None:
-    """What is no HTTP, and is for the router's own port, does not go round in circles."""
+def test_another_protocol_to_the_router(network: Network, router: Proxy) -> None:
+    """A connection without HTTP to the router's own port is closed, not passed to itself."""
     lines = router.log.count("\n")
     command = [sys.executable, "-c", NOT_HTTP]
     assert network.do("camera", *command) == "closed\n"
@@ -229,8 +217,8 @@ print(connection.recv(100).decode() or "closed")
 """
 
 
-def test_nobody_else_is_touched(network: Network, router: Proxy) -> None:
-    """What the camera sends to other addresses passes the router as if nothing were there."""
+def test_other_addresses_are_not_touched(network: Network, router: Proxy) -> None:
+    """Requests to other addresses pass the router unchanged."""
     server = subprocess.Popen(
         [*network.inside("internet"), sys.executable, "-u", "-c", WEB_SERVER],
         stdout=subprocess.PIPE,
@@ -264,49 +252,36 @@ connection.close()
 """
 
 
-def test_the_advice_at_start(router: Proxy) -> None:
-    """A transparent proxy tells the rule that it depends on."""
+def test_the_lines_at_start(router: Proxy) -> None:
+    """The log has the rule for the address in nx_dns, and the router's own for DNS."""
+    assert f"cameras must reach {NOBODY}, port 80 for HTTP; and {ROUTER} or " in router.log
     assert "port 80: redirect it to port 8080" in router.log
     assert f"ip daddr {NOBODY} tcp dport 80 redirect to :8080" in router.log
-    assert "port 53: served by this process" in router.log
+    assert f"port 53: served by this process; enter {ROUTER} as the DNS server" in router.log
 
 
-def test_a_camera_that_nobody_knows(network: Network, router: Proxy, tmp_path: Path) -> None:
-    """As README tells: it is found in the log, kept, reported, and supported by a row."""
+def test_an_unknown_camera(network: Network, router: Proxy, tmp_path: Path) -> None:
+    """As README describes it: what it needs is in the log, stored, and reported."""
     request = b"GET /check?id=8801234 HTTP/1.1\r\nHost: www.ospserver.net\r\n\r\n"
 
     heard = network.camera("send", NOBODY, "80", stdin=request)
     assert isinstance(heard, dict)
     assert heard["head"].startswith("HTTP/1.1 404 ")
 
-    kept = router.wait_for(
+    stored = router.wait_for(
         r"10\.99\.0\.2: unknown request: GET http://www\.ospserver\.net/check\?id=8801234"
         r"; saved to (uploads/\.nx/unknown/\S+\.mitm)\n"
     )[1]
-    assert network.camera("resolve", "www.example.com", "10.99.0.1") is not None
-    router.wait_for("10.99.0.2: also asks DNS for www.example.com, which is not answered here; if ")
+    assert network.camera("resolve", "www.example.com", ROUTER) is not None
+    router.wait_for("10.99.0.2: also looked up www.example.com, .*--set nx_hosts=www.example.com")
 
-    # Without the network: read again, and reported.
     path = tmp_path / "report.md"
-    reading = Proxy(tmp_path, "-nr", str(router.folder / kept), "--set", f"nx_report={path}")
+    reading = Proxy(tmp_path, "-nr", str(router.folder / stored), "--set", f"nx_report={path}")
     reading.start()
     assert reading.ended() == 0
-    assert "10.99.0.2: GET http://www.ospserver.net/check?id=8801234: unknown, ans" in reading.log
-    told = path.read_text()
-    assert "GET /check?id=" in told
-    assert "www.ospserver.net" in told
-    assert "8801234" not in told
-    assert "10.99.0.2" not in told
-
-    # With the row that README shows.
-    (diff,) = readme.blocks("diff")
-    (row,) = (line[1:] for line in diff.splitlines() if line.startswith("+"))
-    for name in ("nx_addon.py", "nxparse"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tmp_path / name)
-    table = tmp_path / "nxparse" / "server" / "endpoints.py"
-    row = row.replace("www.example.com", "www.ospserver.net")
-    table.write_text(table.read_text().replace("TABLE = (\n", f"TABLE = (\n{row}\n"))
-    with Proxy(tmp_path, script=tmp_path / "nx_addon.py") as proxy:
-        answered = camera.send(proxy.port, request)
-    assert (answered.status, answered.body) == (200, "OK")
+    assert "10.99.0.2: GET http://www.ospserver.net/check?id=8801234: " in reading.log
+    report = path.read_text()
+    assert "GET /check?id=" in report
+    assert "www.ospserver.net" in report
+    assert "8801234" not in report
+    assert "10.99.0.2" not in report

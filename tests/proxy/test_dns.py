@@ -1,3 +1,5 @@
+"""Loops and limits of DNS queries that are passed on."""
+
 from __future__ import annotations
 
 import pytest
@@ -37,14 +39,14 @@ def test_served_here(
 
 
 def test_describe_loop() -> None:
-    """The line names the server and the option that helps."""
-    told = dns.describe_loop(["127.0.0.1"])
-    assert "127.0.0.1 is this process" in told
-    assert "--set dns_name_servers=" in told
+    """The line has the server and the option to set."""
+    line = dns.describe_loop(["127.0.0.1"])
+    assert "127.0.0.1 is this process" in line
+    assert "--set dns_name_servers=" in line
 
 
-def test_all_are_bounded() -> None:
-    """Only so many queries are in flight, and one that ends makes room."""
+def test_the_limit_of_all() -> None:
+    """The number of pending queries is limited; one that ends makes room."""
     queries = ForeignQueries(Clock())
     assert all(queries.begin(str(n), f"{n}.example", A) for n in range(MAX_QUERIES))
     assert not queries.begin("more", "more.example", A)
@@ -53,8 +55,8 @@ def test_all_are_bounded() -> None:
     assert not queries.begin("again", "again.example", A)
 
 
-def test_the_same_are_bounded() -> None:
-    """For one name and type there are fewer, however it is spelled; others are not affected."""
+def test_the_limit_of_the_same() -> None:
+    """The limit for one name and type is lower, in any spelling; others are not affected."""
     queries = ForeignQueries(Clock())
     assert all(queries.begin(str(n), "www.example", A) for n in range(MAX_SAME))
     assert not queries.begin("same", "WWW.example.", A)
@@ -66,7 +68,7 @@ def test_the_same_are_bounded() -> None:
 
 
 def test_a_query_without_an_end() -> None:
-    """A query whose end is never noticed is forgotten after a while."""
+    """A query without an end stops counting after MAX_AGE."""
     clock = Clock()
     queries = ForeignQueries(clock)
     assert all(queries.begin(str(n), "www.example", A) for n in range(MAX_SAME))
@@ -77,8 +79,8 @@ def test_a_query_without_an_end() -> None:
     queries.end("never begun")
 
 
-def test_lines_are_rare() -> None:
-    """A loop does not fill the log."""
+def test_lines_are_limited() -> None:
+    """There is one line a minute."""
     clock = Clock()
     queries = ForeignQueries(clock)
     assert [queries.worth_a_line() for _ in range(3)] == [True, False, False]

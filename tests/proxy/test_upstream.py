@@ -1,3 +1,5 @@
+"""Addresses that the proxy refuses to connect to."""
+
 from __future__ import annotations
 
 import asyncio
@@ -31,40 +33,30 @@ OWN = network.facing("192.0.2.1")
     ],
 )
 def test_refuses(address: str, refused: bool) -> None:
-    """What is or may be on this machine is refused, other machines of the network are not."""
+    """Addresses of this machine are refused; other machines of the network are not."""
     assert upstream.refuses(ipaddress.ip_address(address)) is refused
     assert upstream.refuses_literal(address) is refused
 
 
-@pytest.mark.parametrize(
-    "host",
-    [
-        "127.0.0.1",
-        "127.1",
-        "2130706433",
-        "0x7f000001",
-        "0x7f.1",
-        "017700000001",
-        "0177.0.0.1",
-        "::ffff:127.0.0.1",
-        "::ffff:7f00:1",
-        "[::ffff:127.0.0.1]",
-    ],
-)
+SPELLINGS = ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001"]
+SPELLINGS += ["0177.0.0.1", "::ffff:127.0.0.1", "::ffff:7f00:1", "[::ffff:127.0.0.1]"]
+
+
+@pytest.mark.parametrize("host", SPELLINGS)
 async def test_spellings(host: str) -> None:
-    """An address is known in every form that connecting takes."""
+    """An address is recognised in every form that connect() accepts."""
     assert await upstream.resolve(host) == LOOPBACK
     assert upstream.refuses_literal(host)
 
 
 @pytest.mark.parametrize("host", ["0", "0.0.0.0", "0x0", "::", "[::]"])
 def test_unspecified(host: str) -> None:
-    """The unspecified address means this machine to connect()."""
+    """The unspecified address, this machine for connect(), is refused."""
     assert upstream.refuses_literal(host)
 
 
 async def test_a_name() -> None:
-    """A name of this machine is refused at once, and resolves to addresses that are."""
+    """A name of this machine is refused, and so are its addresses."""
     assert upstream.refuses_literal("localhost")
     found = await upstream.resolve("localhost")
     assert found
@@ -73,13 +65,13 @@ async def test_a_name() -> None:
 
 @pytest.mark.parametrize("host", ["", "nothing.invalid", "x" * 300, "a..b", "\0", "\uff41" * 70])
 async def test_no_address(host: str) -> None:
-    """What does not resolve has no address; mitmproxy says what is wrong with it."""
+    """A name that does not resolve has no address and is left to mitmproxy."""
     assert await upstream.resolve(host) == []
     assert not upstream.refuses_literal(host)
 
 
 async def test_a_silent_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits longer for a name than `limit`."""
+    """Resolving ends after `limit` seconds."""
     answer = threading.Event()
 
     def silent(*_: object, **__: object) -> list[object]:
@@ -95,6 +87,6 @@ async def test_a_silent_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_describe_refused() -> None:
-    """A name is shown with the address that it led to, and forges no line."""
+    """The reason has the name, escaped, and its address."""
     shown = upstream.describe_refused("evil.example\n", "127.0.0.1")
     assert shown.startswith("evil.example? (127.0.0.1) is a loopback")
