@@ -26,7 +26,6 @@ from tests.mitmdump import ROOT, Proxy, eventually
 needs_namespace = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and iproute2"
 )
-LINES = [line for block in readme.blocks("sh") for line in block.splitlines()]
 MODES = ("--mode", "regular@80", "--mode", "dns@53")
 # Root without its privileges, such as that for ports below 1024.
 UNPRIVILEGED = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
@@ -76,7 +75,8 @@ OURS = [0, ["127.0.0.1"]]
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="needs util-linux")
 def test_ports_without_root(folder: Path, inside: list[str]) -> None:
     """Without the sysctl of README the log has that command; with it, everything works."""
-    sysctl, command = readme.blocks("sh")[2].splitlines()
+    (sysctl,) = readme.lines("sysctl -w")
+    command = readme.lines("--mode regular@80 --mode dns@53")[0]
     user = [*inside, *UNPRIVILEGED]
     refused = Proxy(folder, *MODES, before=user)
     refused.start()
@@ -90,7 +90,7 @@ def test_ports_without_root(folder: Path, inside: list[str]) -> None:
         page = camera_send(inside, b"GET / HTTP/1.1\r\nHost: 10.42.0.1\r\n\r\n")
         assert "It works" in str(page)
         (folder / "photo.jpg").write_bytes(bodies.jpeg(2000))
-        (words,) = (shlex.split(line)[3:] for line in LINES if "nxparse send" in line)
+        words = shlex.split(readme.lines("nxparse send")[0])[3:]
         del words[words.index("--via") :]
         words[words.index("photo.jpg")] = str(folder / "photo.jpg")
         output(inside, sys.executable, "-m", "nxparse", *words)
@@ -108,7 +108,7 @@ def camera_send(inside: list[str], request: bytes) -> object:
 @pytest.mark.skipif(not shutil.which("dnsmasq"), reason="needs dnsmasq")
 def test_an_access_point(folder: Path, inside: list[str]) -> None:
     """NetworkManager's dnsmasq, with the file of README, resolves the cameras' hosts."""
-    (words,) = (shlex.split(line) for line in LINES if "dnsmasq-shared.d" in line)
+    words = shlex.split(readme.lines("dnsmasq-shared.d")[0])
     assert words[words.index("|") + 1 :][:2] == ["sudo", "tee"]
     (folder / Path(words[-1]).name).write_text(f"{words[1]}\n")
     # As nm-dnsmasq-manager.c of NetworkManager starts it for a shared connection.

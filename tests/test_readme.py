@@ -25,7 +25,7 @@ from tests import bodies, readme
 from tests.mitmdump import ROOT, Proxy
 
 TEXT = (ROOT / "README.md").read_text()
-LINES = [line for block in readme.blocks("sh") for line in block.splitlines()]
+LINES = readme.lines()
 OPTIONS = {option.name: option for option in config.OPTIONS}
 # Of mitmproxy's own addons.
 FOREIGN_OPTIONS = {"tls_version_client_min", "ciphers_client", "dns_name_servers"}

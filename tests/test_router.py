@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -109,7 +110,10 @@ def network() -> Iterator[Network]:
 def router(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     (rules,) = readme.blocks("nft")
     network.do("router", "nft", "-f", "-", stdin=rules.encode())
-    modes = ("--mode", "transparent@8080", "--mode", "dns@53", "--set", f"nx_dns={NOBODY}")
+    (command,) = readme.lines("transparent@8080")
+    modes = [*shlex.split(command)[3:], "--mode", "dns@53"]
+    # Itself: other names fail at once.
+    modes += ["--set", "dns_name_servers=127.0.0.1"]
     folder = tmp_path_factory.mktemp("router")
     with Proxy(folder, *modes, before=network.inside("router")) as proxy:
         yield proxy
