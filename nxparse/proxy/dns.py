@@ -7,7 +7,6 @@ DNS server. Without a limit, one query would then cause thousands.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 
 from nxparse.proxy import network, upstream
@@ -45,32 +44,24 @@ class ForeignQueries:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._waiting: dict[str, tuple[float, tuple[str, int]]] = {}  # the oldest first
-        self._same: Counter[tuple[str, int]] = Counter()
+        self._waiting: dict[str, tuple[float, tuple[str, int]]] = {}  # since when, question
         self._logged = -QUIET
 
     def begin(self, id: str, name: str, kind: int) -> bool:
         """Record a query for a name and type. Returns False if there are too many."""
         now, question = self._clock(), (name.lower().removesuffix("."), kind)
-        while self._waiting:
-            oldest, (begun, _) = next(iter(self._waiting.items()))
-            if now < begun + MAX_AGE:
-                break
-            self.end(oldest)
         self.end(id)
-        if len(self._waiting) >= MAX_QUERIES or self._same[question] >= MAX_SAME:
+        waiting = self._waiting.items()
+        self._waiting = {other: since for other, since in waiting if now < since[0] + MAX_AGE}
+        same = sum(asked == question for _, asked in self._waiting.values())
+        if len(self._waiting) >= MAX_QUERIES or same >= MAX_SAME:
             return False
         self._waiting[id] = now, question
-        self._same[question] += 1
         return True
 
     def end(self, id: str) -> None:
         """Record that a query was answered or failed."""
-        if id in self._waiting:
-            _, question = self._waiting.pop(id)
-            self._same[question] -= 1
-            if not self._same[question]:
-                del self._same[question]
+        self._waiting.pop(id, None)
 
     def worth_a_line(self) -> bool:
         """Return True if another line about too many queries may be logged."""
