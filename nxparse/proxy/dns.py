@@ -6,6 +6,7 @@ DNS server. Without a limit, one query would then cause thousands.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 
@@ -16,6 +17,8 @@ MAX_QUERIES = 200  # in flight; a house full of browsers stays below
 MAX_SAME = 8  # of them for one name and type
 MAX_AGE = 30.0  # seconds; mitmproxy abandons a query earlier, not always with a hook
 QUIET = 60.0  # seconds between two lines about too many queries
+
+logger = logging.getLogger(__name__)
 
 
 def served_here(servers: Iterable[str], listening: Iterable[tuple[str, int]]) -> list[str]:
@@ -45,16 +48,26 @@ class ForeignQueries:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._waiting: dict[str, tuple[float, tuple[str, int]]] = {}  # since when, question
-        self._logged = -QUIET
+        self._warned = -QUIET
+        self._loop: list[str] = []  # the name servers that are this process, as logged
+
+    def find_loop(self, servers: Iterable[str], listening: Iterable[tuple[str, int]]) -> bool:
+        """Return True if one of these name servers is this process, and log a change."""
+        found = served_here(servers, listening)
+        if found and found != self._loop:
+            logger.warning(describe_loop(found))
+        self._loop = found
+        return bool(found)
 
     def begin(self, id: str, name: str, kind: int) -> bool:
-        """Record a query for a name and type. Returns False if there are too many."""
+        """Record a query for a name and type. Returns False if there are too many, and warns."""
         now, question = self._clock(), (name.lower().removesuffix("."), kind)
         self.end(id)
         waiting = self._waiting.items()
         self._waiting = {other: since for other, since in waiting if now < since[0] + MAX_AGE}
         same = sum(asked == question for _, asked in self._waiting.values())
         if len(self._waiting) >= MAX_QUERIES or same >= MAX_SAME:
+            self._warn(now)
             return False
         self._waiting[id] = now, question
         return True
@@ -63,9 +76,10 @@ class ForeignQueries:
         """Record that a query was answered or failed."""
         self._waiting.pop(id, None)
 
-    def worth_a_line(self) -> bool:
-        """Return True if another line about too many queries may be logged."""
-        if self._clock() < self._logged + QUIET:
-            return False
-        self._logged = self._clock()
-        return True
+    def _warn(self, now: float) -> None:
+        if now >= self._warned + QUIET:
+            self._warned = now
+            logger.warning(
+                "too many DNS queries wait for a name server: further ones get SERVFAIL; if the "
+                "name servers of this machine lead back to it, set dns_name_servers"
+            )

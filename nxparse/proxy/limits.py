@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 # An upload takes four: client, mitmproxy's connection to the sink, the sink's end, the file.
@@ -79,23 +80,31 @@ class AcceptErrors:
     """An exception handler for the event loop that logs failed accepts once a minute.
 
     asyncio logs each with a traceback, a hundred a second once descriptors run out.
-    Other exceptions go to `others`.
+    Other exceptions go to the previous handler.
     """
 
-    def __init__(
-        self,
-        others: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.others = others
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._others: Any = None
         self._clock = clock
         self._logged = -REMIND
 
+    def install(self) -> None:
+        """Handle the exceptions of the running event loop."""
+        loop = asyncio.get_running_loop()
+        self._others = loop.get_exception_handler()
+        loop.set_exception_handler(self)
+
+    def uninstall(self) -> None:
+        """Restore the previous handler."""
+        with suppress(RuntimeError):  # without an event loop
+            loop = asyncio.get_running_loop()
+            if loop.get_exception_handler() is self:
+                loop.set_exception_handler(self._others)
+
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if context.get("message") != "socket.accept() out of system resource":
-            if self.others:
-                self.others(loop, context)
+            if self._others:
+                self._others(loop, context)
             else:
                 loop.default_exception_handler(context)
             return

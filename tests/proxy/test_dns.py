@@ -79,10 +79,20 @@ def test_a_query_without_an_end() -> None:
     queries.end("never begun")
 
 
-def test_lines_are_limited() -> None:
+def test_lines_are_limited(caplog: pytest.LogCaptureFixture) -> None:
     """There is one line a minute."""
     clock = Clock()
     queries = ForeignQueries(clock)
-    assert [queries.worth_a_line() for _ in range(3)] == [True, False, False]
-    clock.now += QUIET
-    assert queries.worth_a_line()
+    for minute in range(2):
+        for number in range(MAX_SAME + 3):
+            queries.begin(f"{minute}-{number}", "example.org", A)
+        assert caplog.text.count("too many DNS queries wait") == minute + 1
+        clock.now += QUIET
+
+
+def test_a_loop_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A name server that is this process is logged when it appears."""
+    queries, here = ForeignQueries(), [("0.0.0.0", 53)]
+    assert [queries.find_loop(["127.0.0.1"], here) for _ in range(2)] == [True, True]
+    assert not queries.find_loop(["198.51.100.1"], here)
+    assert caplog.text.count("127.0.0.1 is this process") == 1

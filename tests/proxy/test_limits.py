@@ -85,7 +85,7 @@ def test_warnings_about_connections(caplog: pytest.LogCaptureFixture) -> None:
 async def test_accept_errors(caplog: pytest.LogCaptureFixture) -> None:
     """A lack of descriptors causes one line a minute, without a traceback."""
     clock = Clock(0)
-    handler = AcceptErrors(None, clock=clock)
+    handler = AcceptErrors(clock=clock)
     error: dict[str, Any] = {
         "message": "socket.accept() out of system resource",
         "exception": OSError(errno.EMFILE, "Too many open files"),
@@ -99,8 +99,12 @@ async def test_accept_errors(caplog: pytest.LogCaptureFixture) -> None:
 async def test_other_exceptions(caplog: pytest.LogCaptureFixture) -> None:
     """Other exceptions go to the previous handler, or asyncio's own."""
     seen: list[object] = []
-    loop = asyncio.get_running_loop()
-    AcceptErrors(lambda loop, context: seen.append(context))(loop, {"message": "x"})
-    assert seen == [{"message": "x"}]
-    AcceptErrors(None)(loop, {"message": "something else"})
+    loop, handler = asyncio.get_running_loop(), AcceptErrors()
+    handler(loop, {"message": "something else"})
     assert "something else" in caplog.text
+    loop.set_exception_handler(lambda loop, context: seen.append(context))
+    handler.install()
+    loop.call_exception_handler({"message": "x"})
+    handler.uninstall()
+    loop.call_exception_handler({"message": "y"})
+    assert seen == [{"message": "x"}, {"message": "y"}]
