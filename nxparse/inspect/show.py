@@ -118,7 +118,7 @@ def describe_other(data: bytes, path: Path) -> str | None:
     if _FLOWS.match(data):
         file = shlex.quote(str(path))
         return (
-            f"{path} is a recording of mitmproxy, open it with: "
+            f"{path} is a recording of mitmproxy. Open it with: "
             f"mitmdump -nr {file} -s nx_addon.py, or mitmweb -r {file} -s nx_addon.py"
         )
     media_type = filename.sniff(data[: filename.HEAD])
