@@ -1178,9 +1178,9 @@ def _write_report(flows: Sequence[flow.Flow], path: Path) -> None:
         if isinstance(one, dns.DNSFlow)
         for question in one.request.questions
     ]
-    maker = f"nx_addon in mitmproxy {version.VERSION}"
+    proxy = f"mitmproxy {version.VERSION}"
     try:
-        path.write_text(report.markdown(seen, asked, version=maker), "utf-8")
+        path.write_text(report.markdown(seen, asked, version=proxy), "utf-8")
     except OSError as error:
         raise exceptions.CommandError(error_reason(error)) from error
     logger.log(ALERT, f"a report of {len(seen)} requests is in {path}; read it before you share it")
