@@ -79,9 +79,9 @@ from nxparse.proxy.transport import (
 )
 from nxparse.proxy.unknown_hosts import UnknownHosts
 from nxparse.server import endpoints
-from nxparse.server.endpoints import Call, Claim, Service
-from nxparse.server.gateway import Gateway, rehearsed
-from nxparse.server.hotspot import Family, PortalState
+from nxparse.server.endpoints import Claim, Endpoint, Service
+from nxparse.server.gateway import Gateway, simulated
+from nxparse.server.hotspot import PortalState
 from nxparse.server.receive import (
     HOPELESS,
     Announced,
@@ -99,6 +99,7 @@ from nxparse.text import describe_disk_error, describe_upload, error_reason, for
 from nxparse.upload import File
 
 FAILED = refusal(500, "nx_addon has failed, see its log")
+FAILURE = endpoints.fixed(FAILED)
 NOT_READY = refusal(503, "nx_addon is starting, or ending")
 INSIDE = refusal(403, "The proxy does not connect to itself or to its own machine")
 MAX_URL = 200  # characters of it in a line
@@ -136,7 +137,7 @@ class Exchange:
 
     client: Client
     pending: Pending
-    answer: Reply | Call = FAILED
+    endpoint: Endpoint = FAILURE
     receiver: Receiver | Collector | None = None
     result: Result | None = None
     # Has mitmproxy streamed a body to the sink?
@@ -470,7 +471,7 @@ class NxAddon:
         if flow.client_conn.id in self.wrapped:
             self.wrapped[flow.client_conn.id][0].pending = exchange.pending
         try:
-            exchange.answer = self._refused(flow, claim) or self._answer(flow, claim)
+            exchange.endpoint = self._refused(flow, claim) or self._endpoint(flow, claim)
             if _has_body(flow.request):
                 await self._stream(flow.request, exchange)
         except Exception:
@@ -757,13 +758,11 @@ class NxAddon:
     def _is_ours(self, flow: http.HTTPFlow) -> bool:
         return self._claim(flow) is not None
 
-    def _is_unknown(self, host: str, answer: Reply | Call) -> bool:
+    def _is_unknown(self, host: str, endpoint: Endpoint) -> bool:
         """Is this something that a new model may want, and that gets no useful answer?"""
-        if isinstance(answer, Reply):
-            return answer.status in (404, 405)
-        if answer.service is Service.PAGE:
+        if endpoint.service is Service.PAGE:
             return host in self.hosts and host not in endpoints.SAMSUNG_HOSTS
-        return answer.service in endpoints.UNSOLVED
+        return endpoint.is_unsolved
 
     async def _keep_unknown(self, flow: http.HTTPFlow) -> None:
         what = _describe_request(flow.request)
@@ -785,7 +784,7 @@ class NxAddon:
         if told := self.strangers.seen(_name(client)):
             logger.info(told)
 
-    def _refused(self, flow: http.HTTPFlow, claim: Claim) -> Reply | None:
+    def _refused(self, flow: http.HTTPFlow, claim: Claim) -> Endpoint | None:
         """The refusal of a request that no camera makes; nothing of it is kept."""
         request = flow.request
         refused, reason = claim.refusal, claim.reason
@@ -797,16 +796,16 @@ class NxAddon:
             logger.warning(
                 f"{_name(flow.client_conn)}: {_describe_request(request)} is refused: {reason}"
             )
-        return refused
+        return endpoints.fixed(refused) if refused else None
 
-    def _answer(self, flow: http.HTTPFlow, claim: Claim) -> Reply | Call:
+    def _endpoint(self, flow: http.HTTPFlow, claim: Claim) -> Endpoint:
         """The answer to a camera, which may depend on what it has been told before."""
         request, client = flow.request, _name(flow.client_conn)
-        found = claim.answer(request.method, request.path)
+        found = claim.endpoint(request.method, request.path)
         self._seen_camera(flow.client_conn)
-        if isinstance(found, Family):
-            return self.turns.answer(client, found)
-        if isinstance(found, Call) and found.service not in endpoints.PAGES:
+        if found.check:
+            return replace(found, reply=self.turns.answer(client, found.check))
+        if not found.reply and not found.is_page:
             self.turns.passed(client)
         self.exchanges[flow.id].unknown = self._is_unknown(claim.host, found)
         return found
@@ -822,10 +821,10 @@ class NxAddon:
 
     async def _begin(self, request: http.Request, exchange: Exchange) -> None:
         """Get ready for the body of a request, even if it is none."""
-        call = exchange.answer
-        if isinstance(call, Reply):
+        endpoint = exchange.endpoint
+        if reply := endpoint.reply:
             if exchange.unknown:
-                exchange.receiver = Collector(_name(exchange.client), lambda _: call, MAX_UNKNOWN)
+                exchange.receiver = Collector(_name(exchange.client), lambda _: reply, MAX_UNKNOWN)
             return
         if not self.spool or not self.config or not self.gateway:
             exchange.reply = NOT_READY
@@ -838,14 +837,14 @@ class NxAddon:
             length=int(length) if length else None,
         )
         inspect = given.inspect if _somebody_looks() else 0
-        if call.service in endpoints.UPLOADS and not spool.is_in_place():
+        if endpoint.is_upload and not spool.is_in_place():
             with suppress(OSError, sqlite3.Error):  # the receiver finds out
                 await self._in_storage(spool.reopen)
-        if call.service is Service.EMAIL:
+        if endpoint.service is Service.EMAIL:
             # This creates a file, which is no slower than to write to it.
             exchange.receiver = EmailReceiver(spool, given, announced, inspect=inspect).open()
-        elif call.service is Service.FILE:
-            search = partial(self.gateway.announced, given, client, call.argument)
+        elif endpoint.service is Service.FILE:
+            search = partial(self.gateway.announced, given, client, endpoint.argument)
             file = await self._in_storage(search)
             if isinstance(file, Reply):
                 exchange.reply = file
@@ -853,7 +852,7 @@ class NxAddon:
                 receiver = FileReceiver(spool, given, announced, file, inspect=inspect)
                 exchange.receiver = await self._in_storage(receiver.open)
         else:
-            answer = partial(self.gateway.answer, given, client, call)
+            answer = partial(self.gateway.answer, given, client, endpoint)
             exchange.receiver = Collector(client, answer)
 
     def _take(self, exchange: Exchange, chunk: bytes) -> list[bytes]:
@@ -883,10 +882,10 @@ class NxAddon:
             exchange.reply = FAILED
 
     async def _decide(self, request: http.Request, exchange: Exchange) -> Reply:
-        answer, receiver = exchange.answer, exchange.receiver
-        if isinstance(answer, Reply) and receiver is None:
-            return answer
-        if receiver is None and isinstance(answer, Call) and answer.service in endpoints.UPLOADS:
+        endpoint, receiver = exchange.endpoint, exchange.receiver
+        if receiver is None and endpoint.reply:
+            return endpoint.reply
+        if receiver is None and endpoint.is_upload:
             logger.warning(f"{_name(exchange.client)}: an upload is refused: it is empty")
             return refusal(400, "The upload is empty")
         if receiver is None:
@@ -914,17 +913,11 @@ class NxAddon:
         claim = self._claim(flow)
         if claim is None:
             return
-        answer = claim.answer(flow.request.method, flow.request.path)
         if not flow.live:
             logger.info(f"{_name(flow.client_conn)}: {_describe_recorded(_seen(flow))}")
         elif not flow.response:
-            match answer:
-                case Reply():
-                    reply = answer
-                case Family():
-                    reply = answer.redirect
-                case Call():
-                    reply = rehearsed(answer, time.time())
+            endpoint = claim.endpoint(flow.request.method, flow.request.path)
+            reply = simulated(endpoint, time.time())
             flow.response = _response(reply, flow.request.method)
 
     def _reply_watched(self, exchange: Exchange, arrived: bool) -> None:

@@ -18,9 +18,7 @@ from nxparse.deviation import BodyError
 from nxparse.inspect.recorded import RecordedRequest
 from nxparse.multipart import Fetch
 from nxparse.server import endpoints, social
-from nxparse.server.endpoints import Call, Service
-from nxparse.server.hotspot import Family
-from nxparse.server.reply import Reply
+from nxparse.server.endpoints import Service
 from nxparse.text import format_size, printable
 from nxparse.upload import JPEG_HEAD, File, Upload, camera, from_parts, read, whole
 
@@ -47,19 +45,19 @@ def has_secrets(seen: RecordedRequest) -> bool:
 
 def request(seen: RecordedRequest) -> str | None:
     """What somebody asks for, for a person. None if nobody knows, or there is no body."""
-    answer = endpoints.find(seen.method, seen.host, seen.path)
-    if not isinstance(answer, Call) or not seen.body:
+    endpoint = endpoints.find(seen.method, seen.host, seen.path)
+    if not seen.body:
         return None
     body = seen.body
-    match answer.service:
+    match endpoint.service:
         case Service.EMAIL:
             return email(body, seen.header("content-type"))
         case Service.FILE:
             return _lines(("file", _file(_whole(body, seen.header("content-type")))))
         case Service.LOGIN:
-            return _login(answer.argument, body)
+            return _login(endpoint.argument, body)
         case Service.PHOTO | Service.VIDEO:
-            return _announcement(answer.argument, answer.service.name.lower(), body)
+            return _announcement(endpoint.argument, endpoint.service.name.lower(), body)
         case Service.ACCOUNT:
             return _lines(("login to", "AllShare"), ("password", "(hidden)"))
         case _:
@@ -76,10 +74,10 @@ def reply(seen: RecordedRequest) -> str | None:
 def upload_in(seen: RecordedRequest) -> Upload | None:
     """The upload that a request is, None if it is none. Raises BodyError."""
     body, content_type = seen.body or b"", seen.header("content-type")
-    match endpoints.find(seen.method, seen.host, seen.path):
-        case Call(Service.EMAIL):
+    match _called(seen):
+        case Service.EMAIL:
             return read(body, content_type)
-        case Call(Service.FILE):
+        case Service.FILE:
             # Who sent it, and where to, was said in other requests.
             return Upload("", (), "", "", (_whole(body, content_type),))
         case _:
@@ -88,26 +86,23 @@ def upload_in(seen: RecordedRequest) -> Upload | None:
 
 def title(seen: RecordedRequest) -> str:
     """What a request is, in a few words."""
-    match endpoints.find(seen.method, seen.host, seen.path):
-        case Call(Service.EMAIL):
+    endpoint = endpoints.find(seen.method, seen.host, seen.path)
+    match endpoint.service:
+        case Service.EMAIL:
             return EMAIL
-        case Call(Service.FILE):
+        case Service.FILE:
             return "file for a social site"
-        case Call(Service.LOGIN, site):
-            return f"login to {site}"
-        case Call(Service.PHOTO | Service.VIDEO as announced, site):
-            return f"{announced.name.lower()} announced to {site}"
-        case Call(Service.TIME):
-            return "time"
-        case Call(Service.ACCOUNT):
+        case Service.LOGIN:
+            return f"login to {endpoint.argument}"
+        case Service.PHOTO | Service.VIDEO as announced:
+            return f"{announced.name.lower()} announced to {endpoint.argument}"
+        case Service.ACCOUNT:
             return "login to AllShare"
-        case Call(Service.LIST):
+        case Service.LIST:
             return "list of sites"
-        case Call(Service.PAGE):
-            return "page"
-        case Call(Service.THUMBNAIL):
-            return "thumbnail"
-        case Family() | Reply(200):
+        case Service.TIME | Service.PAGE | Service.THUMBNAIL as other:
+            return other.name.lower()
+        case Service.CHECK:
             return "hotspot check"
         case _:
             return "unknown"
@@ -209,9 +204,8 @@ def as_json(found: Upload) -> dict[str, Any]:
     }
 
 
-def _called(seen: RecordedRequest) -> Service | None:
-    answer = endpoints.find(seen.method, seen.host, seen.path)
-    return answer.service if isinstance(answer, Call) else None
+def _called(seen: RecordedRequest) -> Service:
+    return endpoints.find(seen.method, seen.host, seen.path).service
 
 
 def _login(site: str, body: bytes) -> str:

@@ -13,13 +13,13 @@ real servers are gone, and DNS may well point back at us.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from fnmatch import fnmatchcase
 
 from nxparse.deliver import routes
-from nxparse.server.hotspot import GLD, MSN, YAHOO, Family
+from nxparse.server.hotspot import GLD, MSN, YAHOO, PortalCheck
 from nxparse.server.reply import Reply, refusal
 from nxparse.text import printable
 
@@ -42,34 +42,60 @@ EMAIL_PATH = "/social/columbus/email"
 
 
 class Service(Enum):
-    """What takes more than a fixed reply."""
+    """The kind of an endpoint."""
 
+    FIXED = auto()  # always the same reply
+    CHECK = auto()  # a hotspot check
     PAGE = auto()  # for people
     THUMBNAIL = auto()
-    EMAIL = auto()  # takes photos, and is answered when they are safe
-    FILE = auto()  # takes the file that was announced
+    EMAIL = auto()  # receives photos; answered when they are stored
+    FILE = auto()  # receives the file that was announced
     LOGIN = auto()
     PHOTO = auto()  # announces a photo
     VIDEO = auto()
     TIME = auto()
-    ACCOUNT = auto()  # a login that nobody knows how to answer
-    LIST = auto()  # the same for the list of sites
-
-
-UPLOADS = frozenset({Service.EMAIL, Service.FILE})
-PAGES = frozenset({Service.PAGE, Service.THUMBNAIL})
-UNSOLVED = frozenset({Service.ACCOUNT, Service.LIST})
+    ACCOUNT = auto()  # a login to AllShare; the right reply is unknown
+    LIST = auto()  # the list of sites; the right reply is unknown
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A service, and what stands in the place of the `*` in its path."""
+class Endpoint:
+    """The service that answers a request.
+
+    `argument` replaces the `*` in its path. `reply` is set for FIXED and CHECK; for a
+    CHECK with two replies it is the one to show in a replay, and `check` has both.
+    """
 
     service: Service
     argument: str = ""
+    reply: Reply | None = None
+    check: PortalCheck | None = None
+
+    @property
+    def is_upload(self) -> bool:
+        """Does it receive photos?"""
+        return self.service in (Service.EMAIL, Service.FILE)
+
+    @property
+    def is_page(self) -> bool:
+        """Is it for people?"""
+        return self.service in (Service.PAGE, Service.THUMBNAIL)
+
+    @property
+    def is_unsolved(self) -> bool:
+        """Might a new model need a better reply?"""
+        if self.service is Service.FIXED and self.reply:
+            return self.reply.status in (404, 405)
+        return self.service in (Service.ACCOUNT, Service.LIST)
 
 
-Answer = Reply | Family | Call
+def fixed(reply: Reply) -> Endpoint:
+    """An endpoint that always gives this reply."""
+    return Endpoint(Service.FIXED, reply=reply)
+
+
+def _check(check: PortalCheck) -> Endpoint:
+    return Endpoint(Service.CHECK, reply=check.redirect, check=check)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +105,11 @@ class Row:
     method: str
     host: str
     path: str
-    answer: Reply | Family | Service
+    answer: Service | Endpoint
     arguments: frozenset[str] | None = None  # None: any
 
     def argument(self, path: str) -> str | None:
-        """What stands in the place of the `*`; None if this is not the path."""
+        """Return the text in place of the `*`; None if this is not the path."""
         before, star, after = self.path.partition("*")
         if not star:
             return "" if path == before else None
@@ -92,23 +118,24 @@ class Row:
             return None
         return middle if self.arguments is None or middle in self.arguments else None
 
+    def endpoint(self, argument: str) -> Endpoint:
+        answer = self.answer
+        return answer if isinstance(answer, Endpoint) else Endpoint(answer, argument)
 
-# Every browser asks for one.
-NO_ICON = Reply(204)
 
 TABLE = (
-    Row("GET", "gld.samsungosp.com", "/", GLD),
-    *(Row("GET", host, "/", family) for host, family in SHARED_HOSTS.items()),
+    Row("GET", "gld.samsungosp.com", "/", Endpoint(Service.CHECK, reply=GLD)),
+    *(Row("GET", host, "/", _check(check)) for host, check in SHARED_HOSTS.items()),
     Row("GET", "*", "/", Service.PAGE),
     Row("GET", "*", "/thumbnail/*", Service.THUMBNAIL),
-    Row("GET", "*", "/favicon.ico", NO_ICON),
+    Row("GET", "*", "/favicon.ico", fixed(Reply(204))),  # every browser asks for one
     Row("POST", "*", EMAIL_PATH, Service.EMAIL),
     Row("POST", "*", "/*/auth", Service.LOGIN, routes.SITES),
     Row("POST", "*", "/*/photo", Service.PHOTO, routes.SITES),
     Row("POST", "*", "/*/video", Service.VIDEO, routes.VIDEO_SITES),
     Row("PUT", "*", "/upload/*", Service.FILE),
-    # The ST1000 asks for these two before an upload; the second one's reply nobody knows
-    # (samsung-nx-emailservice, commit 593f35b).
+    # The ST1000 requests these two before an upload; the right reply to the second is
+    # unknown (samsung-nx-emailservice, commit 593f35b).
     Row("GET", "*", "/security/sso/initialize/time", Service.TIME),
     Row("GET", "*", "/social/columbus/serviceproviders/list", Service.LIST),
     # AllShare on the NX300 (commit 519790b).
@@ -119,25 +146,26 @@ NOT_FOUND = refusal(404, "Nobody knows this path")
 FROM_A_PAGE = refusal(403, "Not from a web page")
 
 
-def find(method: str, host: str, path: str) -> Answer:
-    """The answer to a request for one of our hosts.
+def find(method: str, host: str, path: str) -> Endpoint:
+    """Return the endpoint for a request to one of our hosts.
 
     `host` is a bare name in lower case (`bare_host`). `path` may have a query.
-    What no row knows is 404, or 405 if only the method is wrong.
+    An unknown path gets 404, a known one with another method 405.
     """
     wanted = "GET" if method == "HEAD" else method
+    path = path.partition("?")[0] or "/"
     allowed: list[str] = []
-    for row, argument in _rows(path):
-        if not fnmatchcase(host, row.host):
+    for row in TABLE:
+        argument = row.argument(path)
+        if argument is None or not fnmatchcase(host, row.host):
             continue
         if row.method == wanted:
-            answer = row.answer
-            return Call(answer, argument) if isinstance(answer, Service) else answer
+            return row.endpoint(argument)
         allowed += ["GET", "HEAD"] if row.method == "GET" else [row.method]
     if allowed:
         methods = ", ".join(dict.fromkeys(allowed))
-        return refusal(405, f"Not with {method[:20]}", (("Allow", methods),))
-    return NOT_FOUND
+        return fixed(refusal(405, f"Not with {method[:20]}", (("Allow", methods),)))
+    return fixed(NOT_FOUND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +176,9 @@ class Claim:
     refusal: Reply | None = None
     reason: str = ""
 
-    def answer(self, method: str, path: str) -> Answer:
-        """The refusal, or what the map of the protocol says."""
-        return self.refusal or find(method, self.host, path)
+    def endpoint(self, method: str, path: str) -> Endpoint:
+        """Return the endpoint for this request, which may be the refusal."""
+        return fixed(self.refusal) if self.refusal else find(method, self.host, path)
 
 
 def claim(
@@ -201,15 +229,6 @@ def page_origin(method: str, headers: Sequence[tuple[str, str]]) -> str | None:
 def is_check(method: str, host: str, path: str) -> bool:
     """Is this a camera's hotspot check at a host that is ours for nothing else?"""
     return method == "GET" and path == "/" and bare_host(host) in SHARED_HOSTS
-
-
-def _rows(path: str) -> Iterator[tuple[Row, str]]:
-    """The rows with this path, and what stands in the place of their `*`."""
-    path = path.partition("?")[0] or "/"
-    for row in TABLE:
-        argument = row.argument(path)
-        if argument is not None:
-            yield row, argument
 
 
 def bare_host(host: str) -> str:

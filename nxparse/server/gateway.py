@@ -19,7 +19,7 @@ from nxparse.config import Config
 from nxparse.deliver.outbox import Attempted
 from nxparse.deviation import BodyError
 from nxparse.server import page, social
-from nxparse.server.endpoints import NOT_FOUND, Call, Service
+from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import Announced, Sessions
 from nxparse.store.spool import QUIET, Spool
@@ -43,26 +43,26 @@ class Gateway:
         self._clock = clock
         self._attempted = attempted
 
-    def answer(self, config: Config, client: str, call: Call, body: bytes) -> Reply:
+    def answer(self, config: Config, client: str, endpoint: Endpoint, body: bytes) -> Reply:
         """The reply to a request with this body."""
         try:
-            match call.service:
+            match endpoint.service:
                 case Service.LOGIN:
-                    return self._login(config, client, call.argument, body)
+                    return self._login(config, client, endpoint.argument, body)
                 case Service.PHOTO | Service.VIDEO:
-                    return self._announce(config, client, call.argument, body)
+                    return self._announce(config, client, endpoint.argument, body)
                 case Service.TIME:
                     return time_reply(self._clock())
                 case Service.PAGE:
                     return self._page(config, client)
                 case Service.THUMBNAIL:
-                    return self._thumbnail(config, call.argument)
+                    return self._thumbnail(config, endpoint.argument)
                 case Service.ACCOUNT:
                     return social.LOGIN_FAILED
                 case _:
                     return NOT_FOUND
         except BodyError as error:
-            reason = f"{call.service.name.lower()}: {error}"
+            reason = f"{endpoint.service.name.lower()}: {error}"
             logger.warning(f"{client}: a request is refused: {printable(reason, 200)}")
             return refusal(error.status, str(error), unsolved=bool(body))
         except (OSError, sqlite3.Error) as error:
@@ -141,9 +141,11 @@ def time_reply(now: float) -> Reply:
     )
 
 
-def rehearsed(call: Call, now: float) -> Reply:
-    """The reply to a request that is only replayed: nothing is kept, and nobody let in."""
-    match call.service:
+def simulated(endpoint: Endpoint, now: float) -> Reply:
+    """Return the reply to a replayed request. Stores nothing and checks nothing."""
+    match endpoint.service:
+        case Service.FIXED | Service.CHECK:
+            return endpoint.reply or NOT_FOUND
         case Service.TIME:
             return time_reply(now)
         case Service.LOGIN:

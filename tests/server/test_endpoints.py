@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from nxparse.deliver import routes
@@ -11,21 +13,32 @@ from nxparse.server.endpoints import (
     NOT_FOUND,
     SAMSUNG_HOSTS,
     SHARED_HOSTS,
-    UPLOADS,
-    Call,
+    Endpoint,
     Hosts,
     Service,
     bare_host,
+    fixed,
 )
-from nxparse.server.hotspot import GLD, MSN, YAHOO, Family
+from nxparse.server.hotspot import GLD, MSN, YAHOO, PortalCheck
 from nxparse.server.reply import Reply, refusal
 
 EMAIL = "/social/columbus/email"
 GATEWAY = "snsgw.samsungmobile.com"
-AN_EMAIL = Call(Service.EMAIL)
-A_PAGE = Call(Service.PAGE)
+AN_EMAIL = Endpoint(Service.EMAIL)
+A_PAGE = Endpoint(Service.PAGE)
 # Not found whatever the map of the protocol says.
 REFUSED = object()
+
+
+def endpoint(answer: Reply | PortalCheck | Endpoint) -> Endpoint:
+    """The endpoint that gives this answer."""
+    match answer:
+        case PortalCheck():
+            return Endpoint(Service.CHECK, reply=answer.redirect, check=answer)
+        case Reply():
+            return Endpoint(Service.CHECK, reply=GLD) if answer is GLD else fixed(answer)
+        case _:
+            return answer
 
 
 def not_with(method: str, allow: str) -> Reply:
@@ -43,7 +56,7 @@ def not_with(method: str, allow: str) -> Reply:
         pytest.param("GET", "www.samsungimaging.com", "/", A_PAGE, id="page"),
         pytest.param("GET", "", "/", A_PAGE, id="page-no-host"),
         pytest.param("GET", "192.0.2.1", "/", A_PAGE, id="page-address"),
-        pytest.param("GET", "", "/thumbnail/x.1", Call(Service.THUMBNAIL, "x.1"), id="thumbnail"),
+        pytest.param("GET", "", "/thumbnail/x.1", Endpoint(Service.THUMBNAIL, "x.1"), id="thumb"),
         pytest.param("GET", "", "/thumbnail/x/1", NOT_FOUND, id="thumbnail-with-a-slash"),
         pytest.param("GET", "www.yahoo.co.kr", "/", YAHOO, id="yahoo"),
         pytest.param("HEAD", "www.yahoo.co.kr", "/", YAHOO, id="yahoo-head"),
@@ -83,9 +96,9 @@ def not_with(method: str, allow: str) -> Reply:
         pytest.param("GET", "www.ospserver.net", "/social/columbus", NOT_FOUND, id="unknown"),
     ],
 )  # fmt: skip
-def test_find(method: str, host: str, path: str, answer: Reply | Family | Call) -> None:
+def test_find(method: str, host: str, path: str, answer: Reply | PortalCheck | Endpoint) -> None:
     """Each request for one of our hosts has an answer, if only a refusal that says why."""
-    assert endpoints.find(method, host, path) == answer
+    assert endpoints.find(method, host, path) == endpoint(answer)
 
 
 TIME = "/security/sso/initialize/time"
@@ -97,18 +110,22 @@ TOKEN = "0f" * 16
 @pytest.mark.parametrize(
     ("method", "path", "answer"),
     [
-        pytest.param("POST", "/facebook/auth", Call(Service.LOGIN, "facebook"), id="login"),
-        pytest.param("POST", "/flickr/auth?x=/y", Call(Service.LOGIN, "flickr"), id="login-query"),
-        pytest.param("POST", "/picasa/photo", Call(Service.PHOTO, "picasa"), id="photo"),
-        pytest.param("POST", "/youtube/video", Call(Service.VIDEO, "youtube"), id="video"),
-        pytest.param("PUT", f"/upload/{TOKEN}", Call(Service.FILE, TOKEN), id="file"),
-        pytest.param("PUT", f"/upload/{TOKEN}?x", Call(Service.FILE, TOKEN), id="file-query"),
-        pytest.param("PUT", "/upload/a%2fb", Call(Service.FILE, "a%2fb"), id="file-quoted-slash"),
-        pytest.param("PUT", "/upload/", Call(Service.FILE, ""), id="file-empty"),
-        pytest.param("GET", TIME, Call(Service.TIME), id="time"),
-        pytest.param("HEAD", TIME, Call(Service.TIME), id="time-head"),
-        pytest.param("GET", LIST, Call(Service.LIST), id="list"),
-        pytest.param("POST", ACCOUNT, Call(Service.ACCOUNT), id="account"),
+        pytest.param("POST", "/facebook/auth", Endpoint(Service.LOGIN, "facebook"), id="login"),
+        pytest.param(
+            "POST", "/flickr/auth?x=/y", Endpoint(Service.LOGIN, "flickr"), id="login-query"
+        ),
+        pytest.param("POST", "/picasa/photo", Endpoint(Service.PHOTO, "picasa"), id="photo"),
+        pytest.param("POST", "/youtube/video", Endpoint(Service.VIDEO, "youtube"), id="video"),
+        pytest.param("PUT", f"/upload/{TOKEN}", Endpoint(Service.FILE, TOKEN), id="file"),
+        pytest.param("PUT", f"/upload/{TOKEN}?x", Endpoint(Service.FILE, TOKEN), id="file-query"),
+        pytest.param(
+            "PUT", "/upload/a%2fb", Endpoint(Service.FILE, "a%2fb"), id="file-quoted-slash"
+        ),
+        pytest.param("PUT", "/upload/", Endpoint(Service.FILE, ""), id="file-empty"),
+        pytest.param("GET", TIME, Endpoint(Service.TIME), id="time"),
+        pytest.param("HEAD", TIME, Endpoint(Service.TIME), id="time-head"),
+        pytest.param("GET", LIST, Endpoint(Service.LIST), id="list"),
+        pytest.param("POST", ACCOUNT, Endpoint(Service.ACCOUNT), id="account"),
         pytest.param("GET", "/facebook/auth", not_with("GET", "POST"), id="login-get"),
         pytest.param("PUT", "/facebook/photo", not_with("PUT", "POST"), id="photo-put"),
         pytest.param("POST", f"/upload/{TOKEN}", not_with("POST", "PUT"), id="file-post"),
@@ -140,9 +157,9 @@ TOKEN = "0f" * 16
     ],
 )
 @pytest.mark.parametrize("host", [GATEWAY, ""], ids=["gateway", "no-host"])
-def test_calls(host: str, method: str, path: str, answer: Reply | Call) -> None:
+def test_calls(host: str, method: str, path: str, answer: Reply | Endpoint) -> None:
     """S06: what the social gateway is asked is a call, with the site or the token in its path."""
-    assert endpoints.find(method, host, path) == answer
+    assert endpoints.find(method, host, path) == endpoint(answer)
 
 
 @pytest.mark.parametrize("site", sorted(routes.SITES))
@@ -150,17 +167,34 @@ def test_sites(site: str) -> None:
     """At each site a camera can log in and announce photos, at some also videos."""
     names = ("auth", "photo", "video")
     found = {name: endpoints.find("POST", GATEWAY, f"/{site}/{name}") for name in names}
-    video = Call(Service.VIDEO, site) if site in routes.VIDEO_SITES else NOT_FOUND
+    video = Endpoint(Service.VIDEO, site) if site in routes.VIDEO_SITES else NOT_FOUND
     assert found == {
-        "auth": Call(Service.LOGIN, site),
-        "photo": Call(Service.PHOTO, site),
-        "video": video,
+        "auth": Endpoint(Service.LOGIN, site),
+        "photo": Endpoint(Service.PHOTO, site),
+        "video": endpoint(video),
     }
 
 
-def test_uploads() -> None:
-    """Two services take photos; all others take a short message."""
-    assert {Service.EMAIL, Service.FILE} == UPLOADS
+@pytest.mark.parametrize(
+    ("answer", "is_upload", "is_page", "is_unsolved"),
+    [
+        pytest.param(AN_EMAIL, True, False, False, id="email"),
+        pytest.param(Endpoint(Service.FILE, "x"), True, False, False, id="file"),
+        pytest.param(A_PAGE, False, True, False, id="page"),
+        pytest.param(Endpoint(Service.THUMBNAIL, "x.1"), False, True, False, id="thumbnail"),
+        pytest.param(Endpoint(Service.LOGIN, "flickr"), False, False, False, id="login"),
+        pytest.param(Endpoint(Service.LIST), False, False, True, id="list"),
+        pytest.param(Endpoint(Service.ACCOUNT), False, False, True, id="account"),
+        pytest.param(GLD, False, False, False, id="check"),
+        pytest.param(NOT_FOUND, False, False, True, id="unknown-path"),
+        pytest.param(refusal(405, "no"), False, False, True, id="unknown-method"),
+        pytest.param(refusal(403, "no"), False, False, False, id="refused"),
+    ],
+)
+def test_kinds(answer: Reply | Endpoint, is_upload: bool, is_page: bool, is_unsolved: bool) -> None:
+    """An endpoint has the properties that the addon decides by."""
+    found = endpoint(answer)
+    assert (found.is_upload, found.is_page, found.is_unsolved) == (is_upload, is_page, is_unsolved)
 
 
 @pytest.mark.parametrize(
@@ -226,14 +260,15 @@ OWN = ("192.168.1.2", "198.51.100.80", "mypc", "127.0.0.1")
         pytest.param("POST /social/columbus/email", "10.0.0.1", "evil.ex", 1, REFUSED, id="post"),
     ],
 )
-def test_claim(request_: str, target: str, host: str, at_us: bool, answer: object) -> None:
+def test_claim(request_: str, target: str, host: str, at_us: bool, answer: Any) -> None:
     """Ours are our hosts, and what arrives at this machine for no other name."""
     method, path = request_.split()
     is_local = OWN.__contains__
     found = endpoints.claim(
         method, path, target, host, hosts=Hosts(), at_us=bool(at_us), is_local=is_local
     )
-    assert (found and found.answer(method, path)) == (NOT_FOUND if answer is REFUSED else answer)
+    wanted = endpoint(NOT_FOUND if answer is REFUSED else answer) if answer else None
+    assert (found and found.endpoint(method, path)) == wanted
     assert bool(found and found.refusal and host in found.reason) is (answer is REFUSED)
 
 

@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from nxparse.config import OPTIONS, Config, parse
 from nxparse.deliver import routes
 from nxparse.server import social
-from nxparse.server.endpoints import NOT_FOUND, Call, Service
-from nxparse.server.gateway import Gateway, rehearsed, time_reply
+from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service, find, fixed
+from nxparse.server.gateway import Gateway, simulated, time_reply
+from nxparse.server.hotspot import MSN
 from nxparse.server.page import render, thumbnail
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import SESSION_LIFE, Announced, Sessions
@@ -128,7 +129,7 @@ def announcement(key: str, caption: str = "", name: str = "SAM_4371.JPG") -> byt
 
 def log_in(gateway: Gateway, config: Config, user: str = USER, client: str = CLIENT) -> str:
     """Log in; the key."""
-    reply = gateway.answer(config, client, Call(Service.LOGIN, "facebook"), login(user))
+    reply = gateway.answer(config, client, Endpoint(Service.LOGIN, "facebook"), login(user))
     found = re.search(rb'SessionKey="([0-9a-f]{32})"', reply.body)
     assert reply.status == 200
     assert found
@@ -139,7 +140,7 @@ def announce(
     gateway: Gateway, config: Config, key: str, caption: str = "", site: str = "facebook"
 ) -> str:
     """Announce a photo; the token."""
-    call = Call(Service.PHOTO, site)
+    call = Endpoint(Service.PHOTO, site)
     reply = gateway.answer(config, CLIENT, call, announcement(key, caption))
     found = re.search(rb'ResourceID="upload/([0-9a-f]{32})"', reply.body)
     assert found, reply
@@ -153,7 +154,7 @@ class TestLogin:
         self, gateway: Gateway, config: Config, body: bytes, caplog: pytest.LogCaptureFixture
     ) -> None:
         """A login is answered with a key of its own, and told in one line."""
-        reply = gateway.answer(config, CLIENT, Call(Service.LOGIN, "picasa"), body)
+        reply = gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, "picasa"), body)
         key = reply.body.split(b'"')[1].decode()
         assert reply == social.logged_in(key, USER)
         assert told(caplog) == [("INFO", f"{CLIENT}: {USER} has logged in to picasa")]
@@ -193,7 +194,7 @@ class TestLogin:
     ) -> None:
         """X15: those in nx_senders may log in, by name or glob, whatever the letter case."""
         given = configured(directory, *senders)
-        reply = gateway.answer(given, CLIENT, Call(Service.LOGIN, "facebook"), login(user))
+        reply = gateway.answer(given, CLIENT, Endpoint(Service.LOGIN, "facebook"), login(user))
         assert reply.status == (200 if allowed else 401)
         assert (reply == social.LOGIN_FAILED) is not allowed
 
@@ -206,7 +207,7 @@ class TestLogin:
     ) -> None:
         """Who may not send is not let in, and the line says which option would change it."""
         given = configured(directory, "me@example.org")
-        reply = gateway.answer(given, CLIENT, Call(Service.LOGIN, "facebook"), login("a b"))
+        reply = gateway.answer(given, CLIENT, Endpoint(Service.LOGIN, "facebook"), login("a b"))
         assert reply == social.LOGIN_FAILED
         assert told(caplog) == [
             (
@@ -218,7 +219,7 @@ class TestLogin:
 
     def test_any_password(self, gateway: Gateway, config: Config) -> None:
         """There is nothing that a password could be compared with."""
-        call = Call(Service.LOGIN, "facebook")
+        call = Endpoint(Service.LOGIN, "facebook")
         for password in ("", "another", "사진"):
             assert gateway.answer(config, CLIENT, call, login(USER, password)).status == 200
 
@@ -227,10 +228,10 @@ class TestLogin:
         self, gateway: Gateway, config: Config, site: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         """A site that had its own login page takes a login with a user, as any other."""
-        reply = gateway.answer(config, CLIENT, Call(Service.LOGIN, site), login())
+        reply = gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, site), login())
         assert reply.status == 200
         told(caplog)
-        reply = gateway.answer(config, CLIENT, Call(Service.LOGIN, site), login_oauth())
+        reply = gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, site), login_oauth())
         assert (reply.status, reply.unsolved) == (401, True)
         assert told(caplog) == [
             ("WARNING", f"{CLIENT}: a login to {site} is refused: it names no user")
@@ -250,7 +251,7 @@ class TestLogin:
         self, gateway: Gateway, config: Config, service: Service, body: bytes, expected: object
     ) -> None:
         """A request that cannot be read is one to be saved for somebody who can, if not empty."""
-        reply = gateway.answer(config, CLIENT, Call(service, "flickr"), body)
+        reply = gateway.answer(config, CLIENT, Endpoint(service, "flickr"), body)
         assert (reply.status, reply.unsolved) == expected
 
     @pytest.mark.parametrize(
@@ -273,7 +274,7 @@ class TestLogin:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         """S03: whoever cannot be read is not let in."""
-        reply = gateway.answer(config, CLIENT, Call(Service.LOGIN, "facebook"), body)
+        reply = gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, "facebook"), body)
         assert reply == social.NO_USER
         line = f"{CLIENT}: a login to facebook is refused: {reason}"
         assert told(caplog) == [("WARNING", line)]
@@ -290,7 +291,7 @@ class TestLogin:
         """A logout always succeeds, and is nothing to tell of."""
         given = configured(directory, "me@example.org")
         body = b'<Request Method="logout"><SessionKey Value="x"/></Request>'
-        reply = gateway.answer(given, CLIENT, Call(Service.LOGIN, site), body)
+        reply = gateway.answer(given, CLIENT, Endpoint(Service.LOGIN, site), body)
         assert reply == social.LOGGED_OUT
         assert told(caplog) == []
 
@@ -319,7 +320,7 @@ def test_no_message(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """S01, S12: what is no message is refused with a reason, and a line says what it should be."""
-    reply = gateway.answer(config, CLIENT, Call(service, "facebook"), body)
+    reply = gateway.answer(config, CLIENT, Endpoint(service, "facebook"), body)
     assert reply == refusal(status, reason, unsolved=bool(body))
     line = f"{CLIENT}: a request is refused: {service.name.lower()}: {reason}"
     assert told(caplog) == [("WARNING", line)]
@@ -350,7 +351,7 @@ class TestAnnounce:
             f'<Request SessionKey="{log_in(gateway, config)}"><Video><Category Name="Travel"/>'
             f'<File Name="SAM_1.MP4"/><Content>a~b</Content></Video></Request>'
         ).encode()
-        reply = gateway.answer(config, CLIENT, Call(Service.VIDEO, "youtube"), body)
+        reply = gateway.answer(config, CLIENT, Endpoint(Service.VIDEO, "youtube"), body)
         token = reply.body.split(b"upload/")[1][:32].decode()
         assert reply == social.upload_to(token)
         found = gateway.announced(config, CLIENT, token)
@@ -372,7 +373,7 @@ class TestAnnounce:
         self, gateway: Gateway, config: Config, key: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         """S07: with a key that nobody knows a camera has to log in again."""
-        call = Call(Service.PHOTO, "facebook")
+        call = Endpoint(Service.PHOTO, "facebook")
         reply = gateway.answer(config, CLIENT, call, announcement(key))
         assert reply == social.SESSION_EXPIRED
         assert told(caplog) == [EXPIRED]
@@ -383,7 +384,7 @@ class TestAnnounce:
         """S07: a key is good for the address that it was given to."""
         key = log_in(gateway, config, client=OTHER)
         caplog.clear()
-        call = Call(Service.PHOTO, "facebook")
+        call = Endpoint(Service.PHOTO, "facebook")
         assert gateway.answer(config, CLIENT, call, announcement(key)) == social.SESSION_EXPIRED
         assert told(caplog) == [EXPIRED]
 
@@ -401,7 +402,7 @@ class TestAnnounce:
         key = log_in(gateway, config)
         caplog.clear()
         clock.now += age
-        call = Call(Service.PHOTO, "facebook")
+        call = Endpoint(Service.PHOTO, "facebook")
         reply = gateway.answer(config, CLIENT, call, announcement(key))
         assert (reply != social.SESSION_EXPIRED) is good
         assert told(caplog) == ([] if good else [EXPIRED])
@@ -412,7 +413,7 @@ class TestAnnounce:
         """Who is taken out of nx_senders has to log in again, in vain."""
         key = log_in(gateway, configured(directory, USER))
         caplog.clear()
-        call = Call(Service.PHOTO, "facebook")
+        call = Endpoint(Service.PHOTO, "facebook")
         now = configured(directory, "me@example.org")
         assert gateway.answer(now, CLIENT, call, announcement(key)) == social.SESSION_EXPIRED
         sentence = (
@@ -520,7 +521,7 @@ def test_time(
 ) -> None:
     """The time is one line of XML, in milliseconds."""
     clock.now = now
-    assert gateway.answer(config, CLIENT, Call(Service.TIME), b"") == Reply(
+    assert gateway.answer(config, CLIENT, Endpoint(Service.TIME), b"") == Reply(
         200,
         b'<?xml version="1.0" encoding="UTF-8" standalone="yes"?><initializeResult>'
         b"<currentServerTime>" + milliseconds + b"</currentServerTime></initializeResult>",
@@ -536,7 +537,7 @@ def test_time(
 def test_unsolved(gateway: Gateway, config: Config, service: Service, reply: Reply) -> None:
     """To what nobody knows the reply there is a refusal, whatever the body is."""
     for body in (b"", b"<userAuthRequest><loginID>a</loginID></userAuthRequest>", b"\xff"):
-        assert gateway.answer(config, CLIENT, Call(service), body) == reply
+        assert gateway.answer(config, CLIENT, Endpoint(service), body) == reply
 
 
 class TestDisk:
@@ -550,9 +551,9 @@ class TestDisk:
         """K04: whatever the disk does not want to do, the camera hears 507, once in the log."""
         key = log_in(gateway, config)
         calls = {
-            "login": (Call(Service.LOGIN, "facebook"), login()),
-            "photo": (Call(Service.PHOTO, "facebook"), announcement(key)),
-            "video": (Call(Service.VIDEO, "facebook"), announcement(key)),
+            "login": (Endpoint(Service.LOGIN, "facebook"), login()),
+            "photo": (Endpoint(Service.PHOTO, "facebook"), announcement(key)),
+            "video": (Endpoint(Service.VIDEO, "facebook"), announcement(key)),
         }
         failures = dict.fromkeys(calls, 0)
         for name, (call, body) in calls.items():
@@ -575,7 +576,7 @@ class TestDisk:
     ) -> None:
         """A login that fails at its end is none."""
         with Faults(("COMMIT",), errno.EIO):
-            gateway.answer(config, CLIENT, Call(Service.LOGIN, "facebook"), login())
+            gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, "facebook"), login())
         with sqlite3.connect(directory / ".nx" / "sessions.sqlite3") as database:
             assert database.execute("SELECT * FROM session").fetchall() == []
         database.close()
@@ -594,7 +595,7 @@ class TestDisk:
         def fill(database: sqlite3.Connection, sql: str) -> None:
             sqlite3.Connection.execute(database, f"PRAGMA max_page_count = {pages}")
 
-        call, body = Call(Service.PHOTO, "facebook"), announcement(key, "x" * 50_000)
+        call, body = Endpoint(Service.PHOTO, "facebook"), announcement(key, "x" * 50_000)
         Database.watchers.append(fill)
         try:
             pages = 1
@@ -620,7 +621,7 @@ class TestDisk:
 
         Database.watchers.append(refuse)
         try:
-            reply = gateway.answer(config, CLIENT, Call(Service.LOGIN, "facebook"), login())
+            reply = gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, "facebook"), login())
         finally:
             Database.watchers.remove(refuse)
         assert reply.status == 507
@@ -636,7 +637,7 @@ class TestDisk:
         Database.watchers.append(refuse)
         try:
             with pytest.raises(ZeroDivisionError):
-                gateway.answer(config, CLIENT, Call(Service.LOGIN, "facebook"), login())
+                gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, "facebook"), login())
         finally:
             Database.watchers.remove(refuse)
 
@@ -647,25 +648,27 @@ def test_no_secrets(
     """No password, key or token gets into the log or onto the disk, whatever goes wrong."""
     config = configured(directory, USER)
     calls = [
-        (CLIENT, Call(Service.LOGIN, "facebook"), login_aes()),
-        (CLIENT, Call(Service.LOGIN, "flickr"), login()),
-        (CLIENT, Call(Service.LOGIN, "facebook"), login("somebody")),
-        (CLIENT, Call(Service.LOGIN, "facebook"), login("")),
-        (CLIENT, Call(Service.LOGIN, "facebook"), b"<!DOCTYPE x>" + login()),
-        (CLIENT, Call(Service.ACCOUNT), f"<password>{PASSWORD}</password>".encode()),
+        (CLIENT, Endpoint(Service.LOGIN, "facebook"), login_aes()),
+        (CLIENT, Endpoint(Service.LOGIN, "flickr"), login()),
+        (CLIENT, Endpoint(Service.LOGIN, "facebook"), login("somebody")),
+        (CLIENT, Endpoint(Service.LOGIN, "facebook"), login("")),
+        (CLIENT, Endpoint(Service.LOGIN, "facebook"), b"<!DOCTYPE x>" + login()),
+        (CLIENT, Endpoint(Service.ACCOUNT), f"<password>{PASSWORD}</password>".encode()),
     ]
     for client, call, body in calls:
         gateway.answer(config, client, call, body)
     key = log_in(gateway, config)
     token = announce(gateway, config, key)
     gateway.announced(config, OTHER, token)
-    gateway.answer(config, OTHER, Call(Service.PHOTO, "facebook"), announcement(key))
-    gateway.answer(config, CLIENT, Call(Service.PHOTO, "facebook"), b"<!DOCTYPE x>" + key.encode())
+    gateway.answer(config, OTHER, Endpoint(Service.PHOTO, "facebook"), announcement(key))
+    gateway.answer(
+        config, CLIENT, Endpoint(Service.PHOTO, "facebook"), b"<!DOCTYPE x>" + key.encode()
+    )
     with Faults(STATEMENTS, errno.EIO, persistent=True):
-        gateway.answer(config, CLIENT, Call(Service.LOGIN, "facebook"), login())
-        gateway.answer(config, CLIENT, Call(Service.PHOTO, "facebook"), announcement(key))
+        gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, "facebook"), login())
+        gateway.answer(config, CLIENT, Endpoint(Service.PHOTO, "facebook"), announcement(key))
     clock.now += SESSION_LIFE + 1
-    gateway.answer(config, CLIENT, Call(Service.PHOTO, "facebook"), announcement(key))
+    gateway.answer(config, CLIENT, Endpoint(Service.PHOTO, "facebook"), announcement(key))
     files = [path.read_bytes() for path in directory.rglob("*") if path.is_file()]
     everything = b"".join([*files, caplog.text.encode()])
     assert everything.count(USER.encode()) > 2
@@ -695,14 +698,14 @@ class TestPage:
         for client in (CLIENT, OTHER):
             self.arrive(spool, client)
         for client, seen in ((CLIENT, [CLIENT]), (OTHER, [OTHER]), ("192.0.2.99", [])):
-            assert self.names(gateway.answer(config, client, Call(Service.PAGE), b"")) == seen
+            assert self.names(gateway.answer(config, client, Endpoint(Service.PAGE), b"")) == seen
 
     def test_gallery(self, gateway: Gateway, config: Config, spool: Spool) -> None:
         """With nx_gallery everybody sees all, the latest first."""
         for client in (CLIENT, OTHER):
             self.arrive(spool, client)
         config = replace(config, gallery=True)
-        reply = gateway.answer(config, "192.0.2.99", Call(Service.PAGE), b"")
+        reply = gateway.answer(config, "192.0.2.99", Endpoint(Service.PAGE), b"")
         assert sorted(self.names(reply)) == sorted([CLIENT, OTHER])
 
     @pytest.mark.parametrize("tried", [False, True])
@@ -714,7 +717,7 @@ class TestPage:
         [delivery] = spool.waiting()
         attempted = {(id, delivery.target, 0)} if tried else set()
         gateway = Gateway(sessions, spool, clock, lambda: attempted)
-        page = gateway.answer(config, CLIENT, Call(Service.PAGE), b"").body
+        page = gateway.answer(config, CLIENT, Endpoint(Service.PAGE), b"").body
         assert (b"Is being saved now." in page, b"Is about to be saved." in page) == (
             tried,
             not tried,
@@ -728,7 +731,7 @@ class TestPage:
         """Thumbnails are for the gallery only."""
         argument = argument.format(self.arrive(spool, CLIENT))
         config = replace(config, gallery=gallery)
-        reply = gateway.answer(config, CLIENT, Call(Service.THUMBNAIL, argument), b"")
+        reply = gateway.answer(config, CLIENT, Endpoint(Service.THUMBNAIL, argument), b"")
         found = gallery and argument.endswith(".1")
         assert reply == (thumbnail(b"a thumbnail") if found else NOT_FOUND)
 
@@ -736,22 +739,24 @@ class TestPage:
 @pytest.mark.parametrize(
     ("call", "reply"),
     [
-        (Call(Service.LOGIN, "facebook"), social.logged_in("0" * 32, "replay")),
-        (Call(Service.PHOTO, "facebook"), social.upload_to("0" * 32)),
-        (Call(Service.VIDEO, "youtube"), social.upload_to("0" * 32)),
-        (Call(Service.EMAIL), ACCEPTED),
-        (Call(Service.FILE, "0" * 32), ACCEPTED),
-        (Call(Service.ACCOUNT), social.LOGIN_FAILED),
-        (Call(Service.LIST), NOT_FOUND),
-        (Call(Service.TIME), time_reply(NEW_YEAR)),
-        (Call(Service.PAGE), render([], NEW_YEAR, gallery=False)),
-        (Call(Service.THUMBNAIL, "x.1"), NOT_FOUND),
+        (Endpoint(Service.LOGIN, "facebook"), social.logged_in("0" * 32, "replay")),
+        (Endpoint(Service.PHOTO, "facebook"), social.upload_to("0" * 32)),
+        (Endpoint(Service.VIDEO, "youtube"), social.upload_to("0" * 32)),
+        (Endpoint(Service.EMAIL), ACCEPTED),
+        (Endpoint(Service.FILE, "0" * 32), ACCEPTED),
+        (Endpoint(Service.ACCOUNT), social.LOGIN_FAILED),
+        (Endpoint(Service.LIST), NOT_FOUND),
+        (Endpoint(Service.TIME), time_reply(NEW_YEAR)),
+        (Endpoint(Service.PAGE), render([], NEW_YEAR, gallery=False)),
+        (Endpoint(Service.THUMBNAIL, "x.1"), NOT_FOUND),
+        (fixed(NOT_FOUND), NOT_FOUND),
+        (find("GET", "www.msn.com", "/"), MSN.redirect),
     ],
-    ids=lambda value: value.service.name.lower() if isinstance(value, Call) else "",
+    ids=lambda value: value.service.name.lower() if isinstance(value, Endpoint) else "",
 )
-def test_rehearsed(call: Call, reply: Reply) -> None:
+def test_simulated(call: Endpoint, reply: Reply) -> None:
     """What is only replayed hears what a camera would."""
-    assert rehearsed(call, NEW_YEAR) == reply
+    assert simulated(call, NEW_YEAR) == reply
 
 
 def test_announced_by_a_state_that_fails(
@@ -769,9 +774,9 @@ def test_announced_by_a_state_that_fails(
 
 def test_nobody_is_let_in_by_a_rehearsal(gateway: Gateway, config: Config) -> None:
     """Key and token of a replay are good for nothing."""
-    rehearsed(Call(Service.LOGIN, "facebook"), NEW_YEAR)
-    rehearsed(Call(Service.PHOTO, "facebook"), NEW_YEAR)
-    call = Call(Service.PHOTO, "facebook")
+    simulated(Endpoint(Service.LOGIN, "facebook"), NEW_YEAR)
+    simulated(Endpoint(Service.PHOTO, "facebook"), NEW_YEAR)
+    call = Endpoint(Service.PHOTO, "facebook")
     reply = gateway.answer(config, CLIENT, call, announcement("0" * 32))
     assert reply == social.SESSION_EXPIRED
     assert gateway.announced(config, CLIENT, "0" * 32) == social.SESSION_EXPIRED

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nxparse.server import hotspot
-from nxparse.server.hotspot import GLD, MSN, YAHOO, Family, PortalState
+from nxparse.server.hotspot import GLD, MSN, YAHOO, PortalCheck, PortalState
 from nxparse.server.reply import Reply
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
@@ -37,7 +37,7 @@ both = pytest.mark.parametrize("family", [YAHOO, MSN], ids=["yahoo", "msn"])
 
 
 @pytest.mark.parametrize(("family", "domain", "site", "text"), FAMILIES.values(), ids=FAMILIES)
-def test_redirect(family: Family, domain: str, site: str, text: bytes) -> None:
+def test_redirect(family: PortalCheck, domain: str, site: str, text: bytes) -> None:
     """Some want to be sent on to plain http:, with the phrase of those days."""
     reply = family.redirect
     assert (reply.status, reply.reason) == (302, "FOUND")
@@ -47,20 +47,20 @@ def test_redirect(family: Family, domain: str, site: str, text: bytes) -> None:
 
 
 @pytest.mark.parametrize(("family", "domain", "site", "text"), FAMILIES.values(), ids=FAMILIES)
-def test_cookie(family: Family, domain: str, site: str, text: bytes) -> None:
+def test_cookie(family: PortalCheck, domain: str, site: str, text: bytes) -> None:
     """Others want a cookie of that domain, whose leading dot matters."""
     cookie = f"samsung=hotspot; Domain=.{domain}; Path=/"
     assert family.cookie == Reply(200, text, (("Set-Cookie", cookie),))
 
 
-def asks(turns: PortalState, family: Family, client: str = CLIENT) -> str:
+def asks(turns: PortalState, family: PortalCheck, client: str = CLIENT) -> str:
     """Which answer a camera gets."""
     answers = {id(family.redirect): "redirect", id(family.cookie): "cookie"}
     return answers[id(turns.answer(client, family))]
 
 
 @both
-def test_in_turn(family: Family) -> None:
+def test_in_turn(family: PortalCheck) -> None:
     """A camera that nobody has told anything gets the redirect first, then both in turn."""
     turns = PortalState()
     found = [asks(turns, family) for _ in range(5)]
@@ -87,7 +87,7 @@ def test_each_family_has_turns_of_its_own() -> None:
 
 @both
 @pytest.mark.parametrize("before", [1, 2])
-def test_what_was_good_is_given_again(family: Family, before: int) -> None:
+def test_what_was_good_is_given_again(family: PortalCheck, before: int) -> None:
     """A camera that goes on behind an answer gets the same one at its next check, and so on."""
     turns = PortalState()
     found = [asks(turns, family) for _ in range(before)]
@@ -165,11 +165,11 @@ def test_forgotten_wholly(monkeypatch: pytest.MonkeyPatch) -> None:
         max_size=20,
     )
 )
-def test_any_order(steps: list[tuple[str, Family | None]]) -> None:
+def test_any_order(steps: list[tuple[str, PortalCheck | None]]) -> None:
     """Who went on gets the same answer again, who did not gets the other."""
     turns = PortalState()
-    given: dict[tuple[str, Family], str] = {}
-    went_on: set[tuple[str, Family]] = set()
+    given: dict[tuple[str, PortalCheck], str] = {}
+    went_on: set[tuple[str, PortalCheck]] = set()
     for client, family in steps:
         if family is None:
             turns.passed(client)
