@@ -37,7 +37,7 @@ def test_upload() -> None:
     assert show.title(found) == "upload by e-mail"
     lines = text.splitlines()
     assert lines[:6] == [
-        "camera      (its photos do not tell)",
+        "camera      (not named in its photos)",
         "sender      Me <me@example.org>",
         "recipients  photos@example.org",
         "subject     [Samsung Smart Camera] sent you files.",
@@ -70,10 +70,10 @@ def test_camera() -> None:
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        (b"--B", "upload  cannot be read: Content-Type names no usable boundary"),
+        (b"--B", "upload  cannot be parsed: Content-Type names no usable boundary"),
         (
             b"--B\r\ncontent-disposition: form-data; name=x\r\n\r\nabc\r\n--B--",
-            "upload  cannot be read: the body has no part named message",
+            "upload  cannot be parsed: the body has no part named message",
         ),
     ],
     ids=["not multipart", "no message"],
@@ -107,7 +107,7 @@ EXCHANGE = [
     pytest.param(
         social.auth("picasa", b"<Request><UserName Value='x'/><CryptSessionKey Value='y'/>"),
         "login to picasa",
-        ["login to        picasa", "cannot be read  the name of its user is no base64"],
+        ["login to          picasa", "cannot be parsed  the name of its user is no base64"],
         id="unreadable-login",
     ),
     pytest.param(
@@ -125,7 +125,7 @@ EXCHANGE = [
     pytest.param(
         social.announce("youtube", "video", b"<x" * 40_000),
         "video announced to youtube",
-        ["video for       youtube", "cannot be read  the XML is longer than 65536 bytes"],
+        ["video for         youtube", "cannot be parsed  the XML is longer than 65536 bytes"],
         id="unreadable-video",
     ),
     pytest.param(
