@@ -23,9 +23,11 @@ from nxparse.multipart import PartSpan
 from nxparse.server import endpoints, page
 from nxparse.upload import JPEG_HEAD, from_parts
 
-MAX_READ = 64 * 1024  # bytes of a text that are read; the limit for XML, too
+MAX_READ = 16 * 1024  # bytes of a text that are redacted
 MAX_SHOWN = 8 * 1024  # characters of a text or a line
 MAX_CELL = 120  # characters
+MAX_HEAD = 1024  # bytes of what may be the head of a part; real ones have less than 200
+MAX_HEADS = 16  # of these
 MAX_WORD = 256  # characters of a method, a version, a host
 MAX_HEADERS = 200
 MAX_QUESTIONS = 500
@@ -218,11 +220,11 @@ class _Report:
 
     def _heads(self, body: bytes) -> Iterator[str]:
         """Yield what look like heads of parts in a body that cannot be parsed."""
-        found = list(islice(_PART_HEAD.finditer(body), multipart.MAX_PARTS))
+        found = list(islice(_PART_HEAD.finditer(body), MAX_HEADS))
         if not found:
             yield from self._content(body, "")
         for number, match in enumerate(found, 1):
-            limit = match.end() + multipart.MAX_HEADER_BYTES
+            limit = match.end() + MAX_HEAD
             blank = _BLANK_LINE.search(body, match.end(), limit)
             head = body[match.end() : blank.start() if blank else limit]
             yield f"Perhaps the head of part {number}, at {match.end()}:"

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from nxparse import __version__
 from nxparse.inspect import recorded
 from nxparse.inspect.recorded import RecordedQuestion, RecordedRequest, RecordedResponse
-from nxparse.inspect.report import MAX_HEADERS, MAX_SHOWN, markdown
+from nxparse.inspect.report import MAX_HEADERS, MAX_READ, MAX_SHOWN, markdown
 from nxparse.server import social
 from nxparse.server.hotspot import GLD, YAHOO
 from nxparse.server.page import render
@@ -30,7 +30,7 @@ from tests import bodies
 from tests import social as camera
 from tests.mitmdump import ROOT
 
-PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=60)
 KEY = bytes(range(32))
 
 RECORDED = (ROOT / "tests" / "wire" / "nx300_email.http").read_bytes()
@@ -490,13 +490,13 @@ def test_cut_lines() -> None:
 
 def test_cut_in_value() -> None:
     """No piece of a value is left where a long text was cut, be it a body or a part of one."""
-    for size in range(65480, 65522):
+    for size in range(MAX_READ - 56, MAX_READ - 14):
         xml = f"<a><t>{'x' * size}</t><c>{IMEI}</c><d>é{'é' * 9}</d></a>".encode()
         body = bodies.body([], message=xml)
         report = markdown([post(xml), post(body, bodies.CONTENT_TYPE)])
-        assert report.count("<letters 65") == 2
+        assert report.count("<letters 163") == 2
         assert "<c>4" not in report
-        cut = 2 if len(xml) > 65536 else 0
+        cut = 2 if len(xml) > MAX_READ else 0
         assert report.count("(It is longer; the rest is left out.)") == cut
 
 
@@ -745,58 +745,44 @@ def test_nothing() -> None:
     assert sections(markdown(iter([]))) == ["# Report of a camera"]
 
 
-SIZE = 16 << 20
+SIZE = 4 << 20
 
 
+@pytest.mark.parametrize("content_type", ["text/xml", bodies.CONTENT_TYPE], ids=["xml", "parts"])
 @pytest.mark.parametrize(
-    ("body", "content_type"),
+    "body",
     [
-        pytest.param(Random(0).randbytes(SIZE), "", id="random"),
-        pytest.param(Random(0).randbytes(SIZE), bodies.CONTENT_TYPE, id="random-multipart"),
-        pytest.param(bodies.body([("SAM_1.JPG", bytes(SIZE))]), bodies.CONTENT_TYPE, id="photo"),
+        pytest.param(Random(0).randbytes(SIZE), id="random"),
         *(
-            pytest.param(
-                unit * (SIZE // len(unit)), content_type, id=f"{unit!r}-{content_type[:8]}"
-            )
-            for unit in (b"<a b='", b"a=%41&", b"\n--B\nA: b", b"a@b.c ", b"`")
-            for content_type in ("text/xml", "multipart/form-data; boundary=B")
+            pytest.param(unit * (SIZE // len(unit)), id=repr(unit))
+            for unit in (b"<a b='", b"<!-- ", b"a=%41&", b"\n--B\nA: b", b"a@b.c ", b"`", b"\0")
         ),
     ],
 )
 def test_large(body: bytes, content_type: str) -> None:
-    """A body of 16 MB takes a moment, and no more memory than itself."""
+    """A large body takes linear time, and little more memory than itself."""
     request = post(body, content_type)
-    begun = time.process_time()
-    report = markdown([request])
-    assert time.process_time() - begun < 10
-    assert len(report) < 200_000
+    begin = time.process_time()
+    report = markdown([replace(request, answered=RecordedResponse(400, "", (), body))])
+    assert time.process_time() - begin < 10
+    assert len(report) < 300_000
+    if body.startswith(b"\n"):
+        return  # tracemalloc would take long
     tracemalloc.start()
     try:
         markdown([request])
-        assert tracemalloc.get_traced_memory()[1] < 2 * SIZE
+        assert tracemalloc.get_traced_memory()[1] < SIZE + (4 << 20)
     finally:
         tracemalloc.stop()
 
 
-def test_large_reply() -> None:
-    """A reply of 16 MB takes a moment, even if it looks like one of ours."""
-    begun = time.process_time()
-    for unit in (b"<!-- ", b"a", b"<"):
-        answered = RecordedResponse(400, "", (), unit * (SIZE // len(unit)))
-        markdown([replace(post(b""), answered=answered)])
-    assert time.process_time() - begun < 10
-
-
-def test_many() -> None:
-    """The time is linear in the number of requests, though each has something new to look for."""
+def test_many_requests() -> None:
+    """The time is linear in the number of requests."""
     numbers = Random(0)
     requests = [
-        post(
-            camera.photo(f"{numbers.getrandbits(128):032x}", f"R{n} x.jpg", f"caption {n} of mine")
-        )
-        for n in range(1000)
+        post(camera.photo(f"{numbers.getrandbits(128):032x}", f"R{n} x.jpg", f"caption {n}"))
+        for n in range(300)
     ]
-    begun = time.process_time()
-    report = markdown(requests)
-    assert time.process_time() - begun < 20
-    assert report.count("## ") > 1000
+    begin = time.process_time()
+    assert markdown(requests).count("## ") > 300
+    assert time.process_time() - begin < 20
