@@ -127,10 +127,7 @@ class Place:
         redirect = advice.rule([self.address], 8080)
         start = "start nx_addon there"
         if self.port == 80:
-            start += (
-                " with --mode regular@80, or redirect the port to the one that it listens on, "
-                f"for example 8080: {redirect}"
-            )
+            start += f" with --mode regular@80, or redirect port 80 to it, for example: {redirect}"
         return CAUSES[cause].format(
             place=self,
             start=start,
@@ -184,7 +181,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--to", nargs="+", action="extend", default=[], metavar="ADDRESS", help="send by e-mail")
     add("--from", default=SENDER, metavar="ADDRESS", dest="sender",
         help="the sender, or the name to log in with (%(default)s)")  # fmt: skip
-    add("--site", metavar="NAME", help="send to a social site in the camera's menu")
+    add("--site", metavar="NAME", type=str.lower, choices=sorted(routes.SITES),
+        help="send to a social site in the camera's menu: %(choices)s")  # fmt: skip
     add("--via", metavar="HOST[:PORT]", help="the address of nx_addon, instead of DNS")
     add("--check", choices=CHECKS, default="gld",
         help="the hotspot check, gld for NX cameras (%(default)s)")  # fmt: skip
@@ -200,7 +198,7 @@ def run(
     """
     try:
         photos = [read_photo(path) for path in given.photos]
-        site = _site(given.site, photos)
+        site = given.site
         if not photos:
             raise SendError("there is nothing to send: name photos, before --to")
         if not given.to and not site:
@@ -220,19 +218,6 @@ def run(
         output(str(error))
         return 1
     return 0
-
-
-def _site(name: str | None, photos: Sequence[Photo]) -> str:
-    """Return the name of a site that cameras offer for these photos. Raises SendError."""
-    site = (name or "").lower()
-    has_video = any(photo.is_video for photo in photos)
-    offered = routes.VIDEO_SITES if has_video else routes.PHOTO_SITES
-    if site and site not in offered:
-        raise SendError(
-            f"cameras cannot send {'videos' if has_video else 'photos'} to {printable(site)}: "
-            f"choose one of {', '.join(sorted(offered))}"
-        )
-    return site
 
 
 def read_photo(path: Path) -> Photo:
