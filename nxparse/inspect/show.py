@@ -127,15 +127,15 @@ def email(body: bytes, content_type: str) -> str:
     try:
         scanner.feed(body)
         parts = scanner.close()
-        upload = from_parts(parts, scanner.deviations, fetch)
+        found = from_parts(parts, scanner.deviations, fetch)
     except BodyError as error:
         head = _lines(("upload", f"cannot be parsed: {error}"))
         parts, deviations = scanner.parts, scanner.deviations
         if not parts and not deviations:
             return head
     else:
-        head = _fields(upload)
-        deviations = list(upload.deviations)
+        head = upload(found)
+        deviations = list(found.deviations)
     rows: list[tuple[str, ...]] = [("", "name", "file", "type", "bytes", "at", "")]
     for number, part in enumerate(parts, 1):
         names = (part.name, part.filename, part.content_type)
@@ -150,6 +150,18 @@ def email(body: bytes, content_type: str) -> str:
     ]
     tolerated = f"tolerated\n{_table(noted)}" if noted else "no deviations\n"
     return f"{head}\nparts\n{_table(rows)}\n{tolerated}"
+
+
+def upload(found: Upload) -> str:
+    """The fields of an upload."""
+    name, address = found.sender_name, found.sender
+    return _lines(
+        ("camera", camera(found) or "(not named in its photos)"),
+        ("sender", (f"{name} <{address}>" if name else address) or "(none)"),
+        ("recipients", ", ".join(found.recipients)),
+        ("subject", found.subject),
+        ("text", found.text),
+    )
 
 
 def picture(fetch: Fetch, start: int, end: int) -> str:
@@ -183,17 +195,6 @@ def as_json(upload: Upload) -> dict[str, Any]:
 
 def _service(seen: RecordedRequest) -> Service:
     return endpoints.find(seen.method, seen.host, seen.path).service
-
-
-def _fields(upload: Upload) -> str:
-    name, address = upload.sender_name, upload.sender
-    return _lines(
-        ("camera", camera(upload) or "(not named in its photos)"),
-        ("sender", (f"{name} <{address}>" if name else address) or "(none)"),
-        ("recipients", ", ".join(upload.recipients)),
-        ("subject", upload.subject),
-        ("text", upload.text),
-    )
 
 
 def _login(site: str, body: bytes) -> str:
