@@ -26,7 +26,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ from nxparse.deliver.outbox import describe_waiting
 from nxparse.deliver.save import describe_saved, store
 from nxparse.inspect import show
 from nxparse.inspect.log_line import describe_recorded, describe_request
-from nxparse.proxy import adapter, advice, internals, limits, network, upstream
+from nxparse.proxy import adapter, internals, limits, network, upstream
 from nxparse.proxy.destination import refuses_connection
 from nxparse.proxy.dns import ForeignQueries
 from nxparse.proxy.exchange import FAILED, Exchange
@@ -55,9 +54,7 @@ from nxparse.proxy.log_filter import ProxyLogFilter
 from nxparse.proxy.state import State
 from nxparse.proxy.transport import Stage, Times
 from nxparse.server.backend import Backend, open_backend
-from nxparse.server.endpoints import Claim, Endpoint
 from nxparse.server.gateway import simulated
-from nxparse.server.hotspot import PortalState
 from nxparse.server.reply import Reply, refusal
 from nxparse.text import error_reason, printable
 
@@ -73,57 +70,37 @@ IS_MITMPROXY_11 = not hasattr(contentviews, "Contentview")
 logger = logging.getLogger("nx_addon")
 
 
-class Settings:
-    """Declares the options, and parses them."""
-
-    name = "nx_settings"
+class Addon:
+    """What the addons below have in common."""
 
     def __init__(self, state: State) -> None:
         self.state = state
+        self.name = f"nx_{type(self).__name__.lower()}"  # unique among mitmproxy's addons
+
+
+class Settings(Addon):
+    """Declares the options, and parses them."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__(state)
         self.started = False
-        self.is_mistaken = False  # could an option not be declared with its value?
-        self.values: dict[str, object] = {}  # as they were parsed last
-        self.doubts: list[str] = []  # about options, as they were logged
+        self.is_declared = True  # could each option be declared with its value?
 
     def load(self, loader: Loader) -> None:
         for option in config.OPTIONS:
-            self._convert_deferred(option)
+            self.is_declared &= internals.convert_deferred(ctx.options, option)
             loader.add_option(option.name, option.kind, option.default, option.help)
 
-    def _convert_deferred(self, option: config.Option) -> None:
-        """Bring a value into its declared type, or mitmproxy drops the addon without a word."""
-        deferred = ctx.options.deferred
-        if option.name in deferred:
-            given = deferred.pop(option.name)
-            if hasattr(given, "val"):  # from --set: a list of strings, empty without a value
-                given = given.val or True
-            try:
-                deferred[option.name] = option.convert(given, os.environ)
-            except config.ConfigError as error:
-                self.is_mistaken = True
-                logger.error(str(error))
-
     def configure(self, updated: set[str]) -> None:
-        state = self.state
-        values = {option.name: getattr(ctx.options, option.name) for option in config.OPTIONS}
-        if self.is_mistaken or values == self.values:
+        if not self.is_declared:
             return
-        self.values = values
         try:
-            parsed = config.parse(values, os.environ)
+            self.state.configure(ctx.options, os.environ)
         except config.ConfigError as error:
             if self.started:
                 raise exceptions.OptionsError(str(error)) from error
             # An exception at start would print a traceback; an ERROR ends it too.
             logger.error(str(error))
-            return
-        if state.backend and state.config and parsed.dir != state.config.dir:
-            raise exceptions.OptionsError("nx_dir cannot be changed while uploads arrive: restart")
-        known, self.doubts = self.doubts, advice.doubts(values, parsed, os.environ)
-        for doubt in self.doubts:
-            if doubt not in known:
-                logger.warning(doubt)
-        state.configure(parsed)
 
     def running(self) -> None:
         self.started = True
@@ -133,15 +110,13 @@ class Settings:
                 logger.warning(f"there is no option {name}: the options are {known}")
 
 
-class Lifecycle:
+class Lifecycle(Addon):
     """Opens everything at the start, and ends it without losing anything."""
 
-    name = "nx_lifecycle"
-
     def __init__(self, state: State) -> None:
-        self.state = state
+        super().__init__(state)
         self.port_advice = internals.PortAdvice()
-        self.accept_errors: limits.AcceptErrors | None = None
+        self.accept_errors = limits.AcceptErrors()
 
     def load(self, loader: Loader) -> None:
         handlers = logging.getLogger().handlers
@@ -157,9 +132,7 @@ class Lifecycle:
         state = self.state
         if not state.config or not ctx.options.server:
             return
-        loop = asyncio.get_running_loop()
-        self.accept_errors = limits.AcceptErrors(loop.get_exception_handler())
-        loop.set_exception_handler(self.accept_errors)
+        self.accept_errors.install()
         try:
             state.sink.open()
         except OSError as error:
@@ -174,19 +147,10 @@ class Lifecycle:
         # Not async: mitmproxy drops a script whose async `done` it would have to await to
         # reload it. At its own end, it awaits the future that is returned.
         self.port_advice.stop()
-        state, backend = self.state, self.state.backend
-        connected = bool(state.exchanges)
-        # A camera that gets no reply sends its upload again.
-        for exchange in (*state.exchanges.values(), *state.unacknowledged):
-            exchange.end("mitmproxy ends")
-        state.exchanges.clear()
-        state.unacknowledged.clear()
-        state.sink.close()
-        state.backend = None
-        if self.accept_errors:
-            loop = asyncio.get_running_loop()
-            if loop.get_exception_handler() is self.accept_errors:
-                loop.set_exception_handler(self.accept_errors.others)
+        self.accept_errors.uninstall()
+        backend, self.state.backend = self.state.backend, None
+        connected = self.state.end_exchanges("mitmproxy ends")
+        self.state.sink.close()
         if not backend:
             return None
         backend.leave()
@@ -198,13 +162,11 @@ class Lifecycle:
         await backend.end(partial(internals.on_interrupt, ctx.master))
 
 
-class Connections:
+class Connections(Addon):
     """Wraps the connections of clients, and refuses connections to this machine."""
 
-    name = "nx_connections"
-
     def __init__(self, state: State) -> None:
-        self.state = state
+        super().__init__(state)
         self.clients = state.clients
         self.log_filter = ProxyLogFilter(
             state.sink, state.is_uploading, state.clients.has_refused_head
@@ -257,34 +219,28 @@ class Connections:
             flow.response = _response(claim.refusal, flow.request.method)
 
     def server_connect(self, data: ServerConnectionHookData) -> None:
-        assert data.server.address
-        host, port = data.server.address[:2]
-        sink = self.state.sink.address
-        uploads = self.state.exchanges_of(data.client)
-        if uploads and (host, port) == sink:
+        address = data.server.address
+        assert address
+        if self.state.streams_to(data.client, address):
             data.server.sockname = None  # the option connect_addr is not for the sink
-        elif uploads or host in self.state.destinations.hosts or (host, port) == sink:
+        elif self.state.exchanges_of(data.client) or self.state.is_ours(address):
             data.server.error = "a Samsung host is answered here and never connected to"
-        elif self._refuses(data.client, (host, port), host):
-            data.server.error = upstream.describe_refused(host)
+        elif self._refuses(data.client, address, address[0]):
+            data.server.error = upstream.describe_refused(address[0])
 
     def server_connected(self, data: ServerConnectionHookData) -> None:
-        address, peer = data.server.address, data.server.peername
+        client, address, peer = data.client, data.server.address, data.server.peername
         if not address or not peer:
             return
-        uploads = self.state.exchanges_of(data.client)
-        if uploads and peer[:2] == self.state.sink.address:
-            if data.server.sockname:
-                self.state.sink.announce(data.server.sockname[1])
-                for exchange in uploads:
-                    exchange.pending.connected.set()
+        if self.state.streams_to(client, peer):
+            self.state.sink_connected(client, data.server.sockname)
         # What a name resolves to is certain only now.
-        elif self._refuses(data.client, address, peer[0]):
+        elif self._refuses(client, address, peer[0]):
             reason = upstream.describe_refused(address[0], peer[0])
             logger.warning(
-                f"{adapter.name(data.client)}: connection to port {peer[1]} aborted: {reason}"
+                f"{adapter.name(client)}: connection to port {peer[1]} aborted: {reason}"
             )
-            internals.abort_connection(ctx.master, data.client, data.server)
+            internals.abort_connection(ctx.master, client, data.server)
 
     def _refuses(self, client: Client, address: tuple[Any, ...], host: str) -> bool:
         named = adapter.named_by_mode(client) == address[:2] or client.proxy_mode.type_name == "dns"
@@ -311,13 +267,11 @@ class Connections:
             self.clients.enter(flow.client_conn.id, stage)
 
 
-class NameServer:
+class NameServer(Addon):
     """Answers DNS queries for our hosts, and bounds the others."""
 
-    name = "nx_name_server"
-
     def __init__(self, state: State) -> None:
-        self.state = state
+        super().__init__(state)
         self.queries = ForeignQueries()
 
     def running(self) -> None:
@@ -376,88 +330,54 @@ class NameServer:
         return self.queries.find_loop(internals.name_servers(ctx.master), listening)
 
 
-class Uploads:
+class Uploads(Addon):
     """Answers the requests for our hosts."""
-
-    name = "nx_uploads"
-
-    def __init__(self, state: State) -> None:
-        self.state = state
-        self.clients = state.clients
-        self.portal = PortalState()
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
         if not flow.live or flow.response:
             return
-        client, request, state = flow.client_conn, flow.request, self.state
         if flow.error:  # mitmproxy answers 400
             reason = printable(flow.error.msg, adapter.MAX_COMMENT)
-            logger.warning(f"{adapter.name(client)}: malformed request refused: {reason}")
+            logger.warning(f"{adapter.name(flow.client_conn)}: malformed request refused: {reason}")
             return
-        claim = await self._resolve(flow)
-        if claim is None:
-            if not flow.is_replay:
-                state.note_other(client, request.pretty_host, "HTTP")
-        elif flow.is_replay:
-            if claim.refusal:
-                flow.response = _response(claim.refusal, request.method)
-        elif not state.backend or not state.sink.address:  # too early, or too late
-            flow.response = _response(NOT_READY, request.method)
-        else:
-            try:
-                await self._begin(flow, claim, state.backend, state.sink.address)
-            except Exception:
-                logger.exception("cannot take a request")
-                if flow.id in state.exchanges:
-                    state.exchanges[flow.id].reply = FAILED
-                else:
-                    flow.response = _response(FAILED, request.method)
-
-    async def _resolve(self, flow: http.HTTPFlow) -> Claim | None:
         try:
-            return await self.state.destinations.resolve(adapter.arrival(flow))
+            await self._begin(flow)
         except Exception:
-            logger.exception("cannot tell who a request is for")
-            return Claim("", FAILED, "nx_addon has failed")
+            logger.exception("cannot take a request")
+            if flow.id in self.state.exchanges:
+                self.state.exchanges[flow.id].reply = FAILED
+            else:
+                flow.response = _response(FAILED, flow.request.method)
 
-    async def _begin(
-        self, flow: http.HTTPFlow, claim: Claim, backend: Backend, sink: tuple[str, int]
-    ) -> None:
-        """Decide who answers, and let the body stream to the sink."""
-        client, request = flow.client_conn, flow.request
-        endpoint = self._endpoint(flow, claim)
-        exchange = self.state.exchanges[flow.id] = Exchange(
-            backend,
+    async def _begin(self, flow: http.HTTPFlow) -> None:
+        """Decide who answers a request, and let its body stream to the sink."""
+        state, client, request = self.state, flow.client_conn, flow.request
+        claim = await state.destinations.resolve(adapter.arrival(flow))
+        if flow.is_replay:  # it is answered when it is complete
+            if claim and claim.refusal:
+                flow.response = _response(claim.refusal, request.method)
+            return
+        if claim is None:
+            state.note_other(client, request.pretty_host, "HTTP")
+            return
+        if not state.backend or not state.sink.address:  # too early, or too late
+            flow.response = _response(NOT_READY, request.method)
+            return
+        endpoint, unknown = state.endpoint(flow, claim)
+        exchange = state.exchanges[flow.id] = Exchange(
+            state.backend,
             client,
             adapter.announced(flow),
             endpoint,
-            unknown=self.state.destinations.is_unknown(claim, endpoint),
-            inspect=backend.config.inspect if internals.is_inspected(ctx.master) else 0,
-            too_long=partial(self.clients.abort, client.id),
+            unknown=unknown,
+            inspect=state.backend.config.inspect if internals.is_inspected(ctx.master) else 0,
+            too_long=partial(state.clients.abort, client.id),
         )
-        self.clients.begin(client.id, exchange.pending)
+        state.clients.begin(client.id, exchange.pending)
         if adapter.has_body(request):
-            exchange.destination = adapter.redirect(request, sink)
+            exchange.destination = adapter.redirect(request, state.sink.address)
             request.stream = exchange.take
             await exchange.begin()
-
-    def _endpoint(self, flow: http.HTTPFlow, claim: Claim) -> Endpoint:
-        """Who answers a request, which may depend on what the camera was answered before."""
-        request, client = flow.request, adapter.name(flow.client_conn)
-        claim = self.state.destinations.refuse_browser(
-            claim, request.method, adapter.fields(request.headers)
-        )
-        endpoint = claim.endpoint(request.method, request.path)
-        if claim.refusal:
-            line = describe_request(request.method, request.pretty_url)
-            logger.warning(f"{client}: {line} is refused: {claim.reason}")
-            return endpoint
-        self.state.note_camera(flow.client_conn)
-        if endpoint.check:
-            return replace(endpoint, reply=self.portal.answer(client, endpoint.check))
-        if not endpoint.reply and not endpoint.is_page:
-            self.portal.passed(client)
-        return endpoint
 
     async def request(self, flow: http.HTTPFlow) -> None:
         exchange = self.state.exchanges.get(flow.id)
@@ -496,7 +416,7 @@ class Uploads:
         if exchange.result and exchange.result.accepted:
             self.state.unacknowledged.add(exchange)
             watched = partial(self._reply_watched, exchange)
-        self.clients.write_reply(flow.client_conn.id, watched)
+        self.state.clients.write_reply(flow.client_conn.id, watched)
         exchange.pending.answered.set()
         # Not before: deliveries would compete with the reply.
         if exchange.has_body:
@@ -521,10 +441,10 @@ class Uploads:
         exchange.reply_watched(arrived)
 
     async def _save_unknown(self, flow: http.HTTPFlow) -> None:
-        request, backend = flow.request, self.state.backend
+        request, backend, copy = flow.request, self.state.backend, flow.copy()
         try:
             assert backend
-            path = await backend.in_thread(_save_flow, backend.spool.keep_unknown, flow.copy())
+            path = await backend.in_thread(_save_flow, backend.spool.keep_unknown, copy)
             saved = f"saved to {path}"
         except Exception as error:
             saved = f"it cannot be saved: {error_reason(error)}"
@@ -541,21 +461,18 @@ class Uploads:
         if claim is None:
             return
         if not flow.live:
-            logger.info(
-                f"{adapter.name(flow.client_conn)}: {describe_recorded(adapter.recorded(flow))}"
-            )
+            line = describe_recorded(adapter.recorded(flow))
+            logger.info(f"{adapter.name(flow.client_conn)}: {line}")
         elif not flow.response:
             endpoint = claim.endpoint(flow.request.method, flow.request.path)
             flow.response = _response(simulated(endpoint, time.time()), flow.request.method)
 
 
-class Inspection:
+class Inspection(Addon):
     """The commands, the content view, and the report."""
 
-    name = "nx_inspection"
-
     def __init__(self, state: State) -> None:
-        self.state = state
+        super().__init__(state)
         self.view: Any = CameraView(state)
 
     def load(self, loader: Loader) -> None:
@@ -567,24 +484,11 @@ class Inspection:
     def done(self) -> None:
         if IS_MITMPROXY_11:  # it refuses a second view of this name
             contentviews.remove(self.view)
-        if not self.state.config or not self.state.config.report:
-            return
-        # A client that has never asked for a host of ours is no camera.
-        loaded = self.state.loaded
-        cameras = {adapter.name(one.client_conn) for one in loaded if self._asks_for_us(one)}
-        try:
-            self.report(
-                [one for one in loaded if adapter.name(one.client_conn) in cameras],
-                str(self.state.config.report),
-            )
-        except exceptions.CommandError as error:
-            logger.error(f"the report cannot be written: {error}")
-
-    def _asks_for_us(self, flow: flow.Flow) -> bool:
-        if isinstance(flow, dns.DNSFlow):
-            hosts = self.state.destinations.hosts
-            return any(hosts.resolves(one.name) for one in flow.request.questions)
-        return isinstance(flow, http.HTTPFlow) and self.state.claim(flow) is not None
+        if self.state.config and self.state.config.report:
+            try:
+                self.report(self.state.loaded_from_cameras(), str(self.state.config.report))
+            except exceptions.CommandError as error:
+                logger.error(f"the report cannot be written: {error}")
 
     @command.command("nx.outbox")
     def show_outbox(self) -> str:
@@ -624,23 +528,16 @@ class Inspection:
         from nxparse.inspect import report
 
         requests = [adapter.recorded(one) for one in flows if isinstance(one, http.HTTPFlow)]
-        asked = [
-            question
-            for one in flows
-            if isinstance(one, dns.DNSFlow)
-            for question in adapter.questions(one, dns.types)
-        ]
+        queries = [one for one in flows if isinstance(one, dns.DNSFlow)]
+        questions = [one for query in queries for one in adapter.questions(query, dns.types)]
         proxy = f"mitmproxy {version.VERSION}"
+        text = report.markdown(requests, questions, version=proxy)
         try:
-            Path(path).expanduser().write_text(
-                report.markdown(requests, asked, version=proxy), "utf-8"
-            )
+            Path(path).expanduser().write_text(text, "utf-8")
         except OSError as error:
             raise exceptions.CommandError(error_reason(error)) from error
-        logger.log(
-            ALERT,
-            f"a report of {len(requests)} requests is in {path}; read it before you share it",
-        )
+        count = f"a report of {len(requests)} requests"
+        logger.log(ALERT, f"{count} is in {path}; read it before you share it")
 
     def _backend(self) -> Backend:
         if not self.state.backend:
@@ -651,7 +548,7 @@ class Inspection:
 class CameraView(contentviews.View if IS_MITMPROXY_11 else contentviews.Contentview):  # type: ignore[misc]
     """What cameras upload and ask for, and the replies, for people to read.
 
-    `prettify` is called by mitmproxy 12, the object itself by mitmproxy 11.
+    mitmproxy 12 calls `prettify`, and mitmproxy 11 the object itself.
     """
 
     name = "Samsung camera"
@@ -661,37 +558,20 @@ class CameraView(contentviews.View if IS_MITMPROXY_11 else contentviews.Contentv
         self.state = state
 
     def prettify(self, data: bytes, metadata: Any) -> str:
-        return self._text(data, metadata.flow, metadata.http_message)
+        return adapter.prettify(data, metadata.flow, metadata.http_message)
 
     def __call__(
         self, data: bytes, *, flow: Any = None, http_message: Any = None, **_: object
     ) -> tuple[str, Iterator[list[tuple[str, str]]]]:
-        lines = self._text(data, flow, http_message).splitlines()
+        lines = adapter.prettify(data, flow, http_message).splitlines()
         return self.name, ([("text", line)] for line in lines)
 
-    def render_priority(
-        self,
-        data: bytes,
-        metadata: Any = None,
-        *,
-        flow: Any = None,
-        http_message: Any = None,
-        **_: object,
-    ) -> float:
-        if metadata:
-            flow, http_message = metadata.flow, metadata.http_message
+    def render_priority(self, data: bytes, metadata: Any = None, **older: Any) -> float:
+        flow = metadata.flow if metadata else older.get("flow")
+        message = metadata.http_message if metadata else older.get("http_message")
         if not data or not isinstance(flow, http.HTTPFlow) or self.state.claim(flow) is None:
             return -1
-        known = show.has_secrets if http_message is flow.response else show.is_readable
-        return 2 if known(adapter.recorded(flow)) else -1
-
-    def _text(self, data: bytes, flow: Any, http_message: Any) -> str:
-        recorded = adapter.recorded(flow)
-        is_reply = http_message is flow.response
-        text = show.reply(recorded) if is_reply else show.request(replace(recorded, body=data))
-        if text is None:
-            raise ValueError("there is nothing of a Samsung camera in it")
-        return text
+        return 2 if adapter.is_readable(flow, message) else -1
 
 
 def _response(reply: Reply, method: str) -> http.Response:

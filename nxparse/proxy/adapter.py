@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from nxparse.inspect import credentials, show
@@ -102,6 +103,22 @@ def questions(flow: Any, types: Any) -> list[RecordedQuestion]:
         RecordedQuestion(one.name, types.to_str(one.type), client, at)
         for one in flow.request.questions
     ]
+
+
+def is_readable(flow: Any, message: Any) -> bool:
+    """Has `prettify` a text for this message, the request or the response of a flow?"""
+    known = show.has_secrets if message is flow.response else show.is_readable
+    return known(recorded(flow))
+
+
+def prettify(data: bytes, flow: Any, message: Any) -> str:
+    """The text of a body, for people. Raises ValueError if there is none."""
+    seen = recorded(flow)
+    is_reply = message is flow.response
+    text = show.reply(seen) if is_reply else show.request(replace(seen, body=data))
+    if text is None:
+        raise ValueError("there is nothing of a Samsung camera in it")
+    return text
 
 
 def hide_credentials(flow: Any) -> None:

@@ -19,12 +19,31 @@ from contextlib import suppress
 from ipaddress import IPv4Address
 from typing import Any
 
+from nxparse.config import ConfigError, Option
 from nxparse.proxy import advice, network
 from nxparse.proxy.log_stream import LogStream
 
 LAST_LINES = 1.0  # seconds to write the last lines of the log
 
 logger = logging.getLogger(__name__)
+
+
+def convert_deferred(options: Any, option: Option) -> bool:
+    """Bring a value that was given before the option was declared into its declared type.
+
+    With a value of another type mitmproxy drops the addon without a word. Returns False
+    if that is impossible; the error that is logged stops the start.
+    """
+    if option.name in options.deferred:
+        given = options.deferred.pop(option.name)
+        if hasattr(given, "val"):  # from --set: a list of strings, empty without a value
+            given = given.val or True
+        try:
+            options.deferred[option.name] = option.convert(given, os.environ)
+        except ConfigError as error:
+            logger.error(str(error))
+            return False
+    return True
 
 
 def streams(master: Any, client: Any) -> Any:

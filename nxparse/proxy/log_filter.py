@@ -1,4 +1,4 @@
-"""Hides log records of mitmproxy that would only puzzle its users."""
+"""Hides log records of mitmproxy about the sink and about refused heads."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from nxparse.proxy.sink import Sink
 
 
 class ProxyLogFilter(logging.Filter):
-    """Drops what mitmproxy logs about connections to the sink, and about heads that we refused.
+    """Drops log records that would puzzle users, or hold a whole refused head.
 
-    `streams` and `refused` tell whether a client, given by its address and port
-    as in the record, streams to the sink or has sent a refused head. mitmproxy
-    would log the whole head.
+    `streams` and `refused` take a client's address and port, as in the record, and tell
+    whether it streams to the sink, or has sent a head that was refused.
     """
 
     def __init__(
