@@ -188,16 +188,6 @@ class TestFiles:
         assert done.returncode == 0
         assert b"Error" not in done.stderr
 
-    def test_nothing_is_written_after_a_closed_pipe(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        read, write = os.pipe()
-        os.close(read)
-        with open(write, "w") as output:
-            monkeypatch.setattr(sys, "stdout", output)
-            assert main(["repair", str(path)]) == 0
-            output.write("more")
-
 
 class TestOutbox:
     @pytest.fixture(autouse=True)
