@@ -261,12 +261,7 @@ def _text(data: bytes, content_type: str, name: str = "") -> str | None:
 
 
 def _table(rows: Sequence[Sequence[object]]) -> str:
-    cells = [[str(cell)[:MAX_CELL] for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return _fenced(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    )
+    return _fenced(show.aligned([[str(cell)[:MAX_CELL] for cell in row] for row in rows]))
 
 
 def _block(text: str, cut: bool = False) -> str:

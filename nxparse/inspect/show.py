@@ -241,6 +241,10 @@ def _lines(*fields: tuple[str, str]) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
+    return "".join(f"  {line}\n" for line in aligned(rows))
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table whose rows have the same number of cells."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "".join(f"  {line}\n" for line in lines)
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
