@@ -96,6 +96,12 @@ _KNOWN = {
     for names, pattern in _VALUES.items()
     for name in names.split()
 }
+# Headers that are lists of words and parameters, or URLs.
+_LISTS = re.compile(
+    r"accept(?:-.*)?|cache-control|(?:proxy-)?connection|expect|keep-alive|pragma|te|upgrade|vary"
+    r"|transfer-encoding|cookie|set-cookie|content-(?:type|disposition)"
+)
+_URLS = re.compile(r"(?:content-)?location|origin|referer")
 _NAME = re.compile(
     r"[?/!]?(?:[A-Z]?[a-z]{1,20}|[A-Z]{1,12})(?:[-_:]?(?:[A-Z]?[a-z]{1,20}|[A-Z]{1,12})){0,4}"
     r"[0-9]{0,2}"
@@ -170,7 +176,6 @@ class Redactor:
         self._special: dict[str, Callable[[str], str]] = {
             **dict.fromkeys(("host", "hostaddr", "domain"), self.host),
             **dict.fromkeys(("path", "resourceid"), self.target),
-            **dict.fromkeys(("content-location", "location", "origin", "referer"), self.target),
             **dict.fromkeys(("file", "filename"), self._file),
             "boundary": self._boundary,
         }
@@ -276,10 +281,9 @@ class Redactor:
                 return self.token(value)
             has_pairs = scheme.lower() in ("oauth", "digest")
             return f"{scheme} {self.pairs(secret, ',') if has_pairs else self.token(secret)}"
-        place = name.removeprefix("x-")
-        if place in _KNOWN or place in self._special or _URL.fullmatch(value.strip()):
-            return self.value(name, value)
-        return self.pairs(value, ",;", name)
+        if _LISTS.fullmatch(name):
+            return self.pairs(value, ",;", name)
+        return self.target(value) if _URLS.fullmatch(name) else self.value(name, value)
 
     def head(self, data: bytes) -> str:
         """Redact the head of a part, in its spelling."""
