@@ -530,8 +530,8 @@ class Inspection(Addon):
         requests = [adapter.recorded(one) for one in flows if isinstance(one, http.HTTPFlow)]
         queries = [one for one in flows if isinstance(one, dns.DNSFlow)]
         questions = [one for query in queries for one in adapter.questions(query, dns.types)]
-        maker = f"nx_addon in mitmproxy {version.VERSION}"
-        text = report.markdown(requests, questions, version=maker)
+        proxy = f"mitmproxy {version.VERSION}"
+        text = report.markdown(requests, questions, version=proxy)
         try:
             Path(path).expanduser().write_text(text, "utf-8")
         except OSError as error:

@@ -21,4 +21,5 @@ Nothing here imports mitmproxy; only nx_addon.py does.
 
 from nxparse.upload import File, Upload, read
 
+__version__ = "1.0.0"
 __all__ = ["File", "Upload", "read"]

@@ -1,8 +1,6 @@
-"""A camera's side of the network, for the tests: raw sockets and nothing of nxparse.
+"""The camera's side of the network, with raw sockets and nothing of nxparse.
 
-What it says is written by `tests.bodies`; here is how it says it: in what
-pieces, and how it ends. Run as a program, for another network namespace, it
-does one thing and prints what it heard as JSON:
+As a program, for another network namespace, it prints its result as JSON:
 
     python -m tests.camera resolve NAME SERVER
     python -m tests.camera send HOST PORT < REQUEST
@@ -26,7 +24,7 @@ A, AAAA, HTTPS = 1, 28, 65
 
 @dataclass(frozen=True)
 class Heard:
-    """A reply, and in how many TCP segments it came."""
+    """A reply, and the number of TCP segments it came in."""
 
     head: str
     body: str
@@ -38,7 +36,7 @@ class Heard:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers, their names as they were spelled."""
+        """The headers, with their names as spelled."""
         lines = self.head.split("\r\n")[1:]
         return dict(line.split(": ", 1) for line in lines)
 
@@ -62,7 +60,7 @@ def hear(connection: socket.socket) -> Heard:
 
 
 def send(port: int, *pieces: bytes, host: str = "127.0.0.1", half_close: bool = False) -> Heard:
-    """Send a request in these pieces, perhaps close this half, and read the reply."""
+    """Send a request in these pieces, half-close the connection if asked to, and read the reply."""
     connection = connect(port, host)
     for piece in pieces:
         connection.sendall(piece)
@@ -72,7 +70,7 @@ def send(port: int, *pieces: bytes, host: str = "127.0.0.1", half_close: bool = 
 
 
 def reset(connection: socket.socket) -> None:
-    """End with an RST instead of a FIN."""
+    """Close a connection with an RST instead of a FIN."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
@@ -82,13 +80,13 @@ def segmented(request: bytes, size: int) -> Iterable[bytes]:
 
 
 def resolve(name: str, server: tuple[str, int], kind: int = A) -> tuple[int, list[str]]:
-    """Ask a DNS server. Returns the response code and the addresses in the answer."""
+    """Query a DNS server. Returns the response code and the addresses in the answer."""
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
     query = struct.pack(">6H", 7, 0x0100, 1, 0, 0, 0) + labels + struct.pack(">BHH", 0, kind, 1)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        asking.settimeout(TIMEOUT)
-        asking.sendto(query, server)
-        answer = asking.recv(4096)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(TIMEOUT)
+        client.sendto(query, server)
+        answer = client.recv(4096)
     _, flags, _, records, _, _ = struct.unpack_from(">6H", answer)
     position = len(query)
     found = []

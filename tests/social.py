@@ -1,14 +1,10 @@
-"""A camera that uploads to the social sites in its menu, for the tests.
+"""A camera that uploads to the social sites in its menu.
 
-Builders for what it says, functions that find in a reply what it looks for,
-and a camera that goes the whole way. This is the other side of the wire: it
-uses nothing of nxparse, so that it can contradict it.
-
-No capture of this protocol is public. What is here follows what has been
-published about it: the commits of ge0rg/samsung-nx-emailservice, the wiki of
-ge0rg/samsung-nx-hacks, and in the blog on op-co.de the articles
-samsung_nx_mastodon, samsung_wifi_cameras and samsung_wb850f_firmware. The
-headers of these requests are published nowhere and kept plain.
+It has builders for requests, functions that search replies as the firmware does, and a client for
+whole uploads. It uses nothing of nxparse, so it can contradict it. No capture of this protocol is
+public. The sources are the commits of ge0rg/samsung-nx-emailservice, the wiki of
+ge0rg/samsung-nx-hacks, and the articles samsung_nx_mastodon, samsung_wifi_cameras and
+samsung_wb850f_firmware on op-co.de. The headers of these requests are published nowhere.
 """
 
 from __future__ import annotations
@@ -51,24 +47,24 @@ def request(
 
 
 def hotspot(host: str, *, version: str = "1.1") -> bytes:
-    """The look whether there is a way to the Internet."""
+    """A hotspot check."""
     return f"GET / HTTP/{version}\r\nHost: {host}\r\n\r\n".encode()
 
 
 def auth(site: str, body: bytes) -> bytes:
-    """The request for login and logout."""
+    """A request for login or logout."""
     return request("POST", f"/{site}/auth", body)
 
 
 def announce(site: str, kind: str, body: bytes) -> bytes:
-    """The request before each file; `kind` is photo or video."""
+    """The announcement of a file; `kind` is photo or video."""
     return request("POST", f"/{site}/{kind}", body)
 
 
 def put(
     resource: str, data: bytes, *, address: str = HOST_ADDR, content_type: str = "image/jpeg"
 ) -> bytes:
-    """The request that carries a file, to where the announcement was told."""
+    """A file, for the HostAddr and ResourceID in the reply to its announcement."""
     return request("PUT", f"/{resource}", data, host=address, content_type=content_type)
 
 
@@ -76,7 +72,7 @@ def put(
 
 
 def encrypt(data: bytes, key: bytes = CRYPT_SESSION_KEY) -> bytes:
-    """AES-128-CBC, its key and IV the halves of `key`, padded with zeros."""
+    """Encrypt with AES-128-CBC, padded with zeros. The halves of `key` are key and IV."""
     encryptor = Cipher(algorithms.AES(key[:16]), modes.CBC(key[16:])).encryptor()
     return encryptor.update(data + bytes(-len(data) % 16)) + encryptor.finalize()
 
@@ -86,7 +82,7 @@ def base64_of(data: bytes) -> str:
 
 
 def login(user: str, password: str, key: bytes = CRYPT_SESSION_KEY) -> bytes:
-    """A login as most cameras write it: encrypted, with the key beside."""
+    """A login of most cameras: encrypted, with the key in the same request."""
     return login_of(
         quote(base64_of(encrypt(user.encode(), key)), ""),
         quote(base64_of(encrypt(password.encode(), key)), ""),
@@ -95,12 +91,12 @@ def login(user: str, password: str, key: bytes = CRYPT_SESSION_KEY) -> bytes:
 
 
 def login_qf30(user: str, password: str) -> bytes:
-    """A login of an HMX-QF30, which has no key and trusts in TLS."""
+    """A login of an HMX-QF30, without a key, which relies on TLS."""
     return login_of(quote(user, ""), quote(password, ""), "<CryptSessionKey/>")
 
 
 def login_of(user: str, password: str, key: str) -> bytes:
-    """A login with these attributes, and this element for the key."""
+    """A login with these attribute values and this element for the key."""
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         f'<Request Method="login"><UserName Value="{escape(user)}"/>'
@@ -110,7 +106,7 @@ def login_of(user: str, password: str, key: str) -> bytes:
 
 
 def login_oauth() -> bytes:
-    """A login to a site that has its own page for passwords."""
+    """A login to a site with its own web page for passwords."""
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         f'<Request Method="login"><OAuth Version="1.0"/>'
@@ -139,7 +135,7 @@ def video(key: str, name: str, caption: str = "", category: str = "Travel") -> b
 
 
 def allshare(user: str, password: str) -> bytes:
-    """The login to a Samsung account, which has the password in clear."""
+    """A login to a Samsung account, with the password in clear."""
     body = (
         f"<userAuthRequest><loginID>{escape(user)}</loginID>"
         f"<password>{escape(password)}</password><duid></duid>"
@@ -149,17 +145,17 @@ def allshare(user: str, password: str) -> bytes:
 
 
 def mp4(size: int, seed: int = 0) -> bytes:
-    """Bytes that begin like a video: `size` of them, always the same ones for a `seed`."""
+    """Bytes that start like a video, the same for each `seed`."""
     head = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom"
     mdat = (size - len(head)).to_bytes(4, "big") + b"mdat"
     return head + mdat + Random(seed).randbytes(size - len(head) - len(mdat))
 
 
-# Replies: the firmware parses no XML, it looks with strstr()
+# Replies: the firmware does not parse XML, it uses strstr()
 
 
 def found(reply: str, mark: str) -> str:
-    """What stands between `mark` and the next quotation mark; nothing if it is not there."""
+    """Return the text between `mark` and the next quotation mark; empty without both."""
     _, _, rest = reply.partition(mark)
     value, quotation_mark, _ = rest.partition('"')
     return value if quotation_mark else ""
@@ -182,7 +178,7 @@ def resource_id(reply: str) -> str:
 
 
 def digested(heard: Heard) -> Heard:
-    """The same reply, if a camera's HTTP client copes with it."""
+    """Return a reply, after checking that a camera's HTTP client accepts it."""
     assert heard.head.startswith("HTTP/1.1 "), heard
     assert heard.segments == 1, heard
     assert heard.headers.get("Connection") == "close", heard
@@ -194,9 +190,9 @@ def digested(heard: Heard) -> Heard:
 
 
 class SocialCamera:
-    """A camera with the address `source`; it keeps its session key, also over a restart of ours.
+    """A camera with the address `source`. It keeps its session key.
 
-    Each method asserts that the reply is one with which a camera goes on.
+    Each method asserts that the reply is one after which a camera continues.
     """
 
     def __init__(self, port: int, host: str = "127.0.0.1", source: str = "127.0.0.1") -> None:
@@ -206,19 +202,16 @@ class SocialCamera:
         self.key = ""
 
     def connect(self) -> socket.socket:
-        address = (self.host, self.port)
-        connection = socket.create_connection(address, camera.TIMEOUT, (self.source, 0))
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
+        return camera.connect(self.port, self.host, self.source)
 
     def send(self, request: bytes) -> Heard:
-        """Send any request, and take any reply that can be digested."""
+        """Send a request and check the form of the reply."""
         connection = self.connect()
         connection.sendall(request)
         return digested(camera.hear(connection))
 
     def check(self, host: str) -> Heard:
-        """Look whether there is a way to the Internet."""
+        """Make a hotspot check."""
         return self.send(hotspot(host))
 
     def login(
@@ -235,7 +228,7 @@ class SocialCamera:
         return heard
 
     def announce(self, site: str, kind: str, body: bytes) -> str:
-        """Tell of a file; returns the ResourceID."""
+        """Announce a file. Returns the ResourceID."""
         heard = self._succeed(announce(site, kind, body))
         assert host_addr(heard.body) == HOST_ADDR, heard
         assert resource_id(heard.body), heard

@@ -1,8 +1,9 @@
-"""What a person sees of a camera's requests: in mitmweb, by a real browser, and in mitmproxy."""
+"""The requests of a camera in mitmweb, seen by a real browser, and in mitmproxy."""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -12,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
-import mitmproxy.contentviews
 import pytest
-from mitmproxy.http import Request
+from mitmproxy import contentviews
+from mitmproxy.http import HTTPFlow, Message, Request
+from mitmproxy.test import taddons
 from mitmproxy.test.tflow import tflow
 from selenium.webdriver.common.by import By
 
@@ -23,21 +25,16 @@ from nxparse.proxy.state import State
 from nxparse.proxy.transport import Times
 from tests import bodies, camera, social
 from tests.browser import browser, needs_browser, wait_for_text
-from tests.mitmdump import ADDON, PROGRAMS, ROOT, Proxy, eventually
+from tests.mitmdump import ADDON, PROGRAMS, Proxy, eventually
 
 PASSWORD = "correct horse"
 UNKNOWN = (
     b"POST /new/thing HTTP/1.1\r\nHost: snsgw.samsungmobile.com\r\nContent-Length: 2\r\n\r\nhi"
 )
 
-needs_views = pytest.mark.skipif(
-    not hasattr(mitmproxy.contentviews, "Contentview"),
-    reason="the content view needs mitmproxy 12",
-)
-
 
 def visit(port: int) -> bytes:
-    """What a camera does on its way: an upload, a login, a photo, something unknown."""
+    """Send an upload, a login, a photo and an unknown request, as a camera does."""
     photo = bodies.jpeg(20_000)
     assert camera.send(port, bodies.request(bodies.body([("SAM_1.JPG", photo)]))).status == 200
     client = social.SocialCamera(port)
@@ -53,24 +50,23 @@ def free_port() -> int:
 
 
 @needs_browser
-@needs_views
 def test_mitmweb(folder: Path) -> None:
-    """The list has marks and comments, and a click on a flow shows what is in it."""
+    """The list has marks and comments, and a click on a flow shows its contents."""
     port = free_port()
     web = ("--no-web-open-browser", "--web-port", str(port), "--set", "web_password=look")
     with Proxy(folder, *web, program="mitmweb") as proxy:
         visit(proxy.port)
         with browser(folder / "profile") as driver:
             driver.get(f"http://127.0.0.1:{port}/?token=look")
-            said = wait_for_text(
+            listed = wait_for_text(
                 driver,
                 "received: from Camera@samsungcamera.com to photos@example.org: SAM_1.JPG, 20.0 kB",
                 "received: from me to facebook: SAM_2.JPG, 20.0 kB",
                 "answered: login to facebook",
                 "unknown: unknown, answered 404",
             )
-            assert said.count("📷") == 2
-            assert "❓" in said
+            assert listed.count("📷") == 2
+            assert "❓" in listed
 
             click(driver, "/social/columbus/email")
             shown = wait_for_text(driver, "recipients", "tolerated", "Samsung camera")
@@ -94,39 +90,81 @@ def click(driver: object, path: str) -> None:
     row.click()
 
 
-@needs_views
+@pytest.fixture(scope="module")
+def _view() -> Iterator[None]:
+    """The content view, loaded, reloaded, and not configured."""
+    with taddons.context() as context:
+        first, second = (nx_addon.Inspection(State(Times())) for _ in range(2))
+        context.master.addons.add(first)
+        context.master.addons.remove(first)
+        context.master.addons.add(second)
+        yield
+        context.master.addons.remove(second)
+
+
+def view(message: Message, flow: HTTPFlow) -> tuple[str, str]:
+    """Return the name of the view that mitmproxy selects for a message, and its text."""
+    if nx_addon.IS_MITMPROXY_11:
+        name, lines, error = contentviews.get_message_content_view("auto", message, flow)
+        assert not error
+        return name, "\n".join("".join(text for _, text in line) for line in lines)
+    result = contentviews.prettify_message(message, flow)
+    return str(result.view_name), result.text
+
+
+@pytest.mark.usefixtures("_view")
 @pytest.mark.parametrize(
-    "body",
+    ("data", "name", "text"),
     [
-        *(
-            path.read_bytes().partition(b"\r\n\r\n")[2]
-            for path in (ROOT / "tests/wire").glob("*.http")
+        (bodies.request(bodies.body([("SAM_1.JPG", b"x")])), "Samsung camera", "SAM_1.JPG"),
+        (
+            social.auth("facebook", social.login("me", PASSWORD)),
+            "Samsung camera",
+            "password  (hidden)",
         ),
-        *(Random(seed).randbytes(2000) for seed in range(20)),
-        b"",
+        (social.put("upload/x", bodies.jpeg(500)), "Samsung camera", "image/jpeg, 500 bytes"),
+        (UNKNOWN, "Raw", "hi"),
     ],
-    ids=lambda body: f"{len(body)}-{body[:4].hex()}",
+    ids=["upload", "login", "file", "unknown"],
+)
+def test_view(data: bytes, name: str, text: str) -> None:
+    """mitmproxy selects the view for requests of cameras, and for no others."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    method, path, _ = head.decode().split(maxsplit=2)
+    host = re.search(r"Host: ([\w.]+)", head.decode())
+    assert host
+    flow = tflow(req=Request.make(method, f"http://{host[1]}{path}", body))
+    found, shown = view(flow.request, flow)
+    assert (found.lower(), text in shown) == (name.lower(), True)
+
+
+@pytest.mark.usefixtures("_view")
+def test_view_of_reply() -> None:
+    """Keys and tokens in a reply are hidden."""
+    flow = tflow(req=Request.make("POST", f"http://{social.HOST}/facebook/auth", b"x"), resp=True)
+    flow.response.content = b'<Response SessionKey="s3cret">'
+    assert view(flow.response, flow) == ("Samsung camera", '<Response SessionKey="(hidden)">')
+
+
+@pytest.mark.usefixtures("_view")
+@pytest.mark.parametrize(
+    "body", [*(Random(n).randbytes(2000) for n in range(3)), b"", b"<"], ids=len
 )
 @pytest.mark.parametrize(
     "path", [bodies.PATH, "/facebook/auth", "/facebook/photo", "/upload/x", "/unknown"]
 )
-def test_the_view_of_anything(path: str, body: bytes) -> None:
-    """Before there is any configuration, too: a view has a text, or it is not for this body."""
+def test_view_of_any_body(path: str, body: bytes) -> None:
+    """The view never fails and has only printable text."""
     method = "PUT" if path == "/upload/x" else "POST"
     flow = tflow(req=Request.make(method, f"http://www.ospserver.net{path}", body), resp=True)
-    view = nx_addon.CameraView(State(Times()))
     for message in (flow.request, flow.response):
-        metadata = mitmproxy.contentviews.Metadata(flow=flow, http_message=message)
-        if view.render_priority(message.raw_content, metadata) > 0:
-            text = view.prettify(message.raw_content, metadata)
-            assert all(char.isprintable() or char in "\n\xa0" for char in text)
-        else:
-            assert path == "/unknown" or not body or message is flow.response
+        name, text = view(message, flow)
+        assert name != "Samsung camera" or all(one.isprintable() or one == "\n" for one in text)
 
 
 @contextmanager
 def terminal(folder: Path, *command: str) -> Iterator[list[str]]:
-    """A program in tmux, a terminal of 140 columns; gives what is put before a tmux command."""
+    """A program in tmux, with 140 columns. Yields the first words of a tmux command."""
     tmux = ["tmux", "-S", str(folder / "tmux"), "-f", os.devnull]
     subprocess.run(
         [*tmux, "new-session", "-d", "-x", "140", "-y", "45", shlex.join(command)],
@@ -153,7 +191,7 @@ def press(tmux: list[str], *keys: str) -> None:
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
 def test_mitmproxy(folder: Path) -> None:
-    """In a terminal, too; and the command nx.save saves what has been uploaded."""
+    """The terminal shows the view, too, and the commands nx.save and nx.report work."""
     port = free_port()
     command = [str(PROGRAMS / "mitmproxy"), "-s", str(ADDON), "--mode", f"regular@127.0.0.1:{port}"]
     confdir = ["--set", f"confdir={folder / 'mitmproxy'}"]
@@ -163,11 +201,10 @@ def test_mitmproxy(folder: Path) -> None:
         eventually(lambda: "/new/thing" in screen(tmux), "the flows are listed")
         assert "received" in screen(tmux) or "📷" in screen(tmux)
 
-        if hasattr(mitmproxy.contentviews, "Contentview"):
-            press(tmux, "g", "Enter")
-            eventually(lambda: "close-delimiter-unmarked" in screen(tmux), "the view is shown")
-            assert "photos@example.org" in screen(tmux)
-            press(tmux, "q")
+        press(tmux, "g", "Enter")
+        eventually(lambda: "close-delimiter-unmarked" in screen(tmux), "the view is shown")
+        assert "photos@example.org" in screen(tmux)
+        press(tmux, "q")
 
         saved = folder / "saved"
         press(tmux, ":", f"nx.save @all {saved}", "Enter")
@@ -175,11 +212,11 @@ def test_mitmproxy(folder: Path) -> None:
         eventually(lambda: len(list(saved.glob("*.JPG"))) == 1, "the other one is saved")
         assert {path.read_bytes() for path in saved.iterdir()} == {photo}
 
-        told = folder / "report.md"
-        press(tmux, ":", f"nx.report @marked {told}", "Enter")
-        eventually(lambda: told.exists() and told.stat().st_size > 0, "a report is written")
-        assert "POST /new/<letters 5 #" in told.read_text()
-        assert "photos@example.org" not in told.read_text()
+        report = folder / "report.md"
+        press(tmux, ":", f"nx.report @marked {report}", "Enter")
+        eventually(lambda: report.exists() and report.stat().st_size > 0, "a report is written")
+        assert "POST /new/<letters 5 #" in report.read_text()
+        assert "photos@example.org" not in report.read_text()
 
 
 def answers(port: int) -> bool:

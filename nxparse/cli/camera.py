@@ -1,17 +1,22 @@
-"""The requests of an NX300. No I/O.
+"""The camera's side of the wire: the requests of an NX300, and its way of reading replies.
 
 The e-mail upload follows the only public capture, oddities included: two spaces before the
 version, User-Agent twice, no space after some colons, part headers in lower case, `fileName`, a
 surplus line end after each part, a last delimiter without its `--` (wiki page "Email-service" of
 ge0rg/samsung-nx-hacks). There is no public capture of the social gateway; nxparse.server.social
-describes what is known.
+describes what is known. Replies are searched for strings, with header names in one spelling.
 """
 
 from __future__ import annotations
 
 import base64
 import html
+import re
+import socket
+import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -23,6 +28,11 @@ from nxparse.text import format_size, printable
 
 EMAIL_HOST = "www.ospserver.net"
 MODEL = "NX300"
+SUCCESS = 'Status="succ"'  # in the reply to an upload
+MAX_REPLY = 1 << 16  # bytes; real replies have less than a thousand
+
+# struct tcp_info, linux/tcp.h: u32 tcpi_data_segs_in, since Linux 4.6
+_DATA_SEGS_IN = 152
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +60,87 @@ class Request:
     pieces: tuple[bytes | Photo, ...]
 
 
-def _request(host: str, head: Sequence[str], *body: bytes | Photo) -> Request:
-    """Append Content-Length to the lines of `head`, then the body."""
-    length = sum(piece.size if isinstance(piece, Photo) else len(piece) for piece in body)
-    lines = "".join(f"{line}\r\n" for line in (*head, f"Content-Length: {length}"))
-    return Request(host, (f"{lines}\r\n".encode(), *body))
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A reply, and the number of TCP segments it came in; None if that is unknown."""
+
+    data: bytes
+    segments: int | None = None
+
+    @property
+    def head(self) -> str:
+        return self.data.partition(b"\r\n\r\n")[0].decode("latin-1")
+
+    @property
+    def body(self) -> bytes:
+        return self.data.partition(b"\r\n\r\n")[2]
+
+    @property
+    def status(self) -> int:
+        """The status; 0 if this is not an HTTP reply."""
+        found = re.match(r"HTTP/1\.[01] (\d{3})", self.head)
+        return int(found[1]) if found else 0
+
+    def header(self, name: str) -> str:
+        """The value of a header with exactly this spelling; empty if there is none."""
+        found = re.search(rf"\n{re.escape(name)}: *([^\r\n]*)", self.head)
+        return found[1] if found else ""
+
+    def value(self, name: str) -> str:
+        """The quoted text after `name=` in the body; empty if there is none."""
+        found = re.search(rf'{re.escape(name)}="([^"]*)"', self.body.decode("latin-1"))
+        return found[1] if found else ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Is it complete, by its Content-Length?"""
+        length = re.search(r"\ncontent-length: *(\d{1,9})", self.head, re.IGNORECASE)
+        return b"\r\n\r\n" in self.data and bool(length and len(self.body) >= int(length[1]))
+
+
+def exchange(connection: socket.socket, request: Request, timeout: float) -> Received:
+    """Send a request and read the reply, for at most `timeout` seconds. Raises OSError.
+
+    A server that refuses an upload before its end may close the connection. The reply that it
+    sent before that is still read.
+    """
+    connection.settimeout(timeout)
+    with suppress(ConnectionError):
+        for piece in request.pieces:
+            if isinstance(piece, Photo):
+                with piece.path.open("rb") as file:
+                    connection.sendfile(file, 0, piece.size)
+            else:
+                connection.sendall(piece)
+    reply = Received(b"")
+    deadline = time.monotonic() + timeout
+    try:
+        while not reply.is_whole and len(reply.data) < MAX_REPLY:
+            connection.settimeout(max(deadline - time.monotonic(), 0.001))
+            data = connection.recv(1 << 16)
+            if not data:
+                break
+            reply = Received(reply.data + data)
+    except OSError:
+        if not reply.data:
+            raise
+    return Received(reply.data, _segments(connection))
+
+
+def _segments(connection: socket.socket) -> int | None:
+    """The number of TCP segments with data that were received."""
+    if sys.platform != "linux":
+        return None
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    # Older kernels return a shorter struct, which makes this 0.
+    return int.from_bytes(info[_DATA_SEGS_IN : _DATA_SEGS_IN + 4], sys.byteorder) or None
+
+
+# Requests
 
 
 def page(host: str) -> Request:
-    """A plain GET: a hotspot check, or a page in the camera's browser."""
+    """A hotspot check."""
     return Request(host, (f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode(),))
 
 
@@ -84,15 +166,23 @@ def email(
         f"Host: {EMAIL_HOST}",
     )
     delimiter = f"--{boundary}"
-    first = _part(delimiter, "message", "sample.txt", "multipart/form-data")
-    pieces: list[bytes | Photo] = [first + _message(sender, recipients)]
+    receivers = "".join(f"<receiver>{html.escape(one, False)}</receiver>" for one in recipients)
+    message = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f"<email><sender>{html.escape(sender, False)}</sender>"
+        f"<receiverList>{receivers}</receiverList>"
+        "<title><![CDATA[[Samsung Smart Camera] sent you files.]]></title>"
+        "<body><![CDATA[Sent from Samsung Camera.\nlanguage_sh100_utf8]]></body></email>"
+    ).encode(errors="replace")
+    first = _part_head(delimiter, "message", "sample.txt", "multipart/form-data")
+    pieces: list[bytes | Photo] = [first + message]
     for photo in photos:
-        part = _part(delimiter, "binary", photo.name, photo.content_type)
+        part = _part_head(delimiter, "binary", photo.name, photo.content_type)
         pieces += [b"\r\n\r\n" + part, photo]
     return _request(EMAIL_HOST, head, *pieces, f"\r\n\r\n{delimiter}".encode())
 
 
-def _part(delimiter: str, name: str, file_name: str, content_type: str) -> bytes:
+def _part_head(delimiter: str, name: str, file_name: str, content_type: str) -> bytes:
     return (
         f"{delimiter}\r\n"
         f'content-disposition: form-data; name="{name}"; fileName="{file_name}"\r\n'
@@ -100,19 +190,8 @@ def _part(delimiter: str, name: str, file_name: str, content_type: str) -> bytes
     ).encode()
 
 
-def _message(sender: str, recipients: Sequence[str]) -> bytes:
-    receivers = "".join(f"<receiver>{html.escape(one, False)}</receiver>" for one in recipients)
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f"<email><sender>{html.escape(sender, False)}</sender>"
-        f"<receiverList>{receivers}</receiverList>"
-        "<title><![CDATA[[Samsung Smart Camera] sent you files.]]></title>"
-        "<body><![CDATA[Sent from Samsung Camera.\nlanguage_sh100_utf8]]></body></email>"
-    ).encode(errors="replace")
-
-
 def login(site: str, user: str, password: str, secret: bytes) -> Request:
-    """A login to a social site. `secret` is the 16-byte key and the IV, which are sent along."""
+    """A login to a social site. `secret` is the 16-byte key and the IV; it is sent along."""
     key = base64.b64encode(secret).decode()
     return _social(
         f"{site}/auth",
@@ -124,11 +203,8 @@ def login(site: str, user: str, password: str, secret: bytes) -> Request:
 
 def announcement(site: str, key: str, photo: Photo, caption: str) -> Request:
     """The announcement of a file in the session `key`."""
-    kind, about = (
-        ("video", '<Category Name=""/>')
-        if photo.is_video
-        else ("photo", f'<Album Name="{MODEL}"/>')
-    )
+    kind = "video" if photo.is_video else "photo"
+    about = '<Category Name=""/>' if photo.is_video else f'<Album Name="{MODEL}"/>'
     return _social(
         f"{site}/{kind}",
         f'<Request SessionKey="{html.escape(key)}"><{kind.title()}>{about}'
@@ -138,14 +214,14 @@ def announcement(site: str, key: str, photo: Photo, caption: str) -> Request:
 
 
 def put(address: str, resource: str, photo: Photo) -> Request:
-    """A file, to the place that the reply to its announcement named."""
+    """A file, for the HostAddr and ResourceID in the reply to its announcement."""
     head = (
         f"PUT /{resource} HTTP/1.1",
         f"Host: {address}",
         f"User-Agent: {MODEL}",
         f"Content-Type: {photo.content_type}",
     )
-    return _request(address.partition(":")[0], head, photo)
+    return _request(social.HOST, head, photo)
 
 
 def logout(site: str, key: str) -> Request:
@@ -164,8 +240,15 @@ def _social(path: str, xml: str) -> Request:
     return _request(social.HOST, head, f'<?xml version="1.0" encoding="UTF-8"?>\n{xml}'.encode())
 
 
+def _request(host: str, head: Sequence[str], *body: bytes | Photo) -> Request:
+    """Append Content-Length to the lines of `head`, then the body."""
+    length = sum(piece.size if isinstance(piece, Photo) else len(piece) for piece in body)
+    lines = "".join(f"{line}\r\n" for line in (*head, f"Content-Length: {length}"))
+    return Request(host, (f"{lines}\r\n".encode(), *body))
+
+
 def _encrypted(text: str, secret: bytes) -> str:
-    """AES-128-CBC, padded with zeros, as base64, percent-encoded."""
+    """Encrypt with AES-128-CBC, padded with zeros, as base64, percent-encoded."""
     data = text.encode(errors="replace")
     cipher = Cipher(algorithms.AES(secret[:16]), modes.CBC(secret[16:])).encryptor()
     data = cipher.update(data + bytes(-len(data) % 16)) + cipher.finalize()

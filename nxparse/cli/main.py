@@ -1,15 +1,15 @@
-"""python -m nxparse: look into uploads, and after what waits to be delivered.
+"""The command line of nx_addon: inspect uploads, test a set-up, manage the outbox.
 
-    python -m nxparse show FILE [--json] [--extract DIR]   what is in an upload
-    python -m nxparse repair FILE > BODY            the same for any other parser
-    python -m nxparse send PHOTO... --to ADDRESS    play the camera, to try a set-up
-    python -m nxparse outbox [--dir DIR]            what waits, since when, why
-    python -m nxparse outbox [--dir DIR] retry ID   try an upload again now
-    python -m nxparse outbox [--dir DIR] drop ID    give an upload up, keep its files
+    python -m nxparse show FILE [--json] [--extract DIR]   print the contents of an upload
+    python -m nxparse repair FILE > BODY            convert a body to standard multipart/form-data
+    python -m nxparse send PHOTO... --to ADDRESS    play the camera, to test a set-up
+    python -m nxparse outbox [--dir DIR]            list the pending deliveries
+    python -m nxparse outbox [--dir DIR] retry ID   retry an upload now
+    python -m nxparse outbox [--dir DIR] drop ID    abandon an upload; its files are saved
 
-FILE is the body of an upload, as in quarantine, or a request as it was sent, with
-its head. Recordings of mitmproxy are opened with mitmdump or mitmweb. The outbox
-can be looked after beside a running mitmproxy, which notices within seconds.
+FILE is the body of an upload, for example from quarantine, or a request with its head. Open
+recordings of mitmproxy with mitmdump or mitmweb. The outbox can be changed while mitmproxy
+runs; it notices within seconds.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import nxparse
 from nxparse import multipart
 from nxparse.cli import send
 from nxparse.deliver import targets
@@ -43,34 +44,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    version = f"nxparse {nxparse.__version__}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("show", help="what is in an upload")
-    command.add_argument("file", type=Path, help="its body, or the whole request")
-    command.add_argument("--json", action="store_true", help="as one object, for programs")
-    command.add_argument("--extract", type=Path, metavar="DIR", help="also save the files there")
+    command = commands.add_parser("show", help="print the contents of an upload")
+    command.add_argument("file", type=Path, help="a body, or a request with its head")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.add_argument("--extract", type=Path, metavar="DIR", help="also save the files to DIR")
     command.set_defaults(run=_show)
-    command = commands.add_parser("repair", help="make an upload readable for any other parser")
-    command.add_argument("file", type=Path, help="its body, or the whole request")
+    command = commands.add_parser("repair", help="convert a body to standard multipart/form-data")
+    command.add_argument("file", type=Path, help="a body, or a request with its head")
     command.set_defaults(run=_repair)
-    command = commands.add_parser("send", help="play the camera, to try a set-up")
+    command = commands.add_parser("send", help="play the camera, to test a set-up")
     send.add_arguments(command)
     command.set_defaults(run=send.run)
-    command = commands.add_parser("outbox", help="what waits to be delivered")
-    command.add_argument("--dir", type=Path, default=Path("uploads"), help="the option nx_dir")
+    command = commands.add_parser("outbox", help="list or change the pending deliveries")
+    command.add_argument("--dir", type=Path, default=Path("uploads"), help="the value of nx_dir")
     command.set_defaults(run=_outbox)
     actions = command.add_subparsers(dest="action")
-    actions.add_parser("list", help="what waits, since when, why, and when it is tried next")
-    for name, text in (("retry", "try an upload again now"), ("drop", "give up, keep the files")):
-        actions.add_parser(name, help=text).add_argument("id", help="the id that list shows")
+    actions.add_parser("list", help="list the pending deliveries")
+    for name, text in (("retry", "retry an upload now"), ("drop", "abandon it, save its files")):
+        actions.add_parser(name, help=text).add_argument("id", help="the id in the list")
     given = parser.parse_args(arguments)
     try:
-        return int(given.run(given))
+        status = int(given.run(given))
+        sys.stdout.flush()
+        return status
     except _OtherFileError as error:
         return _failed(str(error))
     except BrokenPipeError:
-        # Whoever reads this has seen enough. Python would complain at its end.
+        # The reader has closed the pipe. Python would print an error when it flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        return _failed(error_reason(error))
 
 
 def _failed(sentence: str) -> int:
@@ -82,11 +89,11 @@ def _failed(sentence: str) -> int:
 
 
 class _OtherFileError(Exception):
-    """A file that is neither a request nor the body of one."""
+    """A file that is neither a request nor a body."""
 
 
 def _request(path: Path) -> RecordedRequest:
-    """The request in a file; what has no head is the body of an upload by e-mail."""
+    """Read a request from a file; a body without a head is an e-mail upload."""
     data = path.read_bytes()
     if request := recorded.parse(data):
         return request
@@ -98,26 +105,20 @@ def _request(path: Path) -> RecordedRequest:
 def _show(given: argparse.Namespace) -> int:
     try:
         request = _request(given.file)
-        upload = show.upload_in(request)
         shown = None if given.json else show.request(request)
-        if shown:
-            print(shown, end="")
+        print(shown or "", end="")
+        upload = show.upload_in(request)
         if upload is None:
+            if shown:
+                return 0
             what = f"{show.title(request)}, {request.method} {request.host}{request.path}"
-            if given.json or not shown:
-                return _failed(f"{given.file} is no upload, but: {printable(what, 200)}")
-            return 0
+            return _failed(f"{given.file} is not an upload, but: {printable(what, 200)}")
         if given.json:
             print(json.dumps(show.as_json(upload), ensure_ascii=False, indent=2))
         if given.extract:
-            saved = store(upload.files, given.extract, "extract")
-            print(describe_saved(saved), file=sys.stderr)
+            print(describe_saved(store(upload.files, given.extract, "extract")), file=sys.stderr)
     except BodyError as error:
-        if not given.json:
-            print(show.request(request) or "", end="")
-        return _failed(f"{given.file} cannot be read: {error}")
-    except OSError as error:
-        return _failed(error_reason(error))
+        return _failed(f"{given.file} cannot be parsed: {error}")
     return 0
 
 
@@ -125,8 +126,8 @@ def _repair(given: argparse.Namespace) -> int:
     try:
         request = _request(given.file)
         content_type, body = multipart.repair(request.body or b"", request.header("content-type"))
-    except (OSError, BodyError) as error:
-        return _failed(f"{given.file} cannot be repaired: {error_reason(error)}")
+    except BodyError as error:
+        return _failed(f"{given.file} cannot be repaired: {error}")
     print(f"Content-Type: {content_type}", file=sys.stderr)
     sys.stdout.buffer.write(body)
     sys.stdout.buffer.flush()
@@ -138,9 +139,9 @@ def _repair(given: argparse.Namespace) -> int:
 
 def _outbox(given: argparse.Namespace) -> int:
     root = given.dir / ".nx"
-    if not (root / "state.sqlite3").exists():
-        return _failed(f"{given.dir} is not the nx_dir of an nx_addon: choose one with --dir")
     try:
+        if not (root / "state.sqlite3").exists():
+            return _failed(f"{given.dir} is not the nx_dir of nx_addon: choose it with --dir")
         spool = Spool(root, alone=False)
         try:
             match given.action:
@@ -153,28 +154,41 @@ def _outbox(given: argparse.Namespace) -> int:
                     return 0
         finally:
             spool.close()
+    except BrokenPipeError:
+        raise
     except (OSError, sqlite3.Error) as error:
-        return _failed(f"cannot look into the outbox: {describe_disk_error(error, given.dir)}")
+        if _is_denied(error):
+            return _failed(
+                f"no permission to open the outbox in {given.dir}: run this command as the user "
+                "who runs nx_addon"
+            )
+        return _failed(f"the outbox cannot be opened: {describe_disk_error(error, given.dir)}")
+
+
+def _is_denied(error: Exception) -> bool:
+    denied = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY)
+    code = getattr(error, "sqlite_errorcode", 0)
+    return isinstance(error, PermissionError) or code & 0xFF in denied
 
 
 def _retry(spool: Spool, id: str) -> int:
     if not spool.retry_now(id):
-        return _failed(f"nothing of an upload {id} waits: see the list")
-    print(f"upload {id} is tried again as soon as mitmproxy runs")
+        return _failed(f"upload {id} has no pending deliveries: see the list")
+    print(f"upload {id} will be retried as soon as mitmproxy runs")
     return 0
 
 
 def _drop(spool: Spool, directory: Path, id: str) -> int:
     deliveries = [one for one in spool.waiting() if one.arrival.id == id]
     if not deliveries:
-        return _failed(f"nothing of an upload {id} waits: see the list")
+        return _failed(f"upload {id} has no pending deliveries: see the list")
     for delivery in deliveries:
         try:
             with spool.read(delivery) as (upload, files):
                 print(targets.keep(directory, upload, files, delivery))
         except BodyError as error:
             paths = spool.give_up(delivery)
-            kept = f"; its body is kept as {format_list([*map(str, paths)])}" if paths else ""
-            print(f"its files cannot be kept: {error}{kept}", file=sys.stderr)
+            kept = f"; its body is saved as {format_list([*map(str, paths)])}" if paths else ""
+            print(f"its files cannot be saved: {error}{kept}", file=sys.stderr)
         spool.failed(delivery, "dropped by hand")
     return 0

@@ -1,8 +1,7 @@
 """Hides credentials in requests that are stored or logged.
 
 The values of headers, parameters, form fields, and XML elements and attributes are hidden if
-their name is one for a user, a password, a key, a token or a signature. The rest stays as it
-was, byte for byte.
+their name is one for a user, password, key, token or signature. All other bytes are unchanged.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from nxparse.inspect.recorded import Headers
 
 HIDDEN = "(hidden)"
 
-# Parts of names that tell of a secret, and whole names that tell who logs in.
+# Parts of the names of secrets, and whole names for the user who logs in.
 _SECRET = (
     r"pass|pwd|pin(?:code)?(?![a-z])|secret|token|key|cookie|nonce|signature"
     r"|oauth_(?!version|signature_method)"
@@ -32,7 +31,7 @@ _USER_INFO = re.compile(r"(?<=://)[^/?#\s]*@")
 
 _BYTES = re.IGNORECASE | re.ASCII | re.DOTALL
 _NAME_BYTES = _NAME.encode()
-# The tag of a named element, wherever a quote in it ends, and the values in it.
+# The tag of a named element, with any ">" in its quotes, and the values in it.
 _TAG = re.compile(
     rb"""<(%b)(?=[\s/>=]|\Z)(?:"[^"]*(?:"|\Z)|'[^']*(?:'|\Z)|[^"'>])*(?:>|\Z)""" % _NAME_BYTES,
     _BYTES,
@@ -57,7 +56,7 @@ _MULTIPART = re.compile(rb"\s{0,10}--")
 
 
 def hide_in_headers(headers: Headers) -> Headers:
-    """Headers without credentials."""
+    """Hide credentials in headers."""
     return tuple((name, _header(name, value)) for name, value in headers)
 
 
@@ -78,12 +77,12 @@ def _header(name: str, value: str) -> str:
 
 
 def hide_in_url(url: str) -> str:
-    """A URL, or a path with a query, without credentials."""
+    """Hide credentials in a URL, or in a path with a query."""
     return _QUERY.sub(rf"\1\2={HIDDEN}", _USER_INFO.sub(f"{HIDDEN}@", url))
 
 
 def hide_in_body(body: bytes) -> bytes:
-    """A body without credentials: XML, a form, JSON, fields line by line, or multipart."""
+    """Hide credentials in XML, a form, JSON, lines of `name: value`, or multipart."""
     if _WIDE.search(body):  # UTF-16
         return HIDDEN.encode()
     if _MULTIPART.match(body):
@@ -95,17 +94,18 @@ def hide_in_body(body: bytes) -> bytes:
 
 
 def _elements(body: bytes) -> bytes:
+    """Hide the attributes and texts of named elements. The time is linear."""
     lowered = body.lower()
     pieces: list[bytes] = []
     position = 0
-    last: dict[bytes, int] = {}  # where the last closing tag of a name begins
+    last: dict[bytes, int] = {}  # offset of the last closing tag of each name
     while tag := _TAG.search(body, position):
         pieces += [body[position : tag.start()], _TAG_VALUE.sub(_hidden, tag[0])]
         position = tag.end()
         if tag[0].endswith(b"/>"):
             continue
         closing = b"</" + tag[1].lower()
-        # Without a closing tag the text ends at the next tag. A search that fails is not repeated.
+        # Without a closing tag the text ends at the next tag. No failing search is repeated.
         if closing not in last:
             last[closing] = lowered.rfind(closing)
         if position <= last[closing]:

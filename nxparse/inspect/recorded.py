@@ -1,8 +1,4 @@
-"""Requests as they were seen: from a flow, or from a file that holds the bytes.
-
-`parse` reads the bytes of a request as leniently as cameras write them: two
-blanks in the request line, no blank behind a colon, lines that end with LF.
-"""
+"""Recorded requests, replies and DNS questions: from a flow, or from a file with their bytes."""
 
 from __future__ import annotations
 
@@ -13,14 +9,15 @@ from nxparse.server.endpoints import bare_host
 
 Headers = tuple[tuple[str, str], ...]
 
-_REQUEST_LINE = re.compile(rb"([A-Z]{3,10})[ \t]+(\S+)[ \t]+HTTP/\d\.\d[ \t]*\r?\n")
+MAX_HEAD = 1 << 16  # bytes
+_REQUEST_LINE = re.compile(rb"([A-Z]{3,10})[ \t]+(\S+)[ \t]+(HTTP/\d\.\d)[ \t]*\r?\n")
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
-MAX_HEAD = 1 << 16
+_URL = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedResponse:
-    """The reply to a request. `body` is None if it was not kept."""
+    """The reply to a request. `body` is None if it was not recorded."""
 
     status: int
     reason: str
@@ -30,10 +27,9 @@ class RecordedResponse:
 
 @dataclass(frozen=True, slots=True)
 class RecordedRequest:
-    """A request, and the reply if there was one. `body` is None if it was not kept.
+    """A request with its reply. `body` is None if it was not recorded.
 
-    `path` may have a query. `client` is an address, `at` a Unix time; both may
-    be unknown: empty, and 0.
+    `path` includes the query. `client` is an address, empty if unknown; `at` a Unix time, or 0.
     """
 
     method: str
@@ -47,13 +43,13 @@ class RecordedRequest:
     answered: RecordedResponse | None = None
 
     def header(self, name: str) -> str:
-        """The value of the first header of this name, whatever its case; empty if there is none."""
+        """The value of the first header with this name; see `header`."""
         return header(self.headers, name)
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedQuestion:
-    """A DNS question: `type` as A or AAAA, `client` and `at` as of a request."""
+    """A DNS question. `type` is A or AAAA, for example; `client` and `at` as in a request."""
 
     name: str
     type: str
@@ -62,27 +58,27 @@ class RecordedQuestion:
 
 
 def header(headers: Headers, name: str) -> str:
-    """The value of the first header of this name, whatever its case; empty if there is none."""
+    """The value of the first header with this name, regardless of case; empty if none has it."""
     lowered = name.lower()
     return next((value for other, value in headers if other.lower() == lowered), "")
 
 
 def parse(data: bytes) -> RecordedRequest | None:
-    """Read the bytes of a request. None if they do not begin as one."""
+    """Parse the bytes of a request. None if they do not start with a request line.
+
+    Accepts what cameras write: two spaces in the request line, no space after a colon, and also
+    lines that end with LF only.
+    """
     line = _REQUEST_LINE.match(data)
     if not line:
         return None
+    method, target, version = (word.decode("utf-8", "replace") for word in line.groups())
     end = _BLANK_LINE.search(data, line.end() - 2, MAX_HEAD)
     head = data[line.end() : end.start() if end else MAX_HEAD].decode("utf-8", "replace")
-    headers = []
-    for field in head.splitlines():
-        name, colon, value = field.partition(":")
-        if colon:
-            headers.append((name.strip(), value.strip()))
-    host, path = "", line[2].decode("utf-8", "replace")
-    if absolute := re.match(r"https?://([^/?#]*)(.*)", path, re.IGNORECASE):
-        host, path = absolute[1], absolute[2] or "/"
-    host = bare_host(host or header(tuple(headers), "host"))
+    fields = [field.partition(":") for field in head.splitlines()]
+    headers = tuple((name.strip(), value.strip()) for name, colon, value in fields if colon)
+    host, path = header(headers, "host"), target
+    if url := _URL.match(target):
+        host, path = url[1], url[2] or "/"
     body = data[end.end() :] if end else b""
-    version = line[0].split()[-1].decode("ascii")
-    return RecordedRequest(line[1].decode("ascii"), host, path, tuple(headers), body, version)
+    return RecordedRequest(method, bare_host(host), path, headers, body, version)

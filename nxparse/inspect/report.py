@@ -1,22 +1,20 @@
 """A report of recorded requests, for a public bug report about an unknown camera.
 
-It has what helps to support a new model: request lines, headers in order and spelling, the parts
-of multipart bodies, the structure of XML, replies, sizes, times, and deviations from the RFCs.
-`redact` decides which values are printed. So nothing in a report means anything to Markdown, and
-no value can look like a line of its own.
+It contains what helps to support a new model: request lines, headers in their order and spelling,
+the parts of multipart bodies, the structure of XML, replies, sizes, times, and deviations from the
+RFCs. `redact` decides which values are printed. Nothing in a report is Markdown syntax except its
+own headings and code fences, and no value can start a line of its own.
 """
 
 from __future__ import annotations
 
-import codecs
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
-from nxparse import filename, jpeg, multipart
+from nxparse import __version__, filename, jpeg, multipart
 from nxparse.deviation import BodyError, Deviation
 from nxparse.inspect import show
 from nxparse.inspect.recorded import Headers, RecordedQuestion, RecordedRequest, header
@@ -25,17 +23,19 @@ from nxparse.multipart import PartSpan
 from nxparse.server import endpoints, page
 from nxparse.upload import JPEG_HEAD, from_parts
 
-MAX_READ = 64 * 1024  # bytes of a text that are read: as many as XML may have
+MAX_READ = 16 * 1024  # bytes of a text that are redacted
 MAX_SHOWN = 8 * 1024  # characters of a text or a line
 MAX_CELL = 120  # characters
+MAX_HEAD = 1024  # bytes of what may be the head of a part; real ones have less than 200
+MAX_HEADS = 16  # of these
 MAX_WORD = 256  # characters of a method, a version, a host
 MAX_HEADERS = 200
 MAX_QUESTIONS = 500
 
-_BINARY = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+_BINARY = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _PART_HEAD = re.compile(rb"(?:\A|\n)--[^\r\n]{1,256}\r?\n(?=[A-Za-z-]{1,40}[ \t]{0,4}:)")
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
-# Details of deviations: names of headers and parameters, and what expat and the decoder report.
+# Details of deviations: names of headers and parameters, and messages of expat.
 _DETAIL = re.compile(
     r"[A-Za-z][A-Za-z-]{0,30}\*?|[a-z ()-]{1,60}: line \d{1,5}, column \d{1,5}"
     r"|[a-z ]{0,10}[a-z_-]{2,8}[0-9-]{0,6} (?:is [a-z]{2,5}-?[0-9]{0,4}|nor UTF-8)"
@@ -44,92 +44,86 @@ _ABOUT = """\
 This is what a camera sent and what it was answered. It is meant to be attached to a public bug
 report.
 
-Only values that are the same for everybody are printed. Any other one is a token such as
-`<digits 12 #a1b2c3>`: its kind, its number of characters, and a digest (HMAC-SHA256). Equal
-values have equal tokens. The key of the digests is not kept, so they say nothing about a value
-or a file. If a host or path is a token although it is not private, please write it in the issue:
-it is needed to support the camera."""
-
-Rows = Sequence[Sequence[object]]
+Only values that are the same for everybody are printed. Any other value is replaced by a token such
+as `<digits 12 #a1b2c3>`: its kind, its number of characters, and a digest (HMAC-SHA256). Equal
+values have equal tokens. The key of the digests is not kept, so they reveal nothing about a value
+or a file. If a host or path is a token although it is not private, please add it to the issue: it
+is needed to support the camera."""
 
 
 def markdown(
-    seen: Iterable[RecordedRequest],
+    requests: Iterable[RecordedRequest],
     questions: Iterable[RecordedQuestion] = (),
     *,
     version: str = "",
     key: bytes | None = None,
 ) -> str:
-    """Report these requests, their replies and DNS questions, in Markdown. Never raises.
+    """Report requests with their replies, and DNS questions, in Markdown. Never raises.
 
-    `version` names the program that made the report. `key` is for the digests, by default random.
+    `version` is that of mitmproxy. `key` is the key for digests, by default a random one.
     """
     report = _Report(Redactor(key or secrets.token_bytes(32)))
-    requests = list(seen)
-    asked = list(islice(questions, MAX_QUESTIONS))
+    requests = list(requests)
+    questions = list(islice(questions, MAX_QUESTIONS))
     count = "1 request" if len(requests) == 1 else f"{len(requests)} requests"
-    maker = re.sub(r"[^A-Za-z0-9 .,+/()-]", "?", version[:80])
-    pieces = [
-        "# Report of a camera",
-        _ABOUT,
-        f"{count}{f', made with {maker}' if maker else ''}.",
-    ]
-    times = [*(one.at for one in requests), *(one.at for one in asked)]
+    proxy = re.sub(r"[^A-Za-z0-9 .,+/()-]", "?", version[:80])
+    made_with = f"nx_addon {__version__}{f' in {proxy}' if proxy else ''}"
+    blocks = ["# Report of a camera", _ABOUT, f"{count}, made with {made_with}."]
+    times = [*(one.at for one in requests), *(one.at for one in questions)]
     began = min(filter(None, times), default=0.0)
-    for number, one in enumerate(requests, 1):
-        pieces += report.exchange(number, one, began)
-    if asked:
-        pieces += ["## DNS questions", report.questions(asked, began)]
-    return "\n\n".join(pieces) + "\n"
+    for number, request in enumerate(requests, 1):
+        blocks += report.exchange(number, request, began)
+    if questions:
+        blocks += ["## DNS questions", report.questions(questions, began)]
+    return "\n\n".join(blocks) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class _Report:
     redact: Redactor
 
-    def exchange(self, number: int, seen: RecordedRequest, began: float) -> Iterator[str]:
-        """A request and the reply to it."""
-        known = f"`{self.redact.token(seen.client[:MAX_WORD])}`" if seen.client else ""
-        after = f", {seen.at - began:.1f} s after the first" if seen.at else ""
-        yield f"## {number}. {show.title(seen)}"
-        yield f"From {known or 'an unknown address'}{after}."
+    def exchange(self, number: int, request: RecordedRequest, began: float) -> Iterator[str]:
+        """Yield the blocks for a request and its reply. `began` is the Unix time of the first."""
+        client = f"`{self.redact.token(request.client[:MAX_WORD])}`" if request.client else ""
+        after = f", {request.at - began:.1f} s after the first" if request.at else ""
+        yield f"## {number}. {show.title(request)}"
+        yield f"From {client or 'an unknown address'}{after}."
         line = (
-            self.redact.value("verb", seen.method[:MAX_WORD]),
-            self.redact.target(seen.path[:MAX_READ]),
-            self.redact.value("protocol", seen.version[:MAX_WORD]),
+            self.redact.value("verb", request.method[:MAX_WORD]),
+            self.redact.target(request.path[:MAX_READ]),
+            self.redact.value("protocol", request.version[:MAX_WORD]),
         )
-        yield _fenced([" ".join(line), *self._fields(seen.headers)])
-        if seen.host and endpoints.bare_host(seen.header("host")) != seen.host:
-            yield "No Host header names it, but it went to:"
-            yield _fenced([self.redact.host(seen.host[:MAX_WORD])])
-        yield from self._body(seen.headers, seen.body)
+        yield _fenced([" ".join(line), *self._headers(request.headers)])
+        if request.host and endpoints.bare_host(request.header("host")) != request.host:
+            yield "The Host header does not name the host that it went to:"
+            yield _fenced([self.redact.host(request.host[:MAX_WORD])])
+        yield from self._body(request.headers, request.body)
         yield f"### Reply to {number}"
-        if seen.answered is None:
-            yield "None was recorded."
+        reply = request.answered
+        if reply is None:
+            yield "No reply was recorded."
             return
-        reason = self.redact.value("reason", seen.answered.reason[:MAX_WORD])
-        status = f"{seen.answered.status} {reason}"
-        yield _fenced([status, *self._fields(seen.answered.headers)])
-        if seen.answered.body == page.render([], 0.0, gallery=False).body:
+        reason = self.redact.value("reason", reply.reason[:MAX_WORD])
+        yield _fenced([f"{reply.status} {reason}", *self._headers(reply.headers)])
+        if reply.body == page.render([], 0.0, gallery=False).body:
             yield "The body is the start page of nx_addon."
         else:
-            yield from self._body(seen.answered.headers, seen.answered.body)
+            yield from self._body(reply.headers, reply.body)
 
-    def questions(self, asked: Sequence[RecordedQuestion], began: float) -> str:
-        """The names that were looked up, in order."""
-        return _table(
-            [
-                (
-                    self.redact.token(one.client),
-                    f"{one.at - began:.1f} s",
-                    self.redact.name(one.type[:MAX_WORD]),
-                    self.redact.host(one.name[:MAX_WORD]),
-                )
-                for one in asked
-            ]
-        )
+    def questions(self, questions: Sequence[RecordedQuestion], began: float) -> str:
+        """Return a table of the names that were looked up, in their order."""
+        rows = [
+            (
+                self.redact.token(one.client),
+                f"{one.at - began:.1f} s",
+                self.redact.name(one.type[:MAX_WORD]),
+                self.redact.host(one.name[:MAX_WORD]),
+            )
+            for one in questions
+        ]
+        return _table(rows)
 
-    def _fields(self, headers: Headers) -> Iterator[str]:
+    def _headers(self, headers: Headers) -> Iterator[str]:
         for name, value in headers[:MAX_HEADERS]:
             shown = self.redact.header(name[:MAX_WORD], value[:MAX_READ])
             yield f"{self.redact.name(name[:MAX_WORD])}: {shown}"
@@ -139,7 +133,7 @@ class _Report:
     def _body(self, headers: Headers, body: bytes | None) -> Iterator[str]:
         content_type = header(headers, "content-type")
         if body is None:
-            yield "The body was not kept."
+            yield "The body was not recorded."
         elif not body:
             yield "No body."
         elif content_type.strip().lower().startswith("multipart/") or _PART_HEAD.match(body):
@@ -148,8 +142,8 @@ class _Report:
             yield from self._content(body, content_type)
 
     def _content(self, data: bytes, content_type: str) -> Iterator[str]:
-        """A body that is one thing."""
-        text = None if _is_picture(data, content_type) else _text(data)
+        """Yield the blocks for a body without parts."""
+        text = _text(data, content_type)
         if text is not None:
             yield f"Body, {len(data)} bytes:"
             yield _block(self.redact.text(text), len(data) > MAX_READ)
@@ -169,7 +163,7 @@ class _Report:
             scanner.feed(body)
             parts = scanner.close()
         except multipart.MultipartError as error:
-            yield f"Body, {len(body)} bytes, that cannot be read as multipart:"
+            yield f"Body, {len(body)} bytes, that cannot be parsed as multipart:"
             yield _fenced([self._error(error)])
             yield from self._heads(body)
             return
@@ -177,6 +171,7 @@ class _Report:
         rows: list[Sequence[object]] = [
             ("", "name", "file", "type", "bytes", "at", "keyed digest", "picture")
         ]
+        contents: list[str] = []
         for number, part in enumerate(parts, 1):
             data = memoryview(body)[part.start : part.end]
             claimed = header(part.headers, "content-type")[:MAX_READ]
@@ -190,22 +185,15 @@ class _Report:
                     self._picture(bytes(data[:JPEG_HEAD])),
                 )
             )
+            head = _head_of(body, part, scanner.boundary or b"")
+            contents += [f"Head of part {number}:", _block(self.redact.head(head))]
+            if text := _text(bytes(data[: MAX_READ + 1]), claimed, part.filename or ""):
+                # Text that is not XML may have been typed by the user.
+                shown = self.redact.xml(text) if is_markup(text) else self.redact.lines(text)
+                contents += [f"Part {number}:", _block(shown, len(data) > MAX_READ)]
         yield _table(rows)
-        for number, part in enumerate(parts, 1):
-            yield f"Head of part {number}:"
-            yield _block(self.redact.head(_head_of(body, part, scanner.boundary or b"")))
-            data_ = body[part.start : min(part.end, part.start + MAX_READ + 1)]
-            claimed = header(part.headers, "content-type")
-            text = None if _is_picture(data_, claimed, part.filename or "") else _text(data_)
-            if text:
-                value = self.redact.xml if is_markup(text) else self._typed
-                yield f"Part {number}:"
-                yield _block(value(text), len(data_) > MAX_READ)
+        yield from contents
         yield from self._deviations(body, parts, scanner.deviations)
-
-    def _typed(self, text: str) -> str:
-        """The text of a field: the user may have typed it."""
-        return "\n".join(self.redact.value("body", line) for line in text.split("\n"))
 
     def _deviations(
         self, body: bytes, parts: Sequence[PartSpan], found: Sequence[Deviation]
@@ -214,111 +202,86 @@ class _Report:
             try:
                 found = from_parts(parts, found, lambda start, end: body[start:end]).deviations
             except BodyError as error:
-                yield "It cannot be read as an upload by e-mail:"
+                yield "It cannot be parsed as an upload by e-mail:"
                 yield _fenced([self._error(error)])
         if not found:
-            yield "It deviates from no RFC."
+            yield "It has no deviations from the RFCs."
             return
         yield "Deviations from the RFCs:"
-        yield _table(
-            [
-                (one, f"at {one.offset}", one.detail if _DETAIL.fullmatch(one.detail) else "")
-                for one in sorted(found, key=lambda one: one.offset)
-            ]
-        )
+        rows = [
+            (one, f"at {one.offset}", one.detail if _DETAIL.fullmatch(one.detail) else "")
+            for one in sorted(found, key=lambda one: one.offset)
+        ]
+        yield _table(rows)
 
     def _error(self, error: BodyError) -> str:
-        """An error of ours, without what it quotes."""
+        """The text of an error, without what it quotes from the body."""
         return re.sub(r"""b?(['"]).*\1""", lambda match: self.redact.token(match[0]), str(error))
 
     def _heads(self, body: bytes) -> Iterator[str]:
-        """What look like heads of parts in a body that is no multipart."""
-        found = list(islice(_PART_HEAD.finditer(body), multipart.MAX_PARTS))
+        """Yield what look like heads of parts in a body that cannot be parsed."""
+        found = list(islice(_PART_HEAD.finditer(body), MAX_HEADS))
         if not found:
             yield from self._content(body, "")
-            return
-        ends = [*(match.start() for match in found[1:]), len(body)]
-        yield "What may be parts of it:"
-        for number, (match, end) in enumerate(zip(found, ends, strict=True), 1):
-            limit = min(end, match.end() + multipart.MAX_HEADER_BYTES)
+        for number, match in enumerate(found, 1):
+            limit = match.end() + MAX_HEAD
             blank = _BLANK_LINE.search(body, match.end(), limit)
-            head = body[match.end() : blank.end() if blank else limit]
-            yield f"Head of part {number}, at {match.end()}, {end - match.end()} bytes with it:"
-            yield _block(self.redact.head(_without_end(head)), blank is None)
+            head = body[match.end() : blank.start() if blank else limit]
+            yield f"Perhaps the head of part {number}, at {match.end()}:"
+            yield _block(self.redact.head(head), blank is None)
 
     def _picture(self, data: bytes) -> str:
-        """What a picture tells of itself, but for when it was taken."""
+        """Dimensions, make and model of a JPEG; its times and places are left out."""
         found = jpeg.describe(data[:JPEG_HEAD])
         if found is None:
             return ""
         size = f"{found.width} x {found.height}" if found.width else "JPEG"
-        make, model = (
-            self.redact.value("make", found.make),
-            self.redact.value("model", found.model),
-        )
+        make = self.redact.value("make", found.make)
+        model = self.redact.value("model", found.model)
         return ", ".join(word for word in (size, make, model) if word)
 
 
 def _head_of(body: bytes, part: PartSpan, boundary: bytes) -> bytes:
-    """The bytes between the boundary and the data of a part."""
+    """The bytes between the delimiter and the data of a part, without the blank line."""
     earliest = max(0, part.start - multipart.MAX_HEADER_BYTES - 2 * multipart.MAX_BOUNDARY)
     before = body.rfind(b"--" + boundary, earliest, part.start)
-    return _without_end(body[before + 2 + len(boundary) : part.start].partition(b"\n")[2])
-
-
-def _without_end(head: bytes) -> bytes:
-    """A head without the blank line after it."""
+    head = body[before + 2 + len(boundary) : part.start].partition(b"\n")[2]
     return head.removesuffix(b"\n").removesuffix(b"\r")
 
 
-def _text(data: bytes) -> str | None:
-    """The beginning of a text; None if this is none."""
-    head = data[:MAX_READ]
-    encodings = ["utf-16"] if head[:2] in (b"\xff\xfe", b"\xfe\xff") else ["utf-8", "cp949"]
-    for encoding in encodings:
-        with suppress(UnicodeDecodeError):
-            decoder = codecs.getincrementaldecoder(encoding)()
-            text = decoder.decode(head, final=len(data) <= MAX_READ)
-            if not _BINARY.search(text):
-                return text
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        return head.decode("utf-8", "backslashreplace")
-    return None
-
-
-def _is_picture(data: bytes, content_type: str, name: str = "") -> bool:
-    """Is this a picture or video, or does it say so?"""
+def _text(data: bytes, content_type: str, name: str = "") -> str | None:
+    """The first `MAX_READ` bytes as text; None for pictures, videos and other binary data."""
     claimed = content_type.strip().lower().startswith(("image/", "video/", "audio/"))
     named = filename.safe(name, "").rpartition(".")[2] != "bin" if name else False
-    return claimed or named or filename.sniff(data[:16], None) != "application/octet-stream"
+    looks = filename.sniff(data[:16], None) != "application/octet-stream"
+    if claimed or named or looks or _BINARY.search(data, 0, MAX_READ):
+        return None
+    # Whatever the encoding is, the structure is ASCII, and other characters are never printed.
+    return data[:MAX_READ].decode("utf-8", "surrogateescape")
 
 
-def _table(rows: Rows) -> str:
-    cells = [[str(cell)[:MAX_CELL] for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return _fenced(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    )
+def _table(rows: Sequence[Sequence[object]]) -> str:
+    return _fenced(show.aligned([[str(cell)[:MAX_CELL] for cell in row] for row in rows]))
 
 
 def _block(text: str, cut: bool = False) -> str:
-    """A text of several lines. `cut`: there was more of it."""
+    """A code block of several lines. `cut` means that the text is only the beginning."""
     notes: list[str] = []
     if "\r\n" in text and not re.search(r"(?<!\r)\n|\r(?!\n)", text):
         text = text.replace("\r\n", "\n")
         notes.append("(Its lines end with CRLF.)")
     if cut or len(text) > MAX_SHOWN:
-        notes.append("(It is longer: the rest is cut off.)")
+        notes.append("(It is longer; the rest is left out.)")
     return "\n\n".join([_fenced(text[:MAX_SHOWN].removesuffix("\n").split("\n")), *notes])
 
 
 def _fenced(lines: Iterable[str]) -> str:
-    """A code block. There are no backticks in the lines, and no line ends but these."""
+    """A code block. The lines contain no backticks, and no other line ends."""
     return "\n".join(["```", *map(_visible, lines), "```"])
 
 
 def _visible(line: str) -> str:
+    """A line without control characters, not longer than `MAX_SHOWN`."""
     line = line if len(line) <= MAX_SHOWN else f"{line[: MAX_SHOWN - 1]}…"
     return "".join(
         char if char.isprintable() or char == "\t" else char.encode("unicode_escape").decode()

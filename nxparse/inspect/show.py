@@ -1,8 +1,8 @@
-"""A request, or a reply, shown to a person: what the content view and `show` print.
+"""Requests and replies as text for people: for the content view and `python -m nxparse show`.
 
-An upload is shown with its parts and with each deviation and where it was met,
-a request to the social gateway with what stands in it. Passwords, keys and
-tokens are hidden: what is on a screen is soon in a screenshot.
+An upload is shown with its parts and with each deviation and its offset, a request to the social
+gateway with its fields. Passwords, keys and tokens are hidden, because what is on a screen is
+soon in a screenshot.
 """
 
 from __future__ import annotations
@@ -25,35 +25,54 @@ from nxparse.upload import JPEG_HEAD, File, Upload, camera, from_parts, read, wh
 MAX_LINE = 200  # characters
 
 EMAIL = "upload by e-mail"
-# What is answered with keys and tokens.
-_ANSWERED = (Service.LOGIN, Service.PHOTO, Service.VIDEO)
+_TITLES = {
+    Service.CHECK: "hotspot check",
+    Service.PAGE: "page",
+    Service.THUMBNAIL: "thumbnail",
+    Service.EMAIL: EMAIL,
+    Service.FILE: "file for a social site",
+    Service.LOGIN: "login to {site}",
+    Service.PHOTO: "photo announced to {site}",
+    Service.VIDEO: "video announced to {site}",
+    Service.TIME: "time",
+    Service.ACCOUNT: "login to AllShare",
+    Service.LIST: "list of sites",
+}
+# The replies to these contain keys and tokens.
+_WITH_SECRETS = (Service.LOGIN, Service.PHOTO, Service.VIDEO)
 
-# A flow: a dictionary as a tnetstring, whose first key comes at once.
+# A flow in a recording is a dictionary as a tnetstring; its first key follows at once.
 _FLOWS = re.compile(rb"[0-9]{1,10}:[0-9]{1,2}:[a-z_]+[;,]")
 _SECRET = re.compile(r'((?:SessionKey|CryptSessionKey Value|ResourceID)=")[^"]*')
 
 
+def title(seen: RecordedRequest) -> str:
+    """The kind of a request, in a few words."""
+    endpoint = endpoints.find(seen.method, seen.host, seen.path)
+    return _TITLES.get(endpoint.service, "unknown").format(site=endpoint.argument)
+
+
 def is_readable(seen: RecordedRequest) -> bool:
-    """Is this a request of which `request` can tell something, if it has a body?"""
-    return _called(seen) in (*_ANSWERED, Service.EMAIL, Service.FILE, Service.ACCOUNT)
+    """Does `request` return a text for this request, if it has a body?"""
+    return _service(seen) in (*_WITH_SECRETS, Service.EMAIL, Service.FILE, Service.ACCOUNT)
 
 
 def has_secrets(seen: RecordedRequest) -> bool:
-    """Does the reply to this request hold what `reply` hides?"""
-    return _called(seen) in _ANSWERED
+    """Does the reply to this request contain what `reply` hides?"""
+    return _service(seen) in _WITH_SECRETS
 
 
 def request(seen: RecordedRequest) -> str | None:
-    """What somebody asks for, for a person. None if nobody knows, or there is no body."""
+    """The contents of a request. None if it is unknown, or has no body."""
     endpoint = endpoints.find(seen.method, seen.host, seen.path)
-    if not seen.body:
+    body, content_type = seen.body, seen.header("content-type")
+    if not body:
         return None
-    body = seen.body
     match endpoint.service:
         case Service.EMAIL:
-            return email(body, seen.header("content-type"))
+            return email(body, content_type)
         case Service.FILE:
-            return _lines(("file", _file(_whole(body, seen.header("content-type")))))
+            return _lines(("file", _describe_file(_whole(body, content_type))))
         case Service.LOGIN:
             return _login(endpoint.argument, body)
         case Service.PHOTO | Service.VIDEO:
@@ -65,65 +84,41 @@ def request(seen: RecordedRequest) -> str | None:
 
 
 def reply(seen: RecordedRequest) -> str | None:
-    """The reply to a camera, for a person. None if there is nothing to hide in it."""
+    """The body of a reply without its secrets. None if it has none."""
     if not has_secrets(seen) or not seen.answered or not seen.answered.body:
         return None
     return _SECRET.sub(r"\1(hidden)", seen.answered.body.decode("utf-8", "replace"))
 
 
 def upload_in(seen: RecordedRequest) -> Upload | None:
-    """The upload that a request is, None if it is none. Raises BodyError."""
+    """The upload in a request, or None. Raises BodyError."""
     body, content_type = seen.body or b"", seen.header("content-type")
-    match _called(seen):
+    match _service(seen):
         case Service.EMAIL:
             return read(body, content_type)
         case Service.FILE:
-            # Who sent it, and where to, was said in other requests.
+            # Sender and recipients are in other requests.
             return Upload("", (), "", "", (_whole(body, content_type),))
         case _:
             return None
 
 
-def title(seen: RecordedRequest) -> str:
-    """What a request is, in a few words."""
-    endpoint = endpoints.find(seen.method, seen.host, seen.path)
-    match endpoint.service:
-        case Service.EMAIL:
-            return EMAIL
-        case Service.FILE:
-            return "file for a social site"
-        case Service.LOGIN:
-            return f"login to {endpoint.argument}"
-        case Service.PHOTO | Service.VIDEO as announced:
-            return f"{announced.name.lower()} announced to {endpoint.argument}"
-        case Service.ACCOUNT:
-            return "login to AllShare"
-        case Service.LIST:
-            return "list of sites"
-        case Service.TIME | Service.PAGE | Service.THUMBNAIL as other:
-            return other.name.lower()
-        case Service.CHECK:
-            return "hotspot check"
-        case _:
-            return "unknown"
-
-
 def describe_other(data: bytes, path: Path) -> str | None:
-    """What a file is, and how to open it, if it is no request and no body of one."""
+    """Name a file that is neither a request nor a body, and say how to open it."""
     if _FLOWS.match(data):
         file = shlex.quote(str(path))
         return (
-            f"{path} is a recording of mitmproxy, open it with: "
+            f"{path} is a recording of mitmproxy. Open it with: "
             f"mitmdump -nr {file} -s nx_addon.py, or mitmweb -r {file} -s nx_addon.py"
         )
-    media_type = filename.sniff(data[: filename.HEAD])
-    if filename.is_media(data[: filename.HEAD]):
-        return f"{path} is a photo or video ({media_type}), not an upload"
+    head = data[: filename.HEAD]
+    if filename.is_media(head):
+        return f"{path} is a photo or video ({filename.sniff(head)}), not an upload"
     return None
 
 
 def email(body: bytes, content_type: str) -> str:
-    """An upload by e-mail, or why it cannot be read, with as many parts as there are."""
+    """The fields, parts and deviations of an upload by e-mail, as far as it can be parsed."""
     scanner = multipart.Scanner(multipart.boundary_of(content_type))
 
     def fetch(start: int, end: int) -> bytes:
@@ -134,41 +129,35 @@ def email(body: bytes, content_type: str) -> str:
         parts = scanner.close()
         found = from_parts(parts, scanner.deviations, fetch)
     except BodyError as error:
-        head = _lines(("upload", f"cannot be read: {error}"))
-        # As far as it could be read.
+        head = _lines(("upload", f"cannot be parsed: {error}"))
         parts, deviations = scanner.parts, scanner.deviations
         if not parts and not deviations:
             return head
     else:
         head = upload(found)
         deviations = list(found.deviations)
-    rows = [("", "name", "file", "type", "bytes", "at", "")]
+    rows: list[tuple[str, ...]] = [("", "name", "file", "type", "bytes", "at", "")]
     for number, part in enumerate(parts, 1):
+        names = (part.name, part.filename, part.content_type)
+        size = str(part.end - part.start)
+        shown = picture(fetch, part.start, part.end)
         rows.append(
-            (
-                str(number),
-                printable(part.name or "-"),
-                printable(part.filename or "-"),
-                printable(part.content_type or "-"),
-                str(part.end - part.start),
-                str(part.start),
-                picture(fetch, part.start, part.end),
-            )
+            (str(number), *(printable(one or "-") for one in names), size, str(part.start), shown)
         )
     noted = [
         (str(one), f"at {one.offset}", printable(one.detail))
         for one in sorted(deviations, key=lambda one: one.offset)
     ]
-    tolerated = f"\ntolerated\n{_table(noted)}" if noted else "\nnothing had to be tolerated\n"
-    return f"{head}\nparts\n{_table(rows)}{tolerated}"
+    tolerated = f"tolerated\n{_table(noted)}" if noted else "no deviations\n"
+    return f"{head}\nparts\n{_table(rows)}\n{tolerated}"
 
 
 def upload(found: Upload) -> str:
-    """Who sends what to whom."""
-    sender = f"{found.sender_name} <{found.sender}>" if found.sender_name else found.sender
+    """The fields of an upload."""
+    name, address = found.sender_name, found.sender
     return _lines(
-        ("camera", camera(found) or "(its photos do not tell)"),
-        ("sender", sender or "(nobody)"),
+        ("camera", camera(found) or "(not named in its photos)"),
+        ("sender", (f"{name} <{address}>" if name else address) or "(none)"),
         ("recipients", ", ".join(found.recipients)),
         ("subject", found.subject),
         ("text", found.text),
@@ -176,22 +165,22 @@ def upload(found: Upload) -> str:
 
 
 def picture(fetch: Fetch, start: int, end: int) -> str:
-    """What a file tells of itself, as far as it is a JPEG."""
-    told = jpeg.describe(fetch(start, min(end, start + JPEG_HEAD)))
-    if told is None:
+    """Dimensions, camera and time of a JPEG; empty for other files."""
+    found = jpeg.describe(fetch(start, min(end, start + JPEG_HEAD)))
+    if found is None:
         return ""
-    size = f"{told.width} x {told.height}" if told.width else "JPEG"
-    return ", ".join(word for word in (size, told.model, told.taken) if word)
+    size = f"{found.width} x {found.height}" if found.width else "JPEG"
+    return ", ".join(word for word in (size, found.model, found.taken) if word)
 
 
-def as_json(found: Upload) -> dict[str, Any]:
-    """An upload for programs, as one object that JSON can hold."""
+def as_json(upload: Upload) -> dict[str, Any]:
+    """An upload as an object for JSON."""
     return {
-        "sender": found.sender,
-        "recipients": list(found.recipients),
-        "subject": found.subject,
-        "text": found.text,
-        "deviations": [str(one) for one in found.deviations],
+        "sender": upload.sender,
+        "recipients": list(upload.recipients),
+        "subject": upload.subject,
+        "text": upload.text,
+        "deviations": [str(one) for one in upload.deviations],
         "files": [
             {
                 "name": file.name,
@@ -199,12 +188,12 @@ def as_json(found: Upload) -> dict[str, Any]:
                 "size": file.size,
                 "sha256": file.sha256,
             }
-            for file in found.files
+            for file in upload.files
         ],
     }
 
 
-def _called(seen: RecordedRequest) -> Service:
+def _service(seen: RecordedRequest) -> Service:
     return endpoints.find(seen.method, seen.host, seen.path).service
 
 
@@ -212,7 +201,7 @@ def _login(site: str, body: bytes) -> str:
     try:
         login = social.read_login(body)
     except BodyError as error:
-        return _lines(("login to", site), ("cannot be read", str(error)))
+        return _lines(("login to", site), ("cannot be parsed", str(error)))
     if login.out:
         return _lines(("logout from", site))
     return _lines(("login to", site), ("user", login.user), ("password", "(hidden)"))
@@ -222,7 +211,7 @@ def _announcement(site: str, kind: str, body: bytes) -> str:
     try:
         found = social.read_announcement(body)
     except BodyError as error:
-        return _lines((f"{kind} for", site), ("cannot be read", str(error)))
+        return _lines((f"{kind} for", site), ("cannot be parsed", str(error)))
     return _lines(
         (f"{kind} for", site),
         ("file", found.name or "-"),
@@ -236,26 +225,26 @@ def _whole(body: bytes, content_type: str) -> File:
     return whole(None, content_type, len(body), lambda start, end: body[start:end])
 
 
-def _file(file: File) -> str:
-    told = picture(lambda start, end: file.head(end), 0, file.size)
-    return ", ".join(word for word in (file.content_type, format_size(file.size), told) if word)
+def _describe_file(file: File) -> str:
+    shown = picture(lambda start, end: file.head(end), 0, file.size)
+    return ", ".join(word for word in (file.content_type, format_size(file.size), shown) if word)
 
 
 def _lines(*fields: tuple[str, str]) -> str:
-    """Names and values, a line for each; what has several lines is indented."""
+    """Names and values, one per line; further lines of a value are indented."""
     width = max(len(name) for name, _ in fields) + 2
     lines = []
     for name, value in fields:
-        texts = [printable(line, MAX_LINE) for line in value.split("\n")] or [""]
-        lines += [f"{name:{width}}{texts[0]}", *(" " * width + text for text in texts[1:])]
+        first, *more = [printable(line, MAX_LINE) for line in value.split("\n")]
+        lines += [f"{name:{width}}{first}", *(" " * width + line for line in more)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
+    return "".join(f"  {line}\n" for line in aligned(rows))
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table whose rows have the same number of cells."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "".join(
-        "  "
-        + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        + "\n"
-        for row in rows
-    )
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

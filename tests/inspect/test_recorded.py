@@ -9,11 +9,11 @@ from nxparse.inspect.recorded import RecordedRequest, parse
 from tests import bodies
 from tests.mitmdump import ROOT
 
-PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=60)
 
 
-def test_the_recorded_request() -> None:
-    """The capture of an NX300 is read, with both of its User-Agents and its odd headers."""
+def test_capture() -> None:
+    """The capture of an NX300 is parsed, with both User-Agents and its odd headers."""
     found = parse((ROOT / "tests" / "wire" / "nx300_email.http").read_bytes())
     assert found
     assert (found.method, found.host, found.version) == ("POST", "www.ospserver.net", "HTTP/1.0")
@@ -52,14 +52,14 @@ def test_the_recorded_request() -> None:
     ],
 )
 def test_parse(data: bytes, expected: RecordedRequest | None) -> None:
-    """A request is read in whatever spelling; what does not begin as one is none."""
+    """Requests are parsed leniently; other data is not a request."""
     assert parse(data) == expected
 
 
 @PROPERTY
 @given(st.binary(max_size=300))
-def test_anything(data: bytes) -> None:
-    """Behind a request line anything is a request, with its body whole."""
+def test_any_data(data: bytes) -> None:
+    """After a request line, any data is a request with a whole body."""
     found = parse(b"POST /x HTTP/1.1\r\n" + data)
     assert found
     assert data.endswith(found.body or b"")
@@ -67,6 +67,6 @@ def test_anything(data: bytes) -> None:
 
 
 def test_header() -> None:
-    """The first header of a name counts, in any case of letters."""
+    """The first header with a name counts, regardless of case."""
     headers = (("A", "1"), ("a", "2"))
     assert [recorded.header(headers, name) for name in ("a", "A", "b")] == ["1", "1", ""]

@@ -1,4 +1,4 @@
-"""A report for a public bug report: it helps, it betrays nobody, and nothing breaks out of it."""
+"""The report for a public bug report: useful, without private values, and valid Markdown."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nxparse import __version__
 from nxparse.inspect import recorded
 from nxparse.inspect.recorded import RecordedQuestion, RecordedRequest, RecordedResponse
-from nxparse.inspect.report import MAX_HEADERS, MAX_SHOWN, markdown
+from nxparse.inspect.report import MAX_HEADERS, MAX_READ, MAX_SHOWN, markdown
 from nxparse.server import social
 from nxparse.server.hotspot import GLD, YAHOO
 from nxparse.server.page import render
@@ -29,7 +30,7 @@ from tests import bodies
 from tests import social as camera
 from tests.mitmdump import ROOT
 
-PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=60)
 KEY = bytes(range(32))
 
 RECORDED = (ROOT / "tests" / "wire" / "nx300_email.http").read_bytes()
@@ -78,7 +79,7 @@ PRIVATE = {
 
 
 def _within_base64(text: str) -> str:
-    """What of base64 is the same whatever stands before and behind the text."""
+    """The characters of base64 that do not depend on the bytes around the text."""
     ends = (b"\0\0", b"\xff\xff")
     encoded = [b64encode(end + text.encode() + end).decode() for end in ends]
     return "".join(one for one, other in zip(*encoded, strict=True) if one == other)
@@ -118,8 +119,8 @@ UNKNOWN_XML = (
 )
 
 
-def said(data: bytes, reply: Reply | None = None, *, at: float = 0.0) -> RecordedRequest:
-    """A request as a camera writes it, and our reply."""
+def sent(data: bytes, reply: Reply | None = None, *, at: float = 0.0) -> RecordedRequest:
+    """A request as a camera writes it, with our reply."""
     found = recorded.parse(data)
     assert found
     answered = reply and RecordedResponse(reply.status, "OK", tuple(reply.fields(0)), reply.body)
@@ -129,13 +130,13 @@ def said(data: bytes, reply: Reply | None = None, *, at: float = 0.0) -> Recorde
 def post(
     body: bytes | None, content_type: str = "text/xml", *headers: tuple[str, str], path: str = "/x"
 ) -> RecordedRequest:
-    """A request that nobody knows."""
+    """An unknown request."""
     fields = (("Host", "h.example.com"), ("Content-Type", content_type), *headers)
     return RecordedRequest("POST", "h.example.com", path, fields, body)
 
 
 def conversation() -> list[RecordedRequest]:
-    """What a camera says in a day, with everything private in it."""
+    """All requests of a camera, with every private value in them."""
     message = bodies.message_xml(
         sender=f"{NAME} <{USER}>",
         recipients=[PRIVATE["recipient"], USER.upper()],
@@ -155,22 +156,22 @@ def conversation() -> list[RecordedRequest]:
     )
     basic = b64encode(f"{NAME}:{PASSWORD}".encode()).decode()
     return [
-        said(camera.hotspot("gld.samsungosp.com"), GLD, at=1000.0),
-        said(bodies.request(body), ACCEPTED, at=1002.5),
-        said(camera.auth("facebook", camera.login(USER, PASSWORD)), logged_in),
-        said(announced, social.upload_to(TOKEN)),
-        said(camera.put(f"upload/{TOKEN}", bodies.jpeg(700)), ACCEPTED),
-        said(camera.auth("facebook", camera.logout(SESSION_KEY)), social.LOGGED_OUT),
-        said(camera.auth("youtube", camera.login_qf30(NAME, PASSWORD)), social.LOGIN_FAILED),
-        said(camera.allshare(USER, PASSWORD), social.LOGIN_FAILED),
-        said(camera.request("POST", f"/v1/register?sn={SERIAL}", UNKNOWN_XML.encode(), host=HOST)),
+        sent(camera.hotspot("gld.samsungosp.com"), GLD, at=1000.0),
+        sent(bodies.request(body), ACCEPTED, at=1002.5),
+        sent(camera.auth("facebook", camera.login(USER, PASSWORD)), logged_in),
+        sent(announced, social.upload_to(TOKEN)),
+        sent(camera.put(f"upload/{TOKEN}", bodies.jpeg(700)), ACCEPTED),
+        sent(camera.auth("facebook", camera.logout(SESSION_KEY)), social.LOGGED_OUT),
+        sent(camera.auth("youtube", camera.login_qf30(NAME, PASSWORD)), social.LOGIN_FAILED),
+        sent(camera.allshare(USER, PASSWORD), social.LOGIN_FAILED),
+        sent(camera.request("POST", f"/v1/register?sn={SERIAL}", UNKNOWN_XML.encode(), host=HOST)),
         post(b"", "text/plain", *cookies, ("Authorization", f"Basic {basic}")),
         post(f"user={quote(USER)}&pass={quote(PASSWORD)}&mode=1".encode(), "text/plain"),
     ]
 
 
 def outside(report: str) -> list[str]:
-    """The lines of a report that are in no code block (CommonMark 0.31, section 4.5)."""
+    """The lines of a report outside of code blocks (CommonMark 0.31, section 4.5)."""
     lines: list[str] = []
     fence = ""
     for line in report.splitlines():
@@ -208,14 +209,14 @@ def whole_report() -> str:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("what", PRIVATE)
 def test_private(whole_report: str, what: str, form: str) -> None:
-    """Nothing private is in the report, in whatever form, whatever the case of its letters."""
+    """No private value is in the report, in any encoding and in any case."""
     assert FORMS[form](PRIVATE[what]).lower() not in whole_report.lower()
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("what", PRIVATE)
 def test_private_elsewhere(what: str, form: str) -> None:
-    """A private value is not printed in any other place either, even if it is there only once."""
+    """No private value is printed in any other place, even if it occurs only once."""
     each = FORMS[form](PRIVATE[what])
     odd = RecordedRequest(
         each,
@@ -275,7 +276,7 @@ FAULTS = {
     ],
 )
 def test_private_in_odd_spelling(place: str, private: str) -> None:
-    """Nothing has to be recognized as private: what no list knows is not printed."""
+    """Values are not printed unless they are on an allow-list, so none must be recognised."""
     written = quote(private, "") if place.startswith("GET /") else private
     for text in {written, private}:
         found = recorded.parse(place.format(*[text] * 3).encode())
@@ -285,7 +286,7 @@ def test_private_in_odd_spelling(place: str, private: str) -> None:
 
 
 def test_stable() -> None:
-    """Equal values have equal tokens in the whole report."""
+    """Equal values have equal tokens throughout a report."""
     report = markdown(conversation())
     key = re.search(r'<Response SessionKey="(<hex 32 #\w+>)">', report)
     token = re.search(r'ResourceID="upload/(<hex 32 #\w+>)"', report)
@@ -303,7 +304,7 @@ def test_stable() -> None:
 
 
 def test_reports_differ() -> None:
-    """A digest is the same within one report, and another one in the next."""
+    """Digests are equal within a report, and differ from those in the next."""
     photo = bodies.jpeg(700)
     requests = [post(photo, "image/jpeg"), post(photo, "image/jpeg"), post(b"\xff\xd8\xff", "")]
     first, again = markdown(requests), markdown(requests)
@@ -320,8 +321,8 @@ def test_reports_differ() -> None:
 
 
 def test_recorded() -> None:
-    """What is odd about an NX300 is still visible."""
-    report = markdown([said(RECORDED, ACCEPTED)], version="mitmproxy 1.2", key=KEY)
+    """The oddities of an NX300 are visible."""
+    report = markdown([sent(RECORDED, ACCEPTED)], version="mitmproxy 1.2", key=KEY)
     head, _, body = RECORDED.decode("utf-8", "replace").partition("\r\n\r\n")
     for line in head.split("\r\n")[2:]:
         name, _, value = line.partition(":")
@@ -354,12 +355,12 @@ def test_recorded() -> None:
     row = f"binary +SAM_4371.JPG +image/jpeg; +600 +594 +{digest.hexdigest()[:16]} +JPEG"
     assert re.search(f"\n2 +{row}\n", report)
     assert "\n200 OK\n" in report
-    assert "\n1 request, made with mitmproxy 1.2.\n" in report
+    assert f"\n1 request, made with nx_addon {__version__} in mitmproxy 1.2.\n" in report
 
 
 def test_unknown_camera() -> None:
-    """Of unknown XML the structure is printed, with versions, models and known namespaces."""
-    report = markdown([said(camera.request("POST", "/v1/register", UNKNOWN_XML.encode()))])
+    """The structure of unknown XML is printed, with versions, models and known namespaces."""
+    report = markdown([sent(camera.request("POST", "/v1/register", UNKNOWN_XML.encode()))])
     expected = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<Device xmlns="urn:schemas-upnp-org:device:Basic:1" Type="camera" Serial="<alnum 11>">\n'
@@ -373,7 +374,7 @@ def test_unknown_camera() -> None:
 
 
 def test_questions() -> None:
-    """Names that were looked up: ours and known ones in clear, of others the number of labels."""
+    """Known names that were looked up are printed; of others the number of labels."""
     asked = [
         RecordedQuestion("gld.samsungosp.com", "A", CLIENT, 1000.0),
         RecordedQuestion("jane.nas.example.org", "AAAA", CLIENT, 1001.5),
@@ -385,9 +386,9 @@ def test_questions() -> None:
 
 
 def test_times() -> None:
-    """A report tells how far apart the requests are, and not when they were."""
-    told = [replace(post(None), at=at) for at in (0.0, 1e9, 1e9 + 2.25, float("nan"))]
-    lines = [line for line in outside(markdown(told)) if line.startswith("From ")]
+    """Times are relative to the first request."""
+    requests = [replace(post(None), at=at) for at in (0.0, 1e9, 1e9 + 2.25, float("nan"))]
+    lines = [line for line in outside(markdown(requests)) if line.startswith("From ")]
     assert lines[:3] == [
         "From an unknown address.",
         "From an unknown address, 0.0 s after the first.",
@@ -396,7 +397,7 @@ def test_times() -> None:
 
 
 def test_our_replies() -> None:
-    """Our own replies can be recognized, and what they quote is redacted."""
+    """Our own replies are recognisable, and quotes in them are redacted."""
     for reply, expected in (
         (render([], 0.0, gallery=False), "The body is the start page of nx_addon."),
         (YAHOO.cookie, "Set-Cookie: samsung=hotspot; Domain=.yahoo.co.kr; Path=/\n"),
@@ -405,12 +406,12 @@ def test_our_replies() -> None:
         (social.SESSION_EXPIRED, '\n<Response ErrCode="401" ErrSubCode="0" /><!-- Session expired'),
         (refusal(400, f"not {USER}"), '\n<Response ErrCode="400" ErrSubCode="0" /><!-- <text 25>'),
     ):
-        report = markdown([said(camera.hotspot("www.samsungimaging.com"), reply)])
+        report = markdown([sent(camera.hotspot("www.samsungimaging.com"), reply)])
         assert expected in untagged(report)
 
 
 def test_headers_in_order() -> None:
-    """Headers come in order and with their case, repeated ones too, and not without end."""
+    """Headers are printed in their order and case, repeated ones too, up to a limit."""
     headers = tuple((f"x-{'Ab'[n % 2]}", str(n)) for n in range(MAX_HEADERS + 3))
     report = markdown([RecordedRequest("GET", "a.example.com", "/", headers, None)])
     lines = re.findall("\n(x-Ab?|x-b): <digits [0-9] #[a-f0-9]+>(?=\n)", report)
@@ -423,60 +424,91 @@ def test_headers_in_order() -> None:
 
 
 def exif(model: bytes) -> bytes:
-    """A JPEG that names its camera, and when it was taken."""
+    """A JPEG that names its camera."""
     entries = b"\x01\0\x10\x01\x02\0" + len(model).to_bytes(4, "little") + b"\x1a\0\0\0\0\0\0\0"
     tiff = b"Exif\0\0II*\0\x08\0\0\0" + entries + model
     frame = b"\xff\xc0\0\x11\x08\x0e\x10\x15\x60\x03" + bytes(9)
     return b"\xff\xd8\xff\xe1" + (len(tiff) + 2).to_bytes(2, "big") + tiff + frame
 
 
-def test_picture() -> None:
-    """Of a picture there are size, dimensions, camera and digest, and none of its bytes."""
-    data = exif(b"NX300\0") + b"Jane was here" * 40
-    report = markdown([post(data, "image/jpeg"), post(data, "application/octet-stream")])
-    assert report.count("5472 x 3600, NX300") == 2
-    assert f"bytes         {len(data)}\n" in report
+JPEG = exif(b"NX300\0") + b"Jane was here" * 40
+ONE_FIELD = b'--B\r\nContent-Disposition: form-data; name="a"\r\n%s\r\n1\r\n--B--\r\n'
+FORM = "multipart/form-data; boundary=B"
+HEADS = [
+    "that cannot be parsed as multipart:",
+    'content-disposition: form-data; name="message"; fileName="sample.txt"',
+    'name="binary"; fileName="<name 16>.jpg"',
+]
+XML = "<a><title>김민수</title><w>640</w></a>"
+REDACTED_XML = r"\n<a><title><text \d></title><w><digits 3></w></a>\n```"
+
+
+def with_message(message: bytes) -> RecordedRequest:
+    body = bodies.body([("SAM_1.JPG", bodies.jpeg(100))], message=message)
+    return post(body, bodies.CONTENT_TYPE)
+
+
+PRINTED: dict[str, tuple[RecordedRequest, list[str]]] = {
+    "not recorded": (post(None), ["\nThe body was not recorded.\n"]),
+    "no body": (post(b""), ["\nNo body.\n"]),
+    "picture": (post(JPEG, "image/jpeg"), [f"bytes +{len(JPEG)}\n", "5472 x 3600, NX300"]),
+    "undeclared picture": (post(JPEG, ""), [f"bytes +{len(JPEG)}\n", "5472 x 3600, NX300"]),
+    "binary": (
+        post(b"\0\1secret", ""),
+        ["bytes +8\n", hmac.new(KEY, b"\0\1secret", "sha256").hexdigest()[:16]],
+    ),
+    "long text": (
+        post(b"<a>x</a>" * 20000, ""),
+        ["Body, 160000 bytes:", r"\(It is longer; the rest is left out.\)"],
+    ),
+    "long value": (
+        post(b"<a>%b</a>" % (b"x " * 40000)),
+        ["<a><text 16381>", r"\(It is longer; the rest is left out.\)"],
+    ),
+    "UTF-8": (post(XML.encode()), [REDACTED_XML]),
+    "UTF-8 with BOM": (post(XML.encode("utf-8-sig")), [REDACTED_XML]),
+    "CP949": (post(XML.encode("cp949")), [REDACTED_XML]),
+    "cut in a head": (
+        post(bodies.body([(PHOTO, b"")]).partition(b"image/jpeg")[0], bodies.CONTENT_TYPE),
+        HEADS,
+    ),
+    "many parts": (post(bodies.body([(PHOTO, b"x")] * 70), bodies.CONTENT_TYPE), HEADS),
+    "other boundary": (
+        post(b"GARBAGE\n" + bodies.body([(PHOTO, bodies.jpeg(300))]), f"{FORM}other"),
+        HEADS,
+    ),
+    "not multipart": (
+        post(b"<a>12</a>", FORM),
+        ["the boundary <text 4> never appears", "```\n<a><digits 2></a>\n```"],
+    ),
+    "no deviations": (post(ONE_FIELD % b"", FORM), ["\nIt has no deviations from the RFCs.\n"]),
+    "unknown encoding": (
+        post(ONE_FIELD % b"X-\xff: 7\r\n", FORM),
+        ['name="a"\n<text 3>: <digits 1>\n```'],
+    ),
+    "deviation in XML": (
+        with_message(bodies.message_xml().replace(b"<title>", b"& <title>")),
+        ["multipart-label .*\nxml-malformed +at 152 +not well-formed.*line 2"],
+    ),
+    "no recipients": (
+        with_message(b"<email></email>"),
+        ["the message names no receiver", "trailing-semicolon +at"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("request_", "patterns"), PRINTED.values(), ids=PRINTED)
+def test_body(request_: RecordedRequest, patterns: list[str]) -> None:
+    """What is printed of each kind of body."""
+    report = untagged(markdown([request_], key=KEY))
+    for pattern in patterns:
+        assert re.search(pattern, report), report
     assert "Jane" not in report
-    assert data[:8].hex() not in report
-    assert "begins with" not in report
-
-
-@pytest.mark.parametrize(
-    "data", [bytes(range(128, 150)) + b"\0", b"\0\1secret\2\3\4\5" + bytes(20), b"\0" * 3]
-)
-def test_binary(data: bytes) -> None:
-    """Of other bytes there are the number and a digest."""
-    report = markdown([post(data, "")], key=KEY)
-    assert f"bytes         {len(data)}\n" in report
-    assert hmac.new(KEY, data, "sha256").hexdigest()[:16] in report
     assert "secret" not in report
 
 
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [(None, "The body was not kept."), (b"", "No body.")],
-    ids=["lost", "none"],
-)
-def test_no_body(body: bytes | None, expected: str) -> None:
-    """That a body was not kept is something else than that there was none."""
-    assert expected in outside(markdown([post(body)]))
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["<a>" * 5000, "<a>x</a>" * 20000, "1: 2\n" * 5000, f"<a>{'x ' * 40000}</a>"],
-    ids=["short", "long", "lines", "one-value"],
-)
-def test_cut(text: str) -> None:
-    """Of a long text there is the beginning, and the report says so."""
-    report = markdown([post(text.encode(), "")])
-    assert "(It is longer: the rest is cut off.)" in outside(report)
-    assert len(report) < MAX_SHOWN + 3000
-    assert f"Body, {len(text)} bytes:" in report
-
-
 def test_cut_lines() -> None:
-    """Also a line of a head and a cell of a table have an end."""
+    """Lines of heads and cells of tables are limited, too."""
     boundary = "b" * 200
     body = bodies.body([("SAM_1.JPG", b"")]).replace(
         b"image/jpeg;", f"image/x; boundary={boundary}".encode()
@@ -488,27 +520,19 @@ def test_cut_lines() -> None:
 
 
 def test_cut_in_value() -> None:
-    """No piece of a value is left where a long text was cut, be it a body or a part of one."""
-    for size in range(65480, 65522):
+    """Where a long text is cut, in a body or a part, no piece of a value is printed."""
+    for size in range(MAX_READ - 56, MAX_READ - 14):
         xml = f"<a><t>{'x' * size}</t><c>{IMEI}</c><d>é{'é' * 9}</d></a>".encode()
         body = bodies.body([], message=xml)
         report = markdown([post(xml), post(body, bodies.CONTENT_TYPE)])
-        assert report.count("<letters 65") == 2
+        assert report.count("<letters 163") == 2
         assert "<c>4" not in report
-        cut = 2 if len(xml) > 65536 else 0
-        assert report.count("(It is longer: the rest is cut off.)") == cut
-
-
-@pytest.mark.parametrize("ending", bodies.ENDINGS)
-def test_endings(ending: str) -> None:
-    """A body may end anywhere in its end: its parts are told all the same."""
-    body = bodies.body([("SAM_1.JPG", bodies.jpeg(500))], ending=bodies.ENDINGS[ending])
-    report = markdown([said(bodies.request(body))])
-    assert re.search(r"\n2 +binary +SAM_1.JPG +image/jpeg; +50\d ", report)
+        cut = 2 if len(xml) > MAX_READ else 0
+        assert report.count("(It is longer; the rest is left out.)") == cut
 
 
 def test_form_fields() -> None:
-    """Parts of an unknown upload that are text are what somebody typed, and no picture is text."""
+    """Text in the parts of an unknown upload may be typed by the user; pictures are not text."""
     head = b'--B\r\nContent-Disposition: form-data; name="%s"\r\n%s\r\n'
     body = (
         (head % (b"comment", b"")) + b"Jane\r\nsays: hi\r\n"
@@ -527,80 +551,16 @@ def test_form_fields() -> None:
     assert "\nX-Who: <letters 4>\n <letters 6>\n<text 8>\n" in report
     assert "Part 3:\n\n```\n<digits 2>\n```" in report
     assert "Part 5:" not in report
-    assert "\naccept: <letters 1>\n <letters 1>, <letters 1>\n<text 3>: <digits 1>\n" in report
+    assert "\naccept: <letters 1>\n <letters 1>, <letters 1>\n<text 4>: <digits 1>\n" in report
     assert re.search("header-folded +at [0-9]+\n", report)
-
-
-@pytest.mark.parametrize(
-    ("body", "content_type"),
-    [
-        pytest.param(
-            bodies.body([(PHOTO, b"")]).partition(b"image/jpeg")[0],
-            bodies.CONTENT_TYPE,
-            id="cut-in-head",
-        ),
-        pytest.param(bodies.body([(PHOTO, b"x")] * 70), bodies.CONTENT_TYPE, id="many-parts"),
-        pytest.param(
-            b"GARBAGE\n" + bodies.body([(PHOTO, bodies.jpeg(300))]),
-            "multipart/form-data; boundary=other",
-            id="other-boundary",
-        ),
-    ],
-)
-def test_unreadable(body: bytes, content_type: str) -> None:
-    """A body that claims to be multipart and is not is told with what looks like its parts."""
-    report = markdown([post(body, content_type)])
-    assert "that cannot be read as multipart:" in report
-    assert 'content-disposition: form-data; name="message"; fileName="sample.txt"' in report
-    assert 'name="binary"; fileName="<name 16>.jpg"' in untagged(report)
-    assert f'fileName="{PHOTO}"' not in report
-
-
-def test_not_multipart() -> None:
-    """A body that only claims to be multipart is told as what it is."""
-    report = untagged(markdown([post(b"<a>12</a>", "multipart/form-data; boundary=B")]))
-    assert "the boundary <text 4> never appears" in report
-    assert "```\n<a><digits 2></a>\n```" in report
-
-
-def test_conforming() -> None:
-    """That nothing deviates is told, too; a head in no known encoding is shown somehow."""
-    body = b'--B\r\nContent-Disposition: form-data; name="a"\r\n%s\r\n1\r\n--B--\r\n'
-    report = markdown([post(body % b"", "multipart/form-data; boundary=B")])
-    assert "It deviates from no RFC." in outside(report)
-    report = markdown([post(body % b"X-\xff: 7\r\n", "multipart/form-data; boundary=B")])
-    assert 'name="a"\n<text 3>: <digits 1>\n```' in untagged(report)
-
-
-def test_deviation_of_message() -> None:
-    """What is wrong with the XML of an upload is told with the rest, in order."""
-    message = bodies.message_xml().replace(b"<title>", b"& <title>")
-    body = bodies.body([("SAM_1.JPG", bodies.jpeg(100))], message=message)
-    report = markdown([said(bodies.request(body))])
-    assert re.search("multipart-label .*\nxml-malformed +at 152 +not well-formed.*line 2", report)
-
-
-def test_unreadable_message() -> None:
-    """An upload that names nobody is told with the reason and what deviates."""
-    body = bodies.body([("SAM_1.JPG", b"")], message=b"<email></email>")
-    report = markdown([said(bodies.request(body))])
-    assert "the message names no receiver" in report
-    assert re.search("trailing-semicolon +at", report)
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp949"])
-def test_encodings(encoding: str) -> None:
-    """Text is told as text in any encoding that cameras use."""
-    report = markdown([post("<a><title>김민수</title><w>640</w></a>".encode(encoding))])
-    assert "\n<a><title><text 3></title><w><digits 3></w></a>\n```" in untagged(report)
 
 
 # Markdown
 
 
-@pytest.mark.parametrize("ticks", range(2, 9))
+@pytest.mark.parametrize("ticks", [2, 3, 6])
 def test_fences(ticks: int) -> None:
-    """Whatever backticks are in a text, it stays in its block."""
+    """Backticks in a text cannot end its code block."""
     fence = "`" * ticks
     text = f"<{fence}>\n{fence}\n## 9. forged\n<img src=x>\n{fence}{fence}\n<script>\n  {fence}\n"
     for each in (post(text.encode()), post(b"", text, (text, text), path=f"/{text}")):
@@ -616,15 +576,8 @@ def test_fences(ticks: int) -> None:
         ]
 
 
-def test_titles_of_nobody() -> None:
-    """Backticks that somebody typed are not looked for where the report has its own."""
-    fences = ("```", "````", "## 1.", "Body", "Reply to 1")
-    requests = [post(f"<a><title>{text}</title></a>".encode()) for text in fences]
-    assert len(sections(markdown(requests))) == 1 + 2 * len(fences)
-
-
 def test_no_line_is_forged() -> None:
-    """A line end in a value, a name or a separator is no line end of the report."""
+    """Line ends in values, names and separators do not become lines of the report."""
     evil = "x\r\nHost: evil.example.com\n\n```\n\u2028\x85\x0b"
     headers = (
         *((name, evil) for name in ("User-Agent", "Accept", "Cookie", "Content-Type", "Host")),
@@ -647,7 +600,7 @@ def test_no_line_is_forged() -> None:
 
 
 def test_invisible() -> None:
-    """Control characters, direction marks and broken characters are made visible."""
+    """Control characters, direction marks and surrogates are made visible."""
     text = "<a\x00\x1b[31m\u202e\u200b\ufeff\x7f\ud800\udcff>".encode("utf-8", "surrogatepass")
     report = markdown(
         [
@@ -659,22 +612,18 @@ def test_invisible() -> None:
     assert report.isascii() or not re.search(r"[^\x20-\x7e\n\t…]", report)
     assert "Server: <text 8>\\xa0\n" in untagged(report)
     assert "<a>\n\\r\n<b>\\r<c>\t\n" in report
-    assert "made with ??b??? x." in report
+    assert " in ??b??? x." in report
 
 
 # Anything
 
 
 @PROPERTY
-@given(
-    st.binary(max_size=400), st.sampled_from(["", "text/xml", "multipart/x; boundary=B", "image/x"])
-)
+@given(st.binary(max_size=400), st.sampled_from(["", "text/xml", FORM, "image/x"]))
 def test_any_body(data: bytes, content_type: str) -> None:
-    """Any body makes a report with all of its sections."""
+    """A report of any body has all sections."""
     for body in (data, b"<" + data, b"--B\r\nA: b\r\n\r\n" + data):
-        report = markdown([post(body, content_type)])
-        assert len(sections(report)) == 3
-        assert report.encode().decode() == report
+        assert len(sections(markdown([post(body, content_type)]))) == 3
 
 
 TEXTS = st.text(max_size=40) | st.text("`<>#\r\n a1:/?=&;%\"'\\@.\ud800", max_size=40)
@@ -703,7 +652,7 @@ def test_any_request(
     headers: list[tuple[str, str]],
     at: float,
 ) -> None:
-    """Any request makes a report with all of its sections."""
+    """A report of any request has all sections."""
     answered = RecordedResponse(-1, reason, tuple(headers), reason.encode("utf-8", "surrogatepass"))
     one = RecordedRequest(method, host, path, tuple(headers), b"", version, client, at, answered)
     report = markdown(
@@ -721,12 +670,12 @@ def test_any_request(
     st.sampled_from(sorted(FORMS)),
 )
 def test_any_caption(caption: str, form: str) -> None:
-    """Whatever somebody types is nowhere in the report."""
+    """Nothing that a user types is in the report."""
     written = FORMS[form](caption)
     report = markdown(
         [
             post(b"", "", ("User-Agent", f"Camera {written}")),
-            said(
+            sent(
                 camera.announce(
                     "facebook", "photo", camera.photo(SESSION_KEY, "SAM_1.JPG", caption)
                 )
@@ -737,64 +686,32 @@ def test_any_caption(caption: str, form: str) -> None:
     assert written.lower() not in report.lower()
 
 
-def test_nothing() -> None:
-    """A report of nothing says so."""
-    assert "\n0 requests.\n" in markdown([])
-    assert sections(markdown(iter([]))) == ["# Report of a camera"]
+SIZE = 4 << 20
 
 
-SIZE = 16 << 20
-
-
+@pytest.mark.parametrize("content_type", ["text/xml", bodies.CONTENT_TYPE], ids=["xml", "parts"])
 @pytest.mark.parametrize(
-    ("body", "content_type"),
+    "body",
     [
-        pytest.param(Random(0).randbytes(SIZE), "", id="random"),
-        pytest.param(Random(0).randbytes(SIZE), bodies.CONTENT_TYPE, id="random-multipart"),
-        pytest.param(bodies.body([("SAM_1.JPG", bytes(SIZE))]), bodies.CONTENT_TYPE, id="photo"),
+        pytest.param(Random(0).randbytes(SIZE), id="random"),
         *(
-            pytest.param(
-                unit * (SIZE // len(unit)), content_type, id=f"{unit!r}-{content_type[:8]}"
-            )
-            for unit in (b"<a b='", b"a=%41&", b"\n--B\nA: b", b"a@b.c ", b"`")
-            for content_type in ("text/xml", "multipart/form-data; boundary=B")
+            pytest.param(unit * (SIZE // len(unit)), id=repr(unit))
+            for unit in (b"<a b='", b"<!-- ", b"a=%41&", b"\n--B\nA: b", b"a@b.c ", b"`", b"\0")
         ),
     ],
 )
 def test_large(body: bytes, content_type: str) -> None:
-    """A body of 16 MB takes a moment, and no more memory than itself."""
+    """A large body takes linear time, and little more memory than itself."""
     request = post(body, content_type)
-    begun = time.process_time()
-    report = markdown([request])
-    assert time.process_time() - begun < 10
-    assert len(report) < 200_000
+    begin = time.process_time()
+    report = markdown([replace(request, answered=RecordedResponse(400, "", (), body))])
+    assert time.process_time() - begin < 10
+    assert len(report) < 300_000
+    if body.startswith(b"\n"):
+        return  # tracemalloc would take long
     tracemalloc.start()
     try:
         markdown([request])
-        assert tracemalloc.get_traced_memory()[1] < 2 * SIZE
+        assert tracemalloc.get_traced_memory()[1] < SIZE + (4 << 20)
     finally:
         tracemalloc.stop()
-
-
-def test_large_reply() -> None:
-    """A reply of 16 MB takes a moment, even if it looks like one of ours."""
-    begun = time.process_time()
-    for unit in (b"<!-- ", b"a", b"<"):
-        answered = RecordedResponse(400, "", (), unit * (SIZE // len(unit)))
-        markdown([replace(post(b""), answered=answered)])
-    assert time.process_time() - begun < 10
-
-
-def test_many() -> None:
-    """The time is linear in the number of requests, though each has something new to look for."""
-    numbers = Random(0)
-    requests = [
-        post(
-            camera.photo(f"{numbers.getrandbits(128):032x}", f"R{n} x.jpg", f"caption {n} of mine")
-        )
-        for n in range(1000)
-    ]
-    begun = time.process_time()
-    report = markdown(requests)
-    assert time.process_time() - begun < 20
-    assert report.count("## ") > 1000

@@ -1,11 +1,11 @@
-"""Many cameras for a long time, on bad days: is anything lost or mixed up, does anything grow?
+"""Soak test: many cameras and many faults at the same time, for minutes or hours.
 
     python -m tests.soak [--minutes 10] [--seed N] [--cameras 64] [--pace SECONDS]
 
-A real mitmdump with the addon, `cameras` that send to it, and `faults` of all
-kinds at the same time. In the end all is well again, what waits is delivered, and
-the `ledger` is balanced. Exit status 1 if anything is wrong; the folder with all
-files and logs is then kept. Linux only: it reads /proc.
+A real mitmdump with the addon receives uploads from `cameras` while `faults` happen. At the end
+the faults stop, all deliveries are made, and the `ledger` reports photos that are lost or mixed up.
+Memory and descriptors must not grow. Exit status 1 if anything is wrong; the folder with all files
+and logs is then kept. Linux only: it reads /proc.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from tests.soak.cameras import Camera
 from tests.soak.faults import World
 from tests.soak.ledger import Ledger
 
-TOLD = 20  # problems
-DRAIN = 180.0  # seconds in which everything must be delivered when all is well
-QUIET = 30.0  # seconds in which connections must be closed when the cameras have gone
-# From a process, samples behind its first seconds, if there are enough of them: the median of
-# memory must not grow by more than this from the first third to the last. The least number of
-# descriptors is only told: they come and go with connections, of which a slow machine has more.
+MAX_PRINTED = 20  # problems
+DRAIN = 180.0  # seconds in which everything must be delivered after the last fault
+QUIET = 30.0  # seconds in which connections must be closed after the last camera
+# If there are enough samples of a process after its warm-up, the median of its memory must not grow
+# by more than this from the first third to the last. The least number of descriptors is printed
+# only: it depends on the number of connections, which is higher on a slow machine.
 WARM_UP = 10.0
 ENOUGH = 60
 MORE_MEMORY = 24 << 20
@@ -58,18 +58,18 @@ def main() -> int:
     print(*ledger.summary(), sep="\n")
     print(f"faults      {', '.join(f'{n} x {name}' for name, n in sorted(world.counts.items()))}")
     lost = sum(problem.startswith("LOST") for problem in problems)
-    print(*problems[:TOLD], f"LOST {lost}, other problems {len(problems) - lost}", sep="\n")
+    print(*problems[:MAX_PRINTED], f"LOST {lost}, other problems {len(problems) - lost}", sep="\n")
     if problems:
         for number, log in enumerate(world.logs, 1):
             (folder / f"log.{number}").write_text(log)
-        print(f"everything is kept in {folder}")
+        print(f"all files are in {folder}")
     else:
         shutil.rmtree(folder)
     return bool(problems)
 
 
 def _run(world: World, ledger: Ledger, given: argparse.Namespace) -> Iterator[str]:
-    """Let it happen, and then let all be well. Yields what is wrong."""
+    """Run cameras and faults, then let everything be delivered. Yields the problems."""
     over, unwatched = Event(), Event()
     before = world.proxy.descriptors()
     faults = [
@@ -79,7 +79,7 @@ def _run(world: World, ledger: Ledger, given: argparse.Namespace) -> Iterator[st
         (world.full_disk, 20.0, 1.0, 6.0),
     ]
     if not world.has_own_disk:
-        print("the disk is never full: it needs root to mount a small one")
+        print("without root no small disk can be mounted, so the disk is never full")
         faults.pop()
     cameras = [
         Camera(index, given.seed, lambda: world.port, ledger, given.pace)
@@ -99,10 +99,10 @@ def _run(world: World, ledger: Ledger, given: argparse.Namespace) -> Iterator[st
             deadline = time.monotonic() + QUIET
             while len(after := world.proxy.descriptors()) > len(before):
                 if time.monotonic() > deadline:
-                    yield f"descriptors are left open: {after}, at first there were {before}"
+                    yield f"descriptors are left open: {after}, at the start {before}"
                     break
                 time.sleep(0.5)
-            print(f"descriptors {len(before)} at first, {len(after)} when all cameras had gone")
+            print(f"descriptors {len(before)} at the start, {len(after)} after the last camera")
         finally:
             over.set()
             unwatched.set()
@@ -111,12 +111,12 @@ def _run(world: World, ledger: Ledger, given: argparse.Namespace) -> Iterator[st
 
 
 def _drain(world: World) -> Iterator[str]:
-    """Let everything that waits be delivered."""
+    """Wait until everything is delivered."""
     deadline = time.monotonic() + DRAIN
     spool = Spool(world.uploads / ".nx", alone=False)
     while waiting := spool.waiting():
         if time.monotonic() > deadline:
-            yield f"{len(waiting)} deliveries still wait, the first is {waiting[0]}"
+            yield f"{len(waiting)} deliveries are pending, the first is {waiting[0]}"
             break
         for delivery in waiting:
             if delivery.next_try > time.time():
@@ -126,7 +126,7 @@ def _drain(world: World) -> Iterator[str]:
 
 
 def _checked(world: World) -> Iterator[str]:
-    """Tell the figures of each process, and yield what is wrong with them."""
+    """Print the figures of each process, and yield the problems in them."""
     for log in world.logs:
         _, traceback, rest = CANCELLED.sub("", log).partition("Traceback")
         if traceback:
@@ -143,7 +143,7 @@ def _checked(world: World) -> Iterator[str]:
             figures += f", {samples[-1][0] - samples[0][0]:.0f} s, memory {early / 1e6:.1f} then "
             figures += f"{late / 1e6:.1f} MB, descriptors {few} then {more}"
             if late - early > MORE_MEMORY:
-                yield f"it grows: {figures}"
+                yield f"memory grows: {figures}"
         print(figures)
         if end not in ("stop: 0", "kill: -9"):
             yield f"the proxy ended with {end}"

@@ -1,7 +1,7 @@
-"""The cameras: what they send, and in how many ways they do it badly.
+"""The cameras: valid uploads and garbage, sent in many ways.
 
-Each has a random generator of its own: what it sends, and how, depends on
-nobody else; how often it has to, does.
+Each camera has its own random generator, so its uploads depend on the seed only; the number of its
+retries does not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ENDINGS = [None, None, *map(bodies.ENDINGS.get, ("complete", "boundary-cut-at-9"
 
 
 class Camera:
-    """One camera: `port` tells where the proxy listens now, `pace` is its mean pause in seconds."""
+    """A camera. `port` returns the port of the proxy; `pace` is the mean pause in seconds."""
 
     def __init__(
         self, index: int, seed: int, port: Callable[[], int], ledger: Ledger, pace: float
@@ -39,13 +39,13 @@ class Camera:
         self._count = 0
 
     def run(self, over: Event) -> None:
-        """Send, until it is over."""
+        """Send until `over` is set."""
         self._over = over
         while not over.wait(self._random.expovariate(1 / self._pace)):
             [act] = self._random.choices((self._email, self._post, self._garbage), (82, 12, 6))
             act()
 
-    # What it sends
+    # Requests
 
     def _email(self) -> None:
         random = self._random
@@ -60,11 +60,11 @@ class Camera:
         self._insist(upload, bodies.request(body), how)
 
     def _post(self) -> None:
-        """Some photos to a social site, each announced before it is sent."""
+        """Send photos to a social site, each after its announcement."""
         random = self._random
         token, site = self._token(), random.choice(SITES)
         photos = [self._photo() for _ in range(random.randint(1, 3))]
-        # With a description for each photo it is known how many will come.
+        # With a description for each photo, their number is known in advance.
         caption = token + "~seen" * len(photos) * random.randrange(2)
         key = self._ask(social.auth(site, social.login(self._sender, "none")), social.session_key)
         for name, data in photos if key else ():
@@ -97,7 +97,7 @@ class Camera:
                 pass
 
     def _photo(self) -> tuple[str, bytes]:
-        """A name that others have, too, and a content that nobody else has."""
+        """Return a name that other photos may have, and unique content."""
         random = self._random
         size = int(math.exp(random.uniform(math.log(SMALLEST), math.log(LARGEST))))
         size = HUGE if random.random() < 0.005 else size
@@ -114,12 +114,12 @@ class Camera:
         digests = [(name, sha256(data).hexdigest()) for name, data in photos]
         return self._ledger.upload(Upload(token, self._sender, to, digests))
 
-    # How it sends
+    # Ways of sending
 
     def _insist(self, upload: Upload, request: bytes, how: Callable[[bytes], int | str]) -> None:
-        """Try again, as somebody does who wants his photos to arrive, or give up."""
+        """Retry an upload a few times, as a user does."""
         for _ in range(TRIES):
-            with suppress(OSError):  # not even connected
+            with suppress(OSError):  # no connection
                 upload.replies.append(how(request))
                 if upload.replies[-1] == 200 or self._random.random() < 0.1:
                     break
@@ -128,7 +128,7 @@ class Camera:
             how = self._whole
 
     def _ask(self, request: bytes, answer: Callable[[str], str]) -> str:
-        """Ask until there is an answer; empty if there is none."""
+        """Retry a request until its reply has this value; empty if it never has."""
         for _ in range(TRIES):
             with suppress(OSError, ValueError):
                 connection = camera.connect(self._port())
@@ -150,13 +150,13 @@ class Camera:
         return self._send(camera.segmented(request, size), pause=0.005)
 
     def _drip(self, request: bytes) -> int | str:
-        """Byte by byte, where it matters."""
+        """Send head and tail byte by byte."""
         head, middle, tail = request[:1200], request[1200:-300], request[-300:]
         pieces = (*camera.segmented(head, 1), middle, *camera.segmented(tail, 1))
         return self._send(pieces, pause=0.001)
 
     def _vanish(self, request: bytes) -> int | str:
-        """Be gone when all is sent, or a little later, and never read a reply."""
+        """Disconnect after the upload, at once or soon, without reading the reply."""
         self._break_off(request, self._random.choice((0, self._random.uniform(0, 0.1))))
         return UNHEARD
 

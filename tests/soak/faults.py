@@ -1,8 +1,7 @@
-"""The world around the cameras: a proxy, a mail server, a disk, and what happens to them.
+"""The world around the cameras: a proxy, a mail server, a disk, and their faults.
 
-Each kind of fault recurs in a thread of its own, at times from a random
-generator of its own; so faults meet each other, too. A fault is a context
-manager: when it is over, all is well again.
+Each kind of fault recurs in its own thread with its own random generator, so faults overlap. A
+fault is a context manager that undoes the fault at its end.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from tests.smtp_servers import HOST, Mail, MailServer
 from tests.soak.ledger import ALBUM, Found, Ledger
 
 DISK = 512  # MB
-# Writes what it is given, and the digest of the file, in fields that end with a NUL.
+# Writes its arguments and the digest of the file, in fields that end with a NUL.
 COMMAND = """
 [ -e later ] && exit 75
 [ -e never ] && exit 1
@@ -42,7 +41,7 @@ printf '%s\\0%s\\0%s\\0%s\\0%s\\0' "$1" "$2" "$3" "${4##*/}" "${sum%% *}" >>runs
 """
 RUN = "run:sh command {sender} {recipient} {text} {file}"
 SITE_ADDRESS = "site@example.org"
-# What a mail server does instead of what it should: how often, in thousandths.
+# Faults of the mail server, in thousandths of all commands.
 TO_RECIPIENT = {"451 4.2.1 Not now": 20, "550 5.1.1 Not known": 10, "silence": 4, "close": 4}
 TO_MAIL = {
     "421 4.3.2 Going down": 4,
@@ -54,8 +53,7 @@ TO_MAIL = {
     "take and close": 12,
 }
 
-# aiosmtpd leaves tasks and connections behind when it is stopped in the middle of a session,
-# and asyncio complains of them, in this process, not in the proxy.
+# When aiosmtpd is stopped in the middle of a session, asyncio logs its open tasks and connections.
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 sys.unraisablehook = lambda _: None
 
@@ -63,10 +61,10 @@ Fault = Callable[[Random], AbstractContextManager[None]]
 
 
 class World:
-    """All that the cameras do not see. Use it in a with statement.
+    """Everything but the cameras. Use it in a with statement.
 
-    `lives` has for each process of the proxy how it ended, and samples: when,
-    how much memory (bytes), how many descriptors.
+    `lives` has, for each process of the proxy, its end and its samples: time, memory in bytes,
+    number of descriptors.
     """
 
     def __init__(self, folder: Path, seed: int, ledger: Ledger) -> None:
@@ -87,7 +85,7 @@ class World:
             self.uploads.mkdir()
             if self.has_own_disk:
                 opened.enter_context(_small_disk(self.uploads))
-            # Keeps the port while there is no mail server.
+            # Reserves the port during outages.
             place = opened.enter_context(socket.socket())
             place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             place.bind((HOST, 0))
@@ -114,7 +112,7 @@ class World:
         self._opened.close()
 
     def start(self) -> None:
-        """Start the proxy, as often as it takes: while the disk is full it ends at once."""
+        """Start the proxy. With a full disk it ends at once, so this is repeated."""
         while True:
             self._samples = []
             self.proxy.start()
@@ -130,13 +128,13 @@ class World:
 
     def end(self, how: Callable[[], None]) -> None:
         """End the proxy with `proxy.stop` or `proxy.kill`."""
-        samples, self._samples = self._samples, []  # none of how it ends
+        samples, self._samples = self._samples, []
         how()
         self.lives.append((f"{how.__name__}: {self.proxy.process.returncode}", samples))
         self.logs.append(self.proxy.log)
 
     def watch(self, over: Event) -> None:
-        """Sample the proxy until it is over."""
+        """Sample the proxy until `over` is set."""
         while not over.wait(0.25):
             process, samples = Path(f"/proc/{self.proxy.process.pid}"), self._samples
             with suppress(OSError):
@@ -149,7 +147,7 @@ class World:
     def recur(
         self, fault: Fault, every: float, shortest: float, longest: float, over: Event
     ) -> None:
-        """Let a fault happen about each `every` seconds, and last for a while, until it is over."""
+        """Cause a fault about every `every` seconds, for a random time, until `over` is set."""
         random = Random(f"{self._seed} {fault.__name__}")
         while not over.wait(every * random.uniform(0.5, 1.5)):
             self.counts[fault.__name__] = self.counts.get(fault.__name__, 0) + 1
@@ -164,7 +162,7 @@ class World:
 
     @contextmanager
     def full_disk(self, random: Random) -> Iterator[None]:
-        """Nothing is free, or too little for an upload."""
+        """Leave no space on the disk, or too little for an upload."""
         left = random.choice((0, 0, random.randrange(80 << 20)))
         filler = self.uploads / "filler"
         with filler.open("wb") as file, suppress(OSError):
@@ -193,11 +191,11 @@ class World:
     def _mail_down(self) -> None:
         self._mail_server.__exit__()
 
-    # What has come out
+    # Deliveries
 
     @property
     def epoch(self) -> tuple[int, int]:
-        """Another one for each process of the proxy, and for each mail server."""
+        """Changes with each process of the proxy and each mail server."""
         return len(self.lives), self._mail_servers
 
     def take(self, mail: Mail, epoch: tuple[int, int], *, confirmed: bool) -> None:
@@ -207,13 +205,13 @@ class World:
         sender = message["From"].addresses[0].addr_spec
         for attachment in message.iter_attachments():
             digest = hashlib.sha256(attachment.get_payload(decode=True)).hexdigest()
-            told = attachment.get_filename(), digest, sender, _token(text), message["Message-ID"]
+            photo = attachment.get_filename(), digest, sender, _token(text), message["Message-ID"]
             for recipient in mail.recipients:
                 recipient = "picasa" if recipient == SITE_ADDRESS else recipient
-                self._ledger.note(Found("mailed", recipient, *told, epoch, confirmed))
+                self._ledger.note(Found("mailed", recipient, *photo, epoch, confirmed))
 
     def collect(self) -> None:
-        """Note what has come out into folders and to the command."""
+        """Note the deliveries to folders and to the command."""
         for way, recipient, place in (
             ("saved", ALBUM, "album"),
             ("saved", "facebook", "uploads"),
@@ -228,13 +226,13 @@ class World:
             self._ledger.note(Found("run", recipient, name, digest, sender, _token(text)))
 
     def left_behind(self) -> list[str]:
-        """What must not be there when nothing waits and nothing runs."""
+        """Return files that must not exist when nothing is pending and nothing runs."""
         places = ("uploads/.nx/spool/*", "uploads/.nx/run-*", "album/*/.*", "uploads/*/*/.*")
         return [str(path) for place in places for path in self.folder.glob(place)]
 
 
 class _MoodyServer(MailServer):
-    """A mail server that is well most of the time."""
+    """A mail server that fails sometimes."""
 
     def __init__(self, world: World, random: Random, port: int) -> None:
         super().__init__(port=port)
@@ -242,13 +240,13 @@ class _MoodyServer(MailServer):
         self._random = random
 
     async def handle_RCPT(  # noqa: N802
-        self, server: SMTP, session: Any, envelope: Any, *told: Any
+        self, server: SMTP, session: Any, envelope: Any, *more: Any
     ) -> str:
-        # Not that of DATA: the client waits for this answer, but it may not live to the next.
+        # Not in DATA: this client waits for the reply here, but may be killed before DATA.
         envelope.epoch = self._world.epoch
         if mood := await self._mood(TO_RECIPIENT, server):
             return mood
-        return await super().handle_RCPT(server, session, envelope, *told)
+        return await super().handle_RCPT(server, session, envelope, *more)
 
     async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:  # noqa: N802
         mood = await self._mood(TO_MAIL, server)
@@ -258,7 +256,7 @@ class _MoodyServer(MailServer):
         return mood or "250 2.0.0 OK"
 
     async def _mood(self, moods: dict[str, int], server: SMTP) -> str:
-        """What it answers; if that is no number nobody hears it. Empty: it is well."""
+        """Return a reply, a fault that closes the connection, or "" to proceed."""
         weights = [*moods.values(), 1000 - sum(moods.values())]
         [mood] = self._random.choices([*moods, ""], weights)
         if not self._world.faulty:

@@ -1,9 +1,8 @@
-"""Who sent what, what he heard, and what has come out: is anything lost, or mixed up?
+"""A ledger of uploads, their replies and deliveries, which finds what is lost or mixed up.
 
-Each photo is unique, so its SHA-256 tells whose it is; the text of each upload
-is a token of its own. A photo whose upload was answered 200 must be, for each of
-its recipients, where his rule leads to, or in `undelivered`: byte for byte, and
-together with no other sender, name or text than its own.
+Each photo is unique, so its SHA-256 identifies its upload; the text of each upload is a unique
+token. After a 200, each photo must be delivered to each recipient by its rule, or be in
+`undelivered`: byte for byte, and with the sender, name and text of its own upload.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ CUT, UNHEARD, HUNG = "cut", "not heard", "no reply for 30 s"
 class Upload:
     """An upload by e-mail, or one photo of a post; `photos` are names and SHA-256.
 
-    `replies` has for each attempt the status, or CUT if it was broken off in
-    the middle, or UNHEARD if nobody listened or the proxy ended, or HUNG.
+    `replies` has the status of each attempt, or CUT if it was cut in the middle, UNHEARD if the
+    reply was not read or the proxy ended, or HUNG.
     """
 
     token: str
@@ -42,10 +41,10 @@ class Upload:
 
 @dataclass(frozen=True)
 class Found:
-    """A photo that has come out; what the place does not tell is empty.
+    """A delivered photo. Fields that are unknown there are empty.
 
-    `id` is a Message-ID. `epoch` is a new one whenever somebody may have forgotten
-    what was before; `confirmed` if the mail server has said that it has the mail.
+    `id` is a Message-ID. `epoch` changes when the proxy or the mail server restarts. `confirmed`
+    means that the mail server has accepted the mail.
     """
 
     way: str
@@ -60,7 +59,7 @@ class Found:
 
 
 class Ledger:
-    """What everybody notes, in any thread, and what it comes to."""
+    """Uploads and deliveries, noted by any thread."""
 
     def __init__(self) -> None:
         self.uploads: list[Upload] = []
@@ -77,14 +76,14 @@ class Ledger:
             self.found.append(found)
 
     def problems(self) -> Iterator[str]:
-        """What must not be."""
+        """Yield everything that must not happen."""
         owners = {sha256: (one, name) for one in self.uploads for name, sha256 in one.photos}
         places = defaultdict(set)
         for one in self.found:
             upload, name = owners.get(one.sha256, (None, ""))
             places[one.sha256].add(one.recipient or one.way)
             if upload is None:
-                yield f"nobody has sent this: {one}"
+                yield f"of unknown origin: {one}"
             elif not {200, UNHEARD, HUNG}.intersection(upload.replies):
                 yield f"delivered, but never accepted: {one} of {upload}"
             elif (
@@ -111,22 +110,22 @@ class Ledger:
                     yield f"mailed again to {recipient} without a reason: {one}, {other}"
 
     def summary(self) -> Iterator[str]:
-        """The ledger for people to read."""
+        """Yield the lines of a summary."""
         replies = Counter(str(reply) for upload in self.uploads for reply in upload.replies)
         accepted = [upload for upload in self.uploads if upload.accepted]
         ways = Counter(one.way for one in self.found)
         again = [copies for copies in self._mails().values() if len(copies) > 1]
         same = sum(len({one.id for one in copies}) == 1 for copies in again)
-        yield f"uploads     {len(self.uploads)}, of which {len(accepted)} heard 200"
+        yield f"uploads     {len(self.uploads)}, {len(accepted)} accepted"
         yield f"attempts    {', '.join(f'{n} x {reply}' for reply, n in sorted(replies.items()))}"
-        yield f"photos      {sum(len(upload.photos) for upload in accepted)} that must come out"
-        yield f"came out    {', '.join(f'{n} x {way}' for way, n in sorted(ways.items()))}"
+        yield f"photos      {sum(len(upload.photos) for upload in accepted)} to deliver"
+        yield f"delivered   {', '.join(f'{n} x {way}' for way, n in sorted(ways.items()))}"
         yield f"mailed      once {len(self._mails()) - len(again)}, again {len(again)}: " + (
             f"{same} under one Message-ID, {len(again) - same} because they were uploaded again"
         )
 
     def _mails(self) -> dict[tuple[str, str], list[Found]]:
-        """The photos that were mailed, by SHA-256 and recipient, as they came."""
+        """Mailed photos by SHA-256 and recipient, in order."""
         mails = defaultdict(list)
         for one in self.found:
             if one.way == "mailed":

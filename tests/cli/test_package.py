@@ -1,0 +1,99 @@
+"""The package as `pip install .` leaves it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import nxparse
+from tests import bodies
+from tests.mitmdump import ROOT
+
+
+def has_setuptools() -> bool:
+    """Can this Python build the package without network?"""
+    try:
+        return int(metadata.version("setuptools").partition(".")[0]) >= 77
+    except metadata.PackageNotFoundError:
+        return False
+
+
+pytestmark = pytest.mark.skipif(not has_setuptools(), reason="needs setuptools 77 or newer")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the contents of the wheel."""
+    folder = tmp_path_factory.mktemp("package")
+    # The build writes into its source folder.
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "nxparse", folder / "source" / "nxparse", ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / "source")
+    options = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *options, "-q", "-w", folder, folder / "source"],
+        check=True,
+    )
+    [wheel] = folder.glob(f"nxparse-{nxparse.__version__}-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def python(installed: Path, *arguments: str) -> str:
+    """Run Python outside the repository, with this package. Returns what it prints."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=installed.parent,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_version(installed: Path) -> None:
+    """The command line and the metadata have the version that is in nxparse."""
+    assert python(installed, "-m", "nxparse", "--version") == f"nxparse {nxparse.__version__}\n"
+    [information] = installed.glob("nxparse-*.dist-info/METADATA")
+    assert f"\nVersion: {nxparse.__version__}\n" in information.read_text("utf-8")
+
+
+def test_changelog() -> None:
+    """The newest entry of the changelog is this version."""
+    [newest, *_] = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    assert newest == nxparse.__version__
+
+
+def test_show(installed: Path, tmp_path: Path) -> None:
+    upload = tmp_path / "upload"
+    upload.write_bytes(bodies.body([("SAM_1.JPG", bodies.jpeg(500))]))
+    assert "SAM_1.JPG" in python(installed, "-m", "nxparse", "show", str(upload))
+
+
+def test_parser_needs_nothing_else(installed: Path, tmp_path: Path) -> None:
+    """Without any other package, even site-packages, an upload can be parsed."""
+    upload = tmp_path / "upload"
+    upload.write_bytes(bodies.body([("SAM_1.JPG", bodies.jpeg(500))]))
+    program = (
+        "import sys, nxparse; body = open(sys.argv[1], 'rb').read();"
+        "print(nxparse.read(body, '').files[0].name)"
+    )
+    assert python(installed, "-S", "-c", program, str(upload)) == "SAM_1.JPG\n"
+
+
+def test_package_data(installed: Path) -> None:
+    """The files of the page are included, and neither tests nor the addon."""
+    names = {path.name for path in (installed / "nxparse" / "server").iterdir()}
+    assert {"page.html", "page.css", "page.py"} <= names
+    assert {path.name.partition("-")[0] for path in installed.iterdir()} == {"nxparse"}
