@@ -41,6 +41,7 @@ from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.layers import HttpLayer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
+import nxparse
 from nxparse import config
 from nxparse.deliver.outbox import describe_waiting
 from nxparse.deliver.save import describe_saved, store
@@ -140,8 +141,8 @@ class Lifecycle(Addon):
         state.backend = open_backend(state.config)
         if state.backend:
             state.backend.outbox.start()
-            for line in internals.set_up_advice(ctx.master, state.config):
-                logger.info(line)
+            logger.info(f"nx_addon {nxparse.__version__} in mitmproxy {version.VERSION}")
+            internals.log_set_up(ctx.master, state.config)
 
     def done(self) -> asyncio.Future[None] | None:
         # Not async: mitmproxy drops a script whose async `done` it would have to await to

@@ -88,8 +88,8 @@ def name_servers(master: Any) -> list[str]:
     return resolver.name_servers() if resolver else []
 
 
-def set_up_advice(master: Any, config: Config) -> list[str]:
-    """The lines for the log that say what a camera must reach, and a warning about sudo."""
+def log_set_up(master: Any, config: Config) -> None:
+    """Log what a camera must reach, and a warning if files will belong to root."""
     ports = {
         mode: [port for _, port in listening(master, mode)]
         for mode in ("regular", "transparent", "dns")
@@ -101,9 +101,11 @@ def set_up_advice(master: Any, config: Config) -> list[str]:
         nx_dns=str(config.dns) if config.dns else None,
         may_bind=network.may_bind(53),
     )
+    for line in advice.lines(here):
+        logger.info(line)
     folders = [config.dir, Path(master.options.confdir).expanduser()]
-    warning = advice.sudo_warning(os.environ, folders)
-    return [*advice.lines(here), *([warning] if warning else [])]
+    if warning := advice.sudo_warning(os.environ, folders):
+        logger.warning(warning)
 
 
 def is_inspected(master: Any) -> bool:
