@@ -75,3 +75,17 @@ class BodyError(ValueError):
     """A body that cannot be accepted. `status` is the HTTP status that says why."""
 
     status = 400
+
+
+class MultipartError(BodyError):
+    """A multipart body that cannot be parsed. `offset` is where the error was detected."""
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(f"{message} (at byte {offset})")
+        self.offset = offset
+
+
+class LimitError(MultipartError):
+    """A multipart body that exceeds a limit, such as that on its parts or headers."""
+
+    status = 413

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from nxparse import multipart
 from nxparse.deviation import Deviation, Kind
+from nxparse.framing import MAX_PADDING
 from nxparse.multipart import (
     CHUNK,
     MAX_BOUNDARY,
     MAX_HEADER_BYTES,
     MAX_HEADERS,
-    MAX_PADDING,
     MAX_PARTS,
     Encoded,
     LimitError,
@@ -34,6 +34,7 @@ from nxparse.multipart import (
     parse,
     repair,
 )
+from nxparse.scanner import MAX_FALSE_DELIMITERS
 from tests import bodies
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=120)
@@ -533,6 +534,12 @@ def test_empty_part_before_any_end(ending: tuple[str, bytes]) -> None:
         pytest.param(TYPE, FIELD + b"D" + CLOSE + b" " + b"a" * 1025,
             "there are bytes that belong to no part and could be a photo (at byte 82)",
             id="M19-long-epilogue"),
+        pytest.param(TYPE, FIELD + b"D\r\n--B7x\r\n--B7x--\xff\xd8",
+            "there are bytes that belong to no part and could be a photo (at byte 86)",
+            id="M19-photo-after-an-empty-part"),
+        pytest.param(TYPE, FIELD + b"D" + CLOSE + b"a" * 1025 + b"\xff",
+            "there are bytes that belong to no part and could be a photo (at byte 1106)",
+            id="M19-long-epilogue-and-a-photo"),
         pytest.param(TYPE, FIELD + b"D\r\n--B7x\r\nCont",
             "the body ends inside the headers of a part (at byte 83)",
             id="M10-cut-in-the-headers-of-the-second-part"),
@@ -1371,7 +1378,7 @@ def test_memory_is_constant(before: bytes, repeated: bytes) -> None:
 )
 def test_false_delimiters_are_limited(repeated: bytes) -> None:
     """Text that has to be judged again and again is refused, not judged without end."""
-    body = FIELD + repeated * (multipart.MAX_FALSE_DELIMITERS + 1) + b"D" + CLOSE
+    body = FIELD + repeated * (MAX_FALSE_DELIMITERS + 1) + b"D" + CLOSE
     found = scan([body])
     assert str(found.error).startswith("LimitError: the boundary appears more than 10000 times")
 
