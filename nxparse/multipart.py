@@ -76,18 +76,17 @@ class Part:
 
 
 def is_message(part: PartSpan, fetch: Fetch) -> bool:
-    """Is this a part named message that is one, and no photo?"""
+    """Return whether a part is named message and is not a photo."""
     return part.name == "message" and not filename.is_media(
         fetch(part.start, min(part.end, part.start + filename.HEAD))
     )
 
 
 def parse(body: bytes, content_type: str, *, strict: bool = False) -> list[Part]:
-    """Read a whole body: its parts, in order.
+    """Parse a whole body and return its parts in order.
 
-    `content_type` is the header's value, boundary and all. With `strict`,
-    everything that RFC 7578 does not allow is refused. Raises MultipartError,
-    a ValueError.
+    `content_type` is the value of the header. With `strict`, any deviation from RFC 7578 is an
+    error. Raises MultipartError, a ValueError.
     """
     scanner = Scanner(boundary_of(content_type), strict=strict)
     scanner.feed(bytes(body))
@@ -105,11 +104,10 @@ def parse(body: bytes, content_type: str, *, strict: bool = False) -> list[Part]
 
 
 def repair(body: bytes, content_type: str) -> tuple[str, bytes]:
-    """Write a camera's body anew, as any parser of RFC 7578 takes it.
+    """Encode a camera's body as RFC 7578 requires. Return the Content-Type and the body.
 
-    Returns the Content-Type and the body. Names, order and data of the parts
-    stay as they are, but for line ends behind the message, which would make us
-    look for them behind the photos. Raises MultipartError like `parse`.
+    Names, order and data of the parts stay the same, except for line ends after the message:
+    they would be taken for a habit of the client. Raises MultipartError like `parse`.
     """
     boundary = boundary_of(content_type)
     scanner = Scanner(boundary)
@@ -120,7 +118,7 @@ def repair(body: bytes, content_type: str) -> tuple[str, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A body of RFC 7578: its type, its size in bytes, and itself, made while it is read."""
+    """A multipart body that is encoded while it is read. `size` is in bytes."""
 
     content_type: str
     size: int
@@ -128,7 +126,7 @@ class Encoded:
     _fetch: Fetch = field(repr=False)
 
     def chunks(self) -> Iterator[bytes]:
-        """The body, in pieces of at most 256 KiB."""
+        """Yield the body in pieces of at most 256 KiB."""
         for piece in self._pieces:
             if isinstance(piece, bytes):
                 yield piece
@@ -137,19 +135,16 @@ class Encoded:
 
 
 def encode(parts: Sequence[PartSpan], fetch: Fetch, boundary: bytes | None) -> Encoded:
-    """Write parts anew, wherever their data are.
-
-    The boundary stays, if it is a legal one and stands in no part.
-    """
+    """Encode parts. The boundary is kept if it is legal and no part contains it."""
     parts = [trimmed(part, fetch) for part in parts]
     ranges = [(part.start, part.end) for part in parts]
     return write(parts, fetch, _unused_boundary(boundary, ranges, fetch))
 
 
 def write(parts: Sequence[PartSpan], fetch: Fetch, boundary: bytes) -> Encoded:
-    """Write parts anew as they are.
+    """Encode parts with a boundary that their data must not contain.
 
-    Their data must not contain the boundary. They are read when the chunks are.
+    The data are read only when the chunks are.
     """
     pieces: list[bytes | tuple[int, int]] = []
     for part in parts:
@@ -162,7 +157,7 @@ def write(parts: Sequence[PartSpan], fetch: Fetch, boundary: bytes) -> Encoded:
 
 
 def trimmed(part: PartSpan, fetch: Fetch) -> PartSpan:
-    """Return a message without the line ends after it, and any other part as it is."""
+    """Return a message without trailing line ends, and any other part unchanged."""
     if not is_message(part, fetch):
         return part
     tail = fetch(max(part.start, part.end - CHUNK), part.end)
@@ -175,11 +170,11 @@ def trimmed(part: PartSpan, fetch: Fetch) -> PartSpan:
 def _unused_boundary(
     wanted: bytes | None, ranges: Sequence[tuple[int, int]], fetch: Fetch
 ) -> bytes:
-    """The boundary that was wanted, if it is a legal one and in no part; else one made up."""
+    """Return the wanted boundary if it is legal and in no part, else another."""
     boundary = wanted or b""
     attempt = 0
     while not _is_legal(boundary) or any(
-        _stands_in(b"--" + boundary, _fetched(fetch, start, end)) for start, end in ranges
+        _contains(b"--" + boundary, _fetched(fetch, start, end)) for start, end in ranges
     ):
         boundary = hashlib.sha256(b"%d" % attempt).hexdigest()[:32].encode("ascii")
         attempt += 1
@@ -192,7 +187,7 @@ def _is_legal(boundary: bytes) -> bool:
     )
 
 
-def _stands_in(needle: bytes, chunks: Iterator[bytes]) -> bool:
+def _contains(needle: bytes, chunks: Iterator[bytes]) -> bool:
     tail = b""
     for chunk in chunks:
         data = tail + chunk
@@ -208,7 +203,7 @@ def _fetched(fetch: Fetch, start: int, end: int) -> Iterator[bytes]:
 
 
 def _clean_headers(part: PartSpan) -> bytes:
-    """The headers that RFC 7578 gives a part, escaped as browsers do (WHATWG HTML, multipart)."""
+    """Return the headers of a part, escaped as in browsers (WHATWG HTML, multipart)."""
     disposition = f'Content-Disposition: form-data; name="{_escaped(part.name or "unnamed")}"'
     if part.filename is not None:
         disposition += f'; filename="{_escaped(part.filename)}"'

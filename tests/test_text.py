@@ -409,7 +409,7 @@ def test_reason(error: Exception, expected: str) -> None:
 
 FULL = ": make room there"
 ELSEWHERE = ", or choose another folder with --set nx_dir=FOLDER"
-NOT_WRITABLE = f": let it be written to{ELSEWHERE}"
+NOT_WRITABLE = f": make it writable{ELSEWHERE}"
 GARBLED = f": move that file away{ELSEWHERE}"
 
 
@@ -424,9 +424,9 @@ GARBLED = f": move that file away{ELSEWHERE}"
         (errno.EIO, f": the disk is failing, see dmesg{ELSEWHERE}"),
         (
             errno.ENOTDIR,
-            f": something that is no folder is in its way, move it away{ELSEWHERE}",
+            f": a file with that name is in the way, move it away{ELSEWHERE}",
         ),
-        (errno.EAGAIN, f": another nx_addon is working there, end that{ELSEWHERE}"),
+        (errno.EAGAIN, f": another nx_addon is using it, stop that one{ELSEWHERE}"),
         (errno.EMFILE, ""),
     ],
 )
