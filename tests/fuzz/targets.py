@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from nxparse import config, filename, jpeg, markup, message, multipart, upload
+from nxparse import config, filename, framing, jpeg, markup, message, multipart, upload
 from nxparse.address import AddressError, deliverable
 from nxparse.deliver import forward, mail, routes
 from nxparse.deviation import BodyError, Deviation, Kind
@@ -534,7 +534,7 @@ class Target:
 
 FRAMING = (
     b"--B7x", b"\r\n--B7x", b"\r\n--B7x\r\n", b"\r\n--B7x--", b"\r\n--B7x--\r\n", b"\n--B7x\n",
-    b"--B7x\r\n", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" " * multipart.MAX_PADDING, b"B7x",
+    b"--B7x\r\n", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" " * framing.MAX_PADDING, b"B7x",
     b'Content-Disposition: form-data; name="message"\r\n\r\n', b'; name="', b'; filename="',
     b'content-disposition: form-data; name="f"; fileName="a.jpg"\r\n', b"filename*=", b'\\"', b";",
     b"Content-Type: ", b"image/jpeg;", b"multipart/mixed", b"\xff\xd8\xff", b"\xff\xd9",
