@@ -39,7 +39,6 @@ __all__ = [
     "PartSpan",
     "Scanner",
     "boundary_of",
-    "encode",
     "is_message",
     "parse",
     "repair",
@@ -52,6 +51,7 @@ CHUNK = 1 << 18
 Fetch = Callable[[int, int], bytes]
 """Reads the bytes from one offset of a body up to another."""
 
+_LEGAL_BOUNDARY = re.compile(rb"[A-Za-z0-9_-]{1,70}")  # those that every parser accepts
 # Browsers escape only quotes and line ends in a name. But many parsers treat a backslash as an
 # escape, refuse control characters, or end a line at these two separators.
 _MISLEADING = re.compile(r'[\x00-\x08\x0a-\x1f\x7f"\\\u2028\u2029]')
@@ -109,10 +109,23 @@ def repair(body: bytes, content_type: str) -> tuple[str, bytes]:
     Names, order and data of the parts stay the same, except for line ends after the message:
     they would be taken for a habit of the client. Raises MultipartError like `parse`.
     """
-    boundary = boundary_of(content_type)
-    scanner = Scanner(boundary)
-    scanner.feed(bytes(body))
-    written = encode(scanner.close(), lambda start, end: bytes(body[start:end]), boundary)
+    body = bytes(body)
+    wanted = boundary_of(content_type)
+    scanner = Scanner(wanted)
+    scanner.feed(body)
+
+    def fetch(start: int, end: int) -> bytes:
+        return body[start:end]
+
+    parts = [trimmed(part, fetch) for part in scanner.close()]
+    boundary = wanted or b""
+    attempt = 0
+    while not _LEGAL_BOUNDARY.fullmatch(boundary) or any(
+        body.find(b"--" + boundary, part.start, part.end) >= 0 for part in parts
+    ):
+        boundary = hashlib.sha256(b"%d" % attempt).hexdigest()[:32].encode("ascii")
+        attempt += 1
+    written = write(parts, fetch, boundary)
     return written.content_type, b"".join(written.chunks())
 
 
@@ -131,14 +144,9 @@ class Encoded:
             if isinstance(piece, bytes):
                 yield piece
             else:
-                yield from _fetched(self._fetch, *piece)
-
-
-def encode(parts: Sequence[PartSpan], fetch: Fetch, boundary: bytes | None) -> Encoded:
-    """Encode parts. The boundary is kept if it is legal and no part contains it."""
-    parts = [trimmed(part, fetch) for part in parts]
-    ranges = [(part.start, part.end) for part in parts]
-    return write(parts, fetch, _unused_boundary(boundary, ranges, fetch))
+                start, end = piece
+                for position in range(start, end, CHUNK):
+                    yield self._fetch(position, min(position + CHUNK, end))
 
 
 def write(parts: Sequence[PartSpan], fetch: Fetch, boundary: bytes) -> Encoded:
@@ -165,41 +173,6 @@ def trimmed(part: PartSpan, fetch: Fetch) -> PartSpan:
     while tail[max(end - 2, 0) : end] == b"\r\n":
         end -= 2
     return replace(part, end=part.end - len(tail) + end)
-
-
-def _unused_boundary(
-    wanted: bytes | None, ranges: Sequence[tuple[int, int]], fetch: Fetch
-) -> bytes:
-    """Return the wanted boundary if it is legal and in no part, else another."""
-    boundary = wanted or b""
-    attempt = 0
-    while not _is_legal(boundary) or any(
-        _contains(b"--" + boundary, _fetched(fetch, start, end)) for start, end in ranges
-    ):
-        boundary = hashlib.sha256(b"%d" % attempt).hexdigest()[:32].encode("ascii")
-        attempt += 1
-    return boundary
-
-
-def _is_legal(boundary: bytes) -> bool:
-    return 0 < len(boundary) <= 70 and all(
-        chr(byte).isascii() and (chr(byte).isalnum() or byte in b"-_") for byte in boundary
-    )
-
-
-def _contains(needle: bytes, chunks: Iterator[bytes]) -> bool:
-    tail = b""
-    for chunk in chunks:
-        data = tail + chunk
-        if needle in data:
-            return True
-        tail = data[-len(needle) + 1 :]
-    return False
-
-
-def _fetched(fetch: Fetch, start: int, end: int) -> Iterator[bytes]:
-    for position in range(start, end, CHUNK):
-        yield fetch(position, min(position + CHUNK, end))
 
 
 def _clean_headers(part: PartSpan) -> bytes:
