@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from pathlib import PurePosixPath
+from posixpath import splitext
 
 HEAD = 16  # bytes of a file that determine its type
 MAX_NAME = 255  # bytes, the limit of ext4, APFS and NTFS for most alphabets
@@ -70,8 +70,8 @@ def numbered(name: str, number: int, limit: int = MAX_NAME) -> str:
 
     The stem is cut so that the name has at most `limit` bytes.
     """
-    path = PurePosixPath(name)
-    return _fitted(path.stem, f"-{number}{path.suffix}" if number else path.suffix, limit)
+    stem, extension = splitext(name)
+    return _fitted(stem, f"-{number}{extension}" if number else extension, limit)
 
 
 def _fitted(stem: str, ending: str, limit: int = MAX_NAME) -> str:

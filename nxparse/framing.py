@@ -198,8 +198,7 @@ def surplus_before(data: bytes, newline: bytes | None, usual: bytes) -> int:
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class HeaderBlock:
+class HeaderBlock(NamedTuple):
     """The header lines of a part.
 
     `end` is the position after the blank line, or after the last header if data follow it

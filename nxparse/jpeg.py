@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 MAX_SEGMENTS = 64  # Exif comes first; before the frame there are only tables
 MAX_ENTRIES = 64  # the entries we need have low tags, so they are among the first
@@ -125,8 +125,7 @@ class _Entry:
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Tiff:
+class _Tiff(NamedTuple):
     """The TIFF structure in Exif, with offsets from `base`, up to `end`.
 
     Missing bytes read as no bytes, as 0, or as a directory without entries.

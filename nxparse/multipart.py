@@ -18,7 +18,6 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from urllib.parse import quote
 
 from nxparse import filename
 from nxparse.deviation import LimitError, MultipartError
@@ -187,4 +186,6 @@ def _clean_headers(part: PartSpan) -> bytes:
 
 
 def _escaped(text: str) -> str:
-    return _MISLEADING.sub(lambda match: quote(match[0]), text)
+    return _MISLEADING.sub(
+        lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), text
+    )

@@ -12,8 +12,9 @@ are an error.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
+from typing import NamedTuple
 
 from nxparse import filename, framing
 from nxparse.deviation import Deviation, Kind, LimitError, MultipartError
@@ -36,8 +37,7 @@ class _State(Enum):
     EPILOGUE = auto()  # after `--B--`
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
+class _End(NamedTuple):
     """The possible end of a part's data.
 
     `offset` is where the delimiter begins, `newline` the line end before it (None if there is
