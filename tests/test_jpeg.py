@@ -1,4 +1,4 @@
-"""What JPEG files tell of themselves, and what those do that tell lies or are cut."""
+"""Metadata of JPEG files, also damaged, cut and hostile ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXIF_IFD, TAKEN = 0x8769, 0x9003
 BYTE, ASCII, SHORT, LONG = 1, 2, 3, 4
 
 Value: TypeAlias = tuple[int, int, bytes]
-"""Kind, count and bytes of what stands in an entry."""
+"""Kind, count and bytes of the value of an entry."""
 Entries: TypeAlias = Sequence[tuple[int, Value]]
 """Tags and values, in the order in which they are written."""
 
@@ -40,7 +40,7 @@ def long(order: str, number: int) -> Value:
 
 
 def directory(order: str, entries: Entries, at: int, following: int = 0) -> bytes:
-    """A directory that stands at this offset, and behind it the values that do not fit."""
+    """A directory at this offset, followed by the values that do not fit into it."""
     table, values = b"", b""
     behind = at + 2 + 12 * len(entries) + 4
     for tag, (kind, count, value) in entries:
@@ -57,7 +57,7 @@ def directory(order: str, entries: Entries, at: int, following: int = 0) -> byte
 def tiff(
     order: str, main: Entries, detail: Entries = (), second: Entries = (), thumbnail: bytes = b""
 ) -> bytes:
-    """IFD0, Exif IFD, IFD1 if there are entries for it, and a thumbnail for IFD1 to point to."""
+    """IFD0, the Exif IFD, IFD1 if it has entries, and a thumbnail."""
     detail_at = 8 + len(directory(order, [*main, (EXIF_IFD, long(order, 0))], 8))
     second_at = detail_at + len(directory(order, detail, detail_at))
     if thumbnail:
@@ -105,7 +105,7 @@ SMALL = jpeg(segment(DQT, b"\0"), frame(4, 3))
 
 
 def photo(order: str) -> bytes:
-    """A file that tells everything, in as few bytes as possible."""
+    """A small file with all metadata."""
     block = tiff(
         order,
         [(MAKE, ascii_("SAMSUNG")), (MODEL, ascii_("NX1")), (ORIENTATION, short(order, 6))],
@@ -117,7 +117,7 @@ def photo(order: str) -> bytes:
 
 
 def told(picture: Picture) -> dict[str, object]:
-    """What a picture tells: the fields that are not as in one that tells nothing."""
+    """The fields of a picture that are not the defaults."""
     return {
         field.name: getattr(picture, field.name)
         for field in fields(picture)
@@ -137,7 +137,7 @@ ORDERS = pytest.mark.parametrize("order", [pytest.param("<", id="II"), pytest.pa
 
 @ORDERS
 def test_everything(order: str) -> None:
-    """All that is told is found, in either byte order."""
+    """All metadata are found, in either byte order."""
     file = photo(order)
     where = file.index(SMALL)
     assert describe(file) == Picture(
@@ -202,7 +202,7 @@ def test_files_of_other_writers(text: str, expected: Picture) -> None:
     ],
 )
 def test_no_jpeg(head: bytes) -> None:
-    """What does not begin like a JPEG is none."""
+    """A file that does not begin like a JPEG is none."""
     assert describe(head) is None
 
 
@@ -254,19 +254,19 @@ SAMSUNG = Picture(make="SAMSUNG")
     ],
 )
 def test_segments(file: bytes, expected: Picture) -> None:
-    """Segments are walked up to the picture data, and the first of each sort counts."""
+    """Segments are read up to the picture data; the first of each kind counts."""
     assert describe(file) == expected
 
 
 @pytest.mark.parametrize("marker", range(0xC0, 0x100))
 def test_frames(marker: int) -> None:
-    """SOF0 to SOF15 tell the size; DHT, JPG and DAC among them, and all others, do not."""
+    """The size comes from SOF0 to SOF15, not from DHT, JPG, DAC or other segments."""
     expected = SIZE if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) else NOTHING
     assert describe(jpeg(frame(640, 480, marker))) == expected
 
 
 def test_limit_of_segments() -> None:
-    """The last segment within the limit counts, the next one does not."""
+    """The limit on segments is exact."""
     comment = segment(COM, b"")
     assert describe(jpeg(*[comment] * (MAX_SEGMENTS - 1), FRAME)) == SIZE
     assert describe(jpeg(*[comment] * MAX_SEGMENTS, FRAME)) == NOTHING
@@ -305,7 +305,7 @@ def test_limit_of_segments() -> None:
     ],
 )
 def test_make_and_model(value: Value, expected: str) -> None:
-    """Make and model are one printable line each, or nothing."""
+    """Make and model are one printable line each."""
     assert describe(of_main((MAKE, value))) == Picture(make=expected)
     assert describe(of_main((MODEL, value))) == Picture(model=expected)
 
@@ -327,7 +327,7 @@ def test_make_and_model(value: Value, expected: str) -> None:
     ],
 )
 def test_taken(value: Value, expected: str) -> None:
-    """The time is the text that stands there if it looks like a time, else nothing."""
+    """The time is a text in the format of Exif, else empty."""
     assert describe(jpeg(exif(tiff("<", [], [(TAKEN, value)])))) == Picture(taken=expected)
 
 
@@ -346,19 +346,19 @@ def test_taken(value: Value, expected: str) -> None:
     ],
 )
 def test_orientation(value: Value, expected: int) -> None:
-    """The orientation is one of eight, the upright one where nothing else is told."""
+    """The orientation is 1 to 8, and 1 by default."""
     assert describe(of_main((ORIENTATION, value))) == Picture(orientation=expected)
 
 
 def test_first_entry_counts() -> None:
-    """An entry that comes twice counts once, even if the first one is of no use."""
+    """The first of repeated entries counts, even if it is unusable."""
     twice = of_main((MAKE, ascii_("SAMSUNG")), (MAKE, ascii_("OTHER")))
     assert describe(twice) == SAMSUNG
     assert describe(of_main((MAKE, short("<", 1)), (MAKE, ascii_("OTHER")))) == NOTHING
 
 
 def test_limit_of_entries() -> None:
-    """The last entry within the limit counts, the next does not, nor do they hide what follows."""
+    """The limit on entries is exact; the next directory is still found."""
     filler = [(1, short("<", 0))] * (MAX_ENTRIES - 1)
     make = (MAKE, ascii_("SAMSUNG"))
     assert describe(of_main(*filler, make)) == SAMSUNG
@@ -372,7 +372,7 @@ def test_limit_of_entries() -> None:
 
 
 def block(first: int, *, detail: int = 8, following: int = 8, at: int = 8) -> bytes:
-    """One directory, and offsets that lead wherever they are told to."""
+    """One directory with any offsets."""
     entries = [
         (MAKE, ascii_("SAMSUNG")),
         (EXIF_IFD, long("<", detail)),
@@ -399,12 +399,12 @@ TAKEN_TOO = replace(SAMSUNG, taken="2013:05:04 12:34:56")
     ],
 )
 def test_directories(data: bytes, expected: Picture) -> None:
-    """Offsets lead to three directories at most: in circles nothing is walked twice."""
+    """Circular and wrong offsets do no harm."""
     assert describe(jpeg(exif(data))) == expected
 
 
 def test_all_entries_promised() -> None:
-    """A directory that promises more entries than there are has those that are there."""
+    """A directory with too large a count has the entries that exist."""
     data = bytearray(tiff("<", [(MAKE, ascii_("SAM"))]))
     data[8:10] = b"\xff\xff"
     assert describe(jpeg(exif(bytes(data)))) == Picture(make="SAM")
@@ -429,7 +429,7 @@ def test_all_entries_promised() -> None:
 )
 @ORDERS
 def test_thumbnail(order: str, shift: int, surplus: int, expected: tuple[int, int] | None) -> None:
-    """A thumbnail is told of if all of it is in EXIF and begins like a JPEG."""
+    """A thumbnail is found if it is whole and begins like a JPEG."""
     entries = pointers(order, 44 + shift, len(SMALL) + surplus)
     data = start(order) + directory(order, [], 8, 14) + directory(order, entries, 14) + SMALL
     assert describe(jpeg(exif(data), FRAME)) == replace(SIZE, thumbnail=expected)
@@ -445,7 +445,7 @@ def test_thumbnail(order: str, shift: int, surplus: int, expected: tuple[int, in
     ],
 )
 def test_no_thumbnail(entries: Entries) -> None:
-    """A directory for a thumbnail that is not there is no harm."""
+    """A directory without a usable thumbnail does no harm."""
     assert describe(jpeg(exif(tiff("<", [], [], entries)))) == NOTHING
 
 
@@ -453,7 +453,7 @@ def test_no_thumbnail(entries: Entries) -> None:
 
 
 def check(head: bytes) -> Picture | None:
-    """Describe it, and be sure that what is told can be relied on."""
+    """Describe a file, and check the promises of `Picture`."""
     picture = describe(head)
     assert (picture is None) == (not head.startswith(b"\xff\xd8\xff"))
     if picture is None:
@@ -475,7 +475,7 @@ def check(head: bytes) -> Picture | None:
 
 @ORDERS
 def test_every_cut(order: str) -> None:
-    """A cut file tells less, the less the shorter it is, and never anything else."""
+    """A cut file has fewer values, and never other ones."""
     file = photo(order)
     before: dict[str, object] = {}
     for length in range(3, len(file) + 1):

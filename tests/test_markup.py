@@ -52,7 +52,7 @@ def test_well_formed(document: str, expected: list[tuple[str, dict[str, str]]]) 
     ],
 )
 def test_almost(document: str, expected: list[tuple[str, dict[str, str]]]) -> None:
-    """S05: what is not well-formed is read by searching, and that is reported."""
+    """S05: malformed XML is searched for tags, and reported."""
     found, deviations = markup.read(document.encode(), ())
     assert [(one.name, one.attributes) for one in found] == expected
     assert [one.kind for one in deviations] == [Kind.XML_MALFORMED]
@@ -76,7 +76,7 @@ NO_UTF_16 = DECLARED.format("utf-16").encode().ljust(50)  # as many bytes as UTF
     ],
 )
 def test_encoding(data: bytes, detail: str | None) -> None:
-    """An encoding is believed if the bytes are in it; if they are in another, that is reported."""
+    """A declared encoding is used if it fits; another one is reported."""
     found, deviations = markup.read(data, ("a",))
     assert [one.text for one in found] == ["안"]
     assert [(one.kind, one.detail) for one in deviations] == (
@@ -85,13 +85,13 @@ def test_encoding(data: bytes, detail: str | None) -> None:
 
 
 def test_no_encoding() -> None:
-    """What is in no encoding that is known is read as far as it can be."""
+    """Undecodable bytes are replaced."""
     [found], [deviation] = markup.read(b"<a>x\xffy</a>", ())
     assert (found.text, deviation.detail) == ("x\ufffdy", "neither utf-8 nor UTF-8")
 
 
 def test_text() -> None:
-    """Of almost XML only the texts that are wanted are there, from tag to tag."""
+    """In malformed XML only the requested elements have text."""
     document = "<R><A>a & b</A><B>not wanted</B><A/><a>cut &amp;"
     assert read(document, "a") == [
         ("r", {}, "", True),
@@ -114,13 +114,13 @@ def test_text() -> None:
     ],
 )
 def test_text_of_almost(document: str, expected: list[str]) -> None:
-    """A text goes to the next end of its element; what is a tag or a reference is not in CDATA."""
+    """A text ends at the next end tag of its element, except inside CDATA."""
     found, _ = markup.read(f"{document}<c".encode(), ("a",))
     assert [one.text for one in found if one.name == "a"] == expected
 
 
 def test_text_of_well_formed() -> None:
-    """Of XML there are all texts, each with what stands directly in its element."""
+    """In well-formed XML every element has its own text."""
     assert read("<a>1<b>2</b>3</a>") == [("a", {}, "13", True), ("b", {}, "2", True)]
 
 
@@ -130,19 +130,19 @@ def test_text_of_well_formed() -> None:
     ids=["well-formed", "almost", "entity", "behind-cdata"],
 )
 def test_doctype(document: str) -> None:
-    """X08: a DOCTYPE, which can make a text of any size, is refused, however it is spelled."""
+    """X08: a DOCTYPE is refused in any spelling."""
     with pytest.raises(MarkupError) as caught:
         read(document)
     assert str(caught.value) == "the XML has a DOCTYPE or an ENTITY, which no camera sends"
 
 
 def test_doctype_in_a_text() -> None:
-    """X08: one that is only spoken of is none."""
+    """X08: a DOCTYPE inside CDATA is text."""
     assert read("<a><![CDATA[<!DOCTYPE x>]]><c", "a")[0][2] == "<!DOCTYPE x><c"
 
 
 def test_length() -> None:
-    """X08: XML has a limit, and what is longer gets a status of its own."""
+    """X08: longer XML is refused with status 413."""
     assert len(read("<a/>".ljust(MAX_BYTES))) == 1
     with pytest.raises(TooLongError) as caught:
         read("<a/>".ljust(MAX_BYTES + 1))
@@ -151,14 +151,14 @@ def test_length() -> None:
 
 @pytest.mark.parametrize("document", ["<e>" * 64, "<e>" * 64 + "</e>" * 64])
 def test_depth(document: str) -> None:
-    """X08: what is nested deeper than anything a camera writes is refused, or has no structure."""
+    """X08: the nesting depth is limited."""
     assert len(document) > MAX_DEPTH
     with pytest.raises(MarkupError):
         markup.read(document.encode(), ())
 
 
 def test_many_elements() -> None:
-    """X08: of almost XML no more elements are read than of XML are allowed."""
+    """X08: the number of elements is limited in malformed XML."""
     assert len(read("<e/>" * (MAX_ELEMENTS + 1))) == MAX_ELEMENTS
 
 
@@ -177,7 +177,7 @@ LONG_NAME = "a" * 65_000
     ids=lambda document: document[:9],
 )
 def test_slow(document: str) -> None:
-    """X08: the worst that fits into the limit takes no time worth speaking of."""
+    """X08: no document within the limit is slow to parse."""
     begun = time.process_time()
     with suppress(MarkupError):
         read(document, "a")
@@ -185,7 +185,7 @@ def test_slow(document: str) -> None:
 
 
 def test_first() -> None:
-    """The first element of a name, or none."""
+    """The first element of a name is returned, or None."""
     elements, _ = markup.read(b"<r><a x='1'/><a x='2'/></r>", ())
     assert markup.first(elements, "a") is elements[1]
     assert markup.first(elements, "b") is None
@@ -195,5 +195,5 @@ def test_first() -> None:
     ("value", "expected"), [(" a\r\nBcc: b\t", "a Bcc: b"), ("a\u2028b\x85c", "a b c"), ("", "")]
 )
 def test_one_line(value: str, expected: str) -> None:
-    """X13: nothing in a value begins a new line."""
+    """X13: line ends and control characters become blanks."""
     assert markup.one_line(value) == expected

@@ -1,4 +1,4 @@
-"""The scanner against what cameras write, and against what nobody should."""
+"""Bodies as cameras write them, damaged bodies, and hostile ones."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ THREE = [
 
 
 class Found(NamedTuple):
-    """All that a scan tells: about the parts, the deviations, or the error."""
+    """The result of a scan: parts and deviations, or the error."""
 
     parts: list[PartSpan]
     deviations: list[Deviation]
@@ -134,7 +134,7 @@ ENDS = [
 def test_photos_are_exact_wherever_the_body_ends(
     name: str, surplus: bool, photos: list[tuple[str, bytes]]
 ) -> None:
-    """Whatever is left of the last delimiter: every photo, every deviation, every offset."""
+    """Photos, deviations and offsets are exact at each possible end of the body."""
     ending = bodies.endings(B)[name]
     body = bodies.body(photos, message=XML, surplus=surplus, ending=ending, boundary=B)
     found = scan([body])
@@ -178,7 +178,7 @@ def test_photos_are_exact_with_the_boundary_of_a_camera(name: str, surplus: bool
 
 
 def test_photo_is_exact_wherever_a_surplus_end_is_cut() -> None:
-    """A body may end anywhere behind the last photo, also inside the surplus line end."""
+    """A body may end anywhere after the last photo, also inside the surplus line end."""
     photo = bodies.jpeg(50, 1)
     body = bodies.body([("a.jpg", photo)], message=XML, boundary=B, ending=CLOSE)
     behind = body.rindex(photo) + len(photo)
@@ -435,7 +435,7 @@ def test_cut_in_a_photo_keeps_what_there_is(surplus: bool) -> None:
 def test_framing(
     content_type: str, body: bytes, contents: list[bytes], expected: list[Kind]
 ) -> None:
-    """Where the parts are is told by complete delimiters and nothing else."""
+    """Only delimiters separate parts, not similar bytes in the data."""
     found = scan([body], boundary_of(content_type))
     assert (found.error, data(body, found), kinds(found)) == (None, contents, expected)
     assert scan(pieces(body, 1), boundary_of(content_type)) == found
@@ -444,7 +444,7 @@ def test_framing(
 
 @pytest.mark.parametrize("ending", bodies.endings(B).items(), ids=lambda ending: ending[0])
 def test_empty_part_before_any_end(ending: tuple[str, bytes]) -> None:
-    """Two delimiters in a row at the end cost no photo, whatever is left of the second one."""
+    """Two delimiters at the end lose no photo, even if the second one is cut."""
     body = FIELD + b"D\r\n--B7x" + ending[1]
     assert data(body, scan([body])) == [b"D"]
 
@@ -522,7 +522,7 @@ def test_empty_part_before_any_end(ending: tuple[str, bytes]) -> None:
     ],
 )  # fmt: skip
 def test_unreadable(content_type: str, body: bytes, message: str) -> None:
-    """What cannot be taken apart is a bad request that says where."""
+    """A body that cannot be parsed is a bad request; the message has the offset."""
     with pytest.raises(MultipartError) as caught:
         parse(body, content_type)
     assert (str(caught.value), caught.value.status) == (message, 400)
@@ -549,7 +549,7 @@ def test_unreadable(content_type: str, body: bytes, message: str) -> None:
     ],
 )  # fmt: skip
 def test_no_parts(body: bytes, expected: list[tuple[Kind, int]]) -> None:
-    """A body of delimiters alone has no parts; that no message is there is for others to say."""
+    """A body of delimiters alone has no parts."""
     found = scan([body])
     assert (found.error, found.parts, noticed(found)) == (None, [], expected)
     assert scan(pieces(body, 1)) == found
@@ -568,7 +568,7 @@ def test_no_parts(body: bytes, expected: list[tuple[Kind, int]]) -> None:
     ],
 )
 def test_bare_lf_is_noticed_where_it_stands(body: bytes, offset: int) -> None:
-    """M32: the offset is that of the line feed which lacks its carriage return."""
+    """M32: the offset is that of the bare line feed."""
     body += b"E" + CLOSE
     found = scan([body])
     assert data(body, found)[-1] == b"E"
@@ -727,7 +727,7 @@ def test_name_and_type(
 def test_disposition(
     value: bytes, name: str | None, filename: str | None, deviations: list[Kind]
 ) -> None:
-    """Of names, the first plain one counts, and a path is left for others to deal with."""
+    """The first plain name counts, and paths are left unchanged."""
     found = scan([disposition(value)])
     assert [(part.name, part.filename) for part in found.parts] == [(name, filename)]
     assert kinds(found) == deviations
@@ -775,9 +775,9 @@ DEVIATIONS: dict[Kind, tuple[str, bytes, bytes, int, str]] = {
 
 @pytest.mark.parametrize("kind", DEVIATIONS)
 def test_deviation_is_named_or_refused(kind: Kind) -> None:
-    """Each deviation is tolerated under its name alone, and refused under it if strict.
+    """Each deviation is reported under its name, or is an error with `strict`.
 
-    Its detail quotes the wire, so that a report can show what a camera does.
+    The detail quotes the body.
     """
     content_type, body, expected, offset, detail = DEVIATIONS[kind]
     found = scan([body], boundary_of(content_type))
@@ -794,7 +794,7 @@ def test_deviation_is_named_or_refused(kind: Kind) -> None:
 
 
 def test_every_deviation_of_the_multipart_is_tested() -> None:
-    """Only the message's and the photos' own deviations are left to others."""
+    """The deviations of messages and photos have tests elsewhere."""
     assert set(Kind) - set(DEVIATIONS) == {
         Kind.XML_ENCODING,
         Kind.XML_MALFORMED,
@@ -808,33 +808,33 @@ def test_every_deviation_of_the_multipart_is_tested() -> None:
 
 
 def test_clean_body_passes_strict() -> None:
-    """Strictness has nothing against a body as RFC 7578 wants it."""
+    """A body as in RFC 7578 passes with `strict`."""
     body = MESSAGE + b"\r\n" + FIELD + b"D\r\n\r\n" + CLOSE
     found = scan([body], strict=True)
     assert (data(body, found), found.deviations) == ([XML, b"D\r\n\r\n"], [])
 
 
 def test_detail_of_a_long_header_is_short() -> None:
-    """What is not text is shown as bytes, and no more of it than fits into a line."""
+    """The detail of a header that is no UTF-8 is a short bytes literal."""
     body = disposition(b"form-data; name=f\r\n" + b"X: \xb0\xa1" + b"x" * 1000)
     (deviation,) = scan([body]).deviations
     assert deviation.detail == repr(b"X: \xb0\xa1" + b"x" * 75)
 
 
 def test_detail_of_a_missing_disposition() -> None:
-    """Where there is nothing to quote, the detail says that."""
+    """The detail of a missing disposition is `none`."""
     found = scan([headers(b"Content-Type: image/jpeg\r\n")])
     assert found.deviations[0] == Deviation(Kind.DISPOSITION, 7, "none")
 
 
 def test_part_without_headers_has_no_disposition_to_miss() -> None:
-    """Of a part that has data alone, only the name is missed."""
+    """Only the missing name of a part without headers is reported."""
     found = scan([headers(b"")])
     assert (len(found.parts), kinds(found)) == (1, [Kind.NO_PART_NAME])
 
 
 def test_error_is_final() -> None:
-    """After the first error a scanner knows no other."""
+    """The first error is raised again by later calls."""
     scanner = Scanner(B)
     scanner.feed(FIELD[:30])
     with pytest.raises(MultipartError) as first:
@@ -845,7 +845,7 @@ def test_error_is_final() -> None:
 
 
 def test_error_in_data_is_final() -> None:
-    """Nor does it, once it has failed in the data of a part, take more of them."""
+    """An error in the data of a part is also raised again."""
     scanner = Scanner(B)
     with pytest.raises(LimitError) as first:
         scanner.feed((FIELD + b"D\r\n") * MAX_PARTS + b"--B7x\r\n\r\nD" + CLOSE)
@@ -855,7 +855,7 @@ def test_error_in_data_is_final() -> None:
 
 
 def test_error_from_the_surplus_is_kept() -> None:
-    """A strict scanner that refuses the surplus line end keeps that error like any other."""
+    """The error for a surplus line end is stored, too."""
     scanner = Scanner(B, strict=True)
     scanner.feed(MESSAGE + b"\r\n" + CLOSE)
     with pytest.raises(MultipartError) as caught:
@@ -864,7 +864,7 @@ def test_error_from_the_surplus_is_kept() -> None:
 
 
 def test_part_has_everything_of_the_wire() -> None:
-    """A part has its names as sent, header names in lower case, and its data as a window."""
+    """A part has its names as sent, lower-case header names, and a view of its data."""
     body = bodies.body([("SAM_4371.JPG", b"JPEG")], message=XML)
     message, photo = parse(body, bodies.CONTENT_TYPE)
     assert message == Part(
@@ -919,7 +919,7 @@ def test_part_has_everything_of_the_wire() -> None:
     ],
 )
 def test_boundary_of(content_type: str, boundary: bytes | None) -> None:
-    """The boundary is the first parameter of that name, if it can be one."""
+    """The first boundary parameter counts, if it is usable."""
     assert boundary_of(content_type) == boundary
 
 
@@ -929,7 +929,7 @@ def test_boundary_of(content_type: str, boundary: bytes | None) -> None:
     ids=["1", "dash", "M14-regex", "M14-utf-8", "M14-byte", "blank", "M14-70", "M14-256"],
 )
 def test_any_usable_boundary(boundary: bytes) -> None:
-    """A boundary is bytes and nothing else, whatever they mean to others."""
+    """A boundary may contain any bytes that are no control characters."""
     body = bodies.body(THREE, message=XML, boundary=boundary)
     found = scan([body], boundary)
     assert data(body, found) == [XML, *(content for _, content in THREE)]
@@ -940,7 +940,7 @@ def test_any_usable_boundary(boundary: bytes) -> None:
 
 
 def test_boundary_beyond_the_limit_is_not_taken_from_the_body_either() -> None:
-    """M14: what is too long in Content-Type is too long in the first line."""
+    """M14: the limit for a boundary is the same in Content-Type and in the first line."""
     body = bodies.body(SMALL, message=XML, boundary=b"B" * (MAX_BOUNDARY + 1))
     assert scan([body], b"B" * (MAX_BOUNDARY + 1)) == scan([body], None)
     assert scan([body], None).error == (
@@ -951,7 +951,7 @@ def test_boundary_beyond_the_limit_is_not_taken_from_the_body_either() -> None:
 
 @pytest.mark.parametrize("newline", [b"\r\n", b"\n"], ids=["crlf", "lf"])
 def test_padding_limit(newline: bytes) -> None:
-    """As many blanks as the limit says may stand behind a boundary, one more makes it data."""
+    """The limit on blanks after a boundary is exact."""
     body = FIELD + b"D\r\n--B7x" + b" " * MAX_PADDING + newline + FIELD[7:] + b"E" + CLOSE
     longer = body.replace(b"\r\n--B7x ", b"\r\n--B7x  ")
     assert data(body, scan([body])) == [b"D", b"E"]
@@ -960,7 +960,7 @@ def test_padding_limit(newline: bytes) -> None:
 
 
 def test_longest_first_line() -> None:
-    """The longest boundary may have the most blanks behind it, and is known or rescued."""
+    """The longest boundary with the most blanks is found, also without Content-Type."""
     boundary = b"B" * MAX_BOUNDARY
     body = bodies.body(SMALL, message=XML, boundary=boundary, ending=b"\r\n--" + boundary + b"--")
     body = body.replace(boundary + b"\r\n", boundary + b" " * MAX_PADDING + b"\r\n")
@@ -975,13 +975,13 @@ def test_longest_first_line() -> None:
 
 @pytest.mark.parametrize("ending", bodies.endings(B).items(), ids=lambda ending: ending[0])
 def test_most_parts(ending: tuple[str, bytes]) -> None:
-    """As many parts as the limit says pass, however the body ends."""
+    """The maximum number of parts is accepted, however the body ends."""
     body = b"\r\n".join([FIELD + b"D"] * MAX_PARTS) + ending[1]
     assert data(body, scan([body])) == [b"D"] * MAX_PARTS
 
 
 def test_most_parts_and_one_that_is_none() -> None:
-    """What is no part does not count as one."""
+    """An empty part does not count."""
     body = b"\r\n".join([FIELD + b"D"] * MAX_PARTS) + b"\r\n--B7x\r\n\r\n--B7x--"
     found = scan([body])
     assert (len(found.parts), kinds(found)) == (MAX_PARTS, [Kind.EMPTY_PART])
@@ -989,7 +989,7 @@ def test_most_parts_and_one_that_is_none() -> None:
 
 @pytest.mark.parametrize("last", [FIELD, b"--B7x\r\n\r\n"], ids=["plain", "without-headers"])
 def test_one_part_too_many(last: bytes) -> None:
-    """One part more than the limit is refused, with the status that says so."""
+    """One more part is refused with status 413."""
     body = b"\r\n".join([FIELD + b"D"] * MAX_PARTS + [last + b"D"]) + CLOSE
     with pytest.raises(LimitError, match=r"^the body has more than 64 parts") as caught:
         parse(body, TYPE)
@@ -999,7 +999,7 @@ def test_one_part_too_many(last: bytes) -> None:
 
 @pytest.mark.parametrize("part", [FIELD + b"\r\n", b"--B7x\r\n"], ids=["parts", "empty"])
 def test_flood_of_parts(part: bytes) -> None:
-    """M20: 100 000 parts are refused when the limit is reached, not when all are read."""
+    """M20: a flood of parts is refused as soon as the limit is reached."""
     body = part * 100_000
     scanner = Scanner(B)
     with pytest.raises(LimitError, match=r"^the body has more than 64 parts") as caught:
@@ -1009,7 +1009,7 @@ def test_flood_of_parts(part: bytes) -> None:
 
 
 def test_header_bytes_limit() -> None:
-    """M21: the header block with its blank line may be as long as the limit, not longer."""
+    """M21: the limit on the bytes of a header block is exact."""
     for surplus, passes in ((0, True), (1, False)):
         block = b"X: " + b"y" * (MAX_HEADER_BYTES - 7 + surplus) + b"\r\n"
         assert len(block + b"\r\n") == MAX_HEADER_BYTES + surplus
@@ -1023,7 +1023,7 @@ def test_header_bytes_limit() -> None:
 
 
 def test_header_lines_limit() -> None:
-    """M21: a part may have as many header lines as the limit says, not more."""
+    """M21: the limit on the lines of a header block is exact."""
     most = headers(b"X: y\r\n" * MAX_HEADERS)
     more = headers(b"X: y\r\n" * (MAX_HEADERS + 1))
     assert len(scan([most]).parts[0].headers) == MAX_HEADERS
@@ -1046,7 +1046,7 @@ def test_header_lines_limit() -> None:
     ],
 )  # fmt: skip
 def test_flood_of_headers(flood: bytes, message: str) -> None:
-    """M21: headers that never end are refused at the limit, however slowly they drip."""
+    """M21: endless headers are refused at the limit, also byte by byte."""
     scanner = Scanner(B)
 
     def drip() -> None:
@@ -1063,7 +1063,7 @@ def test_flood_of_headers(flood: bytes, message: str) -> None:
 
 
 def calls(work: Callable[[], object]) -> int:
-    """How many functions are called, in Python and in C: a measure that does not need a clock."""
+    """Return the number of function calls in Python and C, a measure without a clock."""
     count = 0
 
     def profile(*_: object) -> None:
@@ -1102,7 +1102,7 @@ NASTY = [
 
 @pytest.mark.parametrize(("before", "repeated"), NASTY)
 def test_work_is_linear(before: bytes, repeated: bytes) -> None:
-    """Twice the body is at most twice the work, in large chunks and in small ones."""
+    """The work is linear in the size, in large chunks and in small ones."""
 
     def work(times: int, size: int) -> int:
         body = before + repeated * times
@@ -1115,7 +1115,7 @@ def test_work_is_linear(before: bytes, repeated: bytes) -> None:
 
 @pytest.mark.parametrize(("before", "repeated"), NASTY)
 def test_memory_is_constant(before: bytes, repeated: bytes) -> None:
-    """What is held back does not grow with the body, and so neither does what is read again."""
+    """The memory does not grow with the body."""
     scanner = Scanner(B)
     scanner.feed(before)
     chunk = repeated * 256
@@ -1138,14 +1138,14 @@ def test_memory_is_constant(before: bytes, repeated: bytes) -> None:
     "repeated", [b"D--B7x--", b"D--B7x\r\n"], ids=["close delimiter", "delimiter"]
 )
 def test_false_delimiters_are_limited(repeated: bytes) -> None:
-    """Text that has to be judged again and again is refused, not judged without end."""
+    """The number of false delimiters is limited."""
     body = FIELD + repeated * (MAX_FALSE_DELIMITERS + 1) + b"D" + CLOSE
     found = scan([body])
     assert str(found.error).startswith("LimitError: the boundary appears more than 10000 times")
 
 
 class Text(str):
-    """A header value that counts how many characters were searched."""
+    """A header value that counts the characters that `find` searches."""
 
     searched = 0
 
@@ -1172,7 +1172,7 @@ class Text(str):
     ],
 )
 def test_parameters_are_linear(repeated: str, after: str) -> None:
-    """M14: no header value makes the search for the boundary slow."""
+    """M14: the time to parse a header value is linear."""
 
     def searched(times: int) -> int:
         value = Text('x/y; !="' * (repeated[0] not in ";=") + "x;" + repeated * times + after)
@@ -1217,14 +1217,14 @@ def assert_repaired(body: bytes, content_type: str, expected: list[tuple[str, by
 @pytest.mark.parametrize("surplus", [True, False], ids=["surplus", "exact"])
 @pytest.mark.parametrize("name", bodies.ENDINGS)
 def test_repaired_body_pleases_others(name: str, surplus: bool) -> None:
-    """What a camera wrote is taken by strict parsers once it is repaired, byte for byte."""
+    """Strict parsers read a repaired body, byte for byte."""
     body = bodies.body(THREE, surplus=surplus, ending=bodies.ENDINGS[name])
     expected = [("message", bodies.message_xml()), *(("binary", photo) for _, photo in THREE)]
     assert_repaired(body, bodies.CONTENT_TYPE, expected)
 
 
 def test_repaired_body_in_full() -> None:
-    """Repair keeps the boundary and the names, and gives the message a type that is one."""
+    """Repair keeps the boundary and the names, and corrects the type of the message."""
     body = bodies.body([("SAM_4371.JPG", b"JPEG")], message=XML, boundary=B)
     assert repair(body, TYPE) == (
         TYPE,
@@ -1277,7 +1277,7 @@ def test_repaired_body_in_full() -> None:
     ],
 )
 def test_repaired_headers(value: bytes, written: bytes) -> None:
-    """Headers are written anew, escaped as browsers escape them."""
+    """Headers are escaped as in browsers."""
     _, repaired = repair(disposition(value), TYPE)
     assert repaired == b"--B7x\r\n" + written + b"\r\nD" + CLOSE
 
@@ -1301,7 +1301,7 @@ def test_repaired_headers(value: bytes, written: bytes) -> None:
     ],
 )
 def test_names(name: str, written: str) -> None:
-    """What others refuse or misread in a name is escaped, and everything else stays."""
+    """Characters that other parsers refuse or misread are escaped in names."""
     part = PartSpan(name, name, None, (), 0, 1)
     found = write([part], lambda start, end: b"D", B)
     body = b"".join(found.chunks())
@@ -1321,7 +1321,7 @@ def test_names(name: str, written: str) -> None:
     ],
 )
 def test_repair_replaces_a_boundary_that_is_not_legal(content_type: str) -> None:
-    """A boundary that others would refuse is not used again."""
+    """A boundary that other parsers would refuse is replaced."""
     boundary = boundary_of(content_type) or B
     body = bodies.body(SMALL, message=XML, boundary=boundary)
     expected = [("message", XML), ("binary", SMALL[0][1])]
@@ -1351,12 +1351,12 @@ def test_repair_replaces_a_boundary_that_is_not_legal(content_type: str) -> None
     ],
 )
 def test_repair_of_what_no_camera_writes(body: bytes, expected: list[tuple[str, bytes]]) -> None:
-    """Repair does not pass on what a parser could be misled by."""
+    """A repaired body has nothing that could mislead a parser."""
     assert_repaired(body, TYPE, expected)
 
 
 def test_repair_names_every_part() -> None:
-    """A part without a name gets one, since RFC 7578 demands it; its data stay as they are."""
+    """A part without a name gets one, as RFC 7578 requires."""
     content_type, repaired = repair(disposition(b"form-data"), TYPE)
     (part,) = parse(repaired, content_type, strict=True)
     assert (bool(part.name), part.data) == (True, b"D")

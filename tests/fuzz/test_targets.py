@@ -28,7 +28,7 @@ EACH = pytest.mark.parametrize(
 
 @EACH
 def test_seeds(target: Target) -> None:
-    """What a fuzzer begins with keeps all promises, whole and cut at every tenth byte."""
+    """The seeds keep all promises, whole and cut."""
     for seed in target.seeds():
         for end in [*range(0, len(seed), max(10, len(seed) // 20)), len(seed)]:
             target.check(seed[:end])
@@ -38,7 +38,7 @@ def test_seeds(target: Target) -> None:
 @PROPERTY
 @given(st.data())
 def test_any_input(target: Target, data: st.DataObject) -> None:
-    """Words in any order keep all promises, and so does a seed with some words in it."""
+    """Words in any order keep all promises, and so do seeds with words in them."""
     word = st.sampled_from(target.words) | st.binary(max_size=4)
     seed = data.draw(st.sampled_from([b"", *target.seeds()]))
     made = [data.draw(st.binary(min_size=3, max_size=3))] if not seed else []
