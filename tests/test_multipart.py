@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from nxparse.deviation import Deviation, Kind
-from nxparse.framing import MAX_PADDING
+from nxparse.framing import MAX_PADDING, MAX_PEEK
 from nxparse.multipart import (
     CHUNK,
     MAX_BOUNDARY,
@@ -562,6 +562,7 @@ def test_no_parts(body: bytes, expected: list[tuple[Kind, int]]) -> None:
         pytest.param(FIELD.replace(b"\r\n", b"\n", 1), 5, id="first-boundary"),
         pytest.param(b"\r\n" + FIELD.replace(b"\r\n", b" \t\n", 1), 9, id="blanks-and-lf"),
         pytest.param(FIELD + b"D\r\n--B7x\n" + FIELD[7:], 77, id="second-boundary"),
+        pytest.param(FIELD + b"D\n" + FIELD, 70, id="before-a-boundary"),
         pytest.param(FIELD.replace(b"\r\n\r\n", b"\n\r\n"), 65, id="header"),
         pytest.param(FIELD.replace(b"\r\n\r\n", b"\r\n\n"), 67, id="blank-line"),
         pytest.param(FIELD.replace(b"\r\n\r\n", b"\n\n"), 65, id="header-and-blank-line"),
@@ -957,6 +958,24 @@ def test_padding_limit(newline: bytes) -> None:
     assert data(body, scan([body])) == [b"D", b"E"]
     assert data(longer, scan([longer])) == [longer[len(FIELD) : -len(CLOSE)]]
     assert scan(pieces(longer, 1)) == scan([longer])
+
+
+def test_peek_limit() -> None:
+    """A delimiter inside a line counts if Content-Disposition follows within the limit."""
+    start = FIELD + b"D--B7x\r\nX: "
+    name = b"\r\nContent-Disposition:"
+    longest = MAX_PEEK - len(b"X: " + name)
+    for surplus, expected in ((0, 2), (1, 1)):
+        body = (
+            start
+            + b"y" * (longest + surplus)
+            + disposition
+            + b" form-data; name=g\r\n\r\nE"
+            + CLOSE
+        )
+        found = scan([body])
+        assert len(found.parts) == expected
+        assert scan(pieces(body, 100)) == found
 
 
 def test_longest_first_line() -> None:
