@@ -114,8 +114,8 @@ class Scanner:
         if self.error:
             raise self.error
         try:
-            while self._step():
-                pass
+            while _SCAN[self._state](self):
+                pass  # until the next state needs more bytes
             if self._final:
                 self._finish()
         except MultipartError as error:
@@ -146,7 +146,7 @@ class Scanner:
     def _writes_surplus(self) -> bool:
         """Return whether this client writes a line end of its own after the data of each part.
 
-        Only the message shows that: what ends a photo may be its own bytes. Markers inside a
+        Only the message shows that: a line end after a photo may be its own. End markers inside a
         JPEG do not help, as thumbnails have them too.
         """
         if self._message is None:
@@ -156,10 +156,6 @@ class Scanner:
             return after_message > 0
         others = [length for length in self._surplus if length is not None]
         return bool(others) and all(others)
-
-    def _step(self) -> bool:
-        """Scan on from `_at`. Return false if that needs more bytes, or at the end."""
-        return _SCAN[self._state](self)
 
     def _set_boundary(self, boundary: bytes) -> None:
         self.boundary = boundary
@@ -180,7 +176,7 @@ class Scanner:
             raise self._too_many_parts(self._base + self._at)
         self._bare = delimiter.newline == b"\n"
         if self._bare and self._newline == b"\r\n":
-            self._deviate(Kind.BARE_LF, self._base + self._at - 1, "behind a boundary")
+            self._deviate(Kind.BARE_LF, self._base + self._at - 1, "after a boundary")
         self._state = _State.HEADERS
         return True
 
@@ -482,6 +478,7 @@ class Scanner:
         self.deviations.append(Deviation(kind, offset, detail))
 
 
+# Each function scans from `_at` on. It returns false if it needs more bytes, or at the end.
 _SCAN: dict[_State, Callable[[Scanner], bool]] = {
     _State.START: Scanner._scan_start,
     _State.PREAMBLE: Scanner._scan_preamble,
