@@ -238,6 +238,8 @@ def test_cut_in_a_photo_keeps_what_there_is(surplus: bool) -> None:
             id="M19-part-in-the-epilogue"),
         pytest.param(TYPE, FIELD + b"D" + CLOSE + b"end", [b"D"], [Kind.EPILOGUE],
             id="M19-epilogue"),
+        pytest.param(TYPE, FIELD + b"D" + CLOSE + b"a" * 1024, [b"D"], [Kind.EPILOGUE],
+            id="M19-longest-epilogue"),
         pytest.param(TYPE, FIELD + b"D" + CLOSE + b"\r\n \t\0" * 1000, [b"D"], [],
             id="M19-blank-epilogue"),
         pytest.param(TYPE, FIELD + b"D" + CLOSE + b"Hi" + FIELD + b"E" + CLOSE, [b"D", b"E"],
