@@ -1,11 +1,11 @@
-"""Receives, stores and delivers the uploads of Samsung's Wi-Fi cameras.
+"""Receives, stores and delivers uploads from Samsung's Wi-Fi cameras.
 
 `read(body, content_type)` parses the body of an e-mail upload into an Upload.
 `nxparse.multipart` has `parse` and `repair` for the multipart body itself.
 
-The modules directly in this package parse; they do no I/O. Each folder has one
-job. A folder imports only from those below it in this list, and every folder may
-import the parsing modules:
+The modules in this folder parse and do no I/O: upload, message, markup, multipart, scanner,
+framing, filename, jpeg, address, deviation. Each folder has one job. It imports only from those
+below it in this list, and from the parsing modules:
 
     cli/       the command line: show, repair, send, outbox
     proxy/     what mitmproxy lacks: transport, network addresses, set-up hints

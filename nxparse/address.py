@@ -1,12 +1,9 @@
-"""E-mail addresses that can be delivered to, checked before anything is promised.
+"""E-mail addresses that every mail server accepts, checked before an upload is accepted.
 
-Only what every mail server takes: a local part of plain ASCII without quotes
-or comments, and a host name, which may be international (IDNA). Everything
-stranger is refused: what two programs read differently is how allow-lists are
-passed by (CVE-2023-27043). That holds for `user%host` and `host!user`, which
-some servers send on to the other host; for encoded words, which some parsers
-decode in addresses; and for the letters that IDNA 2003 and 2008 take for
-different domains.
+The local part is plain ASCII without quotes or comments; the domain is a host name, which may be
+international (IDNA). Everything else is refused, because an address that two programs read
+differently can bypass an allow-list (CVE-2023-27043). That includes `user%host` and `host!user`
+(source routes), encoded words, and letters that IDNA 2003 and 2008 map to different domains.
 """
 
 from __future__ import annotations
@@ -26,11 +23,11 @@ MAX_DOMAIN = 253
 
 
 class AddressError(ValueError):
-    """An address that no mail can be sent to."""
+    """An address that mail cannot be sent to."""
 
 
 def deliverable(address: str) -> str:
-    """The address as mail servers want it: ASCII, its domain in IDNA. Raises AddressError."""
+    """Return the address in ASCII, its domain in IDNA. Raises AddressError."""
     local, at, domain = address.rpartition("@")
     if not at or len(local) > MAX_LOCAL or not _LOCAL.fullmatch(local):
         raise AddressError(f"{address[:100]!r} is not an e-mail address")
@@ -52,7 +49,7 @@ def deliverable(address: str) -> str:
 
 
 def is_deliverable(address: str) -> bool:
-    """Can mail be sent there?"""
+    """Return whether mail can be sent to an address."""
     try:
         deliverable(address)
     except AddressError:
@@ -62,11 +59,11 @@ def is_deliverable(address: str) -> bool:
 
 @lru_cache(maxsize=256)  # each recipient is compared with each rule
 def comparable(address: str) -> str:
-    """Return the form in which an address is compared: as Unicode, in lower case.
+    """Return the form in which an address is compared: Unicode, in lower case.
 
-    Different spellings of one domain (full-width letters, punycode, other dots) get the
-    same form, like in `deliverable`. Globs keep their wildcards. Names without `@` (of
-    users and sites) are treated like a domain.
+    Different spellings of one domain (full-width letters, punycode, other dots) get the same
+    form, as in `deliverable`. Wildcards of globs stay. Names of users and sites, which have no
+    `@`, are treated like a domain.
     """
     local, at, domain = address.rpartition("@")
     if len(domain) > MAX_DOMAIN or len(unicodedata.normalize("NFKC", domain)) > MAX_DOMAIN:
@@ -83,7 +80,7 @@ def _comparable_label(label: str) -> str:
         decoded = prepared[4:].encode("ascii").decode("punycode")
     except UnicodeError:
         return prepared
-    # Anything else is a label of its own, which only looks like punycode.
+    # Any other label only looks like punycode, and is compared as it is.
     return decoded if not decoded.isascii() and _prepared(decoded) == decoded else prepared
 
 

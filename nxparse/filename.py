@@ -1,21 +1,20 @@
-"""Names for files, made from names that came over the network.
+"""Safe file names and media types for uploaded files.
 
-A camera sends `SAM_4371.JPG`; anything else may send anything. `safe` returns
-a name that stands for itself in one folder on Linux, macOS, Windows and their
-network shares: no path, no control or invisible characters, nothing that
-Windows or a shell's quotes give a meaning to, at most 255 bytes of UTF-8.
+A camera sends `SAM_4371.JPG`; other clients may send anything. `safe` returns a name for a file in
+one folder that works on Linux, macOS, Windows and network shares: no path, no control or
+invisible characters, no special characters of Windows or a shell, at most 255 bytes of UTF-8.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from pathlib import PurePosixPath
+from posixpath import splitext
 
-HEAD = 16  # bytes of a file that tell its type
+HEAD = 16  # bytes of a file that determine its type
 MAX_NAME = 255  # bytes, the limit of ext4, APFS and NTFS for most alphabets
 
-# What a camera or somebody's card may hold; every other extension is replaced.
+# Files on a camera's card. Every other extension is replaced.
 _MEDIA = {
     "jpg": "image/jpeg",
     "jpeg": "image/jpeg",
@@ -45,10 +44,10 @@ _DEVICES = re.compile(
 
 
 def safe(name: str | None, media_type: str) -> str:
-    """A safe name for a file that was called `name` and holds `media_type`.
+    """Return a safe name for a file called `name` whose content is of `media_type`.
 
-    The extension stays if it is that of a picture or video, else one is added
-    that fits the content (`.bin` if nothing is known of it).
+    The extension of a picture, video or sound stays. Otherwise the extension of the media type
+    is added (`.bin` for an unknown type).
     """
     name = re.split(r"[/\\]", name or "")[-1]
     name = "".join(char for char in name if unicodedata.category(char)[0] != "C")
@@ -67,31 +66,31 @@ def safe(name: str | None, media_type: str) -> str:
 
 
 def numbered(name: str, number: int, limit: int = MAX_NAME) -> str:
-    """The name to try when `number` others are taken: `-NUMBER` goes before the extension.
+    """Insert `-NUMBER` before the extension, unless `number` is 0.
 
     The stem is cut so that the name has at most `limit` bytes.
     """
-    path = PurePosixPath(name)
-    return _fitted(path.stem, f"-{number}{path.suffix}" if number else path.suffix, limit)
+    stem, extension = splitext(name)
+    return _fitted(stem, f"-{number}{extension}" if number else extension, limit)
 
 
 def _fitted(stem: str, ending: str, limit: int = MAX_NAME) -> str:
-    """Stem and ending, the stem cut between characters so that both have room."""
+    """Join stem and ending; cut the stem between characters to at most `limit` bytes in all."""
     room = limit - len(ending.encode())
     return stem.encode()[:room].decode("utf-8", "ignore").rstrip(" ") + ending
 
 
 def is_media(head: bytes) -> bool:
-    """Are these the first `HEAD` bytes of a picture or video?"""
+    """Return whether these first `HEAD` bytes are those of a picture or video."""
     return sniff(head) != "application/octet-stream"
 
 
 def sniff(head: bytes, claimed: str | None = None) -> str:
-    """The media type of a file, from its first `HEAD` bytes.
+    """Return the media type of a file, judged by its first `HEAD` bytes.
 
-    What they do not tell is believed if it claims to be a picture or video,
-    else it is `application/octet-stream`. `image/pjpeg`, which some cameras
-    say, is `image/jpeg` (samsung-nx-emailservice, commit 18ae460).
+    If these are inconclusive, a claimed picture or video type is used, else
+    `application/octet-stream`. `image/pjpeg` from some cameras becomes `image/jpeg`
+    (samsung-nx-emailservice, commit 18ae460).
     """
     if head.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"

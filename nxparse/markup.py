@@ -1,12 +1,10 @@
-"""XML as cameras write it, or almost.
+"""XML as cameras write it, well-formed or almost.
 
-First the bytes become text, then the text is read strictly, by expat. What
-expat refuses is read again by searching for tags, since a bare `&`, a missing
-quote or a cut end is no reason to lose somebody's photos; that is reported as a
-deviation. DOCTYPE and ENTITY are refused either way: no camera sends them, and
-every attack with XML needs them.
+Expat parses the document first. If it fails, the document is searched for tags: a bare `&`, a
+missing quote or a cut end should not lose photos. That is reported as a deviation. DOCTYPE and
+ENTITY are always refused: no camera sends them, and attacks with XML need them.
 
-Nothing of the structure is kept but the order: cameras write each name once.
+The result is a flat list of elements; cameras use each name once.
 """
 
 from __future__ import annotations
@@ -19,14 +17,14 @@ from xml.parsers import expat
 
 from nxparse.deviation import BodyError, Deviation, Kind
 
-# Limits: 64 receivers of 128 bytes (the NX500's settings have room for 30) and
-# a text that somebody types with a camera's buttons stay far below them.
+# 64 receivers of 128 bytes (the NX500 stores 30) and a text typed with a camera's buttons stay
+# far below these limits.
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 32
 MAX_ELEMENTS = 1000
 
 _DECLARED = re.compile(rb"""\A\s*<\?xml[^>]{0,100}?encoding\s*=\s*["']([A-Za-z0-9._-]{1,40})""")
-# Korean software says EUC-KR and means the superset of it that Windows uses.
+# Korean software declares EUC-KR and uses the superset of Windows.
 _ENCODINGS = {
     "utf-8": "utf-8",
     "utf8": "utf-8",
@@ -46,31 +44,31 @@ _ENCODINGS = {
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)(?:\]\]>|\Z)", re.DOTALL)
 _WHOLE_CDATA = re.compile(r"<!\[CDATA\[.*?\]\]>", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"<([A-Za-z_][\w.-]*)((?:[\s=/][^<>]*)?)>", re.ASCII)
-# Also `<Name="value"/>`, a tag that has no name but that of its attribute. A name is
-# looked for where it begins only: else a long one would take the square of its length.
+# Also `<Name="value"/>`, a tag without a name. The lookbehind keeps the time for a long name
+# linear.
 _ATTRIBUTE = re.compile(
     r"""((?<![\w.-])[A-Za-z_][\w.-]*|\A)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"']+?)(?=[\s"']|/?\Z))"""
 )
 _REFERENCE = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|amp|lt|gt|quot|apos);")
-# What XML 1.0 cannot hold.
+# Characters that XML 1.0 does not allow.
 FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 class MarkupError(BodyError):
-    """XML that no camera would write."""
+    """XML that cannot be accepted."""
 
 
 class TooLongError(MarkupError):
-    """XML that is longer than any camera writes."""
+    """XML that is too long."""
 
     status = 413
 
 
 @dataclass(slots=True)
 class Element:
-    """An element: its name and those of its attributes are in lower case.
+    """An element. Its name and those of its attributes are in lower case.
 
-    `text` is what stands directly in it. `whole` tells whether its end is there.
+    `text` is its own text, without that of child elements. `whole` is false without an end tag.
     """
 
     name: str
@@ -80,10 +78,10 @@ class Element:
 
 
 def read(data: bytes, texts: Collection[str]) -> tuple[list[Element], list[Deviation]]:
-    """All elements in order, and the deviations from XML 1.0.
+    """Return all elements in order, and the deviations from XML 1.0.
 
-    `texts` names, in lower case, the elements whose text matters: others need not
-    have any. Offsets count from the beginning of the data. Raises MarkupError.
+    `texts` has the names, in lower case, of the elements whose text is needed. Offsets count
+    from the beginning of the data. Raises MarkupError.
     """
     if len(data) > MAX_BYTES:
         raise TooLongError(f"the XML is longer than {MAX_BYTES} bytes")
@@ -97,18 +95,18 @@ def read(data: bytes, texts: Collection[str]) -> tuple[list[Element], list[Devia
 
 
 def one_line(value: str) -> str:
-    """A value that goes where a new line would mean something."""
+    """Return a value on one line, for places where a line break would have a meaning."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", value).strip()
 
 
 def _decoded(data: bytes) -> tuple[str, list[Deviation]]:
-    """The text of the document. Never fails: what cannot be decoded is replaced."""
+    """Decode the document. Undecodable bytes are replaced."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         claimed = "utf-16"
     else:
         match = _DECLARED.match(data)
         claimed = match[1].decode("ascii").lower() if match else "utf-8"
-    # What could be read as ASCII so far is no UTF-16.
+    # A document whose first byte is `<` is not UTF-16.
     encoding = None if claimed == "utf-16" and data[:1] == b"<" else _ENCODINGS.get(claimed)
     for attempt in dict.fromkeys((encoding or "utf-8", "utf-8", "cp949")):
         try:
@@ -123,7 +121,7 @@ def _decoded(data: bytes) -> tuple[str, list[Deviation]]:
 
 
 def _strict(document: str) -> list[Element]:
-    """Read well-formed XML. Raises ExpatError, or MarkupError beyond a limit."""
+    """Parse well-formed XML. Raises ExpatError, or MarkupError beyond a limit."""
     elements: list[Element] = []
     path: list[Element] = []
 
@@ -155,21 +153,21 @@ def _strict(document: str) -> list[Element]:
 
 
 def _lenient(document: str, texts: Collection[str]) -> list[Element]:
-    """Find the elements in something that is almost XML."""
-    # What stands in CDATA is no tag. The offsets stay as they are.
-    # Only up to the last end is there any: behind it each beginning would look for its own.
+    """Search for elements in XML that is not well-formed."""
+    # Mask CDATA sections, with offsets unchanged. The search ends at the last `]]>`: after that
+    # each `<![CDATA[` would be searched to the end of the document.
     last = document.rfind("]]>") + 3
     whole = _WHOLE_CDATA.sub(lambda match: " " * len(match[0]), document[:last])
     masked = whole + document[last:]
     if re.search(r"<!(?:DOCTYPE|ENTITY)", masked, re.IGNORECASE):
         raise _no_doctype()
     elements: list[Element] = []
-    behind: dict[str, int] = {}  # where the last element of a name ends
+    ends: dict[str, int] = {}  # the end of the last element of each name
     for tag in _TAG.finditer(masked):
         if len(elements) == MAX_ELEMENTS:
             break
         name = tag[1].lower()
-        if tag.start() < behind.get(name, 0):
+        if tag.start() < ends.get(name, 0):
             continue
         element = Element(name, _attributes(document[tag.start(2) : tag.end(2)]))
         elements.append(element)
@@ -178,7 +176,7 @@ def _lenient(document: str, texts: Collection[str]) -> list[Element]:
             end = closing.search(masked, tag.end())
             element.text = _unescaped(document[tag.end() : end.start() if end else None])
             element.whole = end is not None
-            behind[name] = end.end() if end else len(document)
+            ends[name] = end.end() if end else len(document)
     return elements
 
 
@@ -209,5 +207,5 @@ def _no_doctype() -> MarkupError:
 
 
 def first(elements: Sequence[Element], name: str) -> Element | None:
-    """The first element of a name, which is in lower case."""
+    """Return the first element of a name, which is in lower case."""
     return next((element for element in elements if element.name == name), None)

@@ -1,19 +1,15 @@
-"""The message of an e-mail upload: a small XML document, part `message`.
+"""The message of an e-mail upload: a small XML document in the part `message`.
 
 As an NX300 writes it (wiki page "Email-service" of ge0rg/samsung-nx-hacks)::
 
     <?xml version="1.0" encoding="UTF-8"?>
-    <email><sender>A</sender>
-    <receiverList><receiver>B</receiver>...</receiverList>
+    <email><sender>A</sender><receiverList><receiver>B</receiver>...</receiverList>
     <title><![CDATA[...]]></title>
     <body><![CDATA[text
     language_sh100_utf8]]></body></email>
 
-The last line of the text is a note from the camera to Samsung's server and no
-part of what the user wrote. Sender and receivers are bare addresses or
-`Name <address>`.
-
-How XML is read that is not quite well-formed stands in `markup`.
+The last line of the text is a marker for Samsung's server. Sender and receivers are bare
+addresses or `Name <address>`.
 """
 
 from __future__ import annotations
@@ -34,17 +30,16 @@ _FIELDS = ("sender", "receiver", "title", "body")
 
 
 class MessageError(MarkupError):
-    """A message that names nobody to send to."""
+    """A message without receivers, or with too many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a camera's user filled in.
+    """The fields of a message.
 
-    `sender` and `recipients` are the bare addresses as they were typed, not
-    checked; `sender_name` is what stood before the sender's address. Each
-    recipient is there once. Offsets in `deviations` count from the beginning
-    of the message.
+    `sender` and `recipients` are bare addresses as typed, not checked. `sender_name` is the name
+    before the sender's address. There are no duplicate recipients. Offsets in `deviations` count
+    from the beginning of the message.
     """
 
     sender: str
@@ -56,10 +51,7 @@ class Message:
 
 
 def parse(data: bytes) -> Message:
-    """Read the message part.
-
-    Raises MarkupError: a MessageError when there is nobody to send to.
-    """
+    """Parse the message part. Raises MarkupError; MessageError if the receivers are wrong."""
     elements, deviations = markup.read(data, _FIELDS)
     values = {field: [*_texts(elements, field)] for field in _FIELDS}
     sender_name, sender = _mailbox(values["sender"][0] if values["sender"] else "")
@@ -76,7 +68,7 @@ def parse(data: bytes) -> Message:
 
 
 def compose(message: Message) -> bytes:
-    """A message in the form of a camera's, well-formed. What XML cannot hold is left out."""
+    """Write a message as a camera does. Characters that XML does not allow are left out."""
     receivers = "".join(f"<receiver>{_text(one)}</receiver>" for one in message.recipients)
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -91,7 +83,7 @@ def _text(value: str) -> str:
 
 
 def _texts(elements: list[Element], field: str) -> list[str]:
-    # A cut address is a wrong address; a cut text is still most of the text.
+    # A cut address is wrong; a cut text is still useful.
     cut_is_wrong = field in ("sender", "receiver")
     return [
         element.text
@@ -110,7 +102,7 @@ def _mailbox(value: str) -> tuple[str, str]:
 
 
 def _recipients(values: list[str]) -> tuple[str, ...]:
-    """Every recipient once, in order, whatever its spelling."""
+    """Return the recipients in order, without duplicates in any spelling."""
     addresses: dict[str, str] = {}
     for value in values:
         for piece in _listed(value):
@@ -125,6 +117,6 @@ def _recipients(values: list[str]) -> tuple[str, ...]:
 
 
 def _listed(value: str) -> list[str]:
-    """Several addresses in one element, if a comma or semicolon can be nothing else than that."""
+    """Split at commas and semicolons, if each piece is an address."""
     pieces = [piece for piece in re.split("[,;]", value) if piece.strip()]
     return pieces if all("@" in piece for piece in pieces) else [value]

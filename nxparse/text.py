@@ -1,7 +1,7 @@
 """Text for one line of a log: strings from the network, sizes, times and errors.
 
-Strings from the network are shortened and stripped of control characters, so that they
-cannot forge log lines or reach the terminal.
+Strings from the network are shortened, and control characters are replaced, so that they cannot
+forge log lines or control the terminal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_TEXT = 80
 
 
 def printable(text: str, limit: int = MAX_TEXT) -> str:
-    """Text from the network as it may stand in a line: printable, and not too long."""
+    """Return text from the network on one line, printable and at most `limit` characters."""
     clean = "".join(char if _printable(char) else "?" for char in text[: limit + 1])
     return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
 
@@ -32,7 +32,7 @@ def _printable(char: str) -> bool:
 
 
 def format_size(size: int) -> str:
-    """A number of bytes as people write it."""
+    """Format a number of bytes, such as `1.2 MB`."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= 0.99995 * factor:
             return f"{size / factor:.1f} {unit}"
@@ -40,28 +40,28 @@ def format_size(size: int) -> str:
 
 
 def format_list(items: Sequence[str], limit: int = 5) -> str:
-    """Some items in a row, the rest as a number."""
+    """Join the first items; the rest become a number."""
     shown = ", ".join(items[:limit])
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
 
 
 def format_recipients(recipients: Sequence[str]) -> str:
-    """Recipients as a camera wrote them, printable and not too many."""
+    """Join recipients from the network, printable and at most five."""
     return format_list([printable(one) for one in recipients])
 
 
 def format_deviations(found: Iterable[Deviation]) -> str:
-    """The names of the deviations, each once."""
+    """Join the names of deviations, each once."""
     return ", ".join(dict.fromkeys(str(deviation) for deviation in found)) or "none"
 
 
 def describe_upload(found: Upload) -> str:
-    """Who sent what to whom, and what had to be tolerated."""
+    """Describe an upload with its deviations."""
     return f"{describe_contents(found)}; tolerated: {format_deviations(found.deviations)}"
 
 
 def describe_contents(found: Upload) -> str:
-    """Who sent what to whom."""
+    """Describe the sender, recipients and files of an upload."""
     names = [printable(file.name or "(no name)") for file in found.files]
     return (
         f"from {printable(found.sender) or '(nobody)'} to {format_recipients(found.recipients)}: "
@@ -70,7 +70,7 @@ def describe_contents(found: Upload) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """A time that has passed or will pass, as people say it."""
+    """Format a duration, such as `5 minutes`."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
@@ -79,31 +79,31 @@ def format_duration(seconds: float) -> str:
 
 
 def describe_refused_sender(sender: str) -> str:
-    """That somebody may not send, and the option that would change it."""
+    """Describe why a sender is refused, with the option that would allow it."""
     shown = printable(sender)
     if not sender:
         return "(nobody) may not send; it names no sender: set one on the camera"
     if shown != sender:
         return f"{shown} may not send"
-    # A sender is free to call himself *, $(reboot), or ${HOME}.
+    # The name may be `*`, `$(reboot)` or `${HOME}`.
     pattern = glob.escape(sender).replace("${", "[$]{")
     option = shlex.quote(f"nx_senders={pattern}")
     return f"{shown} may not send; to allow it, use --set {option}"
 
 
 def error_reason(error: BaseException) -> str:
-    """Why something failed, and where, as far as the error tells."""
+    """Return the reason of an error, and the file if it has one."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     filename = getattr(error, "filename", None)
     return f"{text} ({filename})" if filename else text
 
 
 def describe_disk_error(error: BaseException, path: Path) -> str:
-    """What a failure to write below `path` means, and what to do about it."""
+    """Describe a failure to write below `path`, with a remedy."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     code = getattr(error, "errno", None) or 0
     if isinstance(error, sqlite3.Error):
-        # The lowest byte is the kind of the error, the rest details.
+        # The low byte is the primary result code.
         code = _SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, 0)
     where = (getattr(error, "filename", None) or path) if code == _GARBLED else path
     return f"{text} ({where}){_REMEDIES.get(code, '')}"
@@ -122,11 +122,11 @@ _ELSEWHERE = "or choose another folder with --set nx_dir=FOLDER"
 _REMEDIES = {
     errno.ENOSPC: ": make room there",
     errno.EDQUOT: ": make room there",
-    errno.EACCES: f": let it be written to, {_ELSEWHERE}",
-    errno.EPERM: f": let it be written to, {_ELSEWHERE}",
-    errno.EROFS: f": let it be written to, {_ELSEWHERE}",
+    errno.EACCES: f": make it writable, {_ELSEWHERE}",
+    errno.EPERM: f": make it writable, {_ELSEWHERE}",
+    errno.EROFS: f": make it writable, {_ELSEWHERE}",
     errno.EIO: f": the disk is failing, see dmesg, {_ELSEWHERE}",
-    errno.ENOTDIR: f": something that is no folder is in its way, move it away, {_ELSEWHERE}",
-    errno.EAGAIN: f": another nx_addon is working there, end that, {_ELSEWHERE}",
+    errno.ENOTDIR: f": a file with that name is in the way, move it away, {_ELSEWHERE}",
+    errno.EAGAIN: f": another nx_addon is using it, stop that one, {_ELSEWHERE}",
     _GARBLED: f": move that file away, {_ELSEWHERE}",
 }

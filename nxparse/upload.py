@@ -1,7 +1,7 @@
-"""An upload: who sent what to whom. What everything behind the wire works with.
+"""The parsed upload, shared by storage and delivery.
 
-An Upload is computed from a body; it holds no photo, only where each one is.
-The body stays where it was kept, and `Fetch` reads a piece of it.
+An Upload has no photo data, only the position of each file in the body. The body stays where it
+is stored, and `Fetch` reads a range of it.
 """
 
 from __future__ import annotations
@@ -17,21 +17,20 @@ from nxparse.deviation import BodyError, Deviation, Kind
 from nxparse.multipart import CHUNK, Fetch
 
 Copy = Callable[[int, int, int], None]
-"""Copies bytes of a body, from an offset on, so many, to a file descriptor."""
+"""Copies a range of a body (offset, size) to a file descriptor."""
 
-EDGE = 1 << 16  # bytes at each end of a file that a fingerprint covers
-JPEG_HEAD = 1 << 17  # bytes of a photo that are enough for what it tells of itself
-XML_HEAD = 256  # bytes in which a document begins, whatever blanks precede it
-_TURNS = {3: 180, 6: 90, 8: 270}  # by orientation (Exif); cameras make no mirror images
+EDGE = 1 << 16  # bytes at each end of a file that are part of its fingerprint
+JPEG_HEAD = 1 << 17  # bytes of a photo that contain its metadata
+XML_HEAD = 256  # bytes in which a document begins after blanks
+_TURNS = {3: 180, 6: 90, 8: 270}  # by Exif orientation; cameras do not write mirrored ones
 
 
 @dataclass(frozen=True, slots=True)
 class File:
     """A photo or video in an upload.
 
-    `name` is as on the wire, None where absent: make it safe with
-    `filename.safe` before you use it. `content_type` is told by the content.
-    `size` is in bytes.
+    `name` is as on the wire, None where absent; `safe_name` can be used for a file.
+    `content_type` is derived from the content. `size` is in bytes.
     """
 
     name: str | None
@@ -42,7 +41,7 @@ class File:
     _copy: Copy | None = field(default=None, repr=False, compare=False)
 
     def with_copy(self, copy: Copy) -> File:
-        """Return the same file, whose body can also be copied without reading it."""
+        """Return the same file with a function that copies its body without reading it."""
         return replace(self, _copy=copy)
 
     def copy_to(self, fd: int) -> None:
@@ -56,27 +55,27 @@ class File:
                 view = view[os.write(fd, view) :]
 
     def chunks(self) -> Iterator[bytes]:
-        """The content, in pieces of at most 256 KiB."""
+        """Yield the content in pieces of at most 256 KiB."""
         end = self.start + self.size
         for start in range(self.start, end, CHUNK):
             yield self._fetch(start, min(start + CHUNK, end))
 
     def fetch(self, start: int, end: int) -> bytes:
-        """The content between two offsets in it."""
+        """Return a range of the content."""
         return self._fetch(self.start + start, self.start + end)
 
     def head(self, size: int) -> bytes:
-        """The beginning of the content, at most `size` bytes."""
+        """Return the first `size` bytes of the content, or all of it."""
         return self.fetch(0, min(size, self.size))
 
     @property
     def data(self) -> bytes:
-        """The content, whole."""
+        """The whole content."""
         return b"".join(self.chunks())
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of the content in hexadecimal digits, computed each time."""
+        """The SHA-256 of the content in hexadecimal digits. It is computed at each access."""
         digest = hashlib.sha256()
         for chunk in self.chunks():
             digest.update(chunk)
@@ -84,13 +83,13 @@ class File:
 
     @property
     def safe_name(self) -> str:
-        """A name that can be used for a file anywhere."""
+        """A name that is safe for a file on any system."""
         return filename.safe(self.name, self.content_type)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The body that an upload was read from: its parts, and how to read them."""
+    """The multipart body of an upload: its parts, and a function to read them."""
 
     parts: Sequence[multipart.PartSpan]
     fetch: Fetch
@@ -98,9 +97,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """What a camera's user sent. `sender` and `recipients` are bare addresses.
+    """An upload. `sender` and `recipients` are bare addresses.
 
-    `source` is None where there is no multipart body.
+    `source` is None if the upload has no multipart body.
     """
 
     sender: str
@@ -115,12 +114,12 @@ class Upload:
 
     @property
     def size(self) -> int:
-        """The bytes of all files together."""
+        """The size of all files in bytes."""
         return sum(file.size for file in self.files)
 
 
 def read(body: bytes, content_type: str) -> Upload:
-    """Read the body of an e-mail upload. `content_type` is the header's value.
+    """Parse the body of an e-mail upload. `content_type` is the value of the header.
 
     Raises BodyError, a ValueError.
     """
@@ -134,13 +133,13 @@ def read(body: bytes, content_type: str) -> Upload:
 
 
 def whole(name: str | None, content_type: str, size: int, fetch: Fetch) -> File:
-    """The file that a body is as a whole, called `name` and, on the wire, `content_type`."""
+    """Return a whole body as a file. `name` and `content_type` are as on the wire."""
     claimed = content_type.partition(";")[0].strip().lower()
     return File(name, filename.sniff(fetch(0, min(size, 16)), claimed or None), size, 0, fetch)
 
 
 def posted(sender: str, site: str, album: str, caption: str, files: Sequence[File]) -> Upload:
-    """An upload to a social site. It has no subject: that becomes the site and the album."""
+    """Return an upload to a social site. Its subject is the site and the album."""
     return Upload(
         sender=sender,
         sender_name="" if is_deliverable(sender) else sender,
@@ -153,18 +152,18 @@ def posted(sender: str, site: str, album: str, caption: str, files: Sequence[Fil
 
 
 def camera(upload: Upload) -> str:
-    """The model of the camera: the album that it names, or what a photo tells, or nothing."""
+    """Return the model of the camera: the album name or the model in a photo, else ""."""
     if upload.album:
         return upload.album
-    told = (jpeg.describe(file.head(JPEG_HEAD)) for file in upload.files)
-    return next((picture.model for picture in told if picture and picture.model), "")
+    pictures = (jpeg.describe(file.head(JPEG_HEAD)) for file in upload.files)
+    return next((picture.model for picture in pictures if picture and picture.model), "")
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """The small JPEG that a camera has put into a photo.
+    """The thumbnail embedded in a photo, a JPEG.
 
-    `turn` is by how many degrees, clockwise, it has to be turned to stand upright.
+    `turn` is the clockwise rotation, in degrees, that makes it upright.
     """
 
     data: bytes
@@ -172,7 +171,7 @@ class Thumbnail:
 
 
 def thumbnail(file: File) -> Thumbnail | None:
-    """Return the thumbnail in a photo, if there is one."""
+    """Return the thumbnail embedded in a photo, if there is one."""
     head = file.head(JPEG_HEAD)
     picture = jpeg.describe(head)
     if picture is None or picture.thumbnail is None:
@@ -182,15 +181,15 @@ def thumbnail(file: File) -> Thumbnail | None:
 
 
 def fingerprint(upload: Upload, size: int) -> str:
-    """Return what tells whether a camera repeats a body of `size` bytes.
+    """Return a digest by which a duplicate of an upload with a body of `size` bytes is found.
 
-    It covers the sender, the message, and the name, size and both ends of each file. To
-    read the whole files would take longer than to receive them on a small computer.
+    It covers the sender, the message, and the name, size and both ends of each file. On a small
+    computer, reading whole files would take longer than receiving them.
     """
     known = f"{upload.sender}\n{size}\n".encode("utf-8", "replace")
     digest = hashlib.blake2b(known, digest_size=16)
     source = upload.source
-    # A message is no longer than what is read of it here.
+    # A message is shorter than the part of it that is read here.
     messages = (
         [
             File(None, "", part.end - part.start, part.start, source.fetch)
@@ -212,7 +211,7 @@ def from_parts(
     deviations: Sequence[Deviation],
     fetch: Fetch,
 ) -> Upload:
-    """Make an Upload of what a scanner found.
+    """Return the Upload with these parts, found by a Scanner in a body that `fetch` reads.
 
     Raises BodyError without a usable message or without a file.
     """
@@ -229,7 +228,7 @@ def from_parts(
         *(replace(each, offset=first.start + each.offset) for each in found.deviations),
     ]
     files: list[File] = []
-    # Whatever else there is may be a photo, however it calls itself.
+    # Any other part may be a photo, whatever its name and type.
     for part in parts:
         is_empty = part.start == part.end
         if part is first:
@@ -263,8 +262,7 @@ def from_parts(
 
 
 def _text(part: multipart.PartSpan, fetch: Fetch) -> bytes:
-    """The data of a message. BodyError if they are too long for one, or hold a photo."""
-    # One byte beyond the limit is enough to be refused for it.
+    """Return the data of a message. Raises BodyError if they are too long or contain a photo."""
     text = fetch(part.start, min(part.end, part.start + markup.MAX_BYTES + 1))
     if len(text) > markup.MAX_BYTES:
         raise markup.TooLongError(f"the message is longer than {markup.MAX_BYTES} bytes")
@@ -274,7 +272,7 @@ def _text(part: multipart.PartSpan, fetch: Fetch) -> bytes:
 
 
 def _is_xml(part: multipart.PartSpan, fetch: Fetch) -> bool:
-    """Does this part begin as XML, perhaps after blanks and a byte order mark?"""
+    """Return whether a part begins with `<`, after blanks and a byte order mark."""
     head = fetch(part.start, min(part.end, part.start + XML_HEAD))
     return head.lstrip(b"\xef\xbb\xbf\xff\xfe\0\t\n\r ").startswith(b"<")
 
@@ -291,7 +289,7 @@ def _file(part: multipart.PartSpan, fetch: Fetch) -> File:
 
 
 def _is_cut(part: multipart.PartSpan, fetch: Fetch) -> bool:
-    """Is this a JPEG that does not end as one?"""
+    """Return whether a part is a JPEG without an end marker."""
     head = fetch(part.start, min(part.end, part.start + 2))
     if not b"\xff\xd8".startswith(head):
         return False
@@ -300,12 +298,13 @@ def _is_cut(part: multipart.PartSpan, fetch: Fetch) -> bool:
 
 
 def encoded(upload: Upload, files: Sequence[File], id: str) -> multipart.Encoded:
-    """These files of an upload and its message as multipart/form-data that any parser takes.
+    """Encode the message of an upload and these files of it as RFC 7578 requires.
 
-    All files of an upload by e-mail become what `multipart.repair` makes of its body,
-    but with a boundary made of `id`. To be in no part, that must be unknown to the sender.
+    With all files of an upload by e-mail, the result is the same as that of `multipart.repair`,
+    except for the boundary. That is derived from `id`, which the sender must not know: a part
+    could contain it otherwise.
     """
-    source = upload.source or _made_up(upload, files)
+    source = upload.source or _compose_source(upload, files)
     unwanted: set[int] = set()
     if upload.source:
         unwanted = {file.start for file in upload.files} - {file.start for file in files}
@@ -314,8 +313,8 @@ def encoded(upload: Upload, files: Sequence[File], id: str) -> multipart.Encoded
     return multipart.write(parts, source.fetch, boundary)
 
 
-def _made_up(upload: Upload, files: Sequence[File]) -> Source:
-    """A body that nobody has sent: a message as in an e-mail, and the files behind it."""
+def _compose_source(upload: Upload, files: Sequence[File]) -> Source:
+    """Return a body for an upload without one: a message as in an e-mail, and the files."""
     head = message.compose(
         message.Message(upload.sender, "", upload.recipients, upload.subject, upload.text)
     )
@@ -332,7 +331,7 @@ def _made_up(upload: Upload, files: Sequence[File]) -> Source:
         end += file.size
 
     def fetch(start: int, stop: int) -> bytes:
-        # What is fetched lies within one part.
+        # The range is within one part.
         begin, piece = next(one for one in reversed(pieces) if one[0] <= start)
         return piece(start - begin, stop - begin)
 

@@ -26,7 +26,7 @@ TEXT = "Sent from Samsung Camera."
 MARKER = "language_sh100_utf8"
 
 SMALLEST_JPEG = 48
-"""The size below which `jpeg` has no room for what makes a photo difficult."""
+"""The smallest size for `jpeg`."""
 
 
 def message_xml(
@@ -36,7 +36,7 @@ def message_xml(
     title: str = TITLE,
     text: str = TEXT,
 ) -> bytes:
-    """The XML that goes before the photos, with the marker behind the text."""
+    """The message, with the marker after the text."""
     noted = f"{text}\n{MARKER}"
     receivers = "".join(f"<receiver>{escape(name, quote=False)}</receiver>" for name in recipients)
     return (
@@ -91,7 +91,7 @@ def body(
 
 
 def endings(boundary: bytes = BOUNDARY) -> dict[str, bytes]:
-    """What may come behind the last photo, by name: from a complete end down to nothing."""
+    """The possible ends of a body after the last photo, from complete down to nothing."""
     delimiter = CRLF + b"--" + boundary
     return {
         "complete": delimiter + b"--\r\n",
@@ -173,7 +173,7 @@ def _picture_data(random: Random, size: int) -> bytes:
 
 
 Choose = Callable[[int], int]
-"""Chooses one of so many numbers, from 0 on; 0 is what a camera does."""
+"""Chooses one of so many numbers, from 0; 0 is the choice of a camera."""
 
 _TEXT = b"This is a multi-part message in MIME format."
 _NAMES = ("binary", "message", "other", "", None)
@@ -200,7 +200,7 @@ def faulty(choose: Choose, boundary: bytes = BOUNDARY) -> Faulty:
     readable = True
 
     def delimiter() -> bytes:
-        """What ends a part: its surplus line end, a line end, and the boundary."""
+        """The end of a part: its surplus line end, a line end, and the boundary."""
         match choose(10):
             case 9:
                 return dashed
@@ -294,7 +294,7 @@ def faulty(choose: Choose, boundary: bytes = BOUNDARY) -> Faulty:
 
 
 def _photo_like_framing(choose: Choose, number: int, dashed: bytes, newline: bytes) -> bytes:
-    """A photo that may hold what resembles framing, but is none."""
+    """A photo that may contain false delimiters."""
     photo = jpeg(SMALLEST_JPEG + 8 + choose(400), number)
     inside = (
         b"",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -38,7 +36,7 @@ DOMAIN = ".".join([LABEL] * 3 + ["b" * 61])  # 253 bytes
     ],
 )
 def test_plain(address: str) -> None:
-    """An address that every server takes stays as it is."""
+    """A plain address stays unchanged."""
     assert deliverable(address) == address
     assert is_deliverable(address)
 
@@ -55,7 +53,7 @@ def test_plain(address: str) -> None:
     ],
 )
 def test_international_domain(address: str, expected: str) -> None:
-    """X12: what stands behind the @ is sent in IDNA."""
+    """X12: the domain is encoded in IDNA."""
     assert deliverable(address) == expected
 
 
@@ -99,7 +97,7 @@ def test_international_domain(address: str, expected: str) -> None:
     ],
 )
 def test_local_part(address: str) -> None:
-    """What is no plain local part and one @ is refused, and so is what some servers read twice."""
+    """Local parts that are not plain, or that some servers read differently, are refused."""
     with pytest.raises(AddressError) as caught:
         deliverable(address)
     assert str(caught.value) == f"{address!r} is not an e-mail address"
@@ -142,7 +140,7 @@ def test_local_part(address: str) -> None:
     ],
 )
 def test_domain(address: str) -> None:
-    """What is no host name is refused, and what two versions of IDNA read differently."""
+    """Domains that are no host names, or ambiguous in IDNA, are refused."""
     with pytest.raises(AddressError) as caught:
         deliverable(address)
     assert str(caught.value) == f"{address[:100]!r} has a domain that cannot exist"
@@ -157,32 +155,10 @@ def test_domain(address: str) -> None:
     ],
 )
 def test_domain_too_long(domain: str) -> None:
-    """X12: a domain beyond the limit is refused before anything is computed of it."""
+    """X12: a domain that is too long is refused before it is encoded."""
     with pytest.raises(AddressError) as caught:
         deliverable(f"me@{domain}")
     assert str(caught.value) == f"{f'me@{domain}'[:100]!r} has too long a domain"
-
-
-def test_error_is_a_value_error() -> None:
-    """Who knows nothing of addresses can treat it as a wrong value."""
-    assert issubclass(AddressError, ValueError)
-
-
-@PROPERTY
-@given(st.text() | st.builds("{}@{}".format, st.text(), st.text()))
-@example("a@\u200d")
-@example("a@\u05d0")
-def test_any_text(address: str) -> None:
-    """Any text is refused, or becomes an address of ASCII that stays the same from then on."""
-    try:
-        found = deliverable(address)
-    except AddressError as error:
-        told = str(error)
-    else:
-        assert re.fullmatch(r"[!-~]+@[A-Za-z0-9.-]+", found)
-        told = found
-        assert deliverable(found) == found
-    assert told.isprintable()
 
 
 @pytest.mark.parametrize(
@@ -221,7 +197,7 @@ def test_any_text(address: str) -> None:
     ],
 )
 def test_comparable(address: str, expected: str) -> None:
-    """Spellings of one address are compared as one; a glob is spelled like what it fits."""
+    """Different spellings of one address, or of a glob, compare equal."""
     assert comparable(address) == expected
 
 
@@ -231,7 +207,7 @@ def test_comparable(address: str, expected: str) -> None:
 @example("a@xn--\u00df-")
 @example("a@\u05d0")
 def test_comparable_as_mailed(address: str) -> None:
-    """An address is compared as what mail is sent to."""
+    """An address and its deliverable form compare equal."""
     found = comparable(address)
     assert comparable(found) == found
     if is_deliverable(address):
@@ -248,5 +224,5 @@ def test_comparable_as_mailed(address: str) -> None:
     ],
 )
 def test_comparable_domain_too_long(domain: str) -> None:
-    """Little is computed of a domain that cannot exist."""
+    """A domain that is too long is not encoded."""
     assert comparable(f"me@{domain}") == f"me@{domain}"

@@ -679,7 +679,7 @@ def test_two_proxies_on_one_folder(folder: Path) -> None:
         second.start()
 
         assert second.ended() == 1
-        assert "another nx_addon is working there, end that, or choose another" in second.log
+        assert "another nx_addon is using it, stop that one, or choose another" in second.log
         assert camera.send(first.port, request()).body == ACCEPTED
 
 

@@ -246,7 +246,7 @@ def test_a_folder_that_becomes_read_only(folder: Path) -> None:
             pytest.skip("the file system has no immutable folders")
         try:
             assert camera.send(proxy.port, REQUEST).status == 507
-            proxy.wait_for(r"is refused: Operation not permitted \(uploads\): let it be written to")
+            proxy.wait_for(r"is refused: Operation not permitted \(uploads\): make it writable")
         finally:
             subprocess.run(["chattr", "-i", spool], check=True)
 
@@ -265,7 +265,7 @@ def test_a_read_only_folder_at_start(folder: Path) -> None:
 
         assert proxy.ended() == 1
         assert (
-            "uploads cannot be stored: Read-only file system (uploads): let it be written to, "
+            "uploads cannot be stored: Read-only file system (uploads): make it writable, "
             "or choose another folder with --set nx_dir=FOLDER"
         ) in proxy.log
         assert "Traceback" not in proxy.log

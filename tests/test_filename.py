@@ -1,16 +1,10 @@
-"""Names for files, from names that nobody vouches for."""
+"""Safe file names and media types."""
 
 from __future__ import annotations
 
-import unicodedata
-
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
-from nxparse.filename import MAX_NAME, numbered, safe, sniff
-
-PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=150)
+from nxparse.filename import numbered, safe, sniff
 
 
 @pytest.mark.parametrize(
@@ -77,7 +71,7 @@ PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples
     ],
 )
 def test_safe(name: str | None, expected: str) -> None:
-    """A safe name stands for one file in one folder, everywhere, and is recognised as the same."""
+    """A safe name works on every system, and is safe itself."""
     assert safe(name, "image/jpeg") == expected
     assert safe(expected, "image/jpeg") == expected
 
@@ -104,7 +98,7 @@ def test_safe(name: str | None, expected: str) -> None:
     ],
 )
 def test_extension_fits_the_content(media_type: str, expected: str) -> None:
-    """N11: a name without an extension of its own gets the one of its content."""
+    """N11: a name without an extension gets that of its content."""
     assert safe("a", media_type) == expected
     assert safe(expected, media_type) == expected
 
@@ -114,7 +108,7 @@ MEDIA = "jpg jpeg jpe mpo png gif bmp tif tiff heic srw dng mp4 m4v mov avi 3gp 
 
 @pytest.mark.parametrize("extension", MEDIA.split())
 def test_extension_of_a_picture_or_video_stays(extension: str) -> None:
-    """N11: what a card may hold keeps its name, whatever the content seems to be."""
+    """N11: the extension of a picture, video or sound stays, whatever the content."""
     assert safe(f"a.{extension}", "image/heic") == f"a.{extension}"
 
 
@@ -131,7 +125,7 @@ def test_extension_of_a_picture_or_video_stays(extension: str) -> None:
     ],
 )
 def test_numbered(name: str, number: int, expected: str) -> None:
-    """N07: a number goes before the extension, and the name stays within the limit."""
+    """N07: a number goes before the extension, within the limit."""
     assert numbered(name, number) == expected
 
 
@@ -146,7 +140,7 @@ def test_numbered(name: str, number: int, expected: str) -> None:
     ],
 )
 def test_numbered_within_a_limit(name: str, number: int, limit: int, expected: str) -> None:
-    """A name is cut for a file system that takes less, and keeps number and extension."""
+    """A name is cut to a smaller limit, and keeps number and extension."""
     assert numbered(name, number, limit) == expected
 
 
@@ -184,41 +178,5 @@ JPEG = b"\xff\xd8\xff\xe1\0\x18Exif\0\0"
     ],
 )
 def test_sniff(head: bytes, claimed: str | None, expected: str) -> None:
-    """M28: the content tells the type, and a claim is only believed where it does no harm."""
+    """M28: the content decides about the type; a claim counts only if it is harmless."""
     assert sniff(head, claimed) == expected
-
-
-NAMES = st.lists(
-    st.sampled_from(
-        [
-            "/", "\\", "..", ".", " ", "-", "~", "$", "CON", "com1", "nul", ".jpg", ".JPG", ".exe",
-            "e\u0301", "\u200d", "\u0301", "\u202e", "\0", "\n", "\ud800", "가" * 60, "a" * 120,
-        ]
-    )
-    | st.text(st.characters(), max_size=4),
-    max_size=8,
-).map("".join)  # fmt: skip
-
-
-@PROPERTY
-@given(NAMES, st.sampled_from(["image/jpeg", "video/mp4", "", "x/y"]))
-@example("e\u200d\u0301", "image/jpeg")
-def test_safe_of_any_name(name: str, media_type: str) -> None:
-    """Whatever the name: no path, nothing invisible, short enough, and safe is safe."""
-    made = safe(name, media_type)
-    assert safe(made, media_type) == made
-    assert not set(made) & set('/\\\0<>:"|?*$`')
-    assert 0 < len(made.encode()) <= MAX_NAME
-    assert made.strip(". ") == made
-    assert made[0] not in "-~"
-    assert not [char for char in made if unicodedata.category(char).startswith("C")]
-    assert unicodedata.is_normalized("NFC", made)
-
-
-@PROPERTY
-@given(NAMES, st.integers(1, 10_000))
-def test_numbered_of_any_name(name: str, number: int) -> None:
-    """N07: a numbered name is as safe as the name it is made of, and another one."""
-    made = safe(name, "image/jpeg")
-    other = numbered(made, number)
-    assert (other != made, safe(other, "image/jpeg")) == (True, other)

@@ -1,11 +1,9 @@
-"""What others make of a camera's body, and of the same body once it is repaired.
+"""What form parsers read in a camera's body, raw and repaired.
 
-They come in packages of their own. Without these, their tests are skipped::
+Most of them are packages of their own; without these their tests are skipped::
 
     pip install -r tests/requirements-frameworks.txt
     npm install --prefix tests/frameworks
-
-`python -m tests.test_frameworks` prints the table and tests nothing.
 """
 
 from __future__ import annotations
@@ -13,16 +11,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import HTTP
 from functools import cache, partial
-from importlib.metadata import version
 from io import BytesIO
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -191,34 +188,17 @@ def node(content_type: str, body: bytes, *, package: str) -> list[Part]:
     return [Part(**one) for one in json.loads(done.stdout)]
 
 
-def of_python(*packages: str) -> str:
-    return ", ".join(f"{package} {version(package)}" for package in packages)
-
-
-def of_node(package: str) -> str:
-    manifest = NODE / "node_modules" / package / "package.json"
-    return f"{package} {json.loads(manifest.read_text())['version']}"
-
-
-@dataclass(frozen=True)
-class Framework:
-    parse: Callable[[str, bytes], list[Part]]
-    versions: Callable[[], str]
-
-
-FRAMEWORKS = {
-    "flask": Framework(flask, partial(of_python, "flask", "werkzeug")),
-    "django": Framework(django, partial(of_python, "django")),
-    "starlette": Framework(starlette, partial(of_python, "starlette", "python-multipart")),
-    "aiohttp-post": Framework(partial(aiohttp, read=aiohttp_post), partial(of_python, "aiohttp")),
-    "aiohttp-multipart": Framework(
-        partial(aiohttp, read=aiohttp_multipart), partial(of_python, "aiohttp")
-    ),
-    "multipart": Framework(partial(multipart, strict=False), partial(of_python, "multipart")),
-    "multipart-strict": Framework(partial(multipart, strict=True), partial(of_python, "multipart")),
-    "email": Framework(email, lambda: f"Python {platform.python_version()}"),
-    "busboy": Framework(partial(node, package="busboy"), partial(of_node, "busboy")),
-    "formidable": Framework(partial(node, package="formidable"), partial(of_node, "formidable")),
+FRAMEWORKS: dict[str, Callable[[str, bytes], list[Part]]] = {
+    "flask": flask,
+    "django": django,
+    "starlette": starlette,
+    "aiohttp-post": partial(aiohttp, read=aiohttp_post),
+    "aiohttp-multipart": partial(aiohttp, read=aiohttp_multipart),
+    "multipart": partial(multipart, strict=False),
+    "multipart-strict": partial(multipart, strict=True),
+    "email": email,
+    "busboy": partial(node, package="busboy"),
+    "formidable": partial(node, package="formidable"),
 }
 
 
@@ -269,9 +249,6 @@ UPLOADS = {
     "three": upload(3, 70_000),
     "three-exact": upload(3, 70_000, surplus=False),
     "three-complete": upload(3, 70_000, ending="complete"),
-    "three-complete-exact": upload(3, 70_000, surplus=False, ending="complete"),
-    "three-one-dash": upload(3, 70_000, ending="one-dash"),
-    "three-newline": upload(3, 70_000, ending="newline"),
     "three-nothing": upload(3, 70_000, ending="nothing"),
     "twenty": upload(20, 5000),
     "oddly-named": oddly_named(),
@@ -285,47 +262,9 @@ def found(framework: str, upload: str, *, repaired: bool) -> list[Part] | str:
     if repaired:
         content_type, body = repair(body, content_type)
     try:
-        return FRAMEWORKS[framework].parse(content_type, body)
+        return FRAMEWORKS[framework](content_type, body)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-
-
-COLUMNS = {
-    "recorded": "recorded",
-    "three": "three photos",
-    "three-exact": "no surplus",
-    "three-complete": "complete end",
-}
-LEGEND = """\
-Before repair: parts found of those sent, and photos that are the file on the card, byte for
-byte. "recorded" is one photo; the two columns behind "three photos" are the same three, but
-without the surplus line end behind the data of each part, and with the end that RFC 2046
-wants. Repaired: bodies that come out right in all their parts, of these and others."""
-
-
-def told(upload: str, parts: list[Part] | str) -> str:
-    """What was found in an unrepaired upload, in few words."""
-    if isinstance(parts, str):
-        return "refused"
-    sent = UPLOADS[upload].parts
-    whole = sum(photo in parts for photo in sent[1:])
-    return f"{len(parts)}/{len(sent)}, {whole}/{len(sent) - 1}"
-
-
-def table() -> str:
-    """What each framework makes of the uploads, before and after repair."""
-    rows = [("framework", "version", *COLUMNS.values(), "repaired")]
-    for name, framework in FRAMEWORKS.items():
-        try:
-            raw = [told(key, found(name, key, repaired=False)) for key in COLUMNS]
-        except pytest.skip.Exception:
-            rows.append((name, "not installed", *[""] * len(COLUMNS), ""))
-            continue
-        right = sum(found(name, key, repaired=True) == UPLOADS[key].parts for key in UPLOADS)
-        rows.append((name, framework.versions(), *raw, f"{right}/{len(UPLOADS)}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n".join([*lines, "", LEGEND])
 
 
 @pytest.mark.parametrize("upload", UPLOADS)
@@ -335,22 +274,15 @@ def test_repaired(framework: str, upload: str) -> None:
     assert found(framework, upload, repaired=True) == UPLOADS[upload].parts
 
 
-def test_raw(capsys: pytest.CaptureFixture[str]) -> None:
-    """Unrepaired, the recorded upload is refused by most frameworks, or they lose its photo.
+def test_raw() -> None:
+    """Most frameworks refuse the recorded body without repair, or lose its photo.
 
-    When this was written, all did but email and formidable, and these took the
-    surplus line end for two bytes of the photo. Some may learn to cope: half will do.
+    At the time of writing only email and formidable find it, with two bytes too many. Half are
+    enough, as some may learn to cope.
     """
-    with capsys.disabled():
-        print(f"\n\n{table()}\n")
-    losers = [
-        name
-        for name in FRAMEWORKS
-        if isinstance(parts := found(name, "recorded", repaired=False), str)
-        or "SAM_4371.JPG" not in [one.filename for one in parts]
-    ]
-    assert len(losers) >= len(FRAMEWORKS) / 2, losers
-
-
-if __name__ == "__main__":
-    print(table())
+    lost = {}
+    for name in FRAMEWORKS:
+        with suppress(pytest.skip.Exception):
+            parts = found(name, "recorded", repaired=False)
+            lost[name] = isinstance(parts, str) or UPLOADS["recorded"].parts[1] not in parts
+    assert sum(lost.values()) >= len(lost) / 2, lost

@@ -1,21 +1,16 @@
-"""What JPEG files tell of themselves, and what those do that tell lies or are cut."""
+"""Metadata of JPEG files, also damaged, cut and hostile ones."""
 
 from __future__ import annotations
 
 import struct
-import time
 from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import TypeAlias
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from nxparse.jpeg import MAX_ENTRIES, MAX_SEGMENTS, MAX_TEXT, Picture, describe
-
-PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=150)
 
 # A writer of JPEG and EXIF, from the standards. It uses nothing of nxparse.
 
@@ -26,7 +21,7 @@ EXIF_IFD, TAKEN = 0x8769, 0x9003
 BYTE, ASCII, SHORT, LONG = 1, 2, 3, 4
 
 Value: TypeAlias = tuple[int, int, bytes]
-"""Kind, count and bytes of what stands in an entry."""
+"""Kind, count and bytes of the value of an entry."""
 Entries: TypeAlias = Sequence[tuple[int, Value]]
 """Tags and values, in the order in which they are written."""
 
@@ -45,7 +40,7 @@ def long(order: str, number: int) -> Value:
 
 
 def directory(order: str, entries: Entries, at: int, following: int = 0) -> bytes:
-    """A directory that stands at this offset, and behind it the values that do not fit."""
+    """A directory at this offset, followed by the values that do not fit into it."""
     table, values = b"", b""
     behind = at + 2 + 12 * len(entries) + 4
     for tag, (kind, count, value) in entries:
@@ -62,7 +57,7 @@ def directory(order: str, entries: Entries, at: int, following: int = 0) -> byte
 def tiff(
     order: str, main: Entries, detail: Entries = (), second: Entries = (), thumbnail: bytes = b""
 ) -> bytes:
-    """IFD0, Exif IFD, IFD1 if there are entries for it, and a thumbnail for IFD1 to point to."""
+    """IFD0, the Exif IFD, IFD1 if it has entries, and a thumbnail."""
     detail_at = 8 + len(directory(order, [*main, (EXIF_IFD, long(order, 0))], 8))
     second_at = detail_at + len(directory(order, detail, detail_at))
     if thumbnail:
@@ -110,7 +105,7 @@ SMALL = jpeg(segment(DQT, b"\0"), frame(4, 3))
 
 
 def photo(order: str) -> bytes:
-    """A file that tells everything, in as few bytes as possible."""
+    """A small file with all metadata."""
     block = tiff(
         order,
         [(MAKE, ascii_("SAMSUNG")), (MODEL, ascii_("NX1")), (ORIENTATION, short(order, 6))],
@@ -122,7 +117,7 @@ def photo(order: str) -> bytes:
 
 
 def told(picture: Picture) -> dict[str, object]:
-    """What a picture tells: the fields that are not as in one that tells nothing."""
+    """The fields of a picture that are not the defaults."""
     return {
         field.name: getattr(picture, field.name)
         for field in fields(picture)
@@ -142,7 +137,7 @@ ORDERS = pytest.mark.parametrize("order", [pytest.param("<", id="II"), pytest.pa
 
 @ORDERS
 def test_everything(order: str) -> None:
-    """All that is told is found, in either byte order."""
+    """All metadata are found, in either byte order."""
     file = photo(order)
     where = file.index(SMALL)
     assert describe(file) == Picture(
@@ -164,24 +159,6 @@ MDQgMTI6MzQ6NTYA/9sAQwBQNzxGPDJQRkFGWlVQX3jIgnhubnj1r7mRyP//////////////////////
 /////////////////////8AACwgAHgAoAQERAP/EABUAAQEAAAAAAAAAAAAAAAAAAAAD/8QAFBABAAAAAAAAAAAA
 AAAAAAAAAP/aAAgBAQAAPwCYAAAAAA//2Q==
 """
-PROGRESSIVE = """
-/9j/4AAQSkZJRgABAQAAAQABAAD/4QB6RXhpZgAASUkqAAgAAAAEAA8BAgAIAAAAPgAAABABAgAGAAAARgAAABIB
-AwABAAAABgAAAGmHBAABAAAATAAAAAAAAABTQU1TVU5HAE5YMzAwAAEAA5ACABQAAABeAAAAAAAAADIwMTM6MDU6
-MDQgMTI6MzQ6NTYA//4ABGhp/9sAQwBQNzxGPDJQRkFGWlVQX3jIgnhubnj1r7mRyP//////////////////////
-/////////////////////////////9sAQwFVWlp4aXjrgoLr////////////////////////////////////////
-/////////////////////////////////8IAEQgAFAAyAwEiAAIRAQMRAf/EABUAAQEAAAAAAAAAAAAAAAAAAAAD
-/8QAFgEBAQEAAAAAAAAAAAAAAAAAAAEC/9oADAMBAAIQAxAAAAGYmQAAAAAAP//EABQQAQAAAAAAAAAAAAAAAAAA
-AED/2gAIAQEAAQUCL//EABQRAQAAAAAAAAAAAAAAAAAAADD/2gAIAQMBAT8BD//EABQRAQAAAAAAAAAAAAAAAAAA
-ADD/2gAIAQIBAT8BD//EABQQAQAAAAAAAAAAAAAAAAAAAED/2gAIAQEABj8CL//EABQQAQAAAAAAAAAAAAAAAAAA
-AED/2gAIAQEAAT8hL//aAAwDAQACAAMAAAAQ99999999/8QAFBEBAAAAAAAAAAAAAAAAAAAAMP/aAAgBAwEBPxAP
-/8QAFBEBAAAAAAAAAAAAAAAAAAAAMP/aAAgBAgEBPxAP/8QAFBABAAAAAAAAAAAAAAAAAAAAQP/aAAgBAQABPxAv
-/9k=
-"""
-PLAIN = """
-/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAFA3PEY8MlBGQUZaVVBfeMiCeG5uePWvuZHI////////////////////
-////////////////////////////////wAALCAAsACEBAREA/8QAFQABAQAAAAAAAAAAAAAAAAAAAAT/xAAUEAEA
-AAAAAAAAAAAAAAAAAAAA/9oACAEBAAA/AIgAAAAAAAAAf//Z
-"""
 PIEXIF = """
 /9j/4AAQSkZJRgABAQAAAQABAAD/4QEvRXhpZgAATU0AKgAAAAgABAEPAAIAAAAIAAAAPgEQAAIAAAAIAAAARgES
 AAMAAAABAAgAAIdpAAQAAAABAAAATgAAAHBTQU1TVU5HAE5YIG1pbmkAAAGQAwACAAAAFAAAAFwyMDE0OjAxOjAy
@@ -202,12 +179,6 @@ mAAAAAAAAAAAAAAAD//Z
             Picture(40, 30, "SAMSUNG", "NX300", "2013:05:04 12:34:56", 6),
             id="pillow-behind-jfif",
         ),
-        pytest.param(
-            PROGRESSIVE,
-            Picture(50, 20, "SAMSUNG", "NX300", "2013:05:04 12:34:56", 6),
-            id="pillow-progressive",
-        ),
-        pytest.param(PLAIN, Picture(33, 44), id="pillow-without-exif"),
         pytest.param(
             PIEXIF,
             Picture(64, 48, "SAMSUNG", "NX mini", "2014:01:02 03:04:05", 8, (184, 325)),
@@ -231,7 +202,7 @@ def test_files_of_other_writers(text: str, expected: Picture) -> None:
     ],
 )
 def test_no_jpeg(head: bytes) -> None:
-    """What does not begin like a JPEG is none."""
+    """A file that does not begin like a JPEG is none."""
     assert describe(head) is None
 
 
@@ -283,19 +254,19 @@ SAMSUNG = Picture(make="SAMSUNG")
     ],
 )
 def test_segments(file: bytes, expected: Picture) -> None:
-    """Segments are walked up to the picture data, and the first of each sort counts."""
+    """Segments are read up to the picture data; the first of each kind counts."""
     assert describe(file) == expected
 
 
 @pytest.mark.parametrize("marker", range(0xC0, 0x100))
 def test_frames(marker: int) -> None:
-    """SOF0 to SOF15 tell the size; DHT, JPG and DAC among them, and all others, do not."""
+    """The size comes from SOF0 to SOF15, not from DHT, JPG, DAC or other segments."""
     expected = SIZE if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) else NOTHING
     assert describe(jpeg(frame(640, 480, marker))) == expected
 
 
 def test_limit_of_segments() -> None:
-    """The last segment within the limit counts, the next one does not."""
+    """The limit on segments is exact."""
     comment = segment(COM, b"")
     assert describe(jpeg(*[comment] * (MAX_SEGMENTS - 1), FRAME)) == SIZE
     assert describe(jpeg(*[comment] * MAX_SEGMENTS, FRAME)) == NOTHING
@@ -334,7 +305,7 @@ def test_limit_of_segments() -> None:
     ],
 )
 def test_make_and_model(value: Value, expected: str) -> None:
-    """Make and model are one printable line each, or nothing."""
+    """Make and model are one printable line each."""
     assert describe(of_main((MAKE, value))) == Picture(make=expected)
     assert describe(of_main((MODEL, value))) == Picture(model=expected)
 
@@ -356,7 +327,7 @@ def test_make_and_model(value: Value, expected: str) -> None:
     ],
 )
 def test_taken(value: Value, expected: str) -> None:
-    """The time is the text that stands there if it looks like a time, else nothing."""
+    """The time is a text in the format of Exif, else empty."""
     assert describe(jpeg(exif(tiff("<", [], [(TAKEN, value)])))) == Picture(taken=expected)
 
 
@@ -375,19 +346,19 @@ def test_taken(value: Value, expected: str) -> None:
     ],
 )
 def test_orientation(value: Value, expected: int) -> None:
-    """The orientation is one of eight, the upright one where nothing else is told."""
+    """The orientation is 1 to 8, and 1 by default."""
     assert describe(of_main((ORIENTATION, value))) == Picture(orientation=expected)
 
 
 def test_first_entry_counts() -> None:
-    """An entry that comes twice counts once, even if the first one is of no use."""
+    """The first of repeated entries counts, even if it is unusable."""
     twice = of_main((MAKE, ascii_("SAMSUNG")), (MAKE, ascii_("OTHER")))
     assert describe(twice) == SAMSUNG
     assert describe(of_main((MAKE, short("<", 1)), (MAKE, ascii_("OTHER")))) == NOTHING
 
 
 def test_limit_of_entries() -> None:
-    """The last entry within the limit counts, the next does not, nor do they hide what follows."""
+    """The limit on entries is exact; the next directory is still found."""
     filler = [(1, short("<", 0))] * (MAX_ENTRIES - 1)
     make = (MAKE, ascii_("SAMSUNG"))
     assert describe(of_main(*filler, make)) == SAMSUNG
@@ -401,7 +372,7 @@ def test_limit_of_entries() -> None:
 
 
 def block(first: int, *, detail: int = 8, following: int = 8, at: int = 8) -> bytes:
-    """One directory, and offsets that lead wherever they are told to."""
+    """One directory with any offsets."""
     entries = [
         (MAKE, ascii_("SAMSUNG")),
         (EXIF_IFD, long("<", detail)),
@@ -428,12 +399,12 @@ TAKEN_TOO = replace(SAMSUNG, taken="2013:05:04 12:34:56")
     ],
 )
 def test_directories(data: bytes, expected: Picture) -> None:
-    """Offsets lead to three directories at most: in circles nothing is walked twice."""
+    """Circular and wrong offsets do no harm."""
     assert describe(jpeg(exif(data))) == expected
 
 
 def test_all_entries_promised() -> None:
-    """A directory that promises more entries than there are has those that are there."""
+    """A directory with too large a count has the entries that exist."""
     data = bytearray(tiff("<", [(MAKE, ascii_("SAM"))]))
     data[8:10] = b"\xff\xff"
     assert describe(jpeg(exif(bytes(data)))) == Picture(make="SAM")
@@ -458,7 +429,7 @@ def test_all_entries_promised() -> None:
 )
 @ORDERS
 def test_thumbnail(order: str, shift: int, surplus: int, expected: tuple[int, int] | None) -> None:
-    """A thumbnail is told of if all of it is in EXIF and begins like a JPEG."""
+    """A thumbnail is found if it is whole and begins like a JPEG."""
     entries = pointers(order, 44 + shift, len(SMALL) + surplus)
     data = start(order) + directory(order, [], 8, 14) + directory(order, entries, 14) + SMALL
     assert describe(jpeg(exif(data), FRAME)) == replace(SIZE, thumbnail=expected)
@@ -474,7 +445,7 @@ def test_thumbnail(order: str, shift: int, surplus: int, expected: tuple[int, in
     ],
 )
 def test_no_thumbnail(entries: Entries) -> None:
-    """A directory for a thumbnail that is not there is no harm."""
+    """A directory without a usable thumbnail does no harm."""
     assert describe(jpeg(exif(tiff("<", [], [], entries)))) == NOTHING
 
 
@@ -482,7 +453,7 @@ def test_no_thumbnail(entries: Entries) -> None:
 
 
 def check(head: bytes) -> Picture | None:
-    """Describe it, and be sure that what is told can be relied on."""
+    """Describe a file, and check the promises of `Picture`."""
     picture = describe(head)
     assert (picture is None) == (not head.startswith(b"\xff\xd8\xff"))
     if picture is None:
@@ -504,7 +475,7 @@ def check(head: bytes) -> Picture | None:
 
 @ORDERS
 def test_every_cut(order: str) -> None:
-    """A cut file tells less, the less the shorter it is, and never anything else."""
+    """A cut file has fewer values, and never other ones."""
     file = photo(order)
     before: dict[str, object] = {}
     for length in range(3, len(file) + 1):
@@ -514,77 +485,3 @@ def test_every_cut(order: str) -> None:
         assert before.items() <= after.items()
         before = after
     assert len(before) == len(fields(Picture))
-
-
-@ORDERS
-def test_every_byte_changed(order: str) -> None:
-    """One wrong byte, whichever and however wrong, is no reason to fail."""
-    file = photo(order)
-    for position, byte in enumerate(file):
-        for other in (0, 0xFF, *(byte ^ 1 << bit for bit in range(8))):
-            check(file[:position] + bytes([other]) + file[position + 1 :])
-
-
-PIECES = [b"\0\0", b"\xff\xff", b"\xff\xff\xff\xff", b"\x08\0\0\0", b"\0\0\0\x08", FRAME, SMALL]
-
-
-def mutations(draw: st.DrawFn) -> bytes:
-    """A photo with some bytes overwritten, taken out or put in."""
-    data = bytearray(photo(draw(st.sampled_from("<>"))))
-    for _ in range(draw(st.integers(1, 6))):
-        at = draw(st.integers(3, len(data)))
-        size = draw(st.sampled_from([0, 1, 2, 4]))
-        data[at : at + size] = draw(st.sampled_from(PIECES) | st.binary(max_size=4))
-    return bytes(data)
-
-
-@PROPERTY
-@given(st.composite(mutations)(), st.integers(3, 300))
-def test_any_mutation_any_cut(file: bytes, length: int) -> None:
-    """However wrong a file is, what its beginning tells is what the whole file tells."""
-    whole, cut = check(file), check(file[:length])
-    assert whole is not None
-    assert cut is not None
-    assert told(cut).items() <= told(whole).items()
-
-
-@PROPERTY
-@given(st.binary(max_size=200))
-@example(b"\xff")
-def test_any_bytes(data: bytes) -> None:
-    """Random bytes are no JPEG, and behind the beginning of one they are no harm."""
-    for head in (data, b"\xff\xd8\xff" + data, jpeg(exif(data)), jpeg(exif(b"II*\0" + data))):
-        check(head)
-
-
-HEAD = 128 * 1024
-
-
-def greedy(text: bytes) -> bytes:
-    """A file whose every entry wants all of its EXIF."""
-    size = 60_000
-    wanted = (ASCII, size, b"\xd0\x07\0\0")  # an offset, 2000
-    entries = [(MAKE, wanted), (MODEL, wanted), (EXIF_IFD, long("<", 8)), (TAKEN, wanted)]
-    entries += [(tag, wanted) for tag in range(MAX_ENTRIES - len(entries))]
-    data = start("<") + directory("<", entries, 8, 8)
-    return jpeg(exif(data.ljust(2000, b"\0") + (text * size)[:size]))
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        pytest.param(b"\xff" * HEAD, id="fill-bytes"),
-        pytest.param(b"\xff\xe1\x08\0Exif\0\0".ljust(2050, b"\xff") * 64, id="segments"),
-        pytest.param(b"\xff\xe1\0\2" * (HEAD // 4), id="empty-segments"),
-        pytest.param(greedy(b"x")[2:], id="text"),
-        pytest.param(greedy(b"\1x")[2:], id="text-and-controls"),
-        pytest.param(greedy(b" ")[2:], id="blanks"),
-        pytest.param(greedy(b"\xff\xd8\xff")[2:], id="starts-of-image"),
-    ],
-)
-def test_time(head: bytes) -> None:
-    """The worst of files takes milliseconds; the limit is wide, for slow machines."""
-    head = (b"\xff\xd8" + head).ljust(HEAD, b"\xff")[:HEAD]
-    begin = time.process_time()
-    check(head)
-    assert time.process_time() - begin < 0.5

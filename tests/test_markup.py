@@ -6,15 +6,10 @@ import time
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nxparse import markup
 from nxparse.deviation import Kind
-from nxparse.markup import MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS, Element, MarkupError, TooLongError
-
-DECLARED = "<?xml version='1.0' encoding='{}'?><a>안</a>"
-PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
+from nxparse.markup import MAX_BYTES, MarkupError
 
 
 def read(document: str, *texts: str) -> list[tuple[str, dict[str, str], str, bool]]:
@@ -53,46 +48,14 @@ def test_well_formed(document: str, expected: list[tuple[str, dict[str, str]]]) 
     ],
 )
 def test_almost(document: str, expected: list[tuple[str, dict[str, str]]]) -> None:
-    """S05: what is not well-formed is read by searching, and that is reported."""
+    """S05: malformed XML is searched for tags, and reported."""
     found, deviations = markup.read(document.encode(), ())
     assert [(one.name, one.attributes) for one in found] == expected
     assert [one.kind for one in deviations] == [Kind.XML_MALFORMED]
 
 
-WORD = "<a>안</a>"
-NO_UTF_16 = DECLARED.format("utf-16").encode().ljust(50)  # as many bytes as UTF-16 might have
-
-
-@pytest.mark.parametrize(
-    ("data", "detail"),
-    [
-        pytest.param(WORD.encode(), None, id="utf-8"),
-        pytest.param(WORD.encode("utf-16"), None, id="utf-16"),
-        pytest.param(b"\xfe\xff" + WORD.encode("utf-16-be"), None, id="utf-16-be"),
-        pytest.param(DECLARED.format("EUC-KR").encode("cp949"), None, id="declared"),
-        pytest.param(NO_UTF_16, "utf-16 is utf-8", id="no-utf-16"),
-        pytest.param(DECLARED.format("big5").encode(), "big5 is utf-8", id="another-than-declared"),
-        pytest.param(DECLARED.format("x-1").encode("cp949"), "x-1 is cp949", id="unknown"),
-        pytest.param(WORD.encode("cp949"), "utf-8 is cp949", id="not-declared"),
-    ],
-)
-def test_encoding(data: bytes, detail: str | None) -> None:
-    """An encoding is believed if the bytes are in it; if they are in another, that is reported."""
-    found, deviations = markup.read(data, ("a",))
-    assert [one.text for one in found] == ["안"]
-    assert [(one.kind, one.detail) for one in deviations] == (
-        [(Kind.XML_ENCODING, detail)] if detail else []
-    )
-
-
-def test_no_encoding() -> None:
-    """What is in no encoding that is known is read as far as it can be."""
-    [found], [deviation] = markup.read(b"<a>x\xffy</a>", ())
-    assert (found.text, deviation.detail) == ("x\ufffdy", "neither utf-8 nor UTF-8")
-
-
 def test_text() -> None:
-    """Of almost XML only the texts that are wanted are there, from tag to tag."""
+    """In malformed XML only the requested elements have text."""
     document = "<R><A>a & b</A><B>not wanted</B><A/><a>cut &amp;"
     assert read(document, "a") == [
         ("r", {}, "", True),
@@ -115,52 +78,14 @@ def test_text() -> None:
     ],
 )
 def test_text_of_almost(document: str, expected: list[str]) -> None:
-    """A text goes to the next end of its element; what is a tag or a reference is not in CDATA."""
+    """A text ends at the next end tag of its element, except inside CDATA."""
     found, _ = markup.read(f"{document}<c".encode(), ("a",))
     assert [one.text for one in found if one.name == "a"] == expected
 
 
 def test_text_of_well_formed() -> None:
-    """Of XML there are all texts, each with what stands directly in its element."""
+    """In well-formed XML every element has its own text."""
     assert read("<a>1<b>2</b>3</a>") == [("a", {}, "13", True), ("b", {}, "2", True)]
-
-
-@pytest.mark.parametrize(
-    "document",
-    ["<!DOCTYPE a><a/>", "<!doctype a><a>", "<a><!ENTITY x 'y'><b", "<![CDATA[x]]><!DOCTYPE a>"],
-    ids=["well-formed", "almost", "entity", "behind-cdata"],
-)
-def test_doctype(document: str) -> None:
-    """X08: a DOCTYPE, which can make a text of any size, is refused, however it is spelled."""
-    with pytest.raises(MarkupError) as caught:
-        read(document)
-    assert str(caught.value) == "the XML has a DOCTYPE or an ENTITY, which no camera sends"
-
-
-def test_doctype_in_a_text() -> None:
-    """X08: one that is only spoken of is none."""
-    assert read("<a><![CDATA[<!DOCTYPE x>]]><c", "a")[0][2] == "<!DOCTYPE x><c"
-
-
-def test_length() -> None:
-    """X08: XML has a limit, and what is longer gets a status of its own."""
-    assert len(read("<a/>".ljust(MAX_BYTES))) == 1
-    with pytest.raises(TooLongError) as caught:
-        read("<a/>".ljust(MAX_BYTES + 1))
-    assert (str(caught.value), caught.value.status) == ("the XML is longer than 65536 bytes", 413)
-
-
-@pytest.mark.parametrize("document", ["<e>" * 64, "<e>" * 64 + "</e>" * 64])
-def test_depth(document: str) -> None:
-    """X08: what is nested deeper than anything a camera writes is refused, or has no structure."""
-    assert len(document) > MAX_DEPTH
-    with pytest.raises(MarkupError):
-        markup.read(document.encode(), ())
-
-
-def test_many_elements() -> None:
-    """X08: of almost XML no more elements are read than of XML are allowed."""
-    assert len(read("<e/>" * (MAX_ELEMENTS + 1))) == MAX_ELEMENTS
 
 
 WORST = ("<a ", "<a>", "<a=", "<![CDATA[", "a='", "&#1", "<a x='", "</a", "<a.")
@@ -178,26 +103,15 @@ LONG_NAME = "a" * 65_000
     ids=lambda document: document[:9],
 )
 def test_slow(document: str) -> None:
-    """X08: the worst that fits into the limit takes no time worth speaking of."""
+    """X08: no document within the limit is slow to parse."""
     begun = time.process_time()
     with suppress(MarkupError):
         read(document, "a")
     assert time.process_time() - begun < 0.5
 
 
-@PROPERTY
-@given(st.binary(max_size=400) | st.text("<>aA=\"'&;/ ![]CDAT-", max_size=100).map(str.encode))
-def test_anything(data: bytes) -> None:
-    """Whatever comes is read as elements, or refused as a whole."""
-    try:
-        found, _ = markup.read(data, ("a",))
-    except MarkupError:
-        return
-    assert all(isinstance(one, Element) for one in found)
-
-
 def test_first() -> None:
-    """The first element of a name, or none."""
+    """The first element of a name is returned, or None."""
     elements, _ = markup.read(b"<r><a x='1'/><a x='2'/></r>", ())
     assert markup.first(elements, "a") is elements[1]
     assert markup.first(elements, "b") is None
@@ -207,5 +121,5 @@ def test_first() -> None:
     ("value", "expected"), [(" a\r\nBcc: b\t", "a Bcc: b"), ("a\u2028b\x85c", "a b c"), ("", "")]
 )
 def test_one_line(value: str, expected: str) -> None:
-    """X13: nothing in a value begins a new line."""
+    """X13: line ends and control characters become blanks."""
     assert markup.one_line(value) == expected

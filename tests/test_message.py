@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from nxparse import message
 from nxparse.deviation import Deviation, Kind
 from nxparse.markup import MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS, MarkupError
 from nxparse.message import MAX_RECIPIENTS, Message, MessageError, compose
 from tests import bodies
-
-PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=100)
 
 DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
 
@@ -37,7 +33,7 @@ def read(document: str | bytes) -> tuple[str, tuple[str, ...], str, str, list[Ki
 
 
 def test_message_as_captured() -> None:
-    """X01: title and text are exact, and the camera's note to its server is no part of the text."""
+    """X01: title and text are exact, without the marker for the server."""
     assert message.parse(bodies.message_xml()) == Message(
         sender="Camera@samsungcamera.com",
         sender_name="",
@@ -120,7 +116,7 @@ RECODED = [Kind.XML_ENCODING]
     ],
 )
 def test_text(body: str, text: str, kinds: list[Kind]) -> None:
-    """The text is what the user wrote, no more and no less."""
+    """The text is exactly what the user wrote."""
     assert read(xml(body=body)) == ("a@x.org", ("b@x.org",), "T", text, kinds)
 
 
@@ -147,7 +143,7 @@ def test_text(body: str, text: str, kinds: list[Kind]) -> None:
     ],
 )  # fmt: skip
 def test_subject(title: str, subject: str, kinds: list[Kind]) -> None:
-    """The subject is one line, whatever the title has in it."""
+    """The subject is always one line."""
     assert read(xml(title=title)) == ("a@x.org", ("b@x.org",), subject, "B", kinds)
 
 
@@ -183,7 +179,7 @@ def test_subject(title: str, subject: str, kinds: list[Kind]) -> None:
     ],
 )  # fmt: skip
 def test_sender(sender: str, expected: tuple[str, str], kinds: list[Kind]) -> None:
-    """The sender is split into name and address and otherwise left as it was typed."""
+    """The sender is split into name and address, and otherwise unchanged."""
     found = message.parse(xml(sender=sender).encode())
     assert (found.sender_name, found.sender) == expected
     assert [deviation.kind for deviation in found.deviations] == kinds
@@ -230,7 +226,7 @@ NUMBERED = [f"r{number}@x.org" for number in range(MAX_RECIPIENTS + 1)]
     ],
 )  # fmt: skip
 def test_recipients(element: str, recipients: tuple[str, ...]) -> None:
-    """Each recipient is there once, in order, as it was typed, with or without a list around."""
+    """Recipients are in order, as typed, without duplicates, with or without a list element."""
     assert read(xml(receivers=element)) == ("a@x.org", recipients, "T", "B", CLEAN)
     listed = f"<receiverList>{element}</receiverList>"
     assert read(xml(receivers=listed)) == ("a@x.org", recipients, "T", "B", CLEAN)
@@ -291,21 +287,15 @@ DOCTYPE = "the XML has a DOCTYPE or an ENTITY, which no camera sends"
     ],
 )  # fmt: skip
 def test_refused(document: str, reason: str) -> None:
-    """What names nobody, or what no camera writes, is refused with a reason."""
+    """A message without recipients or beyond a limit is refused with a reason."""
     with pytest.raises(MarkupError) as caught:
         message.parse(document.encode())
     status = 413 if reason == TOO_LONG else 400
     assert (str(caught.value), caught.value.status) == (reason, status)
 
 
-def test_doctype_hides_in_no_encoding() -> None:
-    """X07: a DOCTYPE is found in whatever encoding it comes."""
-    with pytest.raises(MarkupError, match=DOCTYPE):
-        message.parse(("<!DOCTYPE e>" + xml()).encode("utf-16"))
-
-
 def test_doctype_in_cdata_is_text() -> None:
-    """What only looks like a DOCTYPE is no reason to refuse, neither in XML nor in almost XML."""
+    """A DOCTYPE inside CDATA is text, also in malformed XML."""
     cdata = "<![CDATA[<!DOCTYPE html>]]>"
     assert read(xml(body=f"<body>{cdata}</body>"))[3:] == ("<!DOCTYPE html>", CLEAN)
     assert read(xml(body=f"<body>&{cdata}</body>"))[3:] == ("&<!DOCTYPE html>", BROKEN)
@@ -332,27 +322,14 @@ ROOM = MAX_BYTES - len(xml(body="<body></body>"))
     ],
 )  # fmt: skip
 def test_limits(document: Callable[[int], str], reason: str) -> None:
-    """What is at a limit passes, and what is one beyond it is refused."""
+    """Each limit is exact."""
     assert read(document(0))[2] == "T"
     with pytest.raises(MarkupError, match=reason):
         message.parse(document(1).encode())
 
 
-def test_module_names_its_limits() -> None:
-    """The limits are those that the design promises."""
-    assert (MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS, MAX_RECIPIENTS) == (65536, 32, 1000, 64)
-
-
-def test_limit_of_bytes_is_exact() -> None:
-    """X08: the longest message has as many bytes as the limit says."""
-    longest = xml().encode().ljust(MAX_BYTES)
-    assert message.parse(longest).subject == "T"
-    with pytest.raises(MarkupError, match=TOO_LONG):
-        message.parse(longest + b" ")
-
-
 def test_elements_beyond_the_limit_are_not_searched() -> None:
-    """X08: in almost XML too, there is an end to how many elements are read."""
+    """X08: the number of elements is limited in malformed XML, too."""
     empty = "<receiver></receiver>"
     last = receivers("b@x.org")
     within = "&" + xml(receivers=empty * (MAX_ELEMENTS - 10) + last)
@@ -376,13 +353,13 @@ def test_elements_beyond_the_limit_are_not_searched() -> None:
     ],
 )
 def test_damaged_frame(document: str, kinds: list[Kind]) -> None:
-    """X05: what stands around the elements, or is missing there, changes nothing in them."""
+    """X05: surplus or missing bytes around the elements do not change them."""
     recipients = ("b@x.org",)
     assert read(document) == ("a@x.org", recipients, "T", "B", kinds)
 
 
 def test_cut_message_keeps_what_is_whole() -> None:
-    """X05: wherever the message is cut, each address is there as it was or not at all."""
+    """X05: a cut message has only whole addresses."""
     document = xml(receivers=receivers("b@x.org", "c@x.org"))
     first, second = document.index("</receiver>") + 11, document.rindex("</receiver>") + 11
     title = document.index("</title>") + 8
@@ -455,7 +432,7 @@ KOREAN = "사진"
     ],
 )  # fmt: skip
 def test_encodings(document: bytes, title: str, details: list[str]) -> None:
-    """X06: what claims one encoding and has another is read, and reported."""
+    """X06: a wrong encoding is detected and reported."""
     assert message.parse(document) == Message(
         sender="a@x.org",
         sender_name="",
@@ -467,14 +444,14 @@ def test_encodings(document: bytes, title: str, details: list[str]) -> None:
 
 
 def test_malformed_tells_what_expat_said() -> None:
-    """The detail of the deviation is the reason and place, for whoever wants to see the XML."""
+    """The detail of the deviation is expat's message."""
     assert message.parse(xml(title="<title>&</title>").encode()).deviations == (
         Deviation(Kind.XML_MALFORMED, 0, "not well-formed (invalid token): line 1, column 96"),
     )
 
 
 def test_letters_that_grow_in_lower_case_move_nothing() -> None:
-    """A capital I with a dot has two characters in lower case: addresses stay what they are."""
+    """Letters that become longer in lower case do not shift anything."""
     found = read(xml(sender="<sender>İİİ &lt;a@x.org&gt;</sender>", title="<title>a & b</title>"))
     assert found == ("a@x.org", ("b@x.org",), "a & b", "B", BROKEN)
 
@@ -491,7 +468,7 @@ def test_letters_that_grow_in_lower_case_move_nothing() -> None:
     ],
 )
 def test_markup_in_cdata_is_text(text: str, broken: str) -> None:
-    """What a user types into the text adds no recipient and changes no title."""
+    """Markup in CDATA adds no recipient and changes no title."""
     document = xml(
         sender=f"<body><![CDATA[{text}]]></body><sender>a@x.org</sender>", body=f"<x>{broken}</x>"
     )
@@ -503,7 +480,7 @@ def test_markup_in_cdata_is_text(text: str, broken: str) -> None:
 
 
 def test_composed_in_full() -> None:
-    """A message is this, byte for byte."""
+    """A composed message is exact, byte for byte."""
     given = Message("a@x.org", "A", ("b@x.org", "c@x.org"), "1 < 2", 'Ä & "B"\n]]>')
     assert compose(given).decode() == (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -516,7 +493,7 @@ def test_composed_in_full() -> None:
 def composed(
     sender: str = "a@x.org", receiver: str = "b@x.org", title: str = "T", text: str = "B"
 ) -> Message:
-    """What a stranger reads in a message, which is well-formed."""
+    """Compose a message, and parse it as well-formed XML."""
     found = message.parse(compose(Message(sender, "", (receiver,), title, text)))
     assert set(found.deviations) <= {Deviation(Kind.NO_SENDER, 0)}
     return found
@@ -542,7 +519,7 @@ def composed(
     ],
 )  # fmt: skip
 def test_composed_text(text: str, expected: str) -> None:
-    """Any text arrives as it is, but for what XML cannot hold, and adds nothing else."""
+    """A composed text is unchanged, except for characters that XML does not allow."""
     found = composed(text=text)
     assert (found.text, found.subject, found.recipients) == (expected, "T", ("b@x.org",))
 
@@ -558,75 +535,10 @@ def test_composed_text(text: str, expected: str) -> None:
     ],
 )
 def test_composed_sender(sender: str, expected: tuple[str, str]) -> None:
-    """The user of a social site is the sender, whatever he calls himself."""
+    """The name of a user of a social site becomes the sender."""
     found = composed(sender=sender)
     assert (found.sender_name, found.sender) == expected
     assert found.recipients == ("b@x.org",)
 
 
-CHARACTERS = st.characters(exclude_characters="\r")
-
-
-@PROPERTY
-@given(st.text(CHARACTERS, max_size=20), st.text(CHARACTERS, max_size=20))
-@example("</title><receiver>x@y.org</receiver><title>", "&#13;&#x0;]]>")
-def test_what_is_composed_is_read(title: str, text: str) -> None:
-    """What is written can be read, well-formed, and again it is the same."""
-    found = composed(title=title, text=text)
-    assert found.recipients == ("b@x.org",)
-    assert composed(title=found.subject, text=found.text) == found
-    if title.isprintable() and text.isprintable():
-        assert (found.subject, found.text) == (title.strip(), text)
-
-
 # Properties
-
-FRAGMENTS = st.sampled_from(
-    [
-        b"<email>", b"</email>", b"<sender>", b"</sender>", b"<sender/>", b"<receiver>b@x.org",
-        b"<receiver>", b"</receiver>", b"<title>", b"</title>", b"<body>", b"</body>", b"a@x.org",
-        b"<![CDATA[", b"]]>", b"]", b"<!DOCTYPE", b"<!ENTITY", b"&", b"&amp;", b"&#xD800;", b"&#0;",
-        b"&#13;", b"<", b">", b",", b";", b"\0", b"\xff", b"\xff\xfe", b"\xb0\xa1", b"\r\n",
-        "İ".encode(), b"language_sh100_utf8", DECLARATION.encode(), b"\xef\xbb\xbf",
-        b"<?xml version='1.0' encoding='utf-16'?>", b"<?xml version='1.0' encoding='big5'?>",
-        xml().encode(), xml(title="<title>&</title>").encode(),
-    ]
-)  # fmt: skip
-
-
-@PROPERTY
-@given(st.lists(FRAGMENTS | st.binary(max_size=4), max_size=20).map(b"".join))
-def test_any_bytes(data: bytes) -> None:
-    """Any bytes are a Message with somebody to send to, or a MarkupError."""
-    try:
-        found = message.parse(data)
-    except MarkupError:
-        return
-    assert 0 < len(found.recipients) <= MAX_RECIPIENTS
-    assert all(found.recipients)
-    assert not {"\r", "\n", "\0"} & set(found.subject + found.sender + found.sender_name)
-    assert not {"\r", "\n", "\0"} & set("".join(found.recipients))
-    assert (Kind.NO_SENDER in {deviation.kind for deviation in found.deviations}) is (
-        not found.sender
-    )
-
-
-TEXTS = st.lists(
-    st.sampled_from(
-        ["<receiver>", "</title>", "</body>", "]]>", "&amp;", "<![CDATA[", "İ", "<", "a b"]
-    )
-    | st.text(st.characters(exclude_categories=("C", "Z")), max_size=5),
-    max_size=6,
-).map("".join)
-
-
-@PROPERTY
-@given(TEXTS, TEXTS)
-@example("<receiver>c@x.org</receiver>", "")
-@example("İ", "")
-def test_what_was_written_is_read(title: str, text: str) -> None:
-    """Title and text arrive as they were typed, and a fault elsewhere in the XML costs nothing."""
-    document = bodies.message_xml(title=title, text=text)
-    expected = (bodies.SENDER, (bodies.RECIPIENT,), title.strip(), text)
-    assert read(document) == (*expected, CLEAN)
-    assert read(document.replace(b"</email>", b"<x>&</x></email>")) == (*expected, BROKEN)

@@ -1,4 +1,4 @@
-"""Bodies whose structure is wrong: each photo in them is delivered, or the body is kept.
+"""Bodies with faults in their structure: each photo is delivered, or the body is quarantined.
 
 The bodies are made at random, always the same ones. What their faults have in common is
 that a parser which trusts the framing loses bytes without a word.
@@ -38,7 +38,7 @@ def made(batch: int, count: int = SIZE) -> Iterator[Faulty]:
 
 
 def chosen(random: Random, tame: int, count: int) -> int:
-    """Any number, but often 0: most bodies have few faults."""
+    """Choose any number, but often 0: most bodies have few faults."""
     return random.randrange(count) if random.randrange(5) >= tame else 0
 
 
@@ -56,7 +56,7 @@ def chunked(body: bytes, size: int) -> Upload:
 
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_every_photo_is_read_or_none(batch: int) -> None:
-    """What is accepted has each photo, with nothing glued to it; what is readable is accepted."""
+    """An accepted body has each photo, byte for byte. A readable body is accepted."""
     for number, one in enumerate(made(batch)):
         try:
             upload = read(one.body, bodies.CONTENT_TYPE)
@@ -70,7 +70,7 @@ def test_every_photo_is_read_or_none(batch: int) -> None:
 
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_repair_loses_no_photo(batch: int) -> None:
-    """What is repaired is strictly correct, and holds the same photos."""
+    """A repaired body passes with `strict`, and has the same photos."""
     for number, one in enumerate(made(batch)):
         try:
             photos = found(read(one.body, bodies.CONTENT_TYPE))
@@ -82,7 +82,7 @@ def test_repair_loses_no_photo(batch: int) -> None:
 
 
 def test_parse_finds_the_same() -> None:
-    """The parts hold the photos in the same order, and what is refused as an upload is an error."""
+    """The parts have the photos in the same order."""
     for one in made(0):
         if one.readable:
             parts = multipart.parse(one.body, bodies.CONTENT_TYPE)
@@ -91,13 +91,13 @@ def test_parse_finds_the_same() -> None:
 
 
 def test_most_are_readable() -> None:
-    """The faults are such that most of the bodies can be read."""
+    """Most of the bodies are readable."""
     every = [one.readable for batch in range(BATCHES) for one in made(batch)]
     assert sum(every) > len(every) / 2
 
 
 def test_saved_or_in_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After 200 each photo is delivered, byte for byte; after anything else the body is kept."""
+    """After 200 each photo is delivered, byte for byte; otherwise the body is quarantined."""
     make_lazy(monkeypatch)
     directory = tmp_path / "uploads"
     defaults = {option.name: option.default for option in OPTIONS}

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import nxparse
 from nxparse import markup, message, multipart
@@ -35,7 +33,6 @@ from nxparse.upload import (
 from nxparse.upload import whole as file_of
 from tests import bodies, pictures
 
-PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=100)
 WIRE = sorted((Path(__file__).parent / "wire").glob("*.http"))
 
 # For tables: a boundary that leaves bodies short enough to be read.
@@ -49,7 +46,7 @@ JPEG = bodies.jpeg(60, 1)
 
 
 def part(content: bytes, headers: bytes = b"", name: bytes = b"binary") -> bytes:
-    """A part with its delimiter, and behind it the line end that belongs to the next."""
+    """A part with its delimiter and the line end before the next one."""
     disposition = b"--B7x\r\nContent-Disposition: form-data; name=" + name
     return disposition + headers + b"\r\n\r\n" + content + b"\r\n"
 
@@ -74,7 +71,7 @@ def kinds(upload: Upload) -> list[Kind]:
 
 
 def summary(upload: Upload) -> dict[str, Any]:
-    """An Upload as the recordings tell it."""
+    """An Upload in the format of the recordings."""
     return {
         "sender": upload.sender,
         "recipients": list(upload.recipients),
@@ -95,7 +92,7 @@ def summary(upload: Upload) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", WIRE, ids=lambda path: path.stem)
 def test_recording(path: Path) -> None:
-    """What was recorded is read as it is told beside it, and the files are those beside it."""
+    """A recorded request is parsed as in the JSON file and the photos next to it."""
     head, _, body = path.read_bytes().partition(b"\r\n\r\n")
     _, _, fields = head.partition(b"\r\n")
     headers = BytesHeaderParser().parsebytes(fields)
@@ -110,20 +107,15 @@ def test_recording(path: Path) -> None:
         assert summary(chunked(body, size, content_type)) == summary(upload)
 
 
-def test_there_is_a_recording() -> None:
-    """The recordings are found, so that the test above tests something."""
-    assert [path.name for path in WIRE] == ["nx300_email.http"]
-
-
 def test_requests_are_built_as_recorded() -> None:
-    """The request that tests build has the recorded head, byte for byte."""
+    """The head that tests build equals the recorded one."""
     recorded, _, body = WIRE[0].read_bytes().partition(b"\r\n\r\n")
     built, _, _ = bodies.request(body).partition(b"\r\n\r\n")
     assert built == recorded
 
 
 def test_bodies_are_built_as_recorded() -> None:
-    """The body that tests build has the recorded framing, byte for byte."""
+    """The body that tests build equals the recorded one."""
     _, _, recorded = WIRE[0].read_bytes().partition(b"\r\n\r\n")
     photo = WIRE[0].with_name("nx300_email.SAM_4371.JPG").read_bytes()
     hidden = "[email\u00a0protected]"
@@ -131,22 +123,11 @@ def test_bodies_are_built_as_recorded() -> None:
     assert bodies.body([("SAM_4371.JPG", photo)], message=xml) == recorded
 
 
-def test_photos_are_built_like_photos() -> None:
-    """A built photo has its size, its markers and a thumbnail, and is the same each time."""
-    photo = bodies.jpeg(bodies.SMALLEST_JPEG, 7)
-    assert len(photo) == bodies.SMALLEST_JPEG
-    assert photo == bodies.jpeg(bodies.SMALLEST_JPEG, 7) != bodies.jpeg(bodies.SMALLEST_JPEG, 8)
-    assert (photo[:2], photo[-2:]) == (b"\xff\xd8", b"\xff\xd9")
-    assert (photo.count(b"\xff\xd8"), photo.count(b"\xff\xd9")) == (2, 2)
-    with pytest.raises(ValueError, match="too small"):
-        bodies.jpeg(bodies.SMALLEST_JPEG - 1)
-
-
 # Uploads
 
 
 def test_upload_as_captured() -> None:
-    """Who sent what to whom, with each photo under its name and nothing around it."""
+    """Sender, recipients, text and photos are exact."""
     photos = [("SAM_0001.JPG", JPEG), ("SAM_0002.JPG", bodies.jpeg(5000, 2))]
     xml = bodies.message_xml(sender="Me <a@x.org>", recipients=["b@x.org", "c@x.org"])
     upload = nxparse.read(bodies.body(photos, message=xml), bodies.CONTENT_TYPE)
@@ -162,7 +143,7 @@ def test_upload_as_captured() -> None:
 
 @pytest.mark.parametrize("ending", bodies.ENDINGS)
 def test_every_end_gives_the_same_upload(ending: str) -> None:
-    """However the body ends, no photo is called cut that is not."""
+    """No whole photo is reported as cut, however the body ends."""
     body = bodies.body([("a.jpg", JPEG)], ending=bodies.ENDINGS[ending])
     upload = read(body, bodies.CONTENT_TYPE)
     assert [file.data for file in upload.files] == [JPEG]
@@ -219,7 +200,7 @@ def test_every_end_gives_the_same_upload(ending: str) -> None:
 def test_files(
     parts: list[bytes], files: list[tuple[str | None, str, bytes]], noticed: list[Kind]
 ) -> None:
-    """Every part but the message is a file, of the type that its content tells."""
+    """Every part except the message is a file. Its type is that of its content."""
     upload = read(whole(*parts), TYPE)
     assert [(file.name, file.content_type, file.data) for file in upload.files] == files
     assert kinds(upload) == noticed
@@ -227,7 +208,7 @@ def test_files(
 
 
 def test_message_behind_the_photos() -> None:
-    """M25: the message may stand anywhere."""
+    """M25: the message may come after the photos."""
     body = part(JPEG) + MESSAGE + XML + CLOSE
     upload = read(body, TYPE)
     assert (upload.sender, [file.data for file in upload.files]) == ("a@x.org", [JPEG])
@@ -235,7 +216,7 @@ def test_message_behind_the_photos() -> None:
 
 @pytest.mark.parametrize("before", [True, False], ids=["photo-first", "message-first"])
 def test_photo_named_message(before: bool) -> None:
-    """M25: a photo is one whatever its part is called, and a line end of its own stays with it."""
+    """M25: a photo may be in a part named message, and keeps its own line end."""
     photo = part(JPEG + b"\r\n", b"; filename=a.jpg", name=b"message")
     text = part(XML, name=b"message")
     body = (photo + text if before else text + photo) + b"--B7x--\r\n"
@@ -253,7 +234,7 @@ def test_photo_named_message(before: bool) -> None:
 
 
 def test_second_message() -> None:
-    """M25: of two messages the first counts, and the second is no photo."""
+    """M25: the first of two messages counts, and the second is no photo."""
     body = whole(part(JPEG), part(b"<email/>", name=b"message"))
     upload = read(body, TYPE)
     second = body.index(b"<email/>")
@@ -270,7 +251,7 @@ def test_second_message_may_be_empty() -> None:
 
 
 def test_deviations_of_the_message_count_from_the_start_of_the_body() -> None:
-    """All offsets of an Upload are offsets in its body, those from within the message too."""
+    """The offsets of the message's deviations count from the start of the body."""
     xml = b"<email><receiver>b@x.org</receiver><title>&</title></email>"
     upload = read(MESSAGE + xml + b"\r\n" + part(JPEG) + CLOSE, TYPE)
     assert [(deviation.kind, deviation.offset) for deviation in upload.deviations] == [
@@ -315,7 +296,7 @@ def test_deviations_of_the_message_count_from_the_start_of_the_body() -> None:
     ],
 )  # fmt: skip
 def test_unreadable(body: bytes, error: type[BodyError], reason: str, status: int) -> None:
-    """A body that names nobody to send to is an error, with the status that says why."""
+    """A body that is no upload is an error with a reason and a status."""
     with pytest.raises(BodyError, match=reason) as caught:
         read(body, TYPE)
     assert (type(caught.value), caught.value.status) == (error, status)
@@ -347,14 +328,14 @@ def test_long_message_is_not_fetched_whole() -> None:
     ],
 )
 def test_malformed_message_at_the_end(rest: bytes) -> None:
-    """M10: a message is taken for whole if what may be a delimiter follows it."""
+    """M10: a message is complete if part of a delimiter follows it."""
     upload = read(part(JPEG) + MESSAGE + rest, TYPE)
     assert (upload.recipients, len(upload.files)) == (("b@x.org",), 1)
     assert kinds(upload)[-1] is Kind.XML_MALFORMED
 
 
 def test_cut_in_the_message() -> None:
-    """M10: wherever in its message a body ends, it is refused, for who knows what is missing."""
+    """M10: a body that ends inside the message is refused."""
     xml = bodies.message_xml(recipients=["b@x.org", "c@x.org"])
     for end in range(len(xml)):
         with pytest.raises(BodyError, match=r"ends inside the message|names no receiver"):
@@ -365,30 +346,20 @@ def test_cut_in_the_message() -> None:
 # Posts
 
 MP4 = b"\0\0\0\x18ftypmp42" + bytes(30)
-AVI = b"RIFF\0\0\0\0AVI " + bytes(30)
 
 
 @pytest.mark.parametrize(
     ("content", "claimed", "expected"),
     [
         pytest.param(JPEG, "image/jpeg", "image/jpeg", id="photo"),
-        pytest.param(JPEG, "image/pjpeg", "image/jpeg", id="pjpeg"),
-        pytest.param(JPEG, "", "image/jpeg", id="no-type"),
-        pytest.param(JPEG, "text/html", "image/jpeg", id="M28-html"),
         pytest.param(MP4, "application/x-www-form-urlencoded", "video/mp4", id="video"),
-        pytest.param(AVI, "", "video/x-msvideo", id="older-video"),
         pytest.param(b"?", "Video/3GPP", "video/3gpp", id="case"),
         pytest.param(b"?", " image/webp ; q=1; x", "image/webp", id="parameters"),
-        pytest.param(b"?", "", "application/octet-stream", id="nothing-known"),
-        pytest.param(b"?", ";", "application/octet-stream", id="only-a-semicolon"),
-        pytest.param(b"<svg>", "image/svg+xml", "application/octet-stream", id="M28-svg"),
-        pytest.param(b"MZ\x90", "image/jpeg", "application/octet-stream", id="M28-program"),
         pytest.param(b"?", "image/x\rBcc: y", "application/octet-stream", id="M28-injection"),
-        pytest.param(b"", "image/jpeg", "image/jpeg", id="M29-zero-bytes"),
     ],
 )
 def test_whole_body(content: bytes, claimed: str, expected: str) -> None:
-    """A body that is a file: all of it, of the type that its content tells."""
+    """A whole body becomes a file. Its type is that of its content."""
     fetched: list[tuple[int, int]] = []
 
     def fetch(start: int, end: int) -> bytes:
@@ -402,16 +373,6 @@ def test_whole_body(content: bytes, claimed: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    [(None, "photo.jpg"), ("", "photo.jpg"), ("../x", "x.jpg"), ("SAM_4371.JPG", "SAM_4371.JPG")],
-)
-def test_name_of_a_whole_body(name: str | None, expected: str) -> None:
-    """N01, N02: the name is as announced, and there is one that can be used."""
-    file = file_of(name, "", len(JPEG), lambda start, end: JPEG[start:end])
-    assert (file.name, file.safe_name) == (name, expected)
-
-
-@pytest.mark.parametrize(
     ("sender", "name", "album", "subject"),
     [
         pytest.param("me@example.org", "", "NX300", "facebook: NX300", id="address"),
@@ -421,7 +382,7 @@ def test_name_of_a_whole_body(name: str | None, expected: str) -> None:
     ],
 )
 def test_posted(sender: str, name: str, album: str, subject: str) -> None:
-    """A post is an upload to its site; the caption is its text, whatever that is."""
+    """A post is an upload to its site, with the caption as its text."""
     files = [
         file_of(f"{size}.JPG", "", size, lambda start, end: bytes(end - start)) for size in (5, 7)
     ]
@@ -440,7 +401,7 @@ BOUNDARY = hashlib.sha256(ID.encode()).hexdigest()[:32]
 
 @pytest.mark.parametrize("ending", bodies.ENDINGS)
 def test_encoded_is_repaired(ending: str) -> None:
-    """However the body ends, an upload by e-mail is handed on as `repair` would write it."""
+    """An upload by e-mail is encoded as by `repair`, however its body ends."""
     photos = [("a.jpg", JPEG), ("b.jpg", bodies.jpeg(5000, 2))]
     body = bodies.body(photos, ending=bodies.ENDINGS[ending])
     expected = bodies.repaired(body, bodies.CONTENT_TYPE, BOUNDARY)
@@ -451,17 +412,6 @@ def test_encoded_is_repaired(ending: str) -> None:
         found = encoded(upload, upload.files, ID)
         assert (found.content_type, b"".join(found.chunks())) == expected
         assert found.size == len(expected[1])
-
-
-@pytest.mark.parametrize("path", WIRE, ids=lambda path: path.stem)
-def test_encoded_recording(path: Path) -> None:
-    """So it is with what was recorded."""
-    head, _, body = path.read_bytes().partition(b"\r\n\r\n")
-    content_type = str(BytesHeaderParser().parsebytes(head.partition(b"\r\n")[2])["Content-Type"])
-    upload = read(body, content_type)
-    found = encoded(upload, upload.files, ID)
-    expected = bodies.repaired(body, content_type, BOUNDARY)
-    assert (found.content_type, b"".join(found.chunks())) == expected
 
 
 @pytest.mark.parametrize(
@@ -475,7 +425,7 @@ def test_encoded_recording(path: Path) -> None:
     ],
 )
 def test_encoded_is_repaired_whatever_it_is(body: bytes) -> None:
-    """So it is with what no camera sends."""
+    """Unusual bodies are encoded as by `repair`, too."""
     upload = read(body, TYPE)
     found = encoded(upload, upload.files, ID)
     assert (found.content_type, b"".join(found.chunks())) == bodies.repaired(body, TYPE, BOUNDARY)
@@ -483,7 +433,7 @@ def test_encoded_is_repaired_whatever_it_is(body: bytes) -> None:
 
 @pytest.mark.parametrize("chosen", [[], [0], [1], [2], [0, 2]])
 def test_encoded_files(chosen: list[int]) -> None:
-    """Some files of an upload have its message with them, and not the others."""
+    """Some files of an upload are encoded with the message."""
     photos = [("a.jpg", JPEG), ("b.jpg", b""), ("c.jpg", bodies.jpeg(500, 3))]
     upload = read(bodies.body(photos), bodies.CONTENT_TYPE)
     found = encoded(upload, [upload.files[index] for index in chosen], ID)
@@ -502,7 +452,7 @@ def body_of_its_own(name: str | None, data: bytes) -> File:
 
 @pytest.mark.parametrize("chosen", [[], [0], [1], [4], [2, 3], [1, 4], [0, 1, 2, 3, 4]])
 def test_encoded_post(chosen: list[int]) -> None:
-    """What was posted becomes a form with a message in it, and reads as the upload it was."""
+    """A post is encoded with a message, and parses as the same upload."""
     sources = [SOURCES[index] for index in chosen]
     files = [body_of_its_own(name, data) for name, data in sources]
     upload = posted("Änne <b>", "facebook", "NX300", "At the sea & beyond\n]]>", files)
@@ -523,20 +473,8 @@ def test_encoded_post(chosen: list[int]) -> None:
     assert [file.data for file in again.files] == [data for _, data in sources]
 
 
-def test_encoded_post_of_one_file() -> None:
-    """Of a post that is delivered photo by photo each has the message."""
-    files = [body_of_its_own(name, data) for name, data in SOURCES]
-    upload = posted("me", "facebook", "", "", files)
-    for file, (_, data) in zip(files, SOURCES, strict=True):
-        if not data:
-            continue
-        found = encoded(upload, [file], ID)
-        again = read(b"".join(found.chunks()), found.content_type)
-        assert ([file.data for file in again.files], again.sender) == ([data], "me")
-
-
 def told_by(model: str) -> bytes:
-    """A photo that tells the model of its camera in EXIF, and nothing else."""
+    """A photo with a model in its Exif data."""
     text = model.encode() + b"\0"
     entry = struct.pack("<HHII", 0x0110, 2, len(text), 26)
     block = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4) + text
@@ -559,7 +497,7 @@ def told_by(model: str) -> bytes:
     ],
 )  # fmt: skip
 def test_camera(photos: list[bytes], album: str, expected: str) -> None:
-    """The camera is what a post calls its album, or else what a photo tells."""
+    """The camera is the album of a post, or else the model in a photo."""
     fetched: list[int] = []
 
     def file(data: bytes) -> File:
@@ -577,7 +515,7 @@ def test_camera(photos: list[bytes], album: str, expected: str) -> None:
 @pytest.mark.parametrize("size", [0, 1, 60, 600_000])
 @pytest.mark.parametrize("most", [1 << 30, 100_000], ids=["whole writes", "short writes"])
 def test_copy_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, most: int) -> None:
-    """The content, and nothing of what surrounds it, is written where a descriptor stands."""
+    """The content is written at the position of the descriptor."""
     data = bytes(range(256)) * (size // 256 + 1)
     before, photo = b"before", data[:size]
     body = before + photo + b"after"
@@ -592,7 +530,7 @@ def test_copy_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, mos
 
 
 def test_copy_to_by_a_function_of_its_own() -> None:
-    """A file whose body can be copied without being read is copied so."""
+    """A copy function is used instead of reading the body."""
     copied: list[tuple[int, int, int]] = []
 
     def unread(start: int, end: int) -> bytes:
@@ -657,7 +595,7 @@ def other(position: int) -> bytes:
     ],
 )
 def test_fingerprint(body: bytes, same: bool) -> None:
-    """It tells a repeat from another upload without reading whole files."""
+    """The fingerprint changes with the sender, the message and both ends of the files."""
     first = fingerprint(read(FIRST, bodies.CONTENT_TYPE), len(FIRST))
     found = read(body, bodies.CONTENT_TYPE)
     assert (fingerprint(found, len(FIRST)) == first) is same
@@ -666,7 +604,7 @@ def test_fingerprint(body: bytes, same: bool) -> None:
 
 
 def test_fingerprint_of_large_files() -> None:
-    """Of 2 GB no more is read than 64 KiB at each end."""
+    """Only 64 KiB at each end of a large file are read."""
     fetched: list[tuple[int, int]] = []
 
     def fetch(start: int, end: int) -> bytes:
@@ -700,7 +638,7 @@ def test_fingerprint_of_large_files() -> None:
     ],
 )
 def test_cut_photo(content: bytes, kind: Kind | None) -> None:
-    """M09: a JPEG that has no end marker where the body ends is called cut, unless it is empty."""
+    """M09: a JPEG without an end marker at the end of the body is reported as cut."""
     upload = read(MESSAGE + XML + b"\r\n" + FIELD + content, TYPE)
     end = upload.files[0].start + upload.files[0].size
     expected = [Deviation(kind, end)] if kind else []
@@ -709,7 +647,7 @@ def test_cut_photo(content: bytes, kind: Kind | None) -> None:
 
 
 def test_only_the_last_photo_can_be_cut() -> None:
-    """M09: a photo with a delimiter behind it is as long as the camera wanted it."""
+    """M09: a photo with a delimiter after it is not cut."""
     upload = read(whole(part(JPEG[:-2]), part(JPEG))[: -len(CLOSE) - 1], TYPE)
     last = upload.files[-1]
     assert [file.data for file in upload.files] == [JPEG[:-2], JPEG[:-1]]
@@ -717,7 +655,7 @@ def test_only_the_last_photo_can_be_cut() -> None:
 
 
 def test_photo_is_called_cut_wherever_it_is_cut() -> None:
-    """M09: a loss goes unnoticed only where it looks like the end of a photo."""
+    """M09: a cut is missed only after an end marker inside the photo."""
     body = whole(part(JPEG))
     start = body.index(JPEG)
     unnoticed = [
@@ -732,7 +670,7 @@ def test_photo_is_called_cut_wherever_it_is_cut() -> None:
 
 
 def test_file_reads_itself_in_pieces() -> None:
-    """A large file is never in memory as a whole, unless somebody asks for its data."""
+    """A file is read in pieces."""
     photo = bodies.jpeg(2 * CHUNK + 1, 3)
     before = b"in front"
     fetched: list[tuple[int, int]] = []
@@ -748,13 +686,8 @@ def test_file_reads_itself_in_pieces() -> None:
     assert file.data == photo
 
 
-def test_pieces_are_small() -> None:
-    """A piece is small enough for a machine that has little memory."""
-    assert CHUNK == 256 * 1024
-
-
 def test_empty_file() -> None:
-    """M29: a file of no bytes is a file, and is noticed where it stands."""
+    """M29: an empty file is a file, and is reported with its offset."""
     upload = read(whole(part(b"", b"; filename=a.jpg"), part(JPEG)), TYPE)
     file, _ = upload.files
     assert upload.deviations == (Deviation(Kind.EMPTY_FILE, file.start),)
@@ -772,56 +705,19 @@ def test_empty_file() -> None:
     ],
 )
 def test_safe_name(name: bytes, content: bytes, expected: str) -> None:
-    """A file has a name that can be used, next to the one on the wire."""
+    """A file has a safe name next to the one on the wire."""
     assert [file.safe_name for file in read(whole(part(content, name)), TYPE).files] == [expected]
 
 
 def test_reading_twice_gives_equals() -> None:
-    """Uploads are values: of one body, they are equal, and of another, they are not."""
+    """Uploads compare by value."""
     body = whole(part(JPEG))
     assert read(body, TYPE) == chunked(body, 7)
     assert read(body, TYPE) != read(whole(part(JPEG + b"x")), TYPE)
 
 
 def test_repr_shows_no_content() -> None:
-    """What is logged of a file is no photo."""
+    """The repr of a file has no content."""
     (file,) = read(whole(part(JPEG, b"; filename=a.jpg")), TYPE).files
     start = whole(part(JPEG, b"; filename=a.jpg")).index(JPEG)
     assert repr(file) == (f"File(name='a.jpg', content_type='image/jpeg', size=60, start={start})")
-
-
-@PROPERTY
-@given(
-    st.lists(
-        st.sampled_from(
-            [
-                MESSAGE,
-                XML,
-                FIELD,
-                CLOSE,
-                JPEG,
-                b"\r\n",
-                b"--B7x",
-                b"\r\n--B7x\r\n",
-                b"<",
-                b"&",
-                b"\r",
-            ]
-        )
-        | st.binary(max_size=4),
-        max_size=12,
-    ).map(b"".join),
-    st.integers(1, 50),
-)
-def test_any_bytes(body: bytes, size: int) -> None:
-    """Any bytes are an Upload or a BodyError, and no two files share a byte."""
-    try:
-        upload = read(body, TYPE)
-    except BodyError as error:
-        with pytest.raises(type(error)):
-            chunked(body, size)
-        return
-    assert chunked(body, size) == upload
-    edges = [edge for file in upload.files for edge in (file.start, file.start + file.size)]
-    assert edges == sorted(edges)
-    assert all(0 <= edge <= len(body) for edge in edges)

@@ -1,4 +1,4 @@
-"""What must hold for any bytes, and a fuzzer that looks for those for which it does not.
+"""Promises for any input, and a fuzzer that searches for input that breaks them.
 
 `targets` has the table: for each parser a function that takes bytes and fails if
 a promise is broken. `test_targets` tries each with a few thousand inputs, always

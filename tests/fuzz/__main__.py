@@ -36,7 +36,7 @@ SHOWN = 40  # lines of what is said when something is found
 
 @dataclass(frozen=True)
 class Run:
-    """What became of a run. `inputs` are those that broke a promise."""
+    """The result of a run. `inputs` are those that broke a promise."""
 
     executions: int
     seconds: float

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from nxparse import config, filename, jpeg, markup, message, multipart, upload
+from nxparse import config, filename, framing, jpeg, markup, message, multipart, upload
 from nxparse.address import AddressError, deliverable
 from nxparse.deliver import forward, mail, routes
 from nxparse.deviation import BodyError, Deviation, Kind
@@ -67,7 +67,7 @@ JPEG = b"\xff\xd8\xff"
 
 
 class Found(NamedTuple):
-    """All that a scan tells: the parts, the deviations, the error, the boundary that counted."""
+    """The result of a scan."""
 
     parts: list[PartSpan]
     deviations: list[Deviation]
@@ -124,7 +124,7 @@ def no_photo_lost(body: bytes, ranges: Sequence[tuple[int, int]]) -> None:
 
 
 def structure(data: bytes) -> None:
-    """Whatever is wrong with the framing: the photos that were put in come out, if they can."""
+    """Photos in a body with faulty framing are read, unless the body is refused."""
     choices = iter(data)
     made = bodies.faulty(lambda count: next(choices, 0) % count, B)
     try:
@@ -136,7 +136,7 @@ def structure(data: bytes) -> None:
 
 
 def repaired(data: bytes) -> None:
-    """What is read is repaired, and what is repaired is strictly read, with the same data."""
+    """A readable body can be repaired, and passes with `strict` then."""
     try:
         parts = multipart.parse(data, TYPE)
     except MultipartError:
@@ -157,7 +157,7 @@ def content(part: multipart.Part) -> bytes:
 
 
 def peers(data: bytes) -> None:
-    """What another parser takes for flawless is read here, too, and alike."""
+    """A body that another parser accepts is parsed alike."""
     from multipart import MultipartError as TheirError
     from multipart import MultipartParser
 
@@ -189,7 +189,7 @@ def peers(data: bytes) -> None:
 
 
 def camera(data: bytes) -> None:
-    """Whatever photos hold and wherever the body ends, they are read as they were."""
+    """Photos with any content are read unchanged, wherever the body ends."""
     (which, surplus, size), rest = choices(data, 3)
     ending = ENDINGS[which % len(ENDINGS)]
     rest = rest.replace(b"--B7x", b"--B8x")
@@ -247,7 +247,7 @@ def almost(data: bytes) -> None:
 
 
 def message_xml(data: bytes) -> None:
-    """Any bytes are a Message with somebody to send to, or a MarkupError."""
+    """Any bytes are a Message with recipients, or a MarkupError."""
     try:
         found = message.parse(data)
     except MarkupError:
@@ -267,7 +267,7 @@ def message_xml(data: bytes) -> None:
 
 
 def typed(data: bytes) -> None:
-    """What is typed on a camera arrives, and a fault elsewhere in the XML costs nothing."""
+    """Title and text are unchanged, also with a fault elsewhere in the XML."""
     title, _, text = typable(data).partition("|")
     document = bodies.message_xml(title=title, text=text)
     found = message.parse(document)
@@ -292,7 +292,7 @@ def typable(data: bytes) -> str:
 
 
 def gateway(data: bytes) -> None:
-    """Whatever is sent to the social gateway is a login, an announcement, or a BodyError."""
+    """Any request to the social gateway is a login, an announcement, or a BodyError."""
     with suppress(BodyError):
         login = social.read_login(data)
         assert bool(login.user) != login.out
@@ -358,14 +358,14 @@ def outcome(reads: Callable[[bytes], Login], body: bytes) -> Login | None:
 
 
 def visible(text: str, *besides: str) -> bool:
-    """Does nothing in a text move a terminal's cursor, but for what may be there?"""
+    """Return whether a text has no control characters besides the allowed ones."""
     return all(
         char in besides or not re.match("C|Zl|Zp", unicodedata.category(char)) for char in text
     )
 
 
 def shown(data: bytes) -> None:
-    """Whatever a request is, it can be shown and reported, and a secret in it never is."""
+    """Any request can be shown and reported, without its secrets."""
     (which,), rest = choices(data, 1)
     found = requests.parse(rest)
     if found is None:
@@ -399,7 +399,7 @@ PATHS = (
 
 
 def answered(data: bytes) -> None:
-    """Whatever method, host and path are, there is an answer."""
+    """Any method, host and path has an answer."""
     method, host, path = (text_of(data) + "||").split("|")[:3]
     endpoint = endpoints.find(method, endpoints.bare_host(host), path)
     assert "/" not in endpoint.argument
@@ -414,7 +414,7 @@ def answered(data: bytes) -> None:
 
 
 def names(data: bytes) -> None:
-    """Whatever the name of a file is, the safe one is safe everywhere, and stays so."""
+    """Any name has a safe one, which is safe itself."""
     (number, which), rest = choices(data, 2)
     media_type = ("image/jpeg", "video/mp4", "", "x/y")[which % 4]
     made = filename.safe(text_of(rest), media_type)
@@ -450,7 +450,7 @@ def addresses(data: bytes) -> None:
 
 
 def options(data: bytes) -> None:
-    """Any rule and any option is taken or refused with a reason; a password is in none."""
+    """Any rule and option is accepted or refused; no message contains the password."""
     text = text_of(data)
     with suppress(ValueError):
         rule = routes.rule(text)
@@ -474,7 +474,7 @@ def options(data: bytes) -> None:
 
 
 def told(reads: Callable[..., object], *given: object) -> str:
-    """What is told of something that was read, or of why it was not."""
+    """Return the text and repr of the result, or the error."""
     try:
         made = reads(*given)
     except ValueError as error:
@@ -486,7 +486,7 @@ def told(reads: Callable[..., object], *given: object) -> str:
 
 
 def picture(data: bytes) -> None:
-    """Whatever a file holds, what its beginning tells is what the whole file tells."""
+    """The beginning of any file has the same metadata as the whole file, or less."""
     (size, more), rest = choices(data, 2)
     for file in (rest, b"\xff\xd8\xff" + rest, EXIF + rest):
         whole = jpeg.describe(file)
@@ -529,7 +529,7 @@ class Target:
 
 FRAMING = (
     b"--B7x", b"\r\n--B7x", b"\r\n--B7x\r\n", b"\r\n--B7x--", b"\r\n--B7x--\r\n", b"\n--B7x\n",
-    b"--B7x\r\n", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" " * multipart.MAX_PADDING, b"B7x",
+    b"--B7x\r\n", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" " * framing.MAX_PADDING, b"B7x",
     b'Content-Disposition: form-data; name="message"\r\n\r\n', b'; name="', b'; filename="',
     b'content-disposition: form-data; name="f"; fileName="a.jpg"\r\n', b"filename*=", b'\\"', b";",
     b"Content-Type: ", b"image/jpeg;", b"multipart/mixed", b"\xff\xd8\xff", b"\xff\xd9",
@@ -579,7 +579,7 @@ MARKERS = (
 
 
 def photo() -> bytes:
-    """The smallest file that tells everything of itself."""
+    """A small file with all metadata."""
 
     def entry(tag: int, kind: int, count: int, value: int) -> bytes:
         return b"".join(

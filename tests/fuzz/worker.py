@@ -1,4 +1,4 @@
-"""Fuzzes one target until it is told to stop: `python -m tests.fuzz.worker TARGET [OPTION...]`.
+"""Fuzzes one target: `python -m tests.fuzz.worker TARGET [OPTION...]`.
 
 The options are libFuzzer's (https://llvm.org/docs/LibFuzzer.html).
 """

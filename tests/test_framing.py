@@ -1,0 +1,270 @@
+"""Headers of parts, and the boundary parameter of Content-Type."""
+
+from __future__ import annotations
+
+import pytest
+
+from nxparse.deviation import Deviation, Kind
+from nxparse.framing import MAX_PEEK
+from nxparse.multipart import MAX_BOUNDARY, PartSpan, boundary_of
+from tests.scans import CLOSE, FIELD, FORM, disposition, headers, kinds, pieces, scan
+
+NAMED = ("Content-Disposition", "form-data; name=f")
+
+
+@pytest.mark.parametrize(
+    ("block", "expected", "deviations"),
+    [
+        pytest.param(b" " + FORM, [NAMED], [Kind.HEADER_FOLDED], id="M22-first-header-folded"),
+        pytest.param(b"Content-Disposition: form-data;\r\n\tname=f\r\n", [NAMED],
+            [Kind.HEADER_FOLDED], id="M22-second-line-folded"),
+        pytest.param(b"nonsense\r\n" + FORM, [NAMED], [Kind.HEADER_WITHOUT_COLON],
+            id="M23-no-colon"),
+        pytest.param(b": x\r\n" + FORM, [("", "x"), NAMED], [Kind.HEADER_NAME],
+            id="M23-empty-name"),
+        pytest.param(FORM.replace(b":", b" :"), [NAMED], [Kind.HEADER_NAME],
+            id="M23-blank-before-the-colon"),
+        pytest.param(FORM + b"X\0Y: z\r\n", [NAMED, ("X\0Y", "z")], [Kind.HEADER_NAME],
+            id="M23-nul-in-the-name"),
+        pytest.param(FORM + b"X: a\0b\r\n", [NAMED, ("X", "a\0b")], [Kind.HEADER_CONTROL],
+            id="M23-nul"),
+        pytest.param(FORM + b"X: a\x7fb\r\n", [NAMED, ("X", "a\x7fb")], [Kind.HEADER_CONTROL],
+            id="M23-delete"),
+        pytest.param(FORM + b"X:\ta\tb\r\n", [NAMED, ("X", "a\tb")], [], id="M23-tab"),
+        pytest.param(FORM + b"X: a\r\n b\0c\r\n", [NAMED, ("X", "a b\0c")],
+            [Kind.HEADER_FOLDED, Kind.HEADER_CONTROL], id="M23-nul-in-a-folded-line"),
+        pytest.param(FORM + "X: 사진\r\n".encode(), [NAMED, ("X", "사진")], [], id="M23-utf-8"),
+        pytest.param(FORM + "X: 사진\r\n".encode("cp949"), [NAMED, ("X", "사진")],
+            [Kind.HEADER_ENCODING], id="M23-korean"),
+        pytest.param(FORM + b"X: \xff\r\n", [NAMED, ("X", "\xff")], [Kind.HEADER_ENCODING],
+            id="M23-neither-utf-8-nor-korean"),
+        pytest.param(FORM.replace(b"\r", b"") + b"X: y\r\n", [NAMED, ("X", "y")], [Kind.BARE_LF],
+            id="M23-bare-lf"),
+        pytest.param(FORM + b"X: y\rZ: z\r\n", [NAMED, ("X", "y\rZ: z")], [Kind.HEADER_CONTROL],
+            id="M23-bare-cr"),
+        pytest.param(b"--B7xy: z\r\n" + FORM, [("--B7xy", "z"), NAMED], [],
+            id="M23-almost-a-delimiter"),
+        pytest.param(FORM + FORM.replace(b"f\r", b"g\r"),
+            [NAMED, ("Content-Disposition", "form-data; name=g")], [Kind.HEADER_REPEATED],
+            id="M25-two-dispositions"),
+        pytest.param(FORM + b"X: 1\r\nx: 2\r\nX : 3\r\n",
+            [NAMED, ("X", "1"), ("x", "2"), ("X", "3")],
+            [Kind.HEADER_REPEATED, Kind.HEADER_NAME, Kind.HEADER_REPEATED],
+            id="M25-another-header-three-times"),
+    ],
+)  # fmt: skip
+def test_header_lines(
+    block: bytes, expected: list[tuple[str, str]], deviations: list[Kind]
+) -> None:
+    """Header lines are kept as they are on the wire."""
+    body = headers(block)
+    found = scan([body])
+    start = len(body) - len(CLOSE) - 1
+    assert found.parts == [PartSpan("f", None, None, tuple(expected), start, start + 1)]
+    assert kinds(found) == deviations
+    assert scan(pieces(body, 1)) == found
+    assert (scan([body], strict=True).error is None) == (not deviations)
+
+
+@pytest.mark.parametrize(
+    ("block", "name", "content_type", "deviations"),
+    [
+        pytest.param(b"cONTENT-dISPOSITION:Form-Data ;name=f\r\n", "f", None, [], id="M25-case"),
+        pytest.param(b"Content-Disposition: attachment; name=f\r\n", "f", None,
+            [Kind.DISPOSITION], id="M25-attachment"),
+        pytest.param(b"Content-Disposition: form-dataset; name=f\r\n", "f", None,
+            [Kind.DISPOSITION], id="M25-form-data-and-more"),
+        pytest.param(b"Content-Disposition:\r\n", None, None,
+            [Kind.DISPOSITION, Kind.NO_PART_NAME], id="M25-empty-disposition"),
+        pytest.param(b"Content-Type: Image/JPEG\r\n", None, "image/jpeg",
+            [Kind.DISPOSITION, Kind.NO_PART_NAME], id="M25-no-disposition"),
+        pytest.param(FORM + b"Content-Type:\r\n", "f", "", [], id="M28-empty-type"),
+        pytest.param(FORM + b"Content-Type: text/HTML; charset=x\r\n", "f", "text/html", [],
+            id="M28-type-with-parameter"),
+        pytest.param(FORM + b"Content-Type: Multipart/form-data;\r\n", "f", "multipart/form-data",
+            [Kind.TRAILING_SEMICOLON, Kind.MULTIPART_LABEL], id="M26-message-as-captured"),
+        pytest.param(FORM + b"Content-Type: a/b\r\nContent-Type: c/d\r\n", "f", "a/b",
+            [Kind.HEADER_REPEATED], id="M25-first-type-counts"),
+    ],
+)  # fmt: skip
+def test_name_and_type(
+    block: bytes, name: str | None, content_type: str | None, deviations: list[Kind]
+) -> None:
+    """Name and type of a part are read as far as they are clear."""
+    found = scan([headers(block)])
+    assert [(part.name, part.content_type) for part in found.parts] == [(name, content_type)]
+    assert kinds(found) == deviations
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "filename", "deviations"),
+    [
+        pytest.param(b'form-data; name="f"; fileName="a.jpg"', "f", "a.jpg", [Kind.PARAMETER_CASE],
+            id="M24-as-captured"),
+        pytest.param(b'form-data; name="f"; filename="a.jpg"', "f", "a.jpg", [], id="M24-plain"),
+        pytest.param(b'form-data;name="f";filename="a.jpg"', "f", "a.jpg", [], id="M24-no-blanks"),
+        pytest.param(b'form-data; name = "f" ; filename =\t"a.jpg" ', "f", "a.jpg", [],
+            id="M24-blanks"),
+        pytest.param(b'form-data; NAME="f"; FILENAME="a.jpg"', "f", "a.jpg",
+            [Kind.PARAMETER_CASE, Kind.PARAMETER_CASE], id="M24-upper-case"),
+        pytest.param(b"form-data; name=f; filename=a.jpg", "f", "a.jpg", [], id="M24-unquoted"),
+        pytest.param(b"form-data; name='f'; filename='a.jpg'", "'f'", "'a.jpg'", [],
+            id="M24-single-quotes"),
+        pytest.param(b'form-data; name="f"; filename=""', "f", "", [], id="M24-empty"),
+        pytest.param(b"form-data; name=f; filename=", "f", "", [], id="M24-nothing"),
+        pytest.param(b'form-data; name="f"', "f", None, [], id="M24-missing"),
+        pytest.param(b'form-data; name="f"; filename="a.jpg"; filename="b.exe"', "f", "a.jpg",
+            [Kind.PARAMETER_REPEATED], id="M24-twice"),
+        pytest.param(b'form-data; name="f"; filename="a.jpg"; fileName="b.exe"', "f", "a.jpg",
+            [Kind.PARAMETER_REPEATED], id="M24-twice-in-another-case"),
+        pytest.param(b"form-data; name=\"f\"; filename=\"a.jpg\"; filename*=UTF-8''b.exe", "f",
+            "a.jpg", [Kind.PARAMETER_EXTENDED], id="M24-extended-behind"),
+        pytest.param(b"form-data; name=\"f\"; filename*=UTF-8''b.exe", "f", None,
+            [Kind.PARAMETER_EXTENDED], id="M24-extended-alone"),
+        pytest.param(rb'form-data; name="f"; filename="a\"b.jpg"', "f", 'a"b.jpg', [],
+            id="M24-escaped-quote"),
+        pytest.param(rb'form-data; name="f"; filename="\"\"\""', "f", '"""', [],
+            id="M24-escaped-quotes"),
+        pytest.param(rb'form-data; name="f"; filename="C:\DCIM\a.jpg"', "f", r"C:\DCIM\a.jpg", [],
+            id="M24-path"),
+        pytest.param(b'form-data; name="f"; filename="C:\\"', "f", "C:\\", [],
+            id="M24-backslash-last"),
+        pytest.param(b'form-data; name="f"; filename="a;b=c.jpg"', "f", "a;b=c.jpg", [],
+            id="M24-semicolon-inside"),
+        pytest.param(b'form-data; name="f"; filename="a.jpg', "f", "a.jpg",
+            [Kind.PARAMETER_MALFORMED], id="M24-unterminated"),
+        pytest.param(b'form-data; name="f"; filename="', "f", "",
+            [Kind.PARAMETER_MALFORMED], id="M24-quote-alone"),
+        pytest.param(b'form-data; name="f"; filename="a"b.jpg"', "f", "a",
+            [Kind.PARAMETER_MALFORMED], id="M24-quote-inside"),
+        pytest.param(b'form-data; name="f"g; filename="a.jpg"', "f", "a.jpg",
+            [Kind.PARAMETER_MALFORMED], id="M24-junk-behind-the-quote"),
+        pytest.param(b'form-data; name="f" filename="a.jpg"', "f", None,
+            [Kind.PARAMETER_MALFORMED], id="M24-no-semicolon-between"),
+        pytest.param(b'form-data; x="y"z; name=f', "f", None, [],
+            id="M24-junk-behind-another-parameter"),
+        pytest.param(b'form-data; x; name="f"; y', "f", None, [], id="M24-no-equals-sign"),
+        pytest.param(b'form-data; x=";name=g"; name="f"', "f", None, [], id="M24-other-parameters"),
+        pytest.param(b'form-data; x="y; name=f', None, None, [Kind.NO_PART_NAME],
+            id="M24-all-in-an-open-quote"),
+        pytest.param(b'form-data; name=""', "", None, [Kind.NO_PART_NAME], id="M25-empty-name"),
+        pytest.param(b"form-data", None, None, [Kind.NO_PART_NAME], id="M25-no-name"),
+        pytest.param(b'form-data; name="f"; name="g"', "f", None, [Kind.PARAMETER_REPEATED],
+            id="M25-name-twice"),
+        pytest.param(b'form-data; name="unheard of"', "unheard of", None, [],
+            id="M25-unknown-name"),
+    ],
+)  # fmt: skip
+def test_disposition(
+    value: bytes, name: str | None, filename: str | None, deviations: list[Kind]
+) -> None:
+    """The first plain name counts, and paths are left unchanged."""
+    found = scan([disposition(value)])
+    assert [(part.name, part.filename) for part in found.parts] == [(name, filename)]
+    assert kinds(found) == deviations
+    assert (scan([disposition(value)], strict=True).error is None) == (not deviations)
+
+
+def test_detail_of_a_long_header_is_short() -> None:
+    """The detail of a header that is no UTF-8 is a short bytes literal."""
+    body = disposition(b"form-data; name=f\r\n" + b"X: \xb0\xa1" + b"x" * 1000)
+    (deviation,) = scan([body]).deviations
+    assert deviation.detail == repr(b"X: \xb0\xa1" + b"x" * 75)
+
+
+def test_detail_of_a_missing_disposition() -> None:
+    """The detail of a missing disposition is `none`."""
+    found = scan([headers(b"Content-Type: image/jpeg\r\n")])
+    assert found.deviations[0] == Deviation(Kind.DISPOSITION, 7, "none")
+
+
+def test_part_without_headers_has_no_disposition_to_miss() -> None:
+    """Only the missing name of a part without headers is reported."""
+    found = scan([headers(b"")])
+    assert (len(found.parts), kinds(found)) == (1, [Kind.NO_PART_NAME])
+
+
+@pytest.mark.parametrize(
+    ("content_type", "boundary"),
+    [
+        pytest.param("", None, id="M12-nothing"),
+        pytest.param("multipart/form-data", None, id="M12-no-parameter"),
+        pytest.param("multipart/form-data; boundary=", None, id="M14-empty"),
+        pytest.param('multipart/form-data; boundary=""', None, id="M14-empty-quotes"),
+        pytest.param('multipart/form-data; boundary="  "', None, id="M14-blanks"),
+        pytest.param("multipart/form-data; boundary=B", b"B", id="M14-1"),
+        pytest.param("multipart/form-data; boundary=" + "B" * 70, b"B" * 70, id="M14-70"),
+        pytest.param(
+            "multipart/form-data; boundary=" + "B" * MAX_BOUNDARY, b"B" * MAX_BOUNDARY, id="M14-256"
+        ),
+        pytest.param(
+            "multipart/form-data; boundary=" + "B" * (MAX_BOUNDARY + 1), None, id="M14-257"
+        ),
+        pytest.param("multipart/form-data; boundary=" + "B" * 4091, None, id="M14-4091"),
+        pytest.param("multipart/form-data; boundary=" + "B" * 100_000, None, id="M14-100000"),
+        pytest.param('multipart/form-data; boundary="a;b"', b"a;b", id="M14-semicolon"),
+        pytest.param('multipart/form-data; boundary=".*+?()[]{}"', b".*+?()[]{}", id="M14-regex"),
+        pytest.param("multipart/form-data; boundary=bé", b"b\xc3\xa9", id="M14-utf-8"),
+        pytest.param("multipart/form-data; boundary=b\udcff", b"b\xff", id="M14-bytes"),
+        pytest.param("multipart/form-data; boundary=b\ud800", None, id="M14-surrogate"),
+        pytest.param('multipart/form-data; boundary="a\r\nb"', None, id="M14-line-end"),
+        pytest.param("multipart/form-data; x=y; BOUNDARY=B", b"B", id="M13-case-of-the-parameter"),
+        pytest.param("multipart/form-data; boundary=B; boundary=C", b"B", id="M13-twice"),
+        pytest.param("multipart/form-data; boundary =B", b"B", id="M13-blank-before-equals"),
+        pytest.param("multipart/form-data;boundary=B ;", b"B", id="M13-semicolon-behind"),
+    ],
+)
+def test_boundary_of(content_type: str, boundary: bytes | None) -> None:
+    """The first boundary parameter counts, if it is usable."""
+    assert boundary_of(content_type) == boundary
+
+
+def test_peek_limit() -> None:
+    """A delimiter inside a line counts if Content-Disposition follows within the limit."""
+    start = FIELD + b"D--B7x\r\nX: "
+    name = b"\r\nContent-Disposition:"
+    longest = MAX_PEEK - len(b"X: " + name)
+    for surplus, expected in ((0, 2), (1, 1)):
+        value = b"y" * (longest + surplus)
+        body = start + value + name + b" form-data; name=g\r\n\r\nE" + CLOSE
+        found = scan([body])
+        assert len(found.parts) == expected
+        assert scan(pieces(body, 100)) == found
+
+
+class Text(str):
+    """A header value that counts the characters that `find` searches."""
+
+    searched = 0
+
+    def find(self, sub: str, start: object = None, end: object = None, /) -> int:
+        begin = start if isinstance(start, int) else 0
+        found = super().find(sub, begin)
+        self.searched += (len(self) if found < 0 else found + 1) - begin
+        return found
+
+
+@pytest.mark.parametrize(
+    ("repeated", "after"),
+    [
+        pytest.param(";", "", id="semicolons"),
+        pytest.param(";", "=", id="semicolons-then-equals"),
+        pytest.param("=", "", id="equals"),
+        pytest.param(";=", "", id="both"),
+        pytest.param('"', "", id="quotes"),
+        pytest.param("\\", '"', id="backslashes"),
+        pytest.param('\\"', "", id="escaped-quotes"),
+        pytest.param(';a="b"', "", id="quoted-parameters"),
+        pytest.param(';a="', "", id="open-quotes"),
+        pytest.param(";a= ", "", id="blanks"),
+    ],
+)
+def test_parameters_are_linear(repeated: str, after: str) -> None:
+    """M14: the time to parse a header value is linear."""
+
+    def searched(times: int) -> int:
+        value = Text('x/y; !="' * (repeated[0] not in ";=") + "x;" + repeated * times + after)
+        boundary_of(value)
+        return value.searched
+
+    assert searched(2000) <= 2.1 * searched(1000) + 100
