@@ -340,7 +340,7 @@ class NxAddon:
         interrupted, told = asyncio.Event(), False
         while handover.left.get(opened.root) is opened and not opened.outbox.stop(0):
             waiting = format_list(
-                [f"upload {one.id} to {target_label(one.target)}" for one in opened.outbox.at_hand]
+                [f"upload {one.id} to {target_label(one.target)}" for one in opened.outbox.current]
             )
             if waiting and not told:
                 told = True

@@ -611,8 +611,8 @@ def test_connect_to_a_samsung_host_stays_here(folder: Path) -> None:
     [
         ("nx_max_upload=lots", "nx_max_upload='lots' is not a size: give a number of bytes"),
         ("nx_inspect=-1", "nx_inspect='-1' is not a size"),
-        ("nx_dns=nowhere", "nx_dns='nowhere' is not an IPv4 address: give one like 192.168.1.2"),
-        ("nx_hosts=http://x/", "nx_hosts='http://x/' is not a host name: give one like"),
+        ("nx_dns=nowhere", "nx_dns='nowhere' is not an IPv4 address; for example 192.168.1.2"),
+        ("nx_hosts=http://x/", "nx_hosts='http://x/' is not a host name; for example"),
         ("nx_dir=", "nx_dir='' is not a folder"),
         ("nx_dir=${NX_NOWHERE}", "the environment has no variable NX_NOWHERE; set it before"),
         ("nx_gallery=maybe", "nx_gallery='maybe' is neither true nor false"),
@@ -710,7 +710,7 @@ def test_a_config_yaml(folder: Path) -> None:
         message = bodies.message_xml(recipients=["anna@example.org"])
         body = bodies.body([("SAM_1.JPG", bodies.jpeg(1000))], message=message)
         assert camera.send(proxy.port, bodies.request(body)).status == 200
-        proxy.wait_for("dropped, as the rule for anna@example.org says")
+        proxy.wait_for("dropped by the rule for anna@example.org")
 
 
 VALUES = ["x", "", "true", 0, -7, True, False, 1.5, None, [], ["x", "y"], [None], [["x"]], {"x": 1}]
@@ -1186,7 +1186,7 @@ def test_commands(folder: Path) -> None:
             run("nx.outbox")
         addon.spool = spool = Spool(folder / ".nx", clock=lambda: 1_000_000.0)
         addon.outbox = Outbox(spool, nothing, nothing, retry_for=0, clock=lambda: 1_000_000.0)
-        assert run("nx.outbox") == "nothing waits"
+        assert run("nx.outbox") == "no pending deliveries"
         targets = dict.fromkeys(("mail", "forward:https://me:s3cret@h/"), ("you@example.org",))
         id = arrivals.accept(spool, b"x", targets).id
         (delivery,) = spool.due("mail")

@@ -175,7 +175,7 @@ def test_the_outbox(folder: Path) -> None:
         proxy.stop()
     for words in commands:
         done = nxparse_run("outbox", "--dir", str(folder / "uploads"), *words[1:])
-        said = "nothing of an upload" if words[1:] else "nothing waits"
+        said = "nothing of an upload" if words[1:] else "no pending deliveries"
         assert (done.stdout + done.stderr).startswith(said)
         assert done.returncode == (1 if words[1:] else 0)
 

@@ -177,11 +177,11 @@ def test_upload(found: Upload, expected: str) -> None:
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        ([], "has no files to save"),
+        ([], "no files to save"),
         ([Saved(Path("a.jpg"), 1500, new=True)], "saved as a.jpg (1.5 kB)"),
         (
             [Saved(Path("a.jpg"), 1500, new=False), Saved(Path("b.jpg"), 20, new=True)],
-            "saved as a.jpg (1.5 kB, there already), b.jpg (20 bytes)",
+            "saved as a.jpg (1.5 kB, already there), b.jpg (20 bytes)",
         ),
         (
             [Saved(Path(f"{n}.jpg"), 10, new=True) for n in range(6)],
@@ -242,7 +242,7 @@ def delivery(
 @pytest.mark.parametrize(
     ("deliveries", "expected"),
     [
-        ([], "nothing waits"),
+        ([], "no pending deliveries"),
         ([delivery()], f"{ID}: to me@example.org by mail, waiting for 5 minutes, due now"),
         (
             [delivery(next_try=ARRIVED + 360)],

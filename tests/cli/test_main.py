@@ -78,7 +78,7 @@ class TestList:
     @pytest.mark.parametrize("words", [[], ["list"]], ids=["nothing", "list"])
     def test_nothing_waits(self, running: Spool, run: Run, words: list[str]) -> None:
         """Without an action it lists, and says so if nothing waits."""
-        assert run(*words) == (0, "nothing waits\n", "")
+        assert run(*words) == (0, "no pending deliveries\n", "")
 
     def test_waiting(self, running: Spool, run: Run) -> None:
         """What waits: a line for each delivery, with the id that retry and drop take."""
@@ -169,7 +169,7 @@ class TestDrop:
         other = accept(running)
         day = folder_for(uploads / "undelivered", arrival.received)
         first = f"saved as {day / 'A.JPG'} (500 bytes), {day / 'B.JPG'} (600 bytes)\n"
-        again = first.replace(" bytes)", " bytes, there already)")
+        again = first.replace(" bytes)", " bytes, already there)")
         assert run("drop", arrival.id) == (0, first + again, "")
         assert contents(day) == PHOTOS
         assert [one.arrival.id for one in running.waiting()] == [other.id]

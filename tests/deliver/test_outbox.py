@@ -1244,12 +1244,12 @@ class TestThreads:
         out.start()
         assert begun.wait(SOON)
         assert out.stop(0) is False
-        assert [one.id for one in out.at_hand] == ids[:1]
+        assert [one.id for one in out.current] == ids[:1]
         out.start()
         go_on.set()
         assert all_came.wait(SOON)
         assert out.stop(SOON) is True
-        assert (sorted(came), out.at_hand) == (ids, [])
+        assert (sorted(came), out.current) == (ids, [])
 
     def test_stop_while_asleep(self, waiting: Spool) -> None:
         """A sleeping outbox ends at once."""
