@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nxparse.address import deliverable, is_deliverable
 from nxparse.deliver import routes
@@ -31,8 +31,7 @@ class ConfigError(ValueError):
     """An option with an unusable value, in one sentence for the user."""
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """An option as it is declared to mitmproxy, and the parser for its text (or each of them).
 
     The parser raises ValueError with the value and what is wrong with it.
@@ -216,8 +215,8 @@ class Config:
             "",
             _parse_smtp,
             "Mail server for outgoing mail: smtps://user:password@host (TLS from the start),"
-            " smtp+starttls://... (STARTTLS required), smtp://... (STARTTLS if the server offers it;"
-            " without it, no password is sent).",
+            " smtp+starttls://... (STARTTLS required), smtp://... (STARTTLS if it is offered; without"
+            " it, no password is sent).",
         )
     )
     senders: tuple[str, ...] = field(

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 from urllib.parse import quote
 
 from nxparse.address import comparable
@@ -34,18 +34,17 @@ PHOTO_SITES = VIDEO_SITES | _PHOTO_ONLY
 OAUTH_SITES = frozenset({"dropbox", "flickr", "skydrive"})
 SITES = PHOTO_SITES | OAUTH_SITES
 
-_VARIABLES = re.compile(r"(?:\$\{\w+\})*")
-_SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*|\$\{\w+\})(?=://)")
+_VARIABLES = r"(?:\$\{\w+\})*"
+_SCHEME = r"(?:[A-Za-z][A-Za-z0-9+.-]*|\$\{\w+\})(?=://)"
 # The host and port of a URL, where no part of a password can be mistaken for them.
-_HOST = re.compile(
+_HOST = (
     r"://(?:[^/?#]*@)?"
     r"((?:(?:[\w.-]|\$\{\w+\})+|\[[0-9A-Fa-f:.]+\])(?::(?:[0-9]+|\$\{\w+\}))?)"
     r"(?:[/?#][^@]*)?"
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A target: `text` as written, `kind` and `argument` before and after its colon."""
 
     text: str
@@ -60,8 +59,7 @@ class Target:
         return self.kind not in DISK_ONLY
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     pattern: str
     target: Target
 
@@ -117,14 +115,14 @@ def shown(text: str) -> str:
     if kind == "run":  # anything beside a URL may be a password for it
         program = argument.split()[0]
         return f"run:{program} ..." if re.fullmatch(r"[\w./~${}-]+", program) else "run:..."
-    variables = _VARIABLES.match(argument)
+    variables = re.match(_VARIABLES, argument)
     assert variables
     if variables[0] == argument:
         return text
-    scheme = _SCHEME.match(argument)
+    scheme = re.match(_SCHEME, argument)
     if not scheme:
         return f"{kind}:{variables[0]}..."
-    host = _HOST.fullmatch(argument, scheme.end())
+    host = re.fullmatch(_HOST, argument[scheme.end() :])
     if not host or kind == "notify":  # the host of its URLs may be a token
         return f"{kind}:{scheme[0]}://..."
     bare = f"{scheme[0]}://{host[1]}"

@@ -58,32 +58,13 @@ def _prepared(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / ".nx"
-
-
-@pytest.fixture
-def spool(root: Path, clock: Clock) -> Iterator[Spool]:
-    found = Spool(root, clock)
-    yield found
-    found.close()
 
 
 def accept(into: Spool, *targets: str, data: bytes = ONE, to: Sequence[str] = ("a",)) -> str:
     """Accept an upload, for each target to the same recipients. Returns its id."""
     return arrivals.accept(into, data, dict.fromkeys(targets or ("save",), to)).id
-
-
-def accept_cut(into: Spool, root: Path) -> str:
-    """Accept an upload whose body is damaged afterwards. Returns its id."""
-    id = accept(into)
-    (root / "spool" / id).write_bytes(CUT)
-    return id
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -139,72 +120,103 @@ def box(
     spool: Spool,
     targets: Mapping[str, Deliver],
     clock: Callable[[], float],
-    kept: Kept | None = None,
+    kept: Callable[[Upload, Sequence[File], Delivery], str],
     *,
     retry_for: float = 3 * DAY,
     jitter: float = 1.0,
 ) -> Outbox:
-    return Outbox(
-        spool,
-        targets.__getitem__,
-        kept or Kept(),
-        retry_for=retry_for,
-        clock=clock,
-        jitter=lambda: jitter,
-    )
+    deliver_to = targets.__getitem__
+    return Outbox(spool, deliver_to, kept, retry_for=retry_for, clock=clock, jitter=lambda: jitter)
 
 
-def wait(spool: Spool, clock: Clock, target: str = "save") -> float | None:
-    """Return the seconds until the next delivery to a target; None if there is none."""
-    when = spool.next_try(target)
-    return None if when is None else when - clock.now
+class Scene:
+    """A spool with a clock that stands still, and a place for files that cannot be delivered."""
+
+    def __init__(self, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+        self.root, self.caplog = root, caplog
+        self.clock, self.kept = Clock(), Kept()
+        self.spool = Spool(root, self.clock)
+
+    def accept(self, *targets: str, data: bytes = ONE, to: Sequence[str] = ("a",)) -> str:
+        return accept(self.spool, *targets, data=data, to=to)
+
+    def accept_cut(self) -> str:
+        """Accept an upload whose body is damaged afterwards. Returns its id."""
+        id = self.accept()
+        (self.root / "spool" / id).write_bytes(CUT)
+        return id
+
+    def box(self, targets: Mapping[str, Deliver], **options: float) -> Outbox:
+        return box(self.spool, targets, self.clock, self.kept, **options)
+
+    def restart(self) -> None:
+        self.spool.close()
+        self.spool = Spool(self.root, self.clock)
+
+    def wait(self) -> float | None:
+        """Return the seconds until the next delivery to `save`; None if there is none."""
+        when = self.spool.next_try("save")
+        return None if when is None else when - self.clock.now
+
+    def logged(self) -> list[str]:
+        return logged(self.caplog)
+
+    def bodies(self) -> dict[str, bytes]:
+        return contents(self.root / "spool")
+
+    def quarantine(self) -> dict[str, bytes]:
+        return contents(self.root / "quarantine")
+
+    def assert_ended(self) -> None:
+        assert (self.spool.waiting(), self.bodies()) == ([], {})
 
 
-def assert_ended(spool: Spool, root: Path) -> None:
-    assert (spool.waiting(), contents(root / "spool")) == ([], {})
+@pytest.fixture
+def scene(root: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Scene]:
+    found = Scene(root, caplog)
+    yield found
+    found.spool.close()
 
 
 class TestDeliverDue:
-    def test_success(
-        self, spool: Spool, root: Path, clock: Clock, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_success(self, scene: Scene) -> None:
         """A delivery that succeeds is made once."""
         target = Target(Outcome("saved as SAM_4371.JPG"))
-        id = accept(spool)
-        out = box(spool, {"save": target}, clock)
+        id = scene.accept()
+        out = scene.box({"save": target})
         out.deliver_due("save")
         out.deliver_due("save")
         assert (target.ids, target.photos) == ([id], [[PHOTO]])
-        assert logged(caplog) == [f"INFO upload {id}: saved as SAM_4371.JPG"]
-        assert_ended(spool, root)
+        assert scene.logged() == [f"INFO upload {id}: saved as SAM_4371.JPG"]
+        scene.assert_ended()
 
-    def test_each_target(self, spool: Spool, root: Path, clock: Clock) -> None:
+    def test_each_target(self, scene: Scene) -> None:
         """An upload goes to each of its targets, and its body stays until the last has it."""
         mail, disk = Target(FULL), Target()
-        id = accept(spool, "save", "mail")
-        out = box(spool, {"save": disk, "mail": mail}, clock)
+        id = scene.accept("save", "mail")
+        out = scene.box({"save": disk, "mail": mail})
         out.deliver_due("mail")
         out.deliver_due("save")
-        assert list(contents(root / "spool")) == [id]
-        clock.now += MIN_WAIT
+        assert list(scene.bodies()) == [id]
+        scene.clock.now += MIN_WAIT
         out.deliver_due("mail")
         assert (mail.ids, disk.ids) == ([id, id], [id])
-        assert_ended(spool, root)
+        scene.assert_ended()
 
-    def test_not_before_its_time(self, spool: Spool, clock: Clock) -> None:
+    def test_not_before_its_time(self, scene: Scene) -> None:
         """A postponed delivery is not retried together with a new one."""
         target = Target(FULL)
-        first = accept(spool)
-        out = box(spool, {"save": target}, clock)
+        first = scene.accept()
+        out = scene.box({"save": target})
         out.deliver_due("save")
-        clock.now += 5
-        second = accept(spool)
+        scene.clock.now += 5
+        second = scene.accept()
         out.deliver_due("save")
-        assert (target.ids, wait(spool, clock)) == ([first, second], 10)
+        assert (target.ids, scene.wait()) == ([first, second], 10)
 
-    def test_dropped_meanwhile(self, spool: Spool, root: Path, clock: Clock) -> None:
+    def test_dropped_meanwhile(self, scene: Scene) -> None:
         """A delivery that the user drops while others are made is not made."""
-        beside = Spool(root, clock, alone=False)
+        beside = Spool(scene.root, scene.clock, alone=False)
         target = Target()
 
         def deliver(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
@@ -212,17 +224,17 @@ class TestDeliverDue:
                 beside.failed(one, "dropped by hand")
             return target(upload, files, delivery)
 
-        id = accept(spool)
-        clock.now += 1
-        accept(spool, "save", "mail")
-        box(spool, {"save": deliver}, clock).deliver_due("save")
+        id = scene.accept()
+        scene.clock.now += 1
+        scene.accept("save", "mail")
+        scene.box({"save": deliver}).deliver_due("save")
         beside.close()
         assert target.ids == [id]
 
     @pytest.mark.parametrize(
         "outcome", [Outcome("saved"), FULL, GONE, LARGE, NEVER, BUG, BodyError("none")], ids=repr
     )
-    def test_others_go_on(self, spool: Spool, clock: Clock, outcome: Exception | Outcome) -> None:
+    def test_others_go_on(self, scene: Scene, outcome: Exception | Outcome) -> None:
         """A delivery is in progress while it is made, and then the next one is made."""
         seen = []
 
@@ -231,15 +243,15 @@ class TestDeliverDue:
             return target(upload, files, delivery)
 
         target = Target(outcome)
-        first = accept(spool, "save", "mail")
-        clock.now += 1
-        second = accept(spool)
-        out = box(spool, {"save": deliver}, clock)
+        first = scene.accept("save", "mail")
+        scene.clock.now += 1
+        second = scene.accept()
+        out = scene.box({"save": deliver})
         assert out.attempted() == set()
         out.deliver_due("save")
         assert seen[0] == {(first, "save", 0)}
         assert out.attempted() == set()
-        clock.now += MIN_WAIT
+        scene.clock.now += MIN_WAIT
         out.deliver_due("save")
         assert second in target.ids
 
@@ -254,20 +266,13 @@ class TestDeliverDue:
         ],
         ids=["number", "file", "text", "nothing", "temporary"],
     )
-    def test_retry(
-        self,
-        spool: Spool,
-        clock: Clock,
-        caplog: pytest.LogCaptureFixture,
-        error: Exception,
-        reason: str,
-    ) -> None:
+    def test_retry(self, scene: Scene, error: Exception, reason: str) -> None:
         """The reason for a retry is logged and stored."""
-        id = accept(spool)
-        box(spool, {"save": Target(error)}, clock).deliver_due("save")
+        id = scene.accept()
+        scene.box({"save": Target(error)}).deliver_due("save")
         line = f"upload {id}: save: {reason}; it is safe, next try in 15 seconds"
-        assert logged(caplog) == [f"WARNING {line}"]
-        assert [one.reason for one in spool.waiting()] == [reason]
+        assert scene.logged() == [f"WARNING {line}"]
+        assert [one.reason for one in scene.spool.waiting()] == [reason]
 
     @pytest.mark.parametrize(
         ("known", "reason"),
@@ -278,27 +283,20 @@ class TestDeliverDue:
         ],
         ids=["bug", "no memory", "unknown target"],
     )
-    def test_bug(
-        self,
-        spool: Spool,
-        clock: Clock,
-        caplog: pytest.LogCaptureFixture,
-        known: dict[str, Deliver],
-        reason: str,
-    ) -> None:
+    def test_bug(self, scene: Scene, known: dict[str, Deliver], reason: str) -> None:
         """R06: after an unexpected exception, which is logged, the delivery is retried."""
-        id = accept(spool, "pigeon")
-        box(spool, known, clock).deliver_due("pigeon")
-        assert [record.exc_info is not None for record in caplog.records] == [True, False]
-        error, warning = logged(caplog)
+        id = scene.accept("pigeon")
+        scene.box(known).deliver_due("pigeon")
+        assert [record.exc_info is not None for record in scene.caplog.records] == [True, False]
+        error, warning = scene.logged()
         assert error == f"ERROR upload {id}: pigeon: a bug"
         assert warning.startswith(f"WARNING upload {id}: pigeon: {reason}; ")
-        clock.now += MIN_WAIT
+        scene.clock.now += MIN_WAIT
         better = Target()
-        box(spool, {"pigeon": better}, clock).deliver_due("pigeon")
-        assert (better.ids, spool.waiting()) == ([id], [])
+        scene.box({"pigeon": better}).deliver_due("pigeon")
+        assert (better.ids, scene.spool.waiting()) == ([id], [])
 
-    def test_progress(self, spool: Spool, clock: Clock) -> None:
+    def test_progress(self, scene: Scene) -> None:
         """The progress of an attempt is passed to the next one, and to no other delivery."""
 
         def stopped(error: Exception, *progress: str) -> Exception:
@@ -313,61 +311,42 @@ class TestDeliverDue:
             stopped(OSError(errno.EIO, "I/O error"), "a", "b", "c"),
             BUG,
         )
-        id = accept(spool)
-        out = box(spool, {"save": target}, clock)
+        id = scene.accept()
+        out = scene.box({"save": target})
         for _ in range(7):
             out.deliver_due("save")
-            clock.now += MAX_WAIT
-        accept(spool)
+            scene.clock.now += MAX_WAIT
+        scene.accept()
         out.deliver_due("save")
         assert target.ids[:7] == [id] * 7
         ab, abc = ("a", "b"), ("a", "b", "c")
         assert target.progress == [(), ("a",), ("a",), ab, ab, abc, abc, ()]
 
     @pytest.mark.parametrize("error", [LATER, GONE, FULL, BUG, NEVER, LARGE], ids=repr)
-    def test_secrets(
-        self, spool: Spool, clock: Clock, caplog: pytest.LogCaptureFixture, error: Exception
-    ) -> None:
+    def test_secrets(self, scene: Scene, error: Exception) -> None:
         """A secret in a target is not logged, whatever happens."""
         target = "forward:https://me:s3cret@h/s3cret"
         for _ in range(3):
-            accept(spool, target)
-        box(spool, {target: Target(error)}, clock).deliver_due(target)
-        box(spool, {}, clock).deliver_due(target)
-        assert caplog.records
-        assert "s3cret" not in caplog.text
-
-    def test_disk_full_for_a_while(self, spool: Spool, clock: Clock, tmp_path: Path) -> None:
-        """K08: when the disk has room again, the photos are saved."""
-
-        def deliver(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
-            save(files, tmp_path / "uploads", delivery.arrival.received, delivery.id)
-            return Outcome("saved")
-
-        accept(spool)
-        out = box(spool, {"save": deliver}, clock)
-        with Faults(("write", "copy_file_range"), errno.ENOSPC, persistent=True):
-            out.deliver_due("save")
-        assert wait(spool, clock) == MIN_WAIT
-        clock.now += MIN_WAIT
-        out.deliver_due("save")
-        assert spool.waiting() == []
-        assert contents(folder_for(tmp_path / "uploads", NEW_YEAR)) == {"SAM_4371.JPG": PHOTO}
+            scene.accept(target)
+        scene.box({target: Target(error)}).deliver_due(target)
+        scene.box({}).deliver_due(target)
+        assert scene.caplog.records
+        assert "s3cret" not in scene.caplog.text
 
 
 class TestState:
     """The database fails, or the process dies."""
 
-    def test_error_is_raised(self, spool: Spool, clock: Clock) -> None:
+    def test_error_is_raised(self, scene: Scene) -> None:
         """An error of the database is raised, not recorded in that very database."""
-        id = accept(spool)
+        id = scene.accept()
         target = Target(BROKEN)
-        out = box(spool, {"save": target}, clock)
+        out = scene.box({"save": target})
         with pytest.raises(sqlite3.OperationalError):
             out.deliver_due("save")
-        assert [delivery.attempts for delivery in spool.due("save")] == [0]
+        assert [delivery.attempts for delivery in scene.spool.due("save")] == [0]
         out.deliver_due("save")
-        assert (target.ids, spool.waiting()) == ([id, id], [])
+        assert (target.ids, scene.spool.waiting()) == ([id, id], [])
 
     @pytest.mark.parametrize(
         ("outcome", "attempts", "files_kept"),
@@ -375,29 +354,22 @@ class TestState:
         ids=["done", "later", "never"],
     )
     def test_result_cannot_be_recorded(
-        self,
-        spool: Spool,
-        clock: Clock,
-        outcome: Exception | Outcome,
-        attempts: list[int],
-        files_kept: int,
+        self, scene: Scene, outcome: Exception | Outcome, attempts: list[int], files_kept: int
     ) -> None:
         """The result is recorded later, without a second delivery."""
-        first = accept(spool)
-        target, kept = Target(outcome), Kept()
-        out = box(spool, {"save": target}, clock, kept)
+        first = scene.accept()
+        target = Target(outcome)
+        out = scene.box({"save": target})
         with Faults(("COMMIT",), errno.EIO), pytest.raises(sqlite3.OperationalError):
             out.deliver_due("save")
         out.deliver_due("save")
-        assert (target.ids, len(kept.came)) == ([first], files_kept)
-        assert [one.attempts for one in spool.waiting()] == attempts
-        clock.now += MIN_WAIT
+        assert (target.ids, len(scene.kept.came)) == ([first], files_kept)
+        assert [one.attempts for one in scene.spool.waiting()] == attempts
+        scene.clock.now += MIN_WAIT
         out.deliver_due("save")
         assert target.ids == [first] * (1 + len(attempts))
 
-    def test_killed_between_delivery_and_record(
-        self, spool: Spool, root: Path, clock: Clock, tmp_path: Path
-    ) -> None:
+    def test_killed_between_delivery_and_record(self, scene: Scene, tmp_path: Path) -> None:
         """R10: a delivery whose result was not recorded is repeated, without a second file."""
         ids: list[str] = []
         new: list[bool] = []
@@ -406,76 +378,71 @@ class TestState:
             ids.append(delivery.id)
             received = delivery.arrival.received
             new.extend(one.new for one in save(files, tmp_path / "uploads", received, delivery.id))
-            spool.close()  # nothing more can be recorded
+            first.close()  # nothing more can be recorded
             return Outcome("saved")
 
-        id = accept(spool, data=TWO)
-        spool.split(spool.due("save")[0], 2)
+        id, first = scene.accept(data=TWO), scene.spool
+        first.split(first.due("save")[0], 2)
         with pytest.raises(sqlite3.ProgrammingError):
-            box(spool, {"save": deliver}, clock).deliver_due("save")
-        again = Spool(root, clock)
-        box(again, {"save": deliver}, clock).deliver_due("save")
-        again.close()
+            scene.box({"save": deliver}).deliver_due("save")
+        scene.restart()
+        scene.box({"save": deliver}).deliver_due("save")
         assert ids == [f"{id}.1", f"{id}.1", f"{id}.2"]
         assert new == [True, False, True]
         day = folder_for(tmp_path / "uploads", NEW_YEAR)
         assert contents(day) == {"A.JPG": PHOTO, "B.JPG": jpeg(600)}
-        assert contents(root / "spool") == {}
+        assert scene.bodies() == {}
 
 
 class TestQuarantine:
-    def test_body_cannot_be_read(
-        self, spool: Spool, root: Path, clock: Clock, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_body_cannot_be_read(self, scene: Scene) -> None:
         """T15: a body that cannot be read goes to quarantine."""
         target = Target()
-        poison, good = accept_cut(spool, root), accept(spool)
-        out = box(spool, {"save": target}, clock)
+        poison, good = scene.accept_cut(), scene.accept()
+        out = scene.box({"save": target})
         out.deliver_due("save")
         out.deliver_due("save")
         assert target.ids == [good]
-        path = root / "quarantine" / poison
+        path = scene.root / "quarantine" / poison
         assert contents(path.parent) == {poison: CUT}
         assert (
             f"WARNING upload {poison} cannot be delivered: its body has another size than when it "
             f"was accepted; its body is kept as {path}"
-        ) in logged(caplog)
+        ) in scene.logged()
 
-    def test_target_cannot_use_it(self, spool: Spool, root: Path, clock: Clock) -> None:
+    def test_target_cannot_use_it(self, scene: Scene) -> None:
         """A body that a target cannot use goes to quarantine as well."""
-        id = accept(spool)
-        box(spool, {"save": Target(BodyError("it has no photo"))}, clock).deliver_due("save")
-        assert spool.waiting() == []
-        assert list(contents(root / "quarantine")) == [id]
+        id = scene.accept()
+        scene.box({"save": Target(BodyError("it has no photo"))}).deliver_due("save")
+        assert scene.spool.waiting() == []
+        assert list(scene.quarantine()) == [id]
 
-    def test_body_is_gone(
-        self, spool: Spool, root: Path, clock: Clock, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_body_is_gone(self, scene: Scene) -> None:
         """A deleted body is reported once."""
-        id = accept(spool)
-        (root / "spool" / id).unlink()
-        out = box(spool, {"save": Target()}, clock)
+        id = scene.accept()
+        (scene.root / "spool" / id).unlink()
+        out = scene.box({"save": Target()})
         out.deliver_due("save")
         out.deliver_due("save")
-        assert logged(caplog) == [f"WARNING upload {id} cannot be delivered: its body is gone"]
+        assert scene.logged() == [f"WARNING upload {id} cannot be delivered: its body is gone"]
 
-    def test_quarantine_cannot_take_it(self, spool: Spool, root: Path, clock: Clock) -> None:
+    def test_quarantine_cannot_take_it(self, scene: Scene) -> None:
         """A body that cannot be moved to quarantine stays, and others are delivered."""
         target = Target()
-        poison = accept_cut(spool, root)
-        clock.now += 1
-        id = accept(spool)
-        out = box(spool, {"save": target}, clock)
+        poison = scene.accept_cut()
+        scene.clock.now += 1
+        id = scene.accept()
+        out = scene.box({"save": target})
         with Faults(("replace",), errno.EACCES, persistent=True):
             out.deliver_due("save")
         assert target.ids == [id]
-        assert contents(root / "spool") == {poison: CUT}
-        [left] = spool.waiting()
+        assert scene.bodies() == {poison: CUT}
+        [left] = scene.spool.waiting()
         assert "and quarantine: Permission denied" in left.reason
-        clock.now += MIN_WAIT
+        scene.clock.now += MIN_WAIT
         out.deliver_due("save")
-        assert spool.waiting() == []
-        assert contents(root / "quarantine") == {poison: CUT}
+        assert scene.spool.waiting() == []
+        assert scene.quarantine() == {poison: CUT}
 
 
 class TestWaits:
@@ -501,27 +468,28 @@ class TestWaits:
             (1.1, [16.5, 18.15, 38.115, 80.0415]),
         ],
     )
-    def test_grow(self, spool: Spool, clock: Clock, jitter: float, expected: list[float]) -> None:
+    def test_grow(self, scene: Scene, jitter: float, expected: list[float]) -> None:
         """The waits of a delivery grow, each a little longer or shorter."""
-        accept(spool)
+        scene.accept()
         target = Target(*[FULL] * len(expected))
-        out = box(spool, {"save": target}, clock, jitter=jitter)
+        out = scene.box({"save": target}, jitter=jitter)
         waits = []
         out.deliver_due("save")
-        while (seconds := wait(spool, clock)) is not None:
+        while (seconds := scene.wait()) is not None:
             waits.append(seconds)
-            clock.now += seconds
+            scene.clock.now += seconds
             out.deliver_due("save")
         assert waits == pytest.approx(expected)
 
-    def test_default_jitter(self, spool: Spool, clock: Clock) -> None:
+    def test_default_jitter(self, scene: Scene) -> None:
         """By default, waits differ by up to a tenth."""
         for _ in range(20):
-            accept(spool)
+            scene.accept()
         targets = {"save": Target(*[LATER] * 20)}
-        out = Outbox(spool, targets.__getitem__, Kept(), retry_for=1, clock=clock)
+        deliver_to = targets.__getitem__
+        out = Outbox(scene.spool, deliver_to, scene.kept, retry_for=1, clock=scene.clock)
         out.deliver_due("save")
-        waits = {one.waited for one in spool.waiting()}
+        waits = {one.waited for one in scene.spool.waiting()}
         assert len(waits) > 1
         assert all(abs(one - MIN_WAIT) <= JITTER * MIN_WAIT for one in waits)
 
@@ -530,115 +498,104 @@ class TestWaits:
         [(0, 1.0, 15), (60, 0.9, 60), (60, 1.1, 66), (3600, 1.0, 3600), (86400, 1.0, 3600)],
     )
     def test_retry_after(
-        self, spool: Spool, clock: Clock, retry_after: float, jitter: float, seconds: float
+        self, scene: Scene, retry_after: float, jitter: float, seconds: float
     ) -> None:
         """A server may ask for a longer wait, up to an hour, which is not made shorter."""
-        accept(spool)
+        scene.accept()
         target = Target(TemporaryError("451", retry_after))
-        box(spool, {"save": target}, clock, jitter=jitter).deliver_due("save")
-        assert wait(spool, clock) == pytest.approx(seconds)
+        scene.box({"save": target}, jitter=jitter).deliver_due("save")
+        assert scene.wait() == pytest.approx(seconds)
 
     @pytest.mark.parametrize("how", ["retried by hand", "restarted"])
     @pytest.mark.parametrize("seconds", [0, 4], ids=["at once", "after 4 s"])
-    def test_wait_that_was_cut_short(
-        self, spool: Spool, root: Path, clock: Clock, how: str, seconds: float
-    ) -> None:
+    def test_wait_that_was_cut_short(self, scene: Scene, how: str, seconds: float) -> None:
         """Only the time that a delivery has really waited counts."""
         times = 6
-        id, target = accept(spool), Target(*[LATER] * (times + 1))
-        out = box(spool, {"save": target}, clock, retry_for=30)
+        id, target = scene.accept(), Target(*[LATER] * (times + 1))
+        out = scene.box({"save": target}, retry_for=30)
         out.deliver_due("save")
         for _ in range(times):
-            clock.now += seconds
+            scene.clock.now += seconds
             if how == "restarted":
-                spool.close()
-                spool = Spool(root, clock)
-                out = box(spool, {"save": target}, clock, retry_for=30)
+                scene.restart()
+                out = scene.box({"save": target}, retry_for=30)
             else:
-                assert spool.retry_now(id) == 1
+                assert scene.spool.retry_now(id) == 1
             out.deliver_due("save")
-        [left] = spool.waiting()
+        [left] = scene.spool.waiting()
         wait = max(MIN_WAIT, times * seconds)
-        assert (left.attempts, left.next_try - clock.now) == (times + 1, wait)
+        assert (left.attempts, left.next_try - scene.clock.now) == (times + 1, wait)
         assert left.waited == times * seconds + wait
-        spool.close()
 
     @pytest.mark.parametrize("jump", [YEARS, -YEARS, -NEW_YEAR, 3600, -3600, -90000])
-    def test_clock_jumps(self, spool: Spool, clock: Clock, jump: float) -> None:
+    def test_clock_jumps(self, scene: Scene, jump: float) -> None:
         """R07: when the clock is set, nothing expires, and nothing waits for years."""
-        kept, target = Kept(), Target(*[LATER] * 5)
-        accept(spool)
-        out = box(spool, {"save": target}, clock, kept)
+        target = Target(*[LATER] * 5)
+        scene.accept()
+        out = scene.box({"save": target})
         out.deliver_due("save")
-        clock.now += jump
+        scene.clock.now += jump
         for _ in range(5):
-            seconds = max(0.0, wait(spool, clock) or 0)
-            clock.now += min(seconds, 2 * MAX_WAIT)
+            seconds = max(0.0, scene.wait() or 0)
+            scene.clock.now += min(seconds, 2 * MAX_WAIT)
             out.deliver_due("save")
-        assert (len(target.ids), kept.came, spool.waiting()) == (6, [], [])
+        assert (len(target.ids), scene.kept.came, scene.spool.waiting()) == (6, [], [])
 
     @pytest.mark.parametrize("error", [LATER, FULL], ids=["temporary", "OSError"])
     @pytest.mark.parametrize(
         ("retry_for", "attempts"), [(0, 1), (1, 2), (15, 2), (16, 3), (30, 3), (60, 4)]
     )
     def test_abandoned(
-        self,
-        spool: Spool,
-        root: Path,
-        clock: Clock,
-        caplog: pytest.LogCaptureFixture,
-        retry_for: float,
-        attempts: int,
-        error: Exception,
+        self, scene: Scene, retry_for: float, attempts: int, error: Exception
     ) -> None:
         """T14: the files of a delivery that has waited for `retry_for` are kept."""
-        kept, target = Kept(), Target(*[error] * 99)
-        id = accept(spool)
-        out = box(spool, {"save": target}, clock, kept, retry_for=retry_for)
+        target = Target(*[error] * 99)
+        id = scene.accept()
+        out = scene.box({"save": target}, retry_for=retry_for)
         for _ in range(attempts + 1):
             out.deliver_due("save")
-            clock.now += wait(spool, clock) or 0
+            scene.clock.now += scene.wait() or 0
         assert len(target.ids) == attempts
-        assert kept.came == [(id, ["SAM_4371.JPG"])]
+        assert scene.kept.came == [(id, ["SAM_4371.JPG"])]
         reason = getattr(error, "strerror", str(error))
         line = f"upload {id} is not delivered to a: abandoned: {reason}; kept"
-        assert logged(caplog)[-1] == f"WARNING {line}"
-        assert_ended(spool, root)
+        assert scene.logged()[-1] == f"WARNING {line}"
+        scene.assert_ended()
 
-    def test_target_that_no_longer_exists(self, spool: Spool, clock: Clock) -> None:
+    def test_target_that_no_longer_exists(self, scene: Scene) -> None:
         """A delivery to a target that was removed is retried, and its files are kept."""
 
         def deliver_to(target: str) -> Deliver:
             raise TemporaryError(f"unknown target {target!r}")
 
-        kept = Kept()
-        id = accept(spool, "pigeon")
-        out = Outbox(spool, deliver_to, kept, retry_for=15, clock=clock, jitter=lambda: 1.0)
+        id = scene.accept("pigeon")
+        out = scene.box({}, retry_for=15)
+        out.deliver_to = deliver_to
         for _ in range(2):
-            assert kept.came == []
+            assert scene.kept.came == []
             out.deliver_due("pigeon")
-            clock.now += MIN_WAIT
-        assert kept.came == [(id, ["SAM_4371.JPG"])]
+            scene.clock.now += MIN_WAIT
+        assert scene.kept.came == [(id, ["SAM_4371.JPG"])]
 
 
 class TestQueue:
     """T17: many deliveries for one target."""
 
-    def test_new_and_old_take_turns(self, spool: Spool, clock: Clock) -> None:
+    def test_new_and_old_take_turns(self, scene: Scene) -> None:
         """Neither new deliveries nor retries wait for the end of the others."""
         target = Target(*[LATER] * 4)
-        old = [accept(spool) for _ in range(4)]
-        out = box(spool, {"save": target}, clock)
+        old = [scene.accept() for _ in range(4)]
+        out = scene.box({"save": target})
         out.deliver_due("save")
-        clock.now += MIN_WAIT
-        new = [accept(spool) for _ in range(3)]
+        scene.clock.now += MIN_WAIT
+        new = [scene.accept() for _ in range(3)]
         target.ids.clear()
         out.deliver_due("save")
         order = ["new" if id in new else "old" for id in target.ids]
         assert order == ["new", "old"] * 3 + ["old"]
         assert sorted(target.ids) == sorted(old + new)
 
-    def test_new_one_meanwhile(self, spool: Spool, clock: Clock) -> None:
+    def test_new_one_meanwhile(self, scene: Scene) -> None:
         """An upload accepted during the retries is among the next, not the last."""
         came: list[str] = []
         late: list[str] = []
@@ -647,166 +604,152 @@ class TestQueue:
             if delivery.attempts == 0 and not late:
                 raise LATER
             if not late:
-                late.append(accept(spool))
+                late.append(scene.accept())
             came.append(delivery.id)
             return Outcome("saved")
 
         for _ in range(10):
-            accept(spool)
-        out = box(spool, {"save": deliver}, clock)
+            scene.accept()
+        out = scene.box({"save": deliver})
         out.deliver_due("save")
-        clock.now += MIN_WAIT
+        scene.clock.now += MIN_WAIT
         out.deliver_due("save")
         assert (came.index(late[0]), len(came)) == (1, 11)
 
-    def test_unreachable(
-        self, spool: Spool, clock: Clock, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_unreachable(self, scene: Scene) -> None:
         """An unreachable server is contacted once for all deliveries, until it is back."""
         target = Target(GONE, GONE, GONE)
-        ids = [accept(spool) for _ in range(50)]
-        out = box(spool, {"save": target}, clock)
+        ids = [scene.accept() for _ in range(50)]
+        out = scene.box({"save": target})
         waits = []
         for _ in range(3):
             out.deliver_due("save")
-            waits.append(wait(spool, clock) or 0)
-            clock.now += waits[-1]
+            waits.append(scene.wait() or 0)
+            scene.clock.now += waits[-1]
         assert (len(target.ids), waits) == (3, [15, 15, 30])
-        assert {(one.attempts, one.reason) for one in spool.waiting()} == {(3, str(GONE))}
-        assert logged(caplog)[:2] == [
+        assert {(one.attempts, one.reason) for one in scene.spool.waiting()} == {(3, str(GONE))}
+        assert scene.logged()[:2] == [
             f"WARNING upload {target.ids[0]}: save: {GONE}; it is safe, next try in 15 seconds",
             f"WARNING save: {GONE}; other deliveries waiting: 49",
         ]
         target.ids.clear()
         out.deliver_due("save")
         assert sorted(target.ids) == sorted(ids)
-        assert spool.waiting() == []
+        assert scene.spool.waiting() == []
 
-    def test_new_upload_for_unreachable_target(self, spool: Spool, clock: Clock) -> None:
+    def test_new_upload_for_unreachable_target(self, scene: Scene) -> None:
         """A new upload is tried at once, and alone."""
         target = Target(GONE)
-        accept(spool)
-        out = box(spool, {"save": target}, clock)
+        scene.accept()
+        out = scene.box({"save": target})
         out.deliver_due("save")
-        clock.now += 1
-        new = accept(spool)
+        scene.clock.now += 1
+        new = scene.accept()
         out.deliver_due("save")
         assert target.ids[1:] == [new]
-        assert wait(spool, clock) == MIN_WAIT - 1
+        assert scene.wait() == MIN_WAIT - 1
 
-    def test_wrong_password(self, spool: Spool, clock: Clock) -> None:
+    def test_wrong_password(self, scene: Scene) -> None:
         """T05: a server that refuses our password is contacted once an hour."""
         target = Target(*[UnreachableError("535 no", MAX_WAIT)] * 99)
         for _ in range(10):
-            accept(spool)
-            clock.now += 1
-        out = box(spool, {"save": target}, clock, retry_for=9 * DAY)
-        until = clock.now + DAY
-        while clock.now < until:
+            scene.accept()
+            scene.clock.now += 1
+        out = scene.box({"save": target}, retry_for=9 * DAY)
+        until = scene.clock.now + DAY
+        while scene.clock.now < until:
             out.deliver_due("save")
-            clock.now += wait(spool, clock) or 0
+            scene.clock.now += scene.wait() or 0
         assert len(target.ids) == 24
-        assert {one.waited for one in spool.waiting()} == {DAY}
+        assert {one.waited for one in scene.spool.waiting()} == {DAY}
 
-    def test_wrong_password_and_a_new_upload(
-        self, spool: Spool, clock: Clock, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_wrong_password_and_a_new_upload(self, scene: Scene) -> None:
         """T05: new uploads wait for the end of the hour, unless the user retries them."""
         target = Target(*[UnreachableError("535 no", MAX_WAIT)] * 2)
-        first = accept(spool)
-        out = box(spool, {"save": target}, clock)
+        first = scene.accept()
+        out = scene.box({"save": target})
         out.deliver_due("save")
-        clock.now += 60
-        second = accept(spool)
+        scene.clock.now += 60
+        second = scene.accept()
         out.deliver_due("save")
-        assert (target.ids, wait(spool, clock)) == ([first], MAX_WAIT - 60)
-        assert "WARNING save: 535 no; other deliveries waiting: 1" in logged(caplog)
-        spool.retry_now(second)
+        assert (target.ids, scene.wait()) == ([first], MAX_WAIT - 60)
+        assert "WARNING save: 535 no; other deliveries waiting: 1" in scene.logged()
+        scene.spool.retry_now(second)
         out.deliver_due("save")
         assert target.ids == [first, second]
-        clock.now += MAX_WAIT
+        scene.clock.now += MAX_WAIT
         out.deliver_due("save")
         assert sorted(target.ids[2:]) == sorted([first, second])
-        third = accept(spool)
+        third = scene.accept()
         out.deliver_due("save")
         assert target.ids[4:] == [third]
 
-    def test_another_target(self, spool: Spool, clock: Clock) -> None:
+    def test_another_target(self, scene: Scene) -> None:
         """Deliveries to other targets are not postponed."""
         target = Target()
-        id = accept(spool, "mail", "save")
-        out = box(spool, {"mail": Target(GONE), "save": target}, clock)
+        id = scene.accept("mail", "save")
+        out = scene.box({"mail": Target(GONE), "save": target})
         out.deliver_due("mail")
         out.deliver_due("save")
         assert target.ids == [id]
 
-    def test_all_expire(
-        self, spool: Spool, root: Path, clock: Clock, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_all_expire(self, scene: Scene) -> None:
         """T14: deliveries to an unreachable target are abandoned together, each with its files."""
-        kept = Kept()
         target = Target(GONE, GONE)
-        ids = [accept(spool) for _ in range(5)]
-        out = box(spool, {"save": target}, clock, kept, retry_for=15)
+        ids = [scene.accept() for _ in range(5)]
+        out = scene.box({"save": target}, retry_for=15)
         out.deliver_due("save")
-        clock.now += MIN_WAIT
+        scene.clock.now += MIN_WAIT
         out.deliver_due("save")
         assert len(target.ids) == 2
-        assert sorted(id for id, _ in kept.came) == sorted(ids)
-        lines = logged(caplog)
+        assert sorted(id for id, _ in scene.kept.came) == sorted(ids)
+        lines = scene.logged()
         for id in ids:
             line = f"upload {id} is not delivered to a: abandoned: no answer; kept"
             assert f"WARNING {line}" in lines
-        assert_ended(spool, root)
+        scene.assert_ended()
 
 
 class TestEnds:
-    def test_permanent_error(
-        self, spool: Spool, root: Path, clock: Clock, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_permanent_error(self, scene: Scene) -> None:
         """The files of a delivery that is refused for good are kept at once."""
-        kept = Kept()
-        id = accept(spool, to=["a", "b"])
-        box(spool, {"save": Target(NEVER)}, clock, kept).deliver_due("save")
+        id = scene.accept(to=["a", "b"])
+        scene.box({"save": Target(NEVER)}).deliver_due("save")
         line = f"upload {id} is not delivered to a, b: 550 never; kept"
-        assert logged(caplog) == [f"WARNING {line}"]
-        assert kept.came == [(id, ["SAM_4371.JPG"])]
-        assert_ended(spool, root)
+        assert scene.logged() == [f"WARNING {line}"]
+        assert scene.kept.came == [(id, ["SAM_4371.JPG"])]
+        scene.assert_ended()
 
-    def test_too_large(
-        self, spool: Spool, root: Path, clock: Clock, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_too_large(self, scene: Scene) -> None:
         """T06: the files of an upload that is too large are sent one by one, or kept."""
-        kept, target = Kept(), Target(LARGE, Outcome("mailed"), LARGE)
-        id = accept(spool, data=TWO)
-        box(spool, {"save": target}, clock, kept).deliver_due("save")
+        target = Target(LARGE, Outcome("mailed"), LARGE)
+        id = scene.accept(data=TWO)
+        scene.box({"save": target}).deliver_due("save")
         assert target.ids == [id, f"{id}.1", f"{id}.2"]
         assert target.photos == [[PHOTO, jpeg(600)], [PHOTO], [jpeg(600)]]
-        assert kept.came == [(f"{id}.2", ["B.JPG"])]
-        assert logged(caplog) == [
+        assert scene.kept.came == [(f"{id}.2", ["B.JPG"])]
+        assert scene.logged() == [
             f"INFO upload {id}: 552 too large; sending each file by itself",
             f"INFO upload {id}.1: mailed",
             f"WARNING upload {id}.2 is not delivered to a: 552 too large; kept",
         ]
-        assert_ended(spool, root)
+        scene.assert_ended()
 
     @pytest.mark.parametrize(
         ("error", "retry_for"), [(NEVER, DAY), (LARGE, DAY), (LATER, 0)], ids=str
     )
-    def test_files_cannot_be_kept(
-        self, spool: Spool, root: Path, clock: Clock, error: Exception, retry_for: float
-    ) -> None:
+    def test_files_cannot_be_kept(self, scene: Scene, error: Exception, retry_for: float) -> None:
         """If the files cannot be kept, the delivery is retried."""
-        kept = Kept(FULL)
-        id = accept(spool)
-        out = box(spool, {"save": Target(error, error)}, clock, kept, retry_for=retry_for)
+        scene.kept = Kept(FULL)
+        id = scene.accept()
+        out = scene.box({"save": Target(error, error)}, retry_for=retry_for)
         out.deliver_due("save")
-        assert list(contents(root / "spool")) == [id]
-        assert [one.reason for one in spool.waiting()] == ["No space left on device"]
-        clock.now += MIN_WAIT
+        assert list(scene.bodies()) == [id]
+        assert [one.reason for one in scene.spool.waiting()] == ["No space left on device"]
+        scene.clock.now += MIN_WAIT
         out.deliver_due("save")
-        assert kept.came == [(id, ["SAM_4371.JPG"])]
-        assert_ended(spool, root)
+        assert scene.kept.came == [(id, ["SAM_4371.JPG"])]
+        scene.assert_ended()
 
 
 def refused(recipient: str, code: int) -> Refused:
@@ -814,30 +757,27 @@ def refused(recipient: str, code: int) -> Refused:
 
 
 class TestRecipients:
-    def test_mixed(
-        self, spool: Spool, root: Path, clock: Clock, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_mixed(self, scene: Scene) -> None:
         """T07: only the recipients that were refused for now are retried."""
-        kept = Kept()
         refusals = (refused("b", 450), refused("c", 550))
         target = Target(Outcome("mailed to a", refusals), Outcome("mailed to b"))
-        id = accept(spool, to=["a", "b", "c"])
-        out = box(spool, {"save": target}, clock, kept)
+        id = scene.accept(to=["a", "b", "c"])
+        out = scene.box({"save": target})
         out.deliver_due("save")
-        left = [(one.recipients, one.attempts, one.waited) for one in spool.waiting()]
+        left = [(one.recipients, one.attempts, one.waited) for one in scene.spool.waiting()]
         assert left == [(("b",), 1, 15)]
-        clock.now += MIN_WAIT
+        scene.clock.now += MIN_WAIT
         out.deliver_due("save")
         assert target.recipients == [("a", "b", "c"), ("b",)]
         assert target.ids == [id, id]
-        assert kept.came == [(id, ["SAM_4371.JPG"])]
-        assert logged(caplog) == [
+        assert scene.kept.came == [(id, ["SAM_4371.JPG"])]
+        assert scene.logged() == [
             f"INFO upload {id}: mailed to a",
             f"WARNING upload {id}: not delivered to c (550 no); kept",
             f"WARNING upload {id}: save: b (450 no); it is safe, next try in 15 seconds",
             f"INFO upload {id}: mailed to b",
         ]
-        assert_ended(spool, root)
+        scene.assert_ended()
 
     @pytest.mark.parametrize(
         ("codes", "retry_for", "state", "left", "reason", "kept_once"),
@@ -855,8 +795,7 @@ class TestRecipients:
     )
     def test_ends(
         self,
-        spool: Spool,
-        clock: Clock,
+        scene: Scene,
         codes: list[int],
         retry_for: float,
         state: str,
@@ -867,28 +806,27 @@ class TestRecipients:
         """How a delivery ends when some of its recipients are refused."""
         pairs = zip("ab", codes, strict=True)
         outcome = Outcome("sent", tuple(refused(one, code) for one, code in pairs if code >= 400))
-        kept = Kept()
-        accept(spool, to=["a", "b"])
-        out = box(spool, {"save": Target(outcome)}, clock, kept, retry_for=retry_for)
+        scene.accept(to=["a", "b"])
+        out = scene.box({"save": Target(outcome)}, retry_for=retry_for)
         out.deliver_due("save")
-        [found] = spool.since(0, state)
+        [found] = scene.spool.since(0, state)
         assert (found.recipients, found.reason) == (left, reason)
-        assert len(kept.came) == kept_once
+        assert len(scene.kept.came) == kept_once
 
-    def test_files_cannot_be_kept(self, spool: Spool, clock: Clock) -> None:
+    def test_files_cannot_be_kept(self, scene: Scene) -> None:
         """A recipient that was reached gets no second mail because files cannot be kept."""
-        kept = Kept(FULL)
+        scene.kept = Kept(FULL)
         target = Target(
             Outcome("mailed to a", (refused("b", 550), refused("c", 450))),
             Outcome("not mailed", (refused("b", 550),)),
         )
-        accept(spool, to=["a", "b", "c"])
-        out = box(spool, {"save": target}, clock, kept)
+        scene.accept(to=["a", "b", "c"])
+        out = scene.box({"save": target})
         out.deliver_due("save")
-        clock.now += MIN_WAIT
+        scene.clock.now += MIN_WAIT
         out.deliver_due("save")
         assert [sorted(one) for one in target.recipients] == [["a", "b", "c"], ["b", "c"]]
-        assert (len(kept.came), spool.waiting()) == (1, [])
+        assert (len(scene.kept.came), scene.spool.waiting()) == (1, [])
 
 
 Start = Callable[..., Outbox]
@@ -915,7 +853,7 @@ class TestThreads:
         boxes: list[Outbox] = []
 
         def start(**targets: Deliver) -> Outbox:
-            boxes.append(box(live, targets, time.time))
+            boxes.append(box(live, targets, time.time, Kept()))
             boxes[-1].start()
             return boxes[-1]
 
@@ -1086,7 +1024,7 @@ class TestThreads:
         """R02: a current delivery is finished once, the others are made after the next start."""
         target = Slow(enough=2)
         ids = [accept(live), accept(live)]
-        out = box(live, {"save": target}, time.time)
+        out = box(live, {"save": target}, time.time, Kept())
         out.start()
         assert target.begun.wait(SOON)
         assert out.stop(0.01) is False
@@ -1104,7 +1042,7 @@ class TestThreads:
         """A delivery that outlasts a stop and the next start is made once."""
         target = Slow(enough=2)
         ids = [accept(live), accept(live)]
-        out = box(live, {"save": target}, time.time)
+        out = box(live, {"save": target}, time.time, Kept())
         out.start()
         assert target.begun.wait(SOON)
         assert out.stop(0) is False
@@ -1130,7 +1068,7 @@ class TestThreads:
 
         monkeypatch.setattr(live, "next_try", look)
         accept(live, "save", "mail")
-        out = box(live, {"save": Target(), "mail": Target(LATER)}, time.time)
+        out = box(live, {"save": Target(), "mail": Target(LATER)}, time.time, Kept())
         out.start()
         eventually(lambda: {*looked} == {"save", "mail"})
         time.sleep(0.05)  # in which they could look thousands of times
@@ -1148,7 +1086,7 @@ class TestThreads:
             return []
 
         monkeypatch.setattr(live, "targets", targets)
-        out = box(live, {}, time.time)
+        out = box(live, {}, time.time, Kept())
         out.start()
         assert hangs.wait(SOON)
         assert out.stop(0.01) is False
@@ -1172,7 +1110,7 @@ class TestThreads:
         target = Target(enough=2)
         ids = [accept(live)]
         monkeypatch.setattr(live, "next_try", late)
-        out = box(live, {"save": target}, time.time)
+        out = box(live, {"save": target}, time.time, Kept())
         out.start()
         assert looks.wait(SOON)
         if action == "wake":
@@ -1204,7 +1142,7 @@ class TestThreads:
         monkeypatch.setattr(live, "version", lambda: -1)
         monkeypatch.setattr(live, "targets", late)
         target = Target()
-        out = box(live, {"save": target, "other": Target()}, time.time)
+        out = box(live, {"save": target, "other": Target()}, time.time, Kept())
         out.start()
         assert looks.wait(SOON)
         id = accept(live)

@@ -10,6 +10,7 @@ from nxparse.deliver.routes import (
     Rule,
     Target,
     decide,
+    expand,
     fits,
     parse_rule,
     parse_target,
@@ -169,6 +170,40 @@ def test_decide(rules: str, names: str, expected: dict[str, str]) -> None:
     decided = decide([parse_rule(text) for text in rules.split()], MAIL, names.split())
     wanted = [(parse_target(text), tuple(who.split())) for text, who in expected.items()]
     assert list(decided.items()) == wanted
+
+
+ENVIRON = {"A": "a/?#@:%&=+[] ü\r\n", "URL": "https://me:x@h", "EMPTY": "", "BYTES": "\udcff"}
+ODD, QUOTED = ENVIRON["A"], "a%2F%3F%23%40%3A%25%26%3D%2B%5B%5D%20%C3%BC%0D%0A"
+
+
+@pytest.mark.parametrize(
+    ("value", "url", "expected"),
+    [
+        ("/${A}/$A/${1}/{A}${EMPTY}", False, f"/{ODD}/$A/${{1}}/{{A}}"),
+        ("http://${A}:${A}@h:1/x", True, f"http://{QUOTED}:{QUOTED}@h:1/x"),
+        ("http://h/${A}?x=${A}", True, f"http://h/{ODD}?x={QUOTED}"),
+        ("http://${A}/x@y", True, f"http://{ODD}/x@y"),
+        ("${URL}/x", True, "https://me:x@h/x"),
+        ("${BYTES}", False, "\udcff"),
+    ],
+)
+def test_expand(value: str, url: bool, expected: str) -> None:
+    """A variable is quoted as user, password or in the query of a URL, where it may be anything."""
+    assert expand(value, ENVIRON, url=url) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("${NONE}", "the environment has no variable NONE; set it before you start mitmproxy"),
+        ("http://h/?${BYTES}", "the variable BYTES is not UTF-8"),
+    ],
+)
+def test_cannot_expand(value: str, reason: str) -> None:
+    """A variable must exist, and be text where it is quoted."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        expand(value, ENVIRON, url=True)
+    assert str(caught.value) == reason
 
 
 @pytest.mark.parametrize(

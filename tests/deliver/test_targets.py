@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import email
 import email.policy
 import json
 import os
 import shlex
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from email.message import EmailMessage
-from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +23,6 @@ from nxparse.deliver.errors import (
     Outcome,
     PermanentError,
     Refused,
-    TemporaryError,
     TooLargeError,
     UnreachableError,
 )
@@ -378,19 +374,6 @@ class TestRun:
         outcome = deliver(given, "run:${PROGRAM} {file}", {"PROGRAM": "true"}, file_number=1)
         assert outcome == Outcome("ran ${PROGRAM}")
 
-    @pytest.mark.parametrize(
-        ("target", "expected"),
-        [
-            ("run:no-such-program-here", UnreachableError),
-            ("run:sh -c 'exit 1'", PermanentError),
-            ("run:sh -c 'exit 75'", TemporaryError),
-        ],
-    )
-    def test_failure(self, given: Config, target: str, expected: type[Exception]) -> None:
-        """The exit status decides whether the delivery is retried."""
-        with pytest.raises(expected):
-            deliver(given, target, file_number=1)
-
 
 class TestForward:
     @pytest.mark.parametrize("number", [0, 1, 2])
@@ -421,35 +404,6 @@ class TestForward:
         assert (again.sender, again.recipients) == ("anna", ("facebook",))
         assert (again.subject, again.text) == ("facebook: NX300", "<At the sea>")
         assert {one.name: one.data for one in again.files} == {"B.JPG": PHOTOS["B.JPG"]}
-
-    @pytest.mark.parametrize("base", ["http://{host}", "${{BASE}}"])
-    def test_variables_in_the_path(self, tmp_path: Path, base: str) -> None:
-        """A variable is quoted in a query, and part of the URL elsewhere."""
-        with WebServer() as server:
-            host = f"{HOST}:{server.port}"
-            environ = {"BASE": f"http://{host}", "ODD": "/?#@:%&=+ ü", "SLASH": "/"}
-            target = f"forward:{base.format(host=host)}/in${{SLASH}}it?x=${{ODD}}"
-            deliver(configured(tmp_path), target, environ)
-        odd = "%2F%3F%23%40%3A%25%26%3D%2B%20%C3%BC"
-        assert server.post.line == f"POST /in/it?x={odd} HTTP/1.1"
-
-    def test_variables_in_the_login(self, tmp_path: Path) -> None:
-        """Whatever a password contains, none of it becomes the host."""
-        odd = "mail.example/?#@:%41[] ü\r\nx"
-        with WebServer() as server:
-            target = f"forward:http://${{USER}}:${{PASSWORD}}@{HOST}:{server.port}/"
-            environ = {"USER": odd.replace(":", ""), "PASSWORD": odd}
-            deliver(configured(tmp_path), target, environ)
-        login = base64.b64decode(server.post.header("Authorization").removeprefix("Basic "))
-        assert login.decode() == f"{environ['USER']}:{environ['PASSWORD']}"
-
-    def test_retry_after(self, tmp_path: Path) -> None:
-        """A date in Retry-After becomes the time to wait."""
-        when = formatdate(time.time() + 600, usegmt=True)
-        busy = f"HTTP/1.1 503 Busy\r\nRetry-After: {when}\r\n\r\n".encode()
-        with WebServer(busy) as server, pytest.raises(TemporaryError) as caught:
-            deliver(configured(tmp_path), f"forward:http://{HOST}:{server.port}/")
-        assert caught.value.retry_after == pytest.approx(600, abs=30)
 
 
 def test_notify(tmp_path: Path) -> None:
