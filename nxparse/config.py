@@ -215,8 +215,8 @@ class Config:
             "",
             _parse_smtp,
             "Mail server for outgoing mail: smtps://user:password@host (TLS from the start),"
-            " smtp+starttls://... (STARTTLS required), smtp://... (STARTTLS if it is offered; without"
-            " it, no password is sent).",
+            " smtp+starttls://... (STARTTLS required), smtp://... (STARTTLS if it is offered;"
+            " without it, no password is sent).",
         )
     )
     senders: tuple[str, ...] = field(

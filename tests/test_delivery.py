@@ -598,7 +598,7 @@ def test_poison(folder: Path) -> None:
         proxy.wait_for(rf"upload {ids[1]}: mailed to anna@example.org")
         camera.send(proxy.port, request("ben@example.org"))
         proxy.wait_for("mailed to ben@example.org")
-        eventually(lambda: outbox(proxy) == "no pending deliveries\n", "the poison is out of the way")
+        eventually(lambda: outbox(proxy) == "no pending deliveries\n", "the poison is gone")
         assert proxy.quarantined() == [poison]
         told = f"upload {ids[0]} cannot be delivered: its body has another size .*quarantine"
         assert len(re.findall(f"WARNING: {told}", proxy.log)) == 1
@@ -688,9 +688,9 @@ def test_two_proxies_on_one_folder(folder: Path) -> None:
     [
         (["nx_smtp=smtp://mail.example.org"], "nx_senders is not set, and with the target mail "),
         (["nx_route=*=mail"], "nx_route has the target mail, but nx_smtp is not set"),
-        (["nx_route=*"], "nx_route='*': a rule is PATTERN=TARGET, like *@example.org=save"),
+        (["nx_route=*"], "nx_route='*': a rule is PATTERN=TARGET, for example *@example.org=save"),
         (["nx_route=*=fax:1"], "nx_route='*=fax:...': unknown target 'fax': the targets are"),
-        (["nx_smtp=smtp://me:secret@"], "nx_smtp='smtp://...@' is not a mail server URL; for example"),
+        (["nx_smtp=smtp://me:secret@"], "nx_smtp='smtp://...@' is not a mail server URL; "),
         (
             ["nx_route=*=forward:ftp://me:secret@h/secret", "nx_senders=*"],
             "nx_route='*=forward:ftp://h/...': not a URL like https://host/path",
