@@ -213,7 +213,9 @@ class Outbox:
             self._retry(delivery, error_reason(error))
         except Exception as error:
             # A bug must not stop the other deliveries.
-            logger.exception(f"upload {delivery.id}: {target_label(delivery.target)}: a bug")
+            logger.exception(
+                f"upload {delivery.id}: {target_label(delivery.target)}: unexpected error"
+            )
             self._retry(delivery, repr(error))
 
     def _attempt(self, upload: Upload, files: Sequence[File], delivery: Delivery) -> None:

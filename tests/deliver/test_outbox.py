@@ -289,7 +289,7 @@ class TestDeliverDue:
         scene.box(known).deliver_due("pigeon")
         assert [record.exc_info is not None for record in scene.caplog.records] == [True, False]
         error, warning = scene.logged()
-        assert error == f"ERROR upload {id}: pigeon: a bug"
+        assert error == f"ERROR upload {id}: pigeon: unexpected error"
         assert warning.startswith(f"WARNING upload {id}: pigeon: {reason}; ")
         scene.clock.now += MIN_WAIT
         better = Target()

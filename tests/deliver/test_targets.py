@@ -7,6 +7,7 @@ import email.policy
 import json
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -36,6 +37,7 @@ from tests.bodies import CONTENT_TYPE, RECIPIENT, SENDER, TEXT, TITLE, body, jpe
 from tests.clock import NEW_YEAR
 from tests.faults import contents
 from tests.mastodon_server import TOKEN, MastodonServer
+from tests.mitmdump import ROOT
 from tests.web_servers import HOST, WebServer
 
 ID = "20260101T000000Z-00000000"
@@ -87,6 +89,14 @@ def deliver(
     arrival = StoredUpload(ID, NEW_YEAR, "192.0.2.7", found.sender, site)
     one = Delivery(arrival, target, file_number, tuple(recipients), 0, 0.0, NEW_YEAR, "")
     return deliver_to(given, environ or {}, target)(found, files, one)
+
+
+def test_modules_are_imported_when_a_rule_needs_them() -> None:
+    """The options can be parsed without the module of any target, which takes time."""
+    code = "import sys, nxparse.config; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=-1, text=True, check=True)
+    kinds = ("mail", "run", "forward", "mastodon", "notify", "http_client")
+    assert {f"nxparse.deliver.{kind}" for kind in kinds} & {*done.stdout.split()} == set()
 
 
 class TestSave:
