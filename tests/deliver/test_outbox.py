@@ -21,12 +21,19 @@ from nxparse.deliver.errors import (
     TooLargeError,
     UnreachableError,
 )
-from nxparse.deliver.outbox import JITTER, MIN_WAIT, Deliver, Outbox, waiting_time
+from nxparse.deliver.outbox import (
+    JITTER,
+    MIN_WAIT,
+    Deliver,
+    Outbox,
+    describe_waiting,
+    waiting_time,
+)
 from nxparse.deliver.save import folder_for, save
 from nxparse.deviation import BodyError
 from nxparse.store import spool as spool_module
 from nxparse.store.deliveries import MAX_WAIT
-from nxparse.store.records import Delivery
+from nxparse.store.records import Delivery, StoredUpload
 from nxparse.store.spool import Spool
 from nxparse.upload import File, Upload
 from tests import arrivals
@@ -438,7 +445,8 @@ class TestQuarantine:
         assert target.ids == [id]
         assert scene.bodies() == {poison: CUT}
         [left] = scene.spool.waiting()
-        assert "and quarantine: Permission denied" in left.reason
+        assert left.reason.startswith("its body has another size than when it was accepted, and")
+        assert "quarantine: Permission denied" in left.reason
         scene.clock.now += MIN_WAIT
         out.deliver_due("save")
         assert scene.spool.waiting() == []
@@ -680,6 +688,7 @@ class TestQueue:
         scene.clock.now += MAX_WAIT
         out.deliver_due("save")
         assert sorted(target.ids[2:]) == sorted([first, second])
+        scene.clock.now -= 60  # set back into that hour
         third = scene.accept()
         out.deliver_due("save")
         assert target.ids[4:] == [third]
@@ -827,6 +836,76 @@ class TestRecipients:
         out.deliver_due("save")
         assert [sorted(one) for one in target.recipients] == [["a", "b", "c"], ["b", "c"]]
         assert (len(scene.kept.came), scene.spool.waiting()) == (1, [])
+
+
+ID = "20260101T000000Z-01234567"
+
+
+def waiting(
+    target: str = "mail",
+    *,
+    to: tuple[str, ...] = ("me",),
+    attempts: int = 0,
+    next_try: float = 0,
+    reason: str = "",
+    file_number: int = 0,
+) -> Delivery:
+    """Return a delivery that is five minutes old; `next_try` is in seconds from now."""
+    arrival = StoredUpload(ID, NEW_YEAR - 300, "192.0.2.7", "camera@example.com")
+    when = NEW_YEAR + next_try
+    return Delivery(arrival, target, file_number, to, attempts, 0.0, when, reason)
+
+
+@pytest.mark.parametrize(
+    ("delivery", "expected"),
+    [
+        (waiting(), "to me by mail, waiting for 5 minutes, due now"),
+        (waiting(next_try=60), "to me by mail, waiting for 5 minutes, first try in 60 seconds"),
+        (
+            waiting(attempts=1, next_try=1, reason="busy"),
+            "to me by mail, waiting for 5 minutes, tried once, next try in 1 second: busy",
+        ),
+        (
+            waiting(attempts=2, next_try=3719, reason="busy"),
+            "to me by mail, waiting for 5 minutes, tried twice, next try in 62 minutes: busy",
+        ),
+        (
+            waiting(attempts=4, next_try=-NEW_YEAR, reason="busy"),
+            "to me by mail, waiting for 5 minutes, tried 4 times, due now: busy",
+        ),
+        (
+            waiting(attempts=1, next_try=10**9),
+            "to me by mail, waiting for 5 minutes, tried once, due now",
+        ),
+        (
+            waiting("save:${DIR}", to=tuple("abcdefg")),
+            "to a, b, c, d, e and 2 more by save:${DIR}, waiting for 5 minutes, due now",
+        ),
+        (
+            waiting("mail:\x1bx", to=("a\u2028b",), reason="450\r\n" + "x" * 300),
+            f"to a?b by mail:?x, waiting for 5 minutes, due now: 450??{'x' * 194}…",
+        ),
+    ],
+)
+def test_describe_waiting(delivery: Delivery, expected: str) -> None:
+    """A waiting delivery is one line, which begins with the id of its upload."""
+    assert describe_waiting([delivery], NEW_YEAR) == f"{ID}: {expected}"
+
+
+def test_describe_current() -> None:
+    """Deliveries in progress are marked, and only those."""
+    one_file = waiting(file_number=1)
+    deliveries = [waiting(), waiting("save"), one_file, waiting("run:x", next_try=9)]
+    current = {(ID, "mail", 0), (ID, "run:x", 0), (ID, "save", 1)}
+    lines = describe_waiting(deliveries, NEW_YEAR, current).splitlines()
+    assert [line.partition("minutes, ")[2] for line in lines] == [
+        "being tried now",
+        "due now",
+        "due now",
+        "being tried now",
+    ]
+    assert lines[2].startswith(f"{ID}, file 1: to me by mail, ")
+    assert describe_waiting([], NEW_YEAR) == "no pending deliveries"
 
 
 Start = Callable[..., Outbox]

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from nxparse.deliver.save import Saved, folder_for, parse_folder, save
+from nxparse.deliver.save import Saved, describe_saved, folder_for, parse_folder, save
 from nxparse.store import disk
 from nxparse.store.disk import Folder
 from nxparse.upload import File
@@ -123,6 +123,22 @@ class TestSave:
         """N01: a name cannot lead out of the folder."""
         [saved] = save(files(("../../etc/passwd.jpg", NEW)), tmp_path, NOON, ID)
         assert saved.path.relative_to(folder_for(tmp_path, NOON)) == Path("passwd.jpg")
+
+
+@pytest.mark.parametrize(
+    ("saved", "expected"),
+    [
+        ([], "no files to save"),
+        ([Saved(Path("a.jpg"), 1500, new=True)], "saved as a.jpg (1.5 kB)"),
+        (
+            [Saved(Path("a.jpg"), 1500, new=False), Saved(Path("b.jpg"), 20, new=True)],
+            "saved as a.jpg (1.5 kB, already there), b.jpg (20 bytes)",
+        ),
+    ],
+)
+def test_describe_saved(saved: list[Saved], expected: str) -> None:
+    """The description has the paths and sizes of the files."""
+    assert describe_saved(saved) == expected
 
 
 class TestTakenNames:
