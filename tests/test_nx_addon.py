@@ -609,7 +609,7 @@ def test_connect_to_a_samsung_host_stays_here(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ("nx_max_upload=lots", "nx_max_upload='lots' is not a size: give a number of bytes"),
+        ("nx_max_upload=lots", "nx_max_upload='lots' is not a size; for example 500k, 16m"),
         ("nx_inspect=-1", "nx_inspect='-1' is not a size"),
         ("nx_dns=nowhere", "nx_dns='nowhere' is not an IPv4 address; for example 192.168.1.2"),
         ("nx_hosts=http://x/", "nx_hosts='http://x/' is not a host name; for example"),
