@@ -1097,7 +1097,7 @@ class TestThreads:
         path = live.quarantine(incoming)
         start()
         line = f"quarantine is full: deleted the oldest in it, {path}"
-        eventually(lambda: line in caplog.text)
+        eventually(lambda: line in [record.getMessage() for record in caplog.records])
 
     def test_stop_and_start(self, live: Spool, root: Path) -> None:
         """R02: a current delivery is finished once, the others are made after the next start."""
