@@ -1156,7 +1156,7 @@ class TestThreads:
         assert "ERROR" not in caplog.text
 
     def test_stop_while_something_hangs(self, live: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-        """`stop` takes no longer than its time limit."""
+        """`stop` takes no longer than its time limit, and the next start waits for the end."""
         hangs, released = threading.Event(), threading.Event()
 
         def targets() -> list[str]:
@@ -1169,7 +1169,9 @@ class TestThreads:
         out.start()
         assert hangs.wait(SOON)
         assert out.stop(0.01) is False
-        released.set()
+        threading.Timer(0.05, released.set).start()
+        out.start()
+        assert [one.name for one in threading.enumerate()].count("nx outbox") == 1
         assert out.stop(SOON) is True
 
     @pytest.mark.parametrize("action", ["wake", "stop"])
