@@ -138,7 +138,7 @@ def test_mail_survives_a_crash(folder: Path) -> None:
         options[1] = options[1].replace(str(port), str(server.port))
         with Proxy(folder, *options) as proxy:
             proxy.wait_for("mailed to")
-            assert outbox(proxy) == "nothing waits\n"
+            assert outbox(proxy) == "no pending deliveries\n"
     assert len(server.messages) == 1
 
 
@@ -152,7 +152,7 @@ def test_retry_and_drop_by_hand(folder: Path) -> None:
         assert said == f"upload {id} is tried again as soon as mitmproxy runs\n"
         proxy.wait_for("451 later; it is safe", 2)
         outbox(proxy, "drop", id)
-        assert outbox(proxy) == "nothing waits\n"
+        assert outbox(proxy) == "no pending deliveries\n"
         assert undelivered(proxy) == PHOTOS
         assert list((proxy.uploads / ".nx" / "spool").iterdir()) == []
 
@@ -440,7 +440,7 @@ def test_mail_servers(folder: Path, row: Row) -> None:
     ):
         assert camera.send(proxy.port, request("anna@example.org")).body == ACCEPTED
         proxy.wait_for(told[row.where])
-        eventually(lambda: waits or "nothing waits" in outbox(proxy), "it ends")
+        eventually(lambda: waits or "no pending deliveries" in outbox(proxy), "it ends")
         said = outbox(proxy)
         assert bool(re.search(f"by mail, waiting for .*, next try in {row.again}: ", said)) == waits
         assert undelivered(proxy) == (PHOTOS if row.where == "undelivered" else {})
@@ -509,7 +509,7 @@ def test_after_an_outage(folder: Path) -> None:
             body = bodies.body([("LATE.JPG", bodies.jpeg(1000))])
             camera.send(proxy.port, bodies.request(body))
             server.wait(61, 60)
-            eventually(lambda: outbox(proxy) == "nothing waits\n", "all is mailed")
+            eventually(lambda: outbox(proxy) == "no pending deliveries\n", "all is mailed")
         mailed = [name for mail in server.mails for name in attached(mail)]
     assert sorted(mailed) == sorted([*names, "LATE.JPG"])
     assert mailed[-1] != "LATE.JPG"
@@ -573,9 +573,9 @@ def test_given_up(folder: Path) -> None:
         assert undelivered(proxy) == {}
         proxy.wait_for(
             rf"WARNING: upload {id} is not delivered to anna@example.org: "
-            r"given up: .*451 later; saved as .*/undelivered/"
+            r"abandoned: .*451 later; saved as .*/undelivered/"
         )
-        assert (outbox(proxy), undelivered(proxy)) == ("nothing waits\n", PHOTOS)
+        assert (outbox(proxy), undelivered(proxy)) == ("no pending deliveries\n", PHOTOS)
     assert len(server.lines("MAIL")) == 2
 
 
@@ -598,7 +598,7 @@ def test_poison(folder: Path) -> None:
         proxy.wait_for(rf"upload {ids[1]}: mailed to anna@example.org")
         camera.send(proxy.port, request("ben@example.org"))
         proxy.wait_for("mailed to ben@example.org")
-        eventually(lambda: outbox(proxy) == "nothing waits\n", "the poison is out of the way")
+        eventually(lambda: outbox(proxy) == "no pending deliveries\n", "the poison is gone")
         assert proxy.quarantined() == [poison]
         told = f"upload {ids[0]} cannot be delivered: its body has another size .*quarantine"
         assert len(re.findall(f"WARNING: {told}", proxy.log)) == 1
@@ -621,8 +621,8 @@ def test_routes(folder: Path) -> None:
             camera.send(proxy.port, request())
             (mail,) = server.wait(1)
             proxy.wait_for("saved as ")
-            proxy.wait_for("dropped, as the rule for clara@example.net says")
-            eventually(lambda: outbox(proxy) == "nothing waits\n", "all is delivered")
+            proxy.wait_for("dropped by the rule for clara@example.net")
+            eventually(lambda: outbox(proxy) == "no pending deliveries\n", "all is delivered")
             assert len(server.mails) == 1
             assert proxy.saved() == {}
     assert mail.recipients == ("all@example.org",)
@@ -639,7 +639,7 @@ def test_who_may_send(folder: Path) -> None:
             '<Response ErrCode="401" ErrSubCode="0" /><!-- Sender not in whitelist -->'
         )
         proxy.wait_for("eve@example.com may not send; to allow it, use --set nx_senders=eve@exa")
-        assert outbox(proxy) == "nothing waits\n"
+        assert outbox(proxy) == "no pending deliveries\n"
     assert server.mails == []
 
 
@@ -687,10 +687,10 @@ def test_two_proxies_on_one_folder(folder: Path) -> None:
     ("settings", "sentence"),
     [
         (["nx_smtp=smtp://mail.example.org"], "nx_senders is not set, and with the target mail "),
-        (["nx_route=*=mail"], "nx_route has the target mail, but nx_smtp names no mail server"),
-        (["nx_route=*"], "nx_route='*': a rule is PATTERN=TARGET, like *@example.org=save"),
-        (["nx_route=*=fax:1"], "nx_route='*=fax:...': there is no target 'fax': the targets are"),
-        (["nx_smtp=smtp://me:secret@"], "nx_smtp='smtp://...@' is no mail server: give one like"),
+        (["nx_route=*=mail"], "nx_route has the target mail, but nx_smtp is not set"),
+        (["nx_route=*"], "nx_route='*': a rule is PATTERN=TARGET, for example *@example.org=save"),
+        (["nx_route=*=fax:1"], "nx_route='*=fax:...': unknown target 'fax': the targets are"),
+        (["nx_smtp=smtp://me:secret@"], "nx_smtp='smtp://...@' is not a mail server URL; "),
         (
             ["nx_route=*=forward:ftp://me:secret@h/secret", "nx_senders=*"],
             "nx_route='*=forward:ftp://h/...': not a URL like https://host/path",
@@ -701,10 +701,10 @@ def test_two_proxies_on_one_folder(folder: Path) -> None:
         ),
         (
             ["nx_route=*=notify:jsons://me:secret@h/secret"],
-            "nx_senders is not set, and with the target notify:jsons://... whoever reaches ",
+            "nx_senders is not set, and with the target notify:jsons://... anyone who can reach ",
         ),
         (["nx_route=*=run:''"], "nx_route=\"*=run:''\": the program has no name"),
-        (["nx_retry_for=soon"], "nx_retry_for='soon' is not a time: give one like 90s, 30m, 12h"),
+        (["nx_retry_for=soon"], "nx_retry_for='soon' is not a time; for example 90s, 30m, 12h"),
     ],
     ids=lambda value: value[0].partition("=")[0] if isinstance(value, list) else "",
 )
@@ -758,7 +758,7 @@ def test_a_post(folder: Path) -> None:
     ):
         assert camera.send(proxy.port, picture()).body == ACCEPTED
         proxy.wait_for(f"posted to {HOST}:{server.port}")
-        assert outbox(proxy) == "nothing waits\n"
+        assert outbox(proxy) == "no pending deliveries\n"
         log = proxy.log
     assert posts(server) == [POST]
     files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
@@ -792,7 +792,7 @@ def test_post_survives_a_crash(folder: Path, moment: str) -> None:
         eventually(lambda: (len(server.media), len(server.statuses)) == LEFT[moment], moment)
         with Proxy(folder, *options, environ={"TOKEN": ACCESS}) as proxy:
             proxy.wait_for(f"posted to {HOST}:{server.port}")
-            assert outbox(proxy) == "nothing waits\n"
+            assert outbox(proxy) == "no pending deliveries\n"
         assert posts(server) == [POST]
         assert len(server.calls(Call.POST)) == (2 if moment == "before that is heard" else 1)
 

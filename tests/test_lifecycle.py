@@ -50,7 +50,7 @@ def test_a_reload_while_a_delivery_hangs(folder: Path) -> None:
             proxy.wait_for(rf"saved as .*BEN_{times}\.JPG")
         send(proxy, "SAM_2.JPG")
         (folder / "go").touch()
-        proxy.wait_for("program has done it", 2)
+        proxy.wait_for("ran program", 2)
         proxy.stop()
         assert "Traceback" not in proxy.log
     assert [len((folder / name).read_text().splitlines()) for name in ("begun", "ended")] == [2, 2]

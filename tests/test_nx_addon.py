@@ -1066,7 +1066,7 @@ async def test_commands(folder: Path) -> None:
             run("nx.outbox")
         context.master.addons.trigger(RunningHook())
         assert state.backend
-        assert run("nx.outbox") == "nothing waits"
+        assert run("nx.outbox") == "no pending deliveries"
         id = arrivals.accept(state.backend.spool, b"x", {"mail": ["you@example.org"]}).id
         state.backend.outbox.wake()
         await until(lambda: "tried once" in run("nx.outbox"))

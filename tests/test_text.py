@@ -11,12 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nxparse.config import OPTIONS, parse
-from nxparse.deliver.outbox import describe_waiting
-from nxparse.deliver.save import Saved, describe_saved
 from nxparse.deviation import Deviation, Kind
 from nxparse.markup import one_line
 from nxparse.store.database import Database
-from nxparse.store.records import Delivery, StoredUpload
 from nxparse.text import (
     describe_disk_error,
     describe_refused_sender,
@@ -170,28 +167,6 @@ def test_upload(found: Upload, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ([], "has no files to save"),
-        ([Saved(Path("a.jpg"), 1500, new=True)], "saved as a.jpg (1.5 kB)"),
-        (
-            [Saved(Path("a.jpg"), 1500, new=False), Saved(Path("b.jpg"), 20, new=True)],
-            "saved as a.jpg (1.5 kB, there already), b.jpg (20 bytes)",
-        ),
-        (
-            [Saved(Path(f"{n}.jpg"), 10, new=True) for n in range(6)],
-            "saved as 0.jpg (10 bytes), 1.jpg (10 bytes), 2.jpg (10 bytes), 3.jpg (10 bytes), "
-            "4.jpg (10 bytes) and 1 more",
-        ),
-    ],
-    ids=["none", "one", "two", "many"],
-)
-def test_saved(files: list[Saved], expected: str) -> None:
-    """Saved files are shown with path and size."""
-    assert describe_saved(files) == expected
-
-
-@pytest.mark.parametrize(
     ("seconds", "expected"),
     [
         (-3600.0, "0 seconds"),
@@ -215,92 +190,6 @@ def test_saved(files: list[Saved], expected: str) -> None:
 def test_ago(seconds: float, expected: str) -> None:
     """A duration is shown in the largest unit that it has at least two of."""
     assert format_duration(seconds) == expected
-
-
-ARRIVED = 1767225600.0  # 2026-01-01 00:00 UTC
-ID = "20260101T000000Z-01234567"
-
-
-def delivery(
-    target: str = "mail",
-    part: int = 0,
-    recipients: tuple[str, ...] = ("me@example.org",),
-    attempts: int = 0,
-    next_try: float = ARRIVED,
-    reason: str = "",
-) -> Delivery:
-    """A delivery of an upload that arrived at `ARRIVED`."""
-    arrival = StoredUpload(ID, ARRIVED, "192.0.2.7", "camera@example.com")
-    return Delivery(arrival, target, part, recipients, attempts, 0.0, next_try, reason)
-
-
-@pytest.mark.parametrize(
-    ("deliveries", "expected"),
-    [
-        ([], "nothing waits"),
-        ([delivery()], f"{ID}: to me@example.org by mail, waiting for 5 minutes, due now"),
-        (
-            [delivery(next_try=ARRIVED + 360)],
-            f"{ID}: to me@example.org by mail, waiting for 5 minutes, first try in 60 seconds",
-        ),
-        (
-            [
-                delivery(attempts=4, next_try=ARRIVED + 420, reason="h:25: Connection refused"),
-                delivery(attempts=2, next_try=ARRIVED + 4019, reason="busy"),
-                delivery(attempts=1, next_try=ARRIVED + 301, reason="busy"),
-            ],
-            f"{ID}: to me@example.org by mail, waiting for 5 minutes, tried 4 times, "
-            f"next try in 2 minutes: h:25: Connection refused\n"
-            f"{ID}: to me@example.org by mail, waiting for 5 minutes, tried twice, "
-            f"next try in 62 minutes: busy\n"
-            f"{ID}: to me@example.org by mail, waiting for 5 minutes, tried once, "
-            f"next try in 1 second: busy",
-        ),
-        (
-            [delivery(attempts=1, next_try=when, reason="busy") for when in (0, ARRIVED + 10**9)],
-            "\n".join(
-                [
-                    f"{ID}: to me@example.org by mail, waiting for 5 minutes, tried once, "
-                    f"due now: busy"
-                ]
-                * 2
-            ),
-        ),
-        (
-            [delivery(part=1), delivery(part=2, attempts=2, reason="busy")],
-            f"{ID}, file 1: to me@example.org by mail, waiting for 5 minutes, due now\n"
-            f"{ID}, file 2: to me@example.org by mail, waiting for 5 minutes, tried twice, "
-            f"due now: busy",
-        ),
-        (
-            [delivery("save:${DIR}", recipients=tuple("abcdefg"))],
-            f"{ID}: to a, b, c, d, e and 2 more by save:${{DIR}}, waiting for 5 minutes, due now",
-        ),
-        (
-            [delivery("mail:\x1bx", recipients=("a\u2028b",), reason="450\r\n" + "x" * 300)],
-            f"{ID}: to a?b by mail:?x, waiting for 5 minutes, due now: 450??{'x' * 194}…",
-        ),
-    ],
-    ids=["nothing", "new", "post", "tried", "due", "file by file", "many", "hostile"],
-)
-def test_waiting(deliveries: list[Delivery], expected: str) -> None:
-    """Each delivery is shown on one line with its id."""
-    assert describe_waiting(deliveries, ARRIVED + 300) == expected
-
-
-def test_being_tried() -> None:
-    """Deliveries that are being attempted are marked."""
-    deliveries = [
-        delivery(),
-        delivery("save"),
-        delivery(part=1),
-        delivery("run:x", attempts=1, next_try=ARRIVED + 600, reason="busy"),
-    ]
-    attempted = {(ID, "mail", 0), (ID, "run:x", 0), (ID, "save", 1)}
-    assert [
-        line.partition("5 minutes, ")[2]
-        for line in describe_waiting(deliveries, ARRIVED + 300, attempted).splitlines()
-    ] == ["being tried now", "due now", "due now", "tried once, being tried now: busy"]
 
 
 @pytest.mark.parametrize(

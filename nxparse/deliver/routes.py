@@ -1,23 +1,20 @@
-"""Which way out an upload takes: rules `PATTERN=TARGET`, from the option nx_route.
+"""Rules `PATTERN=TARGET` of the option nx_route, and the targets they choose for an upload.
 
-A pattern is a glob for a recipient's address, matched without case, and against the
-address as mail would be sent to it, however it is spelled (`nxparse.address`). The first
-rule that fits decides; further rules with exactly the same pattern add their
-targets to it. Who fits no rule gets the default target. Recipients with the
-same target share one delivery.
+A pattern is a glob for a recipient's address or the name of a site, matched without case and
+independent of how the address is spelled (`nxparse.address`). The first matching rule decides;
+further rules with exactly the same pattern add their targets. Recipients that no rule matches
+get the default target. Recipients with the same target share one delivery.
 
-A target is kept as it was written, with `${NAME}` unexpanded, because that is
-what goes into the database: secrets in it stay in the environment. A secret
-that is written out all the same goes no further: what is told of a target, in a
-log or anywhere else, is what `shown` leaves of it.
+A target goes into the database as it is written, with `${NAME}` unexpanded, so that secrets stay
+in the environment. Logs and messages show only what `shown` leaves of it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 from urllib.parse import quote
 
 from nxparse.address import comparable
@@ -25,45 +22,30 @@ from nxparse.text import printable
 
 DISK_ONLY = ("save", "drop")
 KINDS = ("save", "mail", "run", "forward", "mastodon", "notify", "drop")
-URLS = ("forward", "mastodon")  # what a variable holds is a part of a URL
-_BARE = ("save", "mail", "drop")  # these can do without anything behind them
+URLS = ("forward", "mastodon")  # variables in their arguments are parts of a URL
+_NO_ARGUMENT = ("save", "mail", "drop")  # these need none
 
-# What the menus of NX300 and NX mini offer (ge0rg/samsung-nx-emailservice,
-# commit a388a20).
+# The sites in the menus of NX300 and NX mini (ge0rg/samsung-nx-emailservice, commit a388a20).
 VIDEO_SITES = frozenset({"facebook", "youtube"})
-PHOTO_SITES = VIDEO_SITES | frozenset(
-    {
-        "cyworld",
-        "evernote",
-        "kakaostory",
-        "me2day",
-        "odnoklassniki",
-        "photobucket",
-        "picasa",
-        "poco",
-        "renren",
-        "samsungimaging",
-        "vkontakte",
-        "weibo",
-    }
-)
+_PHOTO_ONLY = {"cyworld", "evernote", "kakaostory", "me2day", "odnoklassniki", "photobucket"}
+_PHOTO_ONLY |= {"picasa", "poco", "renren", "samsungimaging", "vkontakte", "weibo"}
+PHOTO_SITES = VIDEO_SITES | _PHOTO_ONLY
 # These had a login page of their own. It is not known whether their logins name a user.
 OAUTH_SITES = frozenset({"dropbox", "flickr", "skydrive"})
 SITES = PHOTO_SITES | OAUTH_SITES
 
-_VARIABLES = re.compile(r"(?:\$\{\w+\})*")
-_SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*|\$\{\w+\})(?=://)")
-# The host and port of a URL, if nobody can take any part of a password for them.
-_HOST = re.compile(
+_VARIABLES = r"(?:\$\{\w+\})*"
+_SCHEME = r"(?:[A-Za-z][A-Za-z0-9+.-]*|\$\{\w+\})(?=://)"
+# The host and port of a URL, where no part of a password can be mistaken for them.
+_HOST = (
     r"://(?:[^/?#]*@)?"
     r"((?:(?:[\w.-]|\$\{\w+\})+|\[[0-9A-Fa-f:.]+\])(?::(?:[0-9]+|\$\{\w+\}))?)"
     r"(?:[/?#][^@]*)?"
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A way out: `kind` and what stands behind its colon. `text` is both as written."""
+class Target(NamedTuple):
+    """A target: `text` as written, `kind` and `argument` before and after its colon."""
 
     text: str
     kind: str
@@ -77,91 +59,84 @@ class Target:
         return self.kind not in DISK_ONLY
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     pattern: str
     target: Target
 
 
-def target(text: str) -> Target:
-    """Read `KIND` or `KIND:ARGUMENT`. Raises ValueError."""
-    if re.search("[\ud800-\udfff]", text):  # the database could not keep it
-        raise ValueError("a target has to be written in UTF-8")
+def parse_target(text: str) -> Target:
+    """Parse `KIND` or `KIND:ARGUMENT`. Raises ValueError."""
+    if re.search("[\ud800-\udfff]", text):  # the database could not store it
+        raise ValueError("a target must be written in UTF-8")
     kind, colon, argument = text.strip().partition(":")
     if kind not in KINDS:
-        raise ValueError(f"there is no target {kind!r}: the targets are {', '.join(KINDS)}")
+        raise ValueError(f"unknown target {kind!r}: the targets are {', '.join(KINDS)}")
     if colon and not argument:
-        raise ValueError(f"nothing stands behind {text!r}")
-    if kind not in _BARE and not argument:
-        raise ValueError(f"{kind} needs something behind it: see the table of targets in README")
+        raise ValueError(f"{text!r} needs an argument after the colon")
+    if kind not in _NO_ARGUMENT and not argument:
+        raise ValueError(f"{kind} needs an argument: see the table of targets in README")
     if kind == "drop" and colon:
-        raise ValueError("drop takes nothing behind it")
+        raise ValueError("drop takes no argument")
     return Target(text.strip(), kind, argument)
 
 
-def rule(text: str) -> Rule:
-    """Read `PATTERN=TARGET`. Raises ValueError."""
-    pattern, equals, rest = text.partition("=")
+def parse_rule(text: str) -> Rule:
+    """Parse `PATTERN=TARGET`. Raises ValueError."""
+    pattern, equals, target = text.partition("=")
     if not equals or not pattern.strip() or ":" in pattern:
-        raise ValueError("a rule is PATTERN=TARGET, like *@example.org=save")
-    return Rule(pattern.strip(), target(rest))
+        raise ValueError("a rule is PATTERN=TARGET, for example *@example.org=save")
+    return Rule(pattern.strip(), parse_target(target))
 
 
 def decide(
     rules: Sequence[Rule], default: Target, names: Iterable[str]
 ) -> Mapping[Target, tuple[str, ...]]:
-    """The targets of an upload, each with the names (recipients) that it is for, in order."""
+    """Return the targets of an upload, each with its recipients (or site) in order."""
     decided: dict[Target, tuple[str, ...]] = {}
     for name in names:
-        for found in _targets(rules, default, name):
-            decided[found] = (*decided.get(found, ()), name)
+        pattern = next((one.pattern for one in rules if fits(one.pattern, name)), None)
+        targets = [one.target for one in rules if one.pattern == pattern] or [default]
+        for target in dict.fromkeys(targets):
+            decided[target] = (*decided.get(target, ()), name)
     return decided
 
 
-def _targets(rules: Sequence[Rule], default: Target, name: str) -> list[Target]:
-    fitting = next((one for one in rules if fits(one.pattern, name)), None)
-    if fitting is None:
-        return [default]
-    same = [one.target for one in rules if one.pattern == fitting.pattern]
-    return list(dict.fromkeys(same))
-
-
 def fits(pattern: str, name: str) -> bool:
-    """Whether a glob matches an address or a name, in any spelling of it."""
+    """Does a glob match an address or a name, in any spelling of it?"""
     return fnmatchcase(comparable(name), comparable(pattern))
 
 
 def shown(text: str) -> str:
-    """A target as it may be told, even if it is none: of a URL, no more than scheme and host."""
+    """Return a target without secrets: of a URL only scheme and host. It may be invalid."""
     kind, _, argument = text.strip().partition(":")
     has_url = "://" in argument
     if kind in DISK_ONLY or (kind in ("mail", "run") and not has_url):
         return text
-    if kind == "run":  # whatever stands beside a URL may be a password for it
+    if kind == "run":  # anything beside a URL may be a password for it
         program = argument.split()[0]
         return f"run:{program} ..." if re.fullmatch(r"[\w./~${}-]+", program) else "run:..."
-    variables = _VARIABLES.match(argument)
+    variables = re.match(_VARIABLES, argument)
     assert variables
     if variables[0] == argument:
         return text
-    scheme = _SCHEME.match(argument)
+    scheme = re.match(_SCHEME, argument)
     if not scheme:
         return f"{kind}:{variables[0]}..."
-    host = _HOST.fullmatch(argument, scheme.end())
-    if not host or kind == "notify":  # where others have a host it may have a token
+    host = re.fullmatch(_HOST, argument[scheme.end() :])
+    if not host or kind == "notify":  # the host of its URLs may be a token
         return f"{kind}:{scheme[0]}://..."
     bare = f"{scheme[0]}://{host[1]}"
     return f"{kind}:{bare}{'' if bare == argument else '/...'}"
 
 
 def shown_rule(text: str) -> str:
-    """A rule as it may be told, even if it is none."""
-    pattern, equals, rest = text.partition("=")
-    return f"{pattern}={shown(rest)}" if equals and ":" not in pattern else shown(text)
+    """Return a rule without secrets. It may be invalid."""
+    pattern, equals, target = text.partition("=")
+    return f"{pattern}={shown(target)}" if equals and ":" not in pattern else shown(text)
 
 
 def target_label(text: str) -> str:
-    """Return a target without the secrets it may contain, fit for one line of a log."""
+    """Return a target without secrets, fit for one line of a log."""
     return printable(shown(text))
 
 
@@ -191,8 +166,8 @@ def expand(value: str, environ: Mapping[str, str], *, url: bool = False) -> str:
 
 
 def expand_argument(target: Target, environ: Mapping[str, str]) -> str:
-    """Return the argument of a target with its variables filled in. Raises ValueError."""
-    try:
-        return expand(target.argument, environ, url=target.kind in URLS)
-    except ValueError as error:
-        raise ValueError(f"nx_route={shown(target.text)}: {error}") from None
+    """Return the argument of a target with its variables expanded. Raises ValueError."""
+    argument = expand(target.argument, environ, url=target.kind in URLS)
+    if target.argument and not argument.strip():
+        raise ValueError(f"{shown(target.text)} needs an argument: its variable is empty")
+    return argument

@@ -1,9 +1,8 @@
 """Photos as files: nx_dir/YYYY-MM-DD/NAME.
 
-Nothing is overwritten: a name that is taken gets `-1`, `-2`, ... before its
-extension; where the file system limits names to fewer bytes, they are shortened.
-The same bytes under the same name are not stored twice, which also makes it
-harmless to deliver an upload again after a crash.
+Nothing is overwritten: a name that is taken gets `-1`, `-2`, ... before its extension. Names are
+shortened if the file system limits them. The same bytes under the same name are stored once, so
+that an upload can be delivered again after a crash.
 """
 
 from __future__ import annotations
@@ -24,28 +23,38 @@ from nxparse.upload import File
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A file that is there now; `new` unless the same one had been there before."""
+    """A stored file; not `new` if the same file was there before."""
 
     path: Path
     size: int
     new: bool
 
 
+def parse_folder(text: str) -> Path:
+    """Parse the path of a folder; `~` is expanded. Raises ValueError."""
+    try:
+        if text.strip() and "\0" not in text:
+            return Path(text).expanduser()
+    except RuntimeError:  # ~ of an unknown user
+        pass
+    raise ValueError(f"{text!r} is not a folder; for example /srv/photos")
+
+
 def folder_for(directory: Path, received: float) -> Path:
-    """The folder for an upload that came at a Unix time: its local date."""
+    """Return the folder for an upload received at a Unix time, named after the local date."""
     return directory / time.strftime("%Y-%m-%d", time.localtime(received))
 
 
 def save(files: Sequence[File], directory: Path, received: float, id: str) -> list[Saved]:
-    """Store files of an upload that came at a Unix time durably, in the folder of its day."""
+    """Store files of an upload received at a Unix time durably, in the folder of its day."""
     return store(files, folder_for(directory, received), id)
 
 
 def store(files: Sequence[File], path: Path, id: str) -> list[Saved]:
-    """Store files durably in a folder, which is made if need be.
+    """Store files durably in a folder, which is created if it is missing.
 
-    `id` names the delivery; a second try with the same id clears away what the
-    first one left. Raises OSError; what is stored by then stays.
+    `id` is that of the delivery: a retry removes temporary files of the attempt before it.
+    Raises OSError; files stored before the error stay.
     """
     saved = []
     try:
@@ -56,7 +65,7 @@ def store(files: Sequence[File], path: Path, id: str) -> list[Saved]:
                 saved.append(Saved(path / name, file.size, new))
             folder.sync()
     except OSError as error:
-        # The name in the error is one inside the folder, and says nothing to anybody.
+        # The error has only the name inside the folder.
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     return saved
 
@@ -87,13 +96,9 @@ def _store(folder: Folder, taken: TakenNames, file: File, id: str, limit: int) -
 
 
 def describe_saved(files: Sequence[Saved]) -> str:
-    """Where the files of an upload are."""
+    """Return the paths and sizes of saved files."""
 
     def one(file: Saved) -> str:
-        return f"{file.path} ({format_size(file.size)}{'' if file.new else ', there already'})"
+        return f"{file.path} ({format_size(file.size)}{'' if file.new else ', already there'})"
 
-    return (
-        f"saved as {format_list([one(file) for file in files])}"
-        if files
-        else "has no files to save"
-    )
+    return f"saved as {format_list([one(file) for file in files])}" if files else "no files to save"

@@ -79,7 +79,7 @@ class Backend:
         interrupted, logged = asyncio.Event(), False
         while _left.get(root) is self and not self.outbox.stop(0):
             waiting = format_list(
-                [f"upload {one.id} to {target_label(one.target)}" for one in self.outbox.at_hand]
+                [f"upload {one.id} to {target_label(one.target)}" for one in self.outbox.current]
             )
             if waiting and not logged:
                 logged = True

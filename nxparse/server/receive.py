@@ -358,7 +358,7 @@ class FileReceiver(Receiver):
 
     def _ways(self, site: str) -> tuple[list[str], list[str]]:
         """The targets that get each photo, and those that get the post as a whole."""
-        save = routes.target("save")
+        save = routes.parse_target("save")
         at_once, together = [], []
         for target in routes.decide(self._config.routes, save, [site]):
             if target.kind == "mail" and not target.argument:

@@ -23,10 +23,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--short", action="store_true", help="smaller sizes and fewer runs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(BENCHMARKS)):
-        parser.error(f"no benchmark {', '.join(unknown)}: there are {', '.join(BENCHMARKS)}")
+        parser.error(f"unknown benchmark {', '.join(unknown)}: choose from {', '.join(BENCHMARKS)}")
     results: dict[str, list[Table]] = {}
     for name in options.names or BENCHMARKS:
         results[name] = []
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def tables(name: str, short: bool) -> Iterable[Table]:
-    # Imported only when it runs: some need packages that others do without.
+    # Imported only when it runs: some need packages that others do not.
     found: Iterable[Table] = import_module(f"tests.bench.{name}").main(short)
     return found
 

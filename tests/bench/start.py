@@ -1,8 +1,7 @@
-"""What nx_addon adds to the start and to the idle memory of mitmdump.
+"""The CPU time that nx_addon adds to the start of mitmdump, and the memory that it adds.
 
-Each start has its own process and finds what an earlier one left: mitmproxy's
-certificates, compiled modules, and for nx_addon a state folder. The goal is
-for CPU time, which another program's work does not make longer.
+Each start is a process of its own, with the certificates, compiled modules and state of an
+earlier one. The goal is for CPU time, which depends less on other load.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tests.mitmdump import ADDON, MITMDUMP
 
 MOST_TIME = 5.0  # percent
 MOST_MEMORY = 6.0  # MiB
-# A program that needs less than this part of a CPU for so many seconds is idle.
+# A program that uses less than this share of a CPU for so many seconds is idle.
 BUSY = 0.02
 SETTLED = 0.5
 LISTENS = re.compile(r"proxy listening at")
@@ -32,12 +31,12 @@ LISTENS = re.compile(r"proxy listening at")
 
 @dataclass(frozen=True)
 class Start:
-    """What one start took."""
+    """The figures of one start."""
 
-    listening: float  # seconds until it listened
+    listening: float  # seconds until it listens
     cpu: float  # seconds of CPU time until then
-    idle_cpu: float  # and until it was idle
-    rss: float  # MiB when it was
+    idle_cpu: float  # seconds of CPU time until it is idle
+    rss: float  # MiB when it is idle
 
 
 def main(short: bool) -> Iterator[Table]:
@@ -78,7 +77,7 @@ def main(short: bool) -> Iterator[Table]:
 
 
 def start(folder: Path, *arguments: str) -> Start:
-    """Start mitmdump, wait until it is idle, and end it."""
+    """Start mitmdump, wait until it is idle, and stop it."""
     mode = ("--mode", "regular@127.0.0.1:0", "--set", f"confdir={folder / 'mitmproxy'}")
     environ = {
         **os.environ,
@@ -112,7 +111,7 @@ def start(folder: Path, *arguments: str) -> Start:
 
 
 def idle(pid: int) -> float:
-    """Wait until a process does nothing; returns the CPU time that it has needed, in seconds."""
+    """Wait until a process is idle. Returns the CPU time that it has used, in seconds."""
     before, now = -SETTLED, cpu_time(pid)
     while now - before > BUSY * SETTLED:
         time.sleep(SETTLED)
@@ -121,6 +120,6 @@ def idle(pid: int) -> float:
 
 
 def cpu_time(pid: int) -> float:
-    """The CPU time of the threads that a process has now, in seconds."""
+    """Return the CPU time of the current threads of a process, in seconds."""
     threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(one.read_text().split()[0]) for one in threads) / 1e9

@@ -1,16 +1,11 @@
-"""What a benchmark returns: tables of figures with their goals, to read and as JSON.
+"""The results of a benchmark: tables of figures with their goals, as text and as JSON.
 
-Each benchmark is a module with a docstring of one line and a function
+Each benchmark is a module with the function `main(short: bool) -> Iterable[Table]`. CI passes
+`short` for the same rows with smaller sizes and fewer runs. Contenders are measured in turns
+(`in_turns`), so that other load affects all of them, and shown as medians.
 
-    main(short: bool) -> Iterable[Table]
-
-`short` is what CI asks for: the same rows, of smaller things and with fewer
-runs. Rows that are compared are measured in turns (`in_turns`), so that what
-else the machine does at the time falls on all of them, and told as medians.
-
-A missed goal is told, and no more, because seconds depend on the machine. Only
-a structural goal fails the run: one that holds on every machine or is a mistake,
-such as what comes out, or how time grows with size.
+A missed goal is only shown, because seconds depend on the machine. A structural goal fails the
+run: it holds on every machine, for example how time grows with size.
 """
 
 from __future__ import annotations
@@ -21,12 +16,12 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 Value = float | str | None
-"""A figure, a word in its place ("refused"), or nothing to tell."""
+"""A figure, a word in its place ("refused"), or no value."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a figure should be: at most this, at least that, or both."""
+    """The limits of a figure: a maximum, a minimum, or both."""
 
     name: str
     figure: float
@@ -43,15 +38,15 @@ class Goal:
 
     def __str__(self) -> str:
         limits = [("at least", self.at_least), ("at most", self.at_most)]
-        wanted = " and ".join(f"{word} {shown(one)}" for word, one in limits if one is not None)
+        limit = " and ".join(f"{word} {shown(one)}" for word, one in limits if one is not None)
         unit = f" {self.unit}" if self.unit else ""
-        told = f"{self.name} {shown(self.figure)}{unit} ({wanted})"
-        return f"{'met' if self.met else '**missed**'}: {told}"
+        result = "met" if self.met else "**missed**"
+        return f"{result}: {self.name} {shown(self.figure)}{unit} ({limit})"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: its values by column (with the unit, "nx_addon, MiB"), and its goals."""
+    """A row of a table: its values by column (with unit, "nx_addon, MiB"), and its goals."""
 
     name: str
     values: Mapping[str, Value]
@@ -60,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A title, what the rows are ("upload"), the rows, and what a reader has to know."""
+    """A table with a title, the name of its first column ("upload"), and an optional note."""
 
     title: str
     subject: str
@@ -109,7 +104,7 @@ class Table:
 
 
 def shown(value: Value) -> str:
-    """A value as it stands in a table: figures with three digits that count."""
+    """Return a value as text, figures with three significant digits."""
     if value is None:
         return "-"
     if isinstance(value, str):
@@ -120,7 +115,7 @@ def shown(value: Value) -> str:
 
 
 def in_turns(runs: int, contenders: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
-    """Call each contender `runs` times, one after the other in each round: what each returned."""
+    """Call all contenders in turn, `runs` times. Returns the results of each."""
     results: dict[str, list[T]] = {name: [] for name in contenders}
     for _ in range(runs):
         for name, contender in contenders.items():
@@ -129,7 +124,7 @@ def in_turns(runs: int, contenders: Mapping[str, Callable[[], T]]) -> dict[str, 
 
 
 def failures(tables: Iterable[Table]) -> list[str]:
-    """The structural goals that were missed, one line for each."""
+    """Return a line for each structural goal that was missed."""
     return [
         f"{table.title}: {row.name}: {goal}"
         for table in tables

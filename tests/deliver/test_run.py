@@ -850,7 +850,7 @@ class TestOutbox:
         assert box.waits == []
         assert not (tmp_path / "undelivered").exists()
         name = Path(sys.executable).name
-        assert [f"upload {box.id}.{part}: {name} has done it" for part in (1, 2)] == [
+        assert [f"upload {box.id}.{part}: ran {name}" for part in (1, 2)] == [
             record.getMessage() for record in caplog.records[1:]
         ]
 

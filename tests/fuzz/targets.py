@@ -453,9 +453,9 @@ def options(data: bytes) -> None:
     """Any rule and option is accepted or refused; no message contains the password."""
     text = text_of(data)
     with suppress(ValueError):
-        rule = routes.rule(text)
-        assert routes.rule(f"{rule.pattern}={rule.target.text}") == rule
-        assert routes.target(rule.target.text) == rule.target
+        rule = routes.parse_rule(text)
+        assert routes.parse_rule(f"{rule.pattern}={rule.target.text}") == rule
+        assert routes.parse_target(rule.target.text) == rule.target
     defaults = {one.name: one.default for one in config.OPTIONS} | {"nx_senders": ["me"]}
     for one in config.OPTIONS:
         value = text if one.kind is str else [text]
