@@ -17,12 +17,12 @@ from typing import Any
 
 from nxparse.address import deliverable
 from nxparse.deliver import routes
-from nxparse.deliver.forward import server
+from nxparse.deliver.forward import parse_server
 from nxparse.deliver.mail import Smarthost, smarthost
-from nxparse.deliver.mastodon import account
-from nxparse.deliver.notify import service
+from nxparse.deliver.mastodon import parse_account
+from nxparse.deliver.notify import parse_service
 from nxparse.deliver.routes import Rule, Target, fits, rule, target
-from nxparse.deliver.run import command
+from nxparse.deliver.run import parse_command
 
 Environ = Mapping[str, str]
 
@@ -169,7 +169,7 @@ def _check_argument(found: Rule, environ: Environ) -> None:
         raise ValueError(f"nothing stands behind {routes.shown(found.target.text)!r}")
     if written and (check := _CHECKS.get(kind)):
         check(argument)
-    if kind == "run" and not routes.expand(command(written)[0], environ).strip():
+    if kind == "run" and not routes.expand(parse_command(written)[0], environ).strip():
         raise ValueError("the program has no name: a variable is empty")
     if kind == "mail" and not written and found.pattern.lower() in routes.SITES:
         raise ValueError(f"a site has no address to mail to: say {found.pattern}=mail:ADDRESS")
@@ -274,9 +274,9 @@ def _report(value: str) -> Path | None:
 _CHECKS: Mapping[str, Callable[[str], object]] = {
     "save": _folder,
     "mail": _recipient,
-    "forward": server,
-    "mastodon": account,
-    "notify": service,
+    "forward": parse_server,
+    "mastodon": parse_account,
+    "notify": parse_service,
 }
 
 OPTIONS = (

@@ -56,14 +56,14 @@ def deliver_to(settings: Settings, environ: Mapping[str, str], target: str) -> D
             case "mail":
                 return partial(_mail, settings, argument)
             case "run":
-                words = run.command(found.argument)
+                words = run.parse_command(found.argument)
                 return partial(_run, settings.dir / ".nx", words, environ)
             case "forward":
-                return partial(_forward, forward.server(argument))
+                return partial(_forward, forward.parse_server(argument))
             case "mastodon":
-                return partial(_mastodon, mastodon.account(argument))
+                return partial(_mastodon, mastodon.parse_account(argument))
             case "notify":
-                return partial(_notify, notify.service(argument), settings.dir / ".nx")
+                return partial(_notify, notify.parse_service(argument), settings.dir / ".nx")
             case _:
                 return _drop
     except (ValueError, RuntimeError) as error:  # RuntimeError: ~somebody who does not exist
