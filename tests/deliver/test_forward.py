@@ -42,7 +42,7 @@ ID = "20260101T120000Z-0123abcd"
 HOUR = 3600.0
 PHOTOS = {"SAM_1.JPG": bodies.jpeg(5000, 1), "SAM_2.JPG": bodies.jpeg(700, 2)}
 BODY = bodies.body(list(PHOTOS.items()))
-OTHER, OTHERS = bodies.body([("SAM_3.JPG", b"3")]), bodies.body([("SAM_4.JPG", b"4")])
+OTHER = bodies.body([("SAM_3.JPG", b"3")])
 SECRETS = ("geheim", "s3cret", base64.b64encode(b"me:geheim").decode())
 
 
@@ -442,36 +442,6 @@ class TestOutbox:
         first, second = running.posts
         assert first == second
         assert box.waits == []
-
-    def test_back_off(self, boxed: Callable[..., Box]) -> None:
-        """Retry-After applies to all uploads, also to those that come later."""
-        with WebServer(reply("429 Slow down", "Retry-After: 1200"), OK) as running:
-            box = boxed(f"forward:http://{HOST}:{running.port}/")
-            second = box.add(OTHER)
-            box.deliver()
-            third = box.add(OTHERS)
-            box.deliver()
-            assert running.connections == 1
-            assert dict(box.waits) == dict.fromkeys((box.id, second, third), 1200.0)
-            box.clock.now += 1200
-            box.deliver()
-        assert (running.connections, box.waits) == (4, [])
-
-    def test_no_back_off(self, boxed: Callable[..., Box]) -> None:
-        """Without Retry-After, the other uploads are tried."""
-        with WebServer(reply("503 Busy"), OK) as running:
-            box = boxed(f"forward:http://{HOST}:{running.port}/")
-            box.add(OTHER)
-            box.deliver()
-        assert running.connections == 2
-        assert [wait for _, wait in box.waits] == [MIN_WAIT]
-
-    def test_refused(self, boxed: Callable[..., Box], tmp_path: Path) -> None:
-        """The photos of a refused upload are saved at once."""
-        with WebServer(reply("404 Gone")) as running:
-            box = boxed(f"forward:http://{HOST}:{running.port}/")
-            box.deliver()
-        assert (running.connections, box.waits, undelivered(tmp_path)) == (1, [], PHOTOS)
 
     @pytest.mark.parametrize(
         "scripts",
