@@ -256,13 +256,13 @@ class _Server:
         self,
         method: str,
         path: str,
-        headers: Mapping[str, str] | None = None,
+        headers: dict[str, str] | None = None,
         body: Iterable[bytes] = (),
     ) -> Any:
         """Make a call. Returns the parsed JSON of the reply, None if it is none."""
         common = {"Authorization": f"Bearer {self._to.token}", "User-Agent": "nx_addon"}
         response = http_client.request(
-            self._to.origin, method, path, common | dict(headers or {}), body, max_body=MAX_REPLY
+            self._to.origin, method, path, common | (headers or {}), body, max_body=MAX_REPLY
         )
         if not 200 <= response.status <= 299:
             raise self._error(response, path)
@@ -280,7 +280,7 @@ class _Server:
         reason = one_line(f"{self._to} {reason}", [self._to.token])
         if has_moved or status in (401, 403):
             return UnreachableError(reason, CONFIGURATION_RETRY)
-        if status == 404 and path == MEDIA:
+        if status in (404, 405) and path == MEDIA:
             return UnreachableError(f"{reason}: is it a Mastodon server?", CONFIGURATION_RETRY)
         if status == 429:
             return UnreachableError(reason, _seconds_until_reset(response.headers))

@@ -550,11 +550,12 @@ class TestStatus:
             assert found == Failure(kind, f"SERVER replied {status}: No (SAM_1.JPG)")
             assert server.statuses == []
 
-    def test_not_found(self) -> None:
-        """A server without the call is probably not a Mastodon server."""
-        with MastodonServer(script={Call.UPLOAD: [page(404)]}) as server:
+    @pytest.mark.parametrize("status", [404, 405])
+    def test_not_mastodon(self, status: int) -> None:
+        """A server without the call is probably not a Mastodon server, which the user can mend."""
+        with MastodonServer(script={Call.UPLOAD: [error(status, "No")]}) as server:
             found = failure(server)
-        text = "SERVER replied 404: Not Found: is it a Mastodon server?"
+        text = f"SERVER replied {status}: No: is it a Mastodon server?"
         assert found == Failure(UnreachableError, text, HOUR)
 
     @pytest.mark.parametrize(

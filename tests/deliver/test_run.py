@@ -195,25 +195,11 @@ def echoed(
 
 
 HOSTILE = [
-    "",
-    "a b  c",
-    "a\nb\r\n",
-    "\x1b[31m\x07",
-    "'",
-    '"; rm -rf "',
-    "$(touch x) `touch x`",
-    "| touch x; & > x",
-    "* ? ~ [a-z] %PATH%",
-    "$HOME ${HOME} ${SMTP_PASSWORD}",
-    "-rf",
-    "--",
-    "{text} {sender} {nothing} {}",
-    "{{file}} $${file}",
-    "\\1 \\g<0> \\n",
-    "사진 🖼 Ä",
-    "a\udcffb",
+    "", "a b  c", "a\nb\r\n", "\x1b[31m\x07", "'", '"; rm -rf "', "$(touch x) `touch x`",
+    "| touch x; & > x", "* ? ~ [a-z] %PATH%", "$HOME ${HOME} ${SMTP_PASSWORD}", "-rf", "--",
+    "{text} {sender} {nothing} {}", "{{file}} $${file}", "\\1 \\g<0> \\n", "사진 🖼 Ä", "a\udcffb",
     "x" * 60_000,
-]
+]  # fmt: skip
 PIECES = st.lists(st.sampled_from(["{file}", "{text}", "${X}", "{", "}", "$", "X"])).map("".join)
 
 
