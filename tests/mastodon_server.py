@@ -46,13 +46,13 @@ class Call(Enum):
 
     INSTANCE = "GET", r"/api/v2/instance"
     UPLOAD = "POST", r"/api/v2/media"
-    LOOK = "GET", r"/api/v1/media/([^/]+)"
+    POLL = "GET", r"/api/v1/media/([^/]+)"
     POST = "POST", r"/api/v1/statuses"
 
 
 SCOPES = {
     Call.UPLOAD: ("write", "write:media"),
-    Call.LOOK: ("write", "write:media"),
+    Call.POLL: ("write", "write:media"),
     Call.POST: ("write", "write:statuses"),
 }
 """The scopes of which a token needs one."""
@@ -79,9 +79,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Processing:
-    """An upload that is processed in the background until it has been looked at so many times."""
+    """An upload that is processed in the background until it has been polled so many times."""
 
-    looks: int
+    polls: int
     fails: bool = False
 
 
@@ -126,15 +126,15 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """A request. `answered` is the status of the reply, None without."""
+class RecordedRequest:
+    """A request. `status` is the status of the reply, None without."""
 
     call: Call | None
     path: str
     headers: Mapping[str, str]
     fields: tuple[tuple[str, str], ...] = ()
     files: tuple[File, ...] = ()
-    answered: int | None = None
+    status: int | None = None
 
     def all(self, name: str) -> list[str]:
         """The values of all fields with this name."""
@@ -208,8 +208,8 @@ class MastodonServer:
     """A server for one account, to be used in a with statement.
 
     `script` has the steps for each kind of call in their order; all further calls are normal.
-    `heard` are the requests, `media` the attachments by id, `statuses` the posts. `visibility` is
-    the default of the account. `clock` returns the Unix time.
+    `requests` has all requests, `media` the attachments by id, `statuses` the posts. `visibility`
+    is the default of the account. `clock` returns the Unix time.
     """
 
     token: str = TOKEN
@@ -222,7 +222,7 @@ class MastodonServer:
     clock: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:
-        self.heard: list[Heard] = []
+        self.requests: list[RecordedRequest] = []
         self.media: dict[str, Media] = {}
         self.statuses: list[Status] = []
         self._steps = {call: list(steps) for call, steps in self.script.items()}
@@ -240,9 +240,9 @@ class MastodonServer:
         self._thread.join()
         self._http.server_close()
 
-    def calls(self, call: Call) -> list[Heard]:
+    def calls(self, call: Call) -> list[RecordedRequest]:
         """The requests of this kind."""
-        return [heard for heard in self.heard if heard.call is call]
+        return [request for request in self.requests if request.call is call]
 
     def exchange(self, handler: BaseHTTPRequestHandler) -> Answer | None:
         """Read a request, record it, and do what it requests. Returns the reply, None without."""
@@ -254,20 +254,20 @@ class MastodonServer:
         with self._lock:
             steps = self._steps.get(call) if call else None
             step = steps.pop(0) if steps else None
-        heard = Heard(call, handler.path, dict(handler.headers))
+        request = RecordedRequest(call, handler.path, dict(handler.headers))
         size = int(handler.headers.get("Content-Length", 0))
         body = handler.rfile.read(size)
         if len(body) < size:
-            self.heard.append(heard)
+            self.requests.append(request)
             return None
         if callable(step):
             step()
         with self._lock:
             reply: Answer | None = None
             try:
-                heard = _with_body(heard, body, handler.headers)
+                request = _with_body(request, body, handler.headers)
                 if step is not Fault.DROP and not isinstance(step, Answer):
-                    reply = self._do(heard, argument or "", step)
+                    reply = self._do(request, argument or "", step)
             except Refusal as refusal:
                 reply = error(refusal.status, str(refusal))
             except ValueError as malformed:
@@ -276,24 +276,24 @@ class MastodonServer:
                 reply = None
             if isinstance(step, Answer):
                 reply = step
-            self.heard.append(replace(heard, answered=reply.status if reply else None))
+            self.requests.append(replace(request, status=reply.status if reply else None))
             return reply
 
-    def _do(self, heard: Heard, argument: str, step: Step) -> Answer:
-        scopes = SCOPES.get(heard.call) if heard.call else None
-        if scopes and heard.headers.get("Authorization") != f"Bearer {self.token}":
+    def _do(self, request: RecordedRequest, argument: str, step: Step) -> Answer:
+        scopes = SCOPES.get(request.call) if request.call else None
+        if scopes and request.headers.get("Authorization") != f"Bearer {self.token}":
             raise Refusal(401, "The access token is invalid")
         if scopes and not set(scopes) & set(self.scopes):
             raise Refusal(403, "This action is outside the authorized scopes")
-        match heard.call:
+        match request.call:
             case Call.INSTANCE:
                 return self._instance()
             case Call.UPLOAD:
-                return self._upload(heard, step)
-            case Call.LOOK:
-                return self._look(argument)
+                return self._upload(request, step)
+            case Call.POLL:
+                return self._poll(argument)
             case Call.POST:
-                return self._post(heard)
+                return self._post(request)
         raise Refusal(404, "Not Found")
 
     def _instance(self) -> Answer:
@@ -306,8 +306,8 @@ class MastodonServer:
         configuration = {"statuses": statuses, "media_attachments": media}
         return answer(200, {"domain": HOST, "version": "4.5.2", "configuration": configuration})
 
-    def _upload(self, heard: Heard, step: Step) -> Answer:
-        file = next((file for file in heard.files if file.name == "file"), None)
+    def _upload(self, request: RecordedRequest, step: Step) -> Answer:
+        file = next((file for file in request.files if file.name == "file"), None)
         if file is None:
             raise Refusal(422, "Validation failed: File can't be blank")
         found = (kind for at, magic, kind in KINDS if file.data.startswith(magic, at))
@@ -316,7 +316,7 @@ class MastodonServer:
         if not (file.content_type and kind):
             text = "Validation failed: File content type is invalid, File is invalid"
             raise Refusal(422, text)
-        description = heard.field("description")
+        description = request.field("description")
         if len(description or "") > self.description:
             text = f"Description is too long (maximum is {self.description} characters)"
             raise Refusal(422, f"Validation failed: {text}")
@@ -327,28 +327,28 @@ class MastodonServer:
         is_done = processing == Processing(0)
         return answer(200 if is_done else 202, _attachment(id, is_done))
 
-    def _look(self, id: str) -> Answer:
+    def _poll(self, id: str) -> Answer:
         media = self.media.get(id)
         if media is None or media.status:
             raise Refusal(404, "Record not found")
         if media.processing == Processing(0, fails=True):
             raise Refusal(422, "Error processing thumbnail for uploaded media")
-        if not media.processing.looks:
+        if not media.processing.polls:
             return answer(200, _attachment(id, True))
-        media.processing = replace(media.processing, looks=media.processing.looks - 1)
+        media.processing = replace(media.processing, polls=media.processing.polls - 1)
         return answer(206, _attachment(id, False))
 
-    def _post(self, heard: Heard) -> Answer:
-        reply_to = heard.field("in_reply_to_id") or None
+    def _post(self, request: RecordedRequest) -> Answer:
+        reply_to = request.field("in_reply_to_id") or None
         if reply_to and reply_to not in {status.id for status in self.statuses}:
             text = "The post you are trying to reply to does not appear to exist."
             raise Refusal(404, text)
-        key = heard.headers.get("Idempotency-Key") or None
+        key = request.headers.get("Idempotency-Key") or None
         for status in self.statuses:
             if key and status.idempotency_key == key and self.clock() - status.made < HOUR:
                 return answer(200, {"id": status.id})
-        media = self._attachable(heard.all("media_ids[]"))
-        text, visibility = heard.field("status") or "", heard.field("visibility")
+        media = self._attachable(request.all("media_ids[]"))
+        text, visibility = request.field("status") or "", request.field("visibility")
         problems = []
         if visibility not in (None, *VISIBILITIES):
             problems.append("Visibility is not included in the list")
@@ -378,16 +378,16 @@ class MastodonServer:
         return tuple(media)
 
 
-def _with_body(heard: Heard, body: bytes, headers: Message) -> Heard:
+def _with_body(request: RecordedRequest, body: bytes, headers: Message) -> RecordedRequest:
     """Parse the body of a request. Raises ValueError."""
     match headers.get_content_type() if body else None:
         case "application/x-www-form-urlencoded":
             fields = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict")
-            return replace(heard, fields=tuple(fields))
+            return replace(request, fields=tuple(fields))
         case "multipart/form-data":
             fields, files = multipart(body, headers.get_boundary() or "")
-            return replace(heard, fields=tuple(fields), files=tuple(files))
-    return heard
+            return replace(request, fields=tuple(fields), files=tuple(files))
+    return request
 
 
 def _attachment(id: str, is_done: bool) -> Mapping[str, object]:

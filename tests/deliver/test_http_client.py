@@ -373,7 +373,7 @@ def test_cannot_connect(monkeypatch: pytest.MonkeyPatch, impatient: None) -> Non
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    found = outcome(Origin(False, "nobody.example", 80))
+    found = outcome(Origin(False, "missing.example", 80))
     assert found == (UnreachableError, "SERVER: Name or service not known")
 
 

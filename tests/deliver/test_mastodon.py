@@ -365,16 +365,22 @@ class TestSend:
         """A photo arrives with its description, and a post refers to it."""
         sent = file(photo(model="NX300"), "SAM_1.JPG")
         with MastodonServer() as server:
-            said = send(server, [sent], "Am Meer\nbei Föhr~Ein Boot", query="?visibility=unlisted")
-        assert said == f"posted to {HOST}:{server.port}"
+            outcome = send(
+                server, [sent], "Am Meer\nbei Föhr~Ein Boot", query="?visibility=unlisted"
+            )
+        assert outcome == f"posted to {HOST}:{server.port}"
         [put], [status] = server.calls(Call.UPLOAD), server.statuses
         [got] = put.files
         assert (got.name, got.filename, got.content_type) == ("file", "SAM_1.JPG", "image/jpeg")
         assert contents_of(status) == [(sent.data, "Ein Boot")]
         assert (status.text, status.visibility) == ("Am Meer\nbei Föhr\n\n📷 NX300", "unlisted")
         assert (status.in_reply_to, status.idempotency_key) == (None, f"{KEY}.0")
-        assert [heard.call for heard in server.heard] == [Call.INSTANCE, Call.UPLOAD, Call.POST]
-        assert {heard.headers["User-Agent"] for heard in server.heard} == {"nx_addon"}
+        assert [request.call for request in server.requests] == [
+            Call.INSTANCE,
+            Call.UPLOAD,
+            Call.POST,
+        ]
+        assert {request.headers["User-Agent"] for request in server.requests} == {"nx_addon"}
 
     def test_defaults(self) -> None:
         """Without a visibility or description, none is sent."""
@@ -397,8 +403,8 @@ class TestSend:
         """More photos than a post can have become a thread."""
         files = PICTURES[:9]
         with MastodonServer() as server:
-            said = send(server, files, "text~a~~c", query="?visibility=direct")
-        assert said == f"posted to {HOST}:{server.port} in 3 posts"
+            outcome = send(server, files, "text~a~~c", query="?visibility=direct")
+        assert outcome == f"posted to {HOST}:{server.port} in 3 posts"
         first, second, third = server.statuses
         assert [one.in_reply_to for one in server.statuses] == [None, first.id, second.id]
         assert [description for _, description in contents_of(first)] == ["a", None, "c", None]
@@ -446,16 +452,16 @@ class TestSend:
         assert [(len(one.text), len(one.media)) for one in server.statuses] == [(500, 4), (1, 1)]
         assert len(server.statuses[0].media[0].description or "") == 1500
 
-    @pytest.mark.parametrize("looks", [1, 3])
-    def test_processing(self, looks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("polls", [1, 3])
+    def test_processing(self, polls: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """A file that the server processes later is polled until it is ready."""
         pauses: list[float] = []
         monkeypatch.setattr(time, "sleep", pauses.append)
         monkeypatch.setattr(mastodon, "POLL_INTERVAL", 2.0)
-        with MastodonServer(script={Call.UPLOAD: [Processing(looks)]}) as server:
+        with MastodonServer(script={Call.UPLOAD: [Processing(polls)]}) as server:
             send(server, VIDEOS[:1])
-        assert [heard.answered for heard in server.calls(Call.LOOK)] == [206] * looks + [200]
-        assert pauses == [2.0] * (looks + 1)
+        assert [request.status for request in server.calls(Call.POLL)] == [206] * polls + [200]
+        assert pauses == [2.0] * (polls + 1)
         assert server.calls(Call.UPLOAD)[0].files[0].content_type == "video/mp4"
         assert contents_of(server.statuses[0]) == undescribed(VIDEOS[:1])
 
@@ -510,7 +516,7 @@ def created(id: object) -> bytes:
 
 
 NOT_MASTODON = "SERVER does not reply like a Mastodon server"
-CALLS = pytest.mark.parametrize("call", [Call.INSTANCE, Call.UPLOAD, Call.LOOK, Call.POST])
+CALLS = pytest.mark.parametrize("call", [Call.INSTANCE, Call.UPLOAD, Call.POLL, Call.POST])
 
 
 def failing(call: Call, step: Step) -> dict[Call, list[Step]]:
@@ -598,7 +604,7 @@ class TestStatus:
             there = f"http://me:***@{HOST}:{other.port}/?x=***"
             text = f"SERVER has moved to {there}: change the rule"
             assert found == Failure(UnreachableError, text, HOUR)
-            assert (other.heard, server.statuses) == ([], [])
+            assert (other.requests, server.statuses) == ([], [])
 
     @pytest.mark.parametrize("ahead", [0.0, 7 * HOUR, -DAY])
     @CALLS
@@ -654,7 +660,7 @@ class TestStatus:
         ],
         ids=lambda body: body[:20].decode("latin-1") or "empty",
     )
-    @pytest.mark.parametrize("call", [Call.UPLOAD, Call.LOOK, Call.POST])
+    @pytest.mark.parametrize("call", [Call.UPLOAD, Call.POLL, Call.POST])
     def test_malformed(self, call: Call, body: bytes) -> None:
         """Replies that are not those of Mastodon are temporary errors."""
         with MastodonServer(script=failing(call, Answer(200, body))) as server:
@@ -749,8 +755,12 @@ class TestOutbox:
                 to = [box.target]
                 arrivals.append(box.spool, SITE, name, content, at_once=[], together=to)
             box.deliver()
-        assert server.statuses[1].text == "Am Meer\n\n📷 NX300"
-        assert [len(status.media) for status in server.statuses] == [1, 2]
+        found = {status.text: contents_of(status) for status in server.statuses}
+        assert found.keys() == {"Am Meer", "Am Meer\n\n📷 NX300"}
+        assert found["Am Meer\n\n📷 NX300"] == [
+            (PICTURES[1].data, "Ein Boot"),
+            (PICTURES[2].data, "Eine Möwe~~~~Der Strand"),
+        ]
 
     @pytest.mark.parametrize(
         ("call", "steps"),
