@@ -8,6 +8,7 @@ import itertools
 import os
 import re
 import socket
+import time
 import traceback
 import tracemalloc
 import warnings
@@ -325,6 +326,18 @@ def test_timeout(script: Script, impatient: None) -> None:
     with WebServer(script, keep=False) as running:
         found = outcome(running, 16 << 20)
     assert found == (TemporaryError, Matching("SERVER: .*timed out"))
+
+
+def test_slow_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply may take longer than a connection."""
+    monkeypatch.setattr(http_client, "CONNECT_TIMEOUT", 0.2)
+
+    def slowly() -> Iterator[bytes]:
+        time.sleep(0.4)
+        yield OK
+
+    with WebServer((Act.READ, slowly())) as running:
+        assert outcome(running) == 200
 
 
 def test_timeout_after_the_status(impatient: None) -> None:
