@@ -364,6 +364,8 @@ class TestSecrets:
             ("m:p%C3%A4%C3%9F@", "", "no päß", "no ***"),
             ("m:p%FF@", "", "no p\xff", "no ***"),
             ("", "/hook/secret", "hook /hook/secret", "hook ***"),
+            ("", "/hook/12345678", "no 12345678", "no ***"),
+            ("", "/hook/1234567", "no 1234567", "no 1234567"),
             ("", "/" + "x" * 300, "x" * 300 + "y", "***y"),
         ],
     )
