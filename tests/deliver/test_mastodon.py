@@ -530,7 +530,7 @@ class TestStatus:
         assert found == Failure(UnreachableError, f"SERVER replied {status}: No", HOUR)
 
     @pytest.mark.parametrize("call", [Call.INSTANCE, Call.UPLOAD, Call.POST])
-    @pytest.mark.parametrize("status", [408, 425, 500, 502, 503])
+    @pytest.mark.parametrize("status", [102, 408, 425, 500, 502, 503])
     def test_temporary(self, status: int, call: Call) -> None:
         """Errors of the server are temporary; with the first call, it is unreachable."""
         with MastodonServer(script=failing(call, page(status))) as server:
