@@ -1,8 +1,7 @@
-"""A web server on loopback that follows a script, for the tests.
+"""A scripted web server on loopback.
 
-It says what its script tells it to, however wrong that is, and notes what it
-hears, byte for byte. It is the other side of the wire and uses nothing of
-nxparse. Use it in a with statement; what it has noted is complete when that ends.
+It replies whatever its script contains, and records the requests byte for byte. It uses nothing of
+nxparse. The records are complete when the with statement ends.
 """
 
 from __future__ import annotations
@@ -18,47 +17,50 @@ from enum import Enum, auto
 from typing import Self
 
 HOST = "127.0.0.1"
-TIMEOUT = 10.0  # seconds; only a test that fails waits that long
-GRACE = 2.0  # seconds for a client to go, when a test is over
+TIMEOUT = 10.0  # seconds; reached only by tests that fail
+GRACE = 2.0  # seconds for the client to disconnect at the end of a test
 
 
 class Act(Enum):
-    """What a WebServer can do besides talking."""
+    """What a WebServer can do besides sending."""
 
-    HEAD = auto()
-    """Read the head of a request, and no byte of its body."""
-    SOME = auto()
-    """Read the head and some of the body: half of it, at most a megabyte."""
-    POST = auto()
+    READ = auto()
     """Read a whole request."""
-    CLOSE = auto()
-    """Close the connection: with an RST if something has come that was not read."""
-    RESET = auto()
-    """Break the connection off (RST)."""
-    SILENCE = auto()
-    """Say nothing more and do not tell, but listen on until the client goes."""
+    READ_HEAD = auto()
+    """Read the head of a request, and no byte of its body."""
+    READ_SOME = auto()
+    """Read the head, and half of the body, at most a megabyte."""
+    READ_ON = auto()
+    """Read and discard until the client disconnects."""
     STALL = auto()
-    """Neither say nor read anything more, until the client's window is full."""
+    """Neither send nor read until the test ends."""
+    RESET = auto()
+    """Reset the connection."""
 
 
 Step = bytes | Act | Iterable[bytes]
-"""Bytes to say, once or over and over again; or something to do."""
+"""Bytes to send, once or repeatedly; or an Act."""
 
 Script = bytes | Sequence[Step]
-"""What to do with a connection; then it is closed. Bytes alone are said to a whole request."""
+"""The steps of a connection, which is closed afterwards. Bytes alone reply to a whole request."""
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
+def reply(status: str, *headers: str, body: bytes = b"") -> bytes:
+    """A response, such as `reply("404 Not Found", "X: y")`."""
+    lines = [f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body)}", "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body
+
+
 @dataclass(frozen=True, slots=True)
-class Post:
-    """A request as far as it came. `body` is empty where the server keeps none."""
+class Request:
+    """A request as far as it was read. `body` is empty if the server does not store bodies."""
 
     line: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
     size: int
-    secure: bool
 
     def header(self, name: str) -> str:
         """The only header of this name."""
@@ -67,11 +69,10 @@ class Post:
 
 
 class WebServer:
-    """A server that has a script for each connection, and the last one for all that follow.
+    """A server with a script for each connection; the last one serves all further connections.
 
-    `posts` has a request for each connection that brought the head of one;
-    `connections` counts them all. `keep`: the bodies, not only their sizes.
-    With `tls` it talks TLS from the first byte.
+    `posts` are the requests, `connections` is the number of connections. Without `keep`, only the
+    sizes of bodies are recorded. With `tls` it is an https server.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class WebServer:
     ) -> None:
         self.host = host
         self.secure = tls is not None
-        self.posts: list[Post] = []
+        self.posts: list[Request] = []
         self.connections = 0
         self._scripts = list(scripts or (OK,))
         self._tls = tls
@@ -93,7 +94,7 @@ class WebServer:
         self._listener = socket.create_server((host, 0), family=family)
         self.port: int = self._listener.getsockname()[1]
         self._connection: socket.socket | None = None
-        self._last: object = None  # the address of the connection that says: no more will come
+        self._last: object = None  # the address of the connection that ends the server
         self._head = b""
         self._body = bytearray()
         self._size = 0
@@ -110,14 +111,14 @@ class WebServer:
             self._stopped.set()
             last.connect((self.host, self.port))
         self._thread.join(GRACE)
-        if self._thread.is_alive() and self._connection:  # a client that does not go
+        if self._thread.is_alive() and self._connection:
             with contextlib.suppress(OSError):
                 self._connection.shutdown(socket.SHUT_RDWR)
             self._thread.join(TIMEOUT)
         self._listener.close()
 
     @property
-    def post(self) -> Post:
+    def post(self) -> Request:
         """The only request."""
         (found,) = self.posts
         return found
@@ -128,7 +129,7 @@ class WebServer:
             try:
                 if client == self._last:
                     return
-                # Whatever a client does to the connection is its own affair.
+                # The client may do to the connection what it likes.
                 with contextlib.suppress(OSError):
                     self._serve(self._connection)
             finally:
@@ -143,33 +144,28 @@ class WebServer:
             if self._tls:
                 connection = self._tls.wrap_socket(connection, server_side=True)
                 self._connection = connection
-            for step in (Act.POST, script) if isinstance(script, bytes) else script:
+            for step in (Act.READ, script) if isinstance(script, bytes) else script:
                 if isinstance(step, Act):
                     self._act(connection, step)
                 else:
                     for piece in (step,) if isinstance(step, bytes) else step:
                         connection.sendall(piece)
         finally:
-            self._note(isinstance(connection, ssl.SSLSocket))
-
-    def _note(self, secure: bool) -> None:
-        if not self._head:
-            return
-        line, *lines = self._head.decode("latin-1").split("\r\n")
-        headers = (line.partition(": ") for line in lines)
-        found = tuple((name, value) for name, _, value in headers)
-        self.posts.append(Post(line, found, bytes(self._body), self._size, secure))
+            if self._head:
+                line, *lines = self._head.decode("latin-1").split("\r\n")
+                fields = [field.partition(": ") for field in lines]
+                headers = tuple((name, value) for name, _, value in fields)
+                self.posts.append(Request(line, headers, bytes(self._body), self._size))
 
     def _act(self, connection: socket.socket, act: Act) -> None:
         match act:
-            case Act.HEAD:
-                self._read_head(connection)
-            case Act.SOME:
-                length = self._read_head(connection)
-                self._read_body(connection, min(length // 2, 1 << 20))
-            case Act.POST:
+            case Act.READ:
                 self._read_body(connection, self._read_head(connection))
-            case Act.SILENCE:
+            case Act.READ_HEAD:
+                self._read_head(connection)
+            case Act.READ_SOME:
+                self._read_body(connection, min(self._read_head(connection) // 2, 1 << 20))
+            case Act.READ_ON:
                 while connection.recv(1 << 16):
                     pass
             case Act.STALL:
@@ -178,30 +174,26 @@ class WebServer:
                 linger = struct.pack("ii", 1, 0)
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 raise ConnectionAbortedError
-            case Act.CLOSE:
-                raise ConnectionAbortedError
 
     def _read_head(self, connection: socket.socket) -> int:
-        """Read as far as the blank line, if that is not done; return the size of the body."""
+        """Read the head of the request unless that is done. Returns the size of the body."""
         head = bytearray()
-        # Byte by byte, so that what is not to be read is left to the system.
+        # Byte by byte, so that no byte of the body is read.
         while not self._head and not head.endswith(b"\r\n\r\n"):
-            head += _received(connection, 1)
+            head += _receive(connection, 1)
         self._head = self._head or bytes(head[:-4])
-        lengths = (
-            line for line in self._head.split(b"\r\n") if line.startswith(b"Content-Length: ")
-        )
-        return int(next(lengths, b": 0").partition(b": ")[2])
+        _, _, rest = self._head.partition(b"\r\nContent-Length: ")
+        return int(rest.partition(b"\r\n")[0] or 0)
 
     def _read_body(self, connection: socket.socket, size: int) -> None:
         while self._size < size:
-            data = _received(connection, min(size - self._size, 1 << 16))
+            data = _receive(connection, min(size - self._size, 1 << 16))
             self._size += len(data)
             if self._keep:
                 self._body += data
 
 
-def _received(connection: socket.socket, size: int) -> bytes:
+def _receive(connection: socket.socket, size: int) -> bytes:
     data = connection.recv(size)
     if not data:
         raise ConnectionAbortedError

@@ -1,23 +1,23 @@
-"""The target `forward:URL`: an upload as a POST of multipart/form-data that any server parses.
+"""The target `forward:URL`: an upload as a POST of multipart/form-data that any server can parse.
 
 The body is the one that `nxparse.multipart.repair` makes: the camera's parts with clean headers
-and a close delimiter, streamed from the stored body. Uploads to social sites get a message like
-that of an e-mail before their photos, so that a server needs to know one form only.
+and a close delimiter, streamed from the stored body. Uploads to social sites get a message part
+like that of an e-mail, so that servers need to support only one form.
 
-A reply of 2xx is a success. 408, 425, 429, 5xx and no reply are temporary; Retry-After is obeyed,
-with 429 and 503 for everything that waits for this server. After 413 the photos are sent one at a
-time. Any other status is final, redirects included. The text of a reply is logged without the
-secrets of the URL.
+2xx is success. 408, 425, 429, 5xx and a missing reply are temporary errors. Retry-After is obeyed;
+with 429 and 503 it applies to all deliveries to the server. After 413 the photos are sent one at a
+time. Any other status is permanent, including redirects. The reply is logged without the secrets
+of the URL.
 """
 
 from __future__ import annotations
 
 import base64
-import email.utils
 import re
 from dataclasses import dataclass, field
 from datetime import UTC
-from urllib.parse import quote, unquote, unquote_plus, unquote_to_bytes, urlsplit
+from email.utils import parsedate_to_datetime
+from urllib.parse import quote, unquote, unquote_plus, unquote_to_bytes
 
 from nxparse.deliver import http_client
 from nxparse.deliver.errors import (
@@ -28,18 +28,18 @@ from nxparse.deliver.errors import (
     UnreachableError,
     one_line,
 )
-from nxparse.deliver.http_client import ConnectError, NoResponseError, Origin, Response
+from nxparse.deliver.http_client import Origin, Response
 from nxparse.multipart import Encoded
 
 LATER = (408, 425, 429)
-BUSY = (429, 503)  # with Retry-After
-TEXTS = ("text/plain", "application/json")
-MAX_TEXT = 4096  # bytes of a reply's text that are read
+BUSY = (429, 503)  # with Retry-After, for all uploads
+TEXT_TYPES = ("text/plain", "application/json")
+MAX_TEXT = 4096  # bytes of a reply that are read
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where to post to. What may be a secret (user, password, path) is in no repr."""
+    """Where to post to. The parts that may be secret (user, password, path) are not in the repr."""
 
     origin: Origin
     path: str = field(repr=False)
@@ -49,36 +49,29 @@ class Server:
         return str(self.origin)
 
 
-def server(url: str) -> Server:
-    """Read `https://user:password@host/path`. ValueError, without what it says, if it is none."""
+def parse_server(url: str) -> Server:
+    """Parse `https://user:password@host/path`. Raises ValueError, without the URL."""
     try:
-        parts = urlsplit(url)
-        secure = {"http": False, "https": True}[parts.scheme]
-        host = (parts.hostname or "").encode("idna").decode("ascii")
-        port = parts.port if parts.port is not None else 443 if secure else 80
+        origin, parts = http_client.parse_url(url)
         path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
         query = quote(parts.query, safe="/?%:@!$&'()*+,;=~-._")
         user, password = map(unquote_to_bytes, (parts.username or "", parts.password or ""))
-        # What can neither be looked up nor sent is better known now than at each upload.
-        if not re.fullmatch(r"[a-z0-9._-]+|[0-9a-f:.]+", host) or not port or b":" in user:
+        # These could not be sent, which is better reported now than at each upload.
+        if b":" in user or parts.fragment or re.search(r"[\s\0]", url):
             raise ValueError
-        if parts.fragment or re.search(r"[\s\0]", url):
-            raise ValueError
-    except (KeyError, ValueError):
+    except ValueError:
         raise ValueError("not a URL like https://host/path") from None
     authorization = ""
     if parts.username is not None:
         authorization = f"Basic {base64.b64encode(user + b':' + password).decode('ascii')}"
-    origin = Origin(secure, host, port)
     return Server(origin, f"{path}?{query}" if query else path, authorization)
 
 
 def send(body: Encoded, id: str, to: Server, now: float) -> str:
     """Post a body. Returns the status.
 
-    `id` is the same when the same upload is sent again. `now` is a Unix time,
-    for a Retry-After that is a date. Raises a DeliveryError, or what `body`
-    raises if it cannot be read.
+    `id` must be the same for each attempt of a delivery. `now` is a Unix time, for a Retry-After
+    that is a date. Raises a DeliveryError, or the error of reading `body`.
     """
     headers = {
         "Content-Type": body.content_type,
@@ -88,74 +81,61 @@ def send(body: Encoded, id: str, to: Server, now: float) -> str:
     }
     if to.authorization:
         headers["Authorization"] = to.authorization
-    try:
-        response = http_client.request(
-            to.origin,
-            "POST",
-            to.path,
-            headers,
-            body.chunks(),
-            max_body=MAX_TEXT,
-            has_secret=bool(to.authorization),
-        )
-    except ConnectError as error:
-        raise UnreachableError(_told(f"{to}: {error}", to)) from None
-    except NoResponseError as error:
-        raise TemporaryError(_told(f"{to}: {error}", to)) from None
-    said = f"{to} says {_told(_words(response), to)}"
-    if 200 <= response.status <= 299:
-        if response.broken:
-            reason = _told(http_client.error_text(response.broken), to)
-            raise TemporaryError(f"{said}, without the whole upload: {reason}")
-        return f"{response.status}"
-    if 300 <= response.status <= 399 and "Location" in response.headers:
-        said += "; redirects are not followed, so the rule needs the final URL"
-    raise _failure(response.status, said, _seconds(response.headers["Retry-After"], now))
+    response = http_client.request(
+        to.origin, "POST", to.path, headers, body.chunks(), max_body=MAX_TEXT
+    )
+    if not 200 <= response.status <= 299:
+        raise _error(response, to, now)
+    return str(response.status)
 
 
-def _failure(status: int, said: str, retry_after: float | None) -> DeliveryError:
+def _error(response: Response, to: Server, now: float) -> DeliveryError:
+    status = response.status
+    # Some JSON writers escape slashes.
+    reply = one_line(_reply(response).replace("\\/", "/"), _secrets(to))
+    reason = f"{to} replied {reply}"
+    retry_after = _parse_retry_after(response.headers["Retry-After"], now)
     if status in BUSY and retry_after:
-        return UnreachableError(said, retry_after)
-    # 1xx: an interim reply is not the end of it.
+        return UnreachableError(reason, retry_after)
+    # 1xx: interim, the final reply is missing.
     if status in LATER or status >= 500 or status < 200:
-        return TemporaryError(said, retry_after)
-    return TooLargeError(said) if status == 413 else PermanentError(said)
+        return TemporaryError(reason, retry_after)
+    if status == 413:
+        return TooLargeError(reason)
+    if status < 400 and "Location" in response.headers:
+        reason += "; redirects are not followed, so the rule needs the final URL"
+    return PermanentError(reason)
 
 
-def _seconds(value: str | None, now: float) -> float | None:
-    """What Retry-After means: seconds, or a date, which is in UTC if it does not say."""
+def _parse_retry_after(value: str | None, now: float) -> float | None:
+    """Return the seconds to wait, None if there is no valid value (RFC 9110 section 10.2.3)."""
     if not value:
         return None
     if re.fullmatch(r"[0-9]{1,9}", value.strip()):
         return float(value)
     try:
-        date = email.utils.parsedate_to_datetime(value)
+        date = parsedate_to_datetime(value)
         return max(0.0, date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now)
     except (ValueError, OverflowError):
         return None
 
 
-def _words(response: Response) -> str:
-    """The status, and the first line of a text that may say why."""
+def _reply(response: Response) -> str:
+    """Return the status line, and the first line of the body if it is a text."""
     status = f"{response.status} {response.reason}".strip()
     text = response.body.decode("utf-8", "replace").strip()
-    if not text or not response.headers.get("Content-Type", "").startswith(TEXTS):
+    if not text or not response.headers.get("Content-Type", "").startswith(TEXT_TYPES):
         return status
     if 300 <= response.status <= 399:
-        return status  # its text repeats the Location, in which there may be a secret
+        return status  # the text repeats the Location, which may contain a secret
     return f"{status}: {text.partition(chr(10))[0]}"
 
 
-def _told(text: str, to: Server) -> str:
-    """What a server said, for a log: one line, no control characters, no secret."""
-    return one_line(text.replace("\\/", "/"), _secrets(to))  # a slash as JSON may have it
-
-
 def _secrets(to: Server) -> list[str]:
-    """What may be secret in a URL, as it is sent and as it is read: some servers repeat it.
+    """Return the parts of a URL that may be secret, encoded and decoded, the longest first.
 
-    Shorter words are no tokens, but may be any word of what a server says: less than
-    8 characters in a path, which is made of such words, and less than 4 elsewhere.
+    Short words are no tokens, but may be in any reply: at least 8 characters are required of the
+    segments of a path, and 4 of the rest. Passwords always count.
     """
     path, _, query = to.path.partition("?")
     credentials = to.authorization.partition(" ")[2]
@@ -165,5 +145,5 @@ def _secrets(to: Server) -> list[str]:
     values = [value or name for name, _, value in pairs]
     words = [word for word in (path, query, credentials, user, *values) if len(word) >= 4]
     words += [word for word in path.split("/") if len(word) >= 8]
-    forms = {read(word) for word in words for read in (str, unquote, unquote_plus)} | {password}
+    forms = {decode(word) for word in words for decode in (str, unquote, unquote_plus)} | {password}
     return sorted(forms - {""}, key=len, reverse=True)

@@ -1,23 +1,26 @@
-"""A small HTTP client for deliveries: bodies are streamed, replies are bounded.
+"""A small HTTP client for deliveries.
 
-It follows no redirect: that would send photos to a server the user has not chosen. A server may
-reply before it has read the whole body, and hang up, so the reply is read even after sending has
-failed. The caller decides what a status means.
+Request bodies are streamed and response bodies are truncated. Redirects are not followed: they
+would send photos to a server that the user has not chosen. A server may respond and hang up before
+it has read the whole body, so the response is read even after sending has failed.
 """
 
 from __future__ import annotations
 
 import http.client
+import re
 import ssl
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from email.message import Message
+from urllib.parse import SplitResult, urlsplit
 
+from nxparse.deliver.errors import TemporaryError, UnreachableError
 from nxparse.deliver.privacy import is_private
 
-CONNECT = 30.0  # seconds
-ANSWER = 300.0  # seconds for each step: one write of the body, one read of the reply
+CONNECT_TIMEOUT = 30.0  # seconds
+IO_TIMEOUT = 300.0  # seconds for each write of the request and each read of the response
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,30 +36,31 @@ class Origin:
         return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
 
 
+def parse_url(url: str) -> tuple[Origin, SplitResult]:
+    """Return the server of an http or https URL, and the parts of the URL.
+
+    Raises ValueError, without the URL, if there is no usable server in it.
+    """
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna").decode("ascii")
+        secure = {"http": False, "https": True}[parts.scheme]
+        port = parts.port if parts.port is not None else 443 if secure else 80
+    except (KeyError, ValueError):
+        raise ValueError("not an HTTP URL") from None
+    if not port or not re.fullmatch(r"[a-z0-9._-]+|[0-9a-f:.]+", host):
+        raise ValueError("not an HTTP URL")
+    return Origin(secure, host, port), parts
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A reply. `body` is at most `max_body` bytes of it, empty if it could not be read.
-
-    `broken` is the error that ended the sending of the request early.
-    """
+    """A response. `body` is truncated, and empty if it could not be read."""
 
     status: int
     reason: str
     headers: Message = field(repr=False)
     body: bytes = field(repr=False)
-    broken: OSError | None = None
-
-
-class ConnectError(OSError):
-    """The server could not be reached, or could not prove its identity."""
-
-
-class InsecureError(ConnectError):
-    """The connection is neither encrypted nor to this machine, so no secret was sent."""
-
-
-class NoResponseError(OSError):
-    """The server was reached, but sent no reply."""
 
 
 def request(
@@ -67,52 +71,46 @@ def request(
     body: Iterable[bytes] = (),
     *,
     max_body: int,
-    has_secret: bool = False,
-    connect: float | None = None,
-    answer: float | None = None,
 ) -> Response:
     """Make one request on a connection of its own.
 
-    `headers` include Content-Length where there is a body. `max_body` is in bytes; `connect` and
-    `answer` are timeouts in seconds. With `has_secret`, nothing is sent over a connection that is
-    neither encrypted nor to this machine. Raises ConnectError (InsecureError), NoResponseError, and
-    whatever iterating over `body` raises.
+    `headers` must include Content-Length if there is a body. `max_body` is the number of bytes of
+    the response body that are read. Requests with an Authorization header are sent only over TLS or
+    to this machine.
+
+    Raises UnreachableError if there is no such connection, TemporaryError if there is no response
+    or if a successful one arrives before the whole body is sent, and whatever iterating over `body`
+    raises.
     """
-    with closing(_connection(origin, CONNECT if connect is None else connect)) as connection:
+    with closing(_connection(origin)) as connection:
         try:
             connection.connect()
         except OSError as error:
-            raise ConnectError(error_text(error)) from error
-        if has_secret and not is_private(connection.sock):
-            raise InsecureError(
-                "http:// does not encrypt passwords, so none was sent: use https://"
-            )
-        connection.sock.settimeout(ANSWER if answer is None else answer)
+            raise UnreachableError(f"{origin}: {_describe(error)}") from None
+        if "Authorization" in headers and not is_private(connection.sock):
+            reason = "passwords and tokens are not sent over http://, use https://"
+            raise UnreachableError(f"{origin}: {reason}")
+        connection.sock.settimeout(IO_TIMEOUT)
         broken = _send(connection, method, path, headers, body)
         try:
-            with connection.getresponse() as response:
-                return Response(
-                    response.status,
-                    response.reason.encode("latin-1").decode("utf-8", "replace"),
-                    response.headers,
-                    _body(response, max_body),
-                    broken,
-                )
+            with connection.getresponse() as raw:
+                reason = raw.reason.encode("latin-1").decode("utf-8", "replace")
+                response = Response(raw.status, reason, raw.headers, _read(raw, max_body))
         except (OSError, http.client.HTTPException) as error:
-            raise NoResponseError(error_text(broken or error)) from error
+            raise TemporaryError(f"{origin}: {_describe(broken or error)}") from None
+    if broken and 200 <= response.status <= 299:
+        reason = f"replied {response.status} before it had the whole upload: {_describe(broken)}"
+        raise TemporaryError(f"{origin} {reason}")
+    return response
 
 
-def error_text(error: Exception) -> str:
-    """Return the reason of a failure, in the words of the system where there are any."""
-    text = getattr(error, "strerror", None) or str(error).strip()
-    return text if text and text.isprintable() else type(error).__name__
-
-
-def _connection(origin: Origin, timeout: float) -> http.client.HTTPConnection:
+def _connection(origin: Origin) -> http.client.HTTPConnection:
     if not origin.secure:
-        return http.client.HTTPConnection(origin.host, origin.port, timeout=timeout)
+        return http.client.HTTPConnection(origin.host, origin.port, timeout=CONNECT_TIMEOUT)
     context = ssl.create_default_context()
-    return http.client.HTTPSConnection(origin.host, origin.port, timeout=timeout, context=context)
+    return http.client.HTTPSConnection(
+        origin.host, origin.port, timeout=CONNECT_TIMEOUT, context=context
+    )
 
 
 def _send(
@@ -122,7 +120,7 @@ def _send(
     headers: Mapping[str, str],
     body: Iterable[bytes],
 ) -> OSError | None:
-    """Send a request. Returns the error of the connection that ended it, if there was one."""
+    """Send a request. Returns the error if the connection breaks."""
     try:
         connection.request(method, path, headers={**headers, "Connection": "close"})
     except OSError as error:
@@ -135,8 +133,15 @@ def _send(
     return None
 
 
-def _body(response: http.client.HTTPResponse, limit: int) -> bytes:
+def _read(response: http.client.HTTPResponse, size: int) -> bytes:
     try:
-        return response.read(limit)
+        return response.read(size)
     except (OSError, http.client.HTTPException, ValueError, OverflowError):
-        return b""  # the status is all that decides
+        return b""  # the status alone decides
+
+
+def _describe(error: Exception) -> str:
+    """Return the reason of a failure. The text of the server is left out: it may repeat secrets."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__
+    return "the reply is not valid HTTP"

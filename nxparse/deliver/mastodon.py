@@ -1,16 +1,12 @@
 """The target `mastodon:URL`: photos as posts on a Mastodon server.
 
 An upload becomes one post, or a thread if it has more photos or a longer text than the server
-accepts in one; a video has a post of its own. Each photo is uploaded, and the post refers to it.
-After the first `~` of a text come the descriptions of the photos, separated by `~`
-(samsung-nx-emailservice, commit c3f8eb0).
+accepts in one post; a video has a post of its own. The parts of the text after each `~` describe
+the photos (samsung-nx-emailservice, commit c3f8eb0).
 
-Each post has an Idempotency-Key, by which the server recognises a post that it has published
-already, for an hour (docs.joinmastodon.org/methods/statuses). The posts published before a thread
-breaks off are stored as the progress of the delivery.
-
-A server that rejects the token, has no such call, or limits the rate is unreachable for everything
-that waits for it, until the time in X-RateLimit-Reset.
+Each post has an Idempotency-Key, by which the server recognises repetitions for an hour
+(docs.joinmastodon.org/methods/statuses). After that, the ids of the published posts, which are
+stored as the progress of the delivery, prevent duplicates.
 """
 
 from __future__ import annotations
@@ -19,44 +15,42 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
-from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from itertools import chain
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from nxparse.deliver import http_client
 from nxparse.deliver.errors import (
+    DeliveryError,
     PermanentError,
     TemporaryError,
     TooLargeError,
     UnreachableError,
     one_line,
 )
-from nxparse.deliver.http_client import ConnectError, NoResponseError, Origin, Response
+from nxparse.deliver.http_client import Origin, Response
 from nxparse.deliver.privacy import is_loopback
 from nxparse.upload import File, Upload, camera
 
 VISIBILITIES = ("public", "unlisted", "private", "direct")
-POSTSCRIPT = "\N{CAMERA} {camera}"  # for a camera that is known
+POSTSCRIPT = "\N{CAMERA} {camera}"  # if the camera is known
 
-PROCESSING = 600.0  # seconds that a server may take for one file
-LOOK = 2.0  # seconds between two looks at that
-# A wrong token does not become right by trying.
-REFUSED_RETRY = 3600.0
-MAX_ANSWER = 1 << 20  # bytes
+PROCESSING_LIMIT = 600.0  # seconds that a server may take to process one file
+POLL_INTERVAL = 2.0  # seconds
+CONFIGURATION_RETRY = 3600.0  # seconds; a wrong token or URL is not mended sooner
+MAX_REPLY = 1 << 20  # bytes
 
-# Of a server that does not state its limits (docs.joinmastodon.org/entities/Instance).
-CHARACTERS = 500
-ATTACHMENTS = 4
-DESCRIPTION = 1500
+MEDIA = "/api/v2/media"
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Where to post, and how. `postscript` may contain `{camera}`; None is the default one."""
+    """Where and how to post. `postscript` may contain `{camera}`; None is the default one."""
 
     origin: Origin
     token: str = field(repr=False)
@@ -67,27 +61,21 @@ class Account:
         return str(self.origin)
 
 
-def account(url: str) -> Account:
-    """Read `https://TOKEN@host/?visibility=unlisted&postscript=...`.
+def parse_account(url: str) -> Account:
+    """Parse `https://TOKEN@host/?visibility=unlisted&postscript=...`.
 
-    Raises ValueError, without the token, if it is none.
+    Raises ValueError, without the token.
     """
     try:
-        parts = urlsplit(url)
-        host, port = (parts.hostname or "").encode("idna").decode("ascii"), parts.port
-        options = dict(
-            parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True)
-            if parts.query
-            else []
-        )
+        origin, parts = http_client.parse_url(url)
+        query = parts.query
+        options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     except ValueError:
         raise ValueError("not a URL like https://TOKEN@host/") from None
-    if parts.scheme not in ("http", "https") or not re.fullmatch(r"[\w.:-]+", host):
-        raise ValueError("not a URL like https://TOKEN@host/")
-    if parts.scheme == "http" and not is_loopback(host):
+    if not origin.secure and not is_loopback(origin.host):
         raise ValueError("http:// would send the access token unencrypted: use https://")
     if parts.path not in ("", "/") or parts.fragment:
-        raise ValueError("there is more behind the host than /?visibility=...&postscript=...")
+        raise ValueError("only ?visibility=... and &postscript=... can follow the host")
     token = unquote(parts.password or parts.username or "")
     if not re.fullmatch(r"[!-~]+", token):
         raise ValueError("there is no access token before the host, as in https://${TOKEN}@host/")
@@ -96,26 +84,22 @@ def account(url: str) -> Account:
     visibility = options.get("visibility")
     if visibility is not None and visibility not in VISIBILITIES:
         raise ValueError(f"the visibility is none of {', '.join(VISIBILITIES)}")
-    secure = parts.scheme == "https"
-    origin = Origin(secure, host, port or (443 if secure else 80))
     return Account(origin, token, visibility, options.get("postscript"))
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a server takes in one post: characters, files, characters for a description."""
+class Limits(NamedTuple):
+    """What a server accepts in one post: characters, files, and characters of a description.
 
-    characters: int = CHARACTERS
-    attachments: int = ATTACHMENTS
-    description: int = DESCRIPTION
+    The defaults are for servers that do not state theirs.
+    """
 
-    def __str__(self) -> str:
-        return f"{self.characters} {self.attachments} {self.description}"
+    characters: int = 500
+    attachments: int = 4
+    description: int = 1500
 
 
-@dataclass(frozen=True, slots=True)
-class Post:
-    """One of a thread: its text, and its files, each with what is to be seen on it."""
+class Post(NamedTuple):
+    """One post of a thread: its text, and its files with their descriptions."""
 
     text: str
     files: tuple[tuple[File, str], ...]
@@ -124,31 +108,34 @@ class Post:
 def compose(
     text: str, files: Sequence[File], model: str, postscript: str | None, limits: Limits
 ) -> list[Post]:
-    """The posts that an upload becomes. `model` is that of the camera, empty if nobody knows."""
-    # A `~` too much is one that was typed.
+    """Divide an upload into posts. `model` is that of the camera, empty if it is unknown."""
+    # More `~` than files belong to the last description.
     text, *descriptions = text.split("~", len(files))
     if postscript is None:
         postscript = POSTSCRIPT if model else ""
     postscript = postscript.replace("{camera}", model or "camera")
-    whole = "\n\n".join(filter(None, (text.strip(), postscript.strip())))
-    descriptions += [""] * (len(files) - len(descriptions))
-    described = [
-        (file, _cut(description.strip(), limits.description))
-        for file, description in zip(files, descriptions, strict=True)
-    ]
-    texts, groups = _pieces(whole, limits.characters), _groups(described, limits.attachments)
+    texts = _split_text(f"{text.strip()}\n\n{postscript.strip()}".strip(), limits.characters)
+    groups: list[list[tuple[File, str]]] = []
+    room = 0  # for pictures in the last group
+    for number, file in enumerate(files):
+        description = descriptions[number].strip() if number < len(descriptions) else ""
+        if len(description) > limits.description:
+            description = f"{description[: limits.description - 1]}…"
+        is_picture = file.content_type.startswith("image/")
+        if is_picture and room:
+            groups[-1].append((file, description))
+            room -= 1
+        else:
+            groups.append([(file, description)])
+            room = limits.attachments - 1 if is_picture else 0
     length = max(len(texts), len(groups))
     texts += [""] * (length - len(texts))
-    groups += [()] * (length - len(groups))
-    return [Post(*one) for one in zip(texts, groups, strict=True)]
+    groups += [[]] * (length - len(groups))
+    return [Post(text, tuple(group)) for text, group in zip(texts, groups, strict=True)]
 
 
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
-def _pieces(text: str, limit: int) -> list[str]:
-    """A text in pieces of at most `limit` characters, cut between words where there are any."""
+def _split_text(text: str, limit: int) -> list[str]:
+    """Split a text into pieces of at most `limit` characters, between words if possible."""
     pieces = []
     while len(text) > limit:
         cut = max(text.rfind(blank, 1, limit + 1) for blank in " \n")
@@ -156,21 +143,6 @@ def _pieces(text: str, limit: int) -> list[str]:
         pieces.append(text[:cut].rstrip())
         text = text[cut:].lstrip()
     return [*pieces, text]
-
-
-def _groups(files: Sequence[tuple[File, str]], size: int) -> list[tuple[tuple[File, str], ...]]:
-    """Files in the groups that posts have: some pictures, or one video."""
-    groups: list[tuple[tuple[File, str], ...]] = []
-    room = 0
-    for file, description in files:
-        is_picture = file.content_type.startswith("image/")
-        if is_picture and room:
-            groups[-1] = (*groups[-1], (file, description))
-            room -= 1
-        else:
-            groups.append(((file, description),))
-            room = size - 1 if is_picture else 0
-    return groups
 
 
 def send(
@@ -181,18 +153,15 @@ def send(
     key: str,
     published: Sequence[str],
 ) -> str:
-    """Publish these files of an upload with a text. Returns what has been done, in a few words.
+    """Publish files of an upload with a text. Returns the description of the result.
 
-    `key` is the same in each attempt, and for nothing else. `published` is what
-    earlier attempts have published, as the `progress` of what they raised has it:
-    the limits, and the ids of the posts. Raises a DeliveryError, or the OSError of
-    a file.
+    `key` is unique to a delivery, and the same in each attempt. `published` is the `progress` of
+    the error that ended the last attempt: the limits, and the ids of the posts. Raises a
+    DeliveryError, or the OSError of reading a file.
     """
     server = _Server(to)
-    limits = server.limits()
-    if published:
-        # With others, what is left would not begin where the last post ended.
-        limits = Limits(*map(int, published[0].split()))
+    # With other limits, the remaining posts would not continue the published ones.
+    limits = Limits(*map(int, published[0].split())) if published else server.limits()
     posts = compose(text, files, camera(upload), to.postscript, limits)
     done = list(published[1:])
     for number, post in enumerate(posts[len(done) :], len(done)):
@@ -201,62 +170,61 @@ def send(
             last = done[-1] if done else None
             done.append(server.publish(post.text, media, last, f"{key}.{number}"))
         except (TemporaryError, OSError) as error:
-            # An OSError of a file has no such attribute until now, but must not lose it.
-            error.progress = (str(limits), *done) if done else ()  # type: ignore[union-attr]
+            # An OSError has no such attribute of its own.
+            progress = (" ".join(map(str, limits)), *done) if done else ()
+            error.progress = progress  # type: ignore[union-attr]
             raise
         except TooLargeError as error:
-            # What is published already must not be published again, file by file.
+            # To send the files one at a time would publish the first posts again.
             if done or len(files) == 1:
                 raise PermanentError(str(error)) from None
             raise
     return f"posted to {to}" + (f" in {len(posts)} posts" if len(posts) > 1 else "")
 
 
-class _RefusedError(Exception):
-    """The server refuses the request for good: its status, and its reason."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
 class _Server:
-    """The four calls of a Mastodon server. All errors are DeliveryErrors, but _RefusedError."""
+    """The API calls, with an account. Their errors are DeliveryErrors."""
 
     def __init__(self, to: Account) -> None:
         self._to = to
 
     def limits(self) -> Limits:
-        """Return what the server accepts, as far as it states that."""
+        """Return the limits of the server (docs.joinmastodon.org/entities/Instance)."""
         try:
             instance = self._call("GET", "/api/v2/instance")
-        except _RefusedError:
+        except PermanentError:
             return Limits()
         except TemporaryError as error:
             raise UnreachableError(str(error), error.retry_after) from None
+        default = Limits()
         return Limits(
-            _limit(instance, "statuses", "max_characters", CHARACTERS),
-            _limit(instance, "statuses", "max_media_attachments", ATTACHMENTS),
-            _limit(instance, "media_attachments", "description_limit", DESCRIPTION),
+            _limit(instance, "statuses", "max_characters", default.characters),
+            _limit(instance, "statuses", "max_media_attachments", default.attachments),
+            _limit(instance, "media_attachments", "description_limit", default.description),
         )
 
     def upload(self, file: File, description: str) -> str:
-        """Upload a file, and wait until it can be in a post. Returns its id."""
-        form = _Form({"description": description} if description else {}, file)
+        """Upload a file, and wait until it is processed. Returns its id."""
+        boundary = secrets.token_hex(16)
+        part = f"--{boundary}\r\nContent-Disposition: form-data; name="
+        head = f'{part}"description"\r\n\r\n{description}\r\n' if description else ""
+        # Safe names contain no quotes.
+        head += f'{part}"file"; filename="{file.safe_name}"\r\n'
+        head += f"Content-Type: {file.content_type}\r\n\r\n"
+        first, last = head.encode("utf-8", "replace"), f"\r\n--{boundary}--\r\n".encode()
+        headers = {
+            "Content-Type": f"multipart/form-data; boundary={boundary}",
+            "Content-Length": str(len(first) + file.size + len(last)),
+        }
         try:
-            media = self._entity(
-                "POST", "/api/v2/media", form.content_type, form.size, form.chunks()
-            )
-            deadline = time.monotonic() + PROCESSING
+            media = self._entity("POST", MEDIA, headers, chain([first], file.chunks(), [last]))
+            deadline = time.monotonic() + PROCESSING_LIMIT
             while media.get("url") is None:
                 if time.monotonic() > deadline:
                     raise TemporaryError(f"{self._to} has not processed {file.safe_name} yet")
-                time.sleep(LOOK)
-                media = self._entity("GET", f"/api/v1/media/{_segment(media['id'])}")
-        except _RefusedError as error:
-            if error.status == 404:
-                reason = f"{error}: is that a Mastodon server?"
-                raise UnreachableError(reason, REFUSED_RETRY) from None
+                time.sleep(POLL_INTERVAL)
+                media = self._entity("GET", f"/api/v1/media/{quote(str(media['id']), safe='')}")
+        except PermanentError as error:
             raise TooLargeError(f"{error} ({file.safe_name})") from None
         return str(media["id"])
 
@@ -270,141 +238,76 @@ class _Server:
         }
         given = {name: value for name, value in fields.items() if value}
         body = urlencode(given, doseq=True, errors="replace").encode("ascii")
-        form = "application/x-www-form-urlencoded"
-        try:
-            post = self._entity("POST", "/api/v1/statuses", form, len(body), [body], key)
-        except _RefusedError as error:
-            raise PermanentError(str(error)) from None
-        return str(post["id"])
+        headers = {
+            "Content-Type": "application/x-www-form-urlencoded",
+            "Content-Length": str(len(body)),
+            "Idempotency-Key": key,
+        }
+        return str(self._entity("POST", "/api/v1/statuses", headers, [body])["id"])
 
     def _entity(self, *call: Any) -> Mapping[str, Any]:
-        """Return the answer to a call, which has to be an object with an id."""
-        answer = self._call(*call)
-        if not isinstance(answer, Mapping) or not answer.get("id"):
-            raise self._nonsense()
-        return answer
+        """Make a call whose reply must be an object with an id."""
+        entity = self._call(*call)
+        if not isinstance(entity, Mapping) or not entity.get("id"):
+            raise TemporaryError(f"{self._to} does not reply like a Mastodon server")
+        return entity
 
     def _call(
         self,
         method: str,
         path: str,
-        content_type: str = "",
-        size: int = 0,
+        headers: dict[str, str] | None = None,
         body: Iterable[bytes] = (),
-        key: str = "",
     ) -> Any:
-        headers = {"Authorization": f"Bearer {self._to.token}", "User-Agent": "nx_addon"}
-        if content_type:
-            headers |= {"Content-Type": content_type, "Content-Length": str(size)}
-        if key:
-            headers["Idempotency-Key"] = key
-        try:
-            response = http_client.request(
-                self._to.origin,
-                method,
-                path,
-                headers,
-                body,
-                max_body=MAX_ANSWER + 1,
-                has_secret=True,
-            )
-        except ConnectError as error:
-            raise UnreachableError(self._clean(f"{self._to}: {error}")) from None
-        except NoResponseError as error:
-            raise TemporaryError(self._clean(f"{self._to}: {error}")) from None
+        """Make a call. Returns the parsed JSON of the reply, None if it is none."""
+        common = {"Authorization": f"Bearer {self._to.token}", "User-Agent": "nx_addon"}
+        response = http_client.request(
+            self._to.origin, method, path, common | (headers or {}), body, max_body=MAX_REPLY
+        )
         if not 200 <= response.status <= 299:
-            raise self._failure(response)
-        if len(response.body) > MAX_ANSWER:
-            raise TemporaryError(f"{self._to} answers more than {MAX_ANSWER} bytes")
-        try:
-            return json.loads(response.body)
-        except (ValueError, RecursionError):
-            raise self._nonsense() from None
+            raise self._error(response, path)
+        return _parse_json(response.body)
 
-    def _failure(self, response: Response) -> Exception:
-        """What a status means that is none of success."""
-        status = response.status
-        if 300 <= status <= 399 and "Location" in response.headers:
-            location = response.headers["Location"]
-            reason = self._clean(f"{self._to} has moved to {location}: change the rule")
-            return UnreachableError(reason, REFUSED_RETRY)
+    def _error(self, response: Response, path: str) -> DeliveryError:
+        status, location = response.status, response.headers["Location"]
+        has_moved = 300 <= status <= 399 and location is not None
+        found = _parse_json(response.body)
+        # docs.joinmastodon.org/entities/Error
+        text = found.get("error") if isinstance(found, Mapping) else None
+        reason = f"replied {status}: {text or response.reason}"
+        if has_moved:
+            reason = f"has moved to {location}: change the rule"
+        reason = one_line(f"{self._to} {reason}", [self._to.token])
+        if has_moved or status in (401, 403):
+            return UnreachableError(reason, CONFIGURATION_RETRY)
+        if status in (404, 405) and path == MEDIA:
+            return UnreachableError(f"{reason}: is it a Mastodon server?", CONFIGURATION_RETRY)
         if status == 429:
-            reason = f"{self._to} says 429: too many requests"
-            return UnreachableError(reason, _until_reset(response.headers))
-        reason = self._clean(f"{self._to} says {status}: {_said(response)}")
-        if status in (401, 403):
-            return UnreachableError(reason, REFUSED_RETRY)
+            return UnreachableError(reason, _seconds_until_reset(response.headers))
         if status in (408, 425) or status >= 500 or status < 200:
             return TemporaryError(reason)
-        return _RefusedError(status, reason)
-
-    def _nonsense(self) -> TemporaryError:
-        return TemporaryError(f"{self._to} does not answer like a Mastodon server")
-
-    def _clean(self, text: str) -> str:
-        return one_line(text, [self._to.token])
+        return PermanentError(reason)
 
 
-def _said(response: Response) -> str:
-    """The reason in an answer (docs.joinmastodon.org/entities/Error), or that of its status."""
+def _parse_json(body: bytes) -> Any:
     try:
-        answer = json.loads(response.body)
+        return json.loads(body)
     except (ValueError, RecursionError):
-        answer = None
-    if isinstance(answer, Mapping):
-        answer = answer.get("error")
-    return answer if answer and isinstance(answer, str) else response.reason
+        return None
 
 
-def _until_reset(headers: Message) -> float:
-    """The seconds until X-RateLimit-Reset, by the clock of the server."""
-    reset = headers.get("X-RateLimit-Reset") or ""
+def _seconds_until_reset(headers: Message) -> float:
+    """Return the seconds until X-RateLimit-Reset by the clock of the server, 0 if unknown."""
     try:
-        now = parsedate_to_datetime(headers.get("Date") or "").timestamp()
-    except (ValueError, TypeError):
-        now = time.time()
-    try:
-        if re.fullmatch(r"[0-9]{1,12}(\.[0-9]+)?", reset):
-            return max(0.0, float(reset) - now)
-        moment = datetime.fromisoformat(reset)
-        return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - now)
-    except (ValueError, OverflowError):
+        reset = datetime.fromisoformat(headers["X-RateLimit-Reset"])
+        return max(0.0, (reset - parsedate_to_datetime(headers["Date"])).total_seconds())
+    except (TypeError, ValueError):
         return 0.0
 
 
 def _limit(instance: Any, group: str, name: str, default: int) -> int:
-    """A limit that a server states (docs.joinmastodon.org/entities/Instance)."""
-    found = instance
-    for key in ("configuration", group, name):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found if isinstance(found, int) and found > 0 else default
-
-
-def _segment(id: object) -> str:
-    return quote(str(id), safe="")
-
-
-class _Form:
-    """A form of multipart/form-data with a file, encoded while it is read (RFC 7578)."""
-
-    def __init__(self, fields: Mapping[str, str], file: File) -> None:
-        boundary = secrets.token_hex(16)
-        self.content_type = f"multipart/form-data; boundary={boundary}"
-        head = "".join(
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-            for name, value in fields.items()
-        )
-        # A safe name contains no quote.
-        head += (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="file";'
-            f' filename="{file.safe_name}"\r\nContent-Type: {file.content_type}\r\n\r\n'
-        )
-        self._head = head.encode("utf-8", "replace")
-        self._tail = f"\r\n--{boundary}--\r\n".encode("ascii")
-        self._file = file
-        self.size = len(self._head) + file.size + len(self._tail)
-
-    def chunks(self) -> Iterator[bytes]:
-        yield self._head
-        yield from self._file.chunks()
-        yield self._tail
+    try:
+        limit = instance["configuration"][group][name]
+    except (TypeError, KeyError):
+        return default
+    return limit if isinstance(limit, int) and limit > 0 else default

@@ -1,9 +1,8 @@
-"""A message to any service that Apprise knows, with the photos attached.
+"""The target `notify:URL`: a message with the photos, through Apprise.
 
-Apprise (https://github.com/caronc/apprise) speaks to some hundred services,
-each by a URL of its own; it is not needed for anything else here, and is only
-looked for when a rule wants it. It tells no more than whether it has worked,
-and writes the reason to its log: so every failure is a reason to try again.
+Apprise (https://github.com/caronc/apprise) supports some hundred services, each with URLs of its
+own. It is imported only if a rule needs it. It reports no more than success or failure and logs
+the reason, so all failures are temporary errors.
 """
 
 from __future__ import annotations
@@ -22,30 +21,30 @@ from nxparse.upload import File, Upload
 _LOGGER = logging.getLogger("apprise")
 
 
-def service(url: str) -> Any:
-    """What Apprise makes of a URL. Raises ValueError, without the URL, if it is none."""
+def parse_service(url: str) -> Any:
+    """Return the Apprise object for a URL. Raises ValueError, without the URL."""
     try:
         import apprise
     except ImportError:
         raise ValueError("notify needs Apprise: pip install apprise") from None
-    # What it says may name secrets; `send` tells what of it can be told.
-    _LOGGER.propagate = False
-    # In threads of Apprise's own, several services would log where nobody listens.
-    found = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False))
-    if not found.add(url):
+    _LOGGER.propagate = False  # its messages may contain secrets
+    # Otherwise several services would log in other threads than the one of `send`.
+    service = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False))
+    if not service.add(url):
         raise ValueError("not a URL that Apprise knows, see https://appriseit.com")
-    for one in found:
+    for one in service:
         _check_encryption(one)
-    return found
+    return service
 
 
-def _check_encryption(one: Any) -> None:
+def _check_encryption(service: Any) -> None:
     """Raise ValueError if a service would send a secret unencrypted to another machine."""
-    # Apprise writes the scheme that it uses in the end, and leaves out what is secret.
-    shown = one.url(privacy=True)
+    # Apprise writes the scheme that it will use, and replaces what is secret.
+    shown = service.url(privacy=True)
     scheme = shown.partition("://")[0]
-    if scheme in _schemes(one.protocol) and shown != one.url() and not is_loopback(one.host or ""):
-        secure = " or ".join(f"{name}://" for name in _schemes(one.secure_protocol))
+    has_secret = shown != service.url()
+    if scheme in _schemes(service.protocol) and has_secret and not is_loopback(service.host or ""):
+        secure = " or ".join(f"{name}://" for name in _schemes(service.secure_protocol))
         raise ValueError(
             f"{scheme}:// would send its password or token unencrypted: "
             f"use {secure or 'another service'}"
@@ -56,45 +55,37 @@ def _schemes(protocol: str | Sequence[str] | None) -> Sequence[str]:
     return (protocol,) if isinstance(protocol, str) else protocol or ()
 
 
-def send(upload: Upload, files: Sequence[File], to: Any, folder: Path) -> None:
-    """Send the text of an upload, its subject as the title, and these files of it.
+def send(upload: Upload, files: Sequence[File], service: Any, directory: Path) -> None:
+    """Send the text of an upload, with its subject as the title, and files of it.
 
-    `to` is a `service`; copies of the files are made in `folder`. Raises
-    TemporaryError or OSError.
+    The files are copied to `directory`. Raises TemporaryError or OSError.
     """
-    with copies(files, folder) as paths, _Said() as said:
-        taken = to.notify(
-            # Most services want some text.
-            body=upload.text or upload.subject or "photos",
-            title=upload.subject,
-            attach=[str(path) for path in paths] or None,
-        )
-    if not taken:
-        raise TemporaryError(f"Apprise could not send it{said.last}")
+    warnings = _Warnings()
+    _LOGGER.addHandler(warnings)
+    try:
+        with copies(files, directory) as paths:
+            is_sent = service.notify(
+                # Most services require a text.
+                body=upload.text or upload.subject or "photos",
+                title=upload.subject,
+                attach=[str(path) for path in paths] or None,
+            )
+    finally:
+        _LOGGER.removeHandler(warnings)
+    if not is_sent:
+        raise TemporaryError(f"Apprise could not send it{warnings.reason}")
 
 
-class _Said(logging.Handler):
-    """Records the last warning that Apprise logs in this thread while this is entered."""
+class _Warnings(logging.Handler):
+    """Records the last warning of the current thread."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._last = ""
+        self.reason = ""
         thread = threading.get_ident()
         self.addFilter(lambda record: record.thread == thread)
 
-    def __enter__(self) -> _Said:
-        _LOGGER.addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        _LOGGER.removeHandler(self)
-
     def emit(self, record: logging.LogRecord) -> None:
-        self._last = record.getMessage()
-
-    @property
-    def last(self) -> str:
-        """The last warning, without anything that looks like a URL or an address."""
-        words = (word for word in self._last.split() if "/" not in word and "@" not in word)
-        told = one_line(" ".join(words))
-        return f": {told}" if told else ""
+        # URLs and addresses may be secret.
+        words = [word for word in record.getMessage().split() if not set("/@") & set(word)]
+        self.reason = f": {one_line(' '.join(words))}" if words else ""

@@ -1,18 +1,13 @@
-"""A command for each file: whatever else there is, by a program that can do it.
+"""The target `run:COMMAND`: a command for each file.
 
-The command is taken apart as a shell would, but no shell ever sees it. Then its
-placeholders and variables are filled in, all at once: each stands for one
-argument or a part of one, whatever is in it. The file is a copy under its own
-name in a folder of its own, which is there until the command ends.
+The command is split into words like in a shell, but no shell runs it. Placeholders and variables
+are replaced in one pass afterwards, so their values are never split or expanded again. The file is
+a copy under its own name, in a directory of its own that exists until the command ends.
 
-Exit status 0 is a success, 75 means later (EX_TEMPFAIL of sysexits.h), and so do
-a time limit that is over and a signal. Any other is final. A program does not
-outlive this process, where it would run beside its own repeat; only one that
-detaches itself (setsid) is left alone. What the command writes is read, since a
-full pipe would stop it, and its last line is told if it fails. A program that
-cannot be started may be mended, and until then everything else for it waits; but
-an argument that is too long stays so. The program is told as it is written, since
-a variable may hold a secret.
+Exit status 0 is success. 75 (EX_TEMPFAIL of sysexits.h), a timeout and a signal are temporary
+errors; any other status is permanent. Programs end with this process, or they would run beside
+their own repetition; those that detach themselves (setsid) are left alone. Error messages show the
+command as it is in the options, because variables may contain secrets.
 """
 
 from __future__ import annotations
@@ -30,19 +25,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nxparse.deliver.copies import copies
-from nxparse.deliver.errors import (
-    MAX_TOLD,
-    PermanentError,
-    TemporaryError,
-    UnreachableError,
-    one_line,
-)
+from nxparse.deliver.errors import PermanentError, TemporaryError, UnreachableError, one_line
 from nxparse.upload import File
 
-TIME_LIMIT = 600.0  # seconds
-LATER = 75
-TAIL = 4096  # bytes of its output that are looked at
-DRAIN = 1.0  # seconds to read what is left of it
+TIMEOUT = 600.0  # seconds
+TEMPORARY_STATUS = 75
+OUTPUT_TAIL = 4096  # bytes of the output that are kept
+DRAIN_TIMEOUT = 1.0  # seconds to read the rest of the output
+MAX_LINE = 200  # characters of the last line
 PLACEHOLDERS = ("file", "sender", "recipient", "subject", "text", "camera")
 
 _running: set[subprocess.Popen[bytes]] = set()
@@ -51,8 +41,8 @@ _PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
 _NAME = re.compile(rf"\$\{{([A-Za-z_][A-Za-z0-9_]*)\}}|{_PLACEHOLDER.pattern}")
 
 
-def command(text: str) -> tuple[str, ...]:
-    """Take a command apart. Raises ValueError."""
+def parse_command(text: str) -> tuple[str, ...]:
+    """Split a command into words. Raises ValueError."""
     if "\0" in text:
         raise ValueError("a command cannot hold a NUL")
     words = tuple(shlex.split(text))
@@ -76,27 +66,39 @@ def run(
     file: File,
     values: Mapping[str, str],
     environ: Mapping[str, str],
-    folder: Path,
+    directory: Path,
 ) -> None:
     """Run a command for a file.
 
-    `values` has all placeholders but `file`, `environ` the variables. `folder` is
-    where the copy of the file is made. Raises a DeliveryError or OSError.
+    `values` are those of all placeholders but `file`, `environ` those of the variables. The file
+    is copied to `directory`. Raises a DeliveryError or OSError.
     """
-    with copies([file], folder) as [path]:
+    with copies([file], directory) as [path]:
         known = {**values, "file": str(path)}
-        _call(words[0], [_filled(word, known, environ) for word in words])
+        _call(words[0], [_replace_names(word, known, environ) for word in words])
 
 
-def _filled(word: str, values: Mapping[str, str], environ: Mapping[str, str]) -> str:
+def end_running() -> int:
+    """Kill all running programs and their children. Returns the number of programs.
+
+    Their deliveries fail with a TemporaryError.
+    """
+    running = [process for process in tuple(_running) if process.poll() is None]
+    for process in running:
+        _kill(process)
+    return len(running)
+
+
+def _replace_names(word: str, values: Mapping[str, str], environ: Mapping[str, str]) -> str:
     def value(match: re.Match[str]) -> str:
         found = environ.get(match[1], match[0]) if match[1] else values[match[2]]
-        return found.replace("\0", "")  # no argument can hold one
+        return found.replace("\0", "")  # arguments cannot contain it
 
     return _NAME.sub(value, word)
 
 
 def _call(program: str, arguments: Sequence[str]) -> None:
+    """Run a program to its end. `program` is its name in the options."""
     name = os.path.basename(program)
     try:
         process = subprocess.Popen(
@@ -107,107 +109,49 @@ def _call(program: str, arguments: Sequence[str]) -> None:
             start_new_session=True,
         )
     except OSError as error:
-        raise _not_started(program, arguments[0], error) from None
-    tail = _Tail(process)
+        raise _start_error(program, arguments[0], error) from None
+    output = _Output(process)
     _running.add(process)
     try:
-        with _watched(process.pid):
-            status = process.wait(TIME_LIMIT)
+        with _killed_with_us(process.pid):
+            status = process.wait(TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise TemporaryError(f"{name} has not ended within {TIME_LIMIT:.0f} s") from None
+        raise TemporaryError(f"{name} has not ended within {TIMEOUT:.0f} s") from None
     finally:
-        _end(process)
+        _kill(process)  # also what it has left running
+        process.wait()
         _running.discard(process)
-    told = f"{name} {_ending(status)}{_last_line(tail.read())}"
-    if status == LATER or status < 0:
-        raise TemporaryError(told)
+    ending = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+    line = output.last_line()
+    reason = f"{name} {ending}: {line}" if line else f"{name} {ending}"
+    if status == TEMPORARY_STATUS or status < 0:
+        raise TemporaryError(reason)
     if status:
-        raise PermanentError(told)
-
-
-def end_running() -> int:
-    """End all programs that still run, and what they have started. Returns their number.
-
-    Their deliveries fail for now.
-    """
-    running = [process for process in tuple(_running) if process.poll() is None]
-    for process in running:
-        _kill(process)
-    return len(running)
+        raise PermanentError(reason)
 
 
 @contextmanager
-def _watched(group: int) -> Iterator[None]:
-    """Have a process group killed if this process ends while this is entered, even by a crash.
+def _killed_with_us(group: int) -> Iterator[None]:
+    """Have a process group killed if this process ends inside the with statement, even by SIGKILL.
 
-    The shell waits for a line or for the end of its input, which this process alone holds open.
-    (PR_SET_PDEATHSIG would end the program only, not what it has started.)
+    A shell waits for a line, or for the end of its input, which only this process holds open.
+    (PR_SET_PDEATHSIG would not end the children of the program.)
     """
     if os.name != "posix":
         yield
         return
-    reading, writing = os.pipe()
+    watcher = subprocess.Popen(
+        ["/bin/sh", "-c", 'read -r _ || kill -s KILL -- "-$1"', "sh", str(group)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
-        try:
-            watcher = subprocess.Popen(
-                ["/bin/sh", "-c", 'read -r _ || kill -s KILL -- "-$1"', "sh", str(group)],
-                stdin=reading,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        finally:
-            os.close(reading)
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                os.write(writing, b"\n")
-            watcher.wait()
+        yield
     finally:
-        os.close(writing)
-
-
-def _not_started(program: str, path: str, error: OSError) -> Exception:
-    """What an error means: `program` is as it is written, `path` with its variables filled in."""
-    told = f"{program} cannot be started: {error.strerror}"
-    if error.errno == errno.E2BIG:
-        return PermanentError(told)
-    if error.errno == errno.ENOENT:
-        if shutil.which(path):
-            return UnreachableError(f"{program} is there, but not the interpreter that it needs")
-        return UnreachableError(f"there is no program {program}")
-    if error.errno == errno.ENOEXEC:
-        return UnreachableError(f"{told}; a script needs a first line like #!/bin/sh")
-    return error if error.filename is None else UnreachableError(told)
-
-
-class _Tail:
-    """Reads what a process writes, however much, and keeps the end of it."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdout
-        self._pipe = process.stdout
-        self._kept = b""
-        self._thread = threading.Thread(target=self._run, name="nx output", daemon=True)
-        self._thread.start()
-
-    def read(self) -> bytes:
-        """The end, as far as it has come when the process is over."""
-        # Something that it has left running may hold the pipe open.
-        self._thread.join(DRAIN)
-        return self._kept
-
-    def _run(self) -> None:
-        with self._pipe:
-            while chunk := os.read(self._pipe.fileno(), 1 << 16):
-                self._kept = (self._kept + chunk)[-TAIL:]
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End what has not ended, and what it has started."""
-    _kill(process)
-    process.wait()
+        with suppress(OSError):
+            watcher.communicate(b"\n")
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -218,13 +162,40 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             process.kill()
 
 
-def _ending(status: int) -> str:
-    return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+def _start_error(program: str, path: str, error: OSError) -> Exception:
+    """Return what to raise. `path` is `program` with its variables replaced."""
+    reason = f"{program} cannot be started: {error.strerror}"
+    if error.errno == errno.E2BIG:
+        return PermanentError(reason)
+    if error.errno == errno.ENOENT and shutil.which(path):
+        return UnreachableError(f"{program} needs an interpreter that is not installed")
+    if error.errno == errno.ENOENT:
+        return UnreachableError(f"there is no program {program}")
+    if error.errno == errno.ENOEXEC:
+        return UnreachableError(f"{reason}; a script needs a first line like #!/bin/sh")
+    # Without a file name, the system is short of something.
+    return error if error.filename is None else UnreachableError(reason)
 
 
-def _last_line(output: bytes) -> str:
-    """The last line that a command has written, as it may stand in a log."""
-    lines = output.decode("utf-8", "replace").split("\n")
-    last = next((line for line in reversed(lines) if line.strip()), "")
-    words = one_line(last.rstrip()[-MAX_TOLD:])
-    return f": {words}" if words else ""
+class _Output:
+    """Reads the output of a process, of which it keeps only the end."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout
+        self._pipe = process.stdout
+        self._tail = b""
+        self._thread = threading.Thread(target=self._read, name="nx output", daemon=True)
+        self._thread.start()
+
+    def last_line(self) -> str:
+        """Return the last line that is not blank, for a log. The process must have ended."""
+        # A detached child may hold the pipe open.
+        self._thread.join(DRAIN_TIMEOUT)
+        lines = self._tail.decode("utf-8", "replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        return one_line(last.rstrip()[-MAX_LINE:])
+
+    def _read(self) -> None:
+        with self._pipe:
+            while chunk := os.read(self._pipe.fileno(), 1 << 16):
+                self._tail = (self._tail + chunk)[-OUTPUT_TAIL:]

@@ -95,7 +95,7 @@ def _drop(settings: Settings, argument: str) -> Deliver:
 def _run(settings: Settings, environ: Environ, argument: str) -> Deliver:
     from nxparse.deliver import run
 
-    words = run.command(argument)
+    words = run.parse_command(argument)
     if not routes.expand(words[0], environ).strip():
         raise ValueError("the program has no name: a variable is empty")
 
@@ -119,7 +119,7 @@ def _run(settings: Settings, environ: Environ, argument: str) -> Deliver:
 def _forward(settings: Settings, argument: str) -> Deliver:
     from nxparse.deliver import forward
 
-    server = forward.server(argument)
+    server = forward.parse_server(argument)
 
     def deliver(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
         body = encoded(upload, files, delivery.id)
@@ -132,7 +132,7 @@ def _forward(settings: Settings, argument: str) -> Deliver:
 def _mastodon(settings: Settings, argument: str) -> Deliver:
     from nxparse.deliver import mastodon
 
-    account = mastodon.account(argument)
+    account = mastodon.parse_account(argument)
 
     def deliver(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
         # The subject of a post to a site was not typed by its user.
@@ -150,7 +150,7 @@ def _mastodon(settings: Settings, argument: str) -> Deliver:
 def _notify(settings: Settings, argument: str) -> Deliver:
     from nxparse.deliver import notify
 
-    service = notify.service(argument)
+    service = notify.parse_service(argument)
 
     def deliver(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
         notify.send(upload, files, service, settings.dir / ".nx")

@@ -206,7 +206,7 @@ def _doubts_about(rule: Rule, environ: Mapping[str, str]) -> Iterator[str]:
     if kind not in ("run", "mastodon") and (found := _PLACEHOLDERS.search(argument)):
         yield _not_filled_in(found[0])
     if kind == "run":
-        program = run.command(argument)[0]
+        program = run.parse_command(argument)[0]
         if not shutil.which(routes.expand(program, environ), path=environ.get("PATH")):
             where = "" if "/" in program else " in PATH"
             yield f"there is no program {program}{where}: install it, or give its full path"

@@ -2,98 +2,475 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import gc
+import itertools
+import os
+import re
+import socket
+import time
+import traceback
+import tracemalloc
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nxparse.deliver import http_client
-from nxparse.deliver.http_client import ConnectError, NoResponseError, Origin, Response
-from tests.web_servers import HOST, OK, Act, Script, WebServer
+from nxparse.deliver.errors import DeliveryError, TemporaryError, UnreachableError
+from nxparse.deliver.http_client import Origin, Response, parse_url
+from tests.far import appear_far
+from tests.smtp_servers import Authority
+from tests.web_servers import HOST, OK, Act, Script, WebServer, reply
+
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=60)
+SECRET = "s3cret"
+AUTHORIZATION = {"Authorization": SECRET}
 
 
-def post(running: WebServer, body: list[bytes], **limits: float) -> Response:
-    headers = {"Content-Length": str(sum(map(len, body)))}
-    origin = Origin(False, HOST, running.port)
-    return http_client.request(origin, "POST", "/x", headers, body, max_body=4, **limits)  # type: ignore[arg-type]
+@pytest.fixture(autouse=True)
+def _timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time out within seconds where a test fails."""
+    for name in ("CONNECT_TIMEOUT", "IO_TIMEOUT"):
+        monkeypatch.setattr(http_client, name, 10.0)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CONNECT_TIMEOUT", "IO_TIMEOUT"):
+        monkeypatch.setattr(http_client, name, 0.3)
+
+
+@pytest.fixture(autouse=True)
+def _no_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trust no authority, which is also faster than to load those of the system."""
+    monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
+    monkeypatch.setenv("SSL_CERT_DIR", os.devnull)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def trusted(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    """An authority that this machine trusts."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    return authority
+
+
+def at(running: WebServer) -> Origin:
+    return Origin(running.secure, running.host, running.port)
+
+
+def post(to: WebServer | Origin, size: int = 3, headers: Mapping[str, str] = {}) -> Response:
+    """Post so many bytes."""
+    chunks = (bytes(min(size - at, 1 << 18)) for at in range(0, size, 1 << 18))
+    headers = {**headers, "Content-Length": str(size)}
+    origin = at(to) if isinstance(to, WebServer) else to
+    return http_client.request(origin, "POST", "/x", headers, chunks, max_body=4)
+
+
+def outcome(to: WebServer | Origin, size: int = 3, headers: Mapping[str, str] = {}) -> object:
+    """Post so many bytes. Returns the status, or the error with SERVER for the origin."""
+    origin = at(to) if isinstance(to, WebServer) else to
+    try:
+        return post(origin, size, headers).status
+    except DeliveryError as error:
+        caught = error
+    assert SECRET not in "".join(traceback.format_exception(caught))
+    return type(caught), str(caught).replace(str(origin), "SERVER")
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """Equal to all texts that match a pattern."""
+
+    pattern: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and bool(re.fullmatch(self.pattern, other))
 
 
 @pytest.mark.parametrize(
-    ("origin", "expected"),
+    ("url", "origin", "text"),
     [
-        (Origin(True, "h", 443), "h"),
-        (Origin(False, "h", 80), "h"),
-        (Origin(True, "h", 80), "h:80"),
-        (Origin(False, "::1", 8080), "[::1]:8080"),
-        (Origin(False, "::1", 80), "[::1]"),
+        ("http://h", Origin(False, "h", 80), "h"),
+        ("HTTPS://H.Example/A?b#c", Origin(True, "h.example", 443), "h.example"),
+        ("https://me:password@h:80", Origin(True, "h", 80), "h:80"),
+        ("https://h:/x", Origin(True, "h", 443), "h"),
+        ("http://[::1]:8080/", Origin(False, "::1", 8080), "[::1]:8080"),
+        ("http://[2001:DB8::192.0.2.1]", Origin(False, "2001:db8::192.0.2.1", 80),
+            "[2001:db8::192.0.2.1]"),
+        ("http://Bücher.example/", Origin(False, "xn--bcher-kva.example", 80),
+            "xn--bcher-kva.example"),
+    ],
+)  # fmt: skip
+def test_url(url: str, origin: Origin, text: str) -> None:
+    """The server of a URL; its text leaves out the usual port."""
+    found, parts = parse_url(url)
+    assert (found, str(found)) == (origin, text)
+    assert parts.scheme in ("http", "https")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "h/path", "//h/path", "ftp://s3cret@h/", "http:", "http:h", "http:///s3cret",
+        "http://s3cret@/", "http://:80/s3cret", "http://me:s3cret@h:port/",
+        "http://me:s3cret@h:65536/", "http://me:s3cret@h:-1/", "http://h:0/s3cret",
+        "http://me:s3cret@[::1/", "http://me:s3cret@[h]/", "http://me:s3/cret@h/",
+        "http://me:s3cret@h..example/", f"http://me:s3cret@{'h' * 64}.example/",
+        "http://ho\x01st/s3cret", "http://ho\\st/s3cret", "http://h h/s3cret",
+        "http://h%20/s3cret", "http://[fe80::1%25lo]/s3cret", "http://h\ud800/s3cret",
+    ],
+)  # fmt: skip
+def test_wrong_url(url: str) -> None:
+    """URLs without a usable server are refused, and not repeated."""
+    with pytest.raises(ValueError, match=r"^not an HTTP URL$") as caught:
+        parse_url(url)
+    assert SECRET not in "".join(traceback.format_exception_only(caught.value))
+
+
+def test_request() -> None:
+    """The request arrives as it is, and the response is truncated."""
+    answer = reply("404 f\xc3\xbcr dich", "X-Y: z", body=b"123456789")
+    with WebServer(answer) as running:
+        headers = {"Content-Length": "3", "User-Agent": "nx_addon"}
+        origin, chunks = at(running), [b"ab", b"c"]
+        response = http_client.request(origin, "POST", "/a?b", headers, chunks, max_body=4)
+    assert (response.status, response.reason, response.headers["x-y"]) == (404, "für dich", "z")
+    assert response.body == b"1234"
+    assert (running.post.line, running.post.body) == ("POST /a?b HTTP/1.1", b"abc")
+    assert dict(running.post.headers) == {
+        "Accept-Encoding": "identity",
+        "Connection": "close",
+        "Content-Length": "3",
+        "Host": str(origin),
+        "User-Agent": "nx_addon",
+    }
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://h.example/", "h.example"),
+        ("http://h.example:443/", "h.example:443"),
+        ("https://h.example/", "h.example"),
+        ("https://bücher.example:80/", "xn--bcher-kva.example:80"),
+        ("http://[2001:db8::1]/", "[2001:db8::1]"),
     ],
 )
-def test_origin(origin: Origin, expected: str) -> None:
-    """An origin is written as in a URL."""
-    assert str(origin) == expected
+def test_host(monkeypatch: pytest.MonkeyPatch, trusted: Authority, url: str, host: str) -> None:
+    """Connects to the server of the URL, and names it in Host and SNI as ASCII."""
+    origin, _ = parse_url(url)
+    connected: list[tuple[str, int]] = []
+    real = socket.create_connection
+
+    def connect(address: tuple[str, int], *arguments: Any) -> socket.socket:
+        connected.append(address)
+        return real((HOST, running.port), *arguments)
+
+    with WebServer(tls=trusted.context(origin.host) if origin.secure else None) as running:
+        monkeypatch.setattr(socket, "create_connection", connect)
+        assert outcome(origin) == 200
+    assert connected == [(origin.host, origin.port)]
+    assert running.post.header("Host") == host
 
 
-def test_reply_is_bounded() -> None:
-    """No more of a reply is read than the caller asks for."""
-    with WebServer(b"HTTP/1.1 404 Gone\r\nX-Y: z\r\nContent-Length: 9\r\n\r\n123456789") as running:
-        response = post(running, [b"ab", b"c"])
-    assert (response.status, response.reason, response.headers["x-y"]) == (404, "Gone", "z")
-    assert (response.body, response.broken) == (b"1234", None)
-    assert running.post.body == b"abc"
+def test_ipv6() -> None:
+    """Connects to IPv6 addresses."""
+    try:
+        running = WebServer(host="::1")
+    except OSError:
+        pytest.skip("needs IPv6")
+    with running:
+        assert outcome(running) == 200
+    assert running.post.header("Host") == f"[::1]:{running.port}"
 
 
 def test_redirect_is_not_followed() -> None:
-    """A redirect is a reply like any other."""
+    """A redirect is a response like any other."""
     with WebServer(OK) as other:
-        location = f"Location: http://{HOST}:{other.port}/\r\n".encode()
-        with WebServer(b"HTTP/1.1 307 There\r\n" + location + b"\r\n") as running:
-            assert post(running, [b"x"]).status == 307
+        location = f"Location: http://{HOST}:{other.port}/"
+        with WebServer(reply("307 There", location)) as running:
+            assert outcome(running) == 307
         assert other.connections == 0
+
+
+def test_memory() -> None:
+    """Memory use does not depend on the size of the body, or of the response."""
+    endless = itertools.repeat(b"a" * 1000)
+    with WebServer((Act.READ, b"HTTP/1.1 200 OK\r\n\r\n", endless), keep=False) as running:
+        tracemalloc.start()
+        try:
+            assert outcome(running, 50 << 20) == 200
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert running.post.size == 50 << 20
+    assert peak < 4 << 20
+
+
+CLOSED = "SERVER: Remote end closed connection without response"
+LOST = (TemporaryError, Matching(f"{CLOSED}|SERVER: Connection reset by peer|SERVER: Broken pipe"
+    "|SERVER: EOF occurred in violation of protocol.*"))  # fmt: skip
+INVALID = (TemporaryError, "SERVER: the reply is not valid HTTP")
+HEAD = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\nX: y\r\n\r\n"
+ENDLESS = itertools.repeat(b"X: y\r\n" * 1000)
 
 
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
-        pytest.param((Act.POST, Act.STALL), "timed out", id="silent"),
-        pytest.param((Act.POST,), "Remote end closed connection without response", id="closed"),
-        pytest.param(b"\x07\r\n\r\n", "BadStatusLine", id="garbage"),
+        # The status decides, whatever follows it.
+        pytest.param(b"HTTP/1.0 200 OK\r\n\r\n", 200, id="HTTP/1.0"),
+        pytest.param(b"HTTP/1.1 204\r\n\r\n", 204, id="no-reason"),
+        pytest.param(b"HTTP/1.1 201 Made\nContent-Length: 0\n\n", 201, id="bare-LF"),
+        pytest.param(HEAD + b"\r\ndone", 200, id="body-until-EOF"),
+        pytest.param(HEAD + b"Content-Length: 9\r\n\r\ndone", 200, id="body-cut"),
+        pytest.param(HEAD + b"Content-Length: x\r\n\r\ndone", 200, id="length-not-a-number"),
+        pytest.param(HEAD + b"what?\r\n\r\n", 200, id="header-without-colon"),
+        pytest.param(HEAD + b"X: y", 200, id="head-cut"),
+        pytest.param(CHUNKED + b"2\r\nOK\r\n3;x=y\r\n...\r\n0\r\nX: y\r\n\r\n", 200, id="chunks"),
+        pytest.param(CHUNKED + b"FFFFFFFF\r\n" + b"a" * 5000, 200, id="chunk-huge"),
+        pytest.param(CHUNKED + b"4\r\ndo", 200, id="chunk-cut"),
+        pytest.param((Act.READ, CHUNKED + b"what?\r\n", ENDLESS), 200, id="chunk-size-invalid"),
+        pytest.param((Act.READ, CHUNKED + b"1" * 100_000, ENDLESS), 200, id="chunk-size-endless"),
+        pytest.param((Act.READ, HEAD + b"Content-Length: 9\r\n\r\ndone", Act.RESET), 200,
+            id="body-reset"),
+        pytest.param((Act.READ, HEAD[:10], HEAD[10:], b"\r", b"\n"), 200, id="head-in-pieces"),
+        pytest.param(CONTINUE + OK, 200, id="100-after-the-body"),
+        pytest.param((Act.READ_HEAD, CONTINUE, Act.READ, OK), 200, id="100-before-the-body"),
+        pytest.param((Act.READ_HEAD, OK, Act.READ), 200, id="early-but-reads-on"),
+        # Lost
+        pytest.param((), LOST, id="close-at-once"),
+        pytest.param((Act.READ_HEAD, Act.RESET), LOST, id="reset-before-the-body"),
+        pytest.param((Act.READ_SOME,), LOST, id="close-in-the-body"),
+        pytest.param((Act.READ_SOME, Act.RESET), LOST, id="reset-in-the-body"),
+        pytest.param((Act.READ,), LOST, id="close-after-the-body"),
+        pytest.param((Act.READ, Act.RESET), LOST, id="reset-after-the-body"),
+        pytest.param((Act.READ, CONTINUE), LOST, id="only-100"),
+        # Not HTTP
+        *(
+            pytest.param(text, INVALID, id=name)
+            for name, text in {
+                "garbage-with-a-secret": b"garbage s3cret\r\n\r\n",
+                "empty-line": b"\r\n\r\n",
+                "NUL": bytes(100),
+                "mail-server": b"220 mail.example ESMTP\r\n",
+                "status-cut": b"HTTP/1.1 20",
+                "status-not-a-number": b"HTTP/1.1 abc OK\r\n\r\n",
+                "status-of-two-digits": b"HTTP/1.1 99 OK\r\n\r\n",
+                "HTTP/2": b"HTTP/2 200 OK\r\n\r\n",
+            }.items()
+        ),
+        pytest.param((Act.READ, itertools.repeat(b"HTTP/1.1 " * 1000)), INVALID,
+            id="status-line-endless"),
+        pytest.param((Act.READ, HEAD + b"X: ", itertools.repeat(b"y" * 10_000)), INVALID,
+            id="header-endless"),
+        pytest.param((Act.READ, HEAD, ENDLESS), INVALID, id="headers-endless"),
+    ],
+)  # fmt: skip
+def test_response(script: Script, expected: object) -> None:
+    """A status is a response, however malformed the rest is."""
+    with WebServer(script) as running:
+        assert outcome(running) == expected
+    assert running.connections == 1
+
+
+REPLIES = st.lists(
+    st.sampled_from(
+        [
+            b"HTTP/1.1 ", b"HTTP/1.0 200 OK", b"200", b"413", b"503", b" ", b"\r\n", b"\n", b"\r",
+            b":", b"Content-Length: ", b"-1", b"99", b"Connection: ", b"keep-alive", CONTINUE,
+            b"\0", b"\t", b"HTTP/1.1 103 Hints\r\n\r\n", b"Transfer-Encoding: chunked\r\n",
+            b"\r\n-5\r\n",
+        ]
+    )
+    | st.binary(max_size=6),
+    max_size=16,
+).map(b"".join)  # fmt: skip
+
+
+@PROPERTY
+@given(REPLIES)
+def test_any_response(data: bytes) -> None:
+    """Any bytes are a status or a temporary error."""
+    with WebServer(data) as running:
+        found = outcome(running)
+    assert isinstance(found, int) or (isinstance(found, tuple) and found[0] is TemporaryError)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param((Act.READ_ON,), id="reads"),
+        pytest.param((Act.STALL,), id="does-not-read"),
+        pytest.param((Act.READ_SOME, Act.STALL), id="reads-some"),
+        pytest.param((Act.READ, b"HTTP/1.1 200", Act.STALL), id="half-a-status"),
+        pytest.param((Act.READ, HEAD + b"X: y\r\n", Act.STALL), id="half-a-head"),
+        pytest.param((Act.READ, CONTINUE, Act.STALL), id="only-100"),
     ],
 )
-def test_no_reply(script: Script, expected: str) -> None:
-    """A server that does not reply is not waited for without end."""
-    with WebServer(script) as running, pytest.raises(NoResponseError, match=expected):
-        post(running, [b"x"], answer=0.3)
+def test_timeout(script: Script, impatient: None) -> None:
+    """Servers that do not reply, or do not read, time out."""
+    with WebServer(script, keep=False) as running:
+        found = outcome(running, 16 << 20)
+    assert found == (TemporaryError, Matching("SERVER: .*timed out"))
 
 
-def test_early_reply() -> None:
-    """A reply counts even if the server hangs up in the middle of the body."""
-    large = [bytes(1 << 20)] * 64
-    with WebServer((Act.SOME, b"HTTP/1.1 413 No\r\n\r\n"), keep=False) as running:
-        response = post(running, large)
-    assert response.status == 413
-    assert response.broken is not None
+def test_slow_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply may take longer than a connection."""
+    monkeypatch.setattr(http_client, "CONNECT_TIMEOUT", 0.2)
+
+    def slowly() -> Iterator[bytes]:
+        time.sleep(0.4)
+        yield OK
+
+    with WebServer((Act.READ, slowly())) as running:
+        assert outcome(running) == 200
 
 
-def test_nobody_listens() -> None:
-    """A refused connection is told apart from a lost one."""
+def test_timeout_after_the_status(impatient: None) -> None:
+    """If the body of a response does not arrive, the status decides."""
+    with WebServer((Act.READ, CHUNKED + b"4\r\ndo", Act.STALL)) as running:
+        assert outcome(running) == 200
+
+
+REFUSED = reply("413 Too Large")
+EARLY = (TemporaryError, Matching("SERVER replied 200 before it had the whole upload: .+"))
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        pytest.param((Act.READ_HEAD, REFUSED), 413, id="413-close"),
+        pytest.param((Act.READ_SOME, REFUSED, Act.RESET), 413, id="413-reset"),
+        pytest.param((Act.READ_HEAD, REFUSED, Act.READ_ON), 413, id="413-reads-on"),
+        pytest.param((Act.READ_SOME, OK), EARLY, id="200-close"),
+        pytest.param((Act.READ_SOME, Act.RESET), LOST, id="reset"),
+    ],
+)
+def test_early_response(script: Script, expected: object, tls: bool, trusted: Authority) -> None:
+    """A response counts before the body is sent, but is no success."""
+    with WebServer(script, tls=trusted.context() if tls else None, keep=False) as running:
+        assert outcome(running, 32 << 20) == expected
+
+
+def test_early_response_then_stall(impatient: None) -> None:
+    """An early response is read after sending has timed out."""
+    with WebServer((Act.READ_SOME, REFUSED, Act.STALL), keep=False) as running:
+        assert outcome(running, 32 << 20) == 413
+
+
+def test_cannot_connect(monkeypatch: pytest.MonkeyPatch, impatient: None) -> None:
+    """Servers that cannot be connected to are unreachable."""
     with WebServer() as running:
         pass
-    with pytest.raises(ConnectError, match="Connection refused"):
-        post(running, [b"x"])
+    assert outcome(running) == (UnreachableError, "SERVER: Connection refused")
+    with socket.create_server((HOST, 0)) as silent:
+        found = outcome(Origin(True, HOST, silent.getsockname()[1]))
+    assert found == (UnreachableError, Matching("SERVER: .*timed out"))
+
+    def resolve(*_: object, **__: object) -> object:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    found = outcome(Origin(False, "missing.example", 80))
+    assert found == (UnreachableError, "SERVER: Name or service not known")
 
 
-def test_body_that_cannot_be_read() -> None:
-    """An error of the body is raised as it is."""
+@pytest.mark.parametrize("code", [errno.EIO, errno.EPIPE, errno.ETIMEDOUT])
+def test_body_that_cannot_be_read(code: int) -> None:
+    """An error of the body is raised as it is, even if it could be one of the connection."""
+    fault = OSError(code, "the disk is tired")
 
     def body() -> Iterator[bytes]:
         yield b"x"
-        raise OSError("the disk is tired")
+        raise fault
 
-    with WebServer() as running, pytest.raises(OSError, match=r"^the disk is tired$"):
-        http_client.request(
-            Origin(False, HOST, running.port),
-            "POST",
-            "/",
-            {"Content-Length": "2"},
-            body(),
-            max_body=1,
-        )
+    with WebServer() as running, pytest.raises(OSError, match="the disk is tired") as caught:
+        http_client.request(at(running), "POST", "/", {"Content-Length": "2"}, body(), max_body=1)
+    assert caught.value is fault
+    assert running.post.size == 1
+
+
+@pytest.mark.parametrize(
+    "script", [OK, (Act.READ_SOME,), b"garbage\r\n", HEAD + b"\r\n" + b"a" * 10_000]
+)
+def test_connection_is_closed(script: Script) -> None:
+    """The connection is closed in any case."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with WebServer(script) as running:
+            outcome(running)
+        gc.collect()
+    found = [str(one.message) for one in caught]
+    assert [one for one in found if str(running.port) in one] == []
+
+
+class TestSecrets:
+    def test_loopback(self) -> None:
+        """Secrets are sent to this machine without TLS."""
+        with WebServer() as running:
+            assert outcome(running, headers=AUTHORIZATION) == 200
+
+    def test_unencrypted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without TLS, other machines get only requests without secrets."""
+        appear_far(monkeypatch)
+        with WebServer() as running:
+            assert outcome(running) == 200
+        with WebServer() as running:
+            found = outcome(running, headers=AUTHORIZATION)
+        reason = "SERVER: passwords and tokens are not sent over http://, use https://"
+        assert found == (UnreachableError, reason)
+        assert running.posts == []
+
+    def test_encrypted(self, trusted: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With TLS, other machines get secrets."""
+        appear_far(monkeypatch)
+        with WebServer(tls=trusted.context()) as running:
+            assert outcome(running, headers=AUTHORIZATION) == 200
+        assert running.post.header("Authorization") == SECRET
+
+    def test_not_tls(self) -> None:
+        """A server that does not support TLS gets nothing."""
+        with WebServer((reply("400 Bad Request"), Act.READ_ON)) as running:
+            found = outcome(Origin(True, HOST, running.port), headers=AUTHORIZATION)
+        assert isinstance(found, tuple)
+        assert found[0] is UnreachableError
+        assert running.posts == []
+
+    @pytest.mark.parametrize(
+        ("certificate", "reason"),
+        [
+            (lambda trusted, other: trusted.self_signed(), "self-signed certificate"),
+            (lambda trusted, other: other.context(), "unable to get local issuer certificate"),
+            (lambda trusted, other: trusted.context(expired=True), "certificate has expired"),
+            (lambda trusted, other: trusted.context("mail.example"),
+                r"IP address mismatch, certificate is not valid for '127\.0\.0\.1'\.?"),
+        ],
+        ids=["self-signed", "unknown-authority", "expired", "other-name"],
+    )  # fmt: skip
+    def test_certificate(
+        self,
+        certificate: Callable[[Authority, Authority], Any],
+        reason: str,
+        trusted: Authority,
+        tmp_path: Path,
+    ) -> None:
+        """A server without a valid certificate gets nothing."""
+        with WebServer(tls=certificate(trusted, Authority(tmp_path))) as running:
+            found = outcome(running, headers=AUTHORIZATION)
+        assert found == (UnreachableError, Matching(rf"SERVER: .*failed: {reason} \(_ssl\.c:\d+\)"))
+        assert running.posts == []

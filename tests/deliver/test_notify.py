@@ -1,24 +1,22 @@
-"""Uploads by Apprise: to a web server of the tests' own, in the form that Apprise calls JSON."""
+"""The target `notify`, with the services of Apprise that need no account."""
 
 from __future__ import annotations
 
 import base64
-import builtins
 import json
 import logging
+import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from nxparse import upload
-from nxparse.deliver import notify
 from nxparse.deliver.errors import TemporaryError
+from nxparse.deliver.notify import parse_service, send
 from tests import bodies
+from tests.web_servers import HOST, WebServer, reply
 
 pytest.importorskip("apprise")
 
@@ -26,87 +24,63 @@ PHOTOS = {"A.JPG": bodies.jpeg(500, 1), "B.JPG": bodies.jpeg(600, 2)}
 SECRET = "s3cr3t"
 
 
-class Service:
-    """A web server that keeps what is posted to it, and answers with `status`."""
-
-    def __init__(self) -> None:
-        self.status = 200
-        self.posted: list[dict[str, Any]] = []
-        service = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                service.posted.append(json.loads(body))
-                self.send_response(service.status)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"json://me:{SECRET}@127.0.0.1:{self.server.server_port}/hook"
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    found = Service()
-    thread = threading.Thread(target=found.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield found
-    found.server.shutdown()
-    thread.join()
-    found.server.server_close()
-
-
 def uploaded(text: str = "by the sea") -> upload.Upload:
     message = bodies.message_xml(text=text, title="Photos")
     return upload.read(bodies.body(list(PHOTOS.items()), message=message), bodies.CONTENT_TYPE)
 
 
-def test_sent(service: Service, tmp_path: Path) -> None:
-    """Title, text and photos arrive, the photos byte for byte, and no copy is left."""
-    found = uploaded()
-    notify.send(found, found.files, notify.service(service.url), tmp_path)
-    (posted,) = service.posted
-    assert (posted["title"], posted["message"]) == ("Photos", "by the sea")
-    attached = {one["filename"]: base64.b64decode(one["base64"]) for one in posted["attachments"]}
+def url_of(server: WebServer) -> str:
+    return f"json://me:{SECRET}@{HOST}:{server.port}/hook"
+
+
+@pytest.mark.parametrize("text", ["by the sea", ""], ids=["text", "subject-only"])
+def test_sent(text: str, tmp_path: Path) -> None:
+    """Title, text and photos arrive; an empty text is replaced by the subject."""
+    found = uploaded(text)
+    with WebServer() as server:
+        send(found, found.files, parse_service(url_of(server)), tmp_path)
+    body = json.loads(server.post.body)
+    assert (body["title"], body["message"]) == ("Photos", text or "Photos")
+    attached = {one["filename"]: base64.b64decode(one["base64"]) for one in body["attachments"]}
     assert attached == PHOTOS
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_text(service: Service, tmp_path: Path) -> None:
-    """Without a text the subject is the text, since most services want one."""
-    found = uploaded("")
-    notify.send(found, found.files[:1], notify.service(service.url), tmp_path)
-    assert service.posted[0]["message"] == "Photos"
-    assert len(service.posted[0]["attachments"]) == 1
-
-
+@pytest.mark.parametrize("services", [1, 2], ids=["one-service", "two-services"])
 def test_refused(
-    service: Service,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
+    services: int,
 ) -> None:
-    """What is not taken is told without the secrets of the URL, and tried again later."""
-    service.status = 500
+    """The reason is reported without the secrets of the URL, and all copies are deleted."""
     found = uploaded()
-    with caplog.at_level(logging.DEBUG), pytest.raises(TemporaryError) as caught:
-        notify.send(found, found.files, notify.service(service.url), tmp_path)
+    caplog.set_level(logging.DEBUG)
+    with WebServer(reply("500 No")) as server:
+        service = parse_service(",".join([url_of(server)] * services))
+        with pytest.raises(TemporaryError) as caught:
+            send(found, found.files, service, tmp_path)
     assert str(caught.value).startswith("Apprise could not send it: Failed to send JSON")
-    everything = "".join([str(caught.value), caplog.text, *capsys.readouterr()])
-    assert SECRET not in everything
+    assert SECRET not in "".join([str(caught.value), caplog.text, *capsys.readouterr()])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_at_once(tmp_path: Path) -> None:
-    """Two targets that fail at the same moment have each their own reason."""
+def test_not_listening(tmp_path: Path) -> None:
+    """A server that cannot be connected to is a temporary error."""
+    found = uploaded()
+    with WebServer() as server:
+        pass
+    with pytest.raises(TemporaryError):
+        send(found, found.files, parse_service(url_of(server)), tmp_path)
+
+
+def test_two_threads(tmp_path: Path) -> None:
+    """Two targets that fail at the same moment report their own reasons."""
     found = uploaded()
     both = threading.Barrier(2)
 
     class Failing:
-        """Logs like Apprise: first both write their warnings, then both return."""
+        """Logs like Apprise: first both log their warnings, then both return."""
 
         def __init__(self, reason: str) -> None:
             self.reason = reason
@@ -117,60 +91,43 @@ def test_two_at_once(tmp_path: Path) -> None:
             both.wait(10)
             return False
 
-    def told(reason: str) -> str:
+    def reason_of(reason: str) -> str:
         with pytest.raises(TemporaryError) as caught:
-            notify.send(found, found.files, Failing(reason), tmp_path)
+            send(found, found.files, Failing(reason), tmp_path)
         return str(caught.value)
 
     with ThreadPoolExecutor(2) as pool:
-        reasons = list(pool.map(told, ["no such room", "quota exceeded"]))
+        reasons = list(pool.map(reason_of, ["no such room", "quota exceeded"]))
     assert reasons == [
         "Apprise could not send it: no such room",
         "Apprise could not send it: quota exceeded",
     ]
 
 
-def test_several_services(service: Service, tmp_path: Path) -> None:
-    """A URL may name several services; the reason of one that fails is still known."""
-    service.status = 500
-    found = uploaded()
-    to = notify.service(f"{service.url},{service.url}")
-    with pytest.raises(TemporaryError, match="Failed to send JSON"):
-        notify.send(found, found.files, to, tmp_path)
-
-
-def test_nobody_there(service: Service, tmp_path: Path) -> None:
-    """Where nobody answers it is tried again later."""
-    url = service.url.replace(str(service.server.server_port), "9")
-    found = uploaded()
-    with pytest.raises(TemporaryError):
-        notify.send(found, found.files, notify.service(url), tmp_path)
-
-
 @pytest.mark.parametrize("url", ["nonsense", "", f"nothing://{SECRET}", "https://"])
-def test_no_service(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A URL that Apprise does not know is refused, and not repeated."""
+def test_unknown_service(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """URLs that Apprise does not know are refused, and not repeated."""
     with pytest.raises(ValueError, match="not a URL that Apprise knows") as caught:
-        notify.service(url)
+        parse_service(url)
     assert SECRET not in "".join([str(caught.value), *capsys.readouterr()])
 
 
 @pytest.mark.parametrize(
     ("url", "scheme", "secure"),
     [
-        pytest.param(f"json://me:{SECRET}@h.example/x", "json", "jsons", id="password"),
-        pytest.param(f"json://me:{SECRET}@192.168.1.5", "json", "jsons", id="in-the-house"),
-        pytest.param(f"json://me:{SECRET}@localhost.example", "json", "jsons", id="label"),
-        pytest.param(f"gotify://h.example/{SECRET}", "gotify", "gotifys", id="token-in-the-path"),
-        pytest.param(f"ntfy://me:{SECRET}@h.example/topic", "ntfy", "ntfys", id="ntfy"),
-        pytest.param(f"mailto://me:{SECRET}@h.example", "mailto", "mailtos", id="mail"),
-        pytest.param(f"json://h.example,xml://me:{SECRET}@h.example", "xml", "xmls", id="second"),
+        (f"json://me:{SECRET}@h.example/x", "json", "jsons"),
+        (f"json://me:{SECRET}@192.168.1.5", "json", "jsons"),
+        (f"json://me:{SECRET}@localhost.example", "json", "jsons"),
+        (f"gotify://h.example/{SECRET}", "gotify", "gotifys"),
+        (f"ntfy://me:{SECRET}@h.example/topic", "ntfy", "ntfys"),
+        (f"mailto://me:{SECRET}@h.example", "mailto", "mailtos"),
+        (f"json://h.example,xml://me:{SECRET}@h.example", "xml", "xmls"),
     ],
 )
-def test_secret_in_clear(url: str, scheme: str, secure: str) -> None:
-    """A URL that would send its password or token unencrypted is refused."""
+def test_unencrypted_secret(url: str, scheme: str, secure: str) -> None:
+    """URLs that would send a password or token unencrypted are refused."""
     with pytest.raises(ValueError, match="unencrypted") as caught:
-        notify.service(url)
+        parse_service(url)
     assert str(caught.value) == (
         f"{scheme}:// would send its password or token unencrypted: use {secure}://"
     )
@@ -179,31 +136,24 @@ def test_secret_in_clear(url: str, scheme: str, secure: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        pytest.param(f"jsons://me:{SECRET}@h.example", id="tls"),
-        pytest.param(f"json://me:{SECRET}@127.0.0.1", id="loopback"),
-        pytest.param(f"json://me:{SECRET}@localhost", id="localhost"),
-        pytest.param("json://h.example/x", id="no-secret"),
-        pytest.param("ntfy://192.168.1.5/topic", id="no-secret-in-the-house"),
-        pytest.param(f"ntfy://{SECRET}", id="cloud"),
-        pytest.param(f"mailto://me:{SECRET}@gmail.com", id="provider-with-starttls"),
-        pytest.param("discord://4174216298/JHMHI8qBe7bk2ZwO5U711o3dV_js", id="always-tls"),
-        pytest.param("syslog://", id="no-host"),
+        f"jsons://me:{SECRET}@h.example",
+        f"json://me:{SECRET}@127.0.0.1",
+        f"json://me:{SECRET}@localhost",
+        "json://h.example/x",
+        "ntfy://192.168.1.5/topic",
+        f"ntfy://{SECRET}",
+        f"mailto://me:{SECRET}@gmail.com",
+        "discord://4174216298/JHMHI8qBe7bk2ZwO5U711o3dV_js",
+        "syslog://",
     ],
 )
-def test_no_secret_in_clear(url: str) -> None:
-    """Other URLs are taken."""
-    notify.service(url)
+def test_no_unencrypted_secret(url: str) -> None:
+    """URLs without secrets, with TLS, or of this machine are accepted."""
+    parse_service(url)
 
 
 def test_without_apprise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where Apprise is missing, the rule says what to install."""
-    real = builtins.__import__
-
-    def missing(name: str, *rest: Any, **named: Any) -> Any:
-        if name == "apprise":
-            raise ImportError(name)
-        return real(name, *rest, **named)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    """If Apprise is missing, the error says how to install it."""
+    monkeypatch.setitem(sys.modules, "apprise", None)
     with pytest.raises(ValueError, match="notify needs Apprise: pip install apprise"):
-        notify.service("json://127.0.0.1")
+        parse_service("json://127.0.0.1")

@@ -463,8 +463,8 @@ def options(data: bytes) -> None:
             config.parse({**defaults, one.name: value}, {"NAME": "value"})
     password = f"geheim{quote(text.encode('utf-8', 'surrogateescape'), '')}s3cret"
     for reads, url in (
-        (forward.server, f"http://me:{password}@h/x"),
-        (forward.server, f"https://h/{password}?{password}"),
+        (forward.parse_server, f"http://me:{password}@h/x"),
+        (forward.parse_server, f"https://h/{password}?{password}"),
         (mail.smarthost, f"smtp://me:{password}@h"),
         (routes.shown, f"forward:http://me:{password}@h/x"),
         (routes.shown, f"forward:https://h/{password}?{password}"),
