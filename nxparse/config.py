@@ -18,11 +18,11 @@ from typing import Any
 from nxparse.address import deliverable
 from nxparse.deliver import routes
 from nxparse.deliver.forward import server
-from nxparse.deliver.mail import Smarthost, smarthost
 from nxparse.deliver.mastodon import account
 from nxparse.deliver.notify import service
 from nxparse.deliver.routes import Rule, Target, fits, rule, target
 from nxparse.deliver.run import command
+from nxparse.deliver.smarthost import Smarthost, parse_smarthost
 
 Environ = Mapping[str, str]
 
@@ -185,7 +185,7 @@ def _smarthost(value: str, environ: Environ) -> Smarthost | None:
     shown = _without_password(value)
     url = _expanded(value, environ, shown, url=True).strip()
     try:
-        return smarthost(url) if url else None
+        return parse_smarthost(url) if url else None
     except ValueError:
         raise ValueError(
             f"{shown!r} is no mail server: give one like "

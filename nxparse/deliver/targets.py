@@ -21,6 +21,7 @@ from nxparse.deliver.errors import (
 )
 from nxparse.deliver.outbox import Deliver
 from nxparse.deliver.save import describe_saved, save
+from nxparse.deliver.smarthost import Smarthost
 from nxparse.store.records import Delivery
 from nxparse.text import format_list, format_recipients
 from nxparse.upload import File, Upload, camera, encoded
@@ -34,7 +35,7 @@ class Settings(Protocol):
     @property
     def dir(self) -> Path: ...
     @property
-    def smtp(self) -> mail.Smarthost | None: ...
+    def smtp(self) -> Smarthost | None: ...
     @property
     def mail_from(self) -> str: ...
 

@@ -42,16 +42,13 @@ from nxparse.deliver.errors import (
 )
 from nxparse.deliver.mail import (
     OutgoingMessage,
-    Security,
-    Smarthost,
-    Verdict,
     compose,
     means_size,
     send,
-    smarthost,
-    verdict,
 )
 from nxparse.deliver.save import folder_for
+from nxparse.deliver.smarthost import Security, Smarthost
+from nxparse.deliver.smarthost import parse_smarthost as smarthost
 from nxparse.server import page
 from nxparse.upload import File, Upload
 from tests import bodies
@@ -725,21 +722,6 @@ class TestSize:
         assert peak < 1 << 20
 
 
-@pytest.mark.parametrize(
-    ("codes", "expected"),
-    [
-        pytest.param([250, 251, 252], Verdict.DONE, id="done"),
-        pytest.param([500, 550, 552, 554, 599], Verdict.PERMANENT, id="permanent"),
-        pytest.param([400, 421, 450, 451, 452, 499], Verdict.TEMPORARY, id="temporary"),
-        pytest.param([-1, 0, 99, 200, 211, 220, 249, 253, 299], Verdict.TEMPORARY, id="T12-low"),
-        pytest.param([300, 334, 354, 399, 600, 999], Verdict.TEMPORARY, id="T12-other"),
-    ],
-)
-def test_verdict(codes: list[int], expected: Verdict) -> None:
-    """T12: what no RFC knows may mean anything, so it is tried again."""
-    assert [verdict(code) for code in codes] == [expected] * len(codes)
-
-
 @dataclass(frozen=True, eq=False)
 class Like:
     """Equal to every text that this pattern fits."""
@@ -800,7 +782,7 @@ TIMED_OUT = temporary(
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here should take long, and what does should not take minutes."""
-    for name in ("CONNECT", "ANSWER", "AFTER_DOT"):
+    for name in ("CONNECT_TIMEOUT", "REPLY_TIMEOUT", "FINAL_TIMEOUT"):
         monkeypatch.setattr(mail, name, 5.0)
 
 
@@ -1452,9 +1434,9 @@ class TestScripted:
     )
     def test_silence(self, stage: str, keys: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         """T02: a server that says nothing is left, at each stage."""
-        monkeypatch.setattr(mail, "CONNECT", 0.15)
-        monkeypatch.setattr(mail, "ANSWER", 0.15)
-        monkeypatch.setattr(mail, "AFTER_DOT", 0.15)
+        monkeypatch.setattr(mail, "CONNECT_TIMEOUT", 0.15)
+        monkeypatch.setattr(mail, "REPLY_TIMEOUT", 0.15)
+        monkeypatch.setattr(mail, "FINAL_TIMEOUT", 0.15)
         with ScriptedServer({stage: Act.SILENCE}) as server:
             assert outcome(LETTER, at(server)) == TIMED_OUT
         assert server.keys == keys
@@ -1469,7 +1451,7 @@ class TestScripted:
 
     def test_answer_byte_by_byte(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """T02: a server that never comes to the end of a line is left, however busy it is."""
-        monkeypatch.setattr(mail, "ANSWER", 0.3)
+        monkeypatch.setattr(mail, "REPLY_TIMEOUT", 0.3)
         drip = (functools.partial(time.sleep, 0.05), b"2")
         begun = time.monotonic()
         with ScriptedServer({"greeting": drip * 400}) as server:
@@ -1485,14 +1467,14 @@ class TestScripted:
 
     def test_silence_after_quit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """T10: a message that was taken is taken, though QUIT is never answered."""
-        monkeypatch.setattr(mail, "CONNECT", 0.15)
+        monkeypatch.setattr(mail, "CONNECT_TIMEOUT", 0.15)
         with ScriptedServer({"QUIT": Act.SILENCE}) as server:
             assert send(LETTER, at(server)) == []
         assert server.keys == SENT
 
     def test_window_stays_full(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """T11: a server that reads nothing more is left."""
-        monkeypatch.setattr(mail, "ANSWER", 0.15)
+        monkeypatch.setattr(mail, "REPLY_TIMEOUT", 0.15)
         with ScriptedServer({"content": Act.STALL}) as server:
             assert outcome(huge(), at(server)) == LOST
         assert (server.keys, server.messages) == (UP_TO_DATA, [])
@@ -1506,7 +1488,7 @@ class TestScripted:
 
     def test_slow_greeting(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """T02: a server that lets its clients wait is waited for as for any other answer."""
-        monkeypatch.setattr(mail, "CONNECT", 0.1)
+        monkeypatch.setattr(mail, "CONNECT_TIMEOUT", 0.1)
         pause = functools.partial(time.sleep, 0.2)
         with ScriptedServer({"greeting": (pause, "220 mail.example")}) as server:
             assert outcome(LETTER, at(server)) == []
@@ -1514,7 +1496,7 @@ class TestScripted:
 
     def test_slow_verdict(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """T09: the answer behind the dot may take longer than any other."""
-        monkeypatch.setattr(mail, "ANSWER", 0.3)
+        monkeypatch.setattr(mail, "REPLY_TIMEOUT", 0.3)
         pause = functools.partial(time.sleep, 0.4)
         with ScriptedServer({".": (pause, "250 2.0.0 queued")}) as server:
             assert send(LETTER, at(server)) == []
@@ -1642,7 +1624,7 @@ class TestStartTls:
 
     def test_silence(self, trusted: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
         """T04: a server that does not begin with TLS is left."""
-        monkeypatch.setattr(mail, "ANSWER", 0.15)
+        monkeypatch.setattr(mail, "REPLY_TIMEOUT", 0.15)
         script: Script = {"EHLO": ehlo("STARTTLS"), "STARTTLS": ("220 go ahead", Act.SILENCE)}
         with ScriptedServer(script) as server:
             assert outcome(LETTER, at(server, Security.STARTTLS)) == TIMED_OUT
