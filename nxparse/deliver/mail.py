@@ -53,6 +53,8 @@ _BLOCK = _LINE * 1024
 # Long encoded words break RFC 2047 section 2. The newer policies decode encoded words in a
 # value before they write it.
 _POLICY = compat32.clone(linesep="\r\n", max_line_length=76)
+# Some programs show the line break in a file name that was folded.
+_UNFOLDED = _POLICY.clone(max_line_length=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ def compose(
 
 
 def _file_headers(file: File) -> Message:
-    headers = Message(_POLICY)
+    headers = Message(_UNFOLDED)
     name = file.safe_name
     if name.isascii():
         headers["Content-Type"] = file.content_type
@@ -141,7 +143,7 @@ def _file_headers(file: File) -> Message:
 
 
 def _written(headers: Message) -> bytes:
-    lines = [_POLICY.fold_binary(name, value) for name, value in headers.items()]
+    lines = [headers.policy.fold_binary(name, value) for name, value in headers.items()]
     return b"".join(lines) + b"\r\n"
 
 
