@@ -9,13 +9,13 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from nxparse.address import deliverable
+from nxparse.address import deliverable, is_deliverable
 from nxparse.deliver import routes
 from nxparse.deliver.forward import server
 from nxparse.deliver.mastodon import account
@@ -118,6 +118,9 @@ class Option:
 def parse(options: Mapping[str, object], environ: Environ) -> Config:
     """Parse all options. `${NAME}` in a value is taken from `environ`. Raises ConfigError."""
     config = Config(*(option.parse(options[option.name], environ) for option in OPTIONS))
+    if config.smtp and not config.mail_from and is_deliverable(config.smtp.user):
+        # Providers refuse mail from a sender that is not the account.
+        config = replace(config, mail_from=deliverable(config.smtp.user))
     _check_targets(config)
     return config
 
