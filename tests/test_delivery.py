@@ -436,7 +436,7 @@ class TestOutbox:
             mailing(tmp_path, server, [ANNA], body(title=title, text=text)).deliver()
         (content,) = server.messages
         assert content.isascii()
-        assert all(heard.line.isascii() for heard in server.heard)
+        assert all(one.line.isascii() for one in server.received)
         assert (read(content)["Subject"], text_of(content)) == (title.strip(), text)
         assert attached(content) == PHOTOS
 

@@ -281,7 +281,7 @@ class Outbox:
             self._give_up(upload, files, delivery, _common_reason(never))
             return
         if reached:
-            logger.info(f"upload {delivery.id}: {outcome.told}")
+            logger.info(f"upload {delivery.id}: {outcome.message}")
         missed = f"not delivered to {_refusals(never)}" if never else ""
         if never:
             try:

@@ -31,7 +31,7 @@ from pathlib import Path
 
 from nxparse.deliver.copies import copies
 from nxparse.deliver.errors import (
-    MAX_TOLD,
+    MAX_REASON,
     PermanentError,
     TemporaryError,
     UnreachableError,
@@ -226,5 +226,5 @@ def _last_line(output: bytes) -> str:
     """The last line that a command has written, as it may stand in a log."""
     lines = output.decode("utf-8", "replace").split("\n")
     last = next((line for line in reversed(lines) if line.strip()), "")
-    words = one_line(last.rstrip()[-MAX_TOLD:])
+    words = one_line(last.rstrip()[-MAX_REASON:])
     return f": {words}" if words else ""
