@@ -60,17 +60,23 @@ def lines(path: Path) -> list[str]:
 
 def test_second_interrupt(folder: Path) -> None:
     """Ctrl-C logs the delivery that is waited for. A second one ends the process."""
+    script = folder / "patient.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import nx_addon\n"
+        "nx_addon.STOP_TIMEOUT = 600.0\n"
+        "addons = nx_addon.addons\n"
+    )
     with ScriptedServer({"greeting": Act.SILENCE}) as server:
         settings = ("--set", f"nx_smtp=smtp://127.0.0.1:{server.port}", "--set", "nx_senders=*")
-        with Proxy(folder, *settings) as proxy:
+        with Proxy(folder, *settings, script=script) as proxy:
             send(proxy, "SAM_1.JPG")
             server.wait("connect")
             id = proxy.wait_for(r"next: mail \(upload (\S+)\)")[1]
             os.kill(proxy.process.pid, signal.SIGINT)
-            proxy.wait_for(rf"waiting up to 10 s for upload {id} to mail; .*Ctrl-C again")
+            proxy.wait_for(rf"waiting up to 600 s for upload {id} to mail; .*Ctrl-C again")
             os.kill(proxy.process.pid, signal.SIGINT)
             assert proxy.ended() == 0
-            # The first interrupt alone ends it with another line, after 10 s.
             assert f"stopped during the delivery of upload {id} to mail" in proxy.log
             assert "Traceback" not in proxy.log
 
