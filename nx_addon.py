@@ -62,6 +62,7 @@ from nxparse.text import error_reason, printable
 NOT_READY = refusal(503, "nx_addon is starting, or ending")
 DNS_TTL = 60  # seconds; a camera that moves to another network should forget us
 ENDING = 0.2  # seconds that connections get to end
+STOP_TIMEOUT = 10.0  # seconds that running deliveries get to end
 PROXY_LOGGER = logging.getLogger("mitmproxy.proxy.server")
 # Modes in which a client may begin with a request head.
 HTTP_MODES = ("regular", "transparent", "upstream", "reverse")
@@ -160,7 +161,7 @@ class Lifecycle(Addon):
 
     async def _end(self, backend: Backend, pause: float) -> None:
         await asyncio.sleep(pause)
-        await backend.end(partial(internals.on_interrupt, ctx.master))
+        await backend.end(partial(internals.on_interrupt, ctx.master), STOP_TIMEOUT)
 
 
 class Connections(Addon):

@@ -22,7 +22,7 @@ from nxparse.deliver.save import parse_folder
 from nxparse.deliver.targets import prepare
 
 if TYPE_CHECKING:
-    from nxparse.deliver.mail import Smarthost
+    from nxparse.deliver.smarthost import Smarthost
 
 Environ = Mapping[str, str]
 
@@ -111,10 +111,10 @@ def _parse_smtp(value: str, environ: Environ) -> Smarthost | None:
     url = _expanded(value, environ, shown, url=True).strip()
     if not url:
         return None
-    from nxparse.deliver.mail import smarthost  # slow to import
+    from nxparse.deliver.smarthost import parse_smarthost
 
     try:
-        return smarthost(url)
+        return parse_smarthost(url)
     except ValueError:
         example = "smtps://user:password@host, with special characters in the password as %40"
         raise _wrong(shown, "a mail server URL", example) from None

@@ -1,12 +1,9 @@
-"""Mail servers on loopback, for the tests: one that is well, and one that follows a script.
+"""Mail servers on loopback.
 
-`MailServer` is aiosmtpd in a thread of its own; it takes mail and keeps it.
-`ScriptedServer` says what its script tells it to, however wrong that is, and
-notes what it hears. `Authority` makes the certificates for both. All of it is
-the other side of the wire and uses nothing of nxparse.
-
-Use the servers in a with statement. What they have noted is complete when the
-statement ends; `wait` is for a client that works in the background.
+`MailServer` is aiosmtpd in a thread: it accepts mail. `ScriptedServer` replies according to a
+script, however wrong that is, and records each line it receives. `Authority` issues
+certificates for both. Use the servers in a with statement. Their records are complete when
+it ends; `wait` is for clients in the background.
 """
 
 from __future__ import annotations
@@ -30,16 +27,16 @@ from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import NameOID
 
 HOST = "127.0.0.1"
 NAMES = ("localhost", HOST)
-TIMEOUT = 10.0  # seconds; only a test that fails waits that long
-GRACE = 2.0  # seconds for a client to go, when a test is over
+TIMEOUT = 10.0  # seconds; only a failing test waits that long
+GRACE = 2.0  # seconds for a client to disconnect at the end of a test
 
 
 class Authority:
-    """A certificate authority of the tests' own. Who has its `file` trusts it."""
+    """A certificate authority. `file` contains its certificate."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "authority.pem"
@@ -51,23 +48,19 @@ class Authority:
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def context(self, *names: str, expired: bool = False) -> ssl.SSLContext:
-        """What a server with a certificate for these names needs; without names, for loopback."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        names = names or NAMES
-        return self._context(
-            key, _certificate(_name(names[0]), key, self._name, self._key, names, expired)
-        )
+        """A server's context with a certificate for these names, by default for loopback."""
+        return self._context(names or NAMES, expired=expired)
 
     def self_signed(self, *names: str) -> ssl.SSLContext:
-        """The same with a certificate that nobody but the server itself vouches for."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        names = names or NAMES
-        own = _name(names[0])
-        return self._context(key, _certificate(own, key, own, key, names))
+        """The same with a certificate that the server has signed itself."""
+        return self._context(names or NAMES, self_signed=True)
 
     def _context(
-        self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate
+        self, names: Sequence[str], *, self_signed: bool = False, expired: bool = False
     ) -> ssl.SSLContext:
+        key, own = ec.generate_private_key(ec.SECP256R1()), _name(names[0])
+        issuer = (own, key) if self_signed else (self._name, self._key)
+        certificate = _certificate(own, key, *issuer, names, expired)
         path = self._folder / f"server-{next(self._numbers)}.pem"
         path.write_bytes(
             key.private_bytes(
@@ -98,43 +91,23 @@ def _certificate(
     day = datetime.timedelta(days=1)
     end = datetime.datetime.now(datetime.UTC) + (-day if expired else day)
     builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
+        x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
         .not_valid_before(end - 3 * day)
         .not_valid_after(end)
-        .add_extension(x509.BasicConstraints(ca=not names, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
-            critical=False,
-        )
-        .add_extension(_usage(signs_certificates=not names), critical=True)
     )
+    signs = not names
+    rest = [False] * 4  # content commitment, encipherment, key agreement
+    for extension, critical in (
+        (x509.BasicConstraints(ca=signs, path_length=None), True),
+        (x509.KeyUsage(True, *rest, signs, signs, False, False), True),
+        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), False),
+    ):
+        builder = builder.add_extension(extension, critical)
     if names:
-        builder = builder.add_extension(
-            x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
-        ).add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]),
-            critical=False,
-        )
+        alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
+        builder = builder.add_extension(alternatives, critical=False)
     return builder.sign(issuer_key, hashes.SHA256())
-
-
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 def _general_name(name: str) -> x509.GeneralName:
@@ -146,7 +119,7 @@ def _general_name(name: str) -> x509.GeneralName:
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """A message that a MailServer has taken: the envelope, and all bytes of the content."""
+    """A message that a MailServer has accepted: the envelope and all bytes of the content."""
 
     sender: str
     recipients: tuple[str, ...]
@@ -157,17 +130,13 @@ class Mail:
 
 
 class MailServer:
-    """A server as they are: it takes mail, and keeps it in `mails`.
+    """A server that accepts mail and stores it in `mails`.
 
-    With `tls` it offers STARTTLS, and takes no mail without; if `implicit`,
-    it talks TLS from the first byte. With `login`, a user and a password, it
-    takes mail from nobody else, and `logins` has all attempts: mechanism, user
-    and password. `size` is the largest message it takes, which it announces. If
-    `largest` is less, it answers `too_large` after a larger message; `refused` is
-    how often. `replies` is what it
-    answers to RCPT for single recipients, in place of 250. With `port` it comes
-    back where another one has been, or where a socket keeps the place for it
-    (SO_REUSEPORT).
+    With `tls` it requires STARTTLS, or TLS from the first byte if `implicit`. With `login` (user
+    and password) it requires a login; `logins` lists all attempts as mechanism, user and
+    password. `size` is the largest message, which it announces. `replies` are its replies to
+    RCPT for some recipients. With `port` it listens where another server did before, or on
+    a port that a socket reserves (SO_REUSEPORT).
     """
 
     def __init__(
@@ -178,20 +147,16 @@ class MailServer:
         login: tuple[str, str] | None = None,
         mechanisms: Sequence[str] = ("LOGIN", "PLAIN"),
         size: int = 1 << 30,
-        largest: int = 1 << 30,
-        too_large: str = "552 5.3.4 Message too big",
         replies: Mapping[str, str] | None = None,
         port: int = 0,
     ) -> None:
         self.host = HOST
         self.mails: list[Mail] = []
         self.logins: list[tuple[str, str, str]] = []
-        self.refused = 0
-        self._largest, self._too_large = largest, too_large
         self._login = login
         self._replies = dict(replies or {})
         self._changed = threading.Condition()
-        # Controller cannot find a free port. asyncio sets TCP_NODELAY only where it reads TCP.
+        # Controller cannot find a free port. asyncio sets TCP_NODELAY only on TCP sockets.
         self._listener = socket.socket(proto=socket.IPPROTO_TCP)
         if port:
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -206,7 +171,7 @@ class MailServer:
             server_hostname="mail.example",
             tls_context=None if implicit else tls,
             require_starttls=tls is not None and not implicit,
-            # aiosmtpd knows no other TLS than STARTTLS.
+            # aiosmtpd does not count implicit TLS as TLS.
             auth_require_tls=tls is not None and not implicit,
             auth_exclude_mechanism={"LOGIN", "PLAIN"} - set(mechanisms if login else ()),
             authenticator=self._authenticate,
@@ -223,7 +188,7 @@ class MailServer:
         self._listener.close()
 
     def wait(self, mails: int, timeout: float = TIMEOUT) -> list[Mail]:
-        """All mails, as soon as there are so many. Fails if there are not in time."""
+        """Wait for this number of mails, and return all. Fails after `timeout` seconds."""
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.mails) >= mails, timeout)
             return list(self.mails)
@@ -257,9 +222,6 @@ class MailServer:
     async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:  # noqa: N802
         """aiosmtpd's hook for the end of a message."""
         assert server.transport is not None
-        if len(envelope.original_content) > self._largest:
-            self.refused += 1
-            return self._too_large
         mail = Mail(
             envelope.mail_from,
             tuple(envelope.rcpt_tos),
@@ -275,7 +237,7 @@ class MailServer:
 
 
 class _Controller(Controller):
-    """Controller on a socket that listens already, and that ends also with open connections."""
+    """A controller on an existing socket. `stop` closes open connections."""
 
     def __init__(self, handler: object, listener: socket.socket, **options: Any) -> None:
         super().__init__(handler, **options)
@@ -303,37 +265,36 @@ class _Controller(Controller):
 
 
 class Act(Enum):
-    """What a ScriptedServer can do besides talking."""
+    """An action of a ScriptedServer besides a reply."""
 
     TLS = auto()
-    """Wait for the client to begin with TLS."""
+    """Wait for the client to start TLS."""
     CLOSE = auto()
     """Close the connection."""
     RESET = auto()
-    """Break the connection off (RST)."""
+    """Abort the connection (RST)."""
     SHUT = auto()
-    """Say nothing more and tell the client so, but listen on (half-close)."""
+    """Close the sending half of the connection, but continue to read."""
     SILENCE = auto()
-    """Say nothing more and do not tell, but listen on."""
+    """Send nothing more, but continue to read."""
     STALL = auto()
-    """Neither say nor read anything more, until the client's window is full."""
+    """Neither send nor read, so that the client's window fills up."""
 
 
 Step = str | bytes | Act | Callable[[], object]
-"""A line to say (the line end is added), bytes as they are, something to do, or to call."""
+"""A line to send (without its end), bytes to send unchanged, an action, or a function to call."""
 
 Reply = Step | tuple[Step, ...]
 
 Script = Mapping[str, Reply | list[Reply]]
-"""What to answer to what, where it is not what a server that is well would answer.
+"""The replies that differ from those of a working server.
 
-A key is a command in capitals, or `greeting`; `response` for a line that
-answers 334; `content` when the first bytes of a message come; `.` for its
-end. The value is a Reply, or a list of them: one for each time, over all
-connections, and the last one from then on.
+A key is a command in capitals, `greeting`, `response` (a line after a 334 reply), `content`
+(when the first bytes of a message arrive), or `.` (its end). The value is a Reply, or a list
+of them: one for each time, over all connections. The last one is repeated.
 """
 
-WELL: dict[str, Reply] = {
+WORKING: dict[str, Reply] = {
     "greeting": "220 mail.example ESMTP",
     "EHLO": "250 mail.example",
     "HELO": "250 mail.example",
@@ -347,17 +308,17 @@ WELL: dict[str, Reply] = {
     ".": "250 2.0.0 queued",
     "QUIT": ("221 2.0.0 bye", Act.CLOSE),
 }
-OTHERWISE = "502 5.5.1 what?"
+UNKNOWN = "502 5.5.1 what?"
 
 
 def ehlo(*extensions: str) -> str:
-    """The answer to EHLO of a server with these extensions."""
+    """The reply to EHLO of a server with these extensions."""
     *lines, last = ("mail.example", *extensions)
     return "".join(f"250-{line}\r\n" for line in lines) + f"250 {last}"
 
 
-class Heard(NamedTuple):
-    """A line that came from the client: its key in a Script, itself, and whether over TLS."""
+class ReceivedLine(NamedTuple):
+    """A line from the client: its key in a Script, its text, and whether it came over TLS."""
 
     key: str
     line: str
@@ -365,11 +326,11 @@ class Heard(NamedTuple):
 
 
 class ScriptedServer:
-    """A server that follows `script` and notes what it hears, one connection after the other.
+    """A server that follows a script, one connection after the other.
 
-    `heard` has the lines of all connections; each connection begins with a
-    line `connect`. `messages` has the contents of the messages whose end came,
-    `cut` those of the others: as they came over the wire. `tls` is for Act.TLS.
+    `received` lists the lines of all connections; each connection begins with a line
+    `connect`. `messages` are the contents of complete messages, `cut` those of the others,
+    as they were on the wire. `tls` is for Act.TLS.
     """
 
     def __init__(
@@ -380,12 +341,12 @@ class ScriptedServer:
         host: str = HOST,
     ) -> None:
         self.host = host
-        self.heard: list[Heard] = []
+        self.received: list[ReceivedLine] = []
         self.messages: list[bytes] = []
         self.cut: list[bytes] = []
         self._replies: dict[str, list[Reply]] = {
             key: list(value) if isinstance(value, list) else [value]
-            for key, value in {**WELL, **(script or {})}.items()
+            for key, value in {**WORKING, **(script or {})}.items()
         }
         self._tls = tls
         self._changed = threading.Condition()
@@ -402,10 +363,10 @@ class ScriptedServer:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        with contextlib.suppress(OSError):  # only to wake it
+        with contextlib.suppress(OSError):  # wakes the thread
             socket.create_connection((self.host, self.port), TIMEOUT).close()
         self._thread.join(GRACE)
-        if self._thread.is_alive() and self._connection:  # a client that does not go
+        if self._thread.is_alive() and self._connection:  # the client stays connected
             with contextlib.suppress(OSError):
                 self._connection.shutdown(socket.SHUT_RDWR)
             self._thread.join(TIMEOUT)
@@ -413,27 +374,26 @@ class ScriptedServer:
 
     @property
     def keys(self) -> list[str]:
-        """What was heard, without the arguments."""
-        return [heard.key for heard in self.heard]
+        """The keys of all lines."""
+        return [line.key for line in self.received]
 
     @property
     def in_clear(self) -> list[str]:
-        """The keys of what everybody on the way could read."""
-        return [heard.key for heard in self.heard if not heard.secure]
+        """The keys of the lines that were not encrypted."""
+        return [line.key for line in self.received if not line.secure]
 
     def lines(self, key: str) -> list[str]:
         """The lines with this key."""
-        return [heard.line for heard in self.heard if heard.key == key]
+        return [one.line for one in self.received if one.key == key]
 
     def wait(self, key: str, times: int = 1, timeout: float = TIMEOUT) -> None:
-        """Wait until this was heard so often. Fails if it is not in time."""
+        """Wait for this number of lines with this key. Fails after `timeout` seconds."""
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.lines(key)) >= times, timeout)
 
     def _run(self) -> None:
         while True:
             self._connection, _ = self._listener.accept()
-            # Whatever the client does to the connection is its own affair.
             with contextlib.suppress(OSError):
                 if not self._stopped.is_set():
                     self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -455,8 +415,7 @@ class ScriptedServer:
                 said = self._content()
 
     def _content(self) -> bytes:
-        # So that the end is found in an empty message too.
-        self._buffer[:0] = b"\r\n"
+        self._buffer[:0] = b"\r\n"  # the end of an empty message is found, too
         try:
             self._receive()
             self._reply("content")
@@ -470,12 +429,14 @@ class ScriptedServer:
 
     def _note(self, key: str, line: str) -> None:
         with self._changed:
-            self.heard.append(Heard(key, line, isinstance(self._connection, ssl.SSLSocket)))
+            self.received.append(
+                ReceivedLine(key, line, isinstance(self._connection, ssl.SSLSocket))
+            )
             self._changed.notify_all()
 
     def _reply(self, key: str) -> bytes:
-        """Follow the script, and return what was said last."""
-        replies = self._replies.get(key, [OTHERWISE])
+        """Follow the script, and return the last reply."""
+        replies = self._replies.get(key, [UNKNOWN])
         reply = replies.pop(0) if len(replies) > 1 else replies[0]
         said = b""
         for step in reply if isinstance(reply, tuple) else (reply,):
@@ -492,8 +453,7 @@ class ScriptedServer:
         match act:
             case Act.TLS:
                 assert self._tls is not None
-                # What came before TLS is not to be believed.
-                self._buffer.clear()
+                self._buffer.clear()  # ignore data from before TLS
                 self._connection = self._tls.wrap_socket(self._socket, server_side=True)
             case Act.SHUT:
                 self._socket.shutdown(socket.SHUT_WR)
@@ -516,7 +476,7 @@ class ScriptedServer:
         return self._connection
 
     def _until(self, end: bytes) -> bytes:
-        """What comes before `end`, which is taken too."""
+        """Receive and return the bytes before `end`."""
         start = 0
         while (found := self._buffer.find(end, start)) < 0:
             start = max(0, len(self._buffer) - len(end))
@@ -526,7 +486,7 @@ class ScriptedServer:
         return taken
 
     def _receive(self) -> None:
-        if hasattr(socket, "TCP_QUICKACK"):  # else a client that waits for it waits 40 ms
+        if hasattr(socket, "TCP_QUICKACK"):  # else the client waits 40 ms
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         data = self._socket.recv(1 << 16)
         if not data:

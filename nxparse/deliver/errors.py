@@ -1,7 +1,6 @@
-"""How a delivery ends, as far as it decides what happens next.
+"""Results of a delivery: an outcome, or an error whose type determines what happens next.
 
-Temporary or permanent is a type, not a flag: whoever raises knows which it is.
-An OSError that nobody has judged is temporary.
+An OSError of a target counts as temporary.
 """
 
 from __future__ import annotations
@@ -9,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-MAX_TOLD = 200  # characters
+MAX_REASON = 200  # characters
 
 
 class DeliveryError(Exception):
-    """A delivery that did not succeed. Its text is for a person, and holds no secret."""
+    """A failed delivery. Its text is for the user and contains no secret."""
 
 
 class TemporaryError(DeliveryError):
-    """It may succeed later, not before `retry_after` seconds if that is given.
+    """A retry may succeed, after `retry_after` seconds at the earliest if that is given.
 
-    `progress` is what is done already, for the next attempt; only the target knows what it means.
+    `progress` describes the steps already done, in terms of the target, for the next attempt.
     """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
@@ -29,23 +28,20 @@ class TemporaryError(DeliveryError):
 
 
 class UnreachableError(TemporaryError):
-    """The target cannot be used at all for now: whatever else is for it would fail as well."""
+    """No delivery to this target can succeed at present."""
 
 
 class PermanentError(DeliveryError):
-    """It will never succeed."""
+    """A retry cannot succeed."""
 
 
 class TooLargeError(DeliveryError):
-    """All files together are too much for the target; one at a time may do."""
+    """The files are too large together. Each by itself may be small enough."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A recipient of a delivery that was not reached, and why.
-
-    `recipient` is spelled as in the delivery.
-    """
+    """A recipient that was not reached, spelled as in the delivery, and the reason."""
 
     recipient: str
     permanent: bool
@@ -54,20 +50,19 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A delivery that has succeeded, for all recipients but those `refused`.
+    """A successful delivery to all recipients except those `refused`.
 
-    The recipients of a delivery are the addresses (or the site) that were chosen on
-    the camera. A target that reaches somebody else in their place, like mail:ADDRESS,
-    refuses none of them: it succeeds or raises. `told` says what was done, for the log.
+    Recipients are the addresses or the site chosen on the camera. A target that replaces
+    them, such as mail:ADDRESS, succeeds or raises as a whole. `message` is for the log.
     """
 
-    told: str
+    message: str
     refused: tuple[Refused, ...] = ()
 
 
 def one_line(text: str, secrets: Iterable[str] = ()) -> str:
-    """What others have said, as it may stand in a log: short, printable, without `secrets`."""
+    """Text from another program, fit for a log: short, printable, without `secrets`."""
     for secret in secrets:
         text = text.replace(secret, "***")
     clean = "".join(char if char.isprintable() else " " for char in text)
-    return " ".join(clean.split())[:MAX_TOLD]
+    return " ".join(clean.split())[:MAX_REASON]

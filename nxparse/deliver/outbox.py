@@ -255,7 +255,7 @@ class Outbox:
             self._abandon(_common_reason(never), upload, files, delivery)
             return
         if reached:
-            logger.info(f"upload {delivery.id}: {outcome.told}")
+            logger.info(f"upload {delivery.id}: {outcome.message}")
         missed = f"not delivered to {_refusals(never)}" if never else ""
         if never:
             try:

@@ -1,4 +1,4 @@
-"""Which connections may carry a password: those over TLS, and those to this machine."""
+"""Connections that may carry a password: those over TLS, and those to this machine."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def is_loopback(host: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         return host.lower() == "localhost"
-    # Python 3.11 does not look into an IPv4-mapped address.
+    # Python 3.11 does not recognise IPv4-mapped loopback addresses.
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback

@@ -1,15 +1,11 @@
-"""The names that are taken in a folder of photos, remembered between deliveries.
+"""The names taken in a folder of photos, cached between deliveries.
 
 A photo is called NAME, or NAME-1, NAME-2, ... if that is taken, and is not stored if one of
-these files already holds the same bytes. Checking all of them for each photo would take
-quadratic time when every photo has the same name. So this module remembers how many numbers
-are taken, and digests of the files that it had to read.
-
-Other programs add, delete and change files in the folder. What is remembered can therefore be
-wrong, but only in ways that lose nothing: a file gets its name without replacing another one,
-and bytes are compared before a photo is reported as already there. All names are looked up
-again when the modification time of the folder has changed. A deletion within the same clock
-tick as a save is missed; then the number stays unused.
+these files contains the same bytes. A check of all of them for each photo would take quadratic
+time if all photos had one name. The cache has the count of taken numbers and the digests of
+files that were read. Other programs may change the folder, and a stale entry is harmless:
+no file is replaced, and bytes are compared before a photo counts as already saved. A changed
+modification time of the folder invalidates the counts.
 """
 
 from __future__ import annotations
@@ -27,11 +23,11 @@ from nxparse.store import disk
 from nxparse.store.disk import Folder
 from nxparse.upload import File
 
-FEW = 16  # up to this number of names, all are looked up each time
-MAX_REMEMBERED = 20_000  # files in all folders, at most 500 bytes of memory for each
+FEW = 16  # up to this count, names are looked up each time
+MAX_CACHED = 20_000  # files in all folders, at most 500 bytes of memory for each
 
 _Identity = tuple[int, int, int]
-"""The inode of a file, its size, and the time of its modification in nanoseconds."""
+"""Inode, size, and modification time in nanoseconds."""
 
 
 @dataclass(slots=True)
@@ -51,7 +47,7 @@ class _Names:
     digests: dict[_Identity, bytes] = field(default_factory=dict)
 
     def add(self, state: os.stat_result, digests: dict[_Identity, bytes]) -> None:
-        """Add the file that has the next number. `digests` are known from earlier."""
+        """Add the file with the next number. `digests` are those of an older cache entry."""
         if stat.S_ISREG(state.st_mode):
             same = self.sizes.setdefault(state.st_size, _SameSize())
             identity = _identity(state)
@@ -65,7 +61,7 @@ class _Names:
 
 @dataclass(slots=True)
 class _Known:
-    """What is remembered of a folder."""
+    """The cache entry of a folder."""
 
     modified: int = -1  # nanoseconds
     names: dict[str, _Names] = field(default_factory=dict)
@@ -76,20 +72,20 @@ class _Known:
 
 
 class Memory:
-    """What is remembered of folders, for at most `limit` files; old folders are forgotten."""
+    """A cache of folders with at most `limit` files; it drops the oldest folders."""
 
-    def __init__(self, limit: int = MAX_REMEMBERED) -> None:
+    def __init__(self, limit: int = MAX_CACHED) -> None:
         self._limit = limit
         self._lock = threading.Lock()
         self._folders: dict[tuple[int, int], _Known] = {}
 
     def take(self, folder: tuple[int, int]) -> _Known:
-        """Return what is remembered of a folder, and leave it to the caller alone."""
+        """Remove and return the entry of a folder."""
         with self._lock:
             return self._folders.pop(folder, None) or _Known()
 
     def put(self, folder: tuple[int, int], known: _Known) -> None:
-        """Remember a folder."""
+        """Store the entry of a folder."""
         with self._lock:
             self._folders[folder] = known
             total = sum(one.count for one in self._folders.values())
@@ -101,7 +97,7 @@ _MEMORY = Memory()
 
 
 class TakenNames:
-    """The names that are taken in an open folder."""
+    """The taken names in an open folder."""
 
     def __init__(self, folder: Folder, known: _Known, *, changed: bool) -> None:
         self._folder = folder
@@ -109,7 +105,7 @@ class TakenNames:
         self._unsure = set(known.names) if changed else set()
 
     def place(self, file: File, limit: int) -> tuple[str, bool]:
-        """Return a name for a file, and True if that very file is there already, else it is free.
+        """Return a name for a file, and whether the same file is already saved under it.
 
         The name has at most `limit` bytes. Raises OSError.
         """
@@ -123,7 +119,7 @@ class TakenNames:
                 with suppress(FileNotFoundError):
                     if disk.same_content(self._folder, name, file.size, file.chunks()):
                         return name, True
-                # It has been changed or deleted meanwhile.
+                # Another program has changed or deleted it.
                 same.unread.append(same.by_digest.pop(digest))
         return numbered(wanted, names.count, limit), False
 
@@ -140,10 +136,10 @@ class TakenNames:
         return names
 
     def _read(self, wanted: str, limit: int, names: _Names, same: _SameSize) -> None:
-        """Read the files of one size whose digest is not known."""
+        """Compute the missing digests of the files of one size."""
         while same.unread:
             number = same.unread.pop()
-            # The file may be gone by now, or belong to another user.
+            # The file may be deleted, or belong to another user.
             with suppress(FileNotFoundError, PermissionError):
                 fd = self._folder.open(numbered(wanted, number, limit))
                 try:
@@ -156,7 +152,7 @@ class TakenNames:
 
 @contextmanager
 def taken_names(folder: Folder, memory: Memory = _MEMORY) -> Iterator[TakenNames]:
-    """The names that are taken in a folder. Inside the with statement photos are stored there."""
+    """Yield the taken names in a folder. Photos are saved inside the with statement."""
     state = folder.status()
     key = (state.st_dev, state.st_ino)
     known = memory.take(key)
@@ -174,7 +170,7 @@ def _identity(state: os.stat_result) -> _Identity:
 
 
 def _digest(chunks: Iterator[bytes]) -> bytes:
-    # A collision does no harm: the bytes are compared, too.
+    # A collision is harmless: the bytes are compared, too.
     digest = hashlib.blake2b(digest_size=16)
     for chunk in chunks:
         digest.update(chunk)

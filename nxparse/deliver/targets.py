@@ -29,7 +29,7 @@ from nxparse.text import format_list, format_recipients
 from nxparse.upload import File, Upload, camera, encoded
 
 if TYPE_CHECKING:
-    from nxparse.deliver.mail import Smarthost
+    from nxparse.deliver.smarthost import Smarthost
 
 UNDELIVERED = "undelivered"
 

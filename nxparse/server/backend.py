@@ -30,7 +30,6 @@ from nxparse.text import describe_disk_error, format_list
 from nxparse.upload import File, Upload
 
 STORAGE_THREADS = 32  # uploads that may wait for the disk at the same time
-STOP_TIMEOUT = 10.0  # seconds a running delivery may take to end
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -66,9 +65,7 @@ class Backend:
         self.outbox.stop(0)
         _left[_root(self.config)] = self
 
-    async def end(
-        self, on_interrupt: Callable[[Callable[[], None]], None], timeout: float = STOP_TIMEOUT
-    ) -> None:
+    async def end(self, on_interrupt: Callable[[Callable[[], None]], None], timeout: float) -> None:
         """Close a backend that was left, after the running deliveries; not if it is taken over.
 
         After `timeout` seconds the deliveries are abandoned, and programs of theirs are

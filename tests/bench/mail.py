@@ -1,15 +1,12 @@
-"""How long it takes to mail an upload, and how much memory, beside Flask-Mail.
+"""Time and memory to mail an upload, in comparison with Flask-Mail.
 
-Each one mails in a process of its own (`tests.bench.mailer`), to a mail server
-that keeps nothing: Postfix's smtp-sink if there is one (SMTP_SINK may say where),
-else one in Python, which is slower than what is measured.
+Each one mails in a process of its own (`tests.bench.mailer`), to a server that discards
+everything.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -28,17 +25,10 @@ from tests import bodies, camera
 from tests.bench.process import peak
 from tests.bench.table import Goal, Row, Table, in_turns
 from tests.bench.upload import MB, body, photo, request
-from tests.mitmdump import ROOT, Proxy, eventually
+from tests.mitmdump import ROOT, Proxy
 
 SIZES = {"1.3 MB": 1_300_000, "20 MB": 20 * MB, "100 MB": 100 * MB}
 LIMIT = 32  # MiB
-SMTP_SINK = os.environ.get("SMTP_SINK") or shutil.which(
-    "smtp-sink", path=f"{os.environ.get('PATH')}:/usr/sbin"
-)
-POSTFIX = "The mail server is Postfix's smtp-sink."
-PYTHON = (
-    "The mail server is one in Python, which sets the pace: there is no smtp-sink of Postfix's."
-)
 
 
 def main(short: bool = False) -> Iterator[Table]:
@@ -47,7 +37,7 @@ def main(short: bool = False) -> Iterator[Table]:
             "Mailing an upload",
             "upload",
             [beside_flask(name, size, port, 3 if short else 5) for name, size in SIZES.items()],
-            f"Medians; RSS is what the process grows by. {POSTFIX if SMTP_SINK else PYTHON}",
+            "Medians; RSS is the growth of the process.",
         )
         yield Table(
             "Peak RSS of mitmdump while it receives and mails an upload",
@@ -92,7 +82,7 @@ def beside_flask(name: str, size: int, port: int, runs: int) -> Row:
 def mailed(
     name: str, prepare: Callable[[Path, int], Path], size: int, port: int
 ) -> dict[str, float]:
-    """What it took to mail an upload: seconds, CPU seconds, and the MiB that the process grew."""
+    """Mail an upload; return seconds, CPU seconds, and the growth of the process in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         path = prepare(Path(folder), size)
         done = subprocess.run(
@@ -106,7 +96,7 @@ def mailed(
 
 
 def accepted(folder: Path, size: int) -> Path:
-    """A spool with an upload that is to be mailed."""
+    """A spool with an upload to be mailed."""
     with closing(Spool(folder)) as spool:
         incoming = spool.begin()
         scanner = multipart.Scanner(multipart.boundary_of(bodies.CONTENT_TYPE))
@@ -142,49 +132,30 @@ def of_mitmdump(port: int) -> Iterator[Row]:
 
 @contextmanager
 def mail_sink() -> Iterator[int]:
-    """A mail server that takes everything and keeps nothing."""
-    with smtp_sink(SMTP_SINK) if SMTP_SINK else python_sink() as port:
-        yield port
+    """A mail server that accepts and discards everything. Yields its port."""
 
-
-@contextmanager
-def smtp_sink(program: str) -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = probe.getsockname()
-    # As root it wants to know whom to become.
-    user = ["-u", "nobody"] if os.geteuid() == 0 else []
-    with subprocess.Popen([program, *user, f"127.0.0.1:{address[1]}", "100"]) as process:
-
-        def listens() -> bool:
-            with suppress(ConnectionRefusedError), socket.create_connection(address):
-                return True
-            return False
-
-        try:
-            eventually(listens, "smtp-sink listens")
-            yield address[1]
-        finally:
-            process.kill()
-
-
-@contextmanager
-def python_sink() -> Iterator[int]:
     def serve() -> None:
-        while True:
-            try:
+        with suppress(OSError):  # the listener is closed
+            while True:
                 connection, _ = listening.accept()
-            except OSError:
-                return
-            with connection, connection.makefile("rb") as lines:
-                connection.sendall(b"220 sink\r\n")
-                while line := lines.readline():
-                    verb = line.split()[0].upper() if line.split() else b""
-                    if verb == b"DATA":
-                        connection.sendall(b"354 go ahead\r\n")
-                        while lines.readline() != b".\r\n":
-                            pass
-                    connection.sendall(b"221 bye\r\n" if verb == b"QUIT" else b"250 OK\r\n")
+                with connection:
+                    discard(connection)
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=serve, daemon=True).start()
         yield listening.getsockname()[1]
+
+
+def discard(connection: socket.socket) -> None:
+    """Serve one client, which waits for each reply."""
+    connection.sendall(b"220 sink\r\n")
+    while verb := connection.recv(4096)[:4].upper():
+        if verb == b"DATA":
+            connection.sendall(b"354 go ahead\r\n")
+            end = b""
+            while end != b"\r\n.\r\n":
+                data = connection.recv(1 << 20)
+                if not data:
+                    return
+                end = (end + data[-5:])[-5:]
+        connection.sendall(b"221 bye\r\n" if verb == b"QUIT" else b"250 OK\r\n")

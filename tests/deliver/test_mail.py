@@ -1,4 +1,4 @@
-"""E-mail: what is written, and what happens when a server takes it, or does not."""
+"""E-mail: the bytes of a message, and a server that accepts or refuses it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ import email
 import email.policy
 import email.utils
 import errno
-import functools
-import itertools
 import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
-import time
+import threading
 import traceback
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from email.header import decode_header, make_header
 from email.message import EmailMessage
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given, settings
@@ -34,30 +32,18 @@ import nxparse.upload
 from nxparse.address import AddressError
 from nxparse.deliver import mail
 from nxparse.deliver.errors import (
+    DeliveryError,
     PermanentError,
     Refused,
     TemporaryError,
     TooLargeError,
     UnreachableError,
 )
-from nxparse.deliver.mail import (
-    OutgoingMessage,
-    Security,
-    Smarthost,
-    Verdict,
-    compose,
-    means_size,
-    send,
-    smarthost,
-    verdict,
-)
-from nxparse.deliver.save import folder_for
-from nxparse.server import page
+from nxparse.deliver.mail import OutgoingMessage, compose, means_size, send
+from nxparse.deliver.smarthost import Security, Smarthost
 from nxparse.upload import File, Upload
 from tests import bodies
-from tests.box import Box
 from tests.far import appear_far
-from tests.faults import contents
 from tests.smtp_servers import (
     HOST,
     Act,
@@ -77,10 +63,8 @@ SENDER, RECIPIENT = "camera@example.com", "me@example.org"
 PHOTO = bodies.jpeg(500)
 
 
-def photo(
-    data: bytes = PHOTO, name: str | None = "SAM_4371.JPG", content_type: str = "image/jpeg"
-) -> File:
-    return File(name, content_type, len(data), 0, lambda start, end: data[start:end])
+def photo(data: bytes = PHOTO, name: str | None = "SAM_4371.JPG") -> File:
+    return File(name, "image/jpeg", len(data), 0, lambda start, end: data[start:end])
 
 
 def upload(
@@ -99,25 +83,10 @@ def composed(
     return compose(given, given.files, recipients, id=ID, date=NOON, mail_from=mail_from)
 
 
-@dataclass(frozen=True, slots=True)
-class ReadBack:
-    """A message as a stranger reads it. Attachments are name, type and content."""
-
-    headers: dict[str, str]
-    text: str
-    attachments: list[tuple[str | None, str, bytes]]
-
-
-HEADERS = ["From", "To", "Subject", "Date", "Message-ID", "MIME-Version", "Content-Type"]
-WITH_REPLY_TO = [HEADERS[0], "Reply-To", *HEADERS[1:]]
-TEXT_HEADERS = ["Content-Type", "Content-Transfer-Encoding"]
-FILE_HEADERS = ["Content-Type", "Content-Disposition", "Content-Transfer-Encoding"]
-
-
-def content(letter: OutgoingMessage) -> bytes:
-    """The message, after a look at its bytes."""
-    data = b"".join(letter.chunks())
-    assert len(data) == letter.size
+def content(message: OutgoingMessage) -> bytes:
+    """The bytes of a message, after a check that any mail server accepts them."""
+    data = b"".join(message.chunks())
+    assert len(data) == message.size
     assert data.isascii()
     assert data.endswith(b"\r\n")
     lines = data.split(b"\r\n")
@@ -128,10 +97,10 @@ def content(letter: OutgoingMessage) -> bytes:
 
 
 def parsed(data: bytes) -> EmailMessage:
-    """A message read by the standard library, which finds nothing wrong with it.
+    """A message read by the standard library, which finds no defect.
 
-    Encoded words in the name of a file are against RFC 2047, but mail programs write
-    them all the same, for those that do not know RFC 2231.
+    Encoded words in the name of a file violate RFC 2047, but mail programs write them for
+    programs that do not support RFC 2231.
     """
     message = email.message_from_bytes(data, policy=email.policy.default)
     assert isinstance(message, EmailMessage)
@@ -147,217 +116,65 @@ def parsed(data: bytes) -> EmailMessage:
     return message
 
 
-def read_back(letter: OutgoingMessage) -> ReadBack:
-    message = parsed(content(letter))
-    assert message.keys() == (WITH_REPLY_TO if "Reply-To" in message else HEADERS)
-    text, *files = message.iter_parts()
+HEADERS = ["From", "To", "Subject", "Date", "Message-ID", "MIME-Version", "Content-Type"]
+TEXT_HEADERS = ["Content-Type", "Content-Transfer-Encoding"]
+FILE_HEADERS = ["Content-Type", "Content-Disposition", "Content-Transfer-Encoding"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBack:
+    """A parsed message. Attachments are name, type and content."""
+
+    headers: dict[str, str]
+    text: str
+    attachments: list[tuple[str | None, str, bytes]]
+
+
+def read_back(message: OutgoingMessage) -> ReadBack:
+    """Parse a message, after a check that it has no header but those intended."""
+    found = parsed(content(message))
+    assert [name for name in found if name != "Reply-To"] == HEADERS
+    text, *files = found.iter_parts()
     assert isinstance(text, EmailMessage)
     assert text.keys() == TEXT_HEADERS
     assert text.get_content_type() == "text/plain"
     assert [file.keys() for file in files] == [FILE_HEADERS] * len(files)
     assert [file.get_content_disposition() for file in files] == ["attachment"] * len(files)
     return ReadBack(
-        {name: str(value) for name, value in message.items()},
+        {name: str(value) for name, value in found.items()},
         text.get_content(),
         [(file.get_filename(), file.get_content_type(), file.get_content()) for file in files],
     )
 
 
-def name_for_old_programs(letter: OutgoingMessage) -> str:
-    """The name of the only attachment for a program that knows nothing of RFC 2231.
-
-    It takes `filename` of Content-Disposition, or `name` of Content-Type, and decodes it.
-    """
-    _, file = email.message_from_bytes(content(letter)).get_payload()
+def name_in_old_programs(message: OutgoingMessage) -> str:
+    """The name of the only attachment for a program that does not support RFC 2231."""
+    _, file = email.message_from_bytes(content(message)).get_payload()
     name = file.get_param("filename", header="Content-Disposition")
     if not isinstance(name, str):
         name = file.get_param("name")
     return str(make_header(decode_header(name)))
 
 
-def mailboxes(letter: OutgoingMessage, header: str) -> list[tuple[str, str]]:
+def mailboxes(message: OutgoingMessage, header: str) -> list[tuple[str, str]]:
     """The names and addresses in a header.
 
-    They are read by the older parser of the standard library: the newer one
-    puts blanks between encoded words in some versions of Python.
+    The older parser of the standard library reads them: in some versions of Python the newer
+    one inserts blanks between encoded words.
     """
-    value = email.message_from_bytes(content(letter))[header]
+    value = email.message_from_bytes(content(message))[header]
     found = email.utils.getaddresses([value.replace("\r\n", "")])
-    return [(words(str(make_header(decode_header(name)))), address) for name, address in found]
+    return [(visible(str(make_header(decode_header(name)))), address) for name, address in found]
 
 
-def words(text: str) -> str:
-    """Text without what cannot be seen, and with one blank between words."""
+def visible(text: str) -> str:
+    """Text without control characters, and with single blanks."""
     return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", " ", text).split())
 
 
-class TestSmarthost:
-    @pytest.mark.parametrize(
-        ("url", "expected"),
-        [
-            pytest.param(
-                "smtp://mail.example", Smarthost("mail.example", 25, Security.IF_OFFERED), id="25"
-            ),
-            pytest.param(
-                "smtp+starttls://mail.example/",
-                Smarthost("mail.example", 587, Security.STARTTLS),
-                id="587",
-            ),
-            pytest.param(
-                "smtps://mail.example", Smarthost("mail.example", 465, Security.TLS), id="465"
-            ),
-            pytest.param(
-                "SMTPS://Mail.Example:2525",
-                Smarthost("mail.example", 2525, Security.TLS),
-                id="case",
-            ),
-            pytest.param(
-                "smtp://me@mail.example",
-                Smarthost("mail.example", 25, Security.IF_OFFERED, "me"),
-                id="user",
-            ),
-            pytest.param(
-                "smtps://me%40example.org:p%3Aw%2F%40%23%25@mail.example",
-                Smarthost("mail.example", 465, Security.TLS, "me@example.org", "p:w/@#%"),
-                id="quoted",
-            ),
-            pytest.param(
-                "smtps://me:p:w@x@mail.example",
-                Smarthost("mail.example", 465, Security.TLS, "me", "p:w@x"),
-                id="not-quoted",
-            ),
-            pytest.param(
-                "smtps://me:pässwort%C3%9F@mail.example",
-                Smarthost("mail.example", 465, Security.TLS, "me", "pässwortß"),
-                id="T18-not-ascii",
-            ),
-            pytest.param(
-                "smtp://bücher.example",
-                Smarthost("bücher.example", 25, Security.IF_OFFERED),
-                id="international",
-            ),
-            pytest.param("smtp://[::1]:25", Smarthost("::1", 25, Security.IF_OFFERED), id="ipv6"),
-        ],
-    )
-    def test_url(self, url: str, expected: Smarthost) -> None:
-        """A smarthost is a URL; each scheme has a port of its own."""
-        assert smarthost(url) == expected
-
-    def test_shown(self) -> None:
-        """The brackets of an IPv6 address are told, the password is not."""
-        assert str(smarthost("smtp://me:secret@[::1]:25")) == "[::1]:25"
-
-    @pytest.mark.parametrize(
-        ("url", "reason"),
-        [
-            *(
-                pytest.param(
-                    url, "no smtp://, smtp+starttls:// or smtps:// with a host", id=url or "empty"
-                )
-                for url in (
-                    "",
-                    "mail.example",
-                    "mail.example:25",
-                    "http://mail.example",
-                    "smtp+tls://mail.example",
-                    "smtp://me:secret@mail.example:port",
-                    "smtp://me:secret@mail.example:65536",
-                    "smtp://me:secret@mail.example:0",
-                    "smtp://me:secret@[::1",
-                    "smtp://me:se/cret@mail.example",
-                    "smtp://me:secret@mail..example",
-                    "smtp://me:secret@.example",
-                    f"smtp://me:secret@{'a' * 64}.example",
-                    "smtp://me:secret\udcff@mail.example",
-                    "smtp://me:secret@mail\0.example",
-                    "smtp://me:secret@mail .example",
-                )
-            ),
-            *(
-                pytest.param(url, "not like smtps://user:password@host", id=url)
-                for url in (
-                    "smtp:",
-                    "smtp://",
-                    "smtp:mail.example",
-                    "smtp://me:secret@",
-                    "smtp://:25",
-                    "smtp://me:secret@mail.example/secret",
-                    "smtp://me:secret@mail.example?secret",
-                    "smtp://me:secret@mail.example#secret",
-                    "smtp://me:#secret@mail.example",
-                    "smtp://me:1?secret@mail.example",
-                )
-            ),
-        ],
-    )
-    def test_wrong_url(self, url: str, reason: str) -> None:
-        """What is no smarthost is refused, and nothing of the URL is repeated."""
-        with pytest.raises(ValueError) as caught:  # noqa: PT011
-            smarthost(url)
-        assert str(caught.value) == reason
-        assert "secret" not in "".join(traceback.format_exception(caught.value)[-1:])
-
-    def test_text(self) -> None:
-        """The password is in no text that a smarthost gives of itself."""
-        server = smarthost("smtps://me:secret@mail.example")
-        assert str(server) == "mail.example:465"
-        assert repr(server) == (
-            "Smarthost(host='mail.example', port=465, security=<Security.TLS: 'smtps'>, user='me')"
-        )
-
-
 class TestCompose:
-    @pytest.mark.skipif(not hasattr(time, "tzset"), reason="cannot choose the time zone")
-    def test_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A message is this, byte for byte."""
-        with monkeypatch.context() as patch:
-            patch.setenv("TZ", "KST-9")
-            time.tzset()
-            letter = composed(
-                upload(photo(b"\xff\xd8\xff" * 20), photo(b"", name="빈.jpg"), name='The "NX"'),
-                ("me@example.org", "you@bücher.example"),
-            )
-        time.tzset()
-        assert content(letter).decode("ascii").split("\r\n") == [
-            r'From: "The \"NX\"" <camera@example.com>',
-            "To: me@example.org,",
-            " you@xn--bcher-kva.example",
-            "Subject: My photos",
-            "Date: Thu, 01 Jan 2026 21:00:00 +0900",
-            f"Message-ID: <{ID}@example.com>",
-            "MIME-Version: 1.0",
-            f'Content-Type: multipart/mixed; boundary="nx-{ID}"',
-            "",
-            f"--nx-{ID}",
-            "Content-Type: text/plain; charset=utf-8",
-            "Content-Transfer-Encoding: base64",
-            "",
-            "SGVsbG8=",
-            f"--nx-{ID}",
-            "Content-Type: image/jpeg",
-            "Content-Disposition: attachment;",
-            ' filename="SAM_4371.JPG"',
-            "Content-Transfer-Encoding: base64",
-            "",
-            "/9j/" * 19,
-            "/9j/",
-            f"--nx-{ID}",
-            "Content-Type: image/jpeg;",
-            ' name="=?utf-8?b?67mILmpwZw==?="',
-            "Content-Disposition: attachment;",
-            " filename*=utf-8''%EB%B9%88.jpg",
-            "Content-Transfer-Encoding: base64",
-            "",
-            f"--nx-{ID}--",
-            "",
-        ]
-        assert (letter.sender, letter.recipients) == (
-            "camera@example.com",
-            ("me@example.org", "you@xn--bcher-kva.example"),
-        )
-
-    def test_read_back(self) -> None:
-        """The upload of a camera reads as what it was."""
+    def test_captured_upload(self) -> None:
+        """The upload of a camera becomes one message with its text and photos."""
         photos = [("SAM_1.JPG", bodies.jpeg(5000)), ("SAM_2.JPG", bodies.jpeg(70_000, seed=1))]
         given = nxparse.read(bodies.body(photos), bodies.CONTENT_TYPE)
         found = read_back(compose(given, given.files, given.recipients, id=ID, date=NOON))
@@ -376,52 +193,34 @@ class TestCompose:
         )
 
     def test_some_files(self) -> None:
-        """The files are those that were asked for, which may be none."""
+        """Only the given files of an upload are attached, possibly none."""
         one, two = photo(b"1", name="1.jpg"), photo(b"2", name="2.jpg")
-        letter = compose(upload(one, two), [two], [RECIPIENT], id=ID, date=NOON)
-        assert read_back(letter).attachments == [("2.jpg", "image/jpeg", b"2")]
-        letter = compose(upload(one, two), [], [RECIPIENT], id=ID, date=NOON)
-        assert read_back(letter).attachments == []
+        for files in ([two], []):
+            found = read_back(compose(upload(one, two), files, [RECIPIENT], id=ID, date=NOON))
+            assert found.attachments == [(file.name, "image/jpeg", file.data) for file in files]
 
-    def test_again(self) -> None:
-        """The same message composed again is the same, byte for byte."""
-        given = upload(photo())
-        assert content(composed(given)) == content(composed(given))
-
-    @pytest.mark.parametrize(
-        ("date", "expected"),
-        [(0.0, 1970), (NOON, 2026), (NOON + 315_360_000, 2035), (2.0**32, 2106)],
-    )
-    def test_date(self, date: float, expected: int) -> None:
-        """R07: the date is that of the upload, whatever the clock says now."""
-        letter = compose(upload(), [], [RECIPIENT], id=ID, date=date)
-        found = parsed(content(letter))["Date"].datetime
-        assert (found.timestamp(), found.year) == (date // 1, expected)
+    @pytest.mark.parametrize(("date", "year"), [(0.0, 1970), (NOON, 2026), (2.0**32, 2106)])
+    def test_date(self, date: float, year: int) -> None:
+        """R07: the date is that of the upload."""
+        message = compose(upload(), [], [RECIPIENT], id=ID, date=date)
+        found = parsed(content(message))["Date"].datetime
+        assert (found.timestamp(), found.year) == (date, year)
 
     @pytest.mark.parametrize(
         ("sender", "name", "mail_from", "expected"),
         [
             pytest.param("a@b", "", "", ("a@b", "a@b", None), id="camera"),
             pytest.param("a@b", "Jo", "", ("a@b", "Jo <a@b>", None), id="name"),
-            pytest.param("a@b", "J. Doe", "", ("a@b", '"J. Doe" <a@b>', None), id="name-quoted"),
-            pytest.param("a@b", "요", "", ("a@b", "요 <a@b>", None), id="name-korean"),
+            pytest.param("a@b", "J. Doe", "", ("a@b", '"J. Doe" <a@b>', None), id="quoted"),
+            pytest.param("a@b", "요", "", ("a@b", "요 <a@b>", None), id="korean"),
             pytest.param("a@b", "", "c@d", ("c@d", "c@d", "a@b"), id="mail-from"),
             pytest.param("a@b", "Jo", "c@d", ("c@d", "Jo <c@d>", "Jo <a@b>"), id="both"),
-            pytest.param("", "", "c@d", ("c@d", "c@d", None), id="no-sender"),
-            pytest.param("", "Jo", "c@d", ("c@d", "Jo <c@d>", None), id="only-a-name"),
+            pytest.param("a@b", "", "a@b", ("a@b", "a@b", None), id="equal"),
+            pytest.param("", "Jo", "c@d", ("c@d", "Jo <c@d>", None), id="no-sender"),
+            pytest.param("me", "", "c@d", ("c@d", "c@d", None), id="no-address"),
+            pytest.param("a@bü.example", "", "", ("a@xn--b-eha.example",) * 2 + (None,), id="idna"),
             pytest.param(
-                "a@bücher.example",
-                "",
-                "",
-                ("a@xn--bcher-kva.example", "a@xn--bcher-kva.example", None),
-                id="X12-international",
-            ),
-            pytest.param(
-                "a@b",
-                "",
-                "c@bücher.example",
-                ("c@xn--bcher-kva.example", "c@xn--bcher-kva.example", "a@b"),
-                id="X12-mail-from-international",
+                "a@b", "", "c@bü.example", ("c@xn--b-eha.example",) * 2 + ("a@b",), id="idna-from"
             ),
         ],
     )
@@ -429,16 +228,11 @@ class TestCompose:
         self, sender: str, name: str, mail_from: str, expected: tuple[str, str, str | None]
     ) -> None:
         """Mail comes from the camera's sender, or from nx_mail_from with a Reply-To."""
-        letter = composed(upload(sender=sender, name=name), mail_from=mail_from)
-        headers = read_back(letter).headers
-        assert (letter.sender, headers["From"], headers.get("Reply-To")) == expected
+        message = composed(upload(sender=sender, name=name), mail_from=mail_from)
+        headers = read_back(message).headers
+        assert (message.sender, headers["From"], headers.get("Reply-To")) == expected
         domain = expected[0].partition("@")[2]
         assert headers["Message-ID"] == f"<{ID}@{domain}>"
-
-    def test_no_reply_to(self) -> None:
-        """A sender that nobody could reply to is no reason not to send, if From is another one."""
-        message = parsed(content(composed(upload(sender="me"), mail_from="c@d")))
-        assert (message["From"], message["Reply-To"]) == ("c@d", None)
 
     @pytest.mark.parametrize(
         ("sender", "recipients", "mail_from", "wrong"),
@@ -451,50 +245,31 @@ class TestCompose:
             pytest.param("a@b", ["c@d>\r\nRCPT TO:<x@y"], "", "c@d>\r\nRCPT TO:<x@y", id="X13-to"),
             pytest.param("a@b", [RECIPIENT, "gerät@d"], "", "gerät@d", id="X12-second"),
             pytest.param("a@b", [RECIPIENT], "c@d\r\nBcc: x@y", "c@d\r\nBcc: x@y", id="X13-from"),
-            pytest.param("a@b", [RECIPIENT], "Jo <c@d>", "Jo <c@d>", id="X11-from"),
         ],
     )
     def test_wrong_address(
         self, sender: str, recipients: list[str], mail_from: str, wrong: str
     ) -> None:
-        """No message is made with an address that cannot be sent to, or that is more than one."""
+        """An address that is not exactly one deliverable address is refused."""
         with pytest.raises(AddressError) as caught:
             composed(upload(sender=sender), recipients, mail_from=mail_from)
         assert str(caught.value) == f"{wrong!r} is not an e-mail address"
 
     def test_many_recipients(self) -> None:
-        """64 recipients, as many as an upload can have, each stand in a line of their own."""
+        """64 recipients, the most that an upload can have, fit into To."""
         recipients = [f"{'a' * 62}{number:02}@example.org" for number in range(64)]
-        letter = composed(upload(), recipients)
-        assert read_back(letter).headers["To"] == ", ".join(recipients)
-        assert letter.recipients == tuple(recipients)
+        message = composed(upload(), recipients)
+        assert read_back(message).headers["To"] == ", ".join(recipients)
+        assert message.recipients == tuple(recipients)
 
 
-LONG = "가" * 83 + ".jpg"
+# Characters that end a line or a header somewhere. In a header each becomes a blank.
+BREAKS = ["\r", "\n", "\r\n", "\r\n ", "\v", "\f", "\0", "\x1b", "\x7f", "\x85"]
+BREAKS += ["\u2028", "\u2029", "\ud800", "\udc0d\udc0a"]
 
-# What may stand between words, and is a blank afterwards.
-BREAKS = {
-    "cr": "\r",
-    "lf": "\n",
-    "crlf": "\r\n",
-    "X13-folding": "\r\n ",
-    "X13-vt": "\v",
-    "X13-ff": "\f",
-    "X13-nul": "\0",
-    "esc": "\x1b",
-    "del": "\x7f",
-    "X13-nel": "\x85",
-    "X13-line-separator": "\u2028",
-    "X13-paragraph-separator": "\u2029",
-    "X13-surrogate": "\ud800",
-    "surrogates": "\udc0d\udc0a",
-}
-
-# What any text may be, and still be the same text afterwards.
+# Texts that must be read back unchanged.
 NAUGHTY = {
     "empty": "",
-    "word": "a",
-    "captured": bodies.TITLE,
     "korean": "카메라에서 보낸 사진",
     "X13-encoded-newline": "a =?UTF-8?Q?=0A?=Bcc: x@y",
     "X13-encoded-crlf": "=?utf-8?b?DQpCY2M6IHhAeQ==?=",
@@ -514,67 +289,44 @@ NAUGHTY = {
     "byte-order-mark": "\ufeffa",
     "last-character": "\U0010ffff",
     "colon": "Bcc: x@y",
-    "dot": ". a",
-    "from": "From a",
     "quotes": 'a "b\\" c',
     "backslash-last": "a\\",
     "brackets": "<x@y>, (a) [b]; c: d",
     "X18-format": "{0.__class__} %s %n ${HOME} $(id)",
-    "html": "<script>alert(1)</script>&amp;",
 }
+
+LONG = "가" * 83 + ".jpg"
 
 
 class TestInjection:
     @pytest.mark.parametrize("text", NAUGHTY.values(), ids=NAUGHTY)
-    def test_title(self, text: str) -> None:
-        """X13, X18: a title is one header, and the same text when it is read."""
-        found = read_back(composed(upload(subject=text)))
+    def test_naughty(self, text: str) -> None:
+        """X13, X14, X18: text stays text wherever it is written."""
+        name = text[:2000]
+        given = upload(photo(name=text), subject=text, name=name, text=text)
+        message = composed(given, mail_from="photos@example.net")
+        found = read_back(message)
         assert found.headers["Subject"] == text
-
-    @pytest.mark.parametrize("text", NAUGHTY.values(), ids=NAUGHTY)
-    def test_name(self, text: str) -> None:
-        """X13, X18: a sender's name is one name, with no address in it."""
-        text = text[:2000]
-        letter = composed(upload(name=text), mail_from="photos@example.net")
-        assert mailboxes(letter, "From") == [(words(text), "photos@example.net")]
-        assert mailboxes(letter, "Reply-To") == [(words(text), SENDER)]
-        assert read_back(letter).text == "Hello"
-
-    @pytest.mark.parametrize("text", NAUGHTY.values(), ids=NAUGHTY)
-    def test_text(self, text: str) -> None:
-        """X14: a text is the same text when it is read."""
-        assert read_back(composed(upload(text=text))).text == text
-
-    @pytest.mark.parametrize("text", NAUGHTY.values(), ids=NAUGHTY)
-    def test_file_name(self, text: str) -> None:
-        """N13: an attachment has the name that it has on disk."""
-        found = read_back(composed(upload(photo(name=text))))
+        assert mailboxes(message, "From") == [(visible(name), "photos@example.net")]
+        assert mailboxes(message, "Reply-To") == [(visible(name), SENDER)]
+        assert found.text == text
         assert found.attachments == [(photo(name=text).safe_name, "image/jpeg", PHOTO)]
 
-    @pytest.mark.parametrize("between", BREAKS.values(), ids=BREAKS)
+    @pytest.mark.parametrize("between", BREAKS, ids=ascii)
     def test_breaks(self, between: str) -> None:
-        """X13: nothing that breaks a line somewhere gets into a header."""
+        """X13: a line break in a text does not start a new header."""
         text = f"{between}a{between}Bcc: x@y{between}{between}é{between}"
-        letter = composed(upload(photo(name=f"{text}.jpg"), subject=text, name=text))
-        assert mailboxes(letter, "From") == [("a Bcc: x@y é", SENDER)]
-        found = read_back(letter)
-        assert words(found.headers["Subject"]) == "a Bcc: x@y é"
-        assert found.attachments == [
-            (photo(name=f"{text}.jpg").safe_name, "image/jpeg", PHOTO),
-        ]
-
-    @pytest.mark.parametrize("between", BREAKS.values(), ids=BREAKS)
-    def test_nothing_but_breaks(self, between: str) -> None:
-        """X13: a title or name of nothing that can be seen is none."""
-        letter = composed(upload(subject=between, name=between))
-        assert read_back(letter).headers["Subject"] == ""
-        assert mailboxes(letter, "From") == [("", SENDER)]
+        message = composed(upload(photo(name=f"{text}.jpg"), subject=text, name=text))
+        assert mailboxes(message, "From") == [("a Bcc: x@y é", SENDER)]
+        found = read_back(message)
+        assert visible(found.headers["Subject"]) == "a Bcc: x@y é"
+        assert found.attachments == [(photo(name=f"{text}.jpg").safe_name, "image/jpeg", PHOTO)]
+        assert read_back(composed(upload(subject=between))).headers["Subject"] == ""
 
     @pytest.mark.parametrize(
         "text",
         [
             pytest.param("a\n.\nb\r\n.\r\nc\r.\rd", id="X14-dots"),
-            pytest.param("\n.\n", id="X14-only-dots"),
             pytest.param("From a\n>From b\n", id="X14-from"),
             pytest.param("a" * 5000, id="X14-long-line"),
             pytest.param("a\0b", id="X14-nul"),
@@ -584,12 +336,12 @@ class TestInjection:
             pytest.param("a\u2028b\u2029c\x85d\ve\f", id="X13-odd-line-ends"),
         ],
     )
-    def test_text_is_data(self, text: str) -> None:
-        """X14: a text arrives as it was written, with nothing added and nothing removed."""
+    def test_text(self, text: str) -> None:
+        """X14: the text arrives unchanged."""
         assert read_back(composed(upload(text=text))).text == text
 
     def test_text_with_surrogates(self) -> None:
-        """X14: what is no character is a question mark."""
+        """X14: a surrogate becomes a question mark."""
         assert read_back(composed(upload(text="a\ud800b"))).text == "a?b"
 
     @pytest.mark.parametrize(
@@ -600,6 +352,7 @@ class TestInjection:
             pytest.param(LONG, LONG, id="N13-long-korean"),
             pytest.param("a" * 251 + ".jpg", "a" * 251 + ".jpg", id="N13-long"),
             pytest.param("é" * 125 + "a.jpg", "é" * 125 + "a.jpg", id="N13-long-not-ascii"),
+            pytest.param("a b" * 60 + ".jpg", "a b" * 60 + ".jpg", id="N13-blanks"),
             pytest.param('a"; x="b.jpg', "a_; x=_b.jpg", id="N13-quotes"),
             pytest.param("a;b=c'd''e.jpg", "a;b=c'd''e.jpg", id="N13-semicolon"),
             pytest.param("é;b=c'd''e%41.jpg", "é;b=c'd''e%41.jpg", id="N13-semicolon-not-ascii"),
@@ -607,28 +360,21 @@ class TestInjection:
             pytest.param("a\r\nBcc: x@y.jpg", "aBcc_ x@y.jpg", id="N13-crlf"),
             pytest.param("=?utf-8?q?=0a?=.jpg", "=_utf-8_q_=0a_=.jpg", id="N13-encoded-word"),
             pytest.param("a\ud800.jpg", "a.jpg", id="N13-surrogate"),
-            pytest.param("a.jpg\\", "photo.jpg", id="N13-backslash-last"),
             pytest.param("../../etc/passwd", "passwd.jpg", id="N01"),
         ],
     )
     def test_attachment(self, name: str | None, expected: str) -> None:
-        """N13: an attachment has the name that it has on disk, and its own bytes."""
-        letter = composed(upload(photo(name=name)))
-        assert read_back(letter).attachments == [(expected, "image/jpeg", PHOTO)]
-        assert name_for_old_programs(letter) == expected
+        """N13: an attachment has the same name as a saved file, in old mail programs too."""
+        message = composed(upload(photo(name=name)))
+        assert read_back(message).attachments == [(expected, "image/jpeg", PHOTO)]
+        assert name_in_old_programs(message) == expected
 
     @pytest.mark.parametrize(
-        "claimed",
-        [
-            pytest.param("image/x-samsung-srw", id="raw"),
-            pytest.param("image/" + "x" * 1500, id="long"),
-            pytest.param("image/x\r\nBcc: x@y", id="X13"),
-        ],
+        "claimed", ["image/x-samsung-srw", "image/" + "x" * 1500, "image/x\r\nBcc: x@y"]
     )
     def test_claimed_type(self, claimed: str) -> None:
-        """M28: no type that a part claims to have makes a header of its own, or too long a line."""
-        body = bodies.body([("a.bin", b"raw")])
-        body = body.replace(b"image/jpeg", claimed.encode())
+        """M28: the type that a part claims adds no header and no long line."""
+        body = bodies.body([("a.bin", b"raw")]).replace(b"image/jpeg", claimed.encode())
         given = nxparse.read(body, bodies.CONTENT_TYPE)
         [(_, found, data)] = read_back(composed(given)).attachments
         assert (found, data) == (given.files[0].content_type, given.files[0].data)
@@ -654,19 +400,19 @@ class TestInjection:
         recipient: str,
         mail_from: str,
     ) -> None:
-        """Any upload is a message with exactly its headers, or has a wrong address."""
+        """Any upload becomes a message with exactly its headers, or has a wrong address."""
         given = upload(photo(name=filename), sender=sender, name=name, subject=subject, text=text)
         try:
-            letter = composed(given, [recipient], mail_from=mail_from)
+            message = composed(given, [recipient], mail_from=mail_from)
         except AddressError:
             assert {sender, recipient, mail_from} - {SENDER, RECIPIENT, "photos@example.net"}
             return
-        found = read_back(letter)
-        assert words(found.headers["Subject"]) == words(subject)
+        found = read_back(message)
+        assert visible(found.headers["Subject"]) == visible(subject)
         assert found.text == text.encode("utf-8", "replace").decode()
         assert found.attachments == [(given.files[0].safe_name, "image/jpeg", PHOTO)]
-        assert found.headers["To"] == letter.recipients[0]
-        assert mailboxes(letter, "From") == [(words(name), letter.sender)]
+        assert found.headers["To"] == message.recipients[0]
+        assert mailboxes(message, "From") == [(visible(name), message.sender)]
 
 
 BLOCK = 57 * 1024
@@ -678,71 +424,110 @@ class TestSize:
     @pytest.mark.parametrize(
         ("chunk", "sizes"),
         [
-            *(pytest.param(chunk, LINES, id=str(chunk)) for chunk in (1, 56, 57, 58, 1000)),
-            pytest.param(1000, [999, 1000, 1001, 1994, 1995, 1996], id="1000-and-more"),
-            pytest.param(BLOCK - 1, AROUND_BLOCKS, id="block-1"),
-            pytest.param(BLOCK, AROUND_BLOCKS, id="block"),
-            pytest.param(2 * BLOCK + 5, [*AROUND_BLOCKS, 2 * BLOCK + 6], id="two-blocks"),
+            *((chunk, LINES) for chunk in (1, 56, 57, 58, 1000)),
+            (BLOCK - 1, AROUND_BLOCKS),
+            (BLOCK, AROUND_BLOCKS),
+            (2 * BLOCK + 5, [*AROUND_BLOCKS, 2 * BLOCK + 6]),
         ],
     )
     def test_sizes(self, chunk: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-        """The size is known before, and the bytes are right, however the file is cut."""
+        """Base64 and the announced size are right for any size of file and chunk."""
         monkeypatch.setattr(nxparse.upload, "CHUNK", chunk)
         data = bytes(range(256)) * 500
         for size in sizes:
-            letter = composed(upload(photo(data[:size])))
-            message = b"".join(letter.chunks())
-            attachment = message.split(b'filename="SAM_4371.JPG"')[1]
+            message = composed(upload(photo(data[:size])))
+            sent = b"".join(message.chunks())
+            attachment = sent.split(b'filename="SAM_4371.JPG"')[1]
             encoded = attachment.split(b"\r\n\r\n", 1)[1].split(b"--nx-")[0]
             assert encoded == base64.encodebytes(data[:size]).replace(b"\n", b"\r\n")
-            assert len(message) == letter.size
-
-    def test_real_chunks(self) -> None:
-        """The size is right around the limits of the chunks that files are read in."""
-        for size in (1 << 18) + 57, (1 << 18) - 1, 1 << 18, (1 << 18) + 1, (1 << 19) + 2:
-            data = bytes(range(256)) * (size // 256 + 1)
-            [(_, _, found)] = read_back(composed(upload(photo(data[:size])))).attachments
-            assert found == data[:size]
+            assert len(sent) == message.size
 
     def test_many_files(self) -> None:
-        """63 files, as many as an upload can have, and their size."""
-        files = [photo(bodies.jpeg(100 + number), name=f"{number}.jpg") for number in range(63)]
+        """63 files, the most that an upload can have, some larger than a chunk."""
+        files = [photo(bodies.jpeg(100 + number), name=f"{number}.jpg") for number in range(60)]
+        files += [photo(bytes((1 << 18) + more), name=f"{more}.jpg") for more in range(-1, 2)]
         found = read_back(composed(upload(*files)))
-        assert found.attachments == [(file.name, "image/jpeg", file.data) for file in files]
+        assert found.attachments == [(file.safe_name, "image/jpeg", file.data) for file in files]
 
     def test_memory(self) -> None:
         """Memory does not grow with the attachments."""
-        size = 4 << 20
-        file = File("a.jpg", "image/jpeg", size, 0, lambda start, end: bytes(end - start))
+        file = File("a.jpg", "image/jpeg", 4 << 20, 0, lambda start, end: bytes(end - start))
         tracemalloc.start()
         try:
-            letter = composed(upload(file))
-            length = sum(len(chunk) for chunk in letter.chunks())
+            message = composed(upload(file))
+            length = sum(len(chunk) for chunk in message.chunks())
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        assert length == letter.size
+        assert length == message.size
         assert peak < 1 << 20
 
 
+# Replies to a message that is too large, from the sources and documentation of servers.
+TOO_LARGE = [
+    "552 5.3.4 Message size exceeds fixed limit",  # Postfix, MAIL FROM
+    "552 5.3.4 Error: message file too big",  # Postfix, after DATA
+    "552 Message size exceeds maximum permitted",  # Exim
+    "552 message too big",  # Exim
+    "552 5.2.3 Message size exceeds fixed maximum message size (20000000)",  # Sendmail
+    "552 5.3.4 Message is too large; 20000000 bytes max",  # Sendmail
+    "550 5.3.4 ROUTING.SizeLimit; message size exceeds fixed maximum size for route",  # Exchange
+    "550 5.2.3 RESOLVER.RST.RecipSizeLimit; message too large for this recipient",  # Exchange
+    "550 5.2.3 RESOLVER.RST.SendSizeLimit.Sender; message too large for this sender",
+    "554 5.2.3 MapiExceptionMessageSizeExceeded",  # Exchange Online
+    "552-5.3.4 Your message exceeded Google's message size limits. To view our\r\n"
+    "552-5.3.4 message size guidelines, go to\r\n"
+    "552 5.3.4 https://support.google.com/mail/?p=MaxSizeError x17-20020a5d - gsmtp",
+    "554 Message too large",  # Yahoo
+    "552-Requested mail action aborted: exceeded storage allocation\r\n"
+    "552-Message size exceeds maximum permitted\r\n"
+    "552 For explanation visit https://postmaster.gmx.net/en/case?c=r0601",  # GMX, web.de
+    "552 Requested mail action aborted: exceeded storage allocation",  # GMX, web.de
+    "554 Transaction failed: Message is too big",  # GMX, web.de
+    "553 Message size exceeds the limit",  # Zoho
+    "554 5.6.0 Message size is more than the allowed limit",  # Zoho
+    "554 Transaction failed: Message too long.",  # Amazon SES
+    "554 Message rejected: Stream is more than 6000 bytes long.",
+    "554 Transaction failed: Message length is more than 10485760 bytes long: '10485761'.",
+    "552 sorry, that message size exceeds my databytes limit (#5.3.4)",  # qmail
+    "523 Message length (41000000 bytes) exceeds administrative limit.",  # Courier
+    "554 Maximum email size exceeded.",  # Mimecast
+    "550 Requested action not taken: email larger than 25 MB",
+    "552",
+]
+# Replies to a message that is refused for another reason.
+NOT_TOO_LARGE = [
+    "554 5.7.1 spam",
+    "554 5.7.1 Message exceeded the spam threshold",
+    "550 5.1.1 <me@example.org>: Recipient address rejected: User unknown",
+    "552 5.2.2 mailbox full",
+    "550 5.2.2 mailbox size limit exceeded",
+    "554 5.2.2 <me@example.org> quota exceeded",
+    "552-5.7.0 This message was blocked because its content presents a potential\r\n"
+    "552 5.7.0 security issue. x17 - gsmtp",
+    "550 5.4.5 Daily user sending limit exceeded.",
+    "550 5.6.0 Line too long",
+    "554 header section too large",
+    "550 5.7.1 client [85.3.4.17] blocked, see http://example.org/85.2.3",
+    "550 Message rate limit exceeded",
+    "550 5.6.1 Message contains a file that is not allowed",
+    "451 4.3.0 message too large for now",
+]
+
+
 @pytest.mark.parametrize(
-    ("codes", "expected"),
-    [
-        pytest.param([250, 251, 252], Verdict.DONE, id="done"),
-        pytest.param([500, 550, 552, 554, 599], Verdict.PERMANENT, id="permanent"),
-        pytest.param([400, 421, 450, 451, 452, 499], Verdict.TEMPORARY, id="temporary"),
-        pytest.param([-1, 0, 99, 200, 211, 220, 249, 253, 299], Verdict.TEMPORARY, id="T12-low"),
-        pytest.param([300, 334, 354, 399, 600, 999], Verdict.TEMPORARY, id="T12-other"),
-    ],
+    ("reply", "expected"),
+    [*((reply, True) for reply in TOO_LARGE), *((reply, False) for reply in NOT_TOO_LARGE)],
 )
-def test_verdict(codes: list[int], expected: Verdict) -> None:
-    """T12: what no RFC knows may mean anything, so it is tried again."""
-    assert [verdict(code) for code in codes] == [expected] * len(codes)
+def test_means_size(reply: str, expected: bool) -> None:
+    """A refusal because of the size is recognised by code, status or text."""
+    text = b"\n".join(line[4:].encode() for line in reply.split("\r\n"))
+    assert means_size(int(reply[:3]), text) is expected
 
 
 @dataclass(frozen=True, eq=False)
 class Like:
-    """Equal to every text that this pattern fits."""
+    """Equal to every text that the pattern matches."""
 
     pattern: str
 
@@ -758,23 +543,25 @@ USER = "me@example.org"
 PLAIN = base64.b64encode(f"\0{USER}\0{SECRET}".encode()).decode()
 
 
-def outcome(letter: OutgoingMessage, server: Smarthost) -> list[Refused] | Failure:
-    """What `send` returned, or what it raised: with SERVER for the server, and no secret."""
+def outcome(message: OutgoingMessage, server: Smarthost) -> list[Refused] | Failure:
+    """What `send` returns or raises. The text has SERVER for the server, and no secret."""
     try:
-        return send(letter, server)
-    except (TemporaryError, PermanentError, TooLargeError) as error:
+        return send(message, server)
+    except DeliveryError as error:
         everything = "".join(traceback.format_exception(error)) + repr(error)
         assert not [secret for secret in (*SECRETS, PLAIN) if secret in everything]
-        told = str(error)
-        assert told.isprintable()
-        temporary = isinstance(error, TemporaryError)
-        retry_after = error.retry_after if temporary else None
-        kind = TemporaryError if temporary else type(error)
-        return kind, told.replace(str(server), "SERVER"), retry_after
+        text = str(error)
+        assert text.isprintable()
+        return type(error), text.replace(str(server), "SERVER"), getattr(error, "retry_after", None)
 
 
-def temporary(text: str | Like, retry_after: float | None = None) -> Failure:
-    return TemporaryError, text, retry_after
+def unreachable(text: str | Like, retry_after: float | None = None) -> Failure:
+    """An error that concerns all mail to this server."""
+    return UnreachableError, text, retry_after
+
+
+def temporary(text: str | Like) -> Failure:
+    return TemporaryError, text, None
 
 
 def permanent(text: str) -> Failure:
@@ -785,28 +572,24 @@ def too_large(text: str) -> Failure:
     return TooLargeError, text, None
 
 
-DOUBT = "; it may have been taken all the same"
-LOST = temporary(
-    Like(
-        r"SERVER: (Server not connected|Connection unexpectedly closed"
-        rf"|(Connection unexpectedly closed: )?\[Errno \d+\] .+)({DOUBT})?"
-    )
+DOUBT = "; it may have been accepted all the same"
+LOST = Like(
+    r"SERVER: (Server not connected|Connection unexpectedly closed"
+    rf"|(Connection unexpectedly closed: )?\[Errno \d+\] .+)({DOUBT})?"
 )
-TIMED_OUT = temporary(
-    Like(rf"SERVER: (Connection unexpectedly closed: )?(.* )?timed out({DOUBT})?")
-)
+TIMED_OUT = Like(rf"SERVER: (Connection unexpectedly closed: )?(.* )?timed out({DOUBT})?")
 
 
 @pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here should take long, and what does should not take minutes."""
-    for name in ("CONNECT", "ANSWER", "AFTER_DOT"):
+def _short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that fails takes seconds, not minutes."""
+    for name in ("CONNECT_TIMEOUT", "REPLY_TIMEOUT", "FINAL_TIMEOUT", "QUIT_TIMEOUT"):
         monkeypatch.setattr(mail, name, 5.0)
 
 
 @pytest.fixture(autouse=True)
-def _trusting_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine trusts no authority, which is also quicker than to read a hundred of them."""
+def _no_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trust no authority, which also saves the time to read a hundred of them."""
     monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
     monkeypatch.setenv("SSL_CERT_DIR", os.devnull)
 
@@ -818,7 +601,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 def trusted(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Authority:
-    """An authority that this machine trusts."""
+    """An authority that the client trusts."""
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
     return authority
 
@@ -833,106 +616,73 @@ def at(
     return Smarthost(host, server.port, security, user, password)
 
 
-LETTER = composed(upload(photo()))
-CONTENT = b"".join(LETTER.chunks())
-TO_THREE = composed(upload(photo()), ["a@example.org", "b@example.org", "c@example.org"])
+ONE = composed(upload(photo()))
+CONTENT = b"".join(ONE.chunks())
+A, B, C = "a@example.org", "b@example.org", "c@example.org"
+TO_THREE = composed(upload(photo()), [A, B, C])
 
 
 def huge() -> OutgoingMessage:
-    """A letter that does not fit into the buffers of a connection."""
+    """A message that is larger than the buffers of a connection."""
     file = File("a.jpg", "image/jpeg", 64 << 20, 0, lambda start, end: bytes(end - start))
     return composed(upload(file))
 
 
 class TestSend:
-    """send(), to a server that is well."""
+    """A server that accepts mail."""
 
+    @pytest.mark.parametrize("login", [False, True], ids=["no-login", "login"])
     @pytest.mark.parametrize(
-        ("security", "offered", "login"),
+        ("security", "offered"),
         [
-            pytest.param(Security.IF_OFFERED, False, False, id="smtp-in-clear"),
-            pytest.param(Security.IF_OFFERED, True, False, id="smtp-over-tls"),
-            pytest.param(Security.IF_OFFERED, False, True, id="smtp-in-clear-with-password"),
-            pytest.param(Security.IF_OFFERED, True, True, id="smtp-over-tls-with-password"),
-            pytest.param(Security.STARTTLS, True, False, id="starttls"),
-            pytest.param(Security.STARTTLS, True, True, id="starttls-with-password"),
-            pytest.param(Security.TLS, True, False, id="smtps"),
-            pytest.param(Security.TLS, True, True, id="smtps-with-password"),
+            pytest.param(Security.IF_OFFERED, False, id="smtp-in-clear"),
+            pytest.param(Security.IF_OFFERED, True, id="smtp-over-tls"),
+            pytest.param(Security.STARTTLS, True, id="starttls"),
+            pytest.param(Security.TLS, True, id="smtps"),
         ],
     )
     def test_security(
         self, security: Security, offered: bool, login: bool, trusted: Authority
     ) -> None:
-        """Mail goes every way that a smarthost can be told to go."""
+        """One transaction for all recipients, with each scheme."""
         account = (USER, SECRET) if login else None
         tls = trusted.context() if offered else None
         with MailServer(tls=tls, implicit=security is Security.TLS, login=account) as server:
             assert send(TO_THREE, at(server, security, *(account or ()))) == []
-        size = f"SIZE={TO_THREE.size}"
-        content = b"".join(TO_THREE.chunks())
-        recipients = ("a@example.org", "b@example.org", "c@example.org")
+        size, data = f"SIZE={TO_THREE.size}", b"".join(TO_THREE.chunks())
         user = USER if login else ""
-        assert server.mails == [Mail(SENDER, recipients, content, (size,), offered, user)]
+        assert server.mails == [Mail(SENDER, (A, B, C), data, (size,), offered, user)]
         assert server.logins == ([("PLAIN", USER, SECRET)] if login else [])
 
     @pytest.mark.parametrize("host", [HOST, "localhost"])
-    def test_verified_name(self, host: str, trusted: Authority) -> None:
+    def test_name_in_certificate(self, host: str, trusted: Authority) -> None:
         """A certificate may be for a name or for an address."""
         with MailServer(tls=trusted.context(host)) as server:
-            assert send(LETTER, at(server, Security.STARTTLS, host=host)) == []
+            assert send(ONE, at(server, Security.STARTTLS, host=host)) == []
 
     def test_login(self) -> None:
-        """T18: AUTH LOGIN is used where AUTH PLAIN is not offered."""
+        """T18: AUTH LOGIN is used if the server does not offer AUTH PLAIN."""
         with MailServer(login=(USER, SECRET), mechanisms=["LOGIN"]) as server:
-            assert send(LETTER, at(server, user=USER, password=SECRET)) == []
+            assert send(ONE, at(server, user=USER, password=SECRET)) == []
         assert server.logins == [("LOGIN", USER, SECRET)]
         assert [found.user for found in server.mails] == [USER]
 
     @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
     def test_wrong_password(self, mechanism: str) -> None:
-        """T05: a wrong password is tried once, and the next time not before an hour."""
+        """T05: a wrong password is sent once, and the next attempt is an hour later."""
         with MailServer(login=(USER, "another"), mechanisms=[mechanism]) as server:
-            found = outcome(LETTER, at(server, user=USER, password=SECRET))
-        assert found == temporary(
-            "SERVER does not let user 'me@example.org' in "
-            "(535 5.7.8 Authentication credentials invalid): "
-            "check the user and password in nx_smtp",
-            3600.0,
-        )
+            found = outcome(ONE, at(server, user=USER, password=SECRET))
+        assert found == login_refused("535 5.7.8 Authentication credentials invalid")
         assert (server.logins, server.mails) == ([(mechanism, USER, SECRET)], [])
 
-    def test_no_password(self) -> None:
-        """T05: a server that wants a password does not get better by trying."""
-        with MailServer(login=(USER, SECRET)) as server:
-            found = outcome(LETTER, at(server))
-        assert found == temporary(
-            "SERVER refuses the sender: 530 5.7.0 Authentication required", 3600.0
-        )
-        assert server.mails == []
-
     def test_size(self) -> None:
-        """T06: a message larger than what the server takes is not sent."""
-        with MailServer(size=LETTER.size - 1) as server:
-            found = outcome(LETTER, at(server))
-            assert found == too_large(f"SERVER takes at most {LETTER.size - 1} bytes")
+        """T06: a message larger than the announced limit is not sent."""
+        with MailServer(size=ONE.size - 1) as server:
+            found = outcome(ONE, at(server))
+            assert found == too_large(f"SERVER accepts at most {ONE.size - 1} bytes")
             assert server.mails == []
-        with MailServer(size=LETTER.size) as server:
-            assert send(LETTER, at(server)) == []
-            assert len(server.wait(1)) == 1
-
-    def test_refused(self) -> None:
-        """T07: who is refused is told, and the others get the message once."""
-        replies = {
-            "a@example.org": "550 5.1.1 no such user",
-            "c@example.org": "450 4.2.0 greylisted",
-        }
-        with MailServer(replies=replies) as server:
-            found = send(TO_THREE, at(server))
-        assert found == [
-            Refused("a@example.org", True, "550 5.1.1 no such user"),
-            Refused("c@example.org", False, "450 4.2.0 greylisted"),
-        ]
-        assert [found.recipients for found in server.mails] == [("b@example.org",)]
+        with MailServer(size=ONE.size) as server:
+            assert send(ONE, at(server)) == []
 
     def test_large(self, trusted: Authority) -> None:
         """A large photo arrives whole over TLS."""
@@ -940,912 +690,540 @@ class TestSend:
         with MailServer(tls=trusted.context()) as server:
             assert send(composed(upload(photo(data))), at(server, Security.STARTTLS)) == []
         [found] = server.mails
-        attached = [
-            part.get_payload(decode=True) for part in parsed(found.content).iter_attachments()
-        ]
-        assert attached == [data]
-
-
-class TestUnreachable:
-    """A server that would take no other mail either."""
-
-    @pytest.mark.parametrize(
-        ("script", "login", "expected"),
-        [
-            pytest.param({"greeting": "421 busy"}, "", UnreachableError, id="greeting-421"),
-            pytest.param({"greeting": "554 no"}, "", UnreachableError, id="greeting-554"),
-            pytest.param({"greeting": Act.CLOSE}, "", UnreachableError, id="closed"),
-            pytest.param(
-                {"EHLO": ehlo("STARTTLS"), "STARTTLS": "454 not now"},
-                "",
-                UnreachableError,
-                id="no-tls",
-            ),
-            pytest.param({"AUTH": "535 no"}, USER, UnreachableError, id="auth"),
-            pytest.param({"MAIL": "530 who?"}, "", UnreachableError, id="mail-530"),
-            pytest.param({"MAIL": "421 busy"}, "", UnreachableError, id="mail-421"),
-            pytest.param({".": "421 busy"}, "", UnreachableError, id="end-421"),
-            pytest.param({"MAIL": "451 later"}, "", TemporaryError, id="mail-451"),
-            pytest.param({"DATA": "451 later"}, "", TemporaryError, id="data-451"),
-            pytest.param({".": Act.CLOSE}, "", TemporaryError, id="end-closed"),
-        ],
-    )
-    def test_kind(self, script: Script, login: str, expected: type[TemporaryError]) -> None:
-        """What fails before a mail is told of, or because of who we are, fails for all mail."""
-        with ScriptedServer(script) as server, pytest.raises(TemporaryError) as raised:
-            send(LETTER, at(server, user=login, password=SECRET if login else ""))
-        assert type(raised.value) is expected
-
-    def test_refused(self) -> None:
-        """So does what fails because nobody listens."""
-        with ScriptedServer() as server:
-            pass
-        with pytest.raises(UnreachableError):
-            send(LETTER, at(server))
+        parts = parsed(found.content).iter_attachments()
+        assert [part.get_payload(decode=True) for part in parts] == [data]
 
 
 class TestCertificates:
-    """T04: who is at the other end."""
+    """T04: a server has to prove its name."""
+
+    @pytest.fixture(params=["self-signed", "unknown", "expired", "another"])
+    def certificate(
+        self, request: pytest.FixtureRequest, trusted: Authority, tmp_path: Path
+    ) -> tuple[ssl.SSLContext, str]:
+        """A wrong certificate, and the reason why it is refused."""
+        kind: str = request.param
+        return {
+            "self-signed": lambda: (trusted.self_signed(), "self-signed certificate"),
+            "unknown": lambda: (
+                Authority(tmp_path).context(),
+                "unable to get local issuer certificate",
+            ),
+            "expired": lambda: (trusted.context(expired=True), "certificate has expired"),
+            "another": lambda: (
+                trusted.context("mail.example"),
+                r"IP address mismatch, certificate is not valid for '127\.0\.0\.1'\.?",
+            ),
+        }[kind]()
 
     @pytest.mark.parametrize(
         ("security", "login"),
         [
-            pytest.param(Security.STARTTLS, False, id="starttls"),
-            pytest.param(Security.STARTTLS, True, id="starttls-with-password"),
-            pytest.param(Security.TLS, False, id="smtps"),
-            pytest.param(Security.TLS, True, id="smtps-with-password"),
-            pytest.param(Security.IF_OFFERED, True, id="smtp-with-password"),
+            pytest.param(Security.STARTTLS, (), id="starttls"),
+            pytest.param(Security.TLS, (), id="smtps"),
+            pytest.param(Security.TLS, (USER, SECRET), id="smtps-with-password"),
+            pytest.param(Security.IF_OFFERED, (USER, SECRET), id="smtp-with-password"),
+            pytest.param(Security.IF_OFFERED, (USER,), id="smtp-with-user-only"),
         ],
-    )
-    @pytest.mark.parametrize(
-        ("certificate", "reason"),
-        [
-            ("self-signed", "self-signed certificate"),
-            ("unknown", "unable to get local issuer certificate"),
-            ("expired", "certificate has expired"),
-            ("another", r"IP address mismatch, certificate is not valid for '127\.0\.0\.1'\.?"),
-        ],
-        ids=["self-signed", "unknown", "expired", "another"],
     )
     def test_refused(
-        self,
-        security: Security,
-        login: bool,
-        certificate: str,
-        reason: str,
-        trusted: Authority,
-        tmp_path: Path,
+        self, security: Security, login: tuple[str, ...], certificate: tuple[ssl.SSLContext, str]
     ) -> None:
-        """A server that cannot prove who it is gets neither mail nor password."""
-        tls = {
-            "self-signed": lambda: trusted.self_signed(),
-            "unknown": lambda: Authority(tmp_path).context(),
-            "expired": lambda: trusted.context(expired=True),
-            "another": lambda: trusted.context("mail.example"),
-        }[certificate]()
+        """A server with a wrong certificate gets neither mail nor password."""
+        tls, reason = certificate
         greeting = (Act.TLS, "220 mail.example") if security is Security.TLS else "220 mail.example"
         script: Script = {"greeting": greeting, "EHLO": ehlo("STARTTLS", "AUTH PLAIN")}
-        account = (USER, SECRET) if login else ()
         with ScriptedServer(script, tls=tls) as server:
-            found = outcome(LETTER, at(server, security, *account))
-        assert found == temporary(
+            found = outcome(ONE, at(server, security, *login))
+        assert found == unreachable(
             Like(
                 r"SERVER: \[SSL: CERTIFICATE_VERIFY_FAILED\] certificate verify failed: "
                 rf"{reason} \(_ssl\.c:\d+\)"
             )
         )
-        heard = ["connect"] if security is Security.TLS else ["connect", "EHLO", "STARTTLS"]
-        assert server.keys == heard
+        expected = ["connect"] if security is Security.TLS else ["connect", "EHLO", "STARTTLS"]
+        assert server.keys == expected
 
-    @pytest.mark.parametrize("certificate", ["self-signed", "expired", "another"])
-    def test_tolerated(self, certificate: str, trusted: Authority) -> None:
-        """smtp:// without a password takes any certificate rather than none (RFC 7435)."""
-        tls = {
-            "self-signed": lambda: trusted.self_signed(),
-            "expired": lambda: trusted.context(expired=True),
-            "another": lambda: trusted.context("mail.example"),
-        }[certificate]()
-        with MailServer(tls=tls) as server:
-            assert send(LETTER, at(server)) == []
+    def test_tolerated(self, certificate: tuple[ssl.SSLContext, str]) -> None:
+        """smtp:// without a user accepts any certificate (RFC 7435)."""
+        with MailServer(tls=certificate[0]) as server:
+            assert send(ONE, at(server)) == []
         assert [found.secure for found in server.mails] == [True]
 
 
-# What servers say to a message that is too large, from their sources and documentation.
-TOO_LARGE = [
-    "552 5.3.4 Message size exceeds fixed limit",  # Postfix, MAIL FROM
-    "552 5.3.4 Error: message file too big",  # Postfix, after DATA
-    "552 Message size exceeds maximum permitted",  # Exim
-    "552 message too big",  # Exim
-    "552 5.2.3 Message size exceeds fixed maximum message size (20000000)",  # Sendmail
-    "552 5.3.4 Message is too large; 20000000 bytes max",  # Sendmail
-    "550 5.3.4 ROUTING.SizeLimit; message size exceeds fixed maximum size for route",  # Exchange
-    "550 5.2.3 RESOLVER.RST.RecipSizeLimit; message too large for this recipient",  # Exchange
-    "550 5.2.3 RESOLVER.RST.SendSizeLimit.Sender; message too large for this sender",
-    "554 5.2.3 MapiExceptionMessageSizeExceeded",  # Exchange Online
-    "552-5.3.4 Your message exceeded Google's message size limits. To view our\r\n"
-    "552-5.3.4 message size guidelines, go to\r\n"
-    "552 5.3.4 https://support.google.com/mail/?p=MaxSizeError x17-20020a5d - gsmtp",
-    "552-5.2.3 Your message exceeded Google's message size limits.\r\n552 5.2.3 x17 - gsmtp",
-    "554 Message too large",  # Yahoo
-    "552 5.3.4 Message size exceeds fixed maximum size",  # Yahoo
-    "552-Requested mail action aborted: exceeded storage allocation\r\n"
-    "552-Message size exceeds maximum permitted\r\n"
-    "552 For explanation visit https://postmaster.gmx.net/en/case?c=r0601",  # GMX, web.de
-    "552 Requested mail action aborted: exceeded storage allocation",  # GMX, web.de
-    "554 Transaction failed: Message is too big",  # GMX, web.de
-    "553 Message size exceeds the limit",  # Zoho
-    "554 5.6.0 Message size is more than the allowed limit",  # Zoho
-    "554 Transaction failed: Message too long.",  # Amazon SES
-    "554 Message rejected: Stream is more than 6000 bytes long.",
-    "554 Transaction failed: Message length is more than 10485760 bytes long: '10485761'.",
-    "552 sorry, that message size exceeds my databytes limit (#5.3.4)",  # qmail
-    "523 Message length (41000000 bytes) exceeds administrative limit.",  # Courier
-    "552 #5.3.4 message size exceeds limit",  # IronPort
-    "554 Maximum email size exceeded.",  # Mimecast
-    "554 Rejected - Message size exceeds the maximum allowed size",  # hMailServer
-    "550 Requested action not taken: email larger than 25 MB",
-    "552",
-]
-# What they say for another reason.
-NOT_TOO_LARGE = [
-    "554 5.7.1 spam",
-    "554 5.7.1 Message exceeded the spam threshold",
-    "550 5.7.1 Message rejected due to content restrictions",
-    "550 5.1.1 <me@example.org>: Recipient address rejected: User unknown",
-    "550 No such user here",
-    "552 5.2.2 mailbox full",
-    "550 5.2.2 mailbox size limit exceeded",
-    "554 5.2.2 <me@example.org> quota exceeded",
-    "552-5.7.0 This message was blocked because its content presents a potential\r\n"
-    "552 5.7.0 security issue. x17 - gsmtp",
-    "550 5.4.5 Daily user sending limit exceeded.",
-    "554 5.4.6 Too many hops",
-    "550 5.6.0 Line too long",
-    "554 header section too large",
-    "550 5.7.1 client [85.3.4.17] blocked, see http://example.org/85.2.3",
-    "554 5.5.1 no valid recipients",
-    "550 Message rate limit exceeded",
-    "550 5.6.1 Message contains a file that is not allowed",
-]
+ALL = ["connect", "EHLO", "MAIL", "RCPT", "DATA", ".", "QUIT"]
 
 
-def answered(lines: str) -> tuple[int, bytes]:
-    """An answer as smtplib gives it: the code, and the texts of its lines."""
-    return int(lines[:3]), b"\n".join(line[4:].encode() for line in lines.split("\r\n"))
+def up_to(last: str, *more: str) -> list[str]:
+    """The steps of a conversation up to and including `last`, and some more."""
+    return [*ALL[: ALL.index(last) + 1], *more]
 
 
-@pytest.mark.parametrize("said", TOO_LARGE)
-def test_means_size(said: str) -> None:
-    """A refusal that may be for the size is known, whatever its code."""
-    assert means_size(*answered(said))
-
-
-@pytest.mark.parametrize("said", NOT_TOO_LARGE)
-def test_does_not_mean_size(said: str) -> None:
-    """Others are not taken for one."""
-    assert not means_size(*answered(said))
-
-
-SENT = ["connect", "EHLO", "MAIL", "RCPT", "DATA", ".", "QUIT"]
-UP_TO_EHLO, UP_TO_MAIL, UP_TO_RCPT, UP_TO_DATA, UP_TO_DOT = (SENT[:end] for end in range(2, 7))
+HELO = ["connect", "EHLO", "HELO"]
 GARBAGE = b"\0\xff garbage\x1b[31m\r\n"
 MEGABYTE = b"250 " + b"a" * 1_000_000 + b"\r\n"
+SENDER_REFUSED = "SERVER refuses the sender: "
+REFUSED = "SERVER refuses the message: "
+LONG_LINE = "SERVER: 500 Line too long."
+NO_TLS_BEGINS = Like(r"SERVER: (\[Errno \d+\] .+|.*EOF occurred in violation.*)")
+
+# What a server does, what becomes of the message, and the steps of the conversation.
+CONVERSATIONS: dict[str, tuple[Script, list[Refused] | Failure, list[str]]] = {
+    "T03-greeting-421": ({"greeting": "421 busy"}, unreachable("SERVER: 421 busy"), ["connect"]),
+    "T03-greeting-554": ({"greeting": "554 no"}, unreachable("SERVER: 554 no"), ["connect"]),
+    "T03-greeting-garbage": (
+        {"greeting": GARBAGE},
+        unreachable("SERVER: -1 arbage [31m"),
+        ["connect"],
+    ),
+    "T03-greeting-1-MB": ({"greeting": MEGABYTE}, unreachable(LONG_LINE), ["connect"]),
+    "T03-greeting-closed": ({"greeting": Act.CLOSE}, unreachable(LOST), ["connect"]),
+    "T03-greeting-reset": ({"greeting": Act.RESET}, unreachable(LOST), ["connect"]),
+    "T12-greeting-lines": ({"greeting": "220-mail.example\r\n220-no spam\r\n220 hi"}, [], ALL),
+    "T03-helo": ({"EHLO": "500 what?"}, [], [*HELO, *ALL[2:]]),
+    "T03-ehlo-garbage": ({"EHLO": GARBAGE}, [], [*HELO, *ALL[2:]]),
+    "T03-no-helo": ({"EHLO": "500", "HELO": "502 what?"}, unreachable("SERVER: 502 what?"), HELO),
+    "T03-ehlo-closed": ({"EHLO": Act.CLOSE}, unreachable(LOST), up_to("EHLO")),
+    "T03-ehlo-1-MB": ({"EHLO": MEGABYTE}, unreachable(LONG_LINE), up_to("EHLO")),
+    "T12-ehlo-odd-lines": ({"EHLO": "250-\r\n250-??\r\n250 "}, [], ALL),
+    "T06-size-of-nothing": ({"EHLO": ehlo("SIZE")}, [], ALL),
+    "T06-size-0": ({"EHLO": ehlo("SIZE 0")}, [], ALL),
+    "T06-size-negative": ({"EHLO": ehlo("SIZE -1")}, [], ALL),
+    "T06-size-superscript": ({"EHLO": b"250-a\r\n250 SIZE \xb2\r\n"}, [], ALL),
+    "T06-size-of-5000-digits": ({"EHLO": ehlo("SIZE " + "9" * 5000)}, [], ALL),
+    "T06-size-too-small": (
+        {"EHLO": ehlo("size 100")},
+        too_large("SERVER accepts at most 100 bytes"),
+        up_to("EHLO", "QUIT"),
+    ),
+    "T06-mail-451": (
+        {"MAIL": "451 later"},
+        temporary(f"{SENDER_REFUSED}451 later"),
+        up_to("MAIL", "QUIT"),
+    ),
+    "T06-mail-421": (
+        {"MAIL": "421 busy"},
+        unreachable(f"{SENDER_REFUSED}421 busy"),
+        up_to("MAIL", "QUIT"),
+    ),
+    "T06-mail-550": (
+        {"MAIL": "550 not you"},
+        permanent(f"{SENDER_REFUSED}550 not you"),
+        up_to("MAIL", "QUIT"),
+    ),
+    "T06-mail-552": (
+        {"MAIL": "552 5.3.4 too large"},
+        too_large(f"{SENDER_REFUSED}552 5.3.4 too large"),
+        up_to("MAIL", "QUIT"),
+    ),
+    "T05-mail-530": (
+        {"MAIL": "530 5.7.0 Authentication required"},
+        unreachable(f"{SENDER_REFUSED}530 5.7.0 Authentication required", 3600.0),
+        up_to("MAIL", "QUIT"),
+    ),
+    "T06-mail-closed": ({"MAIL": Act.CLOSE}, temporary(LOST), up_to("MAIL")),
+    "T07-rcpt-251": ({"RCPT": "251 2.1.5 forwarded"}, [], ALL),
+    "T07-rcpt-252": ({"RCPT": "252 2.1.5 perhaps"}, [], ALL),
+    "T07-rcpt-550": (
+        {"RCPT": "550 5.1.1 no such user"},
+        [Refused(RECIPIENT, True, "550 5.1.1 no such user")],
+        up_to("RCPT", "QUIT"),
+    ),
+    "T07-rcpt-450": (
+        {"RCPT": "450 4.2.0 later"},
+        [Refused(RECIPIENT, False, "450 4.2.0 later")],
+        up_to("RCPT", "QUIT"),
+    ),
+    "T12-rcpt-299": (
+        {"RCPT": "299 odd"},
+        [Refused(RECIPIENT, False, "299 odd")],
+        up_to("RCPT", "QUIT"),
+    ),
+    "T12-rcpt-three-lines": (
+        {"RCPT": "550-5.1.1 no\r\n550-5.1.1  such\tuser\x07\r\n550 5.1.1 here"},
+        [Refused(RECIPIENT, True, "550 5.1.1 no 5.1.1 such user 5.1.1 here")],
+        up_to("RCPT", "QUIT"),
+    ),
+    "T07-rcpt-closed": ({"RCPT": Act.CLOSE}, temporary(LOST), up_to("RCPT")),
+    "T08-data-451": (
+        {"DATA": "451 later"},
+        temporary(f"{REFUSED}451 later"),
+        up_to("DATA", "QUIT"),
+    ),
+    "T08-data-554": ({"DATA": "554 no"}, permanent(f"{REFUSED}554 no"), up_to("DATA", "QUIT")),
+    "T08-data-554-size": (
+        {"DATA": "554 5.3.4 Message too big for system"},
+        too_large(f"{REFUSED}554 5.3.4 Message too big for system"),
+        up_to("DATA", "QUIT"),
+    ),
+    "T12-data-250": (
+        {"DATA": "250 2.0.0 what?"},
+        temporary("SERVER replies to DATA with 250"),
+        up_to("DATA", "QUIT"),
+    ),
+    "T08-data-closed": ({"DATA": Act.CLOSE}, temporary(LOST), up_to("DATA")),
+    "T09-before-the-dot": ({"content": Act.CLOSE}, temporary(LOST), up_to("DATA")),
+    "T09-reset-before-the-dot": ({"content": Act.RESET}, temporary(LOST), up_to("DATA")),
+    "T11-half-closed": ({"content": Act.SHUT}, temporary(LOST), up_to(".")),
+    "T08-dot-451": ({".": "451 greylisted"}, temporary(f"{REFUSED}451 greylisted"), ALL),
+    "T08-dot-421": ({".": "421 busy"}, unreachable(f"{REFUSED}421 busy"), ALL),
+    "T08-dot-554": ({".": "554 5.7.1 spam"}, permanent(f"{REFUSED}554 5.7.1 spam"), ALL),
+    "T06-dot-552": ({".": "552 too large"}, too_large(f"{REFUSED}552 too large"), ALL),
+    "T09-after-the-dot": ({".": Act.CLOSE}, temporary(LOST), up_to(".")),
+    "T09-reset-after-the-dot": ({".": Act.RESET}, temporary(LOST), up_to(".")),
+    "T12-dot-three-lines": ({".": "250-queued\r\n250-as\r\n250 1"}, [], ALL),
+    "T12-code-alone": ({".": "250"}, [], ALL),
+    "T12-bare-newline": ({".": b"250 ok\n"}, [], ALL),
+    "T12-dot-299": ({".": "299 odd"}, temporary(f"{REFUSED}299 odd"), ALL),
+    "T12-dot-999": ({".": "999 odd"}, temporary(f"{REFUSED}999 odd"), ALL),
+    "T12-dot-abc": ({".": "abc odd"}, temporary(f"{REFUSED}-1 odd"), ALL),
+    "T03-dot-1-MB": ({".": MEGABYTE}, temporary(f"{LONG_LINE}{DOUBT}"), up_to(".")),
+    "T12-long-reason": (
+        {".": "554 " + "ab " * 1000},
+        permanent(f"{REFUSED}554 " + ("ab " * 67)[:200].strip()),
+        ALL,
+    ),
+    # An accepted message stays accepted.
+    "T10-reset": ({".": ("250 ok", Act.RESET)}, [], up_to(".")),
+    "T10-quit-500": ({"QUIT": "500 what?"}, [], ALL),
+    "T10-quit-reset": ({"QUIT": Act.RESET}, [], ALL),
+    "T10-quit-1-MB": ({"QUIT": MEGABYTE}, [], ALL),
+}
 
 
-class TestScripted:
-    """T02-T12: send(), to a server that is not well. The message is sent once, or not at all."""
+class TestConversation:
+    """T02-T12: the message is sent once or not at all, whatever the server replies."""
 
     @pytest.mark.parametrize(
-        ("script", "expected", "keys"),
-        [
-            pytest.param({}, [], SENT, id="well"),
-            # Greeting and EHLO
-            pytest.param(
-                {"greeting": "421 4.3.2 busy"},
-                temporary("SERVER: greeting: 421 4.3.2 busy"),
-                ["connect"],
-                id="T03-greeting-421",
-            ),
-            pytest.param(
-                {"greeting": "554 5.7.1 not you"},
-                temporary("SERVER: greeting: 554 5.7.1 not you"),
-                ["connect"],
-                id="T03-greeting-554",
-            ),
-            pytest.param(
-                {"greeting": GARBAGE},
-                temporary("SERVER: greeting: -1 arbage [31m"),
-                ["connect"],
-                id="T03-greeting-garbage",
-            ),
-            pytest.param(
-                {"greeting": MEGABYTE},
-                temporary("SERVER: 500 Line too long."),
-                ["connect"],
-                id="T03-greeting-1-MB",
-            ),
-            pytest.param({"greeting": Act.CLOSE}, LOST, ["connect"], id="T03-greeting-closed"),
-            pytest.param({"greeting": Act.RESET}, LOST, ["connect"], id="T03-greeting-reset"),
-            pytest.param(
-                {"greeting": "220-mail.example\r\n220-no spam\r\n220 please"},
-                [],
-                SENT,
-                id="T12-greeting-of-three-lines",
-            ),
-            pytest.param(
-                {"EHLO": "500 what?"},
-                [],
-                ["connect", "EHLO", "HELO", *SENT[2:]],
-                id="T03-helo",
-            ),
-            pytest.param(
-                {"EHLO": GARBAGE},
-                [],
-                ["connect", "EHLO", "HELO", *SENT[2:]],
-                id="T03-ehlo-garbage",
-            ),
-            pytest.param(
-                {"EHLO": "500 what?", "HELO": "502 5.5.1 what?"},
-                temporary("SERVER: 502 5.5.1 what?"),
-                ["connect", "EHLO", "HELO"],
-                id="T03-no-helo",
-            ),
-            pytest.param({"EHLO": Act.CLOSE}, LOST, UP_TO_EHLO, id="T03-ehlo-closed"),
-            pytest.param(
-                {"EHLO": MEGABYTE},
-                temporary("SERVER: 500 Line too long."),
-                UP_TO_EHLO,
-                id="T03-ehlo-1-MB",
-            ),
-            pytest.param({"EHLO": "250-\r\n250-??\r\n250 "}, [], SENT, id="T12-ehlo-odd-lines"),
-            # SIZE
-            pytest.param({"EHLO": ehlo("SIZE")}, [], SENT, id="T06-size-of-nothing"),
-            pytest.param({"EHLO": ehlo("SIZE 0")}, [], SENT, id="T06-size-0"),
-            pytest.param({"EHLO": ehlo("SIZE -1")}, [], SENT, id="T06-size-negative"),
-            pytest.param({"EHLO": ehlo("SIZE x")}, [], SENT, id="T06-size-garbage"),
-            pytest.param(
-                {"EHLO": b"250-a\r\n250 SIZE \xb2\r\n"}, [], SENT, id="T06-size-superscript"
-            ),
-            pytest.param(
-                {"EHLO": ehlo("SIZE " + "9" * 5000)}, [], SENT, id="T06-size-of-5000-digits"
-            ),
-            pytest.param(
-                {"EHLO": ehlo("size 100")},
-                too_large("SERVER takes at most 100 bytes"),
-                ["connect", "EHLO", "QUIT"],
-                id="T06-size-too-small",
-            ),
-            # MAIL
-            pytest.param(
-                {"MAIL": "451 4.3.0 later"},
-                temporary("SERVER refuses the sender: 451 4.3.0 later"),
-                [*UP_TO_MAIL, "QUIT"],
-                id="T06-mail-451",
-            ),
-            pytest.param(
-                {"MAIL": "550 5.7.1 not you"},
-                permanent("SERVER refuses the sender: 550 5.7.1 not you"),
-                [*UP_TO_MAIL, "QUIT"],
-                id="T06-mail-550",
-            ),
-            pytest.param(
-                {"MAIL": "552 5.3.4 too large"},
-                too_large("SERVER refuses the sender: 552 5.3.4 too large"),
-                [*UP_TO_MAIL, "QUIT"],
-                id="T06-mail-552",
-            ),
-            pytest.param(
-                {"MAIL": "530 5.7.0 Must issue a STARTTLS command first"},
-                temporary(
-                    "SERVER refuses the sender: 530 5.7.0 Must issue a STARTTLS command first",
-                    3600.0,
-                ),
-                [*UP_TO_MAIL, "QUIT"],
-                id="T05-mail-530",
-            ),
-            pytest.param(
-                {"MAIL": "554 5.2.3 too much"},
-                too_large("SERVER refuses the sender: 554 5.2.3 too much"),
-                [*UP_TO_MAIL, "QUIT"],
-                id="mail-554-size",
-            ),
-            pytest.param({"MAIL": Act.CLOSE}, LOST, UP_TO_MAIL, id="T06-mail-closed"),
-            # RCPT
-            pytest.param({"RCPT": "251 2.1.5 forwarded"}, [], SENT, id="T07-rcpt-251"),
-            pytest.param({"RCPT": "252 2.1.5 perhaps"}, [], SENT, id="T07-rcpt-252"),
-            pytest.param(
-                {"RCPT": "550 5.1.1 no such user"},
-                [Refused(RECIPIENT, True, "550 5.1.1 no such user")],
-                [*UP_TO_RCPT, "QUIT"],
-                id="T07-rcpt-550",
-            ),
-            pytest.param(
-                {"RCPT": "450 4.2.0 later"},
-                [Refused(RECIPIENT, False, "450 4.2.0 later")],
-                [*UP_TO_RCPT, "QUIT"],
-                id="T07-rcpt-450",
-            ),
-            pytest.param(
-                {"RCPT": "299 odd"},
-                [Refused(RECIPIENT, False, "299 odd")],
-                [*UP_TO_RCPT, "QUIT"],
-                id="T12-rcpt-299",
-            ),
-            pytest.param(
-                {"RCPT": "550-5.1.1 no\r\n550-5.1.1  such\tuser\x07\r\n550 5.1.1 here"},
-                [Refused(RECIPIENT, True, "550 5.1.1 no 5.1.1 such user 5.1.1 here")],
-                [*UP_TO_RCPT, "QUIT"],
-                id="T12-rcpt-three-lines",
-            ),
-            pytest.param({"RCPT": Act.CLOSE}, LOST, UP_TO_RCPT, id="T07-rcpt-closed"),
-            # DATA
-            pytest.param(
-                {"DATA": "451 4.3.0 later"},
-                temporary("SERVER refuses the message: 451 4.3.0 later"),
-                [*UP_TO_DATA, "QUIT"],
-                id="T08-data-451",
-            ),
-            pytest.param(
-                {"DATA": "554 5.5.1 no valid recipients"},
-                permanent("SERVER refuses the message: 554 5.5.1 no valid recipients"),
-                [*UP_TO_DATA, "QUIT"],
-                id="T08-data-554",
-            ),
-            pytest.param(
-                {"DATA": "554 5.3.4 Message too big for system"},
-                too_large("SERVER refuses the message: 554 5.3.4 Message too big for system"),
-                [*UP_TO_DATA, "QUIT"],
-                id="data-554-size",
-            ),
-            pytest.param(
-                {"DATA": "250 2.0.0 what?"},
-                temporary("SERVER answers DATA with 250"),
-                [*UP_TO_DATA, "QUIT"],
-                id="T12-data-250",
-            ),
-            pytest.param({"DATA": Act.CLOSE}, LOST, UP_TO_DATA, id="T08-data-closed"),
-            # The message
-            pytest.param({"content": Act.CLOSE}, LOST, UP_TO_DATA, id="T09-before-the-dot"),
-            pytest.param({"content": Act.RESET}, LOST, UP_TO_DATA, id="T09-reset-before-the-dot"),
-            pytest.param({"content": Act.SHUT}, LOST, UP_TO_DOT, id="T11-half-closed"),
-            # Behind the dot
-            pytest.param(
-                {".": "451 4.7.1 greylisted"},
-                temporary("SERVER refuses the message: 451 4.7.1 greylisted"),
-                SENT,
-                id="T08-dot-451",
-            ),
-            pytest.param(
-                {".": "554 5.7.1 spam"},
-                permanent("SERVER refuses the message: 554 5.7.1 spam"),
-                SENT,
-                id="T08-dot-554",
-            ),
-            pytest.param(
-                {".": "552 5.3.4 too large"},
-                too_large("SERVER refuses the message: 552 5.3.4 too large"),
-                SENT,
-                id="T06-dot-552",
-            ),
-            pytest.param(
-                {".": "550 5.2.3 too much"},
-                too_large("SERVER refuses the message: 550 5.2.3 too much"),
-                SENT,
-                id="dot-550-size",
-            ),
-            pytest.param(
-                {".": "451 4.3.0 message too large for now"},
-                temporary("SERVER refuses the message: 451 4.3.0 message too large for now"),
-                SENT,
-                id="dot-451-size",
-            ),
-            pytest.param({".": Act.CLOSE}, LOST, UP_TO_DOT, id="T09-behind-the-dot"),
-            pytest.param({".": Act.RESET}, LOST, UP_TO_DOT, id="T09-reset-behind-the-dot"),
-            pytest.param({".": "250-queued\r\n250-as\r\n250 1"}, [], SENT, id="T12-three-lines"),
-            pytest.param({".": "250"}, [], SENT, id="T12-code-alone"),
-            pytest.param({".": b"250 ok\n"}, [], SENT, id="T12-bare-newline"),
-            pytest.param(
-                {".": "299 odd"},
-                temporary("SERVER refuses the message: 299 odd"),
-                SENT,
-                id="T12-dot-299",
-            ),
-            pytest.param(
-                {".": "999 odd"},
-                temporary("SERVER refuses the message: 999 odd"),
-                SENT,
-                id="T12-dot-999",
-            ),
-            pytest.param(
-                {".": "abc odd"},
-                temporary("SERVER refuses the message: -1 odd"),
-                SENT,
-                id="T12-dot-abc",
-            ),
-            pytest.param(
-                {".": MEGABYTE},
-                temporary(f"SERVER: 500 Line too long.{DOUBT}"),
-                UP_TO_DOT,
-                id="T03-dot-1-MB",
-            ),
-            pytest.param(
-                {".": "554 " + "ab " * 1000},
-                permanent("SERVER refuses the message: 554 " + ("ab " * 67)[:200].strip()),
-                SENT,
-                id="T12-long-reason",
-            ),
-            # Once the message is taken, it is taken.
-            pytest.param({".": ("250 ok", Act.RESET)}, [], UP_TO_DOT, id="T10-reset"),
-            pytest.param({".": ("250 ok", Act.CLOSE)}, [], UP_TO_DOT, id="T10-closed"),
-            pytest.param({"QUIT": "500 what?"}, [], SENT, id="T10-quit-500"),
-            pytest.param({"QUIT": Act.RESET}, [], SENT, id="T10-quit-reset"),
-            pytest.param({"QUIT": MEGABYTE}, [], SENT, id="T10-quit-1-MB"),
-        ],
+        ("script", "expected", "keys"), CONVERSATIONS.values(), ids=CONVERSATIONS
     )
     def test_one_recipient(
         self, script: Script, expected: list[Refused] | Failure, keys: list[str]
     ) -> None:
-        """Each answer means what it should, and nothing is said twice."""
+        """Each reply leads to the right error, and no step is repeated."""
         with ScriptedServer(script) as server:
-            assert outcome(LETTER, at(server)) == expected
+            assert outcome(ONE, at(server)) == expected
         assert server.keys == keys
         assert server.messages == ([CONTENT] if "." in keys else [])
 
     def test_commands(self) -> None:
-        """The envelope is in the commands, and SIZE only where it is offered."""
-        for extensions, options in ((), ""), (("SIZE 9999999",), f" SIZE={LETTER.size}"):
+        """The envelope is in the commands. SIZE is sent only if the server offers it."""
+        for extensions, options in ((), ""), (("SIZE 9999999",), f" SIZE={ONE.size}"):
             with ScriptedServer({"EHLO": ehlo(*extensions)}) as server:
-                assert send(LETTER, at(server)) == []
+                assert send(ONE, at(server)) == []
             [sender], [recipient] = server.lines("MAIL"), server.lines("RCPT")
             assert sender.lower() == f"mail from:<{SENDER}>{options.lower()}"
             assert recipient.lower() == f"rcpt to:<{RECIPIENT}>"
 
     @pytest.mark.parametrize(
-        ("replies", "expected", "keys"),
+        ("replies", "expected", "after"),
         [
             pytest.param(
                 ["550 5.1.1 no", "250 ok", "450 4.2.0 later"],
-                [
-                    Refused("a@example.org", True, "550 5.1.1 no"),
-                    Refused("c@example.org", False, "450 4.2.0 later"),
-                ],
-                ["connect", "EHLO", "MAIL", "RCPT", "RCPT", "RCPT", "DATA", ".", "QUIT"],
-                id="T07-one-taken",
+                [Refused(A, True, "550 5.1.1 no"), Refused(C, False, "450 4.2.0 later")],
+                ["RCPT", "DATA", ".", "QUIT"],
+                id="T07-one-accepted",
             ),
             pytest.param(
                 ["550 5.1.1 no", "450 4.2.0 later", "abc odd"],
                 [
-                    Refused("a@example.org", True, "550 5.1.1 no"),
-                    Refused("b@example.org", False, "450 4.2.0 later"),
-                    Refused("c@example.org", False, "-1 odd"),
+                    Refused(A, True, "550 5.1.1 no"),
+                    Refused(B, False, "450 4.2.0 later"),
+                    Refused(C, False, "-1 odd"),
                 ],
-                ["connect", "EHLO", "MAIL", "RCPT", "RCPT", "RCPT", "QUIT"],
-                id="T07-none-taken",
+                ["RCPT", "QUIT"],
+                id="T07-none-accepted",
             ),
             pytest.param(
                 ["250 ok", ("421 4.3.2 shutting down", Act.CLOSE)],
-                LOST,
-                ["connect", "EHLO", "MAIL", "RCPT", "RCPT"],
+                temporary(LOST),
+                [],
                 id="T07-closed-in-between",
             ),
         ],
     )
     def test_three_recipients(
-        self, replies: list[str | tuple[str, Act]], expected: object, keys: list[str]
+        self, replies: list[str | tuple[str, Act]], expected: object, after: list[str]
     ) -> None:
-        """T07: who is taken gets the message once, who is not is told."""
+        """T07: accepted recipients get the message once, the others are returned."""
         with ScriptedServer({"RCPT": list(replies)}) as server:
             assert outcome(TO_THREE, at(server)) == expected
-        assert server.keys == keys
-        assert len(server.messages) == keys.count(".")
+        assert server.keys == [*up_to("RCPT"), "RCPT", *after]
+        assert len(server.messages) == after.count(".")
 
-    @pytest.mark.parametrize(
-        ("stage", "keys"),
-        [
-            pytest.param("greeting", ["connect"], id="T02-greeting"),
-            pytest.param("EHLO", UP_TO_EHLO, id="T02-ehlo"),
-            pytest.param("MAIL", UP_TO_MAIL, id="T02-mail"),
-            pytest.param("RCPT", UP_TO_RCPT, id="T02-rcpt"),
-            pytest.param("DATA", UP_TO_DATA, id="T08-data"),
-            pytest.param(".", UP_TO_DOT, id="T09-behind-the-dot"),
-        ],
-    )
-    def test_silence(self, stage: str, keys: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        """T02: a server that says nothing is left, at each stage."""
-        monkeypatch.setattr(mail, "CONNECT", 0.15)
-        monkeypatch.setattr(mail, "ANSWER", 0.15)
-        monkeypatch.setattr(mail, "AFTER_DOT", 0.15)
+    @pytest.mark.parametrize("stage", ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "."])
+    def test_silence(self, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """T02: a silent server is abandoned at each stage."""
+        for name in ("CONNECT_TIMEOUT", "REPLY_TIMEOUT", "FINAL_TIMEOUT"):
+            monkeypatch.setattr(mail, name, 0.15)
         with ScriptedServer({stage: Act.SILENCE}) as server:
-            assert outcome(LETTER, at(server)) == TIMED_OUT
-        assert server.keys == keys
-
-    def test_answer_without_end(self) -> None:
-        """T03: a server that never comes to the last line of its answer is left."""
-        many = b"".join(b"220-%d\r\n" % number for number in range(20_000))
-        with ScriptedServer({"greeting": (many, Act.SILENCE)}) as server:
-            found = outcome(LETTER, at(server))
-        assert found == temporary("SERVER: Connection unexpectedly closed: the answer is too long")
-        assert server.keys == ["connect"]
-
-    def test_answer_byte_by_byte(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """T02: a server that never comes to the end of a line is left, however busy it is."""
-        monkeypatch.setattr(mail, "ANSWER", 0.3)
-        drip = (functools.partial(time.sleep, 0.05), b"2")
-        begun = time.monotonic()
-        with ScriptedServer({"greeting": drip * 400}) as server:
-            assert outcome(LETTER, at(server)) == TIMED_OUT
-            assert time.monotonic() - begun < 10  # of the 20 s that the server takes
-
-    def test_answer_at_the_last_moment(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """T02: when its time is over, an answer is not read on, even if more of it is there."""
-        clock = itertools.count(step=mail.ANSWER)
-        monkeypatch.setattr(mail, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-        with ScriptedServer({}) as server:
-            assert outcome(LETTER, at(server)) == TIMED_OUT
+            found = outcome(ONE, at(server))
+        kind = UnreachableError if stage in ("greeting", "EHLO") else TemporaryError
+        assert found == (kind, TIMED_OUT, None)
+        assert server.keys == up_to("connect" if stage == "greeting" else stage)
 
     def test_silence_after_quit(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """T10: a message that was taken is taken, though QUIT is never answered."""
-        monkeypatch.setattr(mail, "CONNECT", 0.15)
+        """T10: an accepted message stays accepted though QUIT is not answered."""
+        monkeypatch.setattr(mail, "QUIT_TIMEOUT", 0.15)
         with ScriptedServer({"QUIT": Act.SILENCE}) as server:
-            assert send(LETTER, at(server)) == []
-        assert server.keys == SENT
+            assert send(ONE, at(server)) == []
+        assert server.keys == ALL
 
     def test_window_stays_full(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """T11: a server that reads nothing more is left."""
-        monkeypatch.setattr(mail, "ANSWER", 0.15)
+        """T11: a server that stops reading is abandoned."""
+        monkeypatch.setattr(mail, "REPLY_TIMEOUT", 0.15)
         with ScriptedServer({"content": Act.STALL}) as server:
-            assert outcome(huge(), at(server)) == LOST
-        assert (server.keys, server.messages) == (UP_TO_DATA, [])
+            assert outcome(huge(), at(server)) == temporary(LOST)
+        assert (server.keys, server.messages) == (up_to("DATA"), [])
 
     @pytest.mark.parametrize("act", [Act.CLOSE, Act.RESET])
     def test_lost_in_the_middle(self, act: Act) -> None:
-        """T09: a connection that breaks in the middle of a message is a reason to try again."""
+        """T09: the message is retried if the connection breaks while it is sent."""
         with ScriptedServer({"content": act}) as server:
-            assert outcome(huge(), at(server)) == LOST
-        assert (server.keys, server.messages) == (UP_TO_DATA, [])
+            assert outcome(huge(), at(server)) == temporary(LOST)
+        assert (server.keys, server.messages) == (up_to("DATA"), [])
 
-    def test_slow_greeting(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """T02: a server that lets its clients wait is waited for as for any other answer."""
-        monkeypatch.setattr(mail, "CONNECT", 0.1)
-        pause = functools.partial(time.sleep, 0.2)
-        with ScriptedServer({"greeting": (pause, "220 mail.example")}) as server:
-            assert outcome(LETTER, at(server)) == []
-        assert server.keys == SENT
-
-    def test_slow_verdict(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """T09: the answer behind the dot may take longer than any other."""
-        monkeypatch.setattr(mail, "ANSWER", 0.3)
-        pause = functools.partial(time.sleep, 0.4)
-        with ScriptedServer({".": (pause, "250 2.0.0 queued")}) as server:
-            assert send(LETTER, at(server)) == []
+    def test_slow_final_reply(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """T09: the reply after the final dot may take longer than any other."""
+        monkeypatch.setattr(mail, "REPLY_TIMEOUT", 0.3)
+        pause = threading.Event()
+        with ScriptedServer({".": (lambda: pause.wait(0.4), "250 2.0.0 queued")}) as server:
+            assert send(ONE, at(server)) == []
         assert server.messages == [CONTENT]
 
-    def test_again(self) -> None:
-        """T09, T16: the same letter can be sent again, and then is the same message."""
+    def test_retries(self) -> None:
+        """T09, T16: a retry sends the same bytes."""
         script: Script = {".": [Act.CLOSE, "451 4.7.1 greylisted", "250 2.0.0 queued"]}
         with ScriptedServer(script) as server:
-            found = [outcome(LETTER, at(server)) for _ in range(3)]
+            found = [outcome(ONE, at(server)) for _ in range(3)]
         assert found == [
             temporary(Like(f"SERVER: .*{DOUBT}")),
-            temporary("SERVER refuses the message: 451 4.7.1 greylisted"),
+            temporary(f"{REFUSED}451 4.7.1 greylisted"),
             [],
         ]
         assert server.messages == [CONTENT] * 3
-        assert server.keys == [*UP_TO_DOT, *SENT, *SENT]
+        assert server.keys == [*up_to("."), *ALL, *ALL]
 
     def test_photo_cannot_be_read(self) -> None:
-        """A message that breaks off for a reason of ours ends nowhere, and says nothing more."""
+        """A message that cannot be completed gets no final dot and no QUIT."""
 
         def fetch(start: int, end: int) -> bytes:
             if start:
                 raise OSError(errno.EIO, "Input/output error")
             return bytes(end - start)
 
-        letter = composed(upload(File("a.jpg", "image/jpeg", 1 << 20, 0, fetch)))
+        message = composed(upload(File("a.jpg", "image/jpeg", 1 << 20, 0, fetch)))
         with ScriptedServer() as server:
-            found = outcome(letter, at(server))
+            found = outcome(message, at(server))
         assert found == temporary("SERVER: [Errno 5] Input/output error")
-        assert (server.keys, server.messages) == (UP_TO_DATA, [])
-        sent = b"".join(letter_chunks(letter))
-        assert server.cut == [sent]
+        assert (server.keys, server.messages) == (up_to("DATA"), [])
+        assert server.cut == [b"".join(readable_chunks(message))]
 
     def test_own_name_not_ascii(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """T13: a machine whose name is not ASCII can send mail."""
         monkeypatch.setattr(socket, "getfqdn", lambda name="": "küche.example")
         with ScriptedServer() as server:
-            assert outcome(LETTER, at(server)) == []
-        assert server.keys == SENT
+            assert outcome(ONE, at(server)) == []
+        assert server.keys == ALL
 
 
-def letter_chunks(letter: OutgoingMessage) -> Iterator[bytes]:
-    """What can be read of a letter."""
+def readable_chunks(message: OutgoingMessage) -> Iterator[bytes]:
+    """The chunks of a message up to the first error."""
     try:
-        yield from letter.chunks()
+        yield from message.chunks()
     except OSError:
         return
 
 
+UP_TO_STARTTLS = up_to("EHLO", "STARTTLS")
+
+
 class TestStartTls:
-    """T04: between a connection in clear and one over TLS."""
+    """T04: from a connection in clear to one over TLS."""
 
     @pytest.mark.parametrize(
-        ("script", "keys"),
-        [
-            pytest.param({"EHLO": ehlo("AUTH PLAIN")}, UP_TO_EHLO, id="T04-stripped"),
-            pytest.param({"EHLO": "500 what?"}, ["connect", "EHLO", "HELO"], id="T04-no-ehlo"),
-        ],
+        ("reply", "keys"),
+        [(ehlo("AUTH PLAIN"), up_to("EHLO")), ("500 what?", HELO)],
+        ids=["T04-stripped", "T04-no-ehlo"],
     )
-    def test_not_offered(self, script: Script, keys: list[str]) -> None:
-        """T04: where STARTTLS is demanded and not offered, nothing is sent."""
-        with ScriptedServer(script) as server:
-            found = outcome(LETTER, at(server, Security.STARTTLS, USER, SECRET))
-        assert found == temporary("SERVER does not offer STARTTLS, which nx_smtp demands")
+    def test_not_offered(self, reply: str, keys: list[str]) -> None:
+        """T04: with smtp+starttls:// nothing is sent to a server without STARTTLS."""
+        with ScriptedServer({"EHLO": reply}) as server:
+            found = outcome(ONE, at(server, Security.STARTTLS, USER, SECRET))
+        assert found == unreachable(
+            "SERVER does not offer STARTTLS, which nx_smtp demands: check its port, or use smtps://"
+        )
         assert server.keys == keys
 
     @pytest.mark.parametrize(
-        ("script", "expected", "keys"),
+        ("reply", "expected"),
         [
+            pytest.param("454 not now", "SERVER: 454 not now", id="T04-454"),
+            pytest.param("502 what?", "SERVER: 502 what?", id="T04-502"),
+            pytest.param("250 ok", "SERVER: 250 ok", id="T12-250"),
+            pytest.param(Act.CLOSE, LOST, id="T04-closed"),
+            pytest.param(("220 go ahead", Act.CLOSE), NO_TLS_BEGINS, id="T04-closed-before-tls"),
             pytest.param(
-                {"STARTTLS": "454 4.7.0 not now"},
-                temporary("SERVER: 454 4.7.0 not now"),
-                [*UP_TO_EHLO, "STARTTLS"],
-                id="T04-454",
-            ),
-            pytest.param(
-                {"STARTTLS": "502 5.5.1 what?"},
-                temporary("SERVER: 502 5.5.1 what?"),
-                [*UP_TO_EHLO, "STARTTLS"],
-                id="T04-502",
-            ),
-            pytest.param(
-                {"STARTTLS": "250 ok"},
-                temporary("SERVER: 250 ok"),
-                [*UP_TO_EHLO, "STARTTLS"],
-                id="T12-250",
-            ),
-            pytest.param({"STARTTLS": Act.CLOSE}, LOST, [*UP_TO_EHLO, "STARTTLS"], id="T04-closed"),
-            pytest.param(
-                {"STARTTLS": ("220 go ahead", Act.CLOSE)},
-                temporary(Like(r"SERVER: (\[Errno \d+\] .+|.*EOF occurred in violation.*)")),
-                [*UP_TO_EHLO, "STARTTLS"],
-                id="T04-closed-before-tls",
-            ),
-            pytest.param(
-                {"STARTTLS": ("220 go ahead", b"no TLS at all, but so many bytes\r\n", Act.SHUT)},
-                temporary(Like(r"SERVER: \[SSL: [A-Z_]+\] .+")),
-                [*UP_TO_EHLO, "STARTTLS"],
+                ("220 go ahead", b"no TLS at all, but so many bytes\r\n", Act.SHUT),
+                Like(r"SERVER: \[SSL: [A-Z_]+\] .+"),
                 id="T04-garbage",
-            ),
-            pytest.param(
-                {"EHLO": [ehlo("STARTTLS"), "421 4.3.2 busy"], "HELO": "421 4.3.2 busy"},
-                temporary("SERVER: 421 4.3.2 busy"),
-                [*UP_TO_EHLO, "STARTTLS", "EHLO", "HELO"],
-                id="T04-ehlo-over-tls-fails",
             ),
         ],
     )
     @pytest.mark.parametrize("security", [Security.STARTTLS, Security.IF_OFFERED])
     def test_failing(
         self,
-        script: Script,
-        expected: Failure,
-        keys: list[str],
+        reply: str | Act | tuple[str | Act, ...],
+        expected: str | Like,
         security: Security,
         trusted: Authority,
     ) -> None:
-        """T04: where TLS is offered or demanded and fails, nothing is sent without it."""
-        offering: Script = {"EHLO": ehlo("STARTTLS", "AUTH PLAIN"), **script}
-        with ScriptedServer(offering, tls=trusted.context()) as server:
-            assert outcome(LETTER, at(server, security, USER, SECRET)) == expected
-        assert server.keys == keys
-        assert not {"AUTH", "response", "MAIL"} & set(server.in_clear)
+        """T04: if TLS is offered and fails, nothing is sent without it."""
+        script: Script = {"EHLO": ehlo("STARTTLS", "AUTH PLAIN"), "STARTTLS": reply}
+        with ScriptedServer(script, tls=trusted.context()) as server:
+            found = outcome(ONE, at(server, security, USER, SECRET))
+        assert found == unreachable(expected)
+        assert server.keys == UP_TO_STARTTLS
 
     def test_silence(self, trusted: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
-        """T04: a server that does not begin with TLS is left."""
-        monkeypatch.setattr(mail, "ANSWER", 0.15)
+        """T04: a server that does not begin with TLS is abandoned."""
+        monkeypatch.setattr(mail, "CONNECT_TIMEOUT", 0.15)
         script: Script = {"EHLO": ehlo("STARTTLS"), "STARTTLS": ("220 go ahead", Act.SILENCE)}
         with ScriptedServer(script) as server:
-            assert outcome(LETTER, at(server, Security.STARTTLS)) == TIMED_OUT
-        assert server.keys == [*UP_TO_EHLO, "STARTTLS"]
+            assert outcome(ONE, at(server, Security.STARTTLS)) == unreachable(TIMED_OUT)
+        assert server.keys == UP_TO_STARTTLS
+
+    def test_ehlo_fails_over_tls(self, trusted: Authority) -> None:
+        """T04: the greeting is repeated over TLS, and may fail there."""
+        script: Script = {"EHLO": [ehlo("STARTTLS"), "421 busy"], "HELO": "421 busy"}
+        with ScriptedServer(script, tls=trusted.context()) as server:
+            assert outcome(ONE, at(server)) == unreachable("SERVER: 421 busy")
+        assert server.keys == [*UP_TO_STARTTLS, "EHLO", "HELO"]
 
     def test_injection(self, trusted: Authority) -> None:
-        """T04: what is said before TLS begins is not believed afterwards."""
+        """T04: data that arrives before TLS is ignored afterwards."""
         script: Script = {
             "EHLO": [ehlo("STARTTLS", "AUTH PLAIN"), ehlo("SIZE")],
             "STARTTLS": (b"220 go ahead\r\n250-evil.example\r\n250 AUTH PLAIN\r\n", Act.TLS),
         }
         with ScriptedServer(script, tls=trusted.context()) as server:
-            found = outcome(LETTER, at(server, Security.STARTTLS, USER, SECRET))
-        assert found == no_login()
-        assert server.keys == ["connect", "EHLO", "STARTTLS", "EHLO"]
-        assert server.in_clear == ["connect", "EHLO", "STARTTLS"]
+            found = outcome(ONE, at(server, Security.STARTTLS, USER, SECRET))
+        assert found == no_method()
+        assert server.keys == [*UP_TO_STARTTLS, "EHLO"]
+        assert server.in_clear == UP_TO_STARTTLS
 
     def test_everything_over_tls(self, trusted: Authority) -> None:
-        """Nothing but EHLO and STARTTLS is said in clear."""
+        """Only EHLO and STARTTLS are sent in clear."""
         script: Script = {"EHLO": [ehlo("STARTTLS"), ehlo("AUTH PLAIN")]}
         with ScriptedServer(script, tls=trusted.context()) as server:
-            assert send(LETTER, at(server, Security.STARTTLS, USER, SECRET)) == []
-        assert server.in_clear == ["connect", "EHLO", "STARTTLS"]
-        assert server.keys == ["connect", "EHLO", "STARTTLS", "EHLO", "AUTH", *SENT[2:]]
+            assert send(ONE, at(server, Security.STARTTLS, USER, SECRET)) == []
+        assert server.in_clear == UP_TO_STARTTLS
+        assert server.keys == [*UP_TO_STARTTLS, "EHLO", "AUTH", *ALL[2:]]
 
 
-def not_let_in(said: str) -> Failure:
-    return temporary(
-        f"SERVER does not let user {USER!r} in ({said}): check the user and password in nx_smtp",
+def login_refused(reply: str) -> Failure:
+    return unreachable(
+        f"SERVER refuses the login of {USER!r} ({reply}): check the user and password in nx_smtp",
         3600.0,
     )
 
 
-def no_login(offered: str = "none") -> Failure:
-    return temporary(
-        f"SERVER offers no way to log in that is supported (it offers: {offered}; "
+def no_method(offered: str = "none") -> Failure:
+    return unreachable(
+        f"SERVER offers no supported login method (offered: {offered}; "
         f"supported: PLAIN LOGIN CRAM-MD5): check host and port in nx_smtp",
         3600.0,
     )
 
 
 AUTH_PLAIN = ehlo("AUTH PLAIN LOGIN")
-AUTH_CRAM_MD5 = ehlo("AUTH SCRAM-SHA-256 CRAM-MD5")
 AUTH_LOGIN = ehlo("AUTH CRAM-MD5 LOGIN")
-UP_TO_AUTH = [*UP_TO_EHLO, "AUTH"]
+AUTH_CRAM_MD5 = ehlo("AUTH SCRAM-SHA-256 CRAM-MD5")
+
+# The offer, the reply to AUTH, the replies to what follows, and the result.
+LOGINS: dict[str, tuple[str, str, list[str], list[Refused] | Failure]] = {
+    "plain": (AUTH_PLAIN, "235 ok", [], []),
+    "T12-case": (ehlo("auth plain"), "235 ok", [], []),
+    "old-spelling": (ehlo("AUTH=LOGIN PLAIN"), "235 ok", [], []),
+    "login": (AUTH_LOGIN, "334 VXNlcm5hbWU6", ["334 UA==", "235 ok"], []),
+    "already-logged-in": (AUTH_PLAIN, "503 5.5.1 already", [], []),
+    "T05-535": (AUTH_PLAIN, "535 5.7.8 no", [], login_refused("535 5.7.8 no")),
+    "T05-454": (AUTH_PLAIN, "454 4.7.0 later", [], login_refused("454 4.7.0 later")),
+    "T12-250": (AUTH_PLAIN, "250 ok", [], login_refused("250 ok")),
+    "T12-abc": (AUTH_PLAIN, "abc odd", [], login_refused("-1 odd")),
+    "T05-login": (AUTH_LOGIN, "535 no", [], login_refused("535 no")),
+    "T05-login-user": (AUTH_LOGIN, "334 ", ["535 no"], login_refused("535 no")),
+    "T05-login-password": (AUTH_LOGIN, "334 ", ["334 ", "535 no"], login_refused("535 no")),
+    "cram-md5": (AUTH_CRAM_MD5, "334 PDE4OTYuNjk3MTcwPg==", ["235 ok"], []),
+    "cram-md5-535": (AUTH_CRAM_MD5, "334 PDE4", ["535 no"], login_refused("535 no")),
+    "cram-md5-no-challenge": (AUTH_CRAM_MD5, "535 no", [], login_refused("535 no")),
+    "cram-md5-odd-challenge": (AUTH_CRAM_MD5, "334 odd", [], login_refused("334 odd")),
+    "T18-password": (AUTH_PLAIN, f"535 no, {SECRET}", [], login_refused("535 no, ***")),
+    "T18-plain": (AUTH_PLAIN, f"500 AUTH {PLAIN}?", [], login_refused("500 AUTH ***?")),
+    "T18-login": (
+        AUTH_LOGIN,
+        "334 ",
+        ["334 ", f"500 what is {SECRETS[1]}?"],
+        login_refused("500 what is ***?"),
+    ),
+    "T18-at-the-cut": (
+        AUTH_PLAIN,
+        "535 " + "a" * 195 + SECRET,
+        [],
+        login_refused("535 " + "a" * 195 + "***"),
+    ),
+}
 
 
-class TestAuth:
-    """T05, T18: one try, then a long wait; and the password stays between us."""
+class TestLogin:
+    """T05, T18: one attempt, then a long wait. The password appears in no text."""
 
     @pytest.mark.parametrize(
-        ("script", "expected", "keys"),
+        ("offer", "reply", "responses", "expected"), LOGINS.values(), ids=LOGINS
+    )
+    def test_replies(
+        self,
+        offer: str,
+        reply: str,
+        responses: list[str],
+        expected: list[Refused] | Failure,
+    ) -> None:
+        """T05: any reply but success is a refusal, for an hour."""
+        script: Script = {"EHLO": offer, "AUTH": reply, "response": list(responses or ["500"])}
+        with ScriptedServer(script) as server:
+            assert outcome(ONE, at(server, user=USER, password=SECRET)) == expected
+        sent = [] if expected else ALL[2:]
+        assert server.keys == [*up_to("EHLO", "AUTH"), *["response"] * len(responses), *sent]
+
+    @pytest.mark.parametrize(
+        ("offer", "shown", "keys"),
         [
-            pytest.param({"EHLO": AUTH_PLAIN}, [], [*UP_TO_AUTH, *SENT[2:]], id="plain"),
-            pytest.param({"EHLO": ehlo("auth plain")}, [], [*UP_TO_AUTH, *SENT[2:]], id="T12-case"),
-            pytest.param(
-                {"EHLO": ehlo("AUTH=LOGIN PLAIN")}, [], [*UP_TO_AUTH, *SENT[2:]], id="old-spelling"
-            ),
-            pytest.param(
-                {
-                    "EHLO": AUTH_LOGIN,
-                    "AUTH": "334 VXNlcm5hbWU6",
-                    "response": ["334 UA==", "235 ok"],
-                },
-                [],
-                [*UP_TO_AUTH, "response", "response", *SENT[2:]],
-                id="login",
-            ),
-            pytest.param(
-                {"EHLO": AUTH_PLAIN, "AUTH": "503 5.5.1 already"},
-                [],
-                [*UP_TO_AUTH, *SENT[2:]],
-                id="already-in",
-            ),
-            pytest.param(
-                {"EHLO": AUTH_PLAIN, "AUTH": "535 5.7.8 no"},
-                not_let_in("535 5.7.8 no"),
-                UP_TO_AUTH,
-                id="T05-535",
-            ),
-            pytest.param(
-                {"EHLO": AUTH_PLAIN, "AUTH": "454 4.7.0 later"},
-                not_let_in("454 4.7.0 later"),
-                UP_TO_AUTH,
-                id="T05-454",
-            ),
-            pytest.param(
-                {"EHLO": AUTH_PLAIN, "AUTH": "250 ok"},
-                not_let_in("250 ok"),
-                UP_TO_AUTH,
-                id="T12-250",
-            ),
-            pytest.param(
-                {"EHLO": AUTH_PLAIN, "AUTH": "abc odd"},
-                not_let_in("-1 odd"),
-                UP_TO_AUTH,
-                id="T12-abc",
-            ),
-            pytest.param(
-                {"EHLO": AUTH_LOGIN, "AUTH": "535 5.7.8 no"},
-                not_let_in("535 5.7.8 no"),
-                UP_TO_AUTH,
-                id="T05-login-535",
-            ),
-            pytest.param(
-                {"EHLO": AUTH_LOGIN, "AUTH": "334 ", "response": "535 5.7.8 no"},
-                not_let_in("535 5.7.8 no"),
-                [*UP_TO_AUTH, "response"],
-                id="T05-login-user-535",
-            ),
-            pytest.param(
-                {"EHLO": AUTH_LOGIN, "AUTH": "334 ", "response": ["334 ", "535 5.7.8 no"]},
-                not_let_in("535 5.7.8 no"),
-                [*UP_TO_AUTH, "response", "response"],
-                id="T05-login-password-535",
-            ),
-            pytest.param({}, no_login(), UP_TO_EHLO, id="T05-not-offered"),
-            pytest.param({"EHLO": ehlo("AUTH")}, no_login(), UP_TO_EHLO, id="T05-none-offered"),
-            pytest.param(
-                {"EHLO": "500 what?"}, no_login(), ["connect", "EHLO", "HELO"], id="T05-no-ehlo"
-            ),
-            pytest.param(
-                {"EHLO": ehlo("AUTH XOAUTH2 DIGEST-MD5")},
-                no_login("XOAUTH2 DIGEST-MD5"),
-                UP_TO_EHLO,
-                id="T05-others-offered",
-            ),
-            pytest.param(
-                {
-                    "EHLO": AUTH_CRAM_MD5,
-                    "AUTH": "334 PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+",
-                },
-                [],
-                [*UP_TO_AUTH, "response", *SENT[2:]],
-                id="cram-md5",
-            ),
-            pytest.param(
-                {"EHLO": AUTH_CRAM_MD5, "AUTH": "334 PDE4", "response": "535 5.7.8 no"},
-                not_let_in("535 5.7.8 no"),
-                [*UP_TO_AUTH, "response"],
-                id="cram-md5-535",
-            ),
-            pytest.param(
-                {"EHLO": AUTH_CRAM_MD5, "AUTH": "535 5.7.8 no"},
-                not_let_in("535 5.7.8 no"),
-                UP_TO_AUTH,
-                id="cram-md5-no-challenge",
-            ),
-            pytest.param(
-                {"EHLO": AUTH_CRAM_MD5, "AUTH": "334 odd"},
-                not_let_in("334 odd"),
-                UP_TO_AUTH,
-                id="cram-md5-odd-challenge",
-            ),
-            pytest.param(
-                {"EHLO": AUTH_PLAIN, "AUTH": Act.CLOSE}, LOST, UP_TO_AUTH, id="T05-closed"
-            ),
-            pytest.param(
-                {"EHLO": AUTH_PLAIN, "AUTH": f"535 no, {SECRET} is wrong"},
-                not_let_in("535 no, *** is wrong"),
-                UP_TO_AUTH,
-                id="T18-told-again",
-            ),
-            pytest.param(
-                {"EHLO": AUTH_PLAIN, "AUTH": f"500 what is AUTH PLAIN {PLAIN}?"},
-                not_let_in("500 what is AUTH PLAIN ***?"),
-                UP_TO_AUTH,
-                id="T18-plain-told-again",
-            ),
-            pytest.param(
-                {
-                    "EHLO": AUTH_LOGIN,
-                    "AUTH": "334 ",
-                    "response": ["334 ", f"500 what is {SECRETS[1]}?"],
-                },
-                not_let_in("500 what is ***?"),
-                [*UP_TO_AUTH, "response", "response"],
-                id="T18-login-told-again",
-            ),
-            pytest.param(
-                {"EHLO": AUTH_PLAIN, "AUTH": "535 " + "a" * 195 + SECRET},
-                not_let_in("535 " + "a" * 195 + "***"),
-                UP_TO_AUTH,
-                id="T18-told-again-at-the-cut",
-            ),
-            pytest.param(
-                {"EHLO": AUTH_PLAIN, "RCPT": f"550 {SECRET}"},
-                [Refused(RECIPIENT, True, "550 ***")],
-                [*UP_TO_AUTH, "MAIL", "RCPT", "QUIT"],
-                id="T18-told-again-later",
-            ),
+            pytest.param(ehlo("SIZE"), "none", up_to("EHLO"), id="T05-not-offered"),
+            pytest.param(ehlo("AUTH"), "none", up_to("EHLO"), id="T05-none-offered"),
+            pytest.param("500 what?", "none", HELO, id="T05-no-ehlo"),
+            pytest.param(ehlo("AUTH XOAUTH2 X"), "XOAUTH2 X", up_to("EHLO"), id="T05-others"),
         ],
     )
-    def test_answers(
-        self, script: Script, expected: list[Refused] | Failure, keys: list[str]
-    ) -> None:
-        """T05: every answer but yes is no, for an hour."""
-        with ScriptedServer(script) as server:
-            assert outcome(LETTER, at(server, user=USER, password=SECRET)) == expected
+    def test_no_method(self, offer: str, shown: str, keys: list[str]) -> None:
+        """T05: the error names the methods that the server offers."""
+        with ScriptedServer({"EHLO": offer}) as server:
+            assert outcome(ONE, at(server, user=USER, password=SECRET)) == no_method(shown)
         assert server.keys == keys
 
-    def test_words(self) -> None:
-        """T18: user and password go in UTF-8, and in Base64."""
+    def test_closed(self) -> None:
+        """T05: a connection that breaks during the login is a reason to retry soon."""
+        with ScriptedServer({"EHLO": AUTH_PLAIN, "AUTH": Act.CLOSE}) as server:
+            found = outcome(ONE, at(server, user=USER, password=SECRET))
+        assert found == unreachable(LOST)
+
+    def test_password_in_a_later_reply(self) -> None:
+        """T18: the password is removed from each reply."""
+        with ScriptedServer({"EHLO": AUTH_PLAIN, "RCPT": f"550 {SECRET}"}) as server:
+            found = outcome(ONE, at(server, user=USER, password=SECRET))
+        assert found == [Refused(RECIPIENT, True, "550 ***")]
+
+    def test_encoding(self) -> None:
+        """T18: user and password are sent in UTF-8 and base64."""
         script: Script = {
             "EHLO": [AUTH_PLAIN, AUTH_LOGIN],
             "AUTH": ["235 ok", "334 "],
@@ -1853,87 +1231,56 @@ class TestAuth:
         }
         with ScriptedServer(script) as server:
             for _ in range(2):
-                assert send(LETTER, at(server, user=USER, password=SECRET)) == []
+                assert send(ONE, at(server, user=USER, password=SECRET)) == []
         assert server.lines("AUTH") == [f"AUTH PLAIN {PLAIN}", "AUTH LOGIN"]
         assert server.lines("response") == ["bWVAZXhhbXBsZS5vcmc=", SECRETS[1]]
 
     def test_challenge(self) -> None:
-        """AUTH CRAM-MD5 answers the challenge as the example of RFC 2195 does."""
+        """AUTH CRAM-MD5 computes the response of the example in RFC 2195."""
         challenge = base64.b64encode(b"<1896.697170952@postoffice.reston.mci.net>").decode()
         script: Script = {"EHLO": AUTH_CRAM_MD5, "AUTH": f"334 {challenge}"}
         with ScriptedServer(script) as server:
-            assert send(LETTER, at(server, user="tim", password="tanstaaftanstaaf")) == []
+            assert send(ONE, at(server, user="tim", password="tanstaaftanstaaf")) == []
         [answer] = server.lines("response")
         assert base64.b64decode(answer) == b"tim b913a602c7eda7a495b4e6e7334d3890"
 
 
 class TestPasswordInClear:
-    """User and password are sent over TLS, or to this machine, or not at all."""
+    """User and password are sent over TLS or to a loopback address, or not at all."""
 
-    @pytest.mark.parametrize(
-        ("script", "keys"),
-        [
-            pytest.param({"EHLO": ehlo("AUTH PLAIN")}, UP_TO_EHLO, id="plain"),
-            pytest.param({"EHLO": ehlo("AUTH LOGIN")}, UP_TO_EHLO, id="login"),
-            pytest.param({"EHLO": ehlo("AUTH CRAM-MD5")}, UP_TO_EHLO, id="cram-md5"),
-            pytest.param({"EHLO": ehlo("SIZE 100000")}, UP_TO_EHLO, id="no-auth"),
-            pytest.param({"EHLO": "500 what?"}, ["connect", "EHLO", "HELO"], id="no-ehlo"),
-        ],
-    )
+    @pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "CRAM-MD5"])
     @pytest.mark.parametrize("host", [HOST, "localhost"])
     @pytest.mark.parametrize("password", [SECRET, ""], ids=["password", "user-only"])
     def test_stripped(
-        self,
-        script: Script,
-        keys: list[str],
-        host: str,
-        password: str,
-        monkeypatch: pytest.MonkeyPatch,
+        self, method: str, host: str, password: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A server elsewhere that does not offer STARTTLS gets neither, whatever its name."""
+        """Neither is sent to another machine without STARTTLS, whatever its name."""
         appear_far(monkeypatch)
-        with ScriptedServer(script) as server:
-            found = outcome(LETTER, at(server, user=USER, password=password, host=host))
-        assert found == temporary(
+        with ScriptedServer({"EHLO": ehlo(f"AUTH {method}")}) as server:
+            found = outcome(ONE, at(server, user=USER, password=password, host=host))
+        assert found == unreachable(
             "SERVER does not offer STARTTLS, so user and password were not sent: "
             "set nx_smtp to smtps://, or to a port that offers STARTTLS"
         )
-        assert server.keys == keys
-
-    def test_unreachable(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Other mail for that server waits as well."""
-        appear_far(monkeypatch)
-        script: Script = {"EHLO": ehlo("AUTH PLAIN")}
-        with ScriptedServer(script) as server, pytest.raises(UnreachableError):
-            send(LETTER, at(server, user=USER, password=SECRET))
+        assert server.keys == up_to("EHLO")
 
     @pytest.mark.parametrize("security", Security)
     def test_over_tls(
         self, security: Security, trusted: Authority, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Over TLS they are sent to a server elsewhere."""
+        """Over TLS they are sent to another machine."""
         appear_far(monkeypatch)
         implicit = security is Security.TLS
         with MailServer(tls=trusted.context(), implicit=implicit, login=(USER, SECRET)) as server:
-            assert send(LETTER, at(server, security, USER, SECRET)) == []
+            assert send(ONE, at(server, security, USER, SECRET)) == []
         assert server.logins == [("PLAIN", USER, SECRET)]
 
-    def test_without_password(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Mail without a login goes to a server elsewhere in clear, if it offers no TLS."""
+    def test_without_a_user(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Mail without a login is sent in clear to a server that offers no TLS."""
         appear_far(monkeypatch)
         with ScriptedServer() as server:
-            assert outcome(LETTER, at(server)) == []
-        assert server.keys == SENT
-
-    def test_certificate_of_a_user_without_password(
-        self, trusted: Authority, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A user alone is verified for as well: an empty password is one."""
-        script: Script = {"EHLO": ehlo("STARTTLS", "AUTH PLAIN")}
-        with ScriptedServer(script, tls=trusted.self_signed()) as server:
-            found = outcome(LETTER, at(server, user=USER))
-        assert found == temporary(Like(r"SERVER: .*CERTIFICATE_VERIFY_FAILED.*"))
-        assert "AUTH" not in server.keys
+            assert outcome(ONE, at(server)) == []
+        assert server.keys == ALL
 
     @pytest.mark.skipif(
         not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("ip"),
@@ -1942,10 +1289,10 @@ class TestPasswordInClear:
     def test_in_a_network(self) -> None:
         """The same with a real address that is not a loopback address."""
         code = (
-            "import sys; from tests.deliver.test_mail import *\n"
+            "from tests.deliver.test_mail import *\n"
             "server = ScriptedServer({'EHLO': ehlo('AUTH PLAIN')}, host='192.0.2.25')\n"
             "with server:\n"
-            "    try: send(LETTER, at(server, user=USER, password=SECRET, host='192.0.2.25'))\n"
+            "    try: send(ONE, at(server, user=USER, password=SECRET, host='192.0.2.25'))\n"
             "    except UnreachableError: print(*server.keys)"
         )
         name = f"nx-mail-{os.getpid()}"
@@ -1959,220 +1306,39 @@ class TestPasswordInClear:
             )
         finally:
             subprocess.run(["ip", "netns", "delete", name], check=True)
-        assert done.stdout.split() == UP_TO_EHLO
+        assert done.stdout.split() == up_to("EHLO")
 
 
 class TestConnect:
     """T01: no connection at all."""
 
     def test_refused(self) -> None:
-        """Where nobody listens, it is tried again."""
+        """A port where nothing listens is retried."""
         with socket.create_server((HOST, 0)) as listener:
             port = listener.getsockname()[1]
-        found = outcome(LETTER, Smarthost(HOST, port, Security.IF_OFFERED))
-        assert found == temporary(Like(r"SERVER: \[Errno \d+\] Connection refused"))
+        found = outcome(ONE, Smarthost(HOST, port, Security.IF_OFFERED))
+        assert found == unreachable(Like(r"SERVER: \[Errno \d+\] Connection refused"))
 
     @pytest.mark.parametrize("security", Security)
     @pytest.mark.parametrize(
         ("error", "text"),
         [
-            pytest.param(
-                socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
-                rf"SERVER: \[Errno {socket.EAI_NONAME}\] Name or service not known",
-                id="no-name",
-            ),
-            pytest.param(
-                socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
-                rf"SERVER: \[Errno {socket.EAI_AGAIN}\] Temporary failure in name resolution",
-                id="no-answer",
-            ),
-            pytest.param(
-                OSError(errno.ENETUNREACH, "Network is unreachable"),
-                rf"SERVER: \[Errno {errno.ENETUNREACH}\] Network is unreachable",
-                id="no-network",
-            ),
-            pytest.param(TimeoutError("timed out"), "SERVER: timed out", id="no-connection"),
-            pytest.param(TimeoutError(), "SERVER: TimeoutError", id="no-words"),
+            (socket.gaierror(socket.EAI_NONAME, "not known"), r"\[Errno -?\d+\] not known"),
+            (socket.gaierror(socket.EAI_AGAIN, "failure"), r"\[Errno -?\d+\] failure"),
+            (OSError(errno.ENETUNREACH, "unreachable"), r"\[Errno \d+\] unreachable"),
+            (TimeoutError("timed out"), "timed out"),
+            (TimeoutError(), "TimeoutError"),
         ],
+        ids=["no-name", "no-dns", "no-network", "no-reply", "no-text"],
     )
     def test_unreachable(
-        self,
-        security: Security,
-        error: OSError,
-        text: str,
-        monkeypatch: pytest.MonkeyPatch,
+        self, security: Security, error: OSError, text: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Where nobody is to be found, it is tried again."""
+        """A host that cannot be found or reached is retried."""
 
         def getaddrinfo(*arguments: object) -> None:
             raise error
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-        found = outcome(LETTER, Smarthost("mail.example", 25, security, USER, SECRET))
-        assert found == temporary(Like(text))
-
-
-BAD, GOOD = "bad@example.org", "good@example.org"
-NO_USER = "550 5.1.1 no such user"
-
-
-class TestOutbox:
-    """From the spool to a mail server, and to what the page says of it."""
-
-    @pytest.fixture
-    def boxed(self, tmp_path: Path) -> Iterator[Callable[..., Box]]:
-        made: list[Box] = []
-
-        def make(target: str, server: MailServer | ScriptedServer, to: Sequence[str]) -> Box:
-            body = bodies.body([(f"SAM_{n}.JPG", bodies.jpeg(2000 + n, n)) for n in (1, 2, 3)])
-            smtp = f"smtp://{server.host}:{server.port}"
-            made.append(Box(tmp_path, target, {}, body, to, nx_smtp=smtp))
-            return made[-1]
-
-        yield make
-        for one in made:
-            one.spool.close()
-
-    @staticmethod
-    def page(box: Box) -> list[tuple[str, str]]:
-        """What the page says of each delivery: the state that it shows, and the words."""
-        html = page.render(box.spool.recent(None), NOON, gallery=False).body.decode()
-        return re.findall('<p class="([a-z]+)">([^<]+)</p>', html)
-
-    @pytest.mark.parametrize("to", [[BAD], [BAD, GOOD]], ids=["one-typed", "two-typed"])
-    def test_other_address_refused(
-        self, boxed: Callable[..., Box], tmp_path: Path, to: list[str]
-    ) -> None:
-        """If the address of `mail:ADDRESS` is refused, the mail is not delivered to anybody."""
-        with MailServer(replies={"boss@example.org": NO_USER}) as server:
-            box = boxed("mail:boss@example.org", server, to)
-            box.deliver()
-        assert self.page(box) == [
-            (
-                "failed",
-                f"Could not be mailed to boss@example.org: {NO_USER}. The files are kept.",
-            )
-        ]
-        assert len(contents(folder_for(tmp_path / "undelivered", NOON))) == 3
-        assert box.waits == []
-
-    def test_other_address_later(self, boxed: Callable[..., Box]) -> None:
-        """If it is refused for now, the delivery waits, for the same recipients."""
-        with MailServer(replies={"boss@example.org": "450 4.2.0 greylisted"}) as server:
-            box = boxed("mail:boss@example.org", server, [BAD, GOOD])
-            box.deliver()
-        assert self.page(box) == [
-            (
-                "waiting",
-                "Waits to be mailed to boss@example.org: 450 4.2.0 greylisted. "
-                "Next try in 15 seconds.",
-            )
-        ]
-        assert [one.recipients for one in box.spool.waiting()] == [(BAD, GOOD)]
-
-    @pytest.mark.parametrize(
-        ("replies", "expected"),
-        [
-            pytest.param(
-                {BAD: NO_USER},
-                ("partly", f"Mailed to {GOOD}; not delivered to {BAD} ({NO_USER})"),
-                id="one-of-two",
-            ),
-            pytest.param(
-                {BAD: NO_USER, GOOD: NO_USER},
-                (
-                    "failed",
-                    f"Could not be mailed to {BAD}, {GOOD}: {NO_USER}. The files are kept.",
-                ),
-                id="both",
-            ),
-            pytest.param(
-                {BAD: NO_USER, GOOD: "553 5.1.3 bad address"},
-                (
-                    "failed",
-                    f"Could not be mailed to {BAD}, {GOOD}: "
-                    f"{BAD} ({NO_USER}), {GOOD} (553 5.1.3 bad address). The files are kept.",
-                ),
-                id="both-for-different-reasons",
-            ),
-            pytest.param({}, ("done", f"Mailed to {BAD}, {GOOD}"), id="none"),
-        ],
-    )
-    def test_refused(
-        self,
-        boxed: Callable[..., Box],
-        tmp_path: Path,
-        replies: dict[str, str],
-        expected: tuple[str, str],
-    ) -> None:
-        """Each recipient is named once: as reached, or as refused."""
-        with MailServer(replies=replies) as server:
-            box = boxed("mail", server, [BAD, GOOD])
-            box.deliver()
-        assert self.page(box) == [expected]
-        assert (tmp_path / "undelivered").exists() is bool(replies)
-
-    @pytest.mark.parametrize(
-        "said",
-        [
-            "554 Message rejected: Stream is more than 6000 bytes long.",
-            "554 5.3.4 Message too big for system",
-            "550 5.2.3 RESOLVER.RST.RecipSizeLimit; message too large for this recipient",
-            "523 Message length exceeds administrative limit.",
-            "552 5.3.4 Error: message file too big",
-        ],
-    )
-    def test_too_large(self, boxed: Callable[..., Box], tmp_path: Path, said: str) -> None:
-        """Photos that are too large together are mailed one by one."""
-        with MailServer(largest=6000, too_large=said) as server:
-            box = boxed("mail", server, [GOOD])
-            box.deliver()
-        assert [len(list(parsed(mail.content).iter_attachments())) for mail in server.mails] == [
-            1,
-            1,
-            1,
-        ]
-        assert {state for state, _ in self.page(box)} == {"done"}
-        assert not (tmp_path / "undelivered").exists()
-
-    def test_spam(self, boxed: Callable[..., Box], tmp_path: Path) -> None:
-        """Photos that are refused for another reason are not mailed again."""
-        with MailServer(largest=6000, too_large="554 5.7.1 spam") as server:
-            box = boxed("mail", server, [GOOD])
-            box.deliver()
-        assert (server.mails, server.refused) == ([], 1)
-        assert len(contents(folder_for(tmp_path / "undelivered", NOON))) == 3
-
-    def test_too_large_for_a_recipient(self, boxed: Callable[..., Box]) -> None:
-        """A recipient for whom the announced size is too large gets the photos one by one."""
-        said = "550 5.2.3 RESOLVER.RST.RecipSizeLimit; message too large for this recipient"
-        script: Script = {
-            "EHLO": ehlo("SIZE"),
-            "RCPT": ["250 2.1.5 OK", said, "250 2.1.5 OK"],
-        }
-        with ScriptedServer(script) as server:
-            box = boxed("mail", server, [GOOD, BAD])
-            box.deliver()
-        assert server.keys[:6] == ["connect", "EHLO", "MAIL", "RCPT", "RCPT", "QUIT"]
-        assert len(server.messages) == 3
-        assert {state for state, _ in self.page(box)} == {"done"}
-
-    def test_one_photo_too_large_for_a_recipient(self, boxed: Callable[..., Box]) -> None:
-        """A photo that is too large for one recipient still reaches the other."""
-        said = "550 5.2.3 RESOLVER.RST.RecipSizeLimit; message too large for this recipient"
-        with MailServer(replies={BAD: said}) as server:
-            box = boxed("mail", server, [GOOD, BAD])
-            box.deliver()
-        assert [mail.recipients for mail in server.mails] == [(GOOD,)] * 3
-        [(state, told)] = self.page(box)
-        assert (state, told) == ("partly", f"Mailed to {GOOD}; not delivered to {BAD} ({said})")
-
-    def test_international(self, boxed: Callable[..., Box]) -> None:
-        """A recipient is named as typed, also if the server knows the address by another name."""
-        typed = "bad@b\u00fccher.example"
-        with MailServer(replies={"bad@xn--bcher-kva.example": NO_USER}) as server:
-            box = boxed("mail", server, [typed, GOOD])
-            box.deliver()
-        assert self.page(box) == [
-            ("partly", f"Mailed to {GOOD}; not delivered to {typed} ({NO_USER})")
-        ]
+        found = outcome(ONE, Smarthost("mail.example", 25, security, USER, SECRET))
+        assert found == unreachable(Like(f"SERVER: {text}"))

@@ -1,4 +1,4 @@
-"""What is remembered of the names in a folder. How it is used is tested with `save`."""
+"""The cache of taken names. Its use is tested with `save`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COUNT = 40
 
 @pytest.fixture
 def folders(tmp_path: Path) -> list[Path]:
-    """Two folders, each with files of one name and of different contents."""
+    """Two folders, each with files of one name and different contents."""
     found = [tmp_path / "first", tmp_path / "second"]
     for folder in found:
         folder.mkdir()
@@ -28,7 +28,7 @@ def folders(tmp_path: Path) -> list[Path]:
 
 
 def place(folder: Path, data: bytes, memory: Memory) -> tuple[str, bool]:
-    """Where a file called q.JPG would go."""
+    """The name for a file called q.JPG, and whether it is saved already."""
     file = File("q.JPG", "image/jpeg", len(data), 0, lambda start, end: data[start:end])
     with Folder(folder) as opened, taken_names(opened, memory) as names:
         return names.place(file, MAX_NAME)
@@ -36,7 +36,7 @@ def place(folder: Path, data: bytes, memory: Memory) -> tuple[str, bool]:
 
 @pytest.fixture
 def look_ups(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The names that were looked up."""
+    """The paths that were looked up."""
     found: list[object] = []
     status = os.stat
 
@@ -59,7 +59,7 @@ def look_ups(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 def test_memory_is_limited(
     folders: list[Path], look_ups: list[object], limit: int, remembered: list[bool]
 ) -> None:
-    """The folders that were used last are remembered; of others, names are looked up again."""
+    """The folders used last are cached. In others, names are looked up again."""
     memory = Memory(limit)
     expected = [(f"q-{COUNT}.JPG", False), ("q-7.JPG", True)]
     for folder in folders:
@@ -71,7 +71,7 @@ def test_memory_is_limited(
 
 
 def test_files_are_read_once(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has changed in a folder is read; the files that are still the same are not."""
+    """Only files that have changed are read again."""
     folder, memory = folders[0], Memory()
     assert place(folder, b"x", memory) == (f"q-{COUNT}.JPG", False)
     (folder / "q-3.JPG").write_bytes(b"y")
@@ -90,8 +90,8 @@ def test_files_are_read_once(folders: list[Path], monkeypatch: pytest.MonkeyPatc
     assert [data for data in reads if data] == [b"y"]
 
 
-def test_not_ours_to_read(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that cannot be opened is taken for another one."""
+def test_permission_denied(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be opened counts as a different one."""
 
     def refuse(folder: Folder, name: str) -> int:
         raise PermissionError(13, "Permission denied", name)

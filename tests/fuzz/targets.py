@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from nxparse import config, filename, framing, jpeg, markup, message, multipart, upload
 from nxparse.address import AddressError, deliverable
-from nxparse.deliver import forward, mail, routes
+from nxparse.deliver import forward, routes, smarthost
 from nxparse.deviation import BodyError, Deviation, Kind
 from nxparse.inspect import credentials, report, show
 from nxparse.inspect import recorded as requests
@@ -465,7 +465,7 @@ def options(data: bytes) -> None:
     for reads, url in (
         (forward.parse_server, f"http://me:{password}@h/x"),
         (forward.parse_server, f"https://h/{password}?{password}"),
-        (mail.smarthost, f"smtp://me:{password}@h"),
+        (smarthost.parse_smarthost, f"smtp://me:{password}@h"),
         (routes.shown, f"forward:http://me:{password}@h/x"),
         (routes.shown, f"forward:https://h/{password}?{password}"),
         (routes.shown, f"notify:mastodon://{password}@h/{password}"),

@@ -32,7 +32,7 @@ async def backend(folder: Path) -> AsyncIterator[Backend]:
     assert backend
     yield backend
     backend.leave()
-    await backend.end(lambda act: None)
+    await backend.end(lambda act: None, timeout=60.0)
 
 
 def exchange(
@@ -104,7 +104,7 @@ async def test_a_body_that_never_ends(folder: Path) -> None:
     one.take(b"x")
     assert ended
     backend.leave()
-    await backend.end(lambda act: None)
+    await backend.end(lambda act: None, timeout=60.0)
 
 
 async def test_a_cut_upload(backend: Backend) -> None:

@@ -35,20 +35,20 @@ async def test_a_backend_that_is_left_is_taken_over(folder: Path) -> None:
     first = opened(folder)
     first.leave()
     second = opened(folder, nx_retry_for="7s")
-    await first.end(no_interrupt)
+    await first.end(no_interrupt, timeout=60.0)
 
     assert second is first
     assert second.outbox.retry_for == 7
     assert second.spool.waiting() == []
     second.leave()
-    await second.end(no_interrupt)
+    await second.end(no_interrupt, timeout=60.0)
 
 
 async def test_a_backend_that_has_ended_is_opened_anew(folder: Path) -> None:
     """All is closed at the end, so that another process may open it."""
     first = opened(folder)
     first.leave()
-    await first.end(no_interrupt)
+    await first.end(no_interrupt, timeout=60.0)
     second = opened(folder)
 
     assert second is not first
@@ -92,4 +92,4 @@ async def test_a_program_at_the_end(
             await asyncio.sleep(0.01)
     second = opened(folder)  # the delivery has ended meanwhile
     second.leave()
-    await second.end(no_interrupt)
+    await second.end(no_interrupt, timeout=60.0)

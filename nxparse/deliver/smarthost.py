@@ -1,0 +1,64 @@
+"""The mail server in the option nx_smtp.
+
+This is a module of its own because the options need it at every start, and only mail
+needs the protocol.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from urllib.parse import unquote, urlsplit
+
+
+class Security(Enum):
+    """When TLS starts on a connection. The value is the scheme of the URL."""
+
+    IF_OFFERED = "smtp"
+    STARTTLS = "smtp+starttls"
+    TLS = "smtps"
+
+
+_PORTS = {Security.IF_OFFERED: 25, Security.STARTTLS: 587, Security.TLS: 465}
+
+
+@dataclass(frozen=True, slots=True)
+class Smarthost:
+    """The mail server that relays our mail. Its repr does not contain the password."""
+
+    host: str
+    port: int
+    security: Security
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_smarthost(url: str) -> Smarthost:
+    """Parse a URL such as `smtp://user:password@host:port`.
+
+    Raises ValueError, whose text contains nothing of the URL.
+    """
+    try:
+        parts = urlsplit(url)
+        security = Security(parts.scheme)
+        host, port = parts.hostname, parts.port
+        # Names that cannot be looked up and passwords that cannot be sent fail here, not later.
+        (host or "").encode("idna")
+        url.encode()
+        if re.search(r"[\s\0]", host or "") or port == 0:
+            raise ValueError
+    except ValueError:
+        raise ValueError("not an smtp://, smtp+starttls:// or smtps:// URL with a host") from None
+    if not host or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError("not like smtps://user:password@host")
+    return Smarthost(
+        host,
+        port or _PORTS[security],
+        security,
+        unquote(parts.username or ""),
+        unquote(parts.password or ""),
+    )
