@@ -650,7 +650,7 @@ def test_nobody_to_send_to(folder: Path, wrong: str) -> None:
     """An address that no mail can be sent to is refused before the camera hears 200."""
     with MailServer() as server, Proxy(folder, *through(server)) as proxy:
         assert camera.send(proxy.port, request("anna@example.org", wrong)).status == 400
-        proxy.wait_for("an upload is refused: .* its body is kept as ")
+        proxy.wait_for("an upload is refused: .* its body is in quarantine: ")
         assert len(proxy.quarantined()) == 1
     assert server.mails == []
 

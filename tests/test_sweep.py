@@ -39,7 +39,7 @@ from nxparse.server.receive import (
     Result,
 )
 from nxparse.server.reply import ACCEPTED
-from nxparse.server.sessions import Announced as AnnouncedFile
+from nxparse.server.sessions import AnnouncedFile
 from nxparse.store.deliveries import MAX_WAIT
 from nxparse.store.records import Post as SocialPost
 from nxparse.store.spool import QUIET, Spool
@@ -48,7 +48,7 @@ from tests.clock import Clock
 from tests.faults import CALLS, Database, Faults, contents, make_lazy
 from tests.mitmdump import Proxy, eventually
 
-LEAST_POINTS = 1000
+LEAST_POINTS = 6069
 PIECES = 3  # in which a body comes in
 ROUNDS = 4  # enough for whatever is refused for now
 WRITES = (
@@ -271,7 +271,7 @@ class Run:
         self._config = parse(options, {})
         self._clock = clock
         self._tell = tell
-        self.spool = Spool(uploads / ".nx", clock, threads=faults.AtOnce())
+        self.spool = Spool(uploads / ".nx", clock)
         self.outbox = Outbox(
             self.spool,
             lambda target: targets.deliver_to(self._config, {}, target),
@@ -630,7 +630,7 @@ def test_posts_without_a_kill(tmp_path: Path, name: str, expected: list[int]) ->
 
 
 def test_enough_kills(points: Counter[str]) -> None:
-    """R01: together these were at least a thousand kills."""
+    """R01: together these were enough kills."""
     if set(points) != set(SCENARIOS):
         pytest.skip("not all scenarios have run")
     print(dict(points))

@@ -1,8 +1,8 @@
 """A SQLite database that survives a power cut, shared by all threads of this process.
 
-It uses a write-ahead log (WAL) that is synced at each commit: what a transaction
-has stored is on the disk when the transaction has ended. A file has one schema,
-whose checksum is its `user_version`; a file with another schema is refused.
+The write-ahead log (WAL) is fsynced at each commit, so a transaction is durable when it
+has ended. A file has one schema, whose checksum is its `user_version`; a file with
+another schema is refused.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 
 class Database:
-    """An open file that only its owner can read. All errors are OSErrors and sqlite3.Errors.
+    """An open database file that only its owner can read.
 
-    An sqlite3.Error has the path of the file as its `filename`, as an OSError has. With `shrink`,
+    Errors are OSErrors and sqlite3.Errors; both have the path as `filename`. With `shrink`,
     a new file becomes smaller when rows are deleted.
     """
 
@@ -33,7 +33,7 @@ class Database:
         self._shrink = shrink
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Callable[[sqlite3.Connection], Any], Future[Any]]] = deque()
-        # The file is made here, because SQLite would follow the umask.
+        # Create the file here, because SQLite would follow the umask.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
@@ -48,25 +48,25 @@ class Database:
             self._connection.close()
 
     def query(self, sql: str, *values: object) -> list[Any]:
-        """Return all rows that a SELECT finds."""
+        """Return all rows of a SELECT."""
         with self._lock, self._named_errors():
             return self._connection.execute(sql, values).fetchall()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Run the with statement as a transaction: wholly and durably, or not at all."""
+        """Run the with statement as a transaction, which is durable when it has ended."""
         with self._lock, self._transaction() as database:
             yield database
 
     def store(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` as a transaction, whose commit is shared with other threads that wait.
+        """Run `work` as a transaction, and share its commit with other threads that wait.
 
-        An error that `work` raises undoes only its own statements.
+        If `work` raises an error, only its own statements are undone.
         """
         future: Future[T] = Future()
         self._waiting.append((work, future))
         with self._lock:
-            # Another thread may have done it while this one waited for the lock.
+            # While this thread waited for the lock, another one may have run `work`.
             if not future.done():
                 self._store_all([self._waiting.popleft() for _ in range(len(self._waiting))])
         return future.result()
@@ -82,7 +82,7 @@ class Database:
                     try:
                         done.append((future, work(database)))
                     except Exception as error:
-                        # Some errors of SQLite end the whole transaction.
+                        # After some errors SQLite rolls back the whole transaction.
                         if not database.in_transaction:
                             raise
                         database.execute("ROLLBACK TO work")

@@ -24,7 +24,7 @@ from nxparse.deliver.errors import (
 from nxparse.deliver.outbox import JITTER, MIN_WAIT, Deliver, Outbox, waiting_time
 from nxparse.deliver.save import folder_for, save
 from nxparse.deviation import BodyError
-from nxparse.store import spool
+from nxparse.store import quarantine
 from nxparse.store.deliveries import MAX_WAIT
 from nxparse.store.records import Delivery
 from nxparse.store.spool import Spool
@@ -1184,7 +1184,7 @@ class TestThreads:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """What is deleted from a full quarantine is told."""
-        monkeypatch.setattr(spool, "MAX_QUARANTINE", 10)
+        monkeypatch.setattr(quarantine, "MAX_QUARANTINE", 10)
         incoming = waiting.begin()
         incoming.write(b"more than ten bytes")
         path = waiting.quarantine(incoming)

@@ -29,11 +29,12 @@ from nxparse.server.receive import (
     Result,
 )
 from nxparse.server.reply import ACCEPTED, Reply
-from nxparse.server.sessions import Announced as AnnouncedFile
+from nxparse.server.sessions import AnnouncedFile
 from nxparse.store.body import MIN_FREE, STRIDE
 from nxparse.store.deliveries import MAX_WAIT
 from nxparse.store.records import FileRecord, Post
-from nxparse.store.spool import GAP, QUIET, Spool
+from nxparse.store.records import GAP
+from nxparse.store.spool import QUIET, Spool
 from nxparse.text import describe_disk_error, printable
 from tests import pictures
 from tests.bodies import BOUNDARY, CONTENT_TYPE, SENDER, body, jpeg, message_xml, part_head
@@ -888,7 +889,7 @@ class TestDisk:
     ) -> None:
         """K02: half of a body was lost on its way to the disk: it is refused, at its end."""
         monkeypatch.setattr("nxparse.store.body.STRIDE", len(BODY) // 2)
-        spool = Spool(directory / ".nx", lambda: NEW_YEAR, threads=AtOnce())
+        spool = Spool(directory / ".nx", lambda: NEW_YEAR)
         receiver = EmailReceiver(spool, config, Announced(CLIENT, CONTENT_TYPE, len(BODY))).open()
         with Faults(("fsync",), errno.EIO) as faults:
             assert send(receiver).status == 507

@@ -14,7 +14,13 @@ from pathlib import Path
 import pytest
 
 from nxparse.server import sessions
-from nxparse.server.sessions import ANNOUNCEMENT_LIFE, SESSION_LIFE, Announced, Session, Sessions
+from nxparse.server.sessions import (
+    ANNOUNCEMENT_LIFE,
+    SESSION_LIFE,
+    AnnouncedFile,
+    Session,
+    Sessions,
+)
 from nxparse.server.social import Announcement
 from nxparse.store.records import Post
 from tests.clock import NEW_YEAR, Clock
@@ -233,7 +239,7 @@ class TestAnnounced:
         assert post.photos == 2
         announced = opened.announced(CLIENT, token)
         assert announced
-        assert announced == Announced(announced.id, post, "SAM_4371.JPG")
+        assert announced == AnnouncedFile(announced.id, post, "SAM_4371.JPG")
 
     @pytest.mark.parametrize(
         "announcement",
@@ -467,7 +473,7 @@ def in_threads(work: Callable[[], None], count: int = 2) -> None:
 
 def test_threads(opened: Sessions, path: Path) -> None:
     """Two cameras at once do not come between each other."""
-    found: list[Announced | None] = []
+    found: list[AnnouncedFile | None] = []
 
     def work() -> None:
         for _ in range(20):

@@ -21,7 +21,7 @@ from nxparse import upload
 from nxparse.deliver import mail
 from nxparse.deviation import BodyError
 from nxparse.store import body as store_body
-from nxparse.store import spool
+from nxparse.store import quarantine, spool
 from nxparse.store.body import Incoming
 from nxparse.store.deliveries import MAX_WAIT
 from nxparse.store.disk import Folder
@@ -33,7 +33,9 @@ from nxparse.store.records import (
     Post,
     StoredUpload,
 )
-from nxparse.store.spool import GAP, MAX_PHOTOS, QUIET, REPEAT, RepeatedError, Spool
+from nxparse.store.records import GAP
+from nxparse.store.replies import REPEAT, RepeatedError
+from nxparse.store.spool import MAX_PHOTOS, QUIET, Spool
 from nxparse.upload import File, Thumbnail
 from tests.arrivals import parsed
 from tests.bodies import RECIPIENT, SENDER, body, jpeg, message_xml
@@ -571,7 +573,7 @@ class TestIncoming:
         """A discarded body leaves nothing, even if its file cannot be closed."""
         incoming = receive(opened)
         with Faults(("close",), errno.EIO):
-            opened.discard(incoming)
+            incoming.discard()
         assert bodies(root) == ({}, {})
 
 
@@ -585,7 +587,7 @@ class TestEarlyFsync:
     @pytest.fixture
     def at_once(self, root: Path) -> Iterator[Spool]:
         """A spool whose early fsyncs are over when `write` returns."""
-        found = Spool(root, threads=AtOnce())
+        found = Spool(root)
         yield found
         found.close()
 
@@ -629,7 +631,7 @@ class TestEarlyFsync:
         for fd in used:
             with pytest.raises(OSError, match="Bad file descriptor"):
                 os.fstat(fd)
-        at_once.discard(incoming)
+        incoming.discard()
 
     def test_nobody_waits(self, opened: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
         """More can be written meanwhile, without another one; `sync` makes the last, and waits."""
@@ -676,7 +678,7 @@ class TestEarlyFsync:
                 notice(at_once, incoming)
         assert (faults.calls, faults.failed) == (1, 1)
         assert due(at_once) == []
-        at_once.discard(incoming)
+        incoming.discard()
 
 
 class TestAccept:
@@ -713,7 +715,7 @@ class TestAccept:
             if sql == "COMMIT":
                 seen.append("commit")
 
-        with closing(Spool(root, threads=AtOnce())) as opened:
+        with closing(Spool(root)) as opened:
             monkeypatch.setattr(os, "fsync", fsynced)
             monkeypatch.setattr(os, "write", written)
             monkeypatch.setattr(Database, "watchers", [watched])
@@ -743,7 +745,7 @@ class TestAccept:
 
     def test_entry_that_cannot_be_synced(self, root: Path) -> None:
         """K02: without its directory entry a body would be lost: it is not accepted."""
-        with closing(Spool(root, threads=AtOnce())) as opened:
+        with closing(Spool(root)) as opened:
             with Faults(("fsync",), errno.EIO):
                 incoming = receive(opened)
             for _ in range(2):
@@ -782,7 +784,7 @@ class TestAccept:
             Database.watchers.remove(fail)
         assert due(opened) == []
         assert bodies(root) == ({incoming.id: BODY}, {})
-        opened.discard(incoming)
+        incoming.discard()
         arrival = accept(opened)
         assert due(opened) == [(arrival, "save", 0)]
 
@@ -849,7 +851,7 @@ def try_to_append(into: Spool, number: int) -> bool:
         into.append(incoming, POST, whole(incoming), "", at_once=["save"], together=[MAIL])
     except (OSError, sqlite3.Error):
         if incoming:
-            into.discard(incoming)
+            incoming.discard()
         return False
     return True
 
@@ -862,7 +864,7 @@ def try_to_accept(into: Spool, data: bytes) -> bool:
         into.accept(incoming, CLIENT, UPLOAD, SAVE)
     except (OSError, sqlite3.Error):
         if incoming:
-            into.discard(incoming)
+            incoming.discard()
         return False
     return True
 
@@ -957,7 +959,7 @@ class TestKills:
         What was told to be accepted waits, and is the only thing that does.
         """
         root = tmp_path / ".nx"
-        opened = Spool(root, clock, threads=AtOnce())
+        opened = Spool(root, clock)
         with Kills(root, tmp_path / "copies") as kills:
             arrival = accept(opened)
         opened.close()
@@ -994,7 +996,7 @@ class TestKills:
         What was told to be accepted waits, for all its targets; nothing is mixed.
         """
         root = tmp_path / ".nx"
-        opened = Spool(root, clock, threads=AtOnce())
+        opened = Spool(root, clock)
         append(opened, 1)
         with Kills(root, tmp_path / "copies") as kills:
             append(opened, 2)
@@ -1147,7 +1149,7 @@ class TestQuarantine:
 
         Files of one byte take a block of 4 KiB each, and an inode.
         """
-        monkeypatch.setattr(spool, limit, room)
+        monkeypatch.setattr(quarantine, limit, room)
         paths = []
         for _ in range(3):
             paths.append(opened.quarantine(receive(opened, b"x")))
@@ -1177,14 +1179,14 @@ class TestQuarantine:
     ) -> None:
         """What is in quarantine at the start counts, too."""
         path = opened.quarantine(receive(opened))
-        monkeypatch.setattr(spool, "MAX_QUARANTINED", 0)
+        monkeypatch.setattr(quarantine, "MAX_QUARANTINED", 0)
         again = reopened(opened, root, clock)
         assert again.tidy() == [path]
         again.close()
 
     def test_tidied_by_somebody_else(self, opened: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
         """A person who deletes a file at the same moment is no error."""
-        monkeypatch.setattr(spool, "MAX_QUARANTINE", 0)
+        monkeypatch.setattr(quarantine, "MAX_QUARANTINE", 0)
         path = opened.quarantine(receive(opened))
         files = Folder.files
 
@@ -1201,7 +1203,7 @@ class TestQuarantine:
         self, opened: Spool, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A file that cannot be deleted stays, and the next oldest go in its place."""
-        monkeypatch.setattr(spool, "MAX_QUARANTINED", 2)
+        monkeypatch.setattr(quarantine, "MAX_QUARANTINED", 2)
         paths = []
         for _ in range(4):
             paths.append(opened.quarantine(receive(opened, b"x" * 100)))
@@ -1250,7 +1252,7 @@ class TestUnknown:
     ) -> None:
         """The card does not fill up: the oldest make room."""
         for name, limit in limits.items():
-            monkeypatch.setattr(spool, name, limit)
+            monkeypatch.setattr(quarantine, name, limit)
         for number in (1, 2, 3, 4):
             opened.keep_unknown(b"%10d" % number)
             clock.now += 1
@@ -2113,7 +2115,7 @@ class TestPosts:
             )
         assert caught.value.upload == opened.waiting()[0].arrival.id
         assert posts(opened) == [[1]]
-        opened.discard(twice)
+        twice.discard()
         assert spooled(root) == [1]
 
     def test_comes_during_an_attempt(self, opened: Spool, root: Path) -> None:
@@ -2413,7 +2415,7 @@ class TestRepeats:
         try:
             into.accept(incoming, CLIENT, parsed(data, sender), SAVE)
         except RepeatedError as error:
-            into.discard(incoming)
+            incoming.discard()
             return "it is open" if error.reply else error.id
         into.reply_confirmed(incoming.id)
         return None
