@@ -32,14 +32,13 @@ from nxparse.server.reply import ACCEPTED, Reply
 from nxparse.server.sessions import AnnouncedFile
 from nxparse.store.body import MIN_FREE, STRIDE
 from nxparse.store.deliveries import MAX_WAIT
-from nxparse.store.records import FileRecord, Post
-from nxparse.store.records import GAP
+from nxparse.store.records import GAP, FileRecord, Post
 from nxparse.store.spool import QUIET, Spool
 from nxparse.text import describe_disk_error, printable
 from tests import pictures
 from tests.bodies import BOUNDARY, CONTENT_TYPE, SENDER, body, jpeg, message_xml, part_head
 from tests.clock import NEW_YEAR, Clock
-from tests.faults import CALLS, STATEMENTS, AtOnce, Faults, contents, make_lazy
+from tests.faults import CALLS, STATEMENTS, Faults, contents, make_lazy
 
 PHOTO = jpeg(500)
 BODY = body([("SAM_4371.JPG", PHOTO)])

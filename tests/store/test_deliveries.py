@@ -1,0 +1,488 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from nxparse.store.deliveries import MAX_WAIT
+from nxparse.store.records import (
+    RECENT,
+    Delivery,
+    DeliveryStatus,
+    FileRecord,
+    StoredUpload,
+)
+from nxparse.store.spool import QUIET, Spool
+from nxparse.upload import Thumbnail
+from tests.arrivals import parsed
+from tests.bodies import RECIPIENT, body, jpeg
+from tests.clock import NEW_YEAR, Clock
+from tests.faults import (
+    contents,
+)
+from tests.store.helpers import (
+    BODY,
+    CLIENT,
+    MAIL,
+    PHOTO,
+    POST,
+    SAVE,
+    YEARS,
+    accept,
+    append,
+    bodies,
+    due,
+    posts,
+    receive,
+    reopened,
+    to,
+    waits,
+)
+
+
+class TestDeliveries:
+    def test_oldest_first(self, opened: Spool, clock: Clock) -> None:
+        """Deliveries wait in the order in which their uploads came, then by target and file."""
+        expected = []
+        for _ in range(3):
+            arrival = accept(opened, targets=("save", "mail"))
+            opened.split(to(arrival, "mail"), 2)
+            expected += [(arrival, "mail", 1), (arrival, "mail", 2), (arrival, "save", 0)]
+            clock.now += 1
+        found = {
+            target: [(one.arrival, target, one.file_number) for one in opened.due(target)]
+            for target in ("mail", "save")
+        }
+        assert [(one.arrival, one.target, one.file_number) for one in opened.waiting()] == expected
+        assert found == {
+            target: [one for one in expected if one[1] == target] for target in ("mail", "save")
+        }
+        assert opened.targets() == ["mail", "save"]
+
+    def test_without_targets(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """An upload for nobody is never due, and gone at the next start."""
+        accept(opened, targets=())
+        assert due(opened) == []
+        reopened(opened, root, clock).close()
+        assert bodies(root) == ({}, {})
+
+    def test_postpone(self, opened: Spool, clock: Clock) -> None:
+        """A postponed delivery is due again when its time has come, with one more attempt."""
+        arrival = accept(opened)
+        opened.postpone(to(arrival, "save"), 15, "No space left on device", [RECIPIENT])
+        seen: list[object] = [opened.next_try("save"), due(opened)]
+        clock.now += 14.9
+        seen.append(due(opened))
+        clock.now += 0.1
+        seen.append(due(opened))
+        assert seen == [NEW_YEAR + 15, [], [], [(arrival, "save", 1)]]
+
+    @pytest.mark.parametrize(
+        ("seconds", "expected"),
+        [
+            (0, True),
+            (1, False),
+            (2 * MAX_WAIT, False),
+            (2 * MAX_WAIT + 1, True),
+            (56 * 365 * 86400, True),
+        ],
+    )
+    def test_clock_set_back(
+        self, opened: Spool, clock: Clock, seconds: float, expected: bool
+    ) -> None:
+        """R07: what came while the clock was wrong does not wait until that time comes."""
+        arrival = accept(opened)
+        clock.now -= seconds
+        assert due(opened) == ([(arrival, "save", 0)] if expected else [])
+
+    def test_next_try(self, opened: Spool, clock: Clock) -> None:
+        """The next try is that of the delivery which is due first; what is settled has none."""
+        late, early, never = accept(opened), accept(opened), accept(opened)
+        opened.postpone(to(late, "save"), 60, "", [RECIPIENT])
+        opened.postpone(to(early, "save"), 30, "", [RECIPIENT])
+        opened.failed(to(never, "save"), "")
+        seen = [opened.next_try("save")]
+        opened.done(to(early, "save"))
+        seen.append(opened.next_try("save"))
+        opened.done(to(late, "save"))
+        seen.append(opened.next_try("save"))
+        assert seen == [NEW_YEAR + 30, NEW_YEAR + 60, None]
+
+    def test_done(self, opened: Spool, root: Path) -> None:
+        """The body is deleted after the last delivery."""
+        arrival = accept(opened, targets=("save", "mail"))
+        seen = []
+        for target in ("save", "mail"):
+            opened.done(to(arrival, target))
+            seen.append((bodies(root), due(opened)))
+        assert seen == [
+            (({arrival.id: BODY}, {}), [(arrival, "mail", 0)]),
+            (({}, {}), []),
+        ]
+
+    def test_postponed_again(self, opened: Spool, clock: Clock) -> None:
+        """What a delivery has waited is added up from its waits, whatever the clock does."""
+        arrival = accept(opened, targets=("mail",))
+        opened.postpone(to(arrival, "mail"), 15, "421 later", ["a", "b"])
+        clock.now -= 86400
+        opened.postpone(to(arrival, "mail"), 30, "450 busy", ["b"])
+        when = NEW_YEAR - 86400 + 30
+        assert opened.waiting() == [Delivery(arrival, "mail", 0, ("b",), 2, 45.0, when, "450 busy")]
+
+    @pytest.mark.parametrize(
+        ("said", "known"),
+        [
+            ([], []),
+            ([["a"]], ["a"]),
+            ([["a"], []], ["a"]),
+            ([["a"], ["a", "b"]], ["a", "b"]),
+            ([["a", "b"], ["c"]], ["c"]),
+            ([['"Grüße",\n\0[]', ""]], ['"Grüße",\n\0[]', ""]),
+        ],
+        ids=["never", "once", "not-again", "more", "other", "any-text"],
+    )
+    def test_progress(
+        self, opened: Spool, root: Path, clock: Clock, said: list[list[str]], known: list[str]
+    ) -> None:
+        """What an attempt says it has done is known until one says more, whatever happens."""
+        accept(opened, targets=("mail", "save"))
+        for progress in said:
+            [delivery] = opened.due("mail")
+            opened.postpone(delivery, 15, "450 busy", delivery.recipients, progress)
+            clock.now += 15
+        assert [one.progress for one in opened.due("mail")] == [tuple(known)]
+        opened.close()
+        with closing(Spool(root, clock)) as again:
+            assert [one.progress for one in again.due("mail")] == [tuple(known)]
+            assert [one.progress for one in again.due("save")] == [()]
+
+    def test_split(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """One delivery for each file: each has its id, and those recipients that were left."""
+        arrival = accept(opened, targets=("mail", "save"))
+        opened.postpone(to(arrival, "mail"), 15, "450 busy", ["b"])
+        clock.now += 15
+        [delivery] = opened.due("mail")
+        opened.split(delivery, 3)
+        assert [(one.id, one.target, one.recipients, one.waited) for one in opened.waiting()] == [
+            (f"{arrival.id}.1", "mail", ("b",), 0),
+            (f"{arrival.id}.2", "mail", ("b",), 0),
+            (f"{arrival.id}.3", "mail", ("b",), 0),
+            (arrival.id, "save", (RECIPIENT,), 0),
+        ]
+        assert [one.file_number for one in opened.due("mail")] == [1, 2, 3]
+        for one in opened.waiting():
+            assert list(contents(root / "spool")) == [arrival.id]
+            opened.done(one)
+        assert contents(root / "spool") == {}
+
+    def test_split_when_dropped(self, opened: Spool) -> None:
+        """What a person has dropped meanwhile does not come back in pieces."""
+        arrival = accept(opened, targets=("mail", "save"))
+        opened.failed(to(arrival, "mail"), "dropped by hand")
+        opened.split(to(arrival, "mail"), 2)
+        assert [one.target for one in opened.waiting()] == ["save"]
+
+    def test_part(self, opened: Spool) -> None:
+        """A delivery is for all files, or for one, counted from 1."""
+        arrival = accept(opened, body([("A.JPG", PHOTO), ("B.JPG", jpeg(600))]))
+        names = []
+        for part in range(3):
+            with opened.read(to(arrival, "mail", part)) as (upload, files):
+                names.append([file.name for file in files])
+            assert len(upload.files) == 2
+        assert names == [["A.JPG", "B.JPG"], ["A.JPG"], ["B.JPG"]]
+
+    def test_hurry(self, opened: Spool, clock: Clock) -> None:
+        """All that waits of an upload is due now; what has ended, or is another's, is not."""
+        arrival, other = accept(opened, targets=("a", "b", "c")), accept(opened, targets=("a",))
+        opened.split(to(arrival, "b"), 2)
+        opened.done(to(arrival, "c"))
+        for one in opened.waiting():
+            opened.postpone(one, 3600, "450 busy", one.recipients)
+        clock.now += 1
+        assert opened.retry_now(arrival.id) == 3
+        assert {(one[0].id, one[1]) for one in due(opened)} == {
+            (arrival.id, "a"),
+            (arrival.id, "b"),
+        }
+        assert [opened.retry_now(other.id), opened.retry_now("nobody")] == [1, 0]
+
+    @pytest.mark.parametrize(
+        ("jump", "waited"),
+        [
+            pytest.param(0, 0, id="at once"),
+            pytest.param(30, 30, id="before it is due"),
+            pytest.param(100, 100, id="when it is due"),
+            pytest.param(10**9, 100, id="clock set forward"),
+            pytest.param(-600, 0, id="clock set back a little"),
+            pytest.param(-(10**9), 100, id="clock set back"),
+        ],
+    )
+    @pytest.mark.parametrize("how", ["retried", "restart"])
+    def test_waited(
+        self, opened: Spool, root: Path, clock: Clock, how: str, jump: float, waited: float
+    ) -> None:
+        """A wait that is cut short counts as long as it lasted, and only once."""
+        arrival = accept(opened)
+        opened.postpone(to(arrival, "save"), 100, "450 busy", [RECIPIENT])
+        clock.now += jump
+        for _ in range(2):
+            if how == "retried":
+                opened.retry_now(arrival.id)
+            else:
+                opened.close()
+                opened = Spool(root, clock)
+        assert [one.waited for one in opened.waiting()] == [waited]
+        opened.close()
+
+    @pytest.mark.parametrize("how", ["retried", "restart"])
+    def test_waited_for_photos(self, opened: Spool, root: Path, clock: Clock, how: str) -> None:
+        """The time in which more photos of a post may come does not count, cut short or not."""
+        arrival = append(opened, 1)
+        if how == "retried":
+            opened.retry_now(arrival.id)
+        else:
+            opened = reopened(opened, root, clock)
+        opened.back_off(MAIL, 15, "nobody answers")
+        assert {one.waited for one in opened.waiting() if one.target == MAIL} == {0}
+        opened.close()
+
+
+class TestFirstDue:
+    @pytest.mark.parametrize(
+        ("ready", "new", "failed"),
+        [("", None, None), ("n", "n", None), ("f", None, "f"), ("nf", "n", "f")],
+        ids=["nothing", "new", "failed before", "both"],
+    )
+    def test_new_or_failed(
+        self, opened: Spool, clock: Clock, ready: str, new: str | None, failed: str | None
+    ) -> None:
+        """What is new and what has failed before are asked for by themselves."""
+        arrivals = {name: accept(opened) for name in ready}
+        if "f" in arrivals:
+            opened.postpone(to(arrivals["f"], "save"), 15, "busy", [RECIPIENT])
+        clock.now += 15
+        found = [opened.first_due("save", new=True), opened.first_due("save", new=False)]
+        expected = [arrivals[name].id if name else None for name in (new, failed)]
+        assert [one and one.arrival.id for one in found] == expected
+
+    def test_order(self, opened: Spool, clock: Clock) -> None:
+        """First comes what has been due for longest, then the older upload, then its first file."""
+        old, tried = accept(opened), {20: accept(opened), 10: accept(opened)}
+        for seconds, arrival in tried.items():
+            opened.postpone(to(arrival, "save"), seconds, "busy", [RECIPIENT])
+        clock.now += 30
+        young = accept(opened)
+        for arrival in (young, old):
+            opened.split(to(arrival, "save"), 2)
+        order: dict[bool, list[str]] = {True: [], False: []}
+        for new, ids in order.items():
+            while one := opened.first_due("save", new=new):
+                ids.append(one.id)
+                opened.done(one)
+        assert order == {
+            True: [f"{old.id}.1", f"{old.id}.2", f"{young.id}.1", f"{young.id}.2"],
+            False: [tried[10].id, tried[20].id],
+        }
+
+    @pytest.mark.parametrize(
+        ("seconds", "expected"),
+        [
+            (14.9, False),
+            (15, True),
+            (86400, True),
+            (15 - 2 * MAX_WAIT, False),
+            (15 - 2 * MAX_WAIT - 1, True),
+            (-YEARS, True),
+        ],
+        ids=["early", "in time", "late", "clock set back", "clock set back more", "years"],
+    )
+    def test_time(self, opened: Spool, clock: Clock, seconds: float, expected: bool) -> None:
+        """R07: what is due is what `due` finds, also when the clock has been set back."""
+        arrival = accept(opened)
+        opened.postpone(to(arrival, "save"), 15, "busy", [RECIPIENT])
+        clock.now += seconds
+        found = opened.first_due("save", new=False)
+        assert (found is not None, opened.due("save") != []) == (expected, expected)
+
+
+class TestRest:
+    def test_clock_set_back(self, opened: Spool, clock: Clock) -> None:
+        """R07: what is due because the clock was set back rests with the others."""
+        accept(opened, targets=("mail",))
+        clock.now -= 5 * 3600
+        assert len(opened.due("mail")) == 1
+        assert opened.back_off("mail", 100, "gone") == 1
+        assert opened.due("mail") == []
+
+    @pytest.mark.parametrize(
+        ("tried", "seconds", "changes", "expected"),
+        [
+            (None, 0, 1, (1, 100, 100, "gone")),
+            (None, 50, 1, (1, 100, 100, "gone")),
+            (15, 15, 1, (2, 100, 115, "gone")),
+            (15, 500, 1, (2, 100, 115, "gone")),
+            (15, 5, 1, (2, 100, 105, "gone")),
+            (100, 0, 0, (1, 100, 100, "busy")),
+            (3600, 0, 0, (1, 3600, 3600, "busy")),
+        ],
+        ids=[
+            "new",
+            "due for a while",
+            "tried, due",
+            "tried, due for a while",
+            "tried, due soon",
+            "tried, due then",
+            "tried, due later",
+        ],
+    )
+    def test_wait(
+        self,
+        opened: Spool,
+        clock: Clock,
+        tried: float | None,
+        seconds: float,
+        changes: int,
+        expected: tuple[int, float, float, str],
+    ) -> None:
+        """What is due, or would be sooner, waits for as long; what waits for longer still does."""
+        arrival = accept(opened)
+        if tried is not None:
+            opened.postpone(to(arrival, "save"), tried, "busy", [RECIPIENT])
+        clock.now += seconds
+        assert opened.back_off("save", 100, "gone") == changes
+        [one] = opened.waiting()
+        assert (one.attempts, one.next_try - clock.now, one.waited, one.reason) == expected
+
+    def test_others(self, opened: Spool, clock: Clock) -> None:
+        """What is for another target, or has ended, is left alone."""
+        done, failed = accept(opened), accept(opened)
+        opened.done(to(done, "save"))
+        opened.failed(to(failed, "save"), "never")
+        accept(opened, targets=("mail",))
+        before = opened.waiting()
+        assert opened.back_off("save", 100, "gone") == 0
+        assert opened.waiting() == before
+        for _ in range(3):
+            accept(opened)
+        assert opened.back_off("save", 100, "gone") == 3
+        assert waits(opened, clock) == [("mail", 0, 0), *[("save", 0, 100)] * 3]
+
+    def test_but(self, opened: Spool, clock: Clock) -> None:
+        """The one whose failure it is waits already, and what is hurried is tried all the same.
+
+        That one comes before all others.
+        """
+        failed, hurried, other = (accept(opened) for _ in range(3))
+        clock.now += 60
+        opened.postpone(to(failed, "save"), 50, "busy", [RECIPIENT])
+        opened.retry_now(hurried.id)
+        assert opened.back_off("save", 100, "gone", except_for=to(failed, "save")) == 1
+        found = {one.arrival.id: (one.attempts, one.reason) for one in opened.waiting()}
+        assert found == {failed.id: (1, "busy"), hurried.id: (0, ""), other.id: (1, "gone")}
+        first = opened.first_due("save", new=True)
+        assert (first and first.arrival, len(opened.due("save"))) == (hurried, 1)
+
+    def test_but_that_part(self, opened: Spool) -> None:
+        """Other files of the upload whose failure it is wait like all the others."""
+        arrival = accept(opened, targets=("save", "mail"))
+        opened.split(to(arrival, "save"), 3)
+        assert opened.back_off("save", 100, "gone", except_for=to(arrival, "save", 2)) == 2
+        waiting = {(one.target, one.file_number): one.attempts for one in opened.waiting()}
+        assert waiting == {("mail", 0): 0, ("save", 1): 1, ("save", 2): 0, ("save", 3): 1}
+
+    @pytest.mark.parametrize("hold", [QUIET, MAX_WAIT], ids=["quiet", "a file on its way"])
+    def test_growing_post(self, opened: Spool, clock: Clock, hold: float) -> None:
+        """A post that has not been tried, since it may grow, is left alone."""
+        append(opened, 1, at_once=())
+        opened.expect(POST, hold)
+        before = opened.waiting()
+        assert opened.back_off(MAIL, 7200, "gone") == 0
+        assert opened.waiting() == before
+
+    def test_post_that_is_due(self, opened: Spool, clock: Clock) -> None:
+        """A post that is due waits with the others, and until it is read it may grow."""
+        append(opened, 1, at_once=())
+        clock.now += QUIET
+        assert opened.back_off(MAIL, 15, "gone") == 1
+        assert waits(opened, clock) == [(MAIL, 0, 15)]
+        append(opened, 2, at_once=())
+        assert posts(opened) == [[1, 2]]
+
+
+class TestRecent:
+    """What has been accepted, for a list of it."""
+
+    def arrive(
+        self, into: Spool, client: str = CLIENT, thumbnails: Sequence[Thumbnail | None] = ()
+    ) -> StoredUpload:
+        data = body([("a.jpg", PHOTO), ("b\u202e.jpg", jpeg(600))])
+        arrival = into.accept(receive(into, data), client, parsed(data), SAVE, thumbnails)
+        into.reply_confirmed(arrival.id)
+        return arrival
+
+    def test_latest_first(self, opened: Spool, clock: Clock) -> None:
+        """Of one client or of all, and no more than are wanted."""
+        arrivals = []
+        for number in range(6):
+            clock.now += 1
+            arrivals.append(self.arrive(opened, f"192.0.2.{number % 2}"))
+        arrivals.reverse()
+        assert [one.arrival for one in opened.recent()] == arrivals
+        assert [one.arrival for one in opened.recent("192.0.2.1")] == arrivals[::2]
+        assert [one.arrival for one in opened.recent("192.0.2.1", 2)] == [arrivals[0], arrivals[2]]
+        assert opened.recent("192.0.2.9") == []
+        assert [one.arrival for one in opened.recent(limit=1)] == arrivals[:1]
+
+    def test_files(self, opened: Spool) -> None:
+        """They are there also when the body is gone."""
+        arrival = self.arrive(opened, CLIENT, [None, Thumbnail(b"small", 90)])
+        opened.done(to(arrival, "save"))
+        [found] = opened.recent()
+        assert found.files == (
+            FileRecord(1, "a.jpg", 500, False, 0),
+            FileRecord(2, "b.jpg", 600, True, 90),
+        )
+        assert [opened.thumbnail(arrival.id, part) for part in (0, 1, 2, 3)] == [
+            *(None, None),
+            b"small",
+            None,
+        ]
+        assert opened.thumbnail("another", 2) is None
+
+    def test_deliveries(self, opened: Spool, clock: Clock) -> None:
+        """What waits, is done, and has failed."""
+        arrival = accept(opened, targets=("drop", "mail", "save"))
+        opened.done(to(arrival, "save"))
+        opened.failed(to(arrival, "drop"), "no reason")
+        opened.postpone(to(arrival, "mail"), 30.0, "no answer", ["left@example.org"])
+        [found] = opened.recent()
+        now = clock.now
+        assert found.deliveries == (
+            DeliveryStatus("drop", 0, (RECIPIENT,), "failed", now, "no reason"),
+            DeliveryStatus("mail", 0, ("left@example.org",), "waiting", now + 30, "no answer"),
+            DeliveryStatus("save", 0, (RECIPIENT,), "done", now, ""),
+        )
+
+    def test_post(self, opened: Spool) -> None:
+        """The photos of a post are its files."""
+        for number in (1, 2):
+            append(opened, number)
+        [found] = opened.recent()
+        assert [(one.number, one.name) for one in found.files] == [(1, "1.JPG"), (2, "2.JPG")]
+        assert {(one.target, one.file_number) for one in found.deliveries} == {
+            *(("save", 1), ("save", 2)),
+            (MAIL, 0),
+        }
+
+    def test_thumbnails_of_older_ones_are_forgotten(self, opened: Spool, clock: Clock) -> None:
+        """What nobody will see again takes no room; names are small, they stay."""
+        arrivals = []
+        for _ in range(RECENT + 3):
+            clock.now += 1
+            arrivals.append(self.arrive(opened, CLIENT, [Thumbnail(b"small"), None]))
+        kept = [opened.thumbnail(one.id, 1) for one in arrivals]
+        assert kept == [None] * 3 + [b"small"] * RECENT
+        assert all(len(one.files) == 2 for one in opened.recent(limit=100))
