@@ -29,8 +29,9 @@ def has_room(room: Room, id: str, size: int, length: int | None) -> bool:
     try:
         room.reserve(id, size, length)
     except OSError as error:
-        assert error.errno == errno.ENOSPC
         room.release(id)
+        if error.errno != errno.ENOSPC:
+            raise
         return False
     return True
 
