@@ -36,7 +36,7 @@ from nxparse.store.body import MIN_FREE, STRIDE
 from nxparse.store.deliveries import MAX_WAIT
 from nxparse.store.records import GAP, FileRecord, Post
 from nxparse.store.spool import QUIET, Spool
-from nxparse.text import describe_disk_error, printable
+from nxparse.text import describe_disk_error, format_size, printable
 from tests import pictures
 from tests.bodies import BOUNDARY, CONTENT_TYPE, SENDER, body, jpeg, message_xml, part_head
 from tests.clock import NEW_YEAR, Clock
@@ -257,42 +257,11 @@ UNDELIVERABLE: dict[str, tuple[dict[str, object], str, tuple[str, ...], str | No
         ("c@example.org", "d@-x.example"),
         "'d@-x.example' has a domain that cannot exist",
     ),
-    "quoted recipient": (
-        SMTP,
-        "a@b.example",
-        ('"c d"@example.org',),
-        "'\"c d\"@example.org' is not an e-mail address",
-    ),
-    "recipient beyond a good one": (
-        SMTP,
-        "a@b.example",
-        ("a@good.example)evil@x.example",),
-        "'a@good.example)evil@x.example' is not an e-mail address",
-    ),
-    "long recipient": (
-        SMTP,
-        "a@b.example",
-        ("x" * 65 + "@example.org",),
-        f"{'x' * 65 + '@example.org'!r} is not an e-mail address",
-    ),
-    "long domain": (
-        SMTP,
-        "a@b.example",
-        ("a@" + "x." * 125 + "example",),
-        f"{('a@' + 'x.' * 125 + 'example')[:100]!r} has too long a domain",
-    ),
-    "sender": (SMTP, ODD, ("c@example.org",), f"{ODD!r} is not an e-mail address"),
     "no sender": (SMTP, "", ("c@example.org",), "'' is not an e-mail address"),
     "sender, mail to one address": (
         MAIL_TO_ME,
         ODD,
         ("c@example.org",),
-        f"{ODD!r} is not an e-mail address",
-    ),
-    "recipient of mail among files": (
-        {"nx_route": ["c@*=save"], **SMTP},
-        "a@b.example",
-        ("c@example.org", ODD),
         f"{ODD!r} is not an e-mail address",
     ),
     "recipient of mail and a file": (
@@ -301,9 +270,8 @@ UNDELIVERABLE: dict[str, tuple[dict[str, object], str, tuple[str, ...], str | No
         (ODD,),
         f"{ODD!r} is not an e-mail address",
     ),
-    "good ones": (SMTP, "a@b.example", ("c@example.org", "d@bücher.example"), None),
-    "sender replaced": (FROM_ME, ODD, ("c@example.org",), None),
-    "no sender, replaced": (FROM_ME, "", ("c@example.org",), None),
+    "valid": (SMTP, "a@b.example", ("c@example.org", "d@bücher.example"), None),
+    "sender replaced": (FROM_ME, "", ("c@example.org",), None),
     "recipient replaced": (MAIL_TO_ME, "a@b.example", (ODD,), None),
     "files only": ({}, ODD, (ODD, "d@-x.example"), None),
     "recipient of a file among mail": (
@@ -312,8 +280,6 @@ UNDELIVERABLE: dict[str, tuple[dict[str, object], str, tuple[str, ...], str | No
         (ODD, "c@example.org"),
         None,
     ),
-    "sender of a file, mail for nobody": ({"nx_route": ["*=save"], **SMTP}, ODD, (ODD,), None),
-    "dropped": ({"nx_route": ["*=drop"], **SMTP}, ODD, (ODD,), None),
 }
 
 
@@ -766,7 +732,7 @@ class TestFile:
             receiver = place.file(TO_ME, "facebook=save", number=number, gallery=gallery)
             results.append(received(receiver, data[number - 1]))
         first, second = (result.accepted for result in results)
-        message = f"from anna to facebook: SAM_4371.JPG, {len(data[0])} bytes"
+        message = f"from anna to facebook: SAM_4371.JPG, {format_size(len(data[0]))}"
         assert results[0] == Result(ACCEPTED, first, first or "", message=message)
         assert (results[1].upload, first != second) == (first, True)
         assert place.posted() == {
