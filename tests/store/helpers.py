@@ -48,7 +48,7 @@ YEARS = 10 * 365 * 86400.0
 
 
 def receive(into: Spool, data: bytes = BODY) -> Incoming:
-    """A body that has come in whole, in two pieces."""
+    """Receive a body in two chunks."""
     incoming = into.begin(len(data))
     incoming.write(data[:100])
     incoming.write(data[100:])
@@ -61,20 +61,20 @@ UPLOAD = parsed(BODY)
 def accept(
     into: Spool, data: bytes = BODY, targets: tuple[str, ...] = ("save",), sender: str = SENDER
 ) -> StoredUpload:
-    """An upload has been accepted, and the camera has its reply."""
+    """Accept an upload and confirm its reply."""
     deliveries = {target: [RECIPIENT] for target in targets}
     arrival = into.accept(receive(into, data), CLIENT, parsed(data, sender), deliveries)
     into.reply_confirmed(arrival.id)
     return arrival
 
 
-def to(arrival: StoredUpload, target: str, part: int = 0) -> Delivery:
-    """An upload, or a file of it, on its way to a target."""
-    return Delivery(arrival, target, part, (RECIPIENT,), 0, 0.0, arrival.received, "")
+def to(arrival: StoredUpload, target: str, file_number: int = 0) -> Delivery:
+    """Return the delivery of an upload, or of one file of it."""
+    return Delivery(arrival, target, file_number, (RECIPIENT,), 0, 0.0, arrival.received, "")
 
 
 def due(found: Spool) -> list[tuple[StoredUpload, str, int]]:
-    """What is due to any target: upload, target and number of attempts."""
+    """Return upload, target and number of attempts of each due delivery."""
     return [
         (one.arrival, one.target, one.attempts)
         for target in found.targets()
@@ -83,7 +83,7 @@ def due(found: Spool) -> list[tuple[StoredUpload, str, int]]:
 
 
 def photo(number: int) -> bytes:
-    """One of the photos of a post."""
+    """Return a photo of a post."""
     return jpeg(300 + number, number)
 
 
@@ -91,7 +91,7 @@ NUMBERS = {photo(number): number for number in range(1, 81)}
 
 
 def whole(incoming: Incoming, name: str | None = "SAM.JPG", kind: str = "image/jpeg") -> File:
-    """The file that a body is."""
+    """Return the file that a body consists of."""
     return upload.whole(name, kind, incoming.size, incoming.fetch)
 
 
@@ -106,7 +106,7 @@ def append(
     thumbnail: Thumbnail | None = None,
     confirmed: bool = True,
 ) -> StoredUpload:
-    """A photo of a post has been accepted, and the camera has its reply."""
+    """Accept a photo of a post and confirm its reply."""
     incoming = receive(into, photo(number))
     arrival = into.append(
         incoming,
@@ -128,36 +128,36 @@ def append_all(
     at_once: Sequence[str] = ("save",),
     together: Sequence[str] = (MAIL,),
 ) -> StoredUpload:
-    """Several photos of a post have come in."""
+    """Accept several photos of a post."""
     first, *_ = [append(into, one, at_once=at_once, together=together) for one in numbers]
     return first
 
 
 def numbers(found: Spool, delivery: Delivery) -> list[int]:
-    """The numbers of the photos that are delivered."""
+    """Return the numbers of the photos in a delivery."""
     with found.read(delivery) as (_, files):
         return [NUMBERS[file.data] for file in files]
 
 
 def posts(found: Spool, target: str = MAIL) -> list[list[int]]:
-    """The photos of each delivery that waits for a target."""
+    """Return the photos of each waiting delivery to a target."""
     return sorted(numbers(found, one) for one in found.waiting() if one.target == target)
 
 
 def waits(found: Spool, clock: Clock) -> list[tuple[str, int, float]]:
-    """What waits: target, part, and for how long yet."""
+    """Return target, file number and remaining seconds of each waiting delivery."""
     return sorted(
         (one.target, one.file_number, one.next_try - clock.now) for one in found.waiting()
     )
 
 
 def spooled(root: Path) -> list[int]:
-    """The numbers of the photos in the spool."""
+    """Return the numbers of the photos in the spool."""
     return sorted(NUMBERS[data] for data in contents(root / "spool").values())
 
 
 def bodies(root: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """What is in the folders `spool` and `quarantine`."""
+    """Return the bodies in `spool` and `quarantine`."""
     return contents(root / "spool"), contents(root / "quarantine")
 
 
@@ -167,7 +167,7 @@ def reopened(old: Spool, root: Path, clock: Clock) -> Spool:
 
 
 def done_but_not_deleted(opened: Spool) -> None:
-    """The body of a finished delivery could not be deleted."""
+    """Finish a delivery whose body cannot be deleted."""
     arrival = accept(opened)
     with Faults(("unlink",), errno.EIO):
         opened.done(to(arrival, "save"))

@@ -36,7 +36,7 @@ def add(name: str) -> Callable[[sqlite3.Connection], str]:
 
 
 def test_new(path: Path) -> None:
-    """A new file can be read by its owner only, and is found again."""
+    """A new file is readable by its owner only."""
     opened = Database(path, SCHEMA)
     opened.store(add("NX300"))
     opened.close()
@@ -58,14 +58,14 @@ def test_other_schema(path: Path) -> None:
 
 
 def test_schema_that_fails(path: Path) -> None:
-    """A file gets its schema wholly or not at all."""
+    """A schema that fails leaves no tables."""
     with pytest.raises(sqlite3.OperationalError):
         Database(path, f"{SCHEMA} SELECT nonsense;")
     Database(path, SCHEMA).close()
 
 
 def test_stored_at_the_same_moment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits for the same commit shares it, and what fails is undone by itself."""
+    """Threads that wait share a commit, and an error undoes only its own statements."""
     monkeypatch.setattr(sqlite3, "connect", faults.connect)
     monkeypatch.setattr(faults.Database, "watchers", [])
     opened = Database(path, SCHEMA)
@@ -109,7 +109,7 @@ def test_store_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch, failing: 
 
 
 def test_rolled_back(path: Path) -> None:
-    """What is begun and fails has never been."""
+    """A transaction that fails is rolled back."""
     opened = Database(path, SCHEMA)
 
     def fail() -> None:
@@ -124,7 +124,7 @@ def test_rolled_back(path: Path) -> None:
 
 
 def test_rolled_back_by_sqlite(path: Path) -> None:
-    """What SQLite has rolled back by itself is not rolled back again: the first error is told."""
+    """The original error is raised after SQLite has rolled back by itself."""
     opened = Database(path, SCHEMA)
 
     def add_twice() -> None:
@@ -139,7 +139,7 @@ def test_rolled_back_by_sqlite(path: Path) -> None:
 
 
 def test_threads(path: Path) -> None:
-    """Threads take turns: no transaction sees half of another."""
+    """Transactions of several threads are isolated."""
     opened = Database(path, SCHEMA)
 
     def add_some() -> None:

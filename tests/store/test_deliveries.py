@@ -44,7 +44,7 @@ from tests.store.helpers import (
 
 class TestDeliveries:
     def test_oldest_first(self, opened: Spool, clock: Clock) -> None:
-        """Deliveries wait in the order in which their uploads came, then by target and file."""
+        """Deliveries are sorted by upload, target and file."""
         expected = []
         for _ in range(3):
             arrival = accept(opened, targets=("save", "mail"))
@@ -62,14 +62,14 @@ class TestDeliveries:
         assert opened.targets() == ["mail", "save"]
 
     def test_without_targets(self, opened: Spool, root: Path, clock: Clock) -> None:
-        """An upload for nobody is never due, and gone at the next start."""
+        """An upload without targets is deleted at the next start."""
         accept(opened, targets=())
         assert due(opened) == []
         reopened(opened, root, clock).close()
         assert bodies(root) == ({}, {})
 
     def test_postpone(self, opened: Spool, clock: Clock) -> None:
-        """A postponed delivery is due again when its time has come, with one more attempt."""
+        """A postponed delivery is due after its wait, with one more attempt."""
         arrival = accept(opened)
         opened.postpone(to(arrival, "save"), 15, "No space left on device", [RECIPIENT])
         seen: list[object] = [opened.next_try("save"), due(opened)]
@@ -92,13 +92,13 @@ class TestDeliveries:
     def test_clock_set_back(
         self, opened: Spool, clock: Clock, seconds: float, expected: bool
     ) -> None:
-        """R07: what came while the clock was wrong does not wait until that time comes."""
+        """R07: a delivery does not wait for a time from a wrong clock."""
         arrival = accept(opened)
         clock.now -= seconds
         assert due(opened) == ([(arrival, "save", 0)] if expected else [])
 
     def test_next_try(self, opened: Spool, clock: Clock) -> None:
-        """The next try is that of the delivery which is due first; what is settled has none."""
+        """The next try is that of the first waiting delivery."""
         late, early, never = accept(opened), accept(opened), accept(opened)
         opened.postpone(to(late, "save"), 60, "", [RECIPIENT])
         opened.postpone(to(early, "save"), 30, "", [RECIPIENT])
@@ -123,7 +123,7 @@ class TestDeliveries:
         ]
 
     def test_postponed_again(self, opened: Spool, clock: Clock) -> None:
-        """What a delivery has waited is added up from its waits, whatever the clock does."""
+        """The waits of a delivery are added up, whatever the clock does."""
         arrival = accept(opened, targets=("mail",))
         opened.postpone(to(arrival, "mail"), 15, "421 later", ["a", "b"])
         clock.now -= 86400
@@ -146,7 +146,7 @@ class TestDeliveries:
     def test_progress(
         self, opened: Spool, root: Path, clock: Clock, said: list[list[str]], known: list[str]
     ) -> None:
-        """What an attempt says it has done is known until one says more, whatever happens."""
+        """Progress is stored until an attempt replaces it."""
         accept(opened, targets=("mail", "save"))
         for progress in said:
             [delivery] = opened.due("mail")
@@ -159,7 +159,7 @@ class TestDeliveries:
             assert [one.progress for one in again.due("save")] == [()]
 
     def test_split(self, opened: Spool, root: Path, clock: Clock) -> None:
-        """One delivery for each file: each has its id, and those recipients that were left."""
+        """A split delivery has one id for each file and the recipients that were left."""
         arrival = accept(opened, targets=("mail", "save"))
         opened.postpone(to(arrival, "mail"), 15, "450 busy", ["b"])
         clock.now += 15
@@ -178,24 +178,24 @@ class TestDeliveries:
         assert contents(root / "spool") == {}
 
     def test_split_when_dropped(self, opened: Spool) -> None:
-        """What a person has dropped meanwhile does not come back in pieces."""
+        """A delivery that was dropped meanwhile is not split."""
         arrival = accept(opened, targets=("mail", "save"))
         opened.failed(to(arrival, "mail"), "dropped by hand")
         opened.split(to(arrival, "mail"), 2)
         assert [one.target for one in opened.waiting()] == ["save"]
 
-    def test_part(self, opened: Spool) -> None:
-        """A delivery is for all files, or for one, counted from 1."""
+    def test_file_number(self, opened: Spool) -> None:
+        """A delivery is for all files or for one, counted from 1."""
         arrival = accept(opened, body([("A.JPG", PHOTO), ("B.JPG", jpeg(600))]))
         names = []
-        for part in range(3):
-            with opened.read(to(arrival, "mail", part)) as (upload, files):
+        for file_number in range(3):
+            with opened.read(to(arrival, "mail", file_number)) as (upload, files):
                 names.append([file.name for file in files])
             assert len(upload.files) == 2
         assert names == [["A.JPG", "B.JPG"], ["A.JPG"], ["B.JPG"]]
 
-    def test_hurry(self, opened: Spool, clock: Clock) -> None:
-        """All that waits of an upload is due now; what has ended, or is another's, is not."""
+    def test_retry_now(self, opened: Spool, clock: Clock) -> None:
+        """Retrying makes all waiting deliveries of an upload due, and no others."""
         arrival, other = accept(opened, targets=("a", "b", "c")), accept(opened, targets=("a",))
         opened.split(to(arrival, "b"), 2)
         opened.done(to(arrival, "c"))
@@ -224,7 +224,7 @@ class TestDeliveries:
     def test_waited(
         self, opened: Spool, root: Path, clock: Clock, how: str, jump: float, waited: float
     ) -> None:
-        """A wait that is cut short counts as long as it lasted, and only once."""
+        """A wait that ends early counts for the time it lasted, once."""
         arrival = accept(opened)
         opened.postpone(to(arrival, "save"), 100, "450 busy", [RECIPIENT])
         clock.now += jump
@@ -239,7 +239,7 @@ class TestDeliveries:
 
     @pytest.mark.parametrize("how", ["retried", "restart"])
     def test_waited_for_photos(self, opened: Spool, root: Path, clock: Clock, how: str) -> None:
-        """The time in which more photos of a post may come does not count, cut short or not."""
+        """The time that a post waits for photos does not count."""
         arrival = append(opened, 1)
         if how == "retried":
             opened.retry_now(arrival.id)
@@ -259,7 +259,7 @@ class TestFirstDue:
     def test_new_or_failed(
         self, opened: Spool, clock: Clock, ready: str, new: str | None, failed: str | None
     ) -> None:
-        """What is new and what has failed before are asked for by themselves."""
+        """New deliveries and retries are found separately."""
         arrivals = {name: accept(opened) for name in ready}
         if "f" in arrivals:
             opened.postpone(to(arrivals["f"], "save"), 15, "busy", [RECIPIENT])
@@ -269,7 +269,7 @@ class TestFirstDue:
         assert [one and one.arrival.id for one in found] == expected
 
     def test_order(self, opened: Spool, clock: Clock) -> None:
-        """First comes what has been due for longest, then the older upload, then its first file."""
+        """The longest due comes first, then the older upload, then its first file."""
         old, tried = accept(opened), {20: accept(opened), 10: accept(opened)}
         for seconds, arrival in tried.items():
             opened.postpone(to(arrival, "save"), seconds, "busy", [RECIPIENT])
@@ -300,7 +300,7 @@ class TestFirstDue:
         ids=["early", "in time", "late", "clock set back", "clock set back more", "years"],
     )
     def test_time(self, opened: Spool, clock: Clock, seconds: float, expected: bool) -> None:
-        """R07: what is due is what `due` finds, also when the clock has been set back."""
+        """R07: `first_due` and `due` agree, also after the clock was set back."""
         arrival = accept(opened)
         opened.postpone(to(arrival, "save"), 15, "busy", [RECIPIENT])
         clock.now += seconds
@@ -308,9 +308,9 @@ class TestFirstDue:
         assert (found is not None, opened.due("save") != []) == (expected, expected)
 
 
-class TestRest:
+class TestBackOff:
     def test_clock_set_back(self, opened: Spool, clock: Clock) -> None:
-        """R07: what is due because the clock was set back rests with the others."""
+        """R07: a delivery that is due because the clock was set back is postponed, too."""
         accept(opened, targets=("mail",))
         clock.now -= 5 * 3600
         assert len(opened.due("mail")) == 1
@@ -347,7 +347,7 @@ class TestRest:
         changes: int,
         expected: tuple[int, float, float, str],
     ) -> None:
-        """What is due, or would be sooner, waits for as long; what waits for longer still does."""
+        """Deliveries due within the wait are postponed, later ones are not."""
         arrival = accept(opened)
         if tried is not None:
             opened.postpone(to(arrival, "save"), tried, "busy", [RECIPIENT])
@@ -357,7 +357,7 @@ class TestRest:
         assert (one.attempts, one.next_try - clock.now, one.waited, one.reason) == expected
 
     def test_others(self, opened: Spool, clock: Clock) -> None:
-        """What is for another target, or has ended, is left alone."""
+        """Other targets and settled deliveries are not postponed."""
         done, failed = accept(opened), accept(opened)
         opened.done(to(done, "save"))
         opened.failed(to(failed, "save"), "never")
@@ -370,8 +370,8 @@ class TestRest:
         assert opened.back_off("save", 100, "gone") == 3
         assert waits(opened, clock) == [("mail", 0, 0), *[("save", 0, 100)] * 3]
 
-    def test_but(self, opened: Spool, clock: Clock) -> None:
-        """The one whose failure it is waits already, and what is hurried is tried all the same.
+    def test_except_for(self, opened: Spool, clock: Clock) -> None:
+        """The delivery that failed, and one that the user retries, are not postponed.
 
         That one comes before all others.
         """
@@ -385,8 +385,8 @@ class TestRest:
         first = opened.first_due("save", new=True)
         assert (first and first.arrival, len(opened.due("save"))) == (hurried, 1)
 
-    def test_but_that_part(self, opened: Spool) -> None:
-        """Other files of the upload whose failure it is wait like all the others."""
+    def test_except_for_one_file(self, opened: Spool) -> None:
+        """The other files of the upload that failed are postponed."""
         arrival = accept(opened, targets=("save", "mail"))
         opened.split(to(arrival, "save"), 3)
         assert opened.back_off("save", 100, "gone", except_for=to(arrival, "save", 2)) == 2
@@ -395,7 +395,7 @@ class TestRest:
 
     @pytest.mark.parametrize("hold", [QUIET, MAX_WAIT], ids=["quiet", "a file on its way"])
     def test_growing_post(self, opened: Spool, clock: Clock, hold: float) -> None:
-        """A post that has not been tried, since it may grow, is left alone."""
+        """An open post that is not due is not postponed."""
         append(opened, 1, at_once=())
         opened.expect(POST, hold)
         before = opened.waiting()
@@ -403,7 +403,7 @@ class TestRest:
         assert opened.waiting() == before
 
     def test_post_that_is_due(self, opened: Spool, clock: Clock) -> None:
-        """A post that is due waits with the others, and until it is read it may grow."""
+        """A post that is due is postponed, and stays open until it is read."""
         append(opened, 1, at_once=())
         clock.now += QUIET
         assert opened.back_off(MAIL, 15, "gone") == 1
@@ -413,7 +413,7 @@ class TestRest:
 
 
 class TestRecent:
-    """What has been accepted, for a list of it."""
+    """The list of recent uploads."""
 
     def arrive(
         self, into: Spool, client: str = CLIENT, thumbnails: Sequence[Thumbnail | None] = ()
@@ -424,7 +424,7 @@ class TestRecent:
         return arrival
 
     def test_latest_first(self, opened: Spool, clock: Clock) -> None:
-        """Of one client or of all, and no more than are wanted."""
+        """The latest uploads of one client or of all, within a limit."""
         arrivals = []
         for number in range(6):
             clock.now += 1
@@ -437,7 +437,7 @@ class TestRecent:
         assert [one.arrival for one in opened.recent(limit=1)] == arrivals[:1]
 
     def test_files(self, opened: Spool) -> None:
-        """They are there also when the body is gone."""
+        """The files are listed after the body is deleted."""
         arrival = self.arrive(opened, CLIENT, [None, Thumbnail(b"small", 90)])
         opened.done(to(arrival, "save"))
         [found] = opened.recent()
@@ -445,7 +445,7 @@ class TestRecent:
             FileRecord(1, "a.jpg", 500, False, 0),
             FileRecord(2, "b.jpg", 600, True, 90),
         )
-        assert [opened.thumbnail(arrival.id, part) for part in (0, 1, 2, 3)] == [
+        assert [opened.thumbnail(arrival.id, file_number) for file_number in (0, 1, 2, 3)] == [
             *(None, None),
             b"small",
             None,
@@ -453,7 +453,7 @@ class TestRecent:
         assert opened.thumbnail("another", 2) is None
 
     def test_deliveries(self, opened: Spool, clock: Clock) -> None:
-        """What waits, is done, and has failed."""
+        """Waiting, finished and failed deliveries are listed."""
         arrival = accept(opened, targets=("drop", "mail", "save"))
         opened.done(to(arrival, "save"))
         opened.failed(to(arrival, "drop"), "no reason")
@@ -478,7 +478,7 @@ class TestRecent:
         }
 
     def test_thumbnails_of_older_ones_are_forgotten(self, opened: Spool, clock: Clock) -> None:
-        """What nobody will see again takes no room; names are small, they stay."""
+        """The thumbnails of older uploads are deleted."""
         arrivals = []
         for _ in range(RECENT + 3):
             clock.now += 1

@@ -30,7 +30,7 @@ from tests.store.helpers import (
 class TestQuarantine:
     @pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
     def test_any_call_fails(self, tmp_path: Path, clock: Clock, persistent: bool) -> None:
-        """Whichever call fails, a cut body is in quarantine after a restart at the latest."""
+        """Whichever call fails, a cut body is in quarantine at the latest after a restart."""
         for first in itertools.count(1):
             root = tmp_path / str(first) / ".nx"
             opened = Spool(root, clock)
@@ -47,13 +47,13 @@ class TestQuarantine:
         assert told == root / "quarantine" / incoming.id
 
     def test_kept(self, opened: Spool, root: Path) -> None:
-        """A cut body is kept as it came."""
+        """A cut body goes to quarantine unaltered."""
         incoming = receive(opened, BODY[:300])
         assert opened.quarantine(incoming) == root / "quarantine" / incoming.id
         assert bodies(root) == ({}, {incoming.id: BODY[:300]})
 
     def test_empty(self, opened: Spool, root: Path) -> None:
-        """A body of which nothing came is not kept."""
+        """An empty body is deleted."""
         assert opened.quarantine(opened.begin()) is None
         assert bodies(root) == ({}, {})
 
@@ -78,7 +78,7 @@ class TestQuarantine:
         room: int,
         deleted: int,
     ) -> None:
-        """When quarantine is full, the oldest in it are deleted, and no more than needed.
+        """When quarantine is full, the oldest bodies are deleted, and no more than needed.
 
         Files of one byte take a block of 4 KiB each, and an inode.
         """
@@ -98,7 +98,7 @@ class TestQuarantine:
     def test_counted_at_start(
         self, opened: Spool, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What is in quarantine at the start counts, too."""
+        """Bodies that are in quarantine at the start count."""
         path = opened.quarantine(receive(opened))
         monkeypatch.setattr(quarantine, "MAX_QUARANTINED", 0)
         again = reopened(opened, root, clock)
@@ -108,7 +108,7 @@ class TestQuarantine:
     def test_tidy_what_can_be(
         self, opened: Spool, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A file that cannot be deleted stays, and the next oldest go in its place."""
+        """A body that cannot be deleted is skipped."""
         monkeypatch.setattr(quarantine, "MAX_QUARANTINED", 2)
         paths = []
         for _ in range(4):
@@ -119,7 +119,7 @@ class TestQuarantine:
         assert [root / "quarantine" / name for name in bodies(root)[1]] == [paths[0], paths[3]]
 
     def test_give_up(self, opened: Spool, root: Path) -> None:
-        """An accepted body that cannot be read is kept in quarantine."""
+        """An accepted body that cannot be parsed goes to quarantine."""
         arrival = accept(opened, b"not multipart")
         assert opened.give_up(to(arrival, "save")) == [root / "quarantine" / arrival.id]
         assert opened.give_up(to(arrival, "save")) == []
@@ -127,10 +127,10 @@ class TestQuarantine:
 
 
 class TestUnknown:
-    """Requests that nobody knew how to answer."""
+    """Unknown requests."""
 
     def test_kept(self, opened: Spool, root: Path) -> None:
-        """A flow is kept as it is, for its owner only, and nothing else is there."""
+        """A flow is stored unaltered, readable by its owner only."""
         paths = [opened.keep_unknown(flow) for flow in (b"one", b"two")]
         assert sorted(paths) == sorted((root / "unknown").iterdir())
         assert [path.read_bytes() for path in paths] == [b"one", b"two"]
@@ -156,7 +156,7 @@ class TestUnknown:
         limits: dict[str, int],
         left: list[int],
     ) -> None:
-        """The card does not fill up: the oldest make room."""
+        """The oldest flows are deleted when there are too many, or too large ones."""
         for name, limit in limits.items():
             monkeypatch.setattr(quarantine, name, limit)
         for number in (1, 2, 3, 4):
@@ -166,7 +166,7 @@ class TestUnknown:
 
     @pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
     def test_failure(self, opened: Spool, root: Path, persistent: bool) -> None:
-        """K01: whichever call fails, no half of a flow has a name, and the next one is kept."""
+        """K01: whichever call fails, no partial flow is left, and the next one is stored."""
         for first in itertools.count(1):
             with (
                 Faults(

@@ -38,7 +38,7 @@ from tests.store.helpers import (
 
 class TestRepeats:
     def repeat(self, into: Spool, data: bytes = BODY, sender: str = SENDER) -> str | None:
-        """The same arrives again: the id that it repeats, None if it is a new upload."""
+        """Receive a body again. Returns the id that it repeats, None if it is new."""
         incoming = receive(into, data)
         try:
             into.accept(incoming, CLIENT, parsed(data, sender), SAVE)
@@ -51,7 +51,7 @@ class TestRepeats:
     def repeat_photo(
         self, into: Spool, number: int, resource: str, post: Post = POST
     ) -> str | None:
-        """The same for a photo of a post."""
+        """Receive a photo of a post again."""
         try:
             append(into, number, post, resource=resource)
         except RepeatedError as error:
@@ -104,19 +104,19 @@ class TestRepeats:
         later: float,
         found: bool,
     ) -> None:
-        """The same of the same sender within the hour is a duplicate."""
+        """The same body of the same sender within the hour is a duplicate."""
         clock.now += later
         assert self.repeat(opened, data, sender) == (lost if found else None)
         assert len(opened.waiting()) == (1 if found else 2)
 
     def test_confirmed(self, opened: Spool) -> None:
-        """The same after a reply that has arrived is a new upload, and delivered."""
+        """The same body after a confirmed reply is a new upload."""
         accept(opened)
         assert self.repeat(opened) is None
         assert len(opened.waiting()) == 2
 
     def test_reply_to_a_duplicate(self, opened: Spool, lost: str) -> None:
-        """A duplicate is answered once, or until one of its replies has arrived."""
+        """Repeats are duplicates until a reply to one of them is confirmed."""
         seen = []
         for arrived in (False, False, True, True):
             seen.append(self.repeat(opened))
@@ -162,7 +162,7 @@ class TestRepeats:
         settle: Callable[[Spool, str], None],
         found: bool,
     ) -> None:
-        """What became of a reply is known after a restart; what was not known counts as lost."""
+        """A reply that was open at a restart counts as lost."""
         arrival = opened.accept(receive(opened), CLIENT, UPLOAD, SAVE)
         settle(opened, arrival.id)
         again = reopened(opened, root, clock)
@@ -170,14 +170,14 @@ class TestRepeats:
         again.close()
 
     def test_delivered(self, opened: Spool, root: Path, lost: str) -> None:
-        """A duplicate of what has been delivered already is not delivered again."""
+        """A duplicate of a delivered upload is not delivered again."""
         [delivery] = opened.waiting()
         opened.done(delivery)
         assert self.repeat(opened) == lost
         assert (opened.waiting(), bodies(root)) == ([], ({}, {}))
 
     def test_confirmation_costs_no_transaction(self, opened: Spool, root: Path) -> None:
-        """It is stored with the next transaction, so that an upload has one commit."""
+        """A confirmation is stored with the next transaction."""
         commits = []
         arrival = opened.accept(receive(opened), CLIENT, UPLOAD, SAVE)
 
@@ -233,12 +233,12 @@ class TestRepeats:
         assert repeated == (arrival.id if found else None)
 
     def test_announced_while_the_reply_is_open(self, opened: Spool) -> None:
-        """The same for the same announcement needs to wait for nothing."""
+        """A repeat for the same announcement does not wait for the open reply."""
         arrival = append(opened, 1, resource="R1", confirmed=False)
         assert [self.repeat_photo(opened, 1, "R1") for _ in range(2)] == [arrival.id] * 2
 
     def test_lost_photo(self, opened: Spool, clock: Clock) -> None:
-        """A photo whose reply was lost may come under a new announcement, within the hour."""
+        """A photo whose reply was lost is a duplicate under a new announcement, within the hour."""
         arrival = append(opened, 1, resource="R1", confirmed=False)
         seen = []
         for later in (0, REPEAT, REPEAT + 1):

@@ -114,7 +114,7 @@ GROUPS: dict[str, Row] = {
 class TestOpen:
     @pytest.mark.skipif(os.name != "posix", reason="needs POSIX modes")
     def test_modes(self, root: Path, clock: Clock) -> None:
-        """K14: nobody else gets in, however lenient the umask is; the photos' folder follows it."""
+        """K14: `.nx` is private whatever the umask; the folder of the photos follows it."""
         before = os.umask(0)
         try:
             with_all = Spool(root, clock)
@@ -143,7 +143,7 @@ class TestOpen:
         }
 
     def test_photo_folder_is_a_link(self, tmp_path: Path, clock: Clock) -> None:
-        """A user may put a link to another disk where the photos go."""
+        """The folder of the photos may be a link."""
         (tmp_path / "disk").mkdir()
         (tmp_path / "uploads").symlink_to(tmp_path / "disk")
         Spool(tmp_path / "uploads" / ".nx", clock).close()
@@ -160,13 +160,13 @@ class TestOpen:
     )
     @pytest.mark.parametrize("call", ["mkdir", "open"])
     def test_failure(self, root: Path, clock: Clock, call: str, error: int) -> None:
-        """K04: what cannot be opened is told at once."""
+        """K04: a failure to open the spool is an OSError."""
         with Faults((call,), error), pytest.raises(OSError, match=r"\w") as caught:
             Spool(root, clock)
         assert caught.value.errno == error
 
     def test_empty_state(self, opened: Spool, root: Path, clock: Clock) -> None:
-        """K07: without its state, what is in the spool is kept for a person to look at."""
+        """K07: without the database, bodies go to quarantine."""
         arrival = accept(opened)
         opened.close()
         (root / "state.sqlite3").write_bytes(b"")
@@ -195,7 +195,7 @@ class TestOpen:
         assert settings == {("wal", 2, 1)}
 
     def test_two_at_once(self, opened: Spool, root: Path, clock: Clock) -> None:
-        """K13: a second program on the same spool is refused; it would take the first one's."""
+        """K13: a second process cannot open the spool."""
         incoming = receive(opened)
         with pytest.raises(BlockingIOError):
             Spool(root, clock)
@@ -204,7 +204,7 @@ class TestOpen:
 
     @pytest.mark.parametrize("state", ["open elsewhere", "garbled"])
     def test_failure_costs_no_descriptor(self, root: Path, clock: Clock, state: str) -> None:
-        """K11: to try again and again does not use up what a process may have open."""
+        """K11: a failure to open the spool leaks no descriptor."""
         other = Spool(root, clock)
         if state == "garbled":
             other.close()
@@ -262,7 +262,7 @@ class TestRecovery:
         again.close()
 
     def test_half_kept(self, opened: Spool, root: Path, clock: Clock) -> None:
-        """Half a file in `undelivered` is deleted; whole ones, and what is not ours, stay."""
+        """Temporary files in `undelivered` are deleted, other files are not."""
         day = root.parent / "undelivered" / "2026-01-01"
         day.mkdir(parents=True)
         names = ("SAM_4371.JPG", ".20260101T000000Z-00000000-0", ".hidden")
@@ -272,7 +272,7 @@ class TestRecovery:
         assert sorted(os.listdir(day)) == [".hidden", "SAM_4371.JPG"]
 
     def test_copies(self, opened: Spool, root: Path, clock: Clock) -> None:
-        """Copies for a command that a crash has cut off are deleted, and nothing else is."""
+        """The copies of a command that a crash ended are deleted."""
         elsewhere = root.parent / "elsewhere"
         for place in (root / "run-1", root / "run-2" / "deep", elsewhere):
             place.mkdir(parents=True)
@@ -294,7 +294,7 @@ class TestRecovery:
         monkeypatch: pytest.MonkeyPatch,
         call: str,
     ) -> None:
-        """Copies that cannot be deleted keep nobody from opening it."""
+        """Copies that cannot be deleted do not stop the start."""
         (root / "run-1").mkdir()
         (root / "run-1" / "SAM_4371.JPG").write_bytes(PHOTO)
         arrival = accept(opened)
@@ -324,7 +324,7 @@ class TestRecovery:
     def test_history(
         self, opened: Spool, root: Path, clock: Clock, state: str, age: float, kept: bool
     ) -> None:
-        """R07: old uploads are forgotten with their deliveries, but never one that waits."""
+        """R07: old uploads are deleted with their deliveries, but not one that waits."""
         arrival = accept(opened)
         delivery = to(arrival, "save")
         if state == "done":
@@ -345,7 +345,7 @@ class TestRecovery:
 
 class TestIncoming:
     def test_id(self, opened: Spool) -> None:
-        """An id begins with the UTC time and is never used twice."""
+        """Ids are unique and begin with the UTC time."""
         ids = {opened.begin().id for _ in range(100)}
         assert len(ids) == 100
         assert {re.sub(r"[0-9a-f]{8}\Z", "*", id) for id in ids} == {"20260101T000000Z-*"}
@@ -361,7 +361,7 @@ class TestIncoming:
         assert seen == [b"123", 5, b"3456789", 10]
 
     def test_discard(self, opened: Spool, root: Path) -> None:
-        """A discarded body leaves nothing, even if its file cannot be closed."""
+        """A discarded body is deleted, even if closing its file fails."""
         incoming = receive(opened)
         with Faults(("close",), errno.EIO):
             incoming.discard()
@@ -370,7 +370,7 @@ class TestIncoming:
 
 class TestAccept:
     def test_accepted(self, opened: Spool, root: Path, clock: Clock) -> None:
-        """An accepted body is in the spool, and due at once for each target."""
+        """The deliveries of an accepted upload are due at once."""
         incoming = receive(opened)
         clock.now += 60
         deliveries = {"save": [RECIPIENT], "mail": ["a", "b"]}
@@ -421,7 +421,7 @@ class TestAccept:
 
     @pytest.mark.parametrize("rolled_back", [False, True], ids=["open", "rolled back by SQLite"])
     def test_failed_commit(self, opened: Spool, root: Path, rolled_back: bool) -> None:
-        """Whether SQLite has rolled back or not: the body is not accepted, and the next one is."""
+        """After a failed commit the body is not accepted, and the next one is."""
         incoming = receive(opened)
 
         def fail(database: sqlite3.Connection, sql: str) -> None:
@@ -443,7 +443,7 @@ class TestAccept:
         assert due(opened) == [(arrival, "save", 0)]
 
     def test_state_cannot_grow(self, opened: Spool, root: Path) -> None:
-        """K01: when SQLite has no room, the body is not accepted; with room the next one is."""
+        """K01: if SQLite has no space, the body is not accepted; with space the next one is."""
         resource = pytest.importorskip("resource")
         size = (root / "state.sqlite3-wal").stat().st_size
         incoming = receive(opened)
@@ -460,7 +460,7 @@ class TestAccept:
         assert due(opened) == [(arrival, "save", 0)]
 
     def test_two_threads(self, opened: Spool) -> None:
-        """C08: bodies that come at the same time do not mix."""
+        """C08: bodies received at the same time do not mix."""
         sent = {f"192.0.2.{n}": body([(f"{n}.JPG", jpeg(20000, seed=n))]) for n in range(8)}
         together = threading.Barrier(len(sent))
 
@@ -502,7 +502,7 @@ class TestKills:
         settle: Callable[[Spool, Delivery], object],
         quarantined: bool,
     ) -> None:
-        """R10: after a kill at any step the body is still there as long as its delivery waits."""
+        """R10: after a kill at any step a body exists as long as its delivery waits."""
         root = tmp_path / ".nx"
         opened = Spool(root, clock)
         arrival = accept(opened)
@@ -523,7 +523,7 @@ class TestPosts:
     def test_groups(
         self, opened: Spool, clock: Clock, came: list[tuple[float, Post]], expected: list[list[int]]
     ) -> None:
-        """Photos that belong together are delivered together, or each by itself."""
+        """The photos of a post are delivered together, or each by itself."""
         for number, (seconds, post) in enumerate(came, 1):
             clock.now += seconds
             append(opened, number, post)
@@ -531,8 +531,8 @@ class TestPosts:
         assert posts(opened, "save") == [[number] for number in range(1, len(came) + 1)]
 
     @pytest.mark.parametrize("photos", [0, MAX_PHOTOS + 5])
-    def test_most(self, opened: Spool, clock: Clock, photos: int) -> None:
-        """A post has so many photos at most; then it is due, and the next begins another one."""
+    def test_max_photos(self, opened: Spool, clock: Clock, photos: int) -> None:
+        """A post with the most photos is due, and the next photo begins a new post."""
         seen = []
         for number in range(1, MAX_PHOTOS + 2):
             append(opened, number, replace(POST, photos=photos), at_once=())
@@ -541,7 +541,7 @@ class TestPosts:
         assert list(map(len, posts(opened))) == [MAX_PHOTOS, 1]
 
     def test_appended(self, opened: Spool, root: Path, clock: Clock) -> None:
-        """What can go photo by photo is due now, the post as a whole when it has been quiet."""
+        """Each photo is due now, the whole post when it has been quiet."""
         first = append(opened, 1, at_once=["drop", "save"], together=[MAIL, OTHER])
         clock.now += 20
         second = append(opened, 2, at_once=["drop", "save"], together=[MAIL, OTHER])
@@ -569,7 +569,7 @@ class TestPosts:
                 assert found.album == "NX300"
 
     def test_read(self, opened: Spool) -> None:
-        """A post is read as an upload with its photos, in the order in which they came."""
+        """A post is read as an upload with its photos in order."""
         append(opened, 1)
         incoming = receive(opened, photo(2))
         arrival = opened.append(
@@ -593,7 +593,7 @@ class TestPosts:
             assert (found.text, list(found.files)) == ("At the sea", files)
 
     def test_quiet(self, opened: Spool, clock: Clock) -> None:
-        """A post is due when no photo has come for a minute, and not before."""
+        """A post is due when no photo has arrived for a minute."""
         for number in (1, 2, 3):
             append(opened, number, at_once=())
             assert opened.due(MAIL) == []
@@ -604,7 +604,7 @@ class TestPosts:
         assert len(opened.due(MAIL)) == 1
 
     def test_complete(self, opened: Spool, clock: Clock) -> None:
-        """A post that has all photos its caption speaks of is due at once, even if held back."""
+        """A post with all photos that its caption announces is due at once."""
         post = replace(POST, photos=2)
         append(opened, 1, post)
         opened.expect(post, MAX_WAIT)
@@ -619,15 +619,15 @@ class TestPosts:
         [(QUIET, QUIET), (MAX_WAIT, MAX_WAIT), (10 * MAX_WAIT, MAX_WAIT), (0, 0)],
     )
     def test_expect(self, opened: Spool, clock: Clock, seconds: float, expected: float) -> None:
-        """A post that another photo is expected for waits for it, but no longer than an hour."""
+        """A post waits for an expected photo, but at most an hour."""
         append(opened, 1)
         clock.now += 10
         opened.expect(POST, seconds)
         assert waits(opened, clock) == [(MAIL, 0, expected), ("save", 1, -10)]
 
     @pytest.mark.parametrize("comes", [False, True], ids=["cut", "comes"])
-    def test_held_back(self, opened: Spool, clock: Clock, comes: bool) -> None:
-        """While a file is on its way a post waits; when it has come, or is cut, for a minute."""
+    def test_postponed(self, opened: Spool, clock: Clock, comes: bool) -> None:
+        """A post waits while a file arrives, and a minute after that."""
         append(opened, 1)
         opened.expect(POST, MAX_WAIT)
         clock.now += 500
@@ -646,7 +646,7 @@ class TestPosts:
         ids=["caption", "album", "site", "session"],
     )
     def test_expected_for_another(self, opened: Spool, clock: Clock, post: Post) -> None:
-        """A photo of another post, which may not be there yet, holds back nothing."""
+        """A photo of another post postpones nothing."""
         append(opened, 1)
         opened.expect(post, MAX_WAIT)
         assert waits(opened, clock) == [(MAIL, 0, QUIET), ("save", 1, 0)]
@@ -656,7 +656,7 @@ class TestPosts:
         assert sorted(held) == [QUIET, MAX_WAIT]
 
     def test_expected_by_one_that_was_tried(self, opened: Spool, clock: Clock) -> None:
-        """What has failed before is tried again in its time, whatever is expected."""
+        """An expected photo does not postpone a retry."""
         append(opened, 1, together=[MAIL, OTHER])
         clock.now += QUIET
         assert opened.back_off(OTHER, 15, "nobody answers") == 1
@@ -664,7 +664,7 @@ class TestPosts:
         assert waits(opened, clock)[:2] == [(MAIL, 0, MAX_WAIT), (OTHER, 0, 15)]
 
     def test_restart(self, opened: Spool, root: Path, clock: Clock) -> None:
-        """After a restart all is due, but for what may grow: for that photos may be on their way.
+        """After a restart everything is due, except open posts.
 
         A post that may grow still does.
         """
@@ -686,7 +686,7 @@ class TestPosts:
         again.close()
 
     def test_restart_of_one_that_was_read(self, opened: Spool, root: Path, clock: Clock) -> None:
-        """R10: after a crash in the middle of the first attempt a post is due, as it was read."""
+        """R10: after a crash during the first attempt the post is due."""
         arrival = append(opened, 1, at_once=())
         with opened.read(to(arrival, MAIL)):
             again = reopened(opened, root, clock)
@@ -696,32 +696,32 @@ class TestPosts:
     @pytest.mark.parametrize("jump", [YEARS, -YEARS, 2 * MAX_WAIT, -3 * MAX_WAIT])
     @pytest.mark.parametrize("hold", [QUIET, MAX_WAIT])
     def test_clock_jumps(self, opened: Spool, clock: Clock, hold: float, jump: float) -> None:
-        """R07: a post does not wait until a time comes that was wrong."""
+        """R07: a post does not wait for a time from a wrong clock."""
         append(opened, 1)
         opened.expect(POST, hold)
         clock.now += jump
         assert [len(opened.due(target)) for target in (MAIL, "save")] == [1, 1]
 
     @pytest.mark.parametrize(
-        ("part", "expected"), [(0, [[1], [2]]), (1, [[1, 2]])], ids=["whole", "one photo"]
+        ("file_number", "expected"), [(0, [[1], [2]]), (1, [[1, 2]])], ids=["whole", "one photo"]
     )
-    def test_closed(self, opened: Spool, part: int, expected: list[list[int]]) -> None:
-        """A post that is read to be delivered as a whole is closed; one of its photos is not it."""
+    def test_closed(self, opened: Spool, file_number: int, expected: list[list[int]]) -> None:
+        """Reading the whole post closes it, reading one photo does not."""
         arrival = append(opened, 1)
-        with opened.read(to(arrival, MAIL if part == 0 else "save", part)):
+        with opened.read(to(arrival, MAIL if file_number == 0 else "save", file_number)):
             pass
         append(opened, 2)
         assert posts(opened) == expected
 
     def test_closed_is_not_expected_for(self, opened: Spool, clock: Clock) -> None:
-        """A post that is closed waits for no more photos."""
+        """A closed post is not postponed."""
         arrival = append(opened, 1, at_once=())
         with opened.read(to(arrival, MAIL)):
             opened.expect(POST, MAX_WAIT)
         assert waits(opened, clock) == [(MAIL, 0, 0)]
 
     def test_closed_for_all_targets(self, opened: Spool, clock: Clock) -> None:
-        """When one target gets a post, no other one waits for more photos of it."""
+        """A closed post is due for all its targets."""
         arrival = append(opened, 1, at_once=(), together=(MAIL, "run:x"))
         opened.expect(POST, MAX_WAIT)
         with opened.read(to(arrival, MAIL)):
@@ -729,7 +729,7 @@ class TestPosts:
         assert waits(opened, clock) == [(MAIL, 0, 0), ("run:x", 0, 0)]
 
     def test_other_targets(self, opened: Spool) -> None:
-        """Where the rules have changed a post begins anew: what it had may be gone already."""
+        """With other targets a photo begins a new post: older photos may be deleted already."""
         first = append(opened, 1, together=())
         opened.done(to(first, "save", 1))
         second = append(opened, 2)
@@ -737,7 +737,7 @@ class TestPosts:
         assert posts(opened) == [[2]]
 
     def test_file_that_takes_long(self, opened: Spool, clock: Clock) -> None:
-        """The gap between two photos ends when the second is announced, not when it is here."""
+        """The gap between two photos ends with the announcement of the second."""
         append(opened, 1)
         clock.now += 5
         opened.expect(POST, MAX_WAIT)
@@ -746,7 +746,7 @@ class TestPosts:
         assert posts(opened) == [[1, 2]]
 
     def test_growing_while_it_rests(self, opened: Spool, clock: Clock) -> None:
-        """A post that has failed, unread, goes on waiting as long as it was made to."""
+        """New photos do not shorten the wait of a post that was tried."""
         append(opened, 1, at_once=())
         clock.now += QUIET
         opened.back_off(MAIL, 3600, "535 no")
@@ -756,8 +756,8 @@ class TestPosts:
         assert [(one.waited, one.attempts) for one in opened.waiting()] == [(3600, 1)]
         assert waits(opened, clock) == [(MAIL, 0, 3600 - 40)]
 
-    def test_hurry(self, opened: Spool, clock: Clock) -> None:
-        """A post that a person hurries is due now, all of it, and grows until it is tried."""
+    def test_retry_now(self, opened: Spool, clock: Clock) -> None:
+        """A post that the user retries is due now, and stays open until it is read."""
         arrival = append(opened, 1)
         opened.expect(POST, MAX_WAIT)
         clock.now += 5
@@ -769,7 +769,7 @@ class TestPosts:
         assert posts(opened) == [[1, 2], [3]]
 
     def test_split(self, opened: Spool, root: Path, clock: Clock) -> None:
-        """A post that is too large as a whole is delivered photo by photo."""
+        """A post that is too large is delivered photo by photo."""
         arrival = append_all(opened, 1, 2, at_once=())
         with opened.read(to(arrival, MAIL)):
             opened.split(to(arrival, MAIL), 2)
@@ -785,7 +785,7 @@ class TestPosts:
 
     @pytest.mark.parametrize("seed", range(10))
     def test_any_order(self, root: Path, clock: Clock, seed: int) -> None:
-        """Whatever happens in whatever order: to each target a photo goes in one delivery, once.
+        """In any order of events, each target gets each photo in exactly one delivery.
 
         A delivery has the same photos each time.
         """
@@ -848,7 +848,7 @@ class TestPosts:
         assert bodies(root) == ({}, {})
 
     def test_threads(self, opened: Spool, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """C08: while photos come, and each target has its thread, none is missed, or goes twice."""
+        """C08: with a thread for each camera and target, each photo is delivered once."""
         monkeypatch.setattr(spool, "QUIET", 0.0)
         delivered: dict[str, list[int]] = {target: [] for target in ("save", MAIL, OTHER)}
         ended = threading.Event()
@@ -905,20 +905,20 @@ class TestPostBodies:
         ends: list[tuple[str, int]],
         left: list[list[int]],
     ) -> None:
-        """Each goes with the last delivery that needs it."""
+        """Each body is deleted with the last delivery that needs it."""
         arrival = append_all(opened, 1, 2, 3)
         found = []
-        for target, part in ends:
+        for target, file_number in ends:
             if end == "done":
-                opened.done(to(arrival, target, part))
+                opened.done(to(arrival, target, file_number))
             else:
-                opened.failed(to(arrival, target, part), "never")
+                opened.failed(to(arrival, target, file_number), "never")
             found.append(spooled(root))
         assert found == left
 
     @pytest.mark.parametrize("change", ["cut", "longer", "gone"])
     def test_changed(self, opened: Spool, root: Path, change: str) -> None:
-        """K06: a photo that is not what it was is not delivered, and neither is a post with it."""
+        """K06: a body of another size is not delivered, nor the post it belongs to."""
         arrival = append_all(opened, 1, 2, 3)
         [path] = [one for one in (root / "spool").iterdir() if one.read_bytes() == photo(2)]
         changed = {"cut": photo(2)[:-1], "longer": photo(2) + b"x"}
@@ -935,10 +935,13 @@ class TestPostBodies:
             with pytest.raises(BodyError) as caught, opened.read(delivery):
                 pass
             assert str(caught.value) == told
-        assert [numbers(opened, to(arrival, "save", part)) for part in (1, 3)] == [[1], [3]]
+        assert [numbers(opened, to(arrival, "save", file_number)) for file_number in (1, 3)] == [
+            [1],
+            [3],
+        ]
 
     def test_descriptors(self, opened: Spool, root: Path) -> None:
-        """K11: nothing stays open, whether a post can be read or not."""
+        """K11: reading a post leaks no descriptor."""
         arrival = append_all(opened, 1, 2, 3)
         last = os.open(root, os.O_RDONLY)
         os.close(last)
@@ -952,24 +955,24 @@ class TestPostBodies:
         assert again == last
 
     @pytest.mark.parametrize(
-        ("target", "part", "moved"),
+        ("target", "file_number", "moved"),
         [(MAIL, 0, [1, 3]), ("save", 1, [1]), ("save", 2, [])],
         ids=["whole", "one photo", "the one that is gone"],
     )
     def test_give_up(
-        self, opened: Spool, root: Path, target: str, part: int, moved: list[int]
+        self, opened: Spool, root: Path, target: str, file_number: int, moved: list[int]
     ) -> None:
-        """What is there of a post, or the photo that was meant, is put into quarantine."""
+        """The bodies of a delivery that exist go to quarantine."""
         arrival = append_all(opened, 1, 2, 3)
         [path] = [one for one in (root / "spool").iterdir() if one.read_bytes() == photo(2)]
         path.unlink()
-        paths = opened.give_up(to(arrival, target, part))
+        paths = opened.give_up(to(arrival, target, file_number))
         assert [NUMBERS[path.read_bytes()] for path in paths] == moved
         assert sorted(paths) == sorted((root / "quarantine").iterdir())
         assert spooled(root) == [number for number in (1, 3) if number not in moved]
 
     def test_quarantine_is_gone(self, opened: Spool, root: Path) -> None:
-        """What cannot be put away, because somebody has deleted the folder, stays."""
+        """Without the quarantine folder the bodies stay."""
         arrival = append(opened, 1)
         (root / "quarantine").rmdir()
         with pytest.raises(FileNotFoundError):
@@ -977,7 +980,7 @@ class TestPostBodies:
         assert spooled(root) == [1]
 
     def test_given_up_is_closed(self, opened: Spool, root: Path) -> None:
-        """What comes after a post was given up is a new one."""
+        """A photo after an abandoned post begins a new post."""
         arrival = append(opened, 1)
         opened.give_up(to(arrival, MAIL))
         opened.failed(to(arrival, MAIL), "its body is gone")
@@ -986,7 +989,7 @@ class TestPostBodies:
 
 
 class TestBeside:
-    """A second one, opened with `alone=False` beside the one that delivers."""
+    """A second spool, opened with `alone=False` beside the one that delivers."""
 
     @pytest.fixture
     def beside(self, opened: Spool, root: Path, clock: Clock) -> Iterator[Spool]:
@@ -995,14 +998,14 @@ class TestBeside:
         found.close()
 
     def test_sees_what_waits(self, opened: Spool, beside: Spool) -> None:
-        """What waits is seen there, too."""
+        """Waiting deliveries are visible there, too."""
         arrival = accept(opened)
         assert due(beside) == [(arrival, "save", 0)]
         with beside.read(to(arrival, "save")) as (upload, _):
             assert upload.files[0].data == PHOTO
 
     def test_touches_nothing(self, opened: Spool, root: Path, clock: Clock) -> None:
-        """It recovers nothing: what looks left over is being received this moment."""
+        """It recovers nothing: the first process may be receiving these bodies."""
         incoming, arrival = receive(opened), accept(opened)
         opened.postpone(to(arrival, "save"), 60, "450 busy", [RECIPIENT])
         found = Spool(root, clock, alone=False)
@@ -1021,7 +1024,7 @@ class TestBeside:
     def test_is_noticed(
         self, opened: Spool, beside: Spool, change: Callable[[Spool, StoredUpload], object]
     ) -> None:
-        """What another one changes changes the version; what it does itself does not."""
+        """The version changes with the changes of other processes only."""
         arrival = accept(opened)
         before = opened.version()
         opened.postpone(to(arrival, "save"), 60, "450 busy", [RECIPIENT])
@@ -1037,7 +1040,7 @@ class TestRead:
     @pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason="needs copy_file_range")
     @pytest.mark.parametrize("post", [False, True], ids=["mail", "post"])
     def test_copied_by_the_kernel(self, opened: Spool, tmp_path: Path, post: bool) -> None:
-        """A file is copied exactly, and not through this process."""
+        """A file is copied by the kernel, exactly."""
         arrival = append(opened, 1) if post else accept(opened)
         path = tmp_path / "copy"
         with (
@@ -1051,21 +1054,21 @@ class TestRead:
 
     @pytest.mark.parametrize("size", [0, 1, 500, len(BODY) - 1, len(BODY) + 1])
     def test_other_size(self, opened: Spool, root: Path, size: int) -> None:
-        """R04: a body that has been cut, or has grown, is not delivered."""
+        """R04: a body of another size is not delivered."""
         arrival = accept(opened)
         (root / "spool" / arrival.id).write_bytes((BODY + b"x")[:size])
         with pytest.raises(BodyError), opened.read(to(arrival, "save")):
             pass
 
     def test_what_was_parsed(self, opened: Spool) -> None:
-        """What a delivery gets is what was found when the upload was accepted."""
+        """A delivery gets what was parsed when the upload was accepted."""
         arrival = accept(opened)
         with opened.read(to(arrival, "save")) as (found, files):
             assert found == replace(UPLOAD, deviations=())
             assert list(files) == list(UPLOAD.files)
 
     def test_nothing_is_read(self, opened: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A target that cannot be reached costs no reading: a delivery reads when it sends."""
+        """No body is read before it is sent."""
         arrival = accept(opened)
         reads: list[int] = []
         pread = os.pread
@@ -1078,7 +1081,7 @@ class TestRead:
             assert PHOTO in b"".join(written.chunks())
 
     def test_failure(self, opened: Spool) -> None:
-        """K06: a disk that fails for a moment is no reason to give up."""
+        """K06: a failure to open a body is an OSError."""
         arrival = accept(opened)
         with (
             Faults(("open",), errno.EMFILE),
