@@ -178,6 +178,9 @@ SCENARIOS = {
     "two replies lost": Scenario(
         (Sent(photos(1), {ANNA: (FOLDER, MAIL)}),), ("*=save", "*=mail"), replies_lost=2
     ),
+    "mail, a reply lost": Scenario(
+        (Sent(photos(2), {ANNA: (MAIL,), BEN: (MAIL,)}),), replies_lost=1
+    ),
     "a post": Scenario(posted(3), POSTED),
     "a post whose replies are lost": Scenario(posted(2), POSTED, replies_lost=1),
     "a post that tells how many": Scenario(posted(2, "At the sea ~a ~b"), POSTED, pause=0),

@@ -118,8 +118,6 @@ class Receiver(ABC):
             self._incoming.write(chunk)
         except OSError as error:
             self._not_stored(error)
-            return
-        self._look_at(chunk)
 
     def finish(self) -> Result:
         """The body is complete: accept or refuse it."""
@@ -167,9 +165,6 @@ class Receiver(ABC):
             where = f"; the part that arrived is in quarantine: {path}" if path else ""
             self._log(logging.WARNING, f"{what}; nothing is delivered{where}")
         return body
-
-    def _look_at(self, chunk: bytes) -> None:  # noqa: B027
-        """Process a chunk that has been written."""
 
     @abstractmethod
     def _accept(self, incoming: Incoming, body: bytes | None) -> Result:
@@ -252,8 +247,9 @@ class EmailReceiver(Receiver):
         self._scanner = multipart.Scanner(multipart.boundary_of(announced.content_type))
         self._parsed: Upload | None = None
 
-    def _look_at(self, chunk: bytes) -> None:
-        if self._scanner.error is None:
+    def feed(self, chunk: bytes) -> None:
+        super().feed(chunk)
+        if self._incoming and self._scanner.error is None:
             # `close` raises the error again at the end of the body.
             with suppress(multipart.MultipartError):
                 self._scanner.feed(chunk)

@@ -11,14 +11,10 @@ import os
 import sqlite3
 import threading
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
 class Database:
@@ -32,7 +28,6 @@ class Database:
         self._path = path
         self._shrink = shrink
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[Callable[[sqlite3.Connection], Any], Future[Any]]] = deque()
         # Create the file here, because SQLite would follow the umask.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -55,55 +50,13 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Run the with statement as a transaction, which is durable when it has ended."""
-        with self._lock, self._transaction() as database:
-            yield database
-
-    def store(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` as a transaction, and share its commit with other threads that wait.
-
-        If `work` raises an error, only its own statements are undone.
-        """
-        future: Future[T] = Future()
-        self._waiting.append((work, future))
-        with self._lock:
-            # While this thread waited for the lock, another one may have run `work`.
-            if not future.done():
-                self._store_all([self._waiting.popleft() for _ in range(len(self._waiting))])
-        return future.result()
-
-    def _store_all(
-        self, batch: list[tuple[Callable[[sqlite3.Connection], Any], Future[Any]]]
-    ) -> None:
-        done = []
-        try:
-            with self._transaction() as database:
-                for work, future in batch:
-                    database.execute("SAVEPOINT work")
-                    try:
-                        done.append((future, work(database)))
-                    except Exception as error:
-                        # After some errors SQLite rolls back the whole transaction.
-                        if not database.in_transaction:
-                            raise
-                        database.execute("ROLLBACK TO work")
-                        future.set_exception(error)
-                    database.execute("RELEASE work")
-        except BaseException as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-        else:
-            for future, result in done:
-                future.set_result(result)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._named_errors():
+        with self._lock, self._named_errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
                 self._connection.execute("COMMIT")
             except BaseException:
+                # After some errors SQLite has rolled back already.
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise

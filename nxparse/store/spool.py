@@ -172,7 +172,7 @@ class Spool(Deliveries):
         arrival = StoredUpload(incoming.id, self._clock(), client, found.sender)
         fingerprint = upload.fingerprint(found, incoming.size)
 
-        def store(database: sqlite3.Connection) -> StoredUpload:
+        with self._storing(incoming) as database:
             self._replies.refuse_repeated(database, fingerprint, arrival.received)
             insert(
                 database,
@@ -189,9 +189,7 @@ class Spool(Deliveries):
                 add_file(database, arrival.id, number, file, thumbnail)
             for target, recipients in deliveries.items():
                 add_delivery(database, arrival.id, target, 0, recipients, arrival.received)
-            return arrival
-
-        return self._stored(incoming, store)
+        return arrival
 
     def append(
         self,
@@ -214,7 +212,7 @@ class Spool(Deliveries):
         single = upload.posted(post.sender, post.site, post.album, post.caption, [file])
         fingerprint = upload.fingerprint(single, incoming.size)
 
-        def store(database: sqlite3.Connection) -> StoredUpload:
+        with self._storing(incoming) as database:
             self._replies.refuse_repeated(database, fingerprint, now, resource, post)
             arrival = open_post(database, post, now)
             # A target that was added since may need photos that are deleted already.
@@ -236,9 +234,7 @@ class Spool(Deliveries):
             for target in together:
                 when = now if complete else now + QUIET
                 add_delivery(database, arrival.id, target, 0, [post.site], when)
-            return arrival
-
-        return self._stored(incoming, store)
+        return arrival
 
     def expect(self, post: Post, seconds: float) -> None:
         """Postpone an open post by `seconds`, in which another photo of it may come."""
@@ -362,19 +358,19 @@ class Spool(Deliveries):
             yield database
         self._replies.saved(confirmed)
 
-    def _stored(
-        self, incoming: Incoming, store: Callable[[sqlite3.Connection], StoredUpload]
-    ) -> StoredUpload:
+    @contextmanager
+    def _storing(self, incoming: Incoming) -> Iterator[sqlite3.Connection]:
+        """Make a body durable, then its rows: the with statement is the transaction."""
         incoming.sync()
         self._check_place(incoming.folder)
         try:
-            arrival = self._database.store(store)
+            with self._transaction() as database:
+                yield database
         except BaseException:
             self._replies.forget(incoming.id)
             raise
         incoming.close()
         self._room.accept(incoming.id, incoming.size)
-        return arrival
 
     def _add_body(
         self,

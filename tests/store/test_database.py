@@ -4,9 +4,6 @@ import errno
 import sqlite3
 import stat
 import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -27,18 +24,15 @@ def names(opened: Database) -> list[str]:
     return [name for (name,) in opened.query("SELECT name FROM camera ORDER BY name")]
 
 
-def add(name: str) -> Callable[[sqlite3.Connection], str]:
-    def work(database: sqlite3.Connection) -> str:
+def add(opened: Database, name: str) -> None:
+    with opened.transaction() as database:
         database.execute("INSERT INTO camera VALUES (?)", (name,))
-        return name
-
-    return work
 
 
 def test_new(path: Path) -> None:
     """A new file is readable by its owner only."""
     opened = Database(path, SCHEMA)
-    opened.store(add("NX300"))
+    add(opened, "NX300")
     opened.close()
     again = Database(path, SCHEMA)
     assert (names(again), stat.S_IMODE(path.stat().st_mode)) == (["NX300"], 0o600)
@@ -64,36 +58,8 @@ def test_schema_that_fails(path: Path) -> None:
     Database(path, SCHEMA).close()
 
 
-def test_stored_at_the_same_moment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads that wait share a commit, and an error undoes only its own statements."""
-    monkeypatch.setattr(sqlite3, "connect", faults.connect)
-    monkeypatch.setattr(faults.Database, "watchers", [])
-    opened = Database(path, SCHEMA)
-    begun, end = threading.Event(), threading.Event()
-    commits: list[str] = []
-
-    def slow(database: sqlite3.Connection) -> None:
-        begun.set()
-        assert end.wait(30)
-
-    with ThreadPoolExecutor() as threads:
-        first = threads.submit(opened.store, slow)
-        assert begun.wait(30)
-        works = [threads.submit(opened.store, add(name)) for name in ("a", "b", "a", "c")]
-        while len(opened._waiting) < len(works):
-            time.sleep(0.001)
-        faults.Database.watchers.append(lambda _, sql: commits.append(sql))
-        end.set()
-        first.result()
-        failed = [work.exception() is not None for work in works]
-    assert (sum(failed), failed[1], failed[3]) == (1, False, False)
-    assert names(opened) == ["a", "b", "c"]
-    assert commits.count("COMMIT") == 2
-    opened.close()
-
-
 @pytest.mark.parametrize("failing", ["BEGIN", "COMMIT"])
-def test_store_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+def test_failure(path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     """An error of SQLite is raised, nothing is stored, and the next time it works."""
     monkeypatch.setattr(sqlite3, "connect", faults.connect)
     opened = Database(path, SCHEMA)
@@ -101,9 +67,9 @@ def test_store_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch, failing: 
         faults.Faults((failing,), errno.EIO),
         pytest.raises(sqlite3.OperationalError, match="disk I/O error"),
     ):
-        opened.store(add("NX300"))
+        add(opened, "NX300")
     assert names(opened) == []
-    assert opened.store(add("NX300")) == "NX300"
+    add(opened, "NX300")
     assert names(opened) == ["NX300"]
     opened.close()
 
