@@ -126,8 +126,8 @@ def test_a_disk_that_is_full(folder: Path) -> None:
         filler = disk / "filler"
         filler.write_bytes(bytes(30 << 20))
 
-        heard = camera.send(proxy.port, REQUEST)
-        assert (heard.status, heard.segments) == (507, 1)
+        reply = camera.send(proxy.port, REQUEST)
+        assert (reply.status, reply.segments) == (507, 1)
         proxy.wait_for(
             r"is refused: only \S+ MB are free, too little for this .* \(uploads\): make room"
         )
@@ -177,8 +177,8 @@ def test_the_reserve_remains(folder: Path) -> None:
         eventually(lambda: len(list(spool.glob("[0-9]*"))) == 2, "two of them have room")
         for connection, request in zip(connections, requests, strict=True):
             connection.sendall(request[1 << 20 :])
-        heard = [camera.hear(connection).status for connection in connections]
-        assert sorted(heard) == [200, 200, 507, 507]
+        statuses = [camera.hear(connection).status for connection in connections]
+        assert sorted(statuses) == [200, 200, 507, 507]
         eventually(lambda: len(proxy.saved()) == 2, "what was accepted is saved")
         eventually(lambda: not list(spool.iterdir()), "the spool is empty")
         assert shutil.disk_usage(disk).free >= 64 << 20

@@ -183,7 +183,7 @@ SCENARIOS = {
     ),
     "a post": Scenario(posted(3), POSTED),
     "a post whose replies are lost": Scenario(posted(2), POSTED, replies_lost=1),
-    "a post that tells how many": Scenario(posted(2, "At the sea ~a ~b"), POSTED, pause=0),
+    "a post that announces how many": Scenario(posted(2, "At the sea ~a ~b"), POSTED, pause=0),
     "a post with a pause": Scenario(posted(2), POSTED, pause=QUIET),
     "a post, too large in one mail": Scenario(posted(2), POSTED, limit=1100),
 }
@@ -200,18 +200,18 @@ class Mailed(NamedTuple):
 class World(NamedTuple):
     """The state that a kill does not change: replies received, and mails accepted."""
 
-    heard: tuple[int, ...]
+    statuses: tuple[int, ...]
     mails: tuple[Mailed, ...]
 
 
 class Post:
-    """A mail server without a socket. It calls `tell` at each step of the dialogue."""
+    """A mail server without a socket. It calls `note` at each step of the dialogue."""
 
     def __init__(
-        self, scenario: Scenario, mails: Sequence[Mailed], tell: Callable[[str], None], well: bool
+        self, scenario: Scenario, mails: Sequence[Mailed], note: Callable[[str], None], well: bool
     ) -> None:
         self.mails = list(mails)
-        self._tell = tell
+        self._note = note
         mended = well and scenario.mended
         self._broken = scenario.broken and not mended
         self._limit = 1 << 30 if mended else scenario.limit
@@ -220,12 +220,12 @@ class Post:
 
     def send(self, letter: OutgoingMessage, server: Smarthost) -> list[Refused]:
         """Replaces mail.send."""
-        self._tell("before MAIL")
+        self._note("before MAIL")
         if letter.size > self._limit:
             raise TooLargeError(f"{server} takes at most {self._limit} bytes")
         if self._broken:
             raise PermanentError(f"{server} refuses the sender: 550 no")
-        self._tell("after MAIL")
+        self._note("after MAIL")
         refused = []
         for recipient in letter.recipients:
             if recipient == self._gone:
@@ -233,20 +233,20 @@ class Post:
             elif recipient == BUSY and self._busy:
                 refused.append(Refused(recipient, False, "450 later"))
                 self._busy = False
-            self._tell("after RCPT")
+            self._note("after RCPT")
         reached = [
             name for name in letter.recipients if name not in {one.recipient for one in refused}
         ]
         if not reached:
             return refused
-        self._tell("after DATA")
+        self._note("after DATA")
         content = b""
         for chunk in letter.chunks():
             content += chunk
-            self._tell("in the middle of the message")
+            self._note("in the middle of the message")
         self.mails.append(Mailed(tuple(reached), content))
-        self._tell("after the final dot")
-        self._tell("after the reply")
+        self._note("after the final dot")
+        self._note("after the reply")
         return refused
 
 
@@ -258,7 +258,7 @@ class Run:
         scenario: Scenario,
         place: Path,
         mails: Sequence[Mailed] = (),
-        tell: Callable[[str], None] = lambda step: None,
+        note: Callable[[str], None] = lambda step: None,
         *,
         well: bool = False,
     ) -> None:
@@ -267,12 +267,12 @@ class Run:
         options: dict[str, object] = {option.name: option.default for option in OPTIONS}
         options |= {"nx_dir": str(uploads), "nx_route": scenario.routes}
         options |= {"nx_smtp": "smtp://mail.example", "nx_senders": ["*"]}
-        self.heard: list[int] = []
-        self.post = Post(scenario, mails, tell, well)
+        self.statuses: list[int] = []
+        self.post = Post(scenario, mails, note, well)
         self._scenario = scenario
         self._config = parse(options, {})
         self._clock = clock
-        self._tell = tell
+        self._note = note
         self.spool = Spool(uploads / ".nx", clock)
         self.outbox = Outbox(
             self.spool,
@@ -285,7 +285,7 @@ class Run:
 
     @property
     def world(self) -> World:
-        return World(tuple(self.heard), tuple(self.post.mails))
+        return World(tuple(self.statuses), tuple(self.post.mails))
 
     def receive(self, but: Sequence[int] = ()) -> None:
         """Receive all uploads except those with the numbers in `but`, and try to deliver each."""
@@ -295,10 +295,10 @@ class Run:
                 lost = self._receive(one)
                 if lost.accepted:
                     self.spool.reply_lost(lost.accepted)
-                self._tell("after a reply was lost")
+                self._note("after a reply was lost")
             result = self._receive(one)
-            self.heard.append(result.reply.status)
-            self._tell("after the camera has its reply")
+            self.statuses.append(result.reply.status)
+            self._note("after the camera has its reply")
             if result.accepted:
                 self.spool.reply_confirmed(result.accepted)
             if following and following in self._scenario.together(one):
@@ -364,16 +364,16 @@ def restarted(scenario: Scenario, place: Path, world: World, *, again: bool = Fa
     If `again`, the camera first repeats the uploads that did not get 200.
     """
     run = Run(scenario, place, world.mails, well=True)
-    heard = world.heard
+    statuses = world.statuses
     if again:
-        run.receive(but=[number for number, status in enumerate(heard) if status == 200])
-        heard = (200,) * len(scenario.uploads)
-        assert set(run.heard) <= {200}
+        run.receive(but=[number for number, status in enumerate(statuses) if status == 200])
+        statuses = (200,) * len(scenario.uploads)
+        assert set(run.statuses) <= {200}
     run.drain()
     waiting = run.spool.waiting()
     run.spool.close()
     assert waiting == []
-    return World(heard, tuple(run.post.mails))
+    return World(statuses, tuple(run.post.mails))
 
 
 # The oracle
@@ -439,7 +439,7 @@ def complaints(
     for kept in quarantine:
         if not kept or not any(sent.body.startswith(kept) for sent in scenario.uploads):
             yield "quarantine: not what came"
-    for sent, heard in itertools.zip_longest(scenario.uploads, world.heard, fillvalue=0):
+    for sent, status in itertools.zip_longest(scenario.uploads, world.statuses, fillvalue=0):
         assert isinstance(sent, Sent)
         photos = sent.photos.values()
         lost, somewhere = [], []
@@ -454,15 +454,15 @@ def complaints(
         allowed = {place for ways in sent.ways.values() for way in ways for place in way}
         for name, found in stored.items():
             if name not in allowed and set(found) & set(photos):
-                yield f"{name}: nobody wanted this photo there"
+                yield f"{name}: this photo does not belong there"
         if not sent.readable:
             if somewhere:
                 yield "a photo of an upload that was refused is delivered"
-            if 400 <= heard < 500 and quarantine.count(sent.body) != 1:
+            if 400 <= status < 500 and quarantine.count(sent.body) != 1:
                 yield "an upload that was refused is not in quarantine, once"
-        elif heard == 200 and lost:
+        elif status == 200 and lost:
             yield f"LOST for {lost}"
-        elif heard != 200 and lost and somewhere:
+        elif status != 200 and lost and somewhere:
             yield f"only some of it is delivered, and not to {lost}"
         elif not (lost or again or scenario.replies_lost) and any(
             sent.body.startswith(kept) for kept in quarantine
@@ -509,7 +509,7 @@ class Kills(faults.Kills):
         self.run: Run | None = None
         self._seen: object = None
 
-    def tell(self, step: str) -> None:
+    def note(self, step: str) -> None:
         """Note a step of the program."""
         self._copy(step)
 
@@ -523,7 +523,7 @@ class Kills(faults.Kills):
         super().__exit__(*error)
 
     def _executed(self, statement: str) -> None:
-        self.tell(f"after {statement}")
+        self.note(f"after {statement}")
 
     def _wrapped(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         told_after = super()._wrapped(name, call)
@@ -578,11 +578,11 @@ def test_killed_anywhere(
     place = tmp_path / "place"
     place.mkdir()
     with Kills(place, tmp_path / "copies") as kills:
-        run = Run(scenario, place, tell=kills.tell)
+        run = Run(scenario, place, note=kills.note)
         kills.run = run
         run.receive()
         run.spool.close()
-    assert [heard < 400 for heard in run.heard] == [sent.readable for sent in scenario.uploads]
+    assert [status < 400 for status in run.statuses] == [sent.readable for sent in scenario.uploads]
     wrong = [f"without a kill: {text}" for text in complaints(scenario, run.world, place, 1)]
 
     for number, same in itertools.groupby(kills.points, key=lambda point: point.copy):
@@ -668,9 +668,9 @@ def test_any_call_fails(
             run.receive()
         run.spool.close()
         found = tracebacks(caplog)
-        for sent, heard in zip(scenario.uploads, run.heard, strict=True):
-            if not (heard >= 500 or heard == (200 if sent.readable else 400)):
-                found.append(f"the camera hears {heard}")
+        for sent, status in zip(scenario.uploads, run.statuses, strict=True):
+            if not (status >= 500 or status == (200 if sent.readable else 400)):
+                found.append(f"the reply is {status}")
         found += after(scenario, place, run.world, again=name in POSTS)
         wrong += [f"call {first}: {text}" for text in found + tracebacks(caplog)]
         shutil.rmtree(place)

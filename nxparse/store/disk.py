@@ -209,7 +209,7 @@ def write_all(fd: int, data: bytes) -> None:
 def start_writing(fd: int, start: int, end: int) -> None:
     """Ask the kernel to write a range of a file to the disk now, without waiting for it.
 
-    Linux starts that when it is told that the range will not be read again soon.
+    For Linux that follows from the advice that the range will not be read again soon.
     """
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):

@@ -90,8 +90,8 @@ def upload(port: int, size: int, number: int, host: str = "www.ospserver.net") -
     connection = camera.connect(port)
     for piece in request(size, number, host):
         connection.sendall(piece)
-    heard = camera.hear(connection)
-    assert heard.status == 200, heard
+    reply = camera.hear(connection)
+    assert reply.status == 200, reply
 
 
 @contextmanager

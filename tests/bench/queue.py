@@ -96,7 +96,7 @@ def main(short: bool) -> Iterator[Table]:
                 [Goal("of one of a few", dearer, at_most=1.5, structural=dearer > NOT_CONSTANT)],
             ),
         ],
-        f"Medians of {runs}; of {uploads} pages and uploads. What is delivered is all that waits:"
+        f"Medians of {runs}; of {uploads} pages and uploads. All waiting uploads are delivered:"
         " in the empty queue, these uploads.",
     )
 

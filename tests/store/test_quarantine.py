@@ -37,14 +37,14 @@ class TestQuarantine:
             incoming = receive(opened)
             with Faults(CALLS, errno.EIO, first, persistent=persistent) as faults:
                 try:
-                    told = opened.quarantine(incoming)
+                    path = opened.quarantine(incoming)
                 except OSError:
-                    told = None
+                    path = None
             reopened(opened, root, clock).close()
             assert (first, bodies(root)) == (first, ({}, {incoming.id: BODY}))
             if not faults.failed:
                 break
-        assert told == root / "quarantine" / incoming.id
+        assert path == root / "quarantine" / incoming.id
 
     def test_kept(self, opened: Spool, root: Path) -> None:
         """A cut body goes to quarantine unaltered."""
