@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import re
 import stat
 from contextlib import suppress
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nxparse.store import quarantine
+from nxparse.store.disk import Folder
 from nxparse.store.spool import Spool
 from tests.clock import Clock
 from tests.faults import (
@@ -19,6 +21,9 @@ from tests.faults import (
 )
 from tests.store.helpers import (
     BODY,
+    CLIENT,
+    SAVE,
+    UPLOAD,
     accept,
     bodies,
     receive,
@@ -51,6 +56,38 @@ class TestQuarantine:
         incoming = receive(opened, BODY[:300])
         assert opened.quarantine(incoming) == root / "quarantine" / incoming.id
         assert bodies(root) == ({}, {incoming.id: BODY[:300]})
+
+    @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
+    @pytest.mark.parametrize("way", ["cut", "given up"])
+    def test_durable(self, opened: Spool, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+        """The body is fsynced before it is moved, and both folders after that."""
+        seen: list[str] = []
+        replace = os.replace
+
+        def replaced(*positional: str, **named: int) -> None:
+            replace(*positional, **named)
+            seen.append("move")
+
+        body = opened.begin()
+        body.write(BODY)
+        if way == "given up":
+            arrival = opened.accept(body, CLIENT, UPLOAD, SAVE)
+        monkeypatch.setattr(
+            os, "fsync", lambda fd: seen.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+        )
+        monkeypatch.setattr(os, "replace", replaced)
+        if way == "cut":
+            opened.quarantine(body)
+            assert seen == [body.id, "spool", "move", "quarantine", "spool"]
+        else:
+            opened.give_up(to(arrival, "save"))
+            assert seen == ["move", "quarantine", "spool"]
+
+    def test_tidy_lists_no_folder(self, opened: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The size of quarantine is counted, so the folder is listed only when it is full."""
+        opened.quarantine(receive(opened))
+        monkeypatch.setattr(Folder, "trim", lambda *limits: pytest.fail("listed"))
+        assert opened.tidy() == []
 
     def test_empty(self, opened: Spool, root: Path) -> None:
         """An empty body is deleted."""
