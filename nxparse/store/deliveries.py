@@ -182,8 +182,7 @@ class Deliveries(ABC):
     def _settle(self, delivery: Delivery, state: str, reason: str) -> None:
         with self._transaction() as database:
             database.execute(
-                "UPDATE delivery SET attempts = attempts + 1, state = ?, reason = ?,"
-                f" recipients = ? WHERE {_KEY}",
+                f"UPDATE delivery SET state = ?, reason = ?, recipients = ? WHERE {_KEY}",
                 (state, reason, json.dumps(list(delivery.recipients)), *_key(delivery)),
             )
             if not delivery.file_number:

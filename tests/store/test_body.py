@@ -62,6 +62,7 @@ def test_others_count() -> None:
     assert not has_room(room, "c", 0, 1000)
     disk.free -= 1000  # the body of a arrives
     room.accept("a", 1000)
+    assert (room.arriving, room.accepted) == ({"b": 2000}, {"a": 1000})
     assert not has_room(room, "c", 0, 1000)
     disk.free -= 1000  # it is saved
     assert not has_room(room, "c", 0, 1000)

@@ -449,6 +449,17 @@ class TestAccept:
         arrival = accept(opened, body([("OTHER.JPG", PHOTO)]))
         assert due(opened) == [(arrival, "save", 0)]
 
+    def test_replaced_folder(self, opened: Spool, root: Path) -> None:
+        """A body in a folder that was replaced is not accepted, and no new one is begun."""
+        incoming = receive(opened)
+        (root / "spool").rename(root / "old")
+        (root / "spool").mkdir()
+        with pytest.raises(OSError, match="removed or replaced"):
+            opened.accept(incoming, CLIENT, UPLOAD, SAVE)
+        with pytest.raises(OSError, match="removed or replaced"):
+            opened.begin()
+        assert contents(root / "spool") == {}
+
     def test_two_threads(self, opened: Spool) -> None:
         """C08: bodies received at the same time do not mix."""
         sent = {f"192.0.2.{n}": body([(f"{n}.JPG", jpeg(20000, seed=n))]) for n in range(8)}
