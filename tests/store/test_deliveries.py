@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nxparse.store.deliveries import MAX_WAIT
+from nxparse.store.deliveries import MAX_WAIT, is_ahead
 from nxparse.store.records import (
     RECENT,
     Delivery,
@@ -40,6 +40,15 @@ from tests.store.helpers import (
     to,
     waits,
 )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ahead"),
+    [(-1, False), (0, False), (1, True), (2 * MAX_WAIT, True), (2 * MAX_WAIT + 1, False)],
+)
+def test_is_ahead(seconds: float, ahead: bool) -> None:
+    """R07: a time beyond the longest wait comes from a wrong clock."""
+    assert is_ahead(NEW_YEAR + seconds, NEW_YEAR) is ahead
 
 
 class TestDeliveries:

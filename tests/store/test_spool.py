@@ -980,6 +980,17 @@ class TestPostBodies:
             opened.give_up(to(arrival, MAIL))
         assert spooled(root) == [1]
 
+    @pytest.mark.parametrize("end", ["done", "failed"])
+    def test_settled_is_closed(self, opened: Spool, end: str) -> None:
+        """A photo after a settled delivery of the whole post begins a new post."""
+        arrival = append(opened, 1)
+        if end == "done":
+            opened.done(to(arrival, MAIL))
+        else:
+            opened.failed(to(arrival, MAIL), "never")
+        append(opened, 2)
+        assert posts(opened) == [[2]]
+
     def test_given_up_is_closed(self, opened: Spool, root: Path) -> None:
         """A photo after an abandoned post begins a new post."""
         arrival = append(opened, 1)
