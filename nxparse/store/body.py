@@ -108,9 +108,8 @@ class Incoming:
     def close(self) -> None:
         """Close the file. Its errors do not matter: `sync` has reported them."""
         fd, self._fd = self._fd, -1
-        if fd >= 0:
-            with suppress(OSError):
-                os.close(fd)
+        with suppress(OSError):
+            os.close(fd)
 
     def discard(self) -> None:
         """Delete the body."""
