@@ -126,6 +126,10 @@ class TestRepeats:
                 opened.reply_lost(lost)
         assert seen == [lost, lost, lost, None]
 
+    def test_repeat_while_a_duplicate_is_answered(self, opened: Spool, lost: str) -> None:
+        """The reply to a duplicate is open, too: the next repeat can wait for it."""
+        assert [self.repeat(opened) for _ in range(2)] == [lost, "it is open"]
+
     @pytest.mark.parametrize("arrived", [True, False])
     def test_open(self, opened: Spool, arrived: bool) -> None:
         """A repeat can wait until it is known whether the reply has arrived."""
