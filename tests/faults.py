@@ -1,7 +1,7 @@
-"""Bad days of the operating system, for the tests: calls that fail, and kills.
+"""System calls that fail, and kills.
 
-Everything happens on real files. `Faults` lets chosen calls fail, `Kills`
-copies a folder at each step of a program, as a kill at that step would leave it.
+Everything happens on real files. `Faults` makes chosen calls fail, `Kills` copies a folder
+at each step of a program, as a kill at that step would leave it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -23,62 +22,54 @@ CALLS = ("open", "write", "fsync", "close", "link", "replace", "unlink", "mkdir"
 if hasattr(os, "copy_file_range"):
     CALLS = (*CALLS, "copy_file_range")
 STATEMENTS = ("BEGIN", "INSERT", "COMMIT")
-ENDLESS = 1000  # failures in a row that no program needs to understand
+ENDLESS = 1000  # failures in one program, which then retries for ever
 
 
 class Database(sqlite3.Connection):
-    """A connection to SQLite that tells `watchers` of each statement before it is executed."""
+    """A connection to SQLite that calls `watchers` before each statement, and `after` it.
+
+    `after` gets the first word of the statement. If it is `lazy`, nothing is fsynced.
+    """
 
     watchers: ClassVar[list[Callable[[sqlite3.Connection, str], None]]] = []
+    after: ClassVar[list[Callable[[str], None]]] = []
     lazy: ClassVar[bool] = False
 
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-        self._tell(sql)
+        for watcher in list(self.watchers):
+            watcher(self, sql)
         if self.lazy and "journal_mode" in sql:
             super().execute("PRAGMA synchronous = OFF")
         if self.lazy:
             sql = sql.replace("synchronous = FULL", "synchronous = OFF")
-        return super().execute(sql, *parameters)
+        return self._executed(sql.split()[0], super().execute(sql, *parameters))
 
-    def executemany(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-        self._tell(sql)
-        return super().executemany(sql, *parameters)
+    def executescript(self, sql: str) -> sqlite3.Cursor:
+        return self._executed("the schema", super().executescript(sql))
 
-    def _tell(self, sql: str) -> None:
-        for watcher in list(self.watchers):
-            watcher(self, sql)
+    def _executed(self, statement: str, cursor: sqlite3.Cursor) -> sqlite3.Cursor:
+        for call in list(self.after):
+            call(statement)
+        return cursor
 
 
 def connect(path: Path, **options: Any) -> sqlite3.Connection:
-    """What stands in for sqlite3.connect."""
+    """Replaces sqlite3.connect."""
     return Database(path, **options)
 
 
 def make_lazy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait for the disk: only a power cut would show the difference."""
+    """Do not wait for the disk. Only a power cut would show the difference."""
     monkeypatch.setattr(os, "fsync", os.fstat)
     monkeypatch.setattr(sqlite3, "connect", connect)
     monkeypatch.setattr(Database, "lazy", True)
 
 
-class AtOnce(Executor):
-    """Stands in for a ThreadPoolExecutor: what it is to do is done when it hears of it."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except OSError as error:
-            future.set_exception(error)
-        return future
-
-
 class Faults:
-    """Lets calls of `os`, or statements, fail inside a with statement.
+    """Makes calls of `os`, or SQL statements, fail inside a with statement.
 
-    The calls called `names` are counted together. The one numbered `first`
-    fails, and if `persistent` all after it too. `calls` says how many there were,
-    `failed` how many of them have failed.
+    The calls in `names` are counted together. Call number `first` fails, and with
+    `persistent` all calls after it. `calls` is their number, `failed` that of failed ones.
     """
 
     def __init__(
@@ -128,14 +119,14 @@ class Faults:
         self.calls += 1
         fails = self.calls == self._first or (self._persistent and self.calls > self._first)
         self.failed += fails
-        assert self.failed < ENDLESS, "it is tried for ever"
+        assert self.failed < ENDLESS, "it is retried for ever"
         return fails
 
 
 class ShortNames:
-    """Stands in for a file system whose names have at most `limit` bytes, in a with statement.
+    """Limits the names of files to `limit` bytes inside a with statement.
 
-    `refused` holds the names that were too long.
+    `refused` has the names that were too long.
     """
 
     def __init__(self, limit: int) -> None:
@@ -166,7 +157,7 @@ class ShortNames:
 class Kills:
     """Copies the folder `root` into `copies` after each call inside a with statement.
 
-    `steps` tells for each copy what had just been done.
+    `steps` has the last call before each copy.
     """
 
     def __init__(self, root: Path, copies: Path) -> None:
@@ -219,7 +210,7 @@ class Kills:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files in a folder with what is in them; nothing if there is no such folder."""
+    """Return the contents of all files in a folder by name; nothing without the folder."""
     if not folder.exists():
         return {}
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}

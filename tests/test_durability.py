@@ -1,4 +1,4 @@
-"""What a 200 is worth: crashes, power, full disks and such, with a real mitmdump."""
+"""Durability with a real mitmdump: crashes, full disks, replaced folders."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,10 +28,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount 
 
 @needs_strace
 def test_everything_is_durable_before_the_reply(folder: Path) -> None:
-    """The body is fsynced, then the database, and then the reply leaves.
-
-    The directory entry of the body is synced before that, too, and nothing else is.
-    """
+    """The body, its directory entry and the database are fsynced, then the reply is sent."""
     trace = folder / "trace"
     calls = "trace=openat,write,fsync,fdatasync,rename,renameat,renameat2,sendto"
     with Proxy(
@@ -43,6 +41,7 @@ def test_everything_is_durable_before_the_reply(folder: Path) -> None:
         "created": rf"openat\(\d+<{spool}>, \"[^\"]+\", \S*O_CREAT",
         "written": rf"write\(\d+<{spool}/",
         "body": rf"fsync\(\d+<{spool}/[^>]*>",
+        "entry": rf"fsync\(\d+<{spool}>",
         "database": r"f(?:data)?sync\(\d+<[^>]*/state\.sqlite3-wal>",
         "reply": r'sendto\(.*"HTTP/1\.1 200 OK.*Date',
     }
@@ -59,9 +58,9 @@ def test_everything_is_durable_before_the_reply(folder: Path) -> None:
     assert "rename" not in before
 
 
-@pytest.mark.parametrize("time", range(5))
-def test_killed_right_behind_the_reply(folder: Path, time: int) -> None:
-    """kill -9 when the camera has its 200: the next start delivers, once, and byte for byte."""
+@pytest.mark.parametrize("time", range(2))
+def test_killed_after_the_reply(folder: Path, time: int) -> None:
+    """After kill -9 the next start delivers an upload that got 200, once and exactly."""
     with Proxy(folder) as proxy:
         assert camera.send(proxy.port, REQUEST).body == ACCEPTED
         proxy.kill()
@@ -73,10 +72,10 @@ def test_killed_right_behind_the_reply(folder: Path, time: int) -> None:
 
 
 def test_killed_while_delivery_has_to_wait(folder: Path) -> None:
-    """An upload that could not be delivered yet is delivered after a kill and a restart."""
+    """An upload whose delivery waits is delivered after a kill and a restart."""
     with Proxy(folder) as proxy:
         proxy.uploads.chmod(0o755)
-        obstacle = proxy.uploads / next(iter(days()))
+        obstacle = proxy.uploads / time.strftime("%Y-%m-%d")
         obstacle.write_text("a file where the folder of the day should be")
         assert camera.send(proxy.port, REQUEST).body == ACCEPTED
         proxy.wait_for(r"Not a directory .*; it is safe, next try in 1\d seconds")
@@ -87,16 +86,9 @@ def test_killed_while_delivery_has_to_wait(folder: Path) -> None:
         assert proxy.saved() == {"SAM_1.JPG": PHOTO}
 
 
-def days() -> Iterator[str]:
-    """The local date, as in the names of the folders."""
-    yield subprocess.run(
-        ["date", "+%Y-%m-%d"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-
-@pytest.mark.parametrize("sent", [0, 1000, 150_000])
-def test_killed_in_the_middle_of_an_upload(folder: Path, sent: int) -> None:
-    """kill -9 before the reply: half a photo is nowhere but in quarantine."""
+@pytest.mark.parametrize("sent", [0, 150_000])
+def test_killed_during_an_upload(folder: Path, sent: int) -> None:
+    """After kill -9 the part that arrived is in quarantine only."""
     head = REQUEST[: -len(BODY)]
     with Proxy(folder) as proxy:
         connection = camera.connect(proxy.port)
@@ -116,7 +108,7 @@ def test_killed_in_the_middle_of_an_upload(folder: Path, sent: int) -> None:
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of its own for `uploads`."""
+    """Mount a small file system at `uploads`."""
     place = folder / "uploads"
     place.mkdir()
     size = f"size={megabytes}m"
@@ -129,13 +121,13 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 
 @needs_root
 def test_a_disk_that_is_full(folder: Path) -> None:
-    """Too little room for an upload: 507, a line that says so, and it works when there is room."""
+    """An upload is refused with 507 while the disk is full, and accepted after that."""
     with small_disk(folder, 80) as disk, Proxy(folder) as proxy:
         filler = disk / "filler"
         filler.write_bytes(bytes(30 << 20))
 
-        heard = camera.send(proxy.port, REQUEST)
-        assert (heard.status, heard.segments) == (507, 1)
+        reply = camera.send(proxy.port, REQUEST)
+        assert (reply.status, reply.segments) == (507, 1)
         proxy.wait_for(
             r"is refused: only \S+ MB are free, too little for this .* \(uploads\): make room"
         )
@@ -147,8 +139,8 @@ def test_a_disk_that_is_full(folder: Path) -> None:
 
 
 @needs_root
-def test_a_disk_that_becomes_full_meanwhile(folder: Path) -> None:
-    """The disk fills up while an upload comes in: 507 at its end, and nothing is left of it."""
+def test_a_disk_that_fills_up(folder: Path) -> None:
+    """The disk fills up during an upload: it is refused with 507 and leaves no file."""
     with small_disk(folder, 80) as disk, Proxy(folder) as proxy:
         connection = camera.connect(proxy.port)
         connection.sendall(REQUEST[:100_000])
@@ -174,7 +166,7 @@ def test_a_disk_that_becomes_full_meanwhile(folder: Path) -> None:
 
 @needs_root
 def test_the_reserve_remains(folder: Path) -> None:
-    """Uploads at once, and one without a length, leave what it takes to save what was accepted."""
+    """Concurrent uploads, and one without a length, leave space to save the accepted ones."""
     photo = bodies.jpeg(30 << 20)
     requests = [bodies.request(bodies.body([(f"SAM_{n}.JPG", photo)])) for n in range(4)]
     with small_disk(folder, 200) as disk, Proxy(folder) as proxy:
@@ -185,8 +177,8 @@ def test_the_reserve_remains(folder: Path) -> None:
         eventually(lambda: len(list(spool.glob("[0-9]*"))) == 2, "two of them have room")
         for connection, request in zip(connections, requests, strict=True):
             connection.sendall(request[1 << 20 :])
-        heard = [camera.hear(connection).status for connection in connections]
-        assert sorted(heard) == [200, 200, 507, 507]
+        statuses = [camera.hear(connection).status for connection in connections]
+        assert sorted(statuses) == [200, 200, 507, 507]
         eventually(lambda: len(proxy.saved()) == 2, "what was accepted is saved")
         eventually(lambda: not list(spool.iterdir()), "the spool is empty")
         assert shutil.disk_usage(disk).free >= 64 << 20
@@ -211,7 +203,7 @@ def test_the_reserve_remains(folder: Path) -> None:
 @needs_root
 @pytest.mark.parametrize("way", ["spool removed", "made again", "mounted again"])
 def test_a_folder_that_was_replaced(folder: Path, way: str) -> None:
-    """What was removed or unmounted is opened again when it is back, with one line."""
+    """A folder that was removed or unmounted is reopened when it is back, with one line."""
     first, second = contextlib.ExitStack(), contextlib.ExitStack()
     with first, second:
         if way == "mounted again":
@@ -232,14 +224,14 @@ def test_a_folder_that_was_replaced(folder: Path, way: str) -> None:
             second.enter_context(small_disk(folder, 200))
         assert camera.send(proxy.port, REQUEST).body == ACCEPTED
         eventually(lambda: proxy.saved() == {"SAM_1.JPG": PHOTO}, "it is saved")
-        proxy.wait_for("was replaced while nx_addon runs: opened it again")
-        assert proxy.log.count("opened it again") == 1
+        proxy.wait_for("was replaced while nx_addon is running: reopened it")
+        assert proxy.log.count("reopened it") == 1
         assert "Traceback" not in proxy.log
 
 
 @needs_root
 def test_a_folder_that_becomes_read_only(folder: Path) -> None:
-    """A folder that cannot be written to any more: a 5xx, a line that says so, and it recovers."""
+    """An upload is refused with 507 while the folder is read-only, and accepted after that."""
     with Proxy(folder) as proxy:
         spool = proxy.uploads / ".nx" / "spool"
         if subprocess.run(["chattr", "+i", spool], check=False, capture_output=True).returncode:
@@ -257,7 +249,7 @@ def test_a_folder_that_becomes_read_only(folder: Path) -> None:
 
 @needs_root
 def test_a_read_only_folder_at_start(folder: Path) -> None:
-    """A folder that cannot be written to stops the start, with what to do."""
+    """A read-only folder stops the start with a remedy."""
     with small_disk(folder, 200) as disk:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         proxy = Proxy(folder)
@@ -285,7 +277,7 @@ def test_a_read_only_folder_at_start(folder: Path) -> None:
 def test_something_in_the_way_at_start(
     folder: Path, obstacle: str, reason: str, named: str
 ) -> None:
-    """A file in the place of a folder, or of the database, stops the start with a sentence."""
+    """A file instead of a folder or of the database stops the start with one sentence."""
     path = folder / obstacle
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("This is neither a folder nor a database. " * 100)
@@ -298,7 +290,7 @@ def test_something_in_the_way_at_start(
 
 
 def test_damaged_sessions(folder: Path) -> None:
-    """Logins are disposable: uploads are received, and what came before is delivered."""
+    """Uploads are received even if the sessions are damaged."""
     with Proxy(folder) as proxy:
         assert camera.send(proxy.port, REQUEST).status == 200
     sessions = folder / "uploads" / ".nx" / "sessions.sqlite3"
@@ -312,7 +304,7 @@ def test_damaged_sessions(folder: Path) -> None:
 
 
 def test_recovered_is_logged_first(folder: Path) -> None:
-    """A partial upload of the last run is logged even if the start fails after that."""
+    """A recovered partial upload is logged even if the start fails."""
     with Proxy(folder) as proxy:
         connection = camera.connect(proxy.port)
         connection.sendall(REQUEST[:5000])

@@ -812,7 +812,7 @@ def photos_in(mail: Mail) -> list[tuple[str | None, bytes]]:
 
 
 def delivered(proxy: Proxy) -> bool:
-    return outbox(proxy) == "nothing waits\n"
+    return outbox(proxy) == "no pending deliveries\n"
 
 
 def test_a_site_has_its_own_route(folder: Path) -> None:

@@ -326,7 +326,7 @@ class Outbox:
             self._retry(delivery, f"{error}, and quarantine: {error_reason(obstacle)}")
             return
         self._record(delivery, partial(self._spool.failed, delivery, str(error)))
-        kept = f"; its body is kept as {format_list([*map(str, paths)])}" if paths else ""
+        kept = f"; its body is in quarantine: {format_list([*map(str, paths)])}" if paths else ""
         logger.warning(f"upload {delivery.id} cannot be delivered: {error}{kept}")
 
     def _retry(

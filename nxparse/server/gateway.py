@@ -21,7 +21,7 @@ from nxparse.deviation import BodyError
 from nxparse.server import page, social
 from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service
 from nxparse.server.reply import ACCEPTED, Reply, refusal
-from nxparse.server.sessions import Announced, Sessions
+from nxparse.server.sessions import AnnouncedFile, Sessions
 from nxparse.store.spool import QUIET, Spool
 from nxparse.text import describe_disk_error, describe_refused_sender, printable
 
@@ -68,7 +68,7 @@ class Gateway:
         except (OSError, sqlite3.Error) as error:
             return self._failed(config, client, error)
 
-    def announced(self, config: Config, client: str, token: str) -> Announced | Reply:
+    def announced(self, config: Config, client: str, token: str) -> AnnouncedFile | Reply:
         """The file that a client now sends under a token; a refusal if it must not."""
         try:
             found = self._sessions.announced(client, token)

@@ -1,13 +1,9 @@
 """Receives the body of a request, from its first byte to the reply.
 
-Each chunk of an upload is written to the spool. At the end of the body the upload is
-accepted, and is durable before the camera gets its 200, or it is refused; a refused
-body that could hold a photo goes into quarantine as it is. What cannot be stored at all
-(too large, disk full) is still read to its end, in constant memory, because cameras do
-not read an early reply while they send.
-
-There are uploads by e-mail, whose chunks also go through the scanner, files for a
-social site, and small requests, which are only collected.
+Each chunk of an upload is written to the spool. At its end the upload is accepted, and
+durable before the camera gets 200, or it is refused. A refused body that may contain a
+photo goes to quarantine. A body that cannot be stored (too large, disk full) is still read
+to its end, in constant memory, because cameras read no reply while they send.
 """
 
 from __future__ import annotations
@@ -29,10 +25,11 @@ from nxparse.deliver import routes
 from nxparse.deliver.routes import target_label
 from nxparse.deviation import BodyError
 from nxparse.server.reply import ACCEPTED, Reply, refusal
-from nxparse.server.sessions import Announced as AnnouncedFile
+from nxparse.server.sessions import AnnouncedFile
 from nxparse.store.body import Incoming
 from nxparse.store.deliveries import MAX_WAIT
-from nxparse.store.spool import QUIET, RepeatedError, Spool
+from nxparse.store.replies import RepeatedError
+from nxparse.store.spool import QUIET, Spool
 from nxparse.text import (
     describe_contents,
     describe_disk_error,
@@ -44,18 +41,17 @@ from nxparse.text import (
 )
 from nxparse.upload import Upload, from_parts, thumbnail, whole
 
-# A client that sends more than this many times the limit is cut off.
+# The connection is closed after this many times nx_max_upload.
 HOPELESS = 4
-# Progress is logged at each tenth, if the whole is at least this large or slow.
-LARGE = 16 << 20  # bytes
-SLOW = 2.0  # seconds since the last line
+# Progress of a long upload is logged this often.
+PROGRESS = 5.0  # seconds
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """What the head of a request says. `length` in bytes, None if it is chunked."""
+    """The head of a request. `length` is in bytes, None for a chunked body."""
 
     client: str
     content_type: str
@@ -64,12 +60,11 @@ class Announced:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a request with a body.
+    """The result of a request with a body.
 
-    `accepted` is the id of the stored body, or of the one that it repeats, if any;
-    `upload` is the id of the upload it belongs to, and `message` says in a few words
-    what came. `body` is the body if it is to be inspected. With `waits_for` there is
-    no reply yet: call `finish` again when that is done.
+    `accepted` is the id of the stored body, or of the one that it repeats, `upload` that of
+    its upload, and `message` a short description. `body` is set if it is to be inspected.
+    If `waits_for` is set there is no reply yet: call `finish` again when that is done.
     """
 
     reply: Reply
@@ -97,7 +92,6 @@ class Receiver(ABC):
         self._inspect = inspect
         self._refusal: Reply | None = None
         self._incoming: Incoming | None = None
-        self._tenth = 0
         self._logged_at = time.monotonic()
 
     def open(self) -> Self:
@@ -112,7 +106,7 @@ class Receiver(ABC):
         return self
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes of the body."""
+        """Receive the next bytes of the body."""
         self.received += len(chunk)
         if self._incoming is None:
             return
@@ -124,11 +118,9 @@ class Receiver(ABC):
             self._incoming.write(chunk)
         except OSError as error:
             self._not_stored(error)
-            return
-        self._look_at(chunk)
 
     def finish(self) -> Result:
-        """The body is whole: accept it, or refuse it."""
+        """The body is complete: accept or refuse it."""
         incoming = self._incoming
         if incoming is None:
             assert self._refusal, "finish and abort are called once, and one of them"
@@ -142,7 +134,7 @@ class Receiver(ABC):
         except RepeatedError as repeated:
             if repeated.reply:
                 return Result(ACCEPTED, repeated.id, repeated.upload, waits_for=repeated.reply)
-            self._spool.discard(incoming)
+            incoming.discard()
             self._incoming = None
             message = f"upload {repeated.upload}"
             self._log(logging.INFO, f"duplicate of {message} ignored")
@@ -153,9 +145,9 @@ class Receiver(ABC):
             return Result(self._not_stored(error), body=body)
 
     def abort(self, reason: str) -> bytes | None:
-        """The body was cut: move what has arrived to quarantine.
+        """The body was cut: move the part that arrived to quarantine.
 
-        Returns it if it is to be inspected.
+        Returns that part if it is to be inspected.
         """
         incoming, self._incoming = self._incoming, None
         if incoming is None:
@@ -170,12 +162,9 @@ class Receiver(ABC):
         except OSError as error:
             self._log(logging.ERROR, f"{what}: {describe_disk_error(error, self._config.dir)}")
         else:
-            kept = f"what came is kept as {path}" if path else "nothing had come"
-            self._log(logging.WARNING, f"{what}; nothing is delivered, {kept}")
+            where = f"; the part that arrived is in quarantine: {path}" if path else ""
+            self._log(logging.WARNING, f"{what}; nothing is delivered{where}")
         return body
-
-    def _look_at(self, chunk: bytes) -> None:  # noqa: B027
-        """Take note of a chunk that has been written."""
 
     @abstractmethod
     def _accept(self, incoming: Incoming, body: bytes | None) -> Result:
@@ -189,7 +178,7 @@ class Receiver(ABC):
         body: bytes | None,
         noted: str = "",
     ) -> Result:
-        """The body is durable, as that of an upload or a part of it."""
+        """Log an accepted upload, or a file of it, and return the result."""
         assert self._incoming
         accepted = self._incoming.id
         self._incoming = None
@@ -198,9 +187,9 @@ class Receiver(ABC):
         return Result(ACCEPTED, accepted, upload, message=message, body=body)
 
     def _refuse(self, reply: Reply, message: str, level: int) -> Reply:
-        """Refuse the upload and delete what has arrived of it."""
+        """Refuse the upload and delete its body."""
         if self._incoming:
-            self._spool.discard(self._incoming)
+            self._incoming.discard()
             self._incoming = None
         self._refusal = reply
         self._log(level, message)
@@ -229,8 +218,8 @@ class Receiver(ABC):
         except OSError as disk_error:
             return self._not_stored(disk_error)
         self._incoming = None
-        kept = f"; its body is kept as {path}" if path else ""
-        self._log(logging.WARNING, f"an upload is refused: {printable(str(error), 200)}{kept}")
+        where = f"; its body is in quarantine: {path}" if path else ""
+        self._log(logging.WARNING, f"an upload is refused: {printable(str(error), 200)}{where}")
         return refusal(error.status, str(error))
 
     def _inspected(self, incoming: Incoming) -> bytes | None:
@@ -238,23 +227,18 @@ class Receiver(ABC):
         return incoming.fetch(0, size) if 0 < size <= self._inspect else None
 
     def _log_progress(self) -> None:
-        length = self._announced.length
-        if not length or 10 * self.received < (self._tenth + 1) * length:
-            return
-        now = time.monotonic()
-        tenth = 10 * self.received // length
-        if tenth < 10 and (length >= LARGE or now - self._logged_at >= SLOW):
-            self._log(
-                logging.INFO, f"{format_size(self.received)} of {format_size(length)} received"
-            )
-            self._tenth, self._logged_at = tenth, now
+        length, now = self._announced.length, time.monotonic()
+        if length and self.received < length and now - self._logged_at >= PROGRESS:
+            self._logged_at = now
+            progress = f"{format_size(self.received)} of {format_size(length)}"
+            self._log(logging.INFO, f"received {progress}")
 
     def _log(self, level: int, message: str) -> None:
         logger.log(level, f"{self._announced.client}: {message}")
 
 
 class EmailReceiver(Receiver):
-    """Receives an upload by e-mail: the message and all photos in one body."""
+    """Receives an upload by e-mail: a message and all its photos in one body."""
 
     def __init__(
         self, spool: Spool, config: Config, announced: Announced, *, inspect: int = 0
@@ -263,9 +247,10 @@ class EmailReceiver(Receiver):
         self._scanner = multipart.Scanner(multipart.boundary_of(announced.content_type))
         self._parsed: Upload | None = None
 
-    def _look_at(self, chunk: bytes) -> None:
-        if self._scanner.error is None:
-            # The error is raised again by `close`, when all of the body is here.
+    def feed(self, chunk: bytes) -> None:
+        super().feed(chunk)
+        if self._incoming and self._scanner.error is None:
+            # `close` raises the error again at the end of the body.
             with suppress(multipart.MultipartError):
                 self._scanner.feed(chunk)
 
@@ -289,7 +274,7 @@ class EmailReceiver(Receiver):
         return self._accepted(arrival.id, describe_contents(upload), list(deliveries), body, noted)
 
     def _deliveries(self, upload: Upload) -> dict[str, tuple[str, ...]]:
-        """The recipients for each target. BodyError if mail could not be delivered to one."""
+        """Return the recipients for each target. BodyError if one has no usable address."""
         config = self._config
         decided = routes.decide(config.routes, config.default_target, upload.recipients)
         for target, recipients in decided.items():
@@ -339,7 +324,7 @@ class FileReceiver(Receiver):
 
     def _accept(self, incoming: Incoming, body: bytes | None) -> Result:
         post, name = self._file.post, self._file.name
-        at_once, together = self._ways(post.site)
+        at_once, together = self._targets(post.site)
         file = whole(name, self._announced.content_type, incoming.size, incoming.fetch)
         arrival = self._spool.append(
             incoming,
@@ -356,8 +341,8 @@ class FileReceiver(Receiver):
         )
         return self._accepted(arrival.id, message, [*at_once, *together], body)
 
-    def _ways(self, site: str) -> tuple[list[str], list[str]]:
-        """The targets that get each photo, and those that get the post as a whole."""
+    def _targets(self, site: str) -> tuple[list[str], list[str]]:
+        """Return the targets that get each photo, and those that get the whole post."""
         save = routes.parse_target("save")
         at_once, together = [], []
         for target in routes.decide(self._config.routes, save, [site]):
@@ -375,7 +360,7 @@ class FileReceiver(Receiver):
         return at_once, together
 
     def _expect(self, seconds: float) -> None:
-        """Let the rest of the post wait for this file."""
+        """Let the whole post wait for this file."""
         try:
             self._spool.expect(self._file.post, seconds)
         except (OSError, sqlite3.Error) as error:
@@ -383,10 +368,10 @@ class FileReceiver(Receiver):
 
 
 class Collector:
-    """Collects the body of a small request, with a Receiver's methods.
+    """Collects the body of a small request; it has the methods of a Receiver.
 
-    `answer` makes the reply, which may block. What is beyond `limit` bytes is
-    counted as one more byte.
+    `answer` makes the reply and may block. A body longer than `limit` bytes is cut to
+    `limit` + 1 bytes.
     """
 
     def __init__(
@@ -398,15 +383,15 @@ class Collector:
         self._collected = bytearray()
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes of the body."""
+        """Receive the next bytes of the body."""
         self._collected += chunk[: self._room - len(self._collected)]
 
     def finish(self) -> Result:
-        """The body is whole: answer."""
+        """The body is complete: answer."""
         body = bytes(self._collected)
         return Result(self._answer(body), body=body)
 
     def abort(self, reason: str) -> bytes:
-        """The body was cut. Returns what has arrived of it."""
+        """The body was cut. Returns the part that arrived."""
         logger.warning(f"{self._client}: a request was cut, {printable(reason)}")
         return bytes(self._collected)

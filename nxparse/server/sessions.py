@@ -1,16 +1,11 @@
-"""Who has logged in to a social site, and which files were announced: in SQLite.
+"""Logins to social sites and announced files, in SQLite.
 
-A camera keeps its key and comes back with it, perhaps after weeks, and after a
-restart of this program (ge0rg/samsung-nx-emailservice, commit 90a8193). A key
-is good for the address that it was given to; with another one, or when it has
-not been used for a month, the camera has to log in again. What is stored of keys
-and of the tokens that files are announced under is a digest.
+A camera keeps its key and uses it again, perhaps after weeks and after a restart of this
+program (ge0rg/samsung-nx-emailservice, commit 90a8193). A key is valid for one client
+address and for a month after its last use. Only digests of keys and tokens are stored.
 
-Nothing here is worth a failed start: a damaged file is set aside, and cameras
-log in again.
-
-Everything here blocks and may be called from any thread; errors are OSErrors
-and sqlite3.Errors.
+A damaged file is moved aside, and cameras log in again. Everything here blocks and may be
+called from any thread; errors are OSErrors and sqlite3.Errors.
 """
 
 from __future__ import annotations
@@ -28,15 +23,15 @@ from pathlib import Path
 
 from nxparse.server.social import Announcement
 from nxparse.store.database import Database
-from nxparse.store.records import Post
+from nxparse.store.records import Post, insert
 
 # The phones of that time asked for 43,200 minutes (decompiled SnsProvider, 2012).
 SESSION_LIFE = 30 * 86400.0  # seconds without use
 MAX_SESSIONS = 1000
-# A file follows its announcement at once, but a video may take long.
+# A file follows its announcement at once, but a video may take hours.
 ANNOUNCEMENT_LIFE = 86400.0  # seconds
 MAX_ANNOUNCEMENTS = 10_000
-# A caption may have 64 KiB. Those of a camera have 64 bytes, so 10,000 of them have room here.
+# A caption may have 64 KiB, but a camera's has 64 bytes: 10,000 of those fit.
 MAX_ANNOUNCED = 4 << 20  # bytes of names, albums and captions
 
 logger = logging.getLogger(__name__)
@@ -65,7 +60,7 @@ CREATE INDEX announcement_session ON announcement (session);
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Somebody who has logged in. `id` is no secret."""
+    """A user of a client who has logged in. `id` is no secret."""
 
     id: str
     client: str
@@ -73,8 +68,8 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Announced:
-    """A file that was announced: which post it belongs to, and its name, if it has one."""
+class AnnouncedFile:
+    """A file that a camera has announced, with its post. `id` is no secret."""
 
     id: str
     post: Post
@@ -82,7 +77,7 @@ class Announced:
 
 
 class Sessions:
-    """The sessions in a file."""
+    """The open database of sessions and announcements."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -103,23 +98,21 @@ class Sessions:
         self._database.close()
 
     def begin(self, client: str, user: str) -> str:
-        """Let a user of a camera in. Returns the key, which is not kept here."""
+        """Log a user of a client in. Returns the key, which is not stored."""
         key = secrets.token_hex(16)
         now = self._clock()
         with self._database.transaction() as database:
-            # The oldest make room. Not those from the future: the clock may be wrong.
+            # Delete the oldest. A time in the future is no reason: the clock may be wrong.
             database.execute(
                 "DELETE FROM session WHERE used < ? OR id IN"
                 " (SELECT id FROM session ORDER BY used DESC LIMIT -1 OFFSET ?)",
                 (now - SESSION_LIFE, MAX_SESSIONS - 1),
             )
-            database.execute(
-                "INSERT INTO session VALUES (?, ?, ?, ?)", (_digest(key), client, user, now)
-            )
+            insert(database, "session", id=_digest(key), client=client, user=user, used=now)
         return key
 
     def find(self, client: str, key: str) -> Session | None:
-        """The session that this key belongs to, if it is good for this client."""
+        """Return the session with this key, if it is valid for this client."""
         rows = self._database.query(
             "SELECT id, client, user FROM session WHERE id = ? AND client = ? AND used >= ?",
             _digest(key),
@@ -131,9 +124,9 @@ class Sessions:
     def announce(
         self, session: Session, site: str, announcement: Announcement
     ) -> tuple[str, Post] | None:
-        """Expect a file. Returns the token to send it under, which is not kept here.
+        """Store an announcement. Returns the token to send the file under, and its post.
 
-        None if the session has had to make room for another one.
+        Returns None if the session has been deleted meanwhile.
         """
         token = secrets.token_hex(16)
         now = self._clock()
@@ -151,25 +144,24 @@ class Sessions:
                 " WHERE number > ? OR total > ?)",
                 (now - ANNOUNCEMENT_LIFE, MAX_ANNOUNCEMENTS - 1, MAX_ANNOUNCED - size),
             )
-            database.execute(
-                "INSERT INTO announcement VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    _digest(token),
-                    session.id,
-                    now,
-                    site,
-                    announcement.name,
-                    announcement.album,
-                    announcement.caption,
-                    announcement.photos,
-                    size,
-                ),
+            insert(
+                database,
+                "announcement",
+                id=_digest(token),
+                session=session.id,
+                made=now,
+                site=site,
+                name=announcement.name,
+                album=announcement.album,
+                caption=announcement.caption,
+                photos=announcement.photos,
+                size=size,
             )
-        album, caption, photos = announcement.album, announcement.caption, announcement.photos
-        return token, Post(session.client, session.user, session.id, site, album, caption, photos)
+        post = (announcement.album, announcement.caption, announcement.photos)
+        return token, Post(session.client, session.user, session.id, site, *post)
 
-    def announced(self, client: str, token: str) -> Announced | None:
-        """The file that this client has announced and now sends under this token."""
+    def announced(self, client: str, token: str) -> AnnouncedFile | None:
+        """Return the file that this client has announced under this token."""
         rows = self._database.query(
             "SELECT announcement.id, name, client, user, session, site, album, caption, photos"
             " FROM announcement JOIN session ON session.id = session"
@@ -178,7 +170,7 @@ class Sessions:
             client,
             self._clock() - ANNOUNCEMENT_LIFE,
         )
-        return Announced(rows[0][0], Post(*rows[0][2:]), rows[0][1]) if rows else None
+        return AnnouncedFile(rows[0][0], Post(*rows[0][2:]), rows[0][1]) if rows else None
 
 
 def _open(path: Path) -> Database:
@@ -195,13 +187,13 @@ def _open(path: Path) -> Database:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Is it the contents of the file, and not a full disk or a missing permission?"""
+    """Return whether the contents of the file are damaged."""
     damage = {0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in damage
 
 
 def _set_aside(path: Path) -> Path:
-    """Rename the file, over one that was set aside before, and delete its journal."""
+    """Rename the file, replacing an older damaged one, and delete its journal."""
     aside = path.with_name(f"{path.name}.damaged")
     with suppress(FileNotFoundError):
         shutil.rmtree(aside) if aside.is_dir() else aside.unlink()

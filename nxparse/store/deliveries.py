@@ -1,8 +1,8 @@
-"""The deliveries in the spool's database: which are due, and what has become of them.
+"""The deliveries in the spool's database: which are due, and how they end.
 
-Clocks jump: a Raspberry Pi starts in 1970 and is set when it reaches the network. So a
-time in the future counts only while it is no further away than anything ever waits
-(`is_ahead`, and `_AHEAD` in SQL); a time beyond that comes from a clock that was wrong.
+Clocks jump: a Raspberry Pi starts in 1970 and sets its clock when it reaches the network.
+So a time in the future counts only if it is no further away than the longest wait
+(`is_ahead`, and `_AHEAD` in SQL). A time beyond that comes from a wrong clock.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from nxparse.store.records import (
 
 # No delivery is postponed for longer, in seconds.
 MAX_WAIT = 3600.0
-# The next try of a delivery that the user wants retried at once: long ago.
+# The next try of a delivery that the user retries: long ago.
 AT_ONCE = 0.0
 
 _AHEAD = f"(next_try > ? AND next_try <= ? + {2 * MAX_WAIT})"
-# For an UPDATE that ends a wait early: all of it was added to `waited` when it began.
+# For an UPDATE that ends a wait early: the whole wait was added to `waited` when it began.
 WAITED = (
     f"waited = CASE WHEN attempts > 0 AND {_AHEAD}"
     " THEN max(0, waited - (next_try - ?)) ELSE waited END"
@@ -43,7 +43,7 @@ _KEY = "upload = ? AND target = ? AND file_number = ?"
 
 
 def is_ahead(when: float, now: float) -> bool:
-    """Is `when` in the future, and not beyond anything that is ever waited for?"""
+    """Return whether `when` is in the future, but not beyond the longest wait."""
     return now < when <= now + 2 * MAX_WAIT
 
 
@@ -57,16 +57,12 @@ class Deliveries(ABC):
         """Return all deliveries that have not ended, the oldest uploads first."""
         return self._deliveries("state = 'waiting'")
 
-    def since(self, when: float, state: str) -> list[Delivery]:
-        """Return the deliveries in a state, of uploads received at a Unix time or later."""
-        return self._deliveries("state = ? AND received >= ?", state, when)
-
     def due(self, target: str) -> list[Delivery]:
-        """Return the deliveries to a target whose time has come, the oldest uploads first."""
+        """Return the deliveries to a target that are due, the oldest uploads first."""
         return self._deliveries(*_due(target, self._clock()))
 
     def first_due(self, target: str, *, new: bool) -> Delivery | None:
-        """Return the first due delivery that is new, or that has been tried before."""
+        """Return the first due delivery that is new, or else one that was tried before."""
         where, *values = _due(target, self._clock())
         tried = "attempts = 0" if new else "attempts > 0"
         order = "next_try, upload, file_number LIMIT 1"
@@ -79,14 +75,14 @@ class Deliveries(ABC):
         return [target for (target,) in self._database.query(query)]
 
     def next_try(self, target: str) -> float | None:
-        """Return when the next delivery to a target is due (Unix time); None if none waits."""
+        """Return the Unix time at which the next delivery to a target is due, None without one."""
         query = "SELECT min(next_try) FROM delivery WHERE state = 'waiting' AND target = ?"
         [(when,)] = self._database.query(query, target)
         return None if when is None else float(when)
 
     def recent(self, client: str | None = None, limit: int = RECENT) -> list[UploadRecord]:
-        """Return the last uploads, of one client or of all; the latest first."""
-        # With `OR` in it, no index would find those of one client.
+        """Return the latest uploads of one client or of all, the latest first."""
+        # One query for both cases, with OR, would use no index.
         where, values = ("", []) if client is None else ("WHERE client = ?", [client])
         rows = self._database.query(
             f"SELECT {STORED_UPLOAD} FROM upload {where} ORDER BY received DESC, id DESC LIMIT ?",
@@ -95,7 +91,7 @@ class Deliveries(ABC):
         return [self._record(StoredUpload(*row)) for row in rows]
 
     def thumbnail(self, id: str, file_number: int) -> bytes | None:
-        """Return the thumbnail of a file of an upload, a JPEG, if there is one."""
+        """Return the thumbnail of a file of an upload as a JPEG, None without one."""
         query = "SELECT thumbnail FROM file WHERE upload = ? AND number = ?"
         rows = self._database.query(query, id, file_number)
         return rows[0][0] if rows else None
@@ -103,7 +99,7 @@ class Deliveries(ABC):
     def done(self, delivery: Delivery, reason: str = "") -> None:
         """The delivery has succeeded for its recipients; `reason` names the others.
 
-        With the last delivery that needs it a body is deleted.
+        A body is deleted with the last delivery that needs it.
         """
         self._settle(delivery, "done", reason)
 
@@ -121,7 +117,7 @@ class Deliveries(ABC):
     ) -> None:
         """Retry the delivery, to these of its recipients, in `wait` seconds.
 
-        `progress` replaces what was known of that, unless it is empty.
+        `progress` replaces that of earlier attempts, unless it is empty.
         """
         with self._transaction() as database:
             database.execute(
@@ -134,14 +130,13 @@ class Deliveries(ABC):
             )
 
     def split(self, delivery: Delivery, files: int) -> None:
-        """Replace a delivery of all files by one for each, if it still waits."""
+        """Replace a waiting delivery of all files by one for each file."""
         with self._transaction() as database:
             query = f"DELETE FROM delivery WHERE state = 'waiting' AND {_KEY}"
             if database.execute(query, _key(delivery)).rowcount:
-                recipients, now = json.dumps(list(delivery.recipients)), self._clock()
+                id, target, now = delivery.arrival.id, delivery.target, self._clock()
                 for number in range(1, files + 1):
-                    upload, target = delivery.arrival.id, delivery.target
-                    add_delivery(database, upload, target, number, recipients, now)
+                    add_delivery(database, id, target, number, delivery.recipients, now)
 
     def back_off(
         self, target: str, wait: float, reason: str, *, except_for: Delivery | None = None
@@ -167,7 +162,7 @@ class Deliveries(ABC):
             ).rowcount
 
     def retry_now(self, id: str) -> int:
-        """Make the waiting deliveries of an upload due now. Returns how many there are."""
+        """Make the waiting deliveries of an upload due now. Returns their number."""
         now = self._clock()
         with self._transaction() as database:
             return database.execute(
@@ -182,13 +177,12 @@ class Deliveries(ABC):
 
     @abstractmethod
     def _delete_bodies(self, ids: Sequence[str]) -> None:
-        """Delete bodies that no delivery needs any more."""
+        """Delete bodies that no delivery needs."""
 
     def _settle(self, delivery: Delivery, state: str, reason: str) -> None:
         with self._transaction() as database:
             database.execute(
-                "UPDATE delivery SET attempts = attempts + 1, state = ?, reason = ?,"
-                f" recipients = ? WHERE {_KEY}",
+                f"UPDATE delivery SET state = ?, reason = ?, recipients = ? WHERE {_KEY}",
                 (state, reason, json.dumps(list(delivery.recipients)), *_key(delivery)),
             )
             if not delivery.file_number:

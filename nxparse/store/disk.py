@@ -1,13 +1,12 @@
-"""The file operations that durability rests on.
+"""File operations for durable storage.
 
-The order is that of Maildir (maildir(5)): create a file under a name that
-nobody else uses, write, fsync it, give it its name without replacing anything,
-fsync the folder. After that it survives a power cut.
+The order is that of Maildir (maildir(5)): create a file under a unique temporary name,
+write it, fsync it, rename it without replacing anything, fsync the folder. After that it
+survives a power cut.
 
-A Folder is held open: what is done in it happens in that very folder, even if
-somebody puts a symbolic link in its place meanwhile. Names are never followed
-through links. Windows has none of these calls; there, paths are joined, and
-folders cannot be fsynced.
+Operations in a Folder use its descriptor, so they happen in that very folder even if
+another process puts a symbolic link in its place. Links to files are not followed.
+Windows has no such calls; paths are joined there, and folders cannot be fsynced.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 from nxparse.filename import MAX_NAME
@@ -52,7 +50,7 @@ class Folder:
 
     @classmethod
     def make(cls, path: Path, mode: int = 0o777) -> Folder:
-        """Open a folder, made if need be, durably. Its own name must not be a link."""
+        """Open a folder. If it is missing, create it durably. It must not be a link itself."""
         missing = []
         ancestor = path
         while not ancestor.exists():
@@ -68,12 +66,7 @@ class Folder:
     def __enter__(self) -> Folder:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -82,12 +75,12 @@ class Folder:
             os.close(fd)
 
     def create(self, name: str, mode: int = 0o666) -> int:
-        """A descriptor to write and read a new file with. FileExistsError if the name is taken."""
+        """Create a file and return its descriptor. FileExistsError if the name is taken."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
         return os.open(self._at(name), flags, mode, dir_fd=self._fd)
 
     def open(self, name: str) -> int:
-        """A descriptor to read a file with. Does not hang on a FIFO."""
+        """Open a file for reading and return its descriptor. Does not block on a FIFO."""
         flags = os.O_RDONLY | _NOFOLLOW | _NONBLOCK | _BINARY
         return os.open(self._at(name), flags, dir_fd=self._fd)
 
@@ -116,7 +109,7 @@ class Folder:
             self.unlink(temporary)
 
     def move(self, name: str, folder: Folder, new_name: str) -> None:
-        """Rename a file into a folder of the same file system, replacing what is there."""
+        """Rename a file into a folder of the same file system, replacing a file there."""
         source, target = self._at(name), folder._at(new_name)
         os.replace(source, target, src_dir_fd=self._fd, dst_dir_fd=folder._fd)
 
@@ -124,16 +117,16 @@ class Folder:
         os.unlink(self._at(name), dir_fd=self._fd)
 
     def discard(self, name: str) -> None:
-        """Unlink, if it is there and can be."""
+        """Unlink a file. Errors are ignored."""
         with contextlib.suppress(OSError):
             self.unlink(name)
 
     def stat(self, name: str) -> os.stat_result:
-        """The state of a file, or of the link that is there."""
+        """Return the status of a file, or of the link with that name."""
         return os.stat(self._at(name), dir_fd=self._fd, follow_symlinks=False)
 
     def status(self) -> os.stat_result:
-        """The state of the folder itself."""
+        """Return the status of the folder itself."""
         return os.stat(self.path) if self._fd is None else os.fstat(self._checked(self._fd))
 
     def has(self, name: str) -> bool:
@@ -143,7 +136,7 @@ class Folder:
         return False
 
     def files(self) -> list[tuple[str, os.stat_result]]:
-        """Name and state of all regular files, sorted by name."""
+        """Return name and status of all regular files, sorted by name."""
         found = []
         for name in sorted(os.listdir(self.path if self._fd is None else self._fd)):
             with contextlib.suppress(FileNotFoundError):
@@ -153,10 +146,10 @@ class Folder:
         return found
 
     def trim(self, size: int, count: int) -> tuple[list[str], int, int]:
-        """Delete the files that come first by name until the rest fits.
+        """Delete files in the order of their names until the rest fits.
 
-        `size` is in bytes on the disk, of `count` files together. Returns the names
-        deleted, and the size and count of what is left.
+        The rest has at most `count` files that take at most `size` bytes on the disk.
+        Returns the deleted names, and the size and number of the files left.
         """
         files = self.files()
         total, left = sum(disk_size(state) for _, state in files), len(files)
@@ -172,7 +165,7 @@ class Folder:
         return deleted, total, left
 
     def is_in_place(self) -> bool:
-        """Is this still the folder that its path leads to?"""
+        """Return whether this is still the folder at its path."""
         try:
             found = os.stat(self.path, follow_symlinks=False)
         except OSError:
@@ -180,20 +173,20 @@ class Folder:
         return self._fd is None or os.path.samestat(found, os.fstat(self._checked(self._fd)))
 
     def lock(self) -> None:
-        """Let no other process lock this folder while it is open. BlockingIOError if one has."""
+        """Lock this folder until it is closed. BlockingIOError if another process has locked it."""
         if self._fd is not None:
             import fcntl
 
             fcntl.flock(self._checked(self._fd), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def sync(self) -> None:
-        """Make the names in this folder durable, where the system can."""
+        """Make the names in this folder durable, where the system supports that."""
         if self._fd is None:
             return
         try:
             os.fsync(self._checked(self._fd))
         except OSError as error:
-            # Some network and FUSE file systems cannot, and do not need to.
+            # Some network and FUSE file systems do not support it, nor need it.
             if error.errno not in (errno.EINVAL, errno.ENOTSUP):
                 raise
 
@@ -207,14 +200,24 @@ class Folder:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of the data: one write() may take less."""
+    """Write all of the data; a single write() may write less."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
 
+def start_writing(fd: int, start: int, end: int) -> None:
+    """Ask the kernel to write a range of a file to the disk now, without waiting for it.
+
+    For Linux that follows from the advice that the range will not be read again soon.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_DONTNEED)
+
+
 def disk_size(state: os.stat_result) -> int:
-    """Return the bytes that a file takes on the disk."""
+    """Return the number of bytes that a file takes on the disk."""
     blocks: int | None = getattr(state, "st_blocks", None)  # Windows has none
     return -(-state.st_size // 4096) * 4096 if blocks is None else blocks * 512
 
@@ -227,7 +230,7 @@ def read_chunks(fd: int) -> Iterator[bytes]:
 
 
 def read_range(fd: int, start: int, end: int) -> bytes:
-    """The bytes of a file between two offsets. OSError if it is shorter."""
+    """Return the bytes of a file between two offsets. OSError if it is shorter."""
     pieces = []
     while start < end:
         if hasattr(os, "pread"):
@@ -243,10 +246,10 @@ def read_range(fd: int, start: int, end: int) -> bytes:
 
 
 def copy_range(source: int, offset: int, size: int, destination: int) -> None:
-    """Append `size` bytes of a file, from `offset` on, at the position of `destination`.
+    """Copy `size` bytes of a file, from `offset` on, to the position of `destination`.
 
-    The kernel copies if it can, and then shares the blocks of the file if the file system
-    can. OSError if the source is shorter.
+    The kernel copies where it can, and shares blocks where the file system supports that.
+    OSError if the source is shorter.
     """
     end = offset + size
     while offset < end and hasattr(os, "copy_file_range"):
@@ -264,9 +267,9 @@ def copy_range(source: int, offset: int, size: int, destination: int) -> None:
 
 
 def with_name_limit(attempt: Callable[[int], Result]) -> Result:
-    """Return `attempt(limit)`, with the largest limit for names that the file system accepts.
+    """Call `attempt` with ever smaller limits for names, in bytes, until one is accepted.
 
-    The limit is in bytes. An attempt that fails with ENAMETOOLONG is repeated with a smaller one.
+    Returns its result. A limit is not accepted if the attempt fails with ENAMETOOLONG.
     """
     for limit in _NAME_LIMITS[:-1]:
         try:
@@ -278,14 +281,14 @@ def with_name_limit(attempt: Callable[[int], Result]) -> Result:
 
 
 def same_content(folder: Folder, name: str, size: int, chunks: Iterable[bytes]) -> bool:
-    """Is this a regular file with this content? FileNotFoundError if there is nothing."""
+    """Return whether `name` is a regular file with this content. FileNotFoundError without it."""
     state = folder.stat(name)
     if not stat.S_ISREG(state.st_mode) or state.st_size != size:
         return False
     try:
         fd = folder.open(name)
     except PermissionError:
-        return False  # not ours to read
+        return False  # it belongs to another user
     try:
         return all(os.read(fd, len(chunk)) == chunk for chunk in chunks)
     finally:

@@ -1,4 +1,4 @@
-"""What the spool's database stores: the schema, and the rows as frozen objects.
+"""The database of the spool: its schema, and its rows as frozen objects.
 
 An upload by e-mail has one body, with the id of the upload, and all photos in it.
 An upload to a social site, a post, has one body for each photo.
@@ -6,8 +6,10 @@ An upload to a social site, a post, has one body for each photo.
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from dataclasses import astuple, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from nxparse.upload import File, Thumbnail
 
@@ -23,9 +25,9 @@ CREATE TABLE upload (
     subject TEXT NOT NULL DEFAULT '',
     text TEXT NOT NULL,          -- of a post: the caption
     album TEXT NOT NULL DEFAULT '',
-    session TEXT NOT NULL DEFAULT '',  -- whose post it is
-    open INTEGER NOT NULL DEFAULT 0,   -- 1: a post that may grow
-    latest REAL NOT NULL DEFAULT 0     -- when it has grown
+    session TEXT NOT NULL DEFAULT '',  -- the login that posts it
+    open INTEGER NOT NULL DEFAULT 0,   -- 1: a post that may get more photos
+    latest REAL NOT NULL DEFAULT 0     -- Unix time of its last photo
 );
 CREATE INDEX upload_received ON upload (received);
 CREATE INDEX upload_client ON upload (client, received);
@@ -33,12 +35,12 @@ CREATE INDEX upload_open ON upload (session) WHERE open;
 CREATE TABLE body (
     id TEXT PRIMARY KEY,
     upload TEXT NOT NULL REFERENCES upload (id) ON DELETE CASCADE,
-    file_number INTEGER NOT NULL,  -- 0: it holds all files; else it is this one, from 1
+    file_number INTEGER NOT NULL,  -- 0: it holds all files; else only this one, from 1
     received REAL NOT NULL,      -- Unix time
     size INTEGER NOT NULL,       -- bytes
     fingerprint TEXT NOT NULL,
-    resource TEXT NOT NULL,      -- the announcement that it came for
-    parts TEXT NOT NULL,         -- of a multipart body: JSON, see `_source`
+    resource TEXT NOT NULL,      -- the announcement it belongs to
+    parts TEXT NOT NULL,         -- of a multipart body: JSON, see `_sources`
     reply_confirmed INTEGER NOT NULL DEFAULT 0,
     UNIQUE (upload, file_number)
 );
@@ -50,7 +52,7 @@ CREATE TABLE file (
     content_type TEXT NOT NULL,
     start INTEGER NOT NULL,      -- its offset in its body
     size INTEGER NOT NULL,       -- bytes
-    thumbnail BLOB,              -- a JPEG, if it is to be shown
+    thumbnail BLOB,              -- a JPEG
     turn INTEGER NOT NULL,       -- degrees clockwise to turn the thumbnail
     PRIMARY KEY (upload, number)
 );
@@ -75,13 +77,15 @@ CREATE INDEX delivery_new ON delivery (target, next_try, upload, file_number)
 CREATE INDEX delivery_tried ON delivery (target, next_try, upload, file_number)
     WHERE state = 'waiting' AND attempts > 0;
 """
-# Does a waiting delivery need a body?
+# True for a body that a waiting delivery needs.
 NEEDED = (
     "EXISTS (SELECT 1 FROM delivery WHERE delivery.upload = body.upload AND state = 'waiting'"
     " AND (delivery.file_number IN (0, body.file_number) OR body.file_number = 0))"
 )
-# So many uploads are shown as the last ones; thumbnails of older ones are forgotten.
+# Number of uploads shown as recent. Thumbnails of older ones are deleted.
 RECENT = 20
+# Seconds after which a photo with the same caption begins a new post.
+GAP = 600.0
 STORED_UPLOAD = "id, received, client, sender, site"  # the fields of StoredUpload
 
 
@@ -102,10 +106,10 @@ class StoredUpload:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """What the photos of one post have in common.
+    """The fields that all photos of one post share.
 
-    A video names no album: then `album` is empty, and fits any. `photos` is how many
-    there will be, 0 if that is unknown.
+    A video names no album: `album` is then empty and matches any. `photos` is the number
+    of photos the caption announces, 0 if it announces none.
     """
 
     client: str
@@ -119,11 +123,11 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An upload, or one file of it (`file_number`, from 1), on its way to one target.
+    """The delivery of an upload, or of one file of it (`file_number`, from 1), to one target.
 
-    `recipients` have not been reached yet. `waited` is the sum of its waits in seconds,
-    which does not depend on a clock. `progress` is what earlier attempts have done
-    already, in the words of the target.
+    `recipients` are those not reached yet. `waited` is the sum of its waits in seconds,
+    which does not depend on a clock. `progress` lists the steps that earlier attempts
+    completed; only the target reads it.
     """
 
     arrival: StoredUpload
@@ -138,14 +142,14 @@ class Delivery:
 
     @property
     def id(self) -> str:
-        """The same for each attempt, and for no other delivery of the same upload's files."""
+        """The same for each attempt, and unique among the deliveries to one target."""
         number = self.file_number
         return f"{self.arrival.id}.{number}" if number else self.arrival.id
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryStatus:
-    """What has become of an upload, or of one file of it (`file_number`, from 1), for one target.
+    """The state of a delivery, for a list. `file_number` as in Delivery.
 
     `state` is "waiting", "done" or "failed".
     """
@@ -160,7 +164,7 @@ class DeliveryStatus:
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A file of an upload, for a list: the file itself may be gone by now. `turn` in degrees."""
+    """A file of an upload, for a list; it may have been deleted. `turn` is in degrees."""
 
     number: int
     name: str
@@ -171,11 +175,19 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class UploadRecord:
-    """An accepted upload, and what has become of it."""
+    """An accepted upload with its files and the states of its deliveries."""
 
     arrival: StoredUpload
     files: tuple[FileRecord, ...]
     deliveries: tuple[DeliveryStatus, ...]
+
+
+def insert(database: sqlite3.Connection, table: str, **row: object) -> None:
+    """Insert a row."""
+    marks = ", ".join("?" * len(row))
+    database.execute(
+        f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", tuple(row.values())
+    )
 
 
 def add_delivery(
@@ -183,36 +195,34 @@ def add_delivery(
     upload: str,
     target: str,
     file_number: int,
-    recipients: str,
+    recipients: Sequence[str],
     when: float,
 ) -> None:
-    """Insert a waiting delivery. If it is there and untried, change only when it is due."""
+    """Insert a waiting delivery. If there is an untried one, change only when it is due."""
     database.execute(
         "INSERT INTO delivery (upload, target, file_number, recipients, state, next_try)"
         " VALUES (?, ?, ?, ?, 'waiting', ?)"
         " ON CONFLICT (upload, target, file_number) DO UPDATE SET next_try = excluded.next_try"
         " WHERE attempts = 0",
-        (upload, target, file_number, recipients, when),
-    )
-
-
-def add_upload(database: sqlite3.Connection, arrival: StoredUpload, text: str) -> None:
-    """Insert an upload."""
-    database.execute(
-        f"INSERT INTO upload ({STORED_UPLOAD}, text) VALUES (?, ?, ?, ?, ?, ?)",
-        (*astuple(arrival), text),
+        (upload, target, file_number, json.dumps(list(recipients)), when),
     )
 
 
 def add_file(
     database: sqlite3.Connection, id: str, number: int, file: File, thumbnail: Thumbnail | None
 ) -> None:
-    """Insert a file of an upload; thumbnails of older uploads are forgotten."""
-    data, turn = (thumbnail.data, thumbnail.turn) if thumbnail else (None, 0)
-    database.execute(
-        "INSERT INTO file (upload, number, name, content_type, start, size, thumbnail, turn)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (id, number, file.name, file.content_type, file.start, file.size, data, turn),
+    """Insert a file of an upload, and delete the thumbnails of older uploads."""
+    insert(
+        database,
+        "file",
+        upload=id,
+        number=number,
+        name=file.name,
+        content_type=file.content_type,
+        start=file.start,
+        size=file.size,
+        thumbnail=thumbnail.data if thumbnail else None,
+        turn=thumbnail.turn if thumbnail else 0,
     )
     if thumbnail:
         database.execute(
@@ -220,6 +230,16 @@ def add_file(
             " (SELECT id FROM upload ORDER BY received DESC, id DESC LIMIT ?)",
             (RECENT,),
         )
+
+
+def open_post(database: sqlite3.Connection, post: Post, now: float) -> StoredUpload | None:
+    """Return the upload that a photo of a post belongs to, if there is one."""
+    row = database.execute(
+        f"SELECT {STORED_UPLOAD} FROM upload WHERE open AND session = ? AND site = ? AND text = ?"
+        " AND (album IN ('', ?) OR ? = '') AND abs(? - latest) <= ? ORDER BY latest DESC",
+        (post.session, post.site, post.caption, post.album, post.album, now, GAP),
+    ).fetchone()
+    return StoredUpload(*row) if row else None
 
 
 def targets_together(database: sqlite3.Connection, id: str) -> set[str]:

@@ -1,8 +1,7 @@
-"""How much memory uploads take: the peak of a whole mitmdump, by the size of what it receives.
+"""The memory that uploads take: the peak of mitmdump by the size of the upload.
 
-The alternative, in the same run, is mitmproxy without the addon, whose way is to
-keep the body of a request until it is complete: it forwards the upload to a
-server that swallows it.
+Compared with mitmproxy without the addon, which holds the body of a request in memory
+until it is complete. It forwards the upload to a server that discards it.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ LIMIT = 16
 
 @dataclass(frozen=True)
 class Load:
-    """Uploads, one after another, of these sizes in bytes."""
+    """Uploads of these sizes in bytes, one after another."""
 
     name: str
     sizes: Sequence[int]
@@ -87,12 +86,12 @@ def peak_without(sizes: Sequence[int]) -> float:
 
 
 def upload(port: int, size: int, number: int, host: str = "www.ospserver.net") -> None:
-    """Send one photo of so many bytes without having it in memory."""
+    """Send a photo of `size` bytes without holding it in memory."""
     connection = camera.connect(port)
     for piece in request(size, number, host):
         connection.sendall(piece)
-    heard = camera.hear(connection)
-    assert heard.status == 200, heard
+    reply = camera.hear(connection)
+    assert reply.status == 200, reply
 
 
 @contextmanager

@@ -1,8 +1,7 @@
-"""What a long queue costs: 10,000 uploads that wait for a mail server which is not there.
+"""The cost of a long queue: 10,000 uploads for a mail server that is down.
 
-The queue is made through the spool's own interface, and in memory where there
-is a file system for that: how fast the disk is, is not the question. Beside it
-the same is done with an empty queue, and at the end both are delivered.
+Everything is measured with an empty queue as well. The queues are in memory where there is
+a file system for that.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from tests.bench.table import Goal, Row, Table, in_turns
 from tests.mitmdump import ROOT, Proxy
 
 MEMORY = Path("/dev/shm")
-# Were each delivery to look at all others, it would cost many times as much.
+# A delivery that looks at all others costs many times as much.
 NOT_CONSTANT = 3.0
 PAGE = b"GET / HTTP/1.1\r\nHost: www.samsungimaging.com\r\n\r\n"
 UPLOAD = bodies.request(bodies.body([("SAM_1.JPG", bodies.jpeg(1 << 16))]))
@@ -51,7 +50,7 @@ def main(short: bool) -> Iterator[Table]:
     count, runs, uploads = (1_000, 1, 10) if short else (10_000, 5, 40)
     with ExitStack() as opened:
         server = opened.enter_context(socket.socket())
-        server.bind(("127.0.0.1", 0))  # and nobody listens
+        server.bind(("127.0.0.1", 0))  # not listening
         few, many = (
             Queue(Path(opened.enter_context(_folder())), size, server.getsockname()[1])
             for size in (0, count)
@@ -97,13 +96,13 @@ def main(short: bool) -> Iterator[Table]:
                 [Goal("of one of a few", dearer, at_most=1.5, structural=dearer > NOT_CONSTANT)],
             ),
         ],
-        f"Medians of {runs}; of {uploads} pages and uploads. What is delivered is all that waits:"
+        f"Medians of {runs}; of {uploads} pages and uploads. All waiting uploads are delivered:"
         " in the empty queue, these uploads.",
     )
 
 
 class Queue:
-    """A folder with so many uploads that wait to be mailed."""
+    """A folder with `size` uploads that wait to be mailed."""
 
     def __init__(self, folder: Path, size: int, port: int) -> None:
         self._folder = folder
@@ -124,13 +123,13 @@ class Queue:
         return Proxy(self._folder, "--set", smtp, "--set", "nx_senders=*", "-s", "ask.py")
 
     def start(self) -> float:
-        """Seconds from the start of mitmdump until nx_addon is ready."""
+        """Return the seconds from the start of mitmdump until nx_addon is ready."""
         begin = time.monotonic()
         with self.proxy():
             return time.monotonic() - begin
 
     def listing(self) -> float:
-        """Seconds of CPU time to print the queue, beside a running mitmdump."""
+        """Return the CPU seconds to list the queue."""
         command = [sys.executable, "-m", "nxparse", "outbox", "--dir", self._folder / "uploads"]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
@@ -138,7 +137,7 @@ class Queue:
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     def delivery(self) -> float:
-        """Seconds of CPU time for each delivery, when everything is delivered to nowhere."""
+        """Return the CPU seconds for each delivery, without a real target."""
         count = 0
 
         def deliver(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
@@ -161,15 +160,15 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def _command(port: int) -> float:
-    """Seconds that nx.outbox takes, in which mitmdump does nothing else."""
+    """Return the seconds that nx.outbox takes; mitmdump does nothing else meanwhile."""
     with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
         connection.request("GET", f"http://{ASKED_FOR}/")
         return float(connection.getresponse().read())
 
 
 def _reply(port: int, request: bytes) -> float:
-    """Seconds from the beginning of a request to the end of its reply."""
+    """Return the seconds from the start of a request to the end of its reply."""
     begin = time.perf_counter()
-    heard = camera.send(port, request)
-    assert heard.status == 200, heard
+    reply = camera.send(port, request)
+    assert reply.status == 200, reply
     return time.perf_counter() - begin

@@ -1,12 +1,11 @@
-"""How fast uploads are received, beside Flask and beside mitmproxy streaming to nothing.
+"""How fast uploads are received, compared with Flask and with mitmproxy alone.
 
-- *nx_addon*: mitmdump as README starts it. Its 200 means that the upload has
-  been fsynced and committed. The photos are saved after it.
-- *Flask*: werkzeug's server, patched to accept the end that cameras write; the
-  photos are written, then 200 (`tests.bench.flask_receiver`). Nothing is fsynced.
-- *Flask, fsync*: the same, with fsync of each photo and of the folder before 200,
-  which is what it takes to promise the same.
-- *bound*: mitmproxy streams the body to nothing, 200 (`tests.bench.dropping_addon`).
+- *nx_addon*: mitmdump as in README. The upload is fsynced and committed before the reply,
+  and its photos are saved after it.
+- *Flask*: werkzeug's server, patched to accept the bodies of cameras. The photos are
+  written before the reply, without fsync (`tests.bench.flask_receiver`).
+- *Flask, fsync*: the same with fsync of each photo and of the folder.
+- *bound*: mitmproxy discards the body (`tests.bench.dropping_addon`).
 """
 
 from __future__ import annotations
@@ -43,9 +42,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Contender:
-    """A receiver that runs: its port, its process, how much memory that has when it is idle, and
-    the folder that photos are saved in, if they are.
-    """
+    """A running receiver. `idle` is its memory in MiB when it is idle."""
 
     port: int
     pid: int
@@ -54,10 +51,8 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What uploads took: seconds until all were answered, seconds until all were saved, CPU
-    seconds and MiB of memory until then.
-    """
+class Cost:
+    """The cost of uploads until all are answered and saved, in seconds, CPU seconds and MiB."""
 
     answered: float
     saved: float
@@ -69,13 +64,13 @@ def main(short: bool = False) -> Iterator[Table]:
     uploads, large, runs = (64, 50, 3) if short else (256, 500, 7)
     with contenders() as everybody:
         single = measured(everybody, 10 * runs, first_byte)
-        whole = measured(everybody, runs, partial(taken, count=1, size=large * MB))
-        crowd = measured(everybody, runs, partial(taken, count=uploads, size=PHOTO))
-    latency = told(single, lambda seconds: 1000 * seconds)
-    speed = told(whole, lambda it: large / it.answered)
-    cpu = told(whole, lambda it: 1000 * it.cpu / large)
-    together = told(crowd, lambda it: it.answered)
-    grown = told(whole, lambda it: it.grown, max)
+        whole = measured(everybody, runs, partial(cost, count=1, size=large * MB))
+        crowd = measured(everybody, runs, partial(cost, count=uploads, size=PHOTO))
+    latency = combined(single, lambda seconds: 1000 * seconds)
+    speed = combined(whole, lambda it: large / it.answered)
+    cpu = combined(whole, lambda it: 1000 * it.cpu / large)
+    together = combined(crowd, lambda it: it.answered)
+    grown = combined(whole, lambda it: it.grown, max)
     small = Goal("grown by", grown["nx_addon"], "MiB", at_most=16, structural=True)
     yield Table(
         "Receiving uploads",
@@ -84,24 +79,24 @@ def main(short: bool = False) -> Iterator[Table]:
             Row(
                 f"{large} MB: MB/s",
                 speed,
-                [beside("Flask", speed, at_least=1.3), beside("bound", speed, at_least=0.65)],
+                [ratio("Flask", speed, at_least=1.3), ratio("bound", speed, at_least=0.65)],
             ),
-            Row(f"{large} MB: s until saved", told(whole, lambda it: it.saved)),
-            Row(f"{large} MB: CPU, s/GB", cpu, [beside("Flask", cpu, at_most=1)]),
+            Row(f"{large} MB: s until saved", combined(whole, lambda it: it.saved)),
+            Row(f"{large} MB: CPU, s/GB", cpu, [ratio("Flask", cpu, at_most=1)]),
             Row(f"{large} MB: RSS, MiB", grown, [small]),
             Row(
                 f"{uploads} x 1.3 MB, {CAMERAS} at a time: s",
                 together,
-                [beside("Flask", together, at_most=1), beside("bound", together, at_most=1.6)],
+                [ratio("Flask", together, at_most=1), ratio("bound", together, at_most=1.6)],
             ),
             Row(
                 f"{uploads} x 1.3 MB, {CAMERAS} at a time: RSS, MiB",
-                told(crowd, lambda it: it.grown, max),
+                combined(crowd, lambda it: it.grown, max),
             ),
             Row(
                 "1.3 MB: first byte to reply, ms",
                 latency,
-                [beside("Flask", latency, at_most=0.6)],
+                [ratio("Flask", latency, at_most=0.6)],
             ),
         ],
         NOTE,
@@ -114,16 +109,16 @@ def measured(
     return in_turns(runs, {name: partial(measure, one) for name, one in among.items()})
 
 
-def told(
+def combined(
     results: Mapping[str, Sequence[T]],
     figure: Callable[[T], float],
     among: Callable[[Sequence[float]], float] = median,
 ) -> dict[str, float]:
-    """A figure for each contender, of those of all its runs."""
+    """Combine a figure of all runs of each contender."""
     return {name: among([figure(one) for one in runs]) for name, runs in results.items()}
 
 
-def beside(name: str, figures: Mapping[str, float], **limit: float) -> Goal:
+def ratio(name: str, figures: Mapping[str, float], **limit: float) -> Goal:
     return Goal(f"of {name}", figures["nx_addon"] / figures[name], **limit)
 
 
@@ -138,12 +133,12 @@ def first_byte(contender: Contender) -> float:
     return seconds
 
 
-def taken(contender: Contender, count: int, size: int) -> Taken:
-    """Send so many photos of so many bytes, at most `CAMERAS` at a time."""
+def cost(contender: Contender, count: int, size: int) -> Cost:
+    """Send `count` photos of `size` bytes, at most `CAMERAS` at a time."""
 
     def send(number: int) -> None:
-        heard = camera.send(contender.port, *request(size, number))
-        assert heard.status == 200, heard
+        reply = camera.send(contender.port, *request(size, number))
+        assert reply.status == 200, reply
 
     with ThreadPoolExecutor(min(count, CAMERAS)) as cameras:
         used = Usage(contender.pid)
@@ -153,12 +148,12 @@ def taken(contender: Contender, count: int, size: int) -> Taken:
         settle(contender, count)
         saved = time.perf_counter() - start
         cpu, peak = used.cpu(), used.peak()
-    os.sync()  # nobody is to wait for what another one has left to write
-    return Taken(answered, saved, cpu, peak - contender.idle)
+    os.sync()  # the next contender must not wait for the writes of this one
+    return Cost(answered, saved, cpu, peak - contender.idle)
 
 
 def settle(contender: Contender, count: int) -> None:
-    """Wait until so many photos are saved, and delete them."""
+    """Wait until `count` photos are saved, and delete them."""
     if folder := contender.folder:
         eventually(lambda: len([*folder.rglob("SAM_*.JPG")]) == count, "all photos are saved")
         for path in folder.rglob("SAM_*.JPG"):
@@ -210,6 +205,6 @@ def flask(*arguments: str) -> Iterator[Contender]:
 
 
 def warm(port: int, pid: int, folder: Path | None) -> Contender:
-    """What the first upload makes it import is not counted."""
+    """Send an upload first, so that imports are not measured."""
     first_byte(Contender(port, pid, 0.0, folder))
     return Contender(port, pid, resident(pid), folder)

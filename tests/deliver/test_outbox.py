@@ -31,7 +31,7 @@ from nxparse.deliver.outbox import (
 )
 from nxparse.deliver.save import folder_for, save
 from nxparse.deviation import BodyError
-from nxparse.store import spool as spool_module
+from nxparse.store import quarantine
 from nxparse.store.deliveries import MAX_WAIT
 from nxparse.store.records import Delivery, StoredUpload
 from nxparse.store.spool import Spool
@@ -414,7 +414,7 @@ class TestQuarantine:
         assert contents(path.parent) == {poison: CUT}
         assert (
             f"WARNING upload {poison} cannot be delivered: its body has another size than when it "
-            f"was accepted; its body is kept as {path}"
+            f"was accepted; its body is in quarantine: {path}"
         ) in scene.logged()
 
     def test_target_cannot_use_it(self, scene: Scene) -> None:
@@ -1091,7 +1091,7 @@ class TestThreads:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         """Files deleted from a full quarantine are logged."""
-        monkeypatch.setattr(spool_module, "MAX_QUARANTINE", 10)
+        monkeypatch.setattr(quarantine, "MAX_QUARANTINE", 10)
         incoming = live.begin()
         incoming.write(b"more than ten bytes")
         path = live.quarantine(incoming)

@@ -24,7 +24,7 @@ from nxparse.server.gateway import Gateway, simulated, time_reply
 from nxparse.server.hotspot import MSN
 from nxparse.server.page import render, thumbnail
 from nxparse.server.reply import ACCEPTED, Reply, refusal
-from nxparse.server.sessions import SESSION_LIFE, Announced, Sessions
+from nxparse.server.sessions import SESSION_LIFE, AnnouncedFile, Sessions
 from nxparse.store.spool import QUIET, Spool
 from nxparse.upload import File, Thumbnail, Upload
 from tests import arrivals
@@ -438,13 +438,13 @@ class TestAnnounce:
         assert spool.next_try("mail") == clock.now + QUIET
 
 
-def found(gateway: Gateway, config: Config, token: str) -> Announced:
+def found(gateway: Gateway, config: Config, token: str) -> AnnouncedFile:
     announced = gateway.announced(config, CLIENT, token)
-    assert isinstance(announced, Announced)
+    assert isinstance(announced, AnnouncedFile)
     return announced
 
 
-def arrive(spool: Spool, announced: Announced) -> None:
+def arrive(spool: Spool, announced: AnnouncedFile) -> None:
     """The photo that was announced comes, to be mailed with the rest of its post."""
     arrivals.append(
         spool,
@@ -504,7 +504,7 @@ class TestAnnounced:
         now = configured(directory, "me@example.org")
         assert gateway.announced(now, CLIENT, token) == social.SESSION_EXPIRED
         assert [level for level, _ in told(caplog)] == ["WARNING"]
-        assert isinstance(gateway.announced(before, CLIENT, token), Announced)
+        assert isinstance(gateway.announced(before, CLIENT, token), AnnouncedFile)
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,22 @@
-"""The room that uploads need on the disk."""
+"""A body that is being received, and the space that uploads need on the disk."""
 
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from nxparse.store.body import MIN_FREE, STRIDE, Room
+from nxparse.store import body, disk
+from nxparse.store.body import MIN_FREE, STRIDE, Incoming, Room
+from nxparse.store.disk import Folder
 
 
 @dataclass
 class Disk:
-    """A disk with so many free bytes."""
+    """A disk with this many free bytes."""
 
     free: int
 
@@ -21,10 +25,14 @@ class Disk:
 
 
 def has_room(room: Room, id: str, size: int, length: int | None) -> bool:
+    """Reserve space, or release it if there is too little."""
     try:
         room.reserve(id, size, length)
     except OSError as error:
-        return error.errno != errno.ENOSPC
+        room.release(id)
+        if error.errno != errno.ENOSPC:
+            raise
+        return False
     return True
 
 
@@ -33,26 +41,28 @@ def has_room(room: Room, id: str, size: int, length: int | None) -> bool:
     [
         pytest.param(0, 1000, 2000, id="not begun"),
         pytest.param(400, 1000, 1600, id="under way"),
-        pytest.param(1000, 1000, 1000, id="still to be saved"),
+        pytest.param(1000, 1000, 1000, id="complete"),
+        pytest.param(1200, 1000, 1200, id="longer than announced"),
         pytest.param(0, None, 2 * STRIDE, id="no length"),
         pytest.param(5 * STRIDE, None, 7 * STRIDE, id="no length, under way"),
     ],
 )
 def test_needed(size: int, length: int | None, needed: int) -> None:
-    """What is not there yet, and what saving it will take, must be free beside the reserve."""
+    """K05: the rest of the body and a copy of it must fit, and the minimum must stay free."""
     assert has_room(Room(Disk(MIN_FREE + needed)), "a", size, length)
     assert not has_room(Room(Disk(MIN_FREE + needed - 1)), "a", size, length)
 
 
 def test_others_count() -> None:
-    """What others have reserved, and what accepted uploads still need, is not free."""
+    """Space that other uploads have reserved, arriving or accepted, is not free."""
     disk = Disk(MIN_FREE + 5000)
     room = Room(disk)
     assert has_room(room, "a", 0, 1000)
     assert has_room(room, "b", 0, 1000)
     assert not has_room(room, "c", 0, 1000)
-    disk.free -= 1000  # the body of a has come
-    room.accepted("a", 1000)
+    disk.free -= 1000  # the body of a arrives
+    room.accept("a", 1000)
+    assert (room.arriving, room.accepted) == ({"b": 2000}, {"a": 1000})
     assert not has_room(room, "c", 0, 1000)
     disk.free -= 1000  # it is saved
     assert not has_room(room, "c", 0, 1000)
@@ -61,19 +71,56 @@ def test_others_count() -> None:
     assert has_room(room, "c", 0, 1000)
 
 
-def test_what_was_refused_reserves_nothing() -> None:
-    """An upload that has no room takes none from the others."""
-    room = Room(Disk(MIN_FREE + 2000))
-    assert not has_room(room, "a", 0, 1001)
-    assert has_room(room, "b", 0, 1000)
-
-
 @pytest.mark.parametrize(("length", "fits"), [(1000, True), (None, False)])
 def test_others_count_at_strides(length: int | None, fits: bool) -> None:
-    """A body without length has reserved nothing, so the others count for it again and again."""
-    room = Room(Disk(MIN_FREE + 4 * STRIDE))
-    assert has_room(room, "other", 0, STRIDE)
-    assert has_room(room, "a", 0, length)
+    """Other uploads are counted again and again for a body without length, which grows."""
     room = Room(Disk(MIN_FREE + 3 * STRIDE))
-    room.needs["other"] = 2 * STRIDE
+    room.accept("other", 2 * STRIDE)
     assert has_room(room, "a", 1, length) is fits
+
+
+class TestIncoming:
+    @pytest.fixture
+    def room(self) -> Room:
+        return Room(Disk(MIN_FREE + 10_000))
+
+    def test_written(self, tmp_path: Path, room: Room) -> None:
+        """Written bytes can be read back, and need no more space."""
+        with Folder(tmp_path) as folder:
+            incoming = Incoming("a", folder, room, 10)
+            incoming.write(b"01234")
+            seen = [incoming.fetch(1, 4), incoming.size, room.arriving["a"]]
+            incoming.write(b"56789")
+            seen += [incoming.fetch(3, 10), incoming.size, room.arriving["a"]]
+            incoming.close()
+            incoming.close()
+        assert seen == [b"123", 5, 15, b"3456789", 10, 10]
+
+    @pytest.mark.parametrize("length", [5001, None])
+    def test_refused(self, tmp_path: Path, room: Room, length: int | None) -> None:
+        """A body without space leaves no file, no descriptor and reserves nothing."""
+        with Folder(tmp_path) as folder:
+            before = os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd") else []
+            with pytest.raises(OSError, match="too little for this upload"):
+                Incoming("a", folder, room, length)
+            after = os.listdir("/proc/self/fd") if before else []
+        assert (os.listdir(tmp_path), room.arriving, len(after)) == ([], {}, len(before))
+
+    def test_strides(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """At each stride the kernel is asked to write it, and the free space is checked."""
+        started: list[tuple[int, int]] = []
+        checked: list[int] = []
+        monkeypatch.setattr(body, "STRIDE", 1000)
+        monkeypatch.setattr(disk, "start_writing", lambda fd, *span: started.append(span))
+
+        def free() -> int:
+            checked.append(incoming.size if checked else 0)
+            return MIN_FREE + 100_000
+
+        with Folder(tmp_path) as folder:
+            incoming = Incoming("a", folder, Room(free), 20_000)
+            for size in (999, 1, 999, 500, 501, 999, 5000):
+                incoming.write(bytes(size))
+            incoming.close()
+        assert started == [(0, 1000), (1000, 2499), (2499, 3999), (3999, 8999)]
+        assert checked == [0, 1000, 2499, 3999, 8999]

@@ -4,9 +4,6 @@ import errno
 import sqlite3
 import stat
 import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -27,18 +24,15 @@ def names(opened: Database) -> list[str]:
     return [name for (name,) in opened.query("SELECT name FROM camera ORDER BY name")]
 
 
-def add(name: str) -> Callable[[sqlite3.Connection], str]:
-    def work(database: sqlite3.Connection) -> str:
+def add(opened: Database, name: str) -> None:
+    with opened.transaction() as database:
         database.execute("INSERT INTO camera VALUES (?)", (name,))
-        return name
-
-    return work
 
 
 def test_new(path: Path) -> None:
-    """A new file can be read by its owner only, and is found again."""
+    """A new file is readable by its owner only."""
     opened = Database(path, SCHEMA)
-    opened.store(add("NX300"))
+    add(opened, "NX300")
     opened.close()
     again = Database(path, SCHEMA)
     assert (names(again), stat.S_IMODE(path.stat().st_mode)) == (["NX300"], 0o600)
@@ -58,42 +52,14 @@ def test_other_schema(path: Path) -> None:
 
 
 def test_schema_that_fails(path: Path) -> None:
-    """A file gets its schema wholly or not at all."""
+    """A schema that fails leaves no tables."""
     with pytest.raises(sqlite3.OperationalError):
         Database(path, f"{SCHEMA} SELECT nonsense;")
     Database(path, SCHEMA).close()
 
 
-def test_stored_at_the_same_moment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits for the same commit shares it, and what fails is undone by itself."""
-    monkeypatch.setattr(sqlite3, "connect", faults.connect)
-    monkeypatch.setattr(faults.Database, "watchers", [])
-    opened = Database(path, SCHEMA)
-    begun, end = threading.Event(), threading.Event()
-    commits: list[str] = []
-
-    def slow(database: sqlite3.Connection) -> None:
-        begun.set()
-        assert end.wait(30)
-
-    with ThreadPoolExecutor() as threads:
-        first = threads.submit(opened.store, slow)
-        assert begun.wait(30)
-        works = [threads.submit(opened.store, add(name)) for name in ("a", "b", "a", "c")]
-        while len(opened._waiting) < len(works):
-            time.sleep(0.001)
-        faults.Database.watchers.append(lambda _, sql: commits.append(sql))
-        end.set()
-        first.result()
-        failed = [work.exception() is not None for work in works]
-    assert (sum(failed), failed[1], failed[3]) == (1, False, False)
-    assert names(opened) == ["a", "b", "c"]
-    assert commits.count("COMMIT") == 2
-    opened.close()
-
-
 @pytest.mark.parametrize("failing", ["BEGIN", "COMMIT"])
-def test_store_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+def test_failure(path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     """An error of SQLite is raised, nothing is stored, and the next time it works."""
     monkeypatch.setattr(sqlite3, "connect", faults.connect)
     opened = Database(path, SCHEMA)
@@ -101,15 +67,15 @@ def test_store_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch, failing: 
         faults.Faults((failing,), errno.EIO),
         pytest.raises(sqlite3.OperationalError, match="disk I/O error"),
     ):
-        opened.store(add("NX300"))
+        add(opened, "NX300")
     assert names(opened) == []
-    assert opened.store(add("NX300")) == "NX300"
+    add(opened, "NX300")
     assert names(opened) == ["NX300"]
     opened.close()
 
 
 def test_rolled_back(path: Path) -> None:
-    """What is begun and fails has never been."""
+    """A transaction that fails is rolled back."""
     opened = Database(path, SCHEMA)
 
     def fail() -> None:
@@ -124,7 +90,7 @@ def test_rolled_back(path: Path) -> None:
 
 
 def test_rolled_back_by_sqlite(path: Path) -> None:
-    """What SQLite has rolled back by itself is not rolled back again: the first error is told."""
+    """The original error is raised after SQLite has rolled back by itself."""
     opened = Database(path, SCHEMA)
 
     def add_twice() -> None:
@@ -139,7 +105,7 @@ def test_rolled_back_by_sqlite(path: Path) -> None:
 
 
 def test_threads(path: Path) -> None:
-    """Threads take turns: no transaction sees half of another."""
+    """Transactions of several threads are isolated."""
     opened = Database(path, SCHEMA)
 
     def add_some() -> None:

@@ -1,0 +1,38 @@
+"""An empty spool with an injected clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nxparse.store.spool import Spool
+from tests.clock import Clock
+from tests.faults import (
+    make_lazy,
+)
+
+
+@pytest.fixture(autouse=True)
+def _lazy(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_lazy(monkeypatch)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Where the spool is."""
+    return tmp_path / "uploads" / ".nx"
+
+
+@pytest.fixture
+def opened(root: Path, clock: Clock) -> Iterator[Spool]:
+    """An empty spool."""
+    found = Spool(root, clock)
+    yield found
+    found.close()

@@ -1,0 +1,173 @@
+"""Uploads and posts in a spool, for the tests of the store."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from pathlib import Path
+
+from nxparse import upload
+from nxparse.store.body import Incoming
+from nxparse.store.records import (
+    Delivery,
+    Post,
+    StoredUpload,
+)
+from nxparse.store.spool import Spool
+from nxparse.upload import File, Thumbnail
+from tests.arrivals import parsed
+from tests.bodies import RECIPIENT, SENDER, body, jpeg
+from tests.clock import Clock
+from tests.faults import (
+    Faults,
+    contents,
+)
+
+PHOTO = jpeg(500)
+
+
+BODY = body([("SAM_4371.JPG", PHOTO)])
+
+
+CLIENT = "192.0.2.7"
+
+
+SAVE = {"save": [RECIPIENT]}
+
+
+SITE = "facebook"
+
+
+MAIL, OTHER = "mail:me@example.org", "mail:you@example.org"
+
+
+POST = Post(CLIENT, "anna", "a session", SITE, "NX300", "At the sea")
+
+
+YEARS = 10 * 365 * 86400.0
+
+
+def receive(into: Spool, data: bytes = BODY) -> Incoming:
+    """Receive a body in two chunks."""
+    incoming = into.begin(len(data))
+    incoming.write(data[:100])
+    incoming.write(data[100:])
+    return incoming
+
+
+UPLOAD = parsed(BODY)
+
+
+def accept(
+    into: Spool, data: bytes = BODY, targets: tuple[str, ...] = ("save",), sender: str = SENDER
+) -> StoredUpload:
+    """Accept an upload and confirm its reply."""
+    deliveries = {target: [RECIPIENT] for target in targets}
+    arrival = into.accept(receive(into, data), CLIENT, parsed(data, sender), deliveries)
+    into.reply_confirmed(arrival.id)
+    return arrival
+
+
+def to(arrival: StoredUpload, target: str, file_number: int = 0) -> Delivery:
+    """Return the delivery of an upload, or of one file of it."""
+    return Delivery(arrival, target, file_number, (RECIPIENT,), 0, 0.0, arrival.received, "")
+
+
+def due(found: Spool) -> list[tuple[StoredUpload, str, int]]:
+    """Return upload, target and number of attempts of each due delivery."""
+    return [
+        (one.arrival, one.target, one.attempts)
+        for target in found.targets()
+        for one in found.due(target)
+    ]
+
+
+def photo(number: int) -> bytes:
+    """Return a photo of a post."""
+    return jpeg(300 + number, number)
+
+
+NUMBERS = {photo(number): number for number in range(1, 81)}
+
+
+def whole(incoming: Incoming, name: str | None = "SAM.JPG", kind: str = "image/jpeg") -> File:
+    """Return the file that a body consists of."""
+    return upload.whole(name, kind, incoming.size, incoming.fetch)
+
+
+def append(
+    into: Spool,
+    number: int,
+    post: Post = POST,
+    *,
+    at_once: Sequence[str] = ("save",),
+    together: Sequence[str] = (MAIL,),
+    resource: str = "",
+    thumbnail: Thumbnail | None = None,
+    confirmed: bool = True,
+) -> StoredUpload:
+    """Accept a photo of a post and confirm its reply."""
+    incoming = receive(into, photo(number))
+    arrival = into.append(
+        incoming,
+        post,
+        whole(incoming, f"{number}.JPG"),
+        resource,
+        at_once=at_once,
+        together=together,
+        thumbnail=thumbnail,
+    )
+    if confirmed:
+        into.reply_confirmed(incoming.id)
+    return arrival
+
+
+def append_all(
+    into: Spool,
+    *numbers: int,
+    at_once: Sequence[str] = ("save",),
+    together: Sequence[str] = (MAIL,),
+) -> StoredUpload:
+    """Accept several photos of a post."""
+    first, *_ = [append(into, one, at_once=at_once, together=together) for one in numbers]
+    return first
+
+
+def numbers(found: Spool, delivery: Delivery) -> list[int]:
+    """Return the numbers of the photos in a delivery."""
+    with found.read(delivery) as (_, files):
+        return [NUMBERS[file.data] for file in files]
+
+
+def posts(found: Spool, target: str = MAIL) -> list[list[int]]:
+    """Return the photos of each waiting delivery to a target."""
+    return sorted(numbers(found, one) for one in found.waiting() if one.target == target)
+
+
+def waits(found: Spool, clock: Clock) -> list[tuple[str, int, float]]:
+    """Return target, file number and remaining seconds of each waiting delivery."""
+    return sorted(
+        (one.target, one.file_number, one.next_try - clock.now) for one in found.waiting()
+    )
+
+
+def spooled(root: Path) -> list[int]:
+    """Return the numbers of the photos in the spool."""
+    return sorted(NUMBERS[data] for data in contents(root / "spool").values())
+
+
+def bodies(root: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Return the bodies in `spool` and `quarantine`."""
+    return contents(root / "spool"), contents(root / "quarantine")
+
+
+def reopened(old: Spool, root: Path, clock: Clock) -> Spool:
+    old.close()
+    return Spool(root, clock)
+
+
+def done_but_not_deleted(opened: Spool) -> None:
+    """Finish a delivery whose body cannot be deleted."""
+    arrival = accept(opened)
+    with Faults(("unlink",), errno.EIO):
+        opened.done(to(arrival, "save"))

@@ -1,0 +1,479 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from nxparse.store.deliveries import MAX_WAIT, is_ahead
+from nxparse.store.records import (
+    RECENT,
+    Delivery,
+    DeliveryStatus,
+    FileRecord,
+    StoredUpload,
+)
+from nxparse.store.spool import QUIET, Spool
+from nxparse.upload import Thumbnail
+from tests.arrivals import parsed
+from tests.bodies import RECIPIENT, body, jpeg
+from tests.clock import NEW_YEAR, Clock
+from tests.faults import (
+    contents,
+)
+from tests.store.helpers import (
+    BODY,
+    CLIENT,
+    MAIL,
+    PHOTO,
+    POST,
+    SAVE,
+    YEARS,
+    accept,
+    append,
+    bodies,
+    due,
+    posts,
+    receive,
+    reopened,
+    to,
+    waits,
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ahead"),
+    [(-1, False), (0, False), (1, True), (2 * MAX_WAIT, True), (2 * MAX_WAIT + 1, False)],
+)
+def test_is_ahead(seconds: float, ahead: bool) -> None:
+    """R07: a time beyond the longest wait comes from a wrong clock."""
+    assert is_ahead(NEW_YEAR + seconds, NEW_YEAR) is ahead
+
+
+class TestDeliveries:
+    def test_oldest_first(self, opened: Spool, clock: Clock) -> None:
+        """Deliveries are sorted by upload, target and file."""
+        expected = []
+        for _ in range(3):
+            arrival = accept(opened, targets=("save", "mail"))
+            opened.split(to(arrival, "mail"), 2)
+            expected += [(arrival, "mail", 1), (arrival, "mail", 2), (arrival, "save", 0)]
+            clock.now += 1
+        found = {
+            target: [(one.arrival, target, one.file_number) for one in opened.due(target)]
+            for target in ("mail", "save")
+        }
+        assert [(one.arrival, one.target, one.file_number) for one in opened.waiting()] == expected
+        assert found == {
+            target: [one for one in expected if one[1] == target] for target in ("mail", "save")
+        }
+        assert opened.targets() == ["mail", "save"]
+
+    def test_without_targets(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """An upload without targets is deleted at the next start."""
+        accept(opened, targets=())
+        assert due(opened) == []
+        reopened(opened, root, clock).close()
+        assert bodies(root) == ({}, {})
+
+    def test_postpone(self, opened: Spool, clock: Clock) -> None:
+        """A postponed delivery is due after its wait, with one more attempt."""
+        arrival = accept(opened)
+        opened.postpone(to(arrival, "save"), 15, "No space left on device", [RECIPIENT])
+        seen: list[object] = [opened.next_try("save"), due(opened)]
+        clock.now += 14.9
+        seen.append(due(opened))
+        clock.now += 0.1
+        seen.append(due(opened))
+        assert seen == [NEW_YEAR + 15, [], [], [(arrival, "save", 1)]]
+
+    def test_next_try(self, opened: Spool, clock: Clock) -> None:
+        """The next try is that of the first waiting delivery."""
+        late, early, never = accept(opened), accept(opened), accept(opened)
+        opened.postpone(to(late, "save"), 60, "", [RECIPIENT])
+        opened.postpone(to(early, "save"), 30, "", [RECIPIENT])
+        opened.failed(to(never, "save"), "")
+        seen = [opened.next_try("save")]
+        opened.done(to(early, "save"))
+        seen.append(opened.next_try("save"))
+        opened.done(to(late, "save"))
+        seen.append(opened.next_try("save"))
+        assert seen == [NEW_YEAR + 30, NEW_YEAR + 60, None]
+
+    def test_done(self, opened: Spool, root: Path) -> None:
+        """The body is deleted after the last delivery."""
+        arrival = accept(opened, targets=("save", "mail"))
+        seen = []
+        for target in ("save", "mail"):
+            opened.done(to(arrival, target))
+            seen.append((bodies(root), due(opened)))
+        assert seen == [
+            (({arrival.id: BODY}, {}), [(arrival, "mail", 0)]),
+            (({}, {}), []),
+        ]
+
+    def test_postponed_again(self, opened: Spool, clock: Clock) -> None:
+        """The waits of a delivery are added up, whatever the clock does."""
+        arrival = accept(opened, targets=("mail",))
+        opened.postpone(to(arrival, "mail"), 15, "421 later", ["a", "b"])
+        clock.now -= 86400
+        opened.postpone(to(arrival, "mail"), 30, "450 busy", ["b"])
+        when = NEW_YEAR - 86400 + 30
+        assert opened.waiting() == [Delivery(arrival, "mail", 0, ("b",), 2, 45.0, when, "450 busy")]
+
+    @pytest.mark.parametrize(
+        ("said", "known"),
+        [
+            ([], []),
+            ([["a"]], ["a"]),
+            ([["a"], []], ["a"]),
+            ([["a"], ["a", "b"]], ["a", "b"]),
+            ([["a", "b"], ["c"]], ["c"]),
+            ([['"Grüße",\n\0[]', ""]], ['"Grüße",\n\0[]', ""]),
+        ],
+        ids=["never", "once", "not-again", "more", "other", "any-text"],
+    )
+    def test_progress(
+        self, opened: Spool, root: Path, clock: Clock, said: list[list[str]], known: list[str]
+    ) -> None:
+        """Progress is stored until an attempt replaces it."""
+        accept(opened, targets=("mail", "save"))
+        for progress in said:
+            [delivery] = opened.due("mail")
+            opened.postpone(delivery, 15, "450 busy", delivery.recipients, progress)
+            clock.now += 15
+        assert [one.progress for one in opened.due("mail")] == [tuple(known)]
+        opened.close()
+        with closing(Spool(root, clock)) as again:
+            assert [one.progress for one in again.due("mail")] == [tuple(known)]
+            assert [one.progress for one in again.due("save")] == [()]
+
+    def test_split(self, opened: Spool, root: Path, clock: Clock) -> None:
+        """A split delivery has one id for each file and the recipients that were left."""
+        arrival = accept(opened, targets=("mail", "save"))
+        opened.postpone(to(arrival, "mail"), 15, "450 busy", ["b"])
+        clock.now += 15
+        [delivery] = opened.due("mail")
+        opened.split(delivery, 3)
+        assert [(one.id, one.target, one.recipients, one.waited) for one in opened.waiting()] == [
+            (f"{arrival.id}.1", "mail", ("b",), 0),
+            (f"{arrival.id}.2", "mail", ("b",), 0),
+            (f"{arrival.id}.3", "mail", ("b",), 0),
+            (arrival.id, "save", (RECIPIENT,), 0),
+        ]
+        assert [one.file_number for one in opened.due("mail")] == [1, 2, 3]
+        for one in opened.waiting():
+            assert list(contents(root / "spool")) == [arrival.id]
+            opened.done(one)
+        assert contents(root / "spool") == {}
+
+    def test_split_when_dropped(self, opened: Spool) -> None:
+        """A delivery that was dropped meanwhile is not split."""
+        arrival = accept(opened, targets=("mail", "save"))
+        opened.failed(to(arrival, "mail"), "dropped by hand")
+        opened.split(to(arrival, "mail"), 2)
+        assert [one.target for one in opened.waiting()] == ["save"]
+
+    def test_file_number(self, opened: Spool) -> None:
+        """A delivery is for all files or for one, counted from 1."""
+        arrival = accept(opened, body([("A.JPG", PHOTO), ("B.JPG", jpeg(600))]))
+        names = []
+        for file_number in range(3):
+            with opened.read(to(arrival, "mail", file_number)) as (upload, files):
+                names.append([file.name for file in files])
+            assert len(upload.files) == 2
+        assert names == [["A.JPG", "B.JPG"], ["A.JPG"], ["B.JPG"]]
+
+    def test_retry_now(self, opened: Spool, clock: Clock) -> None:
+        """Retrying makes all waiting deliveries of an upload due, and no others."""
+        arrival, other = accept(opened, targets=("a", "b", "c")), accept(opened, targets=("a",))
+        opened.split(to(arrival, "b"), 2)
+        opened.done(to(arrival, "c"))
+        for one in opened.waiting():
+            opened.postpone(one, 3600, "450 busy", one.recipients)
+        clock.now += 1
+        assert opened.retry_now(arrival.id) == 3
+        assert {(one[0].id, one[1]) for one in due(opened)} == {
+            (arrival.id, "a"),
+            (arrival.id, "b"),
+        }
+        assert [opened.retry_now(other.id), opened.retry_now("unknown")] == [1, 0]
+
+    @pytest.mark.parametrize(
+        ("jump", "waited"),
+        [
+            pytest.param(0, 0, id="at once"),
+            pytest.param(30, 30, id="before it is due"),
+            pytest.param(100, 100, id="when it is due"),
+            pytest.param(10**9, 100, id="clock set forward"),
+            pytest.param(-600, 0, id="clock set back a little"),
+            pytest.param(-(10**9), 100, id="clock set back"),
+        ],
+    )
+    @pytest.mark.parametrize("how", ["retried", "restart"])
+    def test_waited(
+        self, opened: Spool, root: Path, clock: Clock, how: str, jump: float, waited: float
+    ) -> None:
+        """A wait that ends early counts for the time it lasted, once."""
+        arrival = accept(opened)
+        opened.postpone(to(arrival, "save"), 100, "450 busy", [RECIPIENT])
+        clock.now += jump
+        for _ in range(2):
+            if how == "retried":
+                opened.retry_now(arrival.id)
+            else:
+                opened.close()
+                opened = Spool(root, clock)
+        assert [one.waited for one in opened.waiting()] == [waited]
+        opened.close()
+
+    @pytest.mark.parametrize("how", ["retried", "restart"])
+    def test_waited_for_photos(self, opened: Spool, root: Path, clock: Clock, how: str) -> None:
+        """The time that a post waits for photos does not count."""
+        arrival = append(opened, 1)
+        if how == "retried":
+            opened.retry_now(arrival.id)
+        else:
+            opened = reopened(opened, root, clock)
+        opened.back_off(MAIL, 15, "no answer")
+        assert {one.waited for one in opened.waiting() if one.target == MAIL} == {0}
+        opened.close()
+
+
+class TestFirstDue:
+    @pytest.mark.parametrize(
+        ("ready", "new", "failed"),
+        [("", None, None), ("n", "n", None), ("f", None, "f"), ("nf", "n", "f")],
+        ids=["nothing", "new", "failed before", "both"],
+    )
+    def test_new_or_failed(
+        self, opened: Spool, clock: Clock, ready: str, new: str | None, failed: str | None
+    ) -> None:
+        """New deliveries and retries are found separately."""
+        arrivals = {name: accept(opened) for name in ready}
+        if "f" in arrivals:
+            opened.postpone(to(arrivals["f"], "save"), 15, "busy", [RECIPIENT])
+        clock.now += 15
+        found = [opened.first_due("save", new=True), opened.first_due("save", new=False)]
+        expected = [arrivals[name].id if name else None for name in (new, failed)]
+        assert [one and one.arrival.id for one in found] == expected
+
+    def test_order(self, opened: Spool, clock: Clock) -> None:
+        """The longest due comes first, then the older upload, then its first file."""
+        old, tried = accept(opened), {20: accept(opened), 10: accept(opened)}
+        for seconds, arrival in tried.items():
+            opened.postpone(to(arrival, "save"), seconds, "busy", [RECIPIENT])
+        clock.now += 30
+        young = accept(opened)
+        for arrival in (young, old):
+            opened.split(to(arrival, "save"), 2)
+        order: dict[bool, list[str]] = {True: [], False: []}
+        for new, ids in order.items():
+            while one := opened.first_due("save", new=new):
+                ids.append(one.id)
+                opened.done(one)
+        assert order == {
+            True: [f"{old.id}.1", f"{old.id}.2", f"{young.id}.1", f"{young.id}.2"],
+            False: [tried[10].id, tried[20].id],
+        }
+
+    @pytest.mark.parametrize(
+        ("seconds", "expected"),
+        [
+            (14.9, False),
+            (15, True),
+            (86400, True),
+            (15 - 2 * MAX_WAIT, False),
+            (15 - 2 * MAX_WAIT - 1, True),
+            (-YEARS, True),
+        ],
+        ids=["early", "in time", "late", "clock set back", "clock set back more", "years"],
+    )
+    def test_time(self, opened: Spool, clock: Clock, seconds: float, expected: bool) -> None:
+        """R07: `first_due` and `due` agree, also after the clock was set back."""
+        arrival = accept(opened)
+        opened.postpone(to(arrival, "save"), 15, "busy", [RECIPIENT])
+        clock.now += seconds
+        found = opened.first_due("save", new=False)
+        assert (found is not None, opened.due("save") != []) == (expected, expected)
+
+
+class TestBackOff:
+    def test_clock_set_back(self, opened: Spool, clock: Clock) -> None:
+        """R07: a delivery that is due because the clock was set back is postponed, too."""
+        accept(opened, targets=("mail",))
+        clock.now -= 5 * 3600
+        assert len(opened.due("mail")) == 1
+        assert opened.back_off("mail", 100, "gone") == 1
+        assert opened.due("mail") == []
+
+    @pytest.mark.parametrize(
+        ("tried", "seconds", "changes", "expected"),
+        [
+            (None, 0, 1, (1, 100, 100, "gone")),
+            (None, 50, 1, (1, 100, 100, "gone")),
+            (15, 15, 1, (2, 100, 115, "gone")),
+            (15, 500, 1, (2, 100, 115, "gone")),
+            (15, 5, 1, (2, 100, 105, "gone")),
+            (100, 0, 0, (1, 100, 100, "busy")),
+            (3600, 0, 0, (1, 3600, 3600, "busy")),
+        ],
+        ids=[
+            "new",
+            "due for a while",
+            "tried, due",
+            "tried, due for a while",
+            "tried, due soon",
+            "tried, due then",
+            "tried, due later",
+        ],
+    )
+    def test_wait(
+        self,
+        opened: Spool,
+        clock: Clock,
+        tried: float | None,
+        seconds: float,
+        changes: int,
+        expected: tuple[int, float, float, str],
+    ) -> None:
+        """Deliveries due within the wait are postponed, later ones are not."""
+        arrival = accept(opened)
+        if tried is not None:
+            opened.postpone(to(arrival, "save"), tried, "busy", [RECIPIENT])
+        clock.now += seconds
+        assert opened.back_off("save", 100, "gone") == changes
+        [one] = opened.waiting()
+        assert (one.attempts, one.next_try - clock.now, one.waited, one.reason) == expected
+
+    def test_others(self, opened: Spool, clock: Clock) -> None:
+        """Other targets and settled deliveries are not postponed."""
+        done, failed = accept(opened), accept(opened)
+        opened.done(to(done, "save"))
+        opened.failed(to(failed, "save"), "never")
+        accept(opened, targets=("mail",))
+        before = opened.waiting()
+        assert opened.back_off("save", 100, "gone") == 0
+        assert opened.waiting() == before
+        for _ in range(3):
+            accept(opened)
+        assert opened.back_off("save", 100, "gone") == 3
+        assert waits(opened, clock) == [("mail", 0, 0), *[("save", 0, 100)] * 3]
+
+    def test_except_for(self, opened: Spool, clock: Clock) -> None:
+        """The delivery that failed, and one that the user retries, are not postponed.
+
+        That one comes before all others.
+        """
+        failed, hurried, other = (accept(opened) for _ in range(3))
+        clock.now += 60
+        opened.postpone(to(failed, "save"), 50, "busy", [RECIPIENT])
+        opened.retry_now(hurried.id)
+        assert opened.back_off("save", 100, "gone", except_for=to(failed, "save")) == 1
+        found = {one.arrival.id: (one.attempts, one.reason) for one in opened.waiting()}
+        assert found == {failed.id: (1, "busy"), hurried.id: (0, ""), other.id: (1, "gone")}
+        first = opened.first_due("save", new=True)
+        assert (first and first.arrival, len(opened.due("save"))) == (hurried, 1)
+
+    def test_except_for_one_file(self, opened: Spool) -> None:
+        """The other files of the upload that failed are postponed."""
+        arrival = accept(opened, targets=("save", "mail"))
+        opened.split(to(arrival, "save"), 3)
+        assert opened.back_off("save", 100, "gone", except_for=to(arrival, "save", 2)) == 2
+        waiting = {(one.target, one.file_number): one.attempts for one in opened.waiting()}
+        assert waiting == {("mail", 0): 0, ("save", 1): 1, ("save", 2): 0, ("save", 3): 1}
+
+    @pytest.mark.parametrize("hold", [QUIET, MAX_WAIT], ids=["quiet", "a file on its way"])
+    def test_growing_post(self, opened: Spool, clock: Clock, hold: float) -> None:
+        """An open post that is not due is not postponed."""
+        append(opened, 1, at_once=())
+        opened.expect(POST, hold)
+        before = opened.waiting()
+        assert opened.back_off(MAIL, 7200, "gone") == 0
+        assert opened.waiting() == before
+
+    def test_post_that_is_due(self, opened: Spool, clock: Clock) -> None:
+        """A post that is due is postponed, and stays open until it is read."""
+        append(opened, 1, at_once=())
+        clock.now += QUIET
+        assert opened.back_off(MAIL, 15, "gone") == 1
+        assert waits(opened, clock) == [(MAIL, 0, 15)]
+        append(opened, 2, at_once=())
+        assert posts(opened) == [[1, 2]]
+
+
+class TestRecent:
+    """The list of recent uploads."""
+
+    def arrive(
+        self, into: Spool, client: str = CLIENT, thumbnails: Sequence[Thumbnail | None] = ()
+    ) -> StoredUpload:
+        data = body([("a.jpg", PHOTO), ("b\u202e.jpg", jpeg(600))])
+        arrival = into.accept(receive(into, data), client, parsed(data), SAVE, thumbnails)
+        into.reply_confirmed(arrival.id)
+        return arrival
+
+    def test_latest_first(self, opened: Spool, clock: Clock) -> None:
+        """The latest uploads of one client or of all, within a limit."""
+        arrivals = []
+        for number in range(6):
+            clock.now += 1
+            arrivals.append(self.arrive(opened, f"192.0.2.{number % 2}"))
+        arrivals.reverse()
+        assert [one.arrival for one in opened.recent()] == arrivals
+        assert [one.arrival for one in opened.recent("192.0.2.1")] == arrivals[::2]
+        assert [one.arrival for one in opened.recent("192.0.2.1", 2)] == [arrivals[0], arrivals[2]]
+        assert opened.recent("192.0.2.9") == []
+        assert [one.arrival for one in opened.recent(limit=1)] == arrivals[:1]
+
+    def test_files(self, opened: Spool) -> None:
+        """The files are listed after the body is deleted."""
+        arrival = self.arrive(opened, CLIENT, [None, Thumbnail(b"small", 90)])
+        opened.done(to(arrival, "save"))
+        [found] = opened.recent()
+        assert found.files == (
+            FileRecord(1, "a.jpg", 500, False, 0),
+            FileRecord(2, "b.jpg", 600, True, 90),
+        )
+        assert [opened.thumbnail(arrival.id, file_number) for file_number in (0, 1, 2, 3)] == [
+            *(None, None),
+            b"small",
+            None,
+        ]
+        assert opened.thumbnail("another", 2) is None
+
+    def test_deliveries(self, opened: Spool, clock: Clock) -> None:
+        """Waiting, finished and failed deliveries are listed."""
+        arrival = accept(opened, targets=("drop", "mail", "save"))
+        opened.done(to(arrival, "save"))
+        opened.failed(to(arrival, "drop"), "no reason")
+        opened.postpone(to(arrival, "mail"), 30.0, "no answer", ["left@example.org"])
+        [found] = opened.recent()
+        now = clock.now
+        assert found.deliveries == (
+            DeliveryStatus("drop", 0, (RECIPIENT,), "failed", now, "no reason"),
+            DeliveryStatus("mail", 0, ("left@example.org",), "waiting", now + 30, "no answer"),
+            DeliveryStatus("save", 0, (RECIPIENT,), "done", now, ""),
+        )
+
+    def test_post(self, opened: Spool) -> None:
+        """The photos of a post are its files."""
+        for number in (1, 2):
+            append(opened, number)
+        [found] = opened.recent()
+        assert [(one.number, one.name) for one in found.files] == [(1, "1.JPG"), (2, "2.JPG")]
+        assert {(one.target, one.file_number) for one in found.deliveries} == {
+            *(("save", 1), ("save", 2)),
+            (MAIL, 0),
+        }
+
+    def test_thumbnails_of_older_ones_are_forgotten(self, opened: Spool, clock: Clock) -> None:
+        """The thumbnails of older uploads are deleted."""
+        arrivals = []
+        for _ in range(RECENT + 3):
+            clock.now += 1
+            arrivals.append(self.arrive(opened, CLIENT, [Thumbnail(b"small"), None]))
+        kept = [opened.thumbnail(one.id, 1) for one in arrivals]
+        assert kept == [None] * 3 + [b"small"] * RECENT
+        assert all(len(one.files) == 2 for one in opened.recent(limit=100))

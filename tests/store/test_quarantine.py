@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import re
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from nxparse.store import quarantine
+from nxparse.store.disk import Folder
+from nxparse.store.spool import Spool
+from tests.clock import Clock
+from tests.faults import (
+    CALLS,
+    Faults,
+    contents,
+)
+from tests.store.helpers import (
+    BODY,
+    CLIENT,
+    SAVE,
+    UPLOAD,
+    accept,
+    bodies,
+    receive,
+    reopened,
+    to,
+)
+
+
+class TestQuarantine:
+    @pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
+    def test_any_call_fails(self, tmp_path: Path, clock: Clock, persistent: bool) -> None:
+        """Whichever call fails, a cut body is in quarantine at the latest after a restart."""
+        for first in itertools.count(1):
+            root = tmp_path / str(first) / ".nx"
+            opened = Spool(root, clock)
+            incoming = receive(opened)
+            with Faults(CALLS, errno.EIO, first, persistent=persistent) as faults:
+                try:
+                    path = opened.quarantine(incoming)
+                except OSError:
+                    path = None
+            reopened(opened, root, clock).close()
+            assert (first, bodies(root)) == (first, ({}, {incoming.id: BODY}))
+            if not faults.failed:
+                break
+        assert path == root / "quarantine" / incoming.id
+
+    def test_kept(self, opened: Spool, root: Path) -> None:
+        """A cut body goes to quarantine unaltered."""
+        incoming = receive(opened, BODY[:300])
+        assert opened.quarantine(incoming) == root / "quarantine" / incoming.id
+        assert bodies(root) == ({}, {incoming.id: BODY[:300]})
+
+    @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
+    @pytest.mark.parametrize("way", ["cut", "given up"])
+    def test_durable(self, opened: Spool, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+        """The body is fsynced before it is moved, and both folders after that."""
+        seen: list[str] = []
+        replace = os.replace
+
+        def replaced(*positional: str, **named: int) -> None:
+            replace(*positional, **named)
+            seen.append("move")
+
+        body = opened.begin()
+        body.write(BODY)
+        if way == "given up":
+            arrival = opened.accept(body, CLIENT, UPLOAD, SAVE)
+        monkeypatch.setattr(
+            os, "fsync", lambda fd: seen.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+        )
+        monkeypatch.setattr(os, "replace", replaced)
+        if way == "cut":
+            opened.quarantine(body)
+            assert seen == [body.id, "spool", "move", "quarantine", "spool"]
+        else:
+            opened.give_up(to(arrival, "save"))
+            assert seen == ["move", "quarantine", "spool"]
+
+    def test_tidy_lists_no_folder(self, opened: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The size of quarantine is counted, so the folder is listed only when it is full."""
+        opened.quarantine(receive(opened))
+        monkeypatch.setattr(Folder, "trim", lambda *limits: pytest.fail("listed"))
+        assert opened.tidy() == []
+
+    def test_empty(self, opened: Spool, root: Path) -> None:
+        """An empty body is deleted."""
+        assert opened.quarantine(opened.begin()) is None
+        assert bodies(root) == ({}, {})
+
+    @pytest.mark.parametrize(
+        ("limit", "room", "deleted"),
+        [
+            *[
+                ("MAX_QUARANTINE", room * 4096, deleted)
+                for room, deleted in ((3, 0), (2, 1), (0, 3))
+            ],
+            ("MAX_QUARANTINE", 2 * 4096 + 4095, 1),
+            *[("MAX_QUARANTINED", count, 3 - count) for count in range(4)],
+        ],
+    )
+    def test_tidy(
+        self,
+        opened: Spool,
+        root: Path,
+        clock: Clock,
+        monkeypatch: pytest.MonkeyPatch,
+        limit: str,
+        room: int,
+        deleted: int,
+    ) -> None:
+        """When quarantine is full, the oldest bodies are deleted, and no more than needed.
+
+        Files of one byte take a block of 4 KiB each, and an inode.
+        """
+        monkeypatch.setattr(quarantine, limit, room)
+        paths = []
+        for _ in range(3):
+            paths.append(opened.quarantine(receive(opened, b"x")))
+            clock.now += 1
+        if (paths[0].stat().st_blocks) != 8:  # type: ignore[union-attr]
+            pytest.skip("another block size")
+        waiting = accept(opened)
+        assert opened.tidy() == paths[:deleted]
+        assert [root / "quarantine" / name for name in bodies(root)[1]] == paths[deleted:]
+        assert list(bodies(root)[0]) == [waiting.id]
+        assert opened.tidy() == []
+
+    def test_counted_at_start(
+        self, opened: Spool, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Bodies that are in quarantine at the start count."""
+        path = opened.quarantine(receive(opened))
+        monkeypatch.setattr(quarantine, "MAX_QUARANTINED", 0)
+        again = reopened(opened, root, clock)
+        assert again.tidy() == [path]
+        again.close()
+
+    def test_tidy_what_can_be(
+        self, opened: Spool, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A body that cannot be deleted is skipped."""
+        monkeypatch.setattr(quarantine, "MAX_QUARANTINED", 2)
+        paths = []
+        for _ in range(4):
+            paths.append(opened.quarantine(receive(opened, b"x" * 100)))
+            clock.now += 1
+        with Faults(("unlink",), errno.EPERM):
+            assert opened.tidy() == paths[1:3]
+        assert [root / "quarantine" / name for name in bodies(root)[1]] == [paths[0], paths[3]]
+
+    def test_give_up(self, opened: Spool, root: Path) -> None:
+        """An accepted body that cannot be parsed goes to quarantine."""
+        arrival = accept(opened, b"not multipart")
+        assert opened.give_up(to(arrival, "save")) == [root / "quarantine" / arrival.id]
+        assert opened.give_up(to(arrival, "save")) == []
+        assert bodies(root) == ({}, {arrival.id: b"not multipart"})
+
+
+class TestUnknown:
+    """Unknown requests."""
+
+    def test_kept(self, opened: Spool, root: Path) -> None:
+        """A flow is stored unaltered, readable by its owner only."""
+        paths = [opened.keep_unknown(flow) for flow in (b"one", b"two")]
+        assert sorted(paths) == sorted((root / "unknown").iterdir())
+        assert [path.read_bytes() for path in paths] == [b"one", b"two"]
+        assert all(re.fullmatch(r"20260101T000000Z-[0-9a-f]{8}\.mitm", path.name) for path in paths)
+        assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o600}
+        assert stat.S_IMODE((root / "unknown").stat().st_mode) == 0o700
+
+    @pytest.mark.parametrize(
+        ("limits", "left"),
+        [
+            ({"MAX_UNKNOWN": 2}, [3, 4]),
+            ({"MAX_UNKNOWN_BYTES": 3 * 4096}, [2, 3, 4]),
+            ({}, [1, 2, 3, 4]),
+        ],
+        ids=["files", "bytes", "neither"],
+    )
+    def test_limits(
+        self,
+        opened: Spool,
+        root: Path,
+        clock: Clock,
+        monkeypatch: pytest.MonkeyPatch,
+        limits: dict[str, int],
+        left: list[int],
+    ) -> None:
+        """The oldest flows are deleted when there are too many, or too large ones."""
+        for name, limit in limits.items():
+            monkeypatch.setattr(quarantine, name, limit)
+        for number in (1, 2, 3, 4):
+            opened.keep_unknown(b"%10d" % number)
+            clock.now += 1
+        assert [int(flow) for flow in contents(root / "unknown").values()] == left
+
+    @pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
+    def test_failure(self, opened: Spool, root: Path, persistent: bool) -> None:
+        """K01: whichever call fails, no partial flow is left, and the next one is stored."""
+        for first in itertools.count(1):
+            with (
+                Faults(
+                    ("open", "write", "replace"), errno.ENOSPC, first, persistent=persistent
+                ) as faults,
+                suppress(OSError),
+            ):
+                opened.keep_unknown(b"a flow")
+            opened.keep_unknown(b"a flow")
+            assert set(contents(root / "unknown").values()) == {b"a flow"}
+            assert not [name for name in contents(root / "unknown") if name.startswith(".")]
+            if not faults.failed:
+                break

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nxparse.store.records import (
+    Post,
+)
+from nxparse.store.replies import REPEAT, RepeatedError
+from nxparse.store.spool import Spool
+from tests.arrivals import parsed
+from tests.bodies import SENDER, body, jpeg, message_xml
+from tests.clock import NEW_YEAR, Clock
+from tests.faults import (
+    Database,
+)
+from tests.store.helpers import (
+    BODY,
+    CLIENT,
+    PHOTO,
+    POST,
+    SAVE,
+    UPLOAD,
+    YEARS,
+    accept,
+    append,
+    bodies,
+    receive,
+    reopened,
+    to,
+)
+
+
+class TestRepeats:
+    def repeat(self, into: Spool, data: bytes = BODY, sender: str = SENDER) -> str | None:
+        """Receive a body again. Returns the id that it repeats, None if it is new."""
+        incoming = receive(into, data)
+        try:
+            into.accept(incoming, CLIENT, parsed(data, sender), SAVE)
+        except RepeatedError as error:
+            incoming.discard()
+            return "it is open" if error.reply else error.id
+        into.reply_confirmed(incoming.id)
+        return None
+
+    def repeat_photo(
+        self, into: Spool, number: int, resource: str, post: Post = POST
+    ) -> str | None:
+        """Receive a photo of a post again."""
+        try:
+            append(into, number, post, resource=resource)
+        except RepeatedError as error:
+            return "it is open" if error.reply else error.id
+        return None
+
+    @pytest.fixture
+    def lost(self, opened: Spool) -> str:
+        """The id of an accepted upload whose reply was lost."""
+        arrival = opened.accept(receive(opened), CLIENT, UPLOAD, SAVE)
+        opened.reply_lost(arrival.id)
+        return arrival.id
+
+    @pytest.mark.parametrize(
+        ("sender", "data", "later", "found"),
+        [
+            (SENDER, BODY, 0, True),
+            (SENDER, BODY, REPEAT, True),
+            (SENDER, BODY, -REPEAT, True),
+            (SENDER, BODY, REPEAT + 1, False),
+            (SENDER, BODY, YEARS, False),
+            (SENDER, BODY, -YEARS, False),
+            ("other@example.org", BODY, 0, False),
+            ("", BODY, 0, False),
+            (SENDER, BODY + b"x", 0, False),
+            (SENDER, body([("SAM_4371.JPG", jpeg(500, seed=9))]), 0, False),
+            (SENDER, body([("SAM_4371.JPG", PHOTO)], message=message_xml(text="No")), 0, False),
+        ],
+        ids=[
+            "at once",
+            "within the hour",
+            "clock set back a little",
+            "later",
+            "clock set forward",
+            "clock set back",
+            "other sender",
+            "no sender",
+            "a byte more",
+            "other photo",
+            "other message",
+        ],
+    )
+    def test_lost(
+        self,
+        opened: Spool,
+        clock: Clock,
+        lost: str,
+        sender: str,
+        data: bytes,
+        later: float,
+        found: bool,
+    ) -> None:
+        """The same body of the same sender within the hour is a duplicate."""
+        clock.now += later
+        assert self.repeat(opened, data, sender) == (lost if found else None)
+        assert len(opened.waiting()) == (1 if found else 2)
+
+    def test_confirmed(self, opened: Spool) -> None:
+        """The same body after a confirmed reply is a new upload."""
+        accept(opened)
+        assert self.repeat(opened) is None
+        assert len(opened.waiting()) == 2
+
+    def test_reply_to_a_duplicate(self, opened: Spool, lost: str) -> None:
+        """Repeats are duplicates until a reply to one of them is confirmed."""
+        seen = []
+        for arrived in (False, False, True, True):
+            seen.append(self.repeat(opened))
+            if arrived:
+                opened.reply_confirmed(lost)
+            else:
+                opened.reply_lost(lost)
+        assert seen == [lost, lost, lost, None]
+
+    def test_repeat_while_a_duplicate_is_answered(self, opened: Spool, lost: str) -> None:
+        """The reply to a duplicate is open, too: the next repeat can wait for it."""
+        assert [self.repeat(opened) for _ in range(2)] == [lost, "it is open"]
+
+    @pytest.mark.parametrize("arrived", [True, False])
+    def test_open(self, opened: Spool, arrived: bool) -> None:
+        """A repeat can wait until it is known whether the reply has arrived."""
+        arrival = opened.accept(receive(opened), CLIENT, UPLOAD, SAVE)
+        incoming = receive(opened)
+        with pytest.raises(RepeatedError) as caught:
+            opened.accept(incoming, CLIENT, UPLOAD, SAVE)
+        reply = caught.value.reply
+        assert reply
+        assert not reply.done()
+        (opened.reply_confirmed if arrived else opened.reply_lost)(arrival.id)
+        assert reply.result(0) is arrived
+        if arrived:
+            assert opened.accept(incoming, CLIENT, UPLOAD, SAVE).id == incoming.id
+        else:
+            with pytest.raises(RepeatedError) as caught:
+                opened.accept(incoming, CLIENT, UPLOAD, SAVE)
+            assert (caught.value.id, caught.value.reply) == (arrival.id, None)
+
+    @pytest.mark.parametrize(
+        ("settle", "found"),
+        [
+            (lambda found, id: found.reply_confirmed(id), False),
+            (lambda found, id: found.reply_lost(id), True),
+            (lambda found, id: None, True),
+        ],
+        ids=["confirmed", "lost", "not known"],
+    )
+    def test_after_a_restart(
+        self,
+        opened: Spool,
+        root: Path,
+        clock: Clock,
+        settle: Callable[[Spool, str], None],
+        found: bool,
+    ) -> None:
+        """A reply that was open at a restart counts as lost."""
+        arrival = opened.accept(receive(opened), CLIENT, UPLOAD, SAVE)
+        settle(opened, arrival.id)
+        again = reopened(opened, root, clock)
+        assert self.repeat(again) == (arrival.id if found else None)
+        again.close()
+
+    def test_delivered(self, opened: Spool, root: Path, lost: str) -> None:
+        """A duplicate of a delivered upload is not delivered again."""
+        [delivery] = opened.waiting()
+        opened.done(delivery)
+        assert self.repeat(opened) == lost
+        assert (opened.waiting(), bodies(root)) == ([], ({}, {}))
+
+    def test_confirmation_costs_no_transaction(self, opened: Spool, root: Path) -> None:
+        """A confirmation is stored with the next transaction."""
+        commits = []
+        arrival = opened.accept(receive(opened), CLIENT, UPLOAD, SAVE)
+
+        def watch(database: sqlite3.Connection, sql: str) -> None:
+            commits.extend([sql] * (sql == "COMMIT"))
+
+        Database.watchers.append(watch)
+        try:
+            opened.reply_confirmed(arrival.id)
+            assert commits == []
+            opened.done(to(arrival, "save"))
+        finally:
+            Database.watchers.remove(watch)
+        assert commits == ["COMMIT"]
+        with closing(sqlite3.connect(root / "state.sqlite3")) as database:
+            assert database.execute("SELECT reply_confirmed FROM body").fetchall() == [(1,)]
+
+    @pytest.mark.parametrize(
+        ("user", "number", "resource", "later", "found"),
+        [
+            ("anna", 1, "R1", 0, True),
+            ("anna", 1, "R1", REPEAT + 1, True),
+            ("anna", 1, "R1", -YEARS, True),
+            ("anna", 1, "R2", 0, False),
+            ("anna", 1, "", 0, False),
+            ("anna", 2, "R1", 0, False),
+            ("ben", 1, "R1", 0, False),
+        ],
+        ids=[
+            "same announcement",
+            "later",
+            "clock set back",
+            "another announcement",
+            "none",
+            "another photo",
+            "another sender",
+        ],
+    )
+    def test_announced(
+        self,
+        opened: Spool,
+        clock: Clock,
+        user: str,
+        number: int,
+        resource: str,
+        later: float,
+        found: bool,
+    ) -> None:
+        """S08: the same photo for the same announcement is a duplicate, at any time."""
+        arrival = append(opened, 1, resource="R1")
+        clock.now += later
+        repeated = self.repeat_photo(opened, number, resource, replace(POST, sender=user))
+        assert repeated == (arrival.id if found else None)
+
+    def test_announced_while_the_reply_is_open(self, opened: Spool) -> None:
+        """A repeat for the same announcement does not wait for the open reply."""
+        arrival = append(opened, 1, resource="R1", confirmed=False)
+        assert [self.repeat_photo(opened, 1, "R1") for _ in range(2)] == [arrival.id] * 2
+
+    def test_lost_photo(self, opened: Spool, clock: Clock) -> None:
+        """A photo whose reply was lost is a duplicate under a new announcement, within the hour."""
+        arrival = append(opened, 1, resource="R1", confirmed=False)
+        seen = []
+        for later in (0, REPEAT, REPEAT + 1):
+            opened.reply_lost(arrival.id)
+            clock.now = NEW_YEAR + later
+            seen.append(self.repeat_photo(opened, 1, f"R{later + 3}"))
+        assert seen == [arrival.id, arrival.id, None]
+
+    @pytest.mark.parametrize(
+        "post", [replace(POST, caption="Another"), replace(POST, site="picasa")], ids=str
+    )
+    def test_lost_photo_of_another_post(self, opened: Spool, post: Post) -> None:
+        """The same photo with another caption, or for another site, is new."""
+        arrival = append(opened, 1, resource="R1", confirmed=False)
+        opened.reply_lost(arrival.id)
+        assert self.repeat_photo(opened, 1, "R2", post) is None
+        assert self.repeat_photo(opened, 1, "R2") == arrival.id
