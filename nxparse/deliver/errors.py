@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from nxparse.store.saved import SavedFile
+
 MAX_TOLD = 200  # characters
 
 
@@ -63,6 +65,7 @@ class Outcome:
 
     told: str
     refused: tuple[Refused, ...] = ()
+    saved: tuple[SavedFile, ...] = ()  # one for each file, if they were saved here
 
 
 def one_line(text: str, secrets: Iterable[str] = ()) -> str:

@@ -296,7 +296,7 @@ class Outbox:
             self._retry(delivery, _refusals(later), [one.recipient for one in later])
         else:
             done = replace(delivery, recipients=reached)
-            self._note(delivery, partial(self._spool.done, done, missed))
+            self._note(delivery, partial(self._spool.done, done, missed, outcome.saved))
 
     def _note(self, delivery: Delivery, note: Callable[[], None]) -> None:
         """Note in the spool what has become of a delivery; if that fails, when it is due again."""

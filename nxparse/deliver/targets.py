@@ -22,6 +22,7 @@ from nxparse.deliver.errors import (
 from nxparse.deliver.outbox import Deliver
 from nxparse.deliver.save import describe_saved, save
 from nxparse.store.records import Delivery
+from nxparse.store.saved import SavedFile
 from nxparse.text import format_list, format_recipients
 from nxparse.upload import File, Upload, camera, encoded
 
@@ -77,7 +78,10 @@ def keep(directory: Path, upload: Upload, files: Sequence[File], delivery: Deliv
 
 
 def _save(directory: Path, upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
-    return Outcome(describe_saved(save(files, directory, delivery.arrival.received, delivery.id)))
+    saved = save(files, directory, delivery.arrival.received, delivery.id)
+    return Outcome(
+        describe_saved(saved), saved=tuple(SavedFile(one.path, one.identity) for one in saved)
+    )
 
 
 def _drop(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:

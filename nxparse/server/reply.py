@@ -50,6 +50,14 @@ class Reply:
         ]
 
 
+PRIVATE = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "private, no-store"),
+)
+"""Headers of all replies that show what was uploaded."""
+
 ACCEPTED = Reply(200, b'<Response Status="succ" />')
 """What a camera wants to read after an upload (samsung-nx-emailservice, commit de1c332)."""
 

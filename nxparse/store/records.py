@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import astuple, dataclass
 
+from nxparse.store.saved import SavedFile
 from nxparse.upload import File, Thumbnail
 
 SCHEMA = """
@@ -74,6 +75,13 @@ CREATE INDEX delivery_new ON delivery (target, next_try, upload, file_number)
     WHERE state = 'waiting' AND attempts = 0;
 CREATE INDEX delivery_tried ON delivery (target, next_try, upload, file_number)
     WHERE state = 'waiting' AND attempts > 0;
+CREATE TABLE saved_file (
+    upload TEXT NOT NULL REFERENCES upload (id) ON DELETE CASCADE,
+    number INTEGER NOT NULL,     -- from 1
+    path BLOB NOT NULL,          -- absolute
+    identity TEXT NOT NULL,      -- device, inode, size, mtime: see `identity_of`
+    PRIMARY KEY (upload, number, path)
+);
 """
 # Does a waiting delivery need a body?
 NEEDED = (
@@ -167,6 +175,7 @@ class FileRecord:
     size: int
     has_thumbnail: bool
     turn: int
+    saved: tuple[SavedFile, ...] = ()  # its copies on this machine, as they were saved
 
 
 @dataclass(frozen=True, slots=True)
