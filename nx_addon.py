@@ -59,6 +59,7 @@ from nxparse.inspect import credentials, show
 from nxparse.inspect.recorded import RecordedQuestion, RecordedRequest, RecordedResponse
 from nxparse.proxy import advice, handover, network, upstream
 from nxparse.proxy import dns as foreign_dns
+from nxparse.proxy.file_server import FileServer
 from nxparse.proxy.handover import Opened
 from nxparse.proxy.limits import (
     AcceptErrors,
@@ -187,7 +188,11 @@ class NxAddon:
         self.watched: set[Exchange] = set()  # whose replies are not yet acknowledged
         self.refused: set[object] = set()  # peers whose request head was refused
         self.sink = Sink()
-        self.log_filter = ProxyLogFilter(self.sink, self._streams, self.refused.__contains__)
+        self.files = FileServer(self.storage)
+        self.streams: dict[str, tuple[Client, Callable[[], None]]] = {}  # of files, by flow id
+        self.log_filter = ProxyLogFilter(
+            self.sink, self._streams, self.refused.__contains__, self.files
+        )
         self.connections = ConnectionLimit()
         self.accept_errors: AcceptErrors | None = None
 
@@ -405,7 +410,9 @@ class NxAddon:
     def server_connect(self, data: ServerConnectionHookData) -> None:
         assert data.server.address
         host, port = data.server.address[:2]
-        if self._is_sink(data.client, data.server.address):
+        if self._is_sink(data.client, data.server.address) or self._is_file_server(
+            data.client, data.server.address
+        ):
             data.server.sockname = None  # the option connect_addr is not for the sink
         elif (
             self._exchanges_of(data.client)
@@ -426,7 +433,9 @@ class NxAddon:
                 for exchange in self._exchanges_of(data.client):
                     exchange.pending.connected.set()
         # What a name resolves to is known only now, and may have changed since it was looked up.
-        elif self._is_refused(data.client, address, peer[0]):
+        elif not self._is_file_server(data.client, peer) and self._is_refused(
+            data.client, address, peer[0]
+        ):
             reason = upstream.describe_refused(address[0], peer[0])
             logger.warning(f"{_name(data.client)}: connection to port {peer[1]} aborted: {reason}")
             _abort(data)
@@ -434,6 +443,12 @@ class NxAddon:
     def _is_sink(self, client: Client, address: tuple[Any, ...]) -> bool:
         """Is this the sink, and does a body of this client go there?"""
         return address[:2] == self.sink.address and bool(self._exchanges_of(client))
+
+    def _is_file_server(self, client: Client, address: tuple[Any, ...]) -> bool:
+        """Is this the file server, and does this client get a file from it?"""
+        return address[:2] == self.files.address and any(
+            one.id == client.id for one, _ in self.streams.values()
+        )
 
     def _is_refused(self, client: Client, address: tuple[Any, ...], host: str) -> bool:
         """Must the proxy not connect to `host`, as it is asked to reach `address`?
@@ -474,6 +489,8 @@ class NxAddon:
             exchange.endpoint = self._refused(flow, claim) or self._endpoint(flow, claim)
             if _has_body(flow.request):
                 await self._stream(flow.request, exchange)
+            elif exchange.endpoint.is_file:
+                await self._stream_file(flow, exchange)
         except Exception:
             logger.exception("cannot take a request")
             exchange.reply = FAILED
@@ -492,7 +509,8 @@ class NxAddon:
         self._enter(flow, Stage.COMPLETE)
         exchange = self.exchanges.get(flow.id)
         if exchange is None:
-            self._without_exchange(flow)
+            if flow.id not in self.streams:
+                self._without_exchange(flow)
             return
         exchange.pending.complete = True
         try:
@@ -502,6 +520,8 @@ class NxAddon:
             exchange.reply = FAILED
         if exchange.reply is FAILED:
             await self._abandon(exchange, "by a fault in nx_addon")
+        if exchange.endpoint.is_upload and exchange.reply.status >= 400 and self.gateway:
+            self.gateway.failures.add(_name(exchange.client), exchange.reply.remark)
         exchange.unknown = exchange.unknown or exchange.reply.unsolved
         _restore(flow.request, exchange)
         _label(flow, exchange)
@@ -511,7 +531,15 @@ class NxAddon:
         else:
             flow.response = _response(exchange.reply, flow.request.method)
 
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        if stream := self.streams.get(flow.id):
+            assert flow.response
+            flow.response.stream = True
+            stream[1]()
+            _mark(flow, "answered", "saved file")
+
     async def response(self, flow: http.HTTPFlow) -> None:
+        self.streams.pop(flow.id, None)
         switched = flow.response and flow.response.status_code == 101
         self._enter(flow, Stage.OPAQUE if switched else Stage.HEAD)
         exchange = self.exchanges.pop(flow.id, None)
@@ -535,6 +563,8 @@ class NxAddon:
 
     async def error(self, flow: http.HTTPFlow) -> None:
         self._enter(flow, Stage.HEAD)
+        if stream := self.streams.pop(flow.id, None):
+            stream[1]()
         exchange = self.exchanges.pop(flow.id, None)
         if exchange is None:
             return
@@ -543,6 +573,9 @@ class NxAddon:
             reason = exchange.pending.end or (flow.error.msg if flow.error else "no reason given")
             flow.request.raw_content = await self._abandon(exchange, reason)
             _mark(flow, "cut", f"after {exchange.pending.received} bytes, {reason}")
+            if exchange.endpoint.is_upload and self.gateway:
+                cut = f"The upload was cut after {exchange.pending.received} bytes: {reason}"
+                self.gateway.failures.add(_name(exchange.client), cut)
         else:
             self._reply_watched(exchange, False)
         exchange.pending.answered.set()
@@ -673,6 +706,7 @@ class NxAddon:
 
     def _leave_connections(self) -> None:
         self.sink.close()
+        self.files.close()
         logging.getLogger(PROXY_LOGGER).removeFilter(self.log_filter)
         if self.accept_errors:
             loop = asyncio.get_running_loop()
@@ -818,6 +852,37 @@ class NxAddon:
         request.scheme = "http"
         request.stream = partial(self._take, exchange)
         await self._begin(request, exchange)
+
+    async def _stream_file(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """Redirect a request for a saved file to the file server, or answer it with a refusal."""
+        if not self.gateway:
+            exchange.reply = NOT_READY
+            return
+        request, client = flow.request, flow.client_conn
+        given, fields = self._configured(), _fields(request.headers)
+        address = await self.files.open()
+        found = await self._in_storage(
+            self.gateway.file, given, _name(client), exchange.endpoint, request.method, fields
+        )
+        if isinstance(found, Reply):
+            exchange.endpoint = endpoints.fixed(found)
+            return
+        abandon: Callable[[], None] = lambda: None
+        if client.id in self.wrapped:
+            reader, writer = self.wrapped[client.id]
+            reader.pending, writer.collecting = None, False
+            abandon = writer.transport.abort
+        exchange.destination = request.data.host, request.data.port, request.scheme
+        path, request.path = request.path, self.files.offer(found, abandon)
+        request.data.host, request.data.port = address
+        request.scheme = "http"
+
+        def restore() -> None:
+            _restore(request, exchange)
+            request.path = path
+
+        self.streams[flow.id] = client, restore
+        del self.exchanges[flow.id]
 
     async def _begin(self, request: http.Request, exchange: Exchange) -> None:
         """Get ready for the body of a request, even if it is none."""

@@ -100,7 +100,9 @@ def title(seen: RecordedRequest) -> str:
             return "login to AllShare"
         case Service.LIST:
             return "list of sites"
-        case Service.TIME | Service.PAGE | Service.THUMBNAIL as other:
+        case Service.OPEN | Service.DOWNLOAD:
+            return "saved file"
+        case Service.TIME | Service.PAGE | Service.THUMBNAIL | Service.README as other:
             return other.name.lower()
         case Service.CHECK:
             return "hotspot check"

@@ -48,6 +48,9 @@ class Service(Enum):
     CHECK = auto()  # a hotspot check
     PAGE = auto()  # for people
     THUMBNAIL = auto()
+    OPEN = auto()  # a saved file, to be shown
+    DOWNLOAD = auto()  # a saved file, to be stored
+    README = auto()
     EMAIL = auto()  # receives photos; answered when they are stored
     FILE = auto()  # receives the file that was announced
     LOGIN = auto()
@@ -79,7 +82,12 @@ class Endpoint:
     @property
     def is_page(self) -> bool:
         """Is it for people?"""
-        return self.service in (Service.PAGE, Service.THUMBNAIL)
+        return self.is_file or self.service in (Service.PAGE, Service.THUMBNAIL, Service.README)
+
+    @property
+    def is_file(self) -> bool:
+        """Is it a saved file, which has to be streamed?"""
+        return self.service in (Service.OPEN, Service.DOWNLOAD)
 
     @property
     def is_unsolved(self) -> bool:
@@ -127,7 +135,11 @@ TABLE = (
     Row("GET", "gld.samsungosp.com", "/", Endpoint(Service.CHECK, reply=GLD)),
     *(Row("GET", host, "/", _check(check)) for host, check in SHARED_HOSTS.items()),
     Row("GET", "*", "/", Service.PAGE),
+    Row("GET", "*", "/older/*", Service.PAGE),
     Row("GET", "*", "/thumbnail/*", Service.THUMBNAIL),
+    Row("GET", "*", "/file/*", Service.OPEN),
+    Row("GET", "*", "/download/*", Service.DOWNLOAD),
+    Row("GET", "*", "/readme", Service.README),
     Row("GET", "*", "/favicon.ico", fixed(Reply(204))),  # every browser asks for one
     Row("POST", "*", EMAIL_PATH, Service.EMAIL),
     Row("POST", "*", "/*/auth", Service.LOGIN, routes.SITES),
