@@ -521,7 +521,7 @@ class NxAddon:
         if exchange.reply is FAILED:
             await self._abandon(exchange, "by a fault in nx_addon")
         if exchange.endpoint.is_upload and exchange.reply.status >= 400 and self.gateway:
-            self.gateway.failures.add(_name(exchange.client), exchange.reply.remark)
+            self.gateway.failures.add(_name(exchange.client), f"Refused: {exchange.reply.remark}")
         exchange.unknown = exchange.unknown or exchange.reply.unsolved
         _restore(flow.request, exchange)
         _label(flow, exchange)
@@ -574,7 +574,7 @@ class NxAddon:
             flow.request.raw_content = await self._abandon(exchange, reason)
             _mark(flow, "cut", f"after {exchange.pending.received} bytes, {reason}")
             if exchange.endpoint.is_upload and self.gateway:
-                cut = f"The upload was cut after {exchange.pending.received} bytes: {reason}"
+                cut = f"Incomplete, {exchange.pending.received} bytes: {reason}"
                 self.gateway.failures.add(_name(exchange.client), cut)
         else:
             self._reply_watched(exchange, False)
@@ -867,7 +867,7 @@ class NxAddon:
         if isinstance(found, Reply):
             exchange.endpoint = endpoints.fixed(found)
             return
-        abandon: Callable[[], None] = lambda: None
+        abandon: Callable[[], object] = bool  # there is nothing to end
         if client.id in self.wrapped:
             reader, writer = self.wrapped[client.id]
             reader.pending, writer.collecting = None, False

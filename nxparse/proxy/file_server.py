@@ -33,7 +33,7 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class _Offer:
     reply: FileReply
-    abandon: Callable[[], None]
+    abandon: Callable[[], object]
 
 
 class FileServer:
@@ -57,7 +57,7 @@ class FileServer:
                 server.close()
         return self.address
 
-    def offer(self, reply: FileReply, abandon: Callable[[], None]) -> str:
+    def offer(self, reply: FileReply, abandon: Callable[[], object]) -> str:
         """Offer a file to the next request for the path that is returned, and close it then.
 
         `abandon` is called if the browser stops reading: it should end its connection.

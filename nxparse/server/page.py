@@ -180,7 +180,7 @@ def _title(at: float, now: float, what: str) -> str:
 def _failure(failure: Failure, now: float, gallery: bool) -> _Entry:
     return _Entry(
         failure.at,
-        _title(failure.at, now, "an upload that was not accepted"),
+        _title(failure.at, now, "not accepted"),
         f"from {failure.client}" if gallery else "",
         lines=[_Line("failed", failure.reason)],
     )
