@@ -34,8 +34,12 @@ class SavedFile:
     def is_unchanged(self) -> bool:
         """Return whether the file is still there as it was saved."""
         with suppress(OSError, ValueError):
-            return identity_of(os.lstat(self.path)) == self.identity
+            return self.matches(os.lstat(self.path))
         return False
+
+    def matches(self, state: os.stat_result) -> bool:
+        """Return whether this is the state of the file as it was saved."""
+        return bool(self.identity) and identity_of(state) == self.identity
 
 
 @dataclass(slots=True)
@@ -70,7 +74,7 @@ def open_unchanged(copies: Iterable[SavedFile]) -> OpenFile | None:
         with suppress(OSError, ValueError):
             fd = os.open(saved.path, sum(_FLAGS))
             state = os.fstat(fd)
-            if identity_of(state) == saved.identity:
+            if saved.matches(state):
                 digest = hashlib.blake2b(saved.identity.encode(), digest_size=12).hexdigest()
                 return OpenFile(saved.path.name, state.st_size, f'"{digest}"', fd)
             os.close(fd)
