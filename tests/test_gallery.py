@@ -9,7 +9,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -83,10 +83,8 @@ def memory(proxy: Proxy) -> int:
 def open_files(proxy: Proxy, path: Path) -> int:
     found = 0
     for entry in Path(f"/proc/{proxy.process.pid}/fd").iterdir():
-        try:
+        with suppress(FileNotFoundError):
             found += os.readlink(entry) == str(path)
-        except FileNotFoundError:
-            pass
     return found
 
 
@@ -206,11 +204,10 @@ def thumbnails(driver: webdriver.Chrome) -> list[tuple[int, int]]:
     images = driver.find_elements(By.TAG_NAME, "img")
     for image in images:
         driver.execute_script("arguments[0].scrollIntoView()", image)
-    script = "await arguments[0].decode(); return [arguments[0].naturalWidth, arguments[0].naturalHeight]"
-    return [
-        tuple(driver.execute_script(f"return (async () => {{{script}}})()", image))
-        for image in images
-    ]
+    script = "const one = arguments[0]; await one.decode();"
+    script += "return [one.naturalWidth, one.naturalHeight]"
+    script = f"return (async (...arguments) => {{{script}}})(arguments[0])"
+    return [tuple(driver.execute_script(script, image)) for image in images]
 
 
 @needs_browser
@@ -251,12 +248,11 @@ def test_open_in_a_browser(gallery: Proxy, folder: Path) -> None:
     )
     with browser(folder / "profile") as driver:
         driver.get(f"http://127.0.0.1:{gallery.port}/file/{clip}")
-        play = (
-            "const video = document.querySelector('video');"
-            "if (video.paused && !video.ended) video.play();"
-            "return video.currentTime > 0.2 && video.videoWidth === 320"
-        )
-        WebDriverWait(driver, TIMEOUT).until(lambda driver: driver.execute_script(play))
+        ready = "return document.querySelector('video')?.readyState === 4"
+        WebDriverWait(driver, TIMEOUT).until(lambda driver: driver.execute_script(ready))
+        driver.find_element(By.TAG_NAME, "video").click()
+        plays = "return document.querySelector('video').currentTime > 0.2"
+        WebDriverWait(driver, TIMEOUT).until(lambda driver: driver.execute_script(plays))
         driver.get(f"http://127.0.0.1:{gallery.port}/file/{photo}")
         script = "return document.querySelector('img')?.naturalWidth > 0"
         WebDriverWait(driver, TIMEOUT).until(lambda driver: driver.execute_script(script))
