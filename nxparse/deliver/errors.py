@@ -7,7 +7,7 @@ An OSError that nobody has judged is temporary.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nxparse.store.saved import SavedFile
 
@@ -65,7 +65,8 @@ class Outcome:
 
     told: str
     refused: tuple[Refused, ...] = ()
-    saved: tuple[SavedFile, ...] = ()  # one for each file, if they were saved here
+    # One for each file, if they were saved on this machine.
+    saved: tuple[SavedFile, ...] = field(default=(), compare=False)
 
 
 def one_line(text: str, secrets: Iterable[str] = ()) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import errno
 import logging
+import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -20,14 +21,17 @@ from nxparse.config import OPTIONS, Config, parse
 from nxparse.deliver import routes
 from nxparse.server import social
 from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service, find, fixed
+from nxparse.server.failures import MAX_FAILURES, Failures
+from nxparse.server.files import FileReply
 from nxparse.server.gateway import Gateway, simulated, time_reply
 from nxparse.server.hotspot import MSN
-from nxparse.server.page import render, thumbnail
+from nxparse.server.page import PAGE, render, thumbnail
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import SESSION_LIFE, Announced, Sessions
+from nxparse.store.saved import SavedFile, identity_of
 from nxparse.store.spool import QUIET, Spool
 from nxparse.upload import File, Thumbnail, Upload
-from tests import arrivals
+from tests import arrivals, pictures
 from tests.bodies import jpeg
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import Database, Faults, make_lazy
@@ -159,13 +163,6 @@ class TestLogin:
         assert reply == social.logged_in(key, USER)
         assert told(caplog) == [("INFO", f"{CLIENT}: {USER} has logged in to picasa")]
 
-    def test_kept(self, gateway: Gateway, config: Config, sessions: Sessions) -> None:
-        """The session is that of the user, at his address."""
-        key = log_in(gateway, config)
-        found = sessions.find(CLIENT, key)
-        assert found
-        assert (found.client, found.user) == (CLIENT, USER)
-
     def test_a_name_in_the_log(
         self, gateway: Gateway, config: Config, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -216,12 +213,6 @@ class TestLogin:
                 f"to allow it, use --set 'nx_senders=a b'",
             )
         ]
-
-    def test_any_password(self, gateway: Gateway, config: Config) -> None:
-        """There is nothing that a password could be compared with."""
-        call = Endpoint(Service.LOGIN, "facebook")
-        for password in ("", "another", "사진"):
-            assert gateway.answer(config, CLIENT, call, login(USER, password)).status == 200
 
     @pytest.mark.parametrize("site", sorted(routes.OAUTH_SITES))
     def test_oauth(
@@ -358,13 +349,6 @@ class TestAnnounce:
         assert found
         assert found.name == "SAM_1.MP4"
         assert (found.post.site, found.post.album, found.post.photos) == ("youtube", "", 1)
-
-    def test_the_site_of_each_photo(self, gateway: Gateway, config: Config) -> None:
-        """One key is good for all sites."""
-        token = announce(gateway, config, log_in(gateway, config), site="vkontakte")
-        found = gateway.announced(config, CLIENT, token)
-        assert found
-        assert found.post.site == "vkontakte"
 
     @pytest.mark.parametrize(
         "key", ["", "0" * 32, "../../x", "x" * 10_000, "%00", "&#0;"], ids=lambda key: key[:8]
@@ -607,27 +591,6 @@ class TestDisk:
         error = f"database or disk is full ({directory}): make room there"
         assert told(caplog) == [("ERROR", f"{CLIENT}: a request is refused: {error}")]
 
-    def test_no_room_for_a_file(
-        self,
-        gateway: Gateway,
-        config: Config,
-        directory: Path,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        """K01: what the operating system says of a full disk is told as well."""
-
-        def refuse(database: sqlite3.Connection, sql: str) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        Database.watchers.append(refuse)
-        try:
-            reply = gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, "facebook"), login())
-        finally:
-            Database.watchers.remove(refuse)
-        assert reply.status == 507
-        error = f"No space left on device ({directory}): make room there"
-        assert told(caplog) == [("ERROR", f"{CLIENT}: a request is refused: {error}")]
-
     def test_a_fault_of_ours(self, gateway: Gateway, config: Config) -> None:
         """What is not the disk's fault is not taken for that."""
 
@@ -676,64 +639,155 @@ def test_no_secrets(
     assert [secret for secret in secrets if secret.encode() in everything] == []
 
 
+PHOTO = pictures.photo(pictures.picture())
+
+
 class TestPage:
-    """What people see."""
+    """What people see and open."""
 
-    def arrive(self, spool: Spool, client: str) -> str:
-        """An upload of a client, with a thumbnail."""
-        incoming = spool.begin()
-        incoming.write(b"x")
-        file = File(f"{client}.JPG", "image/jpeg", 1, 0, incoming.fetch)
-        upload = Upload("me", ("a",), "", "", (file,))
-        thumbnails = [Thumbnail(b"a thumbnail", 90)]
-        id = spool.accept(incoming, client, upload, {"save": ["a"]}, thumbnails).id
-        spool.reply_confirmed(id)
-        return id
+    @pytest.fixture
+    def arrive(self, spool: Spool, directory: Path) -> Callable[..., str]:
+        """Stores an upload of a client with a saved photo; returns the address of the file."""
 
-    def names(self, reply: Reply) -> list[str]:
-        return re.findall(r"<h2>([0-9.]+)\.JPG, ", reply.body.decode())
+        def store(client: str, *, has_thumbnail: bool = True, saves: bool = True) -> str:
+            incoming = spool.begin()
+            incoming.write(b"x")
+            file = File(f"{client}.JPG", "image/jpeg", 1, 0, incoming.fetch)
+            upload = Upload("me", ("a",), "", "", (file,))
+            thumbnails = [Thumbnail(b"a thumbnail", 90)] if has_thumbnail else []
+            id = spool.accept(incoming, client, upload, {"save": ["a"]}, thumbnails).id
+            spool.reply_confirmed(id)
+            if saves:
+                path = directory / f"{client}.JPG"
+                path.write_bytes(PHOTO)
+                saved = SavedFile(path, identity_of(path.stat()))
+                [delivery] = [one for one in spool.waiting() if one.arrival.id == id]
+                spool.done(delivery, saved=[saved])
+            return f"{id}.1"
 
-    def test_own_uploads(self, gateway: Gateway, config: Config, spool: Spool) -> None:
-        """A visitor sees what came from his own address."""
+        return store
+
+    def shown(self, reply: Reply) -> list[str]:
+        return sorted(re.findall(r"<b>([0-9.]+)\.JPG</b>", reply.body.decode()))
+
+    def test_own_uploads(
+        self, gateway: Gateway, config: Config, arrive: Callable[..., str]
+    ) -> None:
+        """A visitor sees the uploads and failures of his own address; in a gallery, all."""
+        addresses = {client: arrive(client) for client in (CLIENT, OTHER)}
         for client in (CLIENT, OTHER):
-            self.arrive(spool, client)
+            gateway.failures.add(client, f"Refused: {client}")
+        endpoint = Endpoint(Service.PAGE)
         for client, seen in ((CLIENT, [CLIENT]), (OTHER, [OTHER]), ("192.0.2.99", [])):
-            assert self.names(gateway.answer(config, client, Endpoint(Service.PAGE), b"")) == seen
+            reply = gateway.answer(config, client, endpoint, b"")
+            assert self.shown(reply) == seen
+            assert re.findall(rb"Refused: ([0-9.]+)", reply.body) == [one.encode() for one in seen]
+            links = re.findall(r'href="/file/([^"]+)"', reply.body.decode())
+            assert links == [addresses[one] for one in seen]
+        reply = gateway.answer(replace(config, gallery=True), "192.0.2.99", endpoint, b"")
+        assert self.shown(reply) == [CLIENT, OTHER]
+        assert reply.body.count(b"Refused: ") == 2
 
-    def test_gallery(self, gateway: Gateway, config: Config, spool: Spool) -> None:
-        """With nx_gallery everybody sees all, the latest first."""
-        for client in (CLIENT, OTHER):
-            self.arrive(spool, client)
-        config = replace(config, gallery=True)
-        reply = gateway.answer(config, "192.0.2.99", Endpoint(Service.PAGE), b"")
-        assert sorted(self.names(reply)) == sorted([CLIENT, OTHER])
+    def test_older(
+        self,
+        gateway: Gateway,
+        config: Config,
+        clock: Clock,
+        arrive: Callable[..., str],
+    ) -> None:
+        """All uploads of a client are on one of the pages, whoever came between."""
+        ids = []
+        for _ in range(PAGE + 5):
+            arrive(OTHER)
+            clock.now += 1
+            ids.append(arrive(CLIENT).rpartition(".")[0])
+        first = gateway.answer(config, CLIENT, Endpoint(Service.PAGE), b"").body.decode()
+        assert (first.count("<h3>"), re.findall('href="/older/(.+)"', first)) == (PAGE, [ids[5]])
+        second = gateway.answer(config, CLIENT, Endpoint(Service.PAGE, ids[5]), b"").body.decode()
+        assert (second.count("<h3>"), "/older/" in second) == (5, False)
+        reply = gateway.answer(config, CLIENT, Endpoint(Service.PAGE, "x' OR 1"), b"")
+        assert b"<h3>" not in reply.body
 
     @pytest.mark.parametrize("tried", [False, True])
     def test_being_tried(
-        self, sessions: Sessions, config: Config, spool: Spool, clock: Clock, tried: bool
+        self,
+        sessions: Sessions,
+        config: Config,
+        spool: Spool,
+        arrive: Callable[..., str],
+        tried: bool,
     ) -> None:
         """It says which deliveries are being tried right now."""
-        id = self.arrive(spool, CLIENT)
+        arrive(CLIENT, saves=False)
         [delivery] = spool.waiting()
-        attempted = {(id, delivery.target, 0)} if tried else set()
-        gateway = Gateway(sessions, spool, clock, lambda: attempted)
-        page = gateway.answer(config, CLIENT, Endpoint(Service.PAGE), b"").body
-        assert (b"Is being saved now." in page, b"Is about to be saved." in page) == (
-            tried,
-            not tried,
-        )
+        attempted = {(delivery.arrival.id, delivery.target, 0)} if tried else set()
+        gateway = Gateway(sessions, spool, spool._clock, lambda: attempted)
+        html = gateway.answer(config, CLIENT, Endpoint(Service.PAGE), b"").body
+        sentences = (b"Is being saved now." in html, b"Is about to be saved." in html)
+        assert sentences == (tried, not tried)
 
-    @pytest.mark.parametrize("argument", ["{}.1", "{}.2", "{}.x", "{}", "{}.", "{}.99999", ""])
+    @pytest.mark.parametrize("suffix", [".1", ".2", ".01", ".x", "", ".", ".99999", ".1/"])
+    @pytest.mark.parametrize("client", [CLIENT, OTHER])
     @pytest.mark.parametrize("gallery", [False, True])
-    def test_thumbnail(
-        self, gateway: Gateway, config: Config, spool: Spool, argument: str, gallery: bool
+    def test_visibility(
+        self,
+        gateway: Gateway,
+        config: Config,
+        arrive: Callable[..., str],
+        suffix: str,
+        client: str,
+        gallery: bool,
     ) -> None:
-        """Thumbnails are for the gallery only."""
-        argument = argument.format(self.arrive(spool, CLIENT))
+        """Files and thumbnails are for their own client, or for all in a gallery."""
+        argument = arrive(CLIENT).removesuffix(".1") + suffix
         config = replace(config, gallery=gallery)
-        reply = gateway.answer(config, CLIENT, Endpoint(Service.THUMBNAIL, argument), b"")
-        found = gallery and argument.endswith(".1")
-        assert reply == (thumbnail(b"a thumbnail") if found else NOT_FOUND)
+        found = suffix == ".1" and (gallery or client == CLIENT)
+        reply = gateway.answer(config, client, Endpoint(Service.THUMBNAIL, argument), b"")
+        assert reply == (thumbnail(Thumbnail(b"a thumbnail", 90)) if found else NOT_FOUND)
+        for service in (Service.OPEN, Service.DOWNLOAD):
+            file = gateway.file(config, client, Endpoint(service, argument), "GET", ())
+            if isinstance(file, FileReply):
+                assert file.file.read(0, 10**6) == PHOTO
+                file.file.close()
+            else:
+                assert file == NOT_FOUND
+            assert isinstance(file, FileReply) is found
+
+    def test_thumbnail_on_request(
+        self, gateway: Gateway, config: Config, directory: Path, arrive: Callable[..., str]
+    ) -> None:
+        """Without a stored thumbnail, it is read from the saved file, or a placeholder is sent."""
+        endpoint = Endpoint(Service.THUMBNAIL, arrive(CLIENT, has_thumbnail=False))
+        reply = gateway.answer(config, CLIENT, endpoint, b"")
+        assert (reply.body, reply.content_type) == (pictures.picture(), "image/jpeg")
+        (directory / f"{CLIENT}.JPG").unlink()
+        assert gateway.answer(config, CLIENT, endpoint, b"") == NOT_FOUND
+        no_photo = Endpoint(Service.THUMBNAIL, arrive(OTHER, has_thumbnail=False))
+        path = directory / f"{OTHER}.JPG"
+        state = path.stat()
+        path.write_bytes(bytes(len(PHOTO)))
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+        assert gateway.answer(config, OTHER, no_photo, b"") == thumbnail(None)
+
+    def test_disk_error(self, gateway: Gateway, config: Config, arrive: Callable[..., str]) -> None:
+        """A state that cannot be read is a 507, for a file too."""
+        endpoint = Endpoint(Service.OPEN, arrive(CLIENT))
+        with Faults(STATEMENTS, errno.EIO):
+            reply = gateway.file(config, CLIENT, endpoint, "GET", ())
+        assert isinstance(reply, Reply)
+        assert reply.status == 507
+
+
+def test_failures(clock: Clock) -> None:
+    """They are listed for an hour, the latest first, up to a number, in printable text."""
+    failures = Failures(clock)
+    for number in range(MAX_FAILURES + 1):
+        failures.add(CLIENT if number % 2 else OTHER, f"reason\n{number}" + "x" * 300)
+    assert len(failures.recent()) == MAX_FAILURES
+    assert failures.recent()[0].reason.startswith(f"reason?{MAX_FAILURES}x")
+    assert {one.client for one in failures.recent(CLIENT)} == {CLIENT}
+    clock.now += 3601
+    assert failures.recent() == []
 
 
 @pytest.mark.parametrize(
