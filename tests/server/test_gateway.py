@@ -228,48 +228,6 @@ class TestLogin:
             ("WARNING", f"{CLIENT}: a login to {site} is refused: it names no user")
         ]
 
-    @pytest.mark.parametrize(
-        ("service", "body", "expected"),
-        [
-            (Service.LOGIN, b"user=me", (400, True)),
-            (Service.PHOTO, b"{}", (400, True)),
-            (Service.LOGIN, b"", (400, False)),
-            (Service.LOGIN, b"<a>" * 50_000, (413, True)),
-        ],
-        ids=["form", "json", "empty", "long"],
-    )
-    def test_another_dialect(
-        self, gateway: Gateway, config: Config, service: Service, body: bytes, expected: object
-    ) -> None:
-        """A request that cannot be read is one to be saved for somebody who can, if not empty."""
-        reply = gateway.answer(config, CLIENT, Endpoint(service, "flickr"), body)
-        assert (reply.status, reply.unsolved) == expected
-
-    @pytest.mark.parametrize(
-        ("body", "reason"),
-        [
-            pytest.param(b"<Request/>", "it names no user", id="S02-nothing"),
-            pytest.param(login(" "), "the name of its user is empty", id="empty"),
-            pytest.param(login_aes().replace(b"AAECAw", b"AAEC!w"),
-                "the name of its user is no base64", id="S03-no-base64"),
-            pytest.param(login_aes().replace(b"AAECAwQF", b""), "its key has 26 bytes instead of "
-                "32, or the name of its user, 32 bytes, is not wholly there", id="S03-short-key"),
-        ],
-    )  # fmt: skip
-    def test_no_user(
-        self,
-        gateway: Gateway,
-        config: Config,
-        body: bytes,
-        reason: str,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        """S03: whoever cannot be read is not let in."""
-        reply = gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, "facebook"), body)
-        assert reply == social.NO_USER
-        line = f"{CLIENT}: a login to facebook is refused: {reason}"
-        assert told(caplog) == [("WARNING", line)]
-
     @pytest.mark.parametrize("site", ["facebook", "flickr"])
     def test_logout(
         self,
@@ -448,15 +406,6 @@ NOT_ANNOUNCED = (
 
 
 class TestAnnounced:
-    def test_twice(
-        self, gateway: Gateway, config: Config, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """S08: a token may be used again, if a reply was lost."""
-        token = announce(gateway, config, log_in(gateway, config))
-        caplog.clear()
-        assert found(gateway, config, token) == found(gateway, config, token)
-        assert told(caplog) == []
-
     @pytest.mark.parametrize(
         "token", ["", "0" * 32, "..%2f..%2fx", "\ud800", "x" * 10_000], ids=ascii
     )
@@ -555,16 +504,6 @@ class TestDisk:
                 assert told(caplog) == [("ERROR", line)]
         assert min(failures.values()) > 3
 
-    def test_nothing_is_half_done(
-        self, gateway: Gateway, config: Config, directory: Path, sessions: Sessions
-    ) -> None:
-        """A login that fails at its end is none."""
-        with Faults(("COMMIT",), errno.EIO):
-            gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, "facebook"), login())
-        with sqlite3.connect(directory / ".nx" / "sessions.sqlite3") as database:
-            assert database.execute("SELECT * FROM session").fetchall() == []
-        database.close()
-
     def test_full(
         self,
         gateway: Gateway,
@@ -590,19 +529,6 @@ class TestDisk:
             Database.watchers.remove(fill)
         error = f"database or disk is full ({directory}): make room there"
         assert told(caplog) == [("ERROR", f"{CLIENT}: a request is refused: {error}")]
-
-    def test_a_fault_of_ours(self, gateway: Gateway, config: Config) -> None:
-        """What is not the disk's fault is not taken for that."""
-
-        def refuse(database: sqlite3.Connection, sql: str) -> None:
-            raise ZeroDivisionError
-
-        Database.watchers.append(refuse)
-        try:
-            with pytest.raises(ZeroDivisionError):
-                gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, "facebook"), login())
-        finally:
-            Database.watchers.remove(refuse)
 
 
 def test_no_secrets(
@@ -811,26 +737,3 @@ def test_failures(clock: Clock) -> None:
 def test_simulated(call: Endpoint, reply: Reply) -> None:
     """What is only replayed hears what a camera would."""
     assert simulated(call, NEW_YEAR) == reply
-
-
-def test_announced_by_a_state_that_fails(
-    gateway: Gateway, config: Config, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Where it cannot be read what was announced, a file is refused for now, and that is told."""
-    token = announce(gateway, config, log_in(gateway, config))
-    caplog.clear()
-    with Faults(("SELECT",), errno.EIO, persistent=True):
-        reply = gateway.announced(config, CLIENT, token)
-    assert isinstance(reply, Reply)
-    assert reply.status == 507
-    assert [level for level, _ in told(caplog)] == ["ERROR"]
-
-
-def test_nobody_is_let_in_by_a_rehearsal(gateway: Gateway, config: Config) -> None:
-    """Key and token of a replay are good for nothing."""
-    simulated(Endpoint(Service.LOGIN, "facebook"), NEW_YEAR)
-    simulated(Endpoint(Service.PHOTO, "facebook"), NEW_YEAR)
-    call = Endpoint(Service.PHOTO, "facebook")
-    reply = gateway.answer(config, CLIENT, call, announcement("0" * 32))
-    assert reply == social.SESSION_EXPIRED
-    assert gateway.announced(config, CLIENT, "0" * 32) == social.SESSION_EXPIRED
