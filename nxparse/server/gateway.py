@@ -1,10 +1,8 @@
-"""What is asked of the social gateway, and of the small services beside it.
+"""Answers to everything but uploads: the social gateway, small services, and the page.
 
-`answer` takes a whole request, which is short; the files themselves come in by
-`receive`. Who may log in is decided by the option nx_senders; the password is
-not looked at, since there is nothing left that it could be compared with. The
-login to AllShare and the list of sites get a refusal: nobody knows the replies.
-The page for people is made here, too, since it tells what is in the spool.
+Bodies here are short; photos and videos are received by `receive`. The option nx_senders
+decides who may log in. Passwords are ignored: there is nothing to compare them with. The
+right replies to a login to AllShare and to the list of sites are unknown.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Gateway:
-    """Answers calls, in any thread; it blocks. Only a fault of ours is an exception."""
+    """Answers requests, in any thread. Blocks. Raises only if there is a bug."""
 
     def __init__(
         self,
@@ -50,7 +48,7 @@ class Gateway:
         self.failures = Failures(clock)
 
     def answer(self, config: Config, client: str, endpoint: Endpoint, body: bytes) -> Reply:
-        """The reply to a request with this body."""
+        """Return the reply to a request with this body."""
         try:
             match endpoint.service:
                 case Service.LOGIN:
@@ -77,7 +75,7 @@ class Gateway:
             return self._failed(config, client, error)
 
     def announced(self, config: Config, client: str, token: str) -> Announced | Reply:
-        """The file that a client now sends under a token; a refusal if it must not."""
+        """Return the announced file that a client sends with a token, or a refusal."""
         try:
             found = self._sessions.announced(client, token)
         except (OSError, sqlite3.Error) as error:
@@ -86,8 +84,8 @@ class Gateway:
             logger.warning(f"{client}: a file is refused: it was not announced")
             return social.SESSION_EXPIRED
         if not config.may_send(found.post.sender):
-            told = describe_refused_sender(found.post.sender)
-            logger.warning(f"{client}: a file is refused: {told}")
+            reason = describe_refused_sender(found.post.sender)
+            logger.warning(f"{client}: a file is refused: {reason}")
             return social.SESSION_EXPIRED
         return found
 
@@ -164,8 +162,8 @@ class Gateway:
         announcement = social.read_announcement(body)
         session = self._sessions.find(client, announcement.session_key)
         if session and not config.may_send(session.user):
-            told = describe_refused_sender(session.user)
-            logger.warning(f"{client}: a file for {site} is refused: {told}")
+            reason = describe_refused_sender(session.user)
+            logger.warning(f"{client}: a file for {site} is refused: {reason}")
             return social.SESSION_EXPIRED
         expected = session and self._sessions.announce(session, site, announcement)
         if not expected:
@@ -176,13 +174,13 @@ class Gateway:
         return social.upload_to(token)
 
     def _failed(self, config: Config, client: str, error: Exception) -> Reply:
-        told = describe_disk_error(error, config.dir)
-        logger.error(f"{client}: a request is refused: {told}")
+        reason = describe_disk_error(error, config.dir)
+        logger.error(f"{client}: a request is refused: {reason}")
         return refusal(507, "The state cannot be read or kept")
 
 
 def time_reply(now: float) -> Reply:
-    """A Unix time, in milliseconds (samsung-nx-emailservice, commit 593f35b)."""
+    """Return a Unix time in milliseconds (samsung-nx-emailservice, commit 593f35b)."""
     return Reply(
         200,
         b'<?xml version="1.0" encoding="UTF-8" standalone="yes"?><initializeResult>'
