@@ -15,7 +15,6 @@ import base64
 import hashlib
 import struct
 import time
-import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -51,6 +50,10 @@ _POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = (("Content-Security-Policy", _POLICY), *PRIVATE)
+# A PNG with one grey pixel.
+_PLACEHOLDER = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGO4CwAA3wDeKXlwtgAAAABJRU5ErkJggg=="
+)
 _ORIENTATIONS = {90: 6, 180: 3, 270: 8}  # of Exif, by degrees clockwise
 
 
@@ -120,7 +123,7 @@ def render(
 def thumbnail(found: Thumbnail | None) -> Reply:
     """Return the reply with a thumbnail, upright; without one, with a grey picture."""
     if found is None:
-        return Reply(200, _placeholder(), _HEADERS, "image/png")
+        return Reply(200, _PLACEHOLDER, _HEADERS, "image/png")
     return Reply(200, _upright(found), _HEADERS, "image/jpeg")
 
 
@@ -138,19 +141,6 @@ def _template() -> jinja2.Template:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.from_string((_FOLDER / "page.html").read_text("utf-8"))
-
-
-@cache
-def _placeholder() -> bytes:
-    """A PNG with one grey pixel."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        checksum = zlib.crc32(kind + data)
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
-
-    size = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
-    data = zlib.compress(b"\0\xdd")
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def _upright(thumbnail: Thumbnail) -> bytes:
