@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -208,20 +207,6 @@ def test_what_else_is_asked_of_these_hosts_passes(folder: Path) -> None:
 
 # Login
 
-DIALECTS = {"aes": social.login, "qf30": social.login_qf30}
-all_dialects = pytest.mark.parametrize("write", DIALECTS.values(), ids=DIALECTS)
-
-
-@all_dialects
-def test_login(client: SocialCamera, write: Callable[[str, str], bytes]) -> None:
-    """A login is answered with the five lines and the end that cameras know, byte for byte."""
-    heard = client.login("facebook", USER, PASSWORD, write)
-
-    assert heard.head.startswith("HTTP/1.1 200 OK\r\n")
-    assert heard.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert heard.body == login_reply(client.key, USER)
-    assert re.fullmatch(r"[\w-]+", client.key, re.ASCII)
-
 
 def unquoted(user: str) -> str:
     """The cipher text for a user in base64, as it is."""
@@ -307,22 +292,6 @@ def test_s09_a_name_is_made_harmless(shared: Proxy, client: SocialCamera, name: 
     (saved,) = copies()
     assert re.fullmatch(r'[^/\\"<>:|?*\x00-\x1f]+', saved)
     assert len(saved.encode()) <= 255
-
-
-def test_s08_the_same_file_twice(shared: Proxy, client: SocialCamera) -> None:
-    """A file that is sent again to where it went already is taken once, and both hear 200."""
-    client.login("facebook", USER, PASSWORD)
-    resource = client.announce("facebook", "photo", social.photo(client.key, "TWICE.JPG"))
-    assert client.put(resource, PHOTO).body == ACCEPTED
-    shared.wait_for("saved as .*TWICE.JPG")
-
-    assert client.put(resource, PHOTO).body == ACCEPTED
-
-    client.photo("facebook", "AFTER.JPG", "", MODEL, PHOTO)
-    shared.wait_for("saved as .*AFTER.JPG")
-    saved = shared.saved()
-    assert [name for name in saved if name.startswith("TWICE")] == ["TWICE.JPG"]
-    assert saved["TWICE.JPG"] == PHOTO
 
 
 def test_s08_an_empty_file(shared: Proxy, client: SocialCamera) -> None:
@@ -647,18 +616,3 @@ def test_passwords_are_kept_nowhere(folder: Path) -> None:
 
 
 # Other calls of the accounts service
-
-
-def test_the_time(client: SocialCamera) -> None:
-    """The time is told in one line, in milliseconds."""
-    path = "/security/sso/initialize/time"
-    heard = client.send(social.request("GET", path, b"", host=social.ACCOUNTS))
-
-    assert heard.status == 200
-    match = re.fullmatch(
-        r'<\?xml version="1\.0" encoding="UTF-8" standalone="yes"\?><initializeResult>'
-        r"<currentServerTime>(\d+)</currentServerTime></initializeResult>",
-        heard.body,
-    )
-    assert match, heard.body
-    assert abs(int(match[1]) / 1000 - time.time()) < 60

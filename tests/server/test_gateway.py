@@ -18,7 +18,6 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from nxparse.config import OPTIONS, Config, parse
-from nxparse.deliver import routes
 from nxparse.server import social
 from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service, find, fixed
 from nxparse.server.failures import MAX_FAILURES, Failures
@@ -35,7 +34,6 @@ from tests import arrivals, pictures
 from tests.bodies import jpeg
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import Database, Faults, make_lazy
-from tests.social import login_oauth
 
 CLIENT = "192.0.2.7"
 OTHER = "192.0.2.8"
@@ -171,30 +169,6 @@ class TestLogin:
         line = f"{CLIENT}: a b [2J?{'x' * 71}… has logged in to facebook"
         assert told(caplog) == [("INFO", line)]
 
-    @pytest.mark.parametrize(
-        ("senders", "user", "allowed"),
-        [
-            pytest.param((), "anybody", True, id="not-set"),
-            pytest.param((USER,), USER, True, id="name"),
-            pytest.param((USER,), USER.upper(), True, id="upper-case"),
-            pytest.param(("CAMERA@*",), USER, True, id="glob"),
-            pytest.param(("*@example.org", "*@example.net"), USER, True, id="second"),
-            pytest.param(("*",), "anybody", True, id="everybody"),
-            pytest.param((USER,), f"{USER}.example", False, id="longer"),
-            pytest.param((USER,), f"x{USER}", False, id="longer-in-front"),
-            pytest.param(("*@example.org",), USER, False, id="other-glob"),
-            pytest.param((USER,), "*", False, id="glob-as-a-name"),
-        ],
-    )
-    def test_nx_senders(
-        self, gateway: Gateway, directory: Path, senders: tuple[str, ...], user: str, allowed: bool
-    ) -> None:
-        """X15: those in nx_senders may log in, by name or glob, whatever the letter case."""
-        given = configured(directory, *senders)
-        reply = gateway.answer(given, CLIENT, Endpoint(Service.LOGIN, "facebook"), login(user))
-        assert reply.status == (200 if allowed else 401)
-        assert (reply == social.LOGIN_FAILED) is not allowed
-
     def test_not_allowed(
         self,
         gateway: Gateway,
@@ -212,20 +186,6 @@ class TestLogin:
                 f"{CLIENT}: a login to facebook is refused: a b may not send; "
                 f"to allow it, use --set 'nx_senders=a b'",
             )
-        ]
-
-    @pytest.mark.parametrize("site", sorted(routes.OAUTH_SITES))
-    def test_oauth(
-        self, gateway: Gateway, config: Config, site: str, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """A site that had its own login page takes a login with a user, as any other."""
-        reply = gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, site), login())
-        assert reply.status == 200
-        told(caplog)
-        reply = gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, site), login_oauth())
-        assert (reply.status, reply.unsolved) == (401, True)
-        assert told(caplog) == [
-            ("WARNING", f"{CLIENT}: a login to {site} is refused: it names no user")
         ]
 
     @pytest.mark.parametrize("site", ["facebook", "flickr"])
