@@ -14,11 +14,13 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from nxparse.server.files import FileReply
 from nxparse.store.disk import CHUNK
+
+THREADS = 4  # that read files at the same time
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,11 @@ class _Offer:
 
 
 class FileServer:
-    """A server on a free loopback port. `threads` read the files."""
+    """A server on a free loopback port. `threads` read the files; without, it has its own."""
 
-    def __init__(self, threads: Executor, limits: Limits = Limits()) -> None:
+    def __init__(self, threads: Executor | None = None, limits: Limits = Limits()) -> None:
         self.address: tuple[str, int] | None = None
-        self._threads = threads
+        self._threads = threads or ThreadPoolExecutor(THREADS, "files")
         self._limits = limits
         self._server: asyncio.Server | None = None
         self._offers: dict[str, _Offer] = {}  # by token
