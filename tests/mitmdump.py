@@ -14,6 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from tests import fork_server
+from tests.fork_server import ForkedProcess
+
 ROOT = Path(__file__).parent.parent
 ADDON = ROOT / "nx_addon.py"
 PROGRAMS = Path(sys.executable).parent
@@ -71,7 +74,15 @@ class Proxy:
 
     def start(self) -> None:
         """Start, without waiting until it serves."""
-        self.process = subprocess.Popen(
+        self.process = self._start()
+        self._ended = False
+        self._lines.clear()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _start(self) -> subprocess.Popen[str] | ForkedProcess:
+        if self._command[0] == MITMDUMP and sys.platform == "linux":
+            return fork_server.start(self._command, self.folder, self._environ)
+        return subprocess.Popen(
             self._command,
             cwd=self.folder,
             env=self._environ,
@@ -81,9 +92,6 @@ class Proxy:
             errors="replace",
             start_new_session=True,
         )
-        self._ended = False
-        self._lines.clear()
-        threading.Thread(target=self._read, daemon=True).start()
 
     @property
     def port(self) -> int:

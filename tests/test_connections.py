@@ -38,9 +38,9 @@ def with_times(folder: Path, times: str) -> Path:
     script = folder / "times.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from nx_addon import NxAddon\n"
+        "from nx_addon import make_addons\n"
         "from nxparse.proxy.transport import Times\n"
-        f"addons = [NxAddon(Times({times}))]\n"
+        f"addons = make_addons(Times({times}))\n"
     )
     return script
 

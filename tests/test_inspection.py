@@ -19,6 +19,8 @@ from mitmproxy.test.tflow import tflow
 from selenium.webdriver.common.by import By
 
 import nx_addon
+from nxparse.proxy.state import State
+from nxparse.proxy.transport import Times
 from tests import bodies, camera, social
 from tests.browser import browser, needs_browser, wait_for_text
 from tests.mitmdump import ADDON, PROGRAMS, ROOT, Proxy, eventually
@@ -112,7 +114,7 @@ def test_the_view_of_anything(path: str, body: bytes) -> None:
     """Before there is any configuration, too: a view has a text, or it is not for this body."""
     method = "PUT" if path == "/upload/x" else "POST"
     flow = tflow(req=Request.make(method, f"http://www.ospserver.net{path}", body), resp=True)
-    view = nx_addon._camera_view(nx_addon.NxAddon())
+    view = nx_addon.CameraView(State(Times()))
     for message in (flow.request, flow.response):
         metadata = mitmproxy.contentviews.Metadata(flow=flow, http_message=message)
         if view.render_priority(message.raw_content, metadata) > 0:

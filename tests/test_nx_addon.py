@@ -8,14 +8,11 @@ import os
 import re
 import socket
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,22 +22,15 @@ from mitmproxy.addons.save import Save
 from mitmproxy.addons.savehar import SaveHar
 from mitmproxy.addons.script import ScriptLoader
 from mitmproxy.dns import Question, classes, types
+from mitmproxy.hooks import DoneHook, RunningHook
 from mitmproxy.io import FlowReader, FlowWriter
+from mitmproxy.proxy.layers.http import HttpRequestHeadersHook, HttpRequestHook, HttpResponseHook
 from mitmproxy.test import taddons, tflow
 
 import nx_addon
 from nxparse import config
-from nxparse.config import OPTIONS, parse
-from nxparse.deliver.outbox import Outbox
-from nxparse.proxy import handover
-from nxparse.proxy.handover import Opened
-from nxparse.proxy.transport import Pending
-from nxparse.server import reply
-from nxparse.server.receive import Announced, EmailReceiver, Result
-from nxparse.server.sessions import Sessions
-from nxparse.store.spool import Spool
+from nxparse.proxy.state import State
 from tests import arrivals, bodies, camera, social
-from tests.box import Box
 from tests.mitmdump import ADDON, MITMDUMP, ROOT, Proxy, eventually
 
 ACCEPTED = '<Response Status="succ" />'
@@ -417,9 +407,9 @@ def test_a_silent_client_is_ended(folder: Path) -> None:
     script = folder / "impatient.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from nx_addon import NxAddon\n"
+        "from nx_addon import make_addons\n"
         "from nxparse.proxy.transport import Times\n"
-        "addons = [NxAddon(Times(idle=0.3))]\n"
+        "addons = make_addons(Times(idle=0.3))\n"
     )
     body = bodies.body([("SAM_1.JPG", bodies.jpeg(300_000))])
     request = bodies.request(body)
@@ -536,10 +526,10 @@ def test_other_hosts_pass(folder: Path) -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param("NxAddon._claim = fail", id="in-deciding-whose-it-is"),
+        pytest.param("Destinations.claim = fail", id="in-deciding-whose-it-is"),
         pytest.param("endpoints.find = fail", id="in-requestheaders"),
-        pytest.param("NxAddon._decide = fail", id="in-request"),
-        pytest.param("NxAddon._stream = fail", id="in-streaming"),
+        pytest.param("Exchange.finish = fail", id="in-request"),
+        pytest.param("Exchange.begin = fail", id="in-streaming"),
         pytest.param("Receiver.feed = fail", id="in-a-chunk"),
         pytest.param("Receiver.finish = fail", id="at-the-end"),
     ],
@@ -564,7 +554,7 @@ def test_the_reply_comes_first(folder: Path) -> None:
     request, photos = upload("SAM_1.JPG")
     fault = (
         "import threading\n"
-        "from nx_addon import Outbox\n"
+        "from nxparse.deliver.outbox import Outbox\n"
         "wake, main = Outbox.wake, threading.main_thread()\n"
         "Outbox.wake = lambda self: (fail if threading.current_thread() is main else wake)(self)"
     )
@@ -581,7 +571,10 @@ def faulty(folder: Path, fault: str) -> Path:
     script.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "import nx_addon\n"
-        "from nx_addon import NxAddon, Receiver, endpoints, addons\n"
+        "from nx_addon import Exchange, addons\n"
+        "from nxparse.proxy.destination import Destinations\n"
+        "from nxparse.server import endpoints\n"
+        "from nxparse.server.receive import Receiver\n"
         "def fail(*_): raise RuntimeError('a fault for the test')\n"
         f"{fault}\n"
     )
@@ -688,9 +681,8 @@ def test_the_shape_of_a_value(
     """A value works, or stops the start with one sentence; the addon is loaded in any case."""
     monkeypatch.setenv("NX_TEST_WORD", "yes")
     name, expected = SHAPES[written]
-    addon = nx_addon.NxAddon()
     with taddons.context(Proxyserver()) as context:
-        started(context, addon, written)
+        configured(context, written)
         errors = [record for record in caplog.records if record.levelname == "ERROR"]
         assert all(record.exc_info is None for record in errors)
         if isinstance(expected, str) and expected.startswith("nx_"):
@@ -722,105 +714,118 @@ def test_any_value_of_any_option(
     caplog: pytest.LogCaptureFixture, name: str, value: object
 ) -> None:
     """However an option is set in config.yaml, there is no traceback, and at most one sentence."""
-    addon = nx_addon.NxAddon()
     with taddons.context(Proxyserver()) as context:
-        started(context, addon, f"{name}: {json.dumps(value)}")
+        state = configured(context, f"{name}: {json.dumps(value)}")
         assert name in context.options
         errors = [record for record in caplog.records if record.levelname == "ERROR"]
         assert [record.exc_info for record in errors] in ([], [None])
-        assert bool(errors) != bool(addon.config)
+        assert bool(errors) != bool(state.config)
         assert all(name in record.getMessage() for record in errors)
 
 
-def started(context: taddons.context, addon: nx_addon.NxAddon, written: str) -> None:
-    """Load the addon as mitmproxy does, with options from its command line or config.yaml."""
+def configured(context: taddons.context, written: str) -> State:
+    """Load the addons as mitmproxy does, with options from its command line or config.yaml."""
     if written.startswith("--set "):
         context.options.set(*re.split(" ?--set ", written)[1:], defer=True)
     else:
         optmanager.load(context.options, written)
-    context.master.addons.add(addon)
-    context.configure(addon)
+    addons = nx_addon.make_addons()
+    context.master.addons.add(*addons)
+    context.configure(addons[0])
+    return state_of(addons)
+
+
+def state_of(addons: list[Any]) -> State:
+    """What the addons share."""
+    state = addons[0].state
+    assert isinstance(state, State)
+    return state
+
+
+@contextmanager
+def loaded(folder: Path, **options: object) -> Iterator[tuple[State, taddons.context]]:
+    """The addons in a mitmproxy that has not started."""
+    addons = nx_addon.make_addons()
+    with taddons.context(Proxyserver(), ScriptLoader(), Save(), SaveHar(), *addons) as context:
+        context.configure(addons[0], nx_dir=str(folder), **options)
+        yield state_of(addons), context
 
 
 @pytest.mark.parametrize(
     ("setting", "gallery"),
     [("nx_gallery=true", True), ("nx_gallery=toggle", True), ("nx_gallery=false", False)],
 )
-def test_an_option_at_run_time(setting: str, gallery: bool) -> None:
+async def test_an_option_at_run_time(folder: Path, setting: str, gallery: bool) -> None:
     """An option can be set while the proxy runs; a wrong value is refused in one sentence."""
-    addon = nx_addon.NxAddon()
-    with taddons.context(Proxyserver(), addon) as context:
-        context.configure(addon)
-        addon.started = True
+    with loaded(folder) as (state, context):
+        context.master.addons.trigger(RunningHook())
         context.master.commands.execute(f"set {setting}")
-        assert addon.config
-        assert addon.config.gallery is gallery
-        for wrong in ("nx_gallery=yes", "nx_max_upload=lots", "nx_smtp"):
+        assert state.config
+        assert state.config.gallery is gallery
+        for wrong in ("nx_gallery=yes", "nx_max_upload=lots", "nx_smtp", "nx_dir=elsewhere"):
             with pytest.raises(exceptions.CommandError):
                 context.master.commands.execute(f"set {wrong}")
-        assert addon.config.gallery is gallery
+        assert state.config.gallery is gallery
+        await ended(context)
 
 
-def test_a_doubtful_value_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+async def ended(context: taddons.context) -> None:
+    """End the addons as mitmproxy does."""
+    await context.master.addons.trigger_event(DoneHook())
+
+
+def test_a_doubtful_value_is_warned_about(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A value that is surely a mistake is accepted, with one warning, once."""
-    addon = nx_addon.NxAddon()
-    with taddons.context(Proxyserver(), addon) as context:
-        context.configure(addon, nx_hosts=["*"])
-        context.configure(addon, nx_retry_for="3")
-        assert addon.config
+    with loaded(folder, nx_hosts=["*"]) as (state, context):
+        context.options.nx_retry_for = "3"
+        assert state.config
         warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
         assert [line.split("=")[0] for line in warned] == ["nx_hosts", "nx_retry_for"]
 
 
 async def test_nx_retry_for_at_run_time(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A new nx_retry_for holds for what waits already."""
+    """A new nx_retry_for applies to pending deliveries."""
     caplog.set_level("INFO")
-    addon = nx_addon.NxAddon()
-    with taddons.context(Proxyserver(), ScriptLoader(), addon) as context:
-        rule = "*=run:sh -c 'exit 75'"
-        context.configure(addon, nx_dir=str(folder), nx_senders=["*"], nx_route=[rule])
-        addon.running()
-        assert addon.spool
-        assert addon.outbox
+    rule = "*=run:sh -c 'exit 75'"
+    with loaded(folder, nx_senders=["*"], nx_route=[rule]) as (state, context):
+        context.master.addons.trigger(RunningHook())
+        assert state.backend
         data = bodies.body([("SAM_1.JPG", bodies.jpeg(1000))])
         target = {rule.removeprefix("*="): ["anna@example.org"]}
-        id = arrivals.accept(addon.spool, data, target).id
-        addon.outbox.wake()
+        id = arrivals.accept(state.backend.spool, data, target).id
+        state.backend.outbox.wake()
         await until(lambda: "next try in" in caplog.text)
-        context.configure(addon, nx_retry_for="0")
-        addon.retry(id)
+        context.options.nx_retry_for = "0"
+        context.master.commands.execute(f"nx.retry {id}")
         await until(lambda: "undelivered" in caplog.text)
-        await addon.done()
+        await ended(context)
 
 
-async def test_a_reload_after_a_failed_one(folder: Path) -> None:
-    """A script that could not be loaded, and is mended, takes over what the one before left."""
+async def test_a_reload_during_a_delivery(folder: Path) -> None:
+    """The new addons take over what the old ones left; the delivery is not repeated."""
     program = f"sh -c 'touch {folder}/begun; until [ -e {folder}/go ]; do sleep 0.02; done'"
-    first, second = nx_addon.NxAddon(), nx_addon.NxAddon()
-    with taddons.context(Proxyserver(), ScriptLoader(), first) as context:
-        rule = f"*=run:{program}"
-        context.configure(first, nx_dir=str(folder), nx_senders=["*"], nx_route=[rule])
-        first.running()
-        spool = first.spool
-        assert spool
+    options = {"nx_senders": ["*"], "nx_route": [f"*=run:{program}"]}
+    with loaded(folder, **options) as (first, context):
+        context.master.addons.trigger(RunningHook())
+        assert first.backend
+        spool = first.backend.spool
         data = bodies.body([("SAM_1.JPG", bodies.jpeg(1000))])
         arrivals.accept(spool, data, {f"run:{program}": ["anna@example.org"]})
-        first.outbox.wake()
+        first.backend.outbox.wake()
         await until((folder / "begun").exists)
         (folder / "begun").unlink()
-        before = time.monotonic()
-        ending = first.done()
+        ending = asyncio.ensure_future(ended(context))
         await asyncio.sleep(0.1)
         assert not ending.done()
-        second.configure(set(context.options.keys()))
-        second.running()
-        assert time.monotonic() - before < 1
+    with loaded(folder, **options) as (second, context):
+        context.master.addons.trigger(RunningHook())
         await ending
-        assert second.spool is spool
-        assert spool.since(0, "waiting")
+        assert second.backend
+        assert second.backend.spool is spool
+        assert spool.waiting()
         (folder / "go").touch()
         await until(lambda: not spool.waiting())
-        await second.done()
+        await ended(context)
         assert not (folder / "begun").exists()
 
 
@@ -1009,141 +1014,16 @@ def test_a_stop_in_the_middle_of_an_upload(folder: Path) -> None:
         assert "Traceback" not in proxy.log
 
 
-@pytest.mark.parametrize("written", [False, True], ids=["before it", "not acknowledged"])
-async def test_a_stop_before_the_reply(folder: Path, written: bool) -> None:
-    """An upload whose reply is cut off by the end is known when it is sent again."""
-    addon = nx_addon.NxAddon()
-    addon.spool = Spool(folder / ".nx")
-    data = bodies.body([("SAM_1.JPG", b"x")])
-    id = accepted(addon.spool, data, {}).accepted
-    sessions = Sessions(folder / ".nx" / "sessions.sqlite3")
-    outbox = Outbox(addon.spool, nothing, nothing, retry_for=0, clock=time.time)
-    outbox.start()
-    addon.opened = Opened(folder / ".nx", addon.spool, sessions, outbox)
-    exchange = nx_addon.Exchange(
-        SimpleNamespace(id="client"), Pending(complete=True), result=Result(reply.ACCEPTED, id, id)
-    )
-    if written:
-        addon.watched.add(exchange)
-    else:
-        addon.exchanges["flow"] = exchange
-    await addon.done()
-    addon._reply_watched(exchange, True)  # too late to be noted
-    spool = Spool(folder / ".nx")
-    assert accepted(spool, data, {}) == Result(reply.ACCEPTED, id, id, True, f"upload {id}")
-    spool.close()
-
-
-def accepted(spool: Spool, data: bytes, rules: dict[str, object]) -> Result:
-    """What becomes of the upload of a body."""
-    return receiver(spool, data, rules).finish()
-
-
-def receiver(spool: Spool, data: bytes, rules: dict[str, object]) -> EmailReceiver:
-    options = {option.name: option.default for option in OPTIONS}
-    announced = Announced("192.0.2.7", bodies.CONTENT_TYPE, len(data))
-    found = EmailReceiver(spool, parse({**options, **rules}, {}), announced).open()
-    found.feed(data)
-    return found
-
-
-@pytest.mark.parametrize("arrived", [True, False, None], ids=["arrived", "lost", "never known"])
-async def test_a_repeat_while_the_reply_is_open(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, arrived: bool | None
-) -> None:
-    """It is answered when it is known whether the reply has arrived, and occupies no thread."""
-    monkeypatch.setattr(nx_addon, "REPLY_WATCH", 0.1 if arrived is None else 60.0)
-    addon = nx_addon.NxAddon()
-    addon.storage = ThreadPoolExecutor(1)
-    spool = addon.spool = Spool(folder / ".nx")
-    data = bodies.body([("SAM_1.JPG", b"x")])
-    client = SimpleNamespace(id="client", peername=("192.0.2.7", 1))
-    first, second = (
-        nx_addon.Exchange(client, Pending(), receiver=receiver(spool, data, {})) for _ in range(2)
-    )
-    request = http.Request.make("POST", "http://www.ospserver.net/social/columbus/email")
-    assert await addon._decide(request, first) is reply.ACCEPTED
-    waiting = asyncio.ensure_future(addon._decide(request, second))
-    await asyncio.sleep(0.05)
-    assert arrived is None or not waiting.done()
-    # The only thread is free.
-    assert await asyncio.wait_for(addon._in_storage(spool.targets), 30) == ["save"]
-    if arrived is not None:
-        addon._reply_watched(first, arrived)
-    assert await asyncio.wait_for(waiting, 30) is reply.ACCEPTED
-    assert first.result
-    assert second.result
-    assert second.result.is_duplicate is not arrived or arrived is None
-    assert len(spool.waiting()) == (2 if arrived else 1)
-    spool.close()
-
-
-async def test_a_slow_disk_holds_up_nothing_else(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Six fsyncs that do not end stop neither name resolution nor new uploads."""
-    addon = nx_addon.NxAddon()
-    spool = addon.spool = Spool(folder / ".nx")
-    data = [bodies.body([(f"SAM_{number}.JPG", b"x")]) for number in range(7)]
-    slow = [receiver(spool, one, {}) for one in data[:6]]
-    begun, end = threading.Semaphore(0), threading.Event()
-    fsync = os.fsync
-
-    def stuck(fd: int) -> None:
-        begun.release()
-        assert end.wait(60)
-        fsync(fd)
-
-    monkeypatch.setattr(os, "fsync", stuck)
-    client = SimpleNamespace(id="client", peername=("192.0.2.7", 1))
-    request = http.Request.make("POST", "http://www.ospserver.net/social/columbus/email")
-    try:
-        decided = [
-            asyncio.ensure_future(
-                addon._decide(request, nx_addon.Exchange(client, Pending(), receiver=one))
-            )
-            for one in slow
-        ]
-        for _ in slow:
-            await asyncio.wait_for(asyncio.to_thread(begun.acquire), 30)
-        monkeypatch.setattr(os, "fsync", fsync)
-        loop = asyncio.get_running_loop()
-        assert await asyncio.wait_for(loop.getaddrinfo("localhost", 80), 30)
-        exchange = nx_addon.Exchange(client, Pending(), receiver=receiver(spool, data[6], {}))
-        assert await asyncio.wait_for(addon._decide(request, exchange), 30) is reply.ACCEPTED
-        assert not any(one.done() for one in decided)
-    finally:
-        end.set()
-    assert await asyncio.gather(*decided) == [reply.ACCEPTED] * 6
-    spool.close()
-
-
-async def test_a_stop_while_a_program_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program of a rule is ended with the addon, so that it cannot run beside its repeat."""
-    monkeypatch.setattr(nx_addon, "STOP_TIMEOUT", 0.1)
-    addon = nx_addon.NxAddon()
-    target = "run:sh -c 'touch \"$1\".begun; sleep 1000' sh {file}"
-    box = Box(folder, target, {}, bodies.body([("SAM_1.JPG", b"x")]))
-    sessions = Sessions(folder / ".nx" / "sessions.sqlite3")
-    addon.opened = Opened(folder / ".nx", box.spool, sessions, box.outbox)
-    box.outbox.start()
-    box.outbox.wake()
-    eventually(lambda: list((folder / ".nx").glob("run-*/*.begun")), "the program runs")
-    await addon.done()
-    await until(lambda: [one.reason for one in box.spool.waiting()] == ["sh was ended by signal 9"])
-    handover.left.clear()
-    addon.opened.close()
-
-
 async def test_a_request_after_the_end(folder: Path) -> None:
     """Nothing is begun for a request that comes when all has ended."""
-    addon = nx_addon.NxAddon()
-    addon.done()
     request = http.Request.make("POST", "http://www.ospserver.net/social/columbus/email", b"x")
     flow = tflow.tflow(req=request)
-    await addon.requestheaders(flow)
-    await addon.request(flow)
-    assert (flow.response.status_code, addon.exchanges) == (503, {})
+    with loaded(folder) as (state, context):
+        context.master.addons.trigger(RunningHook())
+        await ended(context)
+        await context.master.addons.trigger_event(HttpRequestHeadersHook(flow))
+        await context.master.addons.trigger_event(HttpRequestHook(flow))
+        assert (flow.response.status_code, state.exchanges) == (503, {})
 
 
 def test_uploads_while_it_ends(folder: Path) -> None:
@@ -1177,45 +1057,25 @@ def test_uploads_while_it_ends(folder: Path) -> None:
 # Commands
 
 
-def test_commands(folder: Path) -> None:
-    """nx.outbox tells what waits, nx.retry lets it be tried now; both say what is wrong."""
-    addon = nx_addon.NxAddon()
-    with taddons.context(Proxyserver(), addon) as context:
+async def test_commands(folder: Path) -> None:
+    """nx.outbox lists pending deliveries, nx.retry retries them; both say what is wrong."""
+    smtp = "smtp://127.0.0.1:9"
+    with loaded(folder, nx_smtp=smtp, nx_senders=["*"]) as (state, context):
         run = context.master.commands.execute
         with pytest.raises(exceptions.CommandError, match="not received by this mitmproxy"):
             run("nx.outbox")
-        addon.spool = spool = Spool(folder / ".nx", clock=lambda: 1_000_000.0)
-        addon.outbox = Outbox(spool, nothing, nothing, retry_for=0, clock=lambda: 1_000_000.0)
+        context.master.addons.trigger(RunningHook())
+        assert state.backend
         assert run("nx.outbox") == "nothing waits"
-        targets = dict.fromkeys(("mail", "forward:https://me:s3cret@h/"), ("you@example.org",))
-        id = arrivals.accept(spool, b"x", targets).id
-        (delivery,) = spool.due("mail")
-        spool.postpone(delivery, 600.0, "451 later", ["you@example.org"])
-
-        told = run("nx.outbox")
-        assert f"{id}: to you@example.org by mail, waiting for " in told
-        assert f"{id}: to you@example.org by forward:https://h/..., waiting for " in told
-        addon.outbox.attempted = lambda: {(id, "mail", 0)}  # type: ignore[method-assign]
-        assert "tried once, being tried now: 451 later" in run("nx.outbox")
-        assert spool.due("mail") == []
+        id = arrivals.accept(state.backend.spool, b"x", {"mail": ["you@example.org"]}).id
+        state.backend.outbox.wake()
+        await until(lambda: "tried once" in run("nx.outbox"))
+        assert f"{id}: to you@example.org by mail, waiting for " in run("nx.outbox")
         run(f"nx.retry {id}")
-        assert [one.id for one in spool.due("mail")] == [id]
-        with pytest.raises(exceptions.CommandError, match="nothing of an upload other waits"):
+        await until(lambda: "tried twice" in run("nx.outbox"))
+        with pytest.raises(exceptions.CommandError, match="upload other has no pending"):
             run("nx.retry other")
-        spool.close()
-
-
-def nothing(*_: object) -> Any:
-    raise AssertionError("nothing is delivered here")
-
-
-def test_only_the_addon_imports_mitmproxy() -> None:
-    """nxparse can be used without mitmproxy."""
-    sources = [path.read_text() for path in (ADDON.parent / "nxparse").rglob("*.py")]
-
-    assert [
-        text for text in sources if "import mitmproxy" in text or "from mitmproxy" in text
-    ] == []
+        await ended(context)
 
 
 # What nobody knows, and what people see
@@ -1333,27 +1193,26 @@ def test_logins_without_a_user_are_saved(folder: Path) -> None:
     ],
     ids=["escape-in-method", "escape-in-path", "long-method", "long-path", "direction"],
 )
-def test_log_lines_of_odd_requests(start: bytes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_log_lines_of_odd_requests(
+    folder: Path, start: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whatever the method and the path are, the line in the log is short and printable."""
     flow = tflow.tflow(req=http.Request.make("GET", "http://snsgw.samsungmobile.com/"), resp=True)
     flow.request.data.method, _, flow.request.data.path = start.partition(b" ")
     flow.client_conn.peername = ("\x1b[2J", 1)
-    flow.live = False
-
-    async def seen(addon: nx_addon.NxAddon) -> None:
-        await addon.request(flow)  # read from a file
+    with loaded(folder) as (_, context):
+        trigger = context.master.addons.trigger_event
+        context.master.addons.trigger(RunningHook())
+        caplog.clear()
+        caplog.set_level("INFO")
+        flow.live = False  # read from a file
+        await trigger(HttpRequestHook(flow))
         flow.live, flow.response = True, None
-        addon.sink.open()
-        await addon.requestheaders(flow)
-        await addon.request(flow)
-        await addon.response(flow)
-        addon.sink.close()
-
-    caplog.set_level("INFO")
-    addon = nx_addon.NxAddon()
-    with taddons.context(Proxyserver(), Save(), SaveHar(), addon):
-        asyncio.run(seen(addon))
-    lines = [record.getMessage() for record in caplog.records if record.name == "nx_addon"]
+        await trigger(HttpRequestHeadersHook(flow))
+        await trigger(HttpRequestHook(flow))
+        await trigger(HttpResponseHook(flow))
+        lines = [one.getMessage() for one in caplog.records if one.name == "nx_addon"]
+        await ended(context)
     assert len(lines) == 2
     assert all(len(line) < 400 and line.isprintable() for line in lines)
     assert flow.comment.isprintable()

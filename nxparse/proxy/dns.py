@@ -6,6 +6,7 @@ another DNS server. Without a bound one query then makes thousands.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -17,6 +18,8 @@ MAX_QUERIES = 200  # in flight; a house full of browsers stays below
 MAX_SAME = 8  # of them for one name and type
 MAX_AGE = 30.0  # seconds; mitmproxy gives a query up earlier, not always with a hook
 QUIET = 60.0  # seconds between two lines about too many queries
+
+logger = logging.getLogger(__name__)
 
 
 def served_here(servers: Iterable[str], listening: Iterable[tuple[str, int]]) -> list[str]:
@@ -47,7 +50,16 @@ class ForeignQueries:
         self._clock = clock
         self._waiting: dict[str, tuple[float, tuple[str, int]]] = {}  # the oldest first
         self._same: Counter[tuple[str, int]] = Counter()
-        self._told = -QUIET
+        self._warned = -QUIET
+        self._loop: list[str] = []  # the name servers that are this process, as logged
+
+    def find_loop(self, servers: Iterable[str], listening: Iterable[tuple[str, int]]) -> bool:
+        """Is one of these name servers this process? Logged when it changes."""
+        found = served_here(servers, listening)
+        if found and found != self._loop:
+            logger.warning(describe_loop(found))
+        self._loop = found
+        return bool(found)
 
     def begin(self, id: str, name: str, kind: int) -> bool:
         """Note a query for a name and a type. False if there are too many: it must not go on."""
@@ -59,6 +71,7 @@ class ForeignQueries:
             self.end(oldest)
         self.end(id)
         if len(self._waiting) >= MAX_QUERIES or self._same[question] >= MAX_SAME:
+            self._warn(now)
             return False
         self._waiting[id] = now, question
         self._same[question] += 1
@@ -72,9 +85,10 @@ class ForeignQueries:
             if not self._same[question]:
                 del self._same[question]
 
-    def worth_a_line(self) -> bool:
-        """May another line about too many queries be logged?"""
-        if self._clock() < self._told + QUIET:
-            return False
-        self._told = self._clock()
-        return True
+    def _warn(self, now: float) -> None:
+        if now >= self._warned + QUIET:
+            self._warned = now
+            logger.warning(
+                "too many DNS queries wait for a name server: further ones get SERVFAIL; if the "
+                "name servers of this machine lead back to it, set dns_name_servers"
+            )

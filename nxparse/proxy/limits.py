@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 # An upload takes four: client, mitmproxy's connection to the sink, the sink's end, the file.
@@ -82,23 +83,31 @@ class AcceptErrors:
     """An exception handler for the event loop that logs failures to accept once a minute.
 
     asyncio reports each with a traceback, a hundred of them a second when the
-    process has no descriptors left. Other exceptions go to `others`.
+    process has no descriptors left. Other exceptions go to the handler before.
     """
 
-    def __init__(
-        self,
-        others: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.others = others
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._others: Any = None
         self._clock = clock
         self._logged = -REMIND
 
+    def install(self) -> None:
+        """Handle the exceptions of the running event loop."""
+        loop = asyncio.get_running_loop()
+        self._others = loop.get_exception_handler()
+        loop.set_exception_handler(self)
+
+    def uninstall(self) -> None:
+        """Let the handler before handle them again."""
+        with suppress(RuntimeError):  # there is no event loop any more
+            loop = asyncio.get_running_loop()
+            if loop.get_exception_handler() is self:
+                loop.set_exception_handler(self._others)
+
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if context.get("message") != "socket.accept() out of system resource":
-            if self.others:
-                self.others(loop, context)
+            if self._others:
+                self._others(loop, context)
             else:
                 loop.default_exception_handler(context)
             return

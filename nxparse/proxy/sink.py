@@ -1,13 +1,11 @@
 """The server that mitmproxy streams request bodies to, in place of a camera's host.
 
-mitmproxy keeps a body in memory, or streams it to a server. The addon takes each
-chunk on its way there and passes nothing on, so the server sees only the head of
-a request. It is answered when the addon has decided, and the addon then puts its
-own reply in the place of that answer.
+mitmproxy either keeps a body in memory or streams it to a server. The addon takes each
+chunk on its way and passes nothing on, so the sink receives only the head of a request.
+It answers when the addon has decided; the addon then replaces that answer by its reply.
 
-There is one sink for all requests, on a loopback port. Other programs on this
-machine can reach the port too: only a connection that mitmproxy has announced
-by its source port stays open.
+All requests share one sink, on a loopback port. Other programs on this machine can reach
+it, too: only connections that mitmproxy has announced by their source port stay open.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ class Sink:
         )
 
     def announce(self, port: int) -> None:
-        """Let the connection from this source port stay open: it is mitmproxy's."""
+        """Keep the connection from this source port open: it is mitmproxy's."""
         self._announced.setdefault(port, False)
 
     def release(self, port: int) -> None:
@@ -62,7 +60,7 @@ class Sink:
 
 
 class _Connection(asyncio.Protocol):
-    """A connection that is read and forgotten until the other side ends it."""
+    """A connection whose data is discarded until the other side closes it."""
 
     def __init__(
         self,

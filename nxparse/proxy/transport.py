@@ -1,7 +1,4 @@
-"""The client's side of a connection: what asyncio and mitmproxy lack for answering cameras.
-
-mitmproxy is made to forward. Two objects wrap the reader and the writer that it
-uses for a client:
+"""Wrappers for the reader and the writer that mitmproxy uses for a client.
 
 *`HeldReader`.* When a client half-closes its connection, mitmproxy cancels the
 request: the client gets no reply, and body data still queued for the sink is
@@ -32,7 +29,7 @@ from typing import Any
 
 READ = 1 << 18  # bytes; asyncio takes no more from a socket at once
 # mitmproxy handles all chunks of a read in one turn of the event loop. After a
-# read of more than so many, smaller reads let other connections get their turn.
+# read of more chunks than this, smaller reads let other connections run.
 MANY_CHUNKS = 500
 SMALL_READ = 1 << 12  # bytes
 # More than any camera or browser sends (Apache allows 8 KiB for a line, nginx 32 KiB in all).
@@ -55,7 +52,7 @@ logger = logging.getLogger(__name__)
 class Times:
     """Time limits of a connection, in seconds."""
 
-    step: float = 0.05  # between looks at what is still on its way
+    step: float = 0.05  # between checks whether bytes of the body are still arriving
     notice: float = 0.5  # until mitmproxy must have noticed a complete head
     connect: float = 5.0  # until mitmproxy must have reached the sink
     idle: float = 120.0  # of silence in the middle of an upload
@@ -69,10 +66,10 @@ class Times:
 class Pending:
     """How far a request has come, for the reader of its connection.
 
-    `received` counts the bytes of the body, `chunks` the pieces in which
-    mitmproxy handed them over. `connected` is set when the connection to the
-    sink is open, `complete` when all of the body is here, `answered` when a
-    reply, or an error, has been decided. `end` says how the client ended.
+    `received` counts the bytes of the body, `chunks` the pieces that mitmproxy passed
+    on. `connected` is set when the connection to the sink is open, `complete` when the
+    body has arrived, `answered` when a reply or an error has been decided. `end` is the
+    reason why the client's connection ended.
     """
 
     received: int = 0
@@ -87,7 +84,7 @@ class Stage(Enum):
     """What a client is sending, as far as its reader knows."""
 
     HEAD = auto()  # a request head, or nothing yet
-    UNNOTICED = auto()  # a head is complete, but mitmproxy has not said so
+    UNNOTICED = auto()  # a head is complete, but mitmproxy has called no hook yet
     BODY = auto()
     COMPLETE = auto()  # a request is complete; what comes now belongs to the next one
     OPAQUE = auto()  # a TLS handshake, a tunnel, HTTP/2 or another protocol: no limits
@@ -96,9 +93,9 @@ class Stage(Enum):
 class HeldReader:
     """Reads from a client like the StreamReader that it wraps, but delays EOF.
 
-    `pending` is the request of ours that the client is making, if any. Of its
-    body more is read at once than mitmproxy asks for (64 KiB): what that costs
-    it does not depend on the size.
+    `pending` is the current request to one of our hosts, if any. Its body is read in
+    larger pieces than mitmproxy asks for (64 KiB): the cost of a read does not depend
+    on its size.
 
     `refuse(status, reason)` is called when a request head is too large (431) or
     too slow (408); the connection then ends.
@@ -139,7 +136,7 @@ class HeldReader:
         self._changed.set()
 
     def close(self) -> None:
-        """Forget the time limit of a head: the connection has ended."""
+        """The connection has ended: stop the timer."""
         self._stop_timer()
 
     async def read(self, n: int = -1) -> bytes:
@@ -176,7 +173,7 @@ class HeldReader:
         if self.pending is None:
             return n
         chunks, self._chunks = self.pending.chunks - self._chunks, self.pending.chunks
-        # What comes before the sink is connected waits, and is then handled at once.
+        # Bytes that arrive before the sink is connected are queued, then handled at once.
         is_slow = chunks > MANY_CHUNKS or not self.pending.connected.is_set()
         return SMALL_READ if is_slow else max(n, READ)
 
@@ -201,13 +198,13 @@ class HeldReader:
             raise ConnectionAbortedError("the request head is too large")
 
     async def _head_noticed(self) -> None:
-        """Read no further while mitmproxy has as much of a head as it may have."""
+        """Pause while mitmproxy has as much of a head as it may collect."""
         while self._head > MAX_HEAD and self._reader.exception() is None:
             self._changed.clear()
             await self._changed.wait()
 
     async def _sink_connected(self) -> None:
-        """Give mitmproxy time to connect to the sink, for which all that is read has to wait."""
+        """Give mitmproxy time to connect to the sink; until then it queues the body."""
         pending = self.pending
         if pending and not pending.complete and not pending.connected.is_set():
             with contextlib.suppress(TimeoutError):
@@ -233,7 +230,7 @@ class HeldReader:
         self._refuse(status, reason)
 
     async def _hold(self, end: str) -> None:
-        """Wait until nothing depends on this connection any more, which ended in this way."""
+        """The connection has ended: wait until its request is answered or aborted."""
         await self._decided()
         if self.pending:
             self.pending.end = end
@@ -241,9 +238,8 @@ class HeldReader:
         while pending := self.pending:
             if pending.complete or pending.answered.is_set():
                 await _wait(pending.answered, self._times.answer)
-                # mitmproxy ends this task when it has written the reply. To
-                # return at that very moment would leave the socket open for
-                # ever on Python 3.12 and later.
+                # mitmproxy cancels this task after it has written the reply. Returning at
+                # that moment would leave the socket open on Python 3.12 and later.
                 await asyncio.sleep(self._times.linger)
                 return
             before = pending.received
@@ -254,7 +250,7 @@ class HeldReader:
                 return
 
     async def _decided(self) -> None:
-        """Wait for mitmproxy to notice a request whose head is here, or may be inside TLS."""
+        """Wait until mitmproxy has called a hook for a head that is here, or inside TLS."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._last + self._times.notice):
                 while self.pending is None and (
@@ -275,9 +271,9 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 class OneSegmentWriter:
     """Writes to a client like the StreamWriter that it wraps.
 
-    Once `collecting`, everything that is written in one turn of the event loop
-    goes out together. A client that has gone is no error here: mitmproxy would
-    take it as a reason to forget what the client had sent before.
+    Once `collecting`, all writes of one turn of the event loop leave together. A closed
+    connection raises no error: mitmproxy would discard data of the client that has
+    not been processed.
     """
 
     def __init__(self, writer: asyncio.StreamWriter, *, times: Times = Times()) -> None:
@@ -309,14 +305,13 @@ class OneSegmentWriter:
     def watch_reply(self, result: Callable[[bool], None]) -> None:
         """Watch whether the client's TCP acknowledges the reply that is written next.
 
-        `result` is called once: with True when everything that was written has
-        been acknowledged, with False when the connection ended before that, or
-        after `Times.acknowledge`. Without TCP_INFO (only Linux has it) every
-        reply counts as acknowledged.
+        `result` is called once: with True when the reply has been acknowledged, with False
+        when the connection ended before, or after `Times.acknowledge`. Without TCP_INFO
+        (only Linux has it) every reply counts as acknowledged.
         """
         self._flushed.clear()
         connection = self._writer.get_extra_info("socket")
-        # One of its own, which can be asked after the connection has been closed.
+        # Its own descriptor stays valid after the connection has been closed.
         with contextlib.suppress(OSError):
             connection = connection.dup()
         self._watch = asyncio.ensure_future(self._report(connection, self._written, result))
@@ -325,8 +320,8 @@ class OneSegmentWriter:
         self._flush()
         self._flushed.set()
         if self._watch and not self._watch.done():
-            # The watch has a descriptor of its own, which keeps the connection
-            # open: without this the client would not see its end.
+            # The descriptor of the watch keeps the connection open: without this the
+            # client would not see its end.
             with contextlib.suppress(OSError):
                 self._writer.write_eof()
         self._writer.close()

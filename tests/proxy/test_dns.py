@@ -77,10 +77,12 @@ def test_a_query_without_an_end() -> None:
     queries.end("never begun")
 
 
-def test_lines_are_rare() -> None:
+def test_lines_are_rare(caplog: pytest.LogCaptureFixture) -> None:
     """A loop does not fill the log."""
     clock = Clock()
     queries = ForeignQueries(clock)
-    assert [queries.worth_a_line() for _ in range(3)] == [True, False, False]
-    clock.now += QUIET
-    assert queries.worth_a_line()
+    for minute in range(2):
+        for number in range(MAX_SAME + 3):
+            queries.begin(f"{minute}-{number}", "example.org", 1)
+        assert caplog.text.count("too many DNS queries wait") == minute + 1
+        clock.now += QUIET

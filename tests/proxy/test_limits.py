@@ -121,7 +121,7 @@ class TestAcceptErrors:
     async def test_once_a_minute(self, caplog: pytest.LogCaptureFixture) -> None:
         """A lack of descriptors is one line a minute, without a traceback."""
         clock = Clock()
-        handler = AcceptErrors(None, clock=clock)
+        handler = AcceptErrors(clock=clock)
         loop = asyncio.get_running_loop()
         for now in (0.0, 1.0, 59.0, 60.0):
             clock.now = now
@@ -133,8 +133,12 @@ class TestAcceptErrors:
     async def test_others(self, caplog: pytest.LogCaptureFixture) -> None:
         """Other exceptions go where they went before."""
         seen: list[object] = []
-        loop = asyncio.get_running_loop()
-        AcceptErrors(lambda loop, context: seen.append(context))(loop, {"message": "x"})
-        assert seen == [{"message": "x"}]
-        AcceptErrors(None)(loop, {"message": "something else"})
+        loop, handler = asyncio.get_running_loop(), AcceptErrors()
+        handler(loop, {"message": "something else"})
         assert "something else" in caplog.text
+        loop.set_exception_handler(lambda loop, context: seen.append(context))
+        handler.install()
+        loop.call_exception_handler({"message": "x"})
+        handler.uninstall()
+        loop.call_exception_handler({"message": "y"})
+        assert seen == [{"message": "x"}, {"message": "y"}]

@@ -1,0 +1,160 @@
+"""Reads and changes mitmproxy's flows, which are given as objects with its attributes."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from nxparse.inspect import credentials, show
+from nxparse.inspect.recorded import (
+    Headers,
+    RecordedQuestion,
+    RecordedRequest,
+    RecordedResponse,
+)
+from nxparse.proxy.destination import Arrival
+from nxparse.server import endpoints
+from nxparse.server.receive import Announced
+from nxparse.text import printable
+
+MAX_COMMENT = 200  # characters
+MARKS = {
+    "received": ":camera:",
+    "repeated": ":repeat:",
+    "answered": ":white_check_mark:",
+    "refused": ":no_entry:",
+    "unknown": ":question:",
+    "cut": ":x:",
+    "failed": ":x:",
+}
+
+logger = logging.getLogger(__name__)
+
+
+def name(client: Any) -> str:
+    """The address of a client, for the log. In a recorded flow it is what the file says."""
+    return printable(client.peername[0]) if client.peername else "unknown client"
+
+
+def named_by_mode(client: Any) -> Any:
+    """The server that a reverse or upstream mode names for all requests; None in other modes."""
+    return getattr(client.proxy_mode, "address", None)
+
+
+def arrival(flow: Any) -> Arrival:
+    """Where a request would be sent, and how it arrived."""
+    request, client = flow.request, flow.client_conn
+    return Arrival(
+        request.method,
+        request.path,
+        request.host,
+        request.port,
+        request.host_header or "",
+        # Redirected to this process, or as it is.
+        ports=(80, 443, *(client.sockname[1:2] if client.sockname else ())),
+        upstream=named_by_mode(client),
+    )
+
+
+def fields(headers: Any) -> Headers:
+    """Headers as they were spelled, in their order."""
+    return tuple((name, value) for name, value in headers.items(multi=True))
+
+
+def announced(flow: Any) -> Announced:
+    """What the head of a request says about its body."""
+    headers = flow.request.headers
+    length = headers.get("content-length")
+    content_type = headers.get("content-type", "")
+    return Announced(name(flow.client_conn), content_type, int(length) if length else None)
+
+
+def has_body(request: Any) -> bool:
+    """May a body follow the head of this request? HTTP/2 needs no header to announce one."""
+    if "content-length" in request.headers:
+        return bool(request.headers["content-length"].strip() != "0")
+    return "transfer-encoding" in request.headers or request.is_http2
+
+
+def recorded(flow: Any) -> RecordedRequest:
+    """An HTTP flow as a value of ours."""
+    request, response = flow.request, flow.response
+    return RecordedRequest(
+        method=request.method,
+        host=endpoints.bare_host(request.pretty_host),
+        path=request.path,
+        headers=fields(request.headers),
+        body=request.raw_content,
+        version=request.http_version,
+        client=name(flow.client_conn),
+        at=request.timestamp_start,
+        answered=response
+        and RecordedResponse(
+            response.status_code, response.reason, fields(response.headers), response.raw_content
+        ),
+    )
+
+
+def questions(flow: Any, types: Any) -> list[RecordedQuestion]:
+    """The questions of a DNS flow. `types` is mitmproxy's module for record types."""
+    client, at = name(flow.client_conn), flow.timestamp_created
+    return [
+        RecordedQuestion(one.name, types.to_str(one.type), client, at)
+        for one in flow.request.questions
+    ]
+
+
+def is_readable(flow: Any, message: Any) -> bool:
+    """Has `prettify` a text for this message, the request or the response of a flow?"""
+    known = show.has_secrets if message is flow.response else show.is_readable
+    return known(recorded(flow))
+
+
+def prettify(data: bytes, flow: Any, message: Any) -> str:
+    """The text of a body, for people. Raises ValueError if there is none."""
+    seen = recorded(flow)
+    is_reply = message is flow.response
+    text = show.reply(seen) if is_reply else show.request(replace(seen, body=data))
+    if text is None:
+        raise ValueError("there is nothing of a Samsung camera in it")
+    return text
+
+
+def hide_credentials(flow: Any) -> None:
+    """Remove user names, passwords and keys from a request."""
+    request = flow.request
+    hidden = credentials.hide_in_headers(fields(request.headers))
+    request.headers.fields = tuple((_wire(name), _wire(value)) for name, value in hidden)
+    request.path = credentials.hide_in_url(request.path)
+    request.raw_content = credentials.hide_in_body(request.raw_content or b"")
+
+
+def redirect(request: Any, address: tuple[str, int]) -> tuple[str, int, str]:
+    """Send a request to another server. Returns its destination, for `restore`."""
+    destination = request.data.host, request.data.port, request.scheme
+    request.data.host, request.data.port = address
+    request.scheme = "http"
+    return destination
+
+
+def restore(request: Any, destination: tuple[str, int, str] | None) -> None:
+    """Let the flow show where the camera wanted to go."""
+    if destination:
+        request.data.host, request.data.port, request.scheme = destination
+
+
+def label(flow: Any, outcome: str, words: str) -> None:
+    """Mark a flow by what became of it, one of MARKS, and comment it."""
+    flow.marked = MARKS[outcome]
+    flow.comment = printable(f"{outcome}: {words}", MAX_COMMENT)
+
+
+def title(flow: Any) -> str:
+    """What a request is, in a few words."""
+    return show.title(recorded(flow))
+
+
+def _wire(text: str) -> bytes:
+    # As mitmproxy reads headers.
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,172 @@
+"""Where nx_addon reaches into mitmproxy beyond its public interface.
+
+`master` is mitmproxy's master object, `client` and `server` its connections. Another
+version of mitmproxy may keep things elsewhere: then each function does less, and says so
+if users would notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from ipaddress import IPv4Address
+from typing import Any
+
+from nxparse.config import ConfigError, Option
+from nxparse.proxy import advice, network
+from nxparse.proxy.log_stream import LogStream
+
+LAST_LINES = 1.0  # seconds to write the last lines of the log
+
+logger = logging.getLogger(__name__)
+
+
+def convert_deferred(options: Any, option: Option) -> bool:
+    """Bring a value that was given before the option was declared into its declared type.
+
+    With a value of another type mitmproxy drops the addon without a word. Returns False
+    if that is impossible; the error that is logged stops the start.
+    """
+    if option.name in options.deferred:
+        given = options.deferred.pop(option.name)
+        if hasattr(given, "val"):  # from --set: a list of strings, empty without a value
+            given = given.val or True
+        try:
+            options.deferred[option.name] = option.convert(given, os.environ)
+        except ConfigError as error:
+            logger.error(str(error))
+            return False
+    return True
+
+
+def streams(master: Any, client: Any) -> Any:
+    """The object that has the reader and the writer of a TCP client; None if not found."""
+    try:
+        return master.addons.get("proxyserver").connections[client.id].transports[client]
+    except (AttributeError, KeyError):
+        logger.warning(
+            "this mitmproxy keeps its connections where nx_addon does not find them: "
+            "replies may leave in two segments, and cut uploads may lose their end"
+        )
+        return None
+
+
+def abort_connection(master: Any, client: Any, server: Any) -> None:
+    """Abort a connection to a server; an error that a hook sets then has no effect."""
+    with suppress(AttributeError, KeyError):
+        handler = master.addons.get("proxyserver").connections[client.id]
+        writer = handler.transports[server].writer
+        if isinstance(writer, asyncio.StreamWriter):
+            writer.transport.abort()
+        else:
+            writer.close()  # UDP
+
+
+def listening(master: Any, mode: str = "") -> list[tuple[str, int]]:
+    """The addresses and ports this process listens on in a mode; in all of them without one.
+
+    mitmweb's own API is among all.
+    """
+    servers = master.addons.get("proxyserver").servers
+    chosen = [server for server in servers if mode in ("", server.mode.type_name)]
+    found = [address[:2] for server in chosen for address in server.listen_addrs]
+    if not mode and "web_port" in master.options:
+        found.append((master.options.web_host, master.options.web_port))
+    return found
+
+
+def name_servers(master: Any) -> list[str]:
+    """The addresses of the name servers that the DNS mode asks."""
+    resolver = master.addons.get("dnsresolver")
+    return resolver.name_servers() if resolver else []
+
+
+def set_up_advice(master: Any, own: IPv4Address | None) -> list[str]:
+    """The lines for the log that say what a camera must reach. `own` is the option nx_dns."""
+    sudo = ["sudo"] if hasattr(os, "geteuid") and os.geteuid() else []
+    ports = {
+        mode: [port for _, port in listening(master, mode)]
+        for mode in ("regular", "transparent", "dns")
+    }
+    return advice.lines(
+        advice.Listening(
+            **ports,
+            addresses=[str(one) for one in ([own] if own else network.addresses())],
+            command=shlex.join([*sudo, sys.argv[0], "-s", *master.options.scripts[:1]]),
+        )
+    )
+
+
+def is_inspected(master: Any) -> bool:
+    """Can anybody see the body of a flow?"""
+    options = master.options
+    detail = options.flow_detail if "flow_detail" in options else 0
+    interactive = master.addons.get("view") is not None
+    return bool(interactive or options.save_stream_file or options.hardump or detail >= 3)
+
+
+def answer_dns_before_resolver(master: Any) -> None:
+    """In mitmproxy 11 the resolver comes before scripts, and waits for servers that are dead."""
+    chain, resolver = master.addons.chain, master.addons.get("dnsresolver")
+    if resolver in chain:
+        chain.remove(resolver)
+        chain.append(resolver)
+
+
+def show_comments(master: Any) -> None:
+    """Show comments in mitmweb's list, unless the user has chosen its columns."""
+    options = master.options
+    if "web_columns" in options and options.web_columns == options.default("web_columns"):
+        options.web_columns = [*options.web_columns, "comment"]
+
+
+def never_wait_for_stdout(master: Any, handlers: Sequence[Any]) -> None:
+    """Let a thread write what mitmdump and mitmweb print; see `LogStream`.
+
+    `handlers` are mitmproxy's log handlers for the terminal.
+    """
+    own = [one for one in handlers if one.file is sys.stdout]
+    if not own or (os.name == "nt" and sys.stdout.isatty()):  # a console there takes no bytes
+        return
+    with suppress(OSError):
+        sys.stdout.flush()
+    stream = LogStream(sys.stdout.fileno())
+    atexit.register(stream.drain, LAST_LINES)
+    for handler in own:
+        handler.file = stream
+    if dumper := master.addons.get("dumper"):
+        dumper.outfp = stream
+
+
+def on_interrupt(master: Any, act: Callable[[], None]) -> None:
+    """Act on the next SIGINT or SIGTERM, if mitmproxy ends because of one."""
+    loop = asyncio.get_running_loop()
+    if master.should_exit.is_set():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(act))
+
+
+class PortAdvice(logging.Handler):
+    """While mitmproxy starts: says what to do about a port that it cannot have."""
+
+    def start(self, master: Any) -> None:
+        """Watch the log, and what mitmproxy has complained about already."""
+        logging.getLogger().addHandler(self)
+        if errors := master.addons.get("errorcheck"):
+            for record in errors.logger.has_errored:
+                self.handle(record)
+
+    def stop(self) -> None:
+        """Watch the log no more."""
+        logging.getLogger().removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR and (line := advice.explained(record.getMessage())):
+            logger.error(line)

@@ -1,0 +1,160 @@
+"""What the addons of nx_addon.py share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from nxparse import config
+from nxparse.config import Config, ConfigError
+from nxparse.inspect.log_line import describe_request
+from nxparse.proxy import adapter, advice
+from nxparse.proxy.clients import Clients
+from nxparse.proxy.destination import Destinations
+from nxparse.proxy.exchange import Exchange
+from nxparse.proxy.file_server import FileServer
+from nxparse.proxy.sink import Sink
+from nxparse.proxy.transport import Times
+from nxparse.proxy.unknown_hosts import UnknownHosts
+from nxparse.server import endpoints
+from nxparse.server.backend import Backend
+from nxparse.server.endpoints import Claim, Endpoint
+from nxparse.server.hotspot import PortalState
+
+logger = logging.getLogger(__name__)
+
+
+class State:
+    """The options, the connections, and the requests that have no reply yet.
+
+    `backend` is None while no uploads are received. `loaded` are flows from a file, to be
+    reported. For the event loop's thread.
+    """
+
+    def __init__(self, times: Times) -> None:
+        self.clients = Clients(times)
+        self.config: Config | None = None
+        self.destinations = Destinations(endpoints.Hosts())
+        self.backend: Backend | None = None
+        self.sink = Sink()
+        self.files = FileServer()
+        self.file_requests: dict[str, tuple[Any, Callable[[], None]]] = {}  # by the id of the flow
+        self.exchanges: dict[str, Exchange] = {}  # by the id of the flow
+        self.unacknowledged: set[Exchange] = set()  # whose replies are on their way
+        self.loaded: list[Any] = []
+        self._unknown_hosts = UnknownHosts()
+        self._portal = PortalState()
+        self._values: dict[str, object] = {}  # the options as they were parsed last
+        self._doubts: list[str] = []  # about them, as they were logged
+
+    def configure(self, options: Any, environ: Mapping[str, str]) -> None:
+        """Parse the options that are declared, and use them from now on. Raises ConfigError."""
+        values = {option.name: getattr(options, option.name) for option in config.OPTIONS}
+        if values == self._values:
+            return
+        self._values = values
+        parsed = config.parse(values, environ)
+        if self.backend and parsed.dir != self.backend.config.dir:
+            raise ConfigError("nx_dir cannot be changed while uploads arrive: restart")
+        known, self._doubts = self._doubts, advice.doubts(values, parsed, environ)
+        for doubt in self._doubts:
+            if doubt not in known:
+                logger.warning(doubt)
+        self.config = parsed
+        self.destinations = Destinations(endpoints.Hosts(parsed.hosts), parsed.dns)
+        if self.backend:
+            self.backend.configure(parsed)
+
+    @property
+    def reports(self) -> bool:
+        """Is a report of the loaded flows wanted?"""
+        return bool(self.config and self.config.report)
+
+    def exchanges_of(self, client: Any) -> list[Exchange]:
+        """The requests of a client to our hosts."""
+        return [one for one in self.exchanges.values() if one.connection.id == client.id]
+
+    def streams_to(self, client: Any, address: tuple[Any, ...]) -> bool:
+        """Is this the address of the sink, and does a body of this client go there?"""
+        return address[:2] == self.sink.address and bool(self.exchanges_of(client))
+
+    def gets_file(self, client: Any, address: tuple[Any, ...]) -> bool:
+        """Is this the address of the file server, and does this client get a file from it?"""
+        return address[:2] == self.files.address and any(
+            one.id == client.id for one, _ in self.file_requests.values()
+        )
+
+    def sink_connected(self, client: Any, sockname: tuple[Any, ...] | None) -> None:
+        """mitmproxy has connected to the sink from `sockname` for this client."""
+        if sockname:
+            self.sink.announce(sockname[1])
+            for exchange in self.exchanges_of(client):
+                exchange.pending.connected.set()
+
+    def is_ours(self, address: tuple[Any, ...]) -> bool:
+        """Is this the address of a host of ours, or of the sink?"""
+        return address[0] in self.destinations.hosts or address[:2] == self.sink.address
+
+    def is_uploading(self, peername: object) -> bool:
+        """Has this peer a request to one of our hosts?"""
+        return any(one.connection.peername == peername for one in self.exchanges.values())
+
+    def claim(self, flow: Any) -> Claim | None:
+        """Who answers a request here; None if it goes upstream. Resolves no names."""
+        return self.destinations.claim(adapter.arrival(flow))
+
+    def endpoint(self, flow: Any, claim: Claim) -> tuple[Endpoint, bool]:
+        """Who answers a request, and whether a new model may want something better.
+
+        The answer may depend on what the camera was answered before. Refusals are logged.
+        """
+        request, client = flow.request, adapter.name(flow.client_conn)
+        headers = adapter.fields(request.headers)
+        claim = self.destinations.refuse_browser(claim, request.method, headers)
+        endpoint = claim.endpoint(request.method, request.path)
+        if claim.refusal:
+            line = describe_request(request.method, request.pretty_url)
+            logger.warning(f"{client}: {line} is refused: {claim.reason}")
+            return endpoint, False
+        self.note_camera(flow.client_conn)
+        if endpoint.check:
+            endpoint = replace(endpoint, reply=self._portal.answer(client, endpoint.check))
+        elif not endpoint.reply and not endpoint.is_page:
+            self._portal.passed(client)
+        return endpoint, self.destinations.is_unknown(claim, endpoint)
+
+    def end_exchanges(self, reason: str) -> bool:
+        """Abandon what has no reply yet, or an unacknowledged one. Tells whether clients wait.
+
+        A camera that gets no reply sends its upload again.
+        """
+        waiting = bool(self.exchanges)
+        for exchange in (*self.exchanges.values(), *self.unacknowledged):
+            exchange.end(reason)
+        self.exchanges.clear()
+        self.unacknowledged.clear()
+        return waiting
+
+    def loaded_from_cameras(self) -> list[Any]:
+        """The loaded flows of clients that have asked for one of our hosts."""
+
+        def is_ours(flow: Any) -> bool:
+            if hasattr(flow.request, "questions"):
+                return any(self.destinations.hosts.resolves(q.name) for q in flow.request.questions)
+            return self.claim(flow) is not None
+
+        cameras = {adapter.name(one.client_conn) for one in self.loaded if is_ours(one)}
+        return [one for one in self.loaded if adapter.name(one.client_conn) in cameras]
+
+    def note_camera(self, client: Any) -> None:
+        """A client has asked for one of our hosts."""
+        if line := self._unknown_hosts.seen(adapter.name(client)):
+            logger.info(line)
+
+    def note_other(self, client: Any, host: str, protocol: str) -> None:
+        """A client has asked for another host, in HTTP or DNS."""
+        host = endpoints.bare_host(host)
+        if line := self._unknown_hosts.asked(adapter.name(client), host, protocol):
+            logger.info(line)

@@ -1,0 +1,140 @@
+"""Everything that is open while uploads are received: spool, sessions, outbox, threads.
+
+When mitmproxy reloads nx_addon.py, it ends the old instance and starts the new one at
+once, while a delivery may still be running. The old instance leaves its backend here
+(`Backend.leave`), and the new one takes it over (`open_backend`). mitmproxy does not
+reload this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nxparse.config import Config
+from nxparse.deliver import run, targets
+from nxparse.deliver.outbox import Deliver, Outbox
+from nxparse.deliver.routes import target_label
+from nxparse.server.gateway import Gateway
+from nxparse.server.sessions import Sessions
+from nxparse.store.records import Delivery
+from nxparse.store.spool import Spool
+from nxparse.text import describe_disk_error, format_list
+from nxparse.upload import File, Upload
+
+STORAGE_THREADS = 32  # uploads that may wait for the disk at the same time
+STOP_TIMEOUT = 10.0  # seconds a running delivery may take to end
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_left: dict[Path, Backend] = {}  # by the folder `.nx`
+
+
+class Backend:
+    """The state in the folder `.nx` of nx_dir. `config` may be replaced at any time."""
+
+    def __init__(self, config: Config, spool: Spool, sessions: Sessions) -> None:
+        self.config = config
+        self.spool = spool
+        self.sessions = sessions
+        self.outbox = Outbox(
+            spool, self._deliver_to, self._keep, retry_for=config.retry_for, clock=time.time
+        )
+        self.gateway = Gateway(sessions, spool, attempted=self.outbox.attempted)
+        # Not asyncio's own executor: a slow disk must not delay name resolution.
+        self._threads = ThreadPoolExecutor(STORAGE_THREADS, "storage")
+
+    def configure(self, config: Config) -> None:
+        """Use these options from now on."""
+        self.config = config
+        self.outbox.retry_for = config.retry_for
+
+    async def in_thread(self, work: Callable[..., T], *values: Any) -> T:
+        """Call a function that waits for the disk."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *values)
+
+    def leave(self) -> None:
+        """Stop new deliveries, and let the next `open_backend` take this backend over."""
+        self.outbox.stop(0)
+        _left[_root(self.config)] = self
+
+    async def end(
+        self, on_interrupt: Callable[[Callable[[], None]], None], timeout: float = STOP_TIMEOUT
+    ) -> None:
+        """Close a backend that was left, after the running deliveries; not if it is taken over.
+
+        After `timeout` seconds the deliveries are abandoned, and programs of theirs are
+        killed; the next start repeats them. `on_interrupt(act)` arranges for `act` to be
+        called on Ctrl-C, which has the same effect.
+        """
+        root, deadline = _root(self.config), time.monotonic() + timeout
+        interrupted, logged = asyncio.Event(), False
+        while _left.get(root) is self and not self.outbox.stop(0):
+            waiting = format_list(
+                [f"upload {one.id} to {target_label(one.target)}" for one in self.outbox.at_hand]
+            )
+            if waiting and not logged:
+                logged = True
+                on_interrupt(interrupted.set)
+                logger.info(
+                    f"waiting up to {timeout:.0f} s for {waiting}; Ctrl-C again ends at once"
+                )
+            if interrupted.is_set() or time.monotonic() > deadline:
+                if waiting:
+                    logger.warning(
+                        f"stopped during the delivery of {waiting}; the next start repeats it"
+                    )
+                run.end_running()
+                return
+            await asyncio.sleep(0.05)
+        if _left.get(root) is self:
+            del _left[root]
+            await self.in_thread(self.close)
+            self._threads.shutdown(wait=False)
+
+    def close(self) -> None:
+        """Close the databases."""
+        self.spool.close()
+        self.sessions.close()
+
+    def _deliver_to(self, target: str) -> Deliver:
+        return targets.deliver_to(self.config, os.environ, target)
+
+    def _keep(self, upload: Upload, files: Sequence[File], delivery: Delivery) -> str:
+        return targets.keep(self.config.dir, upload, files, delivery)
+
+
+def open_backend(config: Config) -> Backend | None:
+    """Open everything in nx_dir, or take over what was left. Logs why that fails."""
+    root = _root(config)
+    if left := _left.pop(root, None):
+        left.configure(config)
+        return left
+    try:
+        spool = Spool(root)
+    except (OSError, sqlite3.Error) as error:
+        logger.error(f"uploads cannot be stored: {describe_disk_error(error, config.dir)}")
+        return None
+    for path in spool.recovered:
+        logger.warning(f"recovered a partial upload from the last run: {path}")
+    path = root / "sessions.sqlite3"
+    try:
+        sessions = Sessions(path)
+    except (OSError, sqlite3.Error) as error:
+        reason = describe_disk_error(error, path)
+        logger.error(f"logins to social sites cannot be stored: {reason}")
+        spool.close()
+        return None
+    return Backend(config, spool, sessions)
+
+
+def _root(config: Config) -> Path:
+    return config.dir / ".nx"

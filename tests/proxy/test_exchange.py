@@ -1,0 +1,183 @@
+"""Exchanges: from the head of a request to the fate of its reply."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from nxparse import config
+from nxparse.proxy.exchange import Exchange
+from nxparse.server import endpoints
+from nxparse.server.backend import Backend, open_backend
+from nxparse.server.endpoints import Endpoint, Service
+from nxparse.server.receive import Announced
+from nxparse.server.reply import ACCEPTED, refusal
+from tests import bodies
+
+CLIENT = SimpleNamespace(id="client", peername=("192.0.2.7", 1))
+EMAIL = Endpoint(Service.EMAIL)
+
+
+@pytest.fixture
+async def backend(folder: Path) -> AsyncIterator[Backend]:
+    values: dict[str, object] = {option.name: option.default for option in config.OPTIONS}
+    backend = open_backend(config.parse({**values, "nx_dir": str(folder)}, {}))
+    assert backend
+    yield backend
+    backend.leave()
+    await backend.end(lambda act: None)
+
+
+def exchange(
+    backend: Backend, endpoint: Endpoint = EMAIL, *, length: int = 0, **options: object
+) -> Exchange:
+    announced = Announced("192.0.2.7", bodies.CONTENT_TYPE, length)
+    return Exchange(backend, CLIENT, announced, endpoint, **options)  # type: ignore[arg-type]
+
+
+async def sent(backend: Backend, data: bytes, **options: object) -> Exchange:
+    """A request by e-mail whose body has been received."""
+    one = exchange(backend, length=len(data), **options)
+    await one.begin()
+    for start in range(0, len(data), 100):
+        assert one.take(data[start : start + 100]) == []
+    one.take(b"")
+    one.pending.complete = True
+    return one
+
+
+async def answered(one: Exchange) -> Exchange:
+    one.reply = await asyncio.wait_for(one.finish(), 30)
+    return one
+
+
+async def test_an_upload(backend: Backend) -> None:
+    """An upload is accepted once all of its chunks are here."""
+    one = await answered(await sent(backend, bodies.body([("SAM_1.JPG", bodies.jpeg(5000))])))
+
+    assert one.reply is ACCEPTED
+    assert one.has_body
+    assert one.outcome("upload")[0] == "received"
+    assert [delivery.target for delivery in backend.spool.waiting()] == ["save"]
+
+
+async def test_an_upload_without_body(backend: Backend) -> None:
+    """It is refused."""
+    one = await answered(exchange(backend))
+    assert one.reply
+    assert (one.reply.status, one.outcome("upload")[0]) == (400, "refused")
+
+
+async def test_a_fixed_reply(backend: Backend) -> None:
+    """It is given without a receiver; the body of an unknown request is collected."""
+    plain = await answered(exchange(backend, endpoints.fixed(refusal(404, "No"))))
+    assert (plain.reply and plain.reply.status, plain.result) == (404, None)
+    unknown = exchange(backend, endpoints.fixed(refusal(404, "No")), unknown=True)
+    await unknown.begin()
+    unknown.take(b"what is this?")
+    unknown.take(b"")
+    await answered(unknown)
+    assert unknown.result
+    assert unknown.result.body == b"what is this?"
+    assert unknown.outcome("new thing") == ("unknown", "new thing, answered 404")
+
+
+async def test_a_body_that_never_ends(folder: Path) -> None:
+    """Its connection ends when it is four times too large."""
+    values: dict[str, object] = {option.name: option.default for option in config.OPTIONS}
+    rules = {**values, "nx_dir": str(folder), "nx_max_upload": "1000"}
+    backend = open_backend(config.parse(rules, {}))
+    assert backend
+    ended = []
+    one = exchange(backend, too_long=lambda: ended.append(True))
+    await one.begin()
+    for _ in range(40):
+        one.take(b"x" * 100)
+    assert not ended
+    one.take(b"x")
+    assert ended
+    backend.leave()
+    await backend.end(lambda act: None)
+
+
+async def test_a_cut_upload(backend: Backend) -> None:
+    """The part that arrived goes to quarantine, and back into the flow if it is inspected."""
+    one = exchange(backend, length=5000, inspect=1000)
+    await one.begin()
+    one.take(b"begun")
+    assert await one.abandon("the client closed the connection") == b"begun"
+    (path,) = (backend.config.dir / ".nx" / "quarantine").iterdir()
+    assert path.read_bytes() == b"begun"
+
+
+@pytest.mark.parametrize("arrived", [True, False, None], ids=["arrived", "lost", "not known"])
+async def test_a_repeat_while_the_reply_is_on_its_way(
+    backend: Backend, arrived: bool | None
+) -> None:
+    """It is answered when it is known whether the first reply arrived; lost is a duplicate."""
+    data = bodies.body([("SAM_1.JPG", b"x")])
+    first = await answered(await sent(backend, data))
+    second = await sent(backend, data, reply_watch=0.1 if arrived is None else 60.0)
+    waiting = asyncio.ensure_future(answered(second))
+    if arrived is not None:
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        first.reply_watched(arrived)
+    await asyncio.wait_for(waiting, 30)
+    assert second.reply is ACCEPTED
+    assert second.result
+    assert second.result.is_duplicate is not bool(arrived)
+    assert len(backend.spool.waiting()) == (2 if arrived else 1)
+
+
+@pytest.mark.parametrize("complete", [True, False], ids=["before the reply", "in the body"])
+async def test_the_end(backend: Backend, complete: bool) -> None:
+    """A reply that is cut off by the end is lost: the repeat is a duplicate, or the first."""
+    data = bodies.body([("SAM_1.JPG", b"x")])
+    one = await sent(backend, data)
+    if complete:
+        await answered(one)
+    else:
+        one.pending.complete = False
+    one.end("mitmproxy ends")
+    one.reply_watched(True)  # too late
+
+    again = await answered(await sent(backend, data))
+    assert again.result
+    assert again.result.is_duplicate is complete
+
+
+async def test_a_slow_disk_delays_nothing_else(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six fsyncs that do not end stop neither name resolution nor new uploads."""
+    uploads = [
+        await sent(backend, bodies.body([(f"SAM_{number}.JPG", b"x")])) for number in range(7)
+    ]
+    begun, end, fsync = threading.Semaphore(0), threading.Event(), os.fsync
+
+    def stuck(fd: int) -> None:
+        if stat.S_ISREG(os.fstat(fd).st_mode):  # the folder may be synced for another upload
+            begun.release()
+            assert end.wait(60)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", stuck)
+    try:
+        slow = [asyncio.ensure_future(answered(one)) for one in uploads[:6]]
+        for _ in slow:
+            await asyncio.wait_for(asyncio.to_thread(begun.acquire), 30)
+        monkeypatch.setattr(os, "fsync", fsync)
+        assert await asyncio.wait_for(asyncio.get_running_loop().getaddrinfo("localhost", 80), 30)
+        assert (await answered(uploads[6])).reply is ACCEPTED
+        assert not any(one.done() for one in slow)
+    finally:
+        end.set()
+    assert {one.reply for one in await asyncio.gather(*slow)} == {ACCEPTED}

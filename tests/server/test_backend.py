@@ -1,0 +1,95 @@
+"""The backend: opened, taken over by a reloaded addon, and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nxparse import config
+from nxparse.server.backend import Backend, open_backend
+from tests import arrivals, bodies
+from tests.mitmdump import eventually
+
+
+def parsed(folder: Path, **options: object) -> config.Config:
+    values: dict[str, object] = {option.name: option.default for option in config.OPTIONS}
+    return config.parse({**values, "nx_dir": str(folder), "nx_senders": ["*"], **options}, {})
+
+
+def opened(folder: Path, **options: object) -> Backend:
+    backend = open_backend(parsed(folder, **options))
+    assert backend
+    return backend
+
+
+def no_interrupt(act: Callable[[], None]) -> None:
+    """Nobody presses Ctrl-C."""
+
+
+async def test_a_backend_that_is_left_is_taken_over(folder: Path) -> None:
+    """The next one has the same spool and the new options, and the end waits for nothing."""
+    first = opened(folder)
+    first.leave()
+    second = opened(folder, nx_retry_for="7s")
+    await first.end(no_interrupt)
+
+    assert second is first
+    assert second.outbox.retry_for == 7
+    assert second.spool.waiting() == []
+    second.leave()
+    await second.end(no_interrupt)
+
+
+async def test_a_backend_that_has_ended_is_opened_anew(folder: Path) -> None:
+    """All is closed at the end, so that another process may open it."""
+    first = opened(folder)
+    first.leave()
+    await first.end(no_interrupt)
+    second = opened(folder)
+
+    assert second is not first
+    second.close()
+
+
+def test_two_processes_in_one_folder(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The second one gets no backend, and a sentence in the log."""
+    first = opened(folder)
+    assert open_backend(parsed(folder)) is None
+    assert "uploads cannot be stored: " in caplog.text
+    assert "another nx_addon is working there" in caplog.text
+    first.close()
+
+
+@pytest.mark.parametrize("way", ["time-out", "Ctrl-C"])
+async def test_a_program_at_the_end(
+    folder: Path, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    """A program of a rule is killed with the backend, so that it cannot run beside its repeat."""
+    caplog.set_level(logging.INFO)
+    target = "run:sh -c 'touch \"$1\".begun; sleep 1000' sh {file}"
+    backend = opened(folder)
+    id = arrivals.accept(
+        backend.spool, bodies.body([("SAM_1.JPG", b"x")]), {target: ["a@example.org"]}
+    ).id
+    backend.outbox.start()
+    eventually(lambda: list((folder / ".nx").glob("run-*/*.begun")), "the program runs")
+    backend.leave()
+    if way == "time-out":
+        await backend.end(no_interrupt, timeout=0.1)
+    else:
+        await backend.end(lambda act: act(), timeout=60.0)
+
+    assert f"waiting up to {'0' if way == 'time-out' else '60'} s for upload {id} to run" in (
+        caplog.text
+    )
+    assert f"stopped during the delivery of upload {id} to run" in caplog.text
+    async with asyncio.timeout(30):
+        while [one.reason for one in backend.spool.waiting()] != ["sh was ended by signal 9"]:
+            await asyncio.sleep(0.01)
+    second = opened(folder)  # the delivery has ended meanwhile
+    second.leave()
+    await second.end(no_interrupt)
