@@ -55,6 +55,7 @@ from nxparse.proxy.log_filter import ProxyLogFilter
 from nxparse.proxy.state import State
 from nxparse.proxy.transport import Stage, Times
 from nxparse.server.backend import Backend, open_backend
+from nxparse.server.endpoints import Endpoint
 from nxparse.server.gateway import simulated
 from nxparse.server.reply import Reply, refusal
 from nxparse.text import error_reason, printable
@@ -171,7 +172,7 @@ class Connections(Addon):
         super().__init__(state)
         self.clients = state.clients
         self.log_filter = ProxyLogFilter(
-            state.sink, state.is_uploading, state.clients.has_refused_head
+            state.sink, state.is_uploading, state.clients.has_refused_head, state.files
         )
 
     def running(self) -> None:
@@ -180,6 +181,7 @@ class Connections(Addon):
 
     def done(self) -> None:
         PROXY_LOGGER.removeFilter(self.log_filter)
+        self.state.files.close()
         self.clients.abort_pending()
 
     def client_connected(self, client: Client) -> None:
@@ -223,7 +225,9 @@ class Connections(Addon):
     def server_connect(self, data: ServerConnectionHookData) -> None:
         address = data.server.address
         assert address
-        if self.state.streams_to(data.client, address):
+        if self.state.streams_to(data.client, address) or self.state.gets_file(
+            data.client, address
+        ):
             data.server.sockname = None  # the option connect_addr is not for the sink
         elif self.state.exchanges_of(data.client) or self.state.is_ours(address):
             data.server.error = "a Samsung host is answered here and never connected to"
@@ -237,7 +241,7 @@ class Connections(Addon):
         if self.state.streams_to(client, peer):
             self.state.sink_connected(client, data.server.sockname)
         # What a name resolves to is certain only now.
-        elif self._refuses(client, address, peer[0]):
+        elif not self.state.gets_file(client, peer) and self._refuses(client, address, peer[0]):
             reason = upstream.describe_refused(address[0], peer[0])
             logger.warning(
                 f"{adapter.name(client)}: connection to port {peer[1]} aborted: {reason}"
@@ -366,6 +370,9 @@ class Uploads(Addon):
             flow.response = _response(NOT_READY, request.method)
             return
         endpoint, unknown = state.endpoint(flow, claim)
+        if endpoint.is_file and not adapter.has_body(request):
+            await self._stream_file(flow, endpoint)
+            return
         exchange = state.exchanges[flow.id] = Exchange(
             state.backend,
             client,
@@ -381,10 +388,43 @@ class Uploads(Addon):
             request.stream = exchange.take
             await exchange.begin()
 
+    async def _stream_file(self, flow: http.HTTPFlow, endpoint: Endpoint) -> None:
+        """Redirect a request for a saved file to the file server, or refuse it."""
+        state, client, request = self.state, flow.client_conn, flow.request
+        backend = state.backend
+        assert backend
+        address = await state.files.open()
+        find = backend.gateway.file
+        fields = adapter.fields(request.headers)
+        found = await backend.in_thread(
+            find, backend.config, adapter.name(client), endpoint, request.method, fields
+        )
+        if isinstance(found, Reply):
+            flow.response = _response(found, request.method)
+            return
+        state.clients.stream_reply(client.id)
+        path = request.path
+        destination = adapter.redirect(request, address)
+        request.path = state.files.offer(found, partial(state.clients.abort, client.id))
+
+        def restore() -> None:
+            adapter.restore(request, destination)
+            request.path = path
+
+        state.file_requests[flow.id] = client, restore
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        if served := self.state.file_requests.get(flow.id):
+            assert flow.response
+            flow.response.stream = True
+            served[1]()
+            adapter.label(flow, "answered", "saved file")
+
     async def request(self, flow: http.HTTPFlow) -> None:
         exchange = self.state.exchanges.get(flow.id)
         if exchange is None:
-            self._without_exchange(flow)
+            if flow.id not in self.state.file_requests:
+                self._without_exchange(flow)
             return
         exchange.pending.complete = True
         try:
@@ -393,6 +433,7 @@ class Uploads(Addon):
             logger.exception("cannot answer")
             exchange.reply = FAILED
             await exchange.abandon("by a fault in nx_addon")
+        exchange.note_refusal()
         exchange.unknown = exchange.unknown or exchange.reply.unsolved
         if exchange.result and exchange.result.body is not None:
             flow.request.raw_content = exchange.result.body
@@ -408,6 +449,7 @@ class Uploads(Addon):
             flow.response = _response(exchange.reply, flow.request.method)
 
     async def response(self, flow: http.HTTPFlow) -> None:
+        self.state.file_requests.pop(flow.id, None)
         exchange = self.state.exchanges.pop(flow.id, None)
         if exchange is None:
             return
@@ -425,6 +467,8 @@ class Uploads(Addon):
             exchange.wake_outbox()
 
     async def error(self, flow: http.HTTPFlow) -> None:
+        if served := self.state.file_requests.pop(flow.id, None):
+            served[1]()
         exchange = self.state.exchanges.pop(flow.id, None)
         if exchange is None:
             return
@@ -432,6 +476,7 @@ class Uploads(Addon):
         if not exchange.pending.complete:
             reason = exchange.pending.end or (flow.error.msg if flow.error else "no reason given")
             flow.request.raw_content = await exchange.abandon(reason)
+            exchange.note_cut(reason)
             adapter.label(flow, "cut", f"after {exchange.pending.received} bytes, {reason}")
         else:
             exchange.reply_watched(False)

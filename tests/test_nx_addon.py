@@ -369,7 +369,9 @@ def test_a_cut_upload_is_kept(folder: Path, end: str, sent: int) -> None:
                 # What the kernel has when a reset comes, no process will ever read.
                 eventually(partial(all_is_read, connection), "all is read")
             CUTS[end](connection)
-            proxy.wait_for("nothing is delivered; the part that arrived is in quarantine: ", count + 1)
+            proxy.wait_for(
+                "nothing is delivered; the part that arrived is in quarantine: ", count + 1
+            )
 
         assert proxy.quarantined() == [body[:sent]] * times
         assert proxy.saved() == {}

@@ -6,7 +6,9 @@ An OSError of a target counts as temporary.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from nxparse.store.saved import SavedFile
 
 MAX_REASON = 200  # characters
 
@@ -58,6 +60,8 @@ class Outcome:
 
     message: str
     refused: tuple[Refused, ...] = ()
+    # One for each file, if they were saved on this machine.
+    saved: tuple[SavedFile, ...] = field(default=(), compare=False)
 
 
 def one_line(text: str, secrets: Iterable[str] = ()) -> str:

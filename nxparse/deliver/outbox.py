@@ -270,7 +270,7 @@ class Outbox:
             self._retry(delivery, _refusals(later), [one.recipient for one in later])
         else:
             done = replace(delivery, recipients=reached)
-            self._record(delivery, partial(self._spool.done, done, missed))
+            self._record(delivery, partial(self._spool.done, done, missed, outcome.saved))
 
     def _record(self, delivery: Delivery, result: Callable[[], None]) -> None:
         """Store a result in the spool. If that fails, it is stored when the delivery is due."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from nxparse.deliver.taken import TakenNames, taken_names
 from nxparse.store import disk
 from nxparse.store.disk import Folder
+from nxparse.store.saved import identity_of
 from nxparse.text import format_list, format_size
 from nxparse.upload import File
 
@@ -28,6 +29,7 @@ class Saved:
     path: Path
     size: int
     new: bool
+    identity: str = field(default="", compare=False)  # see `identity_of`
 
 
 def parse_folder(text: str) -> Path:
@@ -61,8 +63,8 @@ def store(files: Sequence[File], path: Path, id: str) -> list[Saved]:
         with Folder.make(path) as folder, taken_names(folder) as taken:
             for index, file in enumerate(files):
                 attempt = partial(_store, folder, taken, file, f"{id}-{index}")
-                name, new = disk.with_name_limit(attempt)
-                saved.append(Saved(path / name, file.size, new))
+                name, new, identity = disk.with_name_limit(attempt)
+                saved.append(Saved(path / name, file.size, new, identity))
             folder.sync()
     except OSError as error:
         # The error has only the name inside the folder.
@@ -70,17 +72,20 @@ def store(files: Sequence[File], path: Path, id: str) -> list[Saved]:
     return saved
 
 
-def _store(folder: Folder, taken: TakenNames, file: File, id: str, limit: int) -> tuple[str, bool]:
+def _store(
+    folder: Folder, taken: TakenNames, file: File, id: str, limit: int
+) -> tuple[str, bool, str]:
     temporary = f".{id[1 - limit :]}"
     folder.discard(temporary)
     name, same = taken.place(file, limit)
     if same:
-        return name, False
+        return name, False, identity_of(folder.stat(name))
     fd = folder.create(temporary)
     try:
         try:
             file.copy_to(fd)
             os.fsync(fd)
+            identity = identity_of(os.fstat(fd))
         finally:
             os.close(fd)
         while not same:
@@ -89,10 +94,10 @@ def _store(folder: Folder, taken: TakenNames, file: File, id: str, limit: int) -
             except FileExistsError:
                 name, same = taken.place(file, limit)
             else:
-                return name, True
+                return name, True, identity
     finally:
         folder.discard(temporary)
-    return name, False
+    return name, False, identity_of(folder.stat(name))
 
 
 def describe_saved(files: Sequence[Saved]) -> str:

@@ -72,6 +72,11 @@ class Clients:
         if id in self._wrapped:
             self._wrapped[id][0].pending = pending
 
+    def stream_reply(self, id: str) -> None:
+        """The reply is streamed from a server: the client's connection ends as mitmproxy wants."""
+        if wrapped := self._wrapped.get(id):
+            wrapped[0].pending, wrapped[1].collecting = None, False
+
     def write_reply(self, id: str, watched: Callable[[bool], None] | None) -> None:
         """The next write is a reply: send it in one segment.
 

@@ -157,6 +157,17 @@ class Exchange:
         self.result = result
         return result.reply
 
+    def note_refusal(self) -> None:
+        """List the upload on the page, if it was refused."""
+        if self._endpoint.is_upload and self.reply and self.reply.status >= 400:
+            self._backend.gateway.failures.add(self.client, f"Refused: {self.reply.remark}")
+
+    def note_cut(self, reason: str) -> None:
+        """List an upload that was cut on the page."""
+        if self._endpoint.is_upload:
+            text = f"Incomplete, {self.pending.received} bytes: {reason}"
+            self._backend.gateway.failures.add(self.client, text)
+
     async def abandon(self, reason: str) -> bytes | None:
         """The request was cut, or has failed. Returns the part that arrived, to be inspected."""
         try:

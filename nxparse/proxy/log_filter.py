@@ -1,4 +1,4 @@
-"""Hides log records of mitmproxy about the sink and about refused heads."""
+"""Hides log records of mitmproxy that would only puzzle its users."""
 
 from __future__ import annotations
 
@@ -6,21 +6,28 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from nxparse.proxy.file_server import FileServer
 from nxparse.proxy.sink import Sink
 
 
 class ProxyLogFilter(logging.Filter):
-    """Drops log records that would puzzle users, or hold a whole refused head.
+    """Drops what mitmproxy logs about our own servers, and about heads that we refused.
 
-    `streams` and `refused` take a client's address and port, as in the record, and tell
-    whether it streams to the sink, or has sent a head that was refused.
+    `streams` and `refused` tell whether a client, given by its address and port
+    as in the record, streams to the sink or has sent a refused head. mitmproxy
+    would log the whole head.
     """
 
     def __init__(
-        self, sink: Sink, streams: Callable[[Any], bool], refused: Callable[[Any], bool]
+        self,
+        sink: Sink,
+        streams: Callable[[Any], bool],
+        refused: Callable[[Any], bool],
+        files: FileServer | None = None,
     ) -> None:
         super().__init__()
         self._sink = sink
+        self._files = files
         self._streams = streams
         self._refused = refused
 
@@ -28,9 +35,14 @@ class ProxyLogFilter(logging.Filter):
         message, client = record.getMessage(), getattr(record, "client", None)
         if message.startswith("Client closed connection before completing request headers: "):
             return not self._refused(client)
+        for server in (self._sink, self._files):
+            if server and server.address:
+                host, port = server.address[:2]
+                if message in (f"server connect {host}:{port}", f"server disconnect {host}:{port}"):
+                    return False
         if self._sink.address is None:
             return True
-        host, port = self._sink.address
-        if message in (f"server connect {host}:{port}", f"server disconnect {host}:{port}"):
-            return False
+        host = self._sink.address[0]
+        if message == f"Streaming response from {host}.":
+            return self._files is None
         return message != f"Streaming request to {host}." or not self._streams(client)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from nxparse.proxy import adapter, advice
 from nxparse.proxy.clients import Clients
 from nxparse.proxy.destination import Destinations
 from nxparse.proxy.exchange import Exchange
+from nxparse.proxy.file_server import FileServer
 from nxparse.proxy.sink import Sink
 from nxparse.proxy.transport import Times
 from nxparse.proxy.unknown_hosts import UnknownHosts
@@ -38,6 +39,8 @@ class State:
         self.destinations = Destinations(endpoints.Hosts())
         self.backend: Backend | None = None
         self.sink = Sink()
+        self.files = FileServer()
+        self.file_requests: dict[str, tuple[Any, Callable[[], None]]] = {}  # by the id of the flow
         self.exchanges: dict[str, Exchange] = {}  # by the id of the flow
         self.unacknowledged: set[Exchange] = set()  # whose replies are on their way
         self.loaded: list[Any] = []
@@ -76,6 +79,12 @@ class State:
     def streams_to(self, client: Any, address: tuple[Any, ...]) -> bool:
         """Is this the address of the sink, and does a body of this client go there?"""
         return address[:2] == self.sink.address and bool(self.exchanges_of(client))
+
+    def gets_file(self, client: Any, address: tuple[Any, ...]) -> bool:
+        """Is this the address of the file server, and does this client get a file from it?"""
+        return address[:2] == self.files.address and any(
+            one.id == client.id for one, _ in self.file_requests.values()
+        )
 
     def sink_connected(self, client: Any, sockname: tuple[Any, ...] | None) -> None:
         """mitmproxy has connected to the sink from `sockname` for this client."""

@@ -1,14 +1,11 @@
-"""Who answers what: the map of the protocol.
+"""The map of the protocol: which service answers a request.
 
-One table says for each method, host and path which service it is. A new camera
-that asks for something else gets a new row, and if need be a new reply.
+One table lists the service for each method, host and path. To support a camera with other
+requests, add a row, and a reply if need be.
 
-A few replies are made on the spot, and two hotspot checks are answered at hosts
-that otherwise are none of ours.
-
-"Our" hosts are those that Samsung's cameras ask for, and whatever the user
-adds (`Hosts`). Everything for one of them is answered here, if only by 404: the
-real servers are gone, and DNS may well point back at us.
+Our hosts are those of Samsung's firmware and those the user adds (`Hosts`). Every request
+for one of them is answered here, if only by 404: the real servers are gone, and DNS may
+point back at us. At two other hosts only the hotspot check is answered.
 """
 
 from __future__ import annotations
@@ -32,9 +29,9 @@ SAMSUNG_HOSTS = (
     "www.ospserver.net",
     "snsgw.samsungmobile.com",
 )
-# Other machines may want the real ones, so cameras get only their check there.
+# Other devices may need these sites, so only the hotspot check is answered.
 SHARED_HOSTS = {"www.yahoo.co.kr": YAHOO, "www.msn.com": MSN}
-# What DNS may lead to us for everybody: Yahoo is gone from there, MSN is not.
+# www.msn.com is not among them: it still exists, and other devices may need it.
 DNS_HOSTS = (*SAMSUNG_HOSTS, "www.yahoo.co.kr")
 
 
@@ -48,6 +45,9 @@ class Service(Enum):
     CHECK = auto()  # a hotspot check
     PAGE = auto()  # for people
     THUMBNAIL = auto()
+    OPEN = auto()  # a saved file, to be shown
+    DOWNLOAD = auto()  # a saved file, to be stored
+    README = auto()
     EMAIL = auto()  # receives photos; answered when they are stored
     FILE = auto()  # receives the file that was announced
     LOGIN = auto()
@@ -78,8 +78,13 @@ class Endpoint:
 
     @property
     def is_page(self) -> bool:
-        """Is it for people?"""
-        return self.service in (Service.PAGE, Service.THUMBNAIL)
+        """Is it for a browser?"""
+        return self.is_file or self.service in (Service.PAGE, Service.THUMBNAIL, Service.README)
+
+    @property
+    def is_file(self) -> bool:
+        """Is it a saved file, which has to be streamed?"""
+        return self.service in (Service.OPEN, Service.DOWNLOAD)
 
     @property
     def is_unsolved(self) -> bool:
@@ -127,7 +132,11 @@ TABLE = (
     Row("GET", "gld.samsungosp.com", "/", Endpoint(Service.CHECK, reply=GLD)),
     *(Row("GET", host, "/", _check(check)) for host, check in SHARED_HOSTS.items()),
     Row("GET", "*", "/", Service.PAGE),
+    Row("GET", "*", "/older/*", Service.PAGE),
     Row("GET", "*", "/thumbnail/*", Service.THUMBNAIL),
+    Row("GET", "*", "/file/*", Service.OPEN),
+    Row("GET", "*", "/download/*", Service.DOWNLOAD),
+    Row("GET", "*", "/readme", Service.README),
     Row("GET", "*", "/favicon.ico", fixed(Reply(204))),  # every browser asks for one
     Row("POST", "*", EMAIL_PATH, Service.EMAIL),
     Row("POST", "*", "/*/auth", Service.LOGIN, routes.SITES),
@@ -143,7 +152,7 @@ TABLE = (
 )
 
 NOT_FOUND = refusal(404, "Nobody knows this path")
-FROM_A_PAGE = refusal(403, "Not from a web page")
+FROM_A_PAGE = refusal(403, "Requests from web pages are refused")
 
 
 def find(method: str, host: str, path: str) -> Endpoint:
@@ -191,14 +200,13 @@ def claim(
     at_us: bool,
     is_local: Callable[[str], bool],
 ) -> Claim | None:
-    """Decide whether a request is answered here; None if it is for another server.
+    """Return whether a request is answered here; None if it is for another server.
 
     `target` is where the request would be sent, and `host` its Host header, empty
     without one. `at_us` means that `target` is an address of this machine, or the
-    address in nx_dns, and a port that uploads arrive at. Such a request is for
-    nobody else. If it names a host, that must be one of `hosts`, or a name or
-    address for which `is_local` is true: a web page can make any other name
-    resolve to this machine, and would then be allowed to read our page.
+    address in nx_dns, and a port that uploads arrive at. If such a request names a
+    host, that must be one of `hosts`, or one for which `is_local` is true: a web page
+    can make any other name resolve to this machine, and could then read our page.
     """
     names = [bare_host(name) for name in (target, host) if name]
     for name in names:
@@ -214,9 +222,9 @@ def claim(
 
 
 def page_origin(method: str, headers: Sequence[tuple[str, str]]) -> str | None:
-    """The web page that makes a browser send a request which does more than read; None if none.
+    """Return the web page that sent a request other than GET or HEAD; None if none did.
 
-    Browsers add Origin or Sec-Fetch-* to such requests. No camera does.
+    Browsers add Origin or Sec-Fetch-* to such requests, cameras do not.
     """
     if method in ("GET", "HEAD"):
         return None
@@ -227,12 +235,12 @@ def page_origin(method: str, headers: Sequence[tuple[str, str]]) -> str | None:
 
 
 def is_check(method: str, host: str, path: str) -> bool:
-    """Is this a camera's hotspot check at a host that is ours for nothing else?"""
+    """Return whether this is a hotspot check at a host where nothing else is answered."""
     return method == "GET" and path == "/" and bare_host(host) in SHARED_HOSTS
 
 
 def bare_host(host: str) -> str:
-    """A host as in a URL, a Host header or a DNS question: lower case, no port, no final dot."""
+    """Return a host in lower case, without port and final dot."""
     host = host.strip().lower()
     if host.startswith("["):
         return host[1:].partition("]")[0]
@@ -247,12 +255,12 @@ class Hosts:
         self._globs = tuple(glob.lower() for glob in further)
 
     def __contains__(self, host: str) -> bool:
-        """Is everything for this host answered here?"""
+        """Return whether every request for this host is answered here."""
         name = bare_host(host)
         return name not in SHARED_HOSTS and self._named(name)
 
     def resolves(self, host: str) -> bool:
-        """Does DNS lead to us for this name?"""
+        """Return whether our DNS resolves this name to us."""
         name = bare_host(host)
         return name in DNS_HOSTS or self._named(name)
 

@@ -1,35 +1,38 @@
-"""What is asked of the social gateway, and of the small services beside it.
+"""Answers to everything but uploads: the social gateway, small services, and the page.
 
-`answer` takes a whole request, which is short; the files themselves come in by
-`receive`. Who may log in is decided by the option nx_senders; the password is
-not looked at, since there is nothing left that it could be compared with. The
-login to AllShare and the list of sites get a refusal: nobody knows the replies.
-The page for people is made here, too, since it tells what is in the spool.
+Bodies here are short; photos and videos are received by `receive`. The option nx_senders
+decides who may log in. Passwords are ignored: there is nothing to compare them with. The
+right replies to a login to AllShare and to the list of sites are unknown.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import sqlite3
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 
 from nxparse.config import Config
 from nxparse.deliver.outbox import Attempted
 from nxparse.deviation import BodyError
-from nxparse.server import page, social
+from nxparse.server import files, page, social
 from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service
+from nxparse.server.failures import Failures
+from nxparse.server.files import FileReply
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import AnnouncedFile, Sessions
+from nxparse.store.records import FileRecord
+from nxparse.store.saved import open_unchanged
 from nxparse.store.spool import QUIET, Spool
 from nxparse.text import describe_disk_error, describe_refused_sender, printable
+from nxparse.upload import Thumbnail, thumbnail, whole
 
 logger = logging.getLogger(__name__)
 
 
 class Gateway:
-    """Answers calls, in any thread; it blocks. Only a fault of ours is an exception."""
+    """Answers requests, in any thread. Blocks. Raises only if there is a bug."""
 
     def __init__(
         self,
@@ -42,9 +45,10 @@ class Gateway:
         self._spool = spool
         self._clock = clock
         self._attempted = attempted
+        self.failures = Failures(clock)
 
     def answer(self, config: Config, client: str, endpoint: Endpoint, body: bytes) -> Reply:
-        """The reply to a request with this body."""
+        """Return the reply to a request with this body."""
         try:
             match endpoint.service:
                 case Service.LOGIN:
@@ -54,9 +58,11 @@ class Gateway:
                 case Service.TIME:
                     return time_reply(self._clock())
                 case Service.PAGE:
-                    return self._page(config, client)
+                    return self._page(config, client, endpoint.argument)
                 case Service.THUMBNAIL:
-                    return self._thumbnail(config, endpoint.argument)
+                    return self._thumbnail(config, client, endpoint.argument)
+                case Service.README:
+                    return page.readme() or NOT_FOUND
                 case Service.ACCOUNT:
                     return social.LOGIN_FAILED
                 case _:
@@ -69,7 +75,7 @@ class Gateway:
             return self._failed(config, client, error)
 
     def announced(self, config: Config, client: str, token: str) -> AnnouncedFile | Reply:
-        """The file that a client now sends under a token; a refusal if it must not."""
+        """Return the announced file that a client sends with a token, or a refusal."""
         try:
             found = self._sessions.announced(client, token)
         except (OSError, sqlite3.Error) as error:
@@ -78,22 +84,63 @@ class Gateway:
             logger.warning(f"{client}: a file is refused: it was not announced")
             return social.SESSION_EXPIRED
         if not config.may_send(found.post.sender):
-            told = describe_refused_sender(found.post.sender)
-            logger.warning(f"{client}: a file is refused: {told}")
+            reason = describe_refused_sender(found.post.sender)
+            logger.warning(f"{client}: a file is refused: {reason}")
             return social.SESSION_EXPIRED
         return found
 
-    def _page(self, config: Config, client: str) -> Reply:
-        uploads = self._spool.recent(None if config.gallery else client)
+    def file(
+        self,
+        config: Config,
+        client: str,
+        endpoint: Endpoint,
+        method: str,
+        headers: Sequence[tuple[str, str]],
+    ) -> FileReply | Reply:
+        """Return the reply to a request for a saved file (`endpoint.is_file`), a GET or HEAD."""
+        try:
+            _, file = self._visible(config, client, endpoint.argument)
+            opened = open_unchanged(file.saved) if file else None
+            if opened is None:
+                return NOT_FOUND
+            is_download = endpoint.service is Service.DOWNLOAD
+            return files.reply_with(opened, method, headers, download=is_download)
+        except (OSError, sqlite3.Error) as error:
+            return self._failed(config, client, error)
+
+    def _page(self, config: Config, client: str, before: str) -> Reply:
+        of_client = None if config.gallery else client
         return page.render(
-            uploads, self._clock(), gallery=config.gallery, attempted=self._attempted()
+            self._spool.recent(of_client, page.PAGE + 1, before),
+            self._clock(),
+            gallery=config.gallery,
+            attempted=self._attempted(),
+            failures=() if before else self.failures.recent(of_client),
+            is_first=not before,
         )
 
-    def _thumbnail(self, config: Config, argument: str) -> Reply:
-        id, _, part = argument.rpartition(".")
-        wanted = config.gallery and re.fullmatch("[0-9]{1,4}", part)
-        found = self._spool.thumbnail(id, int(part)) if wanted else None
-        return page.thumbnail(found) if found else NOT_FOUND
+    def _thumbnail(self, config: Config, client: str, argument: str) -> Reply:
+        upload, file = self._visible(config, client, argument)
+        if file is None:
+            return NOT_FOUND
+        if data := self._spool.thumbnail(upload, file.number):
+            return page.thumbnail(Thumbnail(data, file.turn))
+        opened = open_unchanged(file.saved)
+        if opened is None:
+            return NOT_FOUND
+        with closing(opened):
+            photo = whole(None, "", opened.size, lambda start, end: opened.read(start, end - start))
+            return page.thumbnail(thumbnail(photo))
+
+    def _visible(self, config: Config, client: str, argument: str) -> tuple[str, FileRecord | None]:
+        """Find the file "UPLOAD.NUMBER", if this client may see it."""
+        id, _, number = argument.rpartition(".")
+        record = self._spool.record(id)
+        if record and (config.gallery or record.arrival.client == client):
+            for file in record.files:
+                if str(file.number) == number:
+                    return id, file
+        return id, None
 
     def _login(self, config: Config, client: str, site: str, body: bytes) -> Reply:
         try:
@@ -115,8 +162,8 @@ class Gateway:
         announcement = social.read_announcement(body)
         session = self._sessions.find(client, announcement.session_key)
         if session and not config.may_send(session.user):
-            told = describe_refused_sender(session.user)
-            logger.warning(f"{client}: a file for {site} is refused: {told}")
+            reason = describe_refused_sender(session.user)
+            logger.warning(f"{client}: a file for {site} is refused: {reason}")
             return social.SESSION_EXPIRED
         expected = session and self._sessions.announce(session, site, announcement)
         if not expected:
@@ -127,13 +174,13 @@ class Gateway:
         return social.upload_to(token)
 
     def _failed(self, config: Config, client: str, error: Exception) -> Reply:
-        told = describe_disk_error(error, config.dir)
-        logger.error(f"{client}: a request is refused: {told}")
+        reason = describe_disk_error(error, config.dir)
+        logger.error(f"{client}: a request is refused: {reason}")
         return refusal(507, "The state cannot be read or kept")
 
 
 def time_reply(now: float) -> Reply:
-    """A Unix time, in milliseconds (samsung-nx-emailservice, commit 593f35b)."""
+    """Return a Unix time in milliseconds (samsung-nx-emailservice, commit 593f35b)."""
     return Reply(
         200,
         b'<?xml version="1.0" encoding="UTF-8" standalone="yes"?><initializeResult>'
@@ -154,7 +201,7 @@ def simulated(endpoint: Endpoint, now: float) -> Reply:
             return social.upload_to("0" * 32)
         case Service.ACCOUNT:
             return social.LOGIN_FAILED
-        case Service.LIST | Service.THUMBNAIL:
+        case Service.LIST | Service.THUMBNAIL | Service.OPEN | Service.DOWNLOAD | Service.README:
             return NOT_FOUND
         case Service.PAGE:
             return page.render([], now, gallery=False)

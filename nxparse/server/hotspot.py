@@ -1,22 +1,18 @@
-"""What a camera wants to hear before it believes that it is on the Internet.
+"""The replies to the hotspot checks of the cameras.
 
-Before any upload a camera fetches one known page. If the answer is not what it
-expects, it takes the network for a hotspot with a captive portal, opens its
-browser, and the upload never starts. There are three families.
+Before an upload a camera fetches a page with known content. If the reply differs, it takes
+the network for a hotspot with a login page, opens its browser, and does not upload.
 
-The NX check asks ``GET http://gld.samsungosp.com/``. An NX300 is content with
-any 200 (wiki page "Email-service" of ge0rg/samsung-nx-hacks). The NX mini
-wants what this answer has: no body, an ETag, and nginx as the server
-(ge0rg/samsung-nx-emailservice, commit b475ee7).
+The NX family requests ``http://gld.samsungosp.com/``. An NX300 accepts any 200 (wiki page
+"Email-service" of ge0rg/samsung-nx-hacks). The NX mini expects no body, an ETag, and nginx
+as the server (ge0rg/samsung-nx-emailservice, commit b475ee7).
 
-The Yahoo check (ST200F, WB850F) asks ``GET http://www.yahoo.co.kr/``, the MSN
-check (WB35F, WB37F, DV150F and more) ``GET http://www.msn.com/``. Some of them
-want to be sent on as Yahoo and MSN did years ago, to plain http:, others to get
-a cookie of that domain, its leading dot included (commits 2ede8d0, 77fd71c,
-57f95a0, c2f8031; the article "Samsung WB850F Firmware Reverse Engineering" on
-op-co.de). Nobody has a list of who wants what. So each camera gets both in
-turn, and since it tries again when it was not content, its second try is good.
-Which one was good is remembered: what it goes on to do tells.
+The Yahoo family (ST200F, WB850F) requests ``http://www.yahoo.co.kr/``, the MSN family (WB35F,
+WB37F, DV150F and more) ``http://www.msn.com/``. Some models expect a redirect, others a cookie
+of that domain with its leading dot (commits 2ede8d0, 77fd71c, 57f95a0, c2f8031; the article
+"Samsung WB850F Firmware Reverse Engineering" on op-co.de). Which model expects which is
+unknown, so each camera gets both in turn: it retries after a wrong one. If it goes on to do
+something else, the last reply was right and is given again.
 """
 
 from __future__ import annotations
@@ -33,7 +29,7 @@ MAX_CAMERAS = 1000
 
 @dataclass(frozen=True, slots=True)
 class PortalCheck:
-    """A page that cameras check, and the two answers that they may want."""
+    """A hotspot check with two replies: some models expect a redirect, others a cookie."""
 
     redirect: Reply
     cookie: Reply
@@ -53,14 +49,14 @@ MSN = _check("msn.com", "http://msn.com", b"MSN")
 
 
 class PortalState:
-    """Whose turn which answer is, for each camera by its address. For one thread."""
+    """Which reply each camera, by its address, gets next. For one thread."""
 
     def __init__(self) -> None:
         self._given: OrderedDict[tuple[str, PortalCheck], Reply] = OrderedDict()
         self._good: set[tuple[str, PortalCheck]] = set()
 
     def answer(self, client: str, check: PortalCheck) -> Reply:
-        """The redirect and the cookie in turn, or once more what was good."""
+        """Return the redirect and the cookie in turn, or the last one again if it was right."""
         camera = client, check
         given = self._given.pop(camera, check.cookie)
         if camera not in self._good:
@@ -73,5 +69,5 @@ class PortalState:
         return given
 
     def passed(self, client: str) -> None:
-        """This camera goes on: the last answer that it got was good."""
+        """Note that this camera passed its check: the last reply was right."""
         self._good.update(camera for camera in self._given if camera[0] == client)

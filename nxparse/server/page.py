@@ -1,23 +1,24 @@
-"""The page that the camera's browser, or anybody's, sees on our hosts.
+"""The web page on the cameras' hosts, with the last uploads.
 
-A camera that fails its hotspot check opens http://www.samsungimaging.com/.
-Whoever sees this page there knows that DNS and redirect are right, and what has
-become of the last uploads. It is made for the browser of an NX300, 480 pixels
-wide, as for a phone: plain HTML, no script, nothing from elsewhere. Without
-uploads it is short enough for one TCP segment.
+A camera that fails its hotspot check opens http://www.samsungimaging.com/. This page
+shows that DNS and routing are right, and the state of the last uploads. It is made for
+the browser of an NX300, 480 pixels wide, and for phones: plain HTML, no script, nothing
+from other hosts. Without uploads it fits into one TCP segment.
 
-Everything in it may come from a stranger. So the template escapes whatever it
-is given, the Content-Security-Policy allows our own style sheet and thumbnails
-and nothing else, and no thumbnail can be taken for anything but a picture.
+Any client can choose the names in it. So the template escapes them, and the
+Content-Security-Policy allows only our own style sheets and thumbnails.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import struct
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import jinja2
@@ -25,30 +26,47 @@ from markupsafe import Markup
 
 from nxparse.deliver.outbox import Attempted, is_due
 from nxparse.deliver.routes import target_label
-from nxparse.server.reply import Reply
+from nxparse.server.failures import Failure
+from nxparse.server.reply import PRIVATE, Reply
 from nxparse.store.records import DeliveryStatus, FileRecord, UploadRecord
 from nxparse.text import format_duration, format_list, format_size, printable
+from nxparse.upload import Thumbnail
 
 MAX_REASON = 200  # characters
+PAGE = 20  # uploads on one page
+REFRESH = 10  # seconds between two loads of a page on which something may change
+NEWS = 60.0  # seconds after which no change is expected
 _FOLDER = Path(__file__).parent
-_STYLE = (_FOLDER / "page.css").read_text("utf-8").replace("\n", "")
-_STYLE_DIGEST = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode("ascii")
+README = _FOLDER.parents[1] / "README.md"
+_STYLES = [
+    (_FOLDER / name).read_text("utf-8").replace("\n", "") for name in ("page.css", "uploads.css")
+]
+_DIGESTS = " ".join(
+    f"'sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}'"
+    for style in _STYLES
+)
 _POLICY = (
-    f"default-src 'none'; style-src 'sha256-{_STYLE_DIGEST}'; img-src 'self'; "
+    f"default-src 'none'; style-src {_DIGESTS}; img-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_HEADERS = (
-    ("Content-Security-Policy", _POLICY),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
+_HEADERS = (("Content-Security-Policy", _POLICY), *PRIVATE)
+# A PNG with one grey pixel.
+_PLACEHOLDER = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGO4CwAA3wDeKXlwtgAAAABJRU5ErkJggg=="
 )
+_ORIENTATIONS = {90: 6, 180: 3, 270: 8}  # of Exif, by degrees clockwise
 
 
 @dataclass(frozen=True, slots=True)
-class _Image:
-    path: str
+class _File:
+    """A file for the template. `address` is "UPLOAD.NUMBER" if it can be opened."""
+
     name: str
-    turn: int
+    size: str
+    thumbnail: str
+    is_photo: bool
+    address: str
+    is_gone: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +76,14 @@ class _Line:
 
 
 @dataclass(frozen=True, slots=True)
-class _Upload:
-    """An upload as the template wants it."""
+class _Entry:
+    """An upload, or a failed one, for the template."""
 
+    at: float
     title: str
-    origin: str
-    images: Sequence[_Image]
-    lines: Sequence[_Line]
+    origin: str = ""
+    files: Sequence[_File] = ()
+    lines: Sequence[_Line] = ()
 
 
 def render(
@@ -73,23 +92,47 @@ def render(
     *,
     gallery: bool,
     attempted: Collection[Attempted] = (),
+    failures: Sequence[Failure] = (),
+    is_first: bool = True,
 ) -> Reply:
-    """The page, with these uploads. `now` is a Unix time.
+    """Return the page with these uploads, the latest first. `now` is a Unix time.
 
-    In a `gallery` they are everybody's: then it tells whose they are, and shows
-    their thumbnails. `attempted` are the deliveries that are being tried now.
+    At most PAGE uploads are shown; if there are more, a link leads to the older ones. In a
+    `gallery` they are of all clients, and the page names them. `attempted` are the
+    deliveries being tried now, `failures` the uploads that were not accepted.
     """
-    html = _template().render(
-        style=Markup(_STYLE),
-        uploads=[_upload(one, now, gallery, attempted) for one in uploads],
+    shown = uploads[:PAGE]
+    entries = [
+        *(_failure(one, now, gallery) for one in failures),
+        *(_upload(one, now, gallery, attempted) for one in shown),
+    ]
+    entries.sort(key=lambda entry: entry.at, reverse=True)
+    is_changing = any(abs(now - entry.at) < NEWS for entry in entries) or any(
+        delivery.state == "waiting" for upload in shown for delivery in upload.deliveries
     )
-    return Reply(200, html.encode("utf-8", "replace"), (*_HEADERS, ("Cache-Control", "no-store")))
+    html = _template().render(
+        styles=[Markup(style) for style in (_STYLES if entries else _STYLES[:1])],
+        refresh=REFRESH if is_first and is_changing else 0,
+        days=[(day, list(group)) for day, group in groupby(entries, lambda one: _day(one.at, now))],
+        older=shown[-1].arrival.id if len(uploads) > len(shown) else "",
+        is_first=is_first,
+    )
+    return Reply(200, html.encode("utf-8", "replace"), _HEADERS)
 
 
-def thumbnail(jpeg: bytes) -> Reply:
-    """A thumbnail. It never changes, but it is nobody else's business."""
-    headers = (*_HEADERS, ("Cache-Control", "private, max-age=86400, immutable"))
-    return Reply(200, jpeg, headers, "image/jpeg")
+def thumbnail(found: Thumbnail | None) -> Reply:
+    """Return the reply with a thumbnail, upright; without one, with a grey picture."""
+    if found is None:
+        return Reply(200, _PLACEHOLDER, _HEADERS, "image/png")
+    return Reply(200, _upright(found), _HEADERS, "image/jpeg")
+
+
+def readme() -> Reply | None:
+    """Return README.md as plain text. None where it is not installed."""
+    try:
+        return Reply(200, README.read_bytes(), _HEADERS, "text/plain; charset=utf-8")
+    except OSError:
+        return None
 
 
 @cache
@@ -100,84 +143,125 @@ def _template() -> jinja2.Template:
     return environment.from_string((_FOLDER / "page.html").read_text("utf-8"))
 
 
-def _upload(
-    past: UploadRecord, now: float, gallery: bool, attempted: Collection[Attempted]
-) -> _Upload:
-    arrival, files = past.arrival, past.files
-    names = format_list([printable(file.name) for file in files])
-    size = format_size(sum(file.size for file in files))
-    images = [
-        _Image(f"/thumbnail/{arrival.id}.{file.number}", printable(file.name), file.turn)
-        for file in files
-        if gallery and file.has_thumbnail
-    ]
-    return _Upload(
-        title=f"{f'{names}, {size}' if files else 'An upload'}, "
-        f"{format_duration(now - arrival.received)} ago",
-        origin=_origin(past) if gallery else "",
-        images=images,
-        lines=list(_lines(past, now, attempted)),
+def _upright(thumbnail: Thumbnail) -> bytes:
+    """A JPEG with an orientation in its Exif, which browsers follow."""
+    orientation = _ORIENTATIONS.get(thumbnail.turn)
+    if not orientation or not thumbnail.data.startswith(b"\xff\xd8"):
+        return thumbnail.data
+    entry = struct.pack(">HHHIHHI", 1, 0x0112, 3, 1, orientation, 0, 0)
+    exif = b"Exif\0\0MM\0*\0\0\0\x08" + entry
+    segment = struct.pack(">HH", 0xFFE1, len(exif) + 2) + exif
+    return thumbnail.data[:2] + segment + thumbnail.data[2:]
+
+
+def _day(at: float, now: float) -> str:
+    """The local date of a Unix time, for a heading."""
+    day, today, yesterday = (time.localtime(one)[:3] for one in (at, now, now - 86400))
+    if day in (today, yesterday):
+        return "Today" if day == today else "Yesterday"
+    return time.strftime("%A, %d %B %Y", time.localtime(at))
+
+
+def _title(at: float, now: float, what: str) -> str:
+    clock = time.strftime("%H:%M", time.localtime(at))
+    return f"{clock}, {format_duration(now - at)} ago: {what}"
+
+
+def _failure(failure: Failure, now: float, gallery: bool) -> _Entry:
+    return _Entry(
+        failure.at,
+        _title(failure.at, now, "not accepted"),
+        f"from {failure.client}" if gallery else "",
+        lines=[_Line("failed", failure.reason)],
     )
 
 
-def _origin(past: UploadRecord) -> str:
-    arrival = past.arrival
+def _upload(
+    record: UploadRecord, now: float, gallery: bool, attempted: Collection[Attempted]
+) -> _Entry:
+    arrival, files = record.arrival, record.files
+    size = format_size(sum(file.size for file in files))
+    count = "1 file" if len(files) == 1 else f"{len(files)} files"
+    return _Entry(
+        arrival.received,
+        _title(arrival.received, now, f"{count}, {size}" if files else "no files"),
+        _origin(record) if gallery else "",
+        [_file(arrival.id, file) for file in files],
+        list(_lines(record, now, attempted)),
+    )
+
+
+def _file(id: str, file: FileRecord) -> _File:
+    address = f"{id}.{file.number}"
+    is_there = any(copy.is_unchanged() for copy in file.saved)
+    return _File(
+        printable(file.name),
+        format_size(file.size),
+        f"/thumbnail/{address}" if file.has_thumbnail or is_there else "",
+        file.has_thumbnail or file.name.lower().endswith((".jpg", ".jpeg")),
+        address if is_there else "",
+        bool(file.saved) and not is_there,
+    )
+
+
+def _origin(record: UploadRecord) -> str:
+    arrival = record.arrival
     site = f", for {arrival.site}" if arrival.site else ""
-    return f"from {printable(arrival.sender) or '(nobody)'} at {arrival.client}{site}"
+    return f"from {printable(arrival.sender) or '(no sender)'} at {arrival.client}{site}"
 
 
-def _lines(past: UploadRecord, now: float, attempted: Collection[Attempted]) -> Iterator[_Line]:
-    """What has become of an upload, each way in one line unless files went different ways."""
-    for target in dict.fromkeys(fate.target for fate in past.deliveries):
-        fates = [fate for fate in past.deliveries if fate.target == target]
-        said: dict[_Line, list[str]] = {}
-        for fate in fates:
-            tried = (past.arrival.id, target, fate.file_number) in attempted
-            line = _Line(_shown_state(fate), sentence(fate, now, being_tried=tried))
-            said.setdefault(line, []).append(_name(past.files, fate.file_number))
-        for line, names in said.items():
-            about = f"{format_list(names)}: " if len(said) > 1 else ""
-            yield _Line(line.state, f"{about}{line.text}")
+def _lines(record: UploadRecord, now: float, attempted: Collection[Attempted]) -> Iterator[_Line]:
+    """One line for each target, or several if its deliveries differ; these name the files."""
+    for target in dict.fromkeys(status.target for status in record.deliveries):
+        found: dict[_Line, list[str]] = {}
+        for status in record.deliveries:
+            if status.target == target:
+                is_tried = (record.arrival.id, target, status.file_number) in attempted
+                line = _Line(_shown_state(status), sentence(status, now, being_tried=is_tried))
+                found.setdefault(line, []).append(_name(record.files, status.file_number))
+        for line, names in found.items():
+            files = f"{format_list(names)}: " if len(found) > 1 else ""
+            yield _Line(line.state, f"{files}{line.text}")
 
 
-def _name(files: Sequence[FileRecord], part: int) -> str:
-    named = next((file.name for file in files if file.number == part), f"file {part}")
-    return printable(named)
+def _name(files: Sequence[FileRecord], number: int) -> str:
+    name = next((file.name for file in files if file.number == number), f"file {number}")
+    return printable(name)
 
 
-def _shown_state(fate: DeliveryStatus) -> str:
+def _shown_state(status: DeliveryStatus) -> str:
     """The class of a line. A delivery that missed some of its recipients is only partly done."""
-    return "partly" if fate.state == "done" and fate.reason else fate.state
+    return "partly" if status.state == "done" and status.reason else status.state
 
 
-def sentence(fate: DeliveryStatus, now: float, *, being_tried: bool = False) -> str:
-    """What has become of an upload, in plain words, without anything secret."""
-    participle = _participle(fate)
-    reason = printable(fate.reason, MAX_REASON)
-    match fate.state:
+def sentence(status: DeliveryStatus, now: float, *, being_tried: bool = False) -> str:
+    """Return the state of a delivery in plain words, without secrets."""
+    participle = _participle(status)
+    reason = printable(status.reason, MAX_REASON)
+    match status.state:
         case "done":
-            told = participle[0].upper() + participle[1:]
-            return f"{told}; {reason}" if reason else told
+            done = participle[0].upper() + participle[1:]
+            return f"{done}; {reason}" if reason else done
         case "failed":
             return f"Could not be {participle}: {reason}. The files are kept."
         case _ if being_tried:
             return f"Is being {participle} now.{f' Last attempt: {reason}.' if reason else ''}"
         case _ if not reason:
             return f"Is about to be {participle}."
-    due = is_due(fate.next_try, now)
-    when = "Due now" if due else f"Next try in {format_duration(fate.next_try - now)}"
+    due = is_due(status.next_try, now)
+    when = "Due now" if due else f"Next try in {format_duration(status.next_try - now)}"
     return f"Waits to be {participle}: {reason}. {when}."
 
 
-def _participle(fate: DeliveryStatus) -> str:
-    """What a target does to an upload, as what is done to it."""
-    kind, _, shown = target_label(fate.target).partition(":")
+def _participle(status: DeliveryStatus) -> str:
+    """The verb for what a target does, as in "it was saved"."""
+    kind, _, shown = target_label(status.target).partition(":")
     host = shown.partition("://")[2].removesuffix("/...") or shown
     match kind:
         case "save":
             return "saved"
         case "mail":
-            mailed = [shown] if shown else [printable(one) for one in fate.recipients]
+            mailed = [shown] if shown else [printable(one) for one in status.recipients]
             return f"mailed to {format_list(mailed)}"
         case "run":
             return f"given to {shown.split()[0]}"

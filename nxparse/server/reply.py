@@ -1,10 +1,9 @@
-"""HTTP replies that a camera can digest.
+"""HTTP replies that the cameras' firmware accepts.
 
-The firmware searches replies for substrings and its TCP stack wants head and
-body in one segment (ge0rg/samsung-nx-emailservice, commits de1c332, dcc222a).
-So replies are short, spell their header names the usual way, carry a
-Content-Length if their status allows content, are never chunked, and end the
-connection.
+The firmware searches replies for substrings, and expects head and body in one TCP segment
+(ge0rg/samsung-nx-emailservice, commits de1c332, dcc222a). So replies are short, spell their
+header names the usual way, have a Content-Length if their status allows content, are never
+chunked, and end the connection.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from email.utils import formatdate
 class Reply:
     """A reply: `headers` are those beyond Date, Content-Type, Content-Length and Connection.
 
-    `reason` is the phrase after the status, where it has to be a certain one. A request that
-    gets an `unsolved` reply is saved to unknown/: it may help to support a new model.
+    `reason` is the phrase after the status, where the usual one will not do. A request with an
+    `unsolved` reply is saved to unknown/: it may help to support a new model.
     """
 
     status: int
@@ -31,12 +30,12 @@ class Reply:
 
     @property
     def remark(self) -> str:
-        """What stands in the comment of a refusal; empty if there is none."""
+        """The comment of a refusal; empty if there is none."""
         found = re.search(rb"<!-- (.*) -->", self.body)
         return found[1].decode("ascii", "replace") if found else ""
 
     def fields(self, now: float) -> list[tuple[str, str]]:
-        """All headers in order. `now` is the Unix time for Date, in seconds."""
+        """Return all headers in order. `now` is the Unix time for Date."""
         has_content = self.status >= 200 and self.status not in (204, 304)
         content = [
             ("Content-Type", self.content_type),
@@ -50,8 +49,16 @@ class Reply:
         ]
 
 
+PRIVATE = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "private, no-store"),
+)
+"""Headers of all replies that show what was uploaded."""
+
 ACCEPTED = Reply(200, b'<Response Status="succ" />')
-"""What a camera wants to read after an upload (samsung-nx-emailservice, commit de1c332)."""
+"""The reply that confirms an upload (samsung-nx-emailservice, commit de1c332)."""
 
 
 def refusal(
@@ -61,11 +68,8 @@ def refusal(
     *,
     unsolved: bool = False,
 ) -> Reply:
-    """The XML that says no (samsung-nx-emailservice, commit 1cfa725).
-
-    `reason` goes into a comment, for whoever looks at the flow.
-    """
-    # Nothing in the reason may end the comment or the line.
+    """Return an error in XML (samsung-nx-emailservice, commit 1cfa725), `reason` as a comment."""
+    # The reason must not end the comment or the line.
     comment = re.sub(r"[^ -~]|[<>&]|-(?=-|\Z)", "?", reason)[:200]
     xml = f'<Response ErrCode="{status}" ErrSubCode="0" /><!-- {comment} -->'
     return Reply(status, xml.encode("ascii"), headers, unsolved=unsolved)

@@ -1,27 +1,24 @@
-"""The social gateway's messages, snsgw.samsungmobile.com.
+"""The messages of the social gateway, snsgw.samsungmobile.com.
 
-A camera shows a menu of sites. What it does for one of them, each step on a
-connection of its own::
+A camera shows a menu of sites. It takes these steps, each on a connection of its own::
 
-    POST /SITE/auth    <Request Method="login">, once; a SessionKey comes back
-    POST /SITE/photo   what comes next: name, album, caption; a ResourceID comes back
+    POST /SITE/auth    <Request Method="login">, once; the reply has a SessionKey
+    POST /SITE/photo   name, album and caption of a photo; the reply has a ResourceID
     PUT /RESOURCE      the bytes of the file
-                       ... and again for the next photo, with the same key
+                       ... the last two for each photo, with the same key
     POST /SITE/auth    <Request Method="logout">
 
-(ge0rg/samsung-nx-emailservice, commits a388a20, 632ff92, d5999fe; the article
-"Bringing the Samsung NX cameras to Mastodon" on op-co.de.) It never says how
-many files will follow; the caption comes again with each.
+(ge0rg/samsung-nx-emailservice, commits a388a20, 632ff92, d5999fe; the article "Bringing the
+Samsung NX cameras to Mastodon" on op-co.de.) The number of photos is not announced; the
+caption is repeated with each.
 
-Credentials are protected by AES with a key that stands beside them. A HMX-QF30
-sends them in clear over TLS, and CryptSessionKey without a value (commit
-2ea84c0). Only the user's name is of use here: the sites are gone, so no password
-can be checked, and none is even decrypted.
+Credentials are encrypted with AES, and the key is sent with them. An HMX-QF30 sends them
+in clear over TLS, with an empty CryptSessionKey (commit 2ea84c0). Only the user's name is
+decrypted: the sites are gone, so no password can be checked.
 
-The firmware does not parse replies, it searches them for strings like
-`LoginPeopleID="`. So they are text, byte for byte as they are known to work,
-even where that is no XML. The settings of an NX500 have 64 bytes for each value
-(Prefman_tool.md of ottokiksmaler/nx500_nx1_modding).
+The firmware does not parse replies, it searches them for strings like `LoginPeopleID="`.
+They are sent byte for byte as they are known to work, even where that is not XML. An NX500
+stores at most 64 bytes of each value (Prefman_tool.md of ottokiksmaler/nx500_nx1_modding).
 """
 
 from __future__ import annotations
@@ -57,7 +54,7 @@ class CredentialsError(BodyError):
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Somebody logs in to a site, or out: then he need not say who he is."""
+    """A login of `user`, or a logout, which names no user."""
 
     user: str
     out: bool = False
@@ -65,7 +62,7 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """A file that will come: None or empty is what the camera does not tell."""
+    """The announcement of a file. Missing values are None or empty."""
 
     session_key: str
     name: str | None
@@ -74,10 +71,9 @@ class Announcement:
 
     @property
     def photos(self) -> int:
-        """How many photos belong together, as far as the caption tells, else 0.
+        """The number of photos in the post, 0 if the caption does not reveal it.
 
-        Who writes `text~first~second` has a description for each of two photos
-        (commit c3f8eb0).
+        The caption `text~first~second` describes two photos (commit c3f8eb0).
         """
         return self.caption.count("~")
 
@@ -117,7 +113,7 @@ def read_announcement(body: bytes) -> Announcement:
 
 
 def logged_in(key: str, user: str) -> Reply:
-    """The reply to a login (commit 3a60ed6). The fourth line is no XML, on purpose."""
+    """Return the reply to a login (commit 3a60ed6). The fourth line is not XML, on purpose."""
     name = re.sub(r"[^ -~]|[\"<>&]", "?", user)[:MAX_VALUE]
     return _reply(
         f'<Response SessionKey="{key}">',
@@ -130,7 +126,7 @@ def logged_in(key: str, user: str) -> Reply:
 
 
 def upload_to(token: str) -> Reply:
-    """Where to put the file that was announced (commit 632ff92); `token` is ours to choose."""
+    """Return the reply to an announcement (commit 632ff92). The file is sent with `token`."""
     return _reply(f'<Response HostAddr="{HOST}:80" ResourceID="upload/{token}" />')
 
 
@@ -146,7 +142,7 @@ def _read(body: bytes, *texts: str) -> list[Element]:
 
 
 def _attribute(elements: Sequence[Element], name: str) -> str:
-    """The first attribute of this name, wherever it is, or else the value of an element."""
+    """Return the first attribute of this name, or else the value of an element."""
     for element in elements:
         if name in element.attributes:
             return element.attributes[name]

@@ -27,6 +27,7 @@ from nxparse.store.records import (
     UploadRecord,
     add_delivery,
 )
+from nxparse.store.saved import SavedFile, record_saved, saved_files
 
 # No delivery is postponed for longer, in seconds.
 MAX_WAIT = 3600.0
@@ -80,15 +81,30 @@ class Deliveries(ABC):
         [(when,)] = self._database.query(query, target)
         return None if when is None else float(when)
 
-    def recent(self, client: str | None = None, limit: int = RECENT) -> list[UploadRecord]:
-        """Return the latest uploads of one client or of all, the latest first."""
+    def recent(
+        self, client: str | None = None, limit: int = RECENT, before: str = ""
+    ) -> list[UploadRecord]:
+        """Return the latest uploads of one client or of all, the latest first.
+
+        With `before`, those that arrived before the upload with this id.
+        """
         # One query for both cases, with OR, would use no index.
-        where, values = ("", []) if client is None else ("WHERE client = ?", [client])
+        where, values = "WHERE 1", [] if client is None else [client]
+        if client is not None:
+            where = "WHERE client = ?"
+        if before:
+            where += " AND (received, id) < (SELECT received, id FROM upload WHERE id = ?)"
+            values.append(before)
         rows = self._database.query(
             f"SELECT {STORED_UPLOAD} FROM upload {where} ORDER BY received DESC, id DESC LIMIT ?",
             *(*values, limit),
         )
         return [self._record(StoredUpload(*row)) for row in rows]
+
+    def record(self, id: str) -> UploadRecord | None:
+        """Return an upload with its files and deliveries. None if it is not known."""
+        rows = self._database.query(f"SELECT {STORED_UPLOAD} FROM upload WHERE id = ?", id)
+        return self._record(StoredUpload(*rows[0])) if rows else None
 
     def thumbnail(self, id: str, file_number: int) -> bytes | None:
         """Return the thumbnail of a file of an upload as a JPEG, None without one."""
@@ -96,12 +112,13 @@ class Deliveries(ABC):
         rows = self._database.query(query, id, file_number)
         return rows[0][0] if rows else None
 
-    def done(self, delivery: Delivery, reason: str = "") -> None:
+    def done(self, delivery: Delivery, reason: str = "", saved: Sequence[SavedFile] = ()) -> None:
         """The delivery has succeeded for its recipients; `reason` names the others.
 
-        A body is deleted with the last delivery that needs it.
+        `saved` are its files, if they were saved on this machine. A body is deleted with
+        the last delivery that needs it.
         """
-        self._settle(delivery, "done", reason)
+        self._settle(delivery, "done", reason, saved)
 
     def failed(self, delivery: Delivery, reason: str) -> None:
         """The delivery will not be retried."""
@@ -179,8 +196,11 @@ class Deliveries(ABC):
     def _delete_bodies(self, ids: Sequence[str]) -> None:
         """Delete bodies that no delivery needs."""
 
-    def _settle(self, delivery: Delivery, state: str, reason: str) -> None:
+    def _settle(
+        self, delivery: Delivery, state: str, reason: str, saved: Sequence[SavedFile] = ()
+    ) -> None:
         with self._transaction() as database:
+            record_saved(database, delivery.arrival.id, delivery.file_number, saved)
             database.execute(
                 f"UPDATE delivery SET state = ?, reason = ?, recipients = ? WHERE {_KEY}",
                 (state, reason, json.dumps(list(delivery.recipients)), *_key(delivery)),
@@ -221,10 +241,17 @@ class Deliveries(ABC):
             " WHERE upload = ? ORDER BY target, file_number",
             arrival.id,
         )
+        copies: dict[int, list[tuple[bytes, str]]] = {}
+        query = "SELECT number, path, identity FROM saved_file WHERE upload = ?"
+        for number, *copy in self._database.query(query, arrival.id):
+            copies.setdefault(number, []).append((copy[0], copy[1]))
         return UploadRecord(
             arrival,
             tuple(
-                FileRecord(number, filename.safe(name, content_type), size, bool(has), turn)
+                FileRecord(
+                    *(number, filename.safe(name, content_type), size, bool(has), turn),
+                    saved_files(copies.get(number, ())),
+                )
                 for number, name, content_type, size, has, turn in files
             ),
             tuple(

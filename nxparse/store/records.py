@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nxparse.store.saved import SavedFile
 from nxparse.upload import File, Thumbnail
 
 SCHEMA = """
@@ -76,6 +77,13 @@ CREATE INDEX delivery_new ON delivery (target, next_try, upload, file_number)
     WHERE state = 'waiting' AND attempts = 0;
 CREATE INDEX delivery_tried ON delivery (target, next_try, upload, file_number)
     WHERE state = 'waiting' AND attempts > 0;
+CREATE TABLE saved_file (
+    upload TEXT NOT NULL REFERENCES upload (id) ON DELETE CASCADE,
+    number INTEGER NOT NULL,     -- from 1
+    path BLOB NOT NULL,          -- absolute
+    identity TEXT NOT NULL,      -- device, inode, size, mtime: see `identity_of`
+    PRIMARY KEY (upload, number, path)
+);
 """
 # True for a body that a waiting delivery needs.
 NEEDED = (
@@ -171,6 +179,7 @@ class FileRecord:
     size: int
     has_thumbnail: bool
     turn: int
+    saved: tuple[SavedFile, ...] = ()  # its copies on this machine, as they were saved
 
 
 @dataclass(frozen=True, slots=True)

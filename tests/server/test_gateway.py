@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import errno
 import logging
+import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -17,21 +18,22 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from nxparse.config import OPTIONS, Config, parse
-from nxparse.deliver import routes
 from nxparse.server import social
 from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service, find, fixed
+from nxparse.server.failures import MAX_FAILURES, Failures
+from nxparse.server.files import FileReply
 from nxparse.server.gateway import Gateway, simulated, time_reply
 from nxparse.server.hotspot import MSN
-from nxparse.server.page import render, thumbnail
+from nxparse.server.page import PAGE, render, thumbnail
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import SESSION_LIFE, AnnouncedFile, Sessions
+from nxparse.store.saved import SavedFile, identity_of
 from nxparse.store.spool import QUIET, Spool
 from nxparse.upload import File, Thumbnail, Upload
-from tests import arrivals
+from tests import arrivals, pictures
 from tests.bodies import jpeg
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import Database, Faults, make_lazy
-from tests.social import login_oauth
 
 CLIENT = "192.0.2.7"
 OTHER = "192.0.2.8"
@@ -159,13 +161,6 @@ class TestLogin:
         assert reply == social.logged_in(key, USER)
         assert told(caplog) == [("INFO", f"{CLIENT}: {USER} has logged in to picasa")]
 
-    def test_kept(self, gateway: Gateway, config: Config, sessions: Sessions) -> None:
-        """The session is that of the user, at his address."""
-        key = log_in(gateway, config)
-        found = sessions.find(CLIENT, key)
-        assert found
-        assert (found.client, found.user) == (CLIENT, USER)
-
     def test_a_name_in_the_log(
         self, gateway: Gateway, config: Config, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -173,30 +168,6 @@ class TestLogin:
         log_in(gateway, config, "a\r\nb\x1b[2J\u202e" + "x" * 200)
         line = f"{CLIENT}: a b [2J?{'x' * 71}… has logged in to facebook"
         assert told(caplog) == [("INFO", line)]
-
-    @pytest.mark.parametrize(
-        ("senders", "user", "allowed"),
-        [
-            pytest.param((), "anybody", True, id="not-set"),
-            pytest.param((USER,), USER, True, id="name"),
-            pytest.param((USER,), USER.upper(), True, id="upper-case"),
-            pytest.param(("CAMERA@*",), USER, True, id="glob"),
-            pytest.param(("*@example.org", "*@example.net"), USER, True, id="second"),
-            pytest.param(("*",), "anybody", True, id="everybody"),
-            pytest.param((USER,), f"{USER}.example", False, id="longer"),
-            pytest.param((USER,), f"x{USER}", False, id="longer-in-front"),
-            pytest.param(("*@example.org",), USER, False, id="other-glob"),
-            pytest.param((USER,), "*", False, id="glob-as-a-name"),
-        ],
-    )
-    def test_nx_senders(
-        self, gateway: Gateway, directory: Path, senders: tuple[str, ...], user: str, allowed: bool
-    ) -> None:
-        """X15: those in nx_senders may log in, by name or glob, whatever the letter case."""
-        given = configured(directory, *senders)
-        reply = gateway.answer(given, CLIENT, Endpoint(Service.LOGIN, "facebook"), login(user))
-        assert reply.status == (200 if allowed else 401)
-        assert (reply == social.LOGIN_FAILED) is not allowed
 
     def test_not_allowed(
         self,
@@ -216,68 +187,6 @@ class TestLogin:
                 f"to allow it, use --set 'nx_senders=a b'",
             )
         ]
-
-    def test_any_password(self, gateway: Gateway, config: Config) -> None:
-        """There is nothing that a password could be compared with."""
-        call = Endpoint(Service.LOGIN, "facebook")
-        for password in ("", "another", "사진"):
-            assert gateway.answer(config, CLIENT, call, login(USER, password)).status == 200
-
-    @pytest.mark.parametrize("site", sorted(routes.OAUTH_SITES))
-    def test_oauth(
-        self, gateway: Gateway, config: Config, site: str, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """A site that had its own login page takes a login with a user, as any other."""
-        reply = gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, site), login())
-        assert reply.status == 200
-        told(caplog)
-        reply = gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, site), login_oauth())
-        assert (reply.status, reply.unsolved) == (401, True)
-        assert told(caplog) == [
-            ("WARNING", f"{CLIENT}: a login to {site} is refused: it names no user")
-        ]
-
-    @pytest.mark.parametrize(
-        ("service", "body", "expected"),
-        [
-            (Service.LOGIN, b"user=me", (400, True)),
-            (Service.PHOTO, b"{}", (400, True)),
-            (Service.LOGIN, b"", (400, False)),
-            (Service.LOGIN, b"<a>" * 50_000, (413, True)),
-        ],
-        ids=["form", "json", "empty", "long"],
-    )
-    def test_another_dialect(
-        self, gateway: Gateway, config: Config, service: Service, body: bytes, expected: object
-    ) -> None:
-        """A request that cannot be read is one to be saved for somebody who can, if not empty."""
-        reply = gateway.answer(config, CLIENT, Endpoint(service, "flickr"), body)
-        assert (reply.status, reply.unsolved) == expected
-
-    @pytest.mark.parametrize(
-        ("body", "reason"),
-        [
-            pytest.param(b"<Request/>", "it names no user", id="S02-nothing"),
-            pytest.param(login(" "), "the name of its user is empty", id="empty"),
-            pytest.param(login_aes().replace(b"AAECAw", b"AAEC!w"),
-                "the name of its user is no base64", id="S03-no-base64"),
-            pytest.param(login_aes().replace(b"AAECAwQF", b""), "its key has 26 bytes instead of "
-                "32, or the name of its user, 32 bytes, is not wholly there", id="S03-short-key"),
-        ],
-    )  # fmt: skip
-    def test_no_user(
-        self,
-        gateway: Gateway,
-        config: Config,
-        body: bytes,
-        reason: str,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        """S03: whoever cannot be read is not let in."""
-        reply = gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, "facebook"), body)
-        assert reply == social.NO_USER
-        line = f"{CLIENT}: a login to facebook is refused: {reason}"
-        assert told(caplog) == [("WARNING", line)]
 
     @pytest.mark.parametrize("site", ["facebook", "flickr"])
     def test_logout(
@@ -358,13 +267,6 @@ class TestAnnounce:
         assert found
         assert found.name == "SAM_1.MP4"
         assert (found.post.site, found.post.album, found.post.photos) == ("youtube", "", 1)
-
-    def test_the_site_of_each_photo(self, gateway: Gateway, config: Config) -> None:
-        """One key is good for all sites."""
-        token = announce(gateway, config, log_in(gateway, config), site="vkontakte")
-        found = gateway.announced(config, CLIENT, token)
-        assert found
-        assert found.post.site == "vkontakte"
 
     @pytest.mark.parametrize(
         "key", ["", "0" * 32, "../../x", "x" * 10_000, "%00", "&#0;"], ids=lambda key: key[:8]
@@ -464,15 +366,6 @@ NOT_ANNOUNCED = (
 
 
 class TestAnnounced:
-    def test_twice(
-        self, gateway: Gateway, config: Config, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """S08: a token may be used again, if a reply was lost."""
-        token = announce(gateway, config, log_in(gateway, config))
-        caplog.clear()
-        assert found(gateway, config, token) == found(gateway, config, token)
-        assert told(caplog) == []
-
     @pytest.mark.parametrize(
         "token", ["", "0" * 32, "..%2f..%2fx", "\ud800", "x" * 10_000], ids=ascii
     )
@@ -571,16 +464,6 @@ class TestDisk:
                 assert told(caplog) == [("ERROR", line)]
         assert min(failures.values()) > 3
 
-    def test_nothing_is_half_done(
-        self, gateway: Gateway, config: Config, directory: Path, sessions: Sessions
-    ) -> None:
-        """A login that fails at its end is none."""
-        with Faults(("COMMIT",), errno.EIO):
-            gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, "facebook"), login())
-        with sqlite3.connect(directory / ".nx" / "sessions.sqlite3") as database:
-            assert database.execute("SELECT * FROM session").fetchall() == []
-        database.close()
-
     def test_full(
         self,
         gateway: Gateway,
@@ -606,40 +489,6 @@ class TestDisk:
             Database.watchers.remove(fill)
         error = f"database or disk is full ({directory}): make room there"
         assert told(caplog) == [("ERROR", f"{CLIENT}: a request is refused: {error}")]
-
-    def test_no_room_for_a_file(
-        self,
-        gateway: Gateway,
-        config: Config,
-        directory: Path,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        """K01: what the operating system says of a full disk is told as well."""
-
-        def refuse(database: sqlite3.Connection, sql: str) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        Database.watchers.append(refuse)
-        try:
-            reply = gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, "facebook"), login())
-        finally:
-            Database.watchers.remove(refuse)
-        assert reply.status == 507
-        error = f"No space left on device ({directory}): make room there"
-        assert told(caplog) == [("ERROR", f"{CLIENT}: a request is refused: {error}")]
-
-    def test_a_fault_of_ours(self, gateway: Gateway, config: Config) -> None:
-        """What is not the disk's fault is not taken for that."""
-
-        def refuse(database: sqlite3.Connection, sql: str) -> None:
-            raise ZeroDivisionError
-
-        Database.watchers.append(refuse)
-        try:
-            with pytest.raises(ZeroDivisionError):
-                gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, "facebook"), login())
-        finally:
-            Database.watchers.remove(refuse)
 
 
 def test_no_secrets(
@@ -676,64 +525,155 @@ def test_no_secrets(
     assert [secret for secret in secrets if secret.encode() in everything] == []
 
 
+PHOTO = pictures.photo(pictures.picture())
+
+
 class TestPage:
-    """What people see."""
+    """What people see and open."""
 
-    def arrive(self, spool: Spool, client: str) -> str:
-        """An upload of a client, with a thumbnail."""
-        incoming = spool.begin()
-        incoming.write(b"x")
-        file = File(f"{client}.JPG", "image/jpeg", 1, 0, incoming.fetch)
-        upload = Upload("me", ("a",), "", "", (file,))
-        thumbnails = [Thumbnail(b"a thumbnail", 90)]
-        id = spool.accept(incoming, client, upload, {"save": ["a"]}, thumbnails).id
-        spool.reply_confirmed(id)
-        return id
+    @pytest.fixture
+    def arrive(self, spool: Spool, directory: Path) -> Callable[..., str]:
+        """Stores an upload of a client with a saved photo; returns the address of the file."""
 
-    def names(self, reply: Reply) -> list[str]:
-        return re.findall(r"<h2>([0-9.]+)\.JPG, ", reply.body.decode())
+        def store(client: str, *, has_thumbnail: bool = True, saves: bool = True) -> str:
+            incoming = spool.begin()
+            incoming.write(b"x")
+            file = File(f"{client}.JPG", "image/jpeg", 1, 0, incoming.fetch)
+            upload = Upload("me", ("a",), "", "", (file,))
+            thumbnails = [Thumbnail(b"a thumbnail", 90)] if has_thumbnail else []
+            id = spool.accept(incoming, client, upload, {"save": ["a"]}, thumbnails).id
+            spool.reply_confirmed(id)
+            if saves:
+                path = directory / f"{client}.JPG"
+                path.write_bytes(PHOTO)
+                saved = SavedFile(path, identity_of(path.stat()))
+                [delivery] = [one for one in spool.waiting() if one.arrival.id == id]
+                spool.done(delivery, saved=[saved])
+            return f"{id}.1"
 
-    def test_own_uploads(self, gateway: Gateway, config: Config, spool: Spool) -> None:
-        """A visitor sees what came from his own address."""
+        return store
+
+    def shown(self, reply: Reply) -> list[str]:
+        return sorted(re.findall(r"<b>([0-9.]+)\.JPG</b>", reply.body.decode()))
+
+    def test_own_uploads(
+        self, gateway: Gateway, config: Config, arrive: Callable[..., str]
+    ) -> None:
+        """A visitor sees the uploads and failures of his own address; in a gallery, all."""
+        addresses = {client: arrive(client) for client in (CLIENT, OTHER)}
         for client in (CLIENT, OTHER):
-            self.arrive(spool, client)
+            gateway.failures.add(client, f"Refused: {client}")
+        endpoint = Endpoint(Service.PAGE)
         for client, seen in ((CLIENT, [CLIENT]), (OTHER, [OTHER]), ("192.0.2.99", [])):
-            assert self.names(gateway.answer(config, client, Endpoint(Service.PAGE), b"")) == seen
+            reply = gateway.answer(config, client, endpoint, b"")
+            assert self.shown(reply) == seen
+            assert re.findall(rb"Refused: ([0-9.]+)", reply.body) == [one.encode() for one in seen]
+            links = re.findall(r'href="/file/([^"]+)"', reply.body.decode())
+            assert links == [addresses[one] for one in seen]
+        reply = gateway.answer(replace(config, gallery=True), "192.0.2.99", endpoint, b"")
+        assert self.shown(reply) == [CLIENT, OTHER]
+        assert reply.body.count(b"Refused: ") == 2
 
-    def test_gallery(self, gateway: Gateway, config: Config, spool: Spool) -> None:
-        """With nx_gallery everybody sees all, the latest first."""
-        for client in (CLIENT, OTHER):
-            self.arrive(spool, client)
-        config = replace(config, gallery=True)
-        reply = gateway.answer(config, "192.0.2.99", Endpoint(Service.PAGE), b"")
-        assert sorted(self.names(reply)) == sorted([CLIENT, OTHER])
+    def test_older(
+        self,
+        gateway: Gateway,
+        config: Config,
+        clock: Clock,
+        arrive: Callable[..., str],
+    ) -> None:
+        """All uploads of a client are on one of the pages, whoever came between."""
+        ids = []
+        for _ in range(PAGE + 5):
+            arrive(OTHER)
+            clock.now += 1
+            ids.append(arrive(CLIENT).rpartition(".")[0])
+        first = gateway.answer(config, CLIENT, Endpoint(Service.PAGE), b"").body.decode()
+        assert (first.count("<h3>"), re.findall('href="/older/(.+)"', first)) == (PAGE, [ids[5]])
+        second = gateway.answer(config, CLIENT, Endpoint(Service.PAGE, ids[5]), b"").body.decode()
+        assert (second.count("<h3>"), "/older/" in second) == (5, False)
+        reply = gateway.answer(config, CLIENT, Endpoint(Service.PAGE, "x' OR 1"), b"")
+        assert b"<h3>" not in reply.body
 
     @pytest.mark.parametrize("tried", [False, True])
     def test_being_tried(
-        self, sessions: Sessions, config: Config, spool: Spool, clock: Clock, tried: bool
+        self,
+        sessions: Sessions,
+        config: Config,
+        spool: Spool,
+        arrive: Callable[..., str],
+        tried: bool,
     ) -> None:
         """It says which deliveries are being tried right now."""
-        id = self.arrive(spool, CLIENT)
+        arrive(CLIENT, saves=False)
         [delivery] = spool.waiting()
-        attempted = {(id, delivery.target, 0)} if tried else set()
-        gateway = Gateway(sessions, spool, clock, lambda: attempted)
-        page = gateway.answer(config, CLIENT, Endpoint(Service.PAGE), b"").body
-        assert (b"Is being saved now." in page, b"Is about to be saved." in page) == (
-            tried,
-            not tried,
-        )
+        attempted = {(delivery.arrival.id, delivery.target, 0)} if tried else set()
+        gateway = Gateway(sessions, spool, spool._clock, lambda: attempted)
+        html = gateway.answer(config, CLIENT, Endpoint(Service.PAGE), b"").body
+        sentences = (b"Is being saved now." in html, b"Is about to be saved." in html)
+        assert sentences == (tried, not tried)
 
-    @pytest.mark.parametrize("argument", ["{}.1", "{}.2", "{}.x", "{}", "{}.", "{}.99999", ""])
+    @pytest.mark.parametrize("suffix", [".1", ".2", ".01", ".x", "", ".", ".99999", ".1/"])
+    @pytest.mark.parametrize("client", [CLIENT, OTHER])
     @pytest.mark.parametrize("gallery", [False, True])
-    def test_thumbnail(
-        self, gateway: Gateway, config: Config, spool: Spool, argument: str, gallery: bool
+    def test_visibility(
+        self,
+        gateway: Gateway,
+        config: Config,
+        arrive: Callable[..., str],
+        suffix: str,
+        client: str,
+        gallery: bool,
     ) -> None:
-        """Thumbnails are for the gallery only."""
-        argument = argument.format(self.arrive(spool, CLIENT))
+        """Files and thumbnails are for their own client, or for all in a gallery."""
+        argument = arrive(CLIENT).removesuffix(".1") + suffix
         config = replace(config, gallery=gallery)
-        reply = gateway.answer(config, CLIENT, Endpoint(Service.THUMBNAIL, argument), b"")
-        found = gallery and argument.endswith(".1")
-        assert reply == (thumbnail(b"a thumbnail") if found else NOT_FOUND)
+        found = suffix == ".1" and (gallery or client == CLIENT)
+        reply = gateway.answer(config, client, Endpoint(Service.THUMBNAIL, argument), b"")
+        assert reply == (thumbnail(Thumbnail(b"a thumbnail", 90)) if found else NOT_FOUND)
+        for service in (Service.OPEN, Service.DOWNLOAD):
+            file = gateway.file(config, client, Endpoint(service, argument), "GET", ())
+            if isinstance(file, FileReply):
+                assert file.file.read(0, 10**6) == PHOTO
+                file.file.close()
+            else:
+                assert file == NOT_FOUND
+            assert isinstance(file, FileReply) is found
+
+    def test_thumbnail_on_request(
+        self, gateway: Gateway, config: Config, directory: Path, arrive: Callable[..., str]
+    ) -> None:
+        """Without a stored thumbnail, it is read from the saved file, or a placeholder is sent."""
+        endpoint = Endpoint(Service.THUMBNAIL, arrive(CLIENT, has_thumbnail=False))
+        reply = gateway.answer(config, CLIENT, endpoint, b"")
+        assert (reply.body, reply.content_type) == (pictures.picture(), "image/jpeg")
+        (directory / f"{CLIENT}.JPG").unlink()
+        assert gateway.answer(config, CLIENT, endpoint, b"") == NOT_FOUND
+        no_photo = Endpoint(Service.THUMBNAIL, arrive(OTHER, has_thumbnail=False))
+        path = directory / f"{OTHER}.JPG"
+        state = path.stat()
+        path.write_bytes(bytes(len(PHOTO)))
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+        assert gateway.answer(config, OTHER, no_photo, b"") == thumbnail(None)
+
+    def test_disk_error(self, gateway: Gateway, config: Config, arrive: Callable[..., str]) -> None:
+        """A state that cannot be read is a 507, for a file too."""
+        endpoint = Endpoint(Service.OPEN, arrive(CLIENT))
+        with Faults(STATEMENTS, errno.EIO):
+            reply = gateway.file(config, CLIENT, endpoint, "GET", ())
+        assert isinstance(reply, Reply)
+        assert reply.status == 507
+
+
+def test_failures(clock: Clock) -> None:
+    """They are listed for an hour, the latest first, up to a number, in printable text."""
+    failures = Failures(clock)
+    for number in range(MAX_FAILURES + 1):
+        failures.add(CLIENT if number % 2 else OTHER, f"reason\n{number}" + "x" * 300)
+    assert len(failures.recent()) == MAX_FAILURES
+    assert failures.recent()[0].reason.startswith(f"reason?{MAX_FAILURES}x")
+    assert {one.client for one in failures.recent(CLIENT)} == {CLIENT}
+    clock.now += 3601
+    assert failures.recent() == []
 
 
 @pytest.mark.parametrize(
@@ -757,26 +697,3 @@ class TestPage:
 def test_simulated(call: Endpoint, reply: Reply) -> None:
     """What is only replayed hears what a camera would."""
     assert simulated(call, NEW_YEAR) == reply
-
-
-def test_announced_by_a_state_that_fails(
-    gateway: Gateway, config: Config, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Where it cannot be read what was announced, a file is refused for now, and that is told."""
-    token = announce(gateway, config, log_in(gateway, config))
-    caplog.clear()
-    with Faults(("SELECT",), errno.EIO, persistent=True):
-        reply = gateway.announced(config, CLIENT, token)
-    assert isinstance(reply, Reply)
-    assert reply.status == 507
-    assert [level for level, _ in told(caplog)] == ["ERROR"]
-
-
-def test_nobody_is_let_in_by_a_rehearsal(gateway: Gateway, config: Config) -> None:
-    """Key and token of a replay are good for nothing."""
-    simulated(Endpoint(Service.LOGIN, "facebook"), NEW_YEAR)
-    simulated(Endpoint(Service.PHOTO, "facebook"), NEW_YEAR)
-    call = Endpoint(Service.PHOTO, "facebook")
-    reply = gateway.answer(config, CLIENT, call, announcement("0" * 32))
-    assert reply == social.SESSION_EXPIRED
-    assert gateway.announced(config, CLIENT, "0" * 32) == social.SESSION_EXPIRED

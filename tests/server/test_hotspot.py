@@ -67,15 +67,6 @@ def test_in_turn(family: PortalCheck) -> None:
     assert found == ["redirect", "cookie", "redirect", "cookie", "redirect"]
 
 
-def test_each_client_has_turns_of_its_own() -> None:
-    """What one camera has been told changes nothing for another."""
-    turns = PortalState()
-    assert asks(turns, YAHOO) == "redirect"
-    assert asks(turns, YAHOO, OTHER) == "redirect"
-    assert asks(turns, YAHOO) == "cookie"
-    assert asks(turns, YAHOO, OTHER) == "cookie"
-
-
 def test_each_family_has_turns_of_its_own() -> None:
     """What a camera has been told about one page changes nothing for the other one."""
     turns = PortalState()
@@ -97,26 +88,6 @@ def test_what_was_good_is_given_again(family: PortalCheck, before: int) -> None:
     assert found[before:] == [found[before - 1]] * 3
 
 
-def test_passed_twice() -> None:
-    """Several requests behind one check say no more than one does."""
-    turns = PortalState()
-    asks(turns, MSN)
-    for _ in range(3):
-        turns.passed(CLIENT)
-    assert [asks(turns, MSN) for _ in range(3)] == ["redirect", "cookie", "redirect"]
-
-
-def test_what_was_good_may_be_so_no_more() -> None:
-    """A camera that does not go on gets the other answer: it may be another camera."""
-    turns = PortalState()
-    asks(turns, MSN)
-    turns.passed(CLIENT)
-    assert asks(turns, MSN) == "redirect"
-    assert asks(turns, MSN) == "cookie"
-    turns.passed(CLIENT)
-    assert asks(turns, MSN) == "cookie"
-
-
 def test_only_who_goes_on_has_passed() -> None:
     """That one camera goes on says nothing about another."""
     turns = PortalState()
@@ -125,14 +96,6 @@ def test_only_who_goes_on_has_passed() -> None:
     turns.passed(OTHER)
     assert asks(turns, YAHOO) == "cookie"
     assert asks(turns, YAHOO, OTHER) == "redirect"
-
-
-def test_passed_without_a_check() -> None:
-    """A camera that never checks may go on; its first check is as everybody's."""
-    turns = PortalState()
-    turns.passed(CLIENT)
-    assert asks(turns, YAHOO) == "redirect"
-    assert asks(turns, YAHOO) == "cookie"
 
 
 def test_cap(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,16 +109,6 @@ def test_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     asks(turns, YAHOO, "192.0.2.3")
     assert asks(turns, YAHOO, "192.0.2.1") == "cookie"
     assert asks(turns, YAHOO, "192.0.2.2") == "redirect"
-
-
-def test_forgotten_wholly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a camera that is forgotten it is not even known what was good."""
-    monkeypatch.setattr(hotspot, "MAX_CAMERAS", 1)
-    turns = PortalState()
-    asks(turns, YAHOO)
-    turns.passed(CLIENT)
-    asks(turns, YAHOO, OTHER)
-    assert [asks(turns, YAHOO) for _ in range(2)] == ["redirect", "cookie"]
 
 
 @PROPERTY

@@ -1,0 +1,127 @@
+"""HTTP replies with a saved photo or video.
+
+The type of a file is judged by its content. Only what the cameras send is shown by the
+browser; everything else is offered as a download. Browsers play a video from any position
+with the Range header: single ranges are supported (RFC 9110, section 14).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.utils import formatdate
+from http.client import responses
+from urllib.parse import quote
+
+from nxparse import filename
+from nxparse.server.reply import PRIVATE, Reply
+from nxparse.store.saved import OpenFile
+
+# MOV files are MP4 for the decoder, and no browser plays video/quicktime.
+SHOWN = ("image/jpeg", "video/mp4")
+# Chromium shows a video in a document of its own, which loads it as another request:
+# that needs media-src, the style of its player, and the same origin.
+POLICY = (
+    "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; "
+    "frame-ancestors 'none'; sandbox allow-same-origin"
+)
+_RANGE = re.compile(r"bytes=[ \t,]*([0-9]{0,30})-([0-9]{0,30})[ \t,]*", re.I)
+
+
+class UnsatisfiableError(ValueError):
+    """A range that begins after the end of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileReply:
+    """A reply with `length` bytes of an open file, from `start`. Its owner closes the file."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    file: OpenFile
+    start: int
+    length: int
+
+    def head(self, now: float) -> bytes:
+        """Return the status line and the headers. `now` is the Unix time for Date."""
+        fields = (("Date", formatdate(now, usegmt=True)), *self.headers, ("Connection", "close"))
+        lines = [f"HTTP/1.1 {self.status} {responses[self.status]}"]
+        lines += [f"{name}: {value}" for name, value in fields]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def reply_with(
+    file: OpenFile, method: str, headers: Sequence[tuple[str, str]], *, download: bool
+) -> FileReply | Reply:
+    """Return the reply to a GET or HEAD request for a file. Closes the file unless it is in it.
+
+    With `download` the browser saves the file, whatever its type. Raises OSError.
+    """
+    try:
+        media_type = filename.sniff(file.read(0, filename.HEAD))
+    except OSError:
+        file.close()
+        raise
+    is_shown = media_type in SHOWN
+    fields = [
+        ("Content-Type", media_type if is_shown else "application/octet-stream"),
+        ("Content-Disposition", disposition(file.name, inline=is_shown and not download)),
+        ("Content-Security-Policy", POLICY),
+        ("Accept-Ranges", "bytes"),
+        ("ETag", file.etag),
+        *PRIVATE,
+    ]
+    try:
+        found = parse_range(_range_of(headers, file.etag), file.size) if method == "GET" else None
+    except UnsatisfiableError:
+        file.close()
+        return Reply(416, headers=(("Content-Range", f"bytes */{file.size}"), *PRIVATE))
+    start, end = found or (0, file.size)
+    if found:
+        fields.append(("Content-Range", f"bytes {start}-{end - 1}/{file.size}"))
+    fields.append(("Content-Length", str(end - start)))
+    length = end - start if method == "GET" else 0
+    return FileReply(206 if found else 200, tuple(fields), file, start, length)
+
+
+def parse_range(value: str, size: int) -> tuple[int, int] | None:
+    """Return the start and end of the range that a Range header requests of `size` bytes.
+
+    None stands for the whole file: without a range, with several ones, and with a header
+    that is invalid, which RFC 9110 allows to ignore. Raises UnsatisfiableError.
+    """
+    match = _RANGE.fullmatch(value.strip())
+    if match is None or not (match[1] or match[2]):
+        return None
+    first, last = (int(digits) if digits else None for digits in match.groups())
+    if first is None:
+        if not last or not size:
+            raise UnsatisfiableError
+        return max(size - last, 0), size
+    if last is not None and last < first:
+        return None
+    if first >= size:
+        raise UnsatisfiableError
+    return first, size if last is None else min(last + 1, size)
+
+
+def disposition(name: str, *, inline: bool) -> str:
+    """Return a Content-Disposition header with a file name (RFC 6266), whatever is in it."""
+    plain = re.sub(r"[^A-Za-z0-9 ._()+-]", "_", name)
+    encoded = quote(name.encode("utf-8", "replace"), safe="")
+    kind = "inline" if inline else "attachment"
+    return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{encoded}"
+
+
+def _range_of(headers: Sequence[tuple[str, str]], etag: str) -> str:
+    """Return the Range header; empty without one, or if If-Range means another version.
+
+    Dates in If-Range never match, since no reply has a Last-Modified.
+    """
+    found: dict[str, list[str]] = {"range": [], "if-range": []}
+    for name, value in headers:
+        found.get(name.lower(), []).append(value.strip())
+    if any(value != etag for value in found["if-range"]):
+        return ""
+    return ", ".join(found["range"])

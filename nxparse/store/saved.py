@@ -1,0 +1,99 @@
+"""The files that deliveries saved, to be shown again.
+
+A saved file is recorded with its path and its identity: device, inode, size and time
+of the last change. It is opened only while all of these are the same, so a symbolic
+link anywhere in the path, or another file in its place, is never read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nxparse.store import disk
+
+_FLAGS = (
+    *(os.O_RDONLY, getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_CLOEXEC", 0)),
+    *(getattr(os, "O_NONBLOCK", 0), getattr(os, "O_BINARY", 0)),  # a FIFO must not block
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedFile:
+    """A file as it was saved. `identity` is that of `identity_of`."""
+
+    path: Path
+    identity: str
+
+    def is_unchanged(self) -> bool:
+        """Return whether the file is still there as it was saved."""
+        with suppress(OSError, ValueError):
+            return self.matches(os.lstat(self.path))
+        return False
+
+    def matches(self, state: os.stat_result) -> bool:
+        """Return whether this is the state of the file as it was saved."""
+        return bool(self.identity) and identity_of(state) == self.identity
+
+
+@dataclass(slots=True)
+class OpenFile:
+    """An open saved file. The caller closes it."""
+
+    name: str
+    size: int  # bytes
+    etag: str  # strong, with its quotes (RFC 9110, section 8.8.3)
+    _fd: int = field(repr=False)
+
+    def read(self, start: int, size: int) -> bytes:
+        """Return up to `size` bytes from an offset; fewer only at the end of the file."""
+        return disk.read_range(self._fd, start, min(start + size, self.size))
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def identity_of(state: os.stat_result) -> str:
+    """Return what identifies a regular file and its content; empty for anything else."""
+    if not stat.S_ISREG(state.st_mode):
+        return ""
+    return f"{state.st_dev} {state.st_ino} {state.st_size} {state.st_mtime_ns}"
+
+
+def open_unchanged(copies: Iterable[SavedFile]) -> OpenFile | None:
+    """Open the first of these copies of a file that is unchanged. None if there is none."""
+    for saved in copies:
+        with suppress(OSError, ValueError):
+            fd = os.open(saved.path, sum(_FLAGS))
+            state = os.fstat(fd)
+            if saved.matches(state):
+                digest = hashlib.blake2b(saved.identity.encode(), digest_size=12).hexdigest()
+                return OpenFile(saved.path.name, state.st_size, f'"{digest}"', fd)
+            os.close(fd)
+    return None
+
+
+def record_saved(
+    database: sqlite3.Connection, upload: str, number: int, files: Iterable[SavedFile]
+) -> None:
+    """Store the saved files of an upload: the file `number`, or all from 1 if that is 0."""
+    database.executemany(
+        "INSERT OR REPLACE INTO saved_file (upload, number, path, identity) VALUES (?, ?, ?, ?)",
+        [
+            (upload, number or index, os.fsencode(file.path.absolute()), file.identity)
+            for index, file in enumerate(files, 1)
+        ],
+    )
+
+
+def saved_files(rows: Iterable[tuple[bytes, str]]) -> tuple[SavedFile, ...]:
+    """Return the saved files in rows of path and identity."""
+    return tuple(SavedFile(Path(os.fsdecode(path)), identity) for path, identity in rows)

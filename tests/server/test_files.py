@@ -1,0 +1,204 @@
+"""Replies with saved files: types, names, ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from email.message import Message
+from pathlib import Path
+
+import pytest
+
+from nxparse.server.files import FileReply, UnsatisfiableError, disposition, parse_range, reply_with
+from nxparse.server.reply import Reply
+from nxparse.store.saved import OpenFile, SavedFile, identity_of, open_unchanged
+
+JPEG = b"\xff\xd8\xff\xe0" + bytes(96)
+MP4 = b"\0\0\0\x18ftypmp42" + bytes(88)
+Opener = Callable[..., OpenFile]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Opener]:
+    """Opens a new file with this content and name."""
+    files = []
+
+    def opens(content: bytes, name: str = "SAM_1.JPG") -> OpenFile:
+        path = tmp_path / name
+        path.write_bytes(content)
+        found = open_unchanged([SavedFile(path, identity_of(path.stat()))])
+        assert found
+        files.append(found)
+        return found
+
+    yield opens
+    for file in files:
+        file.close()
+
+
+def is_closed(file: OpenFile) -> bool:
+    try:
+        file.read(0, 1)
+    except OSError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("bytes=0-0", (0, 1)),
+        ("bytes=0-99", (0, 100)),
+        ("bytes=10-19", (10, 20)),
+        ("bytes=10-", (10, 100)),
+        ("bytes=99-", (99, 100)),
+        ("bytes=10-100", (10, 100)),
+        ("bytes=10-999999999999999999999", (10, 100)),
+        ("bytes=-1", (99, 100)),
+        ("bytes=-100", (0, 100)),
+        ("bytes=-101", (0, 100)),
+        ("BYTES=0-0", (0, 1)),
+        ("bytes= 0-0 ,", (0, 1)),
+        ("bytes=100-", "unsatisfiable"),
+        ("bytes=100-200", "unsatisfiable"),
+        ("bytes=-0", "unsatisfiable"),
+        # Anything else is the whole file.
+        ("", None),
+        ("bytes=-", None),
+        ("bytes=", None),
+        ("bytes=9-8", None),
+        ("bytes=a-b", None),
+        ("bytes=0x1-2", None),
+        ("bytes=+1-2", None),
+        ("bytes=1-2-3", None),
+        ("bytes 0-1", None),
+        ("items=0-1", None),
+        ("bytes=0-1,3-4", None),
+        ("bytes=0-1, bytes=3-4", None),
+        ("bytes=٣-٤", None),
+        ("bytes=0-" + "9" * 5000, None),
+    ],
+)  # fmt: skip
+def test_parse_range(value: str, found: object) -> None:
+    """Single ranges, open ones and suffixes are found, in a file of 100 bytes."""
+    if found == "unsatisfiable":
+        with pytest.raises(UnsatisfiableError):
+            parse_range(value, 100)
+    else:
+        assert parse_range(value, 100) == found
+
+
+def test_range_of_an_empty_file() -> None:
+    for value in ("bytes=0-", "bytes=-5"):
+        with pytest.raises(UnsatisfiableError):
+            parse_range(value, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "media_type", "shown"),
+    [
+        pytest.param(JPEG, "image/jpeg", True, id="jpeg"),
+        pytest.param(MP4, "video/mp4", True, id="mp4"),
+        pytest.param(MP4.replace(b"mp42", b"qt  "), "video/mp4", True, id="mov"),
+        pytest.param(b"<!DOCTYPE html><script>", "", False, id="html"),
+        pytest.param(b'<svg xmlns="http://www.w3.org/2000/svg">', "", False, id="svg"),
+        pytest.param(b"<?xml version='1.0'?>", "", False, id="xml"),
+        pytest.param(b"%PDF-1.7", "", False, id="pdf"),
+        pytest.param(b"GIF89a<script>", "", False, id="gif"),
+        pytest.param(b"", "", False, id="empty"),
+    ],
+)
+def test_types(opened: Opener, content: bytes, media_type: str, shown: bool) -> None:
+    """The content decides the type; a browser shows only photos and videos."""
+    for download in (False, True):
+        reply = reply_with(opened(content), "GET", (), download=download)
+        assert isinstance(reply, FileReply)
+        fields = dict(reply.headers)
+        assert fields["Content-Type"] == (media_type or "application/octet-stream")
+        is_inline = fields["Content-Disposition"].startswith("inline;")
+        assert is_inline is (shown and not download)
+        assert "sandbox" in fields["Content-Security-Policy"]
+        assert "allow-scripts" not in fields["Content-Security-Policy"]
+        assert (
+            fields["X-Content-Type-Options"],
+            fields["Cross-Origin-Resource-Policy"],
+            fields["Cache-Control"],
+        ) == ("nosniff", "same-origin", "private, no-store")
+        assert not [name for name in fields if name.startswith("Access-Control")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SAM_1.JPG",
+        'a"b\\c;d.jpg',
+        "two\r\nSet-Cookie: x=y.jpg",
+        "\u65e5\u672c\u8a9e.jpg",
+        "50% off; filename=evil.html.jpg",
+        "*=?'.jpg",
+    ],
+)  # fmt: skip
+def test_names(name: str) -> None:
+    """Whatever is in a name, a parser reads it back, and it adds no header."""
+    value = disposition(name, inline=False)
+    assert value.isascii()
+    assert value.isprintable()
+    message = Message()
+    message["Content-Disposition"] = (
+        value.partition("; filename=")[0] + "; filename*=" + (value.rpartition("; filename*=")[2])
+    )
+    assert message.get_filename() == name
+    assert value.count('"') == 2
+
+
+def test_a_name_that_is_no_unicode() -> None:
+    assert disposition("\udcff.jpg", inline=True).endswith("; filename*=UTF-8''%3F.jpg")
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "status", "start", "length", "size"),
+    [
+        ("GET", {}, 200, 0, 100, "100"),
+        ("HEAD", {}, 200, 0, 0, "100"),
+        ("HEAD", {"Range": "bytes=0-9"}, 200, 0, 0, "100"),
+        ("GET", {"Range": "bytes=10-19"}, 206, 10, 10, "10"),
+        ("GET", {"range": "bytes=-5"}, 206, 95, 5, "5"),
+        ("GET", {"Range": "bytes=0-"}, 206, 0, 100, "100"),
+        ("GET", {"Range": "bytes=0-1,5-6"}, 200, 0, 100, "100"),
+        ("GET", {"Range": "bytes=10-19", "If-Range": "ETAG"}, 206, 10, 10, "10"),
+        ("GET", {"Range": "bytes=10-19", "If-Range": '"other"'}, 200, 0, 100, "100"),
+        ("GET", {"Range": "bytes=10-19", "If-Range": "W/ETAG"}, 200, 0, 100, "100"),
+        ("GET", {"Range": "bytes=10-19", "If-Range": "Sun, 29 Nov 2026 00:00:00 GMT"},
+            200, 0, 100, "100"),
+        ("GET", {"Range": "bytes=200-", "If-Range": '"other"'}, 200, 0, 100, "100"),
+    ],
+)  # fmt: skip
+def test_ranges(
+    opened: Opener,
+    method: str,
+    headers: dict[str, str],
+    status: int,
+    start: int,
+    length: int,
+    size: str,
+) -> None:
+    """The head and the bytes that are sent follow RFC 9110."""
+    file = opened(JPEG)
+    sent = [(name, value.replace("ETAG", file.etag)) for name, value in headers.items()]
+    reply = reply_with(file, method, sent, download=False)
+    assert isinstance(reply, FileReply)
+    fields = dict(reply.headers)
+    assert (reply.status, reply.start, reply.length) == (status, start, length)
+    assert (fields["Content-Length"], fields["Accept-Ranges"]) == (size, "bytes")
+    content_range = f"bytes {start}-{start + length - 1}/100" if status == 206 else None
+    assert fields.get("Content-Range") == content_range
+    assert reply.head(0.0).startswith(f"HTTP/1.1 {status} ".encode())
+    assert not is_closed(file)
+
+
+def test_unsatisfiable(opened: Opener) -> None:
+    """The refusal names the size, and the file is closed."""
+    file = opened(JPEG)
+    reply = reply_with(file, "GET", [("Range", "bytes=100-")], download=False)
+    assert isinstance(reply, Reply)
+    assert (reply.status, dict(reply.headers)["Content-Range"]) == (416, "bytes */100")
+    assert is_closed(file)

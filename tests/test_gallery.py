@@ -1,0 +1,259 @@
+"""The page in a real mitmdump and a real browser: photos and videos are seen and downloaded."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+
+from nxparse.store.saved import identity_of
+from tests import bodies, camera, pictures
+from tests.browser import TIMEOUT, browser, needs_browser, wait_for_text
+from tests.mitmdump import Proxy
+
+CLIP = (Path(__file__).parent / "wire" / "clip.mp4").read_bytes()
+VIDEO = 300 << 20  # bytes
+MEMORY = 16 << 20  # bytes that a stream may add
+HOSTILE = "<script>document.title='owned'</script>'><img src=x onerror=document.title='owned'>&amp;"
+
+needs_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+
+
+def get(
+    port: int,
+    path: str,
+    *,
+    client: str = "127.0.0.1",
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+) -> tuple[int, Mapping[str, str], bytes]:
+    """The reply to a client with this address."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, TIMEOUT, (client, 0))
+    with closing(connection):
+        connection.request(method, path, headers=dict(headers or {}))
+        reply = connection.getresponse()
+        return reply.status, dict(reply.getheaders()), reply.read()
+
+
+def upload(proxy: Proxy, *files: tuple[str, bytes], client: str = "127.0.0.1") -> list[str]:
+    """Upload files, wait until they are saved, and return their addresses on the page."""
+    connection = camera.connect(proxy.port, source=client)
+    connection.sendall(bodies.request(bodies.body(list(files))))
+    assert camera.hear(connection).status == 200
+    proxy.wait_for(f"saved as .*{re.escape(files[-1][0])}")
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:  # the line is logged before the row is committed
+        html = get(proxy.port, "/", client=client)[2].decode()
+        found = re.findall(r'href="/file/([^"]+)"', html.partition("</div>")[0])
+        if len(found) == len(files):
+            return found
+    raise AssertionError(html)
+
+
+def enlarge(proxy: Proxy, address: str, size: int) -> Path:
+    """Make a saved file as long as `size`, mostly a hole, as if it had been uploaded so."""
+    id, _, number = address.rpartition(".")
+    with closing(sqlite3.connect(proxy.uploads / ".nx" / "state.sqlite3", timeout=30)) as state:
+        where = "WHERE upload = ? AND number = ?"
+        ((path,),) = state.execute(f"SELECT path FROM saved_file {where}", (id, number))
+        os.truncate(path, size)
+        new = identity_of(os.stat(path))
+        state.execute(f"UPDATE saved_file SET identity = ? {where}", (new, id, number))
+        state.commit()
+    return Path(os.fsdecode(path))
+
+
+def memory(proxy: Proxy) -> int:
+    """The resident memory of the process, in bytes."""
+    status = Path(f"/proc/{proxy.process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) << 10
+
+
+def open_files(proxy: Proxy, path: Path) -> int:
+    found = 0
+    for entry in Path(f"/proc/{proxy.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found += os.readlink(entry) == str(path)
+    return found
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy in which everybody sees everything."""
+    with Proxy(tmp_path_factory.mktemp("gallery"), "--set", "nx_gallery=true") as proxy:
+        yield proxy
+
+
+@needs_linux
+def test_a_large_video(shared: Proxy) -> None:
+    """It is streamed in constant memory, in ranges too; a reader that vanishes leaves nothing."""
+    [address] = upload(shared, ("LARGE.MP4", CLIP))
+    path = enlarge(shared, address, VIDEO)
+    get(shared.port, f"/file/{address}", headers={"Range": "bytes=0-999999"})
+    before = highest = memory(shared)
+    connection = http.client.HTTPConnection("127.0.0.1", shared.port, TIMEOUT)
+    connection.request("GET", f"/file/{address}")
+    reply = connection.getresponse()
+    received = 0
+    while chunk := reply.read(1 << 20):
+        received += len(chunk)
+        highest = max(highest, memory(shared))
+    connection.close()
+    assert (reply.status, received) == (200, VIDEO)
+    assert highest - before <= MEMORY
+
+    # A slow reader, and then one that is gone.
+    slow = socket.create_connection(("127.0.0.1", shared.port), TIMEOUT)
+    slow.sendall(f"GET /file/{address} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    assert slow.recv(1000)
+    assert open_files(shared, path) == 1
+    status, headers, body = get(
+        shared.port, f"/file/{address}", headers={"Range": f"bytes={VIDEO - 10}-"}
+    )
+    assert (status, body) == (206, bytes(10))
+    assert headers["Content-Range"] == f"bytes {VIDEO - 10}-{VIDEO - 1}/{VIDEO}"
+    assert memory(shared) - before <= MEMORY
+    slow.close()
+    deadline = time.monotonic() + TIMEOUT
+    while open_files(shared, path):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    # mitmproxy reports the client that left; nothing else went wrong.
+    assert "Traceback" not in shared.log
+
+
+def test_requests_for_a_file(shared: Proxy) -> None:
+    """What is sent is what was uploaded; HEAD, If-Range and refusals are as they should be."""
+    photo = pictures.photo(pictures.picture())
+    [address] = upload(shared, ("HEAD.JPG", photo))
+    path = f"/file/{address}"
+    status, headers, body = get(shared.port, path)
+    assert (status, headers["Content-Type"], body) == (200, "image/jpeg", photo)
+    assert headers["Content-Length"] == str(len(photo))
+    status, headers, body = get(shared.port, f"/download/{address}", method="HEAD")
+    assert (status, headers["Content-Length"], body) == (200, str(len(photo)), b"")
+    assert headers["Content-Disposition"].startswith('attachment; filename="HEAD.JPG"')
+    fresh = {"Range": "bytes=2-5", "If-Range": headers["ETag"]}
+    assert get(shared.port, path, headers=fresh)[::2] == (206, photo[2:6])
+    stale = {"Range": "bytes=2-5", "If-Range": '"x"'}
+    assert get(shared.port, path, headers=stale)[::2] == (200, photo)
+    assert get(shared.port, path, headers={"Range": "bytes=9999999-"})[0] == 416
+    assert get(shared.port, path, method="POST")[0] == 405
+    # Another client, unless it is a gallery; and what is not a file of an upload.
+    for kind in ("file", "download", "thumbnail"):
+        assert get(shared.port, f"/{kind}/{address}", client="127.0.0.2")[0] == 404
+        for other in (f"{address}0", address.replace(".1", ".01"), "..%2f..%2fetc%2fpasswd", ""):
+            assert get(shared.port, f"/{kind}/{other}")[0] == 404
+
+
+def test_a_body_with_a_request_for_a_file(shared: Proxy) -> None:
+    """It is not held in memory, and gets no file."""
+    [address] = upload(shared, ("BODY.JPG", pictures.photo(pictures.picture())))
+    connection = http.client.HTTPConnection("127.0.0.1", shared.port, TIMEOUT)
+    with closing(connection):
+        connection.request("GET", f"/file/{address}", b"x" * 100_000)
+        assert connection.getresponse().status == 404
+
+
+def test_gone(shared: Proxy) -> None:
+    """A file that was replaced by a link is not served; its entry stays and says so."""
+    [address] = upload(shared, ("GONE.JPG", pictures.photo(pictures.picture())))
+    [path] = shared.uploads.glob("*/GONE.JPG")
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+    for kind in ("file", "download", "thumbnail"):
+        assert get(shared.port, f"/{kind}/{address}")[0] == 404
+    html = get(shared.port, "/")[2].decode()
+    assert "GONE.JPG" in html
+    assert "Deleted, moved or changed since it was saved" in html
+    assert f"/file/{address}" not in html
+
+
+def test_failures(gallery: Proxy) -> None:
+    """Refused and cut uploads are listed, for their own client or in a gallery."""
+    refused = bodies.request(b"no multipart", content_type="multipart/form-data; boundary=x")
+    connection = camera.connect(gallery.port, source="127.0.0.8")
+    connection.sendall(refused)
+    assert camera.hear(connection).status == 400
+    connection = camera.connect(gallery.port, source="127.0.0.9")
+    connection.sendall(bodies.request(bodies.body([("CUT.JPG", bytes(9999))]))[:-5000])
+    connection.close()
+    gallery.wait_for("nothing is delivered")
+    html = get(gallery.port, "/")[2].decode()
+    assert re.search(r"from 127.0.0.8</p>\s*<p class=\"failed\">Refused: .*boundary", html)
+    assert re.search(r"from 127.0.0.9</p>\s*<p class=\"failed\">Incomplete, \d+ bytes: ", html)
+    assert '<meta http-equiv="refresh"' in html
+
+
+# In a browser
+
+
+def thumbnails(driver: webdriver.Chrome) -> list[tuple[int, int]]:
+    """The width and height of all pictures, in pixels, as they are shown."""
+    images = driver.find_elements(By.TAG_NAME, "img")
+    for image in images:
+        driver.execute_script("arguments[0].scrollIntoView()", image)
+    script = "const one = arguments[0]; await one.decode();"
+    script += "return [one.naturalWidth, one.naturalHeight]"
+    script = f"return (async (...arguments) => {{{script}}})(arguments[0])"
+    return [tuple(driver.execute_script(script, image)) for image in images]
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("width", "height"), [(480, 320), (390, 844), (1280, 800)], ids=["camera", "phone", "desktop"]
+)
+def test_in_a_browser(gallery: Proxy, folder: Path, width: int, height: int) -> None:
+    """Thumbnails are upright, names harmless, targets large; nothing is wider than the window."""
+    photo = pictures.photo(pictures.picture())
+    turned = pictures.photo(pictures.picture(), orientation=6)
+    upload(gallery, ("SAM_1.JPG", photo), ("SAM_2.JPG", turned), ("SAM_3.MP4", CLIP))
+    upload(gallery, ("SAM_4.JPG", pictures.picture()), client="127.0.0.2")
+    hostile = HOSTILE + "W" * 100
+    upload(gallery, ("SAM_5.JPG", photo), (hostile, photo), ("SAM_6.JPG", photo))
+    with browser(folder / "profile", width, height) as driver:
+        driver.get(f"http://127.0.0.1:{gallery.port}/")
+        text = wait_for_text(driver, "SAM_3.MP4", "SAM_4.JPG", "from Camera@samsungcamera.com at")
+        assert "Today" in text
+        sizes = thumbnails(driver)[:6]
+        assert sizes == [(160, 120)] * 3 + [(1, 1)] + [(160, 120), (120, 160)]
+        assert driver.title == "nx_addon"
+        script = "return [document.documentElement.scrollWidth, innerWidth]"
+        content, window = driver.execute_script(script)
+        assert content <= window == width
+        for link in driver.find_elements(By.CSS_SELECTOR, ".get, .go"):
+            assert link.size["height"] >= 40
+        driver.execute_script("scrollTo(0, 0)")
+        assert [entry for entry in driver.get_log("browser") if "favicon" not in entry] == []
+        if path := os.environ.get("SCREENSHOTS"):  # for a person to look at
+            driver.save_screenshot(str(Path(path) / f"page-{width}.png"))
+
+
+@needs_browser
+def test_open_in_a_browser(gallery: Proxy, folder: Path) -> None:
+    """A photo opens at its full size and a video plays, sandboxed as they are."""
+    photo, clip = upload(
+        gallery, ("BIG.JPG", pictures.photo(b"") + pictures.picture(800, 600)), ("PLAY.MP4", CLIP)
+    )
+    with browser(folder / "profile") as driver:
+        driver.get(f"http://127.0.0.1:{gallery.port}/file/{clip}")
+        ready = "return document.querySelector('video')?.readyState === 4"
+        WebDriverWait(driver, TIMEOUT).until(lambda driver: driver.execute_script(ready))
+        driver.find_element(By.TAG_NAME, "video").click()
+        plays = "return document.querySelector('video').currentTime > 0.2"
+        WebDriverWait(driver, TIMEOUT).until(lambda driver: driver.execute_script(plays))
+        driver.get(f"http://127.0.0.1:{gallery.port}/file/{photo}")
+        script = "return document.querySelector('img')?.naturalWidth > 0"
+        WebDriverWait(driver, TIMEOUT).until(lambda driver: driver.execute_script(script))
+        assert [entry for entry in driver.get_log("browser") if "favicon" not in str(entry)] == []
