@@ -143,6 +143,7 @@ class Lifecycle(Addon):
         state.backend = open_backend(state.config)
         if state.backend:
             state.backend.outbox.start()
+            state.backend.check_smarthost()
             logger.info(f"nx_addon {nxparse.__version__} in mitmproxy {version.VERSION}")
             internals.log_set_up(ctx.master, state.config)
 

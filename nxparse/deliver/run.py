@@ -36,6 +36,7 @@ MAX_LINE = 200  # characters of the last line
 PLACEHOLDERS = ("file", "sender", "recipient", "subject", "text", "camera")
 
 _running: set[subprocess.Popen[bytes]] = set()
+_starting = threading.Lock()  # held until what was started is in _running
 
 _PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
 _NAME = re.compile(rf"\$\{{([A-Za-z_][A-Za-z0-9_]*)\}}|{_PLACEHOLDER.pattern}")
@@ -83,7 +84,8 @@ def end_running() -> int:
 
     Their deliveries fail with a TemporaryError.
     """
-    running = [process for process in tuple(_running) if process.poll() is None]
+    with _starting:
+        running = [process for process in _running if process.poll() is None]
     for process in running:
         _kill(process)
     return len(running)
@@ -100,18 +102,19 @@ def _replace_names(word: str, values: Mapping[str, str], environ: Mapping[str, s
 def _call(program: str, arguments: Sequence[str]) -> None:
     """Run a program to its end. `program` is its name in the options."""
     name = os.path.basename(program)
-    try:
-        process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise _start_error(program, arguments[0], error) from None
+    with _starting:
+        try:
+            process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise _start_error(program, arguments[0], error) from None
+        _running.add(process)
     output = _Output(process)
-    _running.add(process)
     try:
         with _killed_with_us(process.pid):
             status = process.wait(TIMEOUT)

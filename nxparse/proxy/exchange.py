@@ -94,10 +94,12 @@ class Exchange:
             with suppress(OSError, sqlite3.Error):  # the receiver finds out
                 await backend.in_thread(backend.spool.reopen)
         if endpoint.service is Service.EMAIL:
-            # This creates a file, which is no slower than to write to it.
-            self._receiver = EmailReceiver(
+            # This creates a file, which is no slower than writing to it.
+            receiver: Receiver = EmailReceiver(
                 backend.spool, config, self._announced, inspect=self._inspect
-            ).open()
+            )
+            self._receiver = receiver.open()
+            backend.start(receiver.sync_entry)
         elif endpoint.service is Service.FILE:
             search = partial(backend.gateway.announced, config, client, endpoint.argument)
             file = await backend.in_thread(search)
@@ -108,6 +110,7 @@ class Exchange:
                 backend.spool, config, self._announced, file, inspect=self._inspect
             )
             self._receiver = await backend.in_thread(receiver.open)
+            backend.start(receiver.sync_entry)
         else:
             self._receiver = Collector(
                 client, partial(backend.gateway.answer, config, client, endpoint)

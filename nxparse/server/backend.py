@@ -12,16 +12,20 @@ import asyncio
 import logging
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nxparse.config import Config
 from nxparse.deliver import run, targets
+from nxparse.deliver.errors import DeliveryError
 from nxparse.deliver.outbox import Deliver, Outbox
 from nxparse.deliver.routes import target_label
+from nxparse.deliver.smarthost import Smarthost
 from nxparse.server.gateway import Gateway
 from nxparse.server.sessions import Sessions
 from nxparse.store.records import Delivery
@@ -53,8 +57,20 @@ class Backend:
 
     def configure(self, config: Config) -> None:
         """Use these options from now on."""
-        self.config = config
+        smtp, self.config = self.config.smtp, config
         self.outbox.retry_for = config.retry_for
+        if config.smtp != smtp:
+            self.check_smarthost()
+
+    def check_smarthost(self) -> None:
+        """Log in to the mail server, if there is one, and log the result. Does not block."""
+        if self.config.smtp:
+            check = partial(_check_smarthost, self.config.smtp)
+            threading.Thread(target=check, name="nx smarthost", daemon=True).start()
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Call a function that waits for the disk, without waiting for its end."""
+        self._threads.submit(work)
 
     async def in_thread(self, work: Callable[..., T], *values: Any) -> T:
         """Call a function that waits for the disk."""
@@ -131,6 +147,15 @@ def open_backend(config: Config) -> Backend | None:
         spool.close()
         return None
     return Backend(config, spool, sessions)
+
+
+def _check_smarthost(server: Smarthost) -> None:
+    from nxparse.deliver.check import check_smarthost  # slow to import
+
+    try:
+        logger.info(check_smarthost(server))
+    except DeliveryError as error:
+        logger.warning(str(error))
 
 
 def _root(config: Config) -> Path:

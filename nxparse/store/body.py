@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -77,6 +78,8 @@ class Incoming:
         self._length = length
         self._started = 0  # bytes that the kernel was asked to write
         self._synced = False
+        self._entry_lock = threading.Lock()
+        self._entry_synced: bool | OSError = False
         self._fd = folder.create(id, 0o600)
         try:
             room.reserve(id, 0, length)
@@ -98,11 +101,24 @@ class Incoming:
         """Return the written bytes between two offsets."""
         return disk.read_range(self._fd, start, end)
 
+    def sync_entry(self) -> None:
+        """Make the directory entry durable. Another thread may do so while the body arrives."""
+        with self._entry_lock:
+            if isinstance(self._entry_synced, OSError):
+                raise self._entry_synced
+            if not self._entry_synced:
+                try:
+                    self.folder.sync()
+                except OSError as error:
+                    self._entry_synced = error
+                    raise
+                self._entry_synced = True
+
     def sync(self) -> None:
         """Make the body and its directory entry durable. If that fails, the body is lost."""
         if not self._synced:
             os.fsync(self._fd)
-            self.folder.sync()
+            self.sync_entry()
             self._synced = True
 
     def close(self) -> None:
