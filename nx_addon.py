@@ -36,7 +36,6 @@ from mitmproxy.addons.termlog import TermLogHandler
 from mitmproxy.connection import Client
 from mitmproxy.io import FlowWriter
 from mitmproxy.log import ALERT
-from mitmproxy.net.http import status_codes
 from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.layers import HttpLayer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
@@ -55,7 +54,6 @@ from nxparse.proxy.log_filter import ProxyLogFilter
 from nxparse.proxy.state import State
 from nxparse.proxy.transport import Stage, Times
 from nxparse.server.backend import Backend, open_backend
-from nxparse.server.endpoints import Endpoint
 from nxparse.server.gateway import simulated
 from nxparse.server.reply import Reply, refusal
 from nxparse.text import error_reason, printable
@@ -107,10 +105,7 @@ class Settings(Addon):
 
     def running(self) -> None:
         self.started = True
-        for name in sorted(ctx.options.deferred):
-            if name.startswith("nx_"):
-                known = ", ".join(option.name for option in config.OPTIONS)
-                logger.warning(f"there is no option {name}: the options are {known}")
+        internals.warn_about_unknown(ctx.options)
 
 
 class Lifecycle(Addon):
@@ -173,7 +168,7 @@ class Connections(Addon):
         super().__init__(state)
         self.clients = state.clients
         self.log_filter = ProxyLogFilter(
-            state.sink, state.is_uploading, state.clients.has_refused_head, state.files
+            state.sink, state.is_uploading, state.clients.has_refused_head, state.files.server
         )
 
     def running(self) -> None:
@@ -182,7 +177,7 @@ class Connections(Addon):
 
     def done(self) -> None:
         PROXY_LOGGER.removeFilter(self.log_filter)
-        self.state.files.close()
+        self.state.files.server.close()
         self.clients.abort_pending()
 
     def client_connected(self, client: Client) -> None:
@@ -215,21 +210,16 @@ class Connections(Addon):
 
     async def http_connect(self, flow: http.HTTPFlow) -> None:
         self._enter(flow, Stage.OPAQUE)
-        client = flow.client_conn
-        if adapter.named_by_mode(client):
-            return
-        claim = await self.state.destinations.refuse_tunnel(flow.request.host)
+        claim = await self.state.destinations.refuse_tunnel(adapter.arrival(flow))
         if claim and claim.refusal:
-            logger.warning(f"{adapter.name(client)}: CONNECT is refused: {claim.reason}")
+            logger.warning(f"{adapter.name(flow.client_conn)}: CONNECT is refused: {claim.reason}")
             flow.response = _response(claim.refusal, flow.request.method)
 
     def server_connect(self, data: ServerConnectionHookData) -> None:
         address = data.server.address
         assert address
-        if self.state.streams_to(data.client, address) or self.state.gets_file(
-            data.client, address
-        ):
-            data.server.sockname = None  # the option connect_addr is not for the sink
+        if self.state.is_local_server(data.client, address):
+            data.server.sockname = None  # the option connect_addr is for other servers
         elif self.state.exchanges_of(data.client) or self.state.is_ours(address):
             data.server.error = "a Samsung host is answered here and never connected to"
         elif self._refuses(data.client, address, address[0]):
@@ -239,10 +229,10 @@ class Connections(Addon):
         client, address, peer = data.client, data.server.address, data.server.peername
         if not address or not peer:
             return
-        if self.state.streams_to(client, peer):
-            self.state.sink_connected(client, data.server.sockname)
+        if self.state.is_local_server(client, peer):
+            self.state.connected(client, data.server.sockname)
         # What a name resolves to is certain only now.
-        elif not self.state.gets_file(client, peer) and self._refuses(client, address, peer[0]):
+        elif self._refuses(client, address, peer[0]):
             reason = upstream.describe_refused(address[0], peer[0])
             logger.warning(
                 f"{adapter.name(client)}: connection to port {peer[1]} aborted: {reason}"
@@ -289,12 +279,12 @@ class NameServer(Addon):
         if self.state.reports and not flow.live:
             self.state.loaded.append(flow)
         if self.state.reports or flow.live:
-            self._note_question(flow)
+            self.state.note_question(flow, dns.types.A)
         if not flow.live or flow.response:
             return
         if (records := self._records(flow)) is not None:
             flow.response = flow.request.succeed(records)
-        elif self._must_not_go_on(flow):
+        elif self._is_refused(flow):
             flow.response = flow.request.fail(dns.response_codes.SERVFAIL)
 
     def dns_response(self, flow: dns.DNSFlow) -> None:
@@ -302,13 +292,6 @@ class NameServer(Addon):
 
     def dns_error(self, flow: dns.DNSFlow) -> None:
         self.queries.end(flow.id)
-
-    def _note_question(self, flow: dns.DNSFlow) -> None:
-        question = flow.request.question
-        if question and self.state.destinations.hosts.resolves(question.name):
-            self.state.note_camera(flow.client_conn)
-        elif question and question.type == dns.types.A:
-            self.state.note_other(flow.client_conn, question.name, "DNS")
 
     def _records(self, flow: dns.DNSFlow) -> list[dns.ResourceRecord] | None:
         """The answer to a question for one of our hosts; None for others."""
@@ -324,7 +307,7 @@ class NameServer(Addon):
         address = given or network.facing(peer[0])
         return [dns.ResourceRecord.A(question.name, address, ttl=DNS_TTL)] if address else []
 
-    def _must_not_go_on(self, flow: dns.DNSFlow) -> bool:
+    def _is_refused(self, flow: dns.DNSFlow) -> bool:
         """Is this process the only name server to ask, or are too many queries waiting?"""
         if flow.client_conn.proxy_mode.type_name == "dns" and self._find_loop():
             return True
@@ -372,7 +355,8 @@ class Uploads(Addon):
             return
         endpoint, unknown = state.endpoint(flow, claim)
         if endpoint.is_file and not adapter.has_body(request):
-            await self._stream_file(flow, endpoint)
+            if reply := await state.files.begin(flow, state.backend, endpoint):
+                flow.response = _response(reply, request.method)
             return
         exchange = state.exchanges[flow.id] = Exchange(
             state.backend,
@@ -389,42 +373,13 @@ class Uploads(Addon):
             request.stream = exchange.take
             await exchange.begin()
 
-    async def _stream_file(self, flow: http.HTTPFlow, endpoint: Endpoint) -> None:
-        """Redirect a request for a saved file to the file server, or refuse it."""
-        state, client, request = self.state, flow.client_conn, flow.request
-        backend = state.backend
-        assert backend
-        address = await state.files.open()
-        find = backend.gateway.file
-        fields = adapter.fields(request.headers)
-        found = await backend.in_thread(
-            find, backend.config, adapter.name(client), endpoint, request.method, fields
-        )
-        if isinstance(found, Reply):
-            flow.response = _response(found, request.method)
-            return
-        state.clients.stream_reply(client.id)
-        path = request.path
-        destination = adapter.redirect(request, address)
-        request.path = state.files.offer(found, partial(state.clients.abort, client.id))
-
-        def restore() -> None:
-            adapter.restore(request, destination)
-            request.path = path
-
-        state.file_requests[flow.id] = client, restore
-
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        if served := self.state.file_requests.get(flow.id):
-            assert flow.response
-            flow.response.stream = True
-            served[1]()
-            adapter.label(flow, "answered", "saved file")
+        self.state.files.start(flow)
 
     async def request(self, flow: http.HTTPFlow) -> None:
         exchange = self.state.exchanges.get(flow.id)
         if exchange is None:
-            if flow.id not in self.state.file_requests:
+            if flow not in self.state.files:
                 self._without_exchange(flow)
             return
         exchange.pending.complete = True
@@ -450,7 +405,7 @@ class Uploads(Addon):
             flow.response = _response(exchange.reply, flow.request.method)
 
     async def response(self, flow: http.HTTPFlow) -> None:
-        self.state.file_requests.pop(flow.id, None)
+        self.state.files.end(flow)
         exchange = self.state.exchanges.pop(flow.id, None)
         if exchange is None:
             return
@@ -468,8 +423,7 @@ class Uploads(Addon):
             exchange.wake_outbox()
 
     async def error(self, flow: http.HTTPFlow) -> None:
-        if served := self.state.file_requests.pop(flow.id, None):
-            served[1]()
+        self.state.files.end(flow)
         exchange = self.state.exchanges.pop(flow.id, None)
         if exchange is None:
             return
@@ -623,17 +577,8 @@ class CameraView(contentviews.View if IS_MITMPROXY_11 else contentviews.Contentv
 
 
 def _response(reply: Reply, method: str) -> http.Response:
-    now = time.time()
-    return http.Response(
-        http_version=b"HTTP/1.1",
-        status_code=reply.status,
-        reason=(reply.reason or status_codes.RESPONSES.get(reply.status, "")).encode(),
-        headers=http.Headers([(k.encode(), v.encode()) for k, v in reply.fields(now)]),
-        content=b"" if method == "HEAD" else reply.body,
-        trailers=None,
-        timestamp_start=now,
-        timestamp_end=now,
-    )
+    values, headers = adapter.response(reply, method, time.time())
+    return http.Response(**values, headers=http.Headers(headers))
 
 
 def _save_flow(save: Callable[[bytes], Path], flow: http.HTTPFlow) -> Path:

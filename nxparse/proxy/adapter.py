@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from http.client import responses
 from typing import Any
 
 from nxparse.inspect import credentials, show
@@ -16,6 +17,7 @@ from nxparse.inspect.recorded import (
 from nxparse.proxy.destination import Arrival
 from nxparse.server import endpoints
 from nxparse.server.receive import Announced
+from nxparse.server.reply import Reply
 from nxparse.text import printable
 
 MAX_COMMENT = 200  # characters
@@ -103,6 +105,22 @@ def questions(flow: Any, types: Any) -> list[RecordedQuestion]:
         RecordedQuestion(one.name, types.to_str(one.type), client, at)
         for one in flow.request.questions
     ]
+
+
+def response(
+    reply: Reply, method: str, now: float
+) -> tuple[dict[str, Any], list[tuple[bytes, bytes]]]:
+    """The arguments for mitmproxy's Response, and its headers. `now` is a Unix time."""
+    values = {
+        "http_version": b"HTTP/1.1",
+        "status_code": reply.status,
+        "reason": (reply.reason or responses.get(reply.status, "")).encode(),
+        "content": b"" if method == "HEAD" else reply.body,
+        "trailers": None,
+        "timestamp_start": now,
+        "timestamp_end": now,
+    }
+    return values, [(name.encode(), value.encode()) for name, value in reply.fields(now)]
 
 
 def is_readable(flow: Any, message: Any) -> bool:

@@ -75,10 +75,12 @@ class Destinations:
             return self.claim(arrival, at_us=True)
         return _inside(arrival.host, addresses)
 
-    async def refuse_tunnel(self, host: str) -> Claim | None:
+    async def refuse_tunnel(self, arrival: Arrival) -> Claim | None:
         """The refusal of a CONNECT to a host that is this machine; None for others."""
-        name = endpoints.bare_host(host)
-        return None if name in self.hosts else _inside(host, await upstream.resolve(name))
+        name = endpoints.bare_host(arrival.host)
+        if name in self.hosts or arrival.upstream:
+            return None
+        return _inside(arrival.host, await upstream.resolve(name))
 
     def refuse_browser(self, claim: Claim, method: str, headers: Headers) -> Claim:
         """Refuse a request that a web page makes a browser send, unless it only reads."""

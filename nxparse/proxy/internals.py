@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nxparse.config import Config, ConfigError, Option
+from nxparse.config import OPTIONS, Config, ConfigError, Option
 from nxparse.proxy import advice, network
 from nxparse.proxy.log_stream import LogStream
 
@@ -44,6 +44,14 @@ def convert_deferred(options: Any, option: Option) -> bool:
             logger.error(str(error))
             return False
     return True
+
+
+def warn_about_unknown(options: Any) -> None:
+    """Warn about options of ours that do not exist."""
+    for name in sorted(options.deferred):
+        if name.startswith("nx_"):
+            known = ", ".join(option.name for option in OPTIONS)
+            logger.warning(f"there is no option {name}: the options are {known}")
 
 
 def streams(master: Any, client: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from nxparse.proxy import adapter, advice
 from nxparse.proxy.clients import Clients
 from nxparse.proxy.destination import Destinations
 from nxparse.proxy.exchange import Exchange
-from nxparse.proxy.file_server import FileServer
+from nxparse.proxy.file_requests import FileRequests
 from nxparse.proxy.sink import Sink
 from nxparse.proxy.transport import Times
 from nxparse.proxy.unknown_hosts import UnknownHosts
@@ -39,8 +39,7 @@ class State:
         self.destinations = Destinations(endpoints.Hosts())
         self.backend: Backend | None = None
         self.sink = Sink()
-        self.files = FileServer()
-        self.file_requests: dict[str, tuple[Any, Callable[[], None]]] = {}  # by the id of the flow
+        self.files = FileRequests(self.clients)
         self.exchanges: dict[str, Exchange] = {}  # by the id of the flow
         self.unacknowledged: set[Exchange] = set()  # whose replies are on their way
         self.loaded: list[Any] = []
@@ -76,21 +75,17 @@ class State:
         """The requests of a client to our hosts."""
         return [one for one in self.exchanges.values() if one.connection.id == client.id]
 
-    def streams_to(self, client: Any, address: tuple[Any, ...]) -> bool:
-        """Is this the address of the sink, and does a body of this client go there?"""
-        return address[:2] == self.sink.address and bool(self.exchanges_of(client))
+    def is_local_server(self, client: Any, address: tuple[Any, ...]) -> bool:
+        """Is this the sink or the file server, and has the client a request for it?"""
+        is_sink = address[:2] == self.sink.address and bool(self.exchanges_of(client))
+        return is_sink or self.files.connects(client, address)
 
-    def gets_file(self, client: Any, address: tuple[Any, ...]) -> bool:
-        """Is this the address of the file server, and does this client get a file from it?"""
-        return address[:2] == self.files.address and any(
-            one.id == client.id for one, _ in self.file_requests.values()
-        )
-
-    def sink_connected(self, client: Any, sockname: tuple[Any, ...] | None) -> None:
-        """mitmproxy has connected to the sink from `sockname` for this client."""
-        if sockname:
+    def connected(self, client: Any, sockname: tuple[Any, ...] | None) -> None:
+        """mitmproxy has connected from `sockname` to the sink, or the file server."""
+        uploads = self.exchanges_of(client)
+        if sockname and uploads:
             self.sink.announce(sockname[1])
-            for exchange in self.exchanges_of(client):
+            for exchange in uploads:
                 exchange.pending.connected.set()
 
     def is_ours(self, address: tuple[Any, ...]) -> bool:
@@ -152,6 +147,14 @@ class State:
         """A client has asked for one of our hosts."""
         if line := self._unknown_hosts.seen(adapter.name(client)):
             logger.info(line)
+
+    def note_question(self, flow: Any, type_a: int) -> None:
+        """A client has asked DNS for a host. `type_a` is the type of address records."""
+        question = flow.request.question
+        if question and self.destinations.hosts.resolves(question.name):
+            self.note_camera(flow.client_conn)
+        elif question and question.type == type_a:
+            self.note_other(flow.client_conn, question.name, "DNS")
 
     def note_other(self, client: Any, host: str, protocol: str) -> None:
         """A client has asked for another host, in HTTP or DNS."""
