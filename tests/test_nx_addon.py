@@ -604,10 +604,10 @@ def test_connect_to_a_samsung_host_stays_here(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ("nx_max_upload=lots", "nx_max_upload='lots' is not a size: give a number of bytes"),
+        ("nx_max_upload=lots", "nx_max_upload='lots' is not a size; for example 500k"),
         ("nx_inspect=-1", "nx_inspect='-1' is not a size"),
-        ("nx_dns=nowhere", "nx_dns='nowhere' is not an IPv4 address: give one like 192.168.1.2"),
-        ("nx_hosts=http://x/", "nx_hosts='http://x/' is not a host name: give one like"),
+        ("nx_dns=nowhere", "nx_dns='nowhere' is not an IPv4 address; for example 192.168.1.2"),
+        ("nx_hosts=http://x/", "nx_hosts='http://x/' is not a host name; for example"),
         ("nx_dir=", "nx_dir='' is not a folder"),
         ("nx_dir=${NX_NOWHERE}", "the environment has no variable NX_NOWHERE; set it before"),
         ("nx_gallery=maybe", "nx_gallery='maybe' is neither true nor false"),
@@ -704,7 +704,7 @@ def test_a_config_yaml(folder: Path) -> None:
         message = bodies.message_xml(recipients=["anna@example.org"])
         body = bodies.body([("SAM_1.JPG", bodies.jpeg(1000))], message=message)
         assert camera.send(proxy.port, bodies.request(body)).status == 200
-        proxy.wait_for("dropped, as the rule for anna@example.org says")
+        proxy.wait_for("dropped by the rule for anna@example.org")
 
 
 VALUES = ["x", "", "true", 0, -7, True, False, 1.5, None, [], ["x", "y"], [None], [["x"]], {"x": 1}]

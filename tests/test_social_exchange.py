@@ -501,7 +501,7 @@ def test_a_mail_when_all_photos_are_there(folder: Path) -> None:
         client.photo("facebook", "SAM_1.JPG", caption, MODEL, photos["SAM_1.JPG"])
         (mail,) = server.wait(1)
         proxy.wait_for("saved as .*SAM_1.JPG")
-        eventually(partial(delivered, proxy), "nothing waits")
+        eventually(partial(delivered, proxy), "all is delivered")
         assert proxy.saved() == photos
         assert len(server.mails) == 1
 
@@ -544,11 +544,11 @@ def test_a_whole_exchange(folder: Path) -> None:
             assert client.logout("facebook").body == "Logged out for real!"
 
             server.wait(3, timeout=60)
-            eventually(partial(delivered, proxy), "nothing waits")
+            eventually(partial(delivered, proxy), "all is delivered")
             assert proxy.saved() == files
             assert "Traceback" not in proxy.log
     groups = [["SAM_1.JPG", "SAM_2.JPG", "SAM_3.JPG"], ["SAM_4.MP4"], ["SAM_5.JPG"]]
-    found = sorted(photos_in(mail) for mail in server.mails)
+    found = sorted(photos_in(mail.content) for mail in server.mails)
     assert found == [[(name, files[name]) for name in group] for group in groups]
     subjects = {photos_in(mail)[0][0]: read(mail)["Subject"] for mail in server.mails}
     assert subjects["SAM_1.JPG"] == "facebook: NX300"

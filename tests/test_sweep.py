@@ -695,7 +695,7 @@ def test_process_killed_before_its_reply(folder: Path) -> None:
     def is_all_found() -> bool:
         return all(body in found() for body in sent.values())
 
-    for call, number in (("fsync", 1), ("fdatasync", 1), ("", 0)):
+    for call, number in (("fsync", 2), ("fdatasync", 1), ("", 0)):
         with proxy:
             eventually(is_all_found, "all is found")
             assert len(found()) <= len(sent)

@@ -184,8 +184,8 @@ NGINX = (
     b"HTTP/1.1 200 OK\r\nServer: nginx/1.24.0\r\nContent-Length: 15\r\n"
     b'ETag: "6501c"\r\n\r\n<h1>Router</h1>'
 )
-CLOSE = [Act.POST]
-SILENCE = [Act.POST, Act.SILENCE]
+CLOSE = [Act.READ]
+SILENCE = [Act.READ, Act.READ_ON]
 LOGGED_IN = raw(social.logged_in("k" * 32, "Jo"))
 UPLOAD_TO = raw(social.upload_to("t"))
 SUCCESS = raw(ACCEPTED)
@@ -214,7 +214,7 @@ CAUSES: dict[str, tuple[tuple[str, ...], Sequence[Script], str]] = {
     ),
     "endless head": (
         EMAIL,
-        [[Act.POST, b"HTTP/1.1 200 OK\r\nServer: Apache\r\n", Act.SILENCE]],
+        [[Act.READ, b"HTTP/1.1 200 OK\r\nServer: Apache\r\n", Act.READ_ON]],
         "hotspot check: {place} is another server (Server: Apache): ",
     ),
     "silence": (
@@ -339,7 +339,7 @@ def test_causes_by_address(cause: str, place: Place, expected: str) -> None:
 def test_two_segments(sam: Path) -> None:
     """A reply in two segments is a warning, not a failure."""
     head, _, body = SUCCESS.partition(b"\r\n\r\n")
-    with WebServer(GLD, [Act.POST, head + b"\r\n\r\n", body]) as server:
+    with WebServer(GLD, [Act.READ, head + b"\r\n\r\n", body]) as server:
         status, lines = run(sam, *EMAIL, "--via", f"127.0.0.1:{server.port}")
     assert status == 0
     assert lines[2].endswith(": accepted, 2 segments")
@@ -371,7 +371,7 @@ def test_bad_answers_to_hotspot_checks(name: str, reply: Reply) -> None:
 def test_reply_before_the_end_of_the_upload(sam: Path) -> None:
     """A server may refuse an upload and disconnect while it arrives; its reason is printed."""
     sam.write_bytes(bytes(20_000_000))
-    refused = [Act.HEAD, raw(refusal(413, "Larger than 1 byte")), Act.CLOSE]
+    refused = [Act.READ_HEAD, raw(refusal(413, "Larger than 1 byte"))]
     with WebServer(GLD, refused) as server:
         line = failure(sam, *EMAIL, "--via", f"127.0.0.1:{server.port}")
     assert "refused (413, Larger than 1 byte)" in line
@@ -387,7 +387,7 @@ def test_slow_reply(sam: Path) -> None:
             sent.append(b"x")
             yield b"x"
 
-    with WebServer([Act.POST, b"HTTP/1.1 200 OK\r\nServer: slow\r\n", drip()]) as server:
+    with WebServer([Act.READ, b"HTTP/1.1 200 OK\r\nServer: slow\r\n", drip()]) as server:
         line = failure(sam, *EMAIL, "--via", f"127.0.0.1:{server.port}", timeout=0.3)
     assert "(Server: slow)" in line
     assert len(sent) < 500

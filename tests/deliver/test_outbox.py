@@ -818,8 +818,8 @@ class TestRecipients:
         scene.accept(to=["a", "b"])
         out = scene.box({"save": Target(outcome)}, retry_for=retry_for)
         out.deliver_due("save")
-        [found] = scene.spool.since(0, state)
-        assert (found.recipients, found.reason) == (left, reason)
+        [found] = scene.spool.recent()[0].deliveries
+        assert (found.state, found.recipients, found.reason) == (state, left, reason)
         assert len(scene.kept.came) == kept_once
 
     def test_files_cannot_be_kept(self, scene: Scene) -> None:

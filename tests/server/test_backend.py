@@ -60,7 +60,7 @@ def test_two_processes_in_one_folder(folder: Path, caplog: pytest.LogCaptureFixt
     first = opened(folder)
     assert open_backend(parsed(folder)) is None
     assert "uploads cannot be stored: " in caplog.text
-    assert "another nx_addon is working there" in caplog.text
+    assert "another nx_addon is using it" in caplog.text
     first.close()
 
 
