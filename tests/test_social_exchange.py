@@ -477,7 +477,7 @@ def quiet(folder: Path, seconds: float) -> Path:
 
 
 def photos_in(mail: Mail) -> list[tuple[str | None, bytes]]:
-    return [(part.get_filename(), part.get_content()) for part in read(mail).iter_attachments()]
+    return [(part.get_filename(), part.get_content()) for part in read(mail.content).iter_attachments()]
 
 
 def delivered(proxy: Proxy) -> bool:
@@ -548,9 +548,9 @@ def test_a_whole_exchange(folder: Path) -> None:
             assert proxy.saved() == files
             assert "Traceback" not in proxy.log
     groups = [["SAM_1.JPG", "SAM_2.JPG", "SAM_3.JPG"], ["SAM_4.MP4"], ["SAM_5.JPG"]]
-    found = sorted(photos_in(mail.content) for mail in server.mails)
+    found = sorted(photos_in(mail) for mail in server.mails)
     assert found == [[(name, files[name]) for name in group] for group in groups]
-    subjects = {photos_in(mail)[0][0]: read(mail)["Subject"] for mail in server.mails}
+    subjects = {photos_in(mail)[0][0]: read(mail.content)["Subject"] for mail in server.mails}
     assert subjects["SAM_1.JPG"] == "facebook: NX300"
     assert subjects["SAM_5.JPG"] == "facebook: NX500"
 
