@@ -477,7 +477,9 @@ def quiet(folder: Path, seconds: float) -> Path:
 
 
 def photos_in(mail: Mail) -> list[tuple[str | None, bytes]]:
-    return [(part.get_filename(), part.get_content()) for part in read(mail.content).iter_attachments()]
+    return [
+        (part.get_filename(), part.get_content()) for part in read(mail.content).iter_attachments()
+    ]
 
 
 def delivered(proxy: Proxy) -> bool:
@@ -505,7 +507,7 @@ def test_a_mail_when_all_photos_are_there(folder: Path) -> None:
         assert proxy.saved() == photos
         assert len(server.mails) == 1
 
-    message = read(mail)
+    message = read(mail.content)
     assert (mail.sender, mail.recipients) == (USER, (FRIEND,))
     assert (message["From"], message["To"]) == (USER, FRIEND)
     assert message["Subject"] == "facebook: NX300"
