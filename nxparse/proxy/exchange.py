@@ -95,11 +95,9 @@ class Exchange:
                 await backend.in_thread(backend.spool.reopen)
         if endpoint.service is Service.EMAIL:
             # This creates a file, which is no slower than writing to it.
-            receiver: Receiver = EmailReceiver(
+            self._receiver = EmailReceiver(
                 backend.spool, config, self._announced, inspect=self._inspect
-            )
-            self._receiver = receiver.open()
-            backend.start(receiver.sync_entry)
+            ).open()
         elif endpoint.service is Service.FILE:
             search = partial(backend.gateway.announced, config, client, endpoint.argument)
             file = await backend.in_thread(search)
@@ -110,7 +108,6 @@ class Exchange:
                 backend.spool, config, self._announced, file, inspect=self._inspect
             )
             self._receiver = await backend.in_thread(receiver.open)
-            backend.start(receiver.sync_entry)
         else:
             self._receiver = Collector(
                 client, partial(backend.gateway.answer, config, client, endpoint)

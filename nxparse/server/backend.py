@@ -44,7 +44,9 @@ _left: dict[Path, Backend] = {}  # by the folder `.nx`
 class Backend:
     """The state in the folder `.nx` of nx_dir. `config` may be replaced at any time."""
 
-    def __init__(self, config: Config, spool: Spool, sessions: Sessions) -> None:
+    def __init__(
+        self, config: Config, spool: Spool, sessions: Sessions, threads: ThreadPoolExecutor
+    ) -> None:
         self.config = config
         self.spool = spool
         self.sessions = sessions
@@ -52,8 +54,7 @@ class Backend:
             spool, self._deliver_to, self._keep, retry_for=config.retry_for, clock=time.time
         )
         self.gateway = Gateway(sessions, spool, attempted=self.outbox.attempted)
-        # Not asyncio's own executor: a slow disk must not delay name resolution.
-        self._threads = ThreadPoolExecutor(STORAGE_THREADS, "storage")
+        self._threads = threads
 
     def configure(self, config: Config) -> None:
         """Use these options from now on."""
@@ -67,10 +68,6 @@ class Backend:
         if self.config.smtp:
             check = partial(_check_smarthost, self.config.smtp)
             threading.Thread(target=check, name="nx smarthost", daemon=True).start()
-
-    def start(self, work: Callable[[], None]) -> None:
-        """Call a function that waits for the disk, without waiting for its end."""
-        self._threads.submit(work)
 
     async def in_thread(self, work: Callable[..., T], *values: Any) -> T:
         """Call a function that waits for the disk."""
@@ -131,8 +128,10 @@ def open_backend(config: Config) -> Backend | None:
     if left := _left.pop(root, None):
         left.configure(config)
         return left
+    # Not asyncio's own executor: a slow disk must not delay name resolution.
+    threads = ThreadPoolExecutor(STORAGE_THREADS, "storage")
     try:
-        spool = Spool(root)
+        spool = Spool(root, background=threads.submit)
     except (OSError, sqlite3.Error) as error:
         logger.error(f"uploads cannot be stored: {describe_disk_error(error, config.dir)}")
         return None
@@ -146,7 +145,7 @@ def open_backend(config: Config) -> Backend | None:
         logger.error(f"logins to social sites cannot be stored: {reason}")
         spool.close()
         return None
-    return Backend(config, spool, sessions)
+    return Backend(config, spool, sessions, threads)
 
 
 def _check_smarthost(server: Smarthost) -> None:

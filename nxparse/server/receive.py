@@ -105,12 +105,6 @@ class Receiver(ABC):
             self._not_stored(error)
         return self
 
-    def sync_entry(self) -> None:
-        """Make the directory entry of the body durable while the body arrives. Blocks."""
-        if incoming := self._incoming:
-            with suppress(OSError):  # `finish` finds out
-                incoming.sync_entry()
-
     def feed(self, chunk: bytes) -> None:
         """Receive the next bytes of the body."""
         self.received += len(chunk)

@@ -11,16 +11,19 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from nxparse.store import disk
 from nxparse.store.disk import Folder
 from nxparse.text import format_size
 
-# The kernel is asked to start writing after this many bytes, so that the fsync at the end
-# of a video has little left to do, and the free space is checked again.
+# After this many bytes the free space is checked again, and the bytes so far are fsynced.
 STRIDE = 8 << 20
 # This much stays free for SQLite and for other programs.
 MIN_FREE = 64 << 20
+
+Background = Callable[[Callable[[], None]], object]
+"""Calls a function in another thread, or not at all."""
 
 
 class Room:
@@ -67,58 +70,54 @@ class Room:
 
 
 class Incoming:
-    """A body that is being received. `size` is the number of bytes written."""
+    """A body that is being received. `size` is the number of bytes written.
 
-    def __init__(self, id: str, folder: Folder, room: Room, length: int | None) -> None:
+    `background` calls a function in another thread: the bytes so far and the directory
+    entry are fsynced there while the body arrives, so that little is left at its end.
+    """
+
+    def __init__(
+        self, id: str, folder: Folder, room: Room, length: int | None, background: Background
+    ) -> None:
         """Create the body of an upload of `length` bytes, None if that is unknown."""
         self.id = id
         self.folder = folder
         self.size = 0
         self._room = room
         self._length = length
-        self._started = 0  # bytes that the kernel was asked to write
-        self._synced = False
-        self._entry_lock = threading.Lock()
-        self._entry_synced: bool | OSError = False
+        self._background = background
+        self._checked = 0  # bytes when the free space was last checked
+        self._lock = threading.Lock()  # held during an fsync
+        self._error: OSError | None = None  # of an fsync
+        self._synced = self._entry_synced = False
         self._fd = folder.create(id, 0o600)
         try:
             room.reserve(id, 0, length)
         except OSError:
             self.discard()
             raise
+        background(partial(self._sync_early, None))
 
     def write(self, chunk: bytes) -> None:
         """Append a chunk. Raises OSError."""
         disk.write_all(self._fd, chunk)
         self.size += len(chunk)
         self._room.arriving[self.id] -= len(chunk)
-        if self.size - self._started >= STRIDE:
+        if self.size - self._checked >= STRIDE:
+            self._checked = self.size
             self._room.reserve(self.id, self.size, self._length)
-            disk.start_writing(self._fd, self._started, self.size)
-            self._started = self.size
+            if not self._lock.locked():
+                # A descriptor of its own: this one may be closed at any time.
+                self._background(partial(self._sync_early, os.dup(self._fd)))
 
     def fetch(self, start: int, end: int) -> bytes:
         """Return the written bytes between two offsets."""
         return disk.read_range(self._fd, start, end)
 
-    def sync_entry(self) -> None:
-        """Make the directory entry durable. Another thread may do so while the body arrives."""
-        with self._entry_lock:
-            if isinstance(self._entry_synced, OSError):
-                raise self._entry_synced
-            if not self._entry_synced:
-                try:
-                    self.folder.sync()
-                except OSError as error:
-                    self._entry_synced = error
-                    raise
-                self._entry_synced = True
-
     def sync(self) -> None:
         """Make the body and its directory entry durable. If that fails, the body is lost."""
         if not self._synced:
-            os.fsync(self._fd)
-            self.sync_entry()
+            self._sync(self._fd)
             self._synced = True
 
     def close(self) -> None:
@@ -132,3 +131,25 @@ class Incoming:
         self.close()
         self.folder.discard(self.id)
         self._room.release(self.id)
+
+    def _sync_early(self, fd: int | None) -> None:
+        try:
+            with suppress(OSError):  # `sync` raises it again
+                self._sync(fd)
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    def _sync(self, fd: int | None) -> None:
+        with self._lock:
+            if self._error:
+                raise self._error
+            try:
+                if fd is not None:
+                    os.fsync(fd)
+                if not self._entry_synced:
+                    self.folder.sync()
+                    self._entry_synced = True
+            except OSError as error:
+                self._error = error
+                raise

@@ -206,16 +206,6 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def start_writing(fd: int, start: int, end: int) -> None:
-    """Ask the kernel to write a range of a file to the disk now, without waiting for it.
-
-    For Linux that follows from the advice that the range will not be read again soon.
-    """
-    if hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_DONTNEED)
-
-
 def disk_size(state: os.stat_result) -> int:
     """Return the number of bytes that a file takes on the disk."""
     blocks: int | None = getattr(state, "st_blocks", None)  # Windows has none

@@ -52,7 +52,7 @@ from nxparse import upload
 from nxparse.deviation import BodyError
 from nxparse.multipart import PartSpan
 from nxparse.store import disk, quarantine
-from nxparse.store.body import Incoming, Room
+from nxparse.store.body import Background, Incoming, Room
 from nxparse.store.database import Database
 from nxparse.store.deliveries import MAX_WAIT, WAITED, Deliveries
 from nxparse.store.disk import Folder
@@ -90,15 +90,22 @@ class Spool(Deliveries):
 
     Opening it recovers from a crash; `recovered` lists the bodies moved to quarantine. With
     `alone=False` it is opened beside that one process, to read and to settle deliveries.
+    `background` as for `Incoming`.
     """
 
     def __init__(
-        self, root: Path, clock: Callable[[], float] = time.time, *, alone: bool = True
+        self,
+        root: Path,
+        clock: Callable[[], float] = time.time,
+        *,
+        alone: bool = True,
+        background: Background = lambda work: None,
     ) -> None:
         self.recovered: list[Path] = []
         self._root = root
         self._clock = clock
         self._alone = alone
+        self._background = background
         self._reopening = threading.Lock()
         self._room = Room(self.free)
         self._replies = Replies()
@@ -154,7 +161,7 @@ class Spool(Deliveries):
         Raises OSError, with ENOSPC if there is too little space for it and its photos.
         """
         self._check_place(self._spool)
-        return Incoming(self._new_id(), self._spool, self._room, length)
+        return Incoming(self._new_id(), self._spool, self._room, length, self._background)
 
     def accept(
         self,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from stat import S_ISREG
 
 import pytest
 
-from nxparse.store import body, disk
+from nxparse.store import body
 from nxparse.store.body import MIN_FREE, STRIDE, Incoming, Room
 from nxparse.store.disk import Folder
 
@@ -87,7 +89,7 @@ class TestIncoming:
     def test_written(self, tmp_path: Path, room: Room) -> None:
         """Written bytes can be read back, and need no more space."""
         with Folder(tmp_path) as folder:
-            incoming = Incoming("a", folder, room, 10)
+            incoming = Incoming("a", folder, room, 10, lambda work: None)
             incoming.write(b"01234")
             seen = [incoming.fetch(1, 4), incoming.size, room.arriving["a"]]
             incoming.write(b"56789")
@@ -102,25 +104,55 @@ class TestIncoming:
         with Folder(tmp_path) as folder:
             before = os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd") else []
             with pytest.raises(OSError, match="too little for this upload"):
-                Incoming("a", folder, room, length)
+                Incoming("a", folder, room, length, lambda work: None)
             after = os.listdir("/proc/self/fd") if before else []
         assert (os.listdir(tmp_path), room.arriving, len(after)) == ([], {}, len(before))
 
     def test_strides(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """At each stride the kernel is asked to write it, and the free space is checked."""
-        started: list[tuple[int, int]] = []
+        """At each stride the bytes so far are fsynced elsewhere, and free space is checked."""
+        synced: list[int] = []
         checked: list[int] = []
+        fsync = os.fsync
         monkeypatch.setattr(body, "STRIDE", 1000)
-        monkeypatch.setattr(disk, "start_writing", lambda fd, *span: started.append(span))
+
+        def note(fd: int) -> None:
+            synced.append(os.fstat(fd).st_size if S_ISREG(os.fstat(fd).st_mode) else -1)
+            fsync(fd)
 
         def free() -> int:
             checked.append(incoming.size if checked else 0)
             return MIN_FREE + 100_000
 
+        monkeypatch.setattr(os, "fsync", note)
         with Folder(tmp_path) as folder:
-            incoming = Incoming("a", folder, Room(free), 20_000)
-            for size in (999, 1, 999, 500, 501, 999, 5000):
+            incoming = Incoming("a", folder, Room(free), 20_000, lambda work: work())
+            for size in (999, 1, 999, 500, 501, 999, 5000, 1):
                 incoming.write(bytes(size))
+            incoming.sync()
+            incoming.sync()
             incoming.close()
-        assert started == [(0, 1000), (1000, 2499), (2499, 3999), (3999, 8999)]
+        assert synced == [-1, 1000, 2499, 3999, 8999, 9000]
         assert checked == [0, 1000, 2499, 3999, 8999]
+
+    @pytest.mark.parametrize("failing", [1, 2, 3], ids=["entry", "stride", "end"])
+    def test_failed_fsync(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+    ) -> None:
+        """An fsync that fails is not retried: the body is lost, whenever that was."""
+        calls = count(1)
+        monkeypatch.setattr(body, "STRIDE", 10)
+
+        def fsync(fd: int) -> None:
+            if next(calls) == failing:
+                raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        with Folder(tmp_path) as folder:
+            before = len(os.listdir("/proc/self/fd"))
+            incoming = Incoming("a", folder, Room(Disk(1 << 40)), 20, lambda work: work())
+            incoming.write(bytes(15))
+            for _ in range(2):
+                with pytest.raises(OSError, match="Input/output error"):
+                    incoming.sync()
+            incoming.discard()
+            assert len(os.listdir("/proc/self/fd")) == before

@@ -422,24 +422,6 @@ def test_write_all_with_short_writes(fd: int, monkeypatch: pytest.MonkeyPatch) -
     assert disk.read_range(fd, 0, 18) == b"0123456789abcdefgh"
 
 
-@pytest.mark.parametrize("error", [0, errno.EINVAL], ids=["works", "fails"])
-def test_start_writing(fd: int, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
-    """The kernel is asked to write a range; that changes nothing, and may fail."""
-    asked: list[tuple[int, ...]] = []
-
-    def advise(*arguments: int) -> None:
-        asked.append(arguments)
-        if error:
-            raise OSError(error, os.strerror(error))
-
-    monkeypatch.setattr(os, "posix_fadvise", advise, raising=False)
-    monkeypatch.setattr(os, "POSIX_FADV_DONTNEED", 4, raising=False)
-    disk.start_writing(fd, 2, 7)
-    assert asked == [(fd, 2, 5, 4)]
-    monkeypatch.delattr(os, "posix_fadvise")
-    disk.start_writing(fd, 2, 7)
-
-
 @pytest.fixture(params=["pread", "seek"])
 def any_pread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With and without pread(), which Windows does not have."""
