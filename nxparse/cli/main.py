@@ -185,7 +185,7 @@ def _drop(spool: Spool, directory: Path, id: str) -> int:
     for delivery in deliveries:
         try:
             with spool.read(delivery) as (upload, files):
-                print(targets.keep(directory, upload, files, delivery))
+                print(targets.save_undelivered(directory, upload, files, delivery))
         except BodyError as error:
             paths = spool.give_up(delivery)
             kept = f"; its body is saved as {format_list([*map(str, paths)])}" if paths else ""

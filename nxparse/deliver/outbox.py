@@ -61,16 +61,16 @@ Attempted = tuple[str, str, int]
 class Outbox:
     """Delivers the uploads in a spool.
 
-    `deliver_to` returns the function that delivers to a target. `keep` saves files that could
-    not be delivered, and returns a description of the place for the log. `retry_for` is in
-    seconds. All three may be replaced at any time.
+    `deliver_to` returns the function that delivers to a target. `save_undelivered` saves
+    files that could not be delivered, and returns a description of the place for the log.
+    `retry_for` is in seconds. All three may be replaced at any time.
     """
 
     def __init__(
         self,
         spool: Spool,
         deliver_to: Callable[[str], Deliver],
-        keep: Callable[[Upload, Sequence[File], Delivery], str],
+        save_undelivered: Callable[[Upload, Sequence[File], Delivery], str],
         *,
         retry_for: float,
         clock: Callable[[], float],
@@ -78,7 +78,7 @@ class Outbox:
     ) -> None:
         self._spool = spool
         self.deliver_to = deliver_to
-        self.keep = keep
+        self.save_undelivered = save_undelivered
         self.retry_for = retry_for
         self._clock = clock
         self._jitter = jitter
@@ -259,7 +259,7 @@ class Outbox:
         missed = f"not delivered to {_refusals(never)}" if never else ""
         if never:
             try:
-                where = self.keep(upload, files, delivery)
+                where = self.save_undelivered(upload, files, delivery)
             except OSError as error:
                 # Only the refused recipients are retried: the others have been reached.
                 left = [one.recipient for one in outcome.refused]
@@ -312,7 +312,7 @@ class Outbox:
     def _abandon(
         self, reason: str, upload: Upload, files: Sequence[File], delivery: Delivery
     ) -> None:
-        where = self.keep(upload, files, delivery)
+        where = self.save_undelivered(upload, files, delivery)
         self._record(delivery, partial(self._spool.failed, delivery, reason))
         logger.warning(
             f"upload {delivery.id} is not delivered to {format_recipients(delivery.recipients)}: "

@@ -1,4 +1,4 @@
-"""DNS queries passed on to other name servers: loops are detected, numbers limited.
+"""Limits for DNS queries that are forwarded to other name servers, and loop detection.
 
 A name server of this machine may be the DNS mode itself, directly or through another
 DNS server. Without a limit, one query would then cause thousands.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from nxparse.proxy import network, upstream
 
 PORT = 53
-MAX_QUERIES = 200  # in flight; a house full of browsers stays below
+MAX_QUERIES = 200  # in flight; more than the browsers of a household need
 MAX_SAME = 8  # of them for one name and type
 MAX_AGE = 30.0  # seconds; mitmproxy abandons a query earlier, not always with a hook
 QUIET = 60.0  # seconds between two lines about too many queries

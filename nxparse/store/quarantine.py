@@ -44,7 +44,7 @@ class Quarantine:
         return [self._folder.path / name for name in deleted]
 
 
-def store_unknown(path: Path, name: str, flow: bytes) -> Path:
+def save_unknown(path: Path, name: str, flow: bytes) -> Path:
     """Store the flow of an unknown request in a folder. The oldest flows make room."""
     with Folder.make(path, 0o700) as folder:
         fd = folder.create(f".{name}", 0o600)

@@ -282,9 +282,9 @@ class Spool(Deliveries):
         """Delete the oldest bodies in quarantine until the rest fits. Returns their paths."""
         return self._quarantine.tidy()
 
-    def keep_unknown(self, flow: bytes) -> Path:
+    def save_unknown(self, flow: bytes) -> Path:
         """Store the flow of an unknown request. The oldest flows make room."""
-        return quarantine.store_unknown(self._root / "unknown", f"{self._new_id()}.mitm", flow)
+        return quarantine.save_unknown(self._root / "unknown", f"{self._new_id()}.mitm", flow)
 
     def version(self) -> int:
         """Return a number that changes when another process has changed the database."""
