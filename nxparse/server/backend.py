@@ -31,7 +31,7 @@ from nxparse.server.sessions import Sessions
 from nxparse.store.records import Delivery
 from nxparse.store.spool import Spool
 from nxparse.text import describe_disk_error, format_list
-from nxparse.upload import File, Upload
+from nxparse.upload import File
 
 STORAGE_THREADS = 32  # uploads that may wait for the disk at the same time
 
@@ -122,8 +122,8 @@ class Backend:
     def _deliver_to(self, target: str) -> Deliver:
         return targets.deliver_to(self.config, os.environ, target)
 
-    def _save_undelivered(self, upload: Upload, files: Sequence[File], delivery: Delivery) -> str:
-        return targets.save_undelivered(self.config.dir, upload, files, delivery)
+    def _save_undelivered(self, files: Sequence[File], delivery: Delivery) -> str:
+        return targets.save_undelivered(self.config.dir, files, delivery)
 
 
 def open_backend(config: Config) -> Backend | None:
