@@ -187,7 +187,7 @@ def _drop(spool: Spool, directory: Path, id: str) -> int:
             with spool.read(delivery) as (_, files):
                 print(targets.save_undelivered(directory, files, delivery))
         except BodyError as error:
-            paths = spool.give_up(delivery)
+            paths = spool.quarantine_delivery(delivery)
             kept = f"; its body is saved as {format_list([*map(str, paths)])}" if paths else ""
             print(f"its files cannot be saved: {error}{kept}", file=sys.stderr)
         spool.failed(delivery, "dropped by hand")

@@ -321,7 +321,7 @@ class Outbox:
 
     def _quarantine(self, delivery: Delivery, error: BodyError) -> None:
         try:
-            paths = self._spool.give_up(delivery)
+            paths = self._spool.quarantine_delivery(delivery)
         except OSError as obstacle:
             self._retry(delivery, f"{error}, and quarantine: {error_reason(obstacle)}")
             return

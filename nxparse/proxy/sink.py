@@ -24,7 +24,7 @@ class Sink:
     def __init__(self, *, allow_within: float = ALLOW_WITHIN) -> None:
         self.address: tuple[str, int] | None = None
         self._limit = allow_within
-        self._allowed: dict[int, bool] = {}  # source ports; are they released?
+        self._allowed: dict[int, bool] = {}  # by source port: is it released?
         self._connections: dict[int, asyncio.Transport] = {}  # by source port
         self._server: asyncio.Task[asyncio.Server] | None = None
 
@@ -81,12 +81,12 @@ class _Connection(asyncio.Protocol):
         if released:
             transport.write(ANSWER)
         elif released is None:
-            asyncio.get_running_loop().call_later(self._limit, self._end_stranger, transport)
+            asyncio.get_running_loop().call_later(self._limit, self._end_unless_allowed, transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._connections.pop(self._port, None)
         self._allowed.pop(self._port, None)
 
-    def _end_stranger(self, transport: asyncio.Transport) -> None:
+    def _end_unless_allowed(self, transport: asyncio.Transport) -> None:
         if self._port not in self._allowed:
             transport.abort()

@@ -105,7 +105,7 @@ def _check(check: PortalCheck) -> Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of TABLE. `host` is a glob. A `*` in `path` stands for one of `arguments`."""
+    """`host` is a glob; "*" is any host of ours, or none. `*` in `path` is one of `arguments`."""
 
     method: str
     host: str

@@ -35,7 +35,7 @@ class UnsatisfiableError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class FileReply:
-    """A reply with `length` bytes of an open file, from `start`. The caller closes the file."""
+    """A reply with `length` bytes of an open file, from `start`. Its owner closes the file."""
 
     status: int
     headers: tuple[tuple[str, str], ...]

@@ -60,7 +60,7 @@ CREATE INDEX announcement_session ON announcement (session);
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A user who has logged in on a client. `id` is not secret."""
+    """A user of a client who has logged in. `id` is no secret."""
 
     id: str
     client: str
@@ -69,7 +69,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class AnnouncedFile:
-    """A file that a camera has announced, with its post. `id` is not secret."""
+    """A file that a camera has announced, with its post. `id` is no secret."""
 
     id: str
     post: Post

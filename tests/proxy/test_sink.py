@@ -118,7 +118,7 @@ async def test_sender_ends_first(sink: Sink, mitmproxy: Mitmproxy) -> None:
     sink.release(mitmproxy.port)
 
 
-async def test_stranger(sink: Sink) -> None:
+async def test_not_allowed(sink: Sink) -> None:
     """A connection that was not allowed is ended, and never answered."""
     stranger = await Mitmproxy(sink).connect(allowed=False)
     await stranger.send(HEAD)

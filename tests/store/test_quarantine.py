@@ -80,7 +80,7 @@ class TestQuarantine:
             opened.quarantine(body)
             assert seen == [body.id, "spool", "move", "quarantine", "spool"]
         else:
-            opened.give_up(to(arrival, "save"))
+            opened.quarantine_delivery(to(arrival, "save"))
             assert seen == ["move", "quarantine", "spool"]
 
     def test_tidy_lists_no_folder(self, opened: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,8 +158,8 @@ class TestQuarantine:
     def test_give_up(self, opened: Spool, root: Path) -> None:
         """An accepted body that cannot be parsed goes to quarantine."""
         arrival = accept(opened, b"not multipart")
-        assert opened.give_up(to(arrival, "save")) == [root / "quarantine" / arrival.id]
-        assert opened.give_up(to(arrival, "save")) == []
+        assert opened.quarantine_delivery(to(arrival, "save")) == [root / "quarantine" / arrival.id]
+        assert opened.quarantine_delivery(to(arrival, "save")) == []
         assert bodies(root) == ({}, {arrival.id: b"not multipart"})
 
 
