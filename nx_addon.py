@@ -6,18 +6,18 @@ The cameras' hosts are answered here; nothing for them ever goes upstream. A req
 one of them, hook by hook:
 
     client_connected   reader and writer of the client are wrapped (nxparse.proxy.transport)
-    requestheaders     the map of the protocol says who answers (nxparse.server.endpoints);
-                       a body is streamed to a receiver, with the sink as the server
-    request            the body is complete: the receiver decides, in a thread
+    requestheaders     the endpoint is chosen (nxparse.server.endpoints); the body is streamed
+                       to a receiver, with the sink as the server (nxparse.proxy.sink)
+    request            the body is complete: the receiver accepts or refuses it, in a thread
     response           our reply replaces the sink's, in one TCP segment
     error              the body was cut: the part that arrived goes to quarantine
 
 mitmproxy forwards a request whose hook raises. So each hook for our hosts catches
 everything and answers 500, and `server_connect` refuses connections to our hosts.
 
-This is the only module that imports mitmproxy. Its addons: `Settings` (options),
-`Lifecycle` (start and stop), `Connections`, `NameServer` (DNS), `Uploads`, `Inspection`
-(commands, view, report). They share one `State`.
+This is the only module that imports mitmproxy. Its addons are `Options`, `Lifecycle` (start
+and stop), `Connections`, `NameServer` (DNS), `Uploads` and `Inspection` (commands, view,
+report). They share one `State`.
 """
 
 import asyncio
@@ -59,9 +59,9 @@ from nxparse.server.reply import Reply, refusal
 from nxparse.text import error_reason, printable
 
 NOT_READY = refusal(503, "nx_addon is starting, or ending")
-DNS_TTL = 60  # seconds; a camera that moves to another network should forget us
-ENDING = 0.2  # seconds that connections get to end
-STOP_TIMEOUT = 10.0  # seconds that running deliveries get to end
+DNS_TTL = 60  # seconds; short, because a camera may move to another network
+END_PAUSE = 0.2  # seconds for connections to end
+STOP_TIMEOUT = 10.0  # seconds for running deliveries to end
 PROXY_LOGGER = logging.getLogger("mitmproxy.proxy.server")
 # Modes in which a client may begin with a request head.
 HTTP_MODES = ("regular", "transparent", "upstream", "reverse")
@@ -72,20 +72,20 @@ logger = logging.getLogger("nx_addon")
 
 
 class Addon:
-    """What the addons below have in common."""
+    """The base of the addons below."""
 
     def __init__(self, state: State) -> None:
         self.state = state
         self.name = f"nx_{type(self).__name__.lower()}"  # unique among mitmproxy's addons
 
 
-class Settings(Addon):
-    """Declares the options, and parses them."""
+class Options(Addon):
+    """Declares and parses the options."""
 
     def __init__(self, state: State) -> None:
         super().__init__(state)
         self.started = False
-        self.is_declared = True  # could each option be declared with its value?
+        self.is_declared = True  # each option, with the value it was given
 
     def load(self, loader: Loader) -> None:
         for option in config.OPTIONS:
@@ -109,7 +109,7 @@ class Settings(Addon):
 
 
 class Lifecycle(Addon):
-    """Opens everything at the start, and ends it without losing anything."""
+    """Opens the backend at the start, and closes it without losing an upload."""
 
     def __init__(self, state: State) -> None:
         super().__init__(state)
@@ -119,8 +119,8 @@ class Lifecycle(Addon):
     def load(self, loader: Loader) -> None:
         handlers = logging.getLogger().handlers
         terminal = [one for one in handlers if isinstance(one, TermLogHandler)]
-        internals.never_wait_for_stdout(ctx.master, terminal)
-        # The servers that cameras want are dead: to connect first is to fail.
+        internals.write_stdout_in_thread(ctx.master, terminal)
+        # With "eager", mitmproxy would first connect to servers that no longer exist.
         ctx.options.connection_strategy = "lazy"
         # mitmproxy opens its ports while it loads scripts.
         self.port_advice.start(ctx.master)
@@ -143,8 +143,8 @@ class Lifecycle(Addon):
             internals.log_set_up(ctx.master, state.config)
 
     def done(self) -> asyncio.Future[None] | None:
-        # Not async: mitmproxy drops a script whose async `done` it would have to await to
-        # reload it. At its own end, it awaits the future that is returned.
+        # Not async: on a reload, mitmproxy drops a script with an async `done`. When it
+        # ends, it awaits the returned future.
         self.port_advice.stop()
         self.accept_errors.uninstall()
         backend, self.state.backend = self.state.backend, None
@@ -152,9 +152,8 @@ class Lifecycle(Addon):
         self.state.sink.close()
         if not backend:
             return None
-        backend.leave()
-        # mitmproxy waits for this future; meanwhile the connections end.
-        return asyncio.ensure_future(self._end(backend, ENDING if connected else 0))
+        backend.hand_over()
+        return asyncio.ensure_future(self._end(backend, END_PAUSE if connected else 0))
 
     async def _end(self, backend: Backend, pause: float) -> None:
         await asyncio.sleep(pause)
@@ -183,7 +182,7 @@ class Connections(Addon):
     def client_connected(self, client: Client) -> None:
         if client.transport_protocol != "tcp":
             return
-        name = adapter.name(client)
+        name = adapter.address(client)
         if not self.clients.limit.opened(name):
             client.error = "too many connections"
             return
@@ -193,7 +192,7 @@ class Connections(Addon):
 
     def client_disconnected(self, client: Client) -> None:
         if client.transport_protocol == "tcp":
-            self.clients.limit.closed(adapter.name(client))
+            self.clients.limit.closed(adapter.address(client))
             self.clients.remove(client.id, client.peername)
 
     def next_layer(self, data: NextLayer) -> None:
@@ -201,24 +200,25 @@ class Connections(Addon):
         asyncio.get_running_loop().call_soon(self._protocol_chosen, data)
 
     def _protocol_chosen(self, data: NextLayer) -> None:
-        """mitmproxy knows what a client speaks: limits of request heads are for HTTP/1 alone."""
+        """Apply the limits of request heads only if mitmproxy has detected HTTP/1."""
         client = data.context.client
         if data.layer is not None:
-            self.clients.encrypt(client.id, client.tls)
+            self.clients.set_encrypted(client.id, client.tls)
             is_http = isinstance(data.context.layers[-1], HttpLayer) and client.alpn != b"h2"
             self.clients.enter(client.id, Stage.HEAD if is_http else Stage.OPAQUE)
 
     async def http_connect(self, flow: http.HTTPFlow) -> None:
         self._enter(flow, Stage.OPAQUE)
-        claim = await self.state.destinations.refuse_tunnel(adapter.arrival(flow))
+        claim = await self.state.destinations.refuse_tunnel(adapter.request_head(flow))
         if claim and claim.refusal:
-            logger.warning(f"{adapter.name(flow.client_conn)}: CONNECT is refused: {claim.reason}")
+            client = adapter.address(flow.client_conn)
+            logger.warning(f"{client}: CONNECT is refused: {claim.reason}")
             flow.response = _response(claim.refusal, flow.request.method)
 
     def server_connect(self, data: ServerConnectionHookData) -> None:
         address = data.server.address
         assert address
-        if self.state.is_local_server(data.client, address):
+        if self.state.is_own_server(data.client, address):
             data.server.sockname = None  # the option connect_addr is for other servers
         elif self.state.exchanges_of(data.client) or self.state.is_ours(address):
             data.server.error = "a Samsung host is answered here and never connected to"
@@ -229,13 +229,13 @@ class Connections(Addon):
         client, address, peer = data.client, data.server.address, data.server.peername
         if not address or not peer:
             return
-        if self.state.is_local_server(client, peer):
+        if self.state.is_own_server(client, peer):
             self.state.connected(client, data.server.sockname)
-        # What a name resolves to is certain only now.
+        # Only now is it certain which address the name resolved to.
         elif self._refuses(client, address, peer[0]):
             reason = upstream.describe_refused(address[0], peer[0])
             logger.warning(
-                f"{adapter.name(client)}: connection to port {peer[1]} aborted: {reason}"
+                f"{adapter.address(client)}: connection to port {peer[1]} aborted: {reason}"
             )
             internals.abort_connection(ctx.master, client, data.server)
 
@@ -258,14 +258,14 @@ class Connections(Addon):
         self._enter(flow, Stage.HEAD)
 
     def _enter(self, flow: http.HTTPFlow, stage: Stage) -> None:
-        """Note what the client sends from now on."""
-        self.clients.notice(flow.client_conn.id)
+        """Record what the client sends from now on."""
+        self.clients.set_noticed(flow.client_conn.id)
         if not flow.request.is_http2:
             self.clients.enter(flow.client_conn.id, stage)
 
 
 class NameServer(Addon):
-    """Answers DNS queries for our hosts, and bounds the others."""
+    """Answers DNS queries for our hosts, and limits the number of others."""
 
     def __init__(self, state: State) -> None:
         super().__init__(state)
@@ -300,7 +300,7 @@ class NameServer(Addon):
             return None
         if flow.request.op_code != dns.op_codes.QUERY or question.class_ != dns.classes.IN:
             return None
-        # AAAA and HTTPS get an empty answer: the name exists, but not as that.
+        # AAAA and HTTPS get an empty answer: the name exists, without such a record.
         if question.type != dns.types.A or not peer:
             return []
         given = self.state.config.dns if self.state.config else None
@@ -308,12 +308,12 @@ class NameServer(Addon):
         return [dns.ResourceRecord.A(question.name, address, ttl=DNS_TTL)] if address else []
 
     def _is_refused(self, flow: dns.DNSFlow) -> bool:
-        """Is this process the only name server to ask, or are too many queries waiting?"""
+        """Return whether to refuse a query: it would loop, or too many are in flight."""
         if flow.client_conn.proxy_mode.type_name == "dns" and self._find_loop():
             return True
         question = flow.request.question
-        asked = (question.name, question.type) if question else ("", 0)
-        return not self.queries.begin(flow.id, *asked)
+        name, kind = (question.name, question.type) if question else ("", 0)
+        return not self.queries.begin(flow.id, name, kind)
 
     def _find_loop(self) -> bool:
         listening = internals.listening(ctx.master, "dns")
@@ -327,33 +327,34 @@ class Uploads(Addon):
         if not flow.live or flow.response:
             return
         if flow.error:  # mitmproxy answers 400
+            client = adapter.address(flow.client_conn)
             reason = printable(flow.error.msg, adapter.MAX_COMMENT)
-            logger.warning(f"{adapter.name(flow.client_conn)}: malformed request refused: {reason}")
+            logger.warning(f"{client}: malformed request refused: {reason}")
             return
         try:
             await self._begin(flow)
         except Exception:
-            logger.exception("cannot take a request")
+            logger.exception("cannot handle a request")
             if flow.id in self.state.exchanges:
                 self.state.exchanges[flow.id].reply = FAILED
             else:
                 flow.response = _response(FAILED, flow.request.method)
 
     async def _begin(self, flow: http.HTTPFlow) -> None:
-        """Decide who answers a request, and let its body stream to the sink."""
+        """Choose the endpoint of a request, and stream its body to the sink."""
         state, client, request = self.state, flow.client_conn, flow.request
-        claim = await state.destinations.resolve(adapter.arrival(flow))
-        if flow.is_replay:  # it is answered when it is complete
+        claim = await state.destinations.resolve(adapter.request_head(flow))
+        if flow.is_replay:  # answered in `request`
             if claim and claim.refusal:
                 flow.response = _response(claim.refusal, request.method)
             return
         if claim is None:
             state.note_other(client, request.pretty_host, "HTTP")
             return
-        if not state.backend or not state.sink.address:  # too early, or too late
+        if not state.backend or not state.sink.address:  # starting or stopping
             flow.response = _response(NOT_READY, request.method)
             return
-        endpoint, unknown = state.endpoint(flow, claim)
+        endpoint, unknown = state.choose_endpoint(flow, claim)
         if endpoint.is_file and not adapter.has_body(request):
             if reply := await state.files.begin(flow, state.backend, endpoint):
                 flow.response = _response(reply, request.method)
@@ -361,7 +362,7 @@ class Uploads(Addon):
         exchange = state.exchanges[flow.id] = Exchange(
             state.backend,
             client,
-            adapter.announced(flow),
+            adapter.body_info(flow),
             endpoint,
             unknown=unknown,
             inspect=state.backend.config.inspect if internals.is_inspected(ctx.master) else 0,
@@ -370,7 +371,7 @@ class Uploads(Addon):
         state.clients.begin(client.id, exchange.pending)
         if adapter.has_body(request):
             exchange.destination = adapter.redirect(request, state.sink.address)
-            request.stream = exchange.take
+            request.stream = exchange.receive
             await exchange.begin()
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
@@ -388,9 +389,9 @@ class Uploads(Addon):
         except Exception:
             logger.exception("cannot answer")
             exchange.reply = FAILED
-            await exchange.abandon("by a fault in nx_addon")
+            await exchange.abort("by a fault in nx_addon")
         exchange.note_refusal()
-        exchange.unknown = exchange.unknown or exchange.reply.unsolved
+        exchange.unknown = exchange.unknown or exchange.reply.unknown
         if exchange.result and exchange.result.body is not None:
             flow.request.raw_content = exchange.result.body
         adapter.restore(flow.request, exchange.destination)
@@ -412,13 +413,13 @@ class Uploads(Addon):
         flow.response = _response(exchange.reply or FAILED, flow.request.method)
         if exchange.unknown:
             await self._save_unknown(flow)
-        watched = None
+        on_result = None
         if exchange.result and exchange.result.accepted:
             self.state.unacknowledged.add(exchange)
-            watched = partial(self._reply_watched, exchange)
-        self.state.clients.write_reply(flow.client_conn.id, watched)
+            on_result = partial(self._settle_reply, exchange)
+        self.state.clients.write_reply(flow.client_conn.id, on_result)
         exchange.pending.answered.set()
-        # Not before: deliveries would compete with the reply.
+        # Only now: deliveries would delay the reply.
         if exchange.has_body:
             exchange.wake_outbox()
 
@@ -430,33 +431,33 @@ class Uploads(Addon):
         adapter.restore(flow.request, exchange.destination)
         if not exchange.pending.complete:
             reason = exchange.pending.end or (flow.error.msg if flow.error else "no reason given")
-            flow.request.raw_content = await exchange.abandon(reason)
+            flow.request.raw_content = await exchange.abort(reason)
             exchange.note_cut(reason)
             adapter.label(flow, "cut", f"after {exchange.pending.received} bytes, {reason}")
         else:
-            exchange.reply_watched(False)
+            exchange.settle_reply(False)
         exchange.pending.answered.set()
         exchange.wake_outbox()
 
-    def _reply_watched(self, exchange: Exchange, arrived: bool) -> None:
+    def _settle_reply(self, exchange: Exchange, arrived: bool) -> None:
         self.state.unacknowledged.discard(exchange)
-        exchange.reply_watched(arrived)
+        exchange.settle_reply(arrived)
 
     async def _save_unknown(self, flow: http.HTTPFlow) -> None:
         request, backend, copy = flow.request, self.state.backend, flow.copy()
         try:
             assert backend
-            path = await backend.in_thread(_save_flow, backend.spool.keep_unknown, copy)
+            path = await backend.in_thread(_save_flow, backend.spool.save_unknown, copy)
             saved = f"saved to {path}"
         except Exception as error:
             saved = f"it cannot be saved: {error_reason(error)}"
         if not internals.is_inspected(ctx.master):
             request.raw_content = None
         line = describe_request(request.method, request.pretty_url)
-        logger.warning(f"{adapter.name(flow.client_conn)}: unknown request: {line}; {saved}")
+        logger.warning(f"{adapter.address(flow.client_conn)}: unknown request: {line}; {saved}")
 
     def _without_exchange(self, flow: http.HTTPFlow) -> None:
-        """A request that is replayed, was read from a file, or is for another server."""
+        """Answer a replayed request, and log one from a file. Other servers' are left alone."""
         if not flow.live and self.state.reports:
             self.state.loaded.append(flow)
         claim = self.state.claim(flow)
@@ -464,7 +465,7 @@ class Uploads(Addon):
             return
         if not flow.live:
             line = describe_recorded(adapter.recorded(flow))
-            logger.info(f"{adapter.name(flow.client_conn)}: {line}")
+            logger.info(f"{adapter.address(flow.client_conn)}: {line}")
         elif not flow.response:
             endpoint = claim.endpoint(flow.request.method, flow.request.path)
             flow.response = _response(simulated(endpoint, time.time()), flow.request.method)
@@ -526,14 +527,13 @@ class Inspection(Addon):
     @command.command("nx.report")
     def report(self, flows: Sequence[flow.Flow], path: types.Path) -> None:
         """Write a report of the chosen flows that can be shared: without private values."""
-        # Few want a report, and everybody would wait for this at the start.
+        # Not at the start: few users need a report, and the import is slow.
         from nxparse.inspect import report
 
         requests = [adapter.recorded(one) for one in flows if isinstance(one, http.HTTPFlow)]
         queries = [one for one in flows if isinstance(one, dns.DNSFlow)]
         questions = [one for query in queries for one in adapter.questions(query, dns.types)]
-        proxy = f"mitmproxy {version.VERSION}"
-        text = report.markdown(requests, questions, version=proxy)
+        text = report.markdown(requests, questions, version=f"mitmproxy {version.VERSION}")
         try:
             Path(path).expanduser().write_text(text, "utf-8")
         except OSError as error:
@@ -548,7 +548,7 @@ class Inspection(Addon):
 
 
 class CameraView(contentviews.View if IS_MITMPROXY_11 else contentviews.Contentview):  # type: ignore[misc]
-    """What cameras upload and ask for, and the replies, for people to read.
+    """A readable view of the cameras' requests and of the replies.
 
     mitmproxy 12 calls `prettify`, and mitmproxy 11 the object itself.
     """
@@ -592,7 +592,7 @@ def _save_flow(save: Callable[[bytes], Path], flow: http.HTTPFlow) -> Path:
 def make_addons(times: Times = Times()) -> list[Any]:  # noqa: B008
     """The addons, in the order in which mitmproxy calls them."""
     state = State(times)
-    kinds = (Settings, Lifecycle, Connections, NameServer, Uploads, Inspection)
+    kinds = (Options, Lifecycle, Connections, NameServer, Uploads, Inspection)
     return [kind(state) for kind in kinds]
 
 

@@ -8,9 +8,9 @@ framing, filename, jpeg, address, deviation. Each folder has one job. It imports
 below it in this list, and from the parsing modules:
 
     cli/       the command line: show, repair, send, outbox
-    proxy/     what mitmproxy lacks: transport, network addresses, set-up hints
+    proxy/     between mitmproxy and the server: connections, exchanges, DNS, advice
     inspect/   requests recorded, shown, redacted and reported
-    server/    who answers what: endpoints (the map of the protocol), hotspot checks,
+    server/    the services: endpoints (the map of the protocol), hotspot checks,
                social API, sessions, receiving, the web page
     config     the options, parsed once into one frozen object
     deliver/   the outbox, the rules, and one module for each kind of target

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nxparse import config
 from nxparse.deliver.outbox import Outbox
-from nxparse.deliver.targets import deliver_to, keep
+from nxparse.deliver.targets import deliver_to, save_undelivered
 from nxparse.store.spool import Spool
 from tests import bodies
 from tests.arrivals import accept
@@ -42,7 +42,7 @@ class Box:
         self.outbox = Outbox(
             self.spool,
             partial(deliver_to, given, environ),
-            partial(keep, directory),
+            partial(save_undelivered, directory),
             retry_for=retry_for,
             clock=self.clock,
             jitter=lambda: 1.0,

@@ -1,7 +1,7 @@
-"""Starts mitmdump as a copy of a process that has imported it: ten times as quick.
+"""Starts mitmdump as a fork of a process that has imported it, ten times as fast.
 
-What starts is a process like any other, with an id, a session, files and signals of its
-own; only the imports are shared.
+The fork is an ordinary process with its own id, session, files and signals; it shares only
+the imported modules.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _server() -> socket.socket:
 
 
 def main(control: socket.socket) -> int:
-    """Serve until the other end is closed. A child returns from here, too."""
+    """Serve until the other end is closed. A fork returns from here when mitmdump ends."""
     from mitmproxy.tools.main import mitmdump
 
     import nx_addon  # noqa: F401
@@ -118,7 +118,7 @@ def main(control: socket.socket) -> int:
 
 
 def _become(output: int, folder: str, environ: dict[str, str]) -> None:
-    """Make this copy the process that was asked for."""
+    """Give this fork the working directory, environment and files that were requested."""
     os.setsid()
     os.chdir(folder)
     os.environ.clear()

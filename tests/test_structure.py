@@ -16,7 +16,7 @@ import pytest
 from nxparse import multipart
 from nxparse.config import OPTIONS, parse
 from nxparse.deviation import BodyError
-from nxparse.server.receive import Announced, EmailReceiver
+from nxparse.server.receive import BodyInfo, EmailReceiver
 from nxparse.store.spool import Spool
 from nxparse.upload import Upload, from_parts, read
 from tests import bodies
@@ -106,7 +106,7 @@ def test_saved_or_in_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     expected, kept = [], []
     for one in made(BATCHES, RECEIVED):
         receiver = EmailReceiver(
-            spool, config, Announced("192.0.2.7", bodies.CONTENT_TYPE, len(one.body))
+            spool, config, BodyInfo("192.0.2.7", bodies.CONTENT_TYPE, len(one.body))
         ).open()
         for start in range(0, len(one.body), 100):
             receiver.feed(one.body[start : start + 100])

@@ -32,7 +32,7 @@ from nxparse.deliver.errors import PermanentError, Refused, TooLargeError
 from nxparse.deliver.mail import OutgoingMessage, Smarthost
 from nxparse.deliver.outbox import Outbox
 from nxparse.server.receive import (
-    Announced,
+    BodyInfo,
     EmailReceiver,
     FileReceiver,
     Receiver,
@@ -277,7 +277,7 @@ class Run:
         self.outbox = Outbox(
             self.spool,
             lambda target: targets.deliver_to(self._config, {}, target),
-            partial(targets.keep, uploads),
+            partial(targets.save_undelivered, uploads),
             retry_for=7 * 86400.0,
             clock=clock,
             jitter=lambda: 1.0,
@@ -328,11 +328,11 @@ class Run:
             )
             [name] = sent.photos
             file = AnnouncedFile(f"announcement of {name}", post, name)
-            announced = Announced("192.0.2.7", "image/jpeg", len(body))
-            receiver = FileReceiver(self.spool, self._config, announced, file).open()
+            info = BodyInfo("192.0.2.7", "image/jpeg", len(body))
+            receiver = FileReceiver(self.spool, self._config, info, file).open()
         else:
-            announced = Announced("192.0.2.7", bodies.CONTENT_TYPE, len(body))
-            receiver = EmailReceiver(self.spool, self._config, announced).open()
+            info = BodyInfo("192.0.2.7", bodies.CONTENT_TYPE, len(body))
+            receiver = EmailReceiver(self.spool, self._config, info).open()
         size = -(-len(body) // PIECES)
         for start in range(0, len(body), size):
             receiver.feed(body[start : start + size])

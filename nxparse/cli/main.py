@@ -184,10 +184,10 @@ def _drop(spool: Spool, directory: Path, id: str) -> int:
         return _failed(f"upload {id} has no pending deliveries: see the list")
     for delivery in deliveries:
         try:
-            with spool.read(delivery) as (upload, files):
-                print(targets.keep(directory, upload, files, delivery))
+            with spool.read(delivery) as (_, files):
+                print(targets.save_undelivered(directory, files, delivery))
         except BodyError as error:
-            paths = spool.give_up(delivery)
+            paths = spool.quarantine_delivery(delivery)
             kept = f"; its body is saved as {format_list([*map(str, paths)])}" if paths else ""
             print(f"its files cannot be saved: {error}{kept}", file=sys.stderr)
         spool.failed(delivery, "dropped by hand")

@@ -1,1 +1,1 @@
-"""The ways out: each module delivers one Upload to one kind of target, and knows nothing else."""
+"""Delivery: the outbox, the rules, and one module for each kind of target."""

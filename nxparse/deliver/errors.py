@@ -64,7 +64,7 @@ class Outcome:
     saved: tuple[SavedFile, ...] = field(default=(), compare=False)
 
 
-def one_line(text: str, secrets: Iterable[str] = ()) -> str:
+def clean_text(text: str, secrets: Iterable[str] = ()) -> str:
     """Text from another program, fit for a log: short, printable, without `secrets`."""
     for secret in secrets:
         text = text.replace(secret, "***")

@@ -26,7 +26,7 @@ from nxparse.deliver.errors import (
     TemporaryError,
     TooLargeError,
     UnreachableError,
-    one_line,
+    clean_text,
 )
 from nxparse.deliver.http_client import Origin, Response
 from nxparse.multipart import Encoded
@@ -92,7 +92,7 @@ def send(body: Encoded, id: str, to: Server, now: float) -> str:
 def _error(response: Response, to: Server, now: float) -> DeliveryError:
     status = response.status
     # Some JSON writers escape slashes.
-    reply = one_line(_reply(response).replace("\\/", "/"), _secrets(to))
+    reply = clean_text(_reply(response).replace("\\/", "/"), _secrets(to))
     reason = f"{to} replied {reply}"
     retry_after = _parse_retry_after(response.headers["Retry-After"], now)
     if status in BUSY and retry_after:

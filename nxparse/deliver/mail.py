@@ -32,7 +32,7 @@ from nxparse.deliver.errors import (
     TemporaryError,
     TooLargeError,
     UnreachableError,
-    one_line,
+    clean_text,
 )
 from nxparse.deliver.privacy import is_private
 from nxparse.deliver.smarthost import Security, Smarthost
@@ -307,7 +307,7 @@ def describe(error: Exception, server: Smarthost) -> str:
         said = error.smtp_error
         reason = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
         text = f"{error.smtp_code} {reason}"
-    return one_line(text, _secrets(server))
+    return clean_text(text, _secrets(server))
 
 
 def _log_in(smtp: smtplib.SMTP, server: Smarthost) -> None:
@@ -331,7 +331,7 @@ def _log_in(smtp: smtplib.SMTP, server: Smarthost) -> None:
                     digest = hmac.new(server.password.encode(), challenge, "md5").hexdigest()
                     code, text = smtp.docmd(_base64(f"{server.user} {digest}"))
         case _:
-            shown = one_line(" ".join(offered), _secrets(server)) or "none"
+            shown = clean_text(" ".join(offered), _secrets(server)) or "none"
             raise UnreachableError(
                 f"{server} offers no supported login method (offered: {shown}; "
                 f"supported: {' '.join(MECHANISMS)}): check host and port in nx_smtp",
@@ -407,7 +407,7 @@ def _is_permanent(code: int) -> bool:
 
 
 def _reply(code: int, text: bytes, server: Smarthost) -> str:
-    return f"{code} {one_line(text.decode('utf-8', 'replace'), _secrets(server))}"
+    return f"{code} {clean_text(text.decode('utf-8', 'replace'), _secrets(server))}"
 
 
 def _secrets(server: Smarthost) -> list[str]:

@@ -31,7 +31,7 @@ from nxparse.deliver.errors import (
     TemporaryError,
     TooLargeError,
     UnreachableError,
-    one_line,
+    clean_text,
 )
 from nxparse.deliver.http_client import Origin, Response
 from nxparse.deliver.privacy import is_loopback
@@ -277,7 +277,7 @@ class _Server:
         reason = f"replied {status}: {text or response.reason}"
         if has_moved:
             reason = f"has moved to {location}: change the rule"
-        reason = one_line(f"{self._to} {reason}", [self._to.token])
+        reason = clean_text(f"{self._to} {reason}", [self._to.token])
         if has_moved or status in (401, 403):
             return UnreachableError(reason, CONFIGURATION_RETRY)
         if status in (404, 405) and path == MEDIA:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nxparse.deliver.copies import copies
-from nxparse.deliver.errors import TemporaryError, one_line
+from nxparse.deliver.errors import TemporaryError, clean_text
 from nxparse.deliver.privacy import is_loopback
 from nxparse.upload import File, Upload
 
@@ -88,4 +88,4 @@ class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         # URLs and addresses may be secret.
         words = [word for word in record.getMessage().split() if not set("/@") & set(word)]
-        self.reason = f": {one_line(' '.join(words))}" if words else ""
+        self.reason = f": {clean_text(' '.join(words))}" if words else ""

@@ -61,16 +61,16 @@ Attempted = tuple[str, str, int]
 class Outbox:
     """Delivers the uploads in a spool.
 
-    `deliver_to` returns the function that delivers to a target. `keep` saves files that could
-    not be delivered, and returns a description of the place for the log. `retry_for` is in
-    seconds. All three may be replaced at any time.
+    `deliver_to` returns the function that delivers to a target. `save_undelivered` saves
+    files that could not be delivered, and returns a description of the place for the log.
+    `retry_for` is in seconds. All three may be replaced at any time.
     """
 
     def __init__(
         self,
         spool: Spool,
         deliver_to: Callable[[str], Deliver],
-        keep: Callable[[Upload, Sequence[File], Delivery], str],
+        save_undelivered: Callable[[Sequence[File], Delivery], str],
         *,
         retry_for: float,
         clock: Callable[[], float],
@@ -78,7 +78,7 @@ class Outbox:
     ) -> None:
         self._spool = spool
         self.deliver_to = deliver_to
-        self.keep = keep
+        self.save_undelivered = save_undelivered
         self.retry_for = retry_for
         self._clock = clock
         self._jitter = jitter
@@ -226,25 +226,23 @@ class Outbox:
                 self._record(delivery, partial(self._spool.split, delivery, len(files)))
                 logger.info(f"upload {delivery.id}: {error}; sending each file by itself")
             else:
-                self._abandon(str(error), upload, files, delivery)
+                self._abandon(str(error), files, delivery)
         except PermanentError as error:
-            self._abandon(str(error), upload, files, delivery)
+            self._abandon(str(error), files, delivery)
         except (TemporaryError, OSError) as error:
             reason = error_reason(error)
             least = getattr(error, "retry_after", None) or 0.0
             if self._expired(delivery):
-                self._abandon(f"abandoned: {reason}", upload, files, delivery)
+                self._abandon(f"abandoned: {reason}", files, delivery)
             else:
                 progress = getattr(error, "progress", ())
                 self._retry(delivery, reason, least=least, progress=progress)
             if isinstance(error, UnreachableError):
                 self._back_off(delivery, reason, least)
         else:
-            self._settle(upload, files, delivery, outcome)
+            self._settle(files, delivery, outcome)
 
-    def _settle(
-        self, upload: Upload, files: Sequence[File], delivery: Delivery, outcome: Outcome
-    ) -> None:
+    def _settle(self, files: Sequence[File], delivery: Delivery, outcome: Outcome) -> None:
         """Record the result for each recipient: reached, to be retried, or refused for good."""
         expired = self._expired(delivery)
         later = [one for one in outcome.refused if not one.permanent and not expired]
@@ -252,14 +250,14 @@ class Outbox:
         refused = {one.recipient for one in outcome.refused}
         reached = tuple(one for one in delivery.recipients if one not in refused)
         if never and not later and not reached:
-            self._abandon(_common_reason(never), upload, files, delivery)
+            self._abandon(_common_reason(never), files, delivery)
             return
         if reached:
             logger.info(f"upload {delivery.id}: {outcome.message}")
         missed = f"not delivered to {_refusals(never)}" if never else ""
         if never:
             try:
-                where = self.keep(upload, files, delivery)
+                where = self.save_undelivered(files, delivery)
             except OSError as error:
                 # Only the refused recipients are retried: the others have been reached.
                 left = [one.recipient for one in outcome.refused]
@@ -286,9 +284,13 @@ class Outbox:
     def _back_off(self, delivery: Delivery, reason: str, least: float) -> None:
         """Postpone what else is due for a target, as if it had failed together with `delivery`."""
         target = delivery.target
+
+        def abandon(_: Upload, files: Sequence[File], expired: Delivery) -> None:
+            self._abandon(f"abandoned: {reason}", files, expired)
+
         for other in self._spool.due(target):
             if self._expired(other):
-                self._with_files(other, partial(self._abandon, f"abandoned: {reason}"))
+                self._with_files(other, abandon)
         wait = self._wait_after(delivery, least)
         self._postpone_others(target, wait, reason, except_for=delivery)
         if least:
@@ -309,10 +311,8 @@ class Outbox:
         if others := self._spool.back_off(target, wait, reason, except_for=except_for):
             logger.warning(f"{target_label(target)}: {reason}; other deliveries waiting: {others}")
 
-    def _abandon(
-        self, reason: str, upload: Upload, files: Sequence[File], delivery: Delivery
-    ) -> None:
-        where = self.keep(upload, files, delivery)
+    def _abandon(self, reason: str, files: Sequence[File], delivery: Delivery) -> None:
+        where = self.save_undelivered(files, delivery)
         self._record(delivery, partial(self._spool.failed, delivery, reason))
         logger.warning(
             f"upload {delivery.id} is not delivered to {format_recipients(delivery.recipients)}: "
@@ -321,7 +321,7 @@ class Outbox:
 
     def _quarantine(self, delivery: Delivery, error: BodyError) -> None:
         try:
-            paths = self._spool.give_up(delivery)
+            paths = self._spool.quarantine_delivery(delivery)
         except OSError as obstacle:
             self._retry(delivery, f"{error}, and quarantine: {error_reason(obstacle)}")
             return

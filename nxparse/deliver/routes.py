@@ -5,8 +5,8 @@ independent of how the address is spelled (`nxparse.address`). The first matchin
 further rules with exactly the same pattern add their targets. Recipients that no rule matches
 get the default target. Recipients with the same target share one delivery.
 
-A target goes into the database as it is written, with `${NAME}` unexpanded, so that secrets stay
-in the environment. Logs and messages show only what `shown` leaves of it.
+The database stores a target as written, with `${NAME}` unexpanded, so that secrets stay in the
+environment. Logs and messages show only the result of `shown`.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def decide(
 
 
 def fits(pattern: str, name: str) -> bool:
-    """Does a glob match an address or a name, in any spelling of it?"""
+    """Return whether a glob matches an address or a name, in any spelling of it."""
     return fnmatchcase(comparable(name), comparable(pattern))
 
 

@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nxparse.deliver.copies import copies
-from nxparse.deliver.errors import PermanentError, TemporaryError, UnreachableError, one_line
+from nxparse.deliver.errors import PermanentError, TemporaryError, UnreachableError, clean_text
 from nxparse.upload import File
 
 TIMEOUT = 600.0  # seconds
@@ -196,7 +196,7 @@ class _Output:
         self._thread.join(DRAIN_TIMEOUT)
         lines = self._tail.decode("utf-8", "replace").split("\n")
         last = next((line for line in reversed(lines) if line.strip()), "")
-        return one_line(last.rstrip()[-MAX_LINE:])
+        return clean_text(last.rstrip()[-MAX_LINE:])
 
     def _read(self) -> None:
         with self._pipe:

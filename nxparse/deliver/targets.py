@@ -70,7 +70,7 @@ def prepare(settings: Settings, environ: Environ, target: Target) -> Deliver:
     return _TARGETS[target.kind](settings, argument)
 
 
-def keep(directory: Path, upload: Upload, files: Sequence[File], delivery: Delivery) -> str:
+def save_undelivered(directory: Path, files: Sequence[File], delivery: Delivery) -> str:
     """Save the files of a failed delivery in `undelivered/` below nx_dir."""
     received = delivery.arrival.received
     return describe_saved(save(files, directory / UNDELIVERED, received, delivery.id))

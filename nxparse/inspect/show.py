@@ -202,7 +202,7 @@ def _service(seen: RecordedRequest) -> Service:
 
 def _login(site: str, body: bytes) -> str:
     try:
-        login = social.read_login(body)
+        login = social.parse_login(body)
     except BodyError as error:
         return _lines(("login to", site), ("cannot be parsed", str(error)))
     if login.out:
@@ -212,7 +212,7 @@ def _login(site: str, body: bytes) -> str:
 
 def _announcement(site: str, kind: str, body: bytes) -> str:
     try:
-        found = social.read_announcement(body)
+        found = social.parse_announcement(body)
     except BodyError as error:
         return _lines((f"{kind} for", site), ("cannot be parsed", str(error)))
     return _lines(

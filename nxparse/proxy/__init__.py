@@ -1,1 +1,1 @@
-"""What mitmproxy lacks: transport, network addresses, set-up hints, unknown hosts."""
+"""The addons' parts between mitmproxy and the server: connections, exchanges, DNS, advice."""

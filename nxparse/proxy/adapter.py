@@ -1,4 +1,4 @@
-"""Reads and changes mitmproxy's flows, which are given as objects with its attributes."""
+"""Reads and changes flows. They are typed as Any, since mitmproxy is not imported here."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from nxparse.inspect.recorded import (
     RecordedRequest,
     RecordedResponse,
 )
-from nxparse.proxy.destination import Arrival
+from nxparse.proxy.destination import RequestHead
 from nxparse.server import endpoints
-from nxparse.server.receive import Announced
+from nxparse.server.receive import BodyInfo
 from nxparse.server.reply import Reply
 from nxparse.text import printable
 
@@ -34,53 +34,53 @@ MARKS = {
 logger = logging.getLogger(__name__)
 
 
-def name(client: Any) -> str:
-    """The address of a client, for the log. In a recorded flow it is what the file says."""
+def address(client: Any) -> str:
+    """Return the address of a client, for the log. A file of flows may contain any text."""
     return printable(client.peername[0]) if client.peername else "unknown client"
 
 
 def named_by_mode(client: Any) -> Any:
-    """The server that a reverse or upstream mode names for all requests; None in other modes."""
+    """Return the server that a reverse or upstream mode names; None in other modes."""
     return getattr(client.proxy_mode, "address", None)
 
 
-def arrival(flow: Any) -> Arrival:
-    """Where a request would be sent, and how it arrived."""
+def request_head(flow: Any) -> RequestHead:
+    """Return the head of a request."""
     request, client = flow.request, flow.client_conn
-    return Arrival(
+    return RequestHead(
         request.method,
         request.path,
         request.host,
         request.port,
         request.host_header or "",
-        # Redirected to this process, or as it is.
+        # 80 and 443 may be redirected to the port of this process.
         ports=(80, 443, *(client.sockname[1:2] if client.sockname else ())),
         upstream=named_by_mode(client),
     )
 
 
 def fields(headers: Any) -> Headers:
-    """Headers as they were spelled, in their order."""
+    """Return headers in their order and spelling."""
     return tuple((name, value) for name, value in headers.items(multi=True))
 
 
-def announced(flow: Any) -> Announced:
-    """What the head of a request says about its body."""
+def body_info(flow: Any) -> BodyInfo:
+    """Return the client of a request, and what the head says about the body."""
     headers = flow.request.headers
     length = headers.get("content-length")
     content_type = headers.get("content-type", "")
-    return Announced(name(flow.client_conn), content_type, int(length) if length else None)
+    return BodyInfo(address(flow.client_conn), content_type, int(length) if length else None)
 
 
 def has_body(request: Any) -> bool:
-    """May a body follow the head of this request? HTTP/2 needs no header to announce one."""
+    """Return whether a body may follow the head. In HTTP/2 no header announces it."""
     if "content-length" in request.headers:
         return bool(request.headers["content-length"].strip() != "0")
     return "transfer-encoding" in request.headers or request.is_http2
 
 
 def recorded(flow: Any) -> RecordedRequest:
-    """An HTTP flow as a value of ours."""
+    """Return a copy of an HTTP flow in our own types."""
     request, response = flow.request, flow.response
     return RecordedRequest(
         method=request.method,
@@ -89,7 +89,7 @@ def recorded(flow: Any) -> RecordedRequest:
         headers=fields(request.headers),
         body=request.raw_content,
         version=request.http_version,
-        client=name(flow.client_conn),
+        client=address(flow.client_conn),
         at=request.timestamp_start,
         answered=response
         and RecordedResponse(
@@ -99,8 +99,8 @@ def recorded(flow: Any) -> RecordedRequest:
 
 
 def questions(flow: Any, types: Any) -> list[RecordedQuestion]:
-    """The questions of a DNS flow. `types` is mitmproxy's module for record types."""
-    client, at = name(flow.client_conn), flow.timestamp_created
+    """Return the questions of a DNS flow. `types` is mitmproxy's module for record types."""
+    client, at = address(flow.client_conn), flow.timestamp_created
     return [
         RecordedQuestion(one.name, types.to_str(one.type), client, at)
         for one in flow.request.questions
@@ -110,7 +110,7 @@ def questions(flow: Any, types: Any) -> list[RecordedQuestion]:
 def response(
     reply: Reply, method: str, now: float
 ) -> tuple[dict[str, Any], list[tuple[bytes, bytes]]]:
-    """The arguments for mitmproxy's Response, and its headers. `now` is a Unix time."""
+    """Return the arguments for mitmproxy's Response, and its headers. `now` is a Unix time."""
     values = {
         "http_version": b"HTTP/1.1",
         "status_code": reply.status,
@@ -124,13 +124,13 @@ def response(
 
 
 def is_readable(flow: Any, message: Any) -> bool:
-    """Has `prettify` a text for this message, the request or the response of a flow?"""
+    """Return whether `prettify` has a text for the request or response of a flow."""
     known = show.has_secrets if message is flow.response else show.is_readable
     return known(recorded(flow))
 
 
 def prettify(data: bytes, flow: Any, message: Any) -> str:
-    """The text of a body, for people. Raises ValueError if there is none."""
+    """Return a readable text for a body. Raises ValueError if there is none."""
     seen = recorded(flow)
     is_reply = message is flow.response
     text = show.reply(seen) if is_reply else show.request(replace(seen, body=data))
@@ -157,22 +157,22 @@ def redirect(request: Any, address: tuple[str, int]) -> tuple[str, int, str]:
 
 
 def restore(request: Any, destination: tuple[str, int, str] | None) -> None:
-    """Let the flow show where the camera wanted to go."""
+    """Undo `redirect`: let the flow show its own destination."""
     if destination:
         request.data.host, request.data.port, request.scheme = destination
 
 
 def label(flow: Any, outcome: str, words: str) -> None:
-    """Mark a flow by what became of it, one of MARKS, and comment it."""
+    """Mark a flow with its outcome, a key of MARKS, and add a comment."""
     flow.marked = MARKS[outcome]
     flow.comment = printable(f"{outcome}: {words}", MAX_COMMENT)
 
 
 def title(flow: Any) -> str:
-    """What a request is, in a few words."""
+    """Return a request in a few words."""
     return show.title(recorded(flow))
 
 
 def _wire(text: str) -> bytes:
-    # As mitmproxy reads headers.
+    # As mitmproxy decodes headers.
     return text.encode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""The connections of clients: wrapped, counted, and closed."""
+"""The connections of clients: wrapped, limited in number, and closed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class Clients:
-    """Reader and writer of each connection, by its id. For the event loop's thread."""
+    """The reader and writer of each connection, by id. Use in the event loop's thread only."""
 
     def __init__(self, times: Times) -> None:
         self.limit = ConnectionLimit()
@@ -46,64 +46,64 @@ class Clients:
         self._wrapped[id] = reader, writer
 
     def remove(self, id: str, peer: object) -> None:
-        """A connection has ended: close its streams."""
+        """Close the streams of a connection that has ended."""
         self._refused.discard(peer)
         for stream in self._wrapped.pop(id, ()):
-            # mitmproxy forgets to, when the client still sends while it is answered.
+            # mitmproxy leaves them open if the client still sends while it is answered.
             stream.close()
 
     def enter(self, id: str, stage: Stage) -> None:
-        """Note what a client sends from now on."""
+        """Record what a client sends from now on."""
         if id in self._wrapped:
             self._wrapped[id][0].enter(stage)
 
-    def notice(self, id: str) -> None:
-        """mitmproxy has noticed a request."""
+    def set_noticed(self, id: str) -> None:
+        """Record that mitmproxy has called a hook for a request."""
         if id in self._wrapped:
             self._wrapped[id][0].noticed = True
 
-    def encrypt(self, id: str, encrypted: bool) -> None:
-        """Note whether a client speaks TLS."""
+    def set_encrypted(self, id: str, encrypted: bool) -> None:
+        """Record whether a client uses TLS."""
         if id in self._wrapped:
             self._wrapped[id][0].encrypted = encrypted
 
     def begin(self, id: str, pending: Pending) -> None:
-        """A client makes a request for one of our hosts."""
+        """Record that a client has begun a request to one of our hosts."""
         if id in self._wrapped:
             self._wrapped[id][0].pending = pending
 
     def stream_reply(self, id: str) -> None:
-        """The reply is streamed from a server: the client's connection ends as mitmproxy wants."""
+        """Let mitmproxy stream a reply and end the connection, without our wrappers."""
         if wrapped := self._wrapped.get(id):
             wrapped[0].pending, wrapped[1].collecting = None, False
 
-    def write_reply(self, id: str, watched: Callable[[bool], None] | None) -> None:
-        """The next write is a reply: send it in one segment.
+    def write_reply(self, id: str, on_result: Callable[[bool], None] | None) -> None:
+        """Send the next write, a reply, in one segment.
 
-        `watched(arrived)` is called once when it is known whether the reply has arrived.
+        `on_result(arrived)` is called once it is known whether the reply has arrived.
         """
         if id in self._wrapped:
             writer = self._wrapped[id][1]
             writer.collecting = True
-            if watched:
-                writer.watch_reply(watched)
-        elif watched:
-            watched(True)
+            if on_result:
+                writer.watch_reply(on_result)
+        elif on_result:
+            on_result(True)
 
     def abort(self, id: str) -> None:
-        """Break a connection off."""
+        """Abort a connection."""
         if id in self._wrapped:
             self._wrapped[id][1].transport.abort()
 
     def abort_pending(self) -> None:
-        """Break off the connections whose requests have no reply yet."""
+        """Abort the connections whose requests have no reply yet."""
         for reader, writer in self._wrapped.values():
             if reader.pending and not reader.pending.answered.is_set():
                 reader.pending = None
                 writer.transport.abort()
 
     def has_refused_head(self, peer: object) -> bool:
-        """Was the request head of this peer refused?"""
+        """Return whether the request head of this peer was refused."""
         return peer in self._refused
 
     def _refuse_head(self, id: str, name: str, peer: object, status: int, reason: str) -> None:

@@ -1,8 +1,6 @@
-"""Decides whether a request is answered here, goes on to another server, or is refused.
+"""Decides whether a request is answered here, forwarded to its server, or refused.
 
-The proxy must not become a way into its own machine: servers that listen on loopback
-expect only clients of this machine, and a connection of the proxy to itself would
-repeat without end.
+The proxy refuses connections to its own machine; `upstream` explains why.
 """
 
 from __future__ import annotations
@@ -23,11 +21,11 @@ INSIDE = refusal(403, "The proxy does not connect to itself or to its own machin
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """A request, where it would be sent, and how it arrived.
+class RequestHead:
+    """The head of a request, with the server it would be sent to (`host` and `port`).
 
-    `ports` are those that uploads arrive at. `upstream` is the server that a reverse or
-    upstream mode names for every request, if any.
+    Uploads arrive at one of `ports`. `upstream` is the server that a reverse or upstream
+    mode names for all requests, if any.
     """
 
     method: str
@@ -40,50 +38,50 @@ class Arrival:
 
 
 class Destinations:
-    """Who answers which request. `own` is the address in the option nx_dns."""
+    """The decisions for our hosts. `own` is the address in the option nx_dns."""
 
     def __init__(self, hosts: Hosts, own: IPv4Address | None = None) -> None:
         self.hosts = hosts
         self._own = str(own)
 
-    def claim(self, arrival: Arrival, *, at_us: bool = False) -> Claim | None:
+    def claim(self, head: RequestHead, *, at_us: bool = False) -> Claim | None:
         """Decide whether a request is answered here, without resolving names."""
-        target = endpoints.bare_host(arrival.host)
+        target = endpoints.bare_host(head.host)
         at_us = at_us or (
-            arrival.upstream != (arrival.host, arrival.port)
-            and arrival.port in arrival.ports
+            head.upstream != (head.host, head.port)
+            and head.port in head.ports
             and self._is_local(target)
         )
         return endpoints.claim(
-            arrival.method,
-            arrival.path,
+            head.method,
+            head.path,
             target,
-            arrival.host_header,
+            head.host_header,
             hosts=self.hosts,
             at_us=at_us,
             is_local=self._is_local,
         )
 
-    async def resolve(self, arrival: Arrival) -> Claim | None:
+    async def resolve(self, head: RequestHead) -> Claim | None:
         """Decide whether a request is answered here or refused; None if it goes upstream."""
-        claim = self.claim(arrival)
-        if claim or arrival.upstream:  # else the upstream server resolves the name
+        claim = self.claim(head)
+        if claim or head.upstream:  # an upstream server resolves the name itself
             return claim
-        addresses = await upstream.resolve(endpoints.bare_host(arrival.host))
+        addresses = await upstream.resolve(endpoints.bare_host(head.host))
         at_us = any(self._is_local(str(address)) for address in addresses)
-        if at_us and arrival.port in arrival.ports:
-            return self.claim(arrival, at_us=True)
-        return _inside(arrival.host, addresses)
+        if at_us and head.port in head.ports:
+            return self.claim(head, at_us=True)
+        return _inside(head.host, addresses)
 
-    async def refuse_tunnel(self, arrival: Arrival) -> Claim | None:
-        """The refusal of a CONNECT to a host that is this machine; None for others."""
-        name = endpoints.bare_host(arrival.host)
-        if name in self.hosts or arrival.upstream:
+    async def refuse_tunnel(self, head: RequestHead) -> Claim | None:
+        """Return the refusal of a CONNECT to this machine; None for other hosts."""
+        name = endpoints.bare_host(head.host)
+        if name in self.hosts or head.upstream:
             return None
-        return _inside(arrival.host, await upstream.resolve(name))
+        return _inside(head.host, await upstream.resolve(name))
 
     def refuse_browser(self, claim: Claim, method: str, headers: Headers) -> Claim:
-        """Refuse a request that a web page makes a browser send, unless it only reads."""
+        """Return a refusal for a POST or PUT that a web page made a browser send; else `claim`."""
         origin = None if claim.refusal else endpoints.page_origin(method, headers)
         if origin is None:
             return claim
@@ -91,25 +89,25 @@ class Destinations:
         return Claim(claim.host, endpoints.FROM_A_PAGE, reason)
 
     def is_unknown(self, claim: Claim, endpoint: Endpoint) -> bool:
-        """May a new model want what is requested, and does it get no useful answer?"""
+        """Return whether a request may be that of a new model, and gets no useful reply."""
         if claim.refusal:
             return False
-        # The page at a host that only nx_hosts names: a camera may expect something else.
+        # A camera may expect something other than our page from a host in nx_hosts.
         foreign = claim.host in self.hosts and claim.host not in endpoints.SAMSUNG_HOSTS
-        return endpoint.is_unsolved or (endpoint.service is Service.PAGE and foreign)
+        return endpoint.is_unknown or (endpoint.service is Service.PAGE and foreign)
 
     def _is_local(self, host: str) -> bool:
-        """Is this a name or an address of this machine, or the address in nx_dns?"""
+        """Return whether this is a name or address of this machine, or the address in nx_dns."""
         return network.is_local(host) or host == self._own
 
 
 def refuses_connection(
     host: str, port: int, *, named: bool, listening: Iterable[tuple[str, int]]
 ) -> bool:
-    """Must the proxy not connect to this host? Names of other machines are not resolved.
+    """Return whether the proxy refuses to connect to this host. No DNS look-ups.
 
-    `named` is true for the server of a mode, and for name servers: these may be on this
-    machine, as long as they are not this process, which listens on `listening`.
+    `named` is true for the server of a mode, and for name servers. These may be on this
+    machine, unless they are this process, which listens on `listening`.
     """
     if not upstream.refuses_literal(endpoints.bare_host(host)):
         return False

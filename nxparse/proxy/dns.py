@@ -1,4 +1,4 @@
-"""DNS queries passed on to other name servers: loops are detected, numbers limited.
+"""Limits for DNS queries that are forwarded to other name servers, and loop detection.
 
 A name server of this machine may be the DNS mode itself, directly or through another
 DNS server. Without a limit, one query would then cause thousands.
@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterable
 
 from nxparse.proxy import network, upstream
+from nxparse.proxy.limits import Reminder
 
 PORT = 53
-MAX_QUERIES = 200  # in flight; a house full of browsers stays below
+MAX_QUERIES = 200  # in flight; more than the browsers of a household need
 MAX_SAME = 8  # of them for one name and type
 MAX_AGE = 30.0  # seconds; mitmproxy abandons a query earlier, not always with a hook
-QUIET = 60.0  # seconds between two lines about too many queries
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class ForeignQueries:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._waiting: dict[str, tuple[float, tuple[str, int]]] = {}  # since when, question
-        self._warned = -QUIET
+        self._reminder = Reminder(clock)
         self._loop: list[str] = []  # the name servers that are this process, as logged
 
     def find_loop(self, servers: Iterable[str], listening: Iterable[tuple[str, int]]) -> bool:
@@ -67,7 +67,11 @@ class ForeignQueries:
         self._waiting = {other: since for other, since in waiting if now < since[0] + MAX_AGE}
         same = sum(asked == question for _, asked in self._waiting.values())
         if len(self._waiting) >= MAX_QUERIES or same >= MAX_SAME:
-            self._warn(now)
+            if self._reminder.is_due():
+                logger.warning(
+                    "too many DNS queries wait for a name server: further ones get SERVFAIL; if "
+                    "the name servers of this machine lead back to it, set dns_name_servers"
+                )
             return False
         self._waiting[id] = now, question
         return True
@@ -75,11 +79,3 @@ class ForeignQueries:
     def end(self, id: str) -> None:
         """Record that a query was answered or failed."""
         self._waiting.pop(id, None)
-
-    def _warn(self, now: float) -> None:
-        if now >= self._warned + QUIET:
-            self._warned = now
-            logger.warning(
-                "too many DNS queries wait for a name server: further ones get SERVFAIL; if the "
-                "name servers of this machine lead back to it, set dns_name_servers"
-            )

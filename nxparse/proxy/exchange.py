@@ -1,9 +1,9 @@
 """A request for one of our hosts, from its head to its reply.
 
-The body is passed on in chunks to a receiver. When it is complete, the receiver
-decides in a thread, since it waits for the disk. From the moment that the reply to
-an upload is written, its acknowledgement is watched: an upload whose reply was lost
-is a duplicate when the camera sends it again.
+The body goes to a receiver in chunks. When it is complete, the receiver accepts or
+refuses it, in a thread because it waits for the disk. Once the reply to an upload is
+written, its acknowledgement is watched: if the reply was lost, the camera sends the
+upload again, and that is a duplicate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nxparse.server.backend import Backend
 from nxparse.server.endpoints import Endpoint, Service
 from nxparse.server.receive import (
     HOPELESS,
-    Announced,
+    BodyInfo,
     Collector,
     EmailReceiver,
     FileReceiver,
@@ -31,27 +31,27 @@ from nxparse.server.receive import (
 from nxparse.server.reply import Reply, refusal
 
 FAILED = refusal(500, "nx_addon has failed, see its log")
-# The beginning of a photo that is sent to an unknown path shows what it is.
-MAX_UNKNOWN = 64 << 10  # bytes of a body that are saved to unknown/
-REPLY_WATCH = 30.0  # seconds until it must be known whether a reply has arrived
+# The beginning of a photo sent to an unknown path is enough to recognise it.
+MAX_UNKNOWN_BODY = 64 << 10  # bytes of a body that are saved to unknown/
+REPLY_WATCH = 30.0  # seconds; a reply not acknowledged by then counts as lost
 
 logger = logging.getLogger(__name__)
 
 
 class Exchange:
-    """A request, and what becomes of it.
+    """A request and its reply.
 
-    `connection` is the client as mitmproxy has it. `unknown` is true if the request is
-    for something that the map of the protocol does not have. A body of at most `inspect`
-    bytes can be read back into its flow. `too_long` is called when a body is so far over
-    nx_max_upload that its connection must end.
+    `connection` is mitmproxy's object for the client. `unknown` requests have no endpoint,
+    or one with an unproven reply; they are saved to unknown/. A body of at most `inspect`
+    bytes is read back to be shown in its flow. `too_long` is called when a body exceeds
+    HOPELESS times nx_max_upload; it should end the connection.
     """
 
     def __init__(
         self,
         backend: Backend,
         connection: Any,
-        announced: Announced,
+        info: BodyInfo,
         endpoint: Endpoint,
         *,
         unknown: bool = False,
@@ -60,43 +60,45 @@ class Exchange:
         reply_watch: float = REPLY_WATCH,
     ) -> None:
         self.connection = connection
-        self.client = announced.client
+        self.client = info.client
         self.pending = Pending()
         self.reply: Reply | None = None
         self.result: Result | None = None
         self.unknown = unknown
-        self.streamed = False  # has mitmproxy passed a body on?
-        self.destination: tuple[str, int, str] | None = None  # while it leads to the sink
+        self.streamed = False  # was `receive` called?
+        self.destination: tuple[str, int, str] | None = (
+            None  # of the request, before its redirection
+        )
         self._backend = backend
-        self._announced = announced
+        self._info = info
         self._endpoint = endpoint
         self._inspect = inspect
         self._too_long = too_long
         self._reply_watch = reply_watch
         self._receiver: Receiver | Collector | None = None
-        # Chunks of one turn of the event loop: tiny ones would cost the receiver much time.
+        # The chunks of one turn of the event loop, so that tiny ones cost the receiver little.
         self._gathered: list[bytes] = []
 
     @property
     def has_body(self) -> bool:
-        """Was a receiver prepared for the body?"""
+        """Whether there is a receiver for a body."""
         return self._receiver is not None
 
     async def begin(self) -> None:
-        """Prepare for the body. A reply that is certain already is in `reply` afterwards."""
+        """Prepare to receive the body. Sets `reply` if the request is refused already."""
         endpoint, client = self._endpoint, self.client
         if reply := endpoint.reply:
             if self.unknown:
-                self._receiver = Collector(client, lambda _: reply, MAX_UNKNOWN)
+                self._receiver = Collector(client, lambda _: reply, MAX_UNKNOWN_BODY)
             return
         backend, config = self._backend, self._backend.config
         if endpoint.is_upload and not backend.spool.is_in_place():
-            with suppress(OSError, sqlite3.Error):  # the receiver finds out
+            with suppress(OSError, sqlite3.Error):  # the receiver handles it
                 await backend.in_thread(backend.spool.reopen)
         if endpoint.service is Service.EMAIL:
             # This creates a file, which is no slower than writing to it.
             self._receiver = EmailReceiver(
-                backend.spool, config, self._announced, inspect=self._inspect
+                backend.spool, config, self._info, inspect=self._inspect
             ).open()
         elif endpoint.service is Service.FILE:
             search = partial(backend.gateway.announced, config, client, endpoint.argument)
@@ -104,28 +106,26 @@ class Exchange:
             if isinstance(file, Reply):
                 self.reply = file
                 return
-            receiver = FileReceiver(
-                backend.spool, config, self._announced, file, inspect=self._inspect
-            )
+            receiver = FileReceiver(backend.spool, config, self._info, file, inspect=self._inspect)
             self._receiver = await backend.in_thread(receiver.open)
         else:
             self._receiver = Collector(
                 client, partial(backend.gateway.answer, config, client, endpoint)
             )
 
-    def take(self, chunk: bytes) -> list[bytes]:
-        """Take a chunk of the body; an empty one is its end. Returns what is passed on: nothing.
+    def receive(self, chunk: bytes) -> list[bytes]:
+        """Receive a chunk of the body; an empty one is its end. Returns no chunks for the sink.
 
-        Does not raise: mitmproxy would let the client hang.
+        Does not raise: after an exception, mitmproxy never answers the client.
         """
         self.streamed = True
         self.pending.chunks += 1
         self.pending.received += len(chunk)
         if not chunk:
-            self._feed()
+            self._flush()
             return []
         if not self._gathered:
-            asyncio.get_running_loop().call_soon(self._feed)
+            asyncio.get_running_loop().call_soon(self._flush)
         self._gathered.append(chunk)
         if self.pending.received > HOPELESS * self._backend.config.max_upload:
             reason = f"body exceeds {HOPELESS} x nx_max_upload; connection closed"
@@ -134,7 +134,7 @@ class Exchange:
         return []
 
     async def finish(self) -> Reply:
-        """The request is complete: decide its reply."""
+        """Return the reply to the request, which is complete. May wait for the disk."""
         if self.reply:
             return self.reply
         if self._receiver is None:
@@ -168,10 +168,10 @@ class Exchange:
             text = f"Incomplete, {self.pending.received} bytes: {reason}"
             self._backend.gateway.failures.add(self.client, text)
 
-    async def abandon(self, reason: str) -> bytes | None:
-        """The request was cut, or has failed. Returns the part that arrived, to be inspected."""
+    async def abort(self, reason: str) -> bytes | None:
+        """End a request that was cut or has failed. Returns the part that arrived, for its flow."""
         try:
-            self._pass_on()
+            self._feed_receiver()
             if self._receiver:
                 return await self._backend.in_thread(self._receiver.abort, reason)
         except Exception:
@@ -179,14 +179,14 @@ class Exchange:
         return None
 
     def end(self, reason: str) -> None:
-        """Abandon the request if it is not complete; its reply is lost. Blocks."""
+        """Abort the request if it is not complete; its reply counts as lost. Blocks."""
         if self._receiver and not self.pending.complete:
-            self._pass_on()
+            self._feed_receiver()
             self._receiver.abort(reason)
         self._reply_lost()
 
-    def reply_watched(self, arrived: bool) -> None:
-        """It is known now whether the reply has reached the client."""
+    def settle_reply(self, arrived: bool) -> None:
+        """Record whether the reply has reached the client."""
         result = self.result
         if not result or not result.accepted:
             return
@@ -200,11 +200,11 @@ class Exchange:
         self._reply_lost()
 
     def wake_outbox(self) -> None:
-        """Deliver what was accepted."""
+        """Start the delivery of an accepted upload."""
         self._backend.outbox.wake()
 
     def outcome(self, title: str) -> tuple[str, str]:
-        """What became of the request, as a word, and a few words more. `title` says what it was."""
+        """Return the outcome, a key of `adapter.MARKS`, and a comment; `title` is the request's."""
         reply, result = self.reply or FAILED, self.result
         if reply is FAILED:
             return "failed", title
@@ -216,14 +216,14 @@ class Exchange:
             return ("repeated" if result.is_duplicate else "received"), result.message
         return "answered", title
 
-    def _feed(self) -> None:
+    def _flush(self) -> None:
         try:
-            self._pass_on()
+            self._feed_receiver()
         except Exception:
-            logger.exception("cannot take a chunk of a body")
+            logger.exception("cannot receive a chunk of a body")
             self.reply = FAILED
 
-    def _pass_on(self) -> None:
+    def _feed_receiver(self) -> None:
         data = b"".join(self._gathered)
         self._gathered.clear()
         if data and self._receiver and self.reply is None:
@@ -232,4 +232,4 @@ class Exchange:
     def _reply_lost(self) -> None:
         if self.result and self.result.accepted:
             self._backend.spool.reply_lost(self.result.accepted)
-            self.result = None  # what the watch finds afterwards comes too late
+            self.result = None  # a later result of the watch is ignored

@@ -15,7 +15,7 @@ from nxparse.server.reply import Reply
 
 
 class FileRequests:
-    """The current requests, by the ids of their flows. For the event loop's thread."""
+    """The current requests, by flow id. Use in the event loop's thread only."""
 
     def __init__(self, clients: Clients) -> None:
         self.server = FileServer()
@@ -30,7 +30,7 @@ class FileRequests:
         found = await backend.in_thread(
             backend.gateway.file,
             backend.config,
-            adapter.name(client),
+            adapter.address(client),
             endpoint,
             request.method,
             fields,
@@ -49,7 +49,7 @@ class FileRequests:
         return None
 
     def connects(self, client: Any, address: tuple[Any, ...]) -> bool:
-        """Is this the address of the file server, and does this client get a file from it?"""
+        """Return whether this is the address of the file server, and this client gets a file."""
         return address[:2] == self.server.address and any(
             one.id == client.id for one, _ in self._current.values()
         )
@@ -58,13 +58,13 @@ class FileRequests:
         return flow.id in self._current
 
     def start(self, flow: Any) -> None:
-        """The head of the response is here: stream its body."""
+        """Stream the body of a response whose head has arrived."""
         if flow.id in self._current:
             self._current[flow.id][1]()
             flow.response.stream = True
             adapter.label(flow, "answered", "saved file")
 
     def end(self, flow: Any) -> None:
-        """The response is complete, or was aborted."""
+        """End a request whose response is complete or was aborted."""
         if flow.id in self._current:
             self._current.pop(flow.id)[1]()

@@ -1,11 +1,11 @@
-"""The server that mitmproxy gets saved files from, to stream them to a browser.
+"""The server that sends saved files through mitmproxy to a browser.
 
-mitmproxy streams only what comes from a server; a response that a hook sets is held in
+mitmproxy streams only responses from a server; a response that a hook sets is held in
 memory as a whole. So the addon redirects a request for a file to this server, which
-listens on a loopback port. The path is a random token that is good for one request:
-other programs on this machine get nothing.
+listens on a loopback port. The path is a random token, valid for one request, so that
+other programs on this machine cannot read files.
 
-A file is read in chunks, in a thread, and only as fast as the browser takes them.
+A file is read in chunks, in a thread, at the speed at which the browser reads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from nxparse.server.files import FileReply
 from nxparse.store.disk import CHUNK
 
-THREADS = 4  # that read files at the same time
+THREADS = 4  # for reading files
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,11 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class _Offer:
     reply: FileReply
-    abandon: Callable[[], object]
+    abort: Callable[[], object]
 
 
 class FileServer:
-    """A server on a free loopback port. `threads` read the files; without, it has its own."""
+    """A server on a free loopback port. `threads` read the files; by default its own."""
 
     def __init__(self, threads: Executor | None = None, limits: Limits = Limits()) -> None:
         self.address: tuple[str, int] | None = None
@@ -50,7 +50,7 @@ class FileServer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> tuple[str, int]:
-        """Listen, unless it does already. Returns the address. Raises OSError."""
+        """Listen, if it does not yet. Returns the address. Raises OSError."""
         if self.address is None:
             server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
             if self.address is None:
@@ -59,18 +59,18 @@ class FileServer:
                 server.close()
         return self.address
 
-    def offer(self, reply: FileReply, abandon: Callable[[], object]) -> str:
-        """Offer a file to the next request for the path that is returned, and close it then.
+    def offer(self, reply: FileReply, abort: Callable[[], object]) -> str:
+        """Offer a file to one request for the returned path. The file is closed afterwards.
 
-        `abandon` is called if the browser stops reading: it should end its connection.
+        `abort` is called if the browser stops reading; it should end that connection.
         """
         token = secrets.token_urlsafe(24)
-        self._offers[token] = _Offer(reply, abandon)
+        self._offers[token] = _Offer(reply, abort)
         asyncio.get_running_loop().call_later(self._limits.claim, self._withdraw, token)
         return f"/{token}"
 
     def close(self) -> None:
-        """Stop listening, and break off what is being sent."""
+        """Stop listening, and abort the transfers."""
         if self._server:
             self._server.close()
         self.address = self._server = None
@@ -116,7 +116,7 @@ class FileServer:
                 writer.close()
                 await writer.wait_closed()
         except TimeoutError:
-            offer.abandon()
+            offer.abort()
             raise
         finally:
             reply.file.close()

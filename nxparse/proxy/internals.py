@@ -1,8 +1,8 @@
 """Where nx_addon reaches into mitmproxy beyond its public interface.
 
-`master` is mitmproxy's master object, `client` and `server` its connections. Another
-version of mitmproxy may keep things elsewhere: then each function does less, and says so
-if users would notice.
+`master` is mitmproxy's master object, `client` and `server` its connections. With a
+version of mitmproxy that is organised differently, each function does less, and logs
+that if users would notice.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from nxparse.config import OPTIONS, Config, ConfigError, Option
 from nxparse.proxy import advice, network
 from nxparse.proxy.log_stream import LogStream
 
-LAST_LINES = 1.0  # seconds to write the last lines of the log
+LAST_LINES = 1.0  # seconds to write the last lines of the log at the end
 
 logger = logging.getLogger(__name__)
 
 
 def convert_deferred(options: Any, option: Option) -> bool:
-    """Bring a value that was given before the option was declared into its declared type.
+    """Convert a value that was set before the option was declared to the declared type.
 
-    With a value of another type mitmproxy drops the addon without a word. Returns False
-    if that is impossible; the error that is logged stops the start.
+    With a value of another type, mitmproxy silently drops the addon. If the value is
+    invalid, returns False and logs an error, which makes mitmproxy exit.
     """
     if option.name in options.deferred:
         given = options.deferred.pop(option.name)
@@ -55,19 +55,19 @@ def warn_about_unknown(options: Any) -> None:
 
 
 def streams(master: Any, client: Any) -> Any:
-    """The object that has the reader and the writer of a TCP client; None if not found."""
+    """Return the object with the reader and writer of a TCP client; None if not found."""
     try:
         return master.addons.get("proxyserver").connections[client.id].transports[client]
     except (AttributeError, KeyError):
         logger.warning(
-            "this mitmproxy keeps its connections where nx_addon does not find them: "
+            "nx_addon cannot find the connections of this version of mitmproxy: "
             "replies may leave in two segments, and cut uploads may lose their end"
         )
         return None
 
 
 def abort_connection(master: Any, client: Any, server: Any) -> None:
-    """Abort a connection to a server; an error that a hook sets then has no effect."""
+    """Abort an open connection to a server, for which `server.error` has no effect."""
     with suppress(AttributeError, KeyError):
         handler = master.addons.get("proxyserver").connections[client.id]
         writer = handler.transports[server].writer
@@ -78,9 +78,9 @@ def abort_connection(master: Any, client: Any, server: Any) -> None:
 
 
 def listening(master: Any, mode: str = "") -> list[tuple[str, int]]:
-    """The addresses and ports this process listens on in a mode; in all of them without one.
+    """Return the addresses and ports that this process listens on in a mode, or in all.
 
-    mitmweb's own API is among all.
+    Without a mode, they include those of mitmweb's own interface.
     """
     servers = master.addons.get("proxyserver").servers
     chosen = [server for server in servers if mode in ("", server.mode.type_name)]
@@ -91,13 +91,13 @@ def listening(master: Any, mode: str = "") -> list[tuple[str, int]]:
 
 
 def name_servers(master: Any) -> list[str]:
-    """The addresses of the name servers that the DNS mode asks."""
+    """Return the addresses of the name servers that the DNS mode queries."""
     resolver = master.addons.get("dnsresolver")
     return resolver.name_servers() if resolver else []
 
 
 def log_set_up(master: Any, config: Config) -> None:
-    """Log what a camera must reach, and a warning if files will belong to root."""
+    """Log how a camera reaches this process, and warn if files will belong to root."""
     ports = {
         mode: [port for _, port in listening(master, mode)]
         for mode in ("regular", "transparent", "dns")
@@ -117,7 +117,7 @@ def log_set_up(master: Any, config: Config) -> None:
 
 
 def is_inspected(master: Any) -> bool:
-    """Can anybody see the body of a flow?"""
+    """Return whether bodies are shown, or saved with their flows."""
     options = master.options
     detail = options.flow_detail if "flow_detail" in options else 0
     interactive = master.addons.get("view") is not None
@@ -125,7 +125,7 @@ def is_inspected(master: Any) -> bool:
 
 
 def answer_dns_before_resolver(master: Any) -> None:
-    """In mitmproxy 11 the resolver comes before scripts, and waits for servers that are dead."""
+    """Move the resolver behind scripts: in mitmproxy 11 it would resolve our hosts first."""
     chain, resolver = master.addons.chain, master.addons.get("dnsresolver")
     if resolver in chain:
         chain.remove(resolver)
@@ -139,13 +139,13 @@ def show_comments(master: Any) -> None:
         options.web_columns = [*options.web_columns, "comment"]
 
 
-def never_wait_for_stdout(master: Any, handlers: Sequence[Any]) -> None:
-    """Let a thread write what mitmdump and mitmweb print; see `LogStream`.
+def write_stdout_in_thread(master: Any, handlers: Sequence[Any]) -> None:
+    """Write what mitmdump and mitmweb print in a thread; see `LogStream`.
 
     `handlers` are mitmproxy's log handlers for the terminal.
     """
     own = [one for one in handlers if one.file is sys.stdout]
-    if not own or (os.name == "nt" and sys.stdout.isatty()):  # a console there takes no bytes
+    if not own or (os.name == "nt" and sys.stdout.isatty()):  # its console does not accept bytes
         return
     with suppress(OSError):
         sys.stdout.flush()
@@ -158,7 +158,7 @@ def never_wait_for_stdout(master: Any, handlers: Sequence[Any]) -> None:
 
 
 def on_interrupt(master: Any, act: Callable[[], None]) -> None:
-    """Act on the next SIGINT or SIGTERM, if mitmproxy ends because of one."""
+    """Call `act` on the next SIGINT or SIGTERM, if mitmproxy is ending because of one."""
     loop = asyncio.get_running_loop()
     if master.should_exit.is_set():
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -166,17 +166,17 @@ def on_interrupt(master: Any, act: Callable[[], None]) -> None:
 
 
 class PortAdvice(logging.Handler):
-    """While mitmproxy starts: says what to do about a port that it cannot have."""
+    """Logs what to do about a port that mitmproxy cannot open at its start."""
 
     def start(self, master: Any) -> None:
-        """Watch the log, and what mitmproxy has complained about already."""
+        """Watch the log, and handle the errors that mitmproxy has logged already."""
         logging.getLogger().addHandler(self)
         if errors := master.addons.get("errorcheck"):
             for record in errors.logger.has_errored:
                 self.handle(record)
 
     def stop(self) -> None:
-        """Watch the log no more."""
+        """Stop watching the log."""
         logging.getLogger().removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -1,4 +1,4 @@
-"""Limits of descriptors and of connections per client."""
+"""Limits for descriptors, for connections of a client, and for repeated log lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -16,6 +16,7 @@ DESCRIPTORS = 65536
 MAX_CONNECTIONS = 2000  # of one client; a browser opens about a hundred
 MIN_CONNECTIONS = 32
 REMIND = 60.0  # seconds between two log lines about the same problem
+Clock = Callable[[], float]
 
 logger = logging.getLogger(__name__)
 
@@ -40,31 +41,42 @@ def raise_descriptor_limit(wanted: int = DESCRIPTORS) -> int:
 
 
 def connections_allowed(descriptors: int) -> int:
-    """Return how many connections a client may have: half of the descriptors if all upload."""
+    """Return the number of connections allowed to a client: they use half of the descriptors."""
     if not descriptors:
         return MAX_CONNECTIONS
     return max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, descriptors // 8))
 
 
+class Reminder:
+    """Limits the log lines about a problem that persists."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._logged = -REMIND
+
+    def is_due(self) -> bool:
+        """Return whether to log the problem now: True once a minute."""
+        now = self._clock()
+        if now < self._logged + REMIND:
+            return False
+        self._logged = now
+        return True
+
+
 class ConnectionLimit:
     """Counts the connections of each client address."""
 
-    def __init__(
-        self, most: int = MAX_CONNECTIONS, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, most: int = MAX_CONNECTIONS, *, clock: Clock = time.monotonic) -> None:
         self.most = most
-        self._clock = clock
         self._open: Counter[str] = Counter()
-        self._warned: dict[str, float] = {}
+        self._reminders = defaultdict[str, Reminder](lambda: Reminder(clock))
 
     def opened(self, address: str) -> bool:
         """Count a connection. Returns False above the limit, and warns once a minute."""
         self._open[address] += 1
         if self._open[address] <= self.most:
             return True
-        now = self._clock()
-        if self._warned.get(address, -REMIND) <= now - REMIND:
-            self._warned[address] = now
+        if self._reminders[address].is_due():
             logger.warning(f"{address}: has {self.most} connections open; further ones are closed")
         return False
 
@@ -73,7 +85,7 @@ class ConnectionLimit:
         self._open[address] -= 1
         if self._open[address] <= 0:
             del self._open[address]
-            self._warned.pop(address, None)
+            self._reminders.pop(address, None)
 
 
 class AcceptErrors:
@@ -83,10 +95,9 @@ class AcceptErrors:
     Other exceptions go to the previous handler.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, clock: Clock = time.monotonic) -> None:
         self._others: Any = None
-        self._clock = clock
-        self._logged = -REMIND
+        self._reminder = Reminder(clock)
 
     def install(self) -> None:
         """Handle the exceptions of the running event loop."""
@@ -108,8 +119,6 @@ class AcceptErrors:
             else:
                 loop.default_exception_handler(context)
             return
-        now = self._clock()
-        if self._logged <= now - REMIND:
-            self._logged = now
+        if self._reminder.is_due():
             reason = getattr(context.get("exception"), "strerror", None)
             logger.error(f"new connections have to wait: {reason}")

@@ -1,4 +1,4 @@
-"""Hides log records of mitmproxy that would only puzzle its users."""
+"""Hides log records of mitmproxy that would confuse users."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from nxparse.proxy.sink import Sink
 
 
 class ProxyLogFilter(logging.Filter):
-    """Drops what mitmproxy logs about our own servers, and about heads that we refused.
+    """Drops mitmproxy's records about our own servers, and about request heads that we refused.
 
-    `streams` and `refused` tell whether a client, given by its address and port
-    as in the record, streams to the sink or has sent a refused head. mitmproxy
-    would log the whole head.
+    `streams` and `refused` return whether a client, given by its address and port as in
+    the record, streams to the sink, or has sent a refused head, which mitmproxy would log
+    as a whole.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """A log stream that neither blocks nor fails.
 
-mitmproxy writes its log to stdout from the event loop: a reader that stops reading would
-stop all uploads, and an error ends the process. `LogStream` leaves the writing to a thread.
-Each line is written at once, also to a pipe.
+mitmproxy writes its log to stdout from the event loop. If the reader of a pipe stopped
+reading, all uploads would stop, and an error would end the process. `LogStream` writes in
+a thread, each line at once.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import os
 import threading
 import time
 
-LIMIT = 1 << 18  # bytes that wait to be written: the lines of some 300 uploads
-PAUSE = 0.1  # seconds until the next attempt at a descriptor that must not block
+LIMIT = 1 << 18  # bytes waiting to be written: the lines of some 300 uploads
+PAUSE = 0.1  # seconds before a retry, if the descriptor is non-blocking and full
 
 
 class LogStream(io.TextIOBase):
     """Writes lines to a descriptor, in a thread.
 
-    While `limit` bytes wait, lines are dropped; later the log says how many. What is written
-    in one piece is kept or dropped as a whole: mitmdump prints a body so.
+    While `limit` bytes are waiting, lines are dropped; their number is logged later. The text
+    of one call, such as a body that mitmdump prints, is kept or dropped as a whole.
     """
 
     def __init__(self, fd: int, limit: int = LIMIT) -> None:
         self._fd = fd
         self._limit = limit
         self._changed = threading.Condition()
-        self._line = ""  # without its end so far
+        self._line = ""  # not complete yet
         self._waiting = b""
         self._dropped = 0
         self._writing = False

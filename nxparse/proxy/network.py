@@ -15,7 +15,7 @@ Address = IPv4Address | IPv6Address
 _SIOCGIFADDR = 0x8915
 _INTERFACES = Path("/sys/class/net")
 _FIRST_OPEN_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
-# Nothing is sent there (RFC 5737): it only makes the kernel choose a route.
+# Nothing is sent to this address (RFC 5737); the kernel only chooses a route to it.
 _ELSEWHERE = "192.0.2.1"
 
 

@@ -5,7 +5,7 @@ chunk on its way and passes nothing on, so the sink receives only the head of a 
 It answers when the addon has decided; the addon then replaces that answer by its reply.
 
 All requests share one sink, on a loopback port. Other programs on this machine can reach
-it, too: only connections that mitmproxy has announced by their source port stay open.
+it, too: only connections whose source port the addon has allowed stay open.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-ANNOUNCED = 5.0  # seconds until mitmproxy must have announced its connection
+ALLOW_WITHIN = 5.0  # seconds until a connection must have been allowed
 BACKLOG = 128  # connections
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -21,10 +21,10 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 class Sink:
     """A server on a free loopback port that answers each connection when it is released."""
 
-    def __init__(self, *, announced: float = ANNOUNCED) -> None:
+    def __init__(self, *, allow_within: float = ALLOW_WITHIN) -> None:
         self.address: tuple[str, int] | None = None
-        self._limit = announced
-        self._announced: dict[int, bool] = {}  # source ports; are they released?
+        self._limit = allow_within
+        self._allowed: dict[int, bool] = {}  # by source port: is it released?
         self._connections: dict[int, asyncio.Transport] = {}  # by source port
         self._server: asyncio.Task[asyncio.Server] | None = None
 
@@ -37,15 +37,15 @@ class Sink:
             loop.create_server(self._connect, sock=listening, backlog=BACKLOG)
         )
 
-    def announce(self, port: int) -> None:
+    def allow(self, port: int) -> None:
         """Keep the connection from this source port open: it is mitmproxy's."""
-        self._announced.setdefault(port, False)
+        self._allowed.setdefault(port, False)
 
     def release(self, port: int) -> None:
         """Answer the connection from this source port."""
-        if port not in self._announced:
+        if port not in self._allowed:
             return
-        self._announced[port] = True
+        self._allowed[port] = True
         if connection := self._connections.get(port):
             connection.write(ANSWER)
 
@@ -56,7 +56,7 @@ class Sink:
             self._server.add_done_callback(lambda server: server.result().close())
 
     def _connect(self) -> _Connection:
-        return _Connection(self._announced, self._connections, self._limit)
+        return _Connection(self._allowed, self._connections, self._limit)
 
 
 class _Connection(asyncio.Protocol):
@@ -64,11 +64,11 @@ class _Connection(asyncio.Protocol):
 
     def __init__(
         self,
-        announced: dict[int, bool],
+        allowed: dict[int, bool],
         connections: dict[int, asyncio.Transport],
         limit: float,
     ) -> None:
-        self._announced = announced
+        self._allowed = allowed
         self._connections = connections
         self._limit = limit
         self._port = 0
@@ -77,16 +77,16 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._port = transport.get_extra_info("peername")[1]
         self._connections[self._port] = transport
-        released = self._announced.get(self._port)
+        released = self._allowed.get(self._port)
         if released:
             transport.write(ANSWER)
         elif released is None:
-            asyncio.get_running_loop().call_later(self._limit, self._end_stranger, transport)
+            asyncio.get_running_loop().call_later(self._limit, self._end_unless_allowed, transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._connections.pop(self._port, None)
-        self._announced.pop(self._port, None)
+        self._allowed.pop(self._port, None)
 
-    def _end_stranger(self, transport: asyncio.Transport) -> None:
-        if self._port not in self._announced:
+    def _end_unless_allowed(self, transport: asyncio.Transport) -> None:
+        if self._port not in self._allowed:
             transport.abort()

@@ -1,4 +1,4 @@
-"""What the addons of nx_addon.py share."""
+"""The state that the addons of nx_addon.py share."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 class State:
     """The options, the connections, and the requests that have no reply yet.
 
-    `backend` is None while no uploads are received. `loaded` are flows from a file, to be
-    reported. For the event loop's thread.
+    `backend` is None while no uploads are received. `loaded` has the flows read from a
+    file if a report is wanted. Use it in the event loop's thread only.
     """
 
     def __init__(self, times: Times) -> None:
@@ -41,15 +41,15 @@ class State:
         self.sink = Sink()
         self.files = FileRequests(self.clients)
         self.exchanges: dict[str, Exchange] = {}  # by the id of the flow
-        self.unacknowledged: set[Exchange] = set()  # whose replies are on their way
+        self.unacknowledged: set[Exchange] = set()  # replied, but not known to have arrived
         self.loaded: list[Any] = []
         self._unknown_hosts = UnknownHosts()
         self._portal = PortalState()
-        self._values: dict[str, object] = {}  # the options as they were parsed last
-        self._doubts: list[str] = []  # about them, as they were logged
+        self._values: dict[str, object] = {}  # of the options, when they were last parsed
+        self._doubts: list[str] = []  # about these values; each is logged once
 
     def configure(self, options: Any, environ: Mapping[str, str]) -> None:
-        """Parse the options that are declared, and use them from now on. Raises ConfigError."""
+        """Parse the options and use them from now on. Raises ConfigError."""
         values = {option.name: getattr(options, option.name) for option in config.OPTIONS}
         if values == self._values:
             return
@@ -68,44 +68,45 @@ class State:
 
     @property
     def reports(self) -> bool:
-        """Is a report of the loaded flows wanted?"""
+        """Whether a report of the loaded flows is wanted."""
         return bool(self.config and self.config.report)
 
     def exchanges_of(self, client: Any) -> list[Exchange]:
-        """The requests of a client to our hosts."""
+        """Return the unanswered requests of a client to our hosts."""
         return [one for one in self.exchanges.values() if one.connection.id == client.id]
 
-    def is_local_server(self, client: Any, address: tuple[Any, ...]) -> bool:
-        """Is this the sink or the file server, and has the client a request for it?"""
+    def is_own_server(self, client: Any, address: tuple[Any, ...]) -> bool:
+        """Return whether this is our sink or file server, and the client has a request for it."""
         is_sink = address[:2] == self.sink.address and bool(self.exchanges_of(client))
         return is_sink or self.files.connects(client, address)
 
     def connected(self, client: Any, sockname: tuple[Any, ...] | None) -> None:
-        """mitmproxy has connected from `sockname` to the sink, or the file server."""
+        """Handle mitmproxy's connection to the sink or the file server, from `sockname`."""
         uploads = self.exchanges_of(client)
         if sockname and uploads:
-            self.sink.announce(sockname[1])
+            self.sink.allow(sockname[1])
             for exchange in uploads:
                 exchange.pending.connected.set()
 
     def is_ours(self, address: tuple[Any, ...]) -> bool:
-        """Is this the address of a host of ours, or of the sink?"""
+        """Return whether this is the address of a host of ours, or of the sink."""
         return address[0] in self.destinations.hosts or address[:2] == self.sink.address
 
     def is_uploading(self, peername: object) -> bool:
-        """Has this peer a request to one of our hosts?"""
+        """Return whether this peer has an unanswered request to one of our hosts."""
         return any(one.connection.peername == peername for one in self.exchanges.values())
 
     def claim(self, flow: Any) -> Claim | None:
-        """Who answers a request here; None if it goes upstream. Resolves no names."""
-        return self.destinations.claim(adapter.arrival(flow))
+        """Return whether a request is answered here; None if it goes upstream. No DNS look-ups."""
+        return self.destinations.claim(adapter.request_head(flow))
 
-    def endpoint(self, flow: Any, claim: Claim) -> tuple[Endpoint, bool]:
-        """Who answers a request, and whether a new model may want something better.
+    def choose_endpoint(self, flow: Any, claim: Claim) -> tuple[Endpoint, bool]:
+        """Choose the endpoint for a request, and return whether the request is unknown.
 
-        The answer may depend on what the camera was answered before. Refusals are logged.
+        Logs a refusal. Otherwise records the client as a camera, and the progress of its
+        hotspot check, on which the reply may depend.
         """
-        request, client = flow.request, adapter.name(flow.client_conn)
+        request, client = flow.request, adapter.address(flow.client_conn)
         headers = adapter.fields(request.headers)
         claim = self.destinations.refuse_browser(claim, request.method, headers)
         endpoint = claim.endpoint(request.method, request.path)
@@ -121,7 +122,7 @@ class State:
         return endpoint, self.destinations.is_unknown(claim, endpoint)
 
     def end_exchanges(self, reason: str) -> bool:
-        """Abandon what has no reply yet, or an unacknowledged one. Tells whether clients wait.
+        """End all exchanges. Returns whether a client is still waiting for a reply.
 
         A camera that gets no reply sends its upload again.
         """
@@ -133,23 +134,23 @@ class State:
         return waiting
 
     def loaded_from_cameras(self) -> list[Any]:
-        """The loaded flows of clients that have asked for one of our hosts."""
+        """Return the loaded flows of clients that have asked for one of our hosts."""
 
         def is_ours(flow: Any) -> bool:
             if hasattr(flow.request, "questions"):
                 return any(self.destinations.hosts.resolves(q.name) for q in flow.request.questions)
             return self.claim(flow) is not None
 
-        cameras = {adapter.name(one.client_conn) for one in self.loaded if is_ours(one)}
-        return [one for one in self.loaded if adapter.name(one.client_conn) in cameras]
+        cameras = {adapter.address(one.client_conn) for one in self.loaded if is_ours(one)}
+        return [one for one in self.loaded if adapter.address(one.client_conn) in cameras]
 
     def note_camera(self, client: Any) -> None:
-        """A client has asked for one of our hosts."""
-        if line := self._unknown_hosts.seen(adapter.name(client)):
+        """Record that a client has asked for one of our hosts."""
+        if line := self._unknown_hosts.seen(adapter.address(client)):
             logger.info(line)
 
     def note_question(self, flow: Any, type_a: int) -> None:
-        """A client has asked DNS for a host. `type_a` is the type of address records."""
+        """Record a DNS query of a client. `type_a` is the type of address records."""
         question = flow.request.question
         if question and self.destinations.hosts.resolves(question.name):
             self.note_camera(flow.client_conn)
@@ -157,7 +158,7 @@ class State:
             self.note_other(flow.client_conn, question.name, "DNS")
 
     def note_other(self, client: Any, host: str, protocol: str) -> None:
-        """A client has asked for another host, in HTTP or DNS."""
+        """Record that a client has asked for another host, in HTTP or DNS."""
         host = endpoints.bare_host(host)
-        if line := self._unknown_hosts.asked(adapter.name(client), host, protocol):
+        if line := self._unknown_hosts.asked(adapter.address(client), host, protocol):
             logger.info(line)

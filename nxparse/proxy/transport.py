@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
-READ = 1 << 18  # bytes; asyncio takes no more from a socket at once
+READ = 1 << 18  # bytes; the most that asyncio reads from a socket at once
 # mitmproxy handles all chunks of a read in one turn of the event loop. After a
 # read of more chunks than this, smaller reads let other connections run.
 MANY_CHUNKS = 500
@@ -64,12 +64,12 @@ class Times:
 
 @dataclass(eq=False, slots=True)
 class Pending:
-    """How far a request has come, for the reader of its connection.
+    """The progress of a request to one of our hosts, for the reader of its connection.
 
-    `received` counts the bytes of the body, `chunks` the pieces that mitmproxy passed
-    on. `connected` is set when the connection to the sink is open, `complete` when the
-    body has arrived, `answered` when a reply or an error has been decided. `end` is the
-    reason why the client's connection ended.
+    `received` is the number of bytes of the body, `chunks` that of the chunks from
+    mitmproxy. `connected` is set when the connection to the sink is open, `complete` when
+    the body has arrived, `answered` when the reply is ready or the request has failed.
+    `end` is the reason why the client's connection ended.
     """
 
     received: int = 0
@@ -81,12 +81,12 @@ class Pending:
 
 
 class Stage(Enum):
-    """What a client is sending, as far as its reader knows."""
+    """What a client is sending, as far as its reader can tell."""
 
     HEAD = auto()  # a request head, or nothing yet
     UNNOTICED = auto()  # a head is complete, but mitmproxy has called no hook yet
     BODY = auto()
-    COMPLETE = auto()  # a request is complete; what comes now belongs to the next one
+    COMPLETE = auto()  # a request is complete; further data belongs to the next one
     OPAQUE = auto()  # a TLS handshake, a tunnel, HTTP/2 or another protocol: no limits
 
 
@@ -124,7 +124,7 @@ class HeldReader:
         self._chunks = 0
 
     def enter(self, stage: Stage) -> None:
-        """Note what the client is sending from now on, as mitmproxy's hooks know it."""
+        """Record what the client is sending from now on, as a hook of mitmproxy has reported it."""
         if stage is Stage.HEAD and self._whole:  # it was sent before the last reply
             stage = Stage.UNNOTICED
         if stage is not Stage.HEAD or self._stage is Stage.OPAQUE:
@@ -136,7 +136,7 @@ class HeldReader:
         self._changed.set()
 
     def close(self) -> None:
-        """The connection has ended: stop the timer."""
+        """Stop the timer of a connection that has ended."""
         self._stop_timer()
 
     async def read(self, n: int = -1) -> bytes:
@@ -146,7 +146,7 @@ class HeldReader:
             await self._sink_connected()
             size = self._size(n)
             if size == SMALL_READ:
-                await asyncio.sleep(0)  # a read of data that are here does not yield
+                await asyncio.sleep(0)  # a read of buffered data does not yield
             limit = asyncio.timeout(self._times.idle)
             try:
                 async with limit:
@@ -198,7 +198,7 @@ class HeldReader:
             raise ConnectionAbortedError("the request head is too large")
 
     async def _head_noticed(self) -> None:
-        """Pause while mitmproxy has as much of a head as it may collect."""
+        """Wait while mitmproxy holds a head of the maximum size."""
         while self._head > MAX_HEAD and self._reader.exception() is None:
             self._changed.clear()
             await self._changed.wait()
@@ -230,7 +230,7 @@ class HeldReader:
         self._refuse(status, reason)
 
     async def _hold(self, end: str) -> None:
-        """The connection has ended: wait until its request is answered or aborted."""
+        """Wait until the request of a connection that has ended is answered or aborted."""
         await self._decided()
         if self.pending:
             self.pending.end = end
@@ -250,7 +250,7 @@ class HeldReader:
                 return
 
     async def _decided(self) -> None:
-        """Wait until mitmproxy has called a hook for a head that is here, or inside TLS."""
+        """Wait until mitmproxy has called a hook for a head that may have arrived."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._last + self._times.notice):
                 while self.pending is None and (
@@ -302,11 +302,11 @@ class OneSegmentWriter:
         self._flush()
         self._writer.write_eof()
 
-    def watch_reply(self, result: Callable[[bool], None]) -> None:
+    def watch_reply(self, on_result: Callable[[bool], None]) -> None:
         """Watch whether the client's TCP acknowledges the reply that is written next.
 
-        `result` is called once: with True when the reply has been acknowledged, with False
-        when the connection ended before, or after `Times.acknowledge`. Without TCP_INFO
+        `on_result` is called once: with True when the reply has been acknowledged, with False
+        when the connection has ended before, or after `Times.acknowledge`. Without TCP_INFO
         (only Linux has it) every reply counts as acknowledged.
         """
         self._flushed.clear()
@@ -314,7 +314,7 @@ class OneSegmentWriter:
         # Its own descriptor stays valid after the connection has been closed.
         with contextlib.suppress(OSError):
             connection = connection.dup()
-        self._watch = asyncio.ensure_future(self._report(connection, self._written, result))
+        self._watch = asyncio.ensure_future(self._report(connection, self._written, on_result))
 
     def close(self) -> None:
         self._flush()
@@ -344,7 +344,7 @@ class OneSegmentWriter:
         self,
         connection: socket.socket,
         before: int,
-        result: Callable[[bool], None],
+        on_result: Callable[[bool], None],
     ) -> None:
         try:
             await self._flushed.wait()
@@ -352,10 +352,10 @@ class OneSegmentWriter:
         finally:
             if isinstance(connection, socket.socket):
                 connection.close()
-        result(acknowledged)
+        on_result(acknowledged)
 
     async def _acknowledged(self, connection: socket.socket) -> bool:
-        """Wait until the client has acknowledged what has been written by now."""
+        """Wait until the client has acknowledged all bytes written so far."""
         if not hasattr(socket, "TCP_INFO"):
             return True
         written, pause = self._written, _FIRST_POLL

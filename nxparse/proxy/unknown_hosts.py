@@ -1,8 +1,8 @@
 """Host names that cameras ask for and that nx_addon does not answer.
 
-A client that asks for one of our hosts most likely is a camera. Other hosts that it
-asks for may be what a new model needs, so each is logged once. Many cameras look
-these up first; therefore the last names of every client are remembered.
+A client that asks for one of our hosts is most likely a camera. Other hosts that it
+asks for may be needed by a new model, so each is logged once. Many cameras look these
+up first; therefore the last names of each client are remembered.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Who answers what: endpoints, hotspot checks, social API, sessions, uploads, the web page."""
+"""The services for cameras and browsers: endpoints, uploads, social sites, the web page."""

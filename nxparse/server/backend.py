@@ -1,8 +1,8 @@
-"""Everything that is open while uploads are received: spool, sessions, outbox, threads.
+"""The open resources while uploads are received: spool, sessions, outbox, threads.
 
 When mitmproxy reloads nx_addon.py, it ends the old instance and starts the new one at
-once, while a delivery may still be running. The old instance leaves its backend here
-(`Backend.leave`), and the new one takes it over (`open_backend`). mitmproxy does not
+once, while a delivery may still be running. The old instance stores its backend here
+(`Backend.hand_over`), and the new one takes it over (`open_backend`). mitmproxy does not
 reload this module.
 """
 
@@ -31,14 +31,14 @@ from nxparse.server.sessions import Sessions
 from nxparse.store.records import Delivery
 from nxparse.store.spool import Spool
 from nxparse.text import describe_disk_error, format_list
-from nxparse.upload import File, Upload
+from nxparse.upload import File
 
 STORAGE_THREADS = 32  # uploads that may wait for the disk at the same time
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_left: dict[Path, Backend] = {}  # by the folder `.nx`
+_handed_over: dict[Path, Backend] = {}  # by the folder `.nx`
 
 
 class Backend:
@@ -51,7 +51,11 @@ class Backend:
         self.spool = spool
         self.sessions = sessions
         self.outbox = Outbox(
-            spool, self._deliver_to, self._keep, retry_for=config.retry_for, clock=time.time
+            spool,
+            self._deliver_to,
+            self._save_undelivered,
+            retry_for=config.retry_for,
+            clock=time.time,
         )
         self.gateway = Gateway(sessions, spool, attempted=self.outbox.attempted)
         self._threads = threads
@@ -70,24 +74,24 @@ class Backend:
             threading.Thread(target=check, name="nx smarthost", daemon=True).start()
 
     async def in_thread(self, work: Callable[..., T], *values: Any) -> T:
-        """Call a function that waits for the disk."""
+        """Call a function that waits for the disk in a thread, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *values)
 
-    def leave(self) -> None:
+    def hand_over(self) -> None:
         """Stop new deliveries, and let the next `open_backend` take this backend over."""
         self.outbox.stop(0)
-        _left[_root(self.config)] = self
+        _handed_over[_root(self.config)] = self
 
     async def end(self, on_interrupt: Callable[[Callable[[], None]], None], timeout: float) -> None:
-        """Close a backend that was left, after the running deliveries; not if it is taken over.
+        """After the running deliveries, close this backend, unless it has been taken over.
 
-        After `timeout` seconds the deliveries are abandoned, and programs of theirs are
-        killed; the next start repeats them. `on_interrupt(act)` arranges for `act` to be
-        called on Ctrl-C, which has the same effect.
+        After `timeout` seconds, or on Ctrl-C, the deliveries are cut off and their programs
+        are killed; the next start repeats them. `on_interrupt(act)` arranges for `act` to
+        be called on Ctrl-C.
         """
         root, deadline = _root(self.config), time.monotonic() + timeout
         interrupted, logged = asyncio.Event(), False
-        while _left.get(root) is self and not self.outbox.stop(0):
+        while _handed_over.get(root) is self and not self.outbox.stop(0):
             waiting = format_list(
                 [f"upload {one.id} to {target_label(one.target)}" for one in self.outbox.current]
             )
@@ -105,8 +109,8 @@ class Backend:
                 run.end_running()
                 return
             await asyncio.sleep(0.05)
-        if _left.get(root) is self:
-            del _left[root]
+        if _handed_over.get(root) is self:
+            del _handed_over[root]
             await self.in_thread(self.close)
             self._threads.shutdown(wait=False)
 
@@ -118,14 +122,14 @@ class Backend:
     def _deliver_to(self, target: str) -> Deliver:
         return targets.deliver_to(self.config, os.environ, target)
 
-    def _keep(self, upload: Upload, files: Sequence[File], delivery: Delivery) -> str:
-        return targets.keep(self.config.dir, upload, files, delivery)
+    def _save_undelivered(self, files: Sequence[File], delivery: Delivery) -> str:
+        return targets.save_undelivered(self.config.dir, files, delivery)
 
 
 def open_backend(config: Config) -> Backend | None:
-    """Open everything in nx_dir, or take over what was left. Logs why that fails."""
+    """Open the backend in nx_dir, or take over an open one. On failure, log it; return None."""
     root = _root(config)
-    if left := _left.pop(root, None):
+    if left := _handed_over.pop(root, None):
         left.configure(config)
         return left
     # Not asyncio's own executor: a slow disk must not delay name resolution.

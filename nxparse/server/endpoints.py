@@ -1,7 +1,7 @@
 """The map of the protocol: which service answers a request.
 
 One table lists the service for each method, host and path. To support a camera with other
-requests, add a row, and a reply if need be.
+requests, add a row, and a reply if needed.
 
 Our hosts are those of Samsung's firmware and those the user adds (`Hosts`). Every request
 for one of them is answered here, if only by 404: the real servers are gone, and DNS may
@@ -43,17 +43,17 @@ class Service(Enum):
 
     FIXED = auto()  # always the same reply
     CHECK = auto()  # a hotspot check
-    PAGE = auto()  # for people
+    PAGE = auto()  # the web page
     THUMBNAIL = auto()
-    OPEN = auto()  # a saved file, to be shown
-    DOWNLOAD = auto()  # a saved file, to be stored
+    OPEN = auto()  # shows a saved file
+    DOWNLOAD = auto()  # downloads a saved file
     README = auto()
     EMAIL = auto()  # receives photos; answered when they are stored
     FILE = auto()  # receives the file that was announced
     LOGIN = auto()
     PHOTO = auto()  # announces a photo
     VIDEO = auto()
-    TIME = auto()
+    TIME = auto()  # the time, for the ST1000
     ACCOUNT = auto()  # a login to AllShare; the right reply is unknown
     LIST = auto()  # the list of sites; the right reply is unknown
 
@@ -73,22 +73,22 @@ class Endpoint:
 
     @property
     def is_upload(self) -> bool:
-        """Does it receive photos?"""
+        """Whether it receives photos."""
         return self.service in (Service.EMAIL, Service.FILE)
 
     @property
     def is_page(self) -> bool:
-        """Is it for a browser?"""
+        """Whether it is for a browser."""
         return self.is_file or self.service in (Service.PAGE, Service.THUMBNAIL, Service.README)
 
     @property
     def is_file(self) -> bool:
-        """Is it a saved file, which has to be streamed?"""
+        """Whether it is a saved file, which has to be streamed."""
         return self.service in (Service.OPEN, Service.DOWNLOAD)
 
     @property
-    def is_unsolved(self) -> bool:
-        """Might a new model need a better reply?"""
+    def is_unknown(self) -> bool:
+        """Whether a new model may need a better reply. Such requests are saved to unknown/."""
         if self.service is Service.FIXED and self.reply:
             return self.reply.status in (404, 405)
         return self.service in (Service.ACCOUNT, Service.LIST)
@@ -111,7 +111,7 @@ class Row:
     host: str
     path: str
     answer: Service | Endpoint
-    arguments: frozenset[str] | None = None  # None: any
+    arguments: frozenset[str] | None = None  # None: any without a slash
 
     def argument(self, path: str) -> str | None:
         """Return the text in place of the `*`; None if this is not the path."""

@@ -24,14 +24,14 @@ class Failure:
 
 
 class Failures:
-    """A list in memory. For one thread that adds and many that read."""
+    """A list in memory. One thread may add while others read."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._failures: deque[Failure] = deque(maxlen=MAX_FAILURES)
 
     def add(self, client: str, reason: str) -> None:
-        """Note that an upload of this client was refused or cut."""
+        """Record that an upload of this client was refused or cut."""
         self._failures.append(Failure(self._clock(), client, printable(reason, MAX_REASON)))
 
     def recent(self, client: str | None = None) -> list[Failure]:

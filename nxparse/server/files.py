@@ -54,7 +54,7 @@ class FileReply:
 def reply_with(
     file: OpenFile, method: str, headers: Sequence[tuple[str, str]], *, download: bool
 ) -> FileReply | Reply:
-    """Return the reply to a GET or HEAD request for a file. Closes the file unless it is in it.
+    """Return the reply to a GET or HEAD request for a file. A `Reply` has closed the file.
 
     With `download` the browser saves the file, whatever its type. Raises OSError.
     """
@@ -107,7 +107,7 @@ def parse_range(value: str, size: int) -> tuple[int, int] | None:
 
 
 def disposition(name: str, *, inline: bool) -> str:
-    """Return a Content-Disposition header with a file name (RFC 6266), whatever is in it."""
+    """Return a Content-Disposition header (RFC 6266). The name may contain any characters."""
     plain = re.sub(r"[^A-Za-z0-9 ._()+-]", "_", name)
     encoded = quote(name.encode("utf-8", "replace"), safe="")
     kind = "inline" if inline else "attachment"

@@ -1,4 +1,4 @@
-"""Answers to everything but uploads: the social gateway, small services, and the page.
+"""Answers all requests except uploads: the social gateway, small services, and the page.
 
 Bodies here are short; photos and videos are received by `receive`. The option nx_senders
 decides who may log in. Passwords are ignored: there is nothing to compare them with. The
@@ -70,7 +70,7 @@ class Gateway:
         except BodyError as error:
             reason = f"{endpoint.service.name.lower()}: {error}"
             logger.warning(f"{client}: a request is refused: {printable(reason, 200)}")
-            return refusal(error.status, str(error), unsolved=bool(body))
+            return refusal(error.status, str(error), unknown=bool(body))
         except (OSError, sqlite3.Error) as error:
             return self._failed(config, client, error)
 
@@ -144,7 +144,7 @@ class Gateway:
 
     def _login(self, config: Config, client: str, site: str, body: bytes) -> Reply:
         try:
-            login = social.read_login(body)
+            login = social.parse_login(body)
         except social.CredentialsError as error:
             logger.warning(f"{client}: a login to {site} is refused: {error}")
             return social.NO_USER
@@ -159,7 +159,7 @@ class Gateway:
         return social.logged_in(key, login.user)
 
     def _announce(self, config: Config, client: str, site: str, body: bytes) -> Reply:
-        announcement = social.read_announcement(body)
+        announcement = social.parse_announcement(body)
         session = self._sessions.find(client, announcement.session_key)
         if session and not config.may_send(session.user):
             reason = describe_refused_sender(session.user)

@@ -12,7 +12,7 @@ WB37F, DV150F and more) ``http://www.msn.com/``. Some models expect a redirect, 
 of that domain with its leading dot (commits 2ede8d0, 77fd71c, 57f95a0, c2f8031; the article
 "Samsung WB850F Firmware Reverse Engineering" on op-co.de). Which model expects which is
 unknown, so each camera gets both in turn: it retries after a wrong one. If it goes on to do
-something else, the last reply was right and is given again.
+another request, the last reply was right, and the camera gets it again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MSN = _check("msn.com", "http://msn.com", b"MSN")
 
 
 class PortalState:
-    """Which reply each camera, by its address, gets next. For one thread."""
+    """The last reply to each camera, by its address. Not thread-safe."""
 
     def __init__(self) -> None:
         self._given: OrderedDict[tuple[str, PortalCheck], Reply] = OrderedDict()
@@ -69,5 +69,5 @@ class PortalState:
         return given
 
     def passed(self, client: str) -> None:
-        """Note that this camera passed its check: the last reply was right."""
+        """Record that this camera passed its check: the last reply was right."""
         self._good.update(camera for camera in self._given if camera[0] == client)

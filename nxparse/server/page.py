@@ -2,10 +2,10 @@
 
 A camera that fails its hotspot check opens http://www.samsungimaging.com/. This page
 shows that DNS and routing are right, and the state of the last uploads. It is made for
-the browser of an NX300, 480 pixels wide, and for phones: plain HTML, no script, nothing
-from other hosts. Without uploads it fits into one TCP segment.
+the browser of an NX300, 480 pixels wide, and for phones: plain HTML without scripts or
+content from other hosts. Without uploads it fits into one TCP segment.
 
-Any client can choose the names in it. So the template escapes them, and the
+Clients choose the names on the page. So the template escapes them, and the
 Content-Security-Policy allows only our own style sheets and thumbnails.
 """
 

@@ -41,17 +41,15 @@ from nxparse.text import (
 )
 from nxparse.upload import Upload, from_parts, thumbnail, whole
 
-# The connection is closed after this many times nx_max_upload.
-HOPELESS = 4
-# Progress of a long upload is logged this often.
-PROGRESS = 5.0  # seconds
+HOPELESS = 4  # times nx_max_upload; the connection of a longer body is closed
+PROGRESS = 5.0  # seconds between two log lines about a long upload
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Announced:
-    """The head of a request. `length` is in bytes, None for a chunked body."""
+class BodyInfo:
+    """A body, as the head of its request describes it. `length` is None if it is chunked."""
 
     client: str
     content_type: str
@@ -63,8 +61,8 @@ class Result:
     """The result of a request with a body.
 
     `accepted` is the id of the stored body, or of the one that it repeats, `upload` that of
-    its upload, and `message` a short description. `body` is set if it is to be inspected.
-    If `waits_for` is set there is no reply yet: call `finish` again when that is done.
+    its upload, and `message` a short description. `body` is set if it is shown in the flow.
+    If `waits_for` is set, there is no reply yet: call `finish` again when that is done.
     """
 
     reply: Reply
@@ -79,16 +77,14 @@ class Result:
 class Receiver(ABC):
     """Receives one upload. `feed` never raises; `finish` and `abort` block.
 
-    Bodies of at most `inspect` bytes are read back to be inspected (0: none).
+    Bodies of at most `inspect` bytes are read back to be shown in their flows (0: none).
     """
 
-    def __init__(
-        self, spool: Spool, config: Config, announced: Announced, *, inspect: int = 0
-    ) -> None:
+    def __init__(self, spool: Spool, config: Config, info: BodyInfo, *, inspect: int = 0) -> None:
         self.received = 0
         self._spool = spool
         self._config = config
-        self._announced = announced
+        self._info = info
         self._inspect = inspect
         self._refusal: Reply | None = None
         self._incoming: Incoming | None = None
@@ -96,11 +92,11 @@ class Receiver(ABC):
 
     def open(self) -> Self:
         """Create the body in the spool, or refuse the upload."""
-        if (self._announced.length or 0) > self._config.max_upload:
+        if (self._info.length or 0) > self._config.max_upload:
             self._too_large()
             return self
         try:
-            self._incoming = self._spool.begin(self._announced.length)
+            self._incoming = self._spool.begin(self._info.length)
         except OSError as error:
             self._not_stored(error)
         return self
@@ -120,7 +116,7 @@ class Receiver(ABC):
             self._not_stored(error)
 
     def finish(self) -> Result:
-        """The body is complete: accept or refuse it."""
+        """Accept or refuse the body, which is complete."""
         incoming = self._incoming
         if incoming is None:
             assert self._refusal, "finish and abort are called once, and one of them"
@@ -145,14 +141,14 @@ class Receiver(ABC):
             return Result(self._not_stored(error), body=body)
 
     def abort(self, reason: str) -> bytes | None:
-        """The body was cut: move the part that arrived to quarantine.
+        """Move the part of a cut body that arrived to quarantine.
 
-        Returns that part if it is to be inspected.
+        Returns that part if it is shown in the flow.
         """
         incoming, self._incoming = self._incoming, None
         if incoming is None:
             return None
-        of = f" of {self._announced.length}" if self._announced.length else ""
+        of = f" of {self._info.length}" if self._info.length else ""
         what = f"upload cut after {self.received}{of} bytes, {printable(reason)}"
         body = None
         try:
@@ -168,7 +164,7 @@ class Receiver(ABC):
 
     @abstractmethod
     def _accept(self, incoming: Incoming, body: bytes | None) -> Result:
-        """Accept the body: make it durable. Raises BodyError if it is refused."""
+        """Make the body durable. Raises BodyError if it is refused."""
 
     def _accepted(
         self,
@@ -227,24 +223,22 @@ class Receiver(ABC):
         return incoming.fetch(0, size) if 0 < size <= self._inspect else None
 
     def _log_progress(self) -> None:
-        length, now = self._announced.length, time.monotonic()
+        length, now = self._info.length, time.monotonic()
         if length and self.received < length and now - self._logged_at >= PROGRESS:
             self._logged_at = now
             progress = f"{format_size(self.received)} of {format_size(length)}"
             self._log(logging.INFO, f"received {progress}")
 
     def _log(self, level: int, message: str) -> None:
-        logger.log(level, f"{self._announced.client}: {message}")
+        logger.log(level, f"{self._info.client}: {message}")
 
 
 class EmailReceiver(Receiver):
     """Receives an upload by e-mail: a message and all its photos in one body."""
 
-    def __init__(
-        self, spool: Spool, config: Config, announced: Announced, *, inspect: int = 0
-    ) -> None:
-        super().__init__(spool, config, announced, inspect=inspect)
-        self._scanner = multipart.Scanner(multipart.boundary_of(announced.content_type))
+    def __init__(self, spool: Spool, config: Config, info: BodyInfo, *, inspect: int = 0) -> None:
+        super().__init__(spool, config, info, inspect=inspect)
+        self._scanner = multipart.Scanner(multipart.boundary_of(info.content_type))
         self._parsed: Upload | None = None
 
     def feed(self, chunk: bytes) -> None:
@@ -267,14 +261,12 @@ class EmailReceiver(Receiver):
             return Result(reply, body=body)
         deliveries = self._deliveries(upload)
         thumbnails = [thumbnail(file) for file in upload.files] if self._config.gallery else []
-        arrival = self._spool.accept(
-            incoming, self._announced.client, upload, deliveries, thumbnails
-        )
+        arrival = self._spool.accept(incoming, self._info.client, upload, deliveries, thumbnails)
         noted = f"tolerated: {format_deviations(upload.deviations)}"
         return self._accepted(arrival.id, describe_contents(upload), list(deliveries), body, noted)
 
     def _deliveries(self, upload: Upload) -> dict[str, tuple[str, ...]]:
-        """Return the recipients for each target. BodyError if one has no usable address."""
+        """Return the recipients for each target. Raises BodyError if an address is unusable."""
         config = self._config
         decided = routes.decide(config.routes, config.default_target, upload.recipients)
         for target, recipients in decided.items():
@@ -297,12 +289,12 @@ class FileReceiver(Receiver):
         self,
         spool: Spool,
         config: Config,
-        announced: Announced,
+        info: BodyInfo,
         file: AnnouncedFile,
         *,
         inspect: int = 0,
     ) -> None:
-        super().__init__(spool, config, announced, inspect=inspect)
+        super().__init__(spool, config, info, inspect=inspect)
         self._file = file
 
     def open(self) -> Self:
@@ -325,7 +317,7 @@ class FileReceiver(Receiver):
     def _accept(self, incoming: Incoming, body: bytes | None) -> Result:
         post, name = self._file.post, self._file.name
         at_once, together = self._targets(post.site)
-        file = whole(name, self._announced.content_type, incoming.size, incoming.fetch)
+        file = whole(name, self._info.content_type, incoming.size, incoming.fetch)
         arrival = self._spool.append(
             incoming,
             post,
@@ -342,7 +334,7 @@ class FileReceiver(Receiver):
         return self._accepted(arrival.id, message, [*at_once, *together], body)
 
     def _targets(self, site: str) -> tuple[list[str], list[str]]:
-        """Return the targets that get each photo, and those that get the whole post."""
+        """Return the targets that get each photo at once, and those that get the whole post."""
         save = routes.parse_target("save")
         at_once, together = [], []
         for target in routes.decide(self._config.routes, save, [site]):
@@ -360,7 +352,7 @@ class FileReceiver(Receiver):
         return at_once, together
 
     def _expect(self, seconds: float) -> None:
-        """Let the whole post wait for this file."""
+        """Delay the delivery of the whole post by `seconds`, for this file."""
         try:
             self._spool.expect(self._file.post, seconds)
         except (OSError, sqlite3.Error) as error:
@@ -387,11 +379,11 @@ class Collector:
         self._collected += chunk[: self._room - len(self._collected)]
 
     def finish(self) -> Result:
-        """The body is complete: answer."""
+        """Return the reply to the body, which is complete."""
         body = bytes(self._collected)
         return Result(self._answer(body), body=body)
 
     def abort(self, reason: str) -> bytes:
-        """The body was cut. Returns the part that arrived."""
+        """Return the part of a cut body that arrived."""
         logger.warning(f"{self._client}: a request was cut, {printable(reason)}")
         return bytes(self._collected)

@@ -17,8 +17,8 @@ from email.utils import formatdate
 class Reply:
     """A reply: `headers` are those beyond Date, Content-Type, Content-Length and Connection.
 
-    `reason` is the phrase after the status, where the usual one will not do. A request with an
-    `unsolved` reply is saved to unknown/: it may help to support a new model.
+    `reason` replaces the usual phrase after the status. `unknown` marks a reply that a new
+    model may not accept: the request is saved to unknown/.
     """
 
     status: int
@@ -26,11 +26,11 @@ class Reply:
     headers: tuple[tuple[str, str], ...] = ()
     content_type: str = "text/html; charset=utf-8"
     reason: str = ""
-    unsolved: bool = False
+    unknown: bool = False
 
     @property
     def remark(self) -> str:
-        """The comment of a refusal; empty if there is none."""
+        """The comment in a refusal; empty in other replies."""
         found = re.search(rb"<!-- (.*) -->", self.body)
         return found[1].decode("ascii", "replace") if found else ""
 
@@ -66,10 +66,10 @@ def refusal(
     reason: str,
     headers: tuple[tuple[str, str], ...] = (),
     *,
-    unsolved: bool = False,
+    unknown: bool = False,
 ) -> Reply:
     """Return an error in XML (samsung-nx-emailservice, commit 1cfa725), `reason` as a comment."""
     # The reason must not end the comment or the line.
     comment = re.sub(r"[^ -~]|[<>&]|-(?=-|\Z)", "?", reason)[:200]
     xml = f'<Response ErrCode="{status}" ErrSubCode="0" /><!-- {comment} -->'
-    return Reply(status, xml.encode("ascii"), headers, unsolved=unsolved)
+    return Reply(status, xml.encode("ascii"), headers, unknown=unknown)

@@ -42,7 +42,7 @@ MAX_NAME = 256  # characters of a user's name, an album, a file name
 
 LOGGED_OUT = Reply(200, b"Logged out for real!")
 LOGIN_FAILED = refusal(401, "Login failed")
-NO_USER = refusal(401, "Login failed", unsolved=True)
+NO_USER = refusal(401, "Login failed", unknown=True)
 SESSION_EXPIRED = refusal(401, "Session expired")
 
 
@@ -78,7 +78,7 @@ class Announcement:
         return self.caption.count("~")
 
 
-def read_login(body: bytes) -> Login:
+def parse_login(body: bytes) -> Login:
     """Read the body of a request to `auth`. Raises BodyError; CredentialsError without a user."""
     elements = _read(body)
     if _attribute(elements, "method").lower() == "logout":
@@ -97,7 +97,7 @@ def read_login(body: bytes) -> Login:
     return Login(user)
 
 
-def read_announcement(body: bytes) -> Announcement:
+def parse_announcement(body: bytes) -> Announcement:
     """Read the body of a request to `photo` or `video`. Raises BodyError."""
     elements = _read(body, "content")
     # A video has a Category instead, which is the site's and does not name the camera.

@@ -1,7 +1,7 @@
 """Replies to accepted bodies, and the repeats of bodies whose replies were lost.
 
-The reply to an accepted body is open until it is known whether it has arrived. If it
-was lost, the camera sends the same body again, and that is a duplicate. A reply that
+The reply to an accepted body is open until it is known to have arrived or to be lost.
+If it is lost, the camera sends the same body again, which is a duplicate. A reply that
 was open when the process ended counts as lost.
 """
 
@@ -12,7 +12,7 @@ from concurrent.futures import Future
 
 from nxparse.store.records import Post
 
-# A camera whose reply was lost repeats the upload within this time, in seconds.
+# Seconds. A camera whose reply was lost repeats the upload within this time.
 REPEAT = 3600.0
 
 

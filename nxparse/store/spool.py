@@ -5,7 +5,7 @@ A body is stored as received, under an id of its own, in the folder `.nx`::
     spool/ID           being received, or accepted
     quarantine/ID      cut, or cannot be parsed: for the user to look at
     unknown/ID.mitm    an unknown request, as a flow of mitmproxy
-    run-*/             copies of photos, for as long as a command needs them
+    run-*/             copies of photos while a command needs them
     state.sqlite3      a row for each upload, body, file and delivery
 
 A post to a social site is open, and gets more photos, while photos with the same caption
@@ -86,11 +86,11 @@ logger = logging.getLogger(__name__)
 
 
 class Spool(Deliveries):
-    """The folder `.nx`, for one process alone: BlockingIOError if another process has it.
+    """The open folder `.nx`. Only one process may have it: BlockingIOError in a second one.
 
     Opening it recovers from a crash; `recovered` lists the bodies moved to quarantine. With
-    `alone=False` it is opened beside that one process, to read and to settle deliveries.
-    `background` as for `Incoming`.
+    `alone=False` another process may have it; deliveries can then be read and ended, but no
+    uploads received. `background` is that of `Incoming`.
     """
 
     def __init__(
@@ -244,7 +244,7 @@ class Spool(Deliveries):
         return arrival
 
     def expect(self, post: Post, seconds: float) -> None:
-        """Postpone an open post by `seconds`, in which another photo of it may come."""
+        """Postpone an open post by `seconds`, because another photo of it may arrive."""
         now = self._clock()
         with self._transaction() as database:
             if arrival := open_post(database, post, now):
@@ -256,11 +256,11 @@ class Spool(Deliveries):
                 )
 
     def reply_confirmed(self, id: str) -> None:
-        """The reply to an accepted body has arrived: the same body again is a new upload."""
+        """Record that a reply has arrived: the same body again is a new upload."""
         self._replies.close(id, arrived=True)
 
     def reply_lost(self, id: str) -> None:
-        """The reply to an accepted body was lost: the same body again is a duplicate."""
+        """Record that a reply was lost: the same body again is a duplicate."""
         self._replies.close(id, arrived=False)
 
     def quarantine(self, incoming: Incoming) -> Path | None:
@@ -282,9 +282,9 @@ class Spool(Deliveries):
         """Delete the oldest bodies in quarantine until the rest fits. Returns their paths."""
         return self._quarantine.tidy()
 
-    def keep_unknown(self, flow: bytes) -> Path:
-        """Store the flow of an unknown request. The oldest flows make room."""
-        return quarantine.store_unknown(self._root / "unknown", f"{self._new_id()}.mitm", flow)
+    def save_unknown(self, flow: bytes) -> Path:
+        """Store the flow of an unknown request, and delete the oldest flows above the limits."""
+        return quarantine.save_unknown(self._root / "unknown", f"{self._new_id()}.mitm", flow)
 
     def version(self) -> int:
         """Return a number that changes when another process has changed the database."""
@@ -336,7 +336,7 @@ class Spool(Deliveries):
                 )
             yield whole, [file for n, file in files.items() if number in (0, n)]
 
-    def give_up(self, delivery: Delivery) -> list[Path]:
+    def quarantine_delivery(self, delivery: Delivery) -> list[Path]:
         """Move the bodies of a delivery to quarantine. Returns their paths there."""
         self._close_post(delivery)
         moved = []

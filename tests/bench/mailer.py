@@ -32,7 +32,7 @@ def nx_addon(folder: Path, port: int) -> Callable[[], None]:
     outbox = Outbox(
         spool,
         lambda target: targets.deliver_to(given, {}, target),
-        lambda *what: targets.keep(folder, *what),
+        lambda *what: targets.save_undelivered(folder, *what),
         retry_for=given.retry_for,
         clock=time.time,
     )

@@ -145,7 +145,7 @@ class Queue:
             count += 1
             return Outcome("gone")
 
-        def keep(upload: Upload, files: Sequence[File], delivery: Delivery) -> str:
+        def keep(files: Sequence[File], delivery: Delivery) -> str:
             raise AssertionError("nothing fails")
 
         with closing(Spool(self._state)) as spool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nxparse.deliver.errors import MAX_REASON, TemporaryError, one_line
+from nxparse.deliver.errors import MAX_REASON, TemporaryError, clean_text
 
 
 def test_progress() -> None:
@@ -37,4 +37,4 @@ def test_progress() -> None:
 )
 def test_one_line(text: str, secrets: list[str], expected: str) -> None:
     """The text is printable, short, on one line, and without secrets."""
-    assert one_line(text, secrets) == expected
+    assert clean_text(text, secrets) == expected

@@ -116,7 +116,7 @@ class Kept:
         self.came: list[tuple[str, list[str | None]]] = []
         self._errors = list(errors)
 
-    def __call__(self, upload: Upload, files: Sequence[File], delivery: Delivery) -> str:
+    def __call__(self, files: Sequence[File], delivery: Delivery) -> str:
         if self._errors:
             raise self._errors.pop(0)
         self.came.append((delivery.id, [file.name for file in files]))
@@ -127,7 +127,7 @@ def box(
     spool: Spool,
     targets: Mapping[str, Deliver],
     clock: Callable[[], float],
-    kept: Callable[[Upload, Sequence[File], Delivery], str],
+    kept: Callable[[Sequence[File], Delivery], str],
     *,
     retry_for: float = 3 * DAY,
     jitter: float = 1.0,

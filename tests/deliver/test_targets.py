@@ -29,7 +29,7 @@ from nxparse.deliver.errors import (
 )
 from nxparse.deliver.mail import OutgoingMessage, Smarthost
 from nxparse.deliver.save import folder_for
-from nxparse.deliver.targets import deliver_to, keep
+from nxparse.deliver.targets import deliver_to, save_undelivered
 from nxparse.store.records import Delivery, StoredUpload
 from nxparse.upload import File, Upload
 from tests import bodies
@@ -139,13 +139,13 @@ def test_drop(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_keep(tmp_path: Path, number: int) -> None:
+def test_save_undelivered(tmp_path: Path, number: int) -> None:
     """Files of a failed delivery are saved in `undelivered`, once even if it is repeated."""
     found = uploaded()
     files = found.files[:number] if number else found.files
     arrival = StoredUpload(ID, NEW_YEAR, "192.0.2.7", SENDER)
     one = Delivery(arrival, "mail", number, (RECIPIENT,), 0, 0.0, NEW_YEAR, "")
-    told = [keep(tmp_path, found, files, one) for _ in range(2)]
+    told = [save_undelivered(tmp_path, files, one) for _ in range(2)]
     day = folder_for(tmp_path / "undelivered", NEW_YEAR)
     assert contents(day) == ({"A.JPG": PHOTOS["A.JPG"]} if number else PHOTOS)
     assert told[0].startswith(f"saved as {day / 'A.JPG'} (500 bytes)")

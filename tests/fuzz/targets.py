@@ -294,7 +294,7 @@ def typable(data: bytes) -> str:
 def gateway(data: bytes) -> None:
     """Any request to the social gateway is a login, an announcement, or a BodyError."""
     with suppress(BodyError):
-        login = social.read_login(data)
+        login = social.parse_login(data)
         assert bool(login.user) != login.out
         assert len(login.user) <= social.MAX_NAME
         assert not LINE_ENDS.search(login.user)
@@ -302,7 +302,7 @@ def gateway(data: bytes) -> None:
         assert reply.count(b'"') == 10
         assert reply.count(b"\n") == 5
     with suppress(BodyError):
-        found = social.read_announcement(data)
+        found = social.parse_announcement(data)
         assert found.name != ""
         assert len(found.name or "") <= social.MAX_NAME
         assert len(found.album) <= social.MAX_NAME
@@ -321,12 +321,12 @@ def logged_in(data: bytes) -> None:
     except CredentialsError:
         expected = None
     for body in (sites.login_qf30(user, password), sites.login(user, password)):
-        assert outcome(social.read_login, body) == expected
-        assert outcome(social.read_login, damaged(body)) == expected
+        assert outcome(social.parse_login, body) == expected
+        assert outcome(social.parse_login, damaged(body)) == expected
     body = sites.photo("k", "a.jpg", caption, album)
     announced = Announcement("k", "a.jpg", markup.one_line(album)[: social.MAX_NAME], caption)
-    assert social.read_announcement(body) == announced
-    assert social.read_announcement(damaged(body)) == announced
+    assert social.parse_announcement(body) == announced
+    assert social.parse_announcement(damaged(body)) == announced
     password = f"geheim{escape(password)}s3cret"
     for login in (
         f'<Password Value="{password}"/>',

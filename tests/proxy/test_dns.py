@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nxparse.proxy import dns, network
-from nxparse.proxy.dns import MAX_AGE, MAX_QUERIES, MAX_SAME, QUIET, ForeignQueries
+from nxparse.proxy.dns import MAX_AGE, MAX_QUERIES, MAX_SAME, ForeignQueries
+from nxparse.proxy.limits import REMIND
 from tests.clock import Clock
 
 A, AAAA = 1, 28
@@ -87,7 +88,7 @@ def test_lines_are_limited(caplog: pytest.LogCaptureFixture) -> None:
         for number in range(MAX_SAME + 3):
             queries.begin(f"{minute}-{number}", "example.org", A)
         assert caplog.text.count("too many DNS queries wait") == minute + 1
-        clock.now += QUIET
+        clock.now += REMIND
 
 
 def test_a_loop_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -17,7 +17,7 @@ from nxparse.proxy.exchange import Exchange
 from nxparse.server import endpoints
 from nxparse.server.backend import Backend, open_backend
 from nxparse.server.endpoints import Endpoint, Service
-from nxparse.server.receive import Announced
+from nxparse.server.receive import BodyInfo
 from nxparse.server.reply import ACCEPTED, refusal
 from tests import bodies
 
@@ -31,15 +31,15 @@ async def backend(folder: Path) -> AsyncIterator[Backend]:
     backend = open_backend(config.parse({**values, "nx_dir": str(folder)}, {}))
     assert backend
     yield backend
-    backend.leave()
+    backend.hand_over()
     await backend.end(lambda act: None, timeout=60.0)
 
 
 def exchange(
     backend: Backend, endpoint: Endpoint = EMAIL, *, length: int = 0, **options: object
 ) -> Exchange:
-    announced = Announced("192.0.2.7", bodies.CONTENT_TYPE, length)
-    return Exchange(backend, CLIENT, announced, endpoint, **options)  # type: ignore[arg-type]
+    info = BodyInfo("192.0.2.7", bodies.CONTENT_TYPE, length)
+    return Exchange(backend, CLIENT, info, endpoint, **options)  # type: ignore[arg-type]
 
 
 async def sent(backend: Backend, data: bytes, **options: object) -> Exchange:
@@ -47,8 +47,8 @@ async def sent(backend: Backend, data: bytes, **options: object) -> Exchange:
     one = exchange(backend, length=len(data), **options)
     await one.begin()
     for start in range(0, len(data), 100):
-        assert one.take(data[start : start + 100]) == []
-    one.take(b"")
+        assert one.receive(data[start : start + 100]) == []
+    one.receive(b"")
     one.pending.complete = True
     return one
 
@@ -81,8 +81,8 @@ async def test_a_fixed_reply(backend: Backend) -> None:
     assert (plain.reply and plain.reply.status, plain.result) == (404, None)
     unknown = exchange(backend, endpoints.fixed(refusal(404, "No")), unknown=True)
     await unknown.begin()
-    unknown.take(b"what is this?")
-    unknown.take(b"")
+    unknown.receive(b"what is this?")
+    unknown.receive(b"")
     await answered(unknown)
     assert unknown.result
     assert unknown.result.body == b"what is this?"
@@ -99,11 +99,11 @@ async def test_a_body_that_never_ends(folder: Path) -> None:
     one = exchange(backend, too_long=lambda: ended.append(True))
     await one.begin()
     for _ in range(40):
-        one.take(b"x" * 100)
+        one.receive(b"x" * 100)
     assert not ended
-    one.take(b"x")
+    one.receive(b"x")
     assert ended
-    backend.leave()
+    backend.hand_over()
     await backend.end(lambda act: None, timeout=60.0)
 
 
@@ -111,8 +111,8 @@ async def test_a_cut_upload(backend: Backend) -> None:
     """The part that arrived goes to quarantine, and back into the flow if it is inspected."""
     one = exchange(backend, length=5000, inspect=1000)
     await one.begin()
-    one.take(b"begun")
-    assert await one.abandon("the client closed the connection") == b"begun"
+    one.receive(b"begun")
+    assert await one.abort("the client closed the connection") == b"begun"
     (path,) = (backend.config.dir / ".nx" / "quarantine").iterdir()
     assert path.read_bytes() == b"begun"
 
@@ -129,7 +129,7 @@ async def test_a_repeat_while_the_reply_is_on_its_way(
     if arrived is not None:
         await asyncio.sleep(0.05)
         assert not waiting.done()
-        first.reply_watched(arrived)
+        first.settle_reply(arrived)
     await asyncio.wait_for(waiting, 30)
     assert second.reply is ACCEPTED
     assert second.result
@@ -147,7 +147,7 @@ async def test_the_end(backend: Backend, complete: bool) -> None:
     else:
         one.pending.complete = False
     one.end("mitmproxy ends")
-    one.reply_watched(True)  # too late
+    one.settle_reply(True)  # too late
 
     again = await answered(await sent(backend, data))
     assert again.result

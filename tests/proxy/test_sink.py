@@ -18,12 +18,12 @@ class Mitmproxy:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
 
-    async def connect(self, *, announced: bool = True) -> Mitmproxy:
+    async def connect(self, *, allowed: bool = True) -> Mitmproxy:
         assert self._sink.address
         self._reader, self.writer = await asyncio.open_connection(*self._sink.address)
         self.port = self.writer.get_extra_info("sockname")[1]
-        if announced:
-            self._sink.announce(self.port)
+        if allowed:
+            self._sink.allow(self.port)
         return self
 
     async def send(self, data: bytes) -> None:
@@ -48,7 +48,7 @@ class Mitmproxy:
 
 @pytest.fixture
 async def sink() -> AsyncIterator[Sink]:
-    found = Sink(announced=0.1)
+    found = Sink(allow_within=0.1)
     found.open()
     yield found
     found.close()
@@ -92,8 +92,8 @@ async def test_each_has_its_own_answer(sink: Sink) -> None:
 
 async def test_released_before_it_is_accepted(sink: Sink) -> None:
     """A small request may have been dealt with before the sink sees its connection."""
-    connection = await Mitmproxy(sink).connect(announced=False)
-    sink.announce(connection.port)
+    connection = await Mitmproxy(sink).connect(allowed=False)
+    sink.allow(connection.port)
     sink.release(connection.port)
     assert await connection.answer() == ANSWER
     connection.writer.close()
@@ -118,20 +118,20 @@ async def test_sender_ends_first(sink: Sink, mitmproxy: Mitmproxy) -> None:
     sink.release(mitmproxy.port)
 
 
-async def test_stranger(sink: Sink) -> None:
-    """A connection that mitmproxy does not announce is ended, and never answered."""
-    stranger = await Mitmproxy(sink).connect(announced=False)
+async def test_not_allowed(sink: Sink) -> None:
+    """A connection that was not allowed is ended, and never answered."""
+    stranger = await Mitmproxy(sink).connect(allowed=False)
     await stranger.send(HEAD)
     sink.release(stranger.port)
     assert await stranger.rest() == b""
     stranger.writer.close()
 
 
-async def test_announced_late(sink: Sink) -> None:
-    """mitmproxy may announce a connection after the sink has accepted it."""
-    connection = await Mitmproxy(sink).connect(announced=False)
+async def test_allowed_late(sink: Sink) -> None:
+    """A connection may be allowed after the sink has accepted it."""
+    connection = await Mitmproxy(sink).connect(allowed=False)
     await asyncio.sleep(0.02)
-    sink.announce(connection.port)
+    sink.allow(connection.port)
     await asyncio.sleep(0.15)
     sink.release(connection.port)
     assert await connection.answer() == ANSWER

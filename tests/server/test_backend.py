@@ -33,21 +33,21 @@ def no_interrupt(act: Callable[[], None]) -> None:
 async def test_a_backend_that_is_left_is_taken_over(folder: Path) -> None:
     """The next one has the same spool and the new options, and the end waits for nothing."""
     first = opened(folder)
-    first.leave()
+    first.hand_over()
     second = opened(folder, nx_retry_for="7s")
     await first.end(no_interrupt, timeout=60.0)
 
     assert second is first
     assert second.outbox.retry_for == 7
     assert second.spool.waiting() == []
-    second.leave()
+    second.hand_over()
     await second.end(no_interrupt, timeout=60.0)
 
 
 async def test_a_backend_that_has_ended_is_opened_anew(folder: Path) -> None:
     """All is closed at the end, so that another process may open it."""
     first = opened(folder)
-    first.leave()
+    first.hand_over()
     await first.end(no_interrupt, timeout=60.0)
     second = opened(folder)
 
@@ -77,7 +77,7 @@ async def test_a_program_at_the_end(
     ).id
     backend.outbox.start()
     eventually(lambda: list((folder / ".nx").glob("run-*/*.begun")), "the program runs")
-    backend.leave()
+    backend.hand_over()
     if way == "time-out":
         await backend.end(no_interrupt, timeout=0.1)
     else:
@@ -91,5 +91,5 @@ async def test_a_program_at_the_end(
         while [one.reason for one in backend.spool.waiting()] != ["sh was ended by signal 9"]:
             await asyncio.sleep(0.01)
     second = opened(folder)  # the delivery has ended meanwhile
-    second.leave()
+    second.hand_over()
     await second.end(no_interrupt, timeout=60.0)

@@ -144,18 +144,18 @@ def test_sites(site: str) -> None:
         (Endpoint(Service.DOWNLOAD, "x.1"), {"page", "file"}),
         (Endpoint(Service.README), {"page"}),
         (Endpoint(Service.LOGIN, "flickr"), set()),
-        (Endpoint(Service.LIST), {"unsolved"}),
-        (Endpoint(Service.ACCOUNT), {"unsolved"}),
+        (Endpoint(Service.LIST), {"unknown"}),
+        (Endpoint(Service.ACCOUNT), {"unknown"}),
         (GLD_CHECK, set()),
         (YAHOO_CHECK, set()),
-        (UNKNOWN, {"unsolved"}),
-        (not_with("GET", "POST"), {"unsolved"}),
+        (UNKNOWN, {"unknown"}),
+        (not_with("GET", "POST"), {"unknown"}),
         (fixed(refusal(403, "no")), set()),
     ],
 )
 def test_kinds(endpoint: Endpoint, kinds: set[str]) -> None:
     """An endpoint has the properties that the addon decides by."""
-    names = ("upload", "page", "file", "unsolved")
+    names = ("upload", "page", "file", "unknown")
     assert {name for name in names if getattr(endpoint, f"is_{name}")} == kinds
 
 

@@ -230,7 +230,7 @@ def test_no_message(
 ) -> None:
     """S01, S12: what is no message is refused with a reason, and a line says what it should be."""
     reply = gateway.answer(config, CLIENT, Endpoint(service, "facebook"), body)
-    assert reply == refusal(status, reason, unsolved=bool(body))
+    assert reply == refusal(status, reason, unknown=bool(body))
     line = f"{CLIENT}: a request is refused: {service.name.lower()}: {reason}"
     assert told(caplog) == [("WARNING", line)]
 

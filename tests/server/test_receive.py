@@ -23,7 +23,7 @@ from nxparse import markup
 from nxparse.config import OPTIONS, Config, parse
 from nxparse.server.receive import (
     PROGRESS,
-    Announced,
+    BodyInfo,
     Collector,
     EmailReceiver,
     FileReceiver,
@@ -87,8 +87,8 @@ class Place:
     ) -> EmailReceiver:
         """Begin to receive an upload by e-mail."""
         config = configured(self.directory, **options)
-        announced = Announced(CLIENT, content_type, length)
-        return EmailReceiver(self.spool, config, announced, inspect=inspect).open()
+        info = BodyInfo(CLIENT, content_type, length)
+        return EmailReceiver(self.spool, config, info, inspect=inspect).open()
 
     def file(
         self,
@@ -103,9 +103,9 @@ class Place:
     ) -> FileReceiver:
         """Begin to receive a file for a social site, with announcement number `number`."""
         config = configured(self.directory, nx_route=list(rules), nx_gallery=gallery, **SMTP)
-        announced = Announced(CLIENT, content_type, length)
+        info = BodyInfo(CLIENT, content_type, length)
         file = AnnouncedFile(f"announcement {number}", post, name)
-        return FileReceiver(self.spool, config, announced, file, inspect=inspect).open()
+        return FileReceiver(self.spool, config, info, file, inspect=inspect).open()
 
     def log(self) -> list[tuple[str, str]]:
         """Level and text of the log lines since the last call, with ids replaced by ID."""

@@ -492,7 +492,7 @@ class TestKills:
         [
             (lambda opened, delivery: opened.done(delivery), False),
             (lambda opened, delivery: opened.failed(delivery, "it cannot be read"), False),
-            (lambda opened, delivery: opened.give_up(delivery), True),
+            (lambda opened, delivery: opened.quarantine_delivery(delivery), True),
         ],
         ids=["done", "failed", "given up"],
     )
@@ -967,7 +967,7 @@ class TestPostBodies:
         arrival = append_all(opened, 1, 2, 3)
         [path] = [one for one in (root / "spool").iterdir() if one.read_bytes() == photo(2)]
         path.unlink()
-        paths = opened.give_up(to(arrival, target, file_number))
+        paths = opened.quarantine_delivery(to(arrival, target, file_number))
         assert [NUMBERS[path.read_bytes()] for path in paths] == moved
         assert sorted(paths) == sorted((root / "quarantine").iterdir())
         assert spooled(root) == [number for number in (1, 3) if number not in moved]
@@ -977,7 +977,7 @@ class TestPostBodies:
         arrival = append(opened, 1)
         (root / "quarantine").rmdir()
         with pytest.raises(FileNotFoundError):
-            opened.give_up(to(arrival, MAIL))
+            opened.quarantine_delivery(to(arrival, MAIL))
         assert spooled(root) == [1]
 
     @pytest.mark.parametrize("end", ["done", "failed"])
@@ -994,7 +994,7 @@ class TestPostBodies:
     def test_given_up_is_closed(self, opened: Spool, root: Path) -> None:
         """A photo after an abandoned post begins a new post."""
         arrival = append(opened, 1)
-        opened.give_up(to(arrival, MAIL))
+        opened.quarantine_delivery(to(arrival, MAIL))
         opened.failed(to(arrival, MAIL), "its body is gone")
         append(opened, 2)
         assert posts(opened) == [[2]]
