@@ -8,8 +8,8 @@ repeat without end.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address
+from typing import NamedTuple
 
 from nxparse.inspect.recorded import Headers
 from nxparse.proxy import network, upstream
@@ -22,8 +22,7 @@ from nxparse.text import printable
 INSIDE = refusal(403, "The proxy does not connect to itself or to its own machine")
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A request, where it would be sent, and how it arrived.
 
     `ports` are those that uploads arrive at. `upstream` is the server that a reverse or

@@ -15,8 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from nxparse import markup, multipart
 from nxparse.address import AddressError, deliverable
@@ -49,8 +48,7 @@ PROGRESS = 5.0  # seconds
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Announced:
+class Announced(NamedTuple):
     """The head of a request. `length` is in bytes, None for a chunked body."""
 
     client: str
@@ -58,8 +56,7 @@ class Announced:
     length: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """The result of a request with a body.
 
     `accepted` is the id of the stored body, or of the one that it repeats, `upload` that of

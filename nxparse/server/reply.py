@@ -9,12 +9,11 @@ chunked, and end the connection.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from email.utils import formatdate
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A reply: `headers` are those beyond Date, Content-Type, Content-Length and Connection.
 
     `reason` is the phrase after the status, where the usual one will not do. A request with an
