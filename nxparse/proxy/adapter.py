@@ -172,7 +172,9 @@ def label(flow: Any, outcome: str, words: str) -> None:
 
 def title(flow: Any) -> str:
     """What a request is, in a few words."""
-    return show.title(recorded(flow))
+    request = flow.request
+    host = endpoints.bare_host(request.pretty_host)
+    return show.title_of(endpoints.find(request.method, host, request.path))
 
 
 def _wire(text: str) -> bytes:

@@ -47,21 +47,11 @@ class Destinations:
 
     def claim(self, arrival: Arrival, *, at_us: bool = False) -> Claim | None:
         """Decide whether a request is answered here, without resolving names."""
-        target = endpoints.bare_host(arrival.host)
-        at_us = at_us or (
-            arrival.upstream != (arrival.host, arrival.port)
-            and arrival.port in arrival.ports
-            and self._is_local(target)
-        )
-        return endpoints.claim(
-            arrival.method,
-            arrival.path,
-            target,
-            arrival.host_header,
-            hosts=self.hosts,
-            at_us=at_us,
-            is_local=self._is_local,
-        )
+        claim = self._claim(arrival, at_us)
+        # Names are compared first: system calls find out whether an address is ours.
+        if claim or at_us or not self._is_at_us(arrival):
+            return claim
+        return self._claim(arrival, True)
 
     async def resolve(self, arrival: Arrival) -> Claim | None:
         """Decide whether a request is answered here or refused; None if it goes upstream."""
@@ -96,6 +86,25 @@ class Destinations:
         # The page at a host that only nx_hosts names: a camera may expect something else.
         foreign = claim.host in self.hosts and claim.host not in endpoints.SAMSUNG_HOSTS
         return endpoint.is_unsolved or (endpoint.service is Service.PAGE and foreign)
+
+    def _claim(self, arrival: Arrival, at_us: bool) -> Claim | None:
+        return endpoints.claim(
+            arrival.method,
+            arrival.path,
+            endpoints.bare_host(arrival.host),
+            arrival.host_header,
+            hosts=self.hosts,
+            at_us=at_us,
+            is_local=self._is_local,
+        )
+
+    def _is_at_us(self, arrival: Arrival) -> bool:
+        """Would the request be sent to this machine, and a port that uploads arrive at?"""
+        return (
+            arrival.upstream != (arrival.host, arrival.port)
+            and arrival.port in arrival.ports
+            and self._is_local(endpoints.bare_host(arrival.host))
+        )
 
     def _is_local(self, host: str) -> bool:
         """Is this a name or an address of this machine, or the address in nx_dns?"""
