@@ -6,8 +6,8 @@ Each accepted deviation is reported with a `Kind` and its offset. The names appe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 class Kind(Enum):
@@ -56,8 +56,7 @@ class Kind(Enum):
     PHOTO_CUT = "photo-cut"  # the body ends inside a JPEG that has no end marker
 
 
-@dataclass(frozen=True, slots=True)
-class Deviation:
+class Deviation(NamedTuple):
     """A deviation, its offset in the body, and a detail such as the text found there."""
 
     kind: Kind

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from nxparse import jpeg
@@ -37,8 +36,7 @@ Report = Callable[[Kind, str], None]
 """Reports a deviation and its detail. May raise."""
 
 
-@dataclass(frozen=True, slots=True)
-class PartSpan:
+class PartSpan(NamedTuple):
     """The position of a part; its data are `body[start:end]`.
 
     `name`, `filename` and `headers` are as on the wire, None where absent. `content_type` is

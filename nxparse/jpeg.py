@@ -41,8 +41,7 @@ _TIME = re.compile(rb"[0-9]{4}:[0-9]{2}:[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
 _UNPRINTABLE = re.compile(rb"[^!-~]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(NamedTuple):
     """The metadata of a JPEG file. A default means that the value is missing.
 
     `make` and `model` are printable ASCII, not trustworthy. `taken` is `YYYY:MM:DD HH:MM:SS` on

@@ -15,8 +15,8 @@ addresses or `Name <address>`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from html import escape
+from typing import NamedTuple
 
 from nxparse import markup
 from nxparse.address import comparable
@@ -33,8 +33,7 @@ class MessageError(MarkupError):
     """A message without receivers, or with too many."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """The fields of a message.
 
     `sender` and `recipients` are bare addresses as typed, not checked. `sender_name` is the name

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from nxparse import filename
 from nxparse.deviation import LimitError, MultipartError
@@ -171,7 +171,7 @@ def trimmed(part: PartSpan, fetch: Fetch) -> PartSpan:
     end = len(tail)
     while tail[max(end - 2, 0) : end] == b"\r\n":
         end -= 2
-    return replace(part, end=part.end - len(tail) + end)
+    return part._replace(end=part.end - len(tail) + end)
 
 
 def _clean_headers(part: PartSpan) -> bytes:

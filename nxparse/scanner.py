@@ -12,7 +12,6 @@ are an error.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -141,7 +140,7 @@ class Scanner:
             if length:
                 end = self.parts[index].end - length
                 self._deviate(Kind.SURPLUS_NEWLINE, end)
-                self.parts[index] = replace(self.parts[index], end=end)
+                self.parts[index] = self.parts[index]._replace(end=end)
 
     def _writes_surplus(self) -> bool:
         """Return whether this client writes a line end of its own after the data of each part.
@@ -460,7 +459,7 @@ class Scanner:
             self._message = len(self.parts)
         is_known = end.surplus or (end.newline and complete)
         self._surplus.append(end.surplus if is_known else None)
-        self.parts.append(replace(self._open, end=data_end, complete=complete))
+        self.parts.append(self._open._replace(end=data_end, complete=complete))
 
     def _too_many_parts(self, offset: int) -> LimitError:
         return LimitError(f"the body has more than {MAX_PARTS} parts", offset)

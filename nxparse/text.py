@@ -22,7 +22,9 @@ MAX_TEXT = 80
 
 def printable(text: str, limit: int = MAX_TEXT) -> str:
     """Return text from the network on one line, printable and at most `limit` characters."""
-    clean = "".join(char if _printable(char) else "?" for char in text[: limit + 1])
+    clean = text[: limit + 1]
+    if not clean.isprintable():  # stricter than _printable, and fast
+        clean = "".join(char if _printable(char) else "?" for char in clean)
     return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
 
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from nxparse import filename, jpeg, markup, message, multipart
 from nxparse.address import is_deliverable
@@ -87,8 +88,7 @@ class File:
         return filename.safe(self.name, self.content_type)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """The multipart body of an upload: its parts, and a function to read them."""
 
     parts: Sequence[multipart.PartSpan]
@@ -159,8 +159,7 @@ def camera(upload: Upload) -> str:
     return next((picture.model for picture in pictures if picture and picture.model), "")
 
 
-@dataclass(frozen=True, slots=True)
-class Thumbnail:
+class Thumbnail(NamedTuple):
     """The thumbnail embedded in a photo, a JPEG.
 
     `turn` is the clockwise rotation, in degrees, that makes it upright.
@@ -225,7 +224,7 @@ def from_parts(
         raise BodyError("the body ends inside the message")
     noted = [
         *deviations,
-        *(replace(each, offset=first.start + each.offset) for each in found.deviations),
+        *(each._replace(offset=first.start + each.offset) for each in found.deviations),
     ]
     files: list[File] = []
     # Any other part may be a photo, whatever its name and type.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from nxparse.store.saved import SavedFile
 
@@ -41,8 +42,7 @@ class TooLargeError(DeliveryError):
     """The files are too large together. Each by itself may be small enough."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """A recipient that was not reached, spelled as in the delivery, and the reason."""
 
     recipient: str

@@ -20,7 +20,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from functools import partial
 
 from nxparse.deliver.errors import (
@@ -267,7 +266,7 @@ class Outbox:
         if later:
             self._retry(delivery, _refusals(later), [one.recipient for one in later])
         else:
-            done = replace(delivery, recipients=reached)
+            done = delivery._replace(recipients=reached)
             self._record(delivery, partial(self._spool.done, done, missed, outcome.saved))
 
     def _record(self, delivery: Delivery, result: Callable[[], None]) -> None:

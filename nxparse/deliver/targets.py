@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -190,7 +189,7 @@ def _mail(settings: Settings, argument: str) -> Deliver:
         typed = dict(zip(message.recipients, recipients, strict=True))
         reached = [sent for sent in typed if sent not in refused]
         summary = f"mailed to {format_list(reached)}" if reached else "not mailed"
-        missed = [replace(refused[one], recipient=typed[one]) for one in typed if one in refused]
+        missed = [refused[one]._replace(recipient=typed[one]) for one in typed if one in refused]
         return Outcome(f"{summary} through {settings.smtp}", tuple(missed))
 
     return deliver

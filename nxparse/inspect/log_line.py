@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import nxparse
-from nxparse.inspect import credentials, show
+from nxparse.inspect import show
 from nxparse.inspect.recorded import RecordedRequest
 from nxparse.text import describe_upload, printable
 
@@ -14,6 +14,9 @@ MAX_REASON = 200
 
 def describe_request(method: str, url: str) -> str:
     """Return the method and URL of a request."""
+    # Rarely needed, and slow to import: its regular expressions are large.
+    from nxparse.inspect import credentials
+
     url = credentials.hide_in_url(url[: 2 * MAX_URL])
     return f"{printable(method, MAX_METHOD)} {printable(url, MAX_URL)}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nxparse.server.endpoints import bare_host
 
@@ -15,8 +15,7 @@ _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _URL = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedResponse:
+class RecordedResponse(NamedTuple):
     """The reply to a request. `body` is None if it was not recorded."""
 
     status: int
@@ -25,8 +24,7 @@ class RecordedResponse:
     body: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedRequest:
+class RecordedRequest(NamedTuple):
     """A request with its reply. `body` is None if it was not recorded.
 
     `path` includes the query. `client` is an address, empty if unknown; `at` a Unix time, or 0.
@@ -47,8 +45,7 @@ class RecordedRequest:
         return header(self.headers, name)
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedQuestion:
+class RecordedQuestion(NamedTuple):
     """A DNS question. `type` is A or AAAA, for example; `client` and `at` as in a request."""
 
     name: str

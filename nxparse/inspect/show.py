@@ -18,7 +18,7 @@ from nxparse.deviation import BodyError
 from nxparse.inspect.recorded import RecordedRequest
 from nxparse.multipart import Fetch
 from nxparse.server import endpoints, social
-from nxparse.server.endpoints import Service
+from nxparse.server.endpoints import Endpoint, Service
 from nxparse.text import format_size, printable
 from nxparse.upload import JPEG_HEAD, File, Upload, camera, from_parts, read, whole
 
@@ -51,7 +51,11 @@ _SECRET = re.compile(r'((?:SessionKey|CryptSessionKey Value|ResourceID)=")[^"]*'
 
 def title(seen: RecordedRequest) -> str:
     """The kind of a request, in a few words."""
-    endpoint = endpoints.find(seen.method, seen.host, seen.path)
+    return title_of(endpoints.find(seen.method, seen.host, seen.path))
+
+
+def title_of(endpoint: Endpoint) -> str:
+    """The kind of the requests that an endpoint answers, in a few words."""
     return _TITLES.get(endpoint.service, "unknown").format(site=endpoint.argument)
 
 

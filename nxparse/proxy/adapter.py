@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from http.client import responses
 from typing import Any
 
-from nxparse.inspect import credentials, show
+from nxparse.inspect import show
 from nxparse.inspect.recorded import (
     Headers,
     RecordedQuestion,
@@ -133,7 +132,7 @@ def prettify(data: bytes, flow: Any, message: Any) -> str:
     """Return a readable text for a body. Raises ValueError if there is none."""
     seen = recorded(flow)
     is_reply = message is flow.response
-    text = show.reply(seen) if is_reply else show.request(replace(seen, body=data))
+    text = show.reply(seen) if is_reply else show.request(seen._replace(body=data))
     if text is None:
         raise ValueError("there is nothing of a Samsung camera in it")
     return text
@@ -141,6 +140,9 @@ def prettify(data: bytes, flow: Any, message: Any) -> str:
 
 def hide_credentials(flow: Any) -> None:
     """Remove user names, passwords and keys from a request."""
+    # Rarely needed, and slow to import: its regular expressions are large.
+    from nxparse.inspect import credentials
+
     request = flow.request
     hidden = credentials.hide_in_headers(fields(request.headers))
     request.headers.fields = tuple((_wire(name), _wire(value)) for name, value in hidden)
@@ -170,7 +172,9 @@ def label(flow: Any, outcome: str, words: str) -> None:
 
 def title(flow: Any) -> str:
     """Return a request in a few words."""
-    return show.title(recorded(flow))
+    request = flow.request
+    host = endpoints.bare_host(request.pretty_host)
+    return show.title_of(endpoints.find(request.method, host, request.path))
 
 
 def _wire(text: str) -> bytes:

@@ -12,8 +12,8 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nxparse.config import Config
 from nxparse.deliver import routes, run
@@ -30,8 +30,7 @@ _PLACE = re.compile(r"(?:listen on|bind UDP socket to) \S*:(\d+)")
 _NUMBER = re.compile(r"(?:Errno|os error) (\d+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Listening:
+class Listening(NamedTuple):
     """The ports of this process for each mode, and the addresses of the machine.
 
     `addresses` are the machine's own, the likeliest on the cameras' side first, and `nx_dns` is

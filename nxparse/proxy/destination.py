@@ -6,8 +6,8 @@ The proxy refuses connections to its own machine; `upstream` explains why.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address
+from typing import NamedTuple
 
 from nxparse.inspect.recorded import Headers
 from nxparse.proxy import network, upstream
@@ -20,8 +20,7 @@ from nxparse.text import printable
 INSIDE = refusal(403, "The proxy does not connect to itself or to its own machine")
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """The head of a request, with the server it would be sent to (`host` and `port`).
 
     Uploads arrive at one of `ports`. `upstream` is the server that a reverse or upstream
@@ -46,21 +45,11 @@ class Destinations:
 
     def claim(self, head: RequestHead, *, at_us: bool = False) -> Claim | None:
         """Decide whether a request is answered here, without resolving names."""
-        target = endpoints.bare_host(head.host)
-        at_us = at_us or (
-            head.upstream != (head.host, head.port)
-            and head.port in head.ports
-            and self._is_local(target)
-        )
-        return endpoints.claim(
-            head.method,
-            head.path,
-            target,
-            head.host_header,
-            hosts=self.hosts,
-            at_us=at_us,
-            is_local=self._is_local,
-        )
+        claim = self._claim(head, at_us)
+        # Names are compared first: system calls find out whether an address is ours.
+        if claim or at_us or not self._is_at_us(head):
+            return claim
+        return self._claim(head, True)
 
     async def resolve(self, head: RequestHead) -> Claim | None:
         """Decide whether a request is answered here or refused; None if it goes upstream."""
@@ -95,6 +84,25 @@ class Destinations:
         # A camera may expect something other than our page from a host in nx_hosts.
         foreign = claim.host in self.hosts and claim.host not in endpoints.SAMSUNG_HOSTS
         return endpoint.is_unknown or (endpoint.service is Service.PAGE and foreign)
+
+    def _claim(self, head: RequestHead, at_us: bool) -> Claim | None:
+        return endpoints.claim(
+            head.method,
+            head.path,
+            endpoints.bare_host(head.host),
+            head.host_header,
+            hosts=self.hosts,
+            at_us=at_us,
+            is_local=self._is_local,
+        )
+
+    def _is_at_us(self, head: RequestHead) -> bool:
+        """Would the request be sent to this machine, and a port that uploads arrive at?"""
+        return (
+            head.upstream != (head.host, head.port)
+            and head.port in head.ports
+            and self._is_local(endpoints.bare_host(head.host))
+        )
 
     def _is_local(self, host: str) -> bool:
         """Return whether this is a name or address of this machine, or the address in nx_dns."""

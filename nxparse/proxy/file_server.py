@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nxparse.server.files import FileReply
 from nxparse.store.disk import CHUNK
@@ -32,8 +33,7 @@ class Limits:
     stall: float = 120.0  # for the browser to take a chunk
 
 
-@dataclass(frozen=True, slots=True)
-class _Offer:
+class _Offer(NamedTuple):
     reply: FileReply
     abort: Callable[[], object]
 

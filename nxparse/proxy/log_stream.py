@@ -39,7 +39,7 @@ class LogStream(io.TextIOBase):
             data = (lines + end).encode("utf-8", "backslashreplace")
             if len(self._waiting) >= self._limit:
                 self._dropped += data.count(b"\n")
-            else:
+            elif data:  # a line is printed in several pieces; only its end wakes the thread
                 self._waiting += data
                 self._changed.notify_all()
         return len(text)

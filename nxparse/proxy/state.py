@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from nxparse import config
@@ -116,7 +115,7 @@ class State:
             return endpoint, False
         self.note_camera(flow.client_conn)
         if endpoint.check:
-            endpoint = replace(endpoint, reply=self._portal.answer(client, endpoint.check))
+            endpoint = endpoint._replace(reply=self._portal.answer(client, endpoint.check))
         elif not endpoint.reply and not endpoint.is_page:
             self._portal.passed(client)
         return endpoint, self.destinations.is_unknown(claim, endpoint)

@@ -11,9 +11,9 @@ point back at us. At two other hosts only the hotspot check is answered.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from nxparse.deliver import routes
 from nxparse.server.hotspot import GLD, MSN, YAHOO, PortalCheck
@@ -58,8 +58,7 @@ class Service(Enum):
     LIST = auto()  # the list of sites; the right reply is unknown
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """The service that answers a request.
 
     `argument` replaces the `*` in its path. `reply` is set for FIXED and CHECK; for a
@@ -103,8 +102,7 @@ def _check(check: PortalCheck) -> Endpoint:
     return Endpoint(Service.CHECK, reply=check.redirect, check=check)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """`host` is a glob; "*" is any host of ours, or none. `*` in `path` is one of `arguments`."""
 
     method: str
@@ -177,8 +175,7 @@ def find(method: str, host: str, path: str) -> Endpoint:
     return fixed(NOT_FOUND)
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A request that is answered here: the host it is for, or why it is refused."""
 
     host: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nxparse.text import printable
 
@@ -14,8 +14,7 @@ MAX_FAILURES = 50
 MAX_REASON = 200  # characters
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """An upload that was not accepted. `at` is a Unix time, `client` the camera's address."""
 
     at: float

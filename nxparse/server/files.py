@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from email.utils import formatdate
 from http.client import responses
+from typing import NamedTuple
 from urllib.parse import quote
 
 from nxparse import filename
@@ -33,8 +33,7 @@ class UnsatisfiableError(ValueError):
     """A range that begins after the end of the file."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileReply:
+class FileReply(NamedTuple):
     """A reply with `length` bytes of an open file, from `start`. Its owner closes the file."""
 
     status: int

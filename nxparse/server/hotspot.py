@@ -18,7 +18,7 @@ another request, the last reply was right, and the camera gets it again.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nxparse.server.reply import Reply
 
@@ -27,8 +27,7 @@ GLD = Reply(200, headers=(("Server", "nginx/notreally"), ("ETag", '"deadbeef"'))
 MAX_CAMERAS = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class PortalCheck:
+class PortalCheck(NamedTuple):
     """A hotspot check with two replies: some models expect a redirect, others a cookie."""
 
     redirect: Reply

@@ -16,10 +16,10 @@ import hashlib
 import struct
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 from markupsafe import Markup
@@ -57,8 +57,7 @@ _PLACEHOLDER = base64.b64decode(
 _ORIENTATIONS = {90: 6, 180: 3, 270: 8}  # of Exif, by degrees clockwise
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+class _File(NamedTuple):
     """A file for the template. `address` is "UPLOAD.NUMBER" if it can be opened."""
 
     name: str
@@ -69,14 +68,12 @@ class _File:
     is_gone: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
+class _Line(NamedTuple):
     state: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     """An upload, or a failed one, for the template."""
 
     at: float

@@ -15,8 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from nxparse import markup, multipart
 from nxparse.address import AddressError, deliverable
@@ -47,8 +46,7 @@ PROGRESS = 5.0  # seconds between two log lines about a long upload
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class BodyInfo:
+class BodyInfo(NamedTuple):
     """A body, as the head of its request describes it. `length` is None if it is chunked."""
 
     client: str
@@ -56,8 +54,7 @@ class BodyInfo:
     length: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """The result of a request with a body.
 
     `accepted` is the id of the stored body, or of the one that it repeats, `upload` that of

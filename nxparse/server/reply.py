@@ -9,12 +9,11 @@ chunked, and end the connection.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from email.utils import formatdate
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A reply: `headers` are those beyond Date, Content-Type, Content-Length and Connection.
 
     `reason` replaces the usual phrase after the status. `unknown` marks a reply that a new

@@ -18,8 +18,8 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nxparse.server.social import Announcement
 from nxparse.store.database import Database
@@ -58,8 +58,7 @@ CREATE INDEX announcement_session ON announcement (session);
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(NamedTuple):
     """A user of a client who has logged in. `id` is no secret."""
 
     id: str
@@ -67,8 +66,7 @@ class Session:
     user: str
 
 
-@dataclass(frozen=True, slots=True)
-class AnnouncedFile:
+class AnnouncedFile(NamedTuple):
     """A file that a camera has announced, with its post. `id` is no secret."""
 
     id: str

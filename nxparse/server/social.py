@@ -26,7 +26,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import unquote, unquote_to_bytes
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -52,16 +52,14 @@ class CredentialsError(BodyError):
     status = 401
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(NamedTuple):
     """A login of `user`, or a logout, which names no user."""
 
     user: str
     out: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Announcement:
+class Announcement(NamedTuple):
     """The announcement of a file. Missing values are None or empty."""
 
     session_key: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nxparse.store.saved import SavedFile
 from nxparse.upload import File, Thumbnail
@@ -97,8 +97,7 @@ GAP = 600.0
 STORED_UPLOAD = "id, received, client, sender, site"  # the fields of StoredUpload
 
 
-@dataclass(frozen=True, slots=True)
-class StoredUpload:
+class StoredUpload(NamedTuple):
     """An accepted upload. `received` is a Unix time, `client` the camera's address.
 
     `site` is empty for an upload by e-mail; `sender` is then an address, else the name
@@ -112,8 +111,7 @@ class StoredUpload:
     site: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Post:
+class Post(NamedTuple):
     """The fields that all photos of one post share.
 
     A video names no album: `album` is then empty and matches any. `photos` is the number
@@ -129,8 +127,7 @@ class Post:
     photos: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """The delivery of an upload, or of one file of it (`file_number`, from 1), to one target.
 
     `recipients` are those not reached yet. `waited` is the sum of its waits in seconds,
@@ -155,8 +152,7 @@ class Delivery:
         return f"{self.arrival.id}.{number}" if number else self.arrival.id
 
 
-@dataclass(frozen=True, slots=True)
-class DeliveryStatus:
+class DeliveryStatus(NamedTuple):
     """The state of a delivery, for a list. `file_number` as in Delivery.
 
     `state` is "waiting", "done" or "failed".
@@ -170,8 +166,7 @@ class DeliveryStatus:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class FileRecord:
+class FileRecord(NamedTuple):
     """A file of an upload, for a list; it may have been deleted. `turn` is in degrees."""
 
     number: int
@@ -182,8 +177,7 @@ class FileRecord:
     saved: tuple[SavedFile, ...] = ()  # its copies on this machine, as they were saved
 
 
-@dataclass(frozen=True, slots=True)
-class UploadRecord:
+class UploadRecord(NamedTuple):
     """An accepted upload with its files and the states of its deliveries."""
 
     arrival: StoredUpload

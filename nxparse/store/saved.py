@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from nxparse.store import disk
 
@@ -24,8 +25,7 @@ _FLAGS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SavedFile:
+class SavedFile(NamedTuple):
     """A file as it was saved. `identity` is that of `identity_of`."""
 
     path: Path

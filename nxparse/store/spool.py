@@ -43,7 +43,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -184,7 +183,7 @@ class Spool(Deliveries):
             insert(
                 database,
                 "upload",
-                **asdict(arrival),
+                **arrival._asdict(),
                 sender_name=found.sender_name,
                 recipients=json.dumps(found.recipients),
                 subject=found.subject,
@@ -225,7 +224,7 @@ class Spool(Deliveries):
             # A target that was added since may need photos that are deleted already.
             if arrival is None or targets_together(database, arrival.id) != set(together):
                 arrival = StoredUpload(incoming.id, now, post.client, post.sender, post.site)
-                insert(database, "upload", **asdict(arrival), text=post.caption)
+                insert(database, "upload", **arrival._asdict(), text=post.caption)
             query = "SELECT count(*) + 1 FROM body WHERE upload = ?"
             (number,) = database.execute(query, (arrival.id,)).fetchone()
             self._add_body(database, incoming, arrival, number, fingerprint, resource)

@@ -10,7 +10,6 @@ import time
 import tracemalloc
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
-from dataclasses import replace
 from random import Random
 from urllib.parse import quote, quote_plus
 
@@ -124,7 +123,7 @@ def sent(data: bytes, reply: Reply | None = None, *, at: float = 0.0) -> Recorde
     found = recorded.parse(data)
     assert found
     answered = reply and RecordedResponse(reply.status, "OK", tuple(reply.fields(0)), reply.body)
-    return replace(found, client=CLIENT, at=at, answered=answered)
+    return found._replace(client=CLIENT, at=at, answered=answered)
 
 
 def post(
@@ -237,7 +236,7 @@ def test_private_elsewhere(what: str, form: str) -> None:
     part = f'--B\r\nContent-Disposition: {each}; name="{each}"\r\n{each}: 1\r\n\r\n{each}\r\n--B--'
     body = post(part.encode(), f'multipart/form-data; boundary="B"; x="{each}"')
     asked = RecordedQuestion(f"{each}.example.com", each)
-    report = markdown([odd, body, *(replace(odd, body=f"{each}={each}".encode()),)], [asked])
+    report = markdown([odd, body, *(odd._replace(body=f"{each}={each}".encode()),)], [asked])
     assert each.lower() not in report.lower()
 
 
@@ -379,7 +378,7 @@ def test_questions() -> None:
         RecordedQuestion("gld.samsungosp.com", "A", CLIENT, 1000.0),
         RecordedQuestion("jane.nas.example.org", "AAAA", CLIENT, 1001.5),
     ]
-    report = untagged(markdown([replace(post(None), at=1000.5)], asked))
+    report = untagged(markdown([post(None)._replace(at=1000.5)], asked))
     assert sections(report)[-1] == "## DNS questions"
     assert re.search(r"\n<ip 14> +0.0 s +A +gld.samsungosp.com\n", report)
     assert re.search(r"\n<ip 14> +1.5 s +AAAA +<host of 4 labels 20>\n", report)
@@ -387,7 +386,7 @@ def test_questions() -> None:
 
 def test_times() -> None:
     """Times are relative to the first request."""
-    requests = [replace(post(None), at=at) for at in (0.0, 1e9, 1e9 + 2.25, float("nan"))]
+    requests = [post(None)._replace(at=at) for at in (0.0, 1e9, 1e9 + 2.25, float("nan"))]
     lines = [line for line in outside(markdown(requests)) if line.startswith("From ")]
     assert lines[:3] == [
         "From an unknown address.",
@@ -589,7 +588,7 @@ def test_no_line_is_forged() -> None:
     body = b'--B\r\nContent-Disposition: form-data; name="a\x0b\x85b"\r\n\r\n1\r\n--B--'
     one = RecordedRequest(evil, evil, evil, headers, None, evil, evil)
     report = markdown(
-        [one, replace(one, answered=RecordedResponse(200, evil, headers, evil.encode()))],
+        [one, one._replace(answered=RecordedResponse(200, evil, headers, evil.encode()))],
         [RecordedQuestion(evil, evil, evil)],
     )
     assert len(sections(report)) == 6
@@ -656,7 +655,7 @@ def test_any_request(
     answered = RecordedResponse(-1, reason, tuple(headers), reason.encode("utf-8", "surrogatepass"))
     one = RecordedRequest(method, host, path, tuple(headers), b"", version, client, at, answered)
     report = markdown(
-        [one, replace(one, path=f"/facebook/auth{path}", method="POST")], version=version
+        [one, one._replace(path=f"/facebook/auth{path}", method="POST")], version=version
     )
     assert len(sections(report)) == 5
     assert report.encode().decode() == report
@@ -704,7 +703,7 @@ def test_large(body: bytes, content_type: str) -> None:
     """A large body takes linear time, and little more memory than itself."""
     request = post(body, content_type)
     begin = time.process_time()
-    report = markdown([replace(request, answered=RecordedResponse(400, "", (), body))])
+    report = markdown([request._replace(answered=RecordedResponse(400, "", (), body))])
     assert time.process_time() - begin < 10
     assert len(report) < 300_000
     if body.startswith(b"\n"):

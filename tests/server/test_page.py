@@ -7,7 +7,6 @@ import hashlib
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -192,7 +191,7 @@ def test_files(tmp_path: Path) -> None:
         FileRecord(3, "C.JPG", 5, True, 0, gone),
         FileRecord(4, "D.JPG", 5, False, 0),
     )
-    found = replace(record(), files=files)
+    found = record()._replace(files=files)
     outline = Outline(render([found], NEW_YEAR, gallery=False).body)
     links = [f"/{kind}/{ID}.{number}" for number in (1, 2) for kind in ("file", "download")]
     assert outline.links()[1:-1] == links
@@ -260,7 +259,7 @@ def test_sentence(found: DeliveryStatus, text: str) -> None:
 )
 def test_next_try(next_try: float, text: str) -> None:
     """A delivery that has failed says when it is tried again."""
-    found = replace(status("waiting", "save", "No space left on device"), next_try=next_try)
+    found = status("waiting", "save", "No space left on device")._replace(next_try=next_try)
     assert sentence(found, NEW_YEAR) == f"Waits to be saved: No space left on device. {text}"
 
 

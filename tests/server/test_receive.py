@@ -12,7 +12,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -776,7 +775,7 @@ class TestFile:
     )
     def test_line(self, place: Place, name: str | None, user: str, shown: str) -> None:
         """A file is logged in one printable line."""
-        send(place.file(name=name, post=replace(POST, sender=user)), PHOTO)
+        send(place.file(name=name, post=POST._replace(sender=user)), PHOTO)
         assert place.log() == [("INFO", f"{shown}; next: save (upload ID)")]
 
     @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -440,7 +439,7 @@ def test_large_captions(opened: Sessions, path: Path) -> None:
     tokens = []
     for number in range(300):
         caption = f"{number} {'x' * 60_000}"
-        announced = opened.announce(camera, "facebook", replace(PHOTO, caption=caption))
+        announced = opened.announce(camera, "facebook", PHOTO._replace(caption=caption))
         assert announced
         tokens.append(announced[0])
     assert path.stat().st_size < 6_000_000

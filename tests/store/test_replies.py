@@ -3,7 +3,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -233,7 +232,7 @@ class TestRepeats:
         """S08: the same photo for the same announcement is a duplicate, at any time."""
         arrival = append(opened, 1, resource="R1")
         clock.now += later
-        repeated = self.repeat_photo(opened, number, resource, replace(POST, sender=user))
+        repeated = self.repeat_photo(opened, number, resource, POST._replace(sender=user))
         assert repeated == (arrival.id if found else None)
 
     def test_announced_while_the_reply_is_open(self, opened: Spool) -> None:
@@ -252,7 +251,7 @@ class TestRepeats:
         assert seen == [arrival.id, arrival.id, None]
 
     @pytest.mark.parametrize(
-        "post", [replace(POST, caption="Another"), replace(POST, site="picasa")], ids=str
+        "post", [POST._replace(caption="Another"), POST._replace(site="picasa")], ids=str
     )
     def test_lost_photo_of_another_post(self, opened: Spool, post: Post) -> None:
         """The same photo with another caption, or for another site, is new."""
