@@ -180,22 +180,6 @@ def test_gone(shared: Proxy) -> None:
     assert f"/file/{address}" not in html
 
 
-def test_failures(gallery: Proxy) -> None:
-    """Refused and cut uploads are listed, for their own client or in a gallery."""
-    refused = bodies.request(b"no multipart", content_type="multipart/form-data; boundary=x")
-    connection = camera.connect(gallery.port, source="127.0.0.8")
-    connection.sendall(refused)
-    assert camera.hear(connection).status == 400
-    connection = camera.connect(gallery.port, source="127.0.0.9")
-    connection.sendall(bodies.request(bodies.body([("CUT.JPG", bytes(9999))]))[:-5000])
-    connection.close()
-    gallery.wait_for("nothing is delivered")
-    html = get(gallery.port, "/")[2].decode()
-    assert re.search(r"from 127.0.0.8</p>\s*<p class=\"failed\">Refused: .*boundary", html)
-    assert re.search(r"from 127.0.0.9</p>\s*<p class=\"failed\">Incomplete, \d+ bytes: ", html)
-    assert '<meta http-equiv="refresh"' in html
-
-
 # In a browser
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import logging
 import os
 import shlex
 import signal
@@ -625,17 +624,3 @@ class TestOutbox:
         assert box.waits == [(f"{box.id}.2", wait) for wait in left]
         kept = contents(folder_for(tmp_path / "undelivered", NOON))
         assert kept == ({"SAM_2.JPG": PHOTOS["SAM_2.JPG"]} if status == 1 else {})
-
-    def test_secrets(
-        self, boxed: Callable[..., Box], tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """The values of variables are not logged or stored, even if the command fails."""
-        caplog.set_level(logging.DEBUG)
-        box = boxed("run:sh -c 'exit 75' ${TOKEN} {file}", {"TOKEN": "geheim"})
-        box.deliver()
-        assert box.waits == [(f"{box.id}.{number}", MIN_WAIT) for number in (1, 2)]
-        box.spool.close()
-        stored = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-        everything = b"".join([caplog.text.encode(), *stored])
-        assert b"ended with status 75" in everything
-        assert b"geheim" not in everything

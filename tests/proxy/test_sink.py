@@ -80,16 +80,6 @@ async def test_answers_when_released(sink: Sink, mitmproxy: Mitmproxy) -> None:
     assert await mitmproxy.answer() == ANSWER
 
 
-async def test_each_has_its_own_answer(sink: Sink) -> None:
-    """To release one connection does not answer another."""
-    one, other = await Mitmproxy(sink).connect(), await Mitmproxy(sink).connect()
-    sink.release(other.port)
-    assert await other.answer() == ANSWER
-    assert await one.hears_nothing()
-    for connection in (one, other):
-        connection.writer.close()
-
-
 async def test_released_before_it_is_accepted(sink: Sink) -> None:
     """A small request may have been dealt with before the sink sees its connection."""
     connection = await Mitmproxy(sink).connect(announced=False)
@@ -138,11 +128,6 @@ async def test_announced_late(sink: Sink) -> None:
     connection.writer.close()
 
 
-async def test_release_of_an_unknown_port(sink: Sink) -> None:
-    """Nothing happens."""
-    sink.release(1)
-
-
 async def test_close(sink: Sink) -> None:
     """A closed sink listens no more; to close it again does nothing."""
     assert sink.address
@@ -154,8 +139,3 @@ async def test_close(sink: Sink) -> None:
     assert sink.address is None
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(host, port)
-
-
-async def test_close_before_open() -> None:
-    """A sink that was never opened can be closed."""
-    Sink().close()

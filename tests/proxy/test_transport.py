@@ -161,12 +161,6 @@ class TestHeldReader:
         held.pending = pending
         assert [len(await held.read(65535)) for _ in sizes] == sizes
 
-    async def test_stands_in(self, connection: Connection, held: HeldReader) -> None:
-        """Whatever else a StreamReader can do, this one can too."""
-        await connection.send(b"one\ntwo")
-        assert await held.readuntil(b"\n") == b"one\n"
-        assert held.at_eof() is False
-
     @pytest.mark.parametrize(
         ("sent", "stages"),
         [
@@ -332,12 +326,6 @@ class TestHeldReader:
             await asyncio.wait_for(reading, SOON)
         assert pending.end == "the connection broke: Connection reset by peer"
 
-    async def test_reset_without_request(self, connection: Connection) -> None:
-        """A broken connection without a request of ours is raised too."""
-        connection.reset()
-        with pytest.raises(ConnectionResetError):
-            await asyncio.wait_for(HeldReader(connection.reader, times=FAST).read(), SOON)
-
     async def test_silence(self, connection: Connection, pending: Pending) -> None:
         """Silence in the middle of an upload ends it."""
         held = HeldReader(connection.reader, times=replace(FAST, idle=0.05))
@@ -432,15 +420,6 @@ class TestOneSegmentWriter:
         assert came == [b"head", b"head"]
         assert segments(connection.client) == 2
 
-    async def test_drain_flushes(self, connection: Connection, writer: OneSegmentWriter) -> None:
-        """What has been drained is on its way."""
-        writer.write(b"data")
-        await writer.drain()
-        assert writer.transport.get_write_buffer_size() == 0
-        connection.client.setblocking(True)
-        assert connection.client.recv(100) == b"data"
-        connection.client.setblocking(False)
-
     @pytest.mark.parametrize("end", ["close", "write_eof"])
     async def test_end_comes_last(
         self, connection: Connection, writer: OneSegmentWriter, end: str
@@ -450,27 +429,6 @@ class TestOneSegmentWriter:
         writer.write(b"body")
         getattr(writer, end)()
         assert await connection.receive() == b"headbody"
-
-    async def test_client_is_gone(self, connection: Connection, writer: OneSegmentWriter) -> None:
-        """A client that has gone is no error."""
-        connection.reset()
-        with pytest.raises(ConnectionResetError):
-            await connection.reader.read()
-        writer.write(b"data")
-        await writer.drain()
-
-    async def test_not_collecting(self, connection: Connection, writer: OneSegmentWriter) -> None:
-        """Other traffic is written as it comes."""
-        writer.collecting = False
-        writer.write(b"data")
-        assert writer.transport.get_write_buffer_size() == 0
-        writer.close()
-        assert await connection.receive() == b"data"
-
-    async def test_stands_in(self, connection: Connection, writer: OneSegmentWriter) -> None:
-        """Whatever else a StreamWriter can do, this one can too."""
-        assert writer.get_extra_info("peername") == connection.client.getsockname()
-        assert writer.is_closing() is False
 
 
 class Result:
@@ -686,16 +644,6 @@ class TestWatchReply:
         assert result.reports == []
         tell(tcp_info(ESTABLISHED, 4))
         assert await result.reported() == [True]
-
-    async def test_not_asked(
-        self, connection: Connection, writer: OneSegmentWriter, tell: Callable[..., None]
-    ) -> None:
-        """Other connections are closed without a look at them."""
-        tell(OSError(errno.EBADF, "nobody asks"))
-        writer.write(b"data")
-        writer.close()
-        assert writer.is_closing()
-        assert await connection.receive() == b"data"
 
 
 class Refusals(list[tuple[int, str]]):

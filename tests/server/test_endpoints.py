@@ -7,10 +7,8 @@ import pytest
 from nxparse.deliver import routes
 from nxparse.server import endpoints
 from nxparse.server.endpoints import (
-    DNS_HOSTS,
     NOT_FOUND,
     SAMSUNG_HOSTS,
-    SHARED_HOSTS,
     Endpoint,
     Hosts,
     Service,
@@ -159,29 +157,6 @@ def test_kinds(endpoint: Endpoint, kinds: set[str]) -> None:
     assert {name for name in names if getattr(endpoint, f"is_{name}")} == kinds
 
 
-@pytest.mark.parametrize(
-    ("method", "host", "path", "check"),
-    [
-        pytest.param("GET", "www.yahoo.co.kr", "/", True, id="yahoo"),
-        pytest.param("GET", "www.msn.com", "/", True, id="msn"),
-        pytest.param("GET", "WWW.MSN.com", "/", True, id="upper-case"),
-        pytest.param("GET", "www.msn.com:80", "/", True, id="port"),
-        pytest.param("GET", "www.msn.com.", "/", True, id="dot"),
-        pytest.param("POST", "www.msn.com", "/", False, id="post"),
-        pytest.param("GET", "www.msn.com", "/x", False, id="path"),
-        pytest.param("GET", "www.msn.com", "/index.html", False, id="page"),
-        pytest.param("GET", "msn.com", "/", False, id="domain"),
-        pytest.param("GET", "yahoo.com", "/", False, id="where-it-leads"),
-        pytest.param("GET", "www.msn.com.example", "/", False, id="look-alike"),
-        pytest.param("GET", "gld.samsungosp.com", "/", False, id="ours-anyway"),
-        pytest.param("GET", "", "/", False, id="no-host"),
-    ],
-)
-def test_is_check(method: str, host: str, path: str, check: bool) -> None:
-    """At a host that others want too, only a camera's check is ours."""
-    assert endpoints.is_check(method, host, path) is check
-
-
 OWN = ("192.168.1.2", "198.51.100.80", "mypc", "127.0.0.1")
 
 
@@ -272,17 +247,6 @@ def test_bare_host(host: str, bare: str) -> None:
     assert bare_host(host) == bare
 
 
-def test_samsung_hosts() -> None:
-    """These names are answered without any configuration, and no others."""
-    assert SAMSUNG_HOSTS == (
-        "gld.samsungosp.com",
-        "www.samsungimaging.com",
-        "samsungimaging.com",
-        "www.ospserver.net",
-        "snsgw.samsungmobile.com",
-    )
-
-
 @pytest.mark.parametrize(
     ("host", "ours"),
     [
@@ -303,12 +267,6 @@ def test_further_hosts(host: str, ours: bool) -> None:
     hosts = Hosts(("Camera.example", "*.EXAMPLE.net"))
     assert (host in hosts) is ours
     assert "www.ospserver.net" in hosts
-
-
-def test_shared_hosts() -> None:
-    """Two checks are at hosts that are not ours; DNS leads to us for the one that is gone."""
-    assert SHARED_HOSTS == {"www.yahoo.co.kr": YAHOO, "www.msn.com": MSN}
-    assert (*SAMSUNG_HOSTS, "www.yahoo.co.kr") == DNS_HOSTS
 
 
 SPELLINGS = ("{}", "{}:80", "{}.", "{}.:80")

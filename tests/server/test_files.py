@@ -150,10 +150,6 @@ def test_names(name: str) -> None:
     assert value.count('"') == 2
 
 
-def test_a_name_that_is_no_unicode() -> None:
-    assert disposition("\udcff.jpg", inline=True).endswith("; filename*=UTF-8''%3F.jpg")
-
-
 @pytest.mark.parametrize(
     ("method", "headers", "status", "start", "length", "size"),
     [

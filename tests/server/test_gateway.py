@@ -7,7 +7,6 @@ import errno
 import logging
 import os
 import re
-import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html import escape
@@ -26,14 +25,14 @@ from nxparse.server.gateway import Gateway, simulated, time_reply
 from nxparse.server.hotspot import MSN
 from nxparse.server.page import PAGE, render, thumbnail
 from nxparse.server.reply import ACCEPTED, Reply, refusal
-from nxparse.server.sessions import SESSION_LIFE, AnnouncedFile, Sessions
+from nxparse.server.sessions import AnnouncedFile, Sessions
 from nxparse.store.saved import SavedFile, identity_of
 from nxparse.store.spool import QUIET, Spool
 from nxparse.upload import File, Thumbnail, Upload
 from tests import arrivals, pictures
 from tests.bodies import jpeg
 from tests.clock import NEW_YEAR, Clock
-from tests.faults import Database, Faults, make_lazy
+from tests.faults import Faults, make_lazy
 
 CLIENT = "192.0.2.7"
 OTHER = "192.0.2.8"
@@ -290,25 +289,6 @@ class TestAnnounce:
         assert gateway.answer(config, CLIENT, call, announcement(key)) == social.SESSION_EXPIRED
         assert told(caplog) == [EXPIRED]
 
-    @pytest.mark.parametrize(("age", "good"), [(SESSION_LIFE, True), (SESSION_LIFE + 1, False)])
-    def test_expired_key(
-        self,
-        gateway: Gateway,
-        config: Config,
-        clock: Clock,
-        age: float,
-        good: bool,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        """A key that has not been used for a month is good no more."""
-        key = log_in(gateway, config)
-        caplog.clear()
-        clock.now += age
-        call = Endpoint(Service.PHOTO, "facebook")
-        reply = gateway.answer(config, CLIENT, call, announcement(key))
-        assert (reply != social.SESSION_EXPIRED) is good
-        assert told(caplog) == ([] if good else [EXPIRED])
-
     def test_not_allowed_any_more(
         self, gateway: Gateway, directory: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -463,66 +443,6 @@ class TestDisk:
                 line = f"{CLIENT}: a request is refused: disk I/O error ({directory})"
                 assert told(caplog) == [("ERROR", line)]
         assert min(failures.values()) > 3
-
-    def test_full(
-        self,
-        gateway: Gateway,
-        config: Config,
-        directory: Path,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        """K01: on a full disk the line says what to do, and with room it goes on."""
-        key = log_in(gateway, config)
-        caplog.clear()
-
-        def fill(database: sqlite3.Connection, sql: str) -> None:
-            sqlite3.Connection.execute(database, f"PRAGMA max_page_count = {pages}")
-
-        call, body = Endpoint(Service.PHOTO, "facebook"), announcement(key, "x" * 50_000)
-        Database.watchers.append(fill)
-        try:
-            pages = 1
-            assert gateway.answer(config, CLIENT, call, body).status == 507
-            pages = 1 << 30
-            assert gateway.answer(config, CLIENT, call, body).status == 200
-        finally:
-            Database.watchers.remove(fill)
-        error = f"database or disk is full ({directory}): make room there"
-        assert told(caplog) == [("ERROR", f"{CLIENT}: a request is refused: {error}")]
-
-
-def test_no_secrets(
-    gateway: Gateway, directory: Path, clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """No password, key or token gets into the log or onto the disk, whatever goes wrong."""
-    config = configured(directory, USER)
-    calls = [
-        (CLIENT, Endpoint(Service.LOGIN, "facebook"), login_aes()),
-        (CLIENT, Endpoint(Service.LOGIN, "flickr"), login()),
-        (CLIENT, Endpoint(Service.LOGIN, "facebook"), login("somebody")),
-        (CLIENT, Endpoint(Service.LOGIN, "facebook"), login("")),
-        (CLIENT, Endpoint(Service.LOGIN, "facebook"), b"<!DOCTYPE x>" + login()),
-        (CLIENT, Endpoint(Service.ACCOUNT), f"<password>{PASSWORD}</password>".encode()),
-    ]
-    for client, call, body in calls:
-        gateway.answer(config, client, call, body)
-    key = log_in(gateway, config)
-    token = announce(gateway, config, key)
-    gateway.announced(config, OTHER, token)
-    gateway.answer(config, OTHER, Endpoint(Service.PHOTO, "facebook"), announcement(key))
-    gateway.answer(
-        config, CLIENT, Endpoint(Service.PHOTO, "facebook"), b"<!DOCTYPE x>" + key.encode()
-    )
-    with Faults(STATEMENTS, errno.EIO, persistent=True):
-        gateway.answer(config, CLIENT, Endpoint(Service.LOGIN, "facebook"), login())
-        gateway.answer(config, CLIENT, Endpoint(Service.PHOTO, "facebook"), announcement(key))
-    clock.now += SESSION_LIFE + 1
-    gateway.answer(config, CLIENT, Endpoint(Service.PHOTO, "facebook"), announcement(key))
-    files = [path.read_bytes() for path in directory.rglob("*") if path.is_file()]
-    everything = b"".join([*files, caplog.text.encode()])
-    assert everything.count(USER.encode()) > 2
-    secrets = [PASSWORD, quote(PASSWORD), key, token]
-    assert [secret for secret in secrets if secret.encode() in everything] == []
 
 
 PHOTO = pictures.photo(pictures.picture())

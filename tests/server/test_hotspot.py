@@ -7,26 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nxparse.server import hotspot
-from nxparse.server.hotspot import GLD, MSN, YAHOO, PortalCheck, PortalState
+from nxparse.server.hotspot import MSN, YAHOO, PortalCheck, PortalState
 from nxparse.server.reply import Reply
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
 
 CLIENT = "192.0.2.7"
 OTHER = "192.0.2.8"
-
-
-def test_gld() -> None:
-    """An NX mini wants no body, an ETag and nginx; each header is there once."""
-    assert (GLD.status, GLD.body) == (200, b"")
-    assert GLD.fields(0) == [
-        ("Date", "Thu, 01 Jan 1970 00:00:00 GMT"),
-        ("Server", "nginx/notreally"),
-        ("ETag", '"deadbeef"'),
-        ("Content-Type", "text/html; charset=utf-8"),
-        ("Content-Length", "0"),
-        ("Connection", "close"),
-    ]
 
 
 FAMILIES = {
@@ -65,37 +52,6 @@ def test_in_turn(family: PortalCheck) -> None:
     turns = PortalState()
     found = [asks(turns, family) for _ in range(5)]
     assert found == ["redirect", "cookie", "redirect", "cookie", "redirect"]
-
-
-def test_each_family_has_turns_of_its_own() -> None:
-    """What a camera has been told about one page changes nothing for the other one."""
-    turns = PortalState()
-    assert asks(turns, YAHOO) == "redirect"
-    assert asks(turns, MSN) == "redirect"
-    assert asks(turns, YAHOO) == "cookie"
-    assert asks(turns, MSN) == "cookie"
-
-
-@both
-@pytest.mark.parametrize("before", [1, 2])
-def test_what_was_good_is_given_again(family: PortalCheck, before: int) -> None:
-    """A camera that goes on behind an answer gets the same one at its next check, and so on."""
-    turns = PortalState()
-    found = [asks(turns, family) for _ in range(before)]
-    for _ in range(3):
-        turns.passed(CLIENT)
-        found.append(asks(turns, family))
-    assert found[before:] == [found[before - 1]] * 3
-
-
-def test_only_who_goes_on_has_passed() -> None:
-    """That one camera goes on says nothing about another."""
-    turns = PortalState()
-    asks(turns, YAHOO)
-    asks(turns, YAHOO, OTHER)
-    turns.passed(OTHER)
-    assert asks(turns, YAHOO) == "cookie"
-    assert asks(turns, YAHOO, OTHER) == "redirect"
 
 
 def test_cap(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,6 @@ from tests.faults import (
     contents,
 )
 from tests.store.helpers import (
-    BODY,
     CLIENT,
     MAIL,
     PHOTO,
@@ -100,18 +99,6 @@ class TestDeliveries:
         opened.done(to(late, "save"))
         seen.append(opened.next_try("save"))
         assert seen == [NEW_YEAR + 30, NEW_YEAR + 60, None]
-
-    def test_done(self, opened: Spool, root: Path) -> None:
-        """The body is deleted after the last delivery."""
-        arrival = accept(opened, targets=("save", "mail"))
-        seen = []
-        for target in ("save", "mail"):
-            opened.done(to(arrival, target))
-            seen.append((bodies(root), due(opened)))
-        assert seen == [
-            (({arrival.id: BODY}, {}), [(arrival, "mail", 0)]),
-            (({}, {}), []),
-        ]
 
     def test_postponed_again(self, opened: Spool, clock: Clock) -> None:
         """The waits of a delivery are added up, whatever the clock does."""
