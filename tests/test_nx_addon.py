@@ -21,9 +21,8 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.save import Save
 from mitmproxy.addons.savehar import SaveHar
 from mitmproxy.addons.script import ScriptLoader
-from mitmproxy.dns import Question, classes, types
 from mitmproxy.hooks import DoneHook, RunningHook
-from mitmproxy.io import FlowReader, FlowWriter
+from mitmproxy.io import FlowReader
 from mitmproxy.proxy.layers.http import HttpRequestHeadersHook, HttpRequestHook, HttpResponseHook
 from mitmproxy.test import taddons, tflow
 
@@ -667,15 +666,6 @@ async def ended(context: taddons.context) -> None:
     await context.master.addons.trigger_event(DoneHook())
 
 
-def test_a_doubtful_value_is_warned_about(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A likely mistake is accepted with one warning."""
-    with loaded(folder, nx_hosts=["*"]) as (state, context):
-        context.options.nx_retry_for = "3"
-        assert state.config
-        warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
-        assert [line.split("=")[0] for line in warned] == ["nx_hosts", "nx_retry_for"]
-
-
 async def test_nx_retry_for_at_run_time(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A new nx_retry_for applies to pending deliveries."""
     caplog.set_level("INFO")
@@ -698,13 +688,6 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.01)
-
-
-def test_an_unknown_option(folder: Path) -> None:
-    """A misspelt option is logged with the names of all options."""
-    with Proxy(folder, "--set", "nx_dri=x") as proxy:
-        line = proxy.wait_for("there is no option nx_dri: (.*)")[1]
-        assert line.startswith("the options are nx_dir, nx_route, nx_smtp, nx_senders, ")
 
 
 def test_a_value_from_the_environment(folder: Path) -> None:
@@ -1154,30 +1137,6 @@ def test_a_report_of_a_recording(folder: Path) -> None:
     assert "gld.samsungosp.com" in report
     assert "/camera" in report
     assert "/phone" not in report
-
-
-def test_dns_questions_in_a_report(folder: Path) -> None:
-    """The report has the names that a camera looked up, and none of other clients."""
-    capture = folder / "capture.mitm"
-    with capture.open("wb") as file:
-        for name, client in (
-            ("gld.samsungosp.com", "192.0.2.7"),
-            ("nas.home.example.org", "192.0.2.7"),
-            ("www.youtube.com", "192.0.2.9"),
-        ):
-            flow = tflow.tdnsflow()
-            flow.client_conn.peername = (client, 4000)
-            flow.request.questions = [Question(name, types.A, classes.IN)]
-            FlowWriter(file).add(flow)
-    path = folder / "report.md"
-    reading = Proxy(folder, "-nr", str(capture), "--set", f"nx_report={path}")
-    reading.start()
-    assert reading.ended() == 0
-    report = path.read_text()
-    assert re.search(r" A +gld.samsungosp.com\n", report)
-    assert re.search(r" A +<host of 4 labels 20 #\w+>\n", report)
-    assert "nas" not in report
-    assert "youtube" not in report
 
 
 def test_a_report_that_cannot_be_written(folder: Path) -> None:

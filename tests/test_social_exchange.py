@@ -20,7 +20,7 @@ from tests.camera import Heard
 from tests.mitmdump import ROOT, Proxy, eventually
 from tests.smtp_servers import Mail, MailServer
 from tests.social import MODEL, SocialCamera
-from tests.test_delivery import outbox, read
+from tests.test_delivery import UPLOAD_ID, outbox, read
 
 ACCEPTED = '<Response Status="succ" />'
 LOGIN_FAILED = '<Response ErrCode="401" ErrSubCode="0" /><!-- Login failed -->'
@@ -181,38 +181,10 @@ def unquoted(user: str) -> str:
 KEY_ELEMENT = f'<CryptSessionKey Value="{social.base64_of(social.CRYPT_SESSION_KEY)}"/>'
 
 
-WRITE = {"photo": social.photo, "video": social.video}
-
-
 # Files
 
 
-def test_photos_and_videos_become_files(shared: Proxy, client: SocialCamera) -> None:
-    """Photos and videos of one session are saved under the day, byte for byte."""
-    photos = {f"SOCIAL_{i}.JPG": bodies.jpeg(20_000 * i, i) for i in range(1, 4)}
-    video = social.mp4(3_000_000)
-    client.login("facebook", USER, PASSWORD)
-
-    for name, data in photos.items():
-        heard = client.photo("facebook", name, "Beach", MODEL, data)
-        assert (heard.status, heard.body) == (200, ACCEPTED)
-    assert client.video("facebook", "SOCIAL_4.MP4", "Beach", "Travel", video).body == ACCEPTED
-
-    for name in (*photos, "SOCIAL_4.MP4"):
-        shared.wait_for(rf"saved as uploads/\d{{4}}-\d\d-\d\d/{name}")
-    assert {**photos, "SOCIAL_4.MP4": video}.items() <= shared.saved().items()
-
-
-NAMES = [
-    "../../etc/passwd",
-    "C:\\DCIM\\a.jpg",
-    'quo"ted.jpg',
-    "사진.jpg",
-    "..",
-    "",
-    "line\nbreak.jpg",
-    "x" * 5000 + ".jpg",
-]
+NAMES = ["../../etc/passwd", "", "line\nbreak.jpg", "x" * 5000 + ".jpg"]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name[:16]))
@@ -306,14 +278,6 @@ def test_bad_requests(
 # XML that is meant to do harm
 
 LIMIT = 64 << 10  # bytes that a message may have
-PATHS: dict[str, Callable[[str], bytes]] = {
-    "/facebook/auth": lambda _: LOGIN,
-    "/facebook/photo": partial(social.photo, name="ATTACK.JPG", caption="x"),
-    "/facebook/video": partial(social.video, name="ATTACK.MP4", caption="x"),
-    "/security/sso/userprofiles/authentication/emailid": lambda _: social.allshare(
-        USER, PASSWORD
-    ).partition(b"\r\n\r\n")[2],
-}
 
 
 def within(root: bytes, inserted: bytes) -> bytes:
@@ -343,18 +307,16 @@ ATTACKS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_s12_xml_attacks(
-    shared: Proxy, client: SocialCamera, path: str, attack: Callable[[bytes], bytes]
+    shared: Proxy, client: SocialCamera, attack: Callable[[bytes], bytes]
 ) -> None:
-    """A message that declares entities, is deep or is large is refused."""
+    """A message with an entity, or with deep or large XML, is refused."""
     client.login("facebook", USER, PASSWORD)
-    body = attack(PATHS[path](client.key))
-    host = social.ACCOUNTS if path.startswith("/security") else social.HOST
+    body = attack(social.photo(client.key, name="ATTACK.JPG", caption="x"))
     with goes_on(shared, client):
-        heard = client.send(social.request("POST", path, body, host=host))
-        assert heard.status in {400, 401, 413}
+        heard = client.send(social.request("POST", "/facebook/photo", body))
+        assert heard.status in {400, 413}
         assert f'ErrCode="{heard.status}"' in heard.body
 
 
@@ -402,7 +364,7 @@ def test_a_whole_exchange(folder: Path) -> None:
     """Over a crash between two photos the session lasts, and each file is saved and mailed once."""
     files = {f"SAM_{i}.JPG": photo(i) for i in (1, 2, 3, 5)} | {"SAM_4.MP4": social.mp4(400_000)}
     with MailServer() as server:
-        script = quiet(folder, 10)  # longer than a start takes
+        script = quiet(folder, 600)
         with Proxy(folder, *options(server), script=script) as proxy:
             client = SocialCamera(proxy.port, source=new_address())
             assert client.check(GLD).status == 200
@@ -426,7 +388,10 @@ def test_a_whole_exchange(folder: Path) -> None:
             client.photo("facebook", "SAM_5.JPG", "Beach", "NX500", files["SAM_5.JPG"])
             assert client.logout("facebook").body == "Logged out for real!"
 
-            server.wait(3, timeout=60)
+            assert server.mails == []
+            for id in {*re.findall(UPLOAD_ID, outbox(proxy))}:
+                outbox(proxy, "retry", id)
+            server.wait(3)
             eventually(partial(delivered, proxy), "all is delivered")
             assert proxy.saved() == files
             assert "Traceback" not in proxy.log
@@ -436,6 +401,8 @@ def test_a_whole_exchange(folder: Path) -> None:
     subjects = {photos_in(mail)[0][0]: read(mail.content)["Subject"] for mail in server.mails}
     assert subjects["SAM_1.JPG"] == "facebook: NX300"
     assert subjects["SAM_5.JPG"] == "facebook: NX500"
+    mail = server.mails[0]
+    assert (mail.sender, mail.recipients) == (USER, (FRIEND,))
 
 
 # Secrets

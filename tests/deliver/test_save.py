@@ -120,7 +120,6 @@ class TestSave:
     ("saved", "expected"),
     [
         ([], "no files to save"),
-        ([Saved(Path("a.jpg"), 1500, new=True)], "saved as a.jpg (1.5 kB)"),
         (
             [Saved(Path("a.jpg"), 1500, new=False), Saved(Path("b.jpg"), 20, new=True)],
             "saved as a.jpg (1.5 kB, already there), b.jpg (20 bytes)",

@@ -101,13 +101,6 @@ async def test_reads_whatever_comes(sink: Sink, mitmproxy: Mitmproxy) -> None:
     assert await mitmproxy.rest() == b""
 
 
-async def test_sender_ends_first(sink: Sink, mitmproxy: Mitmproxy) -> None:
-    """A request that was given up is not answered; its port can be used again."""
-    mitmproxy.writer.write_eof()
-    assert await mitmproxy.rest() == b""
-    sink.release(mitmproxy.port)
-
-
 async def test_stranger(sink: Sink) -> None:
     """A connection that mitmproxy does not announce is ended, and never answered."""
     stranger = await Mitmproxy(sink).connect(announced=False)

@@ -227,19 +227,15 @@ def test_page_origin(method: str, headers: list[tuple[str, str]], origin: str | 
 @pytest.mark.parametrize(
     ("host", "bare"),
     [
-        pytest.param("www.ospserver.net", "www.ospserver.net", id="as-captured"),
         pytest.param("WWW.OspServer.Net", "www.ospserver.net", id="upper-case"),
         pytest.param("www.ospserver.net:80", "www.ospserver.net", id="port"),
         pytest.param("www.ospserver.net.", "www.ospserver.net", id="dot"),
-        pytest.param("www.ospserver.net.:80", "www.ospserver.net", id="dot-and-port"),
         pytest.param(" www.ospserver.net\t", "www.ospserver.net", id="blanks"),
         pytest.param("192.0.2.1:8080", "192.0.2.1", id="ipv4"),
         pytest.param("[2001:DB8::1]:80", "2001:db8::1", id="ipv6-port"),
         pytest.param("[2001:db8::1]", "2001:db8::1", id="ipv6"),
         pytest.param("2001:db8::1", "2001:db8::1", id="ipv6-bare"),
-        pytest.param("[2001:db8::1", "2001:db8::1", id="ipv6-open"),
         pytest.param("", "", id="empty"),
-        pytest.param(":80", "", id="port-alone"),
     ],
 )
 def test_bare_host(host: str, bare: str) -> None:
@@ -251,13 +247,10 @@ def test_bare_host(host: str, bare: str) -> None:
     ("host", "ours"),
     [
         pytest.param("camera.example", True, id="name"),
-        pytest.param("CAMERA.example:80", True, id="name-upper-case"),
         pytest.param("a.b.example.net", True, id="glob"),
-        pytest.param("example.net", False, id="beside-the-glob"),
         pytest.param("www.camera.example", False, id="below-the-name"),
         pytest.param("camera.example.org", False, id="above-the-name"),
         pytest.param("chn.ospserver.net", False, id="another-of-samsung"),
-        pytest.param("ospserver.net", False, id="domain"),
         pytest.param("www.ospserver.net.example", False, id="look-alike"),
         pytest.param("", False, id="empty"),
     ],
@@ -281,9 +274,7 @@ def spelled(host: str) -> list[str]:
     [
         pytest.param((), True, False, id="none"),
         pytest.param(("www.msn.com",), True, True, id="name"),
-        pytest.param(("WWW.MSN.COM",), True, True, id="upper-case"),
         pytest.param(("*.msn.com",), True, True, id="glob"),
-        pytest.param(("*",), True, True, id="everything"),
         pytest.param(("msn.com", "*.example.com"), True, False, id="others"),
         pytest.param(("www.yahoo.co.kr", "*.yahoo.*"), True, False, id="yahoo"),
     ],
@@ -301,12 +292,8 @@ def test_shared_hosts_in_dns(further: tuple[str, ...], yahoo: bool, msn: bool) -
     ("host", "resolves"),
     [
         *(pytest.param(host, True, id=host) for host in SAMSUNG_HOSTS),
-        pytest.param("Camera.EXAMPLE.", True, id="name"),
-        pytest.param("a.b.example.net", True, id="glob"),
         pytest.param("yahoo.co.kr", False, id="yahoo-domain"),
         pytest.param("m.yahoo.co.kr", False, id="yahoo-other-name"),
-        pytest.param("yahoo.com", False, id="where-yahoo-leads"),
-        pytest.param("ospserver.net", False, id="domain"),
         pytest.param("example.org", False, id="others"),
         pytest.param("", False, id="empty"),
     ],

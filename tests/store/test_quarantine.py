@@ -51,12 +51,6 @@ class TestQuarantine:
                 break
         assert path == root / "quarantine" / incoming.id
 
-    def test_kept(self, opened: Spool, root: Path) -> None:
-        """A cut body goes to quarantine unaltered."""
-        incoming = receive(opened, BODY[:300])
-        assert opened.quarantine(incoming) == root / "quarantine" / incoming.id
-        assert bodies(root) == ({}, {incoming.id: BODY[:300]})
-
     @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
     @pytest.mark.parametrize("way", ["cut", "given up"])
     def test_durable(self, opened: Spool, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
@@ -88,11 +82,6 @@ class TestQuarantine:
         opened.quarantine(receive(opened))
         monkeypatch.setattr(Folder, "trim", lambda *limits: pytest.fail("listed"))
         assert opened.tidy() == []
-
-    def test_empty(self, opened: Spool, root: Path) -> None:
-        """An empty body is deleted."""
-        assert opened.quarantine(opened.begin()) is None
-        assert bodies(root) == ({}, {})
 
     @pytest.mark.parametrize(
         ("limit", "room", "deleted"),
@@ -154,13 +143,6 @@ class TestQuarantine:
         with Faults(("unlink",), errno.EPERM):
             assert opened.tidy() == paths[1:3]
         assert [root / "quarantine" / name for name in bodies(root)[1]] == [paths[0], paths[3]]
-
-    def test_give_up(self, opened: Spool, root: Path) -> None:
-        """An accepted body that cannot be parsed goes to quarantine."""
-        arrival = accept(opened, b"not multipart")
-        assert opened.give_up(to(arrival, "save")) == [root / "quarantine" / arrival.id]
-        assert opened.give_up(to(arrival, "save")) == []
-        assert bodies(root) == ({}, {arrival.id: b"not multipart"})
 
 
 class TestUnknown:
