@@ -5,15 +5,15 @@ from __future__ import annotations
 import base64
 import email
 import email.policy
+import io
 import os
 import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from email.message import EmailMessage
 from pathlib import Path
 from typing import NamedTuple
@@ -21,13 +21,14 @@ from urllib.parse import quote
 
 import pytest
 
+from nxparse.cli.main import main
 from nxparse.deliver.save import folder_for
 from tests import bodies, camera
 from tests.box import NOON, Box
 from tests.faults import contents
 from tests.mastodon_server import TOKEN as ACCESS
 from tests.mastodon_server import Call, MastodonServer, Step
-from tests.mitmdump import ROOT, Proxy, eventually
+from tests.mitmdump import Proxy, eventually
 from tests.pictures import photo
 from tests.smtp_servers import Act, Authority, MailServer, Script, ScriptedServer, ehlo
 from tests.web_servers import HOST, WebServer
@@ -84,10 +85,11 @@ def attached(content: bytes) -> dict[str, bytes]:
 
 def outbox(proxy: Proxy, *arguments: str) -> str:
     """The output of the command line."""
-    command = [sys.executable, "-m", "nxparse", "outbox", "--dir", str(proxy.uploads), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    output, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(errors):
+        status = main(["outbox", "--dir", str(proxy.uploads), *arguments])
+    assert (status, errors.getvalue()) == (0, "")
+    return output.getvalue()
 
 
 def is_idle(proxy: Proxy) -> bool:
