@@ -33,16 +33,22 @@ def upload(name: str, size: int = 20_000) -> tuple[bytes, dict[str, bytes]]:
     return bodies.request(bodies.body([(name, photo)])), {name: photo}
 
 
-def with_times(folder: Path, times: str) -> Path:
-    """A script: the addon with these time limits."""
+def with_times(folder: Path, times: str, before: str = "") -> Path:
+    """A script: the addon with these time limits, after some other statements."""
     script = folder / "times.py"
     script.write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        f"{before}\nimport sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "from nx_addon import make_addons\n"
         "from nxparse.proxy.transport import Times\n"
         f"addons = make_addons(Times({times}))\n"
     )
     return script
+
+
+def with_descriptors(folder: Path, soft: int, hard: int, before: str = "") -> Path:
+    """A script: the addon in a process that may have so many descriptors."""
+    limit = f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
+    return with_times(folder, "", limit + before)
 
 
 def in_front_of(port: int, mode: str = "reverse") -> tuple[str, ...]:
@@ -219,7 +225,7 @@ def test_what_is_no_head_is_not_limited(folder: Path) -> None:
 def test_many_connections(folder: Path) -> None:
     """More connections than the soft limit of descriptors leave room for an upload."""
     request, photos = upload("SAM_1.JPG")
-    with Proxy(folder, before=("prlimit", "--nofile=200:4000")) as proxy:
+    with Proxy(folder, script=with_descriptors(folder, 200, 4000)) as proxy:
         idle = [camera.connect(proxy.port) for _ in range(300)]
 
         assert camera.send(proxy.port, request).body == ACCEPTED
@@ -232,7 +238,7 @@ def test_many_connections(folder: Path) -> None:
 def test_too_many_connections(folder: Path) -> None:
     """A client's newest connections are closed, others are served."""
     request, photos = upload("SAM_1.JPG")
-    with Proxy(folder, before=("prlimit", "--nofile=400:400")) as proxy:
+    with Proxy(folder, script=with_descriptors(folder, 400, 400)) as proxy:
         many = [camera.connect(proxy.port) for _ in range(50)]
         for connection in many:
             connection.sendall(START + b"\r\n")
@@ -256,10 +262,9 @@ def test_too_many_connections(folder: Path) -> None:
 
 def test_out_of_descriptors(folder: Path) -> None:
     """A lack of descriptors does not fill the log."""
-    script = with_times(folder, "")
     delay = "import asyncio.constants\nasyncio.constants.ACCEPT_RETRY_DELAY = 0.1\n"
-    script.write_text(delay + script.read_text())
-    with Proxy(folder, script=script, before=("prlimit", "--nofile=60:60")) as proxy:
+    script = with_descriptors(folder, 60, 60, delay)
+    with Proxy(folder, script=script) as proxy:
         many = [camera.connect(proxy.port, source=f"127.0.0.{i % 9 + 1}") for i in range(100)]
         proxy.wait_for("new connections have to wait: Too many open files\n")
         time.sleep(0.5)  # five attempts to accept
@@ -299,7 +304,7 @@ def test_a_client_that_goes_on_sending(folder: Path) -> None:
 
 def test_tiny_chunks(folder: Path) -> None:
     """A body in chunks of one byte holds up nobody for long."""
-    request, photos = upload("SAM_1.JPG", 100_000)
+    request, photos = upload("SAM_1.JPG", 60_000)
     head, body = request.split(b"\r\n\r\n", 1)
     head = re.sub(rb"Content-Length: *\d+", b"Transfer-Encoding: chunked", head)
     wire = head.replace(b"HTTP/1.0", b"HTTP/1.1") + b"\r\n\r\n"
@@ -450,7 +455,8 @@ def test_a_reply_that_is_never_acknowledged(folder: Path) -> None:
         for command in commands:
             subprocess.run(command, check=True)
         mode = ("--mode", "regular@8080")
-        with Proxy(folder, *mode, before=inside) as proxy:
+        script = with_times(folder, "acknowledge=1.0")
+        with Proxy(folder, *mode, before=inside, script=script) as proxy:
             silent = subprocess.Popen(
                 [*inside, sys.executable, "-c", CAMERA, str(SOURCE), "vanish"],
                 stdin=subprocess.PIPE,
