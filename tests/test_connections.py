@@ -1,4 +1,4 @@
-"""What clients do to the proxy by the number, pace, size and end of their connections."""
+"""Clients with many, slow, large or broken connections."""
 
 from __future__ import annotations
 
@@ -303,7 +303,7 @@ def test_a_client_that_goes_on_sending(folder: Path) -> None:
 
 
 def test_tiny_chunks(folder: Path) -> None:
-    """A body in chunks of one byte holds up nobody for long."""
+    """A body in chunks of one byte does not delay other clients for long."""
     request, photos = upload("SAM_1.JPG", 60_000)
     head, body = request.split(b"\r\n\r\n", 1)
     head = re.sub(rb"Content-Length: *\d+", b"Transfer-Encoding: chunked", head)

@@ -67,18 +67,6 @@ def test_everything_is_durable_before_the_reply(folder: Path) -> None:
     assert "rename" not in before
 
 
-def test_killed_after_the_reply(folder: Path) -> None:
-    """After kill -9 the next start delivers an upload that got 200, once and exactly."""
-    with Proxy(folder) as proxy:
-        assert camera.send(proxy.port, REQUEST).body == ACCEPTED
-        proxy.kill()
-    with Proxy(folder) as proxy:
-        eventually(lambda: proxy.saved() == {"SAM_1.JPG": PHOTO}, "the photo is delivered")
-        spool = proxy.uploads / ".nx" / "spool"
-        eventually(lambda: not list(spool.iterdir()), "the spool is empty")
-        assert proxy.quarantined() == []
-
-
 def test_killed_while_delivery_has_to_wait(folder: Path) -> None:
     """An upload whose delivery waits is delivered after a kill and a restart."""
     with Proxy(folder) as proxy:

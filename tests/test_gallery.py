@@ -1,4 +1,4 @@
-"""The page in a real mitmdump and a real browser: photos and videos are seen and downloaded."""
+"""The page in a real mitmdump and a real browser."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_a_large_video(shared: Proxy) -> None:
 
 
 def test_requests_for_a_file(shared: Proxy) -> None:
-    """What is sent is what was uploaded; HEAD, If-Range and refusals are as they should be."""
+    """Files are sent as uploaded; HEAD, If-Range and refusals follow RFC 9110."""
     photo = pictures.photo(pictures.picture())
     [address] = upload(shared, ("HEAD.JPG", photo))
     path = f"/file/{address}"

@@ -1,4 +1,4 @@
-"""The social sites and the hotspot checks, as a camera has them of a real mitmdump."""
+"""Social sites and hotspot checks, with a real mitmdump."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ addresses = itertools.count(0x7F000201)  # 127.0.2.1
 
 
 def new_address() -> str:
-    """An address of loopback from which no camera has called yet."""
+    """A loopback address that no camera has used yet."""
     return ".".join(str(byte) for byte in next(addresses).to_bytes(4, "big"))
 
 
@@ -49,7 +49,7 @@ def client(shared: Proxy) -> SocialCamera:
 
 @contextmanager
 def goes_on(proxy: Proxy, client: SocialCamera) -> Iterator[None]:
-    """Whatever happens within, there is no traceback, and then somebody can log in."""
+    """Check that there is no traceback, and that a login works afterwards."""
     before = len(proxy.log)
     yield
     client.login("facebook", USER, PASSWORD)
@@ -78,7 +78,7 @@ all_checks = pytest.mark.parametrize("host", CHECKS)
 
 
 def kind(heard: Heard, host: str) -> str:
-    """Which of the two answers it is that a check of this host may get; it is right in all."""
+    """Which of its two replies a check of this host got. All details of it are checked."""
     location, text, domain = CHECKS[host]
     lines = heard.head.split("\r\n")
     if heard.status == 302:
@@ -105,8 +105,8 @@ GOES_ON = {
 
 @all_checks
 @pytest.mark.parametrize("then", GOES_ON.values(), ids=GOES_ON)
-def test_an_answer_that_works_is_kept(shared: Proxy, host: str, then: bytes) -> None:
-    """A client that goes on behind its check gets the same answer the next time."""
+def test_an_answer_that_works_is_repeated(shared: Proxy, host: str, then: bytes) -> None:
+    """A client that continues after its check gets the same reply the next time."""
     ours, theirs = (SocialCamera(shared.port, source=new_address()) for _ in range(2))
 
     assert kind(theirs.check(host), host) == "redirect"
@@ -123,7 +123,7 @@ def test_an_answer_that_works_is_kept(shared: Proxy, host: str, then: bytes) -> 
 
 
 class RealOne(BaseHTTPRequestHandler):
-    """What stands at the real hosts: says what it was asked."""
+    """The real host: its response repeats the request."""
 
     protocol_version = "HTTP/1.1"
 
@@ -151,7 +151,7 @@ def all_servers() -> Iterator[int]:
 
 
 def test_what_else_is_asked_of_these_hosts_passes(folder: Path) -> None:
-    """Of www.msn.com and www.yahoo.co.kr only GET / is ours; other requests reach them."""
+    """Only GET / of www.msn.com and www.yahoo.co.kr is answered; other requests are passed on."""
     script = folder / "redirecting.py"
     with all_servers() as port:
         script.write_text(
@@ -189,7 +189,7 @@ NAMES = ["../../etc/passwd", "", "line\nbreak.jpg", "x" * 5000 + ".jpg"]
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name[:16]))
 def test_s09_a_name_is_made_harmless(shared: Proxy, client: SocialCamera, name: str) -> None:
-    """Whatever the name, the file gets into the folder of the day, and the token has none of it."""
+    """For any name, the file is saved in the folder of the day, and the token does not show it."""
     data = bodies.jpeg(3000 + NAMES.index(name))
     client.login("facebook", USER, PASSWORD)
 
@@ -208,7 +208,7 @@ def test_s09_a_name_is_made_harmless(shared: Proxy, client: SocialCamera, name: 
 
 
 def test_s08_a_file_that_is_cut(shared: Proxy, client: SocialCamera) -> None:
-    """What came of a file is put into quarantine and nowhere else; the camera may try again."""
+    """The part of a cut file is in quarantine only; the camera may send the file again."""
     data = bodies.jpeg(300_000, 77)
     client.login("facebook", USER, PASSWORD)
     resource = client.announce("facebook", "photo", social.photo(client.key, "CUT.JPG"))
@@ -242,7 +242,6 @@ def credentials(user: str) -> bytes:
 
 
 LOGIN = social.login(USER, PASSWORD)
-NOT_UTF8 = quote(social.base64_of(social.encrypt(b"caf\xe9 \xff")), "")
 
 REFUSED = {400, 401}
 
@@ -260,7 +259,7 @@ BAD: dict[str, tuple[str, bytes, set[int]]] = {
 def test_bad_requests(
     shared: Proxy, client: SocialCamera, line: str, body: bytes, statuses: set[int]
 ) -> None:
-    """Whatever is said here is answered with a status that fits, and the next login works."""
+    """A bad request gets a suitable status, and the next login works."""
     client.login("facebook", USER, PASSWORD)
     method, target = line.split(" ")
     with goes_on(shared, client):
@@ -275,7 +274,7 @@ def test_bad_requests(
             assert f'ErrCode="{heard.status}"' in heard.body
 
 
-# XML that is meant to do harm
+# Malicious XML
 
 LIMIT = 64 << 10  # bytes that a message may have
 
@@ -340,7 +339,7 @@ def options(server: MailServer) -> list[str]:
 
 
 def quiet(folder: Path, seconds: float) -> Path:
-    """The addon, with this time without a further photo until a mail goes out."""
+    """The addon, with this wait for further photos of a post, in seconds."""
     script = folder / "quiet.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
@@ -361,7 +360,7 @@ def delivered(proxy: Proxy) -> bool:
 
 
 def test_a_whole_exchange(folder: Path) -> None:
-    """Over a crash between two photos the session lasts, and each file is saved and mailed once."""
+    """A session survives a crash between two photos; each file is saved and mailed once."""
     files = {f"SAM_{i}.JPG": photo(i) for i in (1, 2, 3, 5)} | {"SAM_4.MP4": social.mp4(400_000)}
     with MailServer() as server:
         script = quiet(folder, 600)
@@ -408,8 +407,8 @@ def test_a_whole_exchange(folder: Path) -> None:
 # Secrets
 
 
-def test_passwords_are_kept_nowhere(folder: Path) -> None:
-    """However a login goes, its password is in no log and no file, and neither is its cipher."""
+def test_passwords_are_not_stored(folder: Path) -> None:
+    """No log and no file contains the password of a login, in clear or encrypted."""
     clear = social.login_qf30(USER, PASSWORD)
     logins = {
         "aes": social.auth("facebook", LOGIN),

@@ -43,7 +43,7 @@ SECRETS = ("geheim", "s3cret", base64.b64encode(b"me:geheim").decode())
 
 
 def encoded(body: bytes = BODY, *, number: int = 0, id: str = ID) -> Encoded:
-    """What is forwarded of an upload by e-mail: all of it, or one of its files."""
+    """The body that is forwarded for an upload by e-mail, or for one of its files."""
     found = upload.read(body, bodies.CONTENT_TYPE)
     files = found.files[number - 1 : number] if number else found.files
     return upload.encoded(found, files, id)

@@ -195,15 +195,6 @@ def test_ipv6() -> None:
     assert running.post.header("Host") == f"[::1]:{running.port}"
 
 
-def test_redirect_is_not_followed() -> None:
-    """A redirect is a response like any other."""
-    with WebServer(OK) as other:
-        location = f"Location: http://{HOST}:{other.port}/"
-        with WebServer(reply("307 There", location)) as running:
-            assert outcome(running) == 307
-        assert other.connections == 0
-
-
 def test_memory() -> None:
     """Memory use does not depend on the size of the body, or of the response."""
     endless = itertools.repeat(b"a" * 1000)

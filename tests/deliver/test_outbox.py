@@ -1,4 +1,4 @@
-"""What becomes of deliveries: done, retried, split, abandoned, or moved to quarantine."""
+"""Deliveries are done, retried, split, abandoned, or moved to quarantine."""
 
 from __future__ import annotations
 
@@ -185,17 +185,6 @@ def scene(root: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Scene]:
 
 
 class TestDeliverDue:
-    def test_success(self, scene: Scene) -> None:
-        """A delivery that succeeds is made once."""
-        target = Target(Outcome("saved as SAM_4371.JPG"))
-        id = scene.accept()
-        out = scene.box({"save": target})
-        out.deliver_due("save")
-        out.deliver_due("save")
-        assert (target.ids, target.photos) == ([id], [[PHOTO]])
-        assert scene.logged() == [f"INFO upload {id}: saved as SAM_4371.JPG"]
-        scene.assert_ended()
-
     def test_each_target(self, scene: Scene) -> None:
         """An upload goes to each of its targets, and its body stays until the last has it."""
         mail, disk = Target(FULL), Target()

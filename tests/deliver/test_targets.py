@@ -125,11 +125,6 @@ class TestSave:
         shown = f"saved as {day / 'A.JPG'} (500 bytes), {day / 'B.JPG'} (600 bytes)"
         assert outcome == Outcome(shown)
 
-    def test_one_file(self, tmp_path: Path) -> None:
-        """A delivery of one file saves only that one."""
-        deliver(configured(tmp_path), "save", file_number=2)
-        assert contents(folder_for(tmp_path, NEW_YEAR)) == {"B.JPG": PHOTOS["B.JPG"]}
-
 
 def test_drop(tmp_path: Path) -> None:
     """A dropped upload is saved nowhere, and logged."""

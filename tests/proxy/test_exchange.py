@@ -68,13 +68,6 @@ async def test_an_upload(backend: Backend) -> None:
     assert [delivery.target for delivery in backend.spool.waiting()] == ["save"]
 
 
-async def test_an_upload_without_body(backend: Backend) -> None:
-    """It is refused."""
-    one = await answered(exchange(backend))
-    assert one.reply
-    assert (one.reply.status, one.outcome("upload")[0]) == (400, "refused")
-
-
 async def test_a_fixed_reply(backend: Backend) -> None:
     """It is given without a receiver; the body of an unknown request is collected."""
     plain = await answered(exchange(backend, endpoints.fixed(refusal(404, "No"))))

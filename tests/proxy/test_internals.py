@@ -36,7 +36,7 @@ def master(options: Options | None = None, **addons: object) -> Any:
     ids=["mitmweb", "saved", "har", "bodies", "no-bodies", "nothing"],
 )
 def test_is_inspected(view: object, options: dict[str, object], inspected: bool) -> None:
-    """Bodies are kept in flows only where somebody can look at them."""
+    """Bodies stay in flows only where a user can see them."""
     values = Options(**{"save_stream_file": None, "hardump": ""} | options)
     assert internals.is_inspected(master(values, view=view)) is inspected
 

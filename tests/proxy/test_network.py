@@ -16,7 +16,7 @@ from nxparse.proxy import network
 from tests.mitmdump import ROOT
 
 LOOPBACK = IPv4Address("127.0.0.1")
-# An address of nobody (RFC 5737): it only selects the default route.
+# An unused address (RFC 5737). It only selects the default route.
 ELSEWHERE = "192.0.2.1"
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="differs on other systems")

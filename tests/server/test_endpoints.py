@@ -1,4 +1,4 @@
-"""Who answers what."""
+"""Which endpoint answers which request."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ OWN = ("192.168.1.2", "198.51.100.80", "mypc", "127.0.0.1")
         ("GET /news", "www.yahoo.co.kr", "www.yahoo.co.kr", 0, None),
         ("POST /social/columbus/email", "a.example", "", 0, None),
         ("GET /", "192.168.1.2", "192.168.1.2", 0, None),
-        # For this machine and nobody else.
+        # For this machine.
         ("GET /", "198.51.100.80", "", 1, A_PAGE),
         ("POST /social/columbus/email", "198.51.100.80", "", 1, AN_EMAIL),
         ("GET /robots.txt", "192.168.1.2", "", 1, UNKNOWN),
@@ -256,7 +256,7 @@ def test_bare_host(host: str, bare: str) -> None:
     ],
 )
 def test_further_hosts(host: str, ours: bool) -> None:
-    """The user adds names and globs, without case; everything else is somebody else's."""
+    """nx_hosts adds names and globs, without case, and no others."""
     hosts = Hosts(("Camera.example", "*.EXAMPLE.net"))
     assert (host in hosts) is ours
     assert "www.ospserver.net" in hosts

@@ -594,12 +594,6 @@ class TestAborted:
         assert receiver.abort(GONE) is None
         assert (place.log(), place.stored()) == ([], left)
 
-    def test_reason_is_printable(self, place: Place) -> None:
-        """A reason may come from the network: it cannot add a line to the log."""
-        place.begin().abort("x\r\n" + "y" * 100)
-        [(_, line)] = place.log()
-        assert f"bytes, x??{'y' * 76}…; nothing" in line
-
     def test_failure(self, place: Place) -> None:
         """K01: a failure to move the part to quarantine is logged."""
         receiver = place.begin(length=5000)
@@ -608,18 +602,6 @@ class TestAborted:
             assert receiver.abort(GONE) is None
         line = f"upload cut after 300 of 5000 bytes, {GONE}: Input/output error"
         assert place.log() == [("ERROR", f"{line} ({place.directory}){FAILING}")]
-
-    def test_inspection_fails(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A part that cannot be read for inspection goes to quarantine all the same."""
-        receiver = place.begin(inspect=5000)
-        feed(receiver, BODY[:300])
-
-        def broken(incoming: object, start: int, end: int) -> bytes:
-            raise BROKEN
-
-        monkeypatch.setattr("nxparse.store.body.Incoming.fetch", broken)
-        receiver.abort(GONE)
-        assert place.stored() == ([], [BODY[:300]])
 
 
 @pytest.mark.parametrize(
@@ -814,26 +796,6 @@ class TestFile:
         assert sorted(result.is_duplicate for result in results) == [False, True]
         assert place.posted() == {("mail:me@example.org", 0): [PHOTO]}
 
-    def test_something_else(self, place: Place) -> None:
-        """Other bytes for the same announcement are another file."""
-        for data in (PHOTO, jpeg(600)):
-            assert send(place.file(TO_ME), data) is ACCEPTED
-        assert place.posted() == {("mail:me@example.org", 0): [PHOTO, jpeg(600)]}
-
-    def test_reply_lost(self, place: Place) -> None:
-        """H10: a photo whose reply was lost and that is announced again is a duplicate."""
-        accepted = []
-        ends = (place.spool.reply_lost, place.spool.reply_confirmed, None)
-        for number, end in enumerate(ends, 1):
-            id = received(place.file(TO_ME, number=number), PHOTO).accepted
-            assert id
-            accepted.append(id)
-            if end:
-                end(id)
-        first, second, third = accepted
-        assert first == second != third
-        assert place.posted() == {("mail:me@example.org", 0): [PHOTO, PHOTO]}
-
     @pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
     def test_failure_at_each_call(
         self,
@@ -886,14 +848,6 @@ class TestFile:
             if not faults.failed:
                 break
         assert reply == 200
-
-    def test_expectation_fails(self, place: Place) -> None:
-        """A file is accepted even if its post cannot be postponed."""
-        with Faults(("BEGIN",), errno.EIO):
-            receiver = place.file(TO_ME)
-        assert send(receiver, PHOTO) is ACCEPTED
-        assert place.posted() == {("mail:me@example.org", 0): [PHOTO]}
-        assert place.log()[0] == ("ERROR", f"disk I/O error ({place.directory})")
 
 
 class TestCollector:

@@ -1,4 +1,4 @@
-"""What a camera says to the social gateway, and the replies that it searches for strings."""
+"""Requests to the social gateway, and its replies."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_user_in_clear(value: str, user: str) -> None:
     ],
 )
 def test_a_user_encrypted(data: bytes, user: str) -> None:
-    """AES with the key beside it, whether the name fills its last block or not."""
+    """A user encrypted with AES, padded or not, is read with the key in the same request."""
     assert social.read_login(aes(data)) == Login(user)
 
 
@@ -184,7 +184,7 @@ def test_no_user(body: bytes, reason: str) -> None:
     ],
 )
 def test_logout(body: bytes) -> None:
-    """Who logs out need not say who he is."""
+    """A logout needs no user."""
     assert social.read_login(body) == Login("", out=True)
 
 
@@ -208,7 +208,7 @@ def test_logout(body: bytes) -> None:
     ],
 )
 def test_s05_a_login_spelled_otherwise(body: str) -> None:
-    """S05: letter case and broken XML do not keep anybody out."""
+    """S05: letter case and broken XML do not matter."""
     assert social.read_login(body.encode()) == Login("me")
 
 
@@ -230,7 +230,7 @@ def test_s05_a_login_spelled_otherwise(body: str) -> None:
     ],
 )  # fmt: skip
 def test_an_announcement_spelled_otherwise(body: str, expected: Announcement) -> None:
-    """S02, S05: what is missing is empty, and what is there is found."""
+    """S02, S05: missing values are empty, others are found."""
     assert social.read_announcement(body.encode()) == expected
 
 
@@ -261,7 +261,7 @@ def test_album(name: str, album: str) -> None:
     ],
 )  # fmt: skip
 def test_caption(content: str, caption: str) -> None:
-    """A caption is what the user wrote, no more and no less."""
+    """A caption is returned exactly as the user wrote it."""
     assert social.read_announcement(photo(content)).caption == caption
 
 
@@ -270,7 +270,7 @@ def test_caption(content: str, caption: str) -> None:
     [("", 0), ("a~b", 1), ("a~b~c", 2), ("~~~", 3), ("a\u301cb", 0)],
 )
 def test_photos(caption: str, photos: int) -> None:
-    """A caption with descriptions tells how many photos there will be."""
+    """The descriptions in a caption give the number of photos."""
     assert Announcement("k", None, "", caption).photos == photos
 
 
@@ -320,7 +320,7 @@ def test_as_long_as_allowed() -> None:
     ],
 )
 def test_s10_people_id(user: str, shown: str) -> None:
-    """S10: a name in the reply is short, and ends where the firmware thinks that it ends."""
+    """S10: a name in the reply is short and contains nothing that ends it for the firmware."""
     lines = social.logged_in("k", user).body.split(b"\n")
     assert lines[3] == f'<LoginPeopleID="{shown}"/>'.encode("ascii")
 
@@ -360,7 +360,7 @@ LINE_END = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 @PROPERTY
 @given(ANY_BODY | ANY_LOGIN)
 def test_any_login(body: bytes) -> None:
-    """Whatever comes is somebody's login, or a logout, or it is refused."""
+    """Any body is a login with a user, a logout, or refused."""
     try:
         found = social.read_login(body)
     except BodyError:
@@ -373,7 +373,7 @@ def test_any_login(body: bytes) -> None:
 @PROPERTY
 @given(ANY_BODY | ANY_ANNOUNCEMENT)
 def test_any_announcement(body: bytes) -> None:
-    """Whatever comes is an announcement, or it is refused."""
+    """Any body is an announcement, or refused."""
     try:
         found = social.read_announcement(body)
     except BodyError:

@@ -475,21 +475,6 @@ class TestPosts:
         opened.expect(POST, seconds)
         assert waits(opened, clock) == [(MAIL, 0, expected), ("save", 1, -10)]
 
-    @pytest.mark.parametrize("comes", [False, True], ids=["cut", "comes"])
-    def test_postponed(self, opened: Spool, clock: Clock, comes: bool) -> None:
-        """A post waits while a file arrives, and a minute after that."""
-        append(opened, 1)
-        opened.expect(POST, MAX_WAIT)
-        clock.now += 500
-        seen = [waits(opened, clock)[0]]
-        if comes:
-            append(opened, 2)
-        else:
-            opened.expect(POST, QUIET)
-        seen.append(waits(opened, clock)[0])
-        assert seen == [(MAIL, 0, MAX_WAIT - 500), (MAIL, 0, QUIET)]
-        assert posts(opened) == ([[1, 2]] if comes else [[1]])
-
     @pytest.mark.parametrize(
         "post",
         [FOREST, ALBUM_X, replace(POST, site="picasa"), replace(POST, session="another")],
