@@ -199,15 +199,6 @@ PIECES = st.lists(st.sampled_from(["{file}", "{text}", "${X}", "{", "}", "$", "X
 
 
 class TestArguments:
-    def test_placeholders(self, folder: Path) -> None:
-        """Placeholders are replaced, alone and inside arguments."""
-        found = echoed(
-            folder,
-            "{sender} {recipient} {subject} {text} {camera} --by={sender} '{text} {text}!' {}",
-            {},
-        )
-        assert found == [*VALUES.values(), "--by=camera@example.com", "Hello Hello!", "{}"]
-
     def test_hostile(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Any text of a sender is one argument, and nothing in it is special."""
         monkeypatch.setenv("SMTP_PASSWORD", "geheim")

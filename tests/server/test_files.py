@@ -72,7 +72,7 @@ def is_closed(file: OpenFile) -> bool:
     ],
 )  # fmt: skip
 def test_parse_range(value: str, found: object) -> None:
-    """Single ranges, open ones and suffixes are found, in a file of 100 bytes."""
+    """Single ranges, open ranges and suffixes of a file of 100 bytes are parsed."""
     if found == "unsatisfiable":
         with pytest.raises(UnsatisfiableError):
             parse_range(value, 100)
@@ -131,7 +131,7 @@ def test_types(opened: Opener, content: bytes, media_type: str, shown: bool) -> 
     ],
 )  # fmt: skip
 def test_names(name: str) -> None:
-    """Whatever is in a name, a parser reads it back, and it adds no header."""
+    """A parser reads any name back, and no name adds a header."""
     value = disposition(name, inline=False)
     assert value.isascii()
     assert value.isprintable()

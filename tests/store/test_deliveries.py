@@ -76,17 +76,6 @@ class TestDeliveries:
         reopened(opened, root, clock).close()
         assert bodies(root) == ({}, {})
 
-    def test_postpone(self, opened: Spool, clock: Clock) -> None:
-        """A postponed delivery is due after its wait, with one more attempt."""
-        arrival = accept(opened)
-        opened.postpone(to(arrival, "save"), 15, "No space left on device", [RECIPIENT])
-        seen: list[object] = [opened.next_try("save"), due(opened)]
-        clock.now += 14.9
-        seen.append(due(opened))
-        clock.now += 0.1
-        seen.append(due(opened))
-        assert seen == [NEW_YEAR + 15, [], [], [(arrival, "save", 1)]]
-
     def test_next_try(self, opened: Spool, clock: Clock) -> None:
         """The next try is that of the first waiting delivery."""
         late, early, never = accept(opened), accept(opened), accept(opened)
