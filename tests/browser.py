@@ -44,12 +44,16 @@ def browser(
         options.add_argument(argument)
     driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
     try:
-        # A window can be no narrower than 500 pixels.
-        view = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", view)
+        resize(driver, width, height)
         yield driver
     finally:
         driver.quit()
+
+
+def resize(driver: webdriver.Chrome, width: int, height: int) -> None:
+    """Change the size of the page. A real window is at least 500 pixels wide."""
+    view = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", view)
 
 
 def wait_for_text(driver: webdriver.Chrome, *texts: str) -> str:

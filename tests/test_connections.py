@@ -1,4 +1,4 @@
-"""What clients do to the proxy by the number, pace, size and end of their connections."""
+"""Clients with many, slow, large or broken connections."""
 
 from __future__ import annotations
 
@@ -33,16 +33,22 @@ def upload(name: str, size: int = 20_000) -> tuple[bytes, dict[str, bytes]]:
     return bodies.request(bodies.body([(name, photo)])), {name: photo}
 
 
-def with_times(folder: Path, times: str) -> Path:
-    """A script: the addon with these time limits."""
+def with_times(folder: Path, times: str, before: str = "") -> Path:
+    """A script: the addon with these time limits, after some other statements."""
     script = folder / "times.py"
     script.write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        f"{before}\nimport sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "from nx_addon import make_addons\n"
         "from nxparse.proxy.transport import Times\n"
         f"addons = make_addons(Times({times}))\n"
     )
     return script
+
+
+def with_descriptors(folder: Path, soft: int, hard: int, before: str = "") -> Path:
+    """A script: the addon in a process that may have so many descriptors."""
+    limit = f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
+    return with_times(folder, "", limit + before)
 
 
 def in_front_of(port: int, mode: str = "reverse") -> tuple[str, ...]:
@@ -164,21 +170,19 @@ def test_an_endless_head(shared: Proxy, start: bytes, piece: bytes) -> None:
 
 
 def test_slow_heads(folder: Path) -> None:
-    """Three hundred heads that never end disturb nobody, and are ended."""
+    """A hundred heads that never end delay no upload, and their connections are closed."""
     request, photos = upload("SAM_1.JPG")
-    with Proxy(folder, script=with_times(folder, "head=3")) as proxy:
-        slow = [camera.connect(proxy.port) for _ in range(300)]
+    with Proxy(folder, script=with_times(folder, "head=1")) as proxy:
+        slow = [camera.connect(proxy.port) for _ in range(100)]
         for connection in slow:
             connection.sendall(START)
 
-        begun = time.monotonic()
         assert camera.send(proxy.port, request).body == ACCEPTED
-        assert time.monotonic() - begun < 3
 
         for connection in slow:
             assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
             connection.close()
-        proxy.wait_for("its request head is not complete after 3 s", 300)
+        proxy.wait_for("its request head is not complete after 1 s", 100)
         proxy.wait_for("saved as")
         assert proxy.saved() == photos
         assert "before completing request headers" not in proxy.log
@@ -186,13 +190,13 @@ def test_slow_heads(folder: Path) -> None:
 
 def test_what_is_no_head_is_not_limited(folder: Path) -> None:
     """A large body, an idle connection and a WebSocket pass to other hosts."""
-    script = with_times(folder, "head=0.4")
+    script = with_times(folder, "head=0.1")
     with (
         server(count_bodies) as port,
         Proxy(folder, *in_front_of(port), script=script) as proxy,
     ):
         client = http.client.HTTPConnection("127.0.0.1", port_of(proxy), timeout=TIMEOUT)
-        for pause in (0.0, 0.8, 0.0):
+        for pause in (0.0, 0.2, 0.0):
             client.request("POST", "/", body=b"x" * (1 << 20))
             assert client.getresponse().read() == b"%d" % (1 << 20)
             time.sleep(pause)
@@ -211,43 +215,8 @@ def test_what_is_no_head_is_not_limited(folder: Path) -> None:
             frame = b"\x82\xff" + FRAME.to_bytes(8, "big") + bytes(4) + b"x" * FRAME
             connection.sendall(frame)
             assert receive(connection, 4) == b"\x82\x02ok"
-            time.sleep(0.2)
+            time.sleep(0.05)
         connection.close()
-
-
-def test_a_tunnel_is_not_limited(folder: Path) -> None:
-    """What goes through a tunnel is neither large nor slow."""
-    with (
-        server(switch_protocols) as port,
-        Proxy(
-            folder, *in_front_of(port, "upstream"), script=with_times(folder, "head=0.4")
-        ) as proxy,
-    ):
-        connection = camera.connect(port_of(proxy))
-        connection.sendall(b"CONNECT example.org:4711 HTTP/1.1\r\n\r\n")
-        assert read_head(connection).startswith(b"HTTP/1.1 200 ")
-        for _ in range(4):
-            connection.sendall(b"\x00" * (1 << 17))
-            assert receive(connection, 1 << 17) == b"\x00" * (1 << 17)
-            time.sleep(0.2)
-        connection.close()
-
-
-def test_clients_of_others_end_at_once(folder: Path) -> None:
-    """The end of what a client of another host sends is passed on without delay."""
-    with server(count_bodies) as port, Proxy(folder, *in_front_of(port)) as proxy:
-        seconds = []
-        for _ in range(5):
-            connection = camera.connect(port_of(proxy))
-            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert read_head(connection).startswith(b"HTTP/1.1 200 ")
-            begun = time.monotonic()
-            connection.shutdown(socket.SHUT_WR)
-            while connection.recv(100):
-                pass
-            seconds.append(time.monotonic() - begun)
-            connection.close()
-        assert min(seconds) < 0.2
 
 
 # Descriptors
@@ -256,7 +225,7 @@ def test_clients_of_others_end_at_once(folder: Path) -> None:
 def test_many_connections(folder: Path) -> None:
     """More connections than the soft limit of descriptors leave room for an upload."""
     request, photos = upload("SAM_1.JPG")
-    with Proxy(folder, before=("prlimit", "--nofile=200:4000")) as proxy:
+    with Proxy(folder, script=with_descriptors(folder, 200, 4000)) as proxy:
         idle = [camera.connect(proxy.port) for _ in range(300)]
 
         assert camera.send(proxy.port, request).body == ACCEPTED
@@ -269,7 +238,7 @@ def test_many_connections(folder: Path) -> None:
 def test_too_many_connections(folder: Path) -> None:
     """A client's newest connections are closed, others are served."""
     request, photos = upload("SAM_1.JPG")
-    with Proxy(folder, before=("prlimit", "--nofile=400:400")) as proxy:
+    with Proxy(folder, script=with_descriptors(folder, 400, 400)) as proxy:
         many = [camera.connect(proxy.port) for _ in range(50)]
         for connection in many:
             connection.sendall(START + b"\r\n")
@@ -293,10 +262,12 @@ def test_too_many_connections(folder: Path) -> None:
 
 def test_out_of_descriptors(folder: Path) -> None:
     """A lack of descriptors does not fill the log."""
-    with Proxy(folder, before=("prlimit", "--nofile=60:60")) as proxy:
+    delay = "import asyncio.constants\nasyncio.constants.ACCEPT_RETRY_DELAY = 0.1\n"
+    script = with_descriptors(folder, 60, 60, delay)
+    with Proxy(folder, script=script) as proxy:
         many = [camera.connect(proxy.port, source=f"127.0.0.{i % 9 + 1}") for i in range(100)]
         proxy.wait_for("new connections have to wait: Too many open files\n")
-        time.sleep(2)
+        time.sleep(0.5)  # five attempts to accept
         assert proxy.log.count("have to wait") == 1
         assert "in _accept_connection" not in proxy.log
         for connection in many:
@@ -332,8 +303,8 @@ def test_a_client_that_goes_on_sending(folder: Path) -> None:
 
 
 def test_tiny_chunks(folder: Path) -> None:
-    """A body in chunks of one byte holds up nobody for long."""
-    request, photos = upload("SAM_1.JPG", 100_000)
+    """A body in chunks of one byte does not delay other clients for long."""
+    request, photos = upload("SAM_1.JPG", 60_000)
     head, body = request.split(b"\r\n\r\n", 1)
     head = re.sub(rb"Content-Length: *\d+", b"Transfer-Encoding: chunked", head)
     wire = head.replace(b"HTTP/1.0", b"HTTP/1.1") + b"\r\n\r\n"
@@ -358,19 +329,18 @@ def test_tiny_chunks(folder: Path) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        "Content-Length: 5\r\nContent-Length: 5",
-        "Content-Length: 5\r\nContent-Length: 6",
-        "Content-Length: 5\r\nTransfer-Encoding: chunked",
-        "Content-Length: five",
+        *("5\r\nContent-Length: 5", "5\r\nContent-Length: 6", "5\r\nTransfer-Encoding: chunked"),
+        *("five", "-1", "+5", "0x10", "5, 5", ""),
     ],
 )
-def test_a_length_that_cannot_be_right(folder: Path, fields: str) -> None:
-    """A request whose length is not clear is refused in one line."""
-    with Proxy(folder) as proxy:
-        head = f"POST /social/columbus/email HTTP/1.1\r\nHost: www.ospserver.net\r\n{fields}"
-        assert camera.send(proxy.port, f"{head}\r\n\r\n12345".encode()).status == 400
-        proxy.wait_for(r"127\.0\.0\.1: malformed request refused: .*\n")
-        assert "Traceback" not in proxy.log
+def test_a_length_that_cannot_be_right(shared: Proxy, fields: str) -> None:
+    """A request with an ambiguous or malformed length is refused in one line."""
+    lines = shared.log.count("malformed request refused")
+    head = "POST /social/columbus/email HTTP/1.1\r\nHost: www.ospserver.net"
+    request = f"{head}\r\nContent-Length: {fields}\r\n\r\n12345"
+    assert camera.send(shared.port, request.encode()).status == 400
+    shared.wait_for(r"127\.0\.0\.1: malformed request refused: .*\n", lines + 1)
+    assert "Traceback" not in shared.log
 
 
 def test_no_length_of_no_content(shared: Proxy) -> None:
@@ -379,16 +349,6 @@ def test_no_length_of_no_content(shared: Proxy) -> None:
     heard = camera.send(shared.port, request)
     assert heard.status == 204
     assert "Content-Length" not in heard.headers
-
-
-def test_the_sink_is_not_in_the_log(folder: Path) -> None:
-    """An upload shows no connection to this machine."""
-    request, _ = upload("SAM_1.JPG")
-    with Proxy(folder) as proxy:
-        camera.send(proxy.port, request)
-        proxy.wait_for("saved as")
-        proxy.wait_for("client disconnect")
-        assert re.findall(r"server (?:dis)?connect|Streaming", proxy.log) == []
 
 
 # HTTP/2
@@ -495,7 +455,8 @@ def test_a_reply_that_is_never_acknowledged(folder: Path) -> None:
         for command in commands:
             subprocess.run(command, check=True)
         mode = ("--mode", "regular@8080")
-        with Proxy(folder, *mode, before=inside) as proxy:
+        script = with_times(folder, "acknowledge=1.0")
+        with Proxy(folder, *mode, before=inside, script=script) as proxy:
             silent = subprocess.Popen(
                 [*inside, sys.executable, "-c", CAMERA, str(SOURCE), "vanish"],
                 stdin=subprocess.PIPE,

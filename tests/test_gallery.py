@@ -1,4 +1,4 @@
-"""The page in a real mitmdump and a real browser: photos and videos are seen and downloaded."""
+"""The page in a real mitmdump and a real browser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from nxparse.store.saved import identity_of
 from tests import bodies, camera, pictures
-from tests.browser import TIMEOUT, browser, needs_browser, wait_for_text
+from tests.browser import TIMEOUT, browser, needs_browser, resize, wait_for_text
 from tests.mitmdump import Proxy
 
 CLIP = (Path(__file__).parent / "wire" / "clip.mp4").read_bytes()
@@ -134,7 +134,7 @@ def test_a_large_video(shared: Proxy) -> None:
 
 
 def test_requests_for_a_file(shared: Proxy) -> None:
-    """What is sent is what was uploaded; HEAD, If-Range and refusals are as they should be."""
+    """Files are sent as uploaded; HEAD, If-Range and refusals follow RFC 9110."""
     photo = pictures.photo(pictures.picture())
     [address] = upload(shared, ("HEAD.JPG", photo))
     path = f"/file/{address}"
@@ -210,11 +210,15 @@ def thumbnails(driver: webdriver.Chrome) -> list[tuple[int, int]]:
     return [tuple(driver.execute_script(script, image)) for image in images]
 
 
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """One browser for all tests."""
+    with browser(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
 @needs_browser
-@pytest.mark.parametrize(
-    ("width", "height"), [(480, 320), (390, 844), (1280, 800)], ids=["camera", "phone", "desktop"]
-)
-def test_in_a_browser(gallery: Proxy, folder: Path, width: int, height: int) -> None:
+def test_in_a_browser(gallery: Proxy, driver: webdriver.Chrome) -> None:
     """Thumbnails are upright, names harmless, targets large; nothing is wider than the window."""
     photo = pictures.photo(pictures.picture())
     turned = pictures.photo(pictures.picture(), orientation=6)
@@ -222,7 +226,8 @@ def test_in_a_browser(gallery: Proxy, folder: Path, width: int, height: int) -> 
     upload(gallery, ("SAM_4.JPG", pictures.picture()), client="127.0.0.2")
     hostile = HOSTILE + "W" * 100
     upload(gallery, ("SAM_5.JPG", photo), (hostile, photo), ("SAM_6.JPG", photo))
-    with browser(folder / "profile", width, height) as driver:
+    for width, height in ((480, 320), (390, 844), (1280, 800)):  # a camera, a phone, a PC
+        resize(driver, width, height)
         driver.get(f"http://127.0.0.1:{gallery.port}/")
         text = wait_for_text(driver, "SAM_3.MP4", "SAM_4.JPG", "from Camera@samsungcamera.com at")
         assert "Today" in text
@@ -241,19 +246,18 @@ def test_in_a_browser(gallery: Proxy, folder: Path, width: int, height: int) -> 
 
 
 @needs_browser
-def test_open_in_a_browser(gallery: Proxy, folder: Path) -> None:
+def test_open_in_a_browser(gallery: Proxy, driver: webdriver.Chrome) -> None:
     """A photo opens at its full size and a video plays, sandboxed as they are."""
     photo, clip = upload(
         gallery, ("BIG.JPG", pictures.photo(b"") + pictures.picture(800, 600)), ("PLAY.MP4", CLIP)
     )
-    with browser(folder / "profile") as driver:
-        driver.get(f"http://127.0.0.1:{gallery.port}/file/{clip}")
-        ready = "return document.querySelector('video')?.readyState === 4"
-        WebDriverWait(driver, TIMEOUT).until(lambda driver: driver.execute_script(ready))
-        driver.find_element(By.TAG_NAME, "video").click()
-        plays = "return document.querySelector('video').currentTime > 0.2"
-        WebDriverWait(driver, TIMEOUT).until(lambda driver: driver.execute_script(plays))
-        driver.get(f"http://127.0.0.1:{gallery.port}/file/{photo}")
-        script = "return document.querySelector('img')?.naturalWidth > 0"
-        WebDriverWait(driver, TIMEOUT).until(lambda driver: driver.execute_script(script))
-        assert [entry for entry in driver.get_log("browser") if "favicon" not in str(entry)] == []
+    driver.get(f"http://127.0.0.1:{gallery.port}/file/{clip}")
+    ready = "return document.querySelector('video')?.readyState === 4"
+    WebDriverWait(driver, TIMEOUT).until(lambda driver: driver.execute_script(ready))
+    driver.find_element(By.TAG_NAME, "video").click()
+    plays = "return document.querySelector('video').currentTime > 0.2"
+    WebDriverWait(driver, TIMEOUT).until(lambda driver: driver.execute_script(plays))
+    driver.get(f"http://127.0.0.1:{gallery.port}/file/{photo}")
+    script = "return document.querySelector('img')?.naturalWidth > 0"
+    WebDriverWait(driver, TIMEOUT).until(lambda driver: driver.execute_script(script))
+    assert [entry for entry in driver.get_log("browser") if "favicon" not in str(entry)] == []

@@ -59,7 +59,7 @@ def lines(path: Path) -> list[str]:
 
 
 def test_second_interrupt(folder: Path) -> None:
-    """Ctrl-C logs the delivery that is waited for. A second one ends the process."""
+    """Ctrl-C logs the current delivery. A second one ends the process."""
     script = folder / "patient.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"

@@ -1,4 +1,4 @@
-"""Attempts of web pages and of machines in the same network, in a real mitmdump."""
+"""Attacks by web pages and by machines in the same network, on a real mitmdump."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The addon in a real mitmdump, spoken to by a camera over a raw socket."""
+"""The addon in a real mitmdump. Cameras are raw sockets."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mitmproxy import exceptions, http, optmanager
+from mitmproxy import contentviews, exceptions, http, optmanager
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.save import Save
 from mitmproxy.addons.savehar import SaveHar
 from mitmproxy.addons.script import ScriptLoader
-from mitmproxy.dns import Question, classes, types
 from mitmproxy.hooks import DoneHook, RunningHook
-from mitmproxy.io import FlowReader, FlowWriter
+from mitmproxy.io import FlowReader
 from mitmproxy.proxy.layers.http import HttpRequestHeadersHook, HttpRequestHook, HttpResponseHook
 from mitmproxy.test import taddons, tflow
 
@@ -43,25 +42,25 @@ def upload(*names: str, seed: int = 1) -> tuple[bytes, dict[str, bytes]]:
     return bodies.request(bodies.body(list(photos.items()))), photos
 
 
-# What a camera hears
+# Replies
 
 
 def test_the_recorded_request_becomes_a_file(shared: Proxy) -> None:
     """The capture of an NX300, byte for byte, is answered in one segment and saved."""
-    heard = camera.send(shared.port, (WIRE / "nx300_email.http").read_bytes())
+    reply = camera.send(shared.port, (WIRE / "nx300_email.http").read_bytes())
 
-    date = heard.headers.pop("Date")
+    date = reply.headers.pop("Date")
     assert date.endswith(" GMT")
-    assert heard.head.startswith("HTTP/1.1 200 OK\r\n")
+    assert reply.head.startswith("HTTP/1.1 200 OK\r\n")
     assert (
-        heard.headers.items()
+        reply.headers.items()
         >= {
             "Content-Type": "text/html; charset=utf-8",
             "Content-Length": "26",
             "Connection": "close",
         }.items()
     )
-    assert (heard.body, heard.segments) == (ACCEPTED, 1)
+    assert (reply.body, reply.segments) == (ACCEPTED, 1)
     shared.wait_for(r"saved as uploads/\d{4}-\d\d-\d\d/SAM_4371.JPG")
     assert shared.saved()["SAM_4371.JPG"] == (WIRE / "nx300_email.SAM_4371.JPG").read_bytes()
 
@@ -83,31 +82,15 @@ def test_several_photos_become_several_files(shared: Proxy) -> None:
     )
 
 
-@pytest.mark.parametrize("size", [1, 100, 1460])
-def test_segments_of_any_size(shared: Proxy, size: int) -> None:
-    """It does not matter in how small pieces a request comes."""
-    name = f"SMALL_{size}.JPG"
+def test_one_byte_at_a_time(shared: Proxy) -> None:
+    """A request may arrive in pieces of one byte."""
+    name = "SMALL.JPG"
     photo = bodies.jpeg(3000)
     request = bodies.request(bodies.body([(name, photo)]))
 
-    heard = camera.send(shared.port, *camera.segmented(request, size))
+    reply = camera.send(shared.port, *camera.segmented(request, 1))
 
-    assert (heard.status, heard.segments) == (200, 1)
-    shared.wait_for(f"saved as .*{name}")
-    assert shared.saved()[name] == photo
-
-
-@pytest.mark.parametrize(
-    "ending", ["complete", "one-dash", "unmarked", "boundary-cut-at-20", "newline", "nothing"]
-)
-def test_any_ending(shared: Proxy, ending: str) -> None:
-    """A photo is saved whole, however its body ends."""
-    name = f"END_{ending}.JPG"
-    photo = bodies.jpeg(3000)
-    body = bodies.body([(name, photo)], ending=bodies.ENDINGS[ending])
-
-    assert camera.send(shared.port, bodies.request(body)).body == ACCEPTED
-
+    assert (reply.status, reply.segments) == (200, 1)
     shared.wait_for(f"saved as .*{name}")
     assert shared.saved()[name] == photo
 
@@ -118,9 +101,6 @@ GET = "GET {} HTTP/1.{}\r\nHost: {}\r\n\r\n"
 @pytest.mark.parametrize(
     ("request_", "status", "body"),
     [
-        pytest.param(GET.format("/", 0, "gld.samsungosp.com"), 200, "", id="gld"),
-        pytest.param(GET.format("/", 1, "GLD.SamsungOSP.com:80"), 200, "", id="gld-spelled-oddly"),
-        pytest.param(GET.format("/?x=1", 1, "gld.samsungosp.com."), 200, "", id="gld-query"),
         pytest.param(
             GET.format("http://gld.samsungosp.com/", 0, "gld.samsungosp.com"),
             200,
@@ -131,20 +111,10 @@ GET = "GET {} HTTP/1.{}\r\nHost: {}\r\n\r\n"
             GET.format("/", 1, "www.samsungimaging.com"), 200, "<h1>It works</h1>", id="page"
         ),
         pytest.param(
-            GET.format("/x", 1, "www.samsungimaging.com"), 404, 'ErrCode="404"', id="unknown-path"
-        ),
-        pytest.param(
             GET.format("/social/columbus/email", 1, "www.ospserver.net"),
             405,
             'ErrCode="405"',
             id="email-by-get",
-        ),
-        pytest.param(
-            "PUT /social/columbus/email HTTP/1.1\r\nHost: www.ospserver.net\r\n"
-            "Content-Length: 5\r\n\r\n12345",
-            405,
-            'ErrCode="405"',
-            id="email-by-put",
         ),
         pytest.param(
             "POST /unknown HTTP/1.1\r\nHost: snsgw.samsungmobile.com\r\n"
@@ -154,46 +124,32 @@ GET = "GET {} HTTP/1.{}\r\nHost: {}\r\n\r\n"
             id="unknown-with-body",
         ),
         pytest.param(
-            "POST /social/columbus/email HTTP/1.0\r\nHost: www.ospserver.net\r\n"
-            "Content-Length: 0\r\n\r\n",
-            400,
-            "The upload is empty",
-            id="empty-upload",
-        ),
-        pytest.param(
             "POST /social/columbus/email HTTP/1.0\r\nHost: www.ospserver.net\r\n\r\n",
             400,
             "The upload is empty",
             id="no-content-length",
         ),
-        pytest.param(
-            "POST /social/columbus/email HTTP/1.0\r\nHost: www.ospserver.net\r\n"
-            "Content-Type: multipart/form-data; boundary=B\r\nContent-Length: 3\r\n\r\n--B",
-            400,
-            "no part named message",
-            id="only-a-boundary",
-        ),
         pytest.param("HEAD / HTTP/1.1\r\nHost: www.samsungimaging.com\r\n\r\n", 200, "", id="head"),
     ],
 )
 @pytest.mark.parametrize("half_close", [False, True], ids=["open", "half-closed"])
-def test_what_is_answered(
+def test_requests_for_our_hosts(
     shared: Proxy, request_: str, status: int, body: str, half_close: bool
 ) -> None:
-    """Everything for a Samsung host is answered here, in one segment, and the connection ends."""
-    heard = camera.send(shared.port, request_.encode(), half_close=half_close)
+    """A request for a Samsung host is answered here, in one segment, and the connection ends."""
+    reply = camera.send(shared.port, request_.encode(), half_close=half_close)
 
-    assert (heard.status, heard.segments) == (status, 1)
-    assert body in heard.body
-    assert heard.headers["Connection"] == "close"
+    assert (reply.status, reply.segments) == (status, 1)
+    assert body in reply.body
+    assert reply.headers["Connection"] == "close"
 
 
 def test_the_hotspot_check_of_an_nx_mini(shared: Proxy) -> None:
-    """The gld answer has no body, an ETag, and one Server, which is nginx."""
-    heard = camera.send(shared.port, GET.format("/", 1, "gld.samsungosp.com").encode())
+    """The reply of gld has no body, an ETag, and one Server header, nginx."""
+    reply = camera.send(shared.port, GET.format("/", 1, "gld.samsungosp.com").encode())
 
-    del heard.headers["Date"]
-    lines = [line for line in heard.head.split("\r\n") if not line.startswith("Date: ")]
+    del reply.headers["Date"]
+    lines = [line for line in reply.head.split("\r\n") if not line.startswith("Date: ")]
     assert lines == [
         "HTTP/1.1 200 OK",
         "Server: nginx/notreally",
@@ -202,18 +158,10 @@ def test_the_hotspot_check_of_an_nx_mini(shared: Proxy) -> None:
         "Content-Length: 0",
         "Connection: close",
     ]
-    assert heard.body == ""
+    assert reply.body == ""
 
 
-def test_the_page_on_this_machines_own_address(shared: Proxy) -> None:
-    """Who opens the address of this machine in a browser sees the page."""
-    heard = camera.send(shared.port, GET.format("/", 1, f"127.0.0.1:{shared.port}").encode())
-
-    assert heard.status == 200
-    assert "<h1>It works</h1>" in heard.body
-
-
-# Requests that are spelled in other ways (the numbers are those of a list of bad inputs)
+# Requests in other spellings (the numbers are those of a list of bad inputs)
 
 
 def spelled(name: str, change: Callable[[bytes, bytes], bytes]) -> tuple[bytes, bytes]:
@@ -265,7 +213,7 @@ def length_misses_the_boundary(head: bytes, body: bytes) -> bytes:
 def test_uploads_spelled_otherwise(
     shared: Proxy, name: str, change: Callable[[bytes, bytes], bytes]
 ) -> None:
-    """An upload is taken in whatever spelling HTTP or a camera may give it."""
+    """Uploads are accepted in every spelling that HTTP allows or a camera uses."""
     request, photo = spelled(name, change)
 
     assert camera.send(shared.port, request).body == ACCEPTED
@@ -275,7 +223,7 @@ def test_uploads_spelled_otherwise(
 
 
 def test_h06_a_photo_cut_by_its_length(shared: Proxy) -> None:
-    """A Content-Length that ends inside the photo: what came is saved, and said to be cut."""
+    """If Content-Length ends inside the photo, its beginning is saved and logged as cut."""
     request, photo = spelled(
         "CUT", lambda head, body: head.replace(b": %d" % len(body), b": 15000") + body
     )
@@ -286,19 +234,6 @@ def test_h06_a_photo_cut_by_its_length(shared: Proxy) -> None:
     shared.wait_for("saved as .*CUT.JPG")
     saved = shared.saved()["CUT.JPG"]
     assert (photo.startswith(saved), 14_000 < len(saved) < 15_000) == (True, True)
-
-
-@pytest.mark.parametrize(
-    "length", ["-1", "+5", "0x10", "1e3", "5, 5", "5\r\nContent-Length: 6", ""]
-)
-def test_h13_a_length_that_is_none(shared: Proxy, length: str) -> None:
-    """A Content-Length that is no number is refused, and goes nowhere."""
-    request = (
-        "POST /social/columbus/email HTTP/1.0\r\nHost: www.ospserver.net\r\n"
-        f"Content-Length: {length}\r\n\r\n12345"
-    )
-
-    assert camera.send(shared.port, request.encode()).status == 400
 
 
 def test_h21_a_client_that_waits_for_100(shared: Proxy) -> None:
@@ -319,29 +254,28 @@ def test_h21_a_client_that_waits_for_100(shared: Proxy) -> None:
 
 
 def test_two_requests_on_one_connection(shared: Proxy) -> None:
-    """The connection ends with the first reply, even if the client wants to go on."""
+    """The connection ends after the first reply, even if a second request follows."""
     request = GET.format("/", 1, "gld.samsungosp.com").encode()
 
-    heard = camera.send(shared.port, request + request)
+    reply = camera.send(shared.port, request + request)
 
-    assert (heard.status, heard.body) == (200, "")
+    assert (reply.status, reply.body) == (200, "")
 
 
 # How a client may end
 
 
-@pytest.mark.parametrize("size", [3_000, 3_000_000])
-def test_a_half_closed_client_gets_its_reply(shared: Proxy, size: int) -> None:
-    """A camera that closes its half after a complete request hears 200; the photo is saved once."""
-    name = f"HALF_{size}.JPG"
-    photo = bodies.jpeg(size)
+def test_a_half_closed_client_gets_its_reply(shared: Proxy) -> None:
+    """A client that half-closes after a complete request gets 200; the photo is saved once."""
+    name = "HALF.JPG"
+    photo = bodies.jpeg(3_000_000)
     request = bodies.request(bodies.body([(name, photo)]))
 
-    heard = camera.send(shared.port, request, half_close=True)
+    reply = camera.send(shared.port, request, half_close=True)
 
-    assert (heard.body, heard.segments) == (ACCEPTED, 1)
+    assert (reply.body, reply.segments) == (ACCEPTED, 1)
     shared.wait_for(f"saved as .*{name}")
-    assert [other for other in shared.saved() if other.startswith(f"HALF_{size}")] == [name]
+    assert [other for other in shared.saved() if other.startswith("HALF")] == [name]
 
 
 def fin(connection: socket.socket) -> None:
@@ -353,20 +287,20 @@ def fin(connection: socket.socket) -> None:
 CUTS = {"fin": fin, "close": socket.socket.close, "rst": camera.reset}
 
 
-@pytest.mark.parametrize("sent", [1, 99_190, 200_000])
 @pytest.mark.parametrize("end", CUTS)
-def test_a_cut_upload_is_kept(folder: Path, end: str, sent: int) -> None:
-    """However an upload breaks off, each byte that was read is in quarantine, and nothing else."""
+def test_a_cut_upload_is_kept(folder: Path, end: str) -> None:
+    """However an upload breaks off, the bytes that were read are in quarantine, and no others."""
+    sent = 99_190
     body = bodies.body([("SAM_1.JPG", bodies.jpeg(300_000))])
     head = bodies.request(body)[: -len(body)]
-    times = 5
+    times = 3
     with Proxy(folder) as proxy:
         descriptors = descriptors_at_rest(proxy)
         for count in range(times):
             connection = camera.connect(proxy.port)
             connection.sendall(head + body[:sent])
             if end == "rst":
-                # What the kernel has when a reset comes, no process will ever read.
+                # A reset discards the bytes that the process has not read.
                 eventually(partial(all_is_read, connection), "all is read")
             CUTS[end](connection)
             proxy.wait_for(
@@ -380,7 +314,7 @@ def test_a_cut_upload_is_kept(folder: Path, end: str, sent: int) -> None:
 
 
 def descriptors_at_rest(proxy: Proxy) -> list[str]:
-    """What a proxy has open between two requests, when it has opened all that it ever will."""
+    """The open descriptors of a proxy between two requests, after its first request."""
     request, _ = upload("FIRST.JPG")
     camera.send(proxy.port, request.replace(b"email?", b"unknown?"))
     eventually(lambda: "client disconnect" in proxy.log, "the first connection ends")
@@ -395,7 +329,7 @@ def descriptors_at_rest(proxy: Proxy) -> list[str]:
 
 
 def all_is_read(connection: socket.socket) -> bool:
-    """Do no bytes that were sent wait in the receiver's kernel? From /proc/net/tcp."""
+    """Whether the receiver has read all bytes that were sent, from /proc/net/tcp."""
     local = f":{connection.getsockname()[1]:04X} "
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
@@ -404,8 +338,8 @@ def all_is_read(connection: socket.socket) -> bool:
     return False
 
 
-def test_a_silent_client_is_ended(folder: Path) -> None:
-    """An upload that goes silent is ended after the idle limit, and what came of it is kept."""
+def test_a_silent_client(folder: Path) -> None:
+    """A silent upload is aborted after the idle limit; the part that arrived is in quarantine."""
     script = folder / "impatient.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
@@ -428,26 +362,14 @@ def test_a_silent_client_is_ended(folder: Path) -> None:
         eventually(lambda: proxy.descriptors() == descriptors, "all descriptors are closed")
 
 
-def test_a_client_that_is_gone_before_the_reply(folder: Path) -> None:
-    """An upload that is whole is kept and delivered even if nobody waits for the reply."""
-    request, photos = upload("SAM_1.JPG")
-    with Proxy(folder) as proxy:
-        connection = camera.connect(proxy.port)
-        connection.sendall(request)
-        connection.close()
-
-        proxy.wait_for("saved as .*SAM_1.JPG")
-        assert proxy.saved() == photos
-
-
 def test_twenty_cameras_at_once(shared: Proxy) -> None:
     """Uploads that come at the same time do not mix."""
     photos = {f"MANY_{i}.JPG": bodies.jpeg(400_000, i) for i in range(20)}
-    heard: list[camera.Heard] = []
+    replies: list[camera.Heard] = []
 
     def one(name: str) -> None:
         body = bodies.body([(name, photos[name])])
-        heard.append(camera.send(shared.port, bodies.request(body)))
+        replies.append(camera.send(shared.port, bodies.request(body)))
 
     threads = [threading.Thread(target=one, args=(name,)) for name in photos]
     for thread in threads:
@@ -455,7 +377,7 @@ def test_twenty_cameras_at_once(shared: Proxy) -> None:
     for thread in threads:
         thread.join()
 
-    assert [(one.body, one.segments) for one in heard] == [(ACCEPTED, 1)] * 20
+    assert [(one.body, one.segments) for one in replies] == [(ACCEPTED, 1)] * 20
     shared.wait_for("saved as .*MANY_", 20)
     assert photos.items() <= shared.saved().items()
 
@@ -464,13 +386,13 @@ def test_twenty_cameras_at_once(shared: Proxy) -> None:
 
 
 def test_a_too_large_upload(folder: Path) -> None:
-    """An upload beyond nx_max_upload is read to its end and refused, and nothing is kept."""
+    """An upload beyond nx_max_upload is read to its end, refused, and not stored."""
     request, _ = upload("SAM_1.JPG")
     with Proxy(folder, "--set", "nx_max_upload=10k") as proxy:
-        heard = camera.send(proxy.port, request)
+        reply = camera.send(proxy.port, request)
 
-        assert heard.status == 413
-        assert 'ErrCode="413"' in heard.body
+        assert reply.status == 413
+        assert 'ErrCode="413"' in reply.body
         proxy.wait_for(
             "is refused: it is larger than 10.2 kB; to allow it, use --set nx_max_upload=SIZE"
         )
@@ -478,7 +400,7 @@ def test_a_too_large_upload(folder: Path) -> None:
 
 
 def test_a_sender_without_end(folder: Path) -> None:
-    """Who goes on sending far beyond the limit is cut off."""
+    """The connection of a client that sends far beyond the limit is closed."""
     with Proxy(folder, "--set", "nx_max_upload=10k") as proxy:
         connection = camera.connect(proxy.port)
         connection.sendall(bodies.request(b"")[:-5] + b"9999999999\r\n\r\n")
@@ -492,8 +414,8 @@ def test_a_sender_without_end(folder: Path) -> None:
 
 @contextmanager
 def web_server(reply: bytes) -> Iterator[tuple[int, list[bytes]]]:
-    """A server on loopback that answers everything with the same; also what it has heard."""
-    heard: list[bytes] = []
+    """A server on loopback that answers everything with the same; and the requests it received."""
+    received: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
@@ -503,17 +425,17 @@ def web_server(reply: bytes) -> Iterator[tuple[int, list[bytes]]]:
                 except OSError:
                     return
                 with connection:
-                    heard.append(connection.recv(65536))
+                    received.append(connection.recv(65536))
                     connection.sendall(reply)
 
         threading.Thread(target=serve, daemon=True).start()
-        yield listening.getsockname()[1], heard
+        yield listening.getsockname()[1], received
 
 
 def test_other_hosts_pass(folder: Path) -> None:
-    """What is not for a Samsung host goes where it was meant to, and comes back unchanged."""
+    """Requests for other hosts are passed on, and the responses are unchanged."""
     reply = b"HTTP/1.1 200 OK\r\nx-odd:1\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
-    with web_server(reply) as (port, heard):
+    with web_server(reply) as (port, received):
         # Only a server that a mode names may be on loopback.
         modes = ("--mode", "regular@127.0.0.1:0", "--mode", f"reverse:http://127.0.0.1:{port}@0")
         with Proxy(folder, *modes, "--set", "keep_host_header") as proxy:
@@ -522,7 +444,7 @@ def test_other_hosts_pass(folder: Path) -> None:
             answer = camera.send(reverse, request)
 
     assert (answer.status, answer.body) == (200, "hello")
-    assert heard == [request]
+    assert received == [request]
 
 
 @pytest.mark.parametrize(
@@ -537,10 +459,10 @@ def test_other_hosts_pass(folder: Path) -> None:
     ],
 )
 def test_a_fault_of_ours_is_a_500(folder: Path, fault: str) -> None:
-    """A handler that raises is answered 500 here; the request never goes upstream."""
+    """If a handler raises, the client gets 500, and the request never goes upstream."""
     script = faulty(folder, fault)
     request, _ = upload("SAM_1.JPG")
-    with web_server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as (port, heard):
+    with web_server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as (port, received):
         host = f"localhost:{port}"
         request = request.replace(b"www.ospserver.net", host.encode())
         with Proxy(folder, "--set", "nx_hosts=localhost", script=script) as proxy:
@@ -548,11 +470,11 @@ def test_a_fault_of_ours_is_a_500(folder: Path, fault: str) -> None:
 
             assert answer.status == 500
             proxy.wait_for("a fault for the test")
-        assert heard == []
+        assert received == []
 
 
 def test_the_reply_comes_first(folder: Path) -> None:
-    """What begins when an upload is accepted, its deliveries, can do nothing to the reply."""
+    """An error when deliveries start does not affect the reply."""
     request, photos = upload("SAM_1.JPG")
     fault = (
         "import threading\n"
@@ -584,9 +506,9 @@ def faulty(folder: Path, fault: str) -> Path:
 
 
 def test_connect_to_a_samsung_host_stays_here(folder: Path) -> None:
-    """A tunnel to a Samsung host is never dug."""
+    """A CONNECT to a Samsung host opens no connection."""
     with (
-        web_server(b"") as (port, heard),
+        web_server(b"") as (port, received),
         Proxy(folder, "--set", "nx_hosts=localhost") as proxy,
     ):
         connection = camera.connect(proxy.port)
@@ -595,84 +517,52 @@ def test_connect_to_a_samsung_host_stays_here(folder: Path) -> None:
         connection.sendall(b"\x00not a protocol that anybody knows\r\n")
         assert connection.recv(100) == b""
         proxy.wait_for("never connected to")
-    assert heard == []
+    assert received == []
 
 
-# Options, start, and what is told there
+# Options and start
 
 
-@pytest.mark.parametrize(
-    ("setting", "sentence"),
-    [
-        ("nx_max_upload=lots", "nx_max_upload='lots' is not a size; for example 500k"),
-        ("nx_inspect=-1", "nx_inspect='-1' is not a size"),
-        ("nx_dns=nowhere", "nx_dns='nowhere' is not an IPv4 address; for example 192.168.1.2"),
-        ("nx_hosts=http://x/", "nx_hosts='http://x/' is not a host name; for example"),
-        ("nx_dir=", "nx_dir='' is not a folder"),
-        ("nx_dir=${NX_NOWHERE}", "the environment has no variable NX_NOWHERE; set it before"),
-        ("nx_gallery=maybe", "nx_gallery='maybe' is neither true nor false"),
-        ("nx_smtp", "nx_smtp needs a value"),
-    ],
-)
-def test_a_wrong_value_stops_the_start(folder: Path, setting: str, sentence: str) -> None:
-    """A wrong value is told in one sentence, without a traceback, and ends the start."""
-    proxy = Proxy(folder, "--set", setting)
+def test_a_wrong_value_stops_the_start(folder: Path) -> None:
+    """A wrong value ends the start with one sentence, without a traceback."""
+    proxy = Proxy(folder, "--set", "nx_max_upload=lots")
     proxy.start()
 
     assert proxy.ended() == 1
-    assert sentence in proxy.log
+    assert "nx_max_upload='lots' is not a size; for example 500k" in proxy.log
     assert "Traceback" not in proxy.log
 
 
-# A value of each shape that `--set` or config.yaml can give an option, and what comes of it:
-# the values of the option, or a part of the sentence that stops the start.
+# A value of each shape in `--set` or config.yaml, and the result: the value of the
+# option, or the beginning of the error that stops the start.
 SHAPES: dict[str, tuple[str, object]] = {
     "--set nx_gallery=yes": ("nx_gallery", True),
-    "--set nx_gallery=1": ("nx_gallery", True),
-    "--set nx_gallery=True": ("nx_gallery", True),
-    "--set nx_gallery=on": ("nx_gallery", True),
-    "--set nx_gallery=true": ("nx_gallery", True),
     "--set nx_gallery=off": ("nx_gallery", False),
     "--set nx_gallery=${NX_TEST_WORD}": ("nx_gallery", True),
     "--set nx_gallery": ("nx_gallery", True),
     "--set nx_gallery=maybe": ("nx_gallery", "nx_gallery='maybe' is neither true nor false"),
-    "--set nx_gallery=": ("nx_gallery", "nx_gallery='' is neither true nor false"),
     "--set nx_gallery=1 --set nx_gallery=0": ("nx_gallery", "nx_gallery takes one value, not 2"),
     "--set nx_smtp": ("nx_smtp", "nx_smtp needs a value: write --set nx_smtp=VALUE"),
-    "--set nx_smtp=a --set nx_smtp=b": ("nx_smtp", "nx_smtp takes one value, not 2"),
     "--set nx_route": ("nx_route", "nx_route needs a value: write --set nx_route=VALUE"),
     "--set nx_route=a@x=save --set nx_route=b@x=drop": ("nx_route", ["a@x=save", "b@x=drop"]),
     "--set nx_max_upload=1000000": ("nx_max_upload", "1000000"),
     "nx_gallery: yes": ("nx_gallery", True),
-    "nx_gallery: true": ("nx_gallery", True),
-    "nx_gallery: 1": ("nx_gallery", True),
     "nx_gallery: 'no'": ("nx_gallery", False),
     "nx_gallery: [true]": ("nx_gallery", True),
     "nx_gallery:": ("nx_gallery", False),
-    "nx_gallery: 2": ("nx_gallery", "nx_gallery='2' is neither true nor false"),
-    "nx_gallery: {a: b}": ("nx_gallery", "nx_gallery takes text, not a mapping"),
     "nx_max_upload: 1000000": ("nx_max_upload", "1000000"),
-    "nx_max_upload: 1.5": ("nx_max_upload", "nx_max_upload='1.5' is not a size"),
-    "nx_max_upload:": ("nx_max_upload", "2g"),
-    "nx_retry_for: 90": ("nx_retry_for", "90"),
     "nx_dir: 2024": ("nx_dir", "2024"),
     "nx_dir: 2024-05-01": ("nx_dir", "2024-05-01"),
     "nx_dir: [photos]": ("nx_dir", "photos"),
-    "nx_dir: [a, b]": ("nx_dir", "nx_dir takes one value, not 2"),
     "nx_dir: []": ("nx_dir", "nx_dir takes one value, not 0"),
-    "nx_dir: true": ("nx_dir", "nx_dir needs a value"),
     "nx_smtp: {user: me, password: s3cret}": ("nx_smtp", "nx_smtp takes text, not a mapping"),
     "nx_route: a@example.org=save": ("nx_route", ["a@example.org=save"]),
     "nx_route: [a@example.org=save, b@x=drop]": ("nx_route", ["a@example.org=save", "b@x=drop"]),
-    "nx_route: []": ("nx_route", []),
     "nx_route:": ("nx_route", []),
-    "nx_route: {a@example.org: save}": ("nx_route", "nx_route takes text, not a mapping"),
     "nx_route: [a@example.org: save]": ("nx_route", "nx_route takes text, not a mapping"),
     "nx_route: [[a@example.org=save]]": ("nx_route", "nx_route takes text, not a list"),
     "nx_senders: [null]": ("nx_senders", "nx_senders takes text, not nothing"),
     "nx_senders: 5551234": ("nx_senders", ["5551234"]),
-    "nx_hosts: 7": ("nx_hosts", ["7"]),
-    "nx_hosts: false": ("nx_hosts", "nx_hosts needs a value"),
 }
 
 
@@ -680,7 +570,7 @@ SHAPES: dict[str, tuple[str, object]] = {
 def test_the_shape_of_a_value(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, written: str
 ) -> None:
-    """A value works, or stops the start with one sentence; the addon is loaded in any case."""
+    """A value works, or is refused with one sentence; the addon is loaded in either case."""
     monkeypatch.setenv("NX_TEST_WORD", "yes")
     name, expected = SHAPES[written]
     with taddons.context(Proxyserver()) as context:
@@ -696,7 +586,7 @@ def test_the_shape_of_a_value(
 
 
 def test_a_config_yaml(folder: Path) -> None:
-    """What is written naturally in config.yaml, or with --set, works in a real mitmdump."""
+    """Options from config.yaml and --set work in a real mitmdump."""
     (folder / "mitmproxy").mkdir()
     written = "nx_max_upload: 100000\nnx_route: anna@example.org=drop\nnx_hosts:\n"
     (folder / "mitmproxy" / "config.yaml").write_text(written)
@@ -707,6 +597,15 @@ def test_a_config_yaml(folder: Path) -> None:
         proxy.wait_for("dropped by the rule for anna@example.org")
 
 
+@pytest.fixture(autouse=True)
+def _no_content_view() -> Iterator[None]:
+    """Remove the content views of addons that have not ended: mitmproxy 11 refuses a second."""
+    yield
+    for view in list(getattr(contentviews, "views", [])):
+        if type(view).__module__ == "nx_addon":
+            contentviews.remove(view)
+
+
 VALUES = ["x", "", "true", 0, -7, True, False, 1.5, None, [], ["x", "y"], [None], [["x"]], {"x": 1}]
 
 
@@ -715,7 +614,7 @@ VALUES = ["x", "", "true", 0, -7, True, False, 1.5, None, [], ["x", "y"], [None]
 def test_any_value_of_any_option(
     caplog: pytest.LogCaptureFixture, name: str, value: object
 ) -> None:
-    """However an option is set in config.yaml, there is no traceback, and at most one sentence."""
+    """Any value of an option in config.yaml causes at most one error, and no traceback."""
     with taddons.context(Proxyserver()) as context:
         state = configured(context, f"{name}: {json.dumps(value)}")
         assert name in context.options
@@ -738,7 +637,7 @@ def configured(context: taddons.context, written: str) -> State:
 
 
 def state_of(addons: list[Any]) -> State:
-    """What the addons share."""
+    """The state that the addons share."""
     state = addons[0].state
     assert isinstance(state, State)
     return state
@@ -776,15 +675,6 @@ async def ended(context: taddons.context) -> None:
     await context.master.addons.trigger_event(DoneHook())
 
 
-def test_a_doubtful_value_is_warned_about(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A value that is surely a mistake is accepted, with one warning, once."""
-    with loaded(folder, nx_hosts=["*"]) as (state, context):
-        context.options.nx_retry_for = "3"
-        assert state.config
-        warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
-        assert [line.split("=")[0] for line in warned] == ["nx_hosts", "nx_retry_for"]
-
-
 async def test_nx_retry_for_at_run_time(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A new nx_retry_for applies to pending deliveries."""
     caplog.set_level("INFO")
@@ -803,45 +693,10 @@ async def test_nx_retry_for_at_run_time(folder: Path, caplog: pytest.LogCaptureF
         await ended(context)
 
 
-async def test_a_reload_during_a_delivery(folder: Path) -> None:
-    """The new addons take over what the old ones left; the delivery is not repeated."""
-    program = f"sh -c 'touch {folder}/begun; until [ -e {folder}/go ]; do sleep 0.02; done'"
-    options = {"nx_senders": ["*"], "nx_route": [f"*=run:{program}"]}
-    with loaded(folder, **options) as (first, context):
-        context.master.addons.trigger(RunningHook())
-        assert first.backend
-        spool = first.backend.spool
-        data = bodies.body([("SAM_1.JPG", bodies.jpeg(1000))])
-        arrivals.accept(spool, data, {f"run:{program}": ["anna@example.org"]})
-        first.backend.outbox.wake()
-        await until((folder / "begun").exists)
-        (folder / "begun").unlink()
-        ending = asyncio.ensure_future(ended(context))
-        await asyncio.sleep(0.1)
-        assert not ending.done()
-    with loaded(folder, **options) as (second, context):
-        context.master.addons.trigger(RunningHook())
-        await ending
-        assert second.backend
-        assert second.backend.spool is spool
-        assert spool.waiting()
-        (folder / "go").touch()
-        await until(lambda: not spool.waiting())
-        await ended(context)
-        assert not (folder / "begun").exists()
-
-
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.01)
-
-
-def test_an_unknown_option_is_told(folder: Path) -> None:
-    """A misspelt option is warned about, with the names that there are."""
-    with Proxy(folder, "--set", "nx_dri=x") as proxy:
-        line = proxy.wait_for("there is no option nx_dri: (.*)")[1]
-        assert line.startswith("the options are nx_dir, nx_route, nx_smtp, nx_senders, ")
 
 
 def test_a_value_from_the_environment(folder: Path) -> None:
@@ -857,8 +712,8 @@ def test_a_value_from_the_environment(folder: Path) -> None:
         ]
 
 
-def test_what_is_told_at_start(folder: Path) -> None:
-    """The log says what a camera must reach and, where that is not so, what to do."""
+def test_hints_at_start(folder: Path) -> None:
+    """The log has the address that cameras must reach, and the commands that make it so."""
     with Proxy(folder) as proxy:
         log = proxy.log
         assert "cameras must reach " in log
@@ -868,8 +723,8 @@ def test_what_is_told_at_start(folder: Path) -> None:
         assert f"{MITMDUMP} -s {ADDON} --mode regular@80 --mode dns@53" in log
 
 
-def test_a_taken_port_is_told(folder: Path) -> None:
-    """A port that somebody else has is told in words, with the command that shows who."""
+def test_a_taken_port(folder: Path) -> None:
+    """A port in use is logged with the command that finds the program using it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         proxy = Proxy(folder, "--mode", f"regular@127.0.0.1:{port}")
@@ -885,15 +740,15 @@ def test_a_taken_port_is_told(folder: Path) -> None:
 @contextmanager
 def dns_proxy(folder: Path, *arguments: str) -> Iterator[tuple[Proxy, tuple[str, int]]]:
     modes = ("--mode", "regular@127.0.0.1:0", "--mode", "dns@127.0.0.2:0")
-    # A name server where nobody answers: nothing for us may wait for it.
-    nobody = ("--set", "dns_name_servers=127.0.0.1")
-    with Proxy(folder, *modes, *nobody, *arguments) as proxy:
+    # A name server that does not answer: our hosts must not need it.
+    silent = ("--set", "dns_name_servers=127.0.0.1")
+    with Proxy(folder, *modes, *silent, *arguments) as proxy:
         port = int(proxy.wait_for(r"DNS server listening at 127\.0\.0\.2:(\d+)")[1])
         yield proxy, ("127.0.0.2", port)
 
 
 def test_dns(folder: Path) -> None:
-    """Samsung's hosts resolve to the address that the client reaches us by; AAAA is empty."""
+    """Samsung's hosts resolve to the address that the client used; AAAA is empty."""
     with dns_proxy(folder, "--set", "nx_hosts=*.example.net") as (_, server):
         for name in ("gld.samsungosp.com", "WWW.OspServer.net", "new.example.net"):
             assert camera.resolve(name, server) == (0, ["127.0.0.1"])
@@ -901,14 +756,14 @@ def test_dns(folder: Path) -> None:
             assert camera.resolve(name, server, camera.HTTPS) == (0, [])
 
 
-def test_dns_gives_out_what_it_is_told(folder: Path) -> None:
-    """nx_dns decides what Samsung's hosts resolve to."""
+def test_nx_dns(folder: Path) -> None:
+    """Samsung's hosts resolve to the address in nx_dns."""
     with dns_proxy(folder, "--set", "nx_dns=198.51.100.80") as (_, server):
         assert camera.resolve("snsgw.samsungmobile.com", server) == (0, ["198.51.100.80"])
 
 
 def test_dns_for_others_goes_on(folder: Path) -> None:
-    """Other names are resolved as mitmproxy always does, here from the hosts file."""
+    """Other names are resolved by mitmproxy, here from the hosts file."""
     with dns_proxy(folder) as (_, server):
         assert camera.resolve("localhost", server) == (0, ["127.0.0.1"])
 
@@ -917,7 +772,7 @@ def test_dns_for_others_goes_on(folder: Path) -> None:
 
 
 def test_reading_a_capture(folder: Path) -> None:
-    """mitmdump -nr tells what is inside a capture, and delivers nothing."""
+    """mitmdump -nr describes the requests in a capture, and delivers nothing."""
     capture = folder / "capture.mitm"
     request, _ = upload("SAM_1.JPG")
     with Proxy(folder, "-w", str(capture)) as proxy:
@@ -940,8 +795,8 @@ def test_reading_a_capture(folder: Path) -> None:
     assert not proxy.uploads.exists()
 
 
-def test_what_is_not_kept_in_a_flow(folder: Path) -> None:
-    """A body beyond nx_inspect is not kept in its flow."""
+def test_a_body_beyond_nx_inspect(folder: Path) -> None:
+    """A body beyond nx_inspect is not in its flow."""
     capture = folder / "capture.mitm"
     request, _ = upload("SAM_1.JPG")
     with Proxy(folder, "-w", str(capture), "--set", "nx_inspect=1k") as proxy:
@@ -957,7 +812,7 @@ def test_what_is_not_kept_in_a_flow(folder: Path) -> None:
 
 
 def test_an_upload_can_be_looked_at_in_mitmweb(folder: Path) -> None:
-    """Where somebody can look at flows, the first upload too has its body in its flow."""
+    """In mitmweb the body of the first upload is in its flow."""
     request, photos = upload("SAM_1.JPG")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         web_port = probe.getsockname()[1]
@@ -998,7 +853,7 @@ def test_a_replay_is_answered_and_not_delivered(folder: Path) -> None:
 
 
 def test_a_stop_in_the_middle_of_an_upload(folder: Path) -> None:
-    """mitmdump ends at once when it is told to, and keeps what has come."""
+    """mitmdump ends at once; the part that arrived is in quarantine."""
     request, _ = upload("SAM_1.JPG")
     with Proxy(folder) as proxy:
         connection = camera.connect(proxy.port)
@@ -1017,7 +872,7 @@ def test_a_stop_in_the_middle_of_an_upload(folder: Path) -> None:
 
 
 async def test_a_request_after_the_end(folder: Path) -> None:
-    """Nothing is begun for a request that comes when all has ended."""
+    """A request after the end gets 503 and starts no exchange."""
     request = http.Request.make("POST", "http://www.ospserver.net/social/columbus/email", b"x")
     flow = tflow.tflow(req=request)
     with loaded(folder) as (state, context):
@@ -1029,7 +884,7 @@ async def test_a_request_after_the_end(folder: Path) -> None:
 
 
 def test_uploads_while_it_ends(folder: Path) -> None:
-    """Who comes while the last delivery ends is not let in, and not told of an error of ours."""
+    """During the last delivery, new uploads are not accepted, and no error is logged."""
     request, _ = upload("SAM_1.JPG")
     command = "run:sh -c 'touch started; sleep 1'"
     options = ("--set", "nx_senders=*", "--set", f"nx_route=*={command}")
@@ -1060,7 +915,7 @@ def test_uploads_while_it_ends(folder: Path) -> None:
 
 
 async def test_commands(folder: Path) -> None:
-    """nx.outbox lists pending deliveries, nx.retry retries them; both say what is wrong."""
+    """nx.outbox lists pending deliveries, nx.retry retries them; errors are sentences."""
     smtp = "smtp://127.0.0.1:9"
     with loaded(folder, nx_smtp=smtp, nx_senders=["*"]) as (state, context):
         run = context.master.commands.execute
@@ -1080,7 +935,7 @@ async def test_commands(folder: Path) -> None:
         await ended(context)
 
 
-# What nobody knows, and what people see
+# Unknown requests, flows and reports
 
 
 def flows_in(path: Path) -> list[http.HTTPFlow]:
@@ -1092,34 +947,29 @@ UNKNOWN = b"POST /new/thing HTTP/1.1\r\nHost: snsgw.samsungmobile.com\r\nContent
 
 
 @pytest.mark.parametrize(
-    ("request_", "told"),
+    ("request_", "logged"),
     [
         (UNKNOWN % 5 + b"hello", "POST http://snsgw.samsungmobile.com/new/thing"),
-        (GET.format("/new?x=1", 1, "gld.samsungosp.com").encode(), "GET http://gld.samsungosp.com"),
-        (
-            GET.format("/social/columbus/email", 1, "www.ospserver.net").encode(),
-            "GET http://www.ospserver.net/social/columbus/email",
-        ),
         (GET.format("/", 1, "new.example.net").encode(), "GET http://new.example.net/"),
     ],
-    ids=["path", "path-of-a-check", "method", "start-page-of-a-new-host"],
+    ids=["path", "start-page-of-a-new-host"],
 )
-def test_what_nobody_knows_is_kept(folder: Path, request_: bytes, told: str) -> None:
-    """It is told in one line and kept as a flow, with its body and the reply."""
+def test_unknown_requests(folder: Path, request_: bytes, logged: str) -> None:
+    """An unknown request is logged in one line and saved as a flow with body and reply."""
     with Proxy(folder, "--set", "nx_hosts=new.example.net") as proxy:
-        heard = camera.send(proxy.port, request_)
+        reply = camera.send(proxy.port, request_)
         line = proxy.wait_for(r"127.0.0.1: unknown request: (.*); saved to (\S+)\n")
         browser = camera.send(
             proxy.port, GET.format("/favicon.ico", 1, "samsungimaging.com").encode()
         )
         assert browser.status == 204
         assert proxy.log.count("unknown request") == 1
-    assert line[1].startswith(told)
+    assert line[1].startswith(logged)
     (flow,) = flows_in(folder / line[2])
     assert (folder / line[2]).stat().st_mode & 0o777 == 0o600
     assert flow.request.raw_content == request_.partition(b"\r\n\r\n")[2]
     assert flow.response
-    assert flow.response.status_code == heard.status
+    assert flow.response.status_code == reply.status
     assert (flow.marked, flow.comment) == (":question:", flow.comment)
     assert flow.comment.startswith("unknown: ")
 
@@ -1127,9 +977,9 @@ def test_what_nobody_knows_is_kept(folder: Path, request_: bytes, told: str) -> 
 def test_only_the_beginning_of_an_unknown_body_is_saved(folder: Path) -> None:
     """Of a large body the first 64 KiB are saved, however much nx_inspect allows."""
     with Proxy(folder, "--set", "nx_inspect=1g") as proxy:
-        heard = camera.send(proxy.port, UNKNOWN % 1_000_000 + b"x" * 1_000_000)
+        reply = camera.send(proxy.port, UNKNOWN % 1_000_000 + b"x" * 1_000_000)
         line = proxy.wait_for(r"saved to (\S+)\n")
-    assert heard.status == 404
+    assert reply.status == 404
     (flow,) = flows_in(folder / line[1])
     assert flow.request.raw_content == b"x" * 65537
 
@@ -1146,7 +996,7 @@ LEAKY = (
 
 
 def test_credentials_of_unknown_requests(folder: Path) -> None:
-    """Neither unknown/ nor the log has a user, a password or a key."""
+    """Neither unknown/ nor the log contains a user, a password or a key."""
     login = social.auth("newsite", social.login_qf30("me@x.org", "correct horse"))
     requests = (login, social.allshare("me@x.org", "correct horse"), LEAKY)
     with Proxy(folder) as proxy:
@@ -1165,7 +1015,7 @@ def test_credentials_of_unknown_requests(folder: Path) -> None:
 
 
 def test_logins_without_a_user_are_saved(folder: Path) -> None:
-    """What a login to a site with its own login page looks like is not known yet."""
+    """Logins to sites with their own login page are saved, since their format is unknown."""
     login = social.auth("flickr", social.login_oauth())
     with Proxy(folder) as proxy:
         assert camera.send(proxy.port, login).status == 401
@@ -1198,7 +1048,7 @@ def test_logins_without_a_user_are_saved(folder: Path) -> None:
 async def test_log_lines_of_odd_requests(
     folder: Path, start: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever the method and the path are, the line in the log is short and printable."""
+    """Log lines are short and printable for any method and path."""
     flow = tflow.tflow(req=http.Request.make("GET", "http://snsgw.samsungmobile.com/"), resp=True)
     flow.request.data.method, _, flow.request.data.path = start.partition(b" ")
     flow.client_conn.peername = ("\x1b[2J", 1)
@@ -1221,7 +1071,7 @@ async def test_log_lines_of_odd_requests(
 
 
 def test_marks_and_comments(folder: Path) -> None:
-    """What became of each request is told at its flow."""
+    """Each flow has a mark and a comment with the outcome."""
     capture = folder / "capture.mitm"
     request = bodies.request(bodies.body([("SAM_1.JPG", bodies.jpeg(3_000_000))]))
     options = ("-w", str(capture), "--set", "nx_senders=*@samsungcamera.com")
@@ -1241,19 +1091,19 @@ def test_marks_and_comments(folder: Path) -> None:
         # When this is answered, what the line above is about has been saved.
         camera.send(proxy.port, GET.format("/", 1, "gld.samsungosp.com").encode())
         proxy.stop()
-    told = [(flow.marked, flow.comment) for flow in flows_in(capture)]
-    assert told[:2] == [(":white_check_mark:", "answered: hotspot check")] * 2
+    outcomes = [(flow.marked, flow.comment) for flow in flows_in(capture)]
+    assert outcomes[:2] == [(":white_check_mark:", "answered: hotspot check")] * 2
     sent = "from Camera@samsungcamera.com to photos@example.org: SAM_1.JPG, 3.0 MB"
-    assert told[2] == (":camera:", f"received: {sent}")
-    assert told[3][0] == ":repeat:"
-    assert re.fullmatch(r"repeated: upload \S+", told[3][1])
-    assert told[4] == (":no_entry:", "refused: upload by e-mail: Sender not in whitelist")
-    assert told[5][0] == ":x:"
-    assert told[5][1].startswith("cut: after ")
+    assert outcomes[2] == (":camera:", f"received: {sent}")
+    assert outcomes[3][0] == ":repeat:"
+    assert re.fullmatch(r"repeated: upload \S+", outcomes[3][1])
+    assert outcomes[4] == (":no_entry:", "refused: upload by e-mail: Sender not in whitelist")
+    assert outcomes[5][0] == ":x:"
+    assert outcomes[5][1].startswith("cut: after ")
 
 
-def test_what_else_a_camera_asks_for(folder: Path) -> None:
-    """Other hosts are told once each, if a camera asks for them, also when it did so before."""
+def test_other_hosts_of_a_camera(folder: Path) -> None:
+    """Other hosts that a camera asks for are logged once each, earlier ones too."""
     with dns_proxy(folder) as (proxy, server):
         for name in ("localhost", "www.localhost"):
             camera.resolve(name, server)
@@ -1266,12 +1116,12 @@ def test_what_else_a_camera_asks_for(folder: Path) -> None:
         request = b"GET http://new.invalid/ HTTP/1.1\r\nHost: new.invalid\r\n\r\n"
         camera.send(proxy.port, request)
         proxy.wait_for("127.0.0.1: also requested new.invalid, which nx_addon does not answer; ")
-        told = re.findall(r"also (?:looked up|requested) (\S+), .* try --set (\S+)", proxy.log)
-    assert told == [(name, f"nx_hosts={name}") for name in ("new.localhost", "new.invalid")]
+        found = re.findall(r"also (?:looked up|requested) (\S+), .* try --set (\S+)", proxy.log)
+    assert found == [(name, f"nx_hosts={name}") for name in ("new.localhost", "new.invalid")]
 
 
 def test_a_report_of_a_recording(folder: Path) -> None:
-    """nx_report has what a camera asked for, whatever the host, and nobody else's requests."""
+    """nx_report has all requests of a camera, for any host, and none of other clients."""
     capture = folder / "capture.mitm"
     with (
         web_server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as (port, _),
@@ -1292,38 +1142,14 @@ def test_a_report_of_a_recording(folder: Path) -> None:
     reading = Proxy(folder, "-nr", str(capture), "--set", f"nx_report={path}")
     reading.start()
     assert reading.ended() == 0
-    told = path.read_text()
-    assert "gld.samsungosp.com" in told
-    assert "/camera" in told
-    assert "/phone" not in told
-
-
-def test_dns_questions_in_a_report(folder: Path) -> None:
-    """The report has the names that a camera looked up, and nobody else's."""
-    capture = folder / "capture.mitm"
-    with capture.open("wb") as file:
-        for name, client in (
-            ("gld.samsungosp.com", "192.0.2.7"),
-            ("nas.home.example.org", "192.0.2.7"),
-            ("www.youtube.com", "192.0.2.9"),
-        ):
-            flow = tflow.tdnsflow()
-            flow.client_conn.peername = (client, 4000)
-            flow.request.questions = [Question(name, types.A, classes.IN)]
-            FlowWriter(file).add(flow)
-    path = folder / "report.md"
-    reading = Proxy(folder, "-nr", str(capture), "--set", f"nx_report={path}")
-    reading.start()
-    assert reading.ended() == 0
     report = path.read_text()
-    assert re.search(r" A +gld.samsungosp.com\n", report)
-    assert re.search(r" A +<host of 4 labels 20 #\w+>\n", report)
-    assert "nas" not in report
-    assert "youtube" not in report
+    assert "gld.samsungosp.com" in report
+    assert "/camera" in report
+    assert "/phone" not in report
 
 
 def test_a_report_that_cannot_be_written(folder: Path) -> None:
-    """A path that is no file is told in a sentence."""
+    """A path that cannot be written is logged in one sentence."""
     capture = folder / "capture.mitm"
     capture.touch()
     proxy = Proxy(folder, "-nr", str(capture), "--set", f"nx_report={folder}")

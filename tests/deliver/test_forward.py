@@ -11,11 +11,7 @@ import time
 import traceback
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from email.message import EmailMessage
-from email.parser import BytesParser
-from email.policy import HTTP
 from email.utils import formatdate
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -47,7 +43,7 @@ SECRETS = ("geheim", "s3cret", base64.b64encode(b"me:geheim").decode())
 
 
 def encoded(body: bytes = BODY, *, number: int = 0, id: str = ID) -> Encoded:
-    """What is forwarded of an upload by e-mail: all of it, or one of its files."""
+    """The body that is forwarded for an upload by e-mail, or for one of its files."""
     found = upload.read(body, bodies.CONTENT_TYPE)
     files = found.files[number - 1 : number] if number else found.files
     return upload.encoded(found, files, id)
@@ -83,17 +79,14 @@ class TestServer:
     @pytest.mark.parametrize(
         ("url", "expected"),
         [
-            ("http://h", Server(PLAIN, "/")),
             ("https://h:/x", Server(HTTPS, "/x")),
             ("http://h/a/b;c=1?d=e&f", Server(PLAIN, "/a/b;c=1?d=e&f")),
             ("http://h?a", Server(PLAIN, "/?a")),
             ("http://h/%C3%BC%2F?%26", Server(PLAIN, "/%C3%BC%2F?%26")),
             ('http://h/ü"<>[]{}?ß\x01', Server(PLAIN, "/%C3%BC%22%3C%3E%5B%5D%7B%7D?%C3%9F%01")),
             ("https://me:geheim@h/", Server(HTTPS, "/", "Basic bWU6Z2VoZWlt")),
-            ("https://me@h/", Server(HTTPS, "/", "Basic bWU6")),
             ("https://:geheim@h/", Server(HTTPS, "/", "Basic OmdlaGVpbQ==")),
             ("https://me%40x:a%3Ab%2F%C3%9F@h/", Server(HTTPS, "/", "Basic bWVAeDphOmIvw58=")),
-            ("https://me:a@b@h/", Server(HTTPS, "/", "Basic bWU6YUBi")),
             ("https://m%E4:%FF@h/", Server(HTTPS, "/", "Basic beQ6/w==")),
         ],
     )
@@ -129,23 +122,6 @@ class TestServer:
         found = parse_server("https://me:geheim@h.example/hook/s3cret?token=s3cret")
         assert str(found) == "h.example"
         assert repr(found) == f"Server(origin={found.origin!r})"
-
-
-def parts_of(running: WebServer) -> list[tuple[object, str | None, str, bytes]]:
-    """Name, file name, type and content of each part, as the standard library reads them."""
-    post = running.post
-    head = f"MIME-Version: 1.0\r\nContent-Type: {post.header('Content-Type')}\r\n\r\n".encode()
-    message = BytesParser(EmailMessage, policy=HTTP).parsebytes(head + post.body)
-    found: list[tuple[object, str | None, str, bytes]] = []
-    for part in (message, *message.iter_parts()):
-        assert part.defects == []
-    for part in message.iter_parts():
-        assert part.keys() == ["Content-Disposition", "Content-Type"]
-        content = part.get_payload(decode=True)
-        assert isinstance(content, bytes)
-        name = part.get_param("name", header="content-disposition")
-        found.append((name, part.get_filename(), part.get_content_type(), content))
-    return found
 
 
 class TestRequest:
@@ -184,39 +160,6 @@ class TestRequest:
         expected = bodies.repaired(body, bodies.CONTENT_TYPE, boundary)
         assert (found.header("Content-Type"), found.body) == expected
         assert found.header("Content-Length") == str(len(found.body))
-
-    @pytest.mark.parametrize("number", [0, 1, 2])
-    def test_parts(self, number: int) -> None:
-        """Another parser finds the message and the photos, or the one photo."""
-        with WebServer() as running:
-            send(encoded(number=number), ID, at(running), NOON)
-        photos = list(PHOTOS.items())
-        assert parts_of(running) == [
-            ("message", "sample.txt", "text/xml", bodies.message_xml()),
-            *(
-                ("binary", name, "image/jpeg", data)
-                for name, data in (photos[number - 1 : number] if number else photos)
-            ),
-        ]
-
-    def test_social_upload(self) -> None:
-        """An upload to a social site gets a message part."""
-
-        def fetch(data: bytes, start: int, end: int) -> bytes:
-            return data[start:end]
-
-        files = [
-            upload.whole(name, "", len(data), partial(fetch, data)) for name, data in PHOTOS.items()
-        ]
-        found = upload.posted("anna", "facebook", "NX300", "At the <sea>", files)
-        with WebServer() as running:
-            send(upload.encoded(found, found.files, ID), ID, at(running), NOON)
-        (name, _, kind, text), *photos = parts_of(running)
-        assert (name, kind) == ("message", "text/xml")
-        assert b"<sender>anna</sender>" in text
-        assert b"<receiver>facebook</receiver>" in text
-        assert b"<title>facebook: NX300</title><body>At the &lt;sea&gt;</body>" in text
-        assert photos == [("binary", name, "image/jpeg", data) for name, data in PHOTOS.items()]
 
     def test_memory(self) -> None:
         """Memory use does not depend on the size of the photos."""
@@ -356,14 +299,10 @@ class TestSecrets:
             (LOGIN, PATH, f"Basic {CREDENTIALS}", "Basic ***"),
             (LOGIN, PATH, "v1: the api takes 1 tag", "v1: the api takes 1 tag"),
             ("", "", "a / b", "a / b"),
-            ("", "/?", "a / b ?", "a / b ?"),
             ("", "/api?v=1&x=", "/ap 1", "/ap 1"),
-            ("me:@", "", "some", "some"),
             ("me:x@", "", "nix", "ni***"),
-            ("geheim@", "", "geheim: who?", "***: who?"),
             ("m:p%C3%A4%C3%9F@", "", "no päß", "no ***"),
             ("m:p%FF@", "", "no p\xff", "no ***"),
-            ("", "/hook/secret", "hook /hook/secret", "hook ***"),
             ("", "/hook/12345678", "no 12345678", "no ***"),
             ("", "/hook/1234567", "no 1234567", "no 1234567"),
             ("", "/" + "x" * 300, "x" * 300 + "y", "***y"),
@@ -401,15 +340,6 @@ def undelivered(directory: Path) -> dict[str, bytes]:
 
 class TestOutbox:
     """From the spool to the server."""
-
-    def test_done(self, boxed: Callable[..., Box], tmp_path: Path) -> None:
-        """An upload is posted once, under its id."""
-        with WebServer() as running:
-            box = boxed(f"forward:http://{HOST}:{running.port}/")
-            box.deliver()
-            box.deliver()
-        assert running.post.header("Idempotency-Key") == f'"{box.id}"'
-        assert (box.waits, undelivered(tmp_path)) == ([], {})
 
     def test_one_at_a_time(self, boxed: Callable[..., Box], tmp_path: Path) -> None:
         """After 413 the photos are sent one by one; those that are refused again are saved."""

@@ -195,15 +195,6 @@ def test_ipv6() -> None:
     assert running.post.header("Host") == f"[::1]:{running.port}"
 
 
-def test_redirect_is_not_followed() -> None:
-    """A redirect is a response like any other."""
-    with WebServer(OK) as other:
-        location = f"Location: http://{HOST}:{other.port}/"
-        with WebServer(reply("307 There", location)) as running:
-            assert outcome(running) == 307
-        assert other.connections == 0
-
-
 def test_memory() -> None:
     """Memory use does not depend on the size of the body, or of the response."""
     endless = itertools.repeat(b"a" * 1000)
@@ -233,31 +224,20 @@ ENDLESS = itertools.repeat(b"X: y\r\n" * 1000)
     [
         # The status decides, whatever follows it.
         pytest.param(b"HTTP/1.0 200 OK\r\n\r\n", 200, id="HTTP/1.0"),
-        pytest.param(b"HTTP/1.1 204\r\n\r\n", 204, id="no-reason"),
         pytest.param(b"HTTP/1.1 201 Made\nContent-Length: 0\n\n", 201, id="bare-LF"),
         pytest.param(HEAD + b"\r\ndone", 200, id="body-until-EOF"),
-        pytest.param(HEAD + b"Content-Length: 9\r\n\r\ndone", 200, id="body-cut"),
-        pytest.param(HEAD + b"Content-Length: x\r\n\r\ndone", 200, id="length-not-a-number"),
         pytest.param(HEAD + b"what?\r\n\r\n", 200, id="header-without-colon"),
         pytest.param(HEAD + b"X: y", 200, id="head-cut"),
         pytest.param(CHUNKED + b"2\r\nOK\r\n3;x=y\r\n...\r\n0\r\nX: y\r\n\r\n", 200, id="chunks"),
-        pytest.param(CHUNKED + b"FFFFFFFF\r\n" + b"a" * 5000, 200, id="chunk-huge"),
-        pytest.param(CHUNKED + b"4\r\ndo", 200, id="chunk-cut"),
         pytest.param((Act.READ, CHUNKED + b"what?\r\n", ENDLESS), 200, id="chunk-size-invalid"),
         pytest.param((Act.READ, CHUNKED + b"1" * 100_000, ENDLESS), 200, id="chunk-size-endless"),
-        pytest.param((Act.READ, HEAD + b"Content-Length: 9\r\n\r\ndone", Act.RESET), 200,
-            id="body-reset"),
-        pytest.param((Act.READ, HEAD[:10], HEAD[10:], b"\r", b"\n"), 200, id="head-in-pieces"),
         pytest.param(CONTINUE + OK, 200, id="100-after-the-body"),
         pytest.param((Act.READ_HEAD, CONTINUE, Act.READ, OK), 200, id="100-before-the-body"),
         pytest.param((Act.READ_HEAD, OK, Act.READ), 200, id="early-but-reads-on"),
         # Lost
         pytest.param((), LOST, id="close-at-once"),
-        pytest.param((Act.READ_HEAD, Act.RESET), LOST, id="reset-before-the-body"),
-        pytest.param((Act.READ_SOME,), LOST, id="close-in-the-body"),
         pytest.param((Act.READ_SOME, Act.RESET), LOST, id="reset-in-the-body"),
         pytest.param((Act.READ,), LOST, id="close-after-the-body"),
-        pytest.param((Act.READ, Act.RESET), LOST, id="reset-after-the-body"),
         pytest.param((Act.READ, CONTINUE), LOST, id="only-100"),
         # Not HTTP
         *(
@@ -315,10 +295,7 @@ def test_any_response(data: bytes) -> None:
     [
         pytest.param((Act.READ_ON,), id="reads"),
         pytest.param((Act.STALL,), id="does-not-read"),
-        pytest.param((Act.READ_SOME, Act.STALL), id="reads-some"),
         pytest.param((Act.READ, b"HTTP/1.1 200", Act.STALL), id="half-a-status"),
-        pytest.param((Act.READ, HEAD + b"X: y\r\n", Act.STALL), id="half-a-head"),
-        pytest.param((Act.READ, CONTINUE, Act.STALL), id="only-100"),
     ],
 )
 def test_timeout(script: Script, impatient: None) -> None:

@@ -9,11 +9,8 @@ import email.utils
 import errno
 import os
 import re
-import shutil
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import traceback
 import tracemalloc
@@ -192,36 +189,16 @@ class TestCompose:
             [(name, "image/jpeg", data) for name, data in photos],
         )
 
-    def test_some_files(self) -> None:
-        """Only the given files of an upload are attached, possibly none."""
-        one, two = photo(b"1", name="1.jpg"), photo(b"2", name="2.jpg")
-        for files in ([two], []):
-            found = read_back(compose(upload(one, two), files, [RECIPIENT], id=ID, date=NOON))
-            assert found.attachments == [(file.name, "image/jpeg", file.data) for file in files]
-
-    @pytest.mark.parametrize(("date", "year"), [(0.0, 1970), (NOON, 2026), (2.0**32, 2106)])
-    def test_date(self, date: float, year: int) -> None:
-        """R07: the date is that of the upload."""
-        message = compose(upload(), [], [RECIPIENT], id=ID, date=date)
-        found = parsed(content(message))["Date"].datetime
-        assert (found.timestamp(), found.year) == (date, year)
-
     @pytest.mark.parametrize(
         ("sender", "name", "mail_from", "expected"),
         [
             pytest.param("a@b", "", "", ("a@b", "a@b", None), id="camera"),
-            pytest.param("a@b", "Jo", "", ("a@b", "Jo <a@b>", None), id="name"),
             pytest.param("a@b", "J. Doe", "", ("a@b", '"J. Doe" <a@b>', None), id="quoted"),
-            pytest.param("a@b", "요", "", ("a@b", "요 <a@b>", None), id="korean"),
             pytest.param("a@b", "", "c@d", ("c@d", "c@d", "a@b"), id="mail-from"),
             pytest.param("a@b", "Jo", "c@d", ("c@d", "Jo <c@d>", "Jo <a@b>"), id="both"),
             pytest.param("a@b", "", "a@b", ("a@b", "a@b", None), id="equal"),
             pytest.param("", "Jo", "c@d", ("c@d", "Jo <c@d>", None), id="no-sender"),
-            pytest.param("me", "", "c@d", ("c@d", "c@d", None), id="no-address"),
             pytest.param("a@bü.example", "", "", ("a@xn--b-eha.example",) * 2 + (None,), id="idna"),
-            pytest.param(
-                "a@b", "", "c@bü.example", ("c@xn--b-eha.example",) * 2 + ("a@b",), id="idna-from"
-            ),
         ],
     )
     def test_sender(
@@ -238,10 +215,8 @@ class TestCompose:
         ("sender", "recipients", "mail_from", "wrong"),
         [
             pytest.param("", [RECIPIENT], "", "", id="X09-no-sender"),
-            pytest.param("me", [RECIPIENT], "", "me", id="sender"),
             pytest.param("a@b\r\nBcc: x@y", [RECIPIENT], "", "a@b\r\nBcc: x@y", id="X13-sender"),
             pytest.param("a@b", ["c@d, x@y"], "", "c@d, x@y", id="X11-list"),
-            pytest.param("a@b", ["Jo <c@d>"], "", "Jo <c@d>", id="X11-name"),
             pytest.param("a@b", ["c@d>\r\nRCPT TO:<x@y"], "", "c@d>\r\nRCPT TO:<x@y", id="X13-to"),
             pytest.param("a@b", [RECIPIENT, "gerät@d"], "", "gerät@d", id="X12-second"),
             pytest.param("a@b", [RECIPIENT], "c@d\r\nBcc: x@y", "c@d\r\nBcc: x@y", id="X13-from"),
@@ -269,28 +244,17 @@ BREAKS += ["\u2028", "\u2029", "\ud800", "\udc0d\udc0a"]
 
 # Texts that must be read back unchanged.
 NAUGHTY = {
-    "empty": "",
     "korean": "카메라에서 보낸 사진",
     "X13-encoded-newline": "a =?UTF-8?Q?=0A?=Bcc: x@y",
     "X13-encoded-crlf": "=?utf-8?b?DQpCY2M6IHhAeQ==?=",
-    "encoded-word": "=?utf-8?q?caf=C3=A9?=",
     "half-an-encoded-word": "a =?utf-8?q?",
     "split-encoded-word": "=?utf-8?q?" + "b " * 60 + "?=",
-    "X13-20-kB": "a" * 20_000,
     "X13-20-kB-of-korean": "가" * 7000,
-    "20-kB-of-words": "word " * 3999 + "end",
-    "70-letters": "a " + "b" * 69 + " " + "c" * 70,
     "double-blanks": "a  b",
     "1100-blanks": "a" + " " * 1100 + "b",
     "X13-emoji": "👨‍👩‍👧‍👦" * 20,
     "X13-right-to-left": "\u202eabc אבג \u2066def",
-    "combining": "e\u0301" * 60,
-    "no-break-blank": "a\u00a0b",
-    "byte-order-mark": "\ufeffa",
-    "last-character": "\U0010ffff",
-    "colon": "Bcc: x@y",
     "quotes": 'a "b\\" c',
-    "backslash-last": "a\\",
     "brackets": "<x@y>, (a) [b]; c: d",
     "X18-format": "{0.__class__} %s %n ${HOME} $(id)",
 }
@@ -327,12 +291,8 @@ class TestInjection:
         "text",
         [
             pytest.param("a\n.\nb\r\n.\r\nc\r.\rd", id="X14-dots"),
-            pytest.param("From a\n>From b\n", id="X14-from"),
             pytest.param("a" * 5000, id="X14-long-line"),
-            pytest.param("a\0b", id="X14-nul"),
-            pytest.param("\r\n\r\n a \t\r\n\r\n", id="blanks-at-the-ends"),
             pytest.param(f"a\r\n--nx-{ID}--\r\nb", id="boundary"),
-            pytest.param("Bcc: x@y\r\n\r\na", id="headers"),
             pytest.param("a\u2028b\u2029c\x85d\ve\f", id="X13-odd-line-ends"),
         ],
     )
@@ -348,15 +308,9 @@ class TestInjection:
         ("name", "expected"),
         [
             pytest.param(None, "photo.jpg", id="missing"),
-            pytest.param("사진 1.JPG", "사진 1.JPG", id="N13-korean"),
             pytest.param(LONG, LONG, id="N13-long-korean"),
-            pytest.param("a" * 251 + ".jpg", "a" * 251 + ".jpg", id="N13-long"),
-            pytest.param("é" * 125 + "a.jpg", "é" * 125 + "a.jpg", id="N13-long-not-ascii"),
-            pytest.param("a b" * 60 + ".jpg", "a b" * 60 + ".jpg", id="N13-blanks"),
             pytest.param('a"; x="b.jpg', "a_; x=_b.jpg", id="N13-quotes"),
-            pytest.param("a;b=c'd''e.jpg", "a;b=c'd''e.jpg", id="N13-semicolon"),
             pytest.param("é;b=c'd''e%41.jpg", "é;b=c'd''e%41.jpg", id="N13-semicolon-not-ascii"),
-            pytest.param("a%41.jpg", "a%41.jpg", id="N13-percent"),
             pytest.param("a\r\nBcc: x@y.jpg", "aBcc_ x@y.jpg", id="N13-crlf"),
             pytest.param("=?utf-8?q?=0a?=.jpg", "=_utf-8_q_=0a_=.jpg", id="N13-encoded-word"),
             pytest.param("a\ud800.jpg", "a.jpg", id="N13-surrogate"),
@@ -441,13 +395,6 @@ class TestSize:
             encoded = attachment.split(b"\r\n\r\n", 1)[1].split(b"--nx-")[0]
             assert encoded == base64.encodebytes(data[:size]).replace(b"\n", b"\r\n")
             assert len(sent) == message.size
-
-    def test_many_files(self) -> None:
-        """63 files, the most that an upload can have, some larger than a chunk."""
-        files = [photo(bodies.jpeg(100 + number), name=f"{number}.jpg") for number in range(60)]
-        files += [photo(bytes((1 << 18) + more), name=f"{more}.jpg") for more in range(-1, 2)]
-        found = read_back(composed(upload(*files)))
-        assert found.attachments == [(file.safe_name, "image/jpeg", file.data) for file in files]
 
     def test_memory(self) -> None:
         """Memory does not grow with the attachments."""
@@ -660,21 +607,6 @@ class TestSend:
         with MailServer(tls=trusted.context(host)) as server:
             assert send(ONE, at(server, Security.STARTTLS, host=host)) == []
 
-    def test_login(self) -> None:
-        """T18: AUTH LOGIN is used if the server does not offer AUTH PLAIN."""
-        with MailServer(login=(USER, SECRET), mechanisms=["LOGIN"]) as server:
-            assert send(ONE, at(server, user=USER, password=SECRET)) == []
-        assert server.logins == [("LOGIN", USER, SECRET)]
-        assert [found.user for found in server.mails] == [USER]
-
-    @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
-    def test_wrong_password(self, mechanism: str) -> None:
-        """T05: a wrong password is sent once, and the next attempt is an hour later."""
-        with MailServer(login=(USER, "another"), mechanisms=[mechanism]) as server:
-            found = outcome(ONE, at(server, user=USER, password=SECRET))
-        assert found == login_refused("535 5.7.8 Authentication credentials invalid")
-        assert (server.logins, server.mails) == ([(mechanism, USER, SECRET)], [])
-
     def test_size(self) -> None:
         """T06: a message larger than the announced limit is not sent."""
         with MailServer(size=ONE.size - 1) as server:
@@ -683,15 +615,6 @@ class TestSend:
             assert server.mails == []
         with MailServer(size=ONE.size) as server:
             assert send(ONE, at(server)) == []
-
-    def test_large(self, trusted: Authority) -> None:
-        """A large photo arrives whole over TLS."""
-        data = bodies.jpeg(400_000)
-        with MailServer(tls=trusted.context()) as server:
-            assert send(composed(upload(photo(data))), at(server, Security.STARTTLS)) == []
-        [found] = server.mails
-        parts = parsed(found.content).iter_attachments()
-        assert [part.get_payload(decode=True) for part in parts] == [data]
 
 
 class TestCertificates:
@@ -770,25 +693,17 @@ NO_TLS_BEGINS = Like(r"SERVER: (\[Errno \d+\] .+|.*EOF occurred in violation.*)"
 # What a server does, what becomes of the message, and the steps of the conversation.
 CONVERSATIONS: dict[str, tuple[Script, list[Refused] | Failure, list[str]]] = {
     "T03-greeting-421": ({"greeting": "421 busy"}, unreachable("SERVER: 421 busy"), ["connect"]),
-    "T03-greeting-554": ({"greeting": "554 no"}, unreachable("SERVER: 554 no"), ["connect"]),
     "T03-greeting-garbage": (
         {"greeting": GARBAGE},
         unreachable("SERVER: -1 arbage [31m"),
         ["connect"],
     ),
-    "T03-greeting-1-MB": ({"greeting": MEGABYTE}, unreachable(LONG_LINE), ["connect"]),
     "T03-greeting-closed": ({"greeting": Act.CLOSE}, unreachable(LOST), ["connect"]),
-    "T03-greeting-reset": ({"greeting": Act.RESET}, unreachable(LOST), ["connect"]),
-    "T12-greeting-lines": ({"greeting": "220-mail.example\r\n220-no spam\r\n220 hi"}, [], ALL),
     "T03-helo": ({"EHLO": "500 what?"}, [], [*HELO, *ALL[2:]]),
-    "T03-ehlo-garbage": ({"EHLO": GARBAGE}, [], [*HELO, *ALL[2:]]),
     "T03-no-helo": ({"EHLO": "500", "HELO": "502 what?"}, unreachable("SERVER: 502 what?"), HELO),
-    "T03-ehlo-closed": ({"EHLO": Act.CLOSE}, unreachable(LOST), up_to("EHLO")),
-    "T03-ehlo-1-MB": ({"EHLO": MEGABYTE}, unreachable(LONG_LINE), up_to("EHLO")),
     "T12-ehlo-odd-lines": ({"EHLO": "250-\r\n250-??\r\n250 "}, [], ALL),
     "T06-size-of-nothing": ({"EHLO": ehlo("SIZE")}, [], ALL),
     "T06-size-0": ({"EHLO": ehlo("SIZE 0")}, [], ALL),
-    "T06-size-negative": ({"EHLO": ehlo("SIZE -1")}, [], ALL),
     "T06-size-superscript": ({"EHLO": b"250-a\r\n250 SIZE \xb2\r\n"}, [], ALL),
     "T06-size-of-5000-digits": ({"EHLO": ehlo("SIZE " + "9" * 5000)}, [], ALL),
     "T06-size-too-small": (
@@ -799,11 +714,6 @@ CONVERSATIONS: dict[str, tuple[Script, list[Refused] | Failure, list[str]]] = {
     "T06-mail-451": (
         {"MAIL": "451 later"},
         temporary(f"{SENDER_REFUSED}451 later"),
-        up_to("MAIL", "QUIT"),
-    ),
-    "T06-mail-421": (
-        {"MAIL": "421 busy"},
-        unreachable(f"{SENDER_REFUSED}421 busy"),
         up_to("MAIL", "QUIT"),
     ),
     "T06-mail-550": (
@@ -821,9 +731,7 @@ CONVERSATIONS: dict[str, tuple[Script, list[Refused] | Failure, list[str]]] = {
         unreachable(f"{SENDER_REFUSED}530 5.7.0 Authentication required", 3600.0),
         up_to("MAIL", "QUIT"),
     ),
-    "T06-mail-closed": ({"MAIL": Act.CLOSE}, temporary(LOST), up_to("MAIL")),
     "T07-rcpt-251": ({"RCPT": "251 2.1.5 forwarded"}, [], ALL),
-    "T07-rcpt-252": ({"RCPT": "252 2.1.5 perhaps"}, [], ALL),
     "T07-rcpt-550": (
         {"RCPT": "550 5.1.1 no such user"},
         [Refused(RECIPIENT, True, "550 5.1.1 no such user")],
@@ -844,7 +752,6 @@ CONVERSATIONS: dict[str, tuple[Script, list[Refused] | Failure, list[str]]] = {
         [Refused(RECIPIENT, True, "550 5.1.1 no 5.1.1 such user 5.1.1 here")],
         up_to("RCPT", "QUIT"),
     ),
-    "T07-rcpt-closed": ({"RCPT": Act.CLOSE}, temporary(LOST), up_to("RCPT")),
     "T08-data-451": (
         {"DATA": "451 later"},
         temporary(f"{REFUSED}451 later"),
@@ -863,19 +770,12 @@ CONVERSATIONS: dict[str, tuple[Script, list[Refused] | Failure, list[str]]] = {
     ),
     "T08-data-closed": ({"DATA": Act.CLOSE}, temporary(LOST), up_to("DATA")),
     "T09-before-the-dot": ({"content": Act.CLOSE}, temporary(LOST), up_to("DATA")),
-    "T09-reset-before-the-dot": ({"content": Act.RESET}, temporary(LOST), up_to("DATA")),
     "T11-half-closed": ({"content": Act.SHUT}, temporary(LOST), up_to(".")),
     "T08-dot-451": ({".": "451 greylisted"}, temporary(f"{REFUSED}451 greylisted"), ALL),
-    "T08-dot-421": ({".": "421 busy"}, unreachable(f"{REFUSED}421 busy"), ALL),
     "T08-dot-554": ({".": "554 5.7.1 spam"}, permanent(f"{REFUSED}554 5.7.1 spam"), ALL),
-    "T06-dot-552": ({".": "552 too large"}, too_large(f"{REFUSED}552 too large"), ALL),
     "T09-after-the-dot": ({".": Act.CLOSE}, temporary(LOST), up_to(".")),
-    "T09-reset-after-the-dot": ({".": Act.RESET}, temporary(LOST), up_to(".")),
-    "T12-dot-three-lines": ({".": "250-queued\r\n250-as\r\n250 1"}, [], ALL),
-    "T12-code-alone": ({".": "250"}, [], ALL),
     "T12-bare-newline": ({".": b"250 ok\n"}, [], ALL),
     "T12-dot-299": ({".": "299 odd"}, temporary(f"{REFUSED}299 odd"), ALL),
-    "T12-dot-999": ({".": "999 odd"}, temporary(f"{REFUSED}999 odd"), ALL),
     "T12-dot-abc": ({".": "abc odd"}, temporary(f"{REFUSED}-1 odd"), ALL),
     "T03-dot-1-MB": ({".": MEGABYTE}, temporary(f"{LONG_LINE}{DOUBT}"), up_to(".")),
     "T12-long-reason": (
@@ -885,9 +785,7 @@ CONVERSATIONS: dict[str, tuple[Script, list[Refused] | Failure, list[str]]] = {
     ),
     # An accepted message stays accepted.
     "T10-reset": ({".": ("250 ok", Act.RESET)}, [], up_to(".")),
-    "T10-quit-500": ({"QUIT": "500 what?"}, [], ALL),
     "T10-quit-reset": ({"QUIT": Act.RESET}, [], ALL),
-    "T10-quit-1-MB": ({"QUIT": MEGABYTE}, [], ALL),
 }
 
 
@@ -976,13 +874,6 @@ class TestConversation:
             assert outcome(huge(), at(server)) == temporary(LOST)
         assert (server.keys, server.messages) == (up_to("DATA"), [])
 
-    @pytest.mark.parametrize("act", [Act.CLOSE, Act.RESET])
-    def test_lost_in_the_middle(self, act: Act) -> None:
-        """T09: the message is retried if the connection breaks while it is sent."""
-        with ScriptedServer({"content": act}) as server:
-            assert outcome(huge(), at(server)) == temporary(LOST)
-        assert (server.keys, server.messages) == (up_to("DATA"), [])
-
     def test_slow_final_reply(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """T09: the reply after the final dot may take longer than any other."""
         monkeypatch.setattr(mail, "REPLY_TIMEOUT", 0.3)
@@ -990,19 +881,6 @@ class TestConversation:
         with ScriptedServer({".": (lambda: pause.wait(0.4), "250 2.0.0 queued")}) as server:
             assert send(ONE, at(server)) == []
         assert server.messages == [CONTENT]
-
-    def test_retries(self) -> None:
-        """T09, T16: a retry sends the same bytes."""
-        script: Script = {".": [Act.CLOSE, "451 4.7.1 greylisted", "250 2.0.0 queued"]}
-        with ScriptedServer(script) as server:
-            found = [outcome(ONE, at(server)) for _ in range(3)]
-        assert found == [
-            temporary(Like(f"SERVER: .*{DOUBT}")),
-            temporary(f"{REFUSED}451 4.7.1 greylisted"),
-            [],
-        ]
-        assert server.messages == [CONTENT] * 3
-        assert server.keys == [*up_to("."), *ALL, *ALL]
 
     def test_photo_cannot_be_read(self) -> None:
         """A message that cannot be completed gets no final dot and no QUIT."""
@@ -1112,14 +990,6 @@ class TestStartTls:
         assert server.keys == [*UP_TO_STARTTLS, "EHLO"]
         assert server.in_clear == UP_TO_STARTTLS
 
-    def test_everything_over_tls(self, trusted: Authority) -> None:
-        """Only EHLO and STARTTLS are sent in clear."""
-        script: Script = {"EHLO": [ehlo("STARTTLS"), ehlo("AUTH PLAIN")]}
-        with ScriptedServer(script, tls=trusted.context()) as server:
-            assert send(ONE, at(server, Security.STARTTLS, USER, SECRET)) == []
-        assert server.in_clear == UP_TO_STARTTLS
-        assert server.keys == [*UP_TO_STARTTLS, "EHLO", "AUTH", *ALL[2:]]
-
 
 def login_refused(reply: str) -> Failure:
     return unreachable(
@@ -1148,15 +1018,11 @@ LOGINS: dict[str, tuple[str, str, list[str], list[Refused] | Failure]] = {
     "login": (AUTH_LOGIN, "334 VXNlcm5hbWU6", ["334 UA==", "235 ok"], []),
     "already-logged-in": (AUTH_PLAIN, "503 5.5.1 already", [], []),
     "T05-535": (AUTH_PLAIN, "535 5.7.8 no", [], login_refused("535 5.7.8 no")),
-    "T05-454": (AUTH_PLAIN, "454 4.7.0 later", [], login_refused("454 4.7.0 later")),
-    "T12-250": (AUTH_PLAIN, "250 ok", [], login_refused("250 ok")),
     "T12-abc": (AUTH_PLAIN, "abc odd", [], login_refused("-1 odd")),
     "T05-login": (AUTH_LOGIN, "535 no", [], login_refused("535 no")),
-    "T05-login-user": (AUTH_LOGIN, "334 ", ["535 no"], login_refused("535 no")),
     "T05-login-password": (AUTH_LOGIN, "334 ", ["334 ", "535 no"], login_refused("535 no")),
     "cram-md5": (AUTH_CRAM_MD5, "334 PDE4OTYuNjk3MTcwPg==", ["235 ok"], []),
     "cram-md5-535": (AUTH_CRAM_MD5, "334 PDE4", ["535 no"], login_refused("535 no")),
-    "cram-md5-no-challenge": (AUTH_CRAM_MD5, "535 no", [], login_refused("535 no")),
     "cram-md5-odd-challenge": (AUTH_CRAM_MD5, "334 odd", [], login_refused("334 odd")),
     "T18-password": (AUTH_PLAIN, f"535 no, {SECRET}", [], login_refused("535 no, ***")),
     "T18-plain": (AUTH_PLAIN, f"500 AUTH {PLAIN}?", [], login_refused("500 AUTH ***?")),
@@ -1281,32 +1147,6 @@ class TestPasswordInClear:
         with ScriptedServer() as server:
             assert outcome(ONE, at(server)) == []
         assert server.keys == ALL
-
-    @pytest.mark.skipif(
-        not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("ip"),
-        reason="needs root and the program ip",
-    )
-    def test_in_a_network(self) -> None:
-        """The same with a real address that is not a loopback address."""
-        code = (
-            "from tests.deliver.test_mail import *\n"
-            "server = ScriptedServer({'EHLO': ehlo('AUTH PLAIN')}, host='192.0.2.25')\n"
-            "with server:\n"
-            "    try: send(ONE, at(server, user=USER, password=SECRET, host='192.0.2.25'))\n"
-            "    except UnreachableError: print(*server.keys)"
-        )
-        name = f"nx-mail-{os.getpid()}"
-        subprocess.run(["ip", "netns", "add", name], check=True)
-        try:
-            inside = ["ip", "netns", "exec", name]
-            for command in ("link set lo up", "address add 192.0.2.25/32 dev lo"):
-                subprocess.run([*inside, "ip", *command.split()], check=True)
-            done = subprocess.run(
-                [*inside, sys.executable, "-c", code], check=True, capture_output=True, text=True
-            )
-        finally:
-            subprocess.run(["ip", "netns", "delete", name], check=True)
-        assert done.stdout.split() == up_to("EHLO")
 
 
 class TestConnect:

@@ -65,15 +65,6 @@ def test_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_not_listening(tmp_path: Path) -> None:
-    """A server that cannot be connected to is a temporary error."""
-    found = uploaded()
-    with WebServer() as server:
-        pass
-    with pytest.raises(TemporaryError):
-        send(found, found.files, parse_service(url_of(server)), tmp_path)
-
-
 def test_two_threads(tmp_path: Path) -> None:
     """Two targets that fail at the same moment report their own reasons."""
     found = uploaded()

@@ -25,15 +25,6 @@ def test_is_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 
 
-def test_loopback_connection() -> None:
-    """A connection to this machine is private without TLS."""
-    with (
-        socket.create_server((HOST, 0)) as server,
-        socket.create_connection(server.getsockname()) as connection,
-    ):
-        assert is_private(connection)
-
-
 def test_far_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection to another machine is not, whatever name it was opened for."""
     appear_far(monkeypatch)

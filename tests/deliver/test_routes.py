@@ -18,7 +18,7 @@ from nxparse.deliver.routes import (
     shown_rule,
 )
 
-SAVE, MAIL, DROP = Target("save", "save"), Target("mail", "mail"), Target("drop", "drop")
+MAIL = Target("mail", "mail")
 TARGETS = "the targets are save, mail, run, forward, mastodon, notify, drop"
 NO_RULE = "a rule is PATTERN=TARGET, for example *@example.org=save"
 SEE_README = "needs an argument: see the table of targets in README"
@@ -47,16 +47,12 @@ def test_target(text: str, kind: str, argument: str) -> None:
     [
         ("", f"unknown target '': {TARGETS}"),
         ("Save", f"unknown target 'Save': {TARGETS}"),
-        (":x", f"unknown target '': {TARGETS}"),
         ("save :x", f"unknown target 'save ': {TARGETS}"),
         ("a\nb\x1b", f"unknown target 'a\\nb\\x1b': {TARGETS}"),
         (" save: ", "' save: ' needs an argument after the colon"),
-        ("drop:", "'drop:' needs an argument after the colon"),
         ("drop:x", "drop takes no argument"),
         ("run", f"run {SEE_README}"),
-        ("forward", f"forward {SEE_README}"),
         ("save:/\udcff", NOT_UTF8),
-        ("run:\ud800", NOT_UTF8),
     ],
 )
 def test_invalid_target(text: str, reason: str) -> None:
@@ -88,8 +84,6 @@ def test_rule(text: str, pattern: str, target: str) -> None:
         (" =save", NO_RULE),
         ("forward:http://h/?token=s3cret", NO_RULE),
         ("*=", f"unknown target '': {TARGETS}"),
-        ("a==save", f"unknown target '=save': {TARGETS}"),
-        ("*=drop:x", "drop takes no argument"),
     ],
 )
 def test_invalid_rule(text: str, reason: str) -> None:

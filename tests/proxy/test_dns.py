@@ -19,8 +19,6 @@ needs_network = pytest.mark.skipif(OWN is None, reason="this machine has no netw
     [
         pytest.param(["127.0.0.1"], [("0.0.0.0", 53)], ["127.0.0.1"], id="loopback"),
         pytest.param(["127.0.0.53"], [("0.0.0.0", 53), ("::", 53)], ["127.0.0.53"], id="resolved"),
-        pytest.param(["::1"], [("::", 53)], ["::1"], id="ipv6"),
-        pytest.param(["127.0.0.1"], [("127.0.0.1", 53)], ["127.0.0.1"], id="one-address"),
         pytest.param(
             [str(OWN)], [("0.0.0.0", 53)], [str(OWN)], id="own-address", marks=needs_network
         ),
@@ -28,7 +26,6 @@ needs_network = pytest.mark.skipif(OWN is None, reason="this machine has no netw
         pytest.param(["127.0.0.53"], [("127.0.0.2", 53)], [], id="another-address"),
         pytest.param(["127.0.0.1"], [("0.0.0.0", 5353)], [], id="another-port"),
         pytest.param(["198.51.100.1"], [("0.0.0.0", 53)], [], id="another-machine"),
-        pytest.param([], [("0.0.0.0", 53)], [], id="no-servers"),
         pytest.param(["127.0.0.1"], [], [], id="no-dns-mode"),
     ],
 )

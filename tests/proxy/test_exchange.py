@@ -1,4 +1,4 @@
-"""Exchanges: from the head of a request to the fate of its reply."""
+"""Exchanges, from the head of a request to the acknowledgement of its reply."""
 
 from __future__ import annotations
 
@@ -68,15 +68,8 @@ async def test_an_upload(backend: Backend) -> None:
     assert [delivery.target for delivery in backend.spool.waiting()] == ["save"]
 
 
-async def test_an_upload_without_body(backend: Backend) -> None:
-    """It is refused."""
-    one = await answered(exchange(backend))
-    assert one.reply
-    assert (one.reply.status, one.outcome("upload")[0]) == (400, "refused")
-
-
 async def test_a_fixed_reply(backend: Backend) -> None:
-    """It is given without a receiver; the body of an unknown request is collected."""
+    """A fixed reply needs no receiver; the body of an unknown request is collected."""
     plain = await answered(exchange(backend, endpoints.fixed(refusal(404, "No"))))
     assert (plain.reply and plain.reply.status, plain.result) == (404, None)
     unknown = exchange(backend, endpoints.fixed(refusal(404, "No")), unknown=True)
@@ -90,7 +83,7 @@ async def test_a_fixed_reply(backend: Backend) -> None:
 
 
 async def test_a_body_that_never_ends(folder: Path) -> None:
-    """Its connection ends when it is four times too large."""
+    """The connection is closed at four times nx_max_upload."""
     values: dict[str, object] = {option.name: option.default for option in config.OPTIONS}
     rules = {**values, "nx_dir": str(folder), "nx_max_upload": "1000"}
     backend = open_backend(config.parse(rules, {}))
@@ -121,7 +114,7 @@ async def test_a_cut_upload(backend: Backend) -> None:
 async def test_a_repeat_while_the_reply_is_on_its_way(
     backend: Backend, arrived: bool | None
 ) -> None:
-    """It is answered when it is known whether the first reply arrived; lost is a duplicate."""
+    """A repeat waits for the result of the first reply. If that is lost, it is a duplicate."""
     data = bodies.body([("SAM_1.JPG", b"x")])
     first = await answered(await sent(backend, data))
     second = await sent(backend, data, reply_watch=0.1 if arrived is None else 60.0)
@@ -139,7 +132,7 @@ async def test_a_repeat_while_the_reply_is_on_its_way(
 
 @pytest.mark.parametrize("complete", [True, False], ids=["before the reply", "in the body"])
 async def test_the_end(backend: Backend, complete: bool) -> None:
-    """A reply that is cut off by the end is lost: the repeat is a duplicate, or the first."""
+    """A reply that mitmproxy's end cuts off is lost, so a repeat is a duplicate."""
     data = bodies.body([("SAM_1.JPG", b"x")])
     one = await sent(backend, data)
     if complete:
@@ -157,7 +150,7 @@ async def test_the_end(backend: Backend, complete: bool) -> None:
 async def test_a_slow_disk_delays_nothing_else(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Six fsyncs that do not end stop neither name resolution nor new uploads."""
+    """Six endless fsyncs block neither name resolution nor new uploads."""
     uploads = [
         await sent(backend, bodies.body([(f"SAM_{number}.JPG", b"x")])) for number in range(7)
     ]

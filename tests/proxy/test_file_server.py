@@ -106,8 +106,8 @@ def test_sends(
 
 
 @pytest.mark.parametrize("path", ["/", "/x", "/../etc/passwd", "x"])
-def test_strangers(tmp_path: Path, threads: ThreadPoolExecutor, path: str) -> None:
-    """Without a token there is nothing, not even an error page."""
+def test_no_token(tmp_path: Path, threads: ThreadPoolExecutor, path: str) -> None:
+    """Without a token there is no response at all."""
 
     async def work(server: FileServer) -> None:
         file = opened(tmp_path, 1000)
@@ -118,7 +118,7 @@ def test_strangers(tmp_path: Path, threads: ThreadPoolExecutor, path: str) -> No
     run(threads, work)
 
 
-def test_silent_stranger(threads: ThreadPoolExecutor) -> None:
+def test_no_request(threads: ThreadPoolExecutor) -> None:
     """A connection that requests nothing is closed soon."""
 
     async def work(server: FileServer) -> None:
@@ -164,7 +164,7 @@ def test_a_reader_that_vanishes(tmp_path: Path, threads: ThreadPoolExecutor, end
 
 
 def test_a_file_that_shrinks(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
-    """The connection is broken off: the reader must not take it for the whole file."""
+    """The connection is aborted, so that the file does not seem complete."""
 
     async def work(server: FileServer) -> None:
         file = opened(tmp_path, 700_000)

@@ -28,7 +28,7 @@ HEAD = "Client closed connection before completing request headers: b'GET / HTTP
     ],
 )
 def test_filter(message: str, client: tuple[str, int], shown: bool) -> None:
-    """What mitmproxy logs about the sink, or about a head that was refused, is hidden."""
+    """Log lines about the sink, or about a refused head, are hidden."""
     sink = Sink()
     sink.address = "127.0.0.1", 4711
     log_filter = ProxyLogFilter(sink, CAMERA.__eq__, OTHER.__eq__)

@@ -45,7 +45,7 @@ def test_lines(pipe: tuple[int, int]) -> None:
 
 
 def test_a_large_piece(pipe: tuple[int, int]) -> None:
-    """What is larger than the limit is written whole if nothing else waits."""
+    """A piece larger than the limit is written whole if nothing else waits."""
     reader, writer = pipe
     stream = LogStream(writer, limit=10)
     print("x" * 10_000, file=stream)
@@ -53,7 +53,7 @@ def test_a_large_piece(pipe: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_nobody_reads(pipe: tuple[int, int], blocking: bool) -> None:
+def test_no_reader(pipe: tuple[int, int], blocking: bool) -> None:
     """Writing to a full pipe does not block; later the log says how much is missing."""
     reader, writer = pipe
     os.set_blocking(writer, blocking)
@@ -73,7 +73,7 @@ def test_nobody_reads(pipe: tuple[int, int], blocking: bool) -> None:
 
 
 def test_an_error(pipe: tuple[int, int]) -> None:
-    """What cannot be written is dropped, and counted when writing succeeds again."""
+    """Lines that cannot be written are dropped, and counted when writing succeeds again."""
     reader, writer = pipe
     full = os.open("/dev/full", os.O_WRONLY)
     spare = os.dup(writer)

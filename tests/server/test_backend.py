@@ -27,11 +27,11 @@ def opened(folder: Path, **options: object) -> Backend:
 
 
 def no_interrupt(act: Callable[[], None]) -> None:
-    """Nobody presses Ctrl-C."""
+    """Ignore the action for Ctrl-C."""
 
 
-async def test_a_backend_that_is_left_is_taken_over(folder: Path) -> None:
-    """The next one has the same spool and the new options, and the end waits for nothing."""
+async def test_taken_over(folder: Path) -> None:
+    """A reloaded addon takes over the spool with its new options."""
     first = opened(folder)
     first.hand_over()
     second = opened(folder, nx_retry_for="7s")
@@ -44,8 +44,8 @@ async def test_a_backend_that_is_left_is_taken_over(folder: Path) -> None:
     await second.end(no_interrupt, timeout=60.0)
 
 
-async def test_a_backend_that_has_ended_is_opened_anew(folder: Path) -> None:
-    """All is closed at the end, so that another process may open it."""
+async def test_opened_again(folder: Path) -> None:
+    """An ended backend is closed, so that another process can open it."""
     first = opened(folder)
     first.hand_over()
     await first.end(no_interrupt, timeout=60.0)
@@ -56,7 +56,7 @@ async def test_a_backend_that_has_ended_is_opened_anew(folder: Path) -> None:
 
 
 def test_two_processes_in_one_folder(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The second one gets no backend, and a sentence in the log."""
+    """The second process gets no backend, and logs a sentence."""
     first = opened(folder)
     assert open_backend(parsed(folder)) is None
     assert "uploads cannot be stored: " in caplog.text
@@ -68,7 +68,7 @@ def test_two_processes_in_one_folder(folder: Path, caplog: pytest.LogCaptureFixt
 async def test_a_program_at_the_end(
     folder: Path, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
-    """A program of a rule is killed with the backend, so that it cannot run beside its repeat."""
+    """A running program is killed with the backend, so that its repeat runs alone."""
     caplog.set_level(logging.INFO)
     target = "run:sh -c 'touch \"$1\".begun; sleep 1000' sh {file}"
     backend = opened(folder)

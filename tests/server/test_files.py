@@ -48,38 +48,31 @@ def is_closed(file: OpenFile) -> bool:
     [
         ("bytes=0-0", (0, 1)),
         ("bytes=0-99", (0, 100)),
-        ("bytes=10-19", (10, 20)),
         ("bytes=10-", (10, 100)),
-        ("bytes=99-", (99, 100)),
         ("bytes=10-100", (10, 100)),
         ("bytes=10-999999999999999999999", (10, 100)),
         ("bytes=-1", (99, 100)),
-        ("bytes=-100", (0, 100)),
         ("bytes=-101", (0, 100)),
         ("BYTES=0-0", (0, 1)),
         ("bytes= 0-0 ,", (0, 1)),
         ("bytes=100-", "unsatisfiable"),
-        ("bytes=100-200", "unsatisfiable"),
         ("bytes=-0", "unsatisfiable"),
         # Anything else is the whole file.
         ("", None),
         ("bytes=-", None),
-        ("bytes=", None),
         ("bytes=9-8", None),
         ("bytes=a-b", None),
-        ("bytes=0x1-2", None),
         ("bytes=+1-2", None),
         ("bytes=1-2-3", None),
         ("bytes 0-1", None),
         ("items=0-1", None),
         ("bytes=0-1,3-4", None),
-        ("bytes=0-1, bytes=3-4", None),
         ("bytes=٣-٤", None),
         ("bytes=0-" + "9" * 5000, None),
     ],
 )  # fmt: skip
 def test_parse_range(value: str, found: object) -> None:
-    """Single ranges, open ones and suffixes are found, in a file of 100 bytes."""
+    """Single ranges, open ranges and suffixes of a file of 100 bytes are parsed."""
     if found == "unsatisfiable":
         with pytest.raises(UnsatisfiableError):
             parse_range(value, 100)
@@ -138,7 +131,7 @@ def test_types(opened: Opener, content: bytes, media_type: str, shown: bool) -> 
     ],
 )  # fmt: skip
 def test_names(name: str) -> None:
-    """Whatever is in a name, a parser reads it back, and it adds no header."""
+    """A parser reads any name back, and no name adds a header."""
     value = disposition(name, inline=False)
     assert value.isascii()
     assert value.isprintable()
@@ -148,10 +141,6 @@ def test_names(name: str) -> None:
     )
     assert message.get_filename() == name
     assert value.count('"') == 2
-
-
-def test_a_name_that_is_no_unicode() -> None:
-    assert disposition("\udcff.jpg", inline=True).endswith("; filename*=UTF-8''%3F.jpg")
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_accepted() -> None:
     ],
 )
 def test_remark(reply: Reply, remark: str) -> None:
-    """What a refusal says in its comment can be read again."""
+    """The reason in the comment of a refusal can be parsed."""
     assert reply.remark == remark
 
 

@@ -6,7 +6,6 @@ import re
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -91,44 +90,6 @@ class TestSession:
         assert re.fullmatch(r"[0-9a-f]{32}", key)
         found = session(opened, key)
         assert (found.client, found.user) == (CLIENT, USER)
-
-    def test_another_client(self, opened: Sessions) -> None:
-        """S07: a key is valid for one client address."""
-        key = opened.begin(CLIENT, USER)
-        assert opened.find(OTHER, key) is None
-        assert opened.find("", key) is None
-        assert opened.find(CLIENT, key)
-
-    @pytest.mark.parametrize(
-        "key",
-        [
-            "",
-            "../../x",
-            "x" * 10_000,
-            "\ud800",
-            "a\0b",
-            "%",
-            "' OR 1=1 --",
-            "사진",
-            "0" * 32,
-        ],
-        ids=[
-            "empty",
-            "path",
-            "10-kB",
-            "surrogate",
-            "nul",
-            "percent",
-            "sql",
-            "hangul",
-            "zeros",
-        ],
-    )
-    def test_odd_keys(self, opened: Sessions, key: str) -> None:
-        """S07: an unknown key is not valid, whatever it contains."""
-        announce(opened, opened.begin(CLIENT, USER))
-        assert opened.find(CLIENT, key) is None
-        assert opened.announced(CLIENT, key) is None
 
     @pytest.mark.parametrize(
         ("age", "found"), [(SESSION_LIFE, True), (SESSION_LIFE + 1, False), (YEARS, False)]
@@ -230,12 +191,6 @@ class TestAnnounced:
         found = [opened.announced(CLIENT, token) for token in tokens]
         assert len(set(tokens)) == 3
         assert len({one and one.id for one in found}) == 3
-
-    def test_another_client(self, opened: Sessions) -> None:
-        """S08: a token is valid for the client that announced the file."""
-        token = announce(opened, opened.begin(CLIENT, USER))
-        assert opened.announced(OTHER, token) is None
-        assert opened.announced(CLIENT, token)
 
     def test_neither_is_the_other(self, opened: Sessions) -> None:
         """A key is not a token, and a token is not a key."""
@@ -358,20 +313,6 @@ class TestFile:
             assert not {id, id[:16], id[16:]} & {key, token}
             assert opened.find(CLIENT, id) is None
             assert opened.announced(CLIENT, id) is None
-
-
-def test_threads(opened: Sessions, path: Path) -> None:
-    """C08: two cameras at once do not disturb each other."""
-
-    def work() -> list[AnnouncedFile | None]:
-        keys = [opened.begin(CLIENT, USER) for _ in range(20)]
-        return [opened.announced(CLIENT, announce(opened, key)) for key in keys]
-
-    with ThreadPoolExecutor(2) as threads:
-        futures = [threads.submit(work) for _ in range(2)]
-        found = [one for future in futures for one in future.result()]
-    assert len({one.post.session for one in found if one}) == 40
-    assert (rows(path, "session"), rows(path, "announcement")) == (40, 40)
 
 
 class TestDamagedFile:

@@ -1,4 +1,4 @@
-"""What a camera says to the social gateway, and the replies that it searches for strings."""
+"""Requests to the social gateway, and its replies."""
 
 from __future__ import annotations
 
@@ -81,41 +81,28 @@ class TestSites:
         pytest.param("a%2Bb%2b", "a+b+", id="S04-quoted-plus"),
         pytest.param("a+b", "a+b", id="S04-plus"),
         pytest.param("100%", "100%", id="S04-percent-at-the-end"),
-        pytest.param("%4", "%4", id="S04-half"),
-        pytest.param("a%zzb", "a%zzb", id="S04-no-hex"),
-        pytest.param("a%2541", "a%41", id="S04-quoted-once"),
         pytest.param("a&b<c>\"d'", "a&b<c>\"d'", id="escaped"),
-        pytest.param("사진", "사진", id="hangul"),
-        pytest.param("%EC%82%AC%EC%A7%84", "사진", id="hangul-quoted"),
         pytest.param(" a%0D%0Ab%09%00c%7F%C2%85%E2%80%A8d ", "a b c d", id="X13-controls"),
-        pytest.param("x" * MAX_NAME, "x" * MAX_NAME, id="at-the-limit"),
         pytest.param("x" * (MAX_NAME + 1), "x" * MAX_NAME, id="beyond-the-limit"),
-        pytest.param("{0.__class__} %s", "{0.__class__} %s", id="X18-format-strings"),
     ],
 )
 def test_a_user_in_clear(value: str, user: str) -> None:
     """S02: an HMX-QF30 has no key, and quotes its user only: one line comes of it."""
-    assert social.parse_login(login(value)) == Login(user)
+    assert social.read_login(login(value)) == Login(user)
 
 
 @pytest.mark.parametrize(
     ("data", "user"),
     [
-        pytest.param(b"a", "a", id="1"),
-        pytest.param(b"fifteen-bytes--", "fifteen-bytes--", id="15"),
         pytest.param(b"sixteen-bytes---", "sixteen-bytes---", id="16"),
         pytest.param(b"seventeen-bytes--", "seventeen-bytes--", id="17"),
-        pytest.param(b"camera@example.net", "camera@example.net", id="address"),
         pytest.param(b"a%41+b", "a%41+b", id="not-quoted-inside"),
-        pytest.param(b"me" + bytes(30), "me", id="two-blocks-of-zeros"),
         pytest.param("사진".encode(), "사진", id="hangul"),
-        pytest.param(b"a\r\nb\0c\0", "a b c", id="X13-controls"),
-        pytest.param(b"x" * 300, "x" * MAX_NAME, id="beyond-the-limit"),
     ],
 )
 def test_a_user_encrypted(data: bytes, user: str) -> None:
-    """AES with the key beside it, whether the name fills its last block or not."""
-    assert social.parse_login(aes(data)) == Login(user)
+    """A user encrypted with AES, padded or not, is read with the key in the same request."""
+    assert social.read_login(aes(data)) == Login(user)
 
 
 WITH_PLUS = next(
@@ -129,14 +116,12 @@ PLUS = base64_of(encrypted(WITH_PLUS.encode()))
     [
         pytest.param(PLUS, base64_of(KEY), id="not-quoted"),
         pytest.param(quote(PLUS, ""), base64_of(KEY), id="quoted"),
-        pytest.param(PLUS.replace("+", "%2b"), base64_of(KEY), id="lower-case-hex"),
         pytest.param(PLUS, quote(base64_of(KEY), ""), id="key-quoted"),
-        pytest.param("".join(f"%{ord(char):02X}" for char in PLUS), base64_of(KEY), id="all-of-it"),
     ],
 )  # fmt: skip
 def test_s04_quoted_base64(value: str, key: str) -> None:
     """S04: base64 may be quoted or not, and a plus in it stays one."""
-    found = social.parse_login(login(value, f'<CryptSessionKey Value="{key}"/>'))
+    found = social.read_login(login(value, f'<CryptSessionKey Value="{key}"/>'))
     assert found == Login(WITH_PLUS)
 
 
@@ -160,29 +145,13 @@ GOOD = base64_of(encrypted(b"camera"))
     ("body", "reason"),
     [
         pytest.param(b"<Request/>", NO_USER, id="S02-nothing"),
-        pytest.param(b'<Request Method="login"/>', NO_USER, id="S02-no-children"),
-        pytest.param(b'<Request Method="login"><UserName/></Request>', NO_USER, id="S02-no-value"),
-        pytest.param(b'<Request><Password Value="a"/></Request>', NO_USER, id="S02-password-alone"),
-        pytest.param(b"<Request>" + key_element().encode() + b"</Request>", NO_USER,
-            id="S02-key-alone"),
         pytest.param(login(""), EMPTY, id="empty"),
-        pytest.param(login(" %0A%20\t"), EMPTY, id="blank"),
-        pytest.param(login("", key_element()), EMPTY, id="empty-encrypted"),
         pytest.param(aes(bytes(16)), EMPTY, id="zeros-encrypted"),
         pytest.param(login("%FF"), NO_UTF8, id="S03-no-utf-8"),
         pytest.param(login("%ED%A0%80"), NO_UTF8, id="S03-surrogate"),
-        pytest.param(login("a%C0%80"), NO_UTF8, id="S03-overlong"),
-        pytest.param(aes(b"\xff"), NO_UTF8, id="S03-no-utf-8-encrypted"),
         pytest.param(aes("사진".encode()[:-1]), NO_UTF8, id="S03-utf-8-cut"),
         pytest.param(login(GOOD, '<CryptSessionKey Value="!"/>'), NO_BASE64, id="S03-key"),
-        pytest.param(login(GOOD, '<CryptSessionKey Value="AAA"/>'), NO_BASE64, id="S03-key-cut"),
-        pytest.param(login(GOOD, '<CryptSessionKey Value="사진"/>'), NO_BASE64,
-            id="S03-key-not-ascii"),
         pytest.param(login("camera@example.net", key_element()), NO_BASE64, id="S03-user"),
-        pytest.param(login(f"{GOOD}%", key_element()), NO_BASE64, id="S04-percent"),
-        pytest.param(login(f"%zz{GOOD}", key_element()), NO_BASE64, id="S04-no-hex"),
-        pytest.param(login(GOOD.replace("=", "", 1), key_element()), NO_BASE64, id="S03-user-cut"),
-        pytest.param(login("%FF", key_element()), NO_BASE64, id="S03-user-not-ascii"),
         *(
             pytest.param(login(GOOD, key_element(bytes(size))), sizes(size, 16),
                 id=f"S03-key-of-{size}")
@@ -198,7 +167,7 @@ GOOD = base64_of(encrypted(b"camera"))
 def test_no_user(body: bytes, reason: str) -> None:
     """S03: a login whose user cannot be read is a 401 with a reason."""
     with pytest.raises(CredentialsError) as caught:
-        social.parse_login(body)
+        social.read_login(body)
     assert isinstance(caught.value, BodyError)
     assert (str(caught.value), caught.value.status) == (reason, 401)
 
@@ -208,18 +177,15 @@ def test_no_user(body: bytes, reason: str) -> None:
     [
         b'<Request Method="logout"/>',
         b'<Request Method="LogOut" Timeout="3000"><SessionKey Value="k"/></Request>',
-        b"<request method='LOGOUT'/>",
-        b'<REQUEST METHOD="LOGOUT"/>',
         b"<Request Method=logout>",
         b'<Request><Method Value="logout"/></Request>',
         b'<Method="logout"/>',
-        b'<Request Method="logout"><UserName Value="me"/></Request>',
         '<?xml version="1.0" encoding="UTF-16"?><Request Method="logout"/>'.encode("utf-16"),
     ],
 )
 def test_logout(body: bytes) -> None:
-    """Who logs out need not say who he is."""
-    assert social.parse_login(body) == Login("", out=True)
+    """A logout needs no user."""
+    assert social.read_login(body) == Login("", out=True)
 
 
 @pytest.mark.parametrize(
@@ -242,107 +208,75 @@ def test_logout(body: bytes) -> None:
     ],
 )
 def test_s05_a_login_spelled_otherwise(body: str) -> None:
-    """S05: letter case and broken XML do not keep anybody out."""
-    assert social.parse_login(body.encode()) == Login("me")
-
-
-def test_an_announced_photo() -> None:
-    """A photo is announced with the session, the camera's model, a file name and a caption."""
-    body = photo('<Album Name="NX300"/><File Name="SAM_4371.JPG"/><Content>Hi</Content>', "0f")
-    assert social.parse_announcement(body) == Announcement("0f", "SAM_4371.JPG", "NX300", "Hi")
+    """S05: letter case and broken XML do not matter."""
+    assert social.read_login(body.encode()) == Login("me")
 
 
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        pytest.param("<x/>", Announcement("", None, "", ""), id="S02-nothing"),
-        pytest.param('<Request SessionKey="k"/>', Announcement("k", None, "", ""), id="S02-key"),
         pytest.param("<R><Photo><Album/><File/><Content/></Photo></R>",
             Announcement("", None, "", ""), id="S02-no-names"),
-        pytest.param('<R><Album Name=""/><File Name=""/></R>', Announcement("", None, "", ""),
-            id="S02-empty-names"),
         pytest.param('<R><SessionKey Value="k"/><File Name="a.jpg"/></R>',
             Announcement("k", "a.jpg", "", ""), id="key-as-an-element"),
-        pytest.param('<R><Photo SessionKey="k"/></R>', Announcement("k", None, "", ""),
-            id="key-further-in"),
         pytest.param('<R SESSIONKEY="K"><ALBUM NAME="A"/><FILE NAME="F"/><CONTENT>C</CONTENT></R>',
             Announcement("K", "F", "A", "C"), id="upper-case"),
-        pytest.param('<r sessionkey="k"><album name="a"/><file name="f"/><content>c</content></r>',
-            Announcement("k", "f", "a", "c"), id="lower-case"),
         pytest.param("<R SessionKey=k><Album Name=a/><File Name=f.jpg /><Content>c</Content></R>",
             Announcement("k", "f.jpg", "a", "c"), id="S05-unquoted"),
         pytest.param('<SessionKey="k"/><File Name="f"/><Content>c', Announcement("k", "f", "", "c"),
             id="S05-attribute-without-element"),
-        pytest.param('<R SessionKey="k"><File Name="f"/><Content>c</Content>',
-            Announcement("k", "f", "", "c"), id="S05-no-end"),
         pytest.param('<R SessionKey="k"><Album Name="a"/><Category Name="b"/></R>',
             Announcement("k", None, "a", ""), id="album-and-category"),
-        pytest.param('<Request Method="upload" Timeout="9" SessionKey="k" CryptKey="x">'
-            '<Photo Title="t" Tag="" IsProfilePhoto="false"><Album SP="fb" OwnerID="1" ID="2"/>'
-            '<Content>c</Content><File Name="f"/></Photo></Request>',
-            Announcement("k", "f", "", "c"), id="of-a-phone"),
     ],
 )  # fmt: skip
 def test_an_announcement_spelled_otherwise(body: str, expected: Announcement) -> None:
-    """S02, S05: what is missing is empty, and what is there is found."""
-    assert social.parse_announcement(body.encode()) == expected
+    """S02, S05: missing values are empty, others are found."""
+    assert social.read_announcement(body.encode()) == expected
 
 
 @pytest.mark.parametrize(
     ("name", "album"),
     [
-        pytest.param("NX300", "NX300", id="model"),
         pytest.param("a&#13;&#10;b&#9;c", "a b c", id="X13-references"),
-        pytest.param("a\r\nb", "a b", id="X13-line-end"),
         pytest.param(" a\x85b\u2028c\x7f ", "a b c", id="X13-unicode-line-ends"),
-        pytest.param("a\0b\x1bc", "a b c", id="X13-controls"),
-        pytest.param("\n", "", id="blank"),
-        pytest.param("x" * MAX_NAME, "x" * MAX_NAME, id="at-the-limit"),
         pytest.param("x" * (MAX_NAME + 1), "x" * MAX_NAME, id="beyond-the-limit"),
     ],
 )
 def test_album(name: str, album: str) -> None:
     """X13: an album is one line, and not too long."""
-    assert social.parse_announcement(photo(f'<Album Name="{name}"/>')).album == album
+    assert social.read_announcement(photo(f'<Album Name="{name}"/>')).album == album
 
 
 @pytest.mark.parametrize(
     ("content", "caption"),
     [
         pytest.param("<Content/>", "", id="empty"),
-        pytest.param("<Content></Content>", "", id="nothing"),
-        pytest.param("", "", id="missing"),
         pytest.param("<Content> two\nlines \n</Content>", " two\nlines \n", id="white-space"),
-        pytest.param("<Content>a~b~c</Content>", "a~b~c", id="descriptions"),
-        pytest.param("<Content>Tom &amp; Jerry</Content>", "Tom & Jerry", id="reference"),
-        pytest.param("<Content>Tom & Jerry</Content>", "Tom & Jerry", id="X04-ampersand"),
         pytest.param("<Content>I <3 you</Content>", "I <3 you", id="X04-less-than"),
         pytest.param("<Content><![CDATA[<b> &amp; ~]]></Content>", "<b> &amp; ~", id="cdata"),
         pytest.param("<Content>&<![CDATA[</Content>]]></Content>", "&</Content>",
             id="cdata-malformed"),
         pytest.param("<Content>a+b%20c</Content>", "a+b%20c", id="not-quoted"),
         pytest.param("<Content>사진 🌊</Content>", "사진 🌊", id="all-letters"),
-        pytest.param(f"<Content>{'x' * 20_000}</Content>", "x" * 20_000, id="20-kb"),
-        pytest.param("<Content>{0} %s ${x}</Content>", "{0} %s ${x}", id="X18-format-strings"),
     ],
 )  # fmt: skip
 def test_caption(content: str, caption: str) -> None:
-    """A caption is what the user wrote, no more and no less."""
-    assert social.parse_announcement(photo(content)).caption == caption
+    """A caption is returned exactly as the user wrote it."""
+    assert social.read_announcement(photo(content)).caption == caption
 
 
 @pytest.mark.parametrize(
     ("caption", "photos"),
-    [("", 0), ("a caption", 0), ("a~b", 1), ("a~b~c", 2), ("~", 1), ("~~~", 3), ("a\u301cb", 0)],
+    [("", 0), ("a~b", 1), ("a~b~c", 2), ("~~~", 3), ("a\u301cb", 0)],
 )
 def test_photos(caption: str, photos: int) -> None:
-    """A caption with descriptions tells how many photos there will be."""
+    """The descriptions in a caption give the number of photos."""
     assert Announcement("k", None, "", caption).photos == photos
 
 
 READERS: dict[str, Callable[[bytes], object]] = {
-    "login": social.parse_login,
-    "announcement": social.parse_announcement,
+    "login": social.read_login,
+    "announcement": social.read_announcement,
 }
 both = pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 
@@ -372,39 +306,21 @@ def test_refused(read: Callable[[bytes], object], body: bytes, status: int, reas
 def test_as_long_as_allowed() -> None:
     """X08: at the limit a message is read."""
     room = MAX_BYTES - len(photo("<Content></Content>"))
-    found = social.parse_announcement(photo(f"<Content>{'x' * room}</Content>"))
+    found = social.read_announcement(photo(f"<Content>{'x' * room}</Content>"))
     assert found.caption == "x" * room
-
-
-def test_logged_in() -> None:
-    """The reply to a login is byte for byte what cameras are known to accept."""
-    assert social.logged_in("0123456789abcdef" * 2, "camera@example.net") == Reply(
-        200,
-        b'<Response SessionKey="0123456789abcdef0123456789abcdef">\n'
-        b'<PersistKey Value=""/>\n'
-        b'<CryptSessionKey Value="0123456789abcdef0123456789abcdef"/>\n'
-        b'<LoginPeopleID="camera@example.net"/>\n'
-        b'<OAuth URL="http://snsgw.samsungmobile.com/oauth"/>\n'
-        b"</Response>",
-    )
 
 
 @pytest.mark.parametrize(
     ("user", "shown"),
     [
         pytest.param('a"/><b>&c', "a?/??b??c", id="S10-markup"),
-        pytest.param("a'b -- c", "a'b -- c", id="other-punctuation"),
-        pytest.param("a\r\nb\0\x7f", "a??b??", id="controls"),
         pytest.param("Zoë 사진", "Zo? ??", id="not-ascii"),
-        pytest.param("x" * 63, "x" * 63, id="63"),
         pytest.param("x" * 64, "x" * 63, id="S10-64"),
-        pytest.param("é" * 64, "?" * 63, id="S10-64-not-ascii"),
         pytest.param("", "", id="empty"),
-        pytest.param(r"\1 {0} %s", r"\1 {0} %s", id="X18-format-strings"),
     ],
 )
 def test_s10_people_id(user: str, shown: str) -> None:
-    """S10: a name in the reply is short, and ends where the firmware thinks that it ends."""
+    """S10: a name in the reply is short and contains nothing that ends it for the firmware."""
     lines = social.logged_in("k", user).body.split(b"\n")
     assert lines[3] == f'<LoginPeopleID="{shown}"/>'.encode("ascii")
 
@@ -444,9 +360,9 @@ LINE_END = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 @PROPERTY
 @given(ANY_BODY | ANY_LOGIN)
 def test_any_login(body: bytes) -> None:
-    """Whatever comes is somebody's login, or a logout, or it is refused."""
+    """Any body is a login with a user, a logout, or refused."""
     try:
-        found = social.parse_login(body)
+        found = social.read_login(body)
     except BodyError:
         return
     assert bool(found.user) != found.out
@@ -457,9 +373,9 @@ def test_any_login(body: bytes) -> None:
 @PROPERTY
 @given(ANY_BODY | ANY_ANNOUNCEMENT)
 def test_any_announcement(body: bytes) -> None:
-    """Whatever comes is an announcement, or it is refused."""
+    """Any body is an announcement, or refused."""
     try:
-        found = social.parse_announcement(body)
+        found = social.read_announcement(body)
     except BodyError:
         return
     assert found.name != ""

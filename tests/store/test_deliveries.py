@@ -23,7 +23,6 @@ from tests.faults import (
     contents,
 )
 from tests.store.helpers import (
-    BODY,
     CLIENT,
     MAIL,
     PHOTO,
@@ -77,17 +76,6 @@ class TestDeliveries:
         reopened(opened, root, clock).close()
         assert bodies(root) == ({}, {})
 
-    def test_postpone(self, opened: Spool, clock: Clock) -> None:
-        """A postponed delivery is due after its wait, with one more attempt."""
-        arrival = accept(opened)
-        opened.postpone(to(arrival, "save"), 15, "No space left on device", [RECIPIENT])
-        seen: list[object] = [opened.next_try("save"), due(opened)]
-        clock.now += 14.9
-        seen.append(due(opened))
-        clock.now += 0.1
-        seen.append(due(opened))
-        assert seen == [NEW_YEAR + 15, [], [], [(arrival, "save", 1)]]
-
     def test_next_try(self, opened: Spool, clock: Clock) -> None:
         """The next try is that of the first waiting delivery."""
         late, early, never = accept(opened), accept(opened), accept(opened)
@@ -100,18 +88,6 @@ class TestDeliveries:
         opened.done(to(late, "save"))
         seen.append(opened.next_try("save"))
         assert seen == [NEW_YEAR + 30, NEW_YEAR + 60, None]
-
-    def test_done(self, opened: Spool, root: Path) -> None:
-        """The body is deleted after the last delivery."""
-        arrival = accept(opened, targets=("save", "mail"))
-        seen = []
-        for target in ("save", "mail"):
-            opened.done(to(arrival, target))
-            seen.append((bodies(root), due(opened)))
-        assert seen == [
-            (({arrival.id: BODY}, {}), [(arrival, "mail", 0)]),
-            (({}, {}), []),
-        ]
 
     def test_postponed_again(self, opened: Spool, clock: Clock) -> None:
         """The waits of a delivery are added up, whatever the clock does."""

@@ -51,12 +51,6 @@ class TestQuarantine:
                 break
         assert path == root / "quarantine" / incoming.id
 
-    def test_kept(self, opened: Spool, root: Path) -> None:
-        """A cut body goes to quarantine unaltered."""
-        incoming = receive(opened, BODY[:300])
-        assert opened.quarantine(incoming) == root / "quarantine" / incoming.id
-        assert bodies(root) == ({}, {incoming.id: BODY[:300]})
-
     @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
     @pytest.mark.parametrize("way", ["cut", "given up"])
     def test_durable(self, opened: Spool, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
@@ -80,7 +74,7 @@ class TestQuarantine:
             opened.quarantine(body)
             assert seen == [body.id, "spool", "move", "quarantine", "spool"]
         else:
-            opened.quarantine_delivery(to(arrival, "save"))
+            opened.give_up(to(arrival, "save"))
             assert seen == ["move", "quarantine", "spool"]
 
     def test_tidy_lists_no_folder(self, opened: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,11 +82,6 @@ class TestQuarantine:
         opened.quarantine(receive(opened))
         monkeypatch.setattr(Folder, "trim", lambda *limits: pytest.fail("listed"))
         assert opened.tidy() == []
-
-    def test_empty(self, opened: Spool, root: Path) -> None:
-        """An empty body is deleted."""
-        assert opened.quarantine(opened.begin()) is None
-        assert bodies(root) == ({}, {})
 
     @pytest.mark.parametrize(
         ("limit", "room", "deleted"),
@@ -155,20 +144,13 @@ class TestQuarantine:
             assert opened.tidy() == paths[1:3]
         assert [root / "quarantine" / name for name in bodies(root)[1]] == [paths[0], paths[3]]
 
-    def test_give_up(self, opened: Spool, root: Path) -> None:
-        """An accepted body that cannot be parsed goes to quarantine."""
-        arrival = accept(opened, b"not multipart")
-        assert opened.quarantine_delivery(to(arrival, "save")) == [root / "quarantine" / arrival.id]
-        assert opened.quarantine_delivery(to(arrival, "save")) == []
-        assert bodies(root) == ({}, {arrival.id: b"not multipart"})
-
 
 class TestUnknown:
     """Unknown requests."""
 
     def test_kept(self, opened: Spool, root: Path) -> None:
         """A flow is stored unaltered, readable by its owner only."""
-        paths = [opened.save_unknown(flow) for flow in (b"one", b"two")]
+        paths = [opened.keep_unknown(flow) for flow in (b"one", b"two")]
         assert sorted(paths) == sorted((root / "unknown").iterdir())
         assert [path.read_bytes() for path in paths] == [b"one", b"two"]
         assert all(re.fullmatch(r"20260101T000000Z-[0-9a-f]{8}\.mitm", path.name) for path in paths)
@@ -197,7 +179,7 @@ class TestUnknown:
         for name, limit in limits.items():
             monkeypatch.setattr(quarantine, name, limit)
         for number in (1, 2, 3, 4):
-            opened.save_unknown(b"%10d" % number)
+            opened.keep_unknown(b"%10d" % number)
             clock.now += 1
         assert [int(flow) for flow in contents(root / "unknown").values()] == left
 
@@ -211,8 +193,8 @@ class TestUnknown:
                 ) as faults,
                 suppress(OSError),
             ):
-                opened.save_unknown(b"a flow")
-            opened.save_unknown(b"a flow")
+                opened.keep_unknown(b"a flow")
+            opened.keep_unknown(b"a flow")
             assert set(contents(root / "unknown").values()) == {b"a flow"}
             assert not [name for name in contents(root / "unknown") if name.startswith(".")]
             if not faults.failed:

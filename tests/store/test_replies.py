@@ -26,9 +26,7 @@ from tests.store.helpers import (
     SAVE,
     UPLOAD,
     YEARS,
-    accept,
     append,
-    bodies,
     receive,
     reopened,
     to,
@@ -108,12 +106,6 @@ class TestRepeats:
         assert self.repeat(opened, data, sender) == (lost if found else None)
         assert len(opened.waiting()) == (1 if found else 2)
 
-    def test_confirmed(self, opened: Spool) -> None:
-        """The same body after a confirmed reply is a new upload."""
-        accept(opened)
-        assert self.repeat(opened) is None
-        assert len(opened.waiting()) == 2
-
     def test_reply_to_a_duplicate(self, opened: Spool, lost: str) -> None:
         """Repeats are duplicates until a reply to one of them is confirmed."""
         seen = []
@@ -128,25 +120,6 @@ class TestRepeats:
     def test_repeat_while_a_duplicate_is_answered(self, opened: Spool, lost: str) -> None:
         """The reply to a duplicate is open, too: the next repeat can wait for it."""
         assert [self.repeat(opened) for _ in range(2)] == [lost, "it is open"]
-
-    @pytest.mark.parametrize("arrived", [True, False])
-    def test_open(self, opened: Spool, arrived: bool) -> None:
-        """A repeat can wait until it is known whether the reply has arrived."""
-        arrival = opened.accept(receive(opened), CLIENT, UPLOAD, SAVE)
-        incoming = receive(opened)
-        with pytest.raises(RepeatedError) as caught:
-            opened.accept(incoming, CLIENT, UPLOAD, SAVE)
-        reply = caught.value.reply
-        assert reply
-        assert not reply.done()
-        (opened.reply_confirmed if arrived else opened.reply_lost)(arrival.id)
-        assert reply.result(0) is arrived
-        if arrived:
-            assert opened.accept(incoming, CLIENT, UPLOAD, SAVE).id == incoming.id
-        else:
-            with pytest.raises(RepeatedError) as caught:
-                opened.accept(incoming, CLIENT, UPLOAD, SAVE)
-            assert (caught.value.id, caught.value.reply) == (arrival.id, None)
 
     @pytest.mark.parametrize(
         ("settle", "found"),
@@ -171,13 +144,6 @@ class TestRepeats:
         again = reopened(opened, root, clock)
         assert self.repeat(again) == (arrival.id if found else None)
         again.close()
-
-    def test_delivered(self, opened: Spool, root: Path, lost: str) -> None:
-        """A duplicate of a delivered upload is not delivered again."""
-        [delivery] = opened.waiting()
-        opened.done(delivery)
-        assert self.repeat(opened) == lost
-        assert (opened.waiting(), bodies(root)) == ([], ({}, {}))
 
     def test_confirmation_costs_no_transaction(self, opened: Spool, root: Path) -> None:
         """A confirmation is stored with the next transaction."""

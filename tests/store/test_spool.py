@@ -27,13 +27,11 @@ from nxparse.store.records import (
     StoredUpload,
 )
 from nxparse.store.spool import MAX_PHOTOS, QUIET, Spool
-from tests.arrivals import parsed
-from tests.bodies import RECIPIENT, SENDER, body, jpeg
+from tests.bodies import RECIPIENT, SENDER, body
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import (
     Database,
     Faults,
-    Kills,
     contents,
 )
 from tests.store.helpers import (
@@ -62,52 +60,39 @@ from tests.store.helpers import (
     spooled,
     to,
     waits,
-    whole,
 )
 
 # Seconds since the photo before, and what it is posted as: for each photo. Then the posts.
-ALBUM_X, NO_ALBUM = POST._replace(album="NX500"), POST._replace(album="")
+ALBUM_X, NO_ALBUM = replace(POST, album="NX500"), replace(POST, album="")
 
-FOREST = POST._replace(caption="In the forest")
+FOREST = replace(POST, caption="In the forest")
 
 Row = tuple[list[tuple[float, Post]], list[list[int]]]
 
 GROUPS: dict[str, Row] = {
-    "one": ([(0, POST)], [[1]]),
     "three": ([(0, POST), (9, POST), (9, POST)], [[1, 2, 3]]),
-    "at the same moment": ([(0, POST), (0, POST)], [[1, 2]]),
-    "another caption": ([(0, POST), (9, FOREST)], [[1], [2]]),
     "another caption and the first again": (
         [(0, POST), (9, FOREST), (9, POST), (9, FOREST)],
         [[1, 3], [2, 4]],
     ),
-    "caption in another case": ([(0, POST), (9, POST._replace(caption="AT THE SEA"))], [[1], [2]]),
-    "longer caption": ([(0, POST), (9, POST._replace(caption="At the sea "))], [[1], [2]]),
-    "no caption": ([(0, POST._replace(caption="")), (9, POST._replace(caption=""))], [[1, 2]]),
-    "no caption, and one": ([(0, POST._replace(caption="")), (9, POST)], [[1], [2]]),
-    "another session": ([(0, POST), (9, POST._replace(session="another"))], [[1], [2]]),
-    "another site": ([(0, POST), (9, POST._replace(site="picasa"))], [[1], [2]]),
+    "caption in another case": ([(0, POST), (9, replace(POST, caption="AT THE SEA"))], [[1], [2]]),
+    "no caption, and one": ([(0, replace(POST, caption="")), (9, POST)], [[1], [2]]),
+    "another session": ([(0, POST), (9, replace(POST, session="another"))], [[1], [2]]),
+    "another site": ([(0, POST), (9, replace(POST, site="picasa"))], [[1], [2]]),
     "another album": ([(0, POST), (9, ALBUM_X)], [[1], [2]]),
     "photo and video": ([(0, POST), (9, NO_ALBUM)], [[1, 2]]),
-    "video and photo": ([(0, NO_ALBUM), (9, POST)], [[1, 2]]),
-    "videos": ([(0, NO_ALBUM), (9, NO_ALBUM)], [[1, 2]]),
-    "video and two albums": ([(0, NO_ALBUM), (9, POST), (9, ALBUM_X)], [[1, 2], [3]]),
     "video between two albums": ([(0, POST), (9, NO_ALBUM), (9, ALBUM_X)], [[1, 2], [3]]),
     "two albums and a video": ([(0, POST), (9, ALBUM_X), (9, NO_ALBUM)], [[1], [2, 3]]),
-    "gap": ([(0, POST), (GAP, POST)], [[1, 2]]),
-    "long gap": ([(0, POST), (GAP + 1, POST)], [[1], [2]]),
     "gap after gap": ([(0, POST), (GAP, POST), (GAP, POST)], [[1, 2, 3]]),
     "long gap and gap": ([(0, POST), (GAP + 1, POST), (GAP, POST)], [[1], [2, 3]]),
     "R07 clock set back a little": ([(0, POST), (-GAP, POST)], [[1, 2]]),
     "R07 clock set back": ([(0, POST), (-GAP - 1, POST), (0, POST)], [[1], [2, 3]]),
-    "R07 clock set back years": ([(0, POST), (-YEARS, POST), (9, POST)], [[1], [2, 3]]),
     "R07 clock set forward": ([(0, POST), (YEARS, POST), (9, POST)], [[1], [2, 3]]),
     "all that the caption speaks of": (
-        [(0, POST._replace(photos=2)), *[(9, POST._replace(photos=2))] * 3],
+        [(0, replace(POST, photos=2)), *[(9, replace(POST, photos=2))] * 3],
         [[1, 2], [3, 4]],
     ),
-    "one that the caption speaks of": ([(0, POST._replace(photos=1))] * 2, [[1], [2]]),
-    "fewer than the caption speaks of": ([(0, POST._replace(photos=3))] * 2, [[1, 2]]),
+    "fewer than the caption speaks of": ([(0, replace(POST, photos=3))] * 2, [[1, 2]]),
 }
 
 
@@ -152,18 +137,6 @@ class TestOpen:
             "spool",
             "state.sqlite3",
         ]
-
-    @pytest.mark.parametrize(
-        "error",
-        [errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENOSPC],
-        ids=errno.errorcode.__getitem__,
-    )
-    @pytest.mark.parametrize("call", ["mkdir", "open"])
-    def test_failure(self, root: Path, clock: Clock, call: str, error: int) -> None:
-        """K04: a failure to open the spool is an OSError."""
-        with Faults((call,), error), pytest.raises(OSError, match=r"\w") as caught:
-            Spool(root, clock)
-        assert caught.value.errno == error
 
     def test_empty_state(self, opened: Spool, root: Path, clock: Clock) -> None:
         """K07: without the database, bodies go to quarantine."""
@@ -409,29 +382,6 @@ class TestAccept:
         assert due(opened) == []
         assert list(contents(root / "spool")) == [incoming.id]
 
-    @pytest.mark.parametrize("rolled_back", [False, True], ids=["open", "rolled back by SQLite"])
-    def test_failed_commit(self, opened: Spool, root: Path, rolled_back: bool) -> None:
-        """After a failed commit the body is not accepted, and the next one is."""
-        incoming = receive(opened)
-
-        def fail(database: sqlite3.Connection, sql: str) -> None:
-            if sql == "COMMIT":
-                if rolled_back:
-                    sqlite3.Connection.execute(database, "ROLLBACK")
-                raise sqlite3.OperationalError("database or disk is full")
-
-        Database.watchers.append(fail)
-        try:
-            with pytest.raises(sqlite3.OperationalError, match="database or disk is full"):
-                opened.accept(incoming, CLIENT, UPLOAD, SAVE)
-        finally:
-            Database.watchers.remove(fail)
-        assert due(opened) == []
-        assert bodies(root) == ({incoming.id: BODY}, {})
-        incoming.discard()
-        arrival = accept(opened)
-        assert due(opened) == [(arrival, "save", 0)]
-
     def test_state_cannot_grow(self, opened: Spool, root: Path) -> None:
         """K01: if SQLite has no space, the body is not accepted; with space the next one is."""
         resource = pytest.importorskip("resource")
@@ -460,64 +410,6 @@ class TestAccept:
             opened.begin()
         assert contents(root / "spool") == {}
 
-    def test_two_threads(self, opened: Spool) -> None:
-        """C08: bodies received at the same time do not mix."""
-        sent = {f"192.0.2.{n}": body([(f"{n}.JPG", jpeg(20000, seed=n))]) for n in range(8)}
-        together = threading.Barrier(len(sent))
-
-        def send(client: str, data: bytes) -> None:
-            incoming = opened.begin()
-            together.wait()
-            for start in range(0, len(data), 1000):
-                incoming.write(data[start : start + 1000])
-            opened.accept(incoming, client, parsed(data), SAVE)
-
-        threads = [threading.Thread(target=send, args=item) for item in sent.items()]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        came = {}
-        for arrival, _, _ in due(opened):
-            with opened.read(to(arrival, "save")) as (upload, _):
-                came[arrival.client] = [(f.name, f.data) for f in upload.files]
-        assert came == {
-            f"192.0.2.{n}": [(f"{n}.JPG", jpeg(20000, seed=n))] for n in range(len(sent))
-        }
-
-
-class TestKills:
-    @pytest.mark.parametrize(
-        ("settle", "quarantined"),
-        [
-            (lambda opened, delivery: opened.done(delivery), False),
-            (lambda opened, delivery: opened.failed(delivery, "it cannot be read"), False),
-            (lambda opened, delivery: opened.quarantine_delivery(delivery), True),
-        ],
-        ids=["done", "failed", "given up"],
-    )
-    def test_settle(
-        self,
-        tmp_path: Path,
-        clock: Clock,
-        settle: Callable[[Spool, Delivery], object],
-        quarantined: bool,
-    ) -> None:
-        """R10: after a kill at any step a body exists as long as its delivery waits."""
-        root = tmp_path / ".nx"
-        opened = Spool(root, clock)
-        arrival = accept(opened)
-        with Kills(root, tmp_path / "copies") as kills:
-            settle(opened, to(arrival, "save"))
-        opened.close()
-        for number, step in enumerate(kills.steps):
-            again = Spool(kills.copy(number), clock)
-            waiting = bool(due(again))
-            again.close()
-            left = [data for kind in bodies(kills.copy(number)) for data in kind.values()]
-            expected = [BODY] if waiting or quarantined else []
-            assert (number, step, left) == (number, step, expected)
-
 
 class TestPosts:
     @pytest.mark.parametrize(("came", "expected"), GROUPS.values(), ids=GROUPS)
@@ -536,29 +428,10 @@ class TestPosts:
         """A post with the most photos is due, and the next photo begins a new post."""
         seen = []
         for number in range(1, MAX_PHOTOS + 2):
-            append(opened, number, POST._replace(photos=photos), at_once=())
+            append(opened, number, replace(POST, photos=photos), at_once=())
             seen.append([when for _, _, when in waits(opened, clock)])
         assert seen == [[QUIET]] * (MAX_PHOTOS - 1) + [[0], [0, QUIET]]
         assert list(map(len, posts(opened))) == [MAX_PHOTOS, 1]
-
-    def test_appended(self, opened: Spool, root: Path, clock: Clock) -> None:
-        """Each photo is due now, the whole post when it has been quiet."""
-        first = append(opened, 1, at_once=["drop", "save"], together=[MAIL, OTHER])
-        clock.now += 20
-        second = append(opened, 2, at_once=["drop", "save"], together=[MAIL, OTHER])
-        arrival = StoredUpload(first.id, NEW_YEAR, CLIENT, "anna", SITE)
-        assert (first, second) == (arrival, arrival)
-        now, quiet = NEW_YEAR + 20, NEW_YEAR + 20 + QUIET
-        assert opened.waiting() == [
-            Delivery(arrival, "drop", 1, (SITE,), 0, 0.0, NEW_YEAR, ""),
-            Delivery(arrival, "drop", 2, (SITE,), 0, 0.0, now, ""),
-            Delivery(arrival, MAIL, 0, (SITE,), 0, 0.0, quiet, ""),
-            Delivery(arrival, OTHER, 0, (SITE,), 0, 0.0, quiet, ""),
-            Delivery(arrival, "save", 1, (SITE,), 0, 0.0, NEW_YEAR, ""),
-            Delivery(arrival, "save", 2, (SITE,), 0, 0.0, now, ""),
-        ]
-        assert len({one.id for one in opened.waiting() if one.target == "save"}) == 2
-        assert list(bodies(root)[0].values()) == [photo(1), photo(2)]
 
     def test_album_comes_later(self, opened: Spool) -> None:
         """A post that begins with a video has the album of its photos."""
@@ -568,30 +441,6 @@ class TestPosts:
         for one in opened.waiting():
             with opened.read(one) as (found, _):
                 assert found.album == "NX300"
-
-    def test_read(self, opened: Spool) -> None:
-        """A post is read as an upload with its photos in order."""
-        append(opened, 1)
-        incoming = receive(opened, photo(2))
-        arrival = opened.append(
-            incoming,
-            POST,
-            whole(incoming, None, "image/pjpeg"),
-            "",
-            at_once=["save"],
-            together=[MAIL],
-        )
-        with opened.read(to(arrival, MAIL)) as (found, files):
-            assert (found.sender, found.sender_name, found.recipients) == ("anna", "anna", (SITE,))
-            assert (found.subject, found.text) == ("facebook: NX300", "At the sea")
-            assert tuple(files) == found.files
-            assert [(file.name, file.content_type, file.data) for file in files] == [
-                ("1.JPG", "image/jpeg", photo(1)),
-                (None, "image/jpeg", photo(2)),
-            ]
-        with opened.read(to(arrival, "save", 2)) as (found, files):
-            assert [file.data for file in files] == [photo(2)]
-            assert (found.text, list(found.files)) == ("At the sea", files)
 
     def test_quiet(self, opened: Spool, clock: Clock) -> None:
         """A post is due when no photo has arrived for a minute."""
@@ -606,7 +455,7 @@ class TestPosts:
 
     def test_complete(self, opened: Spool, clock: Clock) -> None:
         """A post with all photos that its caption announces is due at once."""
-        post = POST._replace(photos=2)
+        post = replace(POST, photos=2)
         append(opened, 1, post)
         opened.expect(post, MAX_WAIT)
         clock.now += 5
@@ -626,24 +475,9 @@ class TestPosts:
         opened.expect(POST, seconds)
         assert waits(opened, clock) == [(MAIL, 0, expected), ("save", 1, -10)]
 
-    @pytest.mark.parametrize("comes", [False, True], ids=["cut", "comes"])
-    def test_postponed(self, opened: Spool, clock: Clock, comes: bool) -> None:
-        """A post waits while a file arrives, and a minute after that."""
-        append(opened, 1)
-        opened.expect(POST, MAX_WAIT)
-        clock.now += 500
-        seen = [waits(opened, clock)[0]]
-        if comes:
-            append(opened, 2)
-        else:
-            opened.expect(POST, QUIET)
-        seen.append(waits(opened, clock)[0])
-        assert seen == [(MAIL, 0, MAX_WAIT - 500), (MAIL, 0, QUIET)]
-        assert posts(opened) == ([[1, 2]] if comes else [[1]])
-
     @pytest.mark.parametrize(
         "post",
-        [FOREST, ALBUM_X, POST._replace(site="picasa"), POST._replace(session="another")],
+        [FOREST, ALBUM_X, replace(POST, site="picasa"), replace(POST, session="another")],
         ids=["caption", "album", "site", "session"],
     )
     def test_expected_for_another(self, opened: Spool, clock: Clock, post: Post) -> None:
@@ -656,14 +490,6 @@ class TestPosts:
         held = [one.next_try - clock.now for one in opened.waiting() if one.target == MAIL]
         assert sorted(held) == [QUIET, MAX_WAIT]
 
-    def test_expected_by_one_that_was_tried(self, opened: Spool, clock: Clock) -> None:
-        """An expected photo does not postpone a retry."""
-        append(opened, 1, together=[MAIL, OTHER])
-        clock.now += QUIET
-        assert opened.back_off(OTHER, 15, "no answer") == 1
-        opened.expect(POST, MAX_WAIT)
-        assert waits(opened, clock)[:2] == [(MAIL, 0, MAX_WAIT), (OTHER, 0, 15)]
-
     def test_restart(self, opened: Spool, root: Path, clock: Clock) -> None:
         """After a restart everything is due, except open posts.
 
@@ -673,7 +499,7 @@ class TestPosts:
         opened.postpone(to(closed, MAIL), 3600, "later", [SITE])
         with opened.read(to(closed, MAIL)):
             pass
-        append(opened, 2, POST._replace(photos=1, caption="~"))
+        append(opened, 2, replace(POST, photos=1, caption="~"))
         append(opened, 3)
         opened.expect(POST, MAX_WAIT)
         clock.now += 100
@@ -713,13 +539,6 @@ class TestPosts:
             pass
         append(opened, 2)
         assert posts(opened) == expected
-
-    def test_closed_is_not_expected_for(self, opened: Spool, clock: Clock) -> None:
-        """A closed post is not postponed."""
-        arrival = append(opened, 1, at_once=())
-        with opened.read(to(arrival, MAIL)):
-            opened.expect(POST, MAX_WAIT)
-        assert waits(opened, clock) == [(MAIL, 0, 0)]
 
     def test_closed_for_all_targets(self, opened: Spool, clock: Clock) -> None:
         """A closed post is due for all its targets."""
@@ -795,7 +614,7 @@ class TestPosts:
         targets = ("save", MAIL, OTHER)
         delivered: dict[str, list[int]] = {target: [] for target in targets}
         tried: dict[tuple[str, str], list[int]] = {}
-        kinds = [POST, NO_ALBUM, FOREST, POST._replace(photos=3, caption="~~~")]
+        kinds = [POST, NO_ALBUM, FOREST, replace(POST, photos=3, caption="~~~")]
         sent = 0
 
         def send() -> None:
@@ -855,7 +674,7 @@ class TestPosts:
         ended = threading.Event()
 
         def send(session: str, first: int) -> None:
-            post = POST._replace(session=session)
+            post = replace(POST, session=session)
             for number in range(first, first + 20):
                 append(opened, number, post, together=[MAIL, OTHER])
 
@@ -967,18 +786,10 @@ class TestPostBodies:
         arrival = append_all(opened, 1, 2, 3)
         [path] = [one for one in (root / "spool").iterdir() if one.read_bytes() == photo(2)]
         path.unlink()
-        paths = opened.quarantine_delivery(to(arrival, target, file_number))
+        paths = opened.give_up(to(arrival, target, file_number))
         assert [NUMBERS[path.read_bytes()] for path in paths] == moved
         assert sorted(paths) == sorted((root / "quarantine").iterdir())
         assert spooled(root) == [number for number in (1, 3) if number not in moved]
-
-    def test_quarantine_is_gone(self, opened: Spool, root: Path) -> None:
-        """Without the quarantine folder the bodies stay."""
-        arrival = append(opened, 1)
-        (root / "quarantine").rmdir()
-        with pytest.raises(FileNotFoundError):
-            opened.quarantine_delivery(to(arrival, MAIL))
-        assert spooled(root) == [1]
 
     @pytest.mark.parametrize("end", ["done", "failed"])
     def test_settled_is_closed(self, opened: Spool, end: str) -> None:
@@ -991,14 +802,6 @@ class TestPostBodies:
         append(opened, 2)
         assert posts(opened) == [[2]]
 
-    def test_given_up_is_closed(self, opened: Spool, root: Path) -> None:
-        """A photo after an abandoned post begins a new post."""
-        arrival = append(opened, 1)
-        opened.quarantine_delivery(to(arrival, MAIL))
-        opened.failed(to(arrival, MAIL), "its body is gone")
-        append(opened, 2)
-        assert posts(opened) == [[2]]
-
 
 class TestBeside:
     """A second spool, opened with `alone=False` beside the one that delivers."""
@@ -1008,13 +811,6 @@ class TestBeside:
         found = Spool(root, clock, alone=False)
         yield found
         found.close()
-
-    def test_sees_what_waits(self, opened: Spool, beside: Spool) -> None:
-        """Waiting deliveries are visible there, too."""
-        arrival = accept(opened)
-        assert due(beside) == [(arrival, "save", 0)]
-        with beside.read(to(arrival, "save")) as (upload, _):
-            assert upload.files[0].data == PHOTO
 
     def test_touches_nothing(self, opened: Spool, root: Path, clock: Clock) -> None:
         """It recovers nothing: the first process may be receiving these bodies."""
@@ -1064,13 +860,6 @@ class TestRead:
         assert path.read_bytes() == (photo(1) if post else PHOTO)
         assert faults.calls == 0
 
-    def test_what_was_parsed(self, opened: Spool) -> None:
-        """A delivery gets what was parsed when the upload was accepted."""
-        arrival = accept(opened)
-        with opened.read(to(arrival, "save")) as (found, files):
-            assert found == replace(UPLOAD, deviations=())
-            assert list(files) == list(UPLOAD.files)
-
     def test_nothing_is_read(self, opened: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
         """No body is read before it is sent."""
         arrival = accept(opened)
@@ -1083,13 +872,3 @@ class TestRead:
             written = upload.encoded(found, files, "an id")
             assert reads == []
             assert PHOTO in b"".join(written.chunks())
-
-    def test_failure(self, opened: Spool) -> None:
-        """K06: a failure to open a body is an OSError."""
-        arrival = accept(opened)
-        with (
-            Faults(("open",), errno.EMFILE),
-            pytest.raises(OSError, match="Too many open files"),
-            opened.read(to(arrival, "save")),
-        ):
-            pass

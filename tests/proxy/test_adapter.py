@@ -1,0 +1,86 @@
+"""Flows of mitmproxy: read, changed and marked."""
+
+from __future__ import annotations
+
+import pytest
+from mitmproxy import http
+from mitmproxy.test import tflow
+
+from nxparse.proxy import adapter
+from nxparse.server.reply import Reply
+
+URL = "http://www.ospserver.net/social/columbus/email?password=s3cret"
+
+
+def flow(**headers: str) -> http.HTTPFlow:
+    """An upload with these headers."""
+    request = http.Request.make("POST", URL, b"password=s3cret", headers)
+    request.headers.pop("content-length", None)
+    for name, value in headers.items():
+        request.headers[name.replace("_", "-")] = value
+    found = tflow.tflow(req=request)
+    found.client_conn.peername = ("192.0.2.7", 4000)
+    found.client_conn.sockname = ("192.0.2.1", 8080)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("headers", "length", "has_body"),
+    [
+        ({"content_length": "5"}, 5, True),
+        ({"content_length": "0"}, 0, False),
+        ({"transfer_encoding": "chunked"}, None, True),
+        ({}, None, False),
+    ],
+)
+def test_body(headers: dict[str, str], length: int | None, has_body: bool) -> None:
+    """The head of a request announces a body by its length or as chunks."""
+    found = flow(**headers)
+    announced = adapter.announced(found)
+    assert (announced.client, announced.length) == ("192.0.2.7", length)
+    assert adapter.has_body(found.request) is has_body
+
+
+def test_arrival() -> None:
+    """Uploads arrive at ports 80, 443, and the port of the connection."""
+    found = adapter.arrival(flow())
+    assert (found.method, found.host, found.port) == ("POST", "www.ospserver.net", 80)
+    assert (found.ports, found.upstream) == ((80, 443, 8080), None)
+
+
+def test_redirect() -> None:
+    """A redirected request is restored: host, port and scheme."""
+    request = flow().request
+    destination = adapter.redirect(request, ("127.0.0.1", 9))
+    assert (request.host, request.port) == ("127.0.0.1", 9)
+    adapter.restore(request, destination)
+    assert request.url == URL
+
+
+def test_credentials() -> None:
+    """Passwords are removed from the URL, the headers and the body."""
+    found = flow(authorization="Basic s3cret", cookie="session=s3cret")
+    adapter.hide_credentials(found)
+    assert b"s3cret" not in repr(found.request.get_state()).encode()
+
+
+def test_label() -> None:
+    """The mark shows the outcome; the comment is printable and short."""
+    found = flow()
+    adapter.label(found, "unknown", "x\x1b" + "y" * 300)
+    assert found.marked == ":question:"
+    assert found.comment.isprintable()
+    assert found.comment.startswith("unknown: x?y")
+    assert len(found.comment) == adapter.MAX_COMMENT
+
+
+@pytest.mark.parametrize(("method", "content"), [("GET", b"gone"), ("HEAD", b"")])
+def test_response(method: str, content: bytes) -> None:
+    """A reply to HEAD has the headers of one to GET, but no body."""
+    values, headers = adapter.response(Reply(404, b"gone"), method, 0.0)
+    assert (values["status_code"], values["reason"], values["content"]) == (
+        404,
+        b"Not Found",
+        content,
+    )
+    assert dict(headers)[b"Content-Length"] == b"4"

@@ -1,0 +1,102 @@
+"""Which requests are answered here, passed on, or refused."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+
+from nxparse.proxy import upstream
+from nxparse.proxy.destination import Arrival, Destinations, refuses_connection
+from nxparse.proxy.network import Address
+from nxparse.server.endpoints import Hosts
+
+ADDRESSES = {"evil.test": "127.0.0.1", "rebind.test": "127.0.0.1", "www.example.org": "192.0.2.1"}
+REVERSE = ("inner.test", 80)
+
+
+@pytest.fixture(autouse=True)
+def _resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def resolve(host: str) -> list[Address]:
+        return [ip_address(ADDRESSES.get(host, host))]
+
+    monkeypatch.setattr(upstream, "resolve", resolve)
+
+
+def arrival(
+    host: str,
+    port: int = 80,
+    *,
+    method: str = "GET",
+    path: str = "/x",
+    header: str = "",
+    named: tuple[str, int] | None = None,
+) -> Arrival:
+    return Arrival(method, path, host, port, header, (80, 443, 8080), named)
+
+
+HOSTS = Destinations(Hosts(("camera.test",)))
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        pytest.param(arrival("gld.samsungosp.com"), 404, id="ours"),
+        pytest.param(arrival("camera.test", 9), 404, id="in-nx_hosts-on-any-port"),
+        pytest.param(arrival("www.example.org"), None, id="another"),
+        pytest.param(arrival("evil.test"), 404, id="name-of-this-machine"),
+        pytest.param(arrival("evil.test", header="evil.test"), 404, id="rebinding"),
+        pytest.param(arrival("evil.test", 9), 403, id="another-port-of-this-machine"),
+        pytest.param(arrival("127.0.0.1", 9), 403, id="loopback"),
+        pytest.param(arrival("inner.test", named=REVERSE), None, id="named-by-the-mode"),
+    ],
+)
+async def test_resolve(request_: Arrival, status: int | None) -> None:
+    """Requests for our hosts are answered here; the proxy leads to no server of this machine."""
+    claim = await HOSTS.resolve(request_)
+    reply = claim.endpoint(request_.method, request_.path).reply if claim else None
+    assert (reply and reply.status) == status
+
+
+@pytest.mark.parametrize(
+    ("request_", "refused"),
+    [
+        pytest.param(arrival("evil.test", 22), True, id="this-machine"),
+        pytest.param(arrival("www.example.org", 443), False, id="another"),
+        pytest.param(arrival("camera.test", 443), False, id="ours"),
+        pytest.param(arrival("evil.test", named=REVERSE), False, id="named-by-the-mode"),
+    ],
+)
+async def test_refuse_tunnel(request_: Arrival, refused: bool) -> None:
+    """A tunnel to this machine is refused."""
+    claim = await HOSTS.refuse_tunnel(request_)
+    assert bool(claim and claim.refusal) is refused
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "named", "refused"),
+    [
+        ("127.0.0.1", 9, False, True),
+        ("127.0.0.1", 9, True, False),
+        ("127.0.0.1", 8081, True, True),
+        ("www.example.org", 8081, False, False),
+    ],
+    ids=["loopback", "named-by-the-mode", "this-process", "another-machine"],
+)
+def test_refuses_connection(host: str, port: int, named: bool, refused: bool) -> None:
+    """A mode may name a server of this machine, but not this process."""
+    listening = [("0.0.0.0", 8081)]
+    assert refuses_connection(host, port, named=named, listening=listening) is refused
+
+
+def test_refuse_browser() -> None:
+    """A request that a web page sends is refused, and not an unknown one."""
+    claim = HOSTS.claim(arrival("www.ospserver.net", method="POST"))
+    assert claim
+    assert HOSTS.is_unknown(claim, claim.endpoint("POST", "/x"))
+    refused = HOSTS.refuse_browser(claim, "POST", (("Origin", "http://evil.test"),))
+    endpoint = refused.endpoint("POST", "/x")
+    assert endpoint.reply
+    assert endpoint.reply.status == 403
+    assert refused.reason == "it comes from a web page, http://evil.test"
+    assert not HOSTS.is_unknown(refused, endpoint)
