@@ -1,9 +1,7 @@
 """`python -m nxparse send`: play the camera, to test a set-up from a computer in its network.
 
-It takes each step of an upload, prints the result as a camera would see it, and stops at the first
-step that fails, with the cause and a remedy: DNS, hotspot check, e-mail (--to), social site
-(--site). Some cameras read only the first TCP segment of a reply (ge0rg/samsung-nx-emailservice,
-commit dcc222a), so segments are counted.
+It takes each step of an upload, prints the result, and stops at the first step that fails, with
+the cause and a remedy: DNS, hotspot check, e-mail (--to), social site (--site).
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from pathlib import Path
 
 from nxparse import filename
 from nxparse.cli import camera
-from nxparse.cli.camera import EMAIL_HOST, SUCCESS, Photo, Received, Request
+from nxparse.cli.camera import CHECK_HOST, EMAIL_HOST, SUCCESS, Photo, Received, Request
 from nxparse.deliver import routes
 from nxparse.proxy import advice
 from nxparse.server import social
@@ -43,10 +41,9 @@ CAUSES = {
     ),
     "silent": "{place} accepts the request but sends no reply for {seconds:g} s: see its log",
     "closed": (
-        "{place} closes the connection without a reply, as mitmproxy does without nx_addon or "
-        "with connection_strategy=eager: start it with -s nx_addon.py, and keep the strategy lazy"
+        "{place} closes the connection without a reply: see its log; mitmproxy does so without "
+        "nx_addon or with connection_strategy=eager"
     ),
-    "closed later": "{place} closes the connection without a reply: see the log of nx_addon",
     "no addon": "{place} is mitmproxy without nx_addon ({reason}): start it with -s nx_addon.py",
     "other server": (
         "{place} is another server ({reason}): if nx_addon should be there, {start}; if not, make "
@@ -75,36 +72,6 @@ NO_DNS = (
 
 class SendError(Exception):
     """A step has failed. The text has the step, the cause and the remedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A hotspot check: its host, and the replies of which each camera accepts at least one.
-
-    A reply is a status, and a header with the beginning of its value.
-    """
-
-    host: str
-    replies: tuple[tuple[int, str, str], ...]
-
-    def passed(self, reply: Received) -> bool:
-        """Does some camera accept this reply?"""
-        return any(
-            reply.status == status and reply.header(name).startswith(value)
-            for status, name, value in self.replies
-        )
-
-
-def _portal(host: str, domain: str) -> Check:
-    cookie = f"samsung=hotspot; Domain=.{host.removeprefix('www.')};"
-    return Check(host, ((302, "Location", f"http://{domain}"), (200, "Set-Cookie", cookie)))
-
-
-CHECKS = {
-    "gld": Check("gld.samsungosp.com", ((200, "ETag", '"deadbeef"'),)),
-    "yahoo": _portal("www.yahoo.co.kr", "yahoo.com"),
-    "msn": _portal("www.msn.com", "msn.com"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +151,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--site", metavar="NAME", type=str.lower, choices=sorted(routes.SITES),
         help="send to a social site in the camera's menu: %(choices)s")  # fmt: skip
     add("--via", metavar="HOST[:PORT]", help="the address of nx_addon, instead of DNS")
-    add("--check", choices=CHECKS, default="gld",
-        help="the hotspot check, gld for NX cameras (%(default)s)")  # fmt: skip
 
 
 def run(
@@ -203,10 +168,9 @@ def run(
             raise SendError("there is nothing to send: name photos, before --to")
         if not given.to and not site:
             raise SendError("there is no recipient: name one with --to, or a site with --site")
-        check = CHECKS[given.check]
         sender = Sender(output, parse_via(given.via) if given.via else None, timeout)
-        sender.resolve([check.host, EMAIL_HOST, *([social.HOST] if site else [])])
-        sender.check(check)
+        sender.resolve([CHECK_HOST, EMAIL_HOST, *([social.HOST] if site else [])])
+        sender.check()
         if given.to:
             sender.email(given.sender, given.to, photos)
         if site:
@@ -283,7 +247,6 @@ class Sender:
         self._via = via
         self._timeout = timeout
         self._addresses: dict[str, str] = {}
-        self._cause_of_close = "closed"
 
     def resolve(self, hosts: Sequence[str]) -> None:
         """Look up all hosts."""
@@ -318,14 +281,13 @@ class Sender:
             return Place(host, *self._via, by_dns=False)
         return Place(host, self._addresses[host])
 
-    def check(self, check: Check) -> None:
-        """Pass the hotspot check."""
-        place = self.place(check.host)
-        reply = self._ask("hotspot check", camera.page(check.host), place)
-        if not check.passed(reply):
+    def check(self) -> None:
+        """Pass the hotspot check of NX cameras."""
+        place = self.place(CHECK_HOST)
+        reply = self._ask("hotspot check", camera.page(CHECK_HOST), place)
+        if reply.status != 200 or not reply.header("ETag").startswith('"deadbeef"'):
             raise SendError(f"hotspot check: {place.explain_reply(reply)}")
-        self._cause_of_close = "closed later"
-        self._report(f"hotspot check: passed ({reply.status})", reply)
+        self._output("hotspot check: passed")
 
     def email(self, sender: str, recipients: Sequence[str], photos: Sequence[Photo]) -> None:
         """Send all photos in one e-mail."""
@@ -358,7 +320,7 @@ class Sender:
         reply = self._ask(step, request, place)
         if reply.status != 200 or any(text.encode() not in reply.body for text in wanted):
             raise SendError(f"{step}: {place.explain_reply(reply, sender)}")
-        self._report(f"{step}: accepted", reply)
+        self._output(f"{step}: accepted")
         return reply
 
     def _ask(self, step: str, request: Request, place: Place) -> Received:
@@ -368,7 +330,7 @@ class Sender:
             cause = "refused" if isinstance(error, ConnectionRefusedError) else "unreachable"
             sentence = place.explain(cause, reason=error_reason(error))
             raise SendError(f"{step}: {sentence}") from None
-        cause = self._cause_of_close
+        cause = "closed"
         with connection:
             try:
                 reply = camera.exchange(connection, request, self._timeout)
@@ -378,13 +340,3 @@ class Sender:
         if not reply.data:
             raise SendError(f"{step}: {place.explain(cause, seconds=self._timeout)}")
         return reply
-
-    def _report(self, result: str, reply: Received) -> None:
-        count = reply.segments
-        segments = "segments unknown" if count is None else f"{count} segment{'s' * (count != 1)}"
-        self._output(f"{result}, {segments}")
-        if count and count > 1:
-            self._output(
-                "warning: some cameras read only the first TCP segment of a reply: look for a "
-                "warning about segments in the log of nx_addon"
-            )
