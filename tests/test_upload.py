@@ -173,7 +173,7 @@ def test_every_end_gives_the_same_upload(ending: str) -> None:
         pytest.param([part(b"MZ\x90", b"; filename=a.exe\r\nContent-Type: image/jpeg")],
             [("a.exe", "application/octet-stream", b"MZ\x90")], [], id="M28-program"),
         pytest.param([part(b"?", b"\r\nContent-Type: image/x\rBcc: y")],
-            [(None, "application/octet-stream", b"?")], [Kind.HEADER_CONTROL], id="M28-injection"),
+            [(None, "application/octet-stream", b"?")], [Kind.HEADER_MALFORMED], id="M28-injection"),
         pytest.param([part(b"", b"; filename=a\r\nContent-Type: image/jpeg"), part(JPEG)],
             [("a", "image/jpeg", b""), (None, "image/jpeg", JPEG)],
             [Kind.EMPTY_FILE], id="M29-zero-bytes"),

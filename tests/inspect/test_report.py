@@ -552,7 +552,7 @@ def test_form_fields() -> None:
     assert "Part 3:\n\n```\n<digits 2>\n```" in report
     assert "Part 5:" not in report
     assert "\naccept: <letters 1>\n <letters 1>, <letters 1>\n<text 4>: <digits 1>\n" in report
-    assert re.search("header-folded +at [0-9]+\n", report)
+    assert re.search("header-malformed +at [0-9]+\n", report)
 
 
 # Markdown
