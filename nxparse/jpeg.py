@@ -1,7 +1,7 @@
 """Metadata in the headers of a JPEG file: size, camera, time and thumbnail.
 
 Sources: ITU-T T.81 annex B, and JEITA CP-3451 (Exif 2.3) section 4. The Exif segment is a small
-TIFF file: IFD0 has make, model and orientation and points to the Exif IFD (time) and to IFD1
+TIFF file: IFD0 has model and orientation and points to the Exif IFD (time) and to IFD1
 (thumbnail). An IFD is the number of its entries, the entries, and the offset of the next IFD.
 
 The reader needs only the beginning of a file, which may be cut anywhere and contain anything.
@@ -27,7 +27,6 @@ _APP1 = 0xE1
 _EXIF = b"Exif\0\0"
 _ORDERS: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "big"}
 
-_MAKE = 0x010F
 _MODEL = 0x0110
 _ORIENTATION = 0x0112
 _THUMBNAIL = 0x0201  # JPEGInterchangeFormat
@@ -45,14 +44,13 @@ _UNPRINTABLE = re.compile(rb"[^!-~]+")
 class Picture:
     """The metadata of a JPEG file. A default means that the value is missing.
 
-    `make` and `model` are printable ASCII, not trustworthy. `taken` is `YYYY:MM:DD HH:MM:SS` on
+    `model` is printable ASCII, not trustworthy. `taken` is `YYYY:MM:DD HH:MM:SS` on
     the camera's clock; the digits need not be a date. `orientation` is 1 to 8, as in Exif.
     `thumbnail` is the range of the embedded JPEG in the bytes given.
     """
 
     width: int = 0
     height: int = 0
-    make: str = ""
     model: str = ""
     taken: str = ""
     orientation: int = 1
@@ -74,7 +72,6 @@ def describe(head: bytes) -> Picture | None:
     return Picture(
         width=width,
         height=height,
-        make=_line(tiff.text(main.get(_MAKE))),
         model=_line(tiff.text(main.get(_MODEL))),
         taken=taken.decode("ascii") if _TIME.fullmatch(taken) else "",
         orientation=orientation if 1 <= orientation <= 8 else 1,

@@ -14,7 +14,7 @@ HIDDEN = "(hidden)"
 
 # Parts of the names of secrets, and whole names for the user who logs in.
 _SECRET = (
-    r"pass|pwd|pin(?:code)?(?![a-z])|secret|token|key|cookie|nonce|signature"
+    r"pass|pwd|pin(?:code)?(?![a-z])|secret|token|key|cookie|nonce|signature|resourceid"
     r"|oauth_(?!version|signature_method)"
 )
 _USER = (

@@ -496,7 +496,7 @@ def picture(data: bytes) -> None:
         assert 0 <= whole.width <= 0xFFFF
         assert 0 <= whole.height <= 0xFFFF
         assert 1 <= whole.orientation <= 8
-        for line in (whole.make, whole.model, whole.taken):
+        for line in (whole.model, whole.taken):
             assert re.fullmatch(r"[ -~]*", line)
             assert len(line) <= jpeg.MAX_TEXT
             assert line == line.strip()

@@ -349,7 +349,7 @@ def test_recorded() -> None:
     hidden = re.search("<sender>(.*?)</sender>", xml)
     assert hidden
     assert xml.replace(hidden[1], "<text 17>") in plain
-    assert re.search("parameter-case +at 43 +fileName\n", report)
+    assert re.search("parameter-case +at 43\n", report)
     assert re.search("close-delimiter-unmarked +at 1239\n", report)
     digest = hmac.new(KEY, (ROOT / "tests/wire/nx300_email.SAM_4371.JPG").read_bytes(), "sha256")
     row = f"binary +SAM_4371.JPG +image/jpeg; +600 +594 +{digest.hexdigest()[:16]} +JPEG"
@@ -488,7 +488,7 @@ PRINTED: dict[str, tuple[RecordedRequest, list[str]]] = {
     ),
     "deviation in XML": (
         with_message(bodies.message_xml().replace(b"<title>", b"& <title>")),
-        ["multipart-label .*\nxml-malformed +at 152 +not well-formed.*line 2"],
+        ["multipart-label .*\nxml-malformed +at 152\n"],
     ),
     "no recipients": (
         with_message(b"<email></email>"),

@@ -87,75 +87,49 @@ def get(path: str, host: str = "") -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n?".encode()
 
 
-LOGIN = ["login to  facebook", "user      me", "password  (hidden)"]
-REQUESTS: dict[str, tuple[bytes, str, list[str] | None]] = {
+REQUESTS: dict[str, tuple[bytes, str, str | None]] = {
     "login": (
         social.auth("facebook", social.login("me", PASSWORD)),
         "login to facebook",
-        LOGIN,
+        'Method="login"',
     ),
     "login in clear": (
         social.auth("facebook", social.login_qf30("me", PASSWORD)),
         "login to facebook",
-        LOGIN,
-    ),
-    "logout": (
-        social.auth("facebook", social.logout("k" * 32)),
-        "login to facebook",
-        ["logout from  facebook"],
-    ),
-    "broken login": (
-        social.auth("picasa", b"<Request><UserName Value='x'/><CryptSessionKey Value='y'/>"),
-        "login to picasa",
-        ["login to          picasa", "cannot be parsed  "],
+        "(hidden)",
     ),
     "photo": (
         social.announce("facebook", "photo", social.photo("k" * 32, "SAM_1.JPG", "by the sea")),
         "photo announced to facebook",
-        [
-            "photo for  facebook",
-            "file       SAM_1.JPG",
-            "album      NX300",
-            "caption    by the sea",
-            "session    (hidden)",
-        ],
+        "by the sea",
     ),
     "broken video": (
         social.announce("youtube", "video", b"<x" * 40_000),
         "video announced to youtube",
-        ["video for         youtube", "cannot be parsed  the XML is longer than"],
+        "<x<x",
     ),
     "file": (
         social.put("upload/" + "t" * 32, bodies.jpeg(2000)),
         "file for a social site",
-        ["file  image/jpeg, 2.0 kB, JPEG"],
+        "file  image/jpeg, 2.0 kB, JPEG",
     ),
-    "AllShare": (
-        social.allshare("me", PASSWORD),
-        "login to AllShare",
-        ["login to  AllShare", "password  (hidden)"],
-    ),
+    "AllShare": (social.allshare("me", PASSWORD), "login to AllShare", "(hidden)"),
     "MSN": (get("/", "www.msn.com"), "hotspot check", None),
-    "gld": (get("/", "gld.samsungosp.com"), "hotspot check", None),
     "page": (get("/", "www.samsungimaging.com"), "page", None),
-    "thumbnail": (get("/thumbnail/x"), "thumbnail", None),
     "unknown": (b"POST /x HTTP/1.1\r\n\r\nbody", "unknown", None),
     "time": (get("/security/sso/initialize/time"), "time", None),
-    "list": (get("/social/columbus/serviceproviders/list"), "list of sites", None),
 }
 
 
 @pytest.mark.parametrize(("data", "title", "expected"), REQUESTS.values(), ids=REQUESTS)
-def test_request(data: bytes, title: str, expected: list[str] | None) -> None:
+def test_request(data: bytes, title: str, expected: str | None) -> None:
     """Each request has a title, and known ones with a body a text without secrets."""
     found = request(data)
     text = show.request(found)
     assert show.title(found) == title
-    assert show.is_readable(found) == (expected is not None)
-    lines = text.splitlines() if text else []
-    assert len(lines) == len(expected or [])
-    assert all(line.startswith(start) for line, start in zip(lines, expected or [], strict=True))
-    assert PASSWORD not in (text or "")
+    assert show.is_readable(found) == (text is not None) == (expected is not None)
+    assert (expected or "") in (text or "")
+    assert not any(secret in (text or "") for secret in (PASSWORD, "k" * 32))
 
 
 def test_reply() -> None:
@@ -173,8 +147,8 @@ def test_reply() -> None:
         for one, body in ((login, text), (photo, upload), (login, ""))
     ]
     assert shown == [
-        text.replace(key, "(hidden)"),
-        f'<Response HostAddr="{social.HOST}:80" ResourceID="(hidden)" />',
+        text.replace(key, "(hidden)").replace('ID="me"', 'ID="(hidden)"') + "\n",
+        f'<Response HostAddr="{social.HOST}:80" ResourceID="(hidden)" />\n',
         None,
     ]
     assert show.reply(request(bodies.request(b"x"))) is None
