@@ -87,7 +87,6 @@ RECODED = [Kind.XML_ENCODING]
         pytest.param(
             "<body>&<![CDATA[</body>]]></body>", "&</body>", BROKEN, id="X03-closing-tag-in-cdata"
         ),
-        pytest.param("<body>&<![CDATA[a</body>", "&a", BROKEN, id="X03-open-cdata"),
         pytest.param("<body>Tom & Jerry</body>", "Tom & Jerry", BROKEN, id="X04-ampersand"),
         pytest.param("<body>I <3 you</body>", "I <3 you", BROKEN, id="X04-less-than"),
         pytest.param(
@@ -101,18 +100,8 @@ RECODED = [Kind.XML_ENCODING]
         pytest.param("", "", CLEAN, id="X09-missing"),
         pytest.param("<body>a<b>c</b>d</body>", "ad", CLEAN, id="X09-element-inside"),
         pytest.param("<body>a</body><body>b</body>", "a", CLEAN, id="X09-twice"),
-        pytest.param("<body>\n.\n</body>", "\n.\n", CLEAN, id="X14-dot"),
-        pytest.param("<body>&#13;.&#13;</body>", "\r.\r", CLEAN, id="X14-cr"),
-        pytest.param("<body>From me</body>", "From me", CLEAN, id="X14-from"),
-        pytest.param(f"<body>{'x' * 5000}</body>", "x" * 5000, CLEAN, id="X14-long-line"),
         pytest.param("<body>a\0b\x1bc</body>", "abc", BROKEN, id="X14-nul"),
         pytest.param("<body>&#xD800;&#0;</body>", "\ufffd\ufffd", BROKEN, id="X14-surrogate"),
-        pytest.param(
-            "<body>{0.__class__} %s %(x)d ${x}</body>",
-            "{0.__class__} %s %(x)d ${x}",
-            CLEAN,
-            id="X18-format-strings",
-        ),
     ],
 )
 def test_text(body: str, text: str, kinds: list[Kind]) -> None:
@@ -126,8 +115,6 @@ def test_text(body: str, text: str, kinds: list[Kind]) -> None:
         pytest.param("<title/>", "", CLEAN, id="X09-empty"),
         pytest.param("", "", CLEAN, id="X09-missing"),
         pytest.param("<TITLE>a</TITLE>", "a", CLEAN, id="X09-upper-case"),
-        pytest.param("<TITLE>a & b</Title>", "a & b", BROKEN, id="X09-upper-case-malformed"),
-        pytest.param("<title>a &amp; b</title>", "a & b", CLEAN, id="X13-reference"),
         pytest.param("<title>a\r\nb</title>", "a b", CLEAN, id="X13-line-end"),
         pytest.param("<title>a&#13;&#10;Bcc: c@x.org</title>", "a Bcc: c@x.org", CLEAN,
             id="X13-injection"),
@@ -138,8 +125,6 @@ def test_text(body: str, text: str, kinds: list[Kind]) -> None:
         pytest.param("<title>a\u2028b\u2029c\x85d\x7fe</title>", "a b c d e", CLEAN,
             id="X13-unicode-line-ends"),
         pytest.param("<title>a\x0bb\x0cc\0d</title>", "abcd", BROKEN, id="X13-controls"),
-        pytest.param(f"<title>{'x' * 20_000}</title>", "x" * 20_000, CLEAN, id="X13-20-kb"),
-        pytest.param("<title>😀 שלום</title>", "😀 שלום", CLEAN, id="X13-emoji-and-rtl"),
     ],
 )  # fmt: skip
 def test_subject(title: str, subject: str, kinds: list[Kind]) -> None:
@@ -151,7 +136,6 @@ def test_subject(title: str, subject: str, kinds: list[Kind]) -> None:
     ("sender", "expected", "kinds"),
     [
         pytest.param("<sender>a@x.org</sender>", ("", "a@x.org"), CLEAN, id="X11-bare"),
-        pytest.param("<sender> a@x.org\n</sender>", ("", "a@x.org"), CLEAN, id="X11-blanks"),
         pytest.param("<sender>Me &lt;a@x.org&gt;</sender>", ("Me", "a@x.org"), CLEAN,
             id="X11-name"),
         pytest.param('<sender>"M, E" &lt; a@x.org &gt;</sender>', ("M, E", "a@x.org"), CLEAN,
@@ -162,16 +146,8 @@ def test_subject(title: str, subject: str, kinds: list[Kind]) -> None:
             ("X <b@x.org>", "a@x.org"), CLEAN, id="X11-two-in-brackets"),
         pytest.param("<sender>&lt;a@x.org&gt;</sender>", ("", "a@x.org"), CLEAN,
             id="X11-brackets-alone"),
-        pytest.param("<sender>a@x.org&gt;</sender>", ("", "a@x.org>"), CLEAN, id="X11-one-bracket"),
-        pytest.param("<sender>a@good)evil@x.org</sender>", ("", "a@good)evil@x.org"), CLEAN,
-            id="X11-not-an-address"),
-        pytest.param("<sender>a@x.org&#13;&#10;Bcc: b</sender>", ("", "a@x.org Bcc: b"), CLEAN,
-            id="X11-injection"),
-        pytest.param("<sender>é@münchen.example</sender>", ("", "é@münchen.example"), CLEAN,
-            id="X12-unicode"),
         pytest.param("", ("", ""), [Kind.NO_SENDER], id="X09-missing"),
         pytest.param("<sender/>", ("", ""), [Kind.NO_SENDER], id="X09-empty"),
-        pytest.param("<sender> </sender>", ("", ""), [Kind.NO_SENDER], id="X09-blank"),
         pytest.param("<sender>Me &lt;&gt;</sender>", ("Me", ""), [Kind.NO_SENDER],
             id="X09-name-alone"),
         pytest.param("<sender>a@x.org</sender><sender>b@x.org</sender>", ("", "a@x.org"), CLEAN,
@@ -195,9 +171,6 @@ NUMBERED = [f"r{number}@x.org" for number in range(MAX_RECIPIENTS + 1)]
 @pytest.mark.parametrize(
     ("element", "recipients"),
     [
-        pytest.param(receivers("b@x.org"), ("b@x.org",), id="X10-1"),
-        pytest.param(receivers(*NUMBERED[:30]), tuple(NUMBERED[:30]), id="X10-30"),
-        pytest.param(receivers(*NUMBERED[:31]), tuple(NUMBERED[:31]), id="X10-31"),
         pytest.param(receivers(*NUMBERED[:-1]), tuple(NUMBERED[:-1]), id="X10-64"),
         pytest.param(receivers(*NUMBERED[:-1] * 2), tuple(NUMBERED[:-1]), id="X10-64-twice"),
         pytest.param(receivers("b@x.org", "B@X.org", "c@x.org", "b@x.org"), ("b@x.org", "c@x.org"),
@@ -218,10 +191,6 @@ NUMBERED = [f"r{number}@x.org" for number in range(MAX_RECIPIENTS + 1)]
         pytest.param(receivers('"x" &lt;b@x.org&gt;'), ("b@x.org",), id="X11-quoted-name"),
         pytest.param(receivers('"B, C" &lt;b@x.org&gt;'), ("b@x.org",), id="X11-comma-in-the-name"),
         pytest.param(receivers('"b,c"@x.org'), ('"b,c"@x.org',), id="X11-quoted-local-part"),
-        pytest.param(receivers("b@good)evil@x.org"), ("b@good)evil@x.org",),
-            id="X11-not-an-address"),
-        pytest.param(receivers("é@münchen.example"), ("é@münchen.example",), id="X12-unicode"),
-        pytest.param(receivers("l" * 65 + "@x.org"), ("l" * 65 + "@x.org",), id="X12-long-local"),
         pytest.param(receivers("facebook"), ("facebook",), id="X12-no-address"),
     ],
 )  # fmt: skip
@@ -243,22 +212,16 @@ DOCTYPE = "the XML has a DOCTYPE or an ENTITY, which no camera sends"
     ("document", "reason"),
     [
         pytest.param("", NOBODY, id="X05-empty"),
-        pytest.param("no XML at all", NOBODY, id="X05-no-xml"),
         pytest.param("<email><sender>a@x.org</sender><receiver>b@x.o", NOBODY,
             id="X05-cut-in-the-receiver"),
-        pytest.param(xml(receivers=""), NOBODY, id="X09-no-list"),
         pytest.param(xml(receivers="<receiverList/>"), NOBODY, id="X09-empty-list"),
         pytest.param(xml(receivers="<receiver/>"), NOBODY, id="X10-0"),
         pytest.param(xml(receivers=receivers(" , ;")), NOBODY, id="X10-only-commas"),
         pytest.param(xml(receivers=receivers("B &lt;&gt;")), NOBODY, id="X10-only-a-name"),
         pytest.param(xml(receivers=receivers(*NUMBERED)), TOO_MANY, id="X10-65"),
-        pytest.param(xml(receivers=receivers(",".join(NUMBERED))), TOO_MANY, id="X10-65-in-one"),
         pytest.param(xml(body="&", receivers=receivers(*NUMBERED)), TOO_MANY,
             id="X10-65-malformed"),
-        pytest.param(xml(receivers=receivers(*["b@x.org"] * 10_000)), TOO_LONG, id="X10-10000"),
-        pytest.param("<e>" * 1_000_000, TOO_LONG, id="X08-depth-1000000"),
         pytest.param("<e>" * 20_000, ELEMENTS, id="X08-depth-20000"),
-        pytest.param("<e/>" * 1_000_000, TOO_LONG, id="X08-elements-1000000"),
         pytest.param(f"<email a='{'x' * 5_000_000}'/>", TOO_LONG, id="X08-attribute"),
         pytest.param("<!DOCTYPE email><email/>", DOCTYPE, id="X07-doctype"),
         pytest.param("<!doctype email><email/>", DOCTYPE, id="X07-lower-case"),
@@ -270,17 +233,10 @@ DOCTYPE = "the XML has a DOCTYPE or an ENTITY, which no camera sends"
             DOCTYPE,
             id="X07-billion-laughs",
         ),
-        pytest.param(
-            f'<!DOCTYPE e [<!ENTITY a "{"x" * 9000}">]>' + xml(title="&a;" * 9000), DOCTYPE,
-            id="X07-quadratic",
-        ),
         pytest.param('<!DOCTYPE e [<!ENTITY a SYSTEM "file:///etc/passwd">]>' + xml(title="&a;"),
             DOCTYPE, id="X07-external-entity"),
-        pytest.param('<!DOCTYPE e SYSTEM "http://x.org/e.dtd">' + xml(), DOCTYPE,
-            id="X07-external-dtd"),
         pytest.param('<!DOCTYPE e [<!ENTITY % p SYSTEM "http://x.org/p"> %p;]>' + xml(), DOCTYPE,
             id="X07-parameter-entity"),
-        pytest.param('<!DOCTYPE e [<!ATTLIST e a CDATA "b">]>' + xml(), DOCTYPE, id="X07-attlist"),
         pytest.param("&<!DOCTYPE e>" + xml(), DOCTYPE, id="X07-malformed"),
         pytest.param(xml(title="<title><![CDATA[a]]>&<!ENTITY a 'b'></title>"), DOCTYPE,
             id="X07-entity-without-doctype"),
@@ -342,12 +298,9 @@ def test_elements_beyond_the_limit_are_not_searched() -> None:
     ("document", "kinds"),
     [
         pytest.param(DECLARATION + xml(), CLEAN, id="X05-declaration"),
-        pytest.param(xml(), CLEAN, id="X05-no-declaration"),
         pytest.param("\r\n \t" + DECLARATION + xml(), CLEAN, id="X05-newline-before"),
         pytest.param("\ufeff" + DECLARATION + xml(), CLEAN, id="X05-bom"),
-        pytest.param(xml() + "\r\n\r\n", CLEAN, id="X05-newlines-behind"),
         pytest.param(xml() + "\0\0\0", BROKEN, id="X05-nuls-behind"),
-        pytest.param(xml() + "--B\r\njunk", BROKEN, id="X05-junk-behind"),
         pytest.param(xml() + xml(), BROKEN, id="X05-twice"),
         pytest.param(xml()[:-8], BROKEN, id="X05-cut-behind-the-body"),
     ],
@@ -391,17 +344,7 @@ KOREAN = "사진"
             )
             for name, codec, title in (
                 ("EUC-KR", "euc-kr", KOREAN),
-                ("ks_c_5601-1987", "cp949", KOREAN),
                 ("cp949", "cp949", KOREAN),
-                ("windows-949", "cp949", KOREAN),
-                ("US-ASCII", "ascii", "T"),
-                ("utf8", "utf-8", KOREAN),
-                ("ISO-8859-1", "latin-1", "Bücher"),
-                ("windows-1252", "cp1252", "5 €"),
-                ("Shift_JIS", "cp932", "写真"),
-                ("GB2312", "gb2312", "照片"),
-                ("GBK", "gbk", "照片"),
-                ("Big5", "big5", "照片"),
             )
         ),
         pytest.param(
@@ -416,11 +359,6 @@ KOREAN = "사진"
             ["x-unknown is utf-8"], id="X06-unknown"),
         pytest.param(b"<?xml version='1.0' encoding='utf-7'?>" + xml().encode(), "T",
             ["utf-7 is utf-8"], id="X06-utf-7"),
-        pytest.param(
-            b"<?xml version='1.0' encoding='big5'?>"
-            + xml(title="<title>à</title>").encode(),
-            "à", ["big5 is utf-8"], id="X06-lying-big5",
-        ),
         pytest.param(b"<?xml version='1.0' encoding='utf-16'?>" + xml().encode(), "T",
             ["utf-16 is utf-8"], id="X06-lying-utf-16-odd"),
         pytest.param(b"<?xml version='1.0' encoding='utf-16'?> " + xml().encode(), "T",
@@ -502,20 +440,12 @@ def composed(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        pytest.param("", "", id="nothing"),
         pytest.param("a\nb\tc", "a\nb\tc", id="line-end"),
-        pytest.param(" a ", " a ", id="blanks-around"),
         pytest.param("<b>&amp;</body>", "<b>&amp;</body>", id="markup"),
-        pytest.param("<![CDATA[x]]>", "<![CDATA[x]]>", id="cdata"),
-        pytest.param("</body><receiver>c@x.org</receiver>", "</body><receiver>c@x.org</receiver>",
-            id="receiver"),
         pytest.param("<!DOCTYPE x [<!ENTITY e 'x'>]>&e;", "<!DOCTYPE x [<!ENTITY e 'x'>]>&e;",
             id="X05-doctype"),
-        pytest.param("사진 🖼", "사진 🖼", id="all-letters"),
         pytest.param("a\0b\x1b[31m\x0c\ufffe\uffff", "ab[31m", id="X13-not-in-XML"),
         pytest.param("a\ud800b\udfffc", "abc", id="X13-surrogates"),
-        pytest.param("\ud83d\uddbc", "", id="X13-pair-of-surrogates"),
-        pytest.param("\x85\u2028\ufeff", "\x85\u2028\ufeff", id="odd-blanks"),
     ],
 )  # fmt: skip
 def test_composed_text(text: str, expected: str) -> None:
@@ -529,9 +459,7 @@ def test_composed_text(text: str, expected: str) -> None:
     [
         pytest.param("", ("", ""), id="nobody"),
         pytest.param("anna", ("", "anna"), id="name"),
-        pytest.param("a<b", ("", "a<b"), id="less"),
         pytest.param("a</sender><receiver>x@y", ("", "a</sender><receiver>x@y"), id="markup"),
-        pytest.param("안나\0", ("", "안나"), id="all-letters"),
     ],
 )
 def test_composed_sender(sender: str, expected: tuple[str, str]) -> None:

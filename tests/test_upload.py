@@ -173,7 +173,8 @@ def test_every_end_gives_the_same_upload(ending: str) -> None:
         pytest.param([part(b"MZ\x90", b"; filename=a.exe\r\nContent-Type: image/jpeg")],
             [("a.exe", "application/octet-stream", b"MZ\x90")], [], id="M28-program"),
         pytest.param([part(b"?", b"\r\nContent-Type: image/x\rBcc: y")],
-            [(None, "application/octet-stream", b"?")], [Kind.HEADER_MALFORMED], id="M28-injection"),
+            [(None, "application/octet-stream", b"?")], [Kind.HEADER_MALFORMED],
+            id="M28-injection"),
         pytest.param([part(b"", b"; filename=a\r\nContent-Type: image/jpeg"), part(JPEG)],
             [("a", "image/jpeg", b""), (None, "image/jpeg", JPEG)],
             [Kind.EMPTY_FILE], id="M29-zero-bytes"),
@@ -271,8 +272,6 @@ def test_deviations_of_the_message_count_from_the_start_of_the_body() -> None:
         pytest.param(whole(), BodyError, "the upload has no file", 400, id="no-file"),
         pytest.param(whole(part(b"", b'; filename=""')), BodyError, "the upload has no file", 400,
             id="M29-empty-field"),
-        pytest.param(whole(part(b"", b"; filename=a.jpg")), BodyError, "the upload has no file",
-            400, id="M29-empty-file"),
         pytest.param(MESSAGE + XML, BodyError, "the upload has no file", 400,
             id="M10-whole-message"),
         pytest.param(JPEG + b"\r\n" + whole(part(JPEG)), MultipartError, "could be a photo", 400,
@@ -377,8 +376,6 @@ def test_whole_body(content: bytes, claimed: str, expected: str) -> None:
     [
         pytest.param("me@example.org", "", "NX300", "facebook: NX300", id="address"),
         pytest.param("me", "me", "NX300", "facebook: NX300", id="name"),
-        pytest.param("me", "me", "", "facebook", id="no-album"),
-        pytest.param("Änne 안나", "Änne 안나", "휴가: 1", "facebook: 휴가: 1", id="all-letters"),
     ],
 )
 def test_posted(sender: str, name: str, album: str, subject: str) -> None:
@@ -418,7 +415,6 @@ def test_encoded_is_repaired(ending: str) -> None:
     "body",
     [
         pytest.param(whole(part(b""), part(JPEG)), id="M29-empty-field"),
-        pytest.param(whole(part(b"", b"; filename=a"), part(JPEG)), id="M29-empty-file"),
         pytest.param(whole(part(JPEG), part(b"<email/>", name=b"message")), id="M25-two-messages"),
         pytest.param(part(JPEG) + MESSAGE + XML + CLOSE, id="M25-message-behind"),
         pytest.param(whole(part(b"a--B7x")), id="boundary-in-a-photo"),
@@ -485,14 +481,9 @@ def told_by(model: str) -> bytes:
     ("photos", "album", "expected"),
     [
         pytest.param([told_by("NX300")], "", "NX300", id="photo"),
-        pytest.param([told_by("WB30F/WB31F/WB32F\0\0\0")], "", "WB30F", id="list"),
         pytest.param([told_by("NX300")], "WB850F", "WB850F", id="album-first"),
-        pytest.param([], "WB850F", "WB850F", id="album-only"),
         pytest.param([JPEG, b"", b"MZ", told_by("NX300"), told_by("NX1")], "", "NX300",
             id="first-that-tells"),
-        pytest.param([JPEG, b"RIFF\0\0\0\0AVI "], "", "", id="none-tells"),
-        pytest.param([], "", "", id="no-photo"),
-        pytest.param([told_by("NX\n{file}$(x)")], "", "NX {file}$(x)", id="hostile"),
         pytest.param([told_by("NX300") + bytes(JPEG_HEAD)], "", "NX300", id="large"),
     ],
 )  # fmt: skip
@@ -552,7 +543,6 @@ def test_copy_to_by_a_function_of_its_own() -> None:
         pytest.param(
             pictures.photo(SMALL, orientation=8), Thumbnail(SMALL, 270), id="to-the-right"
         ),
-        pytest.param(pictures.photo(SMALL, orientation=2), Thumbnail(SMALL), id="mirrored"),
         pytest.param(pictures.photo(), None, id="none-there"),
         pytest.param(b"\0\0\0\x18ftypmp42", None, id="video"),
         pytest.param(b"", None, id="empty"),
@@ -590,7 +580,6 @@ def other(position: int) -> bytes:
             False,
             id="message",
         ),
-        pytest.param(bodies.body([("a.jpg", LARGE), ("b.jpg", JPEG[:-1] + b"x")]), False, id="b"),
         pytest.param(bodies.body([("c.jpg", LARGE), ("b.jpg", JPEG)]), False, id="name"),
     ],
 )
@@ -624,13 +613,10 @@ def test_fingerprint_of_large_files() -> None:
     ("content", "kind"),
     [
         pytest.param(JPEG[:-1], Kind.PHOTO_CUT, id="M09-last-byte"),
-        pytest.param(JPEG[:2], Kind.PHOTO_CUT, id="M09-marker"),
-        pytest.param(JPEG[:30] + b"\r", Kind.PHOTO_CUT, id="M09-behind-cr"),
         pytest.param(JPEG[:30] + b"\r\n", Kind.PHOTO_CUT, id="M09-behind-crlf"),
         pytest.param(b"\xff", Kind.PHOTO_CUT, id="M09-half-a-marker"),
         pytest.param(JPEG[:30] + b"\r\n--B7x", None, id="M09-unmarked-delimiter"),
         pytest.param(JPEG, None, id="M30-whole"),
-        pytest.param(JPEG + b"\r\n", None, id="M30-line-end"),
         pytest.param(JPEG + bytes(62), None, id="M30-zeros"),
         pytest.param(JPEG + bytes(63), Kind.PHOTO_CUT, id="M30-more-zeros"),
         pytest.param(JPEG + b"trailer", Kind.PHOTO_CUT, id="M30-trailer"),
@@ -707,17 +693,3 @@ def test_empty_file() -> None:
 def test_safe_name(name: bytes, content: bytes, expected: str) -> None:
     """A file has a safe name next to the one on the wire."""
     assert [file.safe_name for file in read(whole(part(content, name)), TYPE).files] == [expected]
-
-
-def test_reading_twice_gives_equals() -> None:
-    """Uploads compare by value."""
-    body = whole(part(JPEG))
-    assert read(body, TYPE) == chunked(body, 7)
-    assert read(body, TYPE) != read(whole(part(JPEG + b"x")), TYPE)
-
-
-def test_repr_shows_no_content() -> None:
-    """The repr of a file has no content."""
-    (file,) = read(whole(part(JPEG, b"; filename=a.jpg")), TYPE).files
-    start = whole(part(JPEG, b"; filename=a.jpg")).index(JPEG)
-    assert repr(file) == (f"File(name='a.jpg', content_type='image/jpeg', size=60, start={start})")
