@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from base64 import b64decode
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import TypeAlias
 
 import pytest
@@ -17,7 +17,6 @@ from nxparse.jpeg import MAX_ENTRIES, MAX_SEGMENTS, MAX_TEXT, Picture, describe
 SOS, DQT, APP1, APP2, COM = 0xDA, 0xDB, 0xE1, 0xE2, 0xFE
 COMPRESSION, MODEL, ORIENTATION = 0x0103, 0x0110, 0x0112
 THUMBNAIL, THUMBNAIL_LENGTH = 0x0201, 0x0202
-EXIF_IFD, TAKEN = 0x8769, 0x9003
 BYTE, ASCII, SHORT, LONG = 1, 2, 3, 4
 
 Value: TypeAlias = tuple[int, int, bytes]
@@ -54,20 +53,15 @@ def directory(order: str, entries: Entries, at: int, following: int = 0) -> byte
     return head + table + struct.pack(f"{order}I", following) + values
 
 
-def tiff(
-    order: str, main: Entries, detail: Entries = (), second: Entries = (), thumbnail: bytes = b""
-) -> bytes:
-    """IFD0, the Exif IFD, IFD1 if it has entries, and a thumbnail."""
-    detail_at = 8 + len(directory(order, [*main, (EXIF_IFD, long(order, 0))], 8))
-    second_at = detail_at + len(directory(order, detail, detail_at))
+def tiff(order: str, main: Entries, second: Entries = (), thumbnail: bytes = b"") -> bytes:
+    """IFD0, IFD1 if it has entries, and a thumbnail."""
+    second_at = 8 + len(directory(order, main, 8))
     if thumbnail:
         jpeg_at = second_at + len(directory(order, second, second_at)) + 2 * 12
         second = [*second, *pointers(order, jpeg_at, len(thumbnail))]
-    main = [*main, (EXIF_IFD, long(order, detail_at))]
     return (
         start(order)
         + directory(order, main, 8, second_at if second else 0)
-        + directory(order, detail, detail_at)
         + (directory(order, second, second_at) if second else b"")
         + thumbnail
     )
@@ -109,7 +103,6 @@ def photo(order: str) -> bytes:
     block = tiff(
         order,
         [(MODEL, ascii_("NX1")), (ORIENTATION, short(order, 6))],
-        [(TAKEN, ascii_("2013:05:04 12:34:56"))],
         [(COMPRESSION, short(order, 6))],
         SMALL,
     )
@@ -141,10 +134,7 @@ def test_everything(order: str) -> None:
     file = photo(order)
     where = file.index(SMALL)
     assert describe(file) == Picture(
-        width=640,
-        height=480,
         model="NX1",
-        taken="2013:05:04 12:34:56",
         orientation=6,
         thumbnail=(where, where + len(SMALL)),
     )
@@ -168,7 +158,7 @@ mAAAAAAAAAAAAAAAD//Z
     [
         pytest.param(
             PIEXIF,
-            Picture(64, 48, "NX mini", "2014:01:02 03:04:05", 8, (184, 325)),
+            Picture("NX mini", 8, (184, 325)),
             id="piexif-with-thumbnail",
         ),
     ],
@@ -193,8 +183,6 @@ def test_no_jpeg(head: bytes) -> None:
 
 # Segments.
 
-FRAME = frame(640, 480)
-SIZE = Picture(640, 480)
 NOTHING = Picture()
 XMP = segment(APP1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta/>")
 CAMERA = exif(tiff("<", [(MODEL, ascii_("SAMSUNG"))]))
@@ -205,22 +193,17 @@ SAMSUNG = Picture(model="SAMSUNG")
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        pytest.param(jpeg(FRAME), SIZE, id="frame"),
-        pytest.param(jpeg(FRAME, frame(1, 2)), SIZE, id="first-frame-counts"),
-        pytest.param(jpeg(segment(0xC0, b"\x08\1\2\3"), FRAME), SIZE, id="frame-too-short"),
-        pytest.param(jpeg(segment(0xC0, b"\x08\1\xe0\2\x80")), SIZE, id="frame-just-enough"),
-        pytest.param(jpeg() + FRAME, NOTHING, id="frame-behind-the-picture"),
-        pytest.param(jpeg(b"\xff\xd8", FRAME), NOTHING, id="second-start"),
-        pytest.param(jpeg(b"\xff\xff\xff", FRAME), SIZE, id="fill-bytes"),
-        pytest.param(jpeg(XMP, b"\0", FRAME), NOTHING, id="no-marker"),
-        pytest.param(jpeg(b"\xff\xe1\0\0", FRAME), NOTHING, id="length-0"),
-        pytest.param(jpeg(b"\xff\xe1\0\2", FRAME), SIZE, id="length-2"),
-        pytest.param(jpeg(b"\xff\xe1\xff\xff", FRAME), NOTHING, id="length-too-long"),
+        pytest.param(jpeg() + CAMERA, NOTHING, id="exif-behind-the-picture"),
+        pytest.param(jpeg(b"\xff\xd8", CAMERA), NOTHING, id="second-start"),
+        pytest.param(jpeg(b"\xff\xff\xff", CAMERA), SAMSUNG, id="fill-bytes"),
+        pytest.param(jpeg(XMP, b"\0", CAMERA), NOTHING, id="no-marker"),
+        pytest.param(jpeg(b"\xff\xe1\0\0", CAMERA), NOTHING, id="length-0"),
+        pytest.param(jpeg(b"\xff\xe1\0\2", CAMERA), SAMSUNG, id="length-2"),
+        pytest.param(jpeg(b"\xff\xe1\xff\xff", CAMERA), NOTHING, id="length-too-long"),
         pytest.param(jpeg(XMP, CAMERA), SAMSUNG, id="xmp-before-exif"),
         pytest.param(jpeg(CAMERA, OTHER), SAMSUNG, id="first-exif-counts"),
         pytest.param(jpeg(exif(b"XX*\0"), CAMERA), SAMSUNG, id="exif-without-byte-order"),
         pytest.param(jpeg(exif(b"II*\0")), NOTHING, id="exif-byte-order-alone"),
-        pytest.param(jpeg(FRAME, CAMERA), replace(SIZE, model="SAMSUNG"), id="exif-behind-frame"),
     ],
 )
 def test_segments(file: bytes, expected: Picture) -> None:
@@ -228,18 +211,11 @@ def test_segments(file: bytes, expected: Picture) -> None:
     assert describe(file) == expected
 
 
-@pytest.mark.parametrize("marker", range(0xC0, 0x100))
-def test_frames(marker: int) -> None:
-    """The size comes from SOF0 to SOF15, not from DHT, JPG, DAC or other segments."""
-    expected = SIZE if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) else NOTHING
-    assert describe(jpeg(frame(640, 480, marker))) == expected
-
-
 def test_limit_of_segments() -> None:
     """The limit on segments is exact."""
     comment = segment(COM, b"")
-    assert describe(jpeg(*[comment] * (MAX_SEGMENTS - 1), FRAME)) == SIZE
-    assert describe(jpeg(*[comment] * MAX_SEGMENTS, FRAME)) == NOTHING
+    assert describe(jpeg(*[comment] * (MAX_SEGMENTS - 1), CAMERA)) == SAMSUNG
+    assert describe(jpeg(*[comment] * MAX_SEGMENTS, CAMERA)) == NOTHING
 
 
 # Entries.
@@ -268,21 +244,6 @@ def test_limit_of_segments() -> None:
 def test_model(value: Value, expected: str) -> None:
     """The model is one printable line."""
     assert describe(of_main((MODEL, value))) == Picture(model=expected)
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        pytest.param(ascii_("2013:05:04 12:34:56"), "2013:05:04 12:34:56", id="time"),
-        pytest.param((ASCII, 19, b"2013:05:04 12:34:56"), "2013:05:04 12:34:56", id="no-nul"),
-        pytest.param(ascii_("2013-05-04 12:34:56"), "", id="other-pattern"),
-        pytest.param(ascii_("2013:05:04 12:34:56Z"), "", id="more-behind-it"),
-        pytest.param((BYTE, 20, b"2013:05:04 12:34:56\0"), "", id="wrong-kind"),
-    ],
-)
-def test_taken(value: Value, expected: str) -> None:
-    """The time is a text in the format of Exif, else empty."""
-    assert describe(jpeg(exif(tiff("<", [], [(TAKEN, value)])))) == Picture(taken=expected)
 
 
 @pytest.mark.parametrize(
@@ -322,27 +283,18 @@ def test_limit_of_entries() -> None:
 # Directories.
 
 
-def block(first: int, *, detail: int = 8, following: int = 8, at: int = 8) -> bytes:
+def block(first: int, *, following: int = 8, at: int = 8) -> bytes:
     """One directory with any offsets."""
-    entries = [
-        (MODEL, ascii_("SAMSUNG")),
-        (EXIF_IFD, long("<", detail)),
-        (TAKEN, ascii_("2013:05:04 12:34:56")),
-    ]
+    entries = [(MODEL, ascii_("SAMSUNG"))]
     return start("<", first).ljust(at, b"\0") + directory("<", entries, at, following)
-
-
-TAKEN_TOO = replace(SAMSUNG, taken="2013:05:04 12:34:56")
 
 
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        pytest.param(block(8), TAKEN_TOO, id="all-the-same-one"),
-        pytest.param(block(40, at=40, detail=40, following=40), TAKEN_TOO, id="elsewhere"),
-        pytest.param(block(8, detail=0), SAMSUNG, id="no-details"),
-        pytest.param(block(8, following=0xFFFFFFFF), TAKEN_TOO, id="thumbnail-far-away"),
-        pytest.param(block(8, detail=4, following=6), SAMSUNG, id="into-the-header"),
+        pytest.param(block(8), SAMSUNG, id="all-the-same-one"),
+        pytest.param(block(40, at=40, following=40), SAMSUNG, id="elsewhere"),
+        pytest.param(block(8, following=0xFFFFFFFF), SAMSUNG, id="thumbnail-far-away"),
         pytest.param(block(0xFFFFFFFF), NOTHING, id="far-away"),
     ],
 )
@@ -370,7 +322,7 @@ def test_thumbnail(order: str, shift: int, surplus: int, expected: tuple[int, in
     """A thumbnail is found if it is whole and begins like a JPEG."""
     entries = pointers(order, 44 + shift, len(SMALL) + surplus)
     data = start(order) + directory(order, [], 8, 14) + directory(order, entries, 14) + SMALL
-    assert describe(jpeg(exif(data), FRAME)) == replace(SIZE, thumbnail=expected)
+    assert describe(jpeg(exif(data))) == Picture(thumbnail=expected)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +334,7 @@ def test_thumbnail(order: str, shift: int, surplus: int, expected: tuple[int, in
 )
 def test_no_thumbnail(entries: Entries) -> None:
     """A directory without a usable thumbnail does no harm."""
-    assert describe(jpeg(exif(tiff("<", [], [], entries)))) == NOTHING
+    assert describe(jpeg(exif(tiff("<", [], entries)))) == NOTHING
 
 
 # Whatever comes.
@@ -394,14 +346,10 @@ def check(head: bytes) -> Picture | None:
     assert (picture is None) == (not head.startswith(b"\xff\xd8\xff"))
     if picture is None:
         return None
-    assert 0 <= picture.width <= 0xFFFF
-    assert 0 <= picture.height <= 0xFFFF
     assert 1 <= picture.orientation <= 8
-    for line in (picture.model, picture.taken):
-        assert line.isascii()
-        assert line == line.strip()
-        assert len(line) <= MAX_TEXT
-        assert not line or line.isprintable()
+    assert not picture.model or picture.model.isprintable()
+    assert picture.model.isascii()
+    assert len(picture.model) <= MAX_TEXT
     if picture.thumbnail:
         begin, end = picture.thumbnail
         assert 0 < begin < end <= len(head)

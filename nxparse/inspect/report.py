@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from nxparse import __version__, filename, jpeg, multipart
+from nxparse import __version__, filename, multipart
 from nxparse.deviation import BodyError, Deviation
 from nxparse.inspect import show
 from nxparse.inspect.recorded import Headers, RecordedQuestion, RecordedRequest, header
@@ -146,7 +146,7 @@ class _Report:
         rows = (
             ("bytes", len(data)),
             ("looks like", filename.sniff(data[:16], None)),
-            ("picture", self._picture(data)),
+            ("model", self._model(data)),
             ("keyed digest", self.redact.digest(data)),
         )
         yield "Body:"
@@ -164,7 +164,7 @@ class _Report:
             return
         yield f"Body, {len(body)} bytes, its parts:"
         rows: list[Sequence[object]] = [
-            ("", "name", "file", "type", "bytes", "at", "keyed digest", "picture")
+            ("", "name", "file", "type", "bytes", "at", "keyed digest", "model")
         ]
         contents: list[str] = []
         for number, part in enumerate(parts, 1):
@@ -177,7 +177,7 @@ class _Report:
                     self.redact.value("filename", part.filename or "") or "-",
                     self.redact.header("Content-Type", claimed) or "-",
                     *(len(data), part.start, self.redact.digest(data)),
-                    self._picture(bytes(data[:JPEG_HEAD])),
+                    self._model(bytes(data[:JPEG_HEAD])),
                 )
             )
             head = _head_of(body, part, scanner.boundary or b"")
@@ -222,14 +222,9 @@ class _Report:
             yield f"Perhaps the head of part {number}, at {match.end()}:"
             yield _block(self.redact.head(head), blank is None)
 
-    def _picture(self, data: bytes) -> str:
-        """Dimensions and model of a JPEG; its times and places are left out."""
-        found = jpeg.describe(data[:JPEG_HEAD])
-        if found is None:
-            return ""
-        size = f"{found.width} x {found.height}" if found.width else "JPEG"
-        model = self.redact.value("model", found.model)
-        return ", ".join(word for word in (size, model) if word)
+    def _model(self, data: bytes) -> str:
+        """The camera in a JPEG; its times and places are left out."""
+        return self.redact.value("model", show.model(data[:JPEG_HEAD]))
 
 
 def _head_of(body: bytes, part: PartSpan, boundary: bytes) -> bytes:

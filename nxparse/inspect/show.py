@@ -14,7 +14,6 @@ from nxparse import jpeg, multipart
 from nxparse.deviation import BodyError
 from nxparse.inspect import credentials
 from nxparse.inspect.recorded import RecordedRequest
-from nxparse.multipart import Fetch
 from nxparse.server import endpoints
 from nxparse.server.endpoints import Service
 from nxparse.text import format_size, printable
@@ -127,7 +126,7 @@ def email(body: bytes, content_type: str) -> str:
     for number, part in enumerate(parts, 1):
         names = (part.name, part.filename, part.content_type)
         size = str(part.end - part.start)
-        shown = picture(fetch, part.start, part.end)
+        shown = model(fetch(part.start, min(part.end, part.start + JPEG_HEAD)))
         rows.append(
             (str(number), *(printable(one or "-") for one in names), size, str(part.start), shown)
         )
@@ -151,13 +150,10 @@ def upload(found: Upload) -> str:
     )
 
 
-def picture(fetch: Fetch, start: int, end: int) -> str:
-    """Dimensions, camera and time of a JPEG; empty for other files."""
-    found = jpeg.describe(fetch(start, min(end, start + JPEG_HEAD)))
-    if found is None:
-        return ""
-    size = f"{found.width} x {found.height}" if found.width else "JPEG"
-    return ", ".join(word for word in (size, found.model, found.taken) if word)
+def model(head: bytes) -> str:
+    """The model of the camera in the beginning of a JPEG; empty if there is none."""
+    found = jpeg.describe(head)
+    return found.model if found else ""
 
 
 def as_json(upload: Upload) -> dict[str, Any]:
@@ -195,8 +191,8 @@ def _whole(body: bytes, content_type: str) -> File:
 
 
 def _describe_file(file: File) -> str:
-    shown = picture(lambda start, end: file.head(end), 0, file.size)
-    return ", ".join(word for word in (file.content_type, format_size(file.size), shown) if word)
+    words = (file.content_type, format_size(file.size), model(file.head(JPEG_HEAD)))
+    return ", ".join(word for word in words if word)
 
 
 def _lines(*fields: tuple[str, str]) -> str:

