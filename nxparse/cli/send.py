@@ -24,7 +24,7 @@ from nxparse.proxy import advice
 from nxparse.server import social
 from nxparse.server.endpoints import DNS_HOSTS
 from nxparse.server.reply import Reply
-from nxparse.text import describe_refused_sender, error_reason, format_list, format_size, printable
+from nxparse.text import error_reason, format_list, format_size, printable
 
 CONNECT = 10.0  # seconds
 ANSWER = 60.0  # seconds; how long a camera waits is unknown
@@ -49,25 +49,8 @@ CAUSES = {
         "{place} is another server ({reason}): if nx_addon should be there, {start}; if not, make "
         "{way} point to nx_addon"
     ),
-    "sender": (
-        "refused ({reason}): {sender}; nx_senders is an option of nx_addon, and --from sets "
-        "another sender"
-    ),
-    "too large": "refused ({reason}): to allow it, use --set nx_max_upload=SIZE for nx_addon",
-    "disk full": "refused ({reason}): make room in nx_dir; the log of nx_addon has the path",
-    "other": "refused ({reason}): see the log of nx_addon",
+    "declined": "refused ({reason}): see the log of nx_addon",
 }
-# Status and beginning of the reason of a refusal, with its cause; the first that fits counts.
-_REFUSALS = (
-    (401, "Sender ", "sender"),
-    (401, social.LOGIN_FAILED.remark, "sender"),
-    (413, "Larger than ", "too large"),
-    (507, "", "disk full"),
-)
-NO_DNS = (
-    "The DNS server of this computer does not answer: if it is nx_addon, start that with "
-    "--mode dns@53; --via ADDRESS tests the rest"
-)
 
 
 class SendError(Exception):
@@ -104,18 +87,11 @@ class Place:
             **values,
         )
 
-    def explain_reply(self, reply: Received, sender: str = "") -> str:
+    def explain_reply(self, reply: Received) -> str:
         """Return the sentence for a reply that is not the one expected from nx_addon."""
         if reply.body.startswith(b"<Response Err"):
-            remark = Reply(reply.status, reply.body).remark
-            causes = (
-                cause
-                for status, start, cause in _REFUSALS
-                if reply.status == status and remark.startswith(start)
-            )
-            reason = f"{reply.status}, {printable(remark, 200) or 'no reason given'}"
-            sentence = describe_refused_sender(sender)
-            return self.explain(next(causes, "other"), reason=reason, sender=sentence)
+            remark = printable(Reply(reply.status, reply.body).remark, 200)
+            return self.explain("declined", reason=f"{reply.status}, {remark or 'no reason given'}")
         server = printable(reply.header("Server") or reply.header("server"))
         if server.startswith("mitmproxy"):
             return self.explain("no addon", reason=printable(reply.head.partition("\r\n")[0]))
@@ -256,14 +232,13 @@ class Sender:
             return
         names: dict[str, list[str]] = {}  # by address
         missing: list[str] = []
-        reason = remedy = ""
+        reason = ""
         for host in hosts:
             try:
                 self._addresses[host] = _lookup(host)
             except OSError as error:
                 missing.append(host)
                 reason = error_reason(error)
-                remedy = NO_DNS if error.errno == socket.EAI_AGAIN else dns_advice(missing)
             else:
                 names.setdefault(self._addresses[host], []).append(printable(host))
         for address, found in names.items():
@@ -271,7 +246,7 @@ class Sender:
             self._output(f"DNS: {' and '.join(found)} {verb} to {address}")
         if missing:
             lost = " and ".join(printable(host) for host in missing)
-            raise SendError(f"DNS: no address for {lost} ({reason}). {remedy}")
+            raise SendError(f"DNS: no address for {lost} ({reason}). {dns_advice(missing)}")
         if len(names) > 1:
             self._output("warning: the addresses differ, but all should be that of nx_addon")
 
@@ -295,31 +270,30 @@ class Sender:
         boundary = f"{'-' * 27}{secrets.token_hex(6)}"
         names = format_list([printable(photo.name) for photo in photos])
         step = f"upload of {names}, {format_size(sum(photo.size for photo in photos))}"
-        address = re.search(r"<([^<>]+)>", sender)
         request = camera.email(sender, recipients, photos, boundary)
-        self._call(step, request, address[1] if address else sender, SUCCESS)
+        self._call(step, request, SUCCESS)
 
     def post(self, site: str, user: str, photos: Sequence[Photo]) -> None:
         """Send the photos to a social site, one by one."""
         request = camera.login(site, user, secrets.token_urlsafe(12), secrets.token_bytes(32))
         wanted = ('SessionKey="', 'LoginPeopleID="')
-        key = self._call(f"login to {site}", request, user, *wanted).value("SessionKey")
+        key = self._call(f"login to {site}", request, *wanted).value("SessionKey")
         # A caption with as many descriptions as photos makes the post complete at once.
         caption = "~".join(["Sent from Samsung Camera.", *("a test" for _ in photos)])
         for photo in photos:
             step = f"announcement of {printable(photo.name)}"
             request = camera.announcement(site, key, photo, caption)
-            reply = self._call(step, request, user, 'HostAddr="', 'ResourceID="')
+            reply = self._call(step, request, 'HostAddr="', 'ResourceID="')
             request = camera.put(reply.value("HostAddr"), reply.value("ResourceID"), photo)
-            self._call(f"upload of {photo}", request, user, SUCCESS)
-        self._call(f"logout from {site}", camera.logout(site, key), user)
+            self._call(f"upload of {photo}", request, SUCCESS)
+        self._call(f"logout from {site}", camera.logout(site, key))
 
-    def _call(self, step: str, request: Request, sender: str, *wanted: str) -> Received:
+    def _call(self, step: str, request: Request, *wanted: str) -> Received:
         """Make a request whose reply must contain these strings."""
         place = self.place(request.host)
         reply = self._ask(step, request, place)
         if reply.status != 200 or any(text.encode() not in reply.body for text in wanted):
-            raise SendError(f"{step}: {place.explain_reply(reply, sender)}")
+            raise SendError(f"{step}: {place.explain_reply(reply)}")
         self._output(f"{step}: accepted")
         return reply
 
