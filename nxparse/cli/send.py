@@ -230,24 +230,19 @@ class Sender:
             address, port = self._via
             self._output(f"DNS: not tested, everything goes to port {port} of {address}")
             return
-        names: dict[str, list[str]] = {}  # by address
         missing: list[str] = []
         reason = ""
         for host in hosts:
             try:
                 self._addresses[host] = _lookup(host)
+                self._output(f"DNS: {printable(host)} resolves to {self._addresses[host]}")
             except OSError as error:
                 missing.append(host)
                 reason = error_reason(error)
-            else:
-                names.setdefault(self._addresses[host], []).append(printable(host))
-        for address, found in names.items():
-            verb = "resolve" if len(found) > 1 else "resolves"
-            self._output(f"DNS: {' and '.join(found)} {verb} to {address}")
         if missing:
             lost = " and ".join(printable(host) for host in missing)
             raise SendError(f"DNS: no address for {lost} ({reason}). {dns_advice(missing)}")
-        if len(names) > 1:
+        if len(set(self._addresses.values())) > 1:
             self._output("warning: the addresses differ, but all should be that of nx_addon")
 
     def place(self, host: str) -> Place:
