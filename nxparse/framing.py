@@ -312,7 +312,7 @@ def _parse_disposition(value: str, report: Report) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, text, is_closed in _parse_parameters(value):
         lower = key.lower()
-        if lower == "filename*":
+        if lower.endswith("*"):
             report(Kind.PARAMETER_MALFORMED, key)
         if lower not in ("name", "filename"):
             continue
