@@ -30,17 +30,12 @@ class Kind(Enum):
     # The headers of a part, RFC 7578 and RFC 2045.
     EMPTY_PART = "empty-part"  # two delimiters with nothing between them
     NO_PART_NAME = "no-part-name"
-    HEADER_FOLDED = "header-folded"
-    HEADER_WITHOUT_COLON = "header-without-colon"
-    HEADER_NAME = "header-name"  # no token: empty, or with a blank in it
-    HEADER_CONTROL = "header-control"  # a control character in the value
+    HEADER_MALFORMED = "header-malformed"  # folded, no colon, no token, a control character
     HEADER_REPEATED = "header-repeated"  # the first one counts
     DISPOSITION = "disposition"  # no `Content-Disposition: form-data`
     HEADER_ENCODING = "header-encoding"  # not UTF-8
     PARAMETER_CASE = "parameter-case"  # `fileName`, which case-sensitive parsers miss
-    PARAMETER_REPEATED = "parameter-repeated"  # the first one counts
-    PARAMETER_EXTENDED = "parameter-extended"  # `filename*`, forbidden by RFC 7578, ignored
-    PARAMETER_MALFORMED = "parameter-malformed"  # an open quote, or text after a quote
+    PARAMETER_MALFORMED = "parameter-malformed"  # repeated, `filename*`, or an open quote
     TRAILING_SEMICOLON = "trailing-semicolon"  # `image/jpeg;`
     MULTIPART_LABEL = "multipart-label"  # a part with data whose type is multipart/...
     TRANSFER_ENCODING = "transfer-encoding"  # HTTP has none: the data are not decoded

@@ -278,22 +278,15 @@ def _parse_lines(lines: Sequence[bytes], report: Report) -> list[tuple[str, str]
     headers: list[tuple[str, str]] = []
     for line in lines:
         text = _decode(line, report)
-        if text[0] in " \t":
-            report(Kind.HEADER_FOLDED, text)
-            if headers:
-                if _CONTROL.search(text):
-                    report(Kind.HEADER_CONTROL, text)
-                headers[-1] = (headers[-1][0], f"{headers[-1][1]} {text.strip()}")
-                continue
-            text = text.lstrip(" \t")
-        name, colon, value = text.partition(":")
-        if not colon:
-            report(Kind.HEADER_WITHOUT_COLON, text)
+        if text[0] in " \t" and headers:
+            report(Kind.HEADER_MALFORMED, text)
+            headers[-1] = (headers[-1][0], f"{headers[-1][1]} {text.strip()}")
             continue
-        if not _TOKEN.fullmatch(name):
-            report(Kind.HEADER_NAME, text)
-        if _CONTROL.search(value):
-            report(Kind.HEADER_CONTROL, text)
+        name, colon, value = text.partition(":")
+        if not colon or not _TOKEN.fullmatch(name) or _CONTROL.search(value):
+            report(Kind.HEADER_MALFORMED, text)
+        if not colon:
+            continue
         if any(name.strip().lower() == other.lower() for other, _ in headers):
             report(Kind.HEADER_REPEATED, text)
         headers.append((name.strip(), value.strip()))
@@ -318,13 +311,12 @@ def _parse_disposition(value: str, report: Report) -> dict[str, str]:
     for key, text, is_closed in _parse_parameters(value):
         lower = key.lower()
         if lower.endswith("*"):
-            report(Kind.PARAMETER_EXTENDED, f"{key}={text}")
+            report(Kind.PARAMETER_MALFORMED, key)
         if lower not in ("name", "filename"):
             continue
-        if not is_closed:
+        if not is_closed or lower in found:
             report(Kind.PARAMETER_MALFORMED, key)
         if lower in found:
-            report(Kind.PARAMETER_REPEATED, f"{key}={text}")
             continue
         if key != lower:
             report(Kind.PARAMETER_CASE, key)

@@ -1,11 +1,11 @@
-"""Metadata in the headers of a JPEG file: size, camera, time and thumbnail.
+"""Metadata in the headers of a JPEG file: camera, orientation and thumbnail.
 
 Sources: ITU-T T.81 annex B, and JEITA CP-3451 (Exif 2.3) section 4. The Exif segment is a small
-TIFF file: IFD0 has make, model and orientation and points to the Exif IFD (time) and to IFD1
-(thumbnail). An IFD is the number of its entries, the entries, and the offset of the next IFD.
+TIFF file: IFD0 has model and orientation, and IFD1 points to the thumbnail. An IFD is the number
+of its entries, the entries, and the offset of the next IFD.
 
-The reader needs only the beginning of a file, which may be cut anywhere and contain anything.
-It never follows other pointers than these, so it cannot run in circles; its time is linear.
+The beginning of a file is enough; it may be cut anywhere and contain anything. No other pointers
+are followed, and the time is linear.
 """
 
 from __future__ import annotations
@@ -22,38 +22,28 @@ MAX_TEXT = 64  # some models are a list: `ES65, ES67 / VLUU ES65, ES67 / SL50`
 START = b"\xff\xd8\xff"
 # Every marker that has a length, except those inside the picture data.
 _SEGMENT = re.compile(rb"\xff++([\xc0-\xcf\xdb-\xfe])(..)", re.DOTALL)
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF, not DHT, JPG, DAC
 _APP1 = 0xE1
 _EXIF = b"Exif\0\0"
 _ORDERS: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "big"}
 
-_MAKE = 0x010F
 _MODEL = 0x0110
 _ORIENTATION = 0x0112
 _THUMBNAIL = 0x0201  # JPEGInterchangeFormat
 _THUMBNAIL_LENGTH = 0x0202
-_EXIF_IFD = 0x8769
-_TAKEN = 0x9003  # DateTimeOriginal
 
 _ASCII = 2
 _INTEGERS = {3: 2, 4: 4}  # SHORT and LONG, and their sizes
-_TIME = re.compile(rb"[0-9]{4}:[0-9]{2}:[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
 _UNPRINTABLE = re.compile(rb"[^!-~]+")
 
 
 class Picture(NamedTuple):
     """The metadata of a JPEG file. A default means that the value is missing.
 
-    `make` and `model` are printable ASCII, not trustworthy. `taken` is `YYYY:MM:DD HH:MM:SS` on
-    the camera's clock; the digits need not be a date. `orientation` is 1 to 8, as in Exif.
-    `thumbnail` is the range of the embedded JPEG in the bytes given.
+    `model` is printable ASCII, not trustworthy. `orientation` is 1 to 8, as in Exif. `thumbnail`
+    is the range of the embedded JPEG in the bytes given.
     """
 
-    width: int = 0
-    height: int = 0
-    make: str = ""
     model: str = ""
-    taken: str = ""
     orientation: int = 1
     thumbnail: tuple[int, int] | None = None
 
@@ -62,20 +52,12 @@ def describe(head: bytes) -> Picture | None:
     """Read the beginning of a file; 128 KiB are enough. Return None if it is no JPEG."""
     if not head.startswith(START):
         return None
-    segments = list(_segments(head))
-    width, height = _size(head, segments)
-    tiff = _exif(head, segments)
+    tiff = _exif(head)
     main, next_ifd = tiff.directory(tiff.number(4, 4))
-    detail, _ = tiff.directory(tiff.integer(main.get(_EXIF_IFD)))
     second, _ = tiff.directory(next_ifd)
-    taken = tiff.text(detail.get(_TAKEN))
     orientation = tiff.integer(main.get(_ORIENTATION))
     return Picture(
-        width=width,
-        height=height,
-        make=_line(tiff.text(main.get(_MAKE))),
         model=_line(tiff.text(main.get(_MODEL))),
-        taken=taken.decode("ascii") if _TIME.fullmatch(taken) else "",
         orientation=orientation if 1 <= orientation <= 8 else 1,
         thumbnail=tiff.jpeg(
             tiff.integer(second.get(_THUMBNAIL)), tiff.integer(second.get(_THUMBNAIL_LENGTH))
@@ -95,18 +77,9 @@ def _segments(head: bytes) -> Iterator[tuple[int, int, int]]:
         yield match[1][0], match.end(), min(position, len(head))
 
 
-def _size(head: bytes, segments: list[tuple[int, int, int]]) -> tuple[int, int]:
-    """Return width and height from the first frame header."""
-    for marker, start, end in segments:
-        if marker in _FRAMES and end - start >= 5:
-            height, width = head[start + 1 : start + 3], head[start + 3 : start + 5]
-            return int.from_bytes(width, "big"), int.from_bytes(height, "big")
-    return 0, 0
-
-
-def _exif(head: bytes, segments: list[tuple[int, int, int]]) -> _Tiff:
+def _exif(head: bytes) -> _Tiff:
     """Return the first Exif segment with a byte order, else an empty one."""
-    for marker, start, end in segments:
+    for marker, start, end in _segments(head):
         if marker == _APP1 and head.startswith(_EXIF, start, end):
             base = start + len(_EXIF)
             order = _ORDERS.get(head[base : min(base + 4, end)])

@@ -27,19 +27,9 @@ _DECLARED = re.compile(rb"""\A\s*<\?xml[^>]{0,100}?encoding\s*=\s*["']([A-Za-z0-
 # Korean software declares EUC-KR and uses the superset of Windows.
 _ENCODINGS = {
     "utf-8": "utf-8",
-    "utf8": "utf-8",
-    "us-ascii": "utf-8",
     "utf-16": "utf-16",
     "euc-kr": "cp949",
-    "ks_c_5601-1987": "cp949",
     "cp949": "cp949",
-    "windows-949": "cp949",
-    "iso-8859-1": "cp1252",
-    "windows-1252": "cp1252",
-    "shift_jis": "cp932",
-    "gb2312": "gb18030",
-    "gbk": "gb18030",
-    "big5": "cp950",
 }
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)(?:\]\]>|\Z)", re.DOTALL)
 _WHOLE_CDATA = re.compile(r"<!\[CDATA\[.*?\]\]>", re.DOTALL | re.IGNORECASE)

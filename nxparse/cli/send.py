@@ -1,9 +1,7 @@
 """`python -m nxparse send`: play the camera, to test a set-up from a computer in its network.
 
-It takes each step of an upload, prints the result as a camera would see it, and stops at the first
-step that fails, with the cause and a remedy: DNS, hotspot check, e-mail (--to), social site
-(--site). Some cameras read only the first TCP segment of a reply (ge0rg/samsung-nx-emailservice,
-commit dcc222a), so segments are counted.
+It takes each step of an upload, prints the result, and stops at the first step that fails, with
+the cause and a remedy: DNS, hotspot check, e-mail (--to), social site (--site).
 """
 
 from __future__ import annotations
@@ -20,13 +18,13 @@ from pathlib import Path
 
 from nxparse import filename
 from nxparse.cli import camera
-from nxparse.cli.camera import EMAIL_HOST, SUCCESS, Photo, Received, Request
+from nxparse.cli.camera import CHECK_HOST, EMAIL_HOST, SUCCESS, Photo, Received, Request
 from nxparse.deliver import routes
 from nxparse.proxy import advice
 from nxparse.server import social
 from nxparse.server.endpoints import DNS_HOSTS
 from nxparse.server.reply import Reply
-from nxparse.text import describe_refused_sender, error_reason, format_list, format_size, printable
+from nxparse.text import error_reason, format_list, format_size, printable
 
 CONNECT = 10.0  # seconds
 ANSWER = 60.0  # seconds; how long a camera waits is unknown
@@ -43,68 +41,20 @@ CAUSES = {
     ),
     "silent": "{place} accepts the request but sends no reply for {seconds:g} s: see its log",
     "closed": (
-        "{place} closes the connection without a reply, as mitmproxy does without nx_addon or "
-        "with connection_strategy=eager: start it with -s nx_addon.py, and keep the strategy lazy"
+        "{place} closes the connection without a reply: see its log; mitmproxy does so without "
+        "nx_addon or with connection_strategy=eager"
     ),
-    "closed later": "{place} closes the connection without a reply: see the log of nx_addon",
     "no addon": "{place} is mitmproxy without nx_addon ({reason}): start it with -s nx_addon.py",
     "other server": (
         "{place} is another server ({reason}): if nx_addon should be there, {start}; if not, make "
         "{way} point to nx_addon"
     ),
-    "sender": (
-        "refused ({reason}): {sender}; nx_senders is an option of nx_addon, and --from sets "
-        "another sender"
-    ),
-    "too large": "refused ({reason}): to allow it, use --set nx_max_upload=SIZE for nx_addon",
-    "disk full": "refused ({reason}): make room in nx_dir; the log of nx_addon has the path",
-    "other": "refused ({reason}): see the log of nx_addon",
+    "declined": "refused ({reason}): see the log of nx_addon",
 }
-# Status and beginning of the reason of a refusal, with its cause; the first that fits counts.
-_REFUSALS = (
-    (401, "Sender ", "sender"),
-    (401, social.LOGIN_FAILED.remark, "sender"),
-    (413, "Larger than ", "too large"),
-    (507, "", "disk full"),
-)
-NO_DNS = (
-    "The DNS server of this computer does not answer: if it is nx_addon, start that with "
-    "--mode dns@53; --via ADDRESS tests the rest"
-)
 
 
 class SendError(Exception):
     """A step has failed. The text has the step, the cause and the remedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A hotspot check: its host, and the replies of which each camera accepts at least one.
-
-    A reply is a status, and a header with the beginning of its value.
-    """
-
-    host: str
-    replies: tuple[tuple[int, str, str], ...]
-
-    def passed(self, reply: Received) -> bool:
-        """Does some camera accept this reply?"""
-        return any(
-            reply.status == status and reply.header(name).startswith(value)
-            for status, name, value in self.replies
-        )
-
-
-def _portal(host: str, domain: str) -> Check:
-    cookie = f"samsung=hotspot; Domain=.{host.removeprefix('www.')};"
-    return Check(host, ((302, "Location", f"http://{domain}"), (200, "Set-Cookie", cookie)))
-
-
-CHECKS = {
-    "gld": Check("gld.samsungosp.com", ((200, "ETag", '"deadbeef"'),)),
-    "yahoo": _portal("www.yahoo.co.kr", "yahoo.com"),
-    "msn": _portal("www.msn.com", "msn.com"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,18 +87,11 @@ class Place:
             **values,
         )
 
-    def explain_reply(self, reply: Received, sender: str = "") -> str:
+    def explain_reply(self, reply: Received) -> str:
         """Return the sentence for a reply that is not the one expected from nx_addon."""
         if reply.body.startswith(b"<Response Err"):
-            remark = Reply(reply.status, reply.body).remark
-            causes = (
-                cause
-                for status, start, cause in _REFUSALS
-                if reply.status == status and remark.startswith(start)
-            )
-            reason = f"{reply.status}, {printable(remark, 200) or 'no reason given'}"
-            sentence = describe_refused_sender(sender)
-            return self.explain(next(causes, "other"), reason=reason, sender=sentence)
+            remark = printable(Reply(reply.status, reply.body).remark, 200)
+            return self.explain("declined", reason=f"{reply.status}, {remark or 'no reason given'}")
         server = printable(reply.header("Server") or reply.header("server"))
         if server.startswith("mitmproxy"):
             return self.explain("no addon", reason=printable(reply.head.partition("\r\n")[0]))
@@ -184,8 +127,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--site", metavar="NAME", type=str.lower, choices=sorted(routes.SITES),
         help="send to a social site in the camera's menu: %(choices)s")  # fmt: skip
     add("--via", metavar="HOST[:PORT]", help="the address of nx_addon, instead of DNS")
-    add("--check", choices=CHECKS, default="gld",
-        help="the hotspot check, gld for NX cameras (%(default)s)")  # fmt: skip
 
 
 def run(
@@ -203,10 +144,9 @@ def run(
             raise SendError("there is nothing to send: name photos, before --to")
         if not given.to and not site:
             raise SendError("there is no recipient: name one with --to, or a site with --site")
-        check = CHECKS[given.check]
         sender = Sender(output, parse_via(given.via) if given.via else None, timeout)
-        sender.resolve([check.host, EMAIL_HOST, *([social.HOST] if site else [])])
-        sender.check(check)
+        sender.resolve([CHECK_HOST, EMAIL_HOST, *([social.HOST] if site else [])])
+        sender.check()
         if given.to:
             sender.email(given.sender, given.to, photos)
         if site:
@@ -283,7 +223,6 @@ class Sender:
         self._via = via
         self._timeout = timeout
         self._addresses: dict[str, str] = {}
-        self._cause_of_close = "closed"
 
     def resolve(self, hosts: Sequence[str]) -> None:
         """Look up all hosts."""
@@ -291,25 +230,19 @@ class Sender:
             address, port = self._via
             self._output(f"DNS: not tested, everything goes to port {port} of {address}")
             return
-        names: dict[str, list[str]] = {}  # by address
         missing: list[str] = []
-        reason = remedy = ""
+        reason = ""
         for host in hosts:
             try:
                 self._addresses[host] = _lookup(host)
+                self._output(f"DNS: {printable(host)} resolves to {self._addresses[host]}")
             except OSError as error:
                 missing.append(host)
                 reason = error_reason(error)
-                remedy = NO_DNS if error.errno == socket.EAI_AGAIN else dns_advice(missing)
-            else:
-                names.setdefault(self._addresses[host], []).append(printable(host))
-        for address, found in names.items():
-            verb = "resolve" if len(found) > 1 else "resolves"
-            self._output(f"DNS: {' and '.join(found)} {verb} to {address}")
         if missing:
             lost = " and ".join(printable(host) for host in missing)
-            raise SendError(f"DNS: no address for {lost} ({reason}). {remedy}")
-        if len(names) > 1:
+            raise SendError(f"DNS: no address for {lost} ({reason}). {dns_advice(missing)}")
+        if len(set(self._addresses.values())) > 1:
             self._output("warning: the addresses differ, but all should be that of nx_addon")
 
     def place(self, host: str) -> Place:
@@ -318,14 +251,13 @@ class Sender:
             return Place(host, *self._via, by_dns=False)
         return Place(host, self._addresses[host])
 
-    def check(self, check: Check) -> None:
-        """Pass the hotspot check."""
-        place = self.place(check.host)
-        reply = self._ask("hotspot check", camera.page(check.host), place)
-        if not check.passed(reply):
+    def check(self) -> None:
+        """Pass the hotspot check of NX cameras."""
+        place = self.place(CHECK_HOST)
+        reply = self._ask("hotspot check", camera.page(CHECK_HOST), place)
+        if reply.status != 200 or not reply.header("ETag").startswith('"deadbeef"'):
             raise SendError(f"hotspot check: {place.explain_reply(reply)}")
-        self._cause_of_close = "closed later"
-        self._report(f"hotspot check: passed ({reply.status})", reply)
+        self._output("hotspot check: passed")
 
     def email(self, sender: str, recipients: Sequence[str], photos: Sequence[Photo]) -> None:
         """Send all photos in one e-mail."""
@@ -333,32 +265,31 @@ class Sender:
         boundary = f"{'-' * 27}{secrets.token_hex(6)}"
         names = format_list([printable(photo.name) for photo in photos])
         step = f"upload of {names}, {format_size(sum(photo.size for photo in photos))}"
-        address = re.search(r"<([^<>]+)>", sender)
         request = camera.email(sender, recipients, photos, boundary)
-        self._call(step, request, address[1] if address else sender, SUCCESS)
+        self._call(step, request, SUCCESS)
 
     def post(self, site: str, user: str, photos: Sequence[Photo]) -> None:
         """Send the photos to a social site, one by one."""
         request = camera.login(site, user, secrets.token_urlsafe(12), secrets.token_bytes(32))
         wanted = ('SessionKey="', 'LoginPeopleID="')
-        key = self._call(f"login to {site}", request, user, *wanted).value("SessionKey")
+        key = self._call(f"login to {site}", request, *wanted).value("SessionKey")
         # A caption with as many descriptions as photos makes the post complete at once.
         caption = "~".join(["Sent from Samsung Camera.", *("a test" for _ in photos)])
         for photo in photos:
             step = f"announcement of {printable(photo.name)}"
             request = camera.announcement(site, key, photo, caption)
-            reply = self._call(step, request, user, 'HostAddr="', 'ResourceID="')
+            reply = self._call(step, request, 'HostAddr="', 'ResourceID="')
             request = camera.put(reply.value("HostAddr"), reply.value("ResourceID"), photo)
-            self._call(f"upload of {photo}", request, user, SUCCESS)
-        self._call(f"logout from {site}", camera.logout(site, key), user)
+            self._call(f"upload of {photo}", request, SUCCESS)
+        self._call(f"logout from {site}", camera.logout(site, key))
 
-    def _call(self, step: str, request: Request, sender: str, *wanted: str) -> Received:
+    def _call(self, step: str, request: Request, *wanted: str) -> Received:
         """Make a request whose reply must contain these strings."""
         place = self.place(request.host)
         reply = self._ask(step, request, place)
         if reply.status != 200 or any(text.encode() not in reply.body for text in wanted):
-            raise SendError(f"{step}: {place.explain_reply(reply, sender)}")
-        self._report(f"{step}: accepted", reply)
+            raise SendError(f"{step}: {place.explain_reply(reply)}")
+        self._output(f"{step}: accepted")
         return reply
 
     def _ask(self, step: str, request: Request, place: Place) -> Received:
@@ -368,7 +299,7 @@ class Sender:
             cause = "refused" if isinstance(error, ConnectionRefusedError) else "unreachable"
             sentence = place.explain(cause, reason=error_reason(error))
             raise SendError(f"{step}: {sentence}") from None
-        cause = self._cause_of_close
+        cause = "closed"
         with connection:
             try:
                 reply = camera.exchange(connection, request, self._timeout)
@@ -378,13 +309,3 @@ class Sender:
         if not reply.data:
             raise SendError(f"{step}: {place.explain(cause, seconds=self._timeout)}")
         return reply
-
-    def _report(self, result: str, reply: Received) -> None:
-        count = reply.segments
-        segments = "segments unknown" if count is None else f"{count} segment{'s' * (count != 1)}"
-        self._output(f"{result}, {segments}")
-        if count and count > 1:
-            self._output(
-                "warning: some cameras read only the first TCP segment of a reply: look for a "
-                "warning about segments in the log of nx_addon"
-            )

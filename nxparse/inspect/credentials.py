@@ -14,7 +14,7 @@ HIDDEN = "(hidden)"
 
 # Parts of the names of secrets, and whole names for the user who logs in.
 _SECRET = (
-    r"pass|pwd|pin(?:code)?(?![a-z])|secret|token|key|cookie|nonce|signature"
+    r"pass|pwd|pin(?:code)?(?![a-z])|secret|token|key|cookie|nonce|signature|resourceid"
     r"|oauth_(?!version|signature_method)"
 )
 _USER = (
@@ -25,7 +25,6 @@ _NAME = rf"(?:[\w.:-]{{0,40}}?(?:{_SECRET})[\w.:-]{{0,40}}|{_USER})"
 _NAMED = re.compile(_NAME, re.IGNORECASE | re.ASCII)
 
 _HEADERS = re.compile(r"(?:proxy-)?authorization|cookie2?|set-cookie", re.IGNORECASE)
-_OAUTH = re.compile(r"""([\w-]{1,60})(\s{0,4}=\s{0,4})("[^"]*"?|[^\s,"]+)""")
 _QUERY = re.compile(rf"([?&;]|\A)({_NAME})=[^&;#\s]*", re.IGNORECASE | re.ASCII)
 _USER_INFO = re.compile(r"(?<=://)[^/?#\s]*@")
 
@@ -66,14 +65,7 @@ def _header(name: str, value: str) -> str:
     if "cookie" in name.lower():
         return re.sub(r"=[^;]+", f"={HIDDEN}", value) if "=" in value else HIDDEN
     scheme, _, secret = value.strip().partition(" ")
-    if scheme.lower() not in ("oauth", "digest"):
-        return f"{scheme} {HIDDEN}" if secret else HIDDEN
-    shown = (
-        match[0] if match[1] in ("oauth_version", "oauth_signature_method")
-        else f'{match[1]}{match[2]}"{HIDDEN}"'
-        for match in _OAUTH.finditer(secret)
-    )  # fmt: skip
-    return f"{scheme} {','.join(shown) or HIDDEN}"
+    return f"{scheme} {HIDDEN}" if secret else HIDDEN
 
 
 def hide_in_url(url: str) -> str:

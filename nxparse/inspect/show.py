@@ -1,28 +1,26 @@
 """Requests and replies as text for people: for the content view and `python -m nxparse show`.
 
-An upload is shown with its parts and with each deviation and its offset, a request to the social
-gateway with its fields. Passwords, keys and tokens are hidden, because what is on a screen is
-soon in a screenshot.
+An upload is shown with its parts and deviations, a request to the social gateway as its XML.
+Passwords, keys and tokens are hidden, because what is on a screen is soon in a screenshot.
 """
 
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from nxparse import filename, jpeg, multipart
+from nxparse import jpeg, multipart
 from nxparse.deviation import BodyError
+from nxparse.inspect import credentials
 from nxparse.inspect.recorded import RecordedRequest
-from nxparse.multipart import Fetch
-from nxparse.server import endpoints, social
+from nxparse.server import endpoints
 from nxparse.server.endpoints import Endpoint, Service
 from nxparse.text import format_size, printable
 from nxparse.upload import JPEG_HEAD, File, Upload, camera, from_parts, read, whole
 
-MAX_LINE = 200  # characters
+MAX_LINE = 200  # characters of a field
+MAX_XML = 4096  # bytes of XML that are shown
 
 EMAIL = "upload by e-mail"
 _TITLES = {
@@ -41,12 +39,11 @@ _TITLES = {
     Service.ACCOUNT: "login to AllShare",
     Service.LIST: "list of sites",
 }
-# The replies to these contain keys and tokens.
-_WITH_SECRETS = (Service.LOGIN, Service.PHOTO, Service.VIDEO)
+# Requests and replies in XML, with keys and tokens.
+_SOCIAL = (Service.LOGIN, Service.PHOTO, Service.VIDEO)
 
 # A flow in a recording is a dictionary as a tnetstring; its first key follows at once.
 _FLOWS = re.compile(rb"[0-9]{1,10}:[0-9]{1,2}:[a-z_]+[;,]")
-_SECRET = re.compile(r'((?:SessionKey|CryptSessionKey Value|ResourceID)=")[^"]*')
 
 
 def title(seen: RecordedRequest) -> str:
@@ -61,31 +58,26 @@ def title_of(endpoint: Endpoint) -> str:
 
 def is_readable(seen: RecordedRequest) -> bool:
     """Does `request` return a text for this request, if it has a body?"""
-    return _service(seen) in (*_WITH_SECRETS, Service.EMAIL, Service.FILE, Service.ACCOUNT)
+    return _service(seen) in (*_SOCIAL, Service.EMAIL, Service.FILE, Service.ACCOUNT)
 
 
 def has_secrets(seen: RecordedRequest) -> bool:
     """Does the reply to this request contain what `reply` hides?"""
-    return _service(seen) in _WITH_SECRETS
+    return _service(seen) in _SOCIAL
 
 
 def request(seen: RecordedRequest) -> str | None:
     """The contents of a request. None if it is unknown, or has no body."""
-    endpoint = endpoints.find(seen.method, seen.host, seen.path)
     body, content_type = seen.body, seen.header("content-type")
     if not body:
         return None
-    match endpoint.service:
+    match _service(seen):
         case Service.EMAIL:
             return email(body, content_type)
         case Service.FILE:
             return _lines(("file", _describe_file(_whole(body, content_type))))
-        case Service.LOGIN:
-            return _login(endpoint.argument, body)
-        case Service.PHOTO | Service.VIDEO:
-            return _announcement(endpoint.argument, endpoint.service.name.lower(), body)
-        case Service.ACCOUNT:
-            return _lines(("login to", "AllShare"), ("password", "(hidden)"))
+        case Service.LOGIN | Service.PHOTO | Service.VIDEO | Service.ACCOUNT:
+            return _xml(body)
         case _:
             return None
 
@@ -94,7 +86,7 @@ def reply(seen: RecordedRequest) -> str | None:
     """The body of a reply without its secrets. None if it has none."""
     if not has_secrets(seen) or not seen.answered or not seen.answered.body:
         return None
-    return _SECRET.sub(r"\1(hidden)", seen.answered.body.decode("utf-8", "replace"))
+    return _xml(seen.answered.body)
 
 
 def upload_in(seen: RecordedRequest) -> Upload | None:
@@ -110,18 +102,9 @@ def upload_in(seen: RecordedRequest) -> Upload | None:
             return None
 
 
-def describe_other(data: bytes, path: Path) -> str | None:
-    """Name a file that is neither a request nor a body, and say how to open it."""
-    if _FLOWS.match(data):
-        file = shlex.quote(str(path))
-        return (
-            f"{path} is a recording of mitmproxy. Open it with: "
-            f"mitmdump -nr {file} -s nx_addon.py, or mitmweb -r {file} -s nx_addon.py"
-        )
-    head = data[: filename.HEAD]
-    if filename.is_media(head):
-        return f"{path} is a photo or video ({filename.sniff(head)}), not an upload"
-    return None
+def is_recording(data: bytes) -> bool:
+    """Is this a recording of mitmproxy?"""
+    return bool(_FLOWS.match(data))
 
 
 def email(body: bytes, content_type: str) -> str:
@@ -147,7 +130,7 @@ def email(body: bytes, content_type: str) -> str:
     for number, part in enumerate(parts, 1):
         names = (part.name, part.filename, part.content_type)
         size = str(part.end - part.start)
-        shown = picture(fetch, part.start, part.end)
+        shown = model(fetch(part.start, min(part.end, part.start + JPEG_HEAD)))
         rows.append(
             (str(number), *(printable(one or "-") for one in names), size, str(part.start), shown)
         )
@@ -171,13 +154,10 @@ def upload(found: Upload) -> str:
     )
 
 
-def picture(fetch: Fetch, start: int, end: int) -> str:
-    """Dimensions, camera and time of a JPEG; empty for other files."""
-    found = jpeg.describe(fetch(start, min(end, start + JPEG_HEAD)))
-    if found is None:
-        return ""
-    size = f"{found.width} x {found.height}" if found.width else "JPEG"
-    return ", ".join(word for word in (size, found.model, found.taken) if word)
+def model(head: bytes) -> str:
+    """The model of the camera in the beginning of a JPEG; empty if there is none."""
+    found = jpeg.describe(head)
+    return found.model if found else ""
 
 
 def as_json(upload: Upload) -> dict[str, Any]:
@@ -204,28 +184,10 @@ def _service(seen: RecordedRequest) -> Service:
     return endpoints.find(seen.method, seen.host, seen.path).service
 
 
-def _login(site: str, body: bytes) -> str:
-    try:
-        login = social.parse_login(body)
-    except BodyError as error:
-        return _lines(("login to", site), ("cannot be parsed", str(error)))
-    if login.out:
-        return _lines(("logout from", site))
-    return _lines(("login to", site), ("user", login.user), ("password", "(hidden)"))
-
-
-def _announcement(site: str, kind: str, body: bytes) -> str:
-    try:
-        found = social.parse_announcement(body)
-    except BodyError as error:
-        return _lines((f"{kind} for", site), ("cannot be parsed", str(error)))
-    return _lines(
-        (f"{kind} for", site),
-        ("file", found.name or "-"),
-        ("album", found.album or "-"),
-        ("caption", found.caption or "-"),
-        ("session", "(hidden)" if found.session_key else "-"),
-    )
+def _xml(body: bytes) -> str:
+    """The beginning of XML without its secrets."""
+    text = credentials.hide_in_body(body[:MAX_XML]).decode("utf-8", "replace")
+    return "".join(f"{printable(line, MAX_XML)}\n" for line in text.splitlines())
 
 
 def _whole(body: bytes, content_type: str) -> File:
@@ -233,8 +195,8 @@ def _whole(body: bytes, content_type: str) -> File:
 
 
 def _describe_file(file: File) -> str:
-    shown = picture(lambda start, end: file.head(end), 0, file.size)
-    return ", ".join(word for word in (file.content_type, format_size(file.size), shown) if word)
+    words = (file.content_type, format_size(file.size), model(file.head(JPEG_HEAD)))
+    return ", ".join(word for word in words if word)
 
 
 def _lines(*fields: tuple[str, str]) -> str:

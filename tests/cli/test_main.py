@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shlex
-import sqlite3
 import subprocess
 import sys
 import time
@@ -111,7 +110,7 @@ class TestFiles:
             b"POST /facebook/auth HTTP/1.1\r\n\r\n"
             b'<Request><UserName Value="me"/><Password Value="secret"/></Request>'
         )
-        shown = "login to  facebook\nuser      me\npassword  (hidden)\n"
+        shown = '<Request><UserName Value="(hidden)"/><Password Value="(hidden)"/></Request>\n'
         assert run("show", path) == (0, shown, "")
 
     @pytest.mark.parametrize(
@@ -134,21 +133,12 @@ class TestFiles:
         assert err.startswith(f"{path} {sentence}")
         assert run("show", "--json", path)[:2] == (1, "")
 
-    @pytest.mark.parametrize("command", ["show", "repair"])
-    def test_other_files(self, path: Path, run: Run, command: str) -> None:
-        """Recordings, photos and videos are recognised, with the command that opens a recording."""
+    def test_recording(self, path: Path, run: Run) -> None:
+        """A recording is recognised, with the command that opens it."""
         with path.open("wb") as file:
             FlowWriter(file).add(tflow())
-        assert run(command, path) == (
-            1,
-            "",
-            f"{path} is a recording of mitmproxy. Open it with: "
-            f"mitmdump -nr '{path}' -s nx_addon.py, or mitmweb -r '{path}' -s nx_addon.py\n",
-        )
-        for data, kind in ((PHOTOS["A.JPG"], "image/jpeg"), (b"\0\0\0\x18ftypmp42", "video/mp4")):
-            path.write_bytes(data)
-            sentence = f"{path} is a photo or video ({kind}), not an upload\n"
-            assert run(command, path) == (1, "", sentence)
+        sentence = f"it is a recording; open it with: mitmweb -r '{path}' -s nx_addon.py"
+        assert run("show", path) == (1, "", f"{path} cannot be parsed: {sentence}\n")
 
     @pytest.mark.parametrize("command", ["show", "repair"])
     def test_file_cannot_be_read(self, no_permission: Path, run: Run, command: str) -> None:
@@ -319,12 +309,6 @@ class TestOutbox:
         assert outbox(*words) == (1, "", sentence)
         assert list(uploads.iterdir()) == []
 
-    def test_default_folder(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
-    ) -> None:
-        monkeypatch.chdir(tmp_path)
-        assert run("outbox")[2].startswith("uploads is not the nx_dir of nx_addon")
-
     def test_garbled_database(self, spool: Spool, outbox: Run, uploads: Path) -> None:
         spool.close()
         for path in (uploads / ".nx").glob("state.sqlite3*"):
@@ -341,18 +325,6 @@ class TestOutbox:
             f"no permission to open the outbox in {no_permission}: run this command as the user "
             "who runs nx_addon\n",
         )
-
-    @pytest.mark.parametrize("code", [sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY])
-    def test_no_permission_for_the_database(
-        self, spool: Spool, outbox: Run, monkeypatch: pytest.MonkeyPatch, code: int
-    ) -> None:
-        def connect(*_: object, **__: object) -> None:
-            error = sqlite3.OperationalError("no")
-            error.sqlite_errorcode = code
-            raise error
-
-        monkeypatch.setattr(sqlite3, "connect", connect)
-        assert outbox()[2].startswith("no permission to open the outbox in ")
 
 
 class TestUsage:

@@ -4,10 +4,7 @@ import argparse
 import base64
 import os
 import re
-import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,30 +14,18 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from nxparse.cli import send
-from nxparse.cli.camera import Received
 from nxparse.cli.send import ANSWER, Place, Sender, SendError, dns_advice
 from nxparse.proxy.advice import dnsmasq, rule
 from nxparse.server import hotspot, social
 from nxparse.server.reply import ACCEPTED, Reply, refusal
-from nxparse.text import describe_refused_sender
 from tests import bodies
-from tests.mitmdump import ROOT, Proxy
+from tests.mitmdump import Proxy
 from tests.social import mp4
 from tests.web_servers import Act, Script, WebServer
 
-# `python -m nxparse send` in another process, which prints its peak memory in kB at the end.
-PROGRAM = """
-import argparse, resource, sys
-from nxparse.cli import send
-parser = argparse.ArgumentParser()
-send.add_arguments(parser)
-status = send.run(parser.parse_args())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
-sys.exit(status)
-"""
 EMAIL = ("--to", "photos@example.org")
 SITE = ("--site", "picasa")
-PASSED = "hotspot check: passed (200), 1 segment"
+PASSED = "hotspot check: passed"
 
 
 def run(*arguments: object, timeout: float = ANSWER) -> tuple[int, list[str]]:
@@ -93,7 +78,7 @@ def test_email(proxy: Proxy, sam: Path) -> None:
             [
                 f"DNS: not tested, everything goes to port {proxy.port} of 127.0.0.1",
                 PASSED,
-                "upload of SAM_1.JPG, 300.0 kB: accepted, 1 segment",
+                "upload of SAM_1.JPG, 300.0 kB: accepted",
                 f"delivery: see http://{here}/, or run python -m nxparse outbox on that machine",
             ],
         )
@@ -115,13 +100,13 @@ def test_email_and_site(proxy: Proxy, tmp_path: Path) -> None:
         0,
         [
             PASSED,
-            "upload of SAM_5.JPG, A & <B>.MP4, 5.0 kB: accepted, 1 segment",
-            "login to facebook: accepted, 1 segment",
-            "announcement of SAM_5.JPG: accepted, 1 segment",
-            "upload of SAM_5.JPG, 2.0 kB: accepted, 1 segment",
-            "announcement of A & <B>.MP4: accepted, 1 segment",
-            "upload of A & <B>.MP4, 3.0 kB: accepted, 1 segment",
-            "logout from facebook: accepted, 1 segment",
+            "upload of SAM_5.JPG, A & <B>.MP4, 5.0 kB: accepted",
+            "login to facebook: accepted",
+            "announcement of SAM_5.JPG: accepted",
+            "upload of SAM_5.JPG, 2.0 kB: accepted",
+            "announcement of A & <B>.MP4: accepted",
+            "upload of A & <B>.MP4, 3.0 kB: accepted",
+            "logout from facebook: accepted",
         ],
     )
     proxy.wait_for("to a@b.org, c@d.org: SAM_5.JPG, ")
@@ -131,39 +116,24 @@ def test_email_and_site(proxy: Proxy, tmp_path: Path) -> None:
     assert files["A & <B>.MP4"] in saved.values()
 
 
-@pytest.mark.parametrize("name", ["yahoo", "msn"])
-def test_yahoo_and_msn(proxy: Proxy, sam: Path, name: str) -> None:
-    """Whichever of its two answers nx_addon gives, the check is passed."""
-    results = set()
-    for _ in range(2):
-        status, lines = run(sam, *EMAIL, "--check", name, "--via", f"127.0.0.1:{proxy.port}")
-        assert status == 0
-        results.add(lines[1])
-    assert results <= {PASSED, PASSED.replace("200", "302")}
-
-
-NX_SENDERS = "; nx_senders is an option of nx_addon, and --from sets another sender"
-
-
 @pytest.mark.parametrize(
     ("photos", "arguments", "expected"),
     [
         pytest.param(
             *(1, (*EMAIL, "--from", "Eve <eve@example.org>")),
             "upload of SAM_1.JPG, 300.0 kB: refused (401, Sender not in whitelist): "
-            f"{describe_refused_sender('eve@example.org')}{NX_SENDERS}",
+            "see the log of nx_addon",
             id="sender",
         ),
         pytest.param(
             *(1, (*SITE, "--from", "Eve")),
-            "login to picasa: refused (401, Login failed): "
-            f"{describe_refused_sender('Eve')}{NX_SENDERS}",
+            "login to picasa: refused (401, Login failed): see the log of nx_addon",
             id="login",
         ),
         pytest.param(
             *(2, EMAIL),
-            "upload of SAM_1.JPG, SAM_1.JPG, 600.0 kB: refused (413, Larger than 409.6 kB): to "
-            "allow it, use --set nx_max_upload=SIZE for nx_addon",
+            "upload of SAM_1.JPG, SAM_1.JPG, 600.0 kB: refused (413, Larger than 409.6 kB): see "
+            "the log of nx_addon",
             id="size",
         ),
     ],
@@ -171,7 +141,7 @@ NX_SENDERS = "; nx_senders is an option of nx_addon, and --from sets another sen
 def test_refused(
     proxy: Proxy, sam: Path, photos: int, arguments: tuple[str, ...], expected: str
 ) -> None:
-    """The reason is printed, and the option that allows the upload."""
+    """The reason is printed."""
     via = ("--via", f"127.0.0.1:{proxy.port}")
     assert failure(*[sam] * photos, *arguments, *via) == expected
 
@@ -197,25 +167,10 @@ CAUSES: dict[str, tuple[tuple[str, ...], Sequence[Script], str]] = {
         "hotspot check: {place} is another server (Server: nginx/1.24.0): if nx_addon should be "
         "there, start nx_addon there; if not, make --via point to nx_addon",
     ),
-    "control characters": (
-        EMAIL,
-        [b"HTTP/1.0 404 Not Found\r\nserver: lighttpd\x1b[31m\r\n\r\n"],
-        "hotspot check: {place} is another server (Server: lighttpd?[31m): ",
-    ),
     "no Server": (
         EMAIL,
         [b"HTTP/1.1 302 Found\r\nLocation: /login\r\n\r\n"],
         "hotspot check: {place} is another server (status 302, no Server): ",
-    ),
-    "no HTTP": (
-        EMAIL,
-        [b"SSH-2.0-OpenSSH_9.6\r\n"],
-        "hotspot check: {place} is another server (no HTTP): ",
-    ),
-    "endless head": (
-        EMAIL,
-        [[Act.READ, b"HTTP/1.1 200 OK\r\nServer: Apache\r\n", Act.READ_ON]],
-        "hotspot check: {place} is another server (Server: Apache): ",
     ),
     "silence": (
         EMAIL,
@@ -225,24 +180,8 @@ CAUSES: dict[str, tuple[tuple[str, ...], Sequence[Script], str]] = {
     "close": (
         EMAIL,
         [CLOSE],
-        "hotspot check: {place} closes the connection without a reply, as mitmproxy does without "
-        "nx_addon or with connection_strategy=eager: start it with -s nx_addon.py, and keep the "
-        "strategy lazy",
-    ),
-    "close after the check": (
-        EMAIL,
-        [GLD, CLOSE],
-        "upload of SAM_1.JPG, 300.0 kB: {place} closes the connection without a reply: see the log",
-    ),
-    "upload to nginx": (
-        EMAIL,
-        [GLD, NGINX],
-        "upload of SAM_1.JPG, 300.0 kB: {place} is another server (Server: nginx/1.24.0): ",
-    ),
-    "full disk": (
-        EMAIL,
-        [GLD, raw(refusal(507, "The disk is full"))],
-        "upload of SAM_1.JPG, 300.0 kB: refused (507, The disk is full): make room in nx_dir",
+        "hotspot check: {place} closes the connection without a reply: see its log; mitmproxy "
+        "does so without nx_addon or with connection_strategy=eager",
     ),
     "no reason": (
         EMAIL,
@@ -253,11 +192,6 @@ CAUSES: dict[str, tuple[tuple[str, ...], Sequence[Script], str]] = {
         SITE,
         [GLD, raw(Reply(200, b'<Response SessionKey="k"/>'))],
         "login to picasa: {place} is another server (status 200, no Server): ",
-    ),
-    "expired session": (
-        SITE,
-        [GLD, LOGGED_IN, raw(social.SESSION_EXPIRED)],
-        "announcement of SAM_1.JPG: refused (401, Session expired): see the log of nx_addon",
     ),
 }
 
@@ -336,36 +270,13 @@ def test_causes_by_address(cause: str, place: Place, expected: str) -> None:
 # Replies
 
 
-def test_two_segments(sam: Path) -> None:
-    """A reply in two segments is a warning, not a failure."""
-    head, _, body = SUCCESS.partition(b"\r\n\r\n")
-    with WebServer(GLD, [Act.READ, head + b"\r\n\r\n", body]) as server:
-        status, lines = run(sam, *EMAIL, "--via", f"127.0.0.1:{server.port}")
-    assert status == 0
-    assert lines[2].endswith(": accepted, 2 segments")
-    assert lines[3].startswith("warning: some cameras read only the first TCP segment of a reply")
-
-
-def test_segments_on_other_systems(sam: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On systems that do not count segments, the number is unknown."""
-    monkeypatch.setattr(sys, "platform", "darwin")
-    with WebServer(GLD, SUCCESS) as server:
-        status, lines = run(sam, *EMAIL, "--via", f"127.0.0.1:{server.port}")
-    assert (status, lines[1]) == (0, PASSED.replace("1 segment", "segments unknown"))
-
-
 @pytest.mark.parametrize(
-    ("name", "reply"),
-    [
-        ("gld", Reply(200, b"200 OK\n")),
-        ("gld", Reply(404, headers=(("ETag", '"deadbeef"'),))),
-        ("yahoo", hotspot.MSN.redirect),
-        ("yahoo", Reply(302, headers=(("Location", "https://yahoo.com"),))),
-        ("msn", Reply(200, b"MSN", (("Set-Cookie", "a=b; Domain=msn.com"),))),
-    ],
+    "reply", [Reply(200, b"200 OK\n"), Reply(404, headers=(("ETag", '"deadbeef"'),))]
 )
-def test_bad_answers_to_hotspot_checks(name: str, reply: Reply) -> None:
-    assert not send.CHECKS[name].passed(Received(raw(reply)))
+def test_bad_answer_to_the_hotspot_check(sam: Path, reply: Reply) -> None:
+    with WebServer(raw(reply)) as server:
+        line = failure(sam, *EMAIL, "--via", f"127.0.0.1:{server.port}")
+    assert line.startswith("hotspot check: port ")
 
 
 def test_reply_before_the_end_of_the_upload(sam: Path) -> None:
@@ -413,21 +324,6 @@ def test_secrets(sam: Path) -> None:
     assert len(passwords) == 2
 
 
-def test_memory(tmp_path: Path) -> None:
-    """A video of 200 MB needs no more memory than a small one."""
-    peaks = []
-    for size in (1000, 200_000_000):
-        path = tmp_path / "SAM.MP4"
-        with path.open("wb") as file:
-            file.truncate(size)
-        with WebServer(GLD, SUCCESS, keep=False) as server:
-            via = ("--via", f"127.0.0.1:{server.port}")
-            command = [sys.executable, "-c", PROGRAM, path, *EMAIL, *via]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        peaks.append(int(done.stderr) * 1024)
-    assert peaks[1] - peaks[0] < 10_000_000
-
-
 # DNS
 
 
@@ -442,8 +338,6 @@ def dns(monkeypatch: pytest.MonkeyPatch) -> Resolver:
         def resolve(host: str, *_: object) -> list[object]:
             if host not in names:
                 raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-            if not names[host]:
-                raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (names[host], 0))]
 
         monkeypatch.setattr(socket, "getaddrinfo", resolve)
@@ -461,11 +355,11 @@ def resolved(*hosts: str) -> list[str]:
 
 
 def test_names(dns: Resolver) -> None:
-    """Hosts with the same address share a line; different addresses are a warning."""
-    dns({"a": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.1"})
-    assert resolved("a", "c") == ["DNS: a and c resolve to 10.0.0.1"]
-    assert resolved("a", "b", "c") == [
-        "DNS: a and c resolve to 10.0.0.1",
+    """Different addresses are a warning."""
+    dns({"a": "10.0.0.1", "b": "10.0.0.2"})
+    assert resolved("a") == ["DNS: a resolves to 10.0.0.1"]
+    assert resolved("a", "b") == [
+        "DNS: a resolves to 10.0.0.1",
         "DNS: b resolves to 10.0.0.2",
         "warning: the addresses differ, but all should be that of nx_addon",
     ]
@@ -492,44 +386,6 @@ def test_dns_advice() -> None:
     assert dnsmasq("ADDRESS", ["www.ospserver.net", "www.msn.com", "'gone?;x'"]) in text
     assert " --mode dns@53 --set nx_hosts=www.msn.com --set nx_hosts='gone?;x' and " in text
     assert "then test the rest with --via ADDRESS" in text
-
-
-def test_dns_server_does_not_answer(dns: Resolver) -> None:
-    """This is not the same as one that points elsewhere."""
-    dns({"gld.samsungosp.com": ""})
-    [line] = resolved("gld.samsungosp.com")
-    assert "(Temporary failure in name resolution). The DNS server of this computer does" in line
-
-
-@pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and iproute2"
-)
-def test_by_name(folder: Path, sam: Path) -> None:
-    """DNS, port 80, check and upload work by name, through nx_addon's own DNS."""
-    name = f"nx{os.getpid()}house"
-    inside = ["ip", "netns", "exec", name]
-    etc = Path("/etc/netns") / name  # `ip netns exec` mounts these files over those in /etc
-    try:
-        etc.mkdir(parents=True)
-        (etc / "resolv.conf").write_text("nameserver 127.0.0.1\n")
-        (etc / "hosts").touch()
-        subprocess.run(["ip", "netns", "add", name], check=True)
-        subprocess.run([*inside, "ip", "link", "set", "lo", "up"], check=True)
-        modes = ("--mode", "regular@80", "--mode", "dns@53")
-        with Proxy(folder, *modes, before=inside) as proxy:
-            command = [*inside, sys.executable, "-c", PROGRAM, sam, *EMAIL, *SITE]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-            lines = done.stdout.splitlines()
-            assert done.returncode == 0, lines
-            proxy.wait_for(r"saved as .*SAM_1", times=2)
-        assert lines[0] == (
-            "DNS: gld.samsungosp.com and www.ospserver.net and snsgw.samsungmobile.com resolve to "
-            "127.0.0.1"
-        )
-        assert lines[-1].startswith("delivery: see http://127.0.0.1/, or ")
-    finally:
-        subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
-        shutil.rmtree(etc, ignore_errors=True)
 
 
 # Arguments and files

@@ -20,7 +20,7 @@ PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples
         ("Proxy-Authorization: 1234", "(hidden)"),
         (
             'Authorization: OAuth oauth_nonce="1a",oauth_signature="x/y=",oauth_version="1.0"',
-            'OAuth oauth_nonce="(hidden)",oauth_signature="(hidden)",oauth_version="1.0"',
+            "OAuth (hidden)",
         ),
         ("Cookie: sid=0123; on=1", "sid=(hidden); on=(hidden)"),
         ("Cookie: anna", "(hidden)"),

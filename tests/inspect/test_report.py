@@ -348,10 +348,10 @@ def test_recorded() -> None:
     hidden = re.search("<sender>(.*?)</sender>", xml)
     assert hidden
     assert xml.replace(hidden[1], "<text 17>") in plain
-    assert re.search("parameter-case +at 43 +fileName\n", report)
+    assert re.search("parameter-case +at 43\n", report)
     assert re.search("close-delimiter-unmarked +at 1239\n", report)
     digest = hmac.new(KEY, (ROOT / "tests/wire/nx300_email.SAM_4371.JPG").read_bytes(), "sha256")
-    row = f"binary +SAM_4371.JPG +image/jpeg; +600 +594 +{digest.hexdigest()[:16]} +JPEG"
+    row = f"binary +SAM_4371.JPG +image/jpeg; +600 +594 +{digest.hexdigest()[:16]}"
     assert re.search(f"\n2 +{row}\n", report)
     assert "\n200 OK\n" in report
     assert f"\n1 request, made with nx_addon {__version__} in mitmproxy 1.2.\n" in report
@@ -450,8 +450,7 @@ def with_message(message: bytes) -> RecordedRequest:
 PRINTED: dict[str, tuple[RecordedRequest, list[str]]] = {
     "not recorded": (post(None), ["\nThe body was not recorded.\n"]),
     "no body": (post(b""), ["\nNo body.\n"]),
-    "picture": (post(JPEG, "image/jpeg"), [f"bytes +{len(JPEG)}\n", "5472 x 3600, NX300"]),
-    "undeclared picture": (post(JPEG, ""), [f"bytes +{len(JPEG)}\n", "5472 x 3600, NX300"]),
+    "picture": (post(JPEG, "image/jpeg"), [f"bytes +{len(JPEG)}\n", "model +NX300"]),
     "binary": (
         post(b"\0\1secret", ""),
         ["bytes +8\n", hmac.new(KEY, b"\0\1secret", "sha256").hexdigest()[:16]],
@@ -460,12 +459,7 @@ PRINTED: dict[str, tuple[RecordedRequest, list[str]]] = {
         post(b"<a>x</a>" * 20000, ""),
         ["Body, 160000 bytes:", r"\(It is longer; the rest is left out.\)"],
     ),
-    "long value": (
-        post(b"<a>%b</a>" % (b"x " * 40000)),
-        ["<a><text 16381>", r"\(It is longer; the rest is left out.\)"],
-    ),
     "UTF-8": (post(XML.encode()), [REDACTED_XML]),
-    "UTF-8 with BOM": (post(XML.encode("utf-8-sig")), [REDACTED_XML]),
     "CP949": (post(XML.encode("cp949")), [REDACTED_XML]),
     "cut in a head": (
         post(bodies.body([(PHOTO, b"")]).partition(b"image/jpeg")[0], bodies.CONTENT_TYPE),
@@ -480,14 +474,13 @@ PRINTED: dict[str, tuple[RecordedRequest, list[str]]] = {
         post(b"<a>12</a>", FORM),
         ["the boundary <text 4> never appears", "```\n<a><digits 2></a>\n```"],
     ),
-    "no deviations": (post(ONE_FIELD % b"", FORM), ["\nIt has no deviations from the RFCs.\n"]),
     "unknown encoding": (
         post(ONE_FIELD % b"X-\xff: 7\r\n", FORM),
         ['name="a"\n<text 3>: <digits 1>\n```'],
     ),
     "deviation in XML": (
         with_message(bodies.message_xml().replace(b"<title>", b"& <title>")),
-        ["multipart-label .*\nxml-malformed +at 152 +not well-formed.*line 2"],
+        ["multipart-label .*\nxml-malformed +at 152\n"],
     ),
     "no recipients": (
         with_message(b"<email></email>"),
@@ -551,7 +544,7 @@ def test_form_fields() -> None:
     assert "Part 3:\n\n```\n<digits 2>\n```" in report
     assert "Part 5:" not in report
     assert "\naccept: <letters 1>\n <letters 1>, <letters 1>\n<text 4>: <digits 1>\n" in report
-    assert re.search("header-folded +at [0-9]+\n", report)
+    assert re.search("header-malformed +at [0-9]+\n", report)
 
 
 # Markdown

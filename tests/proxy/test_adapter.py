@@ -36,14 +36,14 @@ def flow(**headers: str) -> http.HTTPFlow:
 def test_body(headers: dict[str, str], length: int | None, has_body: bool) -> None:
     """The head of a request announces a body by its length or as chunks."""
     found = flow(**headers)
-    announced = adapter.announced(found)
+    announced = adapter.body_info(found)
     assert (announced.client, announced.length) == ("192.0.2.7", length)
     assert adapter.has_body(found.request) is has_body
 
 
 def test_arrival() -> None:
     """Uploads arrive at ports 80, 443, and the port of the connection."""
-    found = adapter.arrival(flow())
+    found = adapter.request_head(flow())
     assert (found.method, found.host, found.port) == ("POST", "www.ospserver.net", 80)
     assert (found.ports, found.upstream) == ((80, 443, 8080), None)
 

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from nxparse.proxy import upstream
-from nxparse.proxy.destination import Arrival, Destinations, refuses_connection
+from nxparse.proxy.destination import Destinations, RequestHead, refuses_connection
 from nxparse.proxy.network import Address
 from nxparse.server.endpoints import Hosts
 
@@ -31,8 +31,8 @@ def arrival(
     path: str = "/x",
     header: str = "",
     named: tuple[str, int] | None = None,
-) -> Arrival:
-    return Arrival(method, path, host, port, header, (80, 443, 8080), named)
+) -> RequestHead:
+    return RequestHead(method, path, host, port, header, (80, 443, 8080), named)
 
 
 HOSTS = Destinations(Hosts(("camera.test",)))
@@ -51,7 +51,7 @@ HOSTS = Destinations(Hosts(("camera.test",)))
         pytest.param(arrival("inner.test", named=REVERSE), None, id="named-by-the-mode"),
     ],
 )
-async def test_resolve(request_: Arrival, status: int | None) -> None:
+async def test_resolve(request_: RequestHead, status: int | None) -> None:
     """Requests for our hosts are answered here; the proxy leads to no server of this machine."""
     claim = await HOSTS.resolve(request_)
     reply = claim.endpoint(request_.method, request_.path).reply if claim else None
@@ -67,7 +67,7 @@ async def test_resolve(request_: Arrival, status: int | None) -> None:
         pytest.param(arrival("evil.test", named=REVERSE), False, id="named-by-the-mode"),
     ],
 )
-async def test_refuse_tunnel(request_: Arrival, refused: bool) -> None:
+async def test_refuse_tunnel(request_: RequestHead, refused: bool) -> None:
     """A tunnel to this machine is refused."""
     claim = await HOSTS.refuse_tunnel(request_)
     assert bool(claim and claim.refusal) is refused

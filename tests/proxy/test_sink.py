@@ -23,7 +23,7 @@ class Mitmproxy:
         self._reader, self.writer = await asyncio.open_connection(*self._sink.address)
         self.port = self.writer.get_extra_info("sockname")[1]
         if announced:
-            self._sink.announce(self.port)
+            self._sink.allow(self.port)
         return self
 
     async def send(self, data: bytes) -> None:
@@ -48,7 +48,7 @@ class Mitmproxy:
 
 @pytest.fixture
 async def sink() -> AsyncIterator[Sink]:
-    found = Sink(announced=0.1)
+    found = Sink(allow_within=0.1)
     found.open()
     yield found
     found.close()
@@ -83,7 +83,7 @@ async def test_answers_when_released(sink: Sink, mitmproxy: Mitmproxy) -> None:
 async def test_released_before_it_is_accepted(sink: Sink) -> None:
     """A small request may have been dealt with before the sink sees its connection."""
     connection = await Mitmproxy(sink).connect(announced=False)
-    sink.announce(connection.port)
+    sink.allow(connection.port)
     sink.release(connection.port)
     assert await connection.answer() == ANSWER
     connection.writer.close()
@@ -114,7 +114,7 @@ async def test_announced_late(sink: Sink) -> None:
     """mitmproxy may announce a connection after the sink has accepted it."""
     connection = await Mitmproxy(sink).connect(announced=False)
     await asyncio.sleep(0.02)
-    sink.announce(connection.port)
+    sink.allow(connection.port)
     await asyncio.sleep(0.15)
     sink.release(connection.port)
     assert await connection.answer() == ANSWER

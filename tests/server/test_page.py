@@ -312,7 +312,7 @@ def test_thumbnail(turn: int, orientation: int) -> None:
     )
     found = jpeg.describe(reply.body)
     assert found is not None
-    assert (found.orientation, found.width, found.height) == (orientation, 160, 120)
+    assert found.orientation == orientation
 
 
 def test_thumbnail_without_jpeg() -> None:

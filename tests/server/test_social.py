@@ -88,7 +88,7 @@ class TestSites:
 )
 def test_a_user_in_clear(value: str, user: str) -> None:
     """S02: an HMX-QF30 has no key, and quotes its user only: one line comes of it."""
-    assert social.read_login(login(value)) == Login(user)
+    assert social.parse_login(login(value)) == Login(user)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_user_in_clear(value: str, user: str) -> None:
 )
 def test_a_user_encrypted(data: bytes, user: str) -> None:
     """A user encrypted with AES, padded or not, is read with the key in the same request."""
-    assert social.read_login(aes(data)) == Login(user)
+    assert social.parse_login(aes(data)) == Login(user)
 
 
 WITH_PLUS = next(
@@ -121,7 +121,7 @@ PLUS = base64_of(encrypted(WITH_PLUS.encode()))
 )  # fmt: skip
 def test_s04_quoted_base64(value: str, key: str) -> None:
     """S04: base64 may be quoted or not, and a plus in it stays one."""
-    found = social.read_login(login(value, f'<CryptSessionKey Value="{key}"/>'))
+    found = social.parse_login(login(value, f'<CryptSessionKey Value="{key}"/>'))
     assert found == Login(WITH_PLUS)
 
 
@@ -167,7 +167,7 @@ GOOD = base64_of(encrypted(b"camera"))
 def test_no_user(body: bytes, reason: str) -> None:
     """S03: a login whose user cannot be read is a 401 with a reason."""
     with pytest.raises(CredentialsError) as caught:
-        social.read_login(body)
+        social.parse_login(body)
     assert isinstance(caught.value, BodyError)
     assert (str(caught.value), caught.value.status) == (reason, 401)
 
@@ -185,7 +185,7 @@ def test_no_user(body: bytes, reason: str) -> None:
 )
 def test_logout(body: bytes) -> None:
     """A logout needs no user."""
-    assert social.read_login(body) == Login("", out=True)
+    assert social.parse_login(body) == Login("", out=True)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_logout(body: bytes) -> None:
 )
 def test_s05_a_login_spelled_otherwise(body: str) -> None:
     """S05: letter case and broken XML do not matter."""
-    assert social.read_login(body.encode()) == Login("me")
+    assert social.parse_login(body.encode()) == Login("me")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_s05_a_login_spelled_otherwise(body: str) -> None:
 )  # fmt: skip
 def test_an_announcement_spelled_otherwise(body: str, expected: Announcement) -> None:
     """S02, S05: missing values are empty, others are found."""
-    assert social.read_announcement(body.encode()) == expected
+    assert social.parse_announcement(body.encode()) == expected
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_an_announcement_spelled_otherwise(body: str, expected: Announcement) ->
 )
 def test_album(name: str, album: str) -> None:
     """X13: an album is one line, and not too long."""
-    assert social.read_announcement(photo(f'<Album Name="{name}"/>')).album == album
+    assert social.parse_announcement(photo(f'<Album Name="{name}"/>')).album == album
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_album(name: str, album: str) -> None:
 )  # fmt: skip
 def test_caption(content: str, caption: str) -> None:
     """A caption is returned exactly as the user wrote it."""
-    assert social.read_announcement(photo(content)).caption == caption
+    assert social.parse_announcement(photo(content)).caption == caption
 
 
 @pytest.mark.parametrize(
@@ -275,8 +275,8 @@ def test_photos(caption: str, photos: int) -> None:
 
 
 READERS: dict[str, Callable[[bytes], object]] = {
-    "login": social.read_login,
-    "announcement": social.read_announcement,
+    "login": social.parse_login,
+    "announcement": social.parse_announcement,
 }
 both = pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 
@@ -306,7 +306,7 @@ def test_refused(read: Callable[[bytes], object], body: bytes, status: int, reas
 def test_as_long_as_allowed() -> None:
     """X08: at the limit a message is read."""
     room = MAX_BYTES - len(photo("<Content></Content>"))
-    found = social.read_announcement(photo(f"<Content>{'x' * room}</Content>"))
+    found = social.parse_announcement(photo(f"<Content>{'x' * room}</Content>"))
     assert found.caption == "x" * room
 
 
@@ -362,7 +362,7 @@ LINE_END = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 def test_any_login(body: bytes) -> None:
     """Any body is a login with a user, a logout, or refused."""
     try:
-        found = social.read_login(body)
+        found = social.parse_login(body)
     except BodyError:
         return
     assert bool(found.user) != found.out
@@ -375,7 +375,7 @@ def test_any_login(body: bytes) -> None:
 def test_any_announcement(body: bytes) -> None:
     """Any body is an announcement, or refused."""
     try:
-        found = social.read_announcement(body)
+        found = social.parse_announcement(body)
     except BodyError:
         return
     assert found.name != ""

@@ -74,7 +74,7 @@ class TestQuarantine:
             opened.quarantine(body)
             assert seen == [body.id, "spool", "move", "quarantine", "spool"]
         else:
-            opened.give_up(to(arrival, "save"))
+            opened.quarantine_delivery(to(arrival, "save"))
             assert seen == ["move", "quarantine", "spool"]
 
     def test_tidy_lists_no_folder(self, opened: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ class TestUnknown:
 
     def test_kept(self, opened: Spool, root: Path) -> None:
         """A flow is stored unaltered, readable by its owner only."""
-        paths = [opened.keep_unknown(flow) for flow in (b"one", b"two")]
+        paths = [opened.save_unknown(flow) for flow in (b"one", b"two")]
         assert sorted(paths) == sorted((root / "unknown").iterdir())
         assert [path.read_bytes() for path in paths] == [b"one", b"two"]
         assert all(re.fullmatch(r"20260101T000000Z-[0-9a-f]{8}\.mitm", path.name) for path in paths)
@@ -179,7 +179,7 @@ class TestUnknown:
         for name, limit in limits.items():
             monkeypatch.setattr(quarantine, name, limit)
         for number in (1, 2, 3, 4):
-            opened.keep_unknown(b"%10d" % number)
+            opened.save_unknown(b"%10d" % number)
             clock.now += 1
         assert [int(flow) for flow in contents(root / "unknown").values()] == left
 
@@ -193,8 +193,8 @@ class TestUnknown:
                 ) as faults,
                 suppress(OSError),
             ):
-                opened.keep_unknown(b"a flow")
-            opened.keep_unknown(b"a flow")
+                opened.save_unknown(b"a flow")
+            opened.save_unknown(b"a flow")
             assert set(contents(root / "unknown").values()) == {b"a flow"}
             assert not [name for name in contents(root / "unknown") if name.startswith(".")]
             if not faults.failed:

@@ -786,7 +786,7 @@ class TestPostBodies:
         arrival = append_all(opened, 1, 2, 3)
         [path] = [one for one in (root / "spool").iterdir() if one.read_bytes() == photo(2)]
         path.unlink()
-        paths = opened.give_up(to(arrival, target, file_number))
+        paths = opened.quarantine_delivery(to(arrival, target, file_number))
         assert [NUMBERS[path.read_bytes()] for path in paths] == moved
         assert sorted(paths) == sorted((root / "quarantine").iterdir())
         assert spooled(root) == [number for number in (1, 3) if number not in moved]
