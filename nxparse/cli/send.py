@@ -76,7 +76,10 @@ class Place:
             cause = "internet"
         redirect = advice.rule([self.address], 8080)
         start = "start nx_addon there"
-        if self.port == 80:
+        if self.address == advice.UNUSED_ADDRESS:
+            # No machine has it, so the refusal shows that the redirection works.
+            start = "start nx_addon on the router with --mode transparent@8080"
+        elif self.port == 80:
             start += f" with --mode regular@80, or redirect port 80 to it, for example: {redirect}"
         return CAUSES[cause].format(
             place=self,

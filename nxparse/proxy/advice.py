@@ -138,6 +138,8 @@ def explained(complaint: str) -> str | None:
                     "or listen on one address only, with --mode dns@ADDRESS:53; "
                     "see README for dnsmasq and systemd-resolved"
                 )
+            elif port == 80:
+                remedy = "or redirect the cameras to a free port, as README does on a router"
             return (
                 f"port {port} is taken: find the program with sudo ss -lntup 'sport = :{port}' "
                 f"and stop it, {remedy}"
@@ -185,6 +187,11 @@ def doubts(options: Mapping[str, object], config: Config, environ: Mapping[str, 
     for host in config.hosts:
         if all(routes.fits(host, name) for name in ("www.example.com", "debian.org", "x.y")):
             found.append(f"nx_hosts={host} matches every name: list those that the camera needs")
+    for sender in config.senders:
+        if len(re.findall(r"[^\s,;]@[^\s,;]", sender)) > 1:
+            found.append(
+                f"nx_senders={sender} is one pattern: repeat --set nx_senders=... for each"
+            )
     if config.dns and (config.dns.is_loopback or config.dns.is_unspecified):
         found.append(f"nx_dns={config.dns} is out of a camera's reach: use an address of the LAN")
     if placeholder := _PLACEHOLDERS.search(str(options["nx_dir"])):

@@ -37,10 +37,10 @@ class UnknownHosts:
         if not names:
             return None
         shown = format_list([printable(name) for name in names], MAX_NAMES)
-        return (
-            f"{client}: asked for {shown} before, which nx_addon does not answer; if its uploads "
-            f"fail, try --set nx_hosts=NAME with one of them"
-        )
+        line = f"{client}: asked for {shown} before, which nx_addon does not answer"
+        if len(names) > 1:
+            return f"{line}; if its uploads fail, try --set nx_hosts=NAME with one of them"
+        return line + _remedy(shown)
 
     def asked(self, client: str, name: str, how: str) -> str | None:
         """Record that a client asked for a name that is not ours; `how` is HTTP or DNS.
@@ -63,10 +63,7 @@ class UnknownHosts:
         shown = printable(name)
         verb = "looked up" if how == "DNS" else "requested"
         line = f"{client}: also {verb} {shown}, which nx_addon does not answer"
-        # A client may send any name, also * or $(reboot).
-        if not _HOST.fullmatch(shown):
-            return line
-        return f"{line}; if its uploads fail, try --set nx_hosts={shown}"
+        return line + _remedy(shown)
 
     def names(self, client: str) -> list[str]:
         """Return at most MAX_NAMES names that a client asked for and that are not ours.
@@ -74,6 +71,11 @@ class UnknownHosts:
         They are not escaped for the log.
         """
         return [*self._cameras.get(client, {}), *self._others.get(client, {})]
+
+
+def _remedy(name: str) -> str:
+    # A client may send any name, also * or $(reboot).
+    return f"; if its uploads fail, try --set nx_hosts={name}" if _HOST.fullmatch(name) else ""
 
 
 def _touch(clients: OrderedDict[str, dict[str, None]], client: str) -> dict[str, None]:

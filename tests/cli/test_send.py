@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from nxparse.cli import send
 from nxparse.cli.send import ANSWER, Place, Sender, SendError, dns_advice
-from nxparse.proxy.advice import dnsmasq, rule
+from nxparse.proxy.advice import UNUSED_ADDRESS, dnsmasq, rule
 from nxparse.server import hotspot, social
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from tests import bodies
@@ -255,6 +255,10 @@ START = f"start nx_addon there with --mode regular@80, .*{re.escape(rule([LAN], 
             for cause in ("refused", "unreachable", "closed", "other server")
         ),
         ("refused", Place("gld.samsungosp.com", LAN), f"refuses connections: {START}"),
+        (
+            *("refused", Place("gld.samsungosp.com", UNUSED_ADDRESS)),
+            "refuses connections: start nx_addon on the router with --mode transparent@8080$",
+        ),
         ("other server", Place("x", LAN), f"if nx_addon should be there, {START}; .* make DNS"),
         (
             *("unreachable", Place("gld.samsungosp.com", PUBLIC, by_dns=False)),

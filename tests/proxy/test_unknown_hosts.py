@@ -63,6 +63,18 @@ def test_names_before() -> None:
     assert hosts.names(CAMERA)[-1] == "new.example.com"
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [(NAME, f"; if its uploads fail, try --set nx_hosts={NAME}"), ("$(reboot)", "")],
+)
+def test_one_name_before(name: str, remedy: str) -> None:
+    """If there was only one name, the option is complete, unless a shell would expand it."""
+    hosts = UnknownHosts()
+    hosts.asked(CAMERA, name, "DNS")
+    line = f"{CAMERA}: asked for {name} before, which nx_addon does not answer{remedy}"
+    assert hosts.seen(CAMERA) == line
+
+
 def test_limits_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of clients that are not cameras, the last names of the last clients are remembered."""
     monkeypatch.setattr(unknown_hosts, "MAX_CLIENTS", 2)
