@@ -122,4 +122,4 @@ def test_any_name(name: str) -> None:
         flag, option = shlex.split(line.partition("try ")[2])
         config = parse({**DEFAULTS, "nx_hosts": [option.partition("=")[2]]}, {})
         hosts = Hosts(config.hosts)
-        assert (flag, name in hosts, f"{name}x" in hosts) == ("--set", True, False)
+        assert (flag, name in hosts, f"{bare_host(name)}x" in hosts) == ("--set", True, False)

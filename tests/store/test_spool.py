@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -63,9 +62,9 @@ from tests.store.helpers import (
 )
 
 # Seconds since the photo before, and what it is posted as: for each photo. Then the posts.
-ALBUM_X, NO_ALBUM = replace(POST, album="NX500"), replace(POST, album="")
+ALBUM_X, NO_ALBUM = POST._replace(album="NX500"), POST._replace(album="")
 
-FOREST = replace(POST, caption="In the forest")
+FOREST = POST._replace(caption="In the forest")
 
 Row = tuple[list[tuple[float, Post]], list[list[int]]]
 
@@ -75,10 +74,10 @@ GROUPS: dict[str, Row] = {
         [(0, POST), (9, FOREST), (9, POST), (9, FOREST)],
         [[1, 3], [2, 4]],
     ),
-    "caption in another case": ([(0, POST), (9, replace(POST, caption="AT THE SEA"))], [[1], [2]]),
-    "no caption, and one": ([(0, replace(POST, caption="")), (9, POST)], [[1], [2]]),
-    "another session": ([(0, POST), (9, replace(POST, session="another"))], [[1], [2]]),
-    "another site": ([(0, POST), (9, replace(POST, site="picasa"))], [[1], [2]]),
+    "caption in another case": ([(0, POST), (9, POST._replace(caption="AT THE SEA"))], [[1], [2]]),
+    "no caption, and one": ([(0, POST._replace(caption="")), (9, POST)], [[1], [2]]),
+    "another session": ([(0, POST), (9, POST._replace(session="another"))], [[1], [2]]),
+    "another site": ([(0, POST), (9, POST._replace(site="picasa"))], [[1], [2]]),
     "another album": ([(0, POST), (9, ALBUM_X)], [[1], [2]]),
     "photo and video": ([(0, POST), (9, NO_ALBUM)], [[1, 2]]),
     "video between two albums": ([(0, POST), (9, NO_ALBUM), (9, ALBUM_X)], [[1, 2], [3]]),
@@ -89,10 +88,10 @@ GROUPS: dict[str, Row] = {
     "R07 clock set back": ([(0, POST), (-GAP - 1, POST), (0, POST)], [[1], [2, 3]]),
     "R07 clock set forward": ([(0, POST), (YEARS, POST), (9, POST)], [[1], [2, 3]]),
     "all that the caption speaks of": (
-        [(0, replace(POST, photos=2)), *[(9, replace(POST, photos=2))] * 3],
+        [(0, POST._replace(photos=2)), *[(9, POST._replace(photos=2))] * 3],
         [[1, 2], [3, 4]],
     ),
-    "fewer than the caption speaks of": ([(0, replace(POST, photos=3))] * 2, [[1, 2]]),
+    "fewer than the caption speaks of": ([(0, POST._replace(photos=3))] * 2, [[1, 2]]),
 }
 
 
@@ -428,7 +427,7 @@ class TestPosts:
         """A post with the most photos is due, and the next photo begins a new post."""
         seen = []
         for number in range(1, MAX_PHOTOS + 2):
-            append(opened, number, replace(POST, photos=photos), at_once=())
+            append(opened, number, POST._replace(photos=photos), at_once=())
             seen.append([when for _, _, when in waits(opened, clock)])
         assert seen == [[QUIET]] * (MAX_PHOTOS - 1) + [[0], [0, QUIET]]
         assert list(map(len, posts(opened))) == [MAX_PHOTOS, 1]
@@ -455,7 +454,7 @@ class TestPosts:
 
     def test_complete(self, opened: Spool, clock: Clock) -> None:
         """A post with all photos that its caption announces is due at once."""
-        post = replace(POST, photos=2)
+        post = POST._replace(photos=2)
         append(opened, 1, post)
         opened.expect(post, MAX_WAIT)
         clock.now += 5
@@ -477,7 +476,7 @@ class TestPosts:
 
     @pytest.mark.parametrize(
         "post",
-        [FOREST, ALBUM_X, replace(POST, site="picasa"), replace(POST, session="another")],
+        [FOREST, ALBUM_X, POST._replace(site="picasa"), POST._replace(session="another")],
         ids=["caption", "album", "site", "session"],
     )
     def test_expected_for_another(self, opened: Spool, clock: Clock, post: Post) -> None:
@@ -499,7 +498,7 @@ class TestPosts:
         opened.postpone(to(closed, MAIL), 3600, "later", [SITE])
         with opened.read(to(closed, MAIL)):
             pass
-        append(opened, 2, replace(POST, photos=1, caption="~"))
+        append(opened, 2, POST._replace(photos=1, caption="~"))
         append(opened, 3)
         opened.expect(POST, MAX_WAIT)
         clock.now += 100
@@ -614,7 +613,7 @@ class TestPosts:
         targets = ("save", MAIL, OTHER)
         delivered: dict[str, list[int]] = {target: [] for target in targets}
         tried: dict[tuple[str, str], list[int]] = {}
-        kinds = [POST, NO_ALBUM, FOREST, replace(POST, photos=3, caption="~~~")]
+        kinds = [POST, NO_ALBUM, FOREST, POST._replace(photos=3, caption="~~~")]
         sent = 0
 
         def send() -> None:
@@ -674,7 +673,7 @@ class TestPosts:
         ended = threading.Event()
 
         def send(session: str, first: int) -> None:
-            post = replace(POST, session=session)
+            post = POST._replace(session=session)
             for number in range(first, first + 20):
                 append(opened, number, post, together=[MAIL, OTHER])
 
