@@ -592,7 +592,8 @@ def _save_flow(save: Callable[[bytes], Path], flow: http.HTTPFlow) -> Path:
 def make_addons(times: Times = Times()) -> list[Any]:  # noqa: B008
     """The addons, in the order in which mitmproxy calls them."""
     state = State(times)
-    kinds = (Options, Lifecycle, Connections, NameServer, Uploads, Inspection)
+    # Lifecycle ends last: mitmproxy waits for its end before it calls the next one.
+    kinds = (Options, Connections, NameServer, Uploads, Inspection, Lifecycle)
     return [kind(state) for kind in kinds]
 
 
