@@ -304,7 +304,7 @@ def test_a_client_that_goes_on_sending(folder: Path) -> None:
 
 def test_tiny_chunks(folder: Path) -> None:
     """A body in chunks of one byte does not delay other clients for long."""
-    request, photos = upload("SAM_1.JPG", 60_000)
+    request, photos = upload("SAM_1.JPG", 150_000)
     head, body = request.split(b"\r\n\r\n", 1)
     head = re.sub(rb"Content-Length: *\d+", b"Transfer-Encoding: chunked", head)
     wire = head.replace(b"HTTP/1.0", b"HTTP/1.1") + b"\r\n\r\n"
@@ -312,16 +312,13 @@ def test_tiny_chunks(folder: Path) -> None:
     with Proxy(folder) as proxy:
         heard: list[camera.Heard] = []
         sending = threading.Thread(target=lambda: heard.append(camera.send(proxy.port, wire)))
-        begun = time.monotonic()
         sending.start()
-        checks = []
+        answered = 0
         while sending.is_alive():
-            before = time.monotonic()
             assert camera.send(proxy.port, START + b"\r\n").status == 200
-            checks.append(time.monotonic() - before)
+            answered += 1
         assert heard[0].body == ACCEPTED
-        # At once or never: it is not known how fast this machine is.
-        assert max(checks) < (time.monotonic() - begun) * 3 / 4
+        assert answered > 9  # about 8 if all chunks of a read were handled at once, else 24
         proxy.wait_for("saved as")
         assert proxy.saved() == photos
 

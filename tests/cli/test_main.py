@@ -145,7 +145,7 @@ class TestFiles:
         for path, reason in (
             (no_permission / "upload", "Permission denied"),
             (Path("/nowhere/upload"), "No such file or directory"),
-            (ROOT, "Is a directory"),
+            (Path(os.sep), "Is a directory"),
         ):
             assert run(command, path) == (1, "", f"{reason} ({path})\n")
 
