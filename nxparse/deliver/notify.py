@@ -39,7 +39,7 @@ def parse_service(url: str) -> Any:
 
 def _check_encryption(service: Any) -> None:
     """Raise ValueError if a service would send a secret unencrypted to another machine."""
-    # Apprise writes the scheme that it will use, and replaces what is secret.
+    # Apprise writes the scheme that it will use, and replaces secrets.
     shown = service.url(privacy=True)
     scheme = shown.partition("://")[0]
     has_secret = shown != service.url()

@@ -1,7 +1,7 @@
 """Requests and replies as text for people: for the content view and `python -m nxparse show`.
 
 An upload is shown with its parts and deviations, a request to the social gateway as its XML.
-Passwords, keys and tokens are hidden, because what is on a screen is soon in a screenshot.
+Passwords, keys and tokens are hidden, because users share screenshots.
 """
 
 from __future__ import annotations

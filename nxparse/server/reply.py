@@ -54,7 +54,7 @@ PRIVATE = (
     ("Referrer-Policy", "no-referrer"),
     ("Cache-Control", "private, no-store"),
 )
-"""Headers of all replies that show what was uploaded."""
+"""Headers of all replies with uploaded content."""
 
 ACCEPTED = Reply(200, b'<Response Status="succ" />')
 """The reply that confirms an upload (samsung-nx-emailservice, commit de1c332)."""
