@@ -16,9 +16,9 @@ one of them, hook by hook:
 mitmproxy forwards a request whose hook raises. So each hook for our hosts catches
 everything and answers 500, and `server_connect` refuses connections to our hosts.
 
-This is the only module that imports mitmproxy. Its addons are `Options`, `Lifecycle` (start
-and stop), `Connections`, `NameServer` (DNS), `Uploads` and `Inspection` (commands, view,
-report). They share one `State`.
+This is the only module that imports mitmproxy. Its addons are `Lifecycle` (options, start and
+stop), `Connections`, `NameServer` (DNS), `Uploads` and `Inspection` (commands, view, report).
+They share one `State`.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from http.client import responses
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,16 @@ from nxparse.deliver.outbox import describe_waiting
 from nxparse.deliver.save import describe_saved, store
 from nxparse.inspect import show
 from nxparse.inspect.log_line import describe_recorded, describe_request
+from nxparse.inspect.recorded import RecordedQuestion
 from nxparse.proxy import adapter, internals, limits, network
-from nxparse.proxy.destination import describe_refused, refuses_connection
+from nxparse.proxy.destination import describe_refused
 from nxparse.proxy.dns import ForeignQueries
 from nxparse.proxy.exchange import FAILED, Exchange
 from nxparse.proxy.log_filter import ProxyLogFilter
 from nxparse.proxy.state import State
 from nxparse.proxy.transport import Stage, Times
 from nxparse.server.backend import Backend, open_backend
+from nxparse.server.endpoints import bare_host
 from nxparse.server.gateway import simulated
 from nxparse.server.reply import Reply, refusal
 from nxparse.text import error_reason, printable
@@ -80,18 +83,27 @@ class Addon:
         self.name = f"nx_{type(self).__name__.lower()}"  # unique among mitmproxy's addons
 
 
-class Options(Addon):
-    """Declares and parses the options."""
+class Lifecycle(Addon):
+    """Parses the options, opens the backend, and closes it without losing an upload."""
 
     def __init__(self, state: State) -> None:
         super().__init__(state)
         self.started = False
         self.is_declared = True  # each option, with the value it was given
+        self.port_advice = internals.PortAdvice()
+        self.accept_errors = limits.AcceptErrors()
 
     def load(self, loader: Loader) -> None:
         for option in config.OPTIONS:
             self.is_declared &= internals.convert_deferred(ctx.options, option)
             loader.add_option(option.name, option.kind, option.default, option.help)
+        handlers = logging.getLogger().handlers
+        terminal = [one for one in handlers if isinstance(one, TermLogHandler)]
+        internals.write_stdout_in_thread(ctx.master, terminal)
+        # With "eager", mitmproxy would first connect to servers that no longer exist.
+        ctx.options.connection_strategy = "lazy"
+        # mitmproxy opens its ports while it loads scripts.
+        self.port_advice.start(ctx.master)
 
     def configure(self, updated: set[str]) -> None:
         if not self.is_declared:
@@ -107,26 +119,6 @@ class Options(Addon):
     def running(self) -> None:
         self.started = True
         internals.warn_about_unknown(ctx.options)
-
-
-class Lifecycle(Addon):
-    """Opens the backend at the start, and closes it without losing an upload."""
-
-    def __init__(self, state: State) -> None:
-        super().__init__(state)
-        self.port_advice = internals.PortAdvice()
-        self.accept_errors = limits.AcceptErrors()
-
-    def load(self, loader: Loader) -> None:
-        handlers = logging.getLogger().handlers
-        terminal = [one for one in handlers if isinstance(one, TermLogHandler)]
-        internals.write_stdout_in_thread(ctx.master, terminal)
-        # With "eager", mitmproxy would first connect to servers that no longer exist.
-        ctx.options.connection_strategy = "lazy"
-        # mitmproxy opens its ports while it loads scripts.
-        self.port_advice.start(ctx.master)
-
-    def running(self) -> None:
         self.port_advice.stop()
         state = self.state
         if not state.config or not ctx.options.server:
@@ -207,7 +199,7 @@ class Connections(Addon):
             self.clients.enter(client.id, Stage.HEAD if is_http else Stage.OPAQUE)
 
     async def http_connect(self, flow: http.HTTPFlow) -> None:
-        self.state.enter(flow, Stage.OPAQUE)
+        self.state.clients.notice(flow, Stage.OPAQUE)
         claim = await self.state.destinations.refuse_tunnel(flow)
         if claim and claim.refusal:
             client = adapter.address(flow.client_conn)
@@ -237,9 +229,14 @@ class Connections(Addon):
             internals.abort_connection(ctx.master, client, data.server)
 
     def _refuses(self, client: Client, address: tuple[Any, ...], host: str) -> bool:
+        """Return whether not to connect to a server, at `host`. No DNS look-ups.
+
+        The server of a mode, and a name server, may be on this machine, but not be this process.
+        """
+        if not network.is_inside(bare_host(host)):
+            return False
         named = adapter.named_by_mode(client) == address[:2] or client.proxy_mode.type_name == "dns"
-        listening = internals.listening(ctx.master)
-        return refuses_connection(host, address[1], named=named, listening=listening)
+        return not named or network.is_served(host, address[1], internals.listening(ctx.master))
 
 
 class NameServer(Addon):
@@ -302,7 +299,7 @@ class Uploads(Addon):
     """Answers the requests for our hosts."""
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
-        self.state.enter(flow, Stage.BODY)
+        self.state.clients.notice(flow, Stage.BODY)
         if not flow.live or flow.response:
             return
         if flow.error:  # mitmproxy answers 400
@@ -358,7 +355,7 @@ class Uploads(Addon):
         self.state.files.start(flow)
 
     async def request(self, flow: http.HTTPFlow) -> None:
-        self.state.enter(flow, Stage.COMPLETE)
+        self.state.clients.notice(flow, Stage.COMPLETE)
         exchange = self.state.exchanges.get(flow.id)
         if exchange is None:
             if flow not in self.state.files:
@@ -386,7 +383,7 @@ class Uploads(Addon):
 
     async def response(self, flow: http.HTTPFlow) -> None:
         switched = flow.response and flow.response.status_code == 101
-        self.state.enter(flow, Stage.OPAQUE if switched else Stage.HEAD)
+        self.state.clients.notice(flow, Stage.OPAQUE if switched else Stage.HEAD)
         self.state.files.end(flow)
         exchange = self.state.exchanges.pop(flow.id, None)
         if exchange is None:
@@ -405,7 +402,7 @@ class Uploads(Addon):
             exchange.wake_outbox()
 
     async def error(self, flow: http.HTTPFlow) -> None:
-        self.state.enter(flow, Stage.HEAD)
+        self.state.clients.notice(flow, Stage.HEAD)
         self.state.files.end(flow)
         exchange = self.state.exchanges.pop(flow.id, None)
         if exchange is None:
@@ -515,8 +512,17 @@ class Inspection(Addon):
         from nxparse.inspect import report
 
         requests = [adapter.recorded(one) for one in flows if isinstance(one, http.HTTPFlow)]
-        queries = [one for one in flows if isinstance(one, dns.DNSFlow)]
-        questions = [one for query in queries for one in adapter.questions(query, dns.types)]
+        questions = [
+            RecordedQuestion(
+                question.name,
+                dns.types.to_str(question.type),
+                adapter.address(one.client_conn),
+                one.timestamp_created,
+            )
+            for one in flows
+            if isinstance(one, dns.DNSFlow)
+            for question in one.request.questions
+        ]
         text = report.markdown(requests, questions, version=f"mitmproxy {version.VERSION}")
         try:
             Path(path).expanduser().write_text(text, "utf-8")
@@ -565,8 +571,13 @@ class CameraView(contentviews.View if IS_MITMPROXY_11 else contentviews.Contentv
 
 
 def _response(reply: Reply, method: str) -> http.Response:
-    values, headers = adapter.response(reply, method, time.time())
-    return http.Response(**values, headers=http.Headers(headers))
+    """Return a reply as a response of mitmproxy. One to HEAD has all headers, but no body."""
+    response = http.Response.make(reply.status)
+    response.reason = reply.reason or responses.get(reply.status, "")
+    fields = reply.fields(response.timestamp_start)
+    response.headers = http.Headers([(name.encode(), value.encode()) for name, value in fields])
+    response.raw_content = b"" if method == "HEAD" else reply.body
+    return response
 
 
 def _save_flow(save: Callable[[bytes], Path], flow: http.HTTPFlow) -> Path:
@@ -581,7 +592,7 @@ def make_addons(times: Times = Times()) -> list[Any]:  # noqa: B008
     """The addons, in the order in which mitmproxy calls them."""
     state = State(times)
     # Lifecycle ends last: mitmproxy waits for its end before it calls the next one.
-    kinds = (Options, Connections, NameServer, Uploads, Inspection, Lifecycle)
+    kinds = (Connections, NameServer, Uploads, Inspection, Lifecycle)
     return [kind(state) for kind in kinds]
 
 

@@ -142,6 +142,8 @@ def test_requests_for_our_hosts(
     assert (reply.status, reply.segments) == (status, 1)
     assert body in reply.body
     assert reply.headers["Connection"] == "close"
+    if request_.startswith("HEAD"):
+        assert int(reply.headers["Content-Length"]) > 100  # as in a reply to GET
 
 
 def test_the_hotspot_check_of_an_nx_mini(shared: Proxy) -> None:
@@ -632,7 +634,7 @@ def configured(context: taddons.context, written: str) -> State:
         optmanager.load(context.options, written)
     addons = nx_addon.make_addons()
     context.master.addons.add(*addons)
-    context.configure(addons[0])
+    context.configure(addons[-1])
     return state_of(addons)
 
 
@@ -648,7 +650,7 @@ def loaded(folder: Path, **options: object) -> Iterator[tuple[State, taddons.con
     """The addons in a mitmproxy that has not started."""
     addons = nx_addon.make_addons()
     with taddons.context(Proxyserver(), ScriptLoader(), Save(), SaveHar(), *addons) as context:
-        context.configure(addons[0], nx_dir=str(folder), **options)
+        context.configure(addons[-1], nx_dir=str(folder), **options)
         yield state_of(addons), context
 
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from http.client import responses
 from typing import Any
 
 from nxparse.inspect import show
 from nxparse.inspect.recorded import (
     Headers,
-    RecordedQuestion,
     RecordedRequest,
     RecordedResponse,
 )
 from nxparse.server import endpoints
 from nxparse.server.receive import BodyInfo
-from nxparse.server.reply import Reply
 from nxparse.text import printable
 
 MAX_COMMENT = 200  # characters
@@ -77,31 +74,6 @@ def recorded(flow: Any) -> RecordedRequest:
             response.status_code, response.reason, fields(response.headers), response.raw_content
         ),
     )
-
-
-def questions(flow: Any, types: Any) -> list[RecordedQuestion]:
-    """Return the questions of a DNS flow. `types` is mitmproxy's module for record types."""
-    client, at = address(flow.client_conn), flow.timestamp_created
-    return [
-        RecordedQuestion(one.name, types.to_str(one.type), client, at)
-        for one in flow.request.questions
-    ]
-
-
-def response(
-    reply: Reply, method: str, now: float
-) -> tuple[dict[str, Any], list[tuple[bytes, bytes]]]:
-    """Return the arguments for mitmproxy's Response, and its headers. `now` is a Unix time."""
-    values = {
-        "http_version": b"HTTP/1.1",
-        "status_code": reply.status,
-        "reason": (reply.reason or responses.get(reply.status, "")).encode(),
-        "content": b"" if method == "HEAD" else reply.body,
-        "trailers": None,
-        "timestamp_start": now,
-        "timestamp_end": now,
-    }
-    return values, [(name.encode(), value.encode()) for name, value in reply.fields(now)]
 
 
 def is_readable(flow: Any, message: Any) -> bool:

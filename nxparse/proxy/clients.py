@@ -57,10 +57,13 @@ class Clients:
         if id in self._wrapped:
             self._wrapped[id][0].enter(stage)
 
-    def set_noticed(self, id: str) -> None:
-        """Record that mitmproxy has called a hook for a request."""
-        if id in self._wrapped:
-            self._wrapped[id][0].noticed = True
+    def notice(self, flow: Any, stage: Stage) -> None:
+        """Record that mitmproxy has called a hook for a request, and what follows."""
+        if flow.client_conn.id in self._wrapped:
+            reader = self._wrapped[flow.client_conn.id][0]
+            reader.noticed = True
+            if not flow.request.is_http2:
+                reader.enter(stage)
 
     def set_encrypted(self, id: str, encrypted: bool) -> None:
         """Record whether a client uses TLS."""

@@ -15,7 +15,7 @@ from nxparse.proxy.destination import Destinations
 from nxparse.proxy.exchange import Exchange
 from nxparse.proxy.file_requests import FileRequests
 from nxparse.proxy.loopback import LoopbackServer
-from nxparse.proxy.transport import Stage, Times
+from nxparse.proxy.transport import Times
 from nxparse.proxy.unknown_hosts import UnknownHosts
 from nxparse.server import endpoints
 from nxparse.server.backend import Backend
@@ -73,12 +73,6 @@ class State:
     def has_exchange(self, client: Any) -> bool:
         """Return whether a client has an unanswered request to one of our hosts."""
         return any(one.connection.id == client.id for one in self.exchanges.values())
-
-    def enter(self, flow: Any, stage: Stage) -> None:
-        """Record what the client of a request sends from now on."""
-        self.clients.set_noticed(flow.client_conn.id)
-        if not flow.request.is_http2:
-            self.clients.enter(flow.client_conn.id, stage)
 
     def choose_endpoint(self, flow: Any, claim: Claim) -> tuple[Endpoint, bool]:
         """Choose the endpoint for a request, and return whether the request is unknown.

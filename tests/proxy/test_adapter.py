@@ -7,7 +7,6 @@ from mitmproxy import http
 from mitmproxy.test import tflow
 
 from nxparse.proxy import adapter
-from nxparse.server.reply import Reply
 
 URL = "http://www.ospserver.net/social/columbus/email?password=s3cret"
 
@@ -65,15 +64,3 @@ def test_label() -> None:
     assert found.comment.isprintable()
     assert found.comment.startswith("unknown: x?y")
     assert len(found.comment) == adapter.MAX_COMMENT
-
-
-@pytest.mark.parametrize(("method", "content"), [("GET", b"gone"), ("HEAD", b"")])
-def test_response(method: str, content: bytes) -> None:
-    """A reply to HEAD has the headers of one to GET, but no body."""
-    values, headers = adapter.response(Reply(404, b"gone"), method, 0.0)
-    assert (values["status_code"], values["reason"], values["content"]) == (
-        404,
-        b"Not Found",
-        content,
-    )
-    assert dict(headers)[b"Content-Length"] == b"4"
