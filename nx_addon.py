@@ -50,14 +50,13 @@ from nxparse.inspect import show
 from nxparse.inspect.log_line import describe_recorded, describe_request
 from nxparse.inspect.recorded import RecordedQuestion
 from nxparse.proxy import adapter, internals, limits, network
-from nxparse.proxy.destination import describe_refused
+from nxparse.proxy.destination import describe_refused, refuses_connection
 from nxparse.proxy.dns import ForeignQueries
 from nxparse.proxy.exchange import FAILED, Exchange
 from nxparse.proxy.log_filter import ProxyLogFilter
 from nxparse.proxy.state import State
 from nxparse.proxy.transport import Stage, Times
 from nxparse.server.backend import Backend, open_backend
-from nxparse.server.endpoints import bare_host
 from nxparse.server.gateway import simulated
 from nxparse.server.reply import Reply, refusal
 from nxparse.text import error_reason, printable
@@ -229,14 +228,9 @@ class Connections(Addon):
             internals.abort_connection(ctx.master, client, data.server)
 
     def _refuses(self, client: Client, address: tuple[Any, ...], host: str) -> bool:
-        """Return whether not to connect to a server, at `host`. No DNS look-ups.
-
-        The server of a mode, and a name server, may be on this machine, but not be this process.
-        """
-        if not network.is_inside(bare_host(host)):
-            return False
         named = adapter.named_by_mode(client) == address[:2] or client.proxy_mode.type_name == "dns"
-        return not named or network.is_served(host, address[1], internals.listening(ctx.master))
+        listening = partial(internals.listening, ctx.master)
+        return refuses_connection(host, address[1], named=named, listening=listening)
 
 
 class NameServer(Addon):

@@ -6,7 +6,7 @@ clients, and a connection of the proxy to itself would loop forever.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from ipaddress import IPv4Address
 from typing import Any
@@ -94,6 +94,19 @@ class Destinations:
     def _is_local(self, host: str) -> bool:
         """Return whether this is a name or address of this machine, or the address in nx_dns."""
         return network.is_local(host) or host == self._own
+
+
+def refuses_connection(
+    host: str, port: int, *, named: bool, listening: Callable[[], Iterable[tuple[str, int]]]
+) -> bool:
+    """Return whether the proxy refuses to connect to this host. No DNS look-ups.
+
+    `named` is true for the server of a mode, and for name servers. These may be on this
+    machine, unless they are this process: `listening` returns its addresses and ports.
+    """
+    if not network.is_inside(bare_host(host)):
+        return False
+    return not named or network.is_served(host, port, listening())
 
 
 def describe_refused(host: str, address: str = "") -> str:

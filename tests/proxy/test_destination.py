@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nxparse.proxy import network
-from nxparse.proxy.destination import Destinations, describe_refused
+from nxparse.proxy.destination import Destinations, describe_refused, refuses_connection
 from nxparse.proxy.network import Address
 from nxparse.server.endpoints import Hosts
 
@@ -79,6 +79,22 @@ async def test_refuse_tunnel(flow: Any, refused: bool) -> None:
     """A tunnel to this machine is refused."""
     claim = await HOSTS.refuse_tunnel(flow)
     assert bool(claim and claim.refusal) is refused
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "named", "refused"),
+    [
+        ("127.0.0.1", 9, False, True),
+        ("127.0.0.1", 9, True, False),
+        ("127.0.0.1", 8081, True, True),
+        ("www.example.org", 8081, False, False),
+    ],
+    ids=["loopback", "named-by-the-mode", "this-process", "another-machine"],
+)
+def test_refuses_connection(host: str, port: int, named: bool, refused: bool) -> None:
+    """A mode may name a server of this machine, but not this process."""
+    found = refuses_connection(host, port, named=named, listening=lambda: [("0.0.0.0", 8081)])
+    assert found is refused
 
 
 def test_refuse_browser() -> None:
