@@ -16,7 +16,12 @@ from dataclasses import dataclass, field
 from email.message import Message
 from urllib.parse import SplitResult, urlsplit
 
-from nxparse.deliver.errors import TemporaryError, UnreachableError
+from nxparse.deliver.errors import (
+    DeliveryError,
+    PermanentError,
+    TemporaryError,
+    UnreachableError,
+)
 from nxparse.deliver.privacy import is_private
 
 CONNECT_TIMEOUT = 30.0  # seconds
@@ -102,6 +107,14 @@ def request(
         reason = f"replied {response.status} before it had the whole upload: {_describe(broken)}"
         raise TemporaryError(f"{origin} {reason}")
     return response
+
+
+def status_error(status: int, reason: str, retry_after: float | None = None) -> DeliveryError:
+    """Return the error for a response that is not 2xx."""
+    # 1xx: interim, the final response is missing.
+    if status in (408, 425, 429) or status >= 500 or status < 200:
+        return TemporaryError(reason, retry_after)
+    return PermanentError(reason)
 
 
 def _connection(origin: Origin) -> http.client.HTTPConnection:
