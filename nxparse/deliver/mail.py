@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import email.utils
-import hmac
 import re
 import smtplib
 import socket
@@ -46,7 +45,7 @@ FINAL_TIMEOUT = 600.0
 QUIT_TIMEOUT = 10.0
 # A wrong password stays wrong, and some servers lock accounts after a few attempts.
 LOGIN_RETRY = 3600.0
-MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5")  # the first one that the server offers is used
+MECHANISMS = ("PLAIN", "LOGIN")  # the first one that the server offers is used
 
 _LINE = 57  # bytes in a line of 76 characters of base64
 _BLOCK = _LINE * 1024
@@ -188,19 +187,18 @@ def _base64_lines(data: bytes) -> bytes:
 
 # Enhanced status codes (RFC 3463): the message is too large for the system or the mailbox.
 _SIZE_STATUS = re.compile(r"(?<![\d.])5\.(?:3\.4|2\.3)(?!\.?\d)")
-# Codes that usually mean the size, unless the text says that the mailbox is full or that
-# the content is refused.
 _SIZE_CODES = (523, 552)
-_OTHER_STATUS = re.compile(r"(?<![\d.])5\.(?:2\.2|7\.\d+)(?!\.?\d)")
 _SIZE_WORDS = re.compile(
-    r"\btoo (?:big|large)\b"
-    r"|\b(?:message|mail|stream|data|content)(?: is)? too long\b"
-    r"|\b(?:size|length|bytes)\b.{0,60}\b(?:exceed|limit|maximum|more than|larger|greater)"
-    r"|\b(?:exceed|limit|maximum|more than|larger|greater).{0,60}"
-    r"\b(?:size|length|bytes|\d+ ?[kMG]B)\b",
+    r"\btoo (?:big|large|long)\b|(?=.*\b(?:size|length|bytes|\d+ ?[kMG]B)\b)"
+    r".*\b(?:exceed|limit|maximum|more than|larger|greater)",
     re.IGNORECASE,
 )
-_OTHER_WORDS = re.compile(r"\b(?:mailbox|quota|header|line|subject|address)\b", re.IGNORECASE)
+# The mailbox is full, the content is refused, or something else is too large.
+_OTHER = re.compile(
+    r"(?<![\d.])5\.(?:2\.2|7\.\d+)(?!\.?\d)"
+    r"|\b(?:mailbox|quota|header|line|subject|address)\b",
+    re.IGNORECASE,
+)
 
 
 def means_size(code: int, text: bytes) -> bool:
@@ -211,11 +209,8 @@ def means_size(code: int, text: bytes) -> bool:
     if not 500 <= code <= 599:
         return False
     words = " ".join(text.decode("utf-8", "replace").split())
-    if _SIZE_STATUS.search(words):
-        return True
-    if code in _SIZE_CODES and not _OTHER_STATUS.search(words):
-        return True
-    return bool(_SIZE_WORDS.search(words)) and not _OTHER_WORDS.search(words)
+    may_be_size = code in _SIZE_CODES or _SIZE_WORDS.search(words)
+    return bool(_SIZE_STATUS.search(words) or (may_be_size and not _OTHER.search(words)))
 
 
 def send(message: OutgoingMessage, server: Smarthost) -> list[Refused]:
@@ -322,14 +317,6 @@ def _log_in(smtp: smtplib.SMTP, server: Smarthost) -> None:
             for word in (server.user, server.password):
                 if code == 334:
                     code, text = smtp.docmd(_base64(word))
-        case "CRAM-MD5":
-            code, text = smtp.docmd("AUTH", "CRAM-MD5")
-            # A challenge that is not base64, or a Python without MD5, ends the login.
-            with contextlib.suppress(ValueError):
-                if code == 334:
-                    challenge = base64.b64decode(text)
-                    digest = hmac.new(server.password.encode(), challenge, "md5").hexdigest()
-                    code, text = smtp.docmd(_base64(f"{server.user} {digest}"))
         case _:
             shown = clean_text(" ".join(offered), _secrets(server)) or "none"
             raise UnreachableError(
