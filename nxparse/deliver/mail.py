@@ -39,13 +39,14 @@ from nxparse.upload import File, Upload
 
 # In seconds. An early timeout after the final dot would send a message twice (RFC 5321
 # section 4.5.3.2).
+CHECK_TIMEOUT = 20.0
 CONNECT_TIMEOUT = 60.0  # for the connection, the greeting, and each reply up to the login
 REPLY_TIMEOUT = 300.0
 FINAL_TIMEOUT = 600.0
 QUIT_TIMEOUT = 10.0
 # A wrong password stays wrong, and some servers lock accounts after a few attempts.
 LOGIN_RETRY = 3600.0
-MECHANISMS = ("PLAIN", "LOGIN")  # the first one that the server offers is used
+ACCEPTED = (250, 251, 252)
 
 _LINE = 57  # bytes in a line of 76 characters of base64
 _BLOCK = _LINE * 1024
@@ -222,9 +223,9 @@ def send(message: OutgoingMessage, server: Smarthost) -> list[Refused]:
     the retry has the same Message-ID.
     """
     try:
-        smtp = connect(server, CONNECT_TIMEOUT)
+        smtp = _connect(server, CONNECT_TIMEOUT)
     except (OSError, smtplib.SMTPException) as error:
-        raise UnreachableError(f"{server}: {describe(error, server)}") from None
+        raise UnreachableError(f"{server}: {_describe(error, server)}") from None
     is_complete = False
     try:
         if smtp.sock:
@@ -237,16 +238,37 @@ def send(message: OutgoingMessage, server: Smarthost) -> list[Refused]:
         return refused
     except (OSError, smtplib.SMTPException) as error:
         doubt = "; it may have been accepted all the same" if is_complete else ""
-        raise TemporaryError(f"{server}: {describe(error, server)}{doubt}") from None
+        raise TemporaryError(f"{server}: {_describe(error, server)}{doubt}") from None
     finally:
-        disconnect(smtp)
+        _disconnect(smtp)
 
 
-def connect(server: Smarthost, timeout: float) -> smtplib.SMTP:
+def check_smarthost(server: Smarthost, timeout: float = CHECK_TIMEOUT) -> str:
+    """Connect to a mail server, start TLS, log in and quit. Returns a line for the log.
+
+    Blocks for at most `timeout` seconds for the connection and for each of about seven replies.
+    Raises UnreachableError with the reason and the option to change.
+    """
+    try:
+        smtp = _connect(server, timeout)
+    except (OSError, smtplib.SMTPException) as error:
+        advice = "check host and port in nx_smtp"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            advice = "nx_smtp must contain the host name of the server's certificate"
+        elif isinstance(error, ssl.SSLError) and server.security is Security.TLS:
+            advice = "if this port does not use TLS from the start, set nx_smtp to smtp+starttls://"
+        elif server.port == 465 and server.security is not Security.TLS:
+            advice = "port 465 needs smtps:// in nx_smtp"
+        raise UnreachableError(f"{server}: {_describe(error, server)}; {advice}") from None
+    _disconnect(smtp)
+    return f"{server.host} accepts {'our login' if server.user else 'connections'}"
+
+
+def _connect(server: Smarthost, timeout: float) -> smtplib.SMTP:
     """Connect to a mail server, start TLS and log in. The password is never sent in clear.
 
     Waits at most `timeout` seconds for each reply. Raises UnreachableError, or an OSError or
-    SMTPException, whose text may contain the password: see `describe`.
+    SMTPException, whose text may contain the password: see `_describe`.
     """
     context = ssl.create_default_context()
     if server.security is Security.IF_OFFERED and not server.user:
@@ -286,7 +308,7 @@ def connect(server: Smarthost, timeout: float) -> smtplib.SMTP:
     return smtp
 
 
-def disconnect(smtp: smtplib.SMTP) -> None:
+def _disconnect(smtp: smtplib.SMTP) -> None:
     """Send QUIT and close the connection. Errors are ignored: they change nothing."""
     with contextlib.suppress(OSError, smtplib.SMTPException):
         if smtp.sock:
@@ -295,8 +317,8 @@ def disconnect(smtp: smtplib.SMTP) -> None:
     smtp.close()
 
 
-def describe(error: Exception, server: Smarthost) -> str:
-    """Return an error of `connect` as one line without the password."""
+def _describe(error: Exception, server: Smarthost) -> str:
+    """Return an error of `_connect` as one line without the password."""
     text = str(error) or type(error).__name__
     if isinstance(error, smtplib.SMTPResponseException):
         said = error.smtp_error
@@ -308,22 +330,21 @@ def describe(error: Exception, server: Smarthost) -> str:
 def _log_in(smtp: smtplib.SMTP, server: Smarthost) -> None:
     """Authenticate in UTF-8 (RFC 4616). smtplib's own login is limited to ASCII."""
     offered = smtp.esmtp_features.get("auth", "").upper().split()
-    match next((one for one in MECHANISMS if one in offered), None):
-        case "PLAIN":
-            token = _base64(f"\0{server.user}\0{server.password}")
-            code, text = smtp.docmd("AUTH", f"PLAIN {token}")
-        case "LOGIN":
-            code, text = smtp.docmd("AUTH", "LOGIN")
-            for word in (server.user, server.password):
-                if code == 334:
-                    code, text = smtp.docmd(_base64(word))
-        case _:
-            shown = clean_text(" ".join(offered), _secrets(server)) or "none"
-            raise UnreachableError(
-                f"{server} offers no supported login method (offered: {shown}; "
-                f"supported: {' '.join(MECHANISMS)}): check host and port in nx_smtp",
-                LOGIN_RETRY,
-            )
+    if "PLAIN" in offered:
+        token = _base64(f"\0{server.user}\0{server.password}")
+        code, text = smtp.docmd("AUTH", f"PLAIN {token}")
+    elif "LOGIN" in offered:
+        code, text = smtp.docmd("AUTH", "LOGIN")
+        for word in (server.user, server.password):
+            if code == 334:
+                code, text = smtp.docmd(_base64(word))
+    else:
+        shown = clean_text(" ".join(offered), _secrets(server)) or "none"
+        raise UnreachableError(
+            f"{server} offers no supported login method (offered: {shown}; "
+            f"supported: PLAIN LOGIN): check host and port in nx_smtp",
+            LOGIN_RETRY,
+        )
     if code not in (235, 503):  # 503: already logged in
         raise UnreachableError(
             f"{server} refuses the login of {server.user!r} ({_reply(code, text, server)}): "
@@ -345,7 +366,7 @@ def _send_envelope(
     refused = []
     for recipient in message.recipients:
         code, text = smtp.rcpt(recipient)
-        if not _is_accepted(code):
+        if code not in ACCEPTED:
             reply = _reply(code, text, server)
             can_split = options and len(message.attachments) > 1
             # The code is left out: 552 means a full mailbox here.
@@ -373,7 +394,7 @@ def _send_content(smtp: smtplib.SMTP, message: OutgoingMessage, server: Smarthos
 
 def _check(subject: str, code: int, text: bytes, server: Smarthost) -> None:
     """Raise the error that a reply code stands for. Codes that no RFC defines are temporary."""
-    if _is_accepted(code):
+    if code in ACCEPTED:
         return
     reason = f"{server} refuses the {subject}: {_reply(code, text, server)}"
     if means_size(code, text):
@@ -383,10 +404,6 @@ def _check(subject: str, code: int, text: bytes, server: Smarthost) -> None:
     if code == 421:  # it is about to close the connection
         raise UnreachableError(reason)
     raise (PermanentError if _is_permanent(code) else TemporaryError)(reason)
-
-
-def _is_accepted(code: int) -> bool:
-    return code in (250, 251, 252)
 
 
 def _is_permanent(code: int) -> bool:

@@ -36,7 +36,7 @@ from nxparse.deliver.errors import (
     TooLargeError,
     UnreachableError,
 )
-from nxparse.deliver.mail import OutgoingMessage, compose, means_size, send
+from nxparse.deliver.mail import OutgoingMessage, check_smarthost, compose, means_size, send
 from nxparse.deliver.smarthost import Security, Smarthost
 from nxparse.upload import File, Upload
 from tests import bodies
@@ -1098,6 +1098,7 @@ class TestLogin:
         assert server.lines("AUTH") == [f"AUTH PLAIN {PLAIN}", "AUTH LOGIN"]
         assert server.lines("response") == ["bWVAZXhhbXBsZS5vcmc=", SECRETS[1]]
 
+
 class TestPasswordInClear:
     """User and password are sent over TLS or to a loopback address, or not at all."""
 
@@ -1169,3 +1170,86 @@ class TestConnect:
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         found = outcome(ONE, Smarthost("mail.example", 25, security, USER, SECRET))
         assert found == unreachable(Like(f"SERVER: {text}"))
+
+
+class TestCheck:
+    """The check of the mail server at the start."""
+
+    @pytest.mark.parametrize("security", Security)
+    def test_login(self, security: Security, trusted: Authority) -> None:
+        """With a user, the check logs in over TLS and sends no mail."""
+        tls, implicit = trusted.context(), security is Security.TLS
+        with MailServer(tls=tls, implicit=implicit, login=(USER, SECRET)) as server:
+            found = check_smarthost(at(server, security, USER, SECRET))
+        assert found == "127.0.0.1 accepts our login"
+        assert (server.logins, server.mails) == ([("PLAIN", USER, SECRET)], [])
+
+    def test_without_a_user(self) -> None:
+        """Without a user, the check connects and quits."""
+        with ScriptedServer() as server:
+            assert check_smarthost(at(server)) == "127.0.0.1 accepts connections"
+        assert server.keys == [*up_to("EHLO"), "QUIT"]
+
+    @pytest.mark.parametrize(
+        ("script", "security", "expected"),
+        [
+            pytest.param(
+                {"EHLO": AUTH_PLAIN, "AUTH": f"535 5.7.8 no {PLAIN}"},
+                Security.IF_OFFERED,
+                r"SERVER refuses the login of 'me@example\.org' \(535 5\.7\.8 no \*\*\*\): "
+                r"check the user and password in nx_smtp",
+                id="wrong-password",
+            ),
+            pytest.param(
+                {"greeting": ("554 5.7.1 not you", Act.CLOSE)},
+                Security.IF_OFFERED,
+                r"SERVER: 554 5\.7\.1 not you; check host and port in nx_smtp",
+                id="refused-by-greeting",
+            ),
+            pytest.param(
+                {"greeting": "220 mail.example ESMTP"},
+                Security.TLS,
+                r"SERVER: \[SSL.*; if this port .* set nx_smtp to smtp\+starttls://",
+                id="port-without-tls",
+            ),
+            pytest.param(
+                {"EHLO": ehlo("STARTTLS")},
+                Security.STARTTLS,
+                "SERVER: .*certificate verify failed.*; nx_smtp must contain the host name .*",
+                id="certificate-of-another-host",
+            ),
+            pytest.param(
+                {"greeting": Act.SILENCE},
+                Security.IF_OFFERED,
+                "SERVER: .*timed out; check host and port in nx_smtp",
+                id="silent",
+            ),
+        ],
+    )
+    def test_warning(
+        self, script: Script, security: Security, expected: str, trusted: Authority
+    ) -> None:
+        """The warning has the reason and names the option to change."""
+        timeout = 0.2 if script.get("greeting") is Act.SILENCE else 10.0
+        with ScriptedServer(script, tls=trusted.context("mail.example")) as server:
+            found = self.warning(at(server, security, USER, SECRET), timeout)
+        assert re.fullmatch(expected, found), found
+
+    def test_port_465_without_tls(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A server on port 465 waits for TLS, so smtp:// times out: the warning says smtps://."""
+
+        def refuse(*arguments: object) -> None:
+            raise TimeoutError("timed out")
+
+        monkeypatch.setattr(socket, "create_connection", refuse)
+        found = self.warning(Smarthost("mail.example", 465, Security.STARTTLS, USER, SECRET))
+        assert found == "SERVER: timed out; port 465 needs smtps:// in nx_smtp"
+
+    def warning(self, server: Smarthost, timeout: float = 10.0) -> str:
+        """The reason why a check fails, with SERVER in the place of host and port."""
+        with pytest.raises(UnreachableError) as caught:
+            check_smarthost(server, timeout)
+        text = str(caught.value)
+        assert text.isprintable()
+        assert not re.search(f"{SECRET}|{PLAIN}", text)
+        return text.replace(str(server), "SERVER")
