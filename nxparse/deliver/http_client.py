@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import http.client
 import re
-import ssl
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -87,7 +86,8 @@ def request(
     or if a successful one arrives before the whole body is sent, and whatever iterating over `body`
     raises.
     """
-    with closing(_connection(origin)) as connection:
+    kind = http.client.HTTPSConnection if origin.secure else http.client.HTTPConnection
+    with closing(kind(origin.host, origin.port, timeout=CONNECT_TIMEOUT)) as connection:
         try:
             connection.connect()
         except OSError as error:
@@ -117,15 +117,6 @@ def status_error(status: int, reason: str, retry_after: float | None = None) -> 
     return PermanentError(reason)
 
 
-def _connection(origin: Origin) -> http.client.HTTPConnection:
-    if not origin.secure:
-        return http.client.HTTPConnection(origin.host, origin.port, timeout=CONNECT_TIMEOUT)
-    context = ssl.create_default_context()
-    return http.client.HTTPSConnection(
-        origin.host, origin.port, timeout=CONNECT_TIMEOUT, context=context
-    )
-
-
 def _send(
     connection: http.client.HTTPConnection,
     method: str,
@@ -138,7 +129,7 @@ def _send(
         connection.request(method, path, headers={**headers, "Connection": "close"})
     except OSError as error:
         return error
-    for chunk in body:
+    for chunk in body:  # reading it may raise an OSError, too
         try:
             connection.send(chunk)
         except OSError as error:
