@@ -49,7 +49,7 @@ LOGIN_RETRY = 3600.0
 ACCEPTED = (250, 251, 252)
 
 _LINE = 57  # bytes in a line of 76 characters of base64
-_BLOCK = _LINE * 1024
+_BLOCK = _LINE << 10  # bytes of a photo that are read at a time
 # Long encoded words break RFC 2047 section 2. The newer policies decode encoded words in a
 # value before they write it.
 _POLICY = compat32.clone(linesep="\r\n", max_line_length=76)
@@ -76,7 +76,7 @@ class OutgoingMessage:
         yield self.head
         for head, file in self.attachments:
             yield head
-            yield from _encoded(file.chunks())
+            yield from _encoded(file)
         yield self.tail
 
 
@@ -170,16 +170,9 @@ def _encoded_size(size: int) -> int:
     return 4 * -(-size // 3) + 2 * -(-size // _LINE)
 
 
-def _encoded(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Encode chunks of any size as lines of base64."""
-    rest = b""
-    for chunk in chunks:
-        data = rest + chunk
-        end = len(data) - len(data) % _LINE
-        for start in range(0, end, _BLOCK):
-            yield _base64_lines(data[start : min(start + _BLOCK, end)])
-        rest = data[end:]
-    yield _base64_lines(rest)
+def _encoded(file: File) -> Iterator[bytes]:
+    for start in range(0, file.size, _BLOCK):
+        yield _base64_lines(file.fetch(start, min(start + _BLOCK, file.size)))
 
 
 def _base64_lines(data: bytes) -> bytes:
