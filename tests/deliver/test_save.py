@@ -353,9 +353,9 @@ class TestManyEqualNames:
         cached: bool,
     ) -> None:
         """With more names than the limit, they are looked up again."""
-        monkeypatch.setattr(taken, "MAX_CACHED", limit)
+        monkeypatch.setattr(taken, "MAX_CACHED", 0)  # forget the folders of other tests
         self.save(tmp_path, *range(self.COUNT))
-        touched(day)
+        monkeypatch.setattr(taken, "MAX_CACHED", limit)
         self.save(tmp_path, 0)
         costs = Costs(monkeypatch)
         self.save(tmp_path, 0)
