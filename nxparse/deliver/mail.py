@@ -18,7 +18,7 @@ import re
 import smtplib
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.header import Header
 from email.message import Message
@@ -59,10 +59,13 @@ _UNFOLDED = _POLICY.clone(max_line_length=None)
 
 @dataclass(frozen=True, slots=True)
 class OutgoingMessage:
-    """A message with its envelope. `size` is the number of bytes that `chunks` returns."""
+    """A message with its envelope. `size` is the number of bytes that `chunks` returns.
+
+    `recipients` maps the addresses in the envelope to their spelling in the delivery.
+    """
 
     sender: str
-    recipients: tuple[str, ...]
+    recipients: Mapping[str, str]
     head: bytes
     attachments: tuple[tuple[bytes, File], ...]
     tail: bytes
@@ -95,7 +98,7 @@ def compose(
     `mail_from`, if not empty, is the sender, and the camera's sender becomes Reply-To.
     Raises AddressError.
     """
-    to = [deliverable(recipient) for recipient in recipients]
+    to = {deliverable(recipient): recipient for recipient in recipients}
     try:
         camera = deliverable(upload.sender)
     except AddressError:
@@ -121,7 +124,7 @@ def compose(
     delimiter = f"--{boundary}\r\n".encode("ascii")
     return OutgoingMessage(
         sender=sender,
-        recipients=tuple(to),
+        recipients=to,
         head=_written(headers) + delimiter + _written(text_headers) + text,
         attachments=tuple((delimiter + _written(_file_headers(file)), file) for file in files),
         tail=f"--{boundary}--\r\n".encode("ascii"),
@@ -357,7 +360,7 @@ def _send_envelope(
         options = [f"SIZE={message.size}"]
     _check("sender", *smtp.mail(message.sender, options), server)
     refused = []
-    for recipient in message.recipients:
+    for recipient, as_given in message.recipients.items():
         code, text = smtp.rcpt(recipient)
         if code not in ACCEPTED:
             reply = _reply(code, text, server)
@@ -365,7 +368,7 @@ def _send_envelope(
             # The code is left out: 552 means a full mailbox here.
             if can_split and _is_permanent(code) and means_size(550, text):
                 raise TooLargeError(f"{server} refuses {recipient}: {reply}")
-            refused.append(Refused(recipient, _is_permanent(code), reply))
+            refused.append(Refused(as_given, _is_permanent(code), reply))
     return refused
 
 

@@ -234,7 +234,7 @@ class TestCompose:
         recipients = [f"{'a' * 62}{number:02}@example.org" for number in range(64)]
         message = composed(upload(), recipients)
         assert read_back(message).headers["To"] == ", ".join(recipients)
-        assert message.recipients == tuple(recipients)
+        assert list(message.recipients) == recipients
 
 
 # Characters that end a line or a header somewhere. In a header each becomes a blank.
@@ -364,7 +364,7 @@ class TestInjection:
         assert visible(found.headers["Subject"]) == visible(subject)
         assert found.text == text.encode("utf-8", "replace").decode()
         assert found.attachments == [(given.files[0].safe_name, "image/jpeg", PHOTO)]
-        assert found.headers["To"] == message.recipients[0]
+        assert [found.headers["To"]] == list(message.recipients)
         assert mailboxes(message, "From") == [(visible(name), message.sender)]
 
 
@@ -848,6 +848,13 @@ class TestConversation:
         kind = UnreachableError if stage in ("greeting", "EHLO") else TemporaryError
         assert found == (kind, TIMED_OUT, None)
         assert server.keys == up_to("connect" if stage == "greeting" else stage)
+
+    def test_spelling(self) -> None:
+        """A refused recipient is returned as in the delivery, whatever was sent."""
+        with ScriptedServer({"RCPT": "550 no"}) as server:
+            found = outcome(composed(upload(), ["me@bücher.example"]), at(server))
+        assert "<me@xn--bcher-kva.example>" in server.lines("RCPT")[0]
+        assert found == [Refused("me@bücher.example", True, "550 no")]
 
     def test_silence_after_quit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """T10: an accepted message stays accepted though QUIT is not answered."""

@@ -181,7 +181,8 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[OutgoingMessage, Smartho
 
     def send(message: OutgoingMessage, server: Smarthost) -> list[Refused]:
         messages.append((message, server))
-        return [Refused(one, True, "550 no") for one in message.recipients if one.startswith("no")]
+        recipients = message.recipients.values()
+        return [Refused(one, True, "550 no") for one in recipients if one.startswith("no")]
 
     monkeypatch.setattr(mail, "send", send)
     return messages
