@@ -79,7 +79,6 @@ def send(body: Encoded, id: str, to: Server, now: float) -> str:
         "Content-Type": body.content_type,
         "Content-Length": str(body.size),
         "Idempotency-Key": f'"{id}"',
-        "User-Agent": "nx_addon",
     }
     if to.authorization:
         headers["Authorization"] = to.authorization

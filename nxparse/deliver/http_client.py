@@ -125,8 +125,9 @@ def _send(
     body: Iterable[bytes],
 ) -> OSError | None:
     """Send a request. Returns the error if the connection breaks."""
+    headers = {"User-Agent": "nx_addon", "Connection": "close", **headers}
     try:
-        connection.request(method, path, headers={**headers, "Connection": "close"})
+        connection.request(method, path, headers=headers)
     except OSError as error:
         return error
     for chunk in body:  # reading it may raise an OSError, too

@@ -219,7 +219,7 @@ def _call(
     body: Iterable[bytes] = (),
 ) -> Mapping[str, Any]:
     """Make a call of the API. Returns the entity in the reply, which has an id."""
-    headers = {"Authorization": f"Bearer {to.token}", "User-Agent": "nx_addon", **headers}
+    headers = {"Authorization": f"Bearer {to.token}", **headers}
     response = http_client.request(to.origin, method, path, headers, body, max_body=MAX_REPLY)
     try:
         found = json.loads(response.body)
