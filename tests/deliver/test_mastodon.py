@@ -502,21 +502,23 @@ def failing(call: Call, step: Step) -> dict[Call, list[Step]]:
 
 class TestStatus:
     @CALLS
-    @pytest.mark.parametrize("status", [401, 403])
-    def test_token(self, call: Call, status: int) -> None:
-        """A refused token makes the server unreachable for an hour."""
+    @pytest.mark.parametrize(
+        ("status", "kind", "retry_after"),
+        [
+            (401, UnreachableError, HOUR),
+            (403, UnreachableError, HOUR),
+            (429, UnreachableError, 300.0),
+            *((status, TemporaryError, None) for status in (102, 408, 425, 500, 502, 503)),
+        ],
+    )
+    def test_retried(
+        self, call: Call, status: int, kind: type[DeliveryError], retry_after: float | None
+    ) -> None:
+        """A wrong token and the rate limit concern all posts, other errors one of them."""
         with MastodonServer(script=failing(call, error(status, "No"))) as server:
             found = failure(server)
-        assert found == Failure(UnreachableError, f"SERVER replied {status}: No", HOUR)
-
-    @pytest.mark.parametrize("call", [Call.UPLOAD, Call.POST])
-    @pytest.mark.parametrize("status", [102, 408, 425, 500, 502, 503])
-    def test_temporary(self, status: int, call: Call) -> None:
-        """Errors of the server are temporary."""
-        with MastodonServer(script=failing(call, page(status))) as server:
-            found = failure(server)
-        assert found.kind is TemporaryError
-        assert found.text.startswith(f"SERVER replied {status}: ")
+        assert (found.kind, found.retry_after) == (kind, retry_after)
+        assert found.text == f"SERVER replied {status}: {'Processing' if status == 102 else 'No'}"
 
     @pytest.mark.parametrize("status", [400, 410, 413, 422])
     def test_permanent(self, status: int) -> None:
@@ -580,13 +582,6 @@ class TestStatus:
             text = f"SERVER has moved to {there}: change the rule"
             assert found == Failure(UnreachableError, text, HOUR)
             assert (other.requests, server.statuses) == ([], [])
-
-    @CALLS
-    def test_rate_limit(self, call: Call) -> None:
-        """After too many calls, nothing is posted for some minutes."""
-        with MastodonServer(script=failing(call, error(429, "Too many requests"))) as server:
-            found = failure(server)
-        assert found == Failure(UnreachableError, "SERVER replied 429: Too many requests", 300.0)
 
     @CALLS
     @pytest.mark.parametrize("fault", [Fault.DROP, Fault.LOSE])
