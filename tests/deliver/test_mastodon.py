@@ -240,15 +240,6 @@ class TestCompose:
         assert [description for _, description in post.files] == descriptions
 
     @pytest.mark.parametrize(
-        ("length", "limit", "expected"),
-        [(1500, 1500, "x" * 1500), (1501, 1500, "x" * 1499 + "…"), (5, 1, "…"), (1, 1, "x")],
-    )
-    def test_long_description(self, length: int, limit: int, expected: str) -> None:
-        """Descriptions that are too long are truncated."""
-        [post] = composed("text~" + "x" * length, description=limit)
-        assert post.files[0][1] == expected
-
-    @pytest.mark.parametrize(
         ("text", "postscript", "model", "expected"),
         [
             ("text~a", None, "NX300", "text\n\n📷 NX300"),
