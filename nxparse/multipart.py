@@ -20,30 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from nxparse import filename
-from nxparse.deviation import LimitError, MultipartError
-from nxparse.framing import MAX_BOUNDARY, MAX_HEADER_BYTES, MAX_HEADERS, PartSpan, boundary_of
-from nxparse.scanner import MAX_PARTS, Scanner
-
-__all__ = [
-    "CHUNK",
-    "MAX_BOUNDARY",
-    "MAX_HEADERS",
-    "MAX_HEADER_BYTES",
-    "MAX_PARTS",
-    "Encoded",
-    "Fetch",
-    "LimitError",
-    "MultipartError",
-    "Part",
-    "PartSpan",
-    "Scanner",
-    "boundary_of",
-    "is_message",
-    "parse",
-    "repair",
-    "trimmed",
-    "write",
-]
+from nxparse.framing import PartSpan, boundary_of
+from nxparse.scanner import Scanner
 
 CHUNK = 1 << 18
 

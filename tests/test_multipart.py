@@ -9,17 +9,9 @@ from email.policy import HTTP
 
 import pytest
 
-from nxparse.multipart import (
-    CHUNK,
-    Part,
-    PartSpan,
-    Scanner,
-    boundary_of,
-    parse,
-    repair,
-    trimmed,
-    write,
-)
+from nxparse.framing import PartSpan, boundary_of
+from nxparse.multipart import CHUNK, Part, parse, repair, trimmed, write
+from nxparse.scanner import Scanner
 from tests import bodies
 from tests.scans import CLOSE, FIELD, MESSAGE, SMALL, THREE, TYPE, XML, B, data, disposition, scan
 
