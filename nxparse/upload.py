@@ -305,33 +305,24 @@ def encoded(upload: Upload, files: Sequence[File], id: str) -> multipart.Encoded
     except for the boundary. That is derived from `id`, which the sender must not know: a part
     could contain it otherwise.
     """
-    source = upload.source or _compose_source(upload, files)
-    unwanted: set[int] = set()
-    if upload.source:
-        unwanted = {file.start for file in upload.files} - {file.start for file in files}
-    parts = [part for part in source.parts if part.start not in unwanted]
     boundary = hashlib.sha256(id.encode()).hexdigest()[:32].encode()
-    return multipart.write(parts, source.fetch, boundary)
+    source = upload.source
+    if source is None:
+        return multipart.write(_composed(upload, files), boundary)
+    unwanted = {file.start for file in upload.files} - {file.start for file in files}
+    return multipart.write(
+        [(part, source.fetch) for part in source.parts if part.start not in unwanted], boundary
+    )
 
 
-def _compose_source(upload: Upload, files: Sequence[File]) -> Source:
-    """Return a body for an upload without one: a message as in an e-mail, and the files."""
+def _composed(upload: Upload, files: Sequence[File]) -> list[tuple[PartSpan, Fetch]]:
+    """Return the parts of an upload without a body: a message as in an e-mail, and the files."""
     head = message.compose(
         message.Message(upload.sender, "", upload.recipients, upload.subject, upload.text)
     )
-    pieces: list[tuple[int, Fetch]] = [(0, lambda start, end: head[start:end])]
-    parts = [PartSpan("message", "message.xml", "text/xml", (), 0, len(head))]
-    end = len(head)
+    first = PartSpan("message", "message.xml", "text/xml", (), 0, len(head))
+    parts: list[tuple[PartSpan, Fetch]] = [(first, lambda start, end: head[start:end])]
     for file in files:
-        parts.append(
-            PartSpan("binary", file.safe_name, file.content_type, (), end, end + file.size)
-        )
-        pieces.append((end, file.fetch))
-        end += file.size
-
-    def fetch(start: int, stop: int) -> bytes:
-        # The range is within one part.
-        begin, piece = next(one for one in reversed(pieces) if one[0] <= start)
-        return piece(start - begin, stop - begin)
-
-    return Source(parts, fetch)
+        part = PartSpan("binary", file.safe_name, file.content_type, (), 0, file.size)
+        parts.append((part, file.fetch))
+    return parts
