@@ -23,11 +23,13 @@ from mitmproxy.addons.savehar import SaveHar
 from mitmproxy.addons.script import ScriptLoader
 from mitmproxy.hooks import DoneHook, RunningHook
 from mitmproxy.io import FlowReader
+from mitmproxy.proxy.layers.dns import DnsErrorHook, DnsRequestHook, DnsResponseHook
 from mitmproxy.proxy.layers.http import HttpRequestHeadersHook, HttpRequestHook, HttpResponseHook
 from mitmproxy.test import taddons, tflow
 
 import nx_addon
 from nxparse import config
+from nxparse.proxy.dns import MAX_SAME
 from nxparse.proxy.state import State
 from tests import arrivals, bodies, camera, social
 from tests.mitmdump import ADDON, MITMDUMP, ROOT, Proxy, eventually
@@ -766,6 +768,19 @@ def test_dns_for_others_goes_on(folder: Path) -> None:
     """Other names are resolved by mitmproxy, here from the hosts file."""
     with dns_proxy(folder) as (_, server):
         assert camera.resolve("localhost", server) == (0, ["127.0.0.1"])
+
+
+@pytest.mark.parametrize(
+    "end", [DnsResponseHook, DnsErrorHook], ids=["response", "error"]
+)
+async def test_a_query_that_ended_does_not_count(folder: Path, end: Callable[..., Any]) -> None:
+    """A query to another name server counts until it is answered or fails."""
+    with loaded(folder) as (_, context):
+        for _ in range(MAX_SAME + 1):
+            flow = tflow.tdnsflow()
+            await context.master.addons.trigger_event(DnsRequestHook(flow))
+            assert flow.response is None
+            await context.master.addons.trigger_event(end(flow))
 
 
 # Flows
