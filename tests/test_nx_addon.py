@@ -16,19 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mitmproxy import contentviews, exceptions, http, optmanager
+from mitmproxy import contentviews, dns, exceptions, http, optmanager
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.save import Save
 from mitmproxy.addons.savehar import SaveHar
 from mitmproxy.addons.script import ScriptLoader
 from mitmproxy.hooks import DoneHook, RunningHook
 from mitmproxy.io import FlowReader
+from mitmproxy.proxy.layers.dns import DnsErrorHook, DnsRequestHook, DnsResponseHook
 from mitmproxy.proxy.layers.http import HttpRequestHeadersHook, HttpRequestHook, HttpResponseHook
-from mitmproxy.test import taddons, tflow
+from mitmproxy.test import taddons, tflow, tutils
 
 import nx_addon
 from nxparse import config
+from nxparse.proxy.dns import MAX_SAME
 from nxparse.proxy.state import State
+from nxparse.server.endpoints import Endpoint, Service
 from tests import arrivals, bodies, camera, social
 from tests.mitmdump import ADDON, MITMDUMP, ROOT, Proxy, eventually
 
@@ -675,6 +678,19 @@ async def ended(context: taddons.context) -> None:
     await context.master.addons.trigger_event(DoneHook())
 
 
+async def test_options_at_run_time(folder: Path) -> None:
+    """New values apply to the next query and the next request."""
+    query = tflow.tdnsflow(req=tutils.tdnsreq(questions=[dns.Question("new.test", 1, 1)]))
+    with loaded(folder) as (state, context):
+        context.master.addons.trigger(RunningHook())
+        context.options.update(nx_hosts=["new.test"], nx_dns="192.0.2.9", nx_senders=["me"])
+        await context.master.addons.trigger_event(DnsRequestHook(query))
+        assert [str(one) for one in query.response.answers] == ["192.0.2.9"]
+        assert state.backend
+        assert state.backend.config.senders == ("me",)
+        await ended(context)
+
+
 async def test_nx_retry_for_at_run_time(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A new nx_retry_for applies to pending deliveries."""
     caplog.set_level("INFO")
@@ -766,6 +782,19 @@ def test_dns_for_others_goes_on(folder: Path) -> None:
     """Other names are resolved by mitmproxy, here from the hosts file."""
     with dns_proxy(folder) as (_, server):
         assert camera.resolve("localhost", server) == (0, ["127.0.0.1"])
+
+
+@pytest.mark.parametrize(
+    "end", [DnsResponseHook, DnsErrorHook], ids=["response", "error"]
+)
+async def test_a_query_that_ended_does_not_count(folder: Path, end: Callable[..., Any]) -> None:
+    """A query to another name server counts until it is answered or fails."""
+    with loaded(folder) as (_, context):
+        for _ in range(MAX_SAME + 1):
+            flow = tflow.tdnsflow()
+            await context.master.addons.trigger_event(DnsRequestHook(flow))
+            assert flow.response is None
+            await context.master.addons.trigger_event(end(flow))
 
 
 # Flows
@@ -932,6 +961,25 @@ async def test_commands(folder: Path) -> None:
         await until(lambda: "tried twice" in run("nx.outbox"))
         with pytest.raises(exceptions.CommandError, match="upload other has no pending"):
             run("nx.retry other")
+        await ended(context)
+
+
+async def test_a_delivery_in_progress(folder: Path) -> None:
+    """nx.outbox and the page show a delivery that is being tried."""
+    rule = f"*=run:sh -c 'until [ -e {folder}/go ]; do sleep 0.05; done'"
+    page = Endpoint(Service.PAGE)
+    with loaded(folder, nx_route=[rule], nx_senders=["*"]) as (state, context):
+        context.master.addons.trigger(RunningHook())
+        assert state.backend
+        assert state.config
+        target = rule.removeprefix("*=")
+        data = bodies.body([("SAM_1.JPG", bodies.jpeg(1000))])
+        arrival = arrivals.accept(state.backend.spool, data, {target: ["you@example.org"]})
+        state.backend.outbox.wake()
+        await until(lambda: "being tried now" in context.master.commands.execute("nx.outbox"))
+        html = state.backend.gateway.answer(state.config, arrival.client, page, b"").body
+        assert b"Is being given to sh now." in html
+        (folder / "go").touch()
         await ended(context)
 
 
