@@ -785,9 +785,7 @@ def test_dns_for_others_goes_on(folder: Path) -> None:
         assert camera.resolve("localhost", server) == (0, ["127.0.0.1"])
 
 
-@pytest.mark.parametrize(
-    "end", [DnsResponseHook, DnsErrorHook], ids=["response", "error"]
-)
+@pytest.mark.parametrize("end", [DnsResponseHook, DnsErrorHook], ids=["response", "error"])
 async def test_a_query_that_ended_does_not_count(folder: Path, end: Callable[..., Any]) -> None:
     """A query to another name server counts until it is answered or fails."""
     with loaded(folder) as (_, context):

@@ -190,12 +190,9 @@ _SIZE_WORDS = re.compile(
     r".*\b(?:exceed|limit|maximum|more than|larger|greater)",
     re.IGNORECASE,
 )
-# The mailbox is full, the content is refused, or something else is too large.
-_OTHER = re.compile(
-    r"(?<![\d.])5\.(?:2\.2|7\.\d+)(?!\.?\d)"
-    r"|\b(?:mailbox|quota|header|line|subject|address)\b",
-    re.IGNORECASE,
-)
+# The mailbox is full, or the content is refused.
+_OTHER_STATUS = re.compile(r"(?<![\d.])5\.(?:2\.2|7\.\d+)(?!\.?\d)")
+_OTHER_WORDS = re.compile(r"\b(?:mailbox|quota|header|line|subject|address)\b", re.IGNORECASE)
 
 
 def means_size(code: int, text: bytes) -> bool:
@@ -206,8 +203,11 @@ def means_size(code: int, text: bytes) -> bool:
     if not 500 <= code <= 599:
         return False
     words = " ".join(text.decode("utf-8", "replace").split())
-    may_be_size = code in _SIZE_CODES or _SIZE_WORDS.search(words)
-    return bool(_SIZE_STATUS.search(words) or (may_be_size and not _OTHER.search(words)))
+    if _SIZE_STATUS.search(words):
+        return True
+    if code in _SIZE_CODES:
+        return not _OTHER_STATUS.search(words)
+    return bool(_SIZE_WORDS.search(words)) and not _OTHER_WORDS.search(words)
 
 
 def send(message: OutgoingMessage, server: Smarthost) -> list[Refused]:

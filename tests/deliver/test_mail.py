@@ -426,6 +426,7 @@ TOO_LARGE = [
     "554 Message rejected: Stream is more than 6000 bytes long.",
     "554 Transaction failed: Message length is more than 10485760 bytes long: '10485761'.",
     "552 sorry, that message size exceeds my databytes limit (#5.3.4)",  # qmail
+    "552 Message exceeds the maximum size of this mailbox",
     "523 Message length (41000000 bytes) exceeds administrative limit.",  # Courier
     "554 Maximum email size exceeded.",  # Mimecast
     "550 Requested action not taken: email larger than 25 MB",
@@ -437,7 +438,6 @@ NOT_TOO_LARGE = [
     "554 5.7.1 Message exceeded the spam threshold",
     "550 5.1.1 <me@example.org>: Recipient address rejected: User unknown",
     "552 5.2.2 mailbox full",
-    "552 Mailbox is full",
     "550 5.2.2 mailbox size limit exceeded",
     "554 5.2.2 <me@example.org> quota exceeded",
     "552-5.7.0 This message was blocked because its content presents a potential\r\n"
