@@ -100,3 +100,14 @@ def test_refuse_browser() -> None:
     assert endpoint.reply.status == 403
     assert refused.reason == "it comes from a web page, http://evil.test"
     assert not HOSTS.is_unknown(refused, endpoint)
+
+
+@pytest.mark.parametrize(("header", "unknown"), [("", True), ("evil.test", False)])
+def test_is_unknown(header: str, unknown: bool) -> None:
+    """A request to this machine may be that of a new model, unless it names another host."""
+    claim = HOSTS.claim(arrival("127.0.0.1", header=header))
+    assert claim
+    endpoint = claim.endpoint("GET", "/x")
+    assert endpoint.reply
+    assert endpoint.reply.status == 404
+    assert HOSTS.is_unknown(claim, endpoint) is unknown
