@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from mitmproxy import contentviews, dns, exceptions, http, optmanager
+from mitmproxy import flow as flows
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.save import Save
 from mitmproxy.addons.savehar import SaveHar
@@ -1114,6 +1115,18 @@ async def test_log_lines_of_odd_requests(
     assert len(lines) == 2
     assert all(len(line) < 400 and line.isprintable() for line in lines)
     assert flow.comment.isprintable()
+
+
+async def test_log_line_of_a_malformed_request(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """mitmproxy's reason, which may contain the request, is logged short and printable."""
+    flow = tflow.tflow(err=flows.Error("Invalid header: \x1b]0;title\x07" + "x" * 50_000))
+    with loaded(folder) as (_, context):
+        await context.master.addons.trigger_event(HttpRequestHeadersHook(flow))
+    (line,) = [one.getMessage() for one in caplog.records if "malformed" in one.getMessage()]
+    assert len(line) < 400
+    assert line.isprintable()
 
 
 def test_marks_and_comments(folder: Path) -> None:

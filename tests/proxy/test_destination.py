@@ -9,7 +9,7 @@ import pytest
 from nxparse.proxy import upstream
 from nxparse.proxy.destination import Destinations, RequestHead, refuses_connection
 from nxparse.proxy.network import Address
-from nxparse.server.endpoints import Hosts
+from nxparse.server.endpoints import Claim, Hosts
 
 ADDRESSES = {"evil.test": "127.0.0.1", "rebind.test": "127.0.0.1", "www.example.org": "192.0.2.1"}
 REVERSE = ("inner.test", 80)
@@ -111,3 +111,17 @@ def test_is_unknown(header: str, unknown: bool) -> None:
     assert endpoint.reply
     assert endpoint.reply.status == 404
     assert HOSTS.is_unknown(claim, endpoint) is unknown
+
+
+ODD = "\x1b]0;title\x07" + "x" * 10_000
+
+
+async def test_odd_reasons() -> None:
+    """The reason of a refusal is short and printable for any Host and Origin."""
+    at_us = await HOSTS.resolve(arrival("evil.test", header=ODD))
+    page = HOSTS.refuse_browser(Claim("www.ospserver.net"), "POST", (("Origin", ODD),))
+    for claim in (at_us, page):
+        assert claim
+        assert claim.refusal
+        assert len(claim.reason) < 200
+        assert claim.reason.isprintable()
