@@ -1207,6 +1207,19 @@ def test_a_report_of_a_recording(folder: Path) -> None:
     assert "/phone" not in report
 
 
+async def test_dns_questions_in_a_report(folder: Path) -> None:
+    """A report has the DNS questions of clients that asked for one of our hosts."""
+    with loaded(folder, nx_report=str(folder / "report.md")) as (_, context):
+        for name, client in (("gld.samsungosp.com", "192.0.2.7"), ("other.test", "192.0.2.8")):
+            query = tflow.tdnsflow(req=tutils.tdnsreq(questions=[dns.Question(name, 1, 1)]))
+            query.live, query.client_conn.peername = False, (client, 4000)
+            await context.master.addons.trigger_event(DnsRequestHook(query))
+        await ended(context)
+    questions = (folder / "report.md").read_text().partition("## DNS questions")[2]
+    assert questions.count(" A ") == 1
+    assert "gld.samsungosp.com" in questions
+
+
 def test_a_report_that_cannot_be_written(folder: Path) -> None:
     """A path that cannot be written is logged in one sentence."""
     capture = folder / "capture.mitm"

@@ -102,6 +102,17 @@ def test_refuse_browser() -> None:
     assert not HOSTS.is_unknown(refused, endpoint)
 
 
+@pytest.mark.parametrize(("header", "unknown"), [("", True), ("evil.test", False)])
+def test_is_unknown(header: str, unknown: bool) -> None:
+    """A request to this machine may be that of a new model, unless it names another host."""
+    claim = HOSTS.claim(arrival("127.0.0.1", header=header))
+    assert claim
+    endpoint = claim.endpoint("GET", "/x")
+    assert endpoint.reply
+    assert endpoint.reply.status == 404
+    assert HOSTS.is_unknown(claim, endpoint) is unknown
+
+
 ODD = "\x1b]0;title\x07" + "x" * 10_000
 
 
