@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nxparse.server.social import Announcement
-from nxparse.store.database import Database
-from nxparse.store.records import Post, insert
+from nxparse.store.database import Database, insert
+from nxparse.store.records import Post
 
 # The phones of that time asked for 43,200 minutes (decompiled SnsProvider, 2012).
 SESSION_LIFE = 30 * 86400.0  # seconds without use

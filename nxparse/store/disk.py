@@ -23,8 +23,9 @@ from nxparse.filename import MAX_NAME
 
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
+# The flags to open a file for reading. Links are not followed, and a FIFO does not block.
+READ = os.O_RDONLY | _NOFOLLOW | _BINARY | getattr(os, "O_NONBLOCK", 0)
 # File systems without hard links: FAT, exFAT, some network shares.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 # copy_file_range cannot copy between these two files, or on this system.
@@ -80,9 +81,8 @@ class Folder:
         return os.open(self._at(name), flags, mode, dir_fd=self._fd)
 
     def open(self, name: str) -> int:
-        """Open a file for reading and return its descriptor. Does not block on a FIFO."""
-        flags = os.O_RDONLY | _NOFOLLOW | _NONBLOCK | _BINARY
-        return os.open(self._at(name), flags, dir_fd=self._fd)
+        """Open a file for reading and return its descriptor."""
+        return os.open(self._at(name), READ, dir_fd=self._fd)
 
     def publish(self, temporary: str, name: str) -> None:
         """Rename a file of this folder. FileExistsError if the name is taken."""
@@ -145,24 +145,23 @@ class Folder:
                     found.append((name, state))
         return found
 
-    def trim(self, size: int, count: int) -> tuple[list[str], int, int]:
-        """Delete files in the order of their names until the rest fits.
+    def trim(self, size: int, count: int) -> list[str]:
+        """Delete files in the order of their names until the rest fits. Returns their names.
 
         The rest has at most `count` files that take at most `size` bytes on the disk.
-        Returns the deleted names, and the size and number of the files left.
         """
         files = self.files()
-        total, left = sum(disk_size(state) for _, state in files), len(files)
+        total, left = sum(_disk_size(state) for _, state in files), len(files)
         deleted = []
         for name, state in files:
             if total <= size and left <= count:
                 break
             with contextlib.suppress(OSError):
                 self.unlink(name)
-                total -= disk_size(state)
+                total -= _disk_size(state)
                 left -= 1
                 deleted.append(name)
-        return deleted, total, left
+        return deleted
 
     def is_in_place(self) -> bool:
         """Return whether this is still the folder at its path."""
@@ -204,12 +203,6 @@ def write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-
-
-def disk_size(state: os.stat_result) -> int:
-    """Return the number of bytes that a file takes on the disk."""
-    blocks: int | None = getattr(state, "st_blocks", None)  # Windows has none
-    return -(-state.st_size // 4096) * 4096 if blocks is None else blocks * 512
 
 
 def read_chunks(fd: int) -> Iterator[bytes]:
@@ -283,3 +276,9 @@ def same_content(folder: Folder, name: str, size: int, chunks: Iterable[bytes]) 
         return all(os.read(fd, len(chunk)) == chunk for chunk in chunks)
     finally:
         os.close(fd)
+
+
+def _disk_size(state: os.stat_result) -> int:
+    """Return the number of bytes that a file takes on the disk."""
+    blocks: int | None = getattr(state, "st_blocks", None)  # Windows has none
+    return -(-state.st_size // 4096) * 4096 if blocks is None else blocks * 512
