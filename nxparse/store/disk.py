@@ -26,15 +26,10 @@ _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 # The flags to open a file for reading. Links are not followed, and a FIFO does not block.
 READ = os.O_RDONLY | _NOFOLLOW | _BINARY | getattr(os, "O_NONBLOCK", 0)
-# File systems without hard links: FAT, exFAT, some network shares.
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
-# copy_file_range cannot copy between these two files, or on this system.
-_NO_KERNEL_COPY = {
-    *(errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP),
-    *(errno.EPERM, errno.EBADF),
-}
 # Bytes in a name: most file systems, eCryptfs, the versions of the Minix file system.
 _NAME_LIMITS = (MAX_NAME, 143, 60, 30, 14)
+# File systems without hard links: FAT, exFAT, some network shares.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 CHUNK = 1 << 18
 
 Result = TypeVar("Result")
@@ -235,16 +230,11 @@ def copy_range(source: int, offset: int, size: int, destination: int) -> None:
     OSError if the source is shorter.
     """
     end = offset + size
-    while offset < end and hasattr(os, "copy_file_range"):
-        try:
-            copied = os.copy_file_range(source, destination, end - offset, offset)
-        except OSError as error:
-            if error.errno not in _NO_KERNEL_COPY:
-                raise
-            break
-        if not copied:
-            break
-        offset += copied
+    if hasattr(os, "copy_file_range"):
+        # It may not support these files. Real errors come back from read and write.
+        with contextlib.suppress(OSError):
+            while copied := os.copy_file_range(source, destination, end - offset, offset):
+                offset += copied
     for start in range(offset, end, CHUNK):
         write_all(destination, read_range(source, start, min(start + CHUNK, end)))
 

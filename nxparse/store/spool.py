@@ -194,23 +194,22 @@ class Spool(Deliveries):
         post: Post,
         file: File,
         resource: str,
-        *,
-        at_once: Sequence[str],
-        together: Sequence[str],
+        targets: Mapping[str, bool],
         thumbnail: Thumbnail | None = None,
     ) -> StoredUpload:
         """Store a photo of a post durably. Its reply is then open.
 
-        `resource` is the announcement that the photo belongs to. The targets in `together`
-        get the whole post, those in `at_once` each photo. Raises RepeatedError if the body
-        is a duplicate.
+        `resource` is the announcement that the photo belongs to. `targets` says for each
+        target whether it gets the whole post, or else each photo at once. Raises
+        RepeatedError if the body is a duplicate.
         """
         now = self._clock()
         found = upload.posted(post.sender, post.site, post.album, post.caption, [file])
         with self._storing(incoming, found, resource, post) as (database, fingerprint):
             arrival = _open_post(database, post, now)
             # A target that was added since may need photos that are deleted already.
-            if arrival is None or _targets_together(database, arrival.id) != set(together):
+            whole = {target for target, together in targets.items() if together}
+            if arrival is None or _targets_together(database, arrival.id) != whole:
                 arrival = StoredUpload(incoming.id, now, post.client, post.sender, post.site)
                 insert(database, "upload", **arrival._asdict(), text=post.caption)
             query = "SELECT count(*) + 1 FROM body WHERE upload = ?"
@@ -225,11 +224,10 @@ class Spool(Deliveries):
                 " open = ?, latest = ? WHERE id = ?",
                 (post.session, post.album, not complete, now, arrival.id),
             )
-            for target in at_once:
-                add_delivery(database, arrival.id, target, number, [post.site], now)
-            for target in together:
-                when = now if complete else now + QUIET
-                add_delivery(database, arrival.id, target, 0, [post.site], when)
+            for target, together in targets.items():
+                when = now + QUIET if together and not complete else now
+                file_number = 0 if together else number
+                add_delivery(database, arrival.id, target, file_number, [post.site], when)
         return arrival
 
     def expect(self, post: Post, seconds: float) -> None:

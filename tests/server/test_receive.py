@@ -669,7 +669,7 @@ class TestFile:
             ("save", 2): [data[1]],
             ("mail:me@example.org", 0): data,
         }
-        line = f"{message}; next: save, mail:me@example.org (upload ID)"
+        line = f"{message}; next: mail:me@example.org, save (upload ID)"
         assert place.log() == [("INFO", line)] * 2
         [found] = place.spool.recent()
         assert [(one.number, one.has_thumbnail) for one in found.files] == [
