@@ -355,7 +355,7 @@ class Uploads(Addon):
             flow.response = _response(NOT_READY, request.method)
             return
         endpoint, unknown = state.choose_endpoint(flow, claim)
-        if endpoint.is_file and not adapter.has_body(request):
+        if endpoint.is_file and (request.is_http2 or not adapter.has_body(request)):
             if reply := await state.files.begin(flow, state.backend, endpoint):
                 flow.response = _response(reply, request.method)
             return

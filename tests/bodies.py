@@ -13,6 +13,7 @@ from html import escape
 from random import Random
 
 from nxparse import multipart
+from nxparse.framing import boundary_of
 
 CRLF = b"\r\n"
 BOUNDARY = b"-" * 27 + b"7d93b9550d4a"
@@ -313,7 +314,7 @@ def _photo_like_framing(choose: Choose, number: int, dashed: bytes, newline: byt
 def repaired(body: bytes, content_type: str, boundary: str) -> tuple[str, bytes]:
     """Content-Type and body as `multipart.repair` makes them, with another boundary."""
     found, data = multipart.repair(body, content_type)
-    old = multipart.boundary_of(found)
+    old = boundary_of(found)
     assert old
     new = data.replace(b"--" + old, b"--" + boundary.encode())
     return f"multipart/form-data; boundary={boundary}", new

@@ -10,10 +10,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from nxparse import jpeg, multipart
+from nxparse import jpeg
 from nxparse.deviation import BodyError
+from nxparse.framing import boundary_of
 from nxparse.inspect import credentials
 from nxparse.inspect.recorded import RecordedRequest
+from nxparse.scanner import Scanner
 from nxparse.server import endpoints
 from nxparse.server.endpoints import Endpoint, Service
 from nxparse.text import format_size, printable
@@ -109,7 +111,7 @@ def is_recording(data: bytes) -> bool:
 
 def email(body: bytes, content_type: str) -> str:
     """The fields, parts and deviations of an upload by e-mail, as far as it can be parsed."""
-    scanner = multipart.Scanner(multipart.boundary_of(content_type))
+    scanner = Scanner(boundary_of(content_type))
 
     def fetch(start: int, end: int) -> bytes:
         return body[start:end]

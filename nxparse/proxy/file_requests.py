@@ -37,6 +37,7 @@ class FileRequests:
         )
         if isinstance(found, Reply):
             return found
+        request.stream = lambda _: []  # discard a body, which HTTP/2 does not announce
         self._clients.stream_reply(client.id)
         path, destination = request.path, adapter.redirect(request, address)
         request.path = self.server.offer(found, partial(self._clients.abort, client.id))

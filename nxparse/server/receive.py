@@ -17,12 +17,14 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import NamedTuple, Self
 
-from nxparse import markup, multipart
+from nxparse import markup
 from nxparse.address import AddressError, deliverable
 from nxparse.config import Config
 from nxparse.deliver import routes
 from nxparse.deliver.routes import target_label
-from nxparse.deviation import BodyError
+from nxparse.deviation import BodyError, MultipartError
+from nxparse.framing import boundary_of
+from nxparse.scanner import Scanner
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import AnnouncedFile
 from nxparse.store.body import Incoming
@@ -235,14 +237,14 @@ class EmailReceiver(Receiver):
 
     def __init__(self, spool: Spool, config: Config, info: BodyInfo, *, inspect: int = 0) -> None:
         super().__init__(spool, config, info, inspect=inspect)
-        self._scanner = multipart.Scanner(multipart.boundary_of(info.content_type))
+        self._scanner = Scanner(boundary_of(info.content_type))
         self._parsed: Upload | None = None
 
     def feed(self, chunk: bytes) -> None:
         super().feed(chunk)
         if self._incoming and self._scanner.error is None:
             # `close` raises the error again at the end of the body.
-            with suppress(multipart.MultipartError):
+            with suppress(MultipartError):
                 self._scanner.feed(chunk)
 
     def _accept(self, incoming: Incoming, body: bytes | None) -> Result:

@@ -49,7 +49,7 @@ from typing import Any
 
 from nxparse import upload
 from nxparse.deviation import BodyError
-from nxparse.multipart import PartSpan
+from nxparse.framing import PartSpan
 from nxparse.store import disk, quarantine
 from nxparse.store.body import Background, Incoming, Room
 from nxparse.store.database import Database

@@ -374,8 +374,8 @@ def changed(path: Path, statement: str) -> None:
         connection.commit()
 
 
-def test_large_captions(opened: Sessions, path: Path) -> None:
-    """The size of all announcements is limited, and the file shrinks."""
+def test_large_captions(opened: Sessions, path: Path, clock: Clock) -> None:
+    """The size of all announcements is limited, and the file shrinks once they are deleted."""
     camera = session(opened, opened.begin(CLIENT, USER))
     tokens = []
     for number in range(300):
@@ -388,3 +388,8 @@ def test_large_captions(opened: Sessions, path: Path) -> None:
     last = opened.announced(CLIENT, tokens[-1])
     assert last
     assert last.post.caption == caption
+
+    clock.now += SESSION_LIFE + 1
+    opened.begin(CLIENT, USER)
+    opened.close()  # writes the log of SQLite to the file
+    assert path.stat().st_size < 200_000
