@@ -184,8 +184,8 @@ _NAMES = ("binary", "message", "other", "", None)
 class Faulty:
     """A body with faults in its structure.
 
-    `photos` are those that are in it, each a name and its bytes, in order. The last one may
-    be cut. `readable` is false if they cannot all be told apart, or there is none, or no message.
+    `photos` are those that are in it, each a name and its bytes, in order, also those outside
+    of parts. The last one may be cut. `readable` is false if they cannot all be told apart, or there is none, or no message.
     """
 
     body: bytes
@@ -252,6 +252,7 @@ def faulty(choose: Choose, boundary: bytes = BOUNDARY) -> Faulty:
     body = (b"", b"", b"", CRLF, b"  \r\n", _TEXT + CRLF)[choose(6)]
     if choose(20) == 19:
         body, readable = body + jpeg(100) + CRLF, False
+        photos.insert(0, ("", jpeg(100)))
     body += dashed
     for number, part in enumerate(parts):
         if choose(12) == 11 and number:
@@ -288,6 +289,7 @@ def faulty(choose: Choose, boundary: bytes = BOUNDARY) -> Faulty:
         case 5:
             body += gap + newline + dashed + b"--\r\n" + jpeg(100)
             readable = False
+            photos.append(("", jpeg(100)))
         case _:
             end = list(endings(boundary).values())[choose(len(endings(boundary)))]
             body += gap + (end if newline == CRLF else end.replace(b"\r", b""))
