@@ -185,7 +185,8 @@ class Faulty:
     """A body with faults in its structure.
 
     `photos` are those that are in it, each a name and its bytes, in order, also those outside
-    of parts. The last one may be cut. `readable` is false if they cannot all be told apart, or there is none, or no message.
+    of parts. The last one may be cut. `readable` is false if they cannot all be told apart, or
+    there is none, or no message.
     """
 
     body: bytes

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from nxparse.proxy import upstream
-from nxparse.proxy.destination import Destinations, RequestHead, refuses_connection
+from nxparse.proxy import network
+from nxparse.proxy.destination import Destinations, describe_refused, refuses_connection
 from nxparse.proxy.network import Address
 from nxparse.server.endpoints import Claim, Hosts
 
@@ -20,7 +22,7 @@ def _resolver(monkeypatch: pytest.MonkeyPatch) -> None:
     async def resolve(host: str) -> list[Address]:
         return [ip_address(ADDRESSES.get(host, host))]
 
-    monkeypatch.setattr(upstream, "resolve", resolve)
+    monkeypatch.setattr(network, "resolve", resolve)
 
 
 def arrival(
@@ -31,15 +33,20 @@ def arrival(
     path: str = "/x",
     header: str = "",
     named: tuple[str, int] | None = None,
-) -> RequestHead:
-    return RequestHead(method, path, host, port, header, (80, 443, 8080), named)
+) -> Any:
+    """A flow of a request that arrived at port 8080; `named` is the server of its mode."""
+    request = SimpleNamespace(method=method, path=path, host=host, port=port, host_header=header)
+    client = SimpleNamespace(
+        proxy_mode=SimpleNamespace(address=named), sockname=("192.0.2.1", 8080)
+    )
+    return SimpleNamespace(request=request, client_conn=client)
 
 
 HOSTS = Destinations(Hosts(("camera.test",)))
 
 
 @pytest.mark.parametrize(
-    ("request_", "status"),
+    ("flow", "status"),
     [
         pytest.param(arrival("gld.samsungosp.com"), 404, id="ours"),
         pytest.param(arrival("camera.test", 9), 404, id="in-nx_hosts-on-any-port"),
@@ -48,18 +55,19 @@ HOSTS = Destinations(Hosts(("camera.test",)))
         pytest.param(arrival("evil.test", header="evil.test"), 404, id="rebinding"),
         pytest.param(arrival("evil.test", 9), 403, id="another-port-of-this-machine"),
         pytest.param(arrival("127.0.0.1", 9), 403, id="loopback"),
+        pytest.param(arrival("evil.test", 8080), 404, id="own-port-of-this-machine"),
         pytest.param(arrival("inner.test", named=REVERSE), None, id="named-by-the-mode"),
     ],
 )
-async def test_resolve(request_: RequestHead, status: int | None) -> None:
+async def test_resolve(flow: Any, status: int | None) -> None:
     """Requests for our hosts are answered here; the proxy leads to no server of this machine."""
-    claim = await HOSTS.resolve(request_)
-    reply = claim.endpoint(request_.method, request_.path).reply if claim else None
+    claim = await HOSTS.resolve(flow)
+    reply = claim.endpoint(flow.request.method, flow.request.path).reply if claim else None
     assert (reply and reply.status) == status
 
 
 @pytest.mark.parametrize(
-    ("request_", "refused"),
+    ("flow", "refused"),
     [
         pytest.param(arrival("evil.test", 22), True, id="this-machine"),
         pytest.param(arrival("www.example.org", 443), False, id="another"),
@@ -67,9 +75,9 @@ async def test_resolve(request_: RequestHead, status: int | None) -> None:
         pytest.param(arrival("evil.test", named=REVERSE), False, id="named-by-the-mode"),
     ],
 )
-async def test_refuse_tunnel(request_: RequestHead, refused: bool) -> None:
+async def test_refuse_tunnel(flow: Any, refused: bool) -> None:
     """A tunnel to this machine is refused."""
-    claim = await HOSTS.refuse_tunnel(request_)
+    claim = await HOSTS.refuse_tunnel(flow)
     assert bool(claim and claim.refusal) is refused
 
 
@@ -125,3 +133,9 @@ async def test_odd_reasons() -> None:
         assert claim.refusal
         assert len(claim.reason) < 200
         assert claim.reason.isprintable()
+
+
+def test_describe_refused() -> None:
+    """The reason has the name, escaped, and its address."""
+    shown = describe_refused("evil.example\n", "127.0.0.1")
+    assert shown.startswith("evil.example? (127.0.0.1) is a loopback")

@@ -64,7 +64,7 @@ async def test_an_upload(backend: Backend) -> None:
 
     assert one.reply is ACCEPTED
     assert one.has_body
-    assert one.outcome("upload")[0] == "received"
+    assert one.outcome()[0] == "received"
     assert [delivery.target for delivery in backend.spool.waiting()] == ["save"]
 
 
@@ -95,7 +95,7 @@ async def test_a_fixed_reply(backend: Backend) -> None:
     await answered(unknown)
     assert unknown.result
     assert unknown.result.body == b"what is this?"
-    assert unknown.outcome("new thing") == ("unknown", "new thing, answered 404")
+    assert unknown.outcome() == ("unknown", "unknown, answered 404")
 
 
 async def test_a_body_that_never_ends(folder: Path) -> None:
