@@ -24,10 +24,11 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from nxparse.deliver.outbox import Attempted, is_due
+from nxparse.deliver.outbox import Attempted
 from nxparse.deliver.routes import target_label
 from nxparse.server.failures import Failure
 from nxparse.server.reply import PRIVATE, Reply
+from nxparse.store.deliveries import is_ahead
 from nxparse.store.records import Delivery, FileRecord, UploadRecord
 from nxparse.text import format_duration, format_list, format_size, printable
 from nxparse.upload import Thumbnail
@@ -245,7 +246,7 @@ def sentence(status: Delivery, now: float, *, being_tried: bool = False) -> str:
             return f"Is being {participle} now.{f' Last attempt: {reason}.' if reason else ''}"
         case _ if not reason:
             return f"Is about to be {participle}."
-    due = is_due(status.next_try, now)
+    due = not is_ahead(status.next_try, now)
     when = "Due now" if due else f"Next try in {format_duration(status.next_try - now)}"
     return f"Waits to be {participle}: {reason}. {when}."
 

@@ -160,11 +160,9 @@ class Folder:
 
     def is_in_place(self) -> bool:
         """Return whether this is still the folder at its path."""
-        try:
-            found = os.stat(self.path, follow_symlinks=False)
-        except OSError:
-            return False
-        return self._fd is None or os.path.samestat(found, os.fstat(self._checked(self._fd)))
+        with contextlib.suppress(OSError):
+            return os.path.samestat(os.lstat(self.path), self.status())
+        return False
 
     def lock(self) -> None:
         """Lock this folder until it is closed. BlockingIOError if another process has locked it."""

@@ -408,9 +408,6 @@ def test_read_range_with_short_reads(fd: int, monkeypatch: pytest.MonkeyPatch) -
 
 
 BODY = bytes(range(256)) * 3000  # almost three chunks
-FALLBACKS = [
-    *(errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF),
-]
 
 
 class TestCopyRange:
@@ -461,9 +458,7 @@ class TestCopyRange:
 
     @posix_only
     @pytest.mark.parametrize("good", [0, 1, 2], ids="after {} calls".format)
-    @pytest.mark.parametrize(
-        "error", [*FALLBACKS, 0], ids=lambda error: errno.errorcode.get(error, "zero")
-    )
+    @pytest.mark.parametrize("error", [errno.EXDEV, errno.EIO, 0], ids=["EXDEV", "EIO", "zero"])
     def test_falls_back(
         self, source: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, good: int
     ) -> None:
