@@ -174,7 +174,7 @@ def title(flow: Any) -> str:
     """Return a request in a few words."""
     request = flow.request
     host = endpoints.bare_host(request.pretty_host)
-    return show.title_of(endpoints.find(request.method, host, request.path))
+    return endpoints.find(request.method, host, request.path).title
 
 
 def _wire(text: str) -> bytes:
