@@ -7,9 +7,10 @@ one of them, hook by hook:
 
     client_connected   reader and writer of the client are wrapped (nxparse.proxy.transport)
     requestheaders     the endpoint is chosen (nxparse.server.endpoints); the body is streamed
-                       to a receiver, with the sink as the server (nxparse.proxy.sink)
+                       to a receiver, with our own server as the destination
+                       (nxparse.proxy.loopback)
     request            the body is complete: the receiver accepts or refuses it, in a thread
-    response           our reply replaces the sink's, in one TCP segment
+    response           our reply replaces that server's, in one TCP segment
     error              the body was cut: the part that arrived goes to quarantine
 
 mitmproxy forwards a request whose hook raises. So each hook for our hosts catches
@@ -46,8 +47,8 @@ from nxparse.deliver.outbox import describe_waiting
 from nxparse.deliver.save import describe_saved, store
 from nxparse.inspect import show
 from nxparse.inspect.show import describe_recorded, describe_request
-from nxparse.proxy import adapter, internals, limits, network, upstream
-from nxparse.proxy.destination import refuses_connection
+from nxparse.proxy import adapter, internals, limits, network
+from nxparse.proxy.destination import describe_refused, refuses_connection
 from nxparse.proxy.dns import ForeignQueries
 from nxparse.proxy.exchange import FAILED, Exchange
 from nxparse.proxy.log_filter import ProxyLogFilter
@@ -132,7 +133,7 @@ class Lifecycle(Addon):
             return
         self.accept_errors.install()
         try:
-            state.sink.open()
+            state.server.open()
         except OSError as error:
             logger.error(f"uploads cannot be received: {error_reason(error)}")
         state.backend = open_backend(state.config)
@@ -149,7 +150,8 @@ class Lifecycle(Addon):
         self.accept_errors.uninstall()
         backend, self.state.backend = self.state.backend, None
         connected = self.state.end_exchanges("mitmproxy ends")
-        self.state.sink.close()
+        self.state.files.close()
+        self.state.server.close()
         if not backend:
             return None
         backend.hand_over()
@@ -166,9 +168,7 @@ class Connections(Addon):
     def __init__(self, state: State) -> None:
         super().__init__(state)
         self.clients = state.clients
-        self.log_filter = ProxyLogFilter(
-            state.sink, state.is_uploading, state.clients.has_refused_head, state.files.server
-        )
+        self.log_filter = ProxyLogFilter(state.server, state.clients.has_refused_head)
 
     def running(self) -> None:
         self.clients.limit.most = limits.connections_allowed(limits.raise_descriptor_limit())
@@ -176,7 +176,6 @@ class Connections(Addon):
 
     def done(self) -> None:
         PROXY_LOGGER.removeFilter(self.log_filter)
-        self.state.files.server.close()
         self.clients.abort_pending()
 
     def client_connected(self, client: Client) -> None:
@@ -208,8 +207,8 @@ class Connections(Addon):
             self.clients.enter(client.id, Stage.HEAD if is_http else Stage.OPAQUE)
 
     async def http_connect(self, flow: http.HTTPFlow) -> None:
-        self._enter(flow, Stage.OPAQUE)
-        claim = await self.state.destinations.refuse_tunnel(adapter.request_head(flow))
+        self.state.enter(flow, Stage.OPAQUE)
+        claim = await self.state.destinations.refuse_tunnel(flow)
         if claim and claim.refusal:
             client = adapter.address(flow.client_conn)
             logger.warning(f"{client}: CONNECT is refused: {claim.reason}")
@@ -218,22 +217,20 @@ class Connections(Addon):
     def server_connect(self, data: ServerConnectionHookData) -> None:
         address = data.server.address
         assert address
-        if self.state.is_own_server(data.client, address):
+        if address[:2] == self.state.server.address:
             data.server.sockname = None  # the option connect_addr is for other servers
-        elif self.state.exchanges_of(data.client) or self.state.is_ours(address):
+        elif self.state.has_exchange(data.client) or address[0] in self.state.destinations.hosts:
             data.server.error = "a Samsung host is answered here and never connected to"
         elif self._refuses(data.client, address, address[0]):
-            data.server.error = upstream.describe_refused(address[0])
+            data.server.error = describe_refused(address[0])
 
     def server_connected(self, data: ServerConnectionHookData) -> None:
         client, address, peer = data.client, data.server.address, data.server.peername
-        if not address or not peer:
+        if not address or not peer or address[:2] == self.state.server.address:
             return
-        if self.state.is_own_server(client, peer):
-            self.state.connected(client, data.server.sockname)
         # Only now is it certain which address the name resolved to.
-        elif self._refuses(client, address, peer[0]):
-            reason = upstream.describe_refused(address[0], peer[0])
+        if self._refuses(client, address, peer[0]):
+            reason = describe_refused(address[0], peer[0])
             logger.warning(
                 f"{adapter.address(client)}: connection to port {peer[1]} aborted: {reason}"
             )
@@ -243,25 +240,6 @@ class Connections(Addon):
         named = adapter.named_by_mode(client) == address[:2] or client.proxy_mode.type_name == "dns"
         listening = internals.listening(ctx.master)
         return refuses_connection(host, address[1], named=named, listening=listening)
-
-    def requestheaders(self, flow: http.HTTPFlow) -> None:
-        self._enter(flow, Stage.BODY)
-
-    def request(self, flow: http.HTTPFlow) -> None:
-        self._enter(flow, Stage.COMPLETE)
-
-    def response(self, flow: http.HTTPFlow) -> None:
-        switched = flow.response and flow.response.status_code == 101
-        self._enter(flow, Stage.OPAQUE if switched else Stage.HEAD)
-
-    def error(self, flow: http.HTTPFlow) -> None:
-        self._enter(flow, Stage.HEAD)
-
-    def _enter(self, flow: http.HTTPFlow, stage: Stage) -> None:
-        """Record what the client sends from now on."""
-        self.clients.set_noticed(flow.client_conn.id)
-        if not flow.request.is_http2:
-            self.clients.enter(flow.client_conn.id, stage)
 
 
 class NameServer(Addon):
@@ -324,6 +302,7 @@ class Uploads(Addon):
     """Answers the requests for our hosts."""
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
+        self.state.enter(flow, Stage.BODY)
         if not flow.live or flow.response:
             return
         if flow.error:  # mitmproxy answers 400
@@ -341,9 +320,9 @@ class Uploads(Addon):
                 flow.response = _response(FAILED, flow.request.method)
 
     async def _begin(self, flow: http.HTTPFlow) -> None:
-        """Choose the endpoint of a request, and stream its body to the sink."""
+        """Choose the endpoint of a request, and stream its body to a receiver."""
         state, client, request = self.state, flow.client_conn, flow.request
-        claim = await state.destinations.resolve(adapter.request_head(flow))
+        claim = await state.destinations.resolve(flow)
         if flow.is_replay:  # answered in `request`
             if claim and claim.refusal:
                 flow.response = _response(claim.refusal, request.method)
@@ -351,11 +330,11 @@ class Uploads(Addon):
         if claim is None:
             state.note_other(client, request.pretty_host, "HTTP")
             return
-        if not state.backend or not state.sink.address:  # starting or stopping
+        if not state.backend or not state.server.address:  # starting or stopping
             flow.response = _response(NOT_READY, request.method)
             return
         endpoint, unknown = state.choose_endpoint(flow, claim)
-        if endpoint.is_file and not adapter.has_body(request):
+        if endpoint.is_file and (request.is_http2 or not adapter.has_body(request)):
             if reply := await state.files.begin(flow, state.backend, endpoint):
                 flow.response = _response(reply, request.method)
             return
@@ -370,7 +349,8 @@ class Uploads(Addon):
         )
         state.clients.begin(client.id, exchange.pending)
         if adapter.has_body(request):
-            exchange.destination = adapter.redirect(request, state.sink.address)
+            exchange.path = state.server.expect(exchange.answer)
+            exchange.restore = adapter.redirect(request, state.server.address, exchange.path)
             request.stream = exchange.receive
             await exchange.begin()
 
@@ -378,6 +358,7 @@ class Uploads(Addon):
         self.state.files.start(flow)
 
     async def request(self, flow: http.HTTPFlow) -> None:
+        self.state.enter(flow, Stage.COMPLETE)
         exchange = self.state.exchanges.get(flow.id)
         if exchange is None:
             if flow not in self.state.files:
@@ -394,18 +375,18 @@ class Uploads(Addon):
         exchange.unknown = exchange.unknown or exchange.reply.unknown
         if exchange.result and exchange.result.body is not None:
             flow.request.raw_content = exchange.result.body
-        adapter.restore(flow.request, exchange.destination)
+        exchange.restore()
         try:
-            adapter.label(flow, *exchange.outcome(adapter.title(flow)))
+            adapter.label(flow, *exchange.outcome())
         except Exception:
             logger.exception("cannot comment a flow")
-        if exchange.streamed:
-            assert flow.server_conn.sockname
-            self.state.sink.release(flow.server_conn.sockname[1])
-        else:
+        exchange.decided.set()
+        if not exchange.streamed:
             flow.response = _response(exchange.reply, flow.request.method)
 
     async def response(self, flow: http.HTTPFlow) -> None:
+        switched = flow.response and flow.response.status_code == 101
+        self.state.enter(flow, Stage.OPAQUE if switched else Stage.HEAD)
         self.state.files.end(flow)
         exchange = self.state.exchanges.pop(flow.id, None)
         if exchange is None:
@@ -424,11 +405,14 @@ class Uploads(Addon):
             exchange.wake_outbox()
 
     async def error(self, flow: http.HTTPFlow) -> None:
+        self.state.enter(flow, Stage.HEAD)
         self.state.files.end(flow)
         exchange = self.state.exchanges.pop(flow.id, None)
         if exchange is None:
             return
-        adapter.restore(flow.request, exchange.destination)
+        self.state.server.withdraw(exchange.path)
+        exchange.decided.set()
+        exchange.restore()
         if not exchange.pending.complete:
             reason = exchange.pending.end or (flow.error.msg if flow.error else "no reason given")
             flow.request.raw_content = await exchange.abort(reason)
@@ -460,7 +444,7 @@ class Uploads(Addon):
         """Answer a replayed request, and log one from a file. Other servers' are left alone."""
         if not flow.live and self.state.reports:
             self.state.loaded.append(flow)
-        claim = self.state.claim(flow)
+        claim = self.state.destinations.claim(flow)
         if claim is None:
             return
         if not flow.live:
@@ -571,7 +555,11 @@ class CameraView(contentviews.View if IS_MITMPROXY_11 else contentviews.Contentv
     def render_priority(self, data: bytes, metadata: Any = None, **older: Any) -> float:
         flow = metadata.flow if metadata else older.get("flow")
         message = metadata.http_message if metadata else older.get("http_message")
-        if not data or not isinstance(flow, http.HTTPFlow) or self.state.claim(flow) is None:
+        if (
+            not data
+            or not isinstance(flow, http.HTTPFlow)
+            or self.state.destinations.claim(flow) is None
+        ):
             return -1
         return 2 if adapter.is_readable(flow, message) else -1
 

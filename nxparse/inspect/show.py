@@ -10,9 +10,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from nxparse import jpeg, multipart
+from nxparse import jpeg
 from nxparse.deviation import BodyError
+from nxparse.framing import boundary_of
 from nxparse.inspect.recorded import RecordedRequest
+from nxparse.scanner import Scanner
 from nxparse.server.endpoints import Service
 from nxparse.text import describe_upload, format_size, printable
 from nxparse.upload import JPEG_HEAD, File, Upload, camera, from_parts, read, whole
@@ -104,7 +106,7 @@ def is_recording(data: bytes) -> bool:
 
 def email(body: bytes, content_type: str) -> str:
     """The fields, parts and deviations of an upload by e-mail, as far as it can be parsed."""
-    scanner = multipart.Scanner(multipart.boundary_of(content_type))
+    scanner = Scanner(boundary_of(content_type))
 
     def fetch(start: int, end: int) -> bytes:
         return body[start:end]

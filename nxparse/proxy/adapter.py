@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 from http.client import responses
 from typing import Any
 
@@ -13,7 +13,6 @@ from nxparse.inspect.recorded import (
     RecordedRequest,
     RecordedResponse,
 )
-from nxparse.proxy.destination import RequestHead
 from nxparse.server import endpoints
 from nxparse.server.receive import BodyInfo
 from nxparse.server.reply import Reply
@@ -30,8 +29,6 @@ MARKS = {
     "failed": ":x:",
 }
 
-logger = logging.getLogger(__name__)
-
 
 def address(client: Any) -> str:
     """Return the address of a client, for the log. A file of flows may contain any text."""
@@ -41,21 +38,6 @@ def address(client: Any) -> str:
 def named_by_mode(client: Any) -> Any:
     """Return the server that a reverse or upstream mode names; None in other modes."""
     return getattr(client.proxy_mode, "address", None)
-
-
-def request_head(flow: Any) -> RequestHead:
-    """Return the head of a request."""
-    request, client = flow.request, flow.client_conn
-    return RequestHead(
-        request.method,
-        request.path,
-        request.host,
-        request.port,
-        request.host_header or "",
-        # 80 and 443 may be redirected to the port of this process.
-        ports=(80, 443, *(client.sockname[1:2] if client.sockname else ())),
-        upstream=named_by_mode(client),
-    )
 
 
 def fields(headers: Any) -> Headers:
@@ -150,31 +132,23 @@ def hide_credentials(flow: Any) -> None:
     request.raw_content = credentials.hide_in_body(request.raw_content or b"")
 
 
-def redirect(request: Any, address: tuple[str, int]) -> tuple[str, int, str]:
-    """Send a request to another server. Returns its destination, for `restore`."""
-    destination = request.data.host, request.data.port, request.scheme
-    request.data.host, request.data.port = address
-    request.scheme = "http"
-    return destination
+def redirect(request: Any, address: tuple[str, int], path: str) -> Callable[[], None]:
+    """Send a request to a path of another server. Returns a function that undoes this."""
+    data = request.data
+    before = data.host, data.port, data.scheme, data.path
 
+    def restore() -> None:
+        data.host, data.port, data.scheme, data.path = before
 
-def restore(request: Any, destination: tuple[str, int, str] | None) -> None:
-    """Undo `redirect`: let the flow show its own destination."""
-    if destination:
-        request.data.host, request.data.port, request.scheme = destination
+    data.host, data.port = address
+    data.scheme, data.path = b"http", path.encode()
+    return restore
 
 
 def label(flow: Any, outcome: str, words: str) -> None:
     """Mark a flow with its outcome, a key of MARKS, and add a comment."""
     flow.marked = MARKS[outcome]
     flow.comment = printable(f"{outcome}: {words}", MAX_COMMENT)
-
-
-def title(flow: Any) -> str:
-    """Return a request in a few words."""
-    request = flow.request
-    host = endpoints.bare_host(request.pretty_host)
-    return endpoints.find(request.method, host, request.path).title
 
 
 def _wire(text: str) -> bytes:

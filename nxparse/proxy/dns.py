@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from nxparse.proxy import network, upstream
+from nxparse.proxy import network
 from nxparse.proxy.limits import Reminder
 
 PORT = 53
@@ -19,27 +19,6 @@ MAX_SAME = 8  # of them for one name and type
 MAX_AGE = 30.0  # seconds; mitmproxy abandons a query earlier, not always with a hook
 
 logger = logging.getLogger(__name__)
-
-
-def served_here(servers: Iterable[str], listening: Iterable[tuple[str, int]]) -> list[str]:
-    """Return those of the IP addresses `servers` that are this process.
-
-    `listening` has the addresses and ports of the DNS mode.
-    """
-    listening = list(listening)
-    return [
-        server
-        for server in servers
-        if upstream.refuses_literal(server) and network.is_served(server, PORT, listening)
-    ]
-
-
-def describe_loop(servers: list[str]) -> str:
-    """Return a log line about name servers that are this process, with the option to set."""
-    return (
-        f"the name server {' and '.join(servers)} is this process, so other names cannot be "
-        f"resolved and get SERVFAIL; set another server: --set dns_name_servers=9.9.9.9"
-    )
 
 
 class ForeignQueries:
@@ -51,11 +30,21 @@ class ForeignQueries:
         self._reminder = Reminder(clock)
         self._loop: list[str] = []  # the name servers that are this process, as logged
 
-    def find_loop(self, servers: Iterable[str], listening: Iterable[tuple[str, int]]) -> bool:
-        """Return True if one of these name servers is this process, and log a change."""
-        found = served_here(servers, listening)
+    def find_loop(self, servers: Iterable[str], listening: Sequence[tuple[str, int]]) -> bool:
+        """Return True if one of these name servers is this process, and log a change.
+
+        `listening` has the addresses and ports of the DNS mode.
+        """
+        found = [
+            server
+            for server in servers
+            if network.is_inside(server) and network.is_served(server, PORT, listening)
+        ]
         if found and found != self._loop:
-            logger.warning(describe_loop(found))
+            logger.warning(
+                f"the name server {' and '.join(found)} is this process, so other names cannot be "
+                f"resolved and get SERVFAIL; set another server: --set dns_name_servers=9.9.9.9"
+            )
         self._loop = found
         return bool(found)
 

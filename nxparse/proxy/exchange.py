@@ -34,6 +34,7 @@ FAILED = refusal(500, "nx_addon has failed, see its log")
 # The beginning of a photo sent to an unknown path is enough to recognise it.
 MAX_UNKNOWN_BODY = 64 << 10  # bytes of a body that are saved to unknown/
 REPLY_WATCH = 30.0  # seconds; a reply not acknowledged by then counts as lost
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +67,9 @@ class Exchange:
         self.result: Result | None = None
         self.unknown = unknown
         self.streamed = False  # was `receive` called?
-        self.destination: tuple[str, int, str] | None = (
-            None  # of the request, before its redirection
-        )
+        self.decided = asyncio.Event()  # set when mitmproxy may get its answer
+        self.path = ""  # at the loopback server
+        self.restore: Callable[[], None] = lambda: None  # undoes the redirection of the request
         self._backend = backend
         self._info = info
         self._endpoint = endpoint
@@ -114,7 +115,7 @@ class Exchange:
             )
 
     def receive(self, chunk: bytes) -> list[bytes]:
-        """Receive a chunk of the body; an empty one is its end. Returns no chunks for the sink.
+        """Receive a chunk of the body; an empty one is its end. Returns no chunks to send on.
 
         Does not raise: after an exception, mitmproxy never answers the client.
         """
@@ -132,6 +133,14 @@ class Exchange:
             logger.warning(f"{self.client}: {reason}")
             self._too_long()
         return []
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer mitmproxy as the loopback server, once `decided`; the reply replaces this."""
+        self.pending.connected.set()
+        await self.decided.wait()
+        writer.write(ANSWER)
+        while await reader.read(1 << 16):
+            pass  # the end of a chunked body
 
     async def finish(self) -> Reply:
         """Return the reply to the request, which is complete. May wait for the disk."""
@@ -203,15 +212,16 @@ class Exchange:
         """Start the delivery of an accepted upload."""
         self._backend.outbox.wake()
 
-    def outcome(self, title: str) -> tuple[str, str]:
-        """Return the outcome, a key of `adapter.MARKS`, and a comment; `title` is the request's."""
-        reply, result = self.reply or FAILED, self.result
+    def outcome(self) -> tuple[str, str]:
+        """Return the outcome, a key of `adapter.MARKS`, and a comment."""
+        reply, result, title = self.reply or FAILED, self.result, self._endpoint.title
         if reply is FAILED:
             return "failed", title
         if self.unknown:
             return "unknown", f"{title}, answered {reply.status}"
         if reply.status >= 400:
-            return "refused", f"{title}: {reply.remark}"
+            is_known = self._endpoint.service is not Service.FIXED
+            return "refused", f"{title}: {reply.remark}" if is_known else reply.remark
         if result and result.accepted:
             return ("repeated" if result.is_duplicate else "received"), result.message
         return "answered", title

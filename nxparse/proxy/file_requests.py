@@ -1,58 +1,59 @@
-"""Requests for saved files, which the file server answers in place of the requested host."""
+"""Requests for saved files, which are streamed to a browser through the loopback server.
+
+A file is read in chunks, in a thread, at the speed at which the browser reads.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from nxparse.proxy import adapter
 from nxparse.proxy.clients import Clients
-from nxparse.proxy.file_server import FileServer
+from nxparse.proxy.loopback import LoopbackServer
 from nxparse.server.backend import Backend
 from nxparse.server.endpoints import Endpoint
+from nxparse.server.files import FileReply
 from nxparse.server.reply import Reply
+from nxparse.store.disk import CHUNK
+
+STALL = 120.0  # seconds for the browser to take a chunk
 
 
 class FileRequests:
     """The current requests, by flow id. Use in the event loop's thread only."""
 
-    def __init__(self, clients: Clients) -> None:
-        self.server = FileServer()
+    def __init__(self, server: LoopbackServer, clients: Clients, *, stall: float = STALL) -> None:
+        self._server = server
         self._clients = clients
-        self._current: dict[str, tuple[Any, Callable[[], None]]] = {}
+        self._stall = stall
+        self._current: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {}
 
     async def begin(self, flow: Any, backend: Backend, endpoint: Endpoint) -> Reply | None:
-        """Redirect a request to the file server. Returns the reply if it is refused."""
+        """Redirect a request to the server. Returns the reply if it is refused."""
         client, request = flow.client_conn, flow.request
-        address = await self.server.open()
-        fields = adapter.fields(request.headers)
+        address = self._server.address
+        assert address
+        name, fields = adapter.address(client), adapter.fields(request.headers)
         found = await backend.in_thread(
-            backend.gateway.file,
-            backend.config,
-            adapter.address(client),
-            endpoint,
-            request.method,
-            fields,
+            backend.gateway.file, backend.config, name, endpoint, request.method, fields
         )
         if isinstance(found, Reply):
             return found
+        request.stream = lambda _: []  # discard a body, which HTTP/2 does not announce
         self._clients.stream_reply(client.id)
-        path, destination = request.path, adapter.redirect(request, address)
-        request.path = self.server.offer(found, partial(self._clients.abort, client.id))
+        abort = partial(self._clients.abort, client.id)
+        path = self._server.expect(partial(self._send, found, backend, abort))
 
-        def restore() -> None:
-            adapter.restore(request, destination)
-            request.path = path
+        def end() -> None:
+            if self._server.withdraw(path):
+                found.file.close()
 
-        self._current[flow.id] = client, restore
+        self._current[flow.id] = adapter.redirect(request, address, path), end
         return None
-
-    def connects(self, client: Any, address: tuple[Any, ...]) -> bool:
-        """Return whether this is the address of the file server, and this client gets a file."""
-        return address[:2] == self.server.address and any(
-            one.id == client.id for one, _ in self._current.values()
-        )
 
     def __contains__(self, flow: Any) -> bool:
         return flow.id in self._current
@@ -60,11 +61,43 @@ class FileRequests:
     def start(self, flow: Any) -> None:
         """Stream the body of a response whose head has arrived."""
         if flow.id in self._current:
-            self._current[flow.id][1]()
+            restore, _ = self._current[flow.id]
+            restore()
             flow.response.stream = True
             adapter.label(flow, "answered", "saved file")
 
     def end(self, flow: Any) -> None:
         """End a request whose response is complete or was aborted."""
         if flow.id in self._current:
-            self._current.pop(flow.id)[1]()
+            for act in self._current.pop(flow.id):
+                act()
+
+    def close(self) -> None:
+        """Close the files that mitmproxy has not requested yet."""
+        for _, end in self._current.values():
+            end()
+
+    async def _send(
+        self,
+        reply: FileReply,
+        backend: Backend,
+        abort: Callable[[], None],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        """Send a reply and close its file. Aborts the client if it stops reading."""
+        end = reply.start + reply.length
+        try:
+            writer.write(reply.head(time.time()))
+            for start in range(reply.start, end, CHUNK):
+                size = min(CHUNK, end - start)
+                writer.write(await backend.in_thread(reply.file.read, start, size))
+                async with asyncio.timeout(self._stall):
+                    await writer.drain()
+            async with asyncio.timeout(self._stall):
+                writer.close()
+                await writer.wait_closed()
+        except TimeoutError:
+            abort()
+        finally:
+            reply.file.close()

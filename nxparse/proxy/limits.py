@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-# An upload takes four: client, mitmproxy's connection to the sink, the sink's end, the file.
+# An upload takes four: the client, both ends of the connection to the loopback server, the file.
 DESCRIPTORS = 65536
 MAX_CONNECTIONS = 2000  # of one client; a browser opens about a hundred
 MIN_CONNECTIONS = 32

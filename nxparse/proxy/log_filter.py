@@ -4,45 +4,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
-from nxparse.proxy.file_server import FileServer
-from nxparse.proxy.sink import Sink
+from nxparse.proxy.loopback import LoopbackServer
 
 
 class ProxyLogFilter(logging.Filter):
-    """Drops mitmproxy's records about our own servers, and about request heads that we refused.
+    """Drops records about our loopback server, and about request heads that we refused.
 
-    `streams` and `refused` return whether a client, given by its address and port as in
-    the record, streams to the sink, or has sent a refused head, which mitmproxy would log
-    as a whole.
+    mitmproxy would log such a head as a whole. `refused` returns whether this client, an
+    address and port, has sent one.
     """
 
-    def __init__(
-        self,
-        sink: Sink,
-        streams: Callable[[Any], bool],
-        refused: Callable[[Any], bool],
-        files: FileServer | None = None,
-    ) -> None:
+    def __init__(self, server: LoopbackServer, refused: Callable[[object], bool]) -> None:
         super().__init__()
-        self._sink = sink
-        self._files = files
-        self._streams = streams
+        self._server = server
         self._refused = refused
 
     def filter(self, record: logging.LogRecord) -> bool:
-        message, client = record.getMessage(), getattr(record, "client", None)
+        message = record.getMessage()
         if message.startswith("Client closed connection before completing request headers: "):
-            return not self._refused(client)
-        for server in (self._sink, self._files):
-            if server and server.address:
-                host, port = server.address[:2]
-                if message in (f"server connect {host}:{port}", f"server disconnect {host}:{port}"):
-                    return False
-        if self._sink.address is None:
+            return not self._refused(getattr(record, "client", None))
+        if self._server.address is None:
             return True
-        host = self._sink.address[0]
-        if message == f"Streaming response from {host}.":
-            return self._files is None
-        return message != f"Streaming request to {host}." or not self._streams(client)
+        host, port = self._server.address
+        return message not in (
+            f"server connect {host}:{port}",
+            f"server disconnect {host}:{port}",
+            f"Streaming request to {host}.",
+            f"Streaming response from {host}.",
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import socket
@@ -11,6 +12,8 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 Address = IPv4Address | IPv6Address
+
+LOOKUP = 5.0  # seconds for the resolver
 
 _SIOCGIFADDR = 0x8915
 _INTERFACES = Path("/sys/class/net")
@@ -82,6 +85,37 @@ def is_local(host: str) -> bool:
         return is_own(ipaddress.ip_address(host))
     except ValueError:
         return False
+
+
+def is_inside(host: Address | str) -> bool:
+    """Return True for an address in any form, or a name, that leads to this machine.
+
+    These are loopback, link-local, unspecified and own addresses. No DNS look-ups: False for
+    names other than this machine's own.
+    """
+    address = parse_address(host) if isinstance(host, str) else host
+    if address is None:
+        return is_local(str(host))
+    return address.is_loopback or address.is_link_local or address.is_unspecified or is_own(address)
+
+
+async def resolve(host: str, *, limit: float = LOOKUP) -> list[Address]:
+    """Return the addresses of a host, which may be an address in any form.
+
+    Empty without an answer within `limit` seconds.
+    """
+    if literal := parse_address(host):
+        return [literal]
+    try:
+        async with asyncio.timeout(limit):
+            # The same call as in asyncio.open_connection, for the same result.
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host, None, type=socket.SOCK_STREAM
+            )
+    except (OSError, UnicodeError):
+        return []
+    addresses = [parse_address(str(entry[4][0])) for entry in found]
+    return [address for address in dict.fromkeys(addresses) if address]
 
 
 def is_served(host: str, port: int, listening: Iterable[tuple[str, int]]) -> bool:

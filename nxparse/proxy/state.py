@@ -14,8 +14,8 @@ from nxparse.proxy.clients import Clients
 from nxparse.proxy.destination import Destinations
 from nxparse.proxy.exchange import Exchange
 from nxparse.proxy.file_requests import FileRequests
-from nxparse.proxy.sink import Sink
-from nxparse.proxy.transport import Times
+from nxparse.proxy.loopback import LoopbackServer
+from nxparse.proxy.transport import Stage, Times
 from nxparse.proxy.unknown_hosts import UnknownHosts
 from nxparse.server import endpoints
 from nxparse.server.backend import Backend
@@ -37,8 +37,8 @@ class State:
         self.config: Config | None = None
         self.destinations = Destinations(endpoints.Hosts())
         self.backend: Backend | None = None
-        self.sink = Sink()
-        self.files = FileRequests(self.clients)
+        self.server = LoopbackServer()
+        self.files = FileRequests(self.server, self.clients)
         self.exchanges: dict[str, Exchange] = {}  # by the id of the flow
         self.unacknowledged: set[Exchange] = set()  # replied, but not known to have arrived
         self.loaded: list[Any] = []
@@ -70,34 +70,15 @@ class State:
         """Whether a report of the loaded flows is wanted."""
         return bool(self.config and self.config.report)
 
-    def exchanges_of(self, client: Any) -> list[Exchange]:
-        """Return the unanswered requests of a client to our hosts."""
-        return [one for one in self.exchanges.values() if one.connection.id == client.id]
+    def has_exchange(self, client: Any) -> bool:
+        """Return whether a client has an unanswered request to one of our hosts."""
+        return any(one.connection.id == client.id for one in self.exchanges.values())
 
-    def is_own_server(self, client: Any, address: tuple[Any, ...]) -> bool:
-        """Return whether this is our sink or file server, and the client has a request for it."""
-        is_sink = address[:2] == self.sink.address and bool(self.exchanges_of(client))
-        return is_sink or self.files.connects(client, address)
-
-    def connected(self, client: Any, sockname: tuple[Any, ...] | None) -> None:
-        """Handle mitmproxy's connection to the sink or the file server, from `sockname`."""
-        uploads = self.exchanges_of(client)
-        if sockname and uploads:
-            self.sink.allow(sockname[1])
-            for exchange in uploads:
-                exchange.pending.connected.set()
-
-    def is_ours(self, address: tuple[Any, ...]) -> bool:
-        """Return whether this is the address of a host of ours, or of the sink."""
-        return address[0] in self.destinations.hosts or address[:2] == self.sink.address
-
-    def is_uploading(self, peername: object) -> bool:
-        """Return whether this peer has an unanswered request to one of our hosts."""
-        return any(one.connection.peername == peername for one in self.exchanges.values())
-
-    def claim(self, flow: Any) -> Claim | None:
-        """Return whether a request is answered here; None if it goes upstream. No DNS look-ups."""
-        return self.destinations.claim(adapter.request_head(flow))
+    def enter(self, flow: Any, stage: Stage) -> None:
+        """Record what the client of a request sends from now on."""
+        self.clients.set_noticed(flow.client_conn.id)
+        if not flow.request.is_http2:
+            self.clients.enter(flow.client_conn.id, stage)
 
     def choose_endpoint(self, flow: Any, claim: Claim) -> tuple[Endpoint, bool]:
         """Choose the endpoint for a request, and return whether the request is unknown.
@@ -138,7 +119,7 @@ class State:
         def is_ours(flow: Any) -> bool:
             if hasattr(flow.request, "questions"):
                 return any(self.destinations.hosts.resolves(q.name) for q in flow.request.questions)
-            return self.claim(flow) is not None
+            return self.destinations.claim(flow) is not None
 
         cameras = {adapter.address(one.client_conn) for one in self.loaded if is_ours(one)}
         return [one for one in self.loaded if adapter.address(one.client_conn) in cameras]

@@ -1,8 +1,8 @@
 """Wrappers for the reader and the writer that mitmproxy uses for a client.
 
 *`HeldReader`.* When a client half-closes its connection, mitmproxy cancels the
-request: the client gets no reply, and body data still queued for the sink is
-lost. `HeldReader` therefore reports EOF only after the current request has been
+request: the client gets no reply, and body data still queued for the
+receiver is lost. `HeldReader` therefore reports EOF only after the current request has been
 answered or aborted. It also applies the idle timeout for uploads, and bounds the
 size and the duration of a request head, which mitmproxy would collect in memory
 without end.
@@ -54,7 +54,7 @@ class Times:
 
     step: float = 0.05  # between checks whether bytes of the body are still arriving
     notice: float = 0.5  # until mitmproxy must have noticed a complete head
-    connect: float = 5.0  # until mitmproxy must have reached the sink
+    connect: float = 5.0  # until mitmproxy must have reached the loopback server
     idle: float = 120.0  # of silence in the middle of an upload
     head: float = 60.0  # from the first byte of a head to its last
     answer: float = 900.0  # to make 2 GB durable on a slow card
@@ -67,7 +67,7 @@ class Pending:
     """The progress of a request to one of our hosts, for the reader of its connection.
 
     `received` is the number of bytes of the body, `chunks` that of the chunks from
-    mitmproxy. `connected` is set when the connection to the sink is open, `complete` when
+    mitmproxy. `connected` is set when mitmproxy has reached the loopback server, `complete` when
     the body has arrived, `answered` when the reply is ready or the request has failed.
     `end` is the reason why the client's connection ended.
     """
@@ -143,7 +143,7 @@ class HeldReader:
         loop = asyncio.get_running_loop()
         while True:
             await self._head_noticed()
-            await self._sink_connected()
+            await self._server_reached()
             size = self._size(n)
             if size == SMALL_READ:
                 await asyncio.sleep(0)  # a read of buffered data does not yield
@@ -173,7 +173,7 @@ class HeldReader:
         if self.pending is None:
             return n
         chunks, self._chunks = self.pending.chunks - self._chunks, self.pending.chunks
-        # Bytes that arrive before the sink is connected are queued, then handled at once.
+        # Bytes that arrive before that server is reached are queued, then handled at once.
         is_slow = chunks > MANY_CHUNKS or not self.pending.connected.is_set()
         return SMALL_READ if is_slow else max(n, READ)
 
@@ -203,8 +203,8 @@ class HeldReader:
             self._changed.clear()
             await self._changed.wait()
 
-    async def _sink_connected(self) -> None:
-        """Give mitmproxy time to connect to the sink; until then it queues the body."""
+    async def _server_reached(self) -> None:
+        """Give mitmproxy time to reach the loopback server; until then it queues the body."""
         pending = self.pending
         if pending and not pending.complete and not pending.connected.is_set():
             with contextlib.suppress(TimeoutError):

@@ -153,7 +153,7 @@ def open_backend(config: Config) -> Backend | None:
 
 
 def _check_smarthost(server: Smarthost) -> None:
-    from nxparse.deliver.check import check_smarthost  # slow to import
+    from nxparse.deliver.mail import check_smarthost  # slow to import
 
     try:
         logger.info(check_smarthost(server))

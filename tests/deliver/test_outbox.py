@@ -30,7 +30,7 @@ from nxparse.deliver.outbox import (
 )
 from nxparse.deliver.save import folder_for, save
 from nxparse.deviation import BodyError
-from nxparse.store import quarantine
+from nxparse.store import spool
 from nxparse.store.deliveries import MAX_WAIT
 from nxparse.store.records import Delivery, StoredUpload
 from nxparse.store.spool import Spool
@@ -1009,7 +1009,7 @@ class TestThreads:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         """Files deleted from a full quarantine are logged."""
-        monkeypatch.setattr(quarantine, "MAX_QUARANTINE", 10)
+        monkeypatch.setattr(spool, "MAX_QUARANTINE", 10)
         incoming = live.begin()
         incoming.write(b"more than ten bytes")
         path = live.quarantine(incoming)

@@ -21,12 +21,13 @@ from urllib.parse import quote
 from nxparse import config, filename, framing, jpeg, markup, message, multipart, upload
 from nxparse.address import AddressError, deliverable
 from nxparse.deliver import forward, routes, smarthost
-from nxparse.deviation import BodyError, Deviation, Kind
+from nxparse.deviation import BodyError, Deviation, Kind, MultipartError
+from nxparse.framing import PartSpan, boundary_of
 from nxparse.inspect import credentials, report, show
 from nxparse.inspect import recorded as requests
 from nxparse.inspect.recorded import RecordedRequest, RecordedResponse
 from nxparse.markup import MarkupError
-from nxparse.multipart import MultipartError, PartSpan, Scanner
+from nxparse.scanner import MAX_PARTS, Scanner
 from nxparse.server import endpoints, social
 from nxparse.server.social import Announcement, CredentialsError
 from nxparse.text import describe_upload
@@ -103,7 +104,7 @@ def scanner(data: bytes) -> None:
         assert edges == sorted(edges)
         assert all(0 <= edge <= len(body) for edge in edges)
         assert all(0 <= one.offset <= len(body) for one in found.deviations)
-        assert len(found.parts) <= multipart.MAX_PARTS
+        assert len(found.parts) <= MAX_PARTS
     if tolerant.deviations:
         first = tolerant.deviations[0]
         detail = f": {first.detail}" if first.detail else ""
@@ -215,7 +216,7 @@ def read(data: bytes) -> None:
         found = upload.read(body, TYPE)
     except BodyError:
         return
-    scanner = multipart.Scanner(multipart.boundary_of(TYPE))
+    scanner = Scanner(boundary_of(TYPE))
     for piece in pieces(body, size + 1):
         scanner.feed(piece)
     assert upload.from_parts(scanner.close(), scanner.deviations, fetch) == found

@@ -41,19 +41,12 @@ def test_body(headers: dict[str, str], length: int | None, has_body: bool) -> No
     assert adapter.has_body(found.request) is has_body
 
 
-def test_arrival() -> None:
-    """Uploads arrive at ports 80, 443, and the port of the connection."""
-    found = adapter.request_head(flow())
-    assert (found.method, found.host, found.port) == ("POST", "www.ospserver.net", 80)
-    assert (found.ports, found.upstream) == ((80, 443, 8080), None)
-
-
 def test_redirect() -> None:
-    """A redirected request is restored: host, port and scheme."""
+    """A redirected request is restored: scheme, host, port and path."""
     request = flow().request
-    destination = adapter.redirect(request, ("127.0.0.1", 9))
-    assert (request.host, request.port) == ("127.0.0.1", 9)
-    adapter.restore(request, destination)
+    restore = adapter.redirect(request, ("127.0.0.1", 9), "/token")
+    assert request.url == "http://127.0.0.1:9/token"
+    restore()
     assert request.url == URL
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from nxparse.proxy import upstream
-from nxparse.proxy.destination import Destinations, RequestHead, refuses_connection
+from nxparse.proxy import network
+from nxparse.proxy.destination import Destinations, describe_refused, refuses_connection
 from nxparse.proxy.network import Address
-from nxparse.server.endpoints import Hosts
+from nxparse.server.endpoints import Claim, Hosts
 
 ADDRESSES = {"evil.test": "127.0.0.1", "rebind.test": "127.0.0.1", "www.example.org": "192.0.2.1"}
 REVERSE = ("inner.test", 80)
@@ -20,7 +22,7 @@ def _resolver(monkeypatch: pytest.MonkeyPatch) -> None:
     async def resolve(host: str) -> list[Address]:
         return [ip_address(ADDRESSES.get(host, host))]
 
-    monkeypatch.setattr(upstream, "resolve", resolve)
+    monkeypatch.setattr(network, "resolve", resolve)
 
 
 def arrival(
@@ -31,15 +33,20 @@ def arrival(
     path: str = "/x",
     header: str = "",
     named: tuple[str, int] | None = None,
-) -> RequestHead:
-    return RequestHead(method, path, host, port, header, (80, 443, 8080), named)
+) -> Any:
+    """A flow of a request that arrived at port 8080; `named` is the server of its mode."""
+    request = SimpleNamespace(method=method, path=path, host=host, port=port, host_header=header)
+    client = SimpleNamespace(
+        proxy_mode=SimpleNamespace(address=named), sockname=("192.0.2.1", 8080)
+    )
+    return SimpleNamespace(request=request, client_conn=client)
 
 
 HOSTS = Destinations(Hosts(("camera.test",)))
 
 
 @pytest.mark.parametrize(
-    ("request_", "status"),
+    ("flow", "status"),
     [
         pytest.param(arrival("gld.samsungosp.com"), 404, id="ours"),
         pytest.param(arrival("camera.test", 9), 404, id="in-nx_hosts-on-any-port"),
@@ -48,18 +55,19 @@ HOSTS = Destinations(Hosts(("camera.test",)))
         pytest.param(arrival("evil.test", header="evil.test"), 404, id="rebinding"),
         pytest.param(arrival("evil.test", 9), 403, id="another-port-of-this-machine"),
         pytest.param(arrival("127.0.0.1", 9), 403, id="loopback"),
+        pytest.param(arrival("evil.test", 8080), 404, id="own-port-of-this-machine"),
         pytest.param(arrival("inner.test", named=REVERSE), None, id="named-by-the-mode"),
     ],
 )
-async def test_resolve(request_: RequestHead, status: int | None) -> None:
+async def test_resolve(flow: Any, status: int | None) -> None:
     """Requests for our hosts are answered here; the proxy leads to no server of this machine."""
-    claim = await HOSTS.resolve(request_)
-    reply = claim.endpoint(request_.method, request_.path).reply if claim else None
+    claim = await HOSTS.resolve(flow)
+    reply = claim.endpoint(flow.request.method, flow.request.path).reply if claim else None
     assert (reply and reply.status) == status
 
 
 @pytest.mark.parametrize(
-    ("request_", "refused"),
+    ("flow", "refused"),
     [
         pytest.param(arrival("evil.test", 22), True, id="this-machine"),
         pytest.param(arrival("www.example.org", 443), False, id="another"),
@@ -67,9 +75,9 @@ async def test_resolve(request_: RequestHead, status: int | None) -> None:
         pytest.param(arrival("evil.test", named=REVERSE), False, id="named-by-the-mode"),
     ],
 )
-async def test_refuse_tunnel(request_: RequestHead, refused: bool) -> None:
+async def test_refuse_tunnel(flow: Any, refused: bool) -> None:
     """A tunnel to this machine is refused."""
-    claim = await HOSTS.refuse_tunnel(request_)
+    claim = await HOSTS.refuse_tunnel(flow)
     assert bool(claim and claim.refusal) is refused
 
 
@@ -100,3 +108,34 @@ def test_refuse_browser() -> None:
     assert endpoint.reply.status == 403
     assert refused.reason == "it comes from a web page, http://evil.test"
     assert not HOSTS.is_unknown(refused, endpoint)
+
+
+@pytest.mark.parametrize(("header", "unknown"), [("", True), ("evil.test", False)])
+def test_is_unknown(header: str, unknown: bool) -> None:
+    """A request to this machine may be that of a new model, unless it names another host."""
+    claim = HOSTS.claim(arrival("127.0.0.1", header=header))
+    assert claim
+    endpoint = claim.endpoint("GET", "/x")
+    assert endpoint.reply
+    assert endpoint.reply.status == 404
+    assert HOSTS.is_unknown(claim, endpoint) is unknown
+
+
+ODD = "\x1b]0;title\x07" + "x" * 10_000
+
+
+async def test_odd_reasons() -> None:
+    """The reason of a refusal is short and printable for any Host and Origin."""
+    at_us = await HOSTS.resolve(arrival("evil.test", header=ODD))
+    page = HOSTS.refuse_browser(Claim("www.ospserver.net"), "POST", (("Origin", ODD),))
+    for claim in (at_us, page):
+        assert claim
+        assert claim.refusal
+        assert len(claim.reason) < 200
+        assert claim.reason.isprintable()
+
+
+def test_describe_refused() -> None:
+    """The reason has the name, escaped, and its address."""
+    shown = describe_refused("evil.example\n", "127.0.0.1")
+    assert shown.startswith("evil.example? (127.0.0.1) is a loopback")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nxparse.proxy import dns, network
+from nxparse.proxy import network
 from nxparse.proxy.dns import MAX_AGE, MAX_QUERIES, MAX_SAME, ForeignQueries
 from nxparse.proxy.limits import REMIND
 from tests.clock import Clock
@@ -15,32 +15,35 @@ needs_network = pytest.mark.skipif(OWN is None, reason="this machine has no netw
 
 
 @pytest.mark.parametrize(
-    ("servers", "listening", "found"),
+    ("servers", "listening", "loop"),
     [
-        pytest.param(["127.0.0.1"], [("0.0.0.0", 53)], ["127.0.0.1"], id="loopback"),
-        pytest.param(["127.0.0.53"], [("0.0.0.0", 53), ("::", 53)], ["127.0.0.53"], id="resolved"),
+        pytest.param(["127.0.0.1"], [("0.0.0.0", 53)], "127.0.0.1", id="loopback"),
+        pytest.param(["127.0.0.53"], [("0.0.0.0", 53), ("::", 53)], "127.0.0.53", id="resolved"),
         pytest.param(
-            [str(OWN)], [("0.0.0.0", 53)], [str(OWN)], id="own-address", marks=needs_network
+            [str(OWN)], [("0.0.0.0", 53)], str(OWN), id="own-address", marks=needs_network
         ),
-        pytest.param(["198.51.100.1", "127.0.0.1"], [("", 53)], ["127.0.0.1"], id="the-second"),
-        pytest.param(["127.0.0.53"], [("127.0.0.2", 53)], [], id="another-address"),
-        pytest.param(["127.0.0.1"], [("0.0.0.0", 5353)], [], id="another-port"),
-        pytest.param(["198.51.100.1"], [("0.0.0.0", 53)], [], id="another-machine"),
-        pytest.param(["127.0.0.1"], [], [], id="no-dns-mode"),
+        pytest.param(["198.51.100.1", "127.0.0.1"], [("", 53)], "127.0.0.1", id="the-second"),
+        pytest.param(["127.0.0.53"], [("127.0.0.2", 53)], "", id="another-address"),
+        pytest.param(["127.0.0.1"], [("0.0.0.0", 5353)], "", id="another-port"),
+        pytest.param(["198.51.100.1"], [("0.0.0.0", 53)], "", id="another-machine"),
+        pytest.param(["127.0.0.1"], [], "", id="no-dns-mode"),
     ],
 )
-def test_served_here(
-    servers: list[str], listening: list[tuple[str, int]], found: list[str]
+def test_find_loop(
+    caplog: pytest.LogCaptureFixture,
+    servers: list[str],
+    listening: list[tuple[str, int]],
+    loop: str,
 ) -> None:
-    """A name server is this process if the DNS mode listens on its address and port 53."""
-    assert dns.served_here(servers, listening) == found
+    """A name server is this process if the DNS mode listens on its address and port 53.
 
-
-def test_describe_loop() -> None:
-    """The line has the server and the option to set."""
-    line = dns.describe_loop(["127.0.0.1"])
-    assert "127.0.0.1 is this process" in line
-    assert "--set dns_name_servers=" in line
+    That is logged once, with the option to set.
+    """
+    queries = ForeignQueries()
+    assert [queries.find_loop(servers, listening) for _ in range(2)] == [bool(loop)] * 2
+    assert not queries.find_loop(["198.51.100.1"], listening)
+    assert caplog.text.count(f"the name server {loop} is this process") == bool(loop)
+    assert ("--set dns_name_servers=" in caplog.text) is bool(loop)
 
 
 def test_the_limit_of_all() -> None:
@@ -86,11 +89,3 @@ def test_lines_are_limited(caplog: pytest.LogCaptureFixture) -> None:
             queries.begin(f"{minute}-{number}", "example.org", A)
         assert caplog.text.count("too many DNS queries wait") == minute + 1
         clock.now += REMIND
-
-
-def test_a_loop_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A name server that is this process is logged when it appears."""
-    queries, here = ForeignQueries(), [("0.0.0.0", 53)]
-    assert [queries.find_loop(["127.0.0.1"], here) for _ in range(2)] == [True, True]
-    assert not queries.find_loop(["198.51.100.1"], here)
-    assert caplog.text.count("127.0.0.1 is this process") == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import shutil
@@ -7,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -197,44 +199,83 @@ def test_may_bind(
     assert network.may_bind(port) is allowed
 
 
-class TestParseAddress:
-    @pytest.mark.parametrize(
-        ("host", "address"),
-        [
-            ("192.168.1.2", "192.168.1.2"),
-            ("2130706433", "127.0.0.1"),
-            ("0177.0.0.1", "127.0.0.1"),
-            ("::ffff:192.168.1.2", "192.168.1.2"),
-            ("[::1]", "::1"),
-            ("fe80::1%eth0", "fe80::1%eth0"),
-            ("www.example.org", None),
-            ("", None),
-            ("a\0b", None),
-        ],
-    )
-    def test_table(self, host: str, address: str | None) -> None:
-        """Every form that connect() accepts is parsed; names are not."""
-        found = network.parse_address(host)
-        assert (found and str(found)) == address
+SPELLINGS = ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001"]
+SPELLINGS += ["0177.0.0.1", "::ffff:127.0.0.1", "::ffff:7f00:1", "[::ffff:127.0.0.1]"]
+ADDRESSES = dict.fromkeys(SPELLINGS, "127.0.0.1") | {
+    "192.168.1.2": "192.168.1.2",
+    "::ffff:192.168.1.2": "192.168.1.2",
+    "[::1]": "::1",
+    "fe80::1%eth0": "fe80::1%eth0",
+}
+NAMES = ["", "nothing.invalid", "x" * 300, "a..b", "\0", "\uff41" * 70]
 
 
-class TestIsServed:
-    @pytest.mark.parametrize(
-        ("host", "listening", "served"),
-        [
-            ("127.0.0.1", [("127.0.0.1", 80)], True),
-            ("192.168.1.2", [("127.0.0.1", 80)], False),
-            ("192.168.1.2", [("0.0.0.0", 80)], True),
-            ("::1", [("::", 80)], True),
-            ("127.0.0.1", [("127.0.0.1", 81), ("0.0.0.0", 82)], False),
-            ("127.0.0.1", [("localhost", 80)], True),
-            ("localhost", [("127.0.0.1", 80)], False),
-            ("127.0.0.1", [], False),
-        ],
-    )
-    def test_table(self, host: str, listening: list[tuple[str, int]], served: bool) -> None:
-        """Address and port must match; a wildcard matches every address."""
-        assert network.is_served(host, 80, listening) is served
+async def test_addresses_in_any_form() -> None:
+    """Every form of an address that connect() accepts is parsed, and not looked up."""
+    assert {host: str(network.parse_address(host)) for host in ADDRESSES} == ADDRESSES
+    assert [str(*await network.resolve(host)) for host in ADDRESSES] == [*ADDRESSES.values()]
+
+
+@pytest.mark.parametrize("host", NAMES)
+async def test_no_address(host: str) -> None:
+    """A name is not an address. One that does not resolve is left to mitmproxy."""
+    assert network.parse_address(host) is None
+    assert await network.resolve(host) == []
+    assert not network.is_inside(host)
+
+
+async def test_own_name() -> None:
+    """A name of this machine leads to it, and so do its addresses."""
+    found = await network.resolve("localhost")
+    assert found
+    assert all(network.is_inside(one) for one in ("localhost", *found))
+
+
+async def test_a_silent_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resolving ends after `limit` seconds. The event loop is not blocked."""
+    answer = threading.Event()
+    calling = threading.get_ident()
+
+    def silent(*_: object, **__: object) -> list[object]:
+        assert threading.get_ident() != calling, "the resolver blocks the event loop"
+        answer.wait(30)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    try:
+        async with asyncio.timeout(5):
+            assert await network.resolve("slow.example", limit=0.01) == []
+    finally:
+        answer.set()
+
+
+INSIDE = [*SPELLINGS, "127.255.255.254", "::1", "169.254.169.254", "fe80::1", "fe80::1%eth0"]
+INSIDE += ["0", "0.0.0.0", "0x0", "::", "[::]"]
+INSIDE += [str(own) for own in [network.facing(ELSEWHERE)] if own]
+OUTSIDE = ["198.51.100.80", "192.168.77.66", "2001:db8::1"]
+
+
+def test_is_inside() -> None:
+    """Addresses of this machine are inside; other machines of the network are not."""
+    assert [host for host in INSIDE + OUTSIDE if network.is_inside(host)] == INSIDE
+
+
+@pytest.mark.parametrize(
+    ("host", "listening", "served"),
+    [
+        ("127.0.0.1", [("127.0.0.1", 80)], True),
+        ("192.168.1.2", [("127.0.0.1", 80)], False),
+        ("192.168.1.2", [("0.0.0.0", 80)], True),
+        ("::1", [("::", 80)], True),
+        ("127.0.0.1", [("127.0.0.1", 81), ("0.0.0.0", 82)], False),
+        ("127.0.0.1", [("localhost", 80)], True),
+        ("localhost", [("127.0.0.1", 80)], False),
+        ("127.0.0.1", [], False),
+    ],
+)
+def test_is_served(host: str, listening: list[tuple[str, int]], served: bool) -> None:
+    """Address and port must match; a wildcard matches every address."""
+    assert network.is_served(host, 80, listening) is served
 
 
 NONLOCAL = """

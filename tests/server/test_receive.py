@@ -33,8 +33,8 @@ from nxparse.server.reply import ACCEPTED, Reply
 from nxparse.server.sessions import AnnouncedFile
 from nxparse.store.body import MIN_FREE, STRIDE
 from nxparse.store.deliveries import MAX_WAIT
-from nxparse.store.records import GAP, FileRecord, Post
-from nxparse.store.spool import QUIET, Spool
+from nxparse.store.records import FileRecord, Post
+from nxparse.store.spool import GAP, QUIET, Spool
 from nxparse.text import describe_disk_error, format_size, printable
 from tests import pictures
 from tests.bodies import BOUNDARY, CONTENT_TYPE, SENDER, body, jpeg, message_xml, part_head
@@ -669,7 +669,7 @@ class TestFile:
             ("save", 2): [data[1]],
             ("mail:me@example.org", 0): data,
         }
-        line = f"{message}; next: save, mail:me@example.org (upload ID)"
+        line = f"{message}; next: mail:me@example.org, save (upload ID)"
         assert place.log() == [("INFO", line)] * 2
         [found] = place.spool.recent()
         assert [(one.number, one.has_thumbnail) for one in found.files] == [

@@ -191,8 +191,8 @@ class TestAnnounced:
         assert found == [False] * 7 + [True] * 3
         assert rows(path, "announcement") == 3
 
-    def test_large_captions(self, opened: Sessions, path: Path) -> None:
-        """The size of all announcements is limited, and the file shrinks."""
+    def test_large_captions(self, opened: Sessions, path: Path, clock: Clock) -> None:
+        """The size of all announcements is limited, and the file shrinks after them."""
         key = opened.begin(CLIENT, USER)
         captions = [f"{number} {'x' * 60_000}" for number in range(300)]
         tokens = [announce(opened, key, PHOTO._replace(caption=one)) for one in captions]
@@ -201,6 +201,10 @@ class TestAnnounced:
         last = opened.announced(CLIENT, tokens[-1])
         assert last
         assert last.post.caption == captions[-1]
+        clock.now += SESSION_LIFE + 1
+        opened.begin(CLIENT, USER)
+        opened.close()  # writes the log of SQLite to the file
+        assert path.stat().st_size < 200_000
 
 
 class TestClock:

@@ -227,6 +227,8 @@ def test_s05_a_login_spelled_otherwise(body: str) -> None:
             id="S05-attribute-without-element"),
         pytest.param('<R SessionKey="k"><Album Name="a"/><Category Name="b"/></R>',
             Announcement("k", None, "a", ""), id="album-and-category"),
+        pytest.param('<R SessionKey="k"><Category Name="b"/></R>', Announcement("k", None, "", ""),
+            id="category-of-a-video"),
     ],
 )  # fmt: skip
 def test_an_announcement_spelled_otherwise(body: str, expected: Announcement) -> None:

@@ -108,15 +108,9 @@ def append(
 ) -> StoredUpload:
     """Accept a photo of a post and confirm its reply."""
     incoming = receive(into, photo(number))
-    arrival = into.append(
-        incoming,
-        post,
-        whole(incoming, f"{number}.JPG"),
-        resource,
-        at_once=at_once,
-        together=together,
-        thumbnail=thumbnail,
-    )
+    targets = {**dict.fromkeys(at_once, False), **dict.fromkeys(together, True)}
+    file = whole(incoming, f"{number}.JPG")
+    arrival = into.append(incoming, post, file, resource, targets, thumbnail)
     if confirmed:
         into.reply_confirmed(incoming.id)
     return arrival

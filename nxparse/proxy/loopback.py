@@ -1,0 +1,75 @@
+"""The server that mitmproxy sends requests to in place of a camera's host.
+
+mitmproxy holds a body in memory unless it streams it to a server or from one. So the addon
+redirects uploads and requests for saved files to this server, on a loopback port. It
+receives only the head of an upload, because the addon takes the body on its way.
+
+Other programs on this machine can reach the server, too. So the path of a redirected
+request is a random token, valid once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
+
+HEAD_WITHIN = 5.0  # seconds until a connection must have sent its request
+BACKLOG = 128  # connections
+
+# The connection is aborted when a handler returns, or raises OSError.
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class LoopbackServer:
+    """A server on a free loopback port. Use in the event loop's thread only."""
+
+    def __init__(self, *, head_within: float = HEAD_WITHIN) -> None:
+        self.address: tuple[str, int] | None = None
+        self._head_within = head_within
+        self._handlers: dict[str, Handler] = {}  # by path
+        self._server: asyncio.Task[asyncio.Server] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def open(self) -> None:
+        """Listen. Needs a running event loop. Raises OSError."""
+        listening = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+        self.address = listening.getsockname()
+        serve = asyncio.start_server(self._connected, sock=listening, backlog=BACKLOG)
+        self._server = asyncio.ensure_future(serve)
+
+    def expect(self, handler: Handler) -> str:
+        """Let `handler` answer one request for the returned path."""
+        path = f"/{secrets.token_urlsafe(24)}"
+        self._handlers[path] = handler
+        return path
+
+    def withdraw(self, path: str) -> bool:
+        """Answer no request for this path. Returns False if there was one already."""
+        return self._handlers.pop(path, None) is not None
+
+    def close(self) -> None:
+        """Stop listening, and abort the connections."""
+        self.address = None
+        if self._server:
+            self._server.add_done_callback(lambda server: server.result().close())
+        for task in self._tasks:
+            task.cancel()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._tasks.add(task)
+        try:
+            async with asyncio.timeout(self._head_within):
+                head = await reader.readuntil(b"\r\n\r\n")
+            # The target is a path, or a URL that ends with it.
+            target = head.split(b" ", 2)[1].decode("latin-1")
+            if handler := self._handlers.pop(f"/{target.rpartition('/')[2]}", None):
+                await handler(reader, writer)
+        except (OSError, EOFError, IndexError, asyncio.LimitOverrunError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            writer.transport.abort()

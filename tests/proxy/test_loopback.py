@@ -1,0 +1,85 @@
+"""The server on a loopback port that mitmproxy sends redirected requests to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from nxparse.proxy.loopback import LoopbackServer
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[LoopbackServer]:
+    found = LoopbackServer(head_within=0.2)
+    found.open()
+    yield found
+    found.close()
+
+
+async def hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"hello")
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def request(server: LoopbackServer, data: bytes) -> bytes:
+    """Send these bytes and return everything that comes back."""
+    assert server.address
+    reader, writer = await asyncio.open_connection(*server.address)
+    writer.write(data)
+    try:
+        return await asyncio.wait_for(reader.read(), 30)
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("target", ["{}", "http://www.ospserver.net{}"])
+async def test_a_request(server: LoopbackServer, target: str) -> None:
+    """The handler of the path answers one request."""
+    path = server.expect(hello)
+    head = f"POST {target.format(path)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    assert await request(server, head) == b"hello"
+    assert await request(server, head) == b"", "a path is good for one request"
+    assert not server.withdraw(path)
+
+
+HEADS = [b"GET / HTTP/1.1\r\n\r\n", b"GET x HTTP/1.1\r\n\r\n", b"\r\n\r\n", b"x" * 100_000, b""]
+
+
+@pytest.mark.parametrize("head", HEADS, ids=["root", "no-path", "empty", "long", "nothing"])
+async def test_other_programs(server: LoopbackServer, head: bytes) -> None:
+    """Without a valid path there is no response, and the connection ends."""
+    path = server.expect(hello)
+    assert await request(server, head) == b""
+    assert server.withdraw(path)
+    assert await request(server, f"GET {path} HTTP/1.1\r\n\r\n".encode()) == b""
+
+
+async def test_close(server: LoopbackServer) -> None:
+    """A closed server aborts its connections and listens no more; closing again does nothing."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.set()
+
+    address = server.address
+    assert address
+    assert address[0] == "127.0.0.1"
+    head = f"GET {server.expect(endless)} HTTP/1.1\r\n\r\n".encode()
+    waiting = asyncio.ensure_future(request(server, head))
+    await asyncio.wait_for(begun.wait(), 30)
+    server.close()
+    server.close()
+    await asyncio.wait_for(ended.wait(), 30)
+    assert (await waiting, server.address) == (b"", None)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(*address)
