@@ -46,7 +46,7 @@ from nxparse import config
 from nxparse.deliver.outbox import describe_waiting
 from nxparse.deliver.save import describe_saved, store
 from nxparse.inspect import show
-from nxparse.inspect.log_line import describe_recorded, describe_request
+from nxparse.inspect.show import describe_recorded, describe_request
 from nxparse.proxy import adapter, internals, limits, network
 from nxparse.proxy.destination import describe_refused, refuses_connection
 from nxparse.proxy.dns import ForeignQueries

@@ -111,7 +111,7 @@ def _show(given: argparse.Namespace) -> int:
         if upload is None:
             if shown:
                 return 0
-            what = f"{show.title(request)}, {request.method} {request.host}{request.path}"
+            what = f"{request.endpoint.title}, {request.method} {request.host}{request.path}"
             return _failed(f"{given.file} is not an upload, but: {printable(what, 200)}")
         if given.json:
             print(json.dumps(show.as_json(upload), ensure_ascii=False, indent=2))

@@ -82,7 +82,7 @@ class _Report:
         """Yield the blocks for a request and its reply. `began` is the Unix time of the first."""
         client = f"`{self.redact.token(request.client[:MAX_WORD])}`" if request.client else ""
         after = f", {request.at - began:.1f} s after the first" if request.at else ""
-        yield f"## {number}. {show.title(request)}"
+        yield f"## {number}. {request.endpoint.title}"
         yield f"From {client or 'an unknown address'}{after}."
         line = (
             self.redact.value("verb", request.method[:MAX_WORD]),
