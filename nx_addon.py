@@ -47,8 +47,8 @@ from nxparse import config
 from nxparse.deliver.outbox import describe_waiting
 from nxparse.deliver.save import describe_saved, store
 from nxparse.inspect import show
-from nxparse.inspect.log_line import describe_recorded, describe_request
 from nxparse.inspect.recorded import RecordedQuestion
+from nxparse.inspect.show import describe_recorded, describe_request
 from nxparse.proxy import adapter, internals, limits, network
 from nxparse.proxy.destination import describe_refused, refuses_connection
 from nxparse.proxy.dns import ForeignQueries
@@ -325,7 +325,7 @@ class Uploads(Addon):
             flow.response = _response(NOT_READY, request.method)
             return
         endpoint, unknown = state.choose_endpoint(flow, claim)
-        if endpoint.is_file and not adapter.has_body(request):
+        if endpoint.is_file and (request.is_http2 or not adapter.has_body(request)):
             if reply := await state.files.begin(flow, state.backend, endpoint):
                 flow.response = _response(reply, request.method)
             return

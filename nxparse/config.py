@@ -184,8 +184,8 @@ def _parse_report(value: str) -> Path | None:
 
 def _option(
     default: str | bool | Sequence[str], parser: Callable[[str, Environ], object], help: str
-) -> dict[str, Any]:
-    return {"default": default, "parser": parser, "help": help}
+) -> Any:
+    return field(metadata={"default": default, "parser": parser, "help": help})
 
 
 def _expanding(parser: Callable[[str], object]) -> Callable[[str, Environ], object]:
@@ -196,96 +196,72 @@ def _expanding(parser: Callable[[str], object]) -> Callable[[str, Environ], obje
 class Config:
     """The parsed options, without their prefix nx_: sizes in bytes, times in seconds."""
 
-    dir: Path = field(
-        metadata=_option(
-            "uploads", _expanding(parse_folder), "Folder for photos, with a subfolder for each day."
-        )
+    dir: Path = _option(
+        "uploads", _expanding(parse_folder), "Folder for photos, with a subfolder for each day."
     )
-    routes: tuple[Rule, ...] = field(
-        metadata=_option(
-            [],
-            _parse_route,
-            "Rules PATTERN=TARGET: what to do with uploads for these recipients or social sites."
-            " The targets are save, save:DIR, mail, mail:ADDRESS, run:COMMAND, forward:URL,"
-            " mastodon:URL, notify:URL and drop. May be repeated.",
-        )
+    routes: tuple[Rule, ...] = _option(
+        [],
+        _parse_route,
+        "Rules PATTERN=TARGET: what to do with uploads for these recipients or social sites."
+        " The targets are save, save:DIR, mail, mail:ADDRESS, run:COMMAND, forward:URL,"
+        " mastodon:URL, notify:URL and drop. May be repeated.",
     )
-    smtp: Smarthost | None = field(
-        metadata=_option(
-            "",
-            _parse_smtp,
-            "Mail server for outgoing mail: smtps://user:password@host (TLS from the start),"
-            " smtp+starttls://... (STARTTLS required), smtp://... (STARTTLS if it is offered;"
-            " without it, no password is sent).",
-        )
+    smtp: Smarthost | None = _option(
+        "",
+        _parse_smtp,
+        "Mail server for outgoing mail: smtps://user:password@host (TLS from the start),"
+        " smtp+starttls://... (STARTTLS required), smtp://... (STARTTLS if it is offered;"
+        " without it, no password is sent).",
     )
-    senders: tuple[str, ...] = field(
-        metadata=_option(
-            [],
-            _expanding(_parse_sender),
-            "Senders of e-mail and users of social sites (or globs) whose uploads are accepted."
-            " Required if a target sends anything from this machine.",
-        )
+    senders: tuple[str, ...] = _option(
+        [],
+        _expanding(_parse_sender),
+        "Senders of e-mail and users of social sites (or globs) whose uploads are accepted."
+        " Required if a target sends anything from this machine.",
     )
-    mail_from: str = field(
-        metadata=_option(
-            "",
-            _expanding(_parse_mailbox),
-            "Sender address of outgoing mail. Default: the user in nx_smtp if it is an address,"
-            " otherwise the sender entered on the camera.",
-        )
+    mail_from: str = _option(
+        "",
+        _expanding(_parse_mailbox),
+        "Sender address of outgoing mail. Default: the user in nx_smtp if it is an address,"
+        " otherwise the sender entered on the camera.",
     )
-    hosts: tuple[str, ...] = field(
-        metadata=_option(
-            [],
-            _expanding(_parse_host),
-            "More host names (or globs) to answer, for new camera models.",
-        )
+    hosts: tuple[str, ...] = _option(
+        [],
+        _expanding(_parse_host),
+        "More host names (or globs) to answer, for new camera models.",
     )
-    max_upload: int = field(
-        metadata=_option(
-            "2g",
-            _expanding(partial(_parse_size, least=1)),
-            "Maximum size of an upload; larger ones are refused. Units: k, m, g.",
-        )
+    max_upload: int = _option(
+        "2g",
+        _expanding(partial(_parse_size, least=1)),
+        "Maximum size of an upload; larger ones are refused. Units: k, m, g.",
     )
-    inspect: int = field(
-        metadata=_option(
-            "16m",
-            _expanding(_parse_size),
-            "Uploads up to this size can be inspected in mitmproxy. Units: k, m, g.",
-        )
+    inspect: int = _option(
+        "16m",
+        _expanding(_parse_size),
+        "Uploads up to this size can be inspected in mitmproxy. Units: k, m, g.",
     )
-    retry_for: float = field(
-        metadata=_option(
-            "3d",
-            _expanding(_parse_duration),
-            "How long a failed delivery is retried. Units: s, m, h, d.",
-        )
+    retry_for: float = _option(
+        "3d",
+        _expanding(_parse_duration),
+        "How long a failed delivery is retried. Units: s, m, h, d.",
     )
-    dns: IPv4Address | None = field(
-        metadata=_option(
-            "",
-            _expanding(_parse_address),
-            "IPv4 address returned by the DNS mode for the cameras' hosts."
-            " Default: the address of this machine on the camera's network.",
-        )
+    dns: IPv4Address | None = _option(
+        "",
+        _expanding(_parse_address),
+        "IPv4 address returned by the DNS mode for the cameras' hosts."
+        " Default: the address of this machine on the camera's network.",
     )
-    gallery: bool = field(
-        metadata=_option(
-            False,
-            _expanding(_parse_truth),
-            "Show all uploads, with thumbnails, to every visitor of the web page."
-            " Otherwise visitors see only uploads from their own address.",
-        )
+    gallery: bool = _option(
+        False,
+        _expanding(_parse_truth),
+        "Show all uploads, with thumbnails, to every visitor of the web page."
+        " Otherwise visitors see only uploads from their own address.",
     )
-    report: Path | None = field(
-        metadata=_option(
-            "",
-            _expanding(_parse_report),
-            "With -n -r FILE: write a report about the recorded requests to this path."
-            " It contains no private data.",
-        )
+    report: Path | None = _option(
+        "",
+        _expanding(_parse_report),
+        "With -n -r FILE: write a report about the recorded requests to this path."
+        " It contains no private data.",
     )
 
     @property

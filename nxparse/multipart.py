@@ -20,30 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from nxparse import filename
-from nxparse.deviation import LimitError, MultipartError
-from nxparse.framing import MAX_BOUNDARY, MAX_HEADER_BYTES, MAX_HEADERS, PartSpan, boundary_of
-from nxparse.scanner import MAX_PARTS, Scanner
-
-__all__ = [
-    "CHUNK",
-    "MAX_BOUNDARY",
-    "MAX_HEADERS",
-    "MAX_HEADER_BYTES",
-    "MAX_PARTS",
-    "Encoded",
-    "Fetch",
-    "LimitError",
-    "MultipartError",
-    "Part",
-    "PartSpan",
-    "Scanner",
-    "boundary_of",
-    "is_message",
-    "parse",
-    "repair",
-    "trimmed",
-    "write",
-]
+from nxparse.framing import PartSpan, boundary_of
+from nxparse.scanner import Scanner
 
 CHUNK = 1 << 18
 
@@ -117,7 +95,7 @@ def repair(body: bytes, content_type: str) -> tuple[str, bytes]:
     ):
         boundary = hashlib.sha256(b"%d" % attempt).hexdigest()[:32].encode("ascii")
         attempt += 1
-    written = write(parts, fetch, boundary)
+    written = write([(part, fetch) for part in parts], boundary)
     return written.content_type, b"".join(written.chunks())
 
 
@@ -127,8 +105,7 @@ class Encoded:
 
     content_type: str
     size: int
-    _pieces: Sequence[bytes | tuple[int, int]] = field(repr=False)
-    _fetch: Fetch = field(repr=False)
+    _pieces: Sequence[bytes | tuple[PartSpan, Fetch]] = field(repr=False)
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the body in pieces of at most 256 KiB."""
@@ -136,24 +113,27 @@ class Encoded:
             if isinstance(piece, bytes):
                 yield piece
             else:
-                start, end = piece
-                for position in range(start, end, CHUNK):
-                    yield self._fetch(position, min(position + CHUNK, end))
+                part, fetch = piece
+                for position in range(part.start, part.end, CHUNK):
+                    yield fetch(position, min(position + CHUNK, part.end))
 
 
-def write(parts: Sequence[PartSpan], fetch: Fetch, boundary: bytes) -> Encoded:
+def write(parts: Sequence[tuple[PartSpan, Fetch]], boundary: bytes) -> Encoded:
     """Encode parts with a boundary that their data must not contain.
 
-    The data are read only when the chunks are.
+    Each part comes with the function that reads its data, which is called only for the chunks.
     """
-    pieces: list[bytes | tuple[int, int]] = []
-    for part in parts:
+    pieces: list[bytes | tuple[PartSpan, Fetch]] = []
+    size = 0
+    for part, fetch in parts:
         head = b"--" + boundary + b"\r\n" + _clean_headers(part) + b"\r\n"
-        pieces += [head, (part.start, part.end), b"\r\n"]
-    pieces.append(b"--" + boundary + b"--\r\n")
-    size = sum(len(one) if isinstance(one, bytes) else one[1] - one[0] for one in pieces)
+        pieces += [head, (part, fetch), b"\r\n"]
+        size += len(head) + part.end - part.start + 2
+    close = b"--" + boundary + b"--\r\n"
+    pieces.append(close)
+    size += len(close)
     content_type = f"multipart/form-data; boundary={boundary.decode('ascii')}"
-    return Encoded(content_type, size, pieces, fetch)
+    return Encoded(content_type, size, pieces)
 
 
 def trimmed(part: PartSpan, fetch: Fetch) -> PartSpan:

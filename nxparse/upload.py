@@ -15,7 +15,9 @@ from typing import NamedTuple
 from nxparse import filename, jpeg, markup, message, multipart
 from nxparse.address import is_deliverable
 from nxparse.deviation import BodyError, Deviation, Kind
+from nxparse.framing import PartSpan, boundary_of
 from nxparse.multipart import CHUNK, Fetch
+from nxparse.scanner import Scanner
 
 Copy = Callable[[int, int, int], None]
 """Copies a range of a body (offset, size) to a file descriptor."""
@@ -91,7 +93,7 @@ class File:
 class Source(NamedTuple):
     """The multipart body of an upload: its parts, and a function to read them."""
 
-    parts: Sequence[multipart.PartSpan]
+    parts: Sequence[PartSpan]
     fetch: Fetch
 
 
@@ -127,7 +129,7 @@ def read(body: bytes, content_type: str) -> Upload:
     def fetch(start: int, end: int) -> bytes:
         return bytes(body[start:end])
 
-    scanner = multipart.Scanner(multipart.boundary_of(content_type))
+    scanner = Scanner(boundary_of(content_type))
     scanner.feed(bytes(body))
     return from_parts(scanner.close(), scanner.deviations, fetch)
 
@@ -206,7 +208,7 @@ def fingerprint(upload: Upload, size: int) -> str:
 
 
 def from_parts(
-    parts: Sequence[multipart.PartSpan],
+    parts: Sequence[PartSpan],
     deviations: Sequence[Deviation],
     fetch: Fetch,
 ) -> Upload:
@@ -260,7 +262,7 @@ def from_parts(
     )
 
 
-def _text(part: multipart.PartSpan, fetch: Fetch) -> bytes:
+def _text(part: PartSpan, fetch: Fetch) -> bytes:
     """Return the data of a message. Raises BodyError if they are too long or contain a photo."""
     text = fetch(part.start, min(part.end, part.start + markup.MAX_BYTES + 1))
     if len(text) > markup.MAX_BYTES:
@@ -270,13 +272,13 @@ def _text(part: multipart.PartSpan, fetch: Fetch) -> bytes:
     return text
 
 
-def _is_xml(part: multipart.PartSpan, fetch: Fetch) -> bool:
+def _is_xml(part: PartSpan, fetch: Fetch) -> bool:
     """Return whether a part begins with `<`, after blanks and a byte order mark."""
     head = fetch(part.start, min(part.end, part.start + XML_HEAD))
     return head.lstrip(b"\xef\xbb\xbf\xff\xfe\0\t\n\r ").startswith(b"<")
 
 
-def _file(part: multipart.PartSpan, fetch: Fetch) -> File:
+def _file(part: PartSpan, fetch: Fetch) -> File:
     head = fetch(part.start, min(part.end, part.start + filename.HEAD))
     return File(
         name=part.filename,
@@ -287,7 +289,7 @@ def _file(part: multipart.PartSpan, fetch: Fetch) -> File:
     )
 
 
-def _is_cut(part: multipart.PartSpan, fetch: Fetch) -> bool:
+def _is_cut(part: PartSpan, fetch: Fetch) -> bool:
     """Return whether a part is a JPEG without an end marker."""
     head = fetch(part.start, min(part.end, part.start + 2))
     if not b"\xff\xd8".startswith(head):
@@ -303,35 +305,24 @@ def encoded(upload: Upload, files: Sequence[File], id: str) -> multipart.Encoded
     except for the boundary. That is derived from `id`, which the sender must not know: a part
     could contain it otherwise.
     """
-    source = upload.source or _compose_source(upload, files)
-    unwanted: set[int] = set()
-    if upload.source:
-        unwanted = {file.start for file in upload.files} - {file.start for file in files}
-    parts = [part for part in source.parts if part.start not in unwanted]
     boundary = hashlib.sha256(id.encode()).hexdigest()[:32].encode()
-    return multipart.write(parts, source.fetch, boundary)
+    source = upload.source
+    if source is None:
+        return multipart.write(_composed(upload, files), boundary)
+    unwanted = {file.start for file in upload.files} - {file.start for file in files}
+    return multipart.write(
+        [(part, source.fetch) for part in source.parts if part.start not in unwanted], boundary
+    )
 
 
-def _compose_source(upload: Upload, files: Sequence[File]) -> Source:
-    """Return a body for an upload without one: a message as in an e-mail, and the files."""
+def _composed(upload: Upload, files: Sequence[File]) -> list[tuple[PartSpan, Fetch]]:
+    """Return the parts of an upload without a body: a message as in an e-mail, and the files."""
     head = message.compose(
         message.Message(upload.sender, "", upload.recipients, upload.subject, upload.text)
     )
-    pieces: list[tuple[int, Fetch]] = [(0, lambda start, end: head[start:end])]
-    parts = [multipart.PartSpan("message", "message.xml", "text/xml", (), 0, len(head))]
-    end = len(head)
+    first = PartSpan("message", "message.xml", "text/xml", (), 0, len(head))
+    parts: list[tuple[PartSpan, Fetch]] = [(first, lambda start, end: head[start:end])]
     for file in files:
-        parts.append(
-            multipart.PartSpan(
-                "binary", file.safe_name, file.content_type, (), end, end + file.size
-            )
-        )
-        pieces.append((end, file.fetch))
-        end += file.size
-
-    def fetch(start: int, stop: int) -> bytes:
-        # The range is within one part.
-        begin, piece = next(one for one in reversed(pieces) if one[0] <= start)
-        return piece(start - begin, stop - begin)
-
-    return Source(parts, fetch)
+        part = PartSpan("binary", file.safe_name, file.content_type, (), 0, file.size)
+        parts.append((part, file.fetch))
+    return parts

@@ -46,6 +46,7 @@ def append(
     incoming = into.begin(len(data))
     incoming.write(data)
     file = upload.whole(name, "image/jpeg", incoming.size, incoming.fetch)
-    arrival = into.append(incoming, post, file, resource, at_once=at_once, together=together)
+    targets = {**dict.fromkeys(at_once, False), **dict.fromkeys(together, True)}
+    arrival = into.append(incoming, post, file, resource, targets)
     into.reply_confirmed(incoming.id)
     return arrival

@@ -13,6 +13,7 @@ from html import escape
 from random import Random
 
 from nxparse import multipart
+from nxparse.framing import boundary_of
 
 CRLF = b"\r\n"
 BOUNDARY = b"-" * 27 + b"7d93b9550d4a"
@@ -183,8 +184,9 @@ _NAMES = ("binary", "message", "other", "", None)
 class Faulty:
     """A body with faults in its structure.
 
-    `photos` are those that are in it, each a name and its bytes, in order. The last one may
-    be cut. `readable` is false if they cannot all be told apart, or there is none, or no message.
+    `photos` are those that are in it, each a name and its bytes, in order, also those outside
+    of parts. The last one may be cut. `readable` is false if they cannot all be told apart, or
+    there is none, or no message.
     """
 
     body: bytes
@@ -251,6 +253,7 @@ def faulty(choose: Choose, boundary: bytes = BOUNDARY) -> Faulty:
     body = (b"", b"", b"", CRLF, b"  \r\n", _TEXT + CRLF)[choose(6)]
     if choose(20) == 19:
         body, readable = body + jpeg(100) + CRLF, False
+        photos.insert(0, ("", jpeg(100)))
     body += dashed
     for number, part in enumerate(parts):
         if choose(12) == 11 and number:
@@ -287,6 +290,7 @@ def faulty(choose: Choose, boundary: bytes = BOUNDARY) -> Faulty:
         case 5:
             body += gap + newline + dashed + b"--\r\n" + jpeg(100)
             readable = False
+            photos.append(("", jpeg(100)))
         case _:
             end = list(endings(boundary).values())[choose(len(endings(boundary)))]
             body += gap + (end if newline == CRLF else end.replace(b"\r", b""))
@@ -311,7 +315,7 @@ def _photo_like_framing(choose: Choose, number: int, dashed: bytes, newline: byt
 def repaired(body: bytes, content_type: str, boundary: str) -> tuple[str, bytes]:
     """Content-Type and body as `multipart.repair` makes them, with another boundary."""
     found, data = multipart.repair(body, content_type)
-    old = multipart.boundary_of(found)
+    old = boundary_of(found)
     assert old
     new = data.replace(b"--" + old, b"--" + boundary.encode())
     return f"multipart/form-data; boundary={boundary}", new

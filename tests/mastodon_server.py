@@ -3,8 +3,8 @@
 It stores media and posts, refuses what Mastodon would refuse, in its words, and follows a script
 of faults. It uses nothing of nxparse, so that it can contradict it.
 
-Sources: docs.joinmastodon.org (methods/media, methods/statuses, entities/Instance,
-api/oauth-scopes, api/rate-limits), and the repository mastodon/mastodon for the rest:
+Sources: docs.joinmastodon.org (methods/media, methods/statuses, api/oauth-scopes), and the
+repository mastodon/mastodon for the rest:
 
 - api/v1 and api/v2 media_controller: 202 and 206 have a body whose url is null; 422 if processing
   has failed; media of a post cannot be found any more.
@@ -24,7 +24,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from email.message import Message
 from email.utils import formatdate
 from enum import Enum, auto
@@ -37,6 +36,7 @@ HOST = "127.0.0.1"
 TOKEN = "ZA-Yj3aBD8U8Cm7lKUp-lm9O9BmDgdhHzDeqsY8tlL0"  # the one in the documentation
 VISIBILITIES = ("public", "unlisted", "private", "direct")
 HOUR = 3600.0
+CHARACTERS, ATTACHMENTS, DESCRIPTION = 500, 4, 1500  # the limits
 KINDS = ((0, b"\xff\xd8\xff", "image"), (0, b"\x89PNG\r\n\x1a\n", "image"), (4, b"ftyp", "video"))
 """Offset and magic bytes of the accepted types."""
 
@@ -44,7 +44,6 @@ KINDS = ((0, b"\xff\xd8\xff", "image"), (0, b"\x89PNG\r\n\x1a\n", "image"), (4, 
 class Call(Enum):
     """The API calls. The value is the method, and a pattern of the path."""
 
-    INSTANCE = "GET", r"/api/v2/instance"
     UPLOAD = "POST", r"/api/v2/media"
     POLL = "GET", r"/api/v1/media/([^/]+)"
     POST = "POST", r"/api/v1/statuses"
@@ -104,15 +103,6 @@ def page(status: int) -> Answer:
     """An error page of the web server before Mastodon."""
     title = f"{status} {HTTPStatus(status).phrase}"
     return Answer(status, f"<html><body>{title}</body></html>".encode(), "text/html")
-
-
-def too_many(reset: float | str | None = None) -> Answer:
-    """The reply to too many calls, until a Unix time, or with this as the time."""
-    if isinstance(reset, float):
-        text = datetime.fromtimestamp(reset, UTC).isoformat(timespec="microseconds")
-        reset = text.replace("+00:00", "Z")
-    headers = () if reset is None else (("X-RateLimit-Reset", reset),)
-    return answer(429, {"error": "Too many requests"}, *headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +205,6 @@ class MastodonServer:
     token: str = TOKEN
     scopes: tuple[str, ...] = ("write",)
     script: Mapping[Call, Sequence[Step]] = field(default_factory=dict)
-    characters: int = 500
-    attachments: int = 4
-    description: int = 1500
     visibility: str = "public"
     clock: Callable[[], float] = time.time
 
@@ -280,31 +267,19 @@ class MastodonServer:
             return reply
 
     def _do(self, request: RecordedRequest, argument: str, step: Step) -> Answer:
-        scopes = SCOPES.get(request.call) if request.call else None
-        if scopes and request.headers.get("Authorization") != f"Bearer {self.token}":
+        if request.call is None:
+            raise Refusal(404, "Not Found")
+        if request.headers.get("Authorization") != f"Bearer {self.token}":
             raise Refusal(401, "The access token is invalid")
-        if scopes and not set(scopes) & set(self.scopes):
+        if not set(SCOPES[request.call]) & set(self.scopes):
             raise Refusal(403, "This action is outside the authorized scopes")
         match request.call:
-            case Call.INSTANCE:
-                return self._instance()
             case Call.UPLOAD:
                 return self._upload(request, step)
             case Call.POLL:
                 return self._poll(argument)
             case Call.POST:
                 return self._post(request)
-        raise Refusal(404, "Not Found")
-
-    def _instance(self) -> Answer:
-        statuses = {
-            "max_characters": self.characters,
-            "max_media_attachments": self.attachments,
-            "characters_reserved_per_url": 23,
-        }
-        media = {"description_limit": self.description, "image_size_limit": 16 << 20}
-        configuration = {"statuses": statuses, "media_attachments": media}
-        return answer(200, {"domain": HOST, "version": "4.5.2", "configuration": configuration})
 
     def _upload(self, request: RecordedRequest, step: Step) -> Answer:
         file = next((file for file in request.files if file.name == "file"), None)
@@ -317,8 +292,8 @@ class MastodonServer:
             text = "Validation failed: File content type is invalid, File is invalid"
             raise Refusal(422, text)
         description = request.field("description")
-        if len(description or "") > self.description:
-            text = f"Description is too long (maximum is {self.description} characters)"
+        if len(description or "") > DESCRIPTION:
+            text = f"Description is too long (maximum is {DESCRIPTION} characters)"
             raise Refusal(422, f"Validation failed: {text}")
         usual = Processing(0 if kind == "image" else 1)
         processing = step if isinstance(step, Processing) else usual
@@ -354,8 +329,8 @@ class MastodonServer:
             problems.append("Visibility is not included in the list")
         if not (text.strip() or media):
             problems.append("Text can't be blank")
-        if len(text) > self.characters:
-            problems.append(f"Text character limit of {self.characters} exceeded")
+        if len(text) > CHARACTERS:
+            problems.append(f"Text character limit of {CHARACTERS} exceeded")
         if problems:
             raise Refusal(422, f"Validation failed: {', '.join(problems)}")
         id = str(116_000_000_000_000_001 + len(self.statuses))
@@ -366,8 +341,8 @@ class MastodonServer:
         return answer(200, {"id": id})
 
     def _attachable(self, ids: Sequence[str]) -> tuple[Media, ...]:
-        if len(ids) > self.attachments:
-            raise Refusal(422, f"Cannot attach more than {self.attachments} files")
+        if len(ids) > ATTACHMENTS:
+            raise Refusal(422, f"Cannot attach more than {ATTACHMENTS} files")
         media = [one for id in ids if (one := self.media.get(id)) and not one.status]
         if len(media) < len(ids):
             raise Refusal(422, "Media not found or already attached to another post")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from nxparse.deviation import Deviation, Kind
-from nxparse.multipart import MultipartError, PartSpan, Scanner
+from nxparse.deviation import Deviation, Kind, MultipartError
+from nxparse.framing import PartSpan
+from nxparse.scanner import Scanner
 from tests import bodies
 
 # For tables: a boundary that leaves bodies short enough to be read.

@@ -124,7 +124,6 @@ class Mail:
     sender: str
     recipients: tuple[str, ...]
     content: bytes
-    options: tuple[str, ...] = ()
     secure: bool = False
     user: str = ""
 
@@ -135,8 +134,7 @@ class MailServer:
     With `tls` it requires STARTTLS, or TLS from the first byte if `implicit`. With `login` (user
     and password) it requires a login; `logins` lists all attempts as mechanism, user and
     password. `size` is the largest message, which it announces. `replies` are its replies to
-    RCPT for some recipients. With `port` it listens where another server did before, or on
-    a port that a socket reserves (SO_REUSEPORT).
+    RCPT for some recipients.
     """
 
     def __init__(
@@ -145,10 +143,8 @@ class MailServer:
         tls: ssl.SSLContext | None = None,
         implicit: bool = False,
         login: tuple[str, str] | None = None,
-        mechanisms: Sequence[str] = ("LOGIN", "PLAIN"),
         size: int = 1 << 30,
         replies: Mapping[str, str] | None = None,
-        port: int = 0,
     ) -> None:
         self.host = HOST
         self.mails: list[Mail] = []
@@ -158,9 +154,7 @@ class MailServer:
         self._changed = threading.Condition()
         # Controller cannot find a free port. asyncio sets TCP_NODELAY only on TCP sockets.
         self._listener = socket.socket(proto=socket.IPPROTO_TCP)
-        if port:
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self._listener.bind((HOST, port))
+        self._listener.bind((HOST, 0))
         self.port: int = self._listener.getsockname()[1]
         self._controller = _Controller(
             self,
@@ -173,7 +167,7 @@ class MailServer:
             require_starttls=tls is not None and not implicit,
             # aiosmtpd does not count implicit TLS as TLS.
             auth_require_tls=tls is not None and not implicit,
-            auth_exclude_mechanism={"LOGIN", "PLAIN"} - set(mechanisms if login else ()),
+            auth_exclude_mechanism=set() if login else {"LOGIN", "PLAIN"},
             authenticator=self._authenticate,
             data_size_limit=size,
             enable_SMTPUTF8=False,
@@ -187,10 +181,10 @@ class MailServer:
         self._controller.stop()
         self._listener.close()
 
-    def wait(self, mails: int, timeout: float = TIMEOUT) -> list[Mail]:
-        """Wait for this number of mails, and return all. Fails after `timeout` seconds."""
+    def wait(self, mails: int) -> list[Mail]:
+        """Wait for this number of mails, and return all. Fails after some seconds."""
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.mails) >= mails, timeout)
+            assert self._changed.wait_for(lambda: len(self.mails) >= mails, TIMEOUT)
             return list(self.mails)
 
     def _authenticate(
@@ -207,7 +201,6 @@ class MailServer:
         if self._login and not session.authenticated:
             return "530 5.7.0 Authentication required"
         envelope.mail_from = address
-        envelope.mail_options.extend(options)
         return "250 2.1.0 OK"
 
     async def handle_RCPT(  # noqa: N802
@@ -226,7 +219,6 @@ class MailServer:
             envelope.mail_from,
             tuple(envelope.rcpt_tos),
             envelope.original_content,
-            tuple(envelope.mail_options),
             server.transport.get_extra_info("ssl_object") is not None,
             session.auth_data.login.decode() if session.authenticated else "",
         )
@@ -333,14 +325,8 @@ class ScriptedServer:
     as they were on the wire. `tls` is for Act.TLS.
     """
 
-    def __init__(
-        self,
-        script: Script | None = None,
-        *,
-        tls: ssl.SSLContext | None = None,
-        host: str = HOST,
-    ) -> None:
-        self.host = host
+    def __init__(self, script: Script | None = None, *, tls: ssl.SSLContext | None = None) -> None:
+        self.host = HOST
         self.received: list[ReceivedLine] = []
         self.messages: list[bytes] = []
         self.cut: list[bytes] = []
@@ -351,7 +337,7 @@ class ScriptedServer:
         self._tls = tls
         self._changed = threading.Condition()
         self._stopped = threading.Event()
-        self._listener = socket.create_server((host, 0))
+        self._listener = socket.create_server((HOST, 0))
         self.port: int = self._listener.getsockname()[1]
         self._connection: socket.socket | None = None
         self._buffer = bytearray()
@@ -386,10 +372,10 @@ class ScriptedServer:
         """The lines with this key."""
         return [one.line for one in self.received if one.key == key]
 
-    def wait(self, key: str, times: int = 1, timeout: float = TIMEOUT) -> None:
-        """Wait for this number of lines with this key. Fails after `timeout` seconds."""
+    def wait(self, key: str) -> None:
+        """Wait for a line with this key. Fails after some seconds."""
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.lines(key)) >= times, timeout)
+            assert self._changed.wait_for(lambda: self.lines(key), TIMEOUT)
 
     def _run(self) -> None:
         while True:

@@ -348,6 +348,33 @@ def test_no_length_of_no_content(shared: Proxy) -> None:
     assert "Content-Length" not in heard.headers
 
 
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
+def test_the_end_of_a_client_of_another_host(folder: Path, encrypted: bool) -> None:
+    """The server of another host sees at once that its client has gone."""
+    script = with_times(folder, f"notice={2 * TIMEOUT}")
+    request = b"GET / HTTP/1.1\r\nHost: www.example.org\r\n\r\n"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        Proxy(folder, *in_front_of(listening.getsockname()[1]), script=script) as proxy,
+    ):
+        connection = camera.connect(port_of(proxy))
+        if encrypted:
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            connection = context.wrap_socket(connection)
+        connection.sendall(request)
+        server, _ = listening.accept()
+        with server:
+            server.settimeout(TIMEOUT)
+            assert server.recv(1 << 16).startswith(b"GET / ")
+            server.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            assert read_head(connection).startswith(b"HTTP/1.1 200 ")
+            connection.sendall(request)
+            assert server.recv(1 << 16).startswith(b"GET / ")
+            connection.close()
+            assert server.recv(1 << 16) == b""
+
+
 # HTTP/2
 
 
@@ -397,11 +424,14 @@ class Http2:
 
 
 def test_http2(folder: Path) -> None:
-    """Requests with and without a body are answered over HTTP/2 as over HTTP/1."""
+    """Requests with and without a body are answered over HTTP/2 as over HTTP/1.
+
+    Bodies are streamed: mitmproxy may hold only small ones.
+    """
     photo = bodies.jpeg(20_000)
     body = bodies.body([("SAM_1.JPG", photo)])
     kind = ("content-type", bodies.CONTENT_TYPE)
-    with Proxy(folder) as proxy:
+    with Proxy(folder, "--set", "body_size_limit=100k") as proxy:
         client = Http2(proxy.port, "www.ospserver.net")
         assert client.request("GET", "/")[0] == 200
         assert client.request("GET", "/social/columbus/email")[0] == 405
@@ -409,9 +439,18 @@ def test_http2(folder: Path) -> None:
         assert client.request("POST", "/social/columbus/email", b"", kind)[0] == 400
         path = "/social/columbus/email"
         assert client.request("POST", path, body, kind) == (200, ACCEPTED.encode())
-        client.close()
         proxy.wait_for("saved as")
         assert proxy.saved() == {"SAM_1.JPG": photo}
+        links: list[bytes] = []
+
+        def is_listed() -> bool:
+            links[:] = re.findall(rb'"(/file/[^"]+)"', client.request("GET", "/")[1])
+            return bool(links)
+
+        eventually(is_listed, "the page lists the photo")
+        for discarded in (b"", bytes(200_000)):
+            assert client.request("GET", links[0].decode(), discarded) == (200, photo)
+        client.close()
         assert "Traceback" not in proxy.log
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nxparse.deviation import Kind
-from nxparse.framing import MAX_PEEK
-from nxparse.multipart import MAX_BOUNDARY, PartSpan, boundary_of
+from nxparse.framing import MAX_BOUNDARY, MAX_PEEK, PartSpan, boundary_of
 from tests.scans import CLOSE, FIELD, FORM, disposition, headers, kinds, pieces, scan
 
 NAMED = ("Content-Disposition", "form-data; name=f")

@@ -9,17 +9,9 @@ from email.policy import HTTP
 
 import pytest
 
-from nxparse.multipart import (
-    CHUNK,
-    Part,
-    PartSpan,
-    Scanner,
-    boundary_of,
-    parse,
-    repair,
-    trimmed,
-    write,
-)
+from nxparse.framing import PartSpan, boundary_of
+from nxparse.multipart import CHUNK, Part, parse, repair, trimmed, write
+from nxparse.scanner import Scanner
 from tests import bodies
 from tests.scans import CLOSE, FIELD, MESSAGE, SMALL, THREE, TYPE, XML, B, data, disposition, scan
 
@@ -152,7 +144,7 @@ def test_repaired_headers(value: bytes, written: bytes) -> None:
 def test_names(name: str, written: str) -> None:
     """Characters that other parsers refuse or misread are escaped in names."""
     part = PartSpan(name, name, None, (), 0, 1)
-    found = write([part], lambda start, end: b"D", B)
+    found = write([(part, lambda start, end: b"D")], B)
     body = b"".join(found.chunks())
     line = f'Content-Disposition: form-data; name="{written}"; filename="{written}"\r\n'
     assert body.splitlines(keepends=True)[1] == line.encode()
@@ -210,7 +202,8 @@ def test_write_some_parts(chosen: list[int]) -> None:
     """Parts are encoded in the given order, with the size that was announced."""
     body = bodies.body(THREE, message=XML, boundary=B)
     parts = scan([body]).parts
-    found = write([parts[index] for index in chosen], lambda start, end: body[start:end], b"C")
+    some = [(parts[index], lambda start, end: body[start:end]) for index in chosen]
+    found = write(some, b"C")
     written = b"".join(found.chunks())
     assert found.size == len(written)
     every = [XML, *(photo for _, photo in THREE)]
@@ -259,7 +252,7 @@ def test_pieces_are_small() -> None:
     part = PartSpan("f", "a.jpg", "image/jpeg", (), 100, 100 + size)
     tracemalloc.start()
     try:
-        found = write([part], fetch, B)
+        found = write([(part, fetch)], B)
         fetched.clear()
         length = sum(len(chunk) for chunk in found.chunks())
         _, peak = tracemalloc.get_traced_memory()

@@ -16,19 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mitmproxy import contentviews, exceptions, http, optmanager
+from mitmproxy import contentviews, dns, exceptions, http, optmanager
+from mitmproxy import flow as flows
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.save import Save
 from mitmproxy.addons.savehar import SaveHar
 from mitmproxy.addons.script import ScriptLoader
 from mitmproxy.hooks import DoneHook, RunningHook
 from mitmproxy.io import FlowReader
+from mitmproxy.proxy.layers.dns import DnsErrorHook, DnsRequestHook, DnsResponseHook
 from mitmproxy.proxy.layers.http import HttpRequestHeadersHook, HttpRequestHook, HttpResponseHook
-from mitmproxy.test import taddons, tflow
+from mitmproxy.test import taddons, tflow, tutils
 
 import nx_addon
 from nxparse import config
+from nxparse.proxy.dns import MAX_SAME
 from nxparse.proxy.state import State
+from nxparse.server.endpoints import Endpoint, Service
 from tests import arrivals, bodies, camera, social
 from tests.mitmdump import ADDON, MITMDUMP, ROOT, Proxy, eventually
 
@@ -677,6 +681,19 @@ async def ended(context: taddons.context) -> None:
     await context.master.addons.trigger_event(DoneHook())
 
 
+async def test_options_at_run_time(folder: Path) -> None:
+    """New values apply to the next query and the next request."""
+    query = tflow.tdnsflow(req=tutils.tdnsreq(questions=[dns.Question("new.test", 1, 1)]))
+    with loaded(folder) as (state, context):
+        context.master.addons.trigger(RunningHook())
+        context.options.update(nx_hosts=["new.test"], nx_dns="192.0.2.9", nx_senders=["me"])
+        await context.master.addons.trigger_event(DnsRequestHook(query))
+        assert [str(one) for one in query.response.answers] == ["192.0.2.9"]
+        assert state.backend
+        assert state.backend.config.senders == ("me",)
+        await ended(context)
+
+
 async def test_nx_retry_for_at_run_time(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A new nx_retry_for applies to pending deliveries."""
     caplog.set_level("INFO")
@@ -768,6 +785,17 @@ def test_dns_for_others_goes_on(folder: Path) -> None:
     """Other names are resolved by mitmproxy, here from the hosts file."""
     with dns_proxy(folder) as (_, server):
         assert camera.resolve("localhost", server) == (0, ["127.0.0.1"])
+
+
+@pytest.mark.parametrize("end", [DnsResponseHook, DnsErrorHook], ids=["response", "error"])
+async def test_a_query_that_ended_does_not_count(folder: Path, end: Callable[..., Any]) -> None:
+    """A query to another name server counts until it is answered or fails."""
+    with loaded(folder) as (_, context):
+        for _ in range(MAX_SAME + 1):
+            flow = tflow.tdnsflow()
+            await context.master.addons.trigger_event(DnsRequestHook(flow))
+            assert flow.response is None
+            await context.master.addons.trigger_event(end(flow))
 
 
 # Flows
@@ -937,6 +965,25 @@ async def test_commands(folder: Path) -> None:
         await ended(context)
 
 
+async def test_a_delivery_in_progress(folder: Path) -> None:
+    """nx.outbox and the page show a delivery that is being tried."""
+    rule = f"*=run:sh -c 'until [ -e {folder}/go ]; do sleep 0.05; done'"
+    page = Endpoint(Service.PAGE)
+    with loaded(folder, nx_route=[rule], nx_senders=["*"]) as (state, context):
+        context.master.addons.trigger(RunningHook())
+        assert state.backend
+        assert state.config
+        target = rule.removeprefix("*=")
+        data = bodies.body([("SAM_1.JPG", bodies.jpeg(1000))])
+        arrival = arrivals.accept(state.backend.spool, data, {target: ["you@example.org"]})
+        state.backend.outbox.wake()
+        await until(lambda: "being tried now" in context.master.commands.execute("nx.outbox"))
+        html = state.backend.gateway.answer(state.config, arrival.client, page, b"").body
+        assert b"Is being given to sh now." in html
+        (folder / "go").touch()
+        await ended(context)
+
+
 # Unknown requests, flows and reports
 
 
@@ -1072,6 +1119,18 @@ async def test_log_lines_of_odd_requests(
     assert flow.comment.isprintable()
 
 
+async def test_log_line_of_a_malformed_request(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """mitmproxy's reason, which may contain the request, is logged short and printable."""
+    flow = tflow.tflow(err=flows.Error("Invalid header: \x1b]0;title\x07" + "x" * 50_000))
+    with loaded(folder) as (_, context):
+        await context.master.addons.trigger_event(HttpRequestHeadersHook(flow))
+    (line,) = [one.getMessage() for one in caplog.records if "malformed" in one.getMessage()]
+    assert len(line) < 400
+    assert line.isprintable()
+
+
 def test_marks_and_comments(folder: Path) -> None:
     """Each flow has a mark and a comment with the outcome."""
     capture = folder / "capture.mitm"
@@ -1148,6 +1207,19 @@ def test_a_report_of_a_recording(folder: Path) -> None:
     assert "gld.samsungosp.com" in report
     assert "/camera" in report
     assert "/phone" not in report
+
+
+async def test_dns_questions_in_a_report(folder: Path) -> None:
+    """A report has the DNS questions of clients that asked for one of our hosts."""
+    with loaded(folder, nx_report=str(folder / "report.md")) as (_, context):
+        for name, client in (("gld.samsungosp.com", "192.0.2.7"), ("other.test", "192.0.2.8")):
+            query = tflow.tdnsflow(req=tutils.tdnsreq(questions=[dns.Question(name, 1, 1)]))
+            query.live, query.client_conn.peername = False, (client, 4000)
+            await context.master.addons.trigger_event(DnsRequestHook(query))
+        await ended(context)
+    questions = (folder / "report.md").read_text().partition("## DNS questions")[2]
+    assert questions.count(" A ") == 1
+    assert "gld.samsungosp.com" in questions
 
 
 def test_a_report_that_cannot_be_written(folder: Path) -> None:

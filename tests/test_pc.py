@@ -148,6 +148,7 @@ def test_the_dns_mode_is_its_own_name_server(folder: Path, inside: list[str]) ->
         assert ask(inside, "www.example.com", kind=TXT) == SERVFAIL
         assert len(proxy.descriptors()) < 60
         assert proxy.log.count("is this process") == 1
+        assert "too many DNS queries" not in proxy.log
 
 
 @needs_namespace

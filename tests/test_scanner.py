@@ -8,20 +8,10 @@ from sys import setprofile
 
 import pytest
 
-from nxparse.deviation import Deviation, Kind
-from nxparse.framing import MAX_PADDING
-from nxparse.multipart import (
-    MAX_BOUNDARY,
-    MAX_HEADER_BYTES,
-    MAX_HEADERS,
-    MAX_PARTS,
-    LimitError,
-    MultipartError,
-    Scanner,
-    boundary_of,
-    parse,
-)
-from nxparse.scanner import MAX_FALSE_DELIMITERS
+from nxparse.deviation import Deviation, Kind, LimitError, MultipartError
+from nxparse.framing import MAX_BOUNDARY, MAX_HEADER_BYTES, MAX_HEADERS, MAX_PADDING, boundary_of
+from nxparse.multipart import parse
+from nxparse.scanner import MAX_FALSE_DELIMITERS, MAX_PARTS, Scanner
 from tests import bodies
 from tests.scans import (
     CLOSE,

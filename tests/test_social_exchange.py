@@ -157,7 +157,7 @@ def test_what_else_is_asked_of_these_hosts_passes(folder: Path) -> None:
         script.write_text(
             f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
             "import nx_addon\n"
-            "nx_addon.upstream.refuses_literal = lambda host: False\n"
+            "nx_addon.network.is_inside = lambda host: False\n"
             "class AllServersHere:\n"
             f"    def server_connect(self, data): data.server.address = ('127.0.0.1', {port})\n"
             "addons = [*nx_addon.addons, AllServersHere()]\n"

@@ -16,6 +16,7 @@ import pytest
 from nxparse import multipart
 from nxparse.config import OPTIONS, parse
 from nxparse.deviation import BodyError
+from nxparse.scanner import Scanner
 from nxparse.server.receive import BodyInfo, EmailReceiver
 from nxparse.store.spool import Spool
 from nxparse.upload import Upload, from_parts, read
@@ -48,7 +49,7 @@ def found(upload: Upload) -> list[tuple[str | None, bytes]]:
 
 def chunked(body: bytes, size: int) -> Upload:
     chunks = (body[start : start + size] for start in range(0, len(body), size))
-    scanner = multipart.Scanner(bodies.BOUNDARY)
+    scanner = Scanner(bodies.BOUNDARY)
     for chunk in chunks:
         scanner.feed(chunk)
     return from_parts(scanner.close(), scanner.deviations, lambda start, end: body[start:end])

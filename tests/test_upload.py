@@ -15,8 +15,10 @@ import pytest
 
 import nxparse
 from nxparse import markup, message, multipart
-from nxparse.deviation import BodyError, Deviation, Kind
-from nxparse.multipart import CHUNK, MultipartError
+from nxparse.deviation import BodyError, Deviation, Kind, MultipartError
+from nxparse.framing import boundary_of
+from nxparse.multipart import CHUNK
+from nxparse.scanner import Scanner
 from nxparse.upload import (
     JPEG_HEAD,
     File,
@@ -57,7 +59,7 @@ def whole(*parts: bytes) -> bytes:
 
 
 def chunked(body: bytes, size: int, content_type: str = TYPE) -> Upload:
-    scanner = multipart.Scanner(multipart.boundary_of(content_type))
+    scanner = Scanner(boundary_of(content_type))
     for start in range(0, len(body), size):
         scanner.feed(body[start : start + size])
     return from_parts(scanner.close(), scanner.deviations, lambda start, end: body[start:end])
@@ -280,7 +282,7 @@ def test_long_message_is_not_fetched_whole() -> None:
         fetched.append(end - start)
         return body[start:end]
 
-    scanner = multipart.Scanner(multipart.boundary_of(TYPE))
+    scanner = Scanner(boundary_of(TYPE))
     scanner.feed(body)
     with pytest.raises(markup.MarkupError):
         from_parts(scanner.close(), scanner.deviations, fetch)

@@ -16,14 +16,13 @@ import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from nxparse.server import social
-from nxparse.text import format_size, printable
 
 CHECK_HOST = "gld.samsungosp.com"
 EMAIL_HOST = "www.ospserver.net"
@@ -32,8 +31,7 @@ SUCCESS = 'Status="succ"'  # in the reply to an upload
 MAX_REPLY = 1 << 16  # bytes; real replies have less than a thousand
 
 
-@dataclass(frozen=True, slots=True)
-class Photo:
+class Photo(NamedTuple):
     """A file to send: its name as a camera would write it, and its size in bytes."""
 
     path: Path
@@ -41,24 +39,15 @@ class Photo:
     content_type: str
     size: int
 
-    @property
-    def is_video(self) -> bool:
-        return self.content_type.startswith("video/")
 
-    def __str__(self) -> str:
-        return f"{printable(self.name)}, {format_size(self.size)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A request for `host`, as the pieces to send; a Photo stands for its content."""
 
     host: str
     pieces: tuple[bytes | Photo, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """A reply as it was received."""
 
     data: bytes
@@ -78,20 +67,20 @@ class Received:
         return int(found[1]) if found else 0
 
     def header(self, name: str) -> str:
-        """The value of a header with exactly this spelling; empty if there is none."""
-        found = re.search(rf"\n{re.escape(name)}: *([^\r\n]*)", self.head)
+        """The value of a header; empty if there is none."""
+        found = re.search(rf"\n{name}: *([^\r\n]*)", self.head, re.IGNORECASE)
         return found[1] if found else ""
 
     def value(self, name: str) -> str:
         """The quoted text after `name=` in the body; empty if there is none."""
-        found = re.search(rf'{re.escape(name)}="([^"]*)"', self.body.decode("latin-1"))
+        found = re.search(rf'{name}="([^"]*)"', self.body.decode("latin-1"))
         return found[1] if found else ""
 
     @property
     def is_whole(self) -> bool:
         """Is it complete, by its Content-Length?"""
-        length = re.search(r"\ncontent-length: *(\d{1,9})", self.head, re.IGNORECASE)
-        return b"\r\n\r\n" in self.data and bool(length and len(self.body) >= int(length[1]))
+        length = self.header("Content-Length")
+        return length.isdecimal() and b"\r\n\r\n" in self.data and len(self.body) >= int(length)
 
 
 def exchange(connection: socket.socket, request: Request, timeout: float) -> Received:
@@ -190,25 +179,15 @@ def login(site: str, user: str, password: str, secret: bytes) -> Request:
 
 def announcement(site: str, key: str, photo: Photo, caption: str) -> Request:
     """The announcement of a file in the session `key`."""
-    kind = "video" if photo.is_video else "photo"
-    about = '<Category Name=""/>' if photo.is_video else f'<Album Name="{MODEL}"/>'
+    kind, about = "Photo", f'<Album Name="{MODEL}"/>'
+    if photo.content_type.startswith("video/"):
+        kind, about = "Video", '<Category Name=""/>'
     return _social(
-        f"{site}/{kind}",
-        f'<Request SessionKey="{html.escape(key)}"><{kind.title()}>{about}'
+        f"{site}/{kind.lower()}",
+        f'<Request SessionKey="{html.escape(key)}"><{kind}>{about}'
         f'<File Name="{html.escape(photo.name)}"/><Content>{html.escape(caption)}</Content>'
-        f"</{kind.title()}></Request>",
+        f"</{kind}></Request>",
     )
-
-
-def put(address: str, resource: str, photo: Photo) -> Request:
-    """A file, for the HostAddr and ResourceID in the reply to its announcement."""
-    head = (
-        f"PUT /{resource} HTTP/1.1",
-        f"Host: {address}",
-        f"User-Agent: {MODEL}",
-        f"Content-Type: {photo.content_type}",
-    )
-    return _request(social.HOST, head, photo)
 
 
 def logout(site: str, key: str) -> Request:
@@ -217,14 +196,23 @@ def logout(site: str, key: str) -> Request:
     return _social(f"{site}/auth", xml)
 
 
+def put(address: str, resource: str, photo: Photo) -> Request:
+    """A file, for the HostAddr and ResourceID in the reply to its announcement."""
+    return _request(social.HOST, _head("PUT", resource, address, photo.content_type), photo)
+
+
 def _social(path: str, xml: str) -> Request:
-    head = (
-        f"POST /{path} HTTP/1.1",
-        f"Host: {social.HOST}",
+    body = f'<?xml version="1.0" encoding="UTF-8"?>\n{xml}'.encode()
+    return _request(social.HOST, _head("POST", path, social.HOST, "text/xml"), body)
+
+
+def _head(method: str, path: str, host: str, content_type: str) -> tuple[str, ...]:
+    return (
+        f"{method} /{path} HTTP/1.1",
+        f"Host: {host}",
         f"User-Agent: {MODEL}",
-        "Content-Type: text/xml",
+        f"Content-Type: {content_type}",
     )
-    return _request(social.HOST, head, f'<?xml version="1.0" encoding="UTF-8"?>\n{xml}'.encode())
 
 
 def _request(host: str, head: Sequence[str], *body: bytes | Photo) -> Request:

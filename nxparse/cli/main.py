@@ -31,6 +31,7 @@ from nxparse.deliver import targets
 from nxparse.deliver.outbox import describe_waiting
 from nxparse.deliver.save import describe_saved, store
 from nxparse.deviation import BodyError
+from nxparse.filename import HEAD, sniff
 from nxparse.inspect import recorded, show
 from nxparse.inspect.recorded import RecordedRequest
 from nxparse.server.endpoints import EMAIL_PATH
@@ -95,6 +96,9 @@ def _request(path: Path) -> RecordedRequest:
     if show.is_recording(data):
         file = shlex.quote(str(path))
         raise BodyError(f"it is a recording; open it with: mitmweb -r {file} -s nx_addon.py")
+    kind = sniff(data[:HEAD]).partition("/")[0]
+    if kind in ("image", "video"):  # also the body of an upload by a social site
+        raise BodyError(f"it is {'a photo' if kind == 'image' else 'a video'}, not an upload")
     return RecordedRequest("POST", "", EMAIL_PATH, (), data)
 
 
@@ -107,7 +111,7 @@ def _show(given: argparse.Namespace) -> int:
         if upload is None:
             if shown:
                 return 0
-            what = f"{show.title(request)}, {request.method} {request.host}{request.path}"
+            what = f"{request.endpoint.title}, {request.method} {request.host}{request.path}"
             return _failed(f"{given.file} is not an upload, but: {printable(what, 200)}")
         if given.json:
             print(json.dumps(show.as_json(upload), ensure_ascii=False, indent=2))

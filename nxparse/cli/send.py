@@ -10,11 +10,11 @@ import argparse
 import ipaddress
 import re
 import secrets
-import shlex
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from nxparse import filename
 from nxparse.cli import camera
@@ -22,7 +22,6 @@ from nxparse.cli.camera import CHECK_HOST, EMAIL_HOST, SUCCESS, Photo, Received,
 from nxparse.deliver import routes
 from nxparse.proxy import advice
 from nxparse.server import social
-from nxparse.server.endpoints import DNS_HOSTS
 from nxparse.server.reply import Reply
 from nxparse.text import error_reason, format_list, format_size, printable
 
@@ -30,10 +29,16 @@ CONNECT = 10.0  # seconds
 ANSWER = 60.0  # seconds; how long a camera waits is unknown
 SENDER = "Camera@samsungcamera.com"  # the factory default
 
+DNS_ADVICE = (
+    "This is right if only the camera uses nx_addon as its DNS server: then test the rest with "
+    "--via ADDRESS, the address of nx_addon. If not, let the DNS server of this network answer "
+    f"with that address, in dnsmasq: {advice.dnsmasq('ADDRESS')}; or start nx_addon with "
+    "--mode dns@53 and enter its address as the DNS server on the camera"
+)
 # The sentence for each cause of a failure.
 CAUSES = {
     "refused": "{place} refuses connections: {start}",
-    "internet": "{place} is on the Internet, so DNS does not point to nx_addon. {dns}",
+    "internet": "{place} is on the Internet, so DNS does not point to nx_addon. " + DNS_ADVICE,
     "unreachable": (
         "{place} cannot be reached ({reason}): nx_addon must run there, in the same network as "
         "this computer, with no firewall between them; if no machine has this address, the router "
@@ -57,17 +62,12 @@ class SendError(Exception):
     """A step has failed. The text has the step, the cause and the remedy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where requests for `host` go; `by_dns` unless --via was given."""
+class Place(NamedTuple):
+    """Where requests go; `by_dns` unless --via was given."""
 
-    host: str
     address: str
     port: int = 80
     by_dns: bool = True
-
-    def __str__(self) -> str:
-        return f"port {self.port} of {self.address}"
 
     def explain(self, cause: str, **values: object) -> str:
         """Return the sentence for a cause in CAUSES."""
@@ -82,10 +82,9 @@ class Place:
         elif self.port == 80:
             start += f" with --mode regular@80, or redirect port 80 to it, for example: {redirect}"
         return CAUSES[cause].format(
-            place=self,
+            place=f"port {self.port} of {self.address}",
             start=start,
             redirect=redirect,
-            dns=dns_advice([self.host]),
             way="DNS" if self.by_dns else "--via",
             **values,
         )
@@ -95,24 +94,11 @@ class Place:
         if reply.body.startswith(b"<Response Err"):
             remark = printable(Reply(reply.status, reply.body).remark, 200)
             return self.explain("declined", reason=f"{reply.status}, {remark or 'no reason given'}")
-        server = printable(reply.header("Server") or reply.header("server"))
+        server = printable(reply.header("Server"))
         if server.startswith("mitmproxy"):
             return self.explain("no addon", reason=printable(reply.head.partition("\r\n")[0]))
         reason = f"Server: {server}" if server else f"status {reply.status}, no Server"
         return self.explain("other server", reason=reason if reply.status else "no HTTP")
-
-
-def dns_advice(hosts: Sequence[str]) -> str:
-    """Explain how to make DNS point to nx_addon, for these hosts too."""
-    hosts = [shlex.quote(printable(host)) for host in hosts]
-    further = [f" --set nx_hosts={host}" for host in hosts if host not in DNS_HOSTS]
-    return (
-        "This is right if only the camera uses nx_addon as its DNS server: then test the rest with "
-        "--via ADDRESS, the address of nx_addon. If not, let the DNS server of this network answer "
-        f"with that address, in dnsmasq: {advice.dnsmasq('ADDRESS', hosts)}; or start nx_addon "
-        f"with --mode dns@53{''.join(further)} and enter its address as the DNS server on the "
-        "camera"
-    )
 
 
 # Arguments
@@ -154,9 +140,8 @@ def run(
             sender.email(given.sender, given.to, photos)
         if site:
             sender.post(site, given.sender, photos)
-        place = sender.place(EMAIL_HOST)
-        page = place.address if place.port == 80 else f"{place.address}:{place.port}"
-        output(f"delivery: see http://{page}/, or run python -m nxparse outbox on that machine")
+        page = sender.page_address()
+        output(f"delivery: see {page}, or run python -m nxparse outbox on that machine")
     except SendError as error:
         output(str(error))
         return 1
@@ -181,18 +166,14 @@ def read_photo(path: Path) -> Photo:
 
 def parse_via(text: str) -> tuple[str, int]:
     """Return the IPv4 address and port of HOST[:PORT]. Raises SendError."""
-    host, colon, port = text.partition(":")
-    if not host or (colon and not _parse_port(port)):
+    match = re.fullmatch(r"([^:]+)(?::([0-9]{1,5}))?", text)
+    port = int(match[2] or 80) if match else 0
+    if not match or not 0 < port < 1 << 16:
         raise SendError(f"--via {text}: give an address like 192.168.1.2 or 192.168.1.2:8080")
     try:
-        return _lookup(host), _parse_port(port) or 80
+        return _lookup(match[1]), port
     except OSError as error:
         raise SendError(f"--via {text}: no address found ({error_reason(error)})") from None
-
-
-def _parse_port(text: str) -> int:
-    """Return a port number; 0 if the text is not one."""
-    return int(text) if re.fullmatch(r"\d{1,5}", text, re.ASCII) and int(text) < 1 << 16 else 0
 
 
 def _lookup(host: str) -> str:
@@ -223,44 +204,35 @@ class Sender:
         timeout: float = ANSWER,
     ) -> None:
         self._output = output
-        self._via = via
         self._timeout = timeout
-        self._addresses: dict[str, str] = {}
+        self._via = Place(*via, by_dns=False) if via else None
+        self._places: dict[str, Place] = {}
 
     def resolve(self, hosts: Sequence[str]) -> None:
         """Look up all hosts."""
         if self._via:
-            address, port = self._via
-            self._output(f"DNS: not tested, everything goes to port {port} of {address}")
+            where = f"port {self._via.port} of {self._via.address}"
+            self._output(f"DNS: not tested, everything goes to {where}")
+            self._places = dict.fromkeys(hosts, self._via)
             return
         missing: list[str] = []
         reason = ""
         for host in hosts:
             try:
-                self._addresses[host] = _lookup(host)
-                self._output(f"DNS: {printable(host)} resolves to {self._addresses[host]}")
+                self._places[host] = Place(_lookup(host))
+                self._output(f"DNS: {host} resolves to {self._places[host].address}")
             except OSError as error:
                 missing.append(host)
                 reason = error_reason(error)
         if missing:
-            lost = " and ".join(printable(host) for host in missing)
-            raise SendError(f"DNS: no address for {lost} ({reason}). {dns_advice(missing)}")
-        if len(set(self._addresses.values())) > 1:
+            raise SendError(f"DNS: no address for {' and '.join(missing)} ({reason}). {DNS_ADVICE}")
+        if len(set(self._places.values())) > 1:
             self._output("warning: the addresses differ, but all should be that of nx_addon")
-
-    def place(self, host: str) -> Place:
-        """Return where requests for a host go."""
-        if self._via:
-            return Place(host, *self._via, by_dns=False)
-        return Place(host, self._addresses[host])
 
     def check(self) -> None:
         """Pass the hotspot check of NX cameras."""
-        place = self.place(CHECK_HOST)
-        reply = self._ask("hotspot check", camera.page(CHECK_HOST), place)
-        if reply.status != 200 or not reply.header("ETag").startswith('"deadbeef"'):
-            raise SendError(f"hotspot check: {place.explain_reply(reply)}")
-        self._output("hotspot check: passed")
+        request = camera.page(CHECK_HOST)
+        self._call("hotspot check", request, '\r\nETag: "deadbeef"', outcome="passed")
 
     def email(self, sender: str, recipients: Sequence[str], photos: Sequence[Photo]) -> None:
         """Send all photos in one e-mail."""
@@ -268,8 +240,7 @@ class Sender:
         boundary = f"{'-' * 27}{secrets.token_hex(6)}"
         names = format_list([printable(photo.name) for photo in photos])
         step = f"upload of {names}, {format_size(sum(photo.size for photo in photos))}"
-        request = camera.email(sender, recipients, photos, boundary)
-        self._call(step, request, SUCCESS)
+        self._call(step, camera.email(sender, recipients, photos, boundary), SUCCESS)
 
     def post(self, site: str, user: str, photos: Sequence[Photo]) -> None:
         """Send the photos to a social site, one by one."""
@@ -279,36 +250,44 @@ class Sender:
         # A caption with as many descriptions as photos makes the post complete at once.
         caption = "~".join(["Sent from Samsung Camera.", *("a test" for _ in photos)])
         for photo in photos:
-            step = f"announcement of {printable(photo.name)}"
+            name = printable(photo.name)
             request = camera.announcement(site, key, photo, caption)
-            reply = self._call(step, request, 'HostAddr="', 'ResourceID="')
+            reply = self._call(f"announcement of {name}", request, 'HostAddr="', 'ResourceID="')
             request = camera.put(reply.value("HostAddr"), reply.value("ResourceID"), photo)
-            self._call(f"upload of {photo}", request, SUCCESS)
+            self._call(f"upload of {name}, {format_size(photo.size)}", request, SUCCESS)
         self._call(f"logout from {site}", camera.logout(site, key))
 
-    def _call(self, step: str, request: Request, *wanted: str) -> Received:
+    def page_address(self) -> str:
+        """Return the address of the web page."""
+        place = self._places[EMAIL_HOST]
+        return f"http://{place.address}{'' if place.port == 80 else f':{place.port}'}/"
+
+    def _call(
+        self, step: str, request: Request, *wanted: str, outcome: str = "accepted"
+    ) -> Received:
         """Make a request whose reply must contain these strings."""
-        place = self.place(request.host)
-        reply = self._ask(step, request, place)
-        if reply.status != 200 or any(text.encode() not in reply.body for text in wanted):
-            raise SendError(f"{step}: {place.explain_reply(reply)}")
-        self._output(f"{step}: accepted")
+        place = self._places[request.host]
+        try:
+            reply = self._ask(request, place)
+            if reply.status != 200 or any(text.encode() not in reply.data for text in wanted):
+                raise SendError(place.explain_reply(reply))
+        except SendError as error:
+            raise SendError(f"{step}: {error}") from None
+        self._output(f"{step}: {outcome}")
         return reply
 
-    def _ask(self, step: str, request: Request, place: Place) -> Received:
+    def _ask(self, request: Request, place: Place) -> Received:
         try:
             connection = socket.create_connection((place.address, place.port), CONNECT)
+        except ConnectionRefusedError:
+            raise SendError(place.explain("refused")) from None
         except OSError as error:
-            cause = "refused" if isinstance(error, ConnectionRefusedError) else "unreachable"
-            sentence = place.explain(cause, reason=error_reason(error))
-            raise SendError(f"{step}: {sentence}") from None
-        cause = "closed"
-        with connection:
+            raise SendError(place.explain("unreachable", reason=error_reason(error))) from None
+        with connection, suppress(ConnectionError):
             try:
                 reply = camera.exchange(connection, request, self._timeout)
-            except OSError as error:
-                cause = "silent" if isinstance(error, TimeoutError) else cause
-                reply = Received(b"")
-        if not reply.data:
-            raise SendError(f"{step}: {place.explain(cause, seconds=self._timeout)}")
-        return reply
+            except TimeoutError:
+                raise SendError(place.explain("silent", seconds=self._timeout)) from None
+            if reply.data:
+                return reply
+        raise SendError(place.explain("closed"))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -22,8 +23,6 @@ from urllib.parse import quote, unquote, unquote_plus, unquote_to_bytes
 from nxparse.deliver import http_client
 from nxparse.deliver.errors import (
     DeliveryError,
-    PermanentError,
-    TemporaryError,
     TooLargeError,
     UnreachableError,
     clean_text,
@@ -31,7 +30,6 @@ from nxparse.deliver.errors import (
 from nxparse.deliver.http_client import Origin, Response
 from nxparse.multipart import Encoded
 
-LATER = (408, 425, 429)
 BUSY = (429, 503)  # with Retry-After, for all uploads
 TEXT_TYPES = ("text/plain", "application/json")
 MAX_TEXT = 4096  # bytes of a reply that are read
@@ -44,6 +42,7 @@ class Server:
     origin: Origin
     path: str = field(repr=False)
     authorization: str = field(default="", repr=False)
+    secrets: Sequence[str] = field(default=(), repr=False, compare=False)  # the longest first
 
     def __str__(self) -> str:
         return str(self.origin)
@@ -61,10 +60,13 @@ def parse_server(url: str) -> Server:
             raise ValueError
     except ValueError:
         raise ValueError("not a URL like https://host/path") from None
-    authorization = ""
-    if parts.username is not None:
-        authorization = f"Basic {base64.b64encode(user + b':' + password).decode('ascii')}"
-    return Server(origin, f"{path}?{query}" if query else path, authorization)
+    login = base64.b64encode(user + b":" + password).decode("ascii")
+    return Server(
+        origin,
+        f"{path}?{query}" if query else path,
+        f"Basic {login}" if parts.username is not None else "",
+        _secrets(path, query, [user.decode("utf-8", "replace"), login], password),
+    )
 
 
 def send(body: Encoded, id: str, to: Server, now: float) -> str:
@@ -77,7 +79,6 @@ def send(body: Encoded, id: str, to: Server, now: float) -> str:
         "Content-Type": body.content_type,
         "Content-Length": str(body.size),
         "Idempotency-Key": f'"{id}"',
-        "User-Agent": "nx_addon",
     }
     if to.authorization:
         headers["Authorization"] = to.authorization
@@ -92,19 +93,16 @@ def send(body: Encoded, id: str, to: Server, now: float) -> str:
 def _error(response: Response, to: Server, now: float) -> DeliveryError:
     status = response.status
     # Some JSON writers escape slashes.
-    reply = clean_text(_reply(response).replace("\\/", "/"), _secrets(to))
+    reply = clean_text(_reply(response).replace("\\/", "/"), to.secrets)
     reason = f"{to} replied {reply}"
     retry_after = _parse_retry_after(response.headers["Retry-After"], now)
     if status in BUSY and retry_after:
         return UnreachableError(reason, retry_after)
-    # 1xx: interim, the final reply is missing.
-    if status in LATER or status >= 500 or status < 200:
-        return TemporaryError(reason, retry_after)
     if status == 413:
         return TooLargeError(reason)
-    if status < 400 and "Location" in response.headers:
+    if 300 <= status < 400 and "Location" in response.headers:
         reason += "; redirects are not followed, so the rule needs the final URL"
-    return PermanentError(reason)
+    return http_client.status_error(status, reason, retry_after)
 
 
 def _parse_retry_after(value: str | None, now: float) -> float | None:
@@ -131,19 +129,15 @@ def _reply(response: Response) -> str:
     return f"{status}: {text.partition(chr(10))[0]}"
 
 
-def _secrets(to: Server) -> list[str]:
+def _secrets(path: str, query: str, login: Sequence[str], password: bytes) -> Sequence[str]:
     """Return the parts of a URL that may be secret, encoded and decoded, the longest first.
 
     Short words are no tokens, but may be in any reply: at least 8 characters are required of the
     segments of a path, and 4 of the rest. Passwords always count.
     """
-    path, _, query = to.path.partition("?")
-    credentials = to.authorization.partition(" ")[2]
-    login = base64.b64decode(credentials).decode("utf-8", "replace")
-    user, _, password = login.partition(":")
-    pairs = [pair.partition("=") for pair in query.split("&")]
-    values = [value or name for name, _, value in pairs]
-    words = [word for word in (path, query, credentials, user, *values) if len(word) >= 4]
+    words = [path, query, *login, *re.findall(r"(?:[^=&]*=)?([^&]+)", query)]
+    words = [word for word in words if len(word) >= 4]
     words += [word for word in path.split("/") if len(word) >= 8]
-    forms = {decode(word) for word in words for decode in (str, unquote, unquote_plus)} | {password}
+    forms = {decode(word) for word in words for decode in (str, unquote, unquote_plus)}
+    forms.add(password.decode("utf-8", "replace"))
     return sorted(forms - {""}, key=len, reverse=True)

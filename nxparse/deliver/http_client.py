@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import http.client
 import re
-import ssl
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from email.message import Message
 from urllib.parse import SplitResult, urlsplit
 
-from nxparse.deliver.errors import TemporaryError, UnreachableError
+from nxparse.deliver.errors import (
+    DeliveryError,
+    PermanentError,
+    TemporaryError,
+    UnreachableError,
+)
 from nxparse.deliver.privacy import is_private
 
 CONNECT_TIMEOUT = 30.0  # seconds
@@ -82,7 +86,8 @@ def request(
     or if a successful one arrives before the whole body is sent, and whatever iterating over `body`
     raises.
     """
-    with closing(_connection(origin)) as connection:
+    kind = http.client.HTTPSConnection if origin.secure else http.client.HTTPConnection
+    with closing(kind(origin.host, origin.port, timeout=CONNECT_TIMEOUT)) as connection:
         try:
             connection.connect()
         except OSError as error:
@@ -104,13 +109,12 @@ def request(
     return response
 
 
-def _connection(origin: Origin) -> http.client.HTTPConnection:
-    if not origin.secure:
-        return http.client.HTTPConnection(origin.host, origin.port, timeout=CONNECT_TIMEOUT)
-    context = ssl.create_default_context()
-    return http.client.HTTPSConnection(
-        origin.host, origin.port, timeout=CONNECT_TIMEOUT, context=context
-    )
+def status_error(status: int, reason: str, retry_after: float | None = None) -> DeliveryError:
+    """Return the error for a response that is not 2xx."""
+    # 1xx: interim, the final response is missing.
+    if status in (408, 425, 429) or status >= 500 or status < 200:
+        return TemporaryError(reason, retry_after)
+    return PermanentError(reason)
 
 
 def _send(
@@ -121,11 +125,12 @@ def _send(
     body: Iterable[bytes],
 ) -> OSError | None:
     """Send a request. Returns the error if the connection breaks."""
+    headers = {"User-Agent": "nx_addon", "Connection": "close", **headers}
     try:
-        connection.request(method, path, headers={**headers, "Connection": "close"})
+        connection.request(method, path, headers=headers)
     except OSError as error:
         return error
-    for chunk in body:
+    for chunk in body:  # reading it may raise an OSError, too
         try:
             connection.send(chunk)
         except OSError as error:

@@ -14,12 +14,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import email.utils
-import hmac
 import re
 import smtplib
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.header import Header
 from email.message import Message
@@ -40,16 +39,17 @@ from nxparse.upload import File, Upload
 
 # In seconds. An early timeout after the final dot would send a message twice (RFC 5321
 # section 4.5.3.2).
+CHECK_TIMEOUT = 20.0
 CONNECT_TIMEOUT = 60.0  # for the connection, the greeting, and each reply up to the login
 REPLY_TIMEOUT = 300.0
 FINAL_TIMEOUT = 600.0
 QUIT_TIMEOUT = 10.0
 # A wrong password stays wrong, and some servers lock accounts after a few attempts.
 LOGIN_RETRY = 3600.0
-MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5")  # the first one that the server offers is used
+ACCEPTED = (250, 251, 252)
 
 _LINE = 57  # bytes in a line of 76 characters of base64
-_BLOCK = _LINE * 1024
+_BLOCK = _LINE << 10  # bytes of a photo that are read at a time
 # Long encoded words break RFC 2047 section 2. The newer policies decode encoded words in a
 # value before they write it.
 _POLICY = compat32.clone(linesep="\r\n", max_line_length=76)
@@ -59,10 +59,13 @@ _UNFOLDED = _POLICY.clone(max_line_length=None)
 
 @dataclass(frozen=True, slots=True)
 class OutgoingMessage:
-    """A message with its envelope. `size` is the number of bytes that `chunks` returns."""
+    """A message with its envelope. `size` is the number of bytes that `chunks` returns.
+
+    `recipients` maps the addresses in the envelope to their spelling in the delivery.
+    """
 
     sender: str
-    recipients: tuple[str, ...]
+    recipients: Mapping[str, str]
     head: bytes
     attachments: tuple[tuple[bytes, File], ...]
     tail: bytes
@@ -76,7 +79,7 @@ class OutgoingMessage:
         yield self.head
         for head, file in self.attachments:
             yield head
-            yield from _encoded(file.chunks())
+            yield from _encoded(file)
         yield self.tail
 
 
@@ -95,7 +98,7 @@ def compose(
     `mail_from`, if not empty, is the sender, and the camera's sender becomes Reply-To.
     Raises AddressError.
     """
-    to = [deliverable(recipient) for recipient in recipients]
+    to = {deliverable(recipient): recipient for recipient in recipients}
     try:
         camera = deliverable(upload.sender)
     except AddressError:
@@ -121,7 +124,7 @@ def compose(
     delimiter = f"--{boundary}\r\n".encode("ascii")
     return OutgoingMessage(
         sender=sender,
-        recipients=tuple(to),
+        recipients=to,
         head=_written(headers) + delimiter + _written(text_headers) + text,
         attachments=tuple((delimiter + _written(_file_headers(file)), file) for file in files),
         tail=f"--{boundary}--\r\n".encode("ascii"),
@@ -170,16 +173,9 @@ def _encoded_size(size: int) -> int:
     return 4 * -(-size // 3) + 2 * -(-size // _LINE)
 
 
-def _encoded(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Encode chunks of any size as lines of base64."""
-    rest = b""
-    for chunk in chunks:
-        data = rest + chunk
-        end = len(data) - len(data) % _LINE
-        for start in range(0, end, _BLOCK):
-            yield _base64_lines(data[start : min(start + _BLOCK, end)])
-        rest = data[end:]
-    yield _base64_lines(rest)
+def _encoded(file: File) -> Iterator[bytes]:
+    for start in range(0, file.size, _BLOCK):
+        yield _base64_lines(file.fetch(start, min(start + _BLOCK, file.size)))
 
 
 def _base64_lines(data: bytes) -> bytes:
@@ -188,18 +184,14 @@ def _base64_lines(data: bytes) -> bytes:
 
 # Enhanced status codes (RFC 3463): the message is too large for the system or the mailbox.
 _SIZE_STATUS = re.compile(r"(?<![\d.])5\.(?:3\.4|2\.3)(?!\.?\d)")
-# Codes that usually mean the size, unless the text says that the mailbox is full or that
-# the content is refused.
 _SIZE_CODES = (523, 552)
-_OTHER_STATUS = re.compile(r"(?<![\d.])5\.(?:2\.2|7\.\d+)(?!\.?\d)")
 _SIZE_WORDS = re.compile(
-    r"\btoo (?:big|large)\b"
-    r"|\b(?:message|mail|stream|data|content)(?: is)? too long\b"
-    r"|\b(?:size|length|bytes)\b.{0,60}\b(?:exceed|limit|maximum|more than|larger|greater)"
-    r"|\b(?:exceed|limit|maximum|more than|larger|greater).{0,60}"
-    r"\b(?:size|length|bytes|\d+ ?[kMG]B)\b",
+    r"\btoo (?:big|large|long)\b|(?=.*\b(?:size|length|bytes|\d+ ?[kMG]B)\b)"
+    r".*\b(?:exceed|limit|maximum|more than|larger|greater)",
     re.IGNORECASE,
 )
+# The mailbox is full, or the content is refused.
+_OTHER_STATUS = re.compile(r"(?<![\d.])5\.(?:2\.2|7\.\d+)(?!\.?\d)")
 _OTHER_WORDS = re.compile(r"\b(?:mailbox|quota|header|line|subject|address)\b", re.IGNORECASE)
 
 
@@ -213,8 +205,8 @@ def means_size(code: int, text: bytes) -> bool:
     words = " ".join(text.decode("utf-8", "replace").split())
     if _SIZE_STATUS.search(words):
         return True
-    if code in _SIZE_CODES and not _OTHER_STATUS.search(words):
-        return True
+    if code in _SIZE_CODES:
+        return not _OTHER_STATUS.search(words)
     return bool(_SIZE_WORDS.search(words)) and not _OTHER_WORDS.search(words)
 
 
@@ -227,9 +219,9 @@ def send(message: OutgoingMessage, server: Smarthost) -> list[Refused]:
     the retry has the same Message-ID.
     """
     try:
-        smtp = connect(server, CONNECT_TIMEOUT)
+        smtp = _connect(server, CONNECT_TIMEOUT)
     except (OSError, smtplib.SMTPException) as error:
-        raise UnreachableError(f"{server}: {describe(error, server)}") from None
+        raise UnreachableError(f"{server}: {_describe(error, server)}") from None
     is_complete = False
     try:
         if smtp.sock:
@@ -242,16 +234,37 @@ def send(message: OutgoingMessage, server: Smarthost) -> list[Refused]:
         return refused
     except (OSError, smtplib.SMTPException) as error:
         doubt = "; it may have been accepted all the same" if is_complete else ""
-        raise TemporaryError(f"{server}: {describe(error, server)}{doubt}") from None
+        raise TemporaryError(f"{server}: {_describe(error, server)}{doubt}") from None
     finally:
-        disconnect(smtp)
+        _disconnect(smtp)
 
 
-def connect(server: Smarthost, timeout: float) -> smtplib.SMTP:
+def check_smarthost(server: Smarthost, timeout: float = CHECK_TIMEOUT) -> str:
+    """Connect to a mail server, start TLS, log in and quit. Returns a line for the log.
+
+    Blocks for at most `timeout` seconds for the connection and for each of about seven replies.
+    Raises UnreachableError with the reason and the option to change.
+    """
+    try:
+        smtp = _connect(server, timeout)
+    except (OSError, smtplib.SMTPException) as error:
+        advice = "check host and port in nx_smtp"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            advice = "nx_smtp must contain the host name of the server's certificate"
+        elif isinstance(error, ssl.SSLError) and server.security is Security.TLS:
+            advice = "if this port does not use TLS from the start, set nx_smtp to smtp+starttls://"
+        elif server.port == 465 and server.security is not Security.TLS:
+            advice = "port 465 needs smtps:// in nx_smtp"
+        raise UnreachableError(f"{server}: {_describe(error, server)}; {advice}") from None
+    _disconnect(smtp)
+    return f"{server.host} accepts {'our login' if server.user else 'connections'}"
+
+
+def _connect(server: Smarthost, timeout: float) -> smtplib.SMTP:
     """Connect to a mail server, start TLS and log in. The password is never sent in clear.
 
     Waits at most `timeout` seconds for each reply. Raises UnreachableError, or an OSError or
-    SMTPException, whose text may contain the password: see `describe`.
+    SMTPException, whose text may contain the password: see `_describe`.
     """
     context = ssl.create_default_context()
     if server.security is Security.IF_OFFERED and not server.user:
@@ -291,7 +304,7 @@ def connect(server: Smarthost, timeout: float) -> smtplib.SMTP:
     return smtp
 
 
-def disconnect(smtp: smtplib.SMTP) -> None:
+def _disconnect(smtp: smtplib.SMTP) -> None:
     """Send QUIT and close the connection. Errors are ignored: they change nothing."""
     with contextlib.suppress(OSError, smtplib.SMTPException):
         if smtp.sock:
@@ -300,8 +313,8 @@ def disconnect(smtp: smtplib.SMTP) -> None:
     smtp.close()
 
 
-def describe(error: Exception, server: Smarthost) -> str:
-    """Return an error of `connect` as one line without the password."""
+def _describe(error: Exception, server: Smarthost) -> str:
+    """Return an error of `_connect` as one line without the password."""
     text = str(error) or type(error).__name__
     if isinstance(error, smtplib.SMTPResponseException):
         said = error.smtp_error
@@ -313,30 +326,21 @@ def describe(error: Exception, server: Smarthost) -> str:
 def _log_in(smtp: smtplib.SMTP, server: Smarthost) -> None:
     """Authenticate in UTF-8 (RFC 4616). smtplib's own login is limited to ASCII."""
     offered = smtp.esmtp_features.get("auth", "").upper().split()
-    match next((one for one in MECHANISMS if one in offered), None):
-        case "PLAIN":
-            token = _base64(f"\0{server.user}\0{server.password}")
-            code, text = smtp.docmd("AUTH", f"PLAIN {token}")
-        case "LOGIN":
-            code, text = smtp.docmd("AUTH", "LOGIN")
-            for word in (server.user, server.password):
-                if code == 334:
-                    code, text = smtp.docmd(_base64(word))
-        case "CRAM-MD5":
-            code, text = smtp.docmd("AUTH", "CRAM-MD5")
-            # A challenge that is not base64, or a Python without MD5, ends the login.
-            with contextlib.suppress(ValueError):
-                if code == 334:
-                    challenge = base64.b64decode(text)
-                    digest = hmac.new(server.password.encode(), challenge, "md5").hexdigest()
-                    code, text = smtp.docmd(_base64(f"{server.user} {digest}"))
-        case _:
-            shown = clean_text(" ".join(offered), _secrets(server)) or "none"
-            raise UnreachableError(
-                f"{server} offers no supported login method (offered: {shown}; "
-                f"supported: {' '.join(MECHANISMS)}): check host and port in nx_smtp",
-                LOGIN_RETRY,
-            )
+    if "PLAIN" in offered:
+        token = _base64(f"\0{server.user}\0{server.password}")
+        code, text = smtp.docmd("AUTH", f"PLAIN {token}")
+    elif "LOGIN" in offered:
+        code, text = smtp.docmd("AUTH", "LOGIN")
+        for word in (server.user, server.password):
+            if code == 334:
+                code, text = smtp.docmd(_base64(word))
+    else:
+        shown = clean_text(" ".join(offered), _secrets(server)) or "none"
+        raise UnreachableError(
+            f"{server} offers no supported login method (offered: {shown}; "
+            f"supported: PLAIN LOGIN): check host and port in nx_smtp",
+            LOGIN_RETRY,
+        )
     if code not in (235, 503):  # 503: already logged in
         raise UnreachableError(
             f"{server} refuses the login of {server.user!r} ({_reply(code, text, server)}): "
@@ -356,15 +360,15 @@ def _send_envelope(
         options = [f"SIZE={message.size}"]
     _check("sender", *smtp.mail(message.sender, options), server)
     refused = []
-    for recipient in message.recipients:
+    for recipient, as_given in message.recipients.items():
         code, text = smtp.rcpt(recipient)
-        if not _is_accepted(code):
+        if code not in ACCEPTED:
             reply = _reply(code, text, server)
             can_split = options and len(message.attachments) > 1
             # The code is left out: 552 means a full mailbox here.
             if can_split and _is_permanent(code) and means_size(550, text):
                 raise TooLargeError(f"{server} refuses {recipient}: {reply}")
-            refused.append(Refused(recipient, _is_permanent(code), reply))
+            refused.append(Refused(as_given, _is_permanent(code), reply))
     return refused
 
 
@@ -386,7 +390,7 @@ def _send_content(smtp: smtplib.SMTP, message: OutgoingMessage, server: Smarthos
 
 def _check(subject: str, code: int, text: bytes, server: Smarthost) -> None:
     """Raise the error that a reply code stands for. Codes that no RFC defines are temporary."""
-    if _is_accepted(code):
+    if code in ACCEPTED:
         return
     reason = f"{server} refuses the {subject}: {_reply(code, text, server)}"
     if means_size(code, text):
@@ -396,10 +400,6 @@ def _check(subject: str, code: int, text: bytes, server: Smarthost) -> None:
     if code == 421:  # it is about to close the connection
         raise UnreachableError(reason)
     raise (PermanentError if _is_permanent(code) else TemporaryError)(reason)
-
-
-def _is_accepted(code: int) -> bool:
-    return code in (250, 251, 252)
 
 
 def _is_permanent(code: int) -> bool:

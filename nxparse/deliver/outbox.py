@@ -89,8 +89,8 @@ class Outbox:
         self._by_target: dict[str, Delivery] = {}  # by target
         # Targets that must not be contacted: until when (Unix time), and why.
         self._back_offs: dict[str, tuple[float, str]] = {}
-        # Results that the database could not store, by target and id of the delivery.
-        self._unrecorded: dict[tuple[str, str], Callable[[], None]] = {}
+        # Results that the database could not store.
+        self._unrecorded: dict[Attempted, Callable[[], None]] = {}
 
     def start(self) -> None:
         """Start the threads. A delivery from before a `stop` may still be in progress."""
@@ -128,7 +128,7 @@ class Outbox:
 
     def attempted(self) -> set[Attempted]:
         """Return the keys of the deliveries in progress."""
-        return {_key(one) for one in self.current}
+        return {one.key for one in self.current}
 
     def deliver_due(self, target: str) -> None:
         """Make all deliveries that are due for a target."""
@@ -142,11 +142,11 @@ class Outbox:
             new = delivery.attempts > 0
             self._by_target[target] = delivery
             try:
-                if unrecorded := self._unrecorded.get((target, delivery.id)):
+                if unrecorded := self._unrecorded.get(delivery.key):
                     # It has been made: to repeat it would send a second mail.
                     self._record(delivery, unrecorded)
                 else:
-                    self._with_files(delivery, self._attempt)
+                    self._handle_errors(self._attempt, delivery)
             finally:
                 del self._by_target[target]
 
@@ -197,13 +197,10 @@ class Outbox:
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or self._changes != changes, seconds)
 
-    def _with_files(
-        self, delivery: Delivery, action: Callable[[Upload, Sequence[File], Delivery], None]
-    ) -> None:
-        """Call `action` with the files of a delivery, and handle its errors."""
+    def _handle_errors(self, action: Callable[[Delivery], None], delivery: Delivery) -> None:
+        """Call `action` with a delivery, and handle the errors it raises."""
         try:
-            with self._spool.read(delivery) as (upload, files):
-                action(upload, files, delivery)
+            action(delivery)
         except sqlite3.Error:
             raise
         except BodyError as error:
@@ -217,31 +214,33 @@ class Outbox:
             )
             self._retry(delivery, repr(error))
 
-    def _attempt(self, upload: Upload, files: Sequence[File], delivery: Delivery) -> None:
+    def _attempt(self, delivery: Delivery) -> None:
+        files: Sequence[File] = ()
         try:
-            outcome = self.deliver_to(delivery.target)(upload, files, delivery)
+            with self._spool.read(delivery) as (upload, files):
+                outcome = self.deliver_to(delivery.target)(upload, files, delivery)
         except TooLargeError as error:
             if len(files) > 1:
                 self._record(delivery, partial(self._spool.split, delivery, len(files)))
                 logger.info(f"upload {delivery.id}: {error}; sending each file by itself")
             else:
-                self._abandon(str(error), files, delivery)
+                self._abandon(str(error), delivery)
         except PermanentError as error:
-            self._abandon(str(error), files, delivery)
+            self._abandon(str(error), delivery)
         except (TemporaryError, OSError) as error:
             reason = error_reason(error)
             least = getattr(error, "retry_after", None) or 0.0
             if self._expired(delivery):
-                self._abandon(f"abandoned: {reason}", files, delivery)
+                self._abandon(f"abandoned: {reason}", delivery)
             else:
                 progress = getattr(error, "progress", ())
                 self._retry(delivery, reason, least=least, progress=progress)
             if isinstance(error, UnreachableError):
                 self._back_off(delivery, reason, least)
         else:
-            self._settle(files, delivery, outcome)
+            self._settle(delivery, outcome)
 
-    def _settle(self, files: Sequence[File], delivery: Delivery, outcome: Outcome) -> None:
+    def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """Record the result for each recipient: reached, to be retried, or refused for good."""
         expired = self._expired(delivery)
         later = [one for one in outcome.refused if not one.permanent and not expired]
@@ -249,14 +248,14 @@ class Outbox:
         refused = {one.recipient for one in outcome.refused}
         reached = tuple(one for one in delivery.recipients if one not in refused)
         if never and not later and not reached:
-            self._abandon(_common_reason(never), files, delivery)
+            self._abandon(_common_reason(never), delivery)
             return
         if reached:
             logger.info(f"upload {delivery.id}: {outcome.message}")
         missed = f"not delivered to {_refusals(never)}" if never else ""
         if never:
             try:
-                where = self.save_undelivered(files, delivery)
+                where = self._save_undelivered(delivery)
             except OSError as error:
                 # Only the refused recipients are retried: the others have been reached.
                 left = [one.recipient for one in outcome.refused]
@@ -271,10 +270,9 @@ class Outbox:
 
     def _record(self, delivery: Delivery, result: Callable[[], None]) -> None:
         """Store a result in the spool. If that fails, it is stored when the delivery is due."""
-        key = (delivery.target, delivery.id)
-        self._unrecorded[key] = result
+        self._unrecorded[delivery.key] = result
         result()
-        del self._unrecorded[key]
+        del self._unrecorded[delivery.key]
 
     def _expired(self, delivery: Delivery) -> bool:
         # `waited` adds up the waits and depends on no clock, which may jump.
@@ -283,13 +281,9 @@ class Outbox:
     def _back_off(self, delivery: Delivery, reason: str, least: float) -> None:
         """Postpone what else is due for a target, as if it had failed together with `delivery`."""
         target = delivery.target
-
-        def abandon(_: Upload, files: Sequence[File], expired: Delivery) -> None:
-            self._abandon(f"abandoned: {reason}", files, expired)
-
         for other in self._spool.due(target):
             if self._expired(other):
-                self._with_files(other, abandon)
+                self._handle_errors(partial(self._abandon, f"abandoned: {reason}"), other)
         wait = self._wait_after(delivery, least)
         self._postpone_others(target, wait, reason, except_for=delivery)
         if least:
@@ -310,13 +304,17 @@ class Outbox:
         if others := self._spool.back_off(target, wait, reason, except_for=except_for):
             logger.warning(f"{target_label(target)}: {reason}; other deliveries waiting: {others}")
 
-    def _abandon(self, reason: str, files: Sequence[File], delivery: Delivery) -> None:
-        where = self.save_undelivered(files, delivery)
+    def _abandon(self, reason: str, delivery: Delivery) -> None:
+        where = self._save_undelivered(delivery)
         self._record(delivery, partial(self._spool.failed, delivery, reason))
         logger.warning(
             f"upload {delivery.id} is not delivered to {format_recipients(delivery.recipients)}: "
             f"{reason}; {where}"
         )
+
+    def _save_undelivered(self, delivery: Delivery) -> str:
+        with self._spool.read(delivery) as (_, files):
+            return self.save_undelivered(files, delivery)
 
     def _quarantine(self, delivery: Delivery, error: BodyError) -> None:
         try:
@@ -339,26 +337,17 @@ class Outbox:
         """Postpone a delivery by at least `least` seconds, to `recipients` or all of its own."""
         wait = self._wait_after(delivery, least)
         left = delivery.recipients if recipients is None else recipients
-        postpone = partial(self._spool.postpone, delivery, wait, reason, left, progress)
-        self._record(delivery, postpone)
+        self._record(
+            delivery, partial(self._spool.postpone, delivery, wait, reason, left, progress)
+        )
         logger.warning(
             f"upload {delivery.id}: {target_label(delivery.target)}: {reason}; "
             f"it is safe, next try in {format_duration(wait)}"
         )
 
     def _wait_after(self, delivery: Delivery, least: float) -> float:
-        wait = waiting_time(delivery.waited, least)
+        wait = min(max(delivery.waited, MIN_WAIT, least), MAX_WAIT)
         return max(wait * self._jitter(), min(least, MAX_WAIT))
-
-
-def waiting_time(waited: float, least: float = 0.0) -> float:
-    """Return the seconds until the next attempt of a delivery that has waited `waited` so far."""
-    return min(max(waited, MIN_WAIT, least), MAX_WAIT)
-
-
-def is_due(next_try: float, now: float) -> bool:
-    """Is a delivery due? A time too far in the future counts too: the clock was set back."""
-    return not is_ahead(next_try, now)
 
 
 def describe_waiting(
@@ -368,7 +357,7 @@ def describe_waiting(
 
     `attempts` are the deliveries in progress, as far as the caller knows them.
     """
-    lines = [_describe(one, now, _key(one) in attempts) for one in deliveries]
+    lines = [_describe(one, now, one.key in attempts) for one in deliveries]
     return "\n".join(lines) or "no pending deliveries"
 
 
@@ -383,17 +372,13 @@ def _describe(one: Delivery, now: float, in_progress: bool) -> str:
         facts.append(f"tried {times}")
     if in_progress:
         facts.append("being tried now")
-    elif is_due(one.next_try, now):
-        facts.append("due now")
-    else:
+    elif is_ahead(one.next_try, now):
         which = "next" if one.attempts else "first"
         facts.append(f"{which} try in {format_duration(one.next_try - now)}")
+    else:
+        facts.append("due now")
     reason = f": {printable(one.reason, 200)}" if one.reason else ""
     return f"{one.arrival.id}{file_number}: {', '.join(facts)}{reason}"
-
-
-def _key(delivery: Delivery) -> Attempted:
-    return delivery.arrival.id, delivery.target, delivery.file_number
 
 
 def _refusals(refused: Sequence[Refused]) -> str:

@@ -34,13 +34,12 @@ PHOTO_SITES = VIDEO_SITES | _PHOTO_ONLY
 OAUTH_SITES = frozenset({"dropbox", "flickr", "skydrive"})
 SITES = PHOTO_SITES | OAUTH_SITES
 
-_VARIABLES = r"(?:\$\{\w+\})*"
-_SCHEME = r"(?:[A-Za-z][A-Za-z0-9+.-]*|\$\{\w+\})(?=://)"
-# The host and port of a URL, where no part of a password can be mistaken for them.
-_HOST = (
-    r"://(?:[^/?#]*@)?"
-    r"((?:(?:[\w.-]|\$\{\w+\})+|\[[0-9A-Fa-f:.]+\])(?::(?:[0-9]+|\$\{\w+\}))?)"
-    r"(?:[/?#][^@]*)?"
+_VARIABLES = re.compile(r"(?:\$\{\w+\})*")
+# The host and port of a URL are shown where no part of a password can be mistaken for them.
+_URL = re.compile(
+    r"(?P<scheme>(?:[A-Za-z][A-Za-z0-9+.-]*|\$\{\w+\})://)(?:(?:[^/?#]*@)?"
+    r"(?P<host>(?:(?:[\w.-]|\$\{\w+\})+|\[[0-9A-Fa-f:.]+\])(?::(?:[0-9]+|\$\{\w+\}))?)"
+    r"(?:[/?#][^@]*)?\Z)?"
 )
 
 
@@ -115,18 +114,15 @@ def shown(text: str) -> str:
     if kind == "run":  # anything beside a URL may be a password for it
         program = argument.split()[0]
         return f"run:{program} ..." if re.fullmatch(r"[\w./~${}-]+", program) else "run:..."
-    variables = re.match(_VARIABLES, argument)
-    assert variables
-    if variables[0] == argument:
+    if _VARIABLES.fullmatch(argument):
         return text
-    scheme = re.match(_SCHEME, argument)
-    if not scheme:
-        return f"{kind}:{variables[0]}..."
-    host = re.fullmatch(_HOST, argument[scheme.end() :])
-    if not host or kind == "notify":  # the host of its URLs may be a token
-        return f"{kind}:{scheme[0]}://..."
-    bare = f"{scheme[0]}://{host[1]}"
-    return f"{kind}:{bare}{'' if bare == argument else '/...'}"
+    url = _URL.match(argument)
+    if not url:
+        return f"{kind}:{_VARIABLES.findall(argument)[0]}..."
+    if not url["host"] or kind == "notify":  # the host of its URLs may be a token
+        return f"{kind}:{url['scheme']}..."
+    bare = url["scheme"] + url["host"]
+    return f"{kind}:{bare}" if bare == argument else f"{kind}:{bare}/..."
 
 
 def shown_rule(text: str) -> str:

@@ -16,13 +16,13 @@ import errno
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from nxparse.deliver.copies import copies
 from nxparse.deliver.errors import PermanentError, TemporaryError, UnreachableError, clean_text
@@ -47,9 +47,7 @@ def parse_command(text: str) -> tuple[str, ...]:
     if "\0" in text:
         raise ValueError("a command cannot hold a NUL")
     words = tuple(shlex.split(text))
-    if not words:
-        raise ValueError("there is no command")
-    if not words[0].strip():
+    if not words or not words[0].strip():
         raise ValueError("the program has no name")
     if "://" in words[0]:
         raise ValueError("a URL is not a program: to post to one, say forward:URL")
@@ -99,22 +97,26 @@ def _replace_names(word: str, values: Mapping[str, str], environ: Mapping[str, s
     return _NAME.sub(value, word)
 
 
-def _call(program: str, arguments: Sequence[str]) -> None:
-    """Run a program to its end. `program` is its name in the options."""
+def _call(program: str, command: Sequence[str]) -> None:
+    """Run a command to its end. `program` is its name in the options."""
     name = os.path.basename(program)
     with _starting:
         try:
             process = subprocess.Popen(
-                arguments,
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         except OSError as error:
-            raise _start_error(program, arguments[0], error) from None
+            raise _start_error(program, error) from None
         _running.add(process)
-    output = _Output(process)
+    assert process.stdout
+    tail = bytearray()
+    arguments = (process.stdout, tail)
+    reader = threading.Thread(target=_read_end, args=arguments, name="nx output", daemon=True)
+    reader.start()
     try:
         with _killed_with_us(process.pid):
             status = process.wait(TIMEOUT)
@@ -125,7 +127,10 @@ def _call(program: str, arguments: Sequence[str]) -> None:
         process.wait()
         _running.discard(process)
     ending = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-    line = output.last_line()
+    reader.join(DRAIN_TIMEOUT)  # a detached child may hold the pipe open
+    lines = tail.decode("utf-8", "replace").split("\n")
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    line = clean_text(last.rstrip()[-MAX_LINE:])
     reason = f"{name} {ending}: {line}" if line else f"{name} {ending}"
     if status == TEMPORARY_STATUS or status < 0:
         raise TemporaryError(reason)
@@ -165,40 +170,23 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             process.kill()
 
 
-def _start_error(program: str, path: str, error: OSError) -> Exception:
-    """Return what to raise. `path` is `program` with its variables replaced."""
+def _start_error(program: str, error: OSError) -> Exception:
+    """Return what to raise. `program` is its name in the options."""
     reason = f"{program} cannot be started: {error.strerror}"
     if error.errno == errno.E2BIG:
         return PermanentError(reason)
-    if error.errno == errno.ENOENT and shutil.which(path):
-        return UnreachableError(f"{program} needs an interpreter that is not installed")
+    if error.filename is None:  # the system is short of something
+        return error
     if error.errno == errno.ENOENT:
-        return UnreachableError(f"there is no program {program}")
+        reason += " (the program, or the interpreter in its first line)"
     if error.errno == errno.ENOEXEC:
-        return UnreachableError(f"{reason}; a script needs a first line like #!/bin/sh")
-    # Without a file name, the system is short of something.
-    return error if error.filename is None else UnreachableError(reason)
+        reason += "; a script needs a first line like #!/bin/sh"
+    return UnreachableError(reason)
 
 
-class _Output:
-    """Reads the output of a process, of which it keeps only the end."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdout
-        self._pipe = process.stdout
-        self._tail = b""
-        self._thread = threading.Thread(target=self._read, name="nx output", daemon=True)
-        self._thread.start()
-
-    def last_line(self) -> str:
-        """Return the last line that is not blank, for a log. The process must have ended."""
-        # A detached child may hold the pipe open.
-        self._thread.join(DRAIN_TIMEOUT)
-        lines = self._tail.decode("utf-8", "replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "")
-        return clean_text(last.rstrip()[-MAX_LINE:])
-
-    def _read(self) -> None:
-        with self._pipe:
-            while chunk := os.read(self._pipe.fileno(), 1 << 16):
-                self._tail = (self._tail + chunk)[-OUTPUT_TAIL:]
+def _read_end(pipe: IO[bytes], tail: bytearray) -> None:
+    """Read all output of a program into `tail`, which keeps only the end."""
+    with pipe:
+        while chunk := os.read(pipe.fileno(), 1 << 16):
+            tail += chunk
+            del tail[:-OUTPUT_TAIL]

@@ -63,8 +63,7 @@ def store(files: Sequence[File], path: Path, id: str) -> list[Saved]:
         with Folder.make(path) as folder, taken_names(folder) as taken:
             for index, file in enumerate(files):
                 attempt = partial(_store, folder, taken, file, f"{id}-{index}")
-                name, new, identity = disk.with_name_limit(attempt)
-                saved.append(Saved(path / name, file.size, new, identity))
+                saved.append(disk.with_name_limit(attempt))
             folder.sync()
     except OSError as error:
         # The error has only the name inside the folder.
@@ -72,32 +71,35 @@ def store(files: Sequence[File], path: Path, id: str) -> list[Saved]:
     return saved
 
 
-def _store(
-    folder: Folder, taken: TakenNames, file: File, id: str, limit: int
-) -> tuple[str, bool, str]:
+def _store(folder: Folder, taken: TakenNames, file: File, id: str, limit: int) -> Saved:
     temporary = f".{id[1 - limit :]}"
     folder.discard(temporary)
     name, same = taken.place(file, limit)
-    if same:
-        return name, False, identity_of(folder.stat(name))
-    fd = folder.create(temporary)
+    identity = ""
     try:
-        try:
-            file.copy_to(fd)
-            os.fsync(fd)
-            identity = identity_of(os.fstat(fd))
-        finally:
-            os.close(fd)
+        if not same:
+            identity = _write(folder, temporary, file)
         while not same:
             try:
                 folder.publish(temporary, name)
             except FileExistsError:
                 name, same = taken.place(file, limit)
             else:
-                return name, True, identity
+                return Saved(folder.path / name, file.size, True, identity)
     finally:
         folder.discard(temporary)
-    return name, False, identity_of(folder.stat(name))
+    return Saved(folder.path / name, file.size, False, identity_of(folder.stat(name)))
+
+
+def _write(folder: Folder, name: str, file: File) -> str:
+    """Create a file durably. Returns its identity."""
+    fd = folder.create(name)
+    try:
+        file.copy_to(fd)
+        os.fsync(fd)
+        return identity_of(os.fstat(fd))
+    finally:
+        os.close(fd)
 
 
 def describe_saved(files: Sequence[Saved]) -> str:

@@ -49,12 +49,11 @@ def parse_smarthost(url: str) -> Smarthost:
         # Names that cannot be looked up and passwords that cannot be sent fail here, not later.
         (host or "").encode("idna")
         url.encode()
-        if re.search(r"[\s\0]", host or "") or port == 0:
+        is_rest = parts.path not in ("", "/") or parts.query or parts.fragment
+        if not host or port == 0 or re.search(r"[\s\0]", host) or is_rest:
             raise ValueError
     except ValueError:
-        raise ValueError("not an smtp://, smtp+starttls:// or smtps:// URL with a host") from None
-    if not host or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError("not like smtps://user:password@host")
+        raise ValueError("not a URL like smtps://user:password@host") from None
     return Smarthost(
         host,
         port or _PORTS[security],

@@ -181,16 +181,14 @@ def _mail(settings: Settings, argument: str) -> Deliver:
             )
         except ValueError as error:
             raise PermanentError(str(error)) from None
-        refused = {one.recipient: one for one in mail.send(message, settings.smtp)}
+        refused = mail.send(message, settings.smtp)
         if address and refused:
-            [one] = refused.values()
+            [one] = refused
             raise (PermanentError if one.permanent else TemporaryError)(one.reason)
-        # The message has normalized addresses, the delivery those typed on the camera.
-        typed = dict(zip(message.recipients, recipients, strict=True))
-        reached = [sent for sent in typed if sent not in refused]
+        missed = {one.recipient for one in refused}
+        reached = [sent for sent, as_given in message.recipients.items() if as_given not in missed]
         summary = f"mailed to {format_list(reached)}" if reached else "not mailed"
-        missed = [refused[one]._replace(recipient=typed[one]) for one in typed if one in refused]
-        return Outcome(f"{summary} through {settings.smtp}", tuple(missed))
+        return Outcome(f"{summary} through {settings.smtp}", tuple(refused))
 
     return deliver
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from nxparse.server.endpoints import bare_host
+from nxparse.server import endpoints
+from nxparse.server.endpoints import Endpoint, bare_host
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -39,6 +40,11 @@ class RecordedRequest(NamedTuple):
     client: str = ""
     at: float = 0.0
     answered: RecordedResponse | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The endpoint that answers this request."""
+        return endpoints.find(self.method, self.host, self.path)
 
     def header(self, name: str) -> str:
         """The value of the first header with this name; see `header`."""

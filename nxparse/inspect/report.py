@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from nxparse import __version__, filename, multipart
-from nxparse.deviation import BodyError, Deviation
+from nxparse import __version__, filename
+from nxparse.deviation import BodyError, Deviation, MultipartError
+from nxparse.framing import MAX_BOUNDARY, MAX_HEADER_BYTES, PartSpan, boundary_of
 from nxparse.inspect import show
 from nxparse.inspect.recorded import Headers, RecordedQuestion, RecordedRequest, header
 from nxparse.inspect.redact import Redactor, is_markup
-from nxparse.multipart import PartSpan
+from nxparse.scanner import Scanner
 from nxparse.server import endpoints, page
 from nxparse.upload import JPEG_HEAD, from_parts
 
@@ -81,7 +82,7 @@ class _Report:
         """Yield the blocks for a request and its reply. `began` is the Unix time of the first."""
         client = f"`{self.redact.token(request.client[:MAX_WORD])}`" if request.client else ""
         after = f", {request.at - began:.1f} s after the first" if request.at else ""
-        yield f"## {number}. {show.title(request)}"
+        yield f"## {number}. {request.endpoint.title}"
         yield f"From {client or 'an unknown address'}{after}."
         line = (
             self.redact.value("verb", request.method[:MAX_WORD]),
@@ -153,11 +154,11 @@ class _Report:
         yield _table([row for row in rows if row[1]])
 
     def _multipart(self, body: bytes, content_type: str) -> Iterator[str]:
-        scanner = multipart.Scanner(multipart.boundary_of(content_type[:MAX_READ]))
+        scanner = Scanner(boundary_of(content_type[:MAX_READ]))
         try:
             scanner.feed(body)
             parts = scanner.close()
-        except multipart.MultipartError as error:
+        except MultipartError as error:
             yield f"Body, {len(body)} bytes, that cannot be parsed as multipart:"
             yield _fenced([self._error(error)])
             yield from self._heads(body)
@@ -229,7 +230,7 @@ class _Report:
 
 def _head_of(body: bytes, part: PartSpan, boundary: bytes) -> bytes:
     """The bytes between the delimiter and the data of a part, without the blank line."""
-    earliest = max(0, part.start - multipart.MAX_HEADER_BYTES - 2 * multipart.MAX_BOUNDARY)
+    earliest = max(0, part.start - MAX_HEADER_BYTES - 2 * MAX_BOUNDARY)
     before = body.rfind(b"--" + boundary, earliest, part.start)
     head = body[before + 2 + len(boundary) : part.start].partition(b"\n")[2]
     return head.removesuffix(b"\n").removesuffix(b"\r")

@@ -10,35 +10,19 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from nxparse import jpeg, multipart
+from nxparse import jpeg
 from nxparse.deviation import BodyError
-from nxparse.inspect import credentials
+from nxparse.framing import boundary_of
 from nxparse.inspect.recorded import RecordedRequest
-from nxparse.server import endpoints
-from nxparse.server.endpoints import Endpoint, Service
-from nxparse.text import format_size, printable
+from nxparse.scanner import Scanner
+from nxparse.server.endpoints import Service
+from nxparse.text import describe_upload, format_size, printable
 from nxparse.upload import JPEG_HEAD, File, Upload, camera, from_parts, read, whole
 
-MAX_LINE = 200  # characters of a field
+MAX_LINE = 200  # characters of a field, a URL, a reason
+MAX_METHOD = 20
 MAX_XML = 4096  # bytes of XML that are shown
 
-EMAIL = "upload by e-mail"
-_TITLES = {
-    Service.CHECK: "hotspot check",
-    Service.PAGE: "page",
-    Service.THUMBNAIL: "thumbnail",
-    Service.OPEN: "saved file",
-    Service.DOWNLOAD: "saved file",
-    Service.README: "readme",
-    Service.EMAIL: EMAIL,
-    Service.FILE: "file for a social site",
-    Service.LOGIN: "login to {site}",
-    Service.PHOTO: "photo announced to {site}",
-    Service.VIDEO: "video announced to {site}",
-    Service.TIME: "time",
-    Service.ACCOUNT: "login to AllShare",
-    Service.LIST: "list of sites",
-}
 # Requests and replies in XML, with keys and tokens.
 _SOCIAL = (Service.LOGIN, Service.PHOTO, Service.VIDEO)
 
@@ -46,24 +30,37 @@ _SOCIAL = (Service.LOGIN, Service.PHOTO, Service.VIDEO)
 _FLOWS = re.compile(rb"[0-9]{1,10}:[0-9]{1,2}:[a-z_]+[;,]")
 
 
-def title(seen: RecordedRequest) -> str:
-    """The kind of a request, in a few words."""
-    return title_of(endpoints.find(seen.method, seen.host, seen.path))
+def describe_request(method: str, url: str) -> str:
+    """Return the method and URL of a request, for a line of the log."""
+    # Rarely needed, and slow to import: its regular expressions are large.
+    from nxparse.inspect import credentials
+
+    url = credentials.hide_in_url(url[: 2 * MAX_LINE])
+    return f"{printable(method, MAX_METHOD)} {printable(url, MAX_LINE)}"
 
 
-def title_of(endpoint: Endpoint) -> str:
-    """The kind of the requests that an endpoint answers, in a few words."""
-    return _TITLES.get(endpoint.service, "unknown").format(site=endpoint.argument)
+def describe_recorded(seen: RecordedRequest) -> str:
+    """Return a request from a file and its reply in one line of the log."""
+    line = f"{describe_request(seen.method, f'http://{seen.host}{seen.path}')}: "
+    if seen.endpoint.service is not Service.EMAIL:
+        status = f", answered {seen.answered.status}" if seen.answered else ""
+        return f"{line}{seen.endpoint.title}{status}"
+    if not seen.body:
+        return f"{line}an upload whose body is not in this flow"
+    try:
+        return f"{line}an upload {describe_upload(read(seen.body, seen.header('content-type')))}"
+    except BodyError as error:
+        return f"{line}an upload that cannot be parsed: {printable(str(error), MAX_LINE)}"
 
 
 def is_readable(seen: RecordedRequest) -> bool:
     """Does `request` return a text for this request, if it has a body?"""
-    return _service(seen) in (*_SOCIAL, Service.EMAIL, Service.FILE, Service.ACCOUNT)
+    return seen.endpoint.service in (*_SOCIAL, Service.EMAIL, Service.FILE, Service.ACCOUNT)
 
 
 def has_secrets(seen: RecordedRequest) -> bool:
     """Does the reply to this request contain what `reply` hides?"""
-    return _service(seen) in _SOCIAL
+    return seen.endpoint.service in _SOCIAL
 
 
 def request(seen: RecordedRequest) -> str | None:
@@ -71,7 +68,7 @@ def request(seen: RecordedRequest) -> str | None:
     body, content_type = seen.body, seen.header("content-type")
     if not body:
         return None
-    match _service(seen):
+    match seen.endpoint.service:
         case Service.EMAIL:
             return email(body, content_type)
         case Service.FILE:
@@ -92,7 +89,7 @@ def reply(seen: RecordedRequest) -> str | None:
 def upload_in(seen: RecordedRequest) -> Upload | None:
     """The upload in a request, or None. Raises BodyError."""
     body, content_type = seen.body or b"", seen.header("content-type")
-    match _service(seen):
+    match seen.endpoint.service:
         case Service.EMAIL:
             return read(body, content_type)
         case Service.FILE:
@@ -109,7 +106,7 @@ def is_recording(data: bytes) -> bool:
 
 def email(body: bytes, content_type: str) -> str:
     """The fields, parts and deviations of an upload by e-mail, as far as it can be parsed."""
-    scanner = multipart.Scanner(multipart.boundary_of(content_type))
+    scanner = Scanner(boundary_of(content_type))
 
     def fetch(start: int, end: int) -> bytes:
         return body[start:end]
@@ -180,12 +177,10 @@ def as_json(upload: Upload) -> dict[str, Any]:
     }
 
 
-def _service(seen: RecordedRequest) -> Service:
-    return endpoints.find(seen.method, seen.host, seen.path).service
-
-
 def _xml(body: bytes) -> str:
     """The beginning of XML without its secrets."""
+    from nxparse.inspect import credentials
+
     text = credentials.hide_in_body(body[:MAX_XML]).decode("utf-8", "replace")
     return "".join(f"{printable(line, MAX_XML)}\n" for line in text.splitlines())
 

@@ -16,7 +16,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from nxparse.inspect import show
 from nxparse.proxy.transport import Pending
 from nxparse.server.backend import Backend
 from nxparse.server.endpoints import Endpoint, Service
@@ -215,7 +214,7 @@ class Exchange:
 
     def outcome(self) -> tuple[str, str]:
         """Return the outcome, a key of `adapter.MARKS`, and a comment."""
-        reply, result, title = self.reply or FAILED, self.result, show.title_of(self._endpoint)
+        reply, result, title = self.reply or FAILED, self.result, self._endpoint.title
         if reply is FAILED:
             return "failed", title
         if self.unknown:

@@ -43,6 +43,7 @@ class FileRequests:
         )
         if isinstance(found, Reply):
             return found
+        request.stream = lambda _: []  # discard a body, which HTTP/2 does not announce
         self._clients.stream_reply(client.id)
         abort = partial(self._clients.abort, client.id)
         path = self._server.expect(partial(self._send, found, backend, abort))

@@ -8,7 +8,7 @@ from typing import Any
 
 from nxparse import config
 from nxparse.config import Config, ConfigError
-from nxparse.inspect.log_line import describe_request
+from nxparse.inspect.show import describe_request
 from nxparse.proxy import adapter, advice
 from nxparse.proxy.clients import Clients
 from nxparse.proxy.destination import Destinations

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,15 +23,13 @@ from typing import Any, TypeVar
 from nxparse.config import Config
 from nxparse.deliver import run, targets
 from nxparse.deliver.errors import DeliveryError
-from nxparse.deliver.outbox import Deliver, Outbox
+from nxparse.deliver.outbox import Outbox
 from nxparse.deliver.routes import target_label
 from nxparse.deliver.smarthost import Smarthost
 from nxparse.server.gateway import Gateway
 from nxparse.server.sessions import Sessions
-from nxparse.store.records import Delivery
 from nxparse.store.spool import Spool
 from nxparse.text import describe_disk_error, format_list
-from nxparse.upload import File
 
 STORAGE_THREADS = 32  # uploads that may wait for the disk at the same time
 
@@ -52,8 +50,8 @@ class Backend:
         self.sessions = sessions
         self.outbox = Outbox(
             spool,
-            self._deliver_to,
-            self._save_undelivered,
+            lambda target: targets.deliver_to(self.config, os.environ, target),
+            lambda files, one: targets.save_undelivered(self.config.dir, files, one),
             retry_for=config.retry_for,
             clock=time.time,
         )
@@ -119,12 +117,6 @@ class Backend:
         self.spool.close()
         self.sessions.close()
 
-    def _deliver_to(self, target: str) -> Deliver:
-        return targets.deliver_to(self.config, os.environ, target)
-
-    def _save_undelivered(self, files: Sequence[File], delivery: Delivery) -> str:
-        return targets.save_undelivered(self.config.dir, files, delivery)
-
 
 def open_backend(config: Config) -> Backend | None:
     """Open the backend in nx_dir, or take over an open one. On failure, log it; return None."""
@@ -153,7 +145,7 @@ def open_backend(config: Config) -> Backend | None:
 
 
 def _check_smarthost(server: Smarthost) -> None:
-    from nxparse.deliver.check import check_smarthost  # slow to import
+    from nxparse.deliver.mail import check_smarthost  # slow to import
 
     try:
         logger.info(check_smarthost(server))

@@ -11,7 +11,7 @@ point back at us. At two other hosts only the hotspot check is answered.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from enum import Enum, auto
+from enum import Enum
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -39,23 +39,23 @@ EMAIL_PATH = "/social/columbus/email"
 
 
 class Service(Enum):
-    """The kind of an endpoint."""
+    """The kind of an endpoint, and the title of its requests."""
 
-    FIXED = auto()  # always the same reply
-    CHECK = auto()  # a hotspot check
-    PAGE = auto()  # the web page
-    THUMBNAIL = auto()
-    OPEN = auto()  # shows a saved file
-    DOWNLOAD = auto()  # downloads a saved file
-    README = auto()
-    EMAIL = auto()  # receives photos; answered when they are stored
-    FILE = auto()  # receives the file that was announced
-    LOGIN = auto()
-    PHOTO = auto()  # announces a photo
-    VIDEO = auto()
-    TIME = auto()  # the time, for the ST1000
-    ACCOUNT = auto()  # a login to AllShare; the right reply is unknown
-    LIST = auto()  # the list of sites; the right reply is unknown
+    FIXED = "unknown"  # or always the same reply
+    CHECK = "hotspot check"
+    PAGE = "page"  # the web page
+    THUMBNAIL = "thumbnail"
+    OPEN = "saved file"
+    DOWNLOAD = "download of a saved file"
+    README = "readme"
+    EMAIL = "upload by e-mail"  # answered when the photos are stored
+    FILE = "file for a social site"  # that was announced
+    LOGIN = "login to {}"
+    PHOTO = "photo announced to {}"
+    VIDEO = "video announced to {}"
+    TIME = "time"  # for the ST1000
+    ACCOUNT = "login to AllShare"  # the right reply is unknown
+    LIST = "list of sites"  # the right reply is unknown
 
 
 class Endpoint(NamedTuple):
@@ -69,6 +69,11 @@ class Endpoint(NamedTuple):
     argument: str = ""
     reply: Reply | None = None
     check: PortalCheck | None = None
+
+    @property
+    def title(self) -> str:
+        """The requests of this endpoint, in a few words."""
+        return self.service.value.format(self.argument)
 
     @property
     def is_upload(self) -> bool:

@@ -83,11 +83,8 @@ class Gateway:
         if found is None:
             logger.warning(f"{client}: a file is refused: it was not announced")
             return social.SESSION_EXPIRED
-        if not config.may_send(found.post.sender):
-            reason = describe_refused_sender(found.post.sender)
-            logger.warning(f"{client}: a file is refused: {reason}")
-            return social.SESSION_EXPIRED
-        return found
+        is_allowed = _may_send(config, client, found.post.sender, "a file")
+        return found if is_allowed else social.SESSION_EXPIRED
 
     def file(
         self,
@@ -144,32 +141,27 @@ class Gateway:
 
     def _login(self, config: Config, client: str, site: str, body: bytes) -> Reply:
         try:
-            login = social.parse_login(body)
+            user = social.parse_login(body)
         except social.CredentialsError as error:
             logger.warning(f"{client}: a login to {site} is refused: {error}")
             return social.NO_USER
-        if login.out:
+        if user is None:
             return social.LOGGED_OUT
-        if not config.may_send(login.user):
-            reason = describe_refused_sender(login.user)
-            logger.warning(f"{client}: a login to {site} is refused: {reason}")
+        if not _may_send(config, client, user, f"a login to {site}"):
             return social.LOGIN_FAILED
-        key = self._sessions.begin(client, login.user)
-        logger.info(f"{client}: {printable(login.user)} has logged in to {site}")
-        return social.logged_in(key, login.user)
+        key = self._sessions.begin(client, user)
+        logger.info(f"{client}: {printable(user)} has logged in to {site}")
+        return social.logged_in(key, user)
 
     def _announce(self, config: Config, client: str, site: str, body: bytes) -> Reply:
         announcement = social.parse_announcement(body)
-        session = self._sessions.find(client, announcement.session_key)
-        if session and not config.may_send(session.user):
-            reason = describe_refused_sender(session.user)
-            logger.warning(f"{client}: a file for {site} is refused: {reason}")
-            return social.SESSION_EXPIRED
-        expected = session and self._sessions.announce(session, site, announcement)
-        if not expected:
+        stored = self._sessions.announce(client, announcement.session_key, site, announcement)
+        if stored is None:
             logger.warning(f"{client}: has to log in to {site} again: its session has expired")
             return social.SESSION_EXPIRED
-        token, post = expected
+        token, post = stored
+        if not _may_send(config, client, post.sender, f"a file for {site}"):
+            return social.SESSION_EXPIRED
         self._spool.expect(post, QUIET)
         return social.upload_to(token)
 
@@ -177,6 +169,14 @@ class Gateway:
         reason = describe_disk_error(error, config.dir)
         logger.error(f"{client}: a request is refused: {reason}")
         return refusal(507, "The state cannot be read or kept")
+
+
+def _may_send(config: Config, client: str, sender: str, what: str) -> bool:
+    """Return whether nx_senders allows this sender. If not, log that `what` is refused."""
+    if config.may_send(sender):
+        return True
+    logger.warning(f"{client}: {what} is refused: {describe_refused_sender(sender)}")
+    return False
 
 
 def time_reply(now: float) -> Reply:
@@ -199,11 +199,11 @@ def simulated(endpoint: Endpoint, now: float) -> Reply:
             return social.logged_in("0" * 32, "replay")
         case Service.PHOTO | Service.VIDEO:
             return social.upload_to("0" * 32)
+        case Service.EMAIL | Service.FILE:
+            return ACCEPTED
         case Service.ACCOUNT:
             return social.LOGIN_FAILED
-        case Service.LIST | Service.THUMBNAIL | Service.OPEN | Service.DOWNLOAD | Service.README:
-            return NOT_FOUND
         case Service.PAGE:
             return page.render([], now, gallery=False)
         case _:
-            return ACCEPTED
+            return NOT_FOUND

@@ -24,11 +24,12 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from nxparse.deliver.outbox import Attempted, is_due
+from nxparse.deliver.outbox import Attempted
 from nxparse.deliver.routes import target_label
 from nxparse.server.failures import Failure
 from nxparse.server.reply import PRIVATE, Reply
-from nxparse.store.records import DeliveryStatus, FileRecord, UploadRecord
+from nxparse.store.deliveries import is_ahead
+from nxparse.store.records import Delivery, FileRecord, UploadRecord
 from nxparse.text import format_duration, format_list, format_size, printable
 from nxparse.upload import Thumbnail
 
@@ -213,7 +214,7 @@ def _lines(record: UploadRecord, now: float, attempted: Collection[Attempted]) -
         found: dict[_Line, list[str]] = {}
         for status in record.deliveries:
             if status.target == target:
-                is_tried = (record.arrival.id, target, status.file_number) in attempted
+                is_tried = status.key in attempted
                 line = _Line(_shown_state(status), sentence(status, now, being_tried=is_tried))
                 found.setdefault(line, []).append(_name(record.files, status.file_number))
         for line, names in found.items():
@@ -226,12 +227,12 @@ def _name(files: Sequence[FileRecord], number: int) -> str:
     return printable(name)
 
 
-def _shown_state(status: DeliveryStatus) -> str:
+def _shown_state(status: Delivery) -> str:
     """The class of a line. A delivery that missed some of its recipients is only partly done."""
     return "partly" if status.state == "done" and status.reason else status.state
 
 
-def sentence(status: DeliveryStatus, now: float, *, being_tried: bool = False) -> str:
+def sentence(status: Delivery, now: float, *, being_tried: bool = False) -> str:
     """Return the state of a delivery in plain words, without secrets."""
     participle = _participle(status)
     reason = printable(status.reason, MAX_REASON)
@@ -245,12 +246,12 @@ def sentence(status: DeliveryStatus, now: float, *, being_tried: bool = False) -
             return f"Is being {participle} now.{f' Last attempt: {reason}.' if reason else ''}"
         case _ if not reason:
             return f"Is about to be {participle}."
-    due = is_due(status.next_try, now)
+    due = not is_ahead(status.next_try, now)
     when = "Due now" if due else f"Next try in {format_duration(status.next_try - now)}"
     return f"Waits to be {participle}: {reason}. {when}."
 
 
-def _participle(status: DeliveryStatus) -> str:
+def _participle(status: Delivery) -> str:
     """The verb for what a target does, as in "it was saved"."""
     kind, _, shown = target_label(status.target).partition(":")
     host = shown.partition("://")[2].removesuffix("/...") or shown

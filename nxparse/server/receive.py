@@ -17,12 +17,14 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import NamedTuple, Self
 
-from nxparse import markup, multipart
+from nxparse import markup
 from nxparse.address import AddressError, deliverable
 from nxparse.config import Config
 from nxparse.deliver import routes
 from nxparse.deliver.routes import target_label
-from nxparse.deviation import BodyError
+from nxparse.deviation import BodyError, MultipartError
+from nxparse.framing import boundary_of
+from nxparse.scanner import Scanner
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import AnnouncedFile
 from nxparse.store.body import Incoming
@@ -123,19 +125,20 @@ class Receiver(ABC):
             if not incoming.size:
                 raise BodyError("it is empty")
             body = self._inspected(incoming)
-            return self._accept(incoming, body)
+            result = self._accept(incoming)
         except RepeatedError as repeated:
-            if repeated.reply:
-                return Result(ACCEPTED, repeated.id, repeated.upload, waits_for=repeated.reply)
-            incoming.discard()
-            self._incoming = None
-            message = f"upload {repeated.upload}"
-            self._log(logging.INFO, f"duplicate of {message} ignored")
-            return Result(ACCEPTED, repeated.id, repeated.upload, True, message, body)
+            result = Result(ACCEPTED, repeated.id, repeated.upload, waits_for=repeated.reply)
+            if not repeated.reply:
+                incoming.discard()
+                self._incoming = None
+                message = f"upload {repeated.upload}"
+                self._log(logging.INFO, f"duplicate of {message} ignored")
+                result = result._replace(is_duplicate=True, message=message)
         except BodyError as error:
-            return Result(self._refused(error), body=body)
+            result = Result(self._set_aside(error))
         except (OSError, sqlite3.Error) as error:
-            return Result(self._not_stored(error), body=body)
+            result = Result(self._not_stored(error))
+        return result._replace(body=body)
 
     def abort(self, reason: str) -> bytes | None:
         """Move the part of a cut body that arrived to quarantine.
@@ -160,24 +163,18 @@ class Receiver(ABC):
         return body
 
     @abstractmethod
-    def _accept(self, incoming: Incoming, body: bytes | None) -> Result:
+    def _accept(self, incoming: Incoming) -> Result:
         """Make the body durable. Raises BodyError if it is refused."""
 
     def _accepted(
-        self,
-        upload: str,
-        message: str,
-        targets: Sequence[str],
-        body: bytes | None,
-        noted: str = "",
+        self, upload: str, message: str, targets: Sequence[str], noted: str = ""
     ) -> Result:
         """Log an accepted upload, or a file of it, and return the result."""
         assert self._incoming
-        accepted = self._incoming.id
-        self._incoming = None
+        accepted, self._incoming = self._incoming.id, None
         then = f"next: {format_list([*map(target_label, targets)])} (upload {upload})"
         self._log(logging.INFO, "; ".join(filter(None, (message, noted, then))))
-        return Result(ACCEPTED, accepted, upload, message=message, body=body)
+        return Result(ACCEPTED, accepted, upload, message=message)
 
     def _refuse(self, reply: Reply, message: str, level: int) -> Reply:
         """Refuse the upload and delete its body."""
@@ -204,7 +201,8 @@ class Receiver(ABC):
             logging.ERROR,
         )
 
-    def _refused(self, error: BodyError) -> Reply:
+    def _set_aside(self, error: BodyError) -> Reply:
+        """Refuse the upload and move its body to quarantine."""
         assert self._incoming
         try:
             path = self._spool.quarantine(self._incoming)
@@ -235,17 +233,17 @@ class EmailReceiver(Receiver):
 
     def __init__(self, spool: Spool, config: Config, info: BodyInfo, *, inspect: int = 0) -> None:
         super().__init__(spool, config, info, inspect=inspect)
-        self._scanner = multipart.Scanner(multipart.boundary_of(info.content_type))
+        self._scanner = Scanner(boundary_of(info.content_type))
         self._parsed: Upload | None = None
 
     def feed(self, chunk: bytes) -> None:
         super().feed(chunk)
         if self._incoming and self._scanner.error is None:
             # `close` raises the error again at the end of the body.
-            with suppress(multipart.MultipartError):
+            with suppress(MultipartError):
                 self._scanner.feed(chunk)
 
-    def _accept(self, incoming: Incoming, body: bytes | None) -> Result:
+    def _accept(self, incoming: Incoming) -> Result:
         upload = self._parsed = self._parsed or from_parts(
             self._scanner.close(), self._scanner.deviations, incoming.fetch
         )
@@ -255,12 +253,12 @@ class EmailReceiver(Receiver):
                 f"an upload is refused: {describe_refused_sender(upload.sender)}",
                 logging.WARNING,
             )
-            return Result(reply, body=body)
+            return Result(reply)
         deliveries = self._deliveries(upload)
         thumbnails = [thumbnail(file) for file in upload.files] if self._config.gallery else []
         arrival = self._spool.accept(incoming, self._info.client, upload, deliveries, thumbnails)
         noted = f"tolerated: {format_deviations(upload.deviations)}"
-        return self._accepted(arrival.id, describe_contents(upload), list(deliveries), body, noted)
+        return self._accepted(arrival.id, describe_contents(upload), list(deliveries), noted)
 
     def _deliveries(self, upload: Upload) -> dict[str, tuple[str, ...]]:
         """Return the recipients for each target. Raises BodyError if an address is unusable."""
@@ -311,29 +309,22 @@ class FileReceiver(Receiver):
         finally:
             self._expect(QUIET)
 
-    def _accept(self, incoming: Incoming, body: bytes | None) -> Result:
+    def _accept(self, incoming: Incoming) -> Result:
         post, name = self._file.post, self._file.name
-        at_once, together = self._targets(post.site)
+        targets = self._targets(post.site)
         file = whole(name, self._info.content_type, incoming.size, incoming.fetch)
-        arrival = self._spool.append(
-            incoming,
-            post,
-            file,
-            self._file.id,
-            at_once=at_once,
-            together=together,
-            thumbnail=thumbnail(file) if self._config.gallery else None,
-        )
+        small = thumbnail(file) if self._config.gallery else None
+        arrival = self._spool.append(incoming, post, file, self._file.id, targets, small)
         message = (
             f"from {printable(post.sender)} to {post.site}: "
             f"{printable(name or '(no name)')}, {format_size(incoming.size)}"
         )
-        return self._accepted(arrival.id, message, [*at_once, *together], body)
+        return self._accepted(arrival.id, message, list(targets))
 
-    def _targets(self, site: str) -> tuple[list[str], list[str]]:
-        """Return the targets that get each photo at once, and those that get the whole post."""
+    def _targets(self, site: str) -> dict[str, bool]:
+        """Return for each target whether it gets the whole post, or else each photo at once."""
         save = routes.parse_target("save")
-        at_once, together = [], []
+        targets = {}
         for target in routes.decide(self._config.routes, save, [site]):
             if target.kind == "mail" and not target.argument:
                 self._log(
@@ -342,11 +333,8 @@ class FileReceiver(Receiver):
                     f"to mail it, use --set nx_route={site}=mail:ADDRESS",
                 )
                 target = save
-            if target.reaches_beyond_the_disk:
-                together.append(target.text)
-            elif target.text not in at_once:
-                at_once.append(target.text)
-        return at_once, together
+            targets[target.text] = target.reaches_beyond_the_disk
+        return targets
 
     def _expect(self, seconds: float) -> None:
         """Delay the delivery of the whole post by `seconds`, for this file."""

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from nxparse.server.social import Announcement
 from nxparse.store.database import Database
-from nxparse.store.records import Post, insert
+from nxparse.store.records import Post
 
 # The phones of that time asked for 43,200 minutes (decompiled SnsProvider, 2012).
 SESSION_LIFE = 30 * 86400.0  # seconds without use
@@ -56,14 +56,6 @@ CREATE TABLE announcement (
 );
 CREATE INDEX announcement_session ON announcement (session);
 """
-
-
-class Session(NamedTuple):
-    """A user of a client who has logged in. `id` is no secret."""
-
-    id: str
-    client: str
-    user: str
 
 
 class AnnouncedFile(NamedTuple):
@@ -106,34 +98,31 @@ class Sessions:
                 " (SELECT id FROM session ORDER BY used DESC LIMIT -1 OFFSET ?)",
                 (now - SESSION_LIFE, MAX_SESSIONS - 1),
             )
-            insert(database, "session", id=_digest(key), client=client, user=user, used=now)
+            database.execute(
+                "INSERT INTO session VALUES (?, ?, ?, ?)", (_digest(key), client, user, now)
+            )
         return key
 
-    def find(self, client: str, key: str) -> Session | None:
-        """Return the session with this key, if it is valid for this client."""
-        rows = self._database.query(
-            "SELECT id, client, user FROM session WHERE id = ? AND client = ? AND used >= ?",
-            _digest(key),
-            client,
-            self._clock() - SESSION_LIFE,
-        )
-        return Session(*rows[0]) if rows else None
-
     def announce(
-        self, session: Session, site: str, announcement: Announcement
+        self, client: str, key: str, site: str, announcement: Announcement
     ) -> tuple[str, Post] | None:
         """Store an announcement. Returns the token to send the file under, and its post.
 
-        Returns None if the session has been deleted meanwhile.
+        Returns None if `key` is that of no session of this client.
         """
         token = secrets.token_hex(16)
-        now = self._clock()
+        session, now = _digest(key), self._clock()
+        photos = announcement.photos
+        name, album, caption = announcement.name, announcement.album, announcement.caption
+        size = sum(len(text.encode("utf-8", "replace")) for text in (name or "", album, caption))
         with self._database.transaction() as database:
-            query = "UPDATE session SET used = ? WHERE id = ?"
-            if not database.execute(query, (now, session.id)).rowcount:
+            users = database.execute(
+                "UPDATE session SET used = ? WHERE id = ? AND client = ? AND used >= ?"
+                " RETURNING user",
+                (now, session, client, now - SESSION_LIFE),
+            ).fetchall()
+            if not users:
                 return None
-            texts = announcement.name or "", announcement.album, announcement.caption
-            size = sum(len(text.encode("utf-8", "replace")) for text in texts)
             database.execute(
                 "DELETE FROM announcement WHERE made < ? OR id IN (SELECT id FROM (SELECT id,"
                 " row_number() OVER latest AS number, sum(size) OVER latest AS total"
@@ -142,21 +131,11 @@ class Sessions:
                 " WHERE number > ? OR total > ?)",
                 (now - ANNOUNCEMENT_LIFE, MAX_ANNOUNCEMENTS - 1, MAX_ANNOUNCED - size),
             )
-            insert(
-                database,
-                "announcement",
-                id=_digest(token),
-                session=session.id,
-                made=now,
-                site=site,
-                name=announcement.name,
-                album=announcement.album,
-                caption=announcement.caption,
-                photos=announcement.photos,
-                size=size,
+            database.execute(
+                "INSERT INTO announcement VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (_digest(token), session, now, site, name, album, caption, photos, size),
             )
-        post = (announcement.album, announcement.caption, announcement.photos)
-        return token, Post(session.client, session.user, session.id, site, *post)
+        return token, Post(client, users[0][0], session, site, album, caption, photos)
 
     def announced(self, client: str, token: str) -> AnnouncedFile | None:
         """Return the file that this client has announced under this token."""

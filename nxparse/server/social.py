@@ -52,13 +52,6 @@ class CredentialsError(BodyError):
     status = 401
 
 
-class Login(NamedTuple):
-    """A login of `user`, or a logout, which names no user."""
-
-    user: str
-    out: bool = False
-
-
 class Announcement(NamedTuple):
     """The announcement of a file. Missing values are None or empty."""
 
@@ -76,11 +69,14 @@ class Announcement(NamedTuple):
         return self.caption.count("~")
 
 
-def parse_login(body: bytes) -> Login:
-    """Read the body of a request to `auth`. Raises BodyError; CredentialsError without a user."""
+def parse_login(body: bytes) -> str | None:
+    """Return the user in the body of a request to `auth`; None if it is a logout.
+
+    Raises BodyError; CredentialsError without a user.
+    """
     elements = _read(body)
     if _attribute(elements, "method").lower() == "logout":
-        return Login("", out=True)
+        return None
     name = markup.first(elements, "username")
     if name is None or "value" not in name.attributes:
         raise CredentialsError("it names no user")
@@ -92,7 +88,7 @@ def parse_login(body: bytes) -> Login:
     user = one_line(user)[:MAX_NAME]
     if not user:
         raise CredentialsError("the name of its user is empty")
-    return Login(user)
+    return user
 
 
 def parse_announcement(body: bytes) -> Announcement:

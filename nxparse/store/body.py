@@ -89,7 +89,7 @@ class Incoming:
         self._checked = 0  # bytes when the free space was last checked
         self._lock = threading.Lock()  # held during an fsync
         self._error: OSError | None = None  # of an fsync
-        self._synced = self._entry_synced = False
+        self._entry_synced = False
         self._fd = folder.create(id, 0o600)
         try:
             room.reserve(id, 0, length)
@@ -116,9 +116,7 @@ class Incoming:
 
     def sync(self) -> None:
         """Make the body and its directory entry durable. If that fails, the body is lost."""
-        if not self._synced:
-            self._sync(self._fd)
-            self._synced = True
+        self._sync(self._fd)
 
     def close(self) -> None:
         """Close the file. Its errors do not matter: `sync` has reported them."""

@@ -42,10 +42,10 @@ class Database:
         with self._lock:
             self._connection.close()
 
-    def query(self, sql: str, *values: object) -> list[Any]:
-        """Return all rows of a SELECT."""
+    def query(self, sql: str, *values: object, **named: object) -> list[Any]:
+        """Return all rows of a SELECT. Its parameters are positional or named."""
         with self._lock, self._named_errors():
-            return self._connection.execute(sql, values).fetchall()
+            return self._connection.execute(sql, named or values).fetchall()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -87,3 +87,9 @@ class Database:
                 f"{path} was written by another version of nx_addon: "
                 f"use that one, or another nx_dir"
             )
+
+
+def insert(database: sqlite3.Connection, table: str, **row: object) -> None:
+    """Insert a row."""
+    marks = ", ".join(f":{name}" for name in row)
+    database.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", row)

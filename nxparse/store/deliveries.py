@@ -8,38 +8,40 @@ So a time in the future counts only if it is no further away than the longest wa
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from nxparse import filename
+from nxparse.store.body import Room
 from nxparse.store.database import Database
+from nxparse.store.disk import Folder
 from nxparse.store.records import (
     NEEDED,
     RECENT,
     STORED_UPLOAD,
     Delivery,
-    DeliveryStatus,
     FileRecord,
     StoredUpload,
     UploadRecord,
-    add_delivery,
 )
-from nxparse.store.saved import SavedFile, record_saved, saved_files
+from nxparse.store.replies import Replies
+from nxparse.store.saved import SavedFile
 
 # No delivery is postponed for longer, in seconds.
 MAX_WAIT = 3600.0
 # The next try of a delivery that the user retries: long ago.
 AT_ONCE = 0.0
 
-_AHEAD = f"(next_try > ? AND next_try <= ? + {2 * MAX_WAIT})"
+_AHEAD = f"(next_try > :now AND next_try <= :now + {2 * MAX_WAIT})"
 # For an UPDATE that ends a wait early: the whole wait was added to `waited` when it began.
 WAITED = (
     f"waited = CASE WHEN attempts > 0 AND {_AHEAD}"
-    " THEN max(0, waited - (next_try - ?)) ELSE waited END"
+    " THEN max(0, waited - (next_try - :now)) ELSE waited END"
 )
+_DUE = f"state = 'waiting' AND target = :target AND NOT {_AHEAD}"
 _KEY = "upload = ? AND target = ? AND file_number = ?"
 
 
@@ -48,11 +50,19 @@ def is_ahead(when: float, now: float) -> bool:
     return now < when <= now + 2 * MAX_WAIT
 
 
-class Deliveries(ABC):
-    """Reads and changes the deliveries. Blocks; errors are OSErrors and sqlite3.Errors."""
+class Deliveries:
+    """Reads and changes the deliveries. Blocks; errors are OSErrors and sqlite3.Errors.
+
+    The part of `Spool` that knows how deliveries proceed, but not how uploads arrive.
+    """
 
     _database: Database
-    _clock: Callable[[], float]
+    _spool: Folder  # of the bodies
+
+    def __init__(self, clock: Callable[[], float], room: Room) -> None:
+        self._clock = clock
+        self._room = room
+        self._replies = Replies()
 
     def waiting(self) -> list[Delivery]:
         """Return all deliveries that have not ended, the oldest uploads first."""
@@ -60,14 +70,13 @@ class Deliveries(ABC):
 
     def due(self, target: str) -> list[Delivery]:
         """Return the deliveries to a target that are due, the oldest uploads first."""
-        return self._deliveries(*_due(target, self._clock()))
+        return self._deliveries(_DUE, target=target, now=self._clock())
 
     def first_due(self, target: str, *, new: bool) -> Delivery | None:
         """Return the first due delivery that is new, or else one that was tried before."""
-        where, *values = _due(target, self._clock())
-        tried = "attempts = 0" if new else "attempts > 0"
+        where = f"{_DUE} AND {'attempts = 0' if new else 'attempts > 0'}"
         order = "next_try, upload, file_number LIMIT 1"
-        found = self._deliveries(f"{where} AND {tried}", *values, order=order)
+        found = self._deliveries(where, order, target=target, now=self._clock())
         return found[0] if found else None
 
     def targets(self) -> list[str]:
@@ -88,16 +97,16 @@ class Deliveries(ABC):
 
         With `before`, those that arrived before the upload with this id.
         """
-        # One query for both cases, with OR, would use no index.
-        where, values = "WHERE 1", [] if client is None else [client]
-        if client is not None:
-            where = "WHERE client = ?"
+        # A condition that is always true would keep SQLite from using an index.
+        where = ["client = :client"] if client is not None else []
         if before:
-            where += " AND (received, id) < (SELECT received, id FROM upload WHERE id = ?)"
-            values.append(before)
+            where.append("(received, id) < (SELECT received, id FROM upload WHERE id = :before)")
         rows = self._database.query(
-            f"SELECT {STORED_UPLOAD} FROM upload {where} ORDER BY received DESC, id DESC LIMIT ?",
-            *(*values, limit),
+            f"SELECT {STORED_UPLOAD} FROM upload WHERE {' AND '.join(where) or 'TRUE'}"
+            " ORDER BY received DESC, id DESC LIMIT :limit",
+            client=client,
+            before=before,
+            limit=limit,
         )
         return [self._record(StoredUpload(*row)) for row in rows]
 
@@ -136,21 +145,19 @@ class Deliveries(ABC):
 
         `progress` replaces that of earlier attempts, unless it is empty.
         """
+        left, progress = json.dumps(recipients), json.dumps(progress or delivery.progress)
         with self._transaction() as database:
             database.execute(
                 "UPDATE delivery SET attempts = attempts + 1, waited = waited + ?, next_try = ?,"
                 f" reason = ?, recipients = ?, progress = ? WHERE {_KEY}",
-                (
-                    *(wait, self._clock() + wait, reason, json.dumps(list(recipients))),
-                    *(json.dumps(list(progress or delivery.progress)), *_key(delivery)),
-                ),
+                (wait, self._clock() + wait, reason, left, progress, *delivery.key),
             )
 
     def split(self, delivery: Delivery, files: int) -> None:
         """Replace a waiting delivery of all files by one for each file."""
         with self._transaction() as database:
             query = f"DELETE FROM delivery WHERE state = 'waiting' AND {_KEY}"
-            if database.execute(query, _key(delivery)).rowcount:
+            if database.execute(query, delivery.key).rowcount:
                 id, target, now = delivery.arrival.id, delivery.target, self._clock()
                 for number in range(1, files + 1):
                     add_delivery(database, id, target, number, delivery.recipients, now)
@@ -164,110 +171,120 @@ class Deliveries(ABC):
         keep their time. Returns the number of deliveries postponed.
         """
         now = self._clock()
-        until = now + wait
-        key = _key(except_for) if except_for else ("", "", 0)
+        upload, _, file_number = except_for.key if except_for else ("", "", 0)
         with self._transaction() as database:
             return database.execute(
-                "UPDATE delivery SET attempts = attempts + 1, reason = ?, next_try = ?,"
-                " waited = waited + ? - max(?, min(next_try, ?)) WHERE state = 'waiting'"
-                f" AND target = ? AND (NOT {_AHEAD} OR attempts > 0)"
-                f" AND NOT (next_try >= ? AND {_AHEAD}) AND next_try != ? AND NOT ({_KEY})",
-                (
-                    *(reason, until, until, now, until, target, now, now),
-                    *(until, now, now, AT_ONCE, *key),
-                ),
+                "UPDATE delivery SET attempts = attempts + 1, reason = :reason, next_try = :until,"
+                " waited = waited + :until - max(:now, min(next_try, :until))"
+                " WHERE state = 'waiting' AND target = :target"
+                f" AND (NOT {_AHEAD} OR attempts > 0) AND NOT (next_try >= :until AND {_AHEAD})"
+                " AND next_try != :at_once AND NOT (upload = :upload AND file_number = :number)",
+                {
+                    "reason": reason,
+                    "now": now,
+                    "until": now + wait,
+                    "target": target,
+                    "at_once": AT_ONCE,
+                    "upload": upload,
+                    "number": file_number,
+                },
             ).rowcount
 
     def retry_now(self, id: str) -> int:
         """Make the waiting deliveries of an upload due now. Returns their number."""
-        now = self._clock()
         with self._transaction() as database:
             return database.execute(
-                f"UPDATE delivery SET {WAITED}, next_try = ?"
-                " WHERE upload = ? AND state = 'waiting'",
-                (now, now, now, AT_ONCE, id),
+                f"UPDATE delivery SET {WAITED}, next_try = :at_once"
+                " WHERE upload = :id AND state = 'waiting'",
+                {"now": self._clock(), "at_once": AT_ONCE, "id": id},
             ).rowcount
 
-    @abstractmethod
-    def _transaction(self) -> AbstractContextManager[sqlite3.Connection]:
-        """Run the with statement as a transaction."""
-
-    @abstractmethod
-    def _delete_bodies(self, ids: Sequence[str]) -> None:
-        """Delete bodies that no delivery needs."""
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Run the with statement as a transaction, which also stores the confirmed replies."""
+        with self._database.transaction() as database:
+            confirmed = set(self._replies.confirmed)
+            for id in confirmed:
+                database.execute("UPDATE body SET reply_confirmed = 1 WHERE id = ?", (id,))
+            yield database
+        self._replies.confirmed -= confirmed
 
     def _settle(
         self, delivery: Delivery, state: str, reason: str, saved: Sequence[SavedFile] = ()
     ) -> None:
+        id, _, file_number = delivery.key
         with self._transaction() as database:
-            record_saved(database, delivery.arrival.id, delivery.file_number, saved)
+            for index, file in enumerate(saved, 1):
+                path = os.fsencode(file.path.absolute())
+                database.execute(
+                    "INSERT OR REPLACE INTO saved_file VALUES (?, ?, ?, ?)",
+                    (id, file_number or index, path, file.identity),
+                )
             database.execute(
                 f"UPDATE delivery SET state = ?, reason = ?, recipients = ? WHERE {_KEY}",
-                (state, reason, json.dumps(list(delivery.recipients)), *_key(delivery)),
+                (state, reason, json.dumps(delivery.recipients), *delivery.key),
             )
-            if not delivery.file_number:
-                query = "UPDATE upload SET open = 0 WHERE id = ? AND open"
-                database.execute(query, (delivery.arrival.id,))
+            if not file_number:
+                database.execute("UPDATE upload SET open = 0 WHERE id = ? AND open", (id,))
             unneeded = database.execute(
                 "SELECT id FROM body WHERE upload = ?"
                 f" AND (file_number = 0 OR ? IN (0, file_number)) AND NOT {NEEDED}",
-                (delivery.arrival.id, delivery.file_number),
+                (id, file_number),
             ).fetchall()
-        self._delete_bodies([id for (id,) in unneeded])
+        for (body,) in unneeded:
+            self._spool.discard(body)
+            self._room.release(body)
 
     def _deliveries(
-        self, where: str, *values: object, order: str = "received, id, target, file_number"
+        self, where: str, order: str = "received, id, target, file_number", **values: object
     ) -> list[Delivery]:
         rows = self._database.query(
-            f"SELECT {STORED_UPLOAD}, target, file_number, delivery.recipients, attempts, waited,"
-            f" next_try, reason, progress FROM delivery JOIN upload ON id = upload WHERE {where}"
-            f" ORDER BY {order}",
-            *values,
+            f"SELECT {STORED_UPLOAD}, target, file_number, attempts, waited, next_try, reason,"
+            " state, delivery.recipients, progress FROM delivery JOIN upload ON id = upload"
+            f" WHERE {where} ORDER BY {order}",
+            **values,
         )
         found = []
-        for *upload, target, number, recipients, attempts, waited, when, reason, progress in rows:
-            fields = target, number, _list(recipients), attempts, waited, when, reason
-            found.append(Delivery(StoredUpload(*upload), *fields, _list(progress)))
+        for *upload, target, number, attempts, waited, when, reason, state, to, progress in rows:
+            recipients, steps = tuple(json.loads(to)), tuple(json.loads(progress))
+            fields = recipients, attempts, waited, when, reason, steps, state
+            found.append(Delivery(StoredUpload(*upload), target, number, *fields))
         return found
 
     def _record(self, arrival: StoredUpload) -> UploadRecord:
-        files = self._database.query(
-            "SELECT number, name, content_type, size, thumbnail IS NOT NULL, turn FROM file"
-            " WHERE upload = ? ORDER BY number",
-            arrival.id,
-        )
-        deliveries = self._database.query(
-            "SELECT target, file_number, recipients, state, next_try, reason FROM delivery"
-            " WHERE upload = ? ORDER BY target, file_number",
-            arrival.id,
-        )
-        copies: dict[int, list[tuple[bytes, str]]] = {}
         query = "SELECT number, path, identity FROM saved_file WHERE upload = ?"
-        for number, *copy in self._database.query(query, arrival.id):
-            copies.setdefault(number, []).append((copy[0], copy[1]))
+        copies: dict[int, list[SavedFile]] = {}
+        for number, path, identity in self._database.query(query, arrival.id):
+            saved = SavedFile(Path(os.fsdecode(path)), identity)
+            copies.setdefault(number, []).append(saved)
+        files = [
+            FileRecord(number, filename.safe(name, kind), size, bool(has), turn)
+            for number, name, kind, size, has, turn in self._database.query(
+                "SELECT number, name, content_type, size, thumbnail IS NOT NULL, turn FROM file"
+                " WHERE upload = ? ORDER BY number",
+                arrival.id,
+            )
+        ]
         return UploadRecord(
             arrival,
-            tuple(
-                FileRecord(
-                    *(number, filename.safe(name, content_type), size, bool(has), turn),
-                    saved_files(copies.get(number, ())),
-                )
-                for number, name, content_type, size, has, turn in files
-            ),
-            tuple(
-                DeliveryStatus(target, number, _list(recipients), *rest)
-                for target, number, recipients, *rest in deliveries
-            ),
+            tuple(file._replace(saved=tuple(copies.get(file.number, ()))) for file in files),
+            tuple(self._deliveries("upload = :id", "target, file_number", id=arrival.id)),
         )
 
 
-def _key(delivery: Delivery) -> tuple[str, str, int]:
-    return delivery.arrival.id, delivery.target, delivery.file_number
-
-
-def _due(target: str, now: float) -> tuple[str, Any, Any, Any]:
-    return f"state = 'waiting' AND target = ? AND NOT {_AHEAD}", target, now, now
-
-
-def _list(text: str) -> tuple[str, ...]:
-    return tuple(json.loads(text))
+def add_delivery(
+    database: sqlite3.Connection,
+    upload: str,
+    target: str,
+    file_number: int,
+    recipients: Sequence[str],
+    when: float,
+) -> None:
+    """Insert a waiting delivery. If there is an untried one, change only when it is due."""
+    database.execute(
+        "INSERT INTO delivery (upload, target, file_number, recipients, state, next_try)"
+        " VALUES (?, ?, ?, ?, 'waiting', ?)"
+        " ON CONFLICT (upload, target, file_number) DO UPDATE SET next_try = excluded.next_try"
+        " WHERE attempts = 0",
+        (upload, target, file_number, json.dumps(recipients), when),
+    )

@@ -23,17 +23,13 @@ from nxparse.filename import MAX_NAME
 
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
-# File systems without hard links: FAT, exFAT, some network shares.
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
-# copy_file_range cannot copy between these two files, or on this system.
-_NO_KERNEL_COPY = {
-    *(errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP),
-    *(errno.EPERM, errno.EBADF),
-}
+# The flags to open a file for reading. Links are not followed, and a FIFO does not block.
+READ = os.O_RDONLY | _NOFOLLOW | _BINARY | getattr(os, "O_NONBLOCK", 0)
 # Bytes in a name: most file systems, eCryptfs, the versions of the Minix file system.
 _NAME_LIMITS = (MAX_NAME, 143, 60, 30, 14)
+# File systems without hard links: FAT, exFAT, some network shares.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 CHUNK = 1 << 18
 
 Result = TypeVar("Result")
@@ -80,9 +76,8 @@ class Folder:
         return os.open(self._at(name), flags, mode, dir_fd=self._fd)
 
     def open(self, name: str) -> int:
-        """Open a file for reading and return its descriptor. Does not block on a FIFO."""
-        flags = os.O_RDONLY | _NOFOLLOW | _NONBLOCK | _BINARY
-        return os.open(self._at(name), flags, dir_fd=self._fd)
+        """Open a file for reading and return its descriptor."""
+        return os.open(self._at(name), READ, dir_fd=self._fd)
 
     def publish(self, temporary: str, name: str) -> None:
         """Rename a file of this folder. FileExistsError if the name is taken."""
@@ -145,32 +140,29 @@ class Folder:
                     found.append((name, state))
         return found
 
-    def trim(self, size: int, count: int) -> tuple[list[str], int, int]:
-        """Delete files in the order of their names until the rest fits.
+    def trim(self, size: int, count: int) -> list[str]:
+        """Delete files in the order of their names until the rest fits. Returns their names.
 
         The rest has at most `count` files that take at most `size` bytes on the disk.
-        Returns the deleted names, and the size and number of the files left.
         """
         files = self.files()
-        total, left = sum(disk_size(state) for _, state in files), len(files)
+        total, left = sum(_disk_size(state) for _, state in files), len(files)
         deleted = []
         for name, state in files:
             if total <= size and left <= count:
                 break
             with contextlib.suppress(OSError):
                 self.unlink(name)
-                total -= disk_size(state)
+                total -= _disk_size(state)
                 left -= 1
                 deleted.append(name)
-        return deleted, total, left
+        return deleted
 
     def is_in_place(self) -> bool:
         """Return whether this is still the folder at its path."""
-        try:
-            found = os.stat(self.path, follow_symlinks=False)
-        except OSError:
-            return False
-        return self._fd is None or os.path.samestat(found, os.fstat(self._checked(self._fd)))
+        with contextlib.suppress(OSError):
+            return os.path.samestat(os.lstat(self.path), self.status())
+        return False
 
     def lock(self) -> None:
         """Lock this folder until it is closed. BlockingIOError if another process has locked it."""
@@ -206,12 +198,6 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def disk_size(state: os.stat_result) -> int:
-    """Return the number of bytes that a file takes on the disk."""
-    blocks: int | None = getattr(state, "st_blocks", None)  # Windows has none
-    return -(-state.st_size // 4096) * 4096 if blocks is None else blocks * 512
-
-
 def read_chunks(fd: int) -> Iterator[bytes]:
     """Read a file from its beginning, in pieces of at most 256 KiB."""
     os.lseek(fd, 0, os.SEEK_SET)
@@ -242,16 +228,11 @@ def copy_range(source: int, offset: int, size: int, destination: int) -> None:
     OSError if the source is shorter.
     """
     end = offset + size
-    while offset < end and hasattr(os, "copy_file_range"):
-        try:
-            copied = os.copy_file_range(source, destination, end - offset, offset)
-        except OSError as error:
-            if error.errno not in _NO_KERNEL_COPY:
-                raise
-            break
-        if not copied:
-            break
-        offset += copied
+    if hasattr(os, "copy_file_range"):
+        # It may not support these files. Real errors come back from read and write.
+        with contextlib.suppress(OSError):
+            while copied := os.copy_file_range(source, destination, end - offset, offset):
+                offset += copied
     for start in range(offset, end, CHUNK):
         write_all(destination, read_range(source, start, min(start + CHUNK, end)))
 
@@ -283,3 +264,9 @@ def same_content(folder: Folder, name: str, size: int, chunks: Iterable[bytes]) 
         return all(os.read(fd, len(chunk)) == chunk for chunk in chunks)
     finally:
         os.close(fd)
+
+
+def _disk_size(state: os.stat_result) -> int:
+    """Return the number of bytes that a file takes on the disk."""
+    blocks: int | None = getattr(state, "st_blocks", None)  # Windows has none
+    return -(-state.st_size // 4096) * 4096 if blocks is None else blocks * 512

@@ -6,13 +6,9 @@ An upload to a social site, a post, has one body for each photo.
 
 from __future__ import annotations
 
-import json
-import sqlite3
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from nxparse.store.saved import SavedFile
-from nxparse.upload import File, Thumbnail
 
 SCHEMA = """
 CREATE TABLE upload (
@@ -41,7 +37,7 @@ CREATE TABLE body (
     size INTEGER NOT NULL,       -- bytes
     fingerprint TEXT NOT NULL,
     resource TEXT NOT NULL,      -- the announcement it belongs to
-    parts TEXT NOT NULL,         -- of a multipart body: JSON, see `_sources`
+    parts TEXT NOT NULL,         -- of a multipart body: JSON
     reply_confirmed INTEGER NOT NULL DEFAULT 0,
     UNIQUE (upload, file_number)
 );
@@ -92,8 +88,6 @@ NEEDED = (
 )
 # Number of uploads shown as recent. Thumbnails of older ones are deleted.
 RECENT = 20
-# Seconds after which a photo with the same caption begins a new post.
-GAP = 600.0
 STORED_UPLOAD = "id, received, client, sender, site"  # the fields of StoredUpload
 
 
@@ -130,9 +124,10 @@ class Post(NamedTuple):
 class Delivery(NamedTuple):
     """The delivery of an upload, or of one file of it (`file_number`, from 1), to one target.
 
-    `recipients` are those not reached yet. `waited` is the sum of its waits in seconds,
-    which does not depend on a clock. `progress` lists the steps that earlier attempts
-    completed; only the target reads it.
+    `state` is "waiting", "done" or "failed". `recipients` are those not reached yet, or
+    those reached if it is done. `waited` is the sum of its waits in seconds, which does not
+    depend on a clock. `progress` lists the steps that earlier attempts completed; only the
+    target reads it.
     """
 
     arrival: StoredUpload
@@ -144,26 +139,18 @@ class Delivery(NamedTuple):
     next_try: float
     reason: str
     progress: tuple[str, ...] = ()
+    state: str = "waiting"
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """The id of its upload, its target, and the number of the file."""
+        return self.arrival.id, self.target, self.file_number
 
     @property
     def id(self) -> str:
         """The same for each attempt, and unique among the deliveries to one target."""
         number = self.file_number
         return f"{self.arrival.id}.{number}" if number else self.arrival.id
-
-
-class DeliveryStatus(NamedTuple):
-    """The state of a delivery, for a list. `file_number` as in Delivery.
-
-    `state` is "waiting", "done" or "failed".
-    """
-
-    target: str
-    file_number: int
-    recipients: tuple[str, ...]
-    state: str
-    next_try: float
-    reason: str
 
 
 class FileRecord(NamedTuple):
@@ -178,74 +165,8 @@ class FileRecord(NamedTuple):
 
 
 class UploadRecord(NamedTuple):
-    """An accepted upload with its files and the states of its deliveries."""
+    """An accepted upload with its files and deliveries."""
 
     arrival: StoredUpload
     files: tuple[FileRecord, ...]
-    deliveries: tuple[DeliveryStatus, ...]
-
-
-def insert(database: sqlite3.Connection, table: str, **row: object) -> None:
-    """Insert a row."""
-    marks = ", ".join("?" * len(row))
-    database.execute(
-        f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", tuple(row.values())
-    )
-
-
-def add_delivery(
-    database: sqlite3.Connection,
-    upload: str,
-    target: str,
-    file_number: int,
-    recipients: Sequence[str],
-    when: float,
-) -> None:
-    """Insert a waiting delivery. If there is an untried one, change only when it is due."""
-    database.execute(
-        "INSERT INTO delivery (upload, target, file_number, recipients, state, next_try)"
-        " VALUES (?, ?, ?, ?, 'waiting', ?)"
-        " ON CONFLICT (upload, target, file_number) DO UPDATE SET next_try = excluded.next_try"
-        " WHERE attempts = 0",
-        (upload, target, file_number, json.dumps(list(recipients)), when),
-    )
-
-
-def add_file(
-    database: sqlite3.Connection, id: str, number: int, file: File, thumbnail: Thumbnail | None
-) -> None:
-    """Insert a file of an upload, and delete the thumbnails of older uploads."""
-    insert(
-        database,
-        "file",
-        upload=id,
-        number=number,
-        name=file.name,
-        content_type=file.content_type,
-        start=file.start,
-        size=file.size,
-        thumbnail=thumbnail.data if thumbnail else None,
-        turn=thumbnail.turn if thumbnail else 0,
-    )
-    if thumbnail:
-        database.execute(
-            "UPDATE file SET thumbnail = NULL WHERE thumbnail IS NOT NULL AND upload NOT IN"
-            " (SELECT id FROM upload ORDER BY received DESC, id DESC LIMIT ?)",
-            (RECENT,),
-        )
-
-
-def open_post(database: sqlite3.Connection, post: Post, now: float) -> StoredUpload | None:
-    """Return the upload that a photo of a post belongs to, if there is one."""
-    row = database.execute(
-        f"SELECT {STORED_UPLOAD} FROM upload WHERE open AND session = ? AND site = ? AND text = ?"
-        " AND (album IN ('', ?) OR ? = '') AND abs(? - latest) <= ? ORDER BY latest DESC",
-        (post.session, post.site, post.caption, post.album, post.album, now, GAP),
-    ).fetchone()
-    return StoredUpload(*row) if row else None
-
-
-def targets_together(database: sqlite3.Connection, id: str) -> set[str]:
-    """Return the targets that get a post as a whole."""
-    query = "SELECT target FROM delivery WHERE upload = ? AND file_number = 0"
-    return {target for (target,) in database.execute(query, (id,))}
+    deliveries: tuple[Delivery, ...]

@@ -30,36 +30,21 @@ class RepeatedError(Exception):
 
 
 class Replies:
-    """Open replies by the ids of their bodies, and confirmed ones that are not stored yet."""
+    """The open replies by the ids of their bodies.
+
+    `confirmed` has the bodies whose replies have arrived, until that is stored.
+    """
 
     def __init__(self) -> None:
-        self._open: dict[str, Future[bool]] = {}
-        self._confirmed: set[str] = set()
-
-    def open(self, id: str) -> None:
-        """Open the reply to a body, unless it is open."""
-        self._open.setdefault(id, Future())
-
-    def forget(self, id: str) -> None:
-        """Forget the open reply to a body that was not accepted after all."""
-        self._open.pop(id, None)
+        self.open: dict[str, Future[bool]] = {}
+        self.confirmed: set[str] = set()
 
     def close(self, id: str, *, arrived: bool) -> None:
         """Close the reply to a body."""
         if arrived:
-            self._confirmed.add(id)
-        if reply := self._open.pop(id, None):
+            self.confirmed.add(id)
+        if reply := self.open.pop(id, None):
             reply.set_result(arrived)
-
-    def save(self, database: sqlite3.Connection) -> set[str]:
-        """Store the confirmed replies. Call `saved` with the result after the commit."""
-        confirmed = set(self._confirmed)
-        for id in confirmed:
-            database.execute("UPDATE body SET reply_confirmed = 1 WHERE id = ?", (id,))
-        return confirmed
-
-    def saved(self, confirmed: set[str]) -> None:
-        self._confirmed -= confirmed
 
     def refuse_repeated(
         self,
@@ -81,11 +66,10 @@ class Replies:
             (fingerprint, resource, site, caption, now, REPEAT),
         )
         for id, upload, announced in rows:
-            reply = self._open.get(id)
-            if resource and announced == resource:
-                reply = None
-            elif id in self._confirmed:
+            is_same_resource = bool(resource) and announced == resource
+            if id in self.confirmed and not is_same_resource:
                 continue
+            reply = None if is_same_resource else self.open.get(id)
             if reply is None:
-                self.open(id)  # for the reply to the repeat
+                self.open.setdefault(id, Future())  # the reply to the repeat
             raise RepeatedError(id, upload, reply)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,11 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nxparse.store import disk
-
-_FLAGS = (
-    *(os.O_RDONLY, getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_CLOEXEC", 0)),
-    *(getattr(os, "O_NONBLOCK", 0), getattr(os, "O_BINARY", 0)),  # a FIFO must not block
-)
 
 
 class SavedFile(NamedTuple):
@@ -62,7 +56,7 @@ class OpenFile:
 
 
 def identity_of(state: os.stat_result) -> str:
-    """Return what identifies a regular file and its content; empty for anything else."""
+    """Return the identity of a regular file and its content; empty for anything else."""
     if not stat.S_ISREG(state.st_mode):
         return ""
     return f"{state.st_dev} {state.st_ino} {state.st_size} {state.st_mtime_ns}"
@@ -72,28 +66,10 @@ def open_unchanged(copies: Iterable[SavedFile]) -> OpenFile | None:
     """Open the first of these copies of a file that is unchanged. None if there is none."""
     for saved in copies:
         with suppress(OSError, ValueError):
-            fd = os.open(saved.path, sum(_FLAGS))
+            fd = os.open(saved.path, disk.READ)
             state = os.fstat(fd)
             if saved.matches(state):
                 digest = hashlib.blake2b(saved.identity.encode(), digest_size=12).hexdigest()
                 return OpenFile(saved.path.name, state.st_size, f'"{digest}"', fd)
             os.close(fd)
     return None
-
-
-def record_saved(
-    database: sqlite3.Connection, upload: str, number: int, files: Iterable[SavedFile]
-) -> None:
-    """Store the saved files of an upload: the file `number`, or all from 1 if that is 0."""
-    database.executemany(
-        "INSERT OR REPLACE INTO saved_file (upload, number, path, identity) VALUES (?, ?, ?, ?)",
-        [
-            (upload, number or index, os.fsencode(file.path.absolute()), file.identity)
-            for index, file in enumerate(files, 1)
-        ],
-    )
-
-
-def saved_files(rows: Iterable[tuple[bytes, str]]) -> tuple[SavedFile, ...]:
-    """Return the saved files in rows of path and identity."""
-    return tuple(SavedFile(Path(os.fsdecode(path)), identity) for path, identity in rows)

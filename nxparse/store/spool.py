@@ -42,6 +42,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -49,37 +50,39 @@ from typing import Any
 
 from nxparse import upload
 from nxparse.deviation import BodyError
-from nxparse.multipart import PartSpan
-from nxparse.store import disk, quarantine
+from nxparse.framing import PartSpan
+from nxparse.store import disk
 from nxparse.store.body import Background, Incoming, Room
-from nxparse.store.database import Database
-from nxparse.store.deliveries import MAX_WAIT, WAITED, Deliveries
+from nxparse.store.database import Database, insert
+from nxparse.store.deliveries import MAX_WAIT, WAITED, Deliveries, add_delivery
 from nxparse.store.disk import Folder
-from nxparse.store.quarantine import Quarantine
 from nxparse.store.records import (
     NEEDED,
+    RECENT,
     SCHEMA,
+    STORED_UPLOAD,
     Delivery,
     Post,
     StoredUpload,
-    add_delivery,
-    add_file,
-    insert,
-    open_post,
-    targets_together,
 )
-from nxparse.store.replies import Replies
-from nxparse.upload import File, Source, Thumbnail, Upload
+from nxparse.upload import Copy, File, Source, Thumbnail, Upload
 
+# Limits on the bodies in quarantine and on the unknown requests.
+MAX_QUARANTINE = 2 << 30  # bytes on the disk
+MAX_QUARANTINED = 1000  # files
+MAX_UNKNOWN_BYTES = 256 << 20
+MAX_UNKNOWN = 100  # files
 # Settled uploads stay in the database as history for this time, in seconds.
 HISTORY = 30 * 86400
+# Seconds after which a photo with the same caption begins a new post.
+GAP = 600.0
 # Cameras do not announce the end of a post: it is delivered after this many seconds
 # without another photo.
 QUIET = 60.0
 # A post has no more photos than an upload by e-mail may have.
 MAX_PHOTOS = 64
 
-_WAITING = f"SELECT id, size FROM body WHERE {NEEDED}"
+_NEEDED_BODIES = f"SELECT id, size FROM body WHERE {NEEDED}"
 
 logger = logging.getLogger(__name__)
 
@@ -100,15 +103,14 @@ class Spool(Deliveries):
         alone: bool = True,
         background: Background = lambda work: None,
     ) -> None:
+        super().__init__(clock, Room(lambda: shutil.disk_usage(root / "spool").free))
         self.recovered: list[Path] = []
         self._root = root
-        self._clock = clock
         self._alone = alone
         self._background = background
         self._reopening = threading.Lock()
-        self._room = Room(self.free)
-        self._replies = Replies()
         self._version = -1
+        self._is_tidy = False  # whether quarantine is known to be within its limits
         if not root.parent.is_dir():  # it may be a link to another disk
             Folder.make(root.parent).close()
         self._was_mounted = os.path.ismount(root.parent)
@@ -120,10 +122,9 @@ class Spool(Deliveries):
             self._spool = opened.enter_context(Folder.make(self._root / "spool", 0o700))
             if self._alone:
                 self._spool.lock()
-            self._quarantine = opened.enter_context(closing(Quarantine(self._root / "quarantine")))
-            self._database = opened.enter_context(
-                closing(Database(self._root / "state.sqlite3", SCHEMA))
-            )
+            self._quarantine = opened.enter_context(Folder.make(self._root / "quarantine", 0o700))
+            database = Database(self._root / "state.sqlite3", SCHEMA)
+            self._database = opened.enter_context(closing(database))
             if self._alone:
                 self._recover()
             self._opened = opened.pop_all()
@@ -150,10 +151,6 @@ class Spool(Deliveries):
             old.close()
             logger.warning(f"{directory} was replaced while nx_addon is running: reopened it")
 
-    def free(self) -> int:
-        """Return the number of free bytes on the disk."""
-        return shutil.disk_usage(self._spool.path).free
-
     def begin(self, length: int | None = None) -> Incoming:
         """Begin to receive a body of `length` bytes, None if that is unknown.
 
@@ -176,10 +173,7 @@ class Spool(Deliveries):
         body is a duplicate.
         """
         arrival = StoredUpload(incoming.id, self._clock(), client, found.sender)
-        fingerprint = upload.fingerprint(found, incoming.size)
-
-        with self._storing(incoming) as database:
-            self._replies.refuse_repeated(database, fingerprint, arrival.received)
+        with self._storing(incoming, found) as (database, fingerprint):
             insert(
                 database,
                 "upload",
@@ -189,10 +183,7 @@ class Spool(Deliveries):
                 subject=found.subject,
                 text=found.text,
             )
-            self._add_body(database, incoming, arrival, 0, fingerprint, source=found.source)
-            for number, file in enumerate(found.files, 1):
-                thumbnail = thumbnails[number - 1] if thumbnails else None
-                add_file(database, arrival.id, number, file, thumbnail)
+            self._add_body(database, incoming, arrival.id, 0, fingerprint, found, thumbnails)
             for target, recipients in deliveries.items():
                 add_delivery(database, arrival.id, target, 0, recipients, arrival.received)
         return arrival
@@ -203,50 +194,47 @@ class Spool(Deliveries):
         post: Post,
         file: File,
         resource: str,
-        *,
-        at_once: Sequence[str],
-        together: Sequence[str],
+        targets: Mapping[str, bool],
         thumbnail: Thumbnail | None = None,
     ) -> StoredUpload:
         """Store a photo of a post durably. Its reply is then open.
 
-        `resource` is the announcement that the photo belongs to. The targets in `together`
-        get the whole post, those in `at_once` each photo. Raises RepeatedError if the body
-        is a duplicate.
+        `resource` is the announcement that the photo belongs to. `targets` says for each
+        target whether it gets the whole post, or else each photo at once. Raises
+        RepeatedError if the body is a duplicate.
         """
         now = self._clock()
-        single = upload.posted(post.sender, post.site, post.album, post.caption, [file])
-        fingerprint = upload.fingerprint(single, incoming.size)
-
-        with self._storing(incoming) as database:
-            self._replies.refuse_repeated(database, fingerprint, now, resource, post)
-            arrival = open_post(database, post, now)
+        found = upload.posted(post.sender, post.site, post.album, post.caption, [file])
+        with self._storing(incoming, found, resource, post) as (database, fingerprint):
+            arrival = _open_post(database, post, now)
             # A target that was added since may need photos that are deleted already.
-            if arrival is None or targets_together(database, arrival.id) != set(together):
+            whole = {target for target, together in targets.items() if together}
+            if arrival is None or _targets_together(database, arrival.id) != whole:
                 arrival = StoredUpload(incoming.id, now, post.client, post.sender, post.site)
                 insert(database, "upload", **arrival._asdict(), text=post.caption)
             query = "SELECT count(*) + 1 FROM body WHERE upload = ?"
             (number,) = database.execute(query, (arrival.id,)).fetchone()
-            self._add_body(database, incoming, arrival, number, fingerprint, resource)
-            add_file(database, arrival.id, number, file, thumbnail)
+            self._add_body(
+                *(database, incoming, arrival.id, number, fingerprint, found, [thumbnail]),
+                resource,
+            )
             complete = number >= min(post.photos or MAX_PHOTOS, MAX_PHOTOS)
             database.execute(
                 "UPDATE upload SET session = ?, album = CASE album WHEN '' THEN ? ELSE album END,"
                 " open = ?, latest = ? WHERE id = ?",
                 (post.session, post.album, not complete, now, arrival.id),
             )
-            for target in at_once:
-                add_delivery(database, arrival.id, target, number, [post.site], now)
-            for target in together:
-                when = now if complete else now + QUIET
-                add_delivery(database, arrival.id, target, 0, [post.site], when)
+            for target, together in targets.items():
+                when = now + QUIET if together and not complete else now
+                file_number = 0 if together else number
+                add_delivery(database, arrival.id, target, file_number, [post.site], when)
         return arrival
 
     def expect(self, post: Post, seconds: float) -> None:
         """Postpone an open post by `seconds`, because another photo of it may arrive."""
         now = self._clock()
         with self._transaction() as database:
-            if arrival := open_post(database, post, now):
+            if arrival := _open_post(database, post, now):
                 database.execute("UPDATE upload SET latest = ? WHERE id = ?", (now, arrival.id))
                 database.execute(
                     "UPDATE delivery SET next_try = ? WHERE upload = ? AND file_number = 0"
@@ -272,18 +260,34 @@ class Spool(Deliveries):
         finally:
             incoming.close()
             self._room.release(incoming.id)
-            path = self._quarantine.take(incoming.folder, incoming.id)
+            path = self._move_to_quarantine(incoming.folder, incoming.id)
         self._quarantine.sync()
         self._spool.sync()
         return path
 
     def tidy(self) -> list[Path]:
         """Delete the oldest bodies in quarantine until the rest fits. Returns their paths."""
-        return self._quarantine.tidy()
+        if self._is_tidy:
+            return []
+        self._is_tidy = True
+        deleted = self._quarantine.trim(MAX_QUARANTINE, MAX_QUARANTINED)
+        return [self._quarantine.path / name for name in deleted]
 
     def save_unknown(self, flow: bytes) -> Path:
         """Store the flow of an unknown request, and delete the oldest flows above the limits."""
-        return quarantine.save_unknown(self._root / "unknown", f"{self._new_id()}.mitm", flow)
+        name = f"{self._new_id()}.mitm"
+        with Folder.make(self._root / "unknown", 0o700) as folder:
+            fd = folder.create(f".{name}", 0o600)
+            try:
+                disk.write_all(fd, flow)
+                folder.move(f".{name}", folder, name)
+            except OSError:
+                folder.discard(f".{name}")
+                raise
+            finally:
+                os.close(fd)
+            folder.trim(MAX_UNKNOWN_BYTES, MAX_UNKNOWN)
+            return folder.path / name
 
     def version(self) -> int:
         """Return a number that changes when another process has changed the database."""
@@ -291,7 +295,7 @@ class Spool(Deliveries):
         if version != self._version:
             self._version = int(version)
             accepted = set(self._room.accepted)
-            for id in accepted - {id for id, _ in self._database.query(_WAITING)}:
+            for id in accepted - {id for id, _ in self._database.query(_NEEDED_BODIES)}:
                 self._room.release(id)
         return self._version
 
@@ -302,21 +306,19 @@ class Spool(Deliveries):
         The files can be read inside the with statement; nothing is read before. Raises
         BodyError if a body is gone.
         """
-        arrival, number = delivery.arrival, delivery.file_number
+        arrival = delivery.arrival
         self._close_post(delivery)
         with ExitStack() as opened:
-            sources = self._sources(delivery, opened)
-            rows = self._database.query(
+            bodies = self._open_bodies(delivery, opened)
+            files = {}
+            for number, name, content_type, size, start in self._database.query(
                 "SELECT number, name, content_type, size, start FROM file WHERE upload = ?"
                 " ORDER BY number",
                 arrival.id,
-            )
-            files = {}
-            for n, name, content_type, size, start in rows:
-                if body := sources.get(n) or sources.get(0):
-                    source, fd = body
-                    file = File(name, content_type, size, start, source.fetch)
-                    files[n] = file.with_copy(partial(disk.copy_range, fd))
+            ):
+                if body := bodies.get(number) or bodies.get(0):
+                    source, copy = body
+                    files[number] = File(name, content_type, size, start, source.fetch, copy)
             [(sender_name, recipients, subject, text, album)] = self._database.query(
                 "SELECT sender_name, recipients, subject, text, album FROM upload WHERE id = ?",
                 arrival.id,
@@ -331,9 +333,10 @@ class Spool(Deliveries):
                     subject=subject,
                     text=text,
                     files=tuple(files.values()),
-                    source=sources[0][0],
+                    source=bodies[0][0],
                 )
-            yield whole, [file for n, file in files.items() if number in (0, n)]
+            wanted = delivery.file_number
+            yield whole, [file for number, file in files.items() if wanted in (0, number)]
 
     def quarantine_delivery(self, delivery: Delivery) -> list[Path]:
         """Move the bodies of a delivery to quarantine. Returns their paths there."""
@@ -341,13 +344,19 @@ class Spool(Deliveries):
         moved = []
         for id, *_ in self._bodies(delivery):
             try:
-                moved.append(self._quarantine.take(self._spool, id))
+                moved.append(self._move_to_quarantine(self._spool, id))
             except FileNotFoundError:
                 if self._spool.has(id):
                     raise  # the quarantine folder is gone
         self._quarantine.sync()
         self._spool.sync()
         return moved
+
+    def _move_to_quarantine(self, folder: Folder, id: str) -> Path:
+        """Move a body to quarantine. Syncing the folders makes that durable."""
+        folder.move(id, self._quarantine, id)
+        self._is_tidy = False
+        return self._quarantine.path / id
 
     def _new_id(self) -> str:
         now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._clock()))
@@ -358,22 +367,23 @@ class Spool(Deliveries):
             raise OSError(errno.ESTALE, "it was removed or replaced while nx_addon is running")
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._database.transaction() as database:
-            confirmed = self._replies.save(database)
-            yield database
-        self._replies.saved(confirmed)
+    def _storing(
+        self, incoming: Incoming, found: Upload, resource: str = "", post: Post | None = None
+    ) -> Iterator[tuple[sqlite3.Connection, str]]:
+        """Make a body durable, then its rows: the with statement is the transaction.
 
-    @contextmanager
-    def _storing(self, incoming: Incoming) -> Iterator[sqlite3.Connection]:
-        """Make a body durable, then its rows: the with statement is the transaction."""
+        Yields the database and the fingerprint. Raises RepeatedError.
+        """
+        fingerprint = upload.fingerprint(found, incoming.size)
         incoming.sync()
         self._check_place(incoming.folder)
         try:
             with self._transaction() as database:
-                yield database
+                now = self._clock()
+                self._replies.refuse_repeated(database, fingerprint, now, resource, post)
+                yield database, fingerprint
         except BaseException:
-            self._replies.forget(incoming.id)
+            self._replies.open.pop(incoming.id, None)
             raise
         incoming.close()
         self._room.accept(incoming.id, incoming.size)
@@ -382,28 +392,50 @@ class Spool(Deliveries):
         self,
         database: sqlite3.Connection,
         incoming: Incoming,
-        arrival: StoredUpload,
-        number: int,
+        id: str,
+        file_number: int,
         fingerprint: str,
+        found: Upload,
+        thumbnails: Sequence[Thumbnail | None],
         resource: str = "",
-        source: Source | None = None,
     ) -> None:
-        parts = source.parts if source else ()
+        """Insert a body of the upload `id`, and its files."""
+        parts = found.source.parts if found.source else ()
         insert(
             database,
             "body",
             id=incoming.id,
-            upload=arrival.id,
-            file_number=number,
+            upload=id,
+            file_number=file_number,
             received=self._clock(),
             size=incoming.size,
             fingerprint=fingerprint,
             resource=resource,
-            parts=json.dumps(
-                [(one.name, one.filename, one.content_type, one.start, one.end) for one in parts]
-            ),
+            parts=json.dumps([part._replace(headers=()) for part in parts]),
         )
-        self._replies.open(incoming.id)
+        first = file_number or 1
+        shown = dict(enumerate(thumbnails, first))
+        for number, file in enumerate(found.files, first):
+            thumbnail = shown.get(number)
+            insert(
+                database,
+                "file",
+                upload=id,
+                number=number,
+                name=file.name,
+                content_type=file.content_type,
+                start=file.start,
+                size=file.size,
+                thumbnail=thumbnail and thumbnail.data,
+                turn=thumbnail.turn if thumbnail else 0,
+            )
+        if any(thumbnails):
+            database.execute(
+                "UPDATE file SET thumbnail = NULL WHERE thumbnail IS NOT NULL AND upload NOT IN"
+                " (SELECT id FROM upload ORDER BY received DESC, id DESC LIMIT ?)",
+                (RECENT,),
+            )
+        self._replies.open[incoming.id] = Future()
 
     def _close_post(self, delivery: Delivery) -> None:
         arrival = delivery.arrival
@@ -427,9 +459,9 @@ class Spool(Deliveries):
             delivery.file_number,
         )
 
-    def _sources(self, delivery: Delivery, opened: ExitStack) -> dict[int, tuple[Source, int]]:
-        """Open the bodies of a delivery: source and descriptor of each, by file number."""
-        found = {}
+    def _open_bodies(self, delivery: Delivery, opened: ExitStack) -> dict[int, tuple[Source, Copy]]:
+        """Open the bodies of a delivery until `opened` is closed. Returns them by file number."""
+        found: dict[int, tuple[Source, Copy]] = {}
         for id, number, size, parts in self._bodies(delivery):
             try:
                 fd = self._spool.open(id)
@@ -438,17 +470,11 @@ class Spool(Deliveries):
             opened.callback(os.close, fd)
             if os.fstat(fd).st_size != size:
                 raise BodyError("its body has another size than when it was accepted")
-            spans = [
-                PartSpan(name, file_name, content_type, (), start, end)
-                for name, file_name, content_type, start, end in json.loads(parts)
-            ]
-            found[number] = Source(spans, partial(disk.read_range, fd)), fd
+            source = Source(
+                [PartSpan(*part) for part in json.loads(parts)], partial(disk.read_range, fd)
+            )
+            found[number] = source, partial(disk.copy_range, fd)
         return found
-
-    def _delete_bodies(self, ids: Sequence[str]) -> None:
-        for id in ids:
-            self._spool.discard(id)
-            self._room.release(id)
 
     def _recover(self) -> None:
         known = dict(self._database.query(f"SELECT id, {NEEDED} FROM body"))
@@ -458,7 +484,7 @@ class Spool(Deliveries):
             if name in known or not state.st_size:
                 self._spool.unlink(name)
             else:
-                self.recovered.append(self._quarantine.take(self._spool, name))
+                self.recovered.append(self._move_to_quarantine(self._spool, name))
         self._quarantine.sync()
         self._spool.sync()
         now = self._clock()
@@ -471,12 +497,12 @@ class Spool(Deliveries):
             # Retry everything now: the cause may be gone, and the clock may have been set.
             # But photos for an open post may be on their way.
             database.execute(
-                f"UPDATE delivery SET {WAITED}, next_try = ? + CASE WHEN file_number = 0"
+                f"UPDATE delivery SET {WAITED}, next_try = :now + CASE WHEN file_number = 0"
                 " AND attempts = 0 AND upload IN (SELECT id FROM upload WHERE open)"
-                " THEN ? ELSE 0 END WHERE state = 'waiting'",
-                (now, now, now, now, QUIET),
+                " THEN :quiet ELSE 0 END WHERE state = 'waiting'",
+                {"now": now, "quiet": QUIET},
             )
-        self._room.accepted = dict(self._database.query(_WAITING))
+        self._room.accepted = dict(self._database.query(_NEEDED_BODIES))
         # A file that was being saved. The next attempt may use another folder.
         for path in self._root.parent.glob("undelivered/*/.[0-9]*Z-*-*"):
             with suppress(OSError):
@@ -484,3 +510,19 @@ class Spool(Deliveries):
         with suppress(OSError):
             for path in self._root.glob("run-*"):
                 shutil.rmtree(path, ignore_errors=True)  # does not follow links
+
+
+def _open_post(database: sqlite3.Connection, post: Post, now: float) -> StoredUpload | None:
+    """Return the upload that a photo of a post belongs to, if there is one."""
+    row = database.execute(
+        f"SELECT {STORED_UPLOAD} FROM upload WHERE open AND session = ? AND site = ? AND text = ?"
+        " AND (album IN ('', ?) OR ? = '') AND abs(? - latest) <= ? ORDER BY latest DESC",
+        (post.session, post.site, post.caption, post.album, post.album, now, GAP),
+    ).fetchone()
+    return StoredUpload(*row) if row else None
+
+
+def _targets_together(database: sqlite3.Connection, id: str) -> set[str]:
+    """Return the targets that get a post as a whole."""
+    query = "SELECT target FROM delivery WHERE upload = ? AND file_number = 0"
+    return {target for (target,) in database.execute(query, (id,))}

@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from nxparse import multipart
+from nxparse.framing import boundary_of
+from nxparse.scanner import Scanner
 from nxparse.store.spool import Spool
 from nxparse.upload import from_parts
 from tests import bodies, camera
@@ -99,7 +100,7 @@ def accepted(folder: Path, size: int) -> Path:
     """A spool with an upload to be mailed."""
     with closing(Spool(folder)) as spool:
         incoming = spool.begin()
-        scanner = multipart.Scanner(multipart.boundary_of(bodies.CONTENT_TYPE))
+        scanner = Scanner(boundary_of(bodies.CONTENT_TYPE))
         for piece in body(size):
             incoming.write(piece)
             scanner.feed(piece)

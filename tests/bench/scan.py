@@ -28,7 +28,8 @@ from streaming_form_data import StreamingFormDataParser
 from streaming_form_data.targets import BaseTarget
 from werkzeug.sansio.multipart import Data, MultipartDecoder, NeedData
 
-from nxparse.multipart import LimitError, Scanner
+from nxparse.deviation import LimitError
+from nxparse.scanner import Scanner
 from tests import bodies
 from tests.bench.table import Goal, Row, Table, in_turns
 

@@ -49,9 +49,3 @@ def test_end_of_a_reply() -> None:
     for data in (b"", head, head + b"\r\nx", b"HTTP/1.1 200 OK\r\n\r\nxy"):
         assert not Received(data).is_whole
     assert Received(head + b"\r\nxy").is_whole
-
-
-def test_header_names_have_one_spelling() -> None:
-    """The firmware compares header names with case."""
-    reply = Received(b'HTTP/1.1 200 OK\r\netag: "x"\r\nServer: nginx\r\n\r\nETag: "y"')
-    assert [reply.header(name) for name in ("ETag", "etag", "Server")] == ["", '"x"', "nginx"]

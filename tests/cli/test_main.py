@@ -118,10 +118,12 @@ class TestFiles:
         [
             (b"nothing", "upload  cannot be", "cannot be parsed: Content-Type names no usable"),
             (b"", "", "cannot be parsed: Content-Type names no usable boundary"),
+            (PHOTOS["A.JPG"], "", "cannot be parsed: it is a photo, not an upload"),
+            (b"\0\0\0\x18ftypmp42", "", "cannot be parsed: it is a video, not an upload"),
             (b"GET /x HTTP/1.1\r\n\r\n", "", "is not an upload, but: unknown, GET /x"),
             (NO_MESSAGE, "  1  x     -", "cannot be parsed: the body has no part named message"),
         ],
-        ids=["garbage", "empty", "other request", "no message"],
+        ids=["garbage", "empty", "photo", "video", "other request", "no message"],
     )
     def test_not_an_upload(
         self, path: Path, run: Run, data: bytes, shown: str, sentence: str

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nxparse.deliver.errors import MAX_REASON, TemporaryError, clean_text
-
-
-def test_progress() -> None:
-    """Each error has its own progress, at first none."""
-    first, second = TemporaryError("later"), TemporaryError("later")
-    first.progress = ("a", "b")
-    assert (first.progress, second.progress, str(first)) == (("a", "b"), (), "later")
+from nxparse.deliver.errors import MAX_REASON, clean_text
 
 
 @pytest.mark.parametrize(

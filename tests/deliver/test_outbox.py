@@ -28,9 +28,8 @@ from nxparse.deliver.outbox import (
     Outbox,
     describe_waiting,
 )
-from nxparse.deliver.save import folder_for, save
 from nxparse.deviation import BodyError
-from nxparse.store import quarantine
+from nxparse.store import spool
 from nxparse.store.deliveries import MAX_WAIT
 from nxparse.store.records import Delivery, StoredUpload
 from nxparse.store.spool import Spool
@@ -353,30 +352,6 @@ class TestState:
         out.deliver_due("save")
         assert target.ids == [first] * (1 + len(attempts))
 
-    def test_killed_between_delivery_and_record(self, scene: Scene, tmp_path: Path) -> None:
-        """R10: a delivery whose result was not recorded is repeated, without a second file."""
-        ids: list[str] = []
-        new: list[bool] = []
-
-        def deliver(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
-            ids.append(delivery.id)
-            received = delivery.arrival.received
-            new.extend(one.new for one in save(files, tmp_path / "uploads", received, delivery.id))
-            first.close()  # nothing more can be recorded
-            return Outcome("saved")
-
-        id, first = scene.accept(data=TWO), scene.spool
-        first.split(first.due("save")[0], 2)
-        with pytest.raises(sqlite3.ProgrammingError):
-            scene.box({"save": deliver}).deliver_due("save")
-        scene.restart()
-        scene.box({"save": deliver}).deliver_due("save")
-        assert ids == [f"{id}.1", f"{id}.1", f"{id}.2"]
-        assert new == [True, False, True]
-        day = folder_for(tmp_path / "uploads", NEW_YEAR)
-        assert contents(day) == {"A.JPG": PHOTO, "B.JPG": jpeg(600)}
-        assert scene.bodies() == {}
-
 
 class TestQuarantine:
     def test_body_cannot_be_read(self, scene: Scene) -> None:
@@ -468,27 +443,6 @@ class TestWaits:
         target = Target(TemporaryError("451", retry_after))
         scene.box({"save": target}, jitter=jitter).deliver_due("save")
         assert scene.wait() == pytest.approx(seconds)
-
-    @pytest.mark.parametrize("how", ["retried by hand", "restarted"])
-    @pytest.mark.parametrize("seconds", [0, 4], ids=["at once", "after 4 s"])
-    def test_wait_that_was_cut_short(self, scene: Scene, how: str, seconds: float) -> None:
-        """Only the time that a delivery has really waited counts."""
-        times = 6
-        id, target = scene.accept(), Target(*[LATER] * (times + 1))
-        out = scene.box({"save": target}, retry_for=30)
-        out.deliver_due("save")
-        for _ in range(times):
-            scene.clock.now += seconds
-            if how == "restarted":
-                scene.restart()
-                out = scene.box({"save": target}, retry_for=30)
-            else:
-                assert scene.spool.retry_now(id) == 1
-            out.deliver_due("save")
-        [left] = scene.spool.waiting()
-        wait = max(MIN_WAIT, times * seconds)
-        assert (left.attempts, left.next_try - scene.clock.now) == (times + 1, wait)
-        assert left.waited == times * seconds + wait
 
     @pytest.mark.parametrize("jump", [YEARS, -YEARS, -NEW_YEAR, 3600, -3600, -90000])
     def test_clock_jumps(self, scene: Scene, jump: float) -> None:
@@ -1009,7 +963,7 @@ class TestThreads:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         """Files deleted from a full quarantine are logged."""
-        monkeypatch.setattr(quarantine, "MAX_QUARANTINE", 10)
+        monkeypatch.setattr(spool, "MAX_QUARANTINE", 10)
         incoming = live.begin()
         incoming.write(b"more than ten bytes")
         path = live.quarantine(incoming)

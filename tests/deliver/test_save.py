@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from nxparse.deliver import taken
 from nxparse.deliver.save import Saved, describe_saved, folder_for, parse_folder, save
 from nxparse.store import disk
 from nxparse.store.disk import Folder
@@ -341,6 +342,24 @@ class TestManyEqualNames:
             save([costs.file("q.JPG", different(number))], tmp_path, NOON, ID)
         assert costs.looked_up <= count * 30
         assert len(contents(day)) == count
+
+    @pytest.mark.parametrize(("limit", "cached"), [(COUNT, True), (COUNT - 1, False)])
+    def test_cache_is_limited(
+        self,
+        tmp_path: Path,
+        day: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        limit: int,
+        cached: bool,
+    ) -> None:
+        """With more names than the limit, they are looked up again."""
+        monkeypatch.setattr(taken, "MAX_CACHED", 0)  # forget the folders of other tests
+        self.save(tmp_path, *range(self.COUNT))
+        monkeypatch.setattr(taken, "MAX_CACHED", limit)
+        self.save(tmp_path, 0)
+        costs = Costs(monkeypatch)
+        self.save(tmp_path, 0)
+        assert (costs.looked_up < self.COUNT) is cached
 
     @pytest.mark.parametrize("other", ["q.JPG", "q-20.JPG", "q-39.JPG"])
     def test_deleted_meanwhile(self, tmp_path: Path, day: Path, other: str) -> None:

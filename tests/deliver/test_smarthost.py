@@ -7,8 +7,6 @@ import pytest
 from nxparse.deliver.smarthost import Security, Smarthost, parse_smarthost
 
 PLAIN, STARTTLS, TLS = Security
-NO_URL = "not an smtp://, smtp+starttls:// or smtps:// URL with a host"
-NO_HOST = "not like smtps://user:password@host"
 
 
 @pytest.mark.parametrize(
@@ -32,31 +30,30 @@ def test_url(url: str, expected: Smarthost) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "reason"),
+    "url",
     [
-        ("", NO_URL),
-        ("mail.example", NO_URL),
-        ("http://mail.example", NO_URL),
-        ("smtp://me:secret@mail.example:port", NO_URL),
-        ("smtp://me:secret@mail.example:0", NO_URL),
-        ("smtp://me:secret@[::1", NO_URL),
-        ("smtp://me:se/cret@mail.example", NO_URL),
-        ("smtp://me:secret@mail..example", NO_URL),
-        (f"smtp://me:secret@{'a' * 64}.example", NO_URL),
-        ("smtp://me:secret\udcff@mail.example", NO_URL),
-        ("smtp://me:secret@mail\0.example", NO_URL),
-        ("smtp:mail.example", NO_HOST),
-        ("smtp://me:secret@", NO_HOST),
-        ("smtp://:25", NO_HOST),
-        ("smtp://me:secret@mail.example?secret", NO_HOST),
-        ("smtp://me:#secret@mail.example", NO_HOST),
+        "",
+        "mail.example",
+        "http://mail.example",
+        "smtp://me:secret@mail.example:port",
+        "smtp://me:secret@mail.example:0",
+        "smtp://me:secret@[::1",
+        "smtp://me:se/cret@mail.example",
+        "smtp://me:secret@mail..example",
+        f"smtp://me:secret@{'a' * 64}.example",
+        "smtp://me:secret\udcff@mail.example",
+        "smtp://me:secret@mail\0.example",
+        "smtp:mail.example",
+        "smtp://me:secret@",
+        "smtp://:25",
+        "smtp://me:secret@mail.example?secret",
+        "smtp://me:#secret@mail.example",
     ],
 )
-def test_wrong_url(url: str, reason: str) -> None:
+def test_wrong_url(url: str) -> None:
     """The error contains nothing of the URL, which may have a password anywhere."""
-    with pytest.raises(ValueError, match=r"^not ") as caught:
+    with pytest.raises(ValueError, match=r"^not a URL like smtps://user:password@host$"):
         parse_smarthost(url)
-    assert str(caught.value) == reason
 
 
 def test_text() -> None:

@@ -21,14 +21,15 @@ from urllib.parse import quote
 from nxparse import config, filename, framing, jpeg, markup, message, multipart, upload
 from nxparse.address import AddressError, deliverable
 from nxparse.deliver import forward, routes, smarthost
-from nxparse.deviation import BodyError, Deviation, Kind
+from nxparse.deviation import BodyError, Deviation, Kind, MultipartError
+from nxparse.framing import PartSpan, boundary_of
 from nxparse.inspect import credentials, report, show
 from nxparse.inspect import recorded as requests
 from nxparse.inspect.recorded import RecordedRequest, RecordedResponse
 from nxparse.markup import MarkupError
-from nxparse.multipart import MultipartError, PartSpan, Scanner
+from nxparse.scanner import MAX_PARTS, Scanner
 from nxparse.server import endpoints, social
-from nxparse.server.social import Announcement, CredentialsError, Login
+from nxparse.server.social import Announcement, CredentialsError
 from nxparse.text import describe_upload
 from tests import bodies
 from tests import social as sites
@@ -103,7 +104,7 @@ def scanner(data: bytes) -> None:
         assert edges == sorted(edges)
         assert all(0 <= edge <= len(body) for edge in edges)
         assert all(0 <= one.offset <= len(body) for one in found.deviations)
-        assert len(found.parts) <= multipart.MAX_PARTS
+        assert len(found.parts) <= MAX_PARTS
     if tolerant.deviations:
         first = tolerant.deviations[0]
         detail = f": {first.detail}" if first.detail else ""
@@ -215,7 +216,7 @@ def read(data: bytes) -> None:
         found = upload.read(body, TYPE)
     except BodyError:
         return
-    scanner = multipart.Scanner(multipart.boundary_of(TYPE))
+    scanner = Scanner(boundary_of(TYPE))
     for piece in pieces(body, size + 1):
         scanner.feed(piece)
     assert upload.from_parts(scanner.close(), scanner.deviations, fetch) == found
@@ -294,11 +295,10 @@ def typable(data: bytes) -> str:
 def gateway(data: bytes) -> None:
     """Any request to the social gateway is a login, an announcement, or a BodyError."""
     with suppress(BodyError):
-        login = social.parse_login(data)
-        assert bool(login.user) != login.out
-        assert len(login.user) <= social.MAX_NAME
-        assert not LINE_ENDS.search(login.user)
-        reply = social.logged_in("k", login.user).body
+        user = social.parse_login(data)
+        assert user is None or 0 < len(user) <= social.MAX_NAME
+        assert not LINE_ENDS.search(user or "")
+        reply = social.logged_in("k", user or "").body
         assert reply.count(b'"') == 10
         assert reply.count(b"\n") == 5
     with suppress(BodyError):
@@ -317,7 +317,7 @@ def logged_in(data: bytes) -> None:
     user, password, album, caption = fields[:4]
     album = re.sub(r"\s", " ", album)  # in an attribute they are all blanks
     try:
-        expected: Login | None = login_of(user)
+        expected: str | None = login_of(user)
     except CredentialsError:
         expected = None
     for body in (sites.login_qf30(user, password), sites.login(user, password)):
@@ -340,14 +340,14 @@ def logged_in(data: bytes) -> None:
         assert password not in f"{show.request(asked)}{report.markdown([asked])}"
 
 
-def login_of(user: str) -> Login:
+def login_of(user: str) -> str:
     name = markup.one_line(user.rstrip("\0"))[: social.MAX_NAME]
     if not name:
         raise CredentialsError
-    return Login(name)
+    return name
 
 
-def outcome(reads: Callable[[bytes], Login], body: bytes) -> Login | None:
+def outcome(reads: Callable[[bytes], str | None], body: bytes) -> str | None:
     try:
         return reads(body)
     except CredentialsError:
@@ -375,7 +375,7 @@ def shown(data: bytes) -> None:
         "POST", found.host, f"{found.path}?to={SECRET}", (("X-User", SECRET), *found.headers),
         rest, answered=RecordedResponse(200, "OK", (), rest),
     )  # fmt: skip
-    assert visible(show.title(secret))
+    assert visible(secret.endpoint.title)
     assert visible(show.request(secret) or "", "\n")
     show.is_readable(secret)
     show.reply(secret)

@@ -30,7 +30,7 @@ def test_upload() -> None:
     found = request(bodies.request(bodies.body(photos, message=message)))
     text = show.request(found)
     assert text
-    assert show.title(found) == "upload by e-mail"
+    assert found.endpoint.title == "upload by e-mail"
     lines = text.splitlines()
     assert lines[:6] == [
         "camera      (not named in its photos)",
@@ -124,7 +124,7 @@ def test_request(data: bytes, title: str, expected: str | None) -> None:
     """Each request has a title, and known ones with a body a text without secrets."""
     found = request(data)
     text = show.request(found)
-    assert show.title(found) == title
+    assert found.endpoint.title == title
     assert show.is_readable(found) == (text is not None) == (expected is not None)
     assert (expected or "") in (text or "")
     assert not any(secret in (text or "") for secret in (PASSWORD, "k" * 32))

@@ -17,7 +17,7 @@ from nxparse.proxy.exchange import Exchange
 from nxparse.server import endpoints
 from nxparse.server.backend import Backend, open_backend
 from nxparse.server.endpoints import Endpoint, Service
-from nxparse.server.receive import BodyInfo
+from nxparse.server.receive import BodyInfo, EmailReceiver
 from nxparse.server.reply import ACCEPTED, refusal
 from tests import bodies
 
@@ -66,6 +66,22 @@ async def test_an_upload(backend: Backend) -> None:
     assert one.has_body
     assert one.outcome()[0] == "received"
     assert [delivery.target for delivery in backend.spool.waiting()] == ["save"]
+
+
+async def test_tiny_chunks(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chunks of one turn of the event loop reach the receiver together."""
+    fed: list[int] = []
+    feed = EmailReceiver.feed
+
+    def recorded(self: EmailReceiver, chunk: bytes) -> None:
+        fed.append(len(chunk))
+        feed(self, chunk)
+
+    monkeypatch.setattr(EmailReceiver, "feed", recorded)
+    data = bodies.body([("SAM_1.JPG", bodies.jpeg(5000))])
+    one = await answered(await sent(backend, data))
+    assert one.reply is ACCEPTED
+    assert fed == [len(data)]
 
 
 async def test_a_fixed_reply(backend: Backend) -> None:

@@ -232,10 +232,12 @@ async def test_own_name() -> None:
 
 
 async def test_a_silent_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Resolving ends after `limit` seconds."""
+    """Resolving ends after `limit` seconds. The event loop is not blocked."""
     answer = threading.Event()
+    calling = threading.get_ident()
 
     def silent(*_: object, **__: object) -> list[object]:
+        assert threading.get_ident() != calling, "the resolver blocks the event loop"
         answer.wait(30)
         return []
 

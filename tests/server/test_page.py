@@ -16,7 +16,7 @@ from nxparse import jpeg
 from nxparse.server import page
 from nxparse.server.failures import Failure
 from nxparse.server.page import PAGE, render, sentence, thumbnail
-from nxparse.store.records import DeliveryStatus, FileRecord, StoredUpload, UploadRecord
+from nxparse.store.records import Delivery, FileRecord, StoredUpload, UploadRecord
 from nxparse.store.saved import SavedFile, identity_of
 from nxparse.upload import Thumbnail
 from tests import pictures
@@ -60,13 +60,15 @@ class Outline(HTMLParser):
 
 def status(
     state: str, target: str = "save", reason: str = "", number: int = 0, *recipients: str
-) -> DeliveryStatus:
+) -> Delivery:
     names = recipients or ("a@example.org",)
-    return DeliveryStatus(target, number, names, state, NEW_YEAR + 60, reason)
+    arrival = StoredUpload(ID, NEW_YEAR, "192.0.2.7", "me")
+    fields = names, 1, 15.0, NEW_YEAR + 60, reason
+    return Delivery(arrival, target, number, *fields, state=state)
 
 
 def record(
-    *deliveries: DeliveryStatus,
+    *deliveries: Delivery,
     files: int = 1,
     name: str = "SAM_{}.JPG",
     sender: str = "me",
@@ -241,7 +243,7 @@ TO_TWO = ("", 0, "a@example.org", "b@example.org")
             f"Waits to be saved: a?b?{'c' * 195}…. Next try in 60 seconds."),
     ],
 )  # fmt: skip
-def test_sentence(found: DeliveryStatus, text: str) -> None:
+def test_sentence(found: Delivery, text: str) -> None:
     """The state of a delivery in plain words, printable and without secrets."""
     assert sentence(found, NEW_YEAR) == text
 

@@ -33,8 +33,8 @@ from nxparse.server.reply import ACCEPTED, Reply
 from nxparse.server.sessions import AnnouncedFile
 from nxparse.store.body import MIN_FREE, STRIDE
 from nxparse.store.deliveries import MAX_WAIT
-from nxparse.store.records import GAP, FileRecord, Post
-from nxparse.store.spool import QUIET, Spool
+from nxparse.store.records import FileRecord, Post
+from nxparse.store.spool import GAP, QUIET, Spool
 from nxparse.text import describe_disk_error, format_size, printable
 from tests import pictures
 from tests.bodies import BOUNDARY, CONTENT_TYPE, SENDER, body, jpeg, message_xml, part_head
@@ -669,7 +669,7 @@ class TestFile:
             ("save", 2): [data[1]],
             ("mail:me@example.org", 0): data,
         }
-        line = f"{message}; next: save, mail:me@example.org (upload ID)"
+        line = f"{message}; next: mail:me@example.org, save (upload ID)"
         assert place.log() == [("INFO", line)] * 2
         [found] = place.spool.recent()
         assert [(one.number, one.has_thumbnail) for one in found.files] == [
@@ -773,6 +773,13 @@ class TestFile:
         send(receiver, jpeg(100_001))
         assert (before, self._waits(place)) == ([MAX_WAIT], [QUIET])
 
+    def test_post_that_cannot_be_postponed(self, place: Place) -> None:
+        """K01: the file is received all the same, and the reason is logged."""
+        with Faults(("BEGIN",), errno.EIO):
+            receiver = place.file(TO_ME)
+        assert place.log() == [("ERROR", describe_disk_error(NO_STATE, place.directory))]
+        assert send(receiver, PHOTO) is ACCEPTED
+
     def test_same_announcement(self, place: Place) -> None:
         """S08: the same file for the same announcement is accepted once."""
         receivers = [place.file(TO_ME) for _ in range(3)]
@@ -794,59 +801,6 @@ class TestFile:
         assert {result.reply for result in results} == {ACCEPTED}
         assert sorted(result.is_duplicate for result in results) == [False, True]
         assert place.posted() == {("mail:me@example.org", 0): [PHOTO]}
-
-    @pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
-    def test_failure_at_each_call(
-        self,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        caplog: pytest.LogCaptureFixture,
-        persistent: bool,
-    ) -> None:
-        """K01, K02: whichever call fails, the reply is true and each line has the reason.
-
-        The photos before and after it are delivered in any case. If the camera repeats the
-        photo, it is accepted once.
-        """
-        make_lazy(monkeypatch)
-        data = {number: jpeg(400 + number, number) for number in (1, 2, 3)}
-        for first in itertools.count(1):
-
-            def opened(directory: Path = tmp_path / str(first)) -> Place:
-                return Place(directory, caplog)
-
-            def status(place: Place, number: int) -> int:
-                receiver = place.file(TO_ME, "facebook=save", number=number, name=None)
-                return send(receiver, data[number]).status
-
-            place = opened()
-            assert status(place, 1) == 200
-            place.log()
-            names = (*CALLS, *STATEMENTS, "SELECT", "UPDATE")
-            with Faults(names, errno.EIO, first, persistent=persistent) as faults:
-                reply = status(place, 2)
-            lines = {line for level, line in place.log() if level != "INFO"}
-            reasons = tuple(describe_disk_error(e, place.directory) for e in (BROKEN, NO_STATE))
-            assert (first, reply in (200, 507)) == (first, True)
-            assert (first, bool(lines) or reply == 200) == (first, True)
-            assert (first, [one for one in lines if not one.endswith(reasons)]) == (first, [])
-            assert (first, status(place, 3)) == (first, 200)
-            place.spool.close()
-            place = opened()
-            assert (first, status(place, 2)) == (first, 200)
-            accepted = [data[n] for n in ((1, 2, 3) if reply == 200 else (1, 3, 2))]
-            waiting = place.posted()
-            place.spool.close()
-            assert (first, waiting) == (
-                first,
-                {
-                    ("mail:me@example.org", 0): accepted,
-                    **{("save", number): [one] for number, one in enumerate(accepted, 1)},
-                },
-            )
-            if not faults.failed:
-                break
-        assert reply == 200
 
 
 class TestCollector:

@@ -16,7 +16,6 @@ from nxparse.server.sessions import (
     ANNOUNCEMENT_LIFE,
     SESSION_LIFE,
     AnnouncedFile,
-    Session,
     Sessions,
 )
 from nxparse.server.social import Announcement
@@ -54,60 +53,39 @@ def opened(path: Path, clock: Clock) -> Iterator[Sessions]:
     found.close()
 
 
-def reopened(old: Sessions, path: Path, clock: Clock) -> Sessions:
-    old.close()
-    return Sessions(path, clock)
-
-
-def session(of: Sessions, key: str) -> Session:
-    found = of.find(CLIENT, key)
-    assert found
-    return found
-
-
 def announce(of: Sessions, key: str, announcement: Announcement = PHOTO) -> str:
     """Announce a photo. Returns its token."""
-    token, _ = of.announce(session(of, key), "facebook", announcement)
-    return token
+    stored = of.announce(CLIENT, key, "facebook", announcement)
+    assert stored
+    return stored[0]
 
 
-def post_of(found: Session, announcement: Announcement = PHOTO) -> Post:
-    return Post(
-        CLIENT,
-        USER,
-        found.id,
-        "facebook",
-        announcement.album,
-        announcement.caption,
-        announcement.photos,
-    )
+def valid(of: Sessions, *keys: str, client: str = CLIENT) -> list[bool]:
+    """Whether each key can be used by this client. This prolongs its session."""
+    return [of.announce(client, key, "facebook", PHOTO) is not None for key in keys]
+
+
+def rows(path: Path, table: str) -> int:
+    """Return the number of rows, as another process sees it."""
+    with closing(sqlite3.connect(path)) as database:
+        (count,) = database.execute(f"SELECT count(*) FROM {table}").fetchone()
+    return int(count)
 
 
 class TestSession:
-    def test_begin(self, opened: Sessions) -> None:
-        """A session is found by its random key."""
-        key = opened.begin(CLIENT, USER)
-        assert re.fullmatch(r"[0-9a-f]{32}", key)
-        found = session(opened, key)
-        assert (found.client, found.user) == (CLIENT, USER)
-
     @pytest.mark.parametrize(
         ("age", "found"), [(SESSION_LIFE, True), (SESSION_LIFE + 1, False), (YEARS, False)]
     )
     def test_expiry(self, opened: Sessions, clock: Clock, age: float, found: bool) -> None:
-        """A key expires a month after its last use."""
+        """A random key expires a month after its last use, for its client only."""
         key = opened.begin(CLIENT, USER)
-        clock.now += age
-        assert (opened.find(CLIENT, key) is not None) is found
-
-    def test_use_prolongs(self, opened: Sessions, clock: Clock) -> None:
-        """Each announcement prolongs the life of the key it was made with."""
-        key = opened.begin(CLIENT, USER)
+        assert re.fullmatch(r"[0-9a-f]{32}", key)
         for _ in range(3):
             clock.now += SESSION_LIFE
             announce(opened, key)
-        clock.now += SESSION_LIFE + 1
-        assert opened.find(CLIENT, key) is None
+        clock.now += age
+        assert valid(opened, key, client=OTHER) == [False]
+        assert valid(opened, key) == [found]
 
     @pytest.mark.parametrize(("age", "kept"), [(SESSION_LIFE, True), (SESSION_LIFE + 1, False)])
     def test_expired_ones_are_forgotten(
@@ -118,7 +96,7 @@ class TestSession:
         clock.now += age
         opened.begin(CLIENT, USER)
         clock.now = NEW_YEAR
-        assert (opened.find(CLIENT, key) is not None) is kept
+        assert valid(opened, key) == [kept]
 
     def test_cap(
         self, opened: Sessions, clock: Clock, monkeypatch: pytest.MonkeyPatch, path: Path
@@ -129,75 +107,64 @@ class TestSession:
         for _ in range(10):
             clock.now += 1
             keys.append(opened.begin(CLIENT, USER))
-            assert opened.find(CLIENT, keys[-1])
-        assert [opened.find(CLIENT, key) is not None for key in keys] == [False] * 7 + [True] * 3
+            assert valid(opened, keys[-1]) == [True]
+        assert valid(opened, *keys) == [False] * 7 + [True] * 3
         assert rows(path, "session") == 3
 
     def test_the_unused_make_room(
-        self, opened: Sessions, clock: Clock, monkeypatch: pytest.MonkeyPatch
+        self, opened: Sessions, clock: Clock, monkeypatch: pytest.MonkeyPatch, path: Path
     ) -> None:
-        """S11: a camera that has just sent a photo is not logged out by others."""
+        """S11: a camera that has just sent a photo is not logged out by others.
+
+        The announcements of a deleted session are deleted with it.
+        """
         monkeypatch.setattr(sessions, "MAX_SESSIONS", 2)
         used, unused = opened.begin(CLIENT, USER), opened.begin(CLIENT, USER)
+        token = announce(opened, unused)
         clock.now += 1
         announce(opened, used)
         opened.begin(OTHER, USER)
-        assert opened.find(CLIENT, used)
-        assert opened.find(CLIENT, unused) is None
-
-
-def rows(path: Path, table: str) -> int:
-    """Return the number of rows, as another process sees it."""
-    with sqlite3.connect(path) as database:
-        (count,) = database.execute(f"SELECT count(*) FROM {table}").fetchone()
-    database.close()
-    return int(count)
+        assert valid(opened, used, unused) == [True, False]
+        assert opened.announced(CLIENT, token) is None
+        assert rows(path, "announcement") == 2
 
 
 class TestAnnounced:
-    def test_announce(self, opened: Sessions) -> None:
-        """An announced file is found by its token, with its post."""
-        key = opened.begin(CLIENT, USER)
-        found = session(opened, key)
-        token, post = opened.announce(found, "facebook", PHOTO)
-        assert re.fullmatch(r"[0-9a-f]{32}", token)
-        assert post == post_of(found)
-        assert post.photos == 2
-        announced = opened.announced(CLIENT, token)
-        assert announced
-        assert announced == AnnouncedFile(announced.id, post, "SAM_4371.JPG")
-
     @pytest.mark.parametrize(
         "announcement",
         [
+            PHOTO,
             Announcement("", None, "", ""),
             Announcement("", "사진.jpg", "카메라", "바다\n🌊 & <~> \0"),
             Announcement("", "../../x", "'; --", "x" * 60_000),
         ],
-        ids=["nothing", "all-letters", "odd"],
+        ids=["photo", "nothing", "all-letters", "odd"],
     )
     def test_as_announced(self, opened: Sessions, announcement: Announcement) -> None:
-        """Name, album and caption are stored unaltered."""
-        key = opened.begin(CLIENT, USER)
-        found = opened.announced(CLIENT, announce(opened, key, announcement))
+        """A file is found by its random token, with name, album and caption unaltered."""
+        stored = opened.announce(CLIENT, opened.begin(CLIENT, USER), "facebook", announcement)
+        assert stored
+        token, post = stored
+        assert re.fullmatch(r"[0-9a-f]{32}", token)
+        texts = (announcement.album, announcement.caption, announcement.photos)
+        assert post == Post(CLIENT, USER, post.session, "facebook", *texts)
+        found = opened.announced(CLIENT, token)
         assert found
-        assert found.name == announcement.name
-        assert found.post == post_of(session(opened, key), announcement)
+        assert found == AnnouncedFile(found.id, post, announcement.name)
+        assert opened.announced(OTHER, token) is None
 
-    def test_each_announcement_is_another(self, opened: Sessions) -> None:
-        """Each announcement has its own id and token, also for the same file."""
+    def test_ids(self, opened: Sessions) -> None:
+        """Announcements of the same file differ. Keys, tokens and ids are not each other."""
         key = opened.begin(CLIENT, USER)
         tokens = [announce(opened, key) for _ in range(3)]
-        found = [opened.announced(CLIENT, token) for token in tokens]
-        assert len(set(tokens)) == 3
-        assert len({one and one.id for one in found}) == 3
-
-    def test_neither_is_the_other(self, opened: Sessions) -> None:
-        """A key is not a token, and a token is not a key."""
-        key = opened.begin(CLIENT, USER)
-        token = announce(opened, key)
+        found = [one for token in tokens if (one := opened.announced(CLIENT, token))]
+        assert len({*tokens, *(one.id for one in found)}) == 6
         assert opened.announced(CLIENT, key) is None
-        assert opened.find(CLIENT, token) is None
+        assert valid(opened, tokens[0]) == [False]
+        for id in (found[0].id, found[0].post.session):
+            assert not {id, id[:16], id[16:]} & {key, *tokens}
+            assert valid(opened, id) == [False]
+            assert opened.announced(CLIENT, id) is None
 
     @pytest.mark.parametrize(
         ("age", "found"), [(ANNOUNCEMENT_LIFE, True), (ANNOUNCEMENT_LIFE + 1, False)]
@@ -209,26 +176,6 @@ class TestAnnounced:
         clock.now += age
         announce(opened, key)
         assert (opened.announced(CLIENT, token) is not None) is found
-
-    def test_it_vanishes_with_its_session(
-        self, opened: Sessions, clock: Clock, path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The announcements of a deleted session are deleted."""
-        monkeypatch.setattr(sessions, "MAX_SESSIONS", 1)
-        token = announce(opened, opened.begin(CLIENT, USER))
-        opened.begin(CLIENT, USER)
-        assert opened.announced(CLIENT, token) is None
-        assert rows(path, "announcement") == 0
-
-    def test_without_a_session(
-        self, opened: Sessions, clock: Clock, monkeypatch: pytest.MonkeyPatch, path: Path
-    ) -> None:
-        """A deleted session cannot announce files."""
-        monkeypatch.setattr(sessions, "MAX_SESSIONS", 1)
-        gone = session(opened, opened.begin(CLIENT, USER))
-        opened.begin(CLIENT, USER)
-        assert opened.announce(gone, "facebook", PHOTO) is None
-        assert rows(path, "announcement") == 0
 
     def test_cap(
         self, opened: Sessions, clock: Clock, path: Path, monkeypatch: pytest.MonkeyPatch
@@ -244,6 +191,21 @@ class TestAnnounced:
         assert found == [False] * 7 + [True] * 3
         assert rows(path, "announcement") == 3
 
+    def test_large_captions(self, opened: Sessions, path: Path, clock: Clock) -> None:
+        """The size of all announcements is limited, and the file shrinks after them."""
+        key = opened.begin(CLIENT, USER)
+        captions = [f"{number} {'x' * 60_000}" for number in range(300)]
+        tokens = [announce(opened, key, PHOTO._replace(caption=one)) for one in captions]
+        assert path.stat().st_size < 6_000_000
+        assert opened.announced(CLIENT, tokens[0]) is None
+        last = opened.announced(CLIENT, tokens[-1])
+        assert last
+        assert last.post.caption == captions[-1]
+        clock.now += SESSION_LIFE + 1
+        opened.begin(CLIENT, USER)
+        opened.close()  # writes the log of SQLite to the file
+        assert path.stat().st_size < 200_000
+
 
 class TestClock:
     @pytest.mark.parametrize("jump", [-YEARS, -1.0, 1.0, 86400.0])
@@ -254,8 +216,7 @@ class TestClock:
         clock.now += jump
         later = opened.begin(CLIENT, USER)
         again = announce(opened, key)
-        assert opened.find(CLIENT, key)
-        assert opened.find(CLIENT, later)
+        assert valid(opened, key, later) == [True, True]
         assert opened.announced(CLIENT, token)
         assert opened.announced(CLIENT, again)
 
@@ -269,8 +230,7 @@ class TestClock:
         future = opened.begin(CLIENT, USER)
         clock.now = NEW_YEAR + 1
         new = opened.begin(CLIENT, USER)
-        found = [opened.find(CLIENT, key) is not None for key in (old, future, new)]
-        assert found == [False, True, True]
+        assert valid(opened, old, future, new) == [False, True, True]
 
 
 class TestFile:
@@ -278,13 +238,11 @@ class TestFile:
         """Keys and announcements stay valid after a restart."""
         key = opened.begin(CLIENT, USER)
         token = announce(opened, key)
-        before = session(opened, key), opened.announced(CLIENT, token)
-        again = reopened(opened, path, clock)
-        assert (session(again, key), again.announced(CLIENT, token)) == before
-        assert again.find(OTHER, key) is None
-        clock.now += SESSION_LIFE + 1
-        assert again.find(CLIENT, key) is None
-        again.close()
+        before = opened.announced(CLIENT, token)
+        opened.close()
+        with closing(Sessions(path, clock)) as again:
+            assert again.announced(CLIENT, token) == before
+            assert valid(again, key) == [True]
 
     def test_no_secrets(self, opened: Sessions, path: Path) -> None:
         """Keys and tokens are not on the disk; other users cannot read the file."""
@@ -302,17 +260,6 @@ class TestFile:
         opened.close()
         for secret in (key, token):
             assert secret.encode() not in path.read_bytes()
-
-    def test_an_id_is_no_secret(self, opened: Sessions) -> None:
-        """The ids of sessions and announcements are neither keys nor tokens."""
-        key = opened.begin(CLIENT, USER)
-        token = announce(opened, key)
-        announced = opened.announced(CLIENT, token)
-        assert announced
-        for id in (session(opened, key).id, announced.id, announced.post.session):
-            assert not {id, id[:16], id[16:]} & {key, token}
-            assert opened.find(CLIENT, id) is None
-            assert opened.announced(CLIENT, id) is None
 
 
 class TestDamagedFile:
@@ -349,7 +296,7 @@ class TestDamagedFile:
         for suffix in ("-wal", "-shm"):
             Path(f"{broken}{suffix}").write_bytes(b"garbage")
         found = Sessions(broken, clock)
-        assert session(found, found.begin(CLIENT, USER)).user == USER
+        assert valid(found, found.begin(CLIENT, USER)) == [True]
         found.close()
         assert (broken.parent / f"{broken.name}.damaged").exists()
         (record,) = caplog.records
@@ -372,19 +319,3 @@ def changed(path: Path, statement: str) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(statement)
         connection.commit()
-
-
-def test_large_captions(opened: Sessions, path: Path) -> None:
-    """The size of all announcements is limited, and the file shrinks."""
-    camera = session(opened, opened.begin(CLIENT, USER))
-    tokens = []
-    for number in range(300):
-        caption = f"{number} {'x' * 60_000}"
-        announced = opened.announce(camera, "facebook", PHOTO._replace(caption=caption))
-        assert announced
-        tokens.append(announced[0])
-    assert path.stat().st_size < 6_000_000
-    assert opened.announced(CLIENT, tokens[0]) is None
-    last = opened.announced(CLIENT, tokens[-1])
-    assert last
-    assert last.post.caption == caption

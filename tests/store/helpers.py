@@ -8,42 +8,21 @@ from pathlib import Path
 
 from nxparse import upload
 from nxparse.store.body import Incoming
-from nxparse.store.records import (
-    Delivery,
-    Post,
-    StoredUpload,
-)
+from nxparse.store.records import Delivery, Post, StoredUpload
 from nxparse.store.spool import Spool
 from nxparse.upload import File, Thumbnail
 from tests.arrivals import parsed
 from tests.bodies import RECIPIENT, SENDER, body, jpeg
 from tests.clock import Clock
-from tests.faults import (
-    Faults,
-    contents,
-)
+from tests.faults import Faults, contents
 
 PHOTO = jpeg(500)
-
-
 BODY = body([("SAM_4371.JPG", PHOTO)])
-
-
 CLIENT = "192.0.2.7"
-
-
 SAVE = {"save": [RECIPIENT]}
-
-
 SITE = "facebook"
-
-
 MAIL, OTHER = "mail:me@example.org", "mail:you@example.org"
-
-
 POST = Post(CLIENT, "anna", "a session", SITE, "NX300", "At the sea")
-
-
 YEARS = 10 * 365 * 86400.0
 
 
@@ -108,15 +87,9 @@ def append(
 ) -> StoredUpload:
     """Accept a photo of a post and confirm its reply."""
     incoming = receive(into, photo(number))
-    arrival = into.append(
-        incoming,
-        post,
-        whole(incoming, f"{number}.JPG"),
-        resource,
-        at_once=at_once,
-        together=together,
-        thumbnail=thumbnail,
-    )
+    targets = {**dict.fromkeys(at_once, False), **dict.fromkeys(together, True)}
+    file = whole(incoming, f"{number}.JPG")
+    arrival = into.append(incoming, post, file, resource, targets, thumbnail)
     if confirmed:
         into.reply_confirmed(incoming.id)
     return arrival

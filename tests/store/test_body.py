@@ -129,7 +129,6 @@ class TestIncoming:
             for size in (999, 1, 999, 500, 501, 999, 5000, 1):
                 incoming.write(bytes(size))
             incoming.sync()
-            incoming.sync()
             incoming.close()
         assert synced == [-1, 1000, 2499, 3999, 8999, 9000]
         assert checked == [0, 1000, 2499, 3999, 8999]

@@ -10,7 +10,6 @@ from nxparse.store.deliveries import MAX_WAIT, is_ahead
 from nxparse.store.records import (
     RECENT,
     Delivery,
-    DeliveryStatus,
     FileRecord,
     StoredUpload,
 )
@@ -428,9 +427,9 @@ class TestRecent:
         [found] = opened.recent()
         now = clock.now
         assert found.deliveries == (
-            DeliveryStatus("drop", 0, (RECIPIENT,), "failed", now, "no reason"),
-            DeliveryStatus("mail", 0, ("left@example.org",), "waiting", now + 30, "no answer"),
-            DeliveryStatus("save", 0, (RECIPIENT,), "done", now, ""),
+            Delivery(arrival, "drop", 0, (RECIPIENT,), 0, 0, now, "no reason", state="failed"),
+            Delivery(arrival, "mail", 0, ("left@example.org",), 1, 30, now + 30, "no answer"),
+            Delivery(arrival, "save", 0, (RECIPIENT,), 0, 0, now, "", state="done"),
         )
 
     def test_post(self, opened: Spool) -> None:

@@ -264,8 +264,7 @@ class TestFolder:
             (opened.path / name).write_bytes(bytes(length * BLOCK - BLOCK + 1))
         (opened.path / "0").mkdir()
         left = sorted({*blocks} - {*deleted})
-        used = sum(blocks[name] for name in left) * BLOCK
-        assert opened.trim(size * BLOCK, count) == (list(deleted), used, len(left))
+        assert opened.trim(size * BLOCK, count) == list(deleted)
         assert [name for name, _ in opened.files()] == left
 
     def test_trim_what_can_be(self, opened: Folder) -> None:
@@ -273,7 +272,7 @@ class TestFolder:
         for name in "abc":
             (opened.path / name).write_bytes(b"x")
         with Faults(("unlink",), errno.EPERM):
-            assert opened.trim(2 * BLOCK, 9) == (["b"], 2 * BLOCK, 2)
+            assert opened.trim(2 * BLOCK, 9) == ["b"]
         assert [name for name, _ in opened.files()] == ["a", "c"]
 
     @pytest.mark.parametrize(
@@ -409,9 +408,6 @@ def test_read_range_with_short_reads(fd: int, monkeypatch: pytest.MonkeyPatch) -
 
 
 BODY = bytes(range(256)) * 3000  # almost three chunks
-FALLBACKS = [
-    *(errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF),
-]
 
 
 class TestCopyRange:
@@ -462,9 +458,7 @@ class TestCopyRange:
 
     @posix_only
     @pytest.mark.parametrize("good", [0, 1, 2], ids="after {} calls".format)
-    @pytest.mark.parametrize(
-        "error", [*FALLBACKS, 0], ids=lambda error: errno.errorcode.get(error, "zero")
-    )
+    @pytest.mark.parametrize("error", [errno.EXDEV, errno.EIO, 0], ids=["EXDEV", "EIO", "zero"])
     def test_falls_back(
         self, source: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, good: int
     ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nxparse.store import quarantine
+from nxparse.store import spool
 from nxparse.store.disk import Folder
 from nxparse.store.spool import Spool
 from tests.clock import Clock
@@ -78,10 +78,16 @@ class TestQuarantine:
             assert seen == ["move", "quarantine", "spool"]
 
     def test_tidy_lists_no_folder(self, opened: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The size of quarantine is counted, so the folder is listed only when it is full."""
+        """The folder is listed only after a body was moved to it."""
+        listed: list[object] = []
+        monkeypatch.setattr(Folder, "trim", lambda *limits: listed.append(limits) or [])
+        opened.tidy()
+        opened.tidy()
+        assert len(listed) == 1
         opened.quarantine(receive(opened))
-        monkeypatch.setattr(Folder, "trim", lambda *limits: pytest.fail("listed"))
-        assert opened.tidy() == []
+        opened.tidy()
+        opened.tidy()
+        assert len(listed) == 2
 
     @pytest.mark.parametrize(
         ("limit", "room", "deleted"),
@@ -108,7 +114,7 @@ class TestQuarantine:
 
         Files of one byte take a block of 4 KiB each, and an inode.
         """
-        monkeypatch.setattr(quarantine, limit, room)
+        monkeypatch.setattr(spool, limit, room)
         paths = []
         for _ in range(3):
             paths.append(opened.quarantine(receive(opened, b"x")))
@@ -126,7 +132,7 @@ class TestQuarantine:
     ) -> None:
         """Bodies that are in quarantine at the start count."""
         path = opened.quarantine(receive(opened))
-        monkeypatch.setattr(quarantine, "MAX_QUARANTINED", 0)
+        monkeypatch.setattr(spool, "MAX_QUARANTINED", 0)
         again = reopened(opened, root, clock)
         assert again.tidy() == [path]
         again.close()
@@ -135,7 +141,7 @@ class TestQuarantine:
         self, opened: Spool, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A body that cannot be deleted is skipped."""
-        monkeypatch.setattr(quarantine, "MAX_QUARANTINED", 2)
+        monkeypatch.setattr(spool, "MAX_QUARANTINED", 2)
         paths = []
         for _ in range(4):
             paths.append(opened.quarantine(receive(opened, b"x" * 100)))
@@ -177,7 +183,7 @@ class TestUnknown:
     ) -> None:
         """The oldest flows are deleted when there are too many, or too large ones."""
         for name, limit in limits.items():
-            monkeypatch.setattr(quarantine, name, limit)
+            monkeypatch.setattr(spool, name, limit)
         for number in (1, 2, 3, 4):
             opened.save_unknown(b"%10d" % number)
             clock.now += 1

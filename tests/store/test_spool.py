@@ -20,12 +20,11 @@ from nxparse.deviation import BodyError
 from nxparse.store import spool
 from nxparse.store.deliveries import MAX_WAIT
 from nxparse.store.records import (
-    GAP,
     Delivery,
     Post,
     StoredUpload,
 )
-from nxparse.store.spool import MAX_PHOTOS, QUIET, Spool
+from nxparse.store.spool import GAP, MAX_PHOTOS, QUIET, Spool
 from tests.bodies import RECIPIENT, SENDER, body
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import (
