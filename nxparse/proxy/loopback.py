@@ -70,6 +70,8 @@ class LoopbackServer:
                 await handler(reader, writer)
         except (OSError, EOFError, IndexError, asyncio.LimitOverrunError):
             pass
+        except asyncio.CancelledError:
+            pass  # by `close`; on Python 3.11, start_server logs a cancelled task with a traceback
         finally:
             self._tasks.discard(task)
             writer.transport.abort()
