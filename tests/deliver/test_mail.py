@@ -428,6 +428,7 @@ TOO_LARGE = [
     "552 sorry, that message size exceeds my databytes limit (#5.3.4)",  # qmail
     "552 Message exceeds the maximum size of this mailbox",
     "523 Message length (41000000 bytes) exceeds administrative limit.",  # Courier
+    "523",
     "554 Maximum email size exceeded.",  # Mimecast
     "550 Requested action not taken: email larger than 25 MB",
     "552",
