@@ -189,7 +189,7 @@ def test_slow_heads(folder: Path) -> None:
 
 
 def test_what_is_no_head_is_not_limited(folder: Path) -> None:
-    """A large body, an idle connection and a WebSocket pass to other hosts."""
+    """A large body, an idle connection, a WebSocket and a tunnel pass to other hosts."""
     script = with_times(folder, "head=0.1")
     with (
         server(count_bodies) as port,
@@ -216,6 +216,18 @@ def test_what_is_no_head_is_not_limited(folder: Path) -> None:
             connection.sendall(frame)
             assert receive(connection, 4) == b"\x82\x02ok"
             time.sleep(0.05)
+        connection.close()
+    with (
+        server(switch_protocols) as port,
+        Proxy(folder, *in_front_of(port, "upstream"), script=script) as proxy,
+    ):
+        connection = camera.connect(port_of(proxy))
+        connection.sendall(b"CONNECT example.org:4711 HTTP/1.1\r\n\r\n")
+        assert read_head(connection).startswith(b"HTTP/1.1 200 ")
+        for _ in range(3):
+            connection.sendall(b"\x00" * FRAME)
+            assert receive(connection, FRAME) == b"\x00" * FRAME
+            time.sleep(0.2)
         connection.close()
 
 

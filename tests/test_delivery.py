@@ -23,6 +23,7 @@ import pytest
 
 from nxparse.cli.main import main
 from nxparse.deliver.save import folder_for
+from nxparse.store import disk
 from tests import bodies, camera
 from tests.box import NOON, Box
 from tests.faults import contents
@@ -317,6 +318,18 @@ class TestOutbox:
         assert first == second
         assert f"\r\nMessage-ID: <{box.id}@samsungcamera.com>\r\n".encode() in first
         assert (box.waits, statuses(box)) == ([], [("done", "")])
+
+    def test_unreachable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Attempts to reach a server read nothing of the upload's body."""
+        with ScriptedServer() as server:
+            box = mailing(tmp_path, server, [ANNA])
+        read: list[tuple[int, int]] = []
+        monkeypatch.setattr(disk, "read_range", lambda _, *span: read.append(span))
+        for attempt in range(3):
+            box.deliver()
+            assert [one.attempts for one in box.spool.waiting()] == [attempt + 1]
+            box.clock.now += 900
+        assert read == []
 
     @pytest.mark.parametrize(
         ("user", "mail_from", "expected"),

@@ -26,10 +26,12 @@ from mitmproxy.hooks import DoneHook, RunningHook
 from mitmproxy.io import FlowReader
 from mitmproxy.proxy.layers.dns import DnsErrorHook, DnsRequestHook, DnsResponseHook
 from mitmproxy.proxy.layers.http import HttpRequestHeadersHook, HttpRequestHook, HttpResponseHook
+from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.test import taddons, tflow, tutils
 
 import nx_addon
 from nxparse import config
+from nxparse.proxy import internals
 from nxparse.proxy.dns import MAX_SAME
 from nxparse.proxy.state import State
 from nxparse.server.endpoints import Endpoint, Service
@@ -694,6 +696,25 @@ async def test_options_at_run_time(folder: Path) -> None:
         await ended(context)
 
 
+async def test_a_name_server_that_is_this_process(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queries of other names are refused at once while they would come back; ours are answered."""
+    monkeypatch.setattr(internals, "listening", lambda *_: [("0.0.0.0", 53)])
+    with loaded(folder) as (_, context):
+        for servers, name, code in (
+            (["127.0.0.1"], "www.example.org", dns.response_codes.SERVFAIL),
+            (["127.0.0.1"], "gld.samsungosp.com", dns.response_codes.NOERROR),
+            (["198.51.100.53"], "www.example.org", None),
+        ):
+            monkeypatch.setattr(internals, "name_servers", lambda _, servers=servers: servers)
+            query = tflow.tdnsflow(req=tutils.tdnsreq(questions=[dns.Question(name, 1, 1)]))
+            query.client_conn.proxy_mode = ProxyMode.parse("dns")
+            await context.master.addons.trigger_event(DnsRequestHook(query))
+            assert (query.response and query.response.response_code) == code
+        await ended(context)
+
+
 async def test_nx_retry_for_at_run_time(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A new nx_retry_for applies to pending deliveries."""
     caplog.set_level("INFO")
@@ -1031,6 +1052,21 @@ def test_only_the_beginning_of_an_unknown_body_is_saved(folder: Path) -> None:
     assert reply.status == 404
     (flow,) = flows_in(folder / line[1])
     assert flow.request.raw_content == b"x" * 65537
+
+
+def test_unknown_requests_are_saved_in_a_thread(folder: Path) -> None:
+    """The search for credentials, which may be slow, does not delay other requests."""
+    fault = (
+        "import threading\n"
+        "from nxparse.proxy import adapter\n"
+        "hide, main = adapter.hide_credentials, threading.main_thread()\n"
+        "adapter.hide_credentials = lambda flow: (\n"
+        "    fail if threading.current_thread() is main else hide\n"
+        ")(flow)"
+    )
+    with Proxy(folder, script=faulty(folder, fault)) as proxy:
+        assert camera.send(proxy.port, UNKNOWN % 1 + b"x").status == 404
+        assert "saved to" in proxy.wait_for("unknown request: .*")[0]
 
 
 LEAKY = (
