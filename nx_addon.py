@@ -382,6 +382,7 @@ class Uploads(Addon):
         exchange = self.state.exchanges.pop(flow.id, None)
         if exchange is None:
             return
+        self.state.server.withdraw(exchange.path)  # if mitmproxy has not requested it
         flow.response = _response(exchange.reply or FAILED, flow.request.method)
         if exchange.unknown:
             await self._save_unknown(flow)

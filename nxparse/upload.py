@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from nxparse import filename, jpeg, markup, message, multipart
@@ -42,10 +42,6 @@ class File:
     start: int
     _fetch: Fetch = field(repr=False, compare=False)
     _copy: Copy | None = field(default=None, repr=False, compare=False)
-
-    def with_copy(self, copy: Copy) -> File:
-        """Return the same file with a function that copies its body without reading it."""
-        return replace(self, _copy=copy)
 
     def copy_to(self, fd: int) -> None:
         """Write the content to a file descriptor. Raises OSError."""

@@ -99,7 +99,8 @@ def taken_names(folder: Folder) -> Iterator[TakenNames]:
     """Yield the taken names in a folder. Photos are saved inside the with statement."""
     state = folder.status()
     key = (state.st_dev, state.st_ino)
-    modified, names = _folders.pop(key, (0, {}))
+    with _lock:
+        modified, names = _folders.pop(key, (0, {}))
     if modified != state.st_mtime_ns:
         names = {}
     try:
