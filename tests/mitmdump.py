@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +24,14 @@ ADDON = ROOT / "nx_addon.py"
 PROGRAMS = Path(sys.executable).parent
 MITMDUMP = str(PROGRAMS / "mitmdump")
 TIMEOUT = 30.0  # seconds; only a test that fails waits that long
+
+
+def free_port() -> int:
+    """A port for a program that starts later. It is none that the system gives out meanwhile."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
 
 
 class Proxy:

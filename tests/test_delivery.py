@@ -29,7 +29,7 @@ from tests.box import NOON, Box
 from tests.faults import contents
 from tests.mastodon_server import TOKEN as ACCESS
 from tests.mastodon_server import Call, MastodonServer, Step
-from tests.mitmdump import Proxy, eventually
+from tests.mitmdump import Proxy, eventually, free_port
 from tests.pictures import photo
 from tests.smtp_servers import Act, Authority, MailServer, Script, ScriptedServer, ehlo
 from tests.web_servers import HOST, WebServer
@@ -191,8 +191,7 @@ keep:
 @contextmanager
 def exim() -> Iterator[tuple[int, Path]]:
     """Debian's mail server with a configuration of its own: its port and its mailbox."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)

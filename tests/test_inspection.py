@@ -25,7 +25,7 @@ from nxparse.proxy.state import State
 from nxparse.proxy.transport import Times
 from tests import bodies, camera, social
 from tests.browser import browser, needs_browser, wait_for_text
-from tests.mitmdump import ADDON, PROGRAMS, Proxy, eventually
+from tests.mitmdump import ADDON, PROGRAMS, Proxy, eventually, free_port
 
 PASSWORD = "correct horse"
 UNKNOWN = (
@@ -42,11 +42,6 @@ def visit(port: int) -> bytes:
     client.photo("facebook", "SAM_2.JPG", "by the sea", "NX300", photo)
     assert camera.send(port, UNKNOWN).status == 404
     return photo
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @needs_browser

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests import bodies, camera
-from tests.mitmdump import ADDON, ROOT, Proxy, eventually
+from tests.mitmdump import ADDON, ROOT, Proxy, eventually, free_port
 from tests.smtp_servers import Act, ScriptedServer
 
 ACCEPTED = '<Response Status="succ" />'
@@ -91,8 +90,7 @@ def test_log_through_a_pipe(folder: Path) -> None:
 @contextmanager
 def writing_to(output: str, folder: Path, *arguments: str) -> Iterator[tuple[Proxy, int]]:
     """A proxy whose output is redirected, and its port."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     proxy = Proxy(
         folder,
         *("--mode", f"regular@127.0.0.1:{port}", *arguments),

@@ -36,7 +36,7 @@ from nxparse.proxy.dns import MAX_SAME
 from nxparse.proxy.state import State
 from nxparse.server.endpoints import Endpoint, Service
 from tests import arrivals, bodies, camera, social
-from tests.mitmdump import ADDON, MITMDUMP, ROOT, Proxy, eventually
+from tests.mitmdump import ADDON, MITMDUMP, ROOT, Proxy, eventually, free_port
 
 ACCEPTED = '<Response Status="succ" />'
 WIRE = ROOT / "tests" / "wire"
@@ -865,8 +865,7 @@ def test_a_body_beyond_nx_inspect(folder: Path) -> None:
 def test_an_upload_can_be_looked_at_in_mitmweb(folder: Path) -> None:
     """In mitmweb the body of the first upload is in its flow."""
     request, photos = upload("SAM_1.JPG")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        web_port = probe.getsockname()[1]
+    web_port = free_port()
     web = ("--no-web-open-browser", "--web-port", str(web_port), "--set", "web_password=look")
     with Proxy(folder, *web, program="mitmweb") as proxy:
         camera.send(proxy.port, request)
