@@ -134,7 +134,8 @@ class MailServer:
     With `tls` it requires STARTTLS, or TLS from the first byte if `implicit`. With `login` (user
     and password) it requires a login; `logins` lists all attempts as mechanism, user and
     password. `size` is the largest message, which it announces. `replies` are its replies to
-    RCPT for some recipients.
+    RCPT for some recipients. With `port` it listens where another server did before, or on
+    a port that a socket reserves (SO_REUSEPORT).
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class MailServer:
         login: tuple[str, str] | None = None,
         size: int = 1 << 30,
         replies: Mapping[str, str] | None = None,
+        port: int = 0,
     ) -> None:
         self.host = HOST
         self.mails: list[Mail] = []
@@ -154,7 +156,9 @@ class MailServer:
         self._changed = threading.Condition()
         # Controller cannot find a free port. asyncio sets TCP_NODELAY only on TCP sockets.
         self._listener = socket.socket(proto=socket.IPPROTO_TCP)
-        self._listener.bind((HOST, 0))
+        if port:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._listener.bind((HOST, port))
         self.port: int = self._listener.getsockname()[1]
         self._controller = _Controller(
             self,
