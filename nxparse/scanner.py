@@ -207,8 +207,6 @@ class _Parser:
                 self._newline = _LF  # not a slip: this client always writes LF
             else:
                 self.deviate(Kind.BARE_LF, start + bare.start(), "in the headers of a part")
-        if block.lines and len(self._parts) >= MAX_PARTS:
-            raise self._too_many_parts(start)
         part = framing.parse_headers(
             block.lines, block.end, lambda kind, detail: self.deviate(kind, start, detail)
         )
