@@ -24,8 +24,9 @@ from email.header import Header
 from email.message import Message
 from email.policy import compat32
 
-from nxparse.address import AddressError, deliverable
+from nxparse.address import AddressError, deliverable, is_deliverable
 from nxparse.deliver.errors import (
+    Outcome,
     PermanentError,
     Refused,
     TemporaryError,
@@ -35,6 +36,8 @@ from nxparse.deliver.errors import (
 )
 from nxparse.deliver.privacy import is_private
 from nxparse.deliver.smarthost import Security, Smarthost
+from nxparse.store.records import Delivery
+from nxparse.text import format_list
 from nxparse.upload import File, Upload
 
 # In seconds. An early timeout after the final dot would send a message twice (RFC 5321
@@ -55,6 +58,36 @@ _BLOCK = _LINE << 10  # bytes of a photo that are read at a time
 _POLICY = compat32.clone(linesep="\r\n", max_line_length=76)
 # Some programs show the line break in a file name that was folded.
 _UNFOLDED = _POLICY.clone(max_line_length=None)
+
+
+def deliver(
+    server: Smarthost,
+    mail_from: str | None,
+    address: str,
+    upload: Upload,
+    files: Sequence[File],
+    delivery: Delivery,
+) -> Outcome:
+    """Mail files of an upload to `address`, or to its recipients if that is empty.
+
+    `mail_from`, if given, is the sender. Raises a DeliveryError.
+    """
+    if delivery.arrival.site and not mail_from and not is_deliverable(upload.sender):
+        mail_from = address  # the user name of a site need not be an address
+    to = [address] if address else delivery.recipients
+    date = delivery.arrival.received
+    try:
+        message = compose(upload, files, to, id=delivery.id, date=date, mail_from=mail_from)
+    except AddressError as error:
+        raise PermanentError(str(error)) from None
+    refused = send(message, server)
+    if address and refused:
+        [one] = refused
+        raise (PermanentError if one.permanent else TemporaryError)(one.reason)
+    missed = {one.recipient for one in refused}
+    reached = [sent for sent, as_given in message.recipients.items() if as_given not in missed]
+    summary = f"mailed to {format_list(reached)}" if reached else "not mailed"
+    return Outcome(f"{summary} through {server}", tuple(refused))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +123,12 @@ def compose(
     *,
     id: str,
     date: float,
-    mail_from: str = "",
+    mail_from: str | None = None,
 ) -> OutgoingMessage:
     """Make a message with these files of an upload.
 
     `id` determines the Message-ID, so a retry has the same one. `date` is a Unix time.
-    `mail_from`, if not empty, is the sender, and the camera's sender becomes Reply-To.
+    `mail_from`, if given, is the sender, and the camera's sender becomes Reply-To.
     Raises AddressError.
     """
     to = {deliverable(recipient): recipient for recipient in recipients}

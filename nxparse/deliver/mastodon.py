@@ -11,12 +11,14 @@ stored as the progress of the delivery, prevent duplicates.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from http.client import responses
 from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
@@ -24,6 +26,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 from nxparse.deliver import http_client
 from nxparse.deliver.errors import (
     DeliveryError,
+    Outcome,
     PermanentError,
     TemporaryError,
     TooLargeError,
@@ -32,6 +35,7 @@ from nxparse.deliver.errors import (
 )
 from nxparse.deliver.http_client import Origin, Response
 from nxparse.deliver.privacy import is_loopback
+from nxparse.store.records import Delivery
 from nxparse.upload import File, Upload, camera
 
 VISIBILITIES = ("public", "unlisted", "private", "direct")
@@ -133,22 +137,20 @@ def _split_text(text: str) -> list[str]:
     return [*pieces, text]
 
 
-def send(
-    upload: Upload,
-    files: Sequence[File],
-    text: str,
-    to: Account,
-    key: str,
-    published: Sequence[str],
-) -> str:
-    """Publish files of an upload with a text. Returns the description of the result.
+def deliver(to: Account, upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
+    """Publish files of an upload. Raises a DeliveryError, or the OSError of reading a file.
 
-    `key` is unique to a delivery, and the same in each attempt. `published` is the `progress` of
-    the error that ended the last attempt: the ids of the posts. Raises a DeliveryError, or the
-    OSError of reading a file.
+    The `progress` of an error is the ids of the posts published so far.
     """
+    # The subject of a post to a site was not typed by its user.
+    text = upload.text or ("" if delivery.arrival.site else upload.subject)
+    if number := delivery.file_number:  # leave out the descriptions of the other files
+        text, *descriptions = text.split("~")
+        text = "~".join([text, *descriptions[number - 1 : number]])
+    # Another target may post the same upload to the same account, in another way.
+    key = hashlib.sha256(f"{delivery.id} {delivery.target}".encode()).hexdigest()[:32]
     posts = compose(text, files, camera(upload), to.postscript)
-    done = list(published)
+    done = list(delivery.progress)
     for number, post in enumerate(posts[len(done) :], len(done)):
         try:
             media = [_upload(to, file, description) for file, description in post.files]
@@ -162,7 +164,7 @@ def send(
             if done or len(files) == 1:
                 raise PermanentError(str(error)) from None
             raise
-    return f"posted to {to}" + (f" in {len(posts)} posts" if len(posts) > 1 else "")
+    return Outcome(f"posted to {to}" + (f" in {len(posts)} posts" if len(posts) > 1 else ""))
 
 
 def _upload(to: Account, file: File, description: str) -> str:
@@ -228,7 +230,7 @@ def _call(
     entity: Mapping[str, Any] = found if isinstance(found, dict) else {}
     if not 200 <= response.status <= 299:
         # docs.joinmastodon.org/entities/Error
-        text = entity.get("error") or response.reason
+        text = entity.get("error") or responses.get(response.status, "")
         raise _error(to, response, f"replied {response.status}: {text}", path)
     if not entity.get("id"):
         raise TemporaryError(f"{to} does not reply like a Mastodon server")
@@ -247,4 +249,4 @@ def _error(to: Account, response: Response, text: str, path: str) -> DeliveryErr
         return UnreachableError(f"{reason}: is it a Mastodon server?", CONFIGURATION_RETRY)
     if status == 429:
         return UnreachableError(reason, RATE_LIMIT_RETRY)
-    return http_client.status_error(status, reason)
+    return (TemporaryError if http_client.is_temporary(status) else PermanentError)(reason)

@@ -53,7 +53,10 @@ def parse_smarthost(url: str) -> Smarthost:
         if not host or port == 0 or re.search(r"[\s\0]", host) or is_rest:
             raise ValueError
     except ValueError:
-        raise ValueError("not a URL like smtps://user:password@host") from None
+        raise ValueError(
+            "not a mail server URL; for example smtps://user:password@host, "
+            "with special characters in the password as %40"
+        ) from None
     return Smarthost(
         host,
         port or _PORTS[security],

@@ -144,7 +144,7 @@ def test_request() -> None:
         headers = {"Content-Length": "3", "User-Agent": "nx_addon"}
         origin, chunks = at(running), [b"ab", b"c"]
         response = http_client.request(origin, "POST", "/a?b", headers, chunks, max_body=4)
-    assert (response.status, response.reason, response.headers["x-y"]) == (404, "für dich", "z")
+    assert (response.status, response.headers["x-y"]) == (404, "z")
     assert response.body == b"1234"
     assert (running.post.line, running.post.body) == ("POST /a?b HTTP/1.1", b"abc")
     assert dict(running.post.headers) == {

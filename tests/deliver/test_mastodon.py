@@ -31,12 +31,12 @@ from nxparse.deliver.errors import (
     UnreachableError,
 )
 from nxparse.deliver.http_client import Origin
-from nxparse.deliver.mastodon import Account, Post, compose, parse_account
+from nxparse.deliver.mastodon import Account, Post, compose, deliver, parse_account
 from nxparse.deliver.save import folder_for
 from nxparse.store.records import Post as SitePost
-from nxparse.upload import File, Upload
+from nxparse.upload import File
 from tests import arrivals, bodies
-from tests.box import NOON, Box
+from tests.box import NOON, Box, delivery
 from tests.faults import contents, make_lazy
 from tests.mastodon_server import (
     HOST,
@@ -59,7 +59,6 @@ PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples
 
 HOUR = 3600.0
 DAY = 86400.0
-KEY = "0123456789abcdef"
 VIDEO = b"\0\0\0\x18ftypmp42" + bytes(500)
 
 
@@ -79,10 +78,6 @@ PICTURES = [file(picture(16 * number, 16), f"SAM_{number}.JPG") for number in ra
 VIDEOS = [file(VIDEO + bytes([number]), f"SAM_{number}.MP4") for number in range(1, 21)]
 
 
-def posted(files: Sequence[File]) -> Upload:
-    return upload.posted("anna", "facebook", "", "", files)
-
-
 def url_of(server: MastodonServer | WebServer, query: str = "") -> str:
     return f"http://{TOKEN}@{HOST}:{server.port}/{query}"
 
@@ -95,8 +90,10 @@ def send(
     query: str = "",
     published: Sequence[str] = (),
 ) -> str:
-    to = parse_account(url_of(server, query))
-    return mastodon.send(posted(files), files, text, to, KEY, published)
+    """Post an upload with these files. Returns the description of the result."""
+    one = delivery("mastodon", site="facebook", progress=published)
+    found = upload.posted("anna", "facebook", "", text, files)
+    return deliver(parse_account(url_of(server, query)), found, files, one).message
 
 
 @dataclass(frozen=True)
@@ -371,7 +368,7 @@ class TestSend:
         assert (got.name, got.filename, got.content_type) == ("file", "SAM_1.JPG", "image/jpeg")
         assert contents_of(status) == [(sent.data, "Ein Boot")]
         assert (status.text, status.visibility) == ("Am Meer\nbei Föhr\n\n📷 NX300", "unlisted")
-        assert (status.in_reply_to, status.idempotency_key) == (None, f"{KEY}.0")
+        assert status.in_reply_to is None
         assert [request.call for request in server.requests] == [
             Call.UPLOAD,
             Call.POST,
@@ -391,8 +388,8 @@ class TestSend:
         """The camera is that of the upload, even if its photo is not sent."""
         files = [file(photo(model="NX300")), PICTURES[0]]
         with MastodonServer() as server:
-            to = parse_account(url_of(server))
-            mastodon.send(posted(files), files[1:], "text", to, KEY, ())
+            found = upload.posted("anna", "facebook", "", "text", files)
+            deliver(parse_account(url_of(server)), found, files[1:], delivery())
         assert server.statuses[0].text == "text\n\n📷 NX300"
 
     def test_thread(self) -> None:
@@ -408,8 +405,7 @@ class TestSend:
             undescribed(files[4:8]),
             undescribed(files[8:]),
         ]
-        keys = [one.idempotency_key for one in server.statuses]
-        assert keys == [f"{KEY}.{number}" for number in range(3)]
+        assert len({one.idempotency_key for one in server.statuses}) == 3
         assert {one.visibility for one in server.statuses} == {"direct"}
 
     def test_limits(self) -> None:
