@@ -330,26 +330,6 @@ class TestOutbox:
             box.clock.now += 900
         assert read == []
 
-    @pytest.mark.parametrize(
-        ("user", "mail_from", "expected"),
-        [
-            pytest.param("me@example.com", "", ("me@example.com", bodies.SENDER), id="account"),
-            pytest.param("me", "", (bodies.SENDER, None), id="no-address"),
-            pytest.param("", "", (bodies.SENDER, None), id="no-account"),
-            pytest.param("me@example.com", "a@b.c", ("a@b.c", bodies.SENDER), id="mail-from"),
-        ],
-    )
-    def test_sender(
-        self, tmp_path: Path, user: str, mail_from: str, expected: tuple[str, str | None]
-    ) -> None:
-        """Providers refuse mail from other senders than the account, so it is the default."""
-        login = f"{quote(user, '')}:{SECRET}@" if user else ""
-        with ScriptedServer({"EHLO": AUTH}) as server:
-            mailing(tmp_path, server, [ANNA], login=login, nx_mail_from=mail_from).deliver()
-        message = read(server.messages[0])
-        assert (message["From"], message["Reply-To"]) == expected
-        assert server.lines("MAIL")[0].lower() == f"mail from:<{expected[0].lower()}>"
-
     @pytest.mark.parametrize("to", [[BEN], [BEN, ANNA]], ids=["one", "two"])
     @pytest.mark.parametrize(
         ("reply", "state"), [(NO_USER, "failed"), ("450 4.2.0 greylisted", "waiting")]

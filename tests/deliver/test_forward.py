@@ -6,12 +6,9 @@ Connections, TLS and malformed replies are tested in test_http_client.
 from __future__ import annotations
 
 import base64
-import logging
 import traceback
 import tracemalloc
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.client import responses
-from pathlib import Path
 
 import pytest
 
@@ -26,14 +23,10 @@ from nxparse.deliver.errors import (
 )
 from nxparse.deliver.forward import Server, deliver, parse_server
 from nxparse.deliver.http_client import Origin
-from nxparse.deliver.outbox import MIN_WAIT
-from nxparse.deliver.save import folder_for
 from tests import bodies
-from tests.box import ID, NOON, Box, delivery
-from tests.faults import contents, make_lazy
-from tests.web_servers import HOST, OK, Act, Script, WebServer, reply
+from tests.box import ID, delivery
+from tests.web_servers import HOST, WebServer, reply
 
-HOUR = 3600.0
 PHOTOS = {"SAM_1.JPG": bodies.jpeg(5000, 1), "SAM_2.JPG": bodies.jpeg(700, 2)}
 BODY = bodies.body(list(PHOTOS.items()))
 LOGIN, PATH = "me:geheim@", "/s3cret"
@@ -191,88 +184,3 @@ class TestStatus:
             kind, text, _ = failure(running)
         advice = "redirects are not followed, so the rule needs the final URL"
         assert (kind, text) == (PermanentError, f"SERVER replied 301 Moved Permanently; {advice}")
-
-
-@pytest.fixture
-def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Box]]:
-    make_lazy(monkeypatch)
-    made: list[Box] = []
-
-    def make(target: str, environ: Mapping[str, str] | None = None) -> Box:
-        made.append(Box(tmp_path, target, environ or {}, BODY, retry_for=2 * HOUR))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.spool.close()
-
-
-def undelivered(directory: Path) -> dict[str, bytes]:
-    return contents(folder_for(directory / "undelivered", NOON))
-
-
-class TestOutbox:
-    """From the spool to the server."""
-
-    def test_one_at_a_time(self, boxed: Callable[..., Box], tmp_path: Path) -> None:
-        """After 413 the photos are sent one by one; those that are refused again are saved."""
-        refused = reply("413 Too Large")
-        with WebServer(refused, OK, refused) as running:
-            box = boxed(f"forward:http://{HOST}:{running.port}/")
-            box.deliver()
-        keys = [post.header("Idempotency-Key") for post in running.posts]
-        assert keys == [f'"{id}"' for id in (box.id, f"{box.id}.1", f"{box.id}.2")]
-        sent = [
-            {file.name for file in upload.read(post.body, post.header("Content-Type")).files}
-            for post in running.posts
-        ]
-        assert sent == [{*PHOTOS}, {"SAM_1.JPG"}, {"SAM_2.JPG"}]
-        assert (box.waits, undelivered(tmp_path)) == ([], {"SAM_2.JPG": PHOTOS["SAM_2.JPG"]})
-
-    @pytest.mark.parametrize(
-        ("retry_after", "wait"), [("1200", 1200.0), ("1", MIN_WAIT), ("999999", HOUR)]
-    )
-    def test_retry(self, boxed: Callable[..., Box], retry_after: str, wait: float) -> None:
-        """The same request is repeated when Retry-After has passed, within limits."""
-        with WebServer(reply("503 Busy", f"Retry-After: {retry_after}"), OK) as running:
-            box = boxed(f"forward:http://{HOST}:{running.port}/")
-            box.deliver()
-            assert box.waits == [(box.id, wait)]
-            box.clock.now += wait - 1
-            box.deliver()
-            assert running.connections == 1
-            box.clock.now += 1
-            box.deliver()
-        first, second = running.posts
-        assert first == second
-        assert box.waits == []
-
-    @pytest.mark.parametrize(
-        "scripts",
-        [[OK], [reply("401 Who?")], [reply("503 Busy")], [b"garbage\r\n"], [(Act.READ_SOME,)], []],
-        ids=["done", "401", "503", "garbage", "lost", "not-listening"],
-    )
-    def test_secrets(
-        self,
-        boxed: Callable[..., Box],
-        caplog: pytest.LogCaptureFixture,
-        tmp_path: Path,
-        scripts: Sequence[Script],
-    ) -> None:
-        """User, password and path are sent to the server, but not logged or stored."""
-        caplog.set_level(logging.DEBUG)
-        environ = {"PASSWORD": "geheim", "HOOK": "s3cret"}
-        with WebServer(*scripts) as running:
-            box = boxed(f"forward:http://me:${{PASSWORD}}@{HOST}:{running.port}/${{HOOK}}", environ)
-            if scripts:
-                box.deliver()
-        if not scripts:
-            box.deliver()
-        assert {post.line for post in running.posts} == (
-            {"POST /s3cret HTTP/1.1"} if scripts else set()
-        )
-        box.spool.close()
-        stored = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-        everything = b"".join([caplog.text.encode(), *stored])
-        assert str(running.port).encode() in everything
-        assert [secret for secret in SECRETS if secret.encode() in everything] == []

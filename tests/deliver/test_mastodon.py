@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import itertools
 import json
-import logging
 import time
 import traceback
 import tracemalloc
@@ -32,12 +31,11 @@ from nxparse.deliver.errors import (
 )
 from nxparse.deliver.http_client import Origin
 from nxparse.deliver.mastodon import Account, Post, compose, deliver, parse_account
-from nxparse.deliver.save import folder_for
 from nxparse.store.records import Post as SitePost
 from nxparse.upload import File
 from tests import arrivals, bodies
-from tests.box import NOON, Box, delivery
-from tests.faults import contents, make_lazy
+from tests.box import Box, delivery
+from tests.faults import make_lazy
 from tests.mastodon_server import (
     HOST,
     TOKEN,
@@ -661,10 +659,6 @@ def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxed]:
         one.spool.close()
 
 
-def undelivered(directory: Path) -> dict[str, bytes]:
-    return contents(folder_for(directory / "undelivered", NOON))
-
-
 class TestOutbox:
     """From the spool to the server."""
 
@@ -710,44 +704,3 @@ class TestOutbox:
         sent = [data for data, _ in contents_of(first) + contents_of(second)]
         assert sent == list(PHOTOS.values())
         assert (contents_of(second)[1][1], second.text) == ("Der Strand", "")
-
-    def test_split(self, boxed: Boxed, tmp_path: Path) -> None:
-        """A refused photo is saved; the others are posted alone, with their descriptions."""
-        refused = error(422, "Validation failed: File is invalid")
-        steps: Sequence[Step] = [None, refused, None, refused, None]
-        with MastodonServer(script={Call.UPLOAD: steps}) as server:
-            box = boxed(server, 3, "?postscript=")
-            box.deliver()
-        assert [contents_of(one) for one in server.statuses] == [
-            [(PHOTOS["SAM_1.JPG"], "Ein Boot")],
-            [(PHOTOS["SAM_3.JPG"], None)],
-        ]
-        assert [one.text for one in server.statuses] == ["Am Meer", "Am Meer"]
-        assert [one.in_reply_to for one in server.statuses] == [None, None]
-        assert (box.waits, list(undelivered(tmp_path))) == ([], ["SAM_2.JPG"])
-
-    @pytest.mark.parametrize(
-        "step",
-        [None, error(401, TOKEN), error(422, TOKEN), Answer(200, TOKEN.encode()), Fault.DROP],
-        ids=["done", "401", "422", "no-JSON", "lost"],
-    )
-    def test_secrets(
-        self,
-        boxed: Boxed,
-        caplog: pytest.LogCaptureFixture,
-        capfd: pytest.CaptureFixture[str],
-        tmp_path: Path,
-        step: Step,
-    ) -> None:
-        """The token is sent to the server, but not logged or stored."""
-        caplog.set_level(logging.DEBUG)
-        with MastodonServer(script={Call.POST: [step]}) as server:
-            box = boxed(server, 1)
-            box.deliver()
-        assert server.calls(Call.POST)[0].headers["Authorization"] == f"Bearer {TOKEN}"
-        box.spool.close()
-        stored = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-        logged = [caplog.text.encode(), "".join(capfd.readouterr()).encode()]
-        everything = b"".join([*logged, *stored])
-        assert str(server.port).encode() in everything
-        assert TOKEN.encode() not in everything

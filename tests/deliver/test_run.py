@@ -13,7 +13,7 @@ import sys
 import threading
 import tracemalloc
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,15 +28,14 @@ from nxparse.deliver.errors import (
     Outcome,
     PermanentError,
     TemporaryError,
+    TooLargeError,
     UnreachableError,
 )
-from nxparse.deliver.outbox import MIN_WAIT
 from nxparse.deliver.run import deliver, parse_command
-from nxparse.deliver.save import folder_for
 from nxparse.upload import File, Upload
 from tests import bodies
-from tests.box import NOON, Box, delivery
-from tests.faults import contents, make_lazy
+from tests.box import delivery
+from tests.faults import contents
 from tests.mitmdump import ROOT
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX processes")
@@ -265,36 +264,22 @@ class TestArguments:
 
 
 class TestFile:
-    @pytest.mark.parametrize(
-        ("name", "data", "safe"),
-        [
-            ("SAM_4371.JPG", bodies.jpeg(600_000), "SAM_4371.JPG"),
-            (None, b"", "photo.jpg"),
-            ("a b'\"$(x)`y`\n\0.JPG", PHOTO, "a b'__(x)_y_.JPG"),
-        ],
-        ids=["large", "empty", "hostile"],
-    )
-    def test_copy(
-        self, folder: Path, tmp_path: Path, name: str | None, data: bytes, safe: str
-    ) -> None:
-        """The file is alone in a folder under a safe name, and deleted afterwards."""
-        kept, place = shlex.quote(str(tmp_path / "kept")), shlex.quote(str(tmp_path / "place.txt"))
-        code = f'cp "$0" {kept}; echo "$0" >{place}; ls "$(dirname "$0")" >>{place}'
-        call(f"sh -c {shlex.quote(code)} {{file}}", folder, photo(data, name))
-        path, *others = (tmp_path / "place.txt").read_text().split("\n")
-        assert (tmp_path / "kept").read_bytes() == data
-        assert Path(path).name == safe
+    def test_copy(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A command gets the absolute path of one copy, which is deleted afterwards."""
+        monkeypatch.chdir(folder.parent)
+        [path] = echoed(Path(folder.name), "{file}", {})
         assert Path(path).is_relative_to(folder)
-        assert others == [safe, ""]
+        assert Path(path).name == "SAM_4371.JPG"
         assert not Path(path).exists()
 
-    def test_absolute(self, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        """The path of the file is absolute, also if nx_dir is relative."""
-        monkeypatch.chdir(folder.parent)
-        found = tmp_path / "arguments"
-        call(f"{echo(found)} {{file}}", Path(folder.name))
-        [argument] = arguments_in(found)
-        assert argument.startswith(f"{folder}{os.sep}run-")
+    def test_several(self, folder: Path) -> None:
+        """Several files are sent one at a time. Without a file, no command is run."""
+        files = (photo(), photo())
+        found = Upload("", (), "", "", files)
+        with pytest.raises(TooLargeError, match="a command gets one file at a time"):
+            deliver(["false"], {}, folder, found, files, delivery())
+        outcome = deliver(["false"], {}, folder, found, (), delivery())
+        assert outcome == Outcome("no file to run a command for")
 
     @pytest.mark.parametrize(
         "text",
@@ -555,52 +540,3 @@ class TestStopped:
             process.send_signal(number)
             process.wait()
             assert [ended(one) for one in begun] == [True] * 2
-
-
-PHOTOS = {"SAM_1.JPG": bodies.jpeg(500, 1), "SAM_2.JPG": bodies.jpeg(700, 2)}
-
-
-@pytest.fixture
-def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Box]]:
-    make_lazy(monkeypatch)
-    made: list[Box] = []
-
-    def make(target: str, environ: Mapping[str, str] | None = None) -> Box:
-        body = bodies.body(list(PHOTOS.items()))
-        made.append(Box(tmp_path, target, environ or {}, body, ["a@example.org", "b@example.org"]))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.spool.close()
-
-
-class TestOutbox:
-    """From the spool to a command."""
-
-    NOTE = (
-        "import os, sys; out, path, *more = sys.argv[1:]\n"
-        "place = os.path.join(out, os.path.basename(path))\n"
-        "with open(place, 'ab') as note: note.write(open(path, 'rb').read())\n"
-        "with open(place + '.txt', 'a') as note: print(*more, sep='|', file=note)\n"
-    )
-
-    @pytest.mark.parametrize(
-        ("status", "left"), [(0, []), (75, [MIN_WAIT]), (1, [])], ids=["done", "retried", "failed"]
-    )
-    def test_each_file(
-        self, boxed: Callable[..., Box], tmp_path: Path, status: int, left: list[float]
-    ) -> None:
-        """A command is run once for each file; if the second one fails, the first stays done."""
-        out = tmp_path / "out"
-        out.mkdir()
-        code = f"{self.NOTE}if path.endswith('2.JPG'): sys.exit({status})"
-        rest = "{sender} {recipient} {subject} {text} {camera}"
-        box = boxed(f"run:{python(code, str(out), '{file}', rest)}")
-        box.deliver()
-        box.deliver()
-        line = f"{bodies.SENDER}|a@example.org,b@example.org|{bodies.TITLE}|{bodies.TEXT}|\n"
-        assert contents(out) == {**PHOTOS, **{f"{name}.txt": line.encode() for name in PHOTOS}}
-        assert box.waits == [(f"{box.id}.2", wait) for wait in left]
-        kept = contents(folder_for(tmp_path / "undelivered", NOON))
-        assert kept == ({"SAM_2.JPG": PHOTOS["SAM_2.JPG"]} if status == 1 else {})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import email
 import email.policy
-import json
 import os
 import shlex
 import subprocess
@@ -315,11 +314,6 @@ class TestRun:
         assert (Path(path).is_relative_to(private), Path(path).name) == (True, "A.JPG")
         assert list(private.iterdir()) == []
 
-    def test_no_file(self, given: Config) -> None:
-        """An upload without files runs no command."""
-        found = upload.posted("me", "facebook", "", "", [])
-        assert deliver(given, "run:false", found=found) == Outcome("no file to run a command for")
-
     def test_program_from_a_variable(self, given: Config) -> None:
         """A program from a variable is logged as it is written."""
         outcome = deliver(given, "run:${PROGRAM} {file}", {"PROGRAM": "true"}, file_number=1)
@@ -337,31 +331,6 @@ class TestForward:
         assert server.post.header("Authorization") == "Basic bWU6c2VjcmV0"
         assert server.post.header("Idempotency-Key") == f'"{ID}.2"'
         assert outcome == Outcome(f"forwarded to {HOST}:{server.port}, status 200")
-
-    def test_post(self, tmp_path: Path) -> None:
-        """The post of a social site is a form from which an upload can be read."""
-        found = posted("<At the sea>")
-        with WebServer() as server:
-            target = f"forward:http://{HOST}:{server.port}"
-            deliver(configured(tmp_path), target, found=found, file_number=2)
-        again = upload.read(server.post.body, server.post.header("Content-Type"))
-        assert (again.sender, again.recipients) == ("anna", ("facebook",))
-        assert (again.subject, again.text) == ("facebook: NX300", "<At the sea>")
-        assert {one.name: one.data for one in again.files} == {"B.JPG": PHOTOS["B.JPG"]}
-
-
-def test_notify(tmp_path: Path) -> None:
-    """A service that Apprise knows gets the title, the text and the files."""
-    pytest.importorskip("apprise")
-    (tmp_path / ".nx").mkdir()
-    with WebServer() as server:
-        target = f"notify:json://me:${{PASSWORD}}@{HOST}:{server.port}/hook"
-        outcome = deliver(configured(tmp_path), target, {"PASSWORD": "secret"}, file_number=2)
-    told = json.loads(server.post.body)
-    assert (told["title"], told["message"]) == (TITLE, TEXT)
-    assert [one["filename"] for one in told["attachments"]] == ["B.JPG"]
-    assert server.post.header("Authorization") == "Basic bWU6c2VjcmV0"
-    assert outcome == Outcome("sent by Apprise")
 
 
 class TestMastodon:
