@@ -47,20 +47,18 @@ class Authority:
         certificate = _certificate(self._name, self._key, self._name, self._key)
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def context(self, *names: str, expired: bool = False) -> ssl.SSLContext:
+    def context(self, *names: str) -> ssl.SSLContext:
         """A server's context with a certificate for these names, by default for loopback."""
-        return self._context(names or NAMES, expired=expired)
+        return self._context(names or NAMES, self_signed=False)
 
-    def self_signed(self, *names: str) -> ssl.SSLContext:
+    def self_signed(self) -> ssl.SSLContext:
         """The same with a certificate that the server has signed itself."""
-        return self._context(names or NAMES, self_signed=True)
+        return self._context(NAMES, self_signed=True)
 
-    def _context(
-        self, names: Sequence[str], *, self_signed: bool = False, expired: bool = False
-    ) -> ssl.SSLContext:
+    def _context(self, names: Sequence[str], *, self_signed: bool) -> ssl.SSLContext:
         key, own = ec.generate_private_key(ec.SECP256R1()), _name(names[0])
         issuer = (own, key) if self_signed else (self._name, self._key)
-        certificate = _certificate(own, key, *issuer, names, expired)
+        certificate = _certificate(own, key, *issuer, names)
         path = self._folder / f"server-{next(self._numbers)}.pem"
         path.write_bytes(
             key.private_bytes(
@@ -85,15 +83,14 @@ def _certificate(
     issuer: x509.Name,
     issuer_key: ec.EllipticCurvePrivateKey,
     names: Sequence[str] = (),
-    expired: bool = False,
 ) -> x509.Certificate:
     """A certificate for these names, or one of an authority if there are none."""
     day = datetime.timedelta(days=1)
-    end = datetime.datetime.now(datetime.UTC) + (-day if expired else day)
+    now = datetime.datetime.now(datetime.UTC)
     builder = (
         x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(end - 3 * day)
-        .not_valid_after(end)
+        .not_valid_before(now - day)
+        .not_valid_after(now + day)
     )
     signs = not names
     rest = [False] * 4  # content commitment, encipherment, key agreement

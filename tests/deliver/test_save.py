@@ -9,7 +9,6 @@ import os
 import shutil
 import stat
 import time
-import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -162,21 +161,6 @@ class TestTakenNames:
         """The same bytes under two names are two files."""
         save(files(("A.JPG", NEW), ("B.JPG", NEW)), tmp_path)
         assert contents(day) == {"A.JPG": NEW, "B.JPG": NEW}
-
-    @pytest.mark.parametrize(
-        "names",
-        [
-            ("a.jpg", "A.JPG"),
-            (unicodedata.normalize("NFC", "é.jpg"), unicodedata.normalize("NFD", "é.jpg")),
-        ],
-        ids=["case", "Unicode form"],
-    )
-    def test_names_that_are_the_same_elsewhere(
-        self, tmp_path: Path, day: Path, names: tuple[str, str]
-    ) -> None:
-        """N06: names that differ only in case or Unicode form are two files everywhere."""
-        save(files((names[0], OLD), (names[1], NEW)), tmp_path)
-        assert sorted(contents(day).values()) == sorted([OLD, NEW])
 
     @posix_only
     @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
