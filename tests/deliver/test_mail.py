@@ -824,7 +824,7 @@ class TestConversation:
         """T02: a silent server is abandoned at each stage."""
         for name in ("CONNECT_TIMEOUT", "REPLY_TIMEOUT", "FINAL_TIMEOUT"):
             monkeypatch.setattr(mail, name, 0.15)
-        with ScriptedServer({stage: Act.SILENCE}) as server:
+        with ScriptedServer({stage: Act.READ_ON}) as server:
             found = outcome(ONE, at(server))
         kind = UnreachableError if stage in ("greeting", "EHLO") else TemporaryError
         assert found == Failure(kind, TIMED_OUT)
@@ -840,7 +840,7 @@ class TestConversation:
     def test_silence_after_quit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """T10: an accepted message stays accepted though QUIT is not answered."""
         monkeypatch.setattr(mail, "QUIT_TIMEOUT", 0.15)
-        with ScriptedServer({"QUIT": Act.SILENCE}) as server:
+        with ScriptedServer({"QUIT": Act.READ_ON}) as server:
             assert send(ONE, at(server)) == []
         assert server.keys == ALL
 
