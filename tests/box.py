@@ -62,7 +62,6 @@ class Box:
             partial(save_undelivered, directory),
             retry_for=retry_for,
             clock=self.clock,
-            jitter=lambda: 1.0,
         )
 
     def add(self, body: bytes) -> str:

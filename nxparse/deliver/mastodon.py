@@ -1,12 +1,10 @@
 """The target `mastodon:URL`: photos as posts on a Mastodon server.
 
 An upload becomes one post, or a thread if it has more photos or a longer text than fit into one
-post; a video has a post of its own. The parts of the text after each `~` describe
-the photos (samsung-nx-emailservice, commit c3f8eb0).
-
-Each post has an Idempotency-Key, by which the server recognises repetitions for an hour
-(docs.joinmastodon.org/methods/statuses). After that, the ids of the published posts, which are
-stored as the progress of the delivery, prevent duplicates.
+post; a video has a post of its own. The parts of the text after each `~` describe the photos
+(samsung-nx-emailservice, commit c3f8eb0). For an hour, the server recognises a repeated post by
+its Idempotency-Key (docs.joinmastodon.org/methods/statuses); after that, the ids of the published
+posts, stored as the progress of the delivery, prevent duplicates.
 """
 
 from __future__ import annotations

@@ -1,21 +1,15 @@
 """Deliver stored uploads to their targets, and retry.
 
 A target with due deliveries has a worker thread, so that a slow server delays only its own
-deliveries. New and retried deliveries take turns.
-
-A delivery that fails is retried after 15 seconds, then after as long as it has waited so far, at
-most an hour. After `retry_for`, or after a permanent error, it is abandoned: its files are saved
-in `undelivered/`. If the target is unreachable, everything else that is due for it is postponed
-as well. An upload that is too large is split into one delivery per file, and a body that cannot
-be read goes to quarantine.
-
-All state is in the spool. A delivery whose result was not recorded is repeated under the same id.
+deliveries. A delivery that fails is retried after 15 seconds, then after as long as it has waited
+so far, at most an hour. After `retry_for`, or after a permanent error, its files are saved in
+`undelivered/`. All state is in the spool: a delivery whose result was not recorded is repeated
+under the same id.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import sqlite3
 import threading
 import time
@@ -45,7 +39,6 @@ from nxparse.text import (
 from nxparse.upload import File, Upload
 
 MIN_WAIT = 15.0  # seconds
-JITTER = 0.1
 POLL = 2.0  # seconds between two checks for changes by the command line
 
 logger = logging.getLogger(__name__)
@@ -73,14 +66,12 @@ class Outbox:
         *,
         retry_for: float,
         clock: Callable[[], float],
-        jitter: Callable[[], float] = lambda: random.uniform(1 - JITTER, 1 + JITTER),
     ) -> None:
         self._spool = spool
         self.deliver_to = deliver_to
         self.save_undelivered = save_undelivered
         self.retry_for = retry_for
         self._clock = clock
-        self._jitter = jitter
         self._changed = threading.Condition()
         self._changes = 0
         self._stopping = False
@@ -275,7 +266,7 @@ class Outbox:
         for other in self._spool.due(target):
             if self._is_expired(other):
                 self._fail(other, error)
-        wait = self._wait_after(delivery, error.retry_after or 0.0)
+        wait = self._wait_after(delivery, error.retry_after)
         self._postpone_others(target, wait, str(error), except_for=delivery)
         if error.retry_after:
             self._back_offs[target] = self._clock() + wait, str(error)
@@ -316,7 +307,7 @@ class Outbox:
         refused: Sequence[Refused],
         error: Exception | None = None,
     ) -> None:
-        wait = self._wait_after(delivery, getattr(error, "retry_after", None) or 0.0)
+        wait = self._wait_after(delivery, getattr(error, "retry_after", 0.0))
         progress = getattr(error, "progress", ())
         left = [one.recipient for one in refused]
         result = partial(self._spool.postpone, delivery, wait, reason, left, progress)
@@ -327,8 +318,7 @@ class Outbox:
         )
 
     def _wait_after(self, delivery: Delivery, least: float) -> float:
-        wait = min(max(delivery.waited, MIN_WAIT, least), MAX_WAIT)
-        return max(wait * self._jitter(), min(least, MAX_WAIT))
+        return min(max(delivery.waited, MIN_WAIT, least), MAX_WAIT)
 
 
 def describe_waiting(

@@ -1,10 +1,8 @@
 """Rules `PATTERN=TARGET` of the option nx_route, and the targets they choose for an upload.
 
-A pattern is a glob for a recipient's address or the name of a site, matched without case and
-independent of how the address is spelled (`nxparse.address`). The first matching rule decides;
-further rules with exactly the same pattern add their targets. Recipients that no rule matches
-get the default target. Recipients with the same target share one delivery.
-
+A pattern is a glob for a recipient's address, in any spelling, or the name of a site. The first
+matching rule decides; further rules with exactly the same pattern add their targets. Recipients
+that no rule matches get the default target. Recipients with the same target share one delivery.
 The database stores a target as written, with `${NAME}` unexpanded, so that secrets stay in the
 environment. Logs and messages show only the result of `shown`.
 """

@@ -1,11 +1,9 @@
 """The target `run:COMMAND`: a command for each file.
 
 The command is split into words like in a shell, but no shell runs it. Placeholders and variables
-are replaced in one pass afterwards, so their values are never split or expanded again. The file is
-a copy under its own name, in a directory of its own that exists until the command ends.
-
-Programs end with this process, or they would run beside their own repetition; those that detach
-themselves (setsid) are left alone. Error messages show the program as it is in the options, because
+are replaced in one pass afterwards, so their values are never split or expanded again. Programs
+end with this process, or they would run beside their own repetition; those that detach themselves
+(setsid) are left alone. Error messages show the program as it is in the options, because
 variables may contain secrets.
 """
 

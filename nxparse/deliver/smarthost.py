@@ -6,6 +6,7 @@ needs the protocol.
 
 from __future__ import annotations
 
+import base64
 import re
 from dataclasses import dataclass, field
 from enum import Enum
@@ -35,6 +36,20 @@ class Smarthost:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def token(self) -> str:
+        """User and password for AUTH PLAIN, in UTF-8 (RFC 4616)."""
+        return in_base64(f"\0{self.user}\0{self.password}")
+
+    @property
+    def secrets(self) -> list[str]:
+        """The password in each form that is sent."""
+        return [self.token, in_base64(self.password), self.password] if self.password else []
+
+
+def in_base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode("ascii")
 
 
 def parse_smarthost(url: str) -> Smarthost:

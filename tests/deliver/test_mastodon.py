@@ -100,7 +100,7 @@ class Failure:
 
     kind: type[DeliveryError]
     text: str
-    retry_after: float | None = None
+    retry_after: float = 0.0
 
 
 def failure(
@@ -114,7 +114,7 @@ def failure(
     found = caught.value
     assert TOKEN not in "".join(traceback.format_exception(found)) + repr(found)
     text = str(found).replace(f"{HOST}:{server.port}", "SERVER")
-    return Failure(type(found), text, getattr(found, "retry_after", None))
+    return Failure(type(found), text, getattr(found, "retry_after", 0.0))
 
 
 def contents_of(status: Status) -> list[tuple[bytes, str | None]]:
@@ -493,11 +493,11 @@ class TestStatus:
             (401, UnreachableError, HOUR),
             (403, UnreachableError, HOUR),
             (429, UnreachableError, 300.0),
-            *((status, TemporaryError, None) for status in (102, 408, 425, 500, 502, 503)),
+            *((status, TemporaryError, 0.0) for status in (102, 408, 425, 500, 502, 503)),
         ],
     )
     def test_retried(
-        self, call: Call, status: int, kind: type[DeliveryError], retry_after: float | None
+        self, call: Call, status: int, kind: type[DeliveryError], retry_after: float
     ) -> None:
         """A wrong token and the rate limit concern all posts, other errors one of them."""
         with MastodonServer(script=failing(call, error(status, "No"))) as server:

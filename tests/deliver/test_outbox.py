@@ -22,7 +22,6 @@ from nxparse.deliver.errors import (
     UnreachableError,
 )
 from nxparse.deliver.outbox import (
-    JITTER,
     MIN_WAIT,
     Deliver,
     Outbox,
@@ -122,17 +121,9 @@ class Scene:
         (self.root / "spool" / id).write_bytes(CUT)
         return id
 
-    def box(
-        self, targets: Mapping[str, Deliver], *, retry_for: float = 3 * DAY, jitter: float = 1.0
-    ) -> Outbox:
-        return Outbox(
-            self.spool,
-            targets.__getitem__,
-            self.kept,
-            retry_for=retry_for,
-            clock=self.clock,
-            jitter=lambda: jitter,
-        )
+    def box(self, targets: Mapping[str, Deliver], *, retry_for: float = 3 * DAY) -> Outbox:
+        deliver_to = targets.__getitem__
+        return Outbox(self.spool, deliver_to, self.kept, retry_for=retry_for, clock=self.clock)
 
     def wait(self) -> float | None:
         """Return the seconds until the next delivery to `save`; None if there is none."""
@@ -378,50 +369,27 @@ class TestQuarantine:
 
 
 class TestWaits:
-    @pytest.mark.parametrize(
-        ("jitter", "expected"),
-        [
-            (1.0, [15, 15, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600]),
-            (1.1, [16.5, 18.15, 38.115, 80.0415]),
-        ],
-    )
-    def test_grow(self, scene: Scene, jitter: float, expected: list[float]) -> None:
-        """The waits of a delivery grow, each a little longer or shorter."""
+    def test_grow(self, scene: Scene) -> None:
+        """The waits of a delivery grow."""
+        expected = [15, 15, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
         scene.accept()
-        target = Target(*[FULL] * len(expected))
-        out = scene.box({"save": target}, jitter=jitter)
+        out = scene.box({"save": Target(*[FULL] * len(expected))})
         waits = []
         out.deliver_due("save")
         while (seconds := scene.wait()) is not None:
             waits.append(seconds)
             scene.clock.now += seconds
             out.deliver_due("save")
-        assert waits == pytest.approx(expected)
-
-    def test_default_jitter(self, scene: Scene) -> None:
-        """By default, waits differ by up to a tenth."""
-        for _ in range(20):
-            scene.accept()
-        targets = {"save": Target(*[LATER] * 20)}
-        deliver_to = targets.__getitem__
-        out = Outbox(scene.spool, deliver_to, scene.kept, retry_for=1, clock=scene.clock)
-        out.deliver_due("save")
-        waits = {one.waited for one in scene.spool.waiting()}
-        assert len(waits) > 1
-        assert all(abs(one - MIN_WAIT) <= JITTER * MIN_WAIT for one in waits)
+        assert waits == expected
 
     @pytest.mark.parametrize(
-        ("retry_after", "jitter", "seconds"),
-        [(0, 1.0, 15), (60, 0.9, 60), (60, 1.1, 66), (3600, 1.0, 3600), (86400, 1.0, 3600)],
+        ("retry_after", "seconds"), [(0, 15), (60, 60), (3600, 3600), (86400, 3600)]
     )
-    def test_retry_after(
-        self, scene: Scene, retry_after: float, jitter: float, seconds: float
-    ) -> None:
-        """A server may ask for a longer wait, up to an hour, which is not made shorter."""
+    def test_retry_after(self, scene: Scene, retry_after: float, seconds: float) -> None:
+        """A server may ask for a longer wait, up to an hour."""
         scene.accept()
-        target = Target(TemporaryError("451", retry_after))
-        scene.box({"save": target}, jitter=jitter).deliver_due("save")
-        assert scene.wait() == pytest.approx(seconds)
+        scene.box({"save": Target(UnreachableError("451", retry_after))}).deliver_due("save")
+        assert scene.wait() == seconds
 
     @pytest.mark.parametrize("jump", [YEARS, -YEARS, -NEW_YEAR, 3600, -3600, -90000])
     def test_clock_jumps(self, scene: Scene, jump: float) -> None:
