@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 import secrets
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,7 +107,13 @@ def compose(text: str, files: Sequence[File], model: str, postscript: str | None
     if postscript is None:
         postscript = POSTSCRIPT if model else ""
     postscript = postscript.replace("{camera}", model or "camera")
-    texts = _split_text(f"{text.strip()}\n\n{postscript.strip()}".strip())
+    texts = textwrap.wrap(
+        f"{text.strip()}\n\n{postscript.strip()}".strip(),
+        MAX_TEXT,
+        expand_tabs=False,
+        replace_whitespace=False,
+        break_on_hyphens=False,
+    )
     groups: list[list[tuple[File, str]]] = []
     room = 0  # for pictures in the last group
     descriptions += [""] * (len(files) - len(descriptions))
@@ -122,17 +129,6 @@ def compose(text: str, files: Sequence[File], model: str, postscript: str | None
         room -= 1
     posts = zip_longest(texts, groups)
     return [Post(text or "", tuple(group or ())) for text, group in posts]
-
-
-def _split_text(text: str) -> list[str]:
-    """Split a text into pieces that fit into a post, between words if possible."""
-    pieces = []
-    while len(text) > MAX_TEXT:
-        cut = max(text.rfind(blank, 1, MAX_TEXT + 1) for blank in " \n")
-        cut = cut if cut > 0 else MAX_TEXT
-        pieces.append(text[:cut].rstrip())
-        text = text[cut:].lstrip()
-    return [*pieces, text]
 
 
 def deliver(to: Account, upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
