@@ -68,18 +68,3 @@ def test_cannot_be_deleted(
         patch.setattr(os, name, refuse)
     left = ["B.JPG"] if name == "unlink" else []
     assert [path.name for path in tmp_path.rglob("*.JPG")] == left
-
-
-def test_reason_of_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error inside the with statement is not replaced by one of the deletion."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.EIO, "not possible")
-
-    def use() -> None:
-        with copies([file("A.JPG")], tmp_path):
-            monkeypatch.setattr(os, "unlink", refuse)
-            raise ValueError("the reason")
-
-    with pytest.raises(ValueError, match="the reason"):
-        use()

@@ -853,44 +853,19 @@ class TestThreads:
         assert target.done.wait(SOON)
         assert scene.logged().count(f"ERROR {expected}") == 1
 
-    def test_secrets(self, scene: Scene, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_secrets(self, scene: Scene, start: Start) -> None:
         """A secret in a target is not in the name of its thread, either."""
-        target = "forward:https://me:s3cret@h/s3cret"
-        failed = threading.Event()
-
-        def broken(*_: object, **__: object) -> None:
-            failed.set()
-            raise BUG
-
+        target, slow = "forward:https://me:s3cret@h/s3cret", Slow()
         before = {*threading.enumerate()}
         scene.accept(target)
-        monkeypatch.setattr(scene.spool, "first_due", broken)
-        out = start(**{target: Target()})
-        assert failed.wait(SOON)
+        out = start(**{target: slow})
+        assert slow.begun.wait(SOON)
         threads = {*threading.enumerate()} - before
+        slow.go_on.set()
         assert out.stop(SOON)
         assert {one.name for one in threads} == {"nx outbox", "nx forward:https://h/..."}
         assert {one.daemon for one in threads} == {True}
-        assert "deliveries to forward:https://h/... paused for 15 s" in scene.caplog.text
         assert "s3cret" not in scene.caplog.text
-
-    @pytest.mark.usefixtures("quick")
-    def test_no_thread_left(
-        self, scene: Scene, start: Start, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """C07: if the system has no thread left, the worker is started later."""
-        real, failures = threading.Thread.start, [RuntimeError("can't start new thread")]
-
-        def fail(thread: threading.Thread) -> None:
-            if thread.name == "nx save" and failures:
-                raise failures.pop()
-            real(thread)
-
-        monkeypatch.setattr(threading.Thread, "start", fail)
-        target = Target()
-        scene.accept()
-        start(save=target)
-        assert target.done.wait(SOON)
 
     def test_full_quarantine(
         self, scene: Scene, start: Start, monkeypatch: pytest.MonkeyPatch
@@ -923,23 +898,6 @@ class TestThreads:
         assert target.done.wait(SOON)
         assert out.stop(SOON) is True
         assert target.ids == ids
-
-    def test_sleep(self, scene: Scene, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Between two polls, nothing is looked up for targets without due deliveries."""
-        looked: list[str] = []
-        next_try = scene.spool.next_try
-
-        def look(target: str) -> float | None:
-            looked.append(target)
-            return next_try(target)
-
-        monkeypatch.setattr(scene.spool, "next_try", look)
-        scene.accept("save", "mail")
-        start(save=Target(LATER), mail=Target(LATER))
-        eventually(lambda: [one.attempts for one in scene.spool.waiting()] == [1, 1])
-        time.sleep(0.05)  # in which they could look thousands of times
-        assert len(looked) < 10
-        assert [one for one in scene.logged() if one.startswith("ERROR")] == []
 
     def test_stop_while_something_hangs(
         self, scene: Scene, monkeypatch: pytest.MonkeyPatch
