@@ -77,7 +77,7 @@ class Outbox:
         self._stopping = False
         self._dispatcher: threading.Thread | None = None
         self._workers: dict[str, threading.Thread] = {}  # by target
-        self._current: dict[str, Delivery] = {}  # by target
+        self._current: dict[str, Attempted] = {}  # by target
         # Targets that must not be contacted: until when (Unix time), and why.
         self._back_offs: dict[str, tuple[float, str]] = {}
         # Results that the database could not store.
@@ -112,7 +112,7 @@ class Outbox:
 
     def attempted(self) -> set[Attempted]:
         """Return the keys of the deliveries in progress."""
-        return {one.key for one in [*self._current.values()]}
+        return {*self._current.values()}
 
     def _dispatch(self) -> None:
         """Start a worker for each target with due deliveries, whoever has made them due."""
@@ -173,7 +173,7 @@ class Outbox:
             if delivery is None:
                 return
             new = delivery.attempts > 0
-            self._current[target] = delivery
+            self._current[target] = delivery.key
             try:
                 if unrecorded := self._unrecorded.get(delivery.key):
                     # It has been made: to repeat it would send a second mail.
