@@ -13,7 +13,6 @@ import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -153,44 +152,6 @@ def test_request() -> None:
         "Host": str(origin),
         "User-Agent": "nx_addon",
     }
-
-
-@pytest.mark.parametrize(
-    ("url", "host"),
-    [
-        ("http://h.example/", "h.example"),
-        ("http://h.example:443/", "h.example:443"),
-        ("https://h.example/", "h.example"),
-        ("https://bücher.example:80/", "xn--bcher-kva.example:80"),
-        ("http://[2001:db8::1]/", "[2001:db8::1]"),
-    ],
-)
-def test_host(monkeypatch: pytest.MonkeyPatch, trusted: Authority, url: str, host: str) -> None:
-    """Connects to the server of the URL, and names it in Host and SNI as ASCII."""
-    origin, _ = parse_url(url)
-    connected: list[tuple[str, int]] = []
-    real = socket.create_connection
-
-    def connect(address: tuple[str, int], *arguments: Any) -> socket.socket:
-        connected.append(address)
-        return real((HOST, running.port), *arguments)
-
-    with WebServer(tls=trusted.context(origin.host) if origin.secure else None) as running:
-        monkeypatch.setattr(socket, "create_connection", connect)
-        assert outcome(origin) == 200
-    assert connected == [(origin.host, origin.port)]
-    assert running.post.header("Host") == host
-
-
-def test_ipv6() -> None:
-    """Connects to IPv6 addresses."""
-    try:
-        running = WebServer(host="::1")
-    except OSError:
-        pytest.skip("needs IPv6")
-    with running:
-        assert outcome(running) == 200
-    assert running.post.header("Host") == f"[::1]:{running.port}"
 
 
 CLOSED = "SERVER: Remote end closed connection without response"
