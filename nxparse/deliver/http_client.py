@@ -68,7 +68,7 @@ def request(
     headers: Mapping[str, str],
     body: Iterable[bytes] = (),
     *,
-    max_body: int = 0,
+    max_body: int = 4096,  # to close with unread data would reset the connection
 ) -> Response:
     """Make one request on a connection of its own.
 

@@ -230,7 +230,7 @@ def means_size(code: int, text: bytes) -> bool:
 
     Many servers say so in the text only (`554 Message too large`).
     """
-    if not 500 <= code <= 599:
+    if not _is_permanent(code):
         return False
     words = " ".join(text.decode("utf-8", "replace").split())
     if _SIZE_STATUS.search(words):
