@@ -25,6 +25,7 @@ from nxparse.deliver.forward import Server, deliver, parse_server
 from nxparse.deliver.http_client import Origin
 from tests import bodies
 from tests.box import ID, delivery
+from tests.deliver.failures import Failure, failure_of
 from tests.web_servers import HOST, WebServer, reply
 
 PHOTOS = {"SAM_1.JPG": bodies.jpeg(5000, 1), "SAM_2.JPG": bodies.jpeg(700, 2)}
@@ -40,15 +41,11 @@ def send(running: WebServer, body: bytes = BODY, *, login: str = "", path: str =
     return deliver(to, found, found.files, delivery())
 
 
-def failure(running: WebServer) -> tuple[type[DeliveryError], str, float | None]:
-    """Forward an upload, which must fail. Returns the error, with SERVER for the server."""
+def failure(running: WebServer) -> Failure:
+    """Forward an upload, which must fail without a secret in any text."""
     with pytest.raises(DeliveryError) as caught:
         send(running, login=LOGIN, path=PATH)
-    found = caught.value
-    everything = "".join(traceback.format_exception(found)) + repr(found)
-    assert not [secret for secret in SECRETS if secret in everything]
-    text = str(found).replace(f"{HOST}:{running.port}", "SERVER")
-    return type(found), text, getattr(found, "retry_after", None)
+    return failure_of(caught.value, f"{HOST}:{running.port}", SECRETS)
 
 
 HTTPS, PLAIN = Origin(True, "h", 443), Origin(False, "h", 80)
@@ -159,7 +156,7 @@ class TestStatus:
             with WebServer(answer) as running:
                 if expected:
                     text = f"SERVER replied {status} {responses.get(status, '')}".strip()
-                    assert failure(running) == (expected, text, None)
+                    assert failure(running) == Failure(expected, text)
                 else:
                     send(running)
 
@@ -175,12 +172,12 @@ class TestStatus:
         with WebServer(reply(f"{status} Wait", f"Retry-After: {value}")) as running:
             found = failure(running)
         kind = TemporaryError if expected is None else UnreachableError
-        assert found == (kind, f"SERVER replied {status} {responses[status]}", expected)
+        assert found == Failure(kind, f"SERVER replied {status} {responses[status]}", expected or 0)
 
     def test_redirect(self) -> None:
         """Redirects are reported, without the URL, which may contain a secret."""
         answer = reply("301 There", "Location: http://me:geheim@h.example/s3cret")
         with WebServer(answer) as running:
-            kind, text, _ = failure(running)
+            found = failure(running)
         advice = "redirects are not followed, so the rule needs the final URL"
-        assert (kind, text) == (PermanentError, f"SERVER replied 301 Moved Permanently; {advice}")
+        assert found == Failure(PermanentError, f"SERVER replied 301 Moved Permanently; {advice}")

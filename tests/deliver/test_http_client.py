@@ -5,14 +5,11 @@ from __future__ import annotations
 import errno
 import gc
 import itertools
-import os
-import re
 import socket
 import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -21,9 +18,12 @@ from hypothesis import strategies as st
 from nxparse.deliver import http_client
 from nxparse.deliver.errors import DeliveryError, TemporaryError, UnreachableError
 from nxparse.deliver.http_client import Origin, Response, parse_url
+from tests.deliver.failures import Like, failure_of
 from tests.far import appear_far
 from tests.smtp_servers import Authority
 from tests.web_servers import HOST, OK, Act, Script, WebServer, reply
+
+pytestmark = pytest.mark.usefixtures("no_authorities")
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=60)
 SECRET = "s3cret"
@@ -41,25 +41,6 @@ def _timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CONNECT_TIMEOUT", "IO_TIMEOUT"):
         monkeypatch.setattr(http_client, name, 0.3)
-
-
-@pytest.fixture(autouse=True)
-def _no_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trust no authority, which is also faster than to load those of the system."""
-    monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
-    monkeypatch.setenv("SSL_CERT_DIR", os.devnull)
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture
-def trusted(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Authority:
-    """An authority that this machine trusts."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
-    return authority
 
 
 def at(running: WebServer) -> Origin:
@@ -80,19 +61,7 @@ def outcome(to: WebServer | Origin, size: int = 3, headers: Mapping[str, str] = 
     try:
         return post(origin, size, headers).status
     except DeliveryError as error:
-        caught = error
-    assert SECRET not in "".join(traceback.format_exception(caught))
-    return type(caught), str(caught).replace(str(origin), "SERVER")
-
-
-@dataclass(frozen=True, eq=False)
-class Matching:
-    """Equal to all texts that match a pattern."""
-
-    pattern: str
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, str) and bool(re.fullmatch(self.pattern, other))
+        return failure_of(error, origin, [SECRET])[:2]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +124,7 @@ def test_request() -> None:
 
 
 CLOSED = "SERVER: Remote end closed connection without response"
-LOST = (TemporaryError, Matching(f"{CLOSED}|SERVER: Connection reset by peer|SERVER: Broken pipe"
+LOST = (TemporaryError, Like(f"{CLOSED}|SERVER: Connection reset by peer|SERVER: Broken pipe"
     "|SERVER: EOF occurred in violation of protocol.*"))  # fmt: skip
 INVALID = (TemporaryError, "SERVER: the reply is not valid HTTP")
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -247,7 +216,7 @@ def test_timeout(script: Script, impatient: None) -> None:
     """Servers that do not reply, or do not read, time out."""
     with WebServer(script, keep=False) as running:
         found = outcome(running, 16 << 20)
-    assert found == (TemporaryError, Matching("SERVER: .*timed out"))
+    assert found == (TemporaryError, Like("SERVER: .*timed out"))
 
 
 def test_slow_reply(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +238,7 @@ def test_timeout_after_the_status(impatient: None) -> None:
 
 
 REFUSED = reply("413 Too Large")
-EARLY = (TemporaryError, Matching("SERVER replied 200 before it had the whole upload: .+"))
+EARLY = (TemporaryError, Like("SERVER replied 200 before it had the whole upload: .+"))
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
@@ -302,7 +271,7 @@ def test_cannot_connect(monkeypatch: pytest.MonkeyPatch, impatient: None) -> Non
     assert outcome(running) == (UnreachableError, "SERVER: Connection refused")
     with socket.create_server((HOST, 0)) as silent:
         found = outcome(Origin(True, HOST, silent.getsockname()[1]))
-    assert found == (UnreachableError, Matching("SERVER: .*timed out"))
+    assert found == (UnreachableError, Like("SERVER: .*timed out"))
 
     def resolve(*_: object, **__: object) -> object:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -382,5 +351,5 @@ class TestSecrets:
             tls, reason = trusted.context("mail.example"), "IP address mismatch, .*"
         with WebServer(tls=tls) as running:
             found = outcome(running, headers=AUTHORIZATION)
-        assert found == (UnreachableError, Matching(rf"SERVER: .*failed: {reason} \(_ssl\.c:\d+\)"))
+        assert found == (UnreachableError, Like(rf"SERVER: .*failed: {reason} \(_ssl\.c:\d+\)"))
         assert running.posts == []

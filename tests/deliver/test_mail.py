@@ -7,18 +7,15 @@ import email
 import email.policy
 import email.utils
 import errno
-import os
 import re
 import socket
 import ssl
 import threading
-import traceback
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from email.header import decode_header, make_header
 from email.message import EmailMessage
-from typing import NamedTuple
 
 import pytest
 from hypothesis import example, given, settings
@@ -39,6 +36,7 @@ from nxparse.deliver.mail import OutgoingMessage, check_smarthost, compose, mean
 from nxparse.deliver.smarthost import Security, Smarthost
 from nxparse.upload import File, Upload
 from tests import bodies
+from tests.deliver.failures import Failure, Like, failure_of
 from tests.far import appear_far
 from tests.smtp_servers import (
     HOST,
@@ -50,6 +48,8 @@ from tests.smtp_servers import (
     ScriptedServer,
     ehlo,
 )
+
+pytestmark = pytest.mark.usefixtures("no_authorities")
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=40)
 
@@ -453,24 +453,6 @@ def test_means_size(reply: str, expected: bool) -> None:
     assert means_size(int(reply[:3]), text) is expected
 
 
-@dataclass(frozen=True, eq=False)
-class Like:
-    """Equal to every text that the pattern matches."""
-
-    pattern: str
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, str) and bool(re.fullmatch(self.pattern, other))
-
-
-class Failure(NamedTuple):
-    """An error, with SERVER for the server in its text."""
-
-    kind: type[Exception]
-    text: str | Like
-    retry_after: float = 0.0
-
-
 SECRET = "geheim-ß"
 SECRETS = (SECRET, base64.b64encode(SECRET.encode()).decode())
 USER = "me@example.org"
@@ -482,12 +464,7 @@ def outcome(message: OutgoingMessage, server: Smarthost) -> list[Refused] | Fail
     try:
         return send(message, server)
     except DeliveryError as error:
-        everything = "".join(traceback.format_exception(error)) + repr(error)
-        assert not [secret for secret in (*SECRETS, PLAIN) if secret in everything]
-        text = str(error)
-        assert text.isprintable()
-        text = text.replace(str(server), "SERVER")
-        return Failure(type(error), text, getattr(error, "retry_after", 0.0))
+        return failure_of(error, server, (*SECRETS, PLAIN))
 
 
 DOUBT = "; it may have been accepted all the same"
@@ -503,25 +480,6 @@ def _short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that fails takes seconds, not minutes."""
     for name in ("CONNECT_TIMEOUT", "REPLY_TIMEOUT", "FINAL_TIMEOUT", "QUIT_TIMEOUT"):
         monkeypatch.setattr(mail, name, 5.0)
-
-
-@pytest.fixture(autouse=True)
-def _no_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trust no authority, which also saves the time to read a hundred of them."""
-    monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
-    monkeypatch.setenv("SSL_CERT_DIR", os.devnull)
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture
-def trusted(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Authority:
-    """An authority that the client trusts."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
-    return authority
 
 
 def at(

@@ -10,7 +10,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from nxparse.deliver.mastodon import Account, Post, compose, deliver, parse_acco
 from nxparse.upload import File
 from tests import bodies
 from tests.box import Box, delivery
+from tests.deliver.failures import Failure, failure_of
 from tests.faults import make_lazy
 from tests.mastodon_server import (
     HOST,
@@ -87,15 +88,6 @@ def send(
     return deliver(parse_account(url_of(server, query)), found, files, one).message
 
 
-@dataclass(frozen=True)
-class Failure:
-    """An error, with SERVER for the server in its text."""
-
-    kind: type[DeliveryError]
-    text: str
-    retry_after: float = 0.0
-
-
 def failure(
     server: MastodonServer | WebServer,
     files: Sequence[File] = PICTURES[:1],
@@ -104,10 +96,7 @@ def failure(
     """Send files, which must fail, without the token in any text."""
     with pytest.raises(DeliveryError) as caught:
         send(server, files, published=published)
-    found = caught.value
-    assert TOKEN not in "".join(traceback.format_exception(found)) + repr(found)
-    text = str(found).replace(f"{HOST}:{server.port}", "SERVER")
-    return Failure(type(found), text, getattr(found, "retry_after", 0.0))
+    return failure_of(caught.value, f"{HOST}:{server.port}", [TOKEN])
 
 
 def contents_of(status: Status) -> list[tuple[bytes, str | None]]:
