@@ -11,6 +11,7 @@ from nxparse.deliver.outbox import Outbox
 from nxparse.deliver.targets import deliver_to, save_undelivered
 from nxparse.store.records import Delivery, StoredUpload
 from nxparse.store.spool import Spool
+from nxparse.upload import File
 from tests import bodies
 from tests.arrivals import accept
 from tests.clock import Clock
@@ -19,6 +20,12 @@ NOON = 1767268800.0  # 2026-01-01 12:00 UTC
 
 
 ID = "20260101T120000Z-0123abcd"
+PHOTO = bodies.jpeg(500)
+
+
+def photo(data: bytes = PHOTO, name: str | None = "SAM_4371.JPG") -> File:
+    """A photo that is in memory."""
+    return File(name, "image/jpeg", len(data), 0, lambda start, end: data[start:end])
 
 
 def delivery(

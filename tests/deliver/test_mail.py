@@ -36,6 +36,7 @@ from nxparse.deliver.mail import OutgoingMessage, check_smarthost, compose, mean
 from nxparse.deliver.smarthost import Security, Smarthost
 from nxparse.upload import File, Upload
 from tests import bodies
+from tests.box import ID, NOON, PHOTO, photo
 from tests.deliver.failures import Failure, Like, failure_of
 from tests.far import appear_far
 from tests.smtp_servers import (
@@ -53,14 +54,7 @@ pytestmark = pytest.mark.usefixtures("no_authorities")
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=40)
 
-ID = "20260101T120000Z-0123abcd"
-NOON = 1767268800.0  # 2026-01-01 12:00 UTC
 SENDER, RECIPIENT = "camera@example.com", "me@example.org"
-PHOTO = bodies.jpeg(500)
-
-
-def photo(data: bytes = PHOTO, name: str | None = "SAM_4371.JPG") -> File:
-    return File(name, "image/jpeg", len(data), 0, lambda start, end: data[start:end])
 
 
 def upload(

@@ -31,15 +31,13 @@ from nxparse.deliver.errors import (
 )
 from nxparse.deliver.run import deliver, parse_command
 from nxparse.upload import File, Upload
-from tests import bodies
-from tests.box import delivery
+from tests.box import PHOTO, delivery, photo
 from tests.faults import contents
 from tests.mitmdump import ROOT
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX processes")
 
 LIMIT = 10.0  # seconds; reached only by tests that fail
-PHOTO = bodies.jpeg(500)
 VALUES = {
     "sender": "camera@example.com",
     "recipient": "a@example.org,b@example.org",
@@ -48,10 +46,6 @@ VALUES = {
     "camera": "NX300",
 }
 KNOWN = "there are {file}, {sender}, {recipient}, {subject}, {text}, {camera}"
-
-
-def photo(data: bytes = PHOTO, name: str | None = "SAM_4371.JPG") -> File:
-    return File(name, "image/jpeg", len(data), 0, lambda start, end: data[start:end])
 
 
 def python(code: str, *arguments: str) -> str:

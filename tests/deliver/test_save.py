@@ -22,12 +22,11 @@ from nxparse.store import disk
 from nxparse.store.disk import Folder
 from nxparse.upload import File
 from tests.bodies import jpeg
+from tests.box import ID, NOON, photo
 from tests.faults import CALLS, Faults, Kills, ShortNames, contents, make_lazy
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")
 
-NOON = 1767268800.0  # 2026-01-01 12:00 UTC: the same day from -12 to +11 hours
-ID = "20260101T120000Z-0123abcd"
 OLD, NEW = jpeg(200, seed=1), jpeg(200, seed=2)
 
 
@@ -38,10 +37,7 @@ def save(photos: Sequence[File], directory: Path, id: str = ID) -> list[Saved]:
 
 def files(*photos: tuple[str | None, bytes]) -> list[File]:
     """Return the files of an upload with these names and bytes."""
-    return [
-        File(name, "image/jpeg", len(data), 0, lambda start, end, data=data: data[start:end])
-        for name, data in photos
-    ]
+    return [photo(data, name) for name, data in photos]
 
 
 @pytest.fixture(autouse=True)
