@@ -54,7 +54,10 @@ def prepare(settings: Settings, environ: Environ, target: Target) -> Deliver:
 
     Raises ValueError, without secrets.
     """
-    argument = routes.expand_argument(target, environ)
+    is_url = target.kind in ("forward", "mastodon")
+    argument = routes.expand(target.argument, environ, url=is_url)
+    if target.argument and not argument.strip():
+        raise ValueError(f"{routes.shown(target.text)} needs an argument: its variable is empty")
     private = settings.dir / ".nx"  # for temporary copies of photos
     match target.kind:
         case "save":
