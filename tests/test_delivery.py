@@ -304,10 +304,7 @@ class TestOutbox:
 
     def test_greylisting(self, tmp_path: Path) -> None:
         """T09, T16: retries send the same message, byte for byte, until one is accepted."""
-        script: Script = {
-            "RCPT": ["450 grey", "450 grey", "250 OK"],
-            ".": [Act.CLOSE, "250 taken"],
-        }
+        script: Script = {"RCPT": ["450 grey", "450 grey", "250 OK"], ".": [Act.CLOSE, "250 taken"]}
         with ScriptedServer(script) as server:
             box = mailing(tmp_path, server, [ANNA])
             for _ in range(4):
@@ -444,8 +441,7 @@ POST = ("Am Meer\n\n📷 NX300", "unlisted", [("SAM_1.JPG", PICTURE, "Ein Boot")
 
 
 @pytest.mark.parametrize(
-    ("moment", "left"),
-    [("before the post", (1, 0)), ("after the post", (1, 1))],
+    ("moment", "left"), [("before the post", (1, 0)), ("after the post", (1, 1))]
 )
 def test_post_survives_a_crash(folder: Path, moment: str, left: tuple[int, int]) -> None:
     """After a kill -9 at any moment there is one post. `left` are photos and posts by then."""

@@ -29,13 +29,7 @@ from nxparse.deviation import BodyError
 from nxparse.store.deliveries import MAX_WAIT, is_ahead
 from nxparse.store.records import Delivery
 from nxparse.store.spool import Spool
-from nxparse.text import (
-    error_reason,
-    format_duration,
-    format_list,
-    format_recipients,
-    printable,
-)
+from nxparse.text import error_reason, format_duration, format_list, format_recipients, printable
 from nxparse.upload import File, Upload
 
 MIN_WAIT = 15.0  # seconds

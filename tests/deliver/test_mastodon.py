@@ -287,10 +287,7 @@ class TestSend:
         assert contents_of(status) == [(sent.data, "Ein Boot")]
         assert (status.text, status.visibility) == ("Am Meer\nbei Föhr\n\n📷 NX300", "unlisted")
         assert status.in_reply_to is None
-        assert [request.call for request in server.requests] == [
-            Call.UPLOAD,
-            Call.POST,
-        ]
+        assert [request.call for request in server.requests] == [Call.UPLOAD, Call.POST]
         assert {request.headers["User-Agent"] for request in server.requests} == {"nx_addon"}
 
     def test_defaults(self) -> None:

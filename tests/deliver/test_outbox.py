@@ -21,12 +21,7 @@ from nxparse.deliver.errors import (
     TooLargeError,
     UnreachableError,
 )
-from nxparse.deliver.outbox import (
-    MIN_WAIT,
-    Deliver,
-    Outbox,
-    describe_waiting,
-)
+from nxparse.deliver.outbox import MIN_WAIT, Deliver, Outbox, describe_waiting
 from nxparse.deviation import BodyError
 from nxparse.store import spool
 from nxparse.store.deliveries import MAX_WAIT

@@ -269,12 +269,7 @@ class TestFile:
 
 class TestEnd:
     @pytest.mark.parametrize(
-        ("status", "expected"),
-        [
-            (1, PermanentError),
-            (75, TemporaryError),
-            (255, PermanentError),
-        ],
+        ("status", "expected"), [(1, PermanentError), (75, TemporaryError), (255, PermanentError)]
     )
     def test_status(self, folder: Path, status: int, expected: type[DeliveryError]) -> None:
         """0 is success, 75 is a temporary error, all else is a permanent one."""

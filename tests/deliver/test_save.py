@@ -330,12 +330,7 @@ class TestManyEqualNames:
 
     @pytest.mark.parametrize(("limit", "cached"), [(COUNT, True), (COUNT - 1, False)])
     def test_cache_is_limited(
-        self,
-        tmp_path: Path,
-        day: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        limit: int,
-        cached: bool,
+        self, tmp_path: Path, day: Path, monkeypatch: pytest.MonkeyPatch, limit: int, cached: bool
     ) -> None:
         """With more names than the limit, they are looked up again."""
         monkeypatch.setattr(taken, "MAX_CACHED", 0)  # forget the folders of other tests

@@ -19,12 +19,7 @@ import pytest
 from nxparse import config, upload
 from nxparse.config import Config
 from nxparse.deliver import mail
-from nxparse.deliver.errors import (
-    Outcome,
-    PermanentError,
-    Refused,
-    UnreachableError,
-)
+from nxparse.deliver.errors import Outcome, PermanentError, Refused, UnreachableError
 from nxparse.deliver.mail import OutgoingMessage, Smarthost
 from nxparse.deliver.save import folder_for
 from nxparse.deliver.targets import deliver_to, save_undelivered
@@ -225,11 +220,7 @@ class TestMail:
     @pytest.mark.parametrize("site", ["", "facebook"])
     @pytest.mark.parametrize("number", [0, 2])
     def test_message(
-        self,
-        tmp_path: Path,
-        sent: list[tuple[OutgoingMessage, Smarthost]],
-        number: int,
-        site: str,
+        self, tmp_path: Path, sent: list[tuple[OutgoingMessage, Smarthost]], number: int, site: str
     ) -> None:
         """A message has the id, the files, the text and the date of its delivery."""
         text = "At the sea\n~Anna's boat"
