@@ -20,9 +20,7 @@ from nxparse.deliver import routes
 from nxparse.deliver.routes import Rule, Target, expand, fits, parse_rule, parse_target, shown_rule
 from nxparse.deliver.save import parse_path
 from nxparse.deliver.smarthost import Smarthost, parse_smarthost
-from nxparse.deliver.targets import prepare
-
-Environ = Mapping[str, str]
+from nxparse.deliver.targets import Environ, prepare
 
 
 class ConfigError(ValueError):

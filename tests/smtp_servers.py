@@ -126,9 +126,8 @@ class MailServer:
 
     With `tls` it requires STARTTLS, or TLS from the first byte if `implicit`. With `login` (user
     and password) it requires a login; `logins` lists all attempts as mechanism, user and
-    password. `size` is the largest message, which it announces. `replies` are its replies to
-    RCPT for some recipients. With `port` it listens where another server did before, or on
-    a port that a socket reserves (SO_REUSEPORT).
+    password. `replies` are its replies to RCPT for some recipients. With `port` it listens
+    where another server did before, or on a port that a socket reserves (SO_REUSEPORT).
     """
 
     def __init__(
@@ -137,7 +136,6 @@ class MailServer:
         tls: ssl.SSLContext | None = None,
         implicit: bool = False,
         login: tuple[str, str] | None = None,
-        size: int = 1 << 30,
         replies: Mapping[str, str] | None = None,
         port: int = 0,
     ) -> None:
@@ -166,7 +164,7 @@ class MailServer:
             auth_require_tls=tls is not None and not implicit,
             auth_exclude_mechanism=set() if login else {"LOGIN", "PLAIN"},
             authenticator=self._authenticate,
-            data_size_limit=size,
+            data_size_limit=1 << 30,
             enable_SMTPUTF8=False,
         )
 

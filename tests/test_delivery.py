@@ -427,15 +427,6 @@ def test_two_proxies_on_one_folder(folder: Path) -> None:
         assert camera.send(first.port, request()).body == ACCEPTED
 
 
-def test_wrong_options(folder: Path) -> None:
-    """Options that would make an open relay stop the start with a sentence without secrets."""
-    proxy = Proxy(folder, "--set", "nx_smtp=smtp://me:secret@mail.example.org")
-    proxy.start()
-    assert proxy.ended() == 1
-    assert "nx_senders is not set" in proxy.log
-    assert not re.search("Traceback|secret", proxy.log)
-
-
 PICTURE = photo(model="NX300")
 POST = ("Am Meer\n\n📷 NX300", "unlisted", [("SAM_1.JPG", PICTURE, "Ein Boot")])
 

@@ -533,15 +533,6 @@ class TestSend:
         with MailServer(tls=trusted.context(host)) as server:
             assert send(ONE, at(server, Security.STARTTLS, host=host)) == []
 
-    def test_size(self) -> None:
-        """T06: a message larger than the announced limit is not sent."""
-        with MailServer(size=ONE.size - 1) as server:
-            found = outcome(ONE, at(server))
-            assert found == too_large(f"SERVER accepts at most {ONE.size - 1} bytes")
-            assert server.mails == []
-        with MailServer(size=ONE.size) as server:
-            assert send(ONE, at(server)) == []
-
 
 class TestCertificates:
     """T04: a server has to prove its name."""
