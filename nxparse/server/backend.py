@@ -151,7 +151,7 @@ def _check_smarthost(server: Smarthost) -> None:
     try:
         logger.info(check_smarthost(server))
     except DeliveryError as error:
-        logger.warning(str(error))
+        logger.warning(f"nx_smtp does not work now: {error}")
 
 
 def _root(config: Config) -> Path:
