@@ -12,7 +12,7 @@ import pytest
 from nxparse import config
 from nxparse.server.backend import Backend, open_backend
 from tests import arrivals, bodies
-from tests.mitmdump import eventually
+from tests.mitmdump import eventually, free_port
 
 
 def parsed(folder: Path, **options: object) -> config.Config:
@@ -62,6 +62,16 @@ def test_two_processes_in_one_folder(folder: Path, caplog: pytest.LogCaptureFixt
     assert "uploads cannot be stored: " in caplog.text
     assert "another nx_addon is using it" in caplog.text
     first.close()
+
+
+def test_mail_server_out_of_reach(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A failed check of the mail server is logged with the option and the reason."""
+    backend = opened(folder, nx_smtp=f"smtp://127.0.0.1:{free_port()}")
+    backend.check_smarthost()
+    eventually(lambda: caplog.text, "the result is logged")
+    assert "nx_smtp does not work now: 127.0.0.1" in caplog.text
+    assert "Connection refused" in caplog.text
+    backend.close()
 
 
 @pytest.mark.parametrize("way", ["time-out", "Ctrl-C"])
