@@ -48,10 +48,10 @@ class Picture(NamedTuple):
     thumbnail: tuple[int, int] | None = None
 
 
-def describe(head: bytes) -> Picture | None:
-    """Read the beginning of a file; 128 KiB are enough. Return None if it is no JPEG."""
+def describe(head: bytes) -> Picture:
+    """Read the beginning of a file; 128 KiB are enough. A file that is no JPEG has no metadata."""
     if not head.startswith(START):
-        return None
+        return Picture()
     tiff = _exif(head)
     main, next_ifd = tiff.directory(tiff.number(4, 4))
     second, _ = tiff.directory(next_ifd)

@@ -337,7 +337,7 @@ def logged_in(data: bytes) -> None:
         assert password.encode() not in hidden
         assert b"(hidden)" in hidden
         asked = RecordedRequest("POST", sites.HOST, "/facebook/auth", (), login.encode())
-        assert password not in f"{show.request(asked)}{report.markdown([asked])}"
+        assert password not in f"{show.request(asked)}{report.markdown([asked], [], 'mitmproxy')}"
 
 
 def login_of(user: str) -> str:
@@ -373,7 +373,7 @@ def shown(data: bytes) -> None:
         found = RecordedRequest("POST", host, path, (("Content-Type", TYPE),), rest)
     secret = RecordedRequest(
         "POST", found.host, f"{found.path}?to={SECRET}", (("X-User", SECRET), *found.headers),
-        rest, answered=RecordedResponse(200, "OK", (), rest),
+        rest, answered=RecordedResponse(200, (), rest),
     )  # fmt: skip
     assert visible(secret.endpoint.title)
     assert visible(show.request(secret) or "", "\n")
@@ -381,7 +381,7 @@ def shown(data: bytes) -> None:
     show.reply(secret)
     with suppress(BodyError):
         show.upload_in(secret)
-    told = report.markdown([secret], key=bytes(32))
+    told = report.markdown([secret], [], "mitmproxy")
     assert told.encode().decode() == told
     assert "someone@secret" not in told
 
@@ -490,9 +490,7 @@ def picture(data: bytes) -> None:
     (size, more), rest = choices(data, 2)
     for file in (rest, b"\xff\xd8\xff" + rest, EXIF + rest):
         whole = jpeg.describe(file)
-        assert (whole is None) == (not file.startswith(b"\xff\xd8\xff"))
-        if whole is None:
-            continue
+        assert file.startswith(b"\xff\xd8\xff") or whole == jpeg.Picture()
         assert 1 <= whole.orientation <= 8
         assert re.fullmatch(r"[ -~]*", whole.model)
         assert len(whole.model) <= jpeg.MAX_TEXT
@@ -503,7 +501,6 @@ def picture(data: bytes) -> None:
             assert file[begin:end].startswith(b"\xff\xd8\xff")
         for end in (3 + size, 3 + size + more):
             cut = jpeg.describe(file[:end])
-            assert cut
             for found, default, expected in zip(cut, jpeg.Picture(), whole, strict=True):
                 assert found in (default, expected)
 

@@ -153,7 +153,7 @@ def test_reply() -> None:
 
 
 def answered(body: str) -> RecordedResponse:
-    return RecordedResponse(200, "OK", (), body.encode())
+    return RecordedResponse(200, (), body.encode())
 
 
 def test_json() -> None:
