@@ -7,6 +7,8 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -14,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from nxparse.cli import send
-from nxparse.cli.send import ANSWER, Place, Sender, SendError
+from nxparse.cli.send import ANSWER, Place, places
 from nxparse.proxy.advice import UNUSED_ADDRESS, dnsmasq, rule
 from nxparse.server import hotspot, social
 from nxparse.server.reply import ACCEPTED, Reply, refusal
@@ -32,9 +34,10 @@ def run(*arguments: object, timeout: float = ANSWER) -> tuple[int, list[str]]:
     """Return the exit status and the lines printed."""
     parser = argparse.ArgumentParser()
     send.add_arguments(parser)
-    lines: list[str] = []
     given = parser.parse_args([str(one) for one in arguments])
-    return send.run(given, lines.append, timeout), lines
+    with redirect_stdout(StringIO()) as printed:
+        status = send.run(given, timeout)
+    return status, printed.getvalue().splitlines()
 
 
 def failure(*arguments: object, timeout: float = ANSWER) -> str:
@@ -344,41 +347,33 @@ def dns(monkeypatch: pytest.MonkeyPatch) -> Resolver:
     return answer
 
 
-def resolved(*hosts: str) -> list[str]:
-    lines: list[str] = []
-    try:
-        Sender(lines.append).resolve(hosts)
-    except SendError as error:
-        lines.append(str(error))
-    return lines
-
-
-def test_names(dns: Resolver) -> None:
+def test_names(dns: Resolver, capsys: pytest.CaptureFixture[str]) -> None:
     """Different addresses are a warning."""
     dns({"a": "10.0.0.1", "b": "10.0.0.2"})
-    assert resolved("a") == ["DNS: a resolves to 10.0.0.1"]
-    assert resolved("a", "b") == [
+    assert places("ab", None) == {"a": Place("10.0.0.1"), "b": Place("10.0.0.2")}
+    assert capsys.readouterr().out.splitlines() == [
         "DNS: a resolves to 10.0.0.1",
         "DNS: b resolves to 10.0.0.2",
         "warning: the addresses differ, but all should be that of nx_addon",
     ]
+    places("a", None)
+    assert capsys.readouterr().out == "DNS: a resolves to 10.0.0.1\n"
 
 
-def test_names_without_address(dns: Resolver) -> None:
+def test_names_without_address(dns: Resolver, sam: Path) -> None:
     """The sentence names all of them, and says what to do."""
     dns({"gld.samsungosp.com": "10.0.0.1"})
-    first, line = resolved("gld.samsungosp.com", "www.ospserver.net", "a.example")
-    assert first == "DNS: gld.samsungosp.com resolves to 10.0.0.1"
+    status, (first, line) = run(sam, *EMAIL, *SITE)
+    assert (status, first) == (1, "DNS: gld.samsungosp.com resolves to 10.0.0.1")
     assert line.startswith(
-        "DNS: no address for www.ospserver.net and a.example (Name or service not known). "
-        "This is right if only the camera uses nx_addon as its DNS server: then test the rest "
-        "with --via ADDRESS"
+        "DNS: no address for www.ospserver.net and snsgw.samsungmobile.com (Name or service not "
+        "known). This is right if only the camera uses nx_addon as its DNS server: then test the "
+        "rest with --via ADDRESS"
     )
     assert f"in dnsmasq: {dnsmasq('ADDRESS')};" in line
     # Pi-hole answers 0.0.0.0 for a host that it blocks, which a client takes for itself.
-    dns({"gld.samsungosp.com": "0.0.0.0"})
-    [line] = resolved("gld.samsungosp.com")
-    assert "(0.0.0.0, as for a blocked host). This is right if only the camera" in line
+    dns({"gld.samsungosp.com": "0.0.0.0", "www.ospserver.net": "0.0.0.0"})
+    assert "(0.0.0.0, as for a blocked host). This is right if only the" in failure(sam, *EMAIL)
 
 
 # Arguments and files
@@ -416,7 +411,7 @@ def test_via_without_address(sam: Path, dns: Resolver) -> None:
     line = failure(sam, *EMAIL, "--via", "a" * 70)
     assert line.endswith("a: no address found (not a host name)")
     dns({"pi": "10.0.0.1"})
-    assert send.parse_via("pi") == ("10.0.0.1", 80)
+    assert send.parse_via("pi") == Place("10.0.0.1", 80, by_dns=False)
     line = failure(sam, *EMAIL, "--via", "piano")
     assert line == "--via piano: no address found (Name or service not known)"
 
