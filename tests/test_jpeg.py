@@ -108,12 +108,6 @@ def photo(order: str) -> bytes:
     return jpeg(exif(block), segment(APP2, b"MPF\0"), frame(640, 480))
 
 
-def told(picture: Picture) -> dict[str, object]:
-    """The fields of a picture that are not the defaults."""
-    defaults = Picture()._asdict()
-    return {name: value for name, value in picture._asdict().items() if value != defaults[name]}
-
-
 def of_main(*entries: tuple[int, Value]) -> bytes:
     return jpeg(exif(tiff("<", entries)))
 
@@ -129,11 +123,7 @@ def test_everything(order: str) -> None:
     """All metadata are found, in either byte order."""
     file = photo(order)
     where = file.index(SMALL)
-    assert describe(file) == Picture(
-        model="NX1",
-        orientation=6,
-        thumbnail=(where, where + len(SMALL)),
-    )
+    assert describe(file) == Picture("NX1", 6, (where, where + len(SMALL)))
 
 
 # Written by piexif 1.1.3, so that another writer agrees with the reader.
@@ -149,19 +139,9 @@ mAAAAAAAAAAAAAAAD//Z
 """
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        pytest.param(
-            PIEXIF,
-            Picture("NX mini", 8, (184, 325)),
-            id="piexif-with-thumbnail",
-        ),
-    ],
-)
-def test_files_of_other_writers(text: str, expected: Picture) -> None:
-    """The reader agrees with what well-known libraries write."""
-    assert describe(b64decode(text)) == expected
+def test_file_of_another_writer() -> None:
+    """The reader agrees with what a well-known library writes."""
+    assert describe(b64decode(PIEXIF)) == Picture("NX mini", 8, (184, 325))
 
 
 @pytest.mark.parametrize(
@@ -336,27 +316,14 @@ def test_no_thumbnail(entries: Entries) -> None:
 # Whatever comes.
 
 
-def check(head: bytes) -> Picture:
-    """Describe a file, and check the promises of `Picture`."""
-    picture = describe(head)
-    assert 1 <= picture.orientation <= 8
-    assert not picture.model or picture.model.isprintable()
-    assert picture.model.isascii()
-    assert len(picture.model) <= MAX_TEXT
-    if picture.thumbnail:
-        begin, end = picture.thumbnail
-        assert 0 < begin < end <= len(head)
-        assert head[begin:end].startswith(b"\xff\xd8\xff")
-    return picture
-
-
 @ORDERS
 def test_every_cut(order: str) -> None:
     """A cut file has fewer values, and never other ones."""
     file = photo(order)
-    before: dict[str, object] = {}
+    before = Picture()
     for length in range(3, len(file) + 1):
-        after = told(check(file[:length]))
-        assert before.items() <= after.items()
+        after = describe(file[:length])
+        for value, default, old in zip(after, Picture(), before, strict=True):
+            assert value == old or old == default
         before = after
-    assert len(before) == len(Picture._fields)
+    assert all(value != default for value, default in zip(before, Picture(), strict=True))

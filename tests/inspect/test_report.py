@@ -5,11 +5,10 @@ from __future__ import annotations
 import html
 import re
 import time
-import tracemalloc
-from base64 import b64encode, urlsafe_b64encode
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from random import Random
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 from nxparse import __version__
 from nxparse.inspect import recorded
-from nxparse.inspect.recorded import RecordedQuestion, RecordedRequest, RecordedResponse
+from nxparse.inspect.recorded import Headers, RecordedQuestion, RecordedRequest, RecordedResponse
 from nxparse.inspect.report import MAX_LINE, MAX_QUESTIONS, MAX_READ, markdown
 from nxparse.server import social
 from nxparse.server.hotspot import GLD, YAHOO
@@ -73,38 +72,30 @@ PRIVATE = {
     "application": camera.APPLICATION_KEY,
     "encrypted user": camera.base64_of(camera.encrypt(USER.encode())),
     "encrypted password": camera.base64_of(camera.encrypt(PASSWORD.encode())),
+    # Not in the conversation.
+    "mac in a word": "NX300-00:16:32:AA:BB:CC",
+    "dotted mac": "0016.32aa.bbcc",
+    "underscored mac": "00_16_32_AA_BB_CC",
+    "dashed ip": "192-168-17-33",
+    "phone": "+49 171 1234567",
+    "serial in a word": "SN:AJKC90D",
+    "pin": "4711",
+    "coordinates": "50 56' 33\" N 6 57' 32\" E",
+    "decimal coordinates": "50.9425, 6.9589",
+    "domain": "cam.mueller-home.de",
+    "login": "j.doe7",
 }
-
-
-def _within_base64(text: str) -> str:
-    """The characters of base64 that do not depend on the bytes around the text."""
-    ends = (b"\0\0", b"\xff\xff")
-    encoded = [b64encode(end + text.encode() + end).decode() for end in ends]
-    return "".join(one for one, other in zip(*encoded, strict=True) if one == other)
-
-
-def _every_byte(text: str) -> str:
-    return "".join(f"%{byte:02x}" for byte in text.encode())
-
 
 FORMS: dict[str, Callable[[str], str]] = {
     "plain": str,
-    "upper": str.upper,
-    "lower": str.lower,
     "percent": lambda text: quote(text, ""),
-    "percent-plus": quote_plus,
-    "every-byte": _every_byte,
-    "percent-twice": lambda text: quote(quote(text, ""), ""),
+    "every byte": lambda text: "".join(f"%{byte:02x}" for byte in text.encode()),
     "xml": lambda text: html.escape(text, quote=True),
-    "xml-numbers": lambda text: "".join(f"&#{ord(char)};" for char in text),
-    "xml-hex": lambda text: "".join(f"&#x{ord(char):X};" for char in text),
+    "xml numbers": lambda text: "".join(f"&#{ord(char)};" for char in text),
     "backslash": lambda text: "".join(f"\\u{ord(char):04x}" for char in text),
     "hex": lambda text: text.encode().hex(),
     "base64": lambda text: b64encode(text.encode()).decode(),
-    "base64-url": lambda text: urlsafe_b64encode(text.encode()).decode(),
-    "base64-inner": _within_base64,
-    "base64-percent": lambda text: quote(b64encode(text.encode()).decode(), ""),
-    "spread": lambda text: text.replace(" ", "\r\n  "),
+    "base64 percent": lambda text: quote(b64encode(text.encode()).decode(), ""),
 }
 
 UNKNOWN_XML = (
@@ -210,81 +201,44 @@ def whole_report() -> str:
     return report_of(*conversation())
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("what", PRIVATE)
-def test_private(whole_report: str, what: str, form: str) -> None:
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("private", PRIVATE.values(), ids=PRIVATE)
+def test_private(whole_report: str, private: str, form: Callable[[str], str]) -> None:
     """No private value is in the report, in any encoding, in any case, and in any place."""
-    each = FORMS[form](PRIVATE[what])
+    each = form(private)
     assert each.lower() not in whole_report.lower()
+    headers = (
+        ("User-Agent", f"NX300 ({each})"),
+        (f"X-{each}", "1"),
+        ("Accept", f"text/{each}, {each};q={each}"),
+        ("Content-Type", f"image/{each}; {each}=1; charset={each}; boundary={each}"),
+        ("Date", each),
+        ("Server", f"nginx/{each}"),
+        ("Cookie", each),
+        ("Content-Length", f"1 {each}"),
+        ("X-Model", each),
+    )
+    xml = f"<{each}><a {each}='1' {each} Type='{each}'>{each}<!-- {each} --></a><Pin>{each}</Pin>"
     odd = RecordedRequest(
         each,
         each,
-        f"/firmware/{each}/x?{each}=1&a={each}#{each}",
-        (
-            ("User-Agent", f"Camera ({each}) x"),
-            (f"X-{each}", "1"),
-            ("Accept", f"text/{each}, {each};q={each}"),
-            ("Content-Type", f"image/{each}; {each}=1; charset={each}; boundary={each}"),
-            ("Date", each),
-            ("Content-Length", each),
-        ),
-        f"<{each}><a {each}='1' {each} Type='{each}'>{each}<!-- {each} --></a>".encode(),
+        f"/users/~{each}/x?{each}=1&version={each}&lang={each}&{each}#{each}",
+        headers,
+        xml.encode(),
         each,
-        answered=RecordedResponse(200, (("Server", each),), each.encode()),
+        answered=RecordedResponse(200, (("Server", each),), f"pin: {each}\n{each}".encode()),
     )
-    part = f'--B\r\nContent-Disposition: {each}; name="{each}"\r\n{each}: 1\r\n\r\n{each}\r\n--B--'
-    body = post(part.encode(), f'multipart/form-data; boundary="B"; x="{each}"')
-    form_body = odd._replace(
-        body=f"{each}={each}".encode(), headers=(("Content-Type", "x-www-form-urlencoded"),)
+    disposition = f'Content-Disposition: {each}; name="{each}"'
+    part = f"--B\r\n{disposition}\r\n{each}: 1\r\n\r\n{each}\r\n--B--".encode()
+    form_type = "application/x-www-form-urlencoded"
+    report = report_of(
+        odd,
+        post(part, f'multipart/form-data; boundary="B"; x="{each}"'),
+        post(f"{each}={each}&mode={each}&{each}".encode(), form_type),
+        post(f'{{"pin": {each}, "a": ["{each}"]}}'.encode(), path=f"http://{each}/"),
+        questions=[RecordedQuestion(f"{each}.example.com", each)],
     )
-    asked = RecordedQuestion(f"{each}.example.com", each)
-    report = report_of(odd, body, form_body, questions=[asked])
     assert each.lower() not in report.lower()
-
-
-@pytest.mark.parametrize(
-    "private",
-    [
-        pytest.param("NX300-00:16:32:AA:BB:CC", id="mac in a word"),
-        pytest.param("0016.32aa.bbcc", id="dotted mac"),
-        pytest.param("00_16_32_AA_BB_CC", id="underscored mac"),
-        pytest.param("192-168-17-33", id="dashed ip"),
-        pytest.param("+49 171 1234567", id="phone"),
-        pytest.param("01711234567", id="plain phone"),
-        pytest.param("SN:AJKC90D", id="serial"),
-        pytest.param("4711", id="pin"),
-        pytest.param("50 56' 33\" N 6 57' 32\" E", id="coordinates"),
-        pytest.param("50.9425, 6.9589", id="decimal coordinates"),
-        pytest.param("cam.mueller-home.de", id="domain"),
-        pytest.param("jdoe", id="user"),
-    ],
-)
-@pytest.mark.parametrize(
-    "place",
-    [
-        "GET /~{}/photos HTTP/1.1\r\n\r\n",
-        "GET /users/{}/photos HTTP/1.1\r\n\r\n",
-        "GET /x?version={0}&lang={0}&model={0}&{0} HTTP/1.1\r\n\r\n",
-        "GET http://{}/ HTTP/1.1\r\n\r\n",
-        "GET / HTTP/1.1\r\nUser-Agent: {}\r\nAccept-Language: {}\r\nX-Model: {}\r\n\r\n",
-        "GET / HTTP/1.1\r\nUser-Agent: NX300 ({})\r\nServer: nginx/{}\r\nCookie: {}\r\n\r\n",
-        "POST / HTTP/1.1\r\n\r\n<PinCode>{}</PinCode>",
-        "POST / HTTP/1.1\r\n\r\n<Device Type='{0}' {0}>{0}</Device>",
-        "POST / HTTP/1.1\r\n\r\nmode: {0}\nplace: {0}",
-        "POST / HTTP/1.1\r\n\r\nmode={0}&{0}",
-        'POST / HTTP/1.1\r\n\r\n{{"pin": {0}, "a": ["{0}"]}}',
-        "POST / HTTP/1.1\r\n\r\nat {}",
-    ],
-)
-def test_private_in_odd_spelling(place: str, private: str) -> None:
-    """Values are not printed unless they are on an allow-list, so none must be recognised."""
-    written = quote(private, "") if place.startswith("GET /") else private
-    for text in {written, private}:
-        found = recorded.parse(place.format(*[text] * 3).encode())
-        if found:
-            report = report_of(found)
-            assert private not in report
-            assert written not in report
 
 
 def test_stable(whole_report: str) -> None:
@@ -399,14 +353,6 @@ def test_our_replies(reply: Reply, expected: str) -> None:
     """Our own replies are recognisable, and quotes in them are redacted."""
     report = report_of(sent(camera.hotspot("www.samsungimaging.com"), reply))
     assert expected in untagged(report)
-
-
-def test_headers_in_order() -> None:
-    """Headers are printed in their order and case, repeated ones too."""
-    headers = tuple((f"x-{'Ab'[n % 2]}", str(n)) for n in range(10))
-    report = report_of(RecordedRequest("GET", "a.example.com", "/", headers, None))
-    lines = re.findall("\n(x-Ab?|x-b): <digits 1 #[a-f0-9]+>(?=\n)", report)
-    assert lines == ["x-A", "x-b"] * 5
 
 
 # Bodies of all kinds
@@ -565,29 +511,25 @@ def test_invisible() -> None:
 # Anything
 
 
-@PROPERTY
-@given(st.binary(max_size=400), st.sampled_from(["", "text/xml", FORM, "image/x"]))
-def test_any_body(data: bytes, content_type: str) -> None:
-    """A report of any body has all sections."""
-    for body in (data, b"<" + data, b"--B\r\nA: b\r\n\r\n" + data):
-        assert len(sections(report_of(post(body, content_type)))) == 3
-
-
 TEXTS = st.text(max_size=40) | st.text("`<>#\r\n a1:/?=&;%\"'\\@.\ud800", max_size=40)
 NAMES = st.sampled_from(["Authorization", "Cookie", "Set-Cookie", "Content-Type", "Host"])
 
 
 @PROPERTY
 @given(
-    st.lists(TEXTS, min_size=6, max_size=6),
-    st.lists(st.tuples(TEXTS | NAMES, TEXTS), max_size=4),
+    st.lists(TEXTS, min_size=5, max_size=5),
+    st.lists(st.tuples(TEXTS | NAMES, TEXTS), max_size=4).map(tuple),
+    st.sampled_from([b"", b"<", b"--B\r\nA: b\r\n\r\n"]),
+    st.binary(max_size=200),
     st.floats(),
 )
-def test_any_request(texts: list[str], headers: list[tuple[str, str]], at: float) -> None:
+def test_any_request(
+    texts: list[str], headers: Headers, begin: bytes, body: bytes, at: float
+) -> None:
     """A report of any request has all sections."""
-    method, host, path, version, client, body = texts
-    answered = RecordedResponse(-1, tuple(headers), body.encode("utf-8", "surrogatepass"))
-    one = RecordedRequest(method, host, path, tuple(headers), b"", version, client, at, answered)
+    method, host, path, version, client = texts
+    answered = RecordedResponse(-1, headers, body)
+    one = RecordedRequest(method, host, path, headers, begin + body, version, client, at, answered)
     report = report_of(one, one._replace(path=f"/facebook/auth{path}", method="POST"))
     assert len(sections(report)) == 5
     assert report.encode().decode() == report
@@ -612,32 +554,26 @@ def test_any_caption(caption: str, form: str) -> None:
     assert written.lower() not in report.lower()
 
 
-SIZE = 4 << 20
-
-
 @pytest.mark.parametrize("content_type", ["text/xml", bodies.CONTENT_TYPE], ids=["xml", "parts"])
 @pytest.mark.parametrize(
-    "body",
+    "unit",
     [
-        pytest.param(Random(0).randbytes(SIZE), id="random"),
-        *(
-            pytest.param(unit * (SIZE // len(unit)), id=repr(unit))
-            for unit in (b"<a b='", b"<!-- ", b"a=%41&", b"\n--B\nA: b", b"a@b.c ", b"`", b"\0")
-        ),
+        b"<a b='",
+        b"<!-- ",
+        b"a=%41&",
+        b"\n--B\nA: b",
+        b"a@b.c ",
+        b"`",
+        b"\0",
+        Random(0).randbytes(99),
     ],
+    ids=lambda unit: repr(unit[:9]),
 )
-def test_large(body: bytes, content_type: str) -> None:
-    """A large body takes linear time, and little more memory than itself."""
+def test_large(unit: bytes, content_type: str) -> None:
+    """A large body takes linear time, and is cut."""
+    body = unit * ((4 << 20) // len(unit))
     request = post(body, content_type)
     begin = time.process_time()
     report = report_of(request._replace(answered=RecordedResponse(400, (), body)))
     assert time.process_time() - begin < 10
     assert len(report) < 300_000
-    if body.startswith(b"\n"):
-        return  # tracemalloc would take long
-    tracemalloc.start()
-    try:
-        report_of(request)
-        assert tracemalloc.get_traced_memory()[1] < SIZE + (4 << 20)
-    finally:
-        tracemalloc.stop()
