@@ -26,10 +26,6 @@ _MODEL = (
     r"(?:samsung[ -])?(?:nx ?mini|(?:hmx-|smx-|ek-)?"
     r"(?:nx|wb|st|sh|ex|dv|mv|qf|pl|es|tl|cl|hz|gc)[0-9]{1,4}[a-z]?)"
 )
-_TEXT = (
-    r"(?:\[Samsung Smart Camera\] sent you files[.!]|Sent from Samsung Camera\.)?"
-    r"(?:\s*language_sh100_(?:utf8|euckr))?"
-)
 _FILE = (
     r"(?:sam|sdc|dsc|dscf|img|mvi|mov|pict|p|pano|photo)[_-]?[0-9]{1,7}"
     r"\.(?:jpe?g|mp4|m4v|avi|mov|srw|mpo|png|gif|bmp|wav)|sample\.txt"
@@ -41,13 +37,8 @@ _MEDIA = (
     r"|x-shockwave-flash|vnd\.ms-excel|vnd\.ms-powerpoint)|\*/\*|form-data|attachment"
 )
 _CHARSET = r"utf-?8|utf-?16|us-ascii|iso-8859-1|euc-kr|ks_c_5601-1987|cp949|shift_jis|gbk|gb2312"
-_BROWSER = (
-    r"Mozilla/4\.0 \(compatible; MSIE 6\.0; Windows NT 5\.1; SV1; Mozilla/4\.0 \(compatible; "
-    r"MSIE 6\.0; Windows NT 5\.1; SV1\) ; \.NET CLR 1\.1\.4322; InfoPath\.2; "
-    r"\.NET CLR 2\.0\.50727\)"
-)
 # Names of headers, parameters, elements and attributes, in lower case and without x-, with the
-# values that are printed there.
+# values that are printed there. Words of lists, and of the request line, are in the place `word`.
 _VALUES = {
     "method": "login|logout|upload|download|get|put|post|list|check|auth|register",
     "type": "APIF|SHA1|camera|photo|video|image|jpeg",
@@ -60,25 +51,14 @@ _VALUES = {
     "model modelname model_name prd_mdl_name device album": _MODEL,
     "make manufacturer vendor": r"samsung(?: techwin)?(?: co\., ?ltd\.?)?",
     "file filename": _FILE,
-    "title subject body content": _TEXT,
-    "text": rf"{_TEXT}|YAHOO!|MSN|200 OK|Logged out for real!",
-    "comment": "Login failed|Session expired|Nobody knows this path|Sender not in whitelist",
-    "oauth_signature_method": "HMAC-?SHA1|PLAINTEXT|RSA-SHA1",
-    "tncaccepted use verbose reset logined": "y|n|yes|no|true|false",
-    "user-agent": rf"sdeClient|{_BROWSER}|{_MODEL}",
-    "server": "nginx(?:/notreally)?|Apache",
-    "etag": '"deadbeef"',
+    "user-agent": f"sdeClient|{_MODEL}",
+    "server": "nginx|Apache",
     "encoding charset": _CHARSET,
     "content-length": "[0-9]{1,9}",
-    "content-transfer-encoding content-encoding": "binary|base64|8bit|7bit|gzip|identity",
-    "samsung": "hotspot",  # a cookie
-    "q": r"[01](?:\.[0-9]{1,3})?",
-    "word": rf"{_MEDIA}|{_CHARSET}|gzip|deflate|identity|chunked|close|keep-alive|no-cache"
-    r"|no-store|100-continue|bytes|\*|trailers|h2c|websocket|[a-z]{2}(?:-[a-z]{2})?|HttpOnly"
-    r"|Secure|html",
-    "verb": "GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE|PROPFIND",
-    "protocol": r"HTTP/[0-9](?:\.[0-9])?",
-    "scheme": "OAuth|Basic|Digest|Bearer",
+    "word": rf"{_MEDIA}|{_CHARSET}|gzip|deflate|identity|chunked|binary|base64|8bit|7bit|close"
+    r"|keep-alive|no-cache|no-store|100-continue|bytes|trailers|h2c|websocket|html"
+    r"|[a-z]{2}(?:-[a-z]{2})?|GET|HEAD|POST|PUT|DELETE|OPTIONS|CONNECT|HTTP/[0-9](?:\.[0-9])?"
+    r"|OAuth|Basic|Digest|Bearer",
 }
 _KNOWN = {
     name: re.compile(f"(?:{pattern})", re.IGNORECASE | re.ASCII)
@@ -88,7 +68,7 @@ _KNOWN = {
 # Headers that are lists of words and parameters, or URLs, and places of URLs and hosts.
 _LISTS = re.compile(
     r"accept(?:-.*)?|cache-control|(?:proxy-)?connection|expect|keep-alive|pragma|te|upgrade|vary"
-    r"|transfer-encoding|cookie|set-cookie|content-(?:type|disposition)"
+    r"|(?:content-)?(?:transfer-)?encoding|cookie|set-cookie|content-(?:type|disposition)"
 )
 _URL_HEADERS = ("location", "content-location", "origin", "referer")
 _URLS = ("path", "resourceid")
@@ -252,7 +232,7 @@ class Redactor:
             scheme, blank, secret = value.partition(" ")
             has_pairs = scheme.lower() in ("oauth", "digest")
             shown = self.pairs(secret, ",") if has_pairs else self.value("", secret)
-            return self.value("scheme", scheme) + blank + shown
+            return self.value("word", scheme) + blank + shown
         if _LISTS.fullmatch(name):
             return self.pairs(value, ",;", name)
         return self.target(value) if name in _URL_HEADERS else self.value(name, value)

@@ -69,9 +69,9 @@ class _Report:
         yield f"## {number}. {request.endpoint.title}"
         yield _block([f"{self._origin(request)}  to {redact.host(request.host)}"])
         line = (
-            redact.value("verb", request.method),
+            redact.value("word", request.method),
             redact.target(request.path),
-            redact.value("protocol", request.version),
+            redact.value("word", request.version),
         )
         yield _block([" ".join(line), *self._headers(request.headers)])
         yield from self._body(request.headers, request.body)

@@ -124,7 +124,7 @@ def test_target(redactor: Redactor, target: str, expected: str | None) -> None:
         ("User-Agent: SAMSUNG NX500", None),
         ("User-Agent: NX300 (Jane)", "<text 12>"),
         ("Accept: q=jane;q=4711711", "q=<letters 4>;q=<digits 7>"),
-        ("Accept: image/gif, */*;q=0.5", None),
+        ("Accept: image/gif, */*", None),
         ("Accept: text/jane,*/*", "<text 9>,*/*"),
         ("Content-Length: 1321295", None),
         ("Content-Length: 12 my secret", "<text 12>"),
@@ -132,7 +132,6 @@ def test_target(redactor: Redactor, target: str, expected: str | None) -> None:
         ("X-Model: NX300", None),
         ("X-Owner: jane=1; doe", "<text 11>"),
         ("Date: Thu, 05 Nov 2026 10:20:30 GMT", "<text 29>"),
-        ('ETag: "deadbeef"', None),
         ("Host: 192.168.1.7", "<ip 11>"),
         (
             "Referer: http://me:pw@www.samsung.com/x?id=7",
@@ -154,10 +153,9 @@ def test_target(redactor: Redactor, target: str, expected: str | None) -> None:
             "Cookie: sid=0123456789abcdef; on=1; anna",
             "sid=<hex 16>; on=<digits 1>; <letters 4>",
         ),
-        ("Set-Cookie: samsung=hotspot; Domain=.msn.com; Path=/", None),
         (
-            "Set-Cookie: sid=anna7; Domain=.home.lan; Path=/user/anna; Max-Age=60; HttpOnly",
-            "sid=<text 5>; Domain=<text 9>; Path=/user/<letters 4>; Max-Age=<digits 2>; HttpOnly",
+            "Set-Cookie: sid=anna7; Domain=.msn.com; Path=/user/anna; Max-Age=60",
+            "sid=<text 5>; Domain=.msn.com; Path=/user/<letters 4>; Max-Age=<digits 2>",
         ),
         ("Content-Type: image/jpeg;", None),
         (
@@ -195,8 +193,8 @@ def test_header(redactor: Redactor, line: str, expected: str | None) -> None:
             "<Method><letters 3></Method><pin><digits 4></pin>",
         ),
         ("<Fw>1.04</Fw><Model>NX99</Model><Status>succ</Status>", None),
-        ("<title><![CDATA[[Samsung Smart Camera] sent you files.]]></title>", None),
-        ("<body>Sent from Samsung Camera.\nlanguage_sh100_utf8</body>", None),
+        ("<title><![CDATA[[x] y.]]></title>", "<title><![CDATA[<text 6>]]></title>"),
+        ("<body>Sent from\nhome</body>", "<body><text 14></body>"),
         (
             "<m><!-- anna --><user><![CDATA[1234]]></user><a><![CDATA[1 <b>]]>",
             "<m><!-- <letters 4> --><user><![CDATA[<digits 4>]]></user><a><![CDATA[<text 5>]]>",
@@ -221,7 +219,6 @@ def test_header(redactor: Redactor, line: str, expected: str | None) -> None:
         ("<Location>Rome?jane=1</Location>", "<Location><text 11></Location>"),
         ("serial: X1Y2\r\nmethod: list\r\n", "<text 12>\r\n<text 12>\r\n"),
         ('{"name": "anna"}', "<text 16>"),
-        ("YAHOO!", None),
     ],
 )
 def test_text(redactor: Redactor, text: str, expected: str | None) -> None:
