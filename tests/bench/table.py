@@ -1,4 +1,4 @@
-"""The results of a benchmark: tables of figures with their goals, as text and as JSON.
+"""The results of a benchmark: tables of figures with their goals.
 
 Each benchmark is a module with the function `main(short: bool) -> Iterable[Table]`. CI passes
 `short` for the same rows with smaller sizes and fewer runs. Contenders are measured in turns
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 Value = float | str | None
@@ -87,20 +87,6 @@ class Table:
         ]
         table = "\n".join(f"| {line} |" for line in lines)
         return f"{self.title}\n\n{table}\n" + (f"\n{self.note}\n" if self.note else "")
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "title": self.title,
-            "note": self.note,
-            "rows": [
-                {
-                    "name": row.name,
-                    "values": dict(row.values),
-                    "goals": [{**vars(goal), "met": goal.met} for goal in row.goals],
-                }
-                for row in self.rows
-            ],
-        }
 
 
 def shown(value: Value) -> str:

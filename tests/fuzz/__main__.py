@@ -62,13 +62,12 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.targets) - set(TARGETS):
         parser.error(f"no target {', '.join(unknown)}: there are {', '.join(TARGETS)}")
-    for module in ("atheris", "multipart"):
-        if missing(module):
-            raise SystemExit(
-                f"{module} is missing: pip install -r tests/requirements-fuzz.txt. There is an "
-                f"atheris for CPython 3.11 to 3.14 on Linux; this is Python "
-                f"{platform.python_version()} on {platform.system()}."
-            )
+    if importlib.util.find_spec("atheris") is None:
+        raise SystemExit(
+            "atheris is missing: pip install -r tests/requirements-fuzz.txt. There is one for "
+            f"CPython 3.11 to 3.14 on Linux; this is Python {platform.python_version()} on "
+            f"{platform.system()}."
+        )
     print(f"{'target':<10}{'executions':>12}{'per second':>12}{'edges':>8}{'corpus':>8}  finds")
     found = False
     for name in options.targets or TARGETS:
@@ -85,10 +84,6 @@ def main() -> None:
         for one in run.inputs:
             print(f"\nbase64: {base64.b64encode(one).decode()}\nhex: {one.hex()}\n{one!r}\n")
     sys.exit(found)
-
-
-def missing(module: str) -> bool:
-    return importlib.util.find_spec(module) is None
 
 
 def fuzz(name: str, target: Target, options: argparse.Namespace, folder: Path) -> Run:

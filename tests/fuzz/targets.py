@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -155,38 +154,6 @@ def content(part: multipart.Part) -> bytes:
     while part.name == "message" and data.endswith(b"\r\n"):
         data = data[:-2]
     return data
-
-
-def peers(data: bytes) -> None:
-    """A body that another parser accepts is parsed alike."""
-    from multipart import MultipartError as TheirError
-    from multipart import MultipartParser
-
-    try:
-        theirs = list(MultipartParser(BytesIO(data), B.decode(), strict=True))
-    except TheirError:
-        return
-    # An empty part may share its blank line with the delimiter (RFC 2046): they miss that one.
-    if any(one.raw.startswith(b"--" + B) for one in theirs):
-        return
-    found = scanned([data], B, False)
-    noticed = {one.kind for one in found.deviations}
-    # Flawless for them is what goes on in a line, or after the end.
-    if noticed & {Kind.BOUNDARY_MISMATCH, Kind.BARE_LF, Kind.NEWLINE_MISSING, Kind.EMPTY_PART}:
-        return
-    if Kind.CLOSE_DELIMITER_EARLY in noticed:
-        return
-    if found.error and ("LimitError" in found.error or "photo" in found.error):
-        return
-    assert found.error is None
-    expected = [one.raw for one in theirs]
-    # A line end behind the message is a camera's habit: then there is one behind each photo.
-    names = [part.name for part in found.parts]
-    messages = [raw for raw, name in zip(expected, names, strict=True) if name == "message"]
-    first = next((raw for raw in messages if not filename.is_media(raw[: filename.HEAD])), b"")
-    if first.endswith(b"\r\n"):
-        expected = [raw.removesuffix(b"\r\n") for raw in expected]
-    assert [data[part.start : part.end] for part in found.parts] == expected
 
 
 def camera(data: bytes) -> None:
@@ -688,7 +655,6 @@ TARGETS = {
     "scanner": Target(scanner, prefixed(b"\0\5", _bodies), FRAMING),
     "structure": Target(structure, _choices, (b"\0\0\0", b"\x09\x0b"), 64),
     "repair": Target(repaired, _bodies, FRAMING),
-    "peers": Target(peers, _bodies, FRAMING),
     "camera": Target(camera, each(b"\0\0\7a|b\r\n|\r\n--B", b"\5\1\0\r\n|\xff\xd9"), FRAMING),
     "upload": Target(read, prefixed(b"\7", _uploads), (*FRAMING, *TAGS)),
     "markup": Target(almost, lambda: [*_messages(), *_gateway()], GATEWAY),
