@@ -30,7 +30,7 @@ from nxparse.scanner import MAX_PARTS, Scanner
 from nxparse.server import endpoints, social
 from nxparse.server.social import Announcement, CredentialsError
 from nxparse.text import describe_upload
-from tests import bodies
+from tests import bodies, pictures
 from tests import social as sites
 
 WIRE = Path(__file__).parents[1] / "wire"
@@ -340,12 +340,13 @@ def shown(data: bytes) -> None:
         found = RecordedRequest("POST", host, path, (("Content-Type", TYPE),), rest)
     secret = RecordedRequest(
         "POST", found.host, f"{found.path}?to={SECRET}", (("X-User", SECRET), *found.headers),
-        rest, answered=RecordedResponse(200, (), rest),
+        rest, answered=RecordedResponse(200, (), rest + SECRET.encode() + rest),
     )  # fmt: skip
     assert visible(secret.endpoint.title)
     assert visible(show.request(secret) or "", "\n")
     show.is_readable(secret)
     show.reply(secret)
+    credentials.hide_in_body(rest)
     with suppress(BodyError):
         show.upload_in(secret)
     told = report.markdown([secret], [], "mitmproxy")
@@ -541,30 +542,7 @@ MARKERS = (
 
 def photo() -> bytes:
     """A small file with all metadata."""
-
-    def entry(tag: int, kind: int, count: int, value: int) -> bytes:
-        return b"".join(
-            number.to_bytes(size, "little")
-            for number, size in ((tag, 2), (kind, 2), (count, 4), (value, 4))
-        )
-
-    tiff = (
-        b"II*\0\x08\0\0\0\x04\0"
-        + entry(0x010F, 2, 4, int.from_bytes(b"SAM\0", "little"))
-        + entry(0x0110, 2, 6, 74)
-        + entry(0x0112, 3, 1, 6)
-        + entry(0x8769, 4, 1, 80)
-        + (118).to_bytes(4, "little")
-        + b"\0" * 12
-        + b"NX300\0"
-        + b"\x01\0" + entry(0x9003, 2, 20, 98) + b"\0" * 4
-        + b"2013:05:04 12:34:56\0"
-        + b"\x02\0" + entry(0x0201, 4, 1, 148) + entry(0x0202, 4, 1, 6) + b"\0" * 4
-        + b"\xff\xd8\xff\xda\xff\xd9"
-    )  # fmt: skip
-    size = (len(tiff) + 8).to_bytes(2, "big")
-    frame = b"\xff\xc0\0\x0b\x08\x02\0\x03\0\x01\x01\x11\0"
-    return b"\xff\xd8\xff\xe1" + size + b"Exif\0\0" + tiff + frame + b"\xff\xda\0\x02..\xff\xd9"
+    return pictures.photo(b"\xff\xd8\xff\xda\xff\xd9", orientation=6)[:240]
 
 
 def _bodies() -> Iterator[bytes]:

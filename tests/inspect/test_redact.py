@@ -6,12 +6,8 @@ import re
 import time
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nxparse.inspect.redact import MAX_NAME, Redactor
-
-PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=60)
 
 
 @pytest.fixture(scope="module")
@@ -230,18 +226,6 @@ def test_form(redactor: Redactor) -> None:
     """A form, by its Content-Type, is printed as pairs."""
     form = redactor.text("id=X1Y2&method=list", "application/x-www-form-urlencoded")
     assert untagged(form) == "id=<text 4>&method=list"
-
-
-@PROPERTY
-@given(st.text("<>&;/'\"= \n\tabAB01@.:{}[],", max_size=80))
-def test_any_text(text: str) -> None:
-    """An address is never printed, whatever is around it."""
-    redactor = Redactor()
-    whole = f"{text} someone@secret.example {text}"
-    for redact in (redactor.text, redactor.target, redactor.host, redactor.name):
-        assert "someone@secret" not in redact(whole)
-    for name in ("cookie", "authorization", "content-type", "accept", "user-agent", "x"):
-        assert "someone@secret" not in redactor.header(name, whole)
 
 
 def test_time_is_linear(redactor: Redactor) -> None:
