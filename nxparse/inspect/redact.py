@@ -132,7 +132,7 @@ _MARKUP = re.compile(
     r"|(?P<text>[^<]+)",
     re.DOTALL,
 )
-_TAG_NAME = re.compile(r"[/?!]?[A-Za-z_][\w.:-]{0,100}(?=[\s/?=]|\Z)|", re.ASCII)
+_TAG_NAME = re.compile(r"[/?!]?[A-Za-z_][\w.:-]{0,100}(?=[\s/?=]|\Z)", re.ASCII)
 _IN_TAG = re.compile(
     r"""([\w.:-]{0,100})(\s{0,10}=\s{0,10})("[^"]*"?|'[^']*'?|[^\s"'/>]+)|[^\s/?]+""", re.ASCII
 )
@@ -252,8 +252,7 @@ class Redactor:
         def redact(match: re.Match[str]) -> str:
             nonlocal place
             if match["begin"]:
-                inner = "comment" if match["begin"] == "<!--" else place
-                return match["begin"] + self.value(inner, match["inside"]) + match["end"]
+                return match["begin"] + self.value(place, match["inside"]) + match["end"]
             if match["text"]:
                 return self.value(place, html.unescape(match["text"].strip("\ufeff")))
             found = _TAG_NAME.match(match["tag"])

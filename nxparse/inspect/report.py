@@ -29,10 +29,10 @@ This is what a camera sent and what it was answered. It is meant to be attached 
 report.
 
 Only values that are the same for everybody are printed. Any other value is replaced by a token such
-as `<digits 12 #a1b2c3>`: its kind, its number of characters, and a digest (HMAC-SHA256). Equal
-values have equal tokens. The key of the digests is not kept, so they reveal nothing about a value
-or a file. If a host or path is a token although it is not private, please add it to the issue: it
-is needed to support the camera."""
+as `<digits 12 #a1b2c3>`: its kind, its length, and a digest (HMAC-SHA256). Equal values have equal
+tokens. The key of the digests is not kept, so they reveal nothing about a value or a file. If a
+host or path is a token although it is not private, please add it to the issue: it is needed to
+support the camera."""
 
 
 def markdown(

@@ -447,54 +447,38 @@ def test_form_fields() -> None:
 # Markdown
 
 
-@pytest.mark.parametrize("ticks", [2, 3, 6])
-def test_fences(ticks: int) -> None:
-    """Backticks in a text cannot end its code block."""
-    fence = "`" * ticks
-    text = f"<{fence}>\n{fence}\n## 9. forged\n<img src=x>\n{fence}{fence}\n<script>\n  {fence}\n"
-    for each in (post(text.encode()), post(b"", text, (text, text), path=f"/{text}")):
-        report = report_of(each, each)
-        assert sections(report) == [
-            "# Report of a camera",
-            *("## 1. unknown", "### Reply to 1", "## 2. unknown", "### Reply to 2"),
-        ]
-        assert not [
-            line
-            for line in outside(report)
-            if ("<" in line and "#a1b2c3" not in line) or "forged" in line
-        ]
+EVIL = "x\r\nHost: evil\n```\n## 9. forged\n<img src=x>\n``````\n\u2028\x85\x0b\x1b\u202e\ud800"
 
 
-def test_no_line_is_forged() -> None:
-    """Line ends in values, names and separators do not become lines of the report."""
-    evil = "x\r\nHost: evil.example.com\n\n```\n\u2028\x85\x0b"
+def test_forged() -> None:
+    """No text ends its code block, starts a line or contains invisible characters."""
     headers = (
-        *((name, evil) for name in ("User-Agent", "Accept", "Cookie", "Content-Type", "Host")),
+        *((name, EVIL) for name in ("User-Agent", "Accept", "Cookie", "Content-Type", "Host")),
         ("Content-Type", "image/jpeg;\n\n name=a;\u2028 b=c"),
         ("Accept", "*/*,\n\n*/*"),
-        ("Cookie", "a=b;\n\nc=d"),
-        (evil, "1"),
+        ("Server", "a\xa0"),
+        (EVIL, EVIL),
     )
-    body = b'--B\r\nContent-Disposition: form-data; name="a\x0b\x85b"\r\n\r\n1\r\n--B--'
-    one = RecordedRequest(evil, evil, evil, headers, None, evil, evil)
-    other = one._replace(answered=RecordedResponse(200, headers, evil.encode()))
-    report = report_of(one, other, questions=[RecordedQuestion(evil, evil, evil)])
-    assert len(sections(report)) == 6
-    assert "evil" not in report
-    assert report.count("\nHost: ") == 3
-    assert "image/jpeg;?? name=" in report
-    assert len(sections(report_of(post(body, FORM)))) == 3
-
-
-def test_invisible() -> None:
-    """Control characters, direction marks and surrogates are not printed, and lines are cut."""
-    text = "<a\x00\x1b[31m\u202e\u200b\ufeff\x7f\ud800\udcff>".encode("utf-8", "surrogatepass")
+    body = EVIL.encode("utf-8", "surrogatepass")
+    one = RecordedRequest(EVIL, EVIL, f"/{EVIL}", headers, body, EVIL, EVIL)
+    part = b'--B\r\nContent-Disposition: form-data; name="a\x0b\x85b"\r\n\r\n1\r\n--B--'
     report = report_of(
-        post(text, "text/xml", ("Server", "a\x00\x1b\u202e\u200b\x7f\ud800\udcff\xa0")),
+        one,
+        one._replace(answered=RecordedResponse(200, headers, b"<%b>" % body)),
+        post(part, FORM),
         post(b"<a>\n\r\n<b>\r<c>\t", "", ("Accept", "a/b, " * 5000)),
+        questions=[RecordedQuestion(EVIL, EVIL, EVIL)],
     )
-    assert not re.search(r"[^\x20-\x7e\n\xa0…]", report)
-    assert "Server: <text 8>\xa0\n" in untagged(report)
+    assert sections(report) == [
+        "# Report of a camera",
+        *("## 1. unknown", "### Reply to 1", "## 2. unknown", "### Reply to 2"),
+        *("## 3. unknown", "### Reply to 3", "## 4. unknown", "### Reply to 4"),
+        "## DNS questions",
+    ]
+    assert not re.search(r"evil|forged|[^\x20-\x7e\n\xa0…]", report)
+    assert not [line for line in outside(report) if "<" in line and "#a1b2c3" not in line]
+    assert report.count("\nHost: ") == 5
+    assert "image/jpeg;?? name=" in report
     assert "<a>\n\n<b>?<c>?\n" in report
     assert max(map(len, report.splitlines())) == MAX_LINE
 
