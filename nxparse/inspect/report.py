@@ -122,7 +122,7 @@ class _Report:
 
     def _multipart(self, body: bytes, content_type: str) -> Iterator[str]:
         found = show.parse_parts(body, content_type)
-        yield f"Body, {len(body)} bytes, its parts:"
+        yield f"Body, {len(body)} bytes, with {len(found.parts)} parts:"
         rows = [("", "name", "file", "bytes", "at")]
         contents: list[str] = []
         for number, part in enumerate(found.parts, 1):
@@ -132,7 +132,7 @@ class _Report:
             claimed = header(part.headers, "content-type")
             content = self._content(body[part.start : part.end], claimed)
             contents += [f"Part {number}:", _block([*self._headers(part.headers), "", *content])]
-        yield _table(rows)
+        yield _table(rows) if found.parts else _block(self._content(body, ""))
         yield from contents
         if found.error:
             # Without what it quotes from the body.

@@ -383,7 +383,7 @@ PRINTED: dict[str, tuple[RecordedRequest, list[str]]] = {
     ),
     "not multipart": (
         post(b"<a>12</a>", FORM),
-        ["the boundary <text 4> never appears"],
+        ["```\n<a><digits 2></a>\n```", "the boundary <text 4> never appears"],
     ),
     "no message": (post(ONE_FIELD % b"", FORM), ["the body has no part named message"]),
     "unknown encoding": (
