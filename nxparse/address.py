@@ -15,7 +15,8 @@ from encodings.idna import nameprep
 from functools import lru_cache
 
 _LOCAL = re.compile(r"(?!.*=\?)[A-Za-z0-9#$&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9#$&'*+/=?^_`{|}~-]+)*")
-_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?")
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _AMBIGUOUS = re.compile(r"[\u00df\u1e9e\u03c2\u200c\u200d]")
 _DOT = re.compile("[.\u3002\uff0e\uff61]")  # RFC 3490 section 3.1
 MAX_LOCAL = 64  # RFC 5321 section 4.5.3.1
@@ -33,19 +34,20 @@ def deliverable(address: str) -> str:
         raise AddressError(f"{address[:100]!r} is not an e-mail address")
     if len(domain) > MAX_DOMAIN:
         raise AddressError(f"{address[:100]!r} has too long a domain")
-    if not domain.isascii():
-        if _AMBIGUOUS.search(domain):
-            raise AddressError(f"{address[:100]!r} has a domain that cannot exist")
-        try:
-            domain = domain.encode("idna").decode("ascii")
-        except UnicodeError:
-            raise AddressError(f"{address[:100]!r} has a domain that cannot exist") from None
-    labels = domain.split(".")
-    if len(domain) > MAX_DOMAIN or not all(
-        len(label) <= 63 and _LABEL.fullmatch(label) for label in labels
-    ):
+    host = _encoded(domain)
+    if len(host) > MAX_DOMAIN or not _HOST.fullmatch(host):
         raise AddressError(f"{address[:100]!r} has a domain that cannot exist")
-    return f"{local}@{domain}"
+    return f"{local}@{host}"
+
+
+def _encoded(domain: str) -> str:
+    """Encode a domain in IDNA; empty if that is not possible."""
+    if domain.isascii():
+        return domain
+    if not _AMBIGUOUS.search(domain):
+        with suppress(UnicodeError):
+            return domain.encode("idna").decode("ascii")
+    return ""
 
 
 def is_deliverable(address: str) -> bool:

@@ -11,8 +11,6 @@ are followed, and the time is linear.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 MAX_SEGMENTS = 64  # Exif comes first; before the frame there are only tables
@@ -48,80 +46,69 @@ class Picture(NamedTuple):
     thumbnail: tuple[int, int] | None = None
 
 
-def describe(head: bytes) -> Picture | None:
-    """Read the beginning of a file; 128 KiB are enough. Return None if it is no JPEG."""
-    if not head.startswith(START):
-        return None
-    tiff = _exif(head)
-    main, next_ifd = tiff.directory(tiff.number(4, 4))
-    second, _ = tiff.directory(next_ifd)
+def describe(head: bytes) -> Picture:
+    """Read the beginning of a file; 128 KiB are enough. A file that is no JPEG has no metadata."""
+    base, tiff = _exif(head)
+    main, following = tiff.directory(tiff.number(4, 4))
+    second, _ = tiff.directory(following)
     orientation = tiff.integer(main.get(_ORIENTATION))
+    start = tiff.integer(second.get(_THUMBNAIL))
+    size = tiff.integer(second.get(_THUMBNAIL_LENGTH))
+    has_thumbnail = tiff.at(start, size).startswith(START)
     return Picture(
         model=_line(tiff.text(main.get(_MODEL))),
         orientation=orientation if 1 <= orientation <= 8 else 1,
-        thumbnail=tiff.jpeg(
-            tiff.integer(second.get(_THUMBNAIL)), tiff.integer(second.get(_THUMBNAIL_LENGTH))
-        ),
+        thumbnail=(base + start, base + start + size) if has_thumbnail else None,
     )
 
 
-def _segments(head: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, start and end of the data of each segment before the picture data."""
+def _exif(head: bytes) -> tuple[int, _Tiff]:
+    """Return the offset and content of the first Exif segment with a byte order, or an empty one.
+
+    It comes before the picture data.
+    """
     position = 2
-    for _ in range(MAX_SEGMENTS):
+    for _ in range(MAX_SEGMENTS if head.startswith(START) else 0):
         match = _SEGMENT.match(head, position)
         length = int.from_bytes(match[2], "big") if match else 0  # includes its own two bytes
         if not match or length < 2:
-            return
+            break
+        start = match.end() + len(_EXIF)
         position = match.end() - 2 + length
-        yield match[1][0], match.end(), min(position, len(head))
+        order = _ORDERS.get(head[start : min(start + 4, position)])
+        if order and match[1][0] == _APP1 and head.startswith(_EXIF, match.end()):
+            return start, _Tiff(head[start:position], order)
+    return 0, _Tiff(b"", "little")
 
 
-def _exif(head: bytes) -> _Tiff:
-    """Return the first Exif segment with a byte order, else an empty one."""
-    for marker, start, end in _segments(head):
-        if marker == _APP1 and head.startswith(_EXIF, start, end):
-            base = start + len(_EXIF)
-            order = _ORDERS.get(head[base : min(base + 4, end)])
-            if order:
-                return _Tiff(head, base, end, order)
-    return _Tiff(head, 0, 0, "little")
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     """An entry of a directory. `value` holds the value, or its offset."""
 
     kind: int
-    count: int
+    length: int
     value: bytes
 
 
 class _Tiff(NamedTuple):
-    """The TIFF structure in Exif, with offsets from `base`, up to `end`.
+    """The TIFF structure in Exif. Bytes that are cut off read as none, or as 0."""
 
-    Missing bytes read as no bytes, as 0, or as a directory without entries.
-    """
-
-    head: bytes
-    base: int
-    end: int
+    data: bytes
     order: Literal["little", "big"]
 
     def at(self, offset: int, size: int) -> bytes:
-        start = self.base + offset
-        return self.head[start : start + size] if start + size <= self.end else b""
+        end = offset + size
+        return self.data[offset:end] if end <= len(self.data) else b""
 
     def number(self, offset: int, size: int) -> int:
         return int.from_bytes(self.at(offset, size), self.order)
 
     def directory(self, offset: int) -> tuple[dict[int, _Entry], int]:
         """Return the entries by tag (the first of a tag counts), and the next directory."""
+        entries: dict[int, _Entry] = {}
         if not offset:
-            return {}, 0
+            return entries, 0
         count = self.number(offset, 2)
         offset += 2
-        entries: dict[int, _Entry] = {}
         for start in range(offset, offset + 12 * min(count, MAX_ENTRIES), 12):
             value = self.at(start + 8, 4)
             if value:  # it is the last field, so the whole entry is there
@@ -130,25 +117,19 @@ class _Tiff(NamedTuple):
         return entries, self.number(offset + 12 * count, 4)
 
     def integer(self, entry: _Entry | None) -> int:
-        if entry is None or entry.kind not in _INTEGERS or entry.count != 1:
+        if entry is None or entry.kind not in _INTEGERS or entry.length != 1:
             return 0
         return int.from_bytes(entry.value[: _INTEGERS[entry.kind]], self.order)
 
     def text(self, entry: _Entry | None) -> bytes:
-        """Return a text up to its NUL, without trailing blanks."""
+        """Return a text up to its NUL."""
         if entry is None or entry.kind != _ASCII:
             return b""
-        if entry.count <= 4:
-            value = entry.value[: entry.count]
+        if entry.length <= 4:
+            value = entry.value[: entry.length]
         else:
-            value = self.at(int.from_bytes(entry.value, self.order), entry.count)
-        return value.partition(b"\0")[0].rstrip()
-
-    def jpeg(self, offset: int, size: int) -> tuple[int, int] | None:
-        """Return the range of an embedded JPEG in `head`."""
-        if not self.at(offset, size).startswith(START):
-            return None
-        return self.base + offset, self.base + offset + size
+            value = self.at(int.from_bytes(entry.value, self.order), entry.length)
+        return value.partition(b"\0")[0]
 
 
 def _line(text: bytes) -> str:

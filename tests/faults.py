@@ -10,9 +10,8 @@ import errno
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar, Self
 
 import pytest
@@ -65,8 +64,33 @@ def make_lazy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Database, "lazy", True)
 
 
-class Faults:
-    """Makes calls of `os`, or SQL statements, fail inside a with statement.
+class _Calls:
+    """Replaces calls of `os`, and watches SQL statements, inside a with statement."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = names
+        self._patches = pytest.MonkeyPatch()
+
+    def __enter__(self) -> Self:
+        for name in self._names:
+            self._patches.setattr(os, name, self._wrapped(name, getattr(os, name)))
+        Database.watchers.append(self._watch)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Database.watchers.remove(self._watch)
+        self._patches.undo()
+
+    def _wrapped(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function that replaces `call`."""
+        raise NotImplementedError
+
+    def _watch(self, database: sqlite3.Connection, sql: str) -> None:
+        """Called before each statement."""
+
+
+class Faults(_Calls):
+    """Makes calls of `os`, or SQL statements, fail.
 
     The calls in `names` are counted together. Call number `first` fails, and with
     `persistent` all calls after it. `calls` is their number, `failed` that of failed ones.
@@ -75,31 +99,13 @@ class Faults:
     def __init__(
         self, names: tuple[str, ...], error: int, first: int = 1, *, persistent: bool = False
     ) -> None:
+        super().__init__(set(names).intersection(CALLS))
         self.failed = 0
         self.calls = 0
-        self._names = tuple(dict.fromkeys(names))
+        self._statements = names
         self._error = error
         self._first = first
         self._persistent = persistent
-        self._real: dict[str, Any] = {}
-
-    def __enter__(self) -> Self:
-        for name in self._names:
-            if name in CALLS:
-                self._real[name] = getattr(os, name)
-                setattr(os, name, self._wrapped(name, self._real[name]))
-        Database.watchers.append(self._watch)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        Database.watchers.remove(self._watch)
-        for name, call in self._real.items():
-            setattr(os, name, call)
 
     def _wrapped(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*positional: Any, **named: Any) -> Any:
@@ -112,7 +118,7 @@ class Faults:
         return wrapper
 
     def _watch(self, database: sqlite3.Connection, sql: str) -> None:
-        if sql.split()[0] in self._names and self._fails():
+        if sql.split()[0] in self._statements and self._fails():
             raise sqlite3.OperationalError("disk I/O error")
 
     def _fails(self) -> bool:
@@ -123,66 +129,39 @@ class Faults:
         return fails
 
 
-class ShortNames:
-    """Limits the names of files to `limit` bytes inside a with statement.
-
-    `refused` has the names that were too long.
-    """
+class ShortNames(_Calls):
+    """Limits the names of files to `limit` bytes."""
 
     def __init__(self, limit: int) -> None:
-        self.refused: list[str] = []
+        super().__init__(("open", "stat", "link", "unlink", "replace", "mkdir"))
         self._limit = limit
-        self._patches = pytest.MonkeyPatch()
 
-    def __enter__(self) -> Self:
-        for name in ("open", "stat", "link", "unlink", "replace", "mkdir"):
-            self._patches.setattr(os, name, self._wrapped(getattr(os, name)))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._patches.undo()
-
-    def _wrapped(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def _wrapped(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*positional: Any, **named: Any) -> Any:
             paths = [one for one in positional[:2] if isinstance(one, str | Path)]
-            for name in (Path(path).name for path in paths):
-                if len(os.fsencode(name)) > self._limit:
-                    self.refused.append(name)
-                    raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
+            for path in paths:
+                if len(os.fsencode(Path(path).name)) > self._limit:
+                    raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
             return call(*positional, **named)
 
         return wrapper
 
 
-class Kills:
-    """Copies the folder `root` into `copies` after each call inside a with statement.
+class Kills(_Calls):
+    """Copies the folder `root` into `copies` after each call.
 
     `steps` has the last call before each copy.
     """
 
     def __init__(self, root: Path, copies: Path) -> None:
+        super().__init__(CALLS)
         self.steps: list[str] = []
         self._root = root
         self._copies = copies
-        self._real: dict[str, Any] = {}
         self._copying = False
 
-    def __enter__(self) -> Self:
-        for name in CALLS:
-            self._real[name] = getattr(os, name)
-            setattr(os, name, self._wrapped(name, self._real[name]))
-        Database.watchers.append(self._watch)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        Database.watchers.remove(self._watch)
-        for name, call in self._real.items():
-            setattr(os, name, call)
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
         self._copy("the end")
 
     def copy(self, number: int) -> Path:

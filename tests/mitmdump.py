@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -37,9 +37,8 @@ def free_port() -> int:
 class Proxy:
     """mitmdump, or another program, in `folder`.
 
-    It listens on a free port of loopback, `port`, unless the arguments name a
-    mode. Use it in a with statement. `before` is put before the command, as in
-    `ip netns exec NAME`; the process id is then that of what it starts.
+    It listens on a free port of loopback, `port`, unless the arguments name a mode. Use it in a
+    with statement. `before` is put before the command, as in `ip netns exec NAME`.
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class Proxy:
             return "".join(self._lines)
 
     def wait_for(self, pattern: str, times: int = 1) -> re.Match[str]:
-        """Wait until the log matches so many times; returns the last match."""
+        """Wait until the log has so many matches. Returns the last one."""
         with self._changed:
 
             def matches() -> list[re.Match[str]]:
@@ -127,7 +126,7 @@ class Proxy:
             return found[times - 1]
 
     def ended(self) -> int:
-        """Wait for the end of the process by itself; returns its exit status."""
+        """Wait until the process ends by itself. Returns its exit status."""
         status = self.process.wait(TIMEOUT)
         with self._changed:
             self._changed.wait_for(lambda: self._ended, TIMEOUT)
@@ -145,7 +144,7 @@ class Proxy:
             self.ended()
 
     def descriptors(self) -> list[str]:
-        """What it has open: paths of files, kinds of sockets."""
+        """Return the paths of its open files, and the kinds of its sockets."""
         found = []
         for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):
@@ -153,7 +152,7 @@ class Proxy:
         return sorted(found)
 
     def saved(self) -> dict[str, bytes]:
-        """The photos that are there: path below `uploads` without the day, and content."""
+        """Return the saved photos: path below `uploads` without the day, and content."""
         found = {}
         for path in self.uploads.glob("[0-9]*/**/*"):
             # A file may get its name between the listing and the reading.
@@ -178,9 +177,8 @@ class Proxy:
             self._changed.notify_all()
 
 
-def eventually(condition: object, what: str) -> None:
-    """Wait for something that nobody announces: the kernel's state, or another program's."""
-    assert callable(condition)
+def eventually(condition: Callable[[], object], what: str) -> None:
+    """Wait for a state of the kernel, or of another program, that nothing announces."""
     deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline, f"it never happened: {what}"

@@ -72,9 +72,6 @@ RECODED = [Kind.XML_ENCODING]
             BROKEN,
             id="X03-split-cdata-malformed",
         ),
-        pytest.param(
-            "<body>&<![CDATA[</body>]]></body>", "&</body>", BROKEN, id="X03-closing-tag-in-cdata"
-        ),
         pytest.param("<body>Tom & Jerry</body>", "Tom & Jerry", BROKEN, id="X04-ampersand"),
         pytest.param("<body>I <3 you</body>", "I <3 you", BROKEN, id="X04-less-than"),
         pytest.param(
@@ -124,6 +121,8 @@ def test_subject(title: str, subject: str, kinds: list[Kind]) -> None:
             id="X11-quoted-name"),
         pytest.param("<sender>Me <a@x.org></sender>", ("Me", "a@x.org"), BROKEN,
             id="X11-name-not-escaped"),
+        pytest.param("<sender>İİ &lt;a@x.org></sender>&", ("İİ", "a@x.org"), BROKEN,
+            id="longer-in-lower-case"),
         pytest.param("", ("", ""), [Kind.NO_SENDER], id="X09-missing"),
         pytest.param("<sender/>", ("", ""), [Kind.NO_SENDER], id="X09-empty"),
         pytest.param("<sender>Me &lt;&gt;</sender>", ("Me", ""), [Kind.NO_SENDER],
@@ -149,7 +148,6 @@ NUMBERED = [f"r{number}@x.org" for number in range(MAX_RECIPIENTS + 1)]
 @pytest.mark.parametrize(
     ("element", "recipients"),
     [
-        pytest.param(receivers(*NUMBERED[:-1]), tuple(NUMBERED[:-1]), id="X10-64"),
         pytest.param(receivers("b@x.org", "B@X.org", "c@x.org", "b@x.org"), ("b@x.org", "c@x.org"),
             id="X10-duplicates"),
         pytest.param(receivers("b@ex\uff41mple.org", "b@example.org", "B@example\u3002org"),
@@ -188,23 +186,10 @@ DOCTYPE = "the XML has a DOCTYPE or an ENTITY, which no camera sends"
     [
         pytest.param("", NOBODY, id="X05-empty"),
         pytest.param(xml(receivers="<receiverList/>"), NOBODY, id="X09-empty-list"),
-        pytest.param(xml(receivers="<receiver/>"), NOBODY, id="X10-0"),
         pytest.param(xml(receivers=receivers("B &lt;&gt;")), NOBODY, id="X10-only-a-name"),
-        pytest.param(xml(receivers=receivers(*NUMBERED)), TOO_MANY, id="X10-65"),
-        pytest.param(xml(body="&", receivers=receivers(*NUMBERED)), TOO_MANY,
-            id="X10-65-malformed"),
         pytest.param(f"<email a='{'x' * 5_000_000}'/>", TOO_LONG, id="X08-attribute"),
         pytest.param("<!DOCTYPE email><email/>", DOCTYPE, id="X07-doctype"),
-        pytest.param("<!doctype email><email/>", DOCTYPE, id="X07-lower-case"),
         pytest.param("<!DOCTYPE e [<!ENTITY a 'b'>]>" + xml(title="&a;"), DOCTYPE, id="X07-entity"),
-        pytest.param(
-            '<!DOCTYPE e [<!ENTITY a "lol"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">'
-            '<!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;&b;&b;">]>' + xml(title="<title>&c;</title>"),
-            DOCTYPE,
-            id="X07-billion-laughs",
-        ),
-        pytest.param('<!DOCTYPE e [<!ENTITY a SYSTEM "file:///etc/passwd">]>' + xml(title="&a;"),
-            DOCTYPE, id="X07-external-entity"),
         pytest.param("&<!DOCTYPE e>" + xml(), DOCTYPE, id="X07-malformed"),
         pytest.param(xml(title="<title><![CDATA[a]]>&<!ENTITY a 'b'></title>"), DOCTYPE,
             id="X07-entity-without-doctype"),
@@ -216,13 +201,6 @@ def test_refused(document: str, reason: str) -> None:
         message.parse(document.encode())
     status = 413 if reason == TOO_LONG else 400
     assert (str(caught.value), caught.value.status) == (reason, status)
-
-
-def test_doctype_in_cdata_is_text() -> None:
-    """A DOCTYPE inside CDATA is text, also in malformed XML."""
-    cdata = "<![CDATA[<!DOCTYPE html>]]>"
-    assert read(xml(body=f"<body>{cdata}</body>"))[3:] == ("<!DOCTYPE html>", CLEAN)
-    assert read(xml(body=f"<body>&{cdata}</body>"))[3:] == ("&<!DOCTYPE html>", BROKEN)
 
 
 ROOM = MAX_BYTES - len(xml(body="<body></body>"))
@@ -303,17 +281,10 @@ KOREAN = "사진"
             [], id="X06-utf-8"),
         pytest.param(xml(title=f"<title>{KOREAN}</title>").encode("cp949"), KOREAN,
             ["utf-8 is cp949"], id="X06-korean-undeclared"),
-        *(
-            pytest.param(
-                f"<?xml version='1.0' encoding='{name}'?>".encode()
-                + xml(title=f"<title>{title}</title>").encode(codec),
-                title, [], id=f"X06-{name}",
-            )
-            for name, codec, title in (
-                ("EUC-KR", "euc-kr", KOREAN),
-                ("cp949", "cp949", KOREAN),
-            )
-        ),
+        pytest.param(b"<?xml version='1.0' encoding='EUC-KR'?>"
+            + xml(title=f"<title>{KOREAN}</title>").encode("euc-kr"), KOREAN, [], id="X06-EUC-KR"),
+        pytest.param(b"<?xml version='1.0' encoding='cp949'?>"
+            + xml(title=f"<title>{KOREAN}</title>").encode("cp949"), KOREAN, [], id="X06-cp949"),
         pytest.param(
             f'<?xml version="1.0" encoding="UTF-16"?>{xml(title=f"<title>{KOREAN}</title>")}'
             .encode("utf-16"), KOREAN, [], id="X06-utf-16",
@@ -342,17 +313,11 @@ def test_encodings(document: bytes, title: str, details: list[str]) -> None:
     )
 
 
-def test_malformed_tells_what_expat_said() -> None:
+def test_detail() -> None:
     """The detail of the deviation is expat's message."""
     assert message.parse(xml(title="<title>&</title>").encode()).deviations == (
         Deviation(Kind.XML_MALFORMED, 0, "not well-formed (invalid token): line 1, column 96"),
     )
-
-
-def test_letters_that_grow_in_lower_case_move_nothing() -> None:
-    """Letters that become longer in lower case do not shift anything."""
-    found = read(xml(sender="<sender>İİİ &lt;a@x.org&gt;</sender>", title="<title>a & b</title>"))
-    assert found == ("a@x.org", ("b@x.org",), "a & b", "B", BROKEN)
 
 
 @pytest.mark.parametrize("broken", ["", "&"], ids=["well-formed", "malformed"])
@@ -364,6 +329,7 @@ def test_letters_that_grow_in_lower_case_move_nothing() -> None:
         "<title>C</title>",
         "<body>C</body>",
         "</body>",
+        "<!DOCTYPE html>",
     ],
 )
 def test_markup_in_cdata_is_text(text: str, broken: str) -> None:
@@ -389,45 +355,20 @@ def test_composed_in_full() -> None:
     )
 
 
-def composed(
-    sender: str = "a@x.org", receiver: str = "b@x.org", title: str = "T", text: str = "B"
-) -> Message:
-    """Compose a message, and parse it as well-formed XML."""
-    found = message.parse(compose(Message(sender, "", (receiver,), title, text)))
-    assert set(found.deviations) <= {Deviation(Kind.NO_SENDER, 0)}
-    return found
-
-
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("sender", "text", "expected"),
     [
-        pytest.param("a\nb\tc", "a\nb\tc", id="line-end"),
-        pytest.param("<b>&amp;</body>", "<b>&amp;</body>", id="markup"),
-        pytest.param("<!DOCTYPE x [<!ENTITY e 'x'>]>&e;", "<!DOCTYPE x [<!ENTITY e 'x'>]>&e;",
-            id="X05-doctype"),
-        pytest.param("a\0b\x1b[31m\x0c\ufffe\uffff", "ab[31m", id="X13-not-in-XML"),
-        pytest.param("a\ud800b\udfffc", "abc", id="X13-surrogates"),
+        pytest.param("", "a\nb\tc", "a\nb\tc", id="nobody"),
+        pytest.param("anna", "<b>&amp;</body>", "<b>&amp;</body>", id="markup"),
+        pytest.param("a</sender><receiver>x@y", "<!DOCTYPE x [<!ENTITY e 'x'>]>&e;",
+            "<!DOCTYPE x [<!ENTITY e 'x'>]>&e;", id="X05-doctype"),
+        pytest.param("", "a\0b\x1b[31m\x0c\ufffe\uffff", "ab[31m", id="X13-not-in-XML"),
+        pytest.param("", "a\ud800b\udfffc", "abc", id="X13-surrogates"),
     ],
 )  # fmt: skip
-def test_composed_text(text: str, expected: str) -> None:
-    """A composed text is unchanged, except for characters that XML does not allow."""
-    found = composed(text=text)
+def test_composed(sender: str, text: str, expected: str) -> None:
+    """A composed message is well-formed. Characters that XML does not allow are left out."""
+    found = message.parse(compose(Message(sender, "", ("b@x.org",), "T", text)))
+    assert (found.sender_name, found.sender) == ("", sender)
     assert (found.text, found.subject, found.recipients) == (expected, "T", ("b@x.org",))
-
-
-@pytest.mark.parametrize(
-    ("sender", "expected"),
-    [
-        pytest.param("", ("", ""), id="nobody"),
-        pytest.param("anna", ("", "anna"), id="name"),
-        pytest.param("a</sender><receiver>x@y", ("", "a</sender><receiver>x@y"), id="markup"),
-    ],
-)
-def test_composed_sender(sender: str, expected: tuple[str, str]) -> None:
-    """The name of a user of a social site becomes the sender."""
-    found = composed(sender=sender)
-    assert (found.sender_name, found.sender) == expected
-    assert found.recipients == ("b@x.org",)
-
-
-# Properties
+    assert set(found.deviations) <= {Deviation(Kind.NO_SENDER, 0)}

@@ -21,7 +21,9 @@ import shlex
 import sqlite3
 import sys
 import time
-from collections.abc import Sequence
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import nxparse
@@ -41,7 +43,7 @@ from nxparse.text import describe_disk_error, error_reason, format_list, printab
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit status: 0 done, 1 not possible, 2 usage."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m nxparse",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -49,27 +51,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     version = f"nxparse {nxparse.__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("show", help="print the contents of an upload")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> ArgumentParser:
+        command = commands.add_parser(name, help=text)
+        command.set_defaults(run=run)
+        return command
+
+    command = add("show", _show, "print the contents of an upload")
     command.add_argument("file", type=Path, help="a body, or a request with its head")
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument("--extract", type=Path, metavar="DIR", help="also save the files to DIR")
-    command.set_defaults(run=_show)
-    command = commands.add_parser("repair", help="convert a body to standard multipart/form-data")
+    command = add("repair", _repair, "convert a body to standard multipart/form-data")
     command.add_argument("file", type=Path, help="a body, or a request with its head")
-    command.set_defaults(run=_repair)
-    command = commands.add_parser("send", help="play the camera, to test a set-up")
-    send.add_arguments(command)
-    command.set_defaults(run=send.run)
-    command = commands.add_parser("outbox", help="list or change the pending deliveries")
+    send.add_arguments(add("send", send.run, "play the camera, to test a set-up"))
+    command = add("outbox", _outbox, "list or change the pending deliveries")
     command.add_argument("--dir", type=Path, default=Path("uploads"), help="the value of nx_dir")
-    command.set_defaults(run=_outbox)
     actions = command.add_subparsers(dest="action")
     actions.add_parser("list", help="list the pending deliveries")
     for name, text in (("retry", "retry an upload now"), ("drop", "abandon it, save its files")):
         actions.add_parser(name, help=text).add_argument("id", help="the id in the list")
     given = parser.parse_args(arguments)
     try:
-        status = int(given.run(given))
+        status: int = given.run(given)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -142,18 +145,13 @@ def _outbox(given: argparse.Namespace) -> int:
     try:
         if not (root / "state.sqlite3").exists():
             return _failed(f"{given.dir} is not the nx_dir of nx_addon: choose it with --dir")
-        spool = Spool(root, alone=False)
-        try:
-            match given.action:
-                case "retry":
-                    return _retry(spool, given.id)
-                case "drop":
-                    return _drop(spool, given.dir, given.id)
-                case _:
-                    print(describe_waiting(spool.waiting(), time.time()))
-                    return 0
-        finally:
-            spool.close()
+        with closing(Spool(root, alone=False)) as spool:
+            if given.action == "retry":
+                return _retry(spool, given.id)
+            if given.action == "drop":
+                return _drop(spool, given.dir, given.id)
+            print(describe_waiting(spool.waiting(), time.time()))
+            return 0
     except BrokenPipeError:
         raise
     except (OSError, sqlite3.Error) as error:

@@ -11,7 +11,7 @@ import ipaddress
 import re
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -69,6 +69,9 @@ class Place(NamedTuple):
     port: int = 80
     by_dns: bool = True
 
+    def __str__(self) -> str:
+        return f"port {self.port} of {self.address}"
+
     def explain(self, cause: str, **values: object) -> str:
         """Return the sentence for a cause in CAUSES."""
         elsewhere = cause in ("refused", "unreachable", "closed", "other server")
@@ -82,7 +85,7 @@ class Place(NamedTuple):
         elif self.port == 80:
             start += f" with --mode regular@80, or redirect port 80 to it, for example: {redirect}"
         return CAUSES[cause].format(
-            place=f"port {self.port} of {self.address}",
+            place=self,
             start=start,
             redirect=redirect,
             way="DNS" if self.by_dns else "--via",
@@ -118,9 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--via", metavar="HOST[:PORT]", help="the address of nx_addon, instead of DNS")
 
 
-def run(
-    given: argparse.Namespace, output: Callable[[str], None] = print, timeout: float = ANSWER
-) -> int:
+def run(given: argparse.Namespace, timeout: float = ANSWER) -> int:
     """Send photos as a camera would, and print the result of each step.
 
     `timeout` is the time to wait for each reply, in seconds.
@@ -128,22 +129,21 @@ def run(
     """
     try:
         photos = [read_photo(path) for path in given.photos]
-        site = given.site
         if not photos:
             raise SendError("there is nothing to send: name photos, before --to")
-        if not given.to and not site:
+        if not given.to and not given.site:
             raise SendError("there is no recipient: name one with --to, or a site with --site")
-        sender = Sender(output, parse_via(given.via) if given.via else None, timeout)
-        sender.resolve([CHECK_HOST, EMAIL_HOST, *([social.HOST] if site else [])])
+        hosts = [CHECK_HOST, EMAIL_HOST, *([social.HOST] if given.site else [])]
+        sender = Sender(places(hosts, given.via), timeout)
         sender.check()
         if given.to:
             sender.email(given.sender, given.to, photos)
-        if site:
-            sender.post(site, given.sender, photos)
+        if given.site:
+            sender.post(given.site, given.sender, photos)
         page = sender.page_address()
-        output(f"delivery: see {page}, or run python -m nxparse outbox on that machine")
+        print(f"delivery: see {page}, or run python -m nxparse outbox on that machine")
     except SendError as error:
-        output(str(error))
+        print(error)
         return 1
     return 0
 
@@ -164,16 +164,37 @@ def read_photo(path: Path) -> Photo:
     return Photo(path, name, filename.sniff(head, "image/jpeg"), size)
 
 
-def parse_via(text: str) -> tuple[str, int]:
+def parse_via(text: str) -> Place:
     """Return the IPv4 address and port of HOST[:PORT]. Raises SendError."""
     match = re.fullmatch(r"([^:]+)(?::([0-9]{1,5}))?", text)
     port = int(match[2] or 80) if match else 0
     if not match or not 0 < port < 1 << 16:
         raise SendError(f"--via {text}: give an address like 192.168.1.2 or 192.168.1.2:8080")
     try:
-        return _lookup(match[1]), port
+        return Place(_lookup(match[1]), port, by_dns=False)
     except OSError as error:
         raise SendError(f"--via {text}: no address found ({error_reason(error)})") from None
+
+
+def places(hosts: Sequence[str], via: str | None) -> dict[str, Place]:
+    """Look up all hosts and print their addresses; with `via`, all are there. Raises SendError."""
+    if via:
+        place = parse_via(via)
+        print(f"DNS: not tested, everything goes to {place}")
+        return dict.fromkeys(hosts, place)
+    found: dict[str, Place] = {}
+    reason = ""
+    for host in hosts:
+        try:
+            found[host] = Place(_lookup(host))
+            print(f"DNS: {host} resolves to {found[host].address}")
+        except OSError as error:
+            reason = error_reason(error)
+    if missing := [host for host in hosts if host not in found]:
+        raise SendError(f"DNS: no address for {' and '.join(missing)} ({reason}). {DNS_ADVICE}")
+    if len(set(found.values())) > 1:
+        print("warning: the addresses differ, but all should be that of nx_addon")
+    return found
 
 
 def _lookup(host: str) -> str:
@@ -194,40 +215,12 @@ def _lookup(host: str) -> str:
 class Sender:
     """Takes the steps of an upload and prints the results. Raises SendError at the first failure.
 
-    With `via`, an address and a port, everything goes there.
+    `places` has the place of each host.
     """
 
-    def __init__(
-        self,
-        output: Callable[[str], None],
-        via: tuple[str, int] | None = None,
-        timeout: float = ANSWER,
-    ) -> None:
-        self._output = output
+    def __init__(self, places: Mapping[str, Place], timeout: float) -> None:
+        self._places = places
         self._timeout = timeout
-        self._via = Place(*via, by_dns=False) if via else None
-        self._places: dict[str, Place] = {}
-
-    def resolve(self, hosts: Sequence[str]) -> None:
-        """Look up all hosts."""
-        if self._via:
-            where = f"port {self._via.port} of {self._via.address}"
-            self._output(f"DNS: not tested, everything goes to {where}")
-            self._places = dict.fromkeys(hosts, self._via)
-            return
-        missing: list[str] = []
-        reason = ""
-        for host in hosts:
-            try:
-                self._places[host] = Place(_lookup(host))
-                self._output(f"DNS: {host} resolves to {self._places[host].address}")
-            except OSError as error:
-                missing.append(host)
-                reason = error_reason(error)
-        if missing:
-            raise SendError(f"DNS: no address for {' and '.join(missing)} ({reason}). {DNS_ADVICE}")
-        if len(set(self._places.values())) > 1:
-            self._output("warning: the addresses differ, but all should be that of nx_addon")
 
     def check(self) -> None:
         """Pass the hotspot check of NX cameras."""
@@ -273,7 +266,7 @@ class Sender:
                 raise SendError(place.explain_reply(reply))
         except SendError as error:
             raise SendError(f"{step}: {error}") from None
-        self._output(f"{step}: {outcome}")
+        print(f"{step}: {outcome}")
         return reply
 
     def _ask(self, request: Request, place: Place) -> Received:

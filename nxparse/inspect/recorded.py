@@ -20,7 +20,6 @@ class RecordedResponse(NamedTuple):
     """The reply to a request. `body` is None if it was not recorded."""
 
     status: int
-    reason: str
     headers: Headers
     body: bytes | None
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from nxparse import jpeg
-from nxparse.deviation import BodyError
-from nxparse.framing import boundary_of, fetch_from
+from nxparse.deviation import BodyError, Deviation
+from nxparse.framing import PartSpan, boundary_of, fetch_from
 from nxparse.inspect.recorded import RecordedRequest
 from nxparse.scanner import Scanner
 from nxparse.server.endpoints import Service
@@ -65,18 +65,15 @@ def has_secrets(seen: RecordedRequest) -> bool:
 
 def request(seen: RecordedRequest) -> str | None:
     """The contents of a request. None if it is unknown, or has no body."""
-    body, content_type = seen.body, seen.header("content-type")
-    if not body:
+    if not seen.body or not is_readable(seen):
         return None
     match seen.endpoint.service:
         case Service.EMAIL:
-            return email(body, content_type)
+            return email(seen.body, seen.header("content-type"))
         case Service.FILE:
-            return _lines(("file", _describe_file(_whole(body, content_type))))
-        case Service.LOGIN | Service.PHOTO | Service.VIDEO | Service.ACCOUNT:
-            return _xml(body)
+            return _lines(("file", _describe_file(_whole(seen))))
         case _:
-            return None
+            return _xml(seen.body)
 
 
 def reply(seen: RecordedRequest) -> str | None:
@@ -88,13 +85,12 @@ def reply(seen: RecordedRequest) -> str | None:
 
 def upload_in(seen: RecordedRequest) -> Upload | None:
     """The upload in a request, or None. Raises BodyError."""
-    body, content_type = seen.body or b"", seen.header("content-type")
     match seen.endpoint.service:
         case Service.EMAIL:
-            return read(body, content_type)
+            return read(seen.body or b"", seen.header("content-type"))
         case Service.FILE:
             # Sender and recipients are in other requests.
-            return Upload("", (), "", "", (_whole(body, content_type),))
+            return Upload("", (), "", "", (_whole(seen),))
         case _:
             return None
 
@@ -104,33 +100,46 @@ def is_recording(data: bytes) -> bool:
     return bool(_FLOWS.match(data))
 
 
-def email(body: bytes, content_type: str) -> str:
-    """The fields, parts and deviations of an upload by e-mail, as far as it can be parsed."""
+class Parts(NamedTuple):
+    """The parts of a multipart body, as far as it can be parsed, and its deviations in order.
+
+    `upload` is None, and `error` the reason, if it is no upload by e-mail.
+    """
+
+    parts: Sequence[PartSpan]
+    deviations: Sequence[Deviation]
+    upload: Upload | None
+    error: str = ""
+
+
+def parse_parts(body: bytes, content_type: str) -> Parts:
+    """Parse a multipart body for people, who want to see also one that is refused."""
     scanner, fetch = Scanner(boundary_of(content_type)), fetch_from(body)
     scanner.feed(body)
+    found, error = None, ""
     try:
-        parts = scanner.close(fetch)
-        found = from_parts(parts, scanner.deviations, fetch)
-    except BodyError as error:
-        head = _lines(("upload", f"cannot be parsed: {error}"))
-        parts, deviations = scanner.parts, scanner.deviations
-        if not parts and not deviations:
-            return head
-    else:
-        head = upload(found)
-        deviations = list(found.deviations)
+        found = from_parts(scanner.close(fetch), scanner.deviations, fetch)
+    except BodyError as failure:
+        error = str(failure)
+    deviations = found.deviations if found else scanner.deviations
+    return Parts(scanner.parts, sorted(deviations, key=lambda one: one.offset), found, error)
+
+
+def email(body: bytes, content_type: str) -> str:
+    """The fields, parts and deviations of an upload by e-mail, as far as it can be parsed."""
+    parts, deviations, found, error = parse_parts(body, content_type)
+    head = upload(found) if found else _lines(("upload", f"cannot be parsed: {error}"))
+    if not found and not parts and not deviations:
+        return head
     rows: list[tuple[str, ...]] = [("", "name", "file", "type", "bytes", "at", "")]
     for number, part in enumerate(parts, 1):
         names = (part.name, part.filename, part.content_type)
         size = str(part.end - part.start)
-        shown = model(fetch(part.start, min(part.end, part.start + JPEG_HEAD)))
+        shown = model(body[part.start : part.end])
         rows.append(
             (str(number), *(printable(one or "-") for one in names), size, str(part.start), shown)
         )
-    noted = [
-        (str(one), f"at {one.offset}", printable(one.detail))
-        for one in sorted(deviations, key=lambda one: one.offset)
-    ]
+    noted = [(str(one), f"at {one.offset}", printable(one.detail)) for one in deviations]
     tolerated = f"tolerated\n{_table(noted)}" if noted else "no deviations\n"
     return f"{head}\nparts\n{_table(rows)}\n{tolerated}"
 
@@ -147,10 +156,9 @@ def upload(found: Upload) -> str:
     )
 
 
-def model(head: bytes) -> str:
-    """The model of the camera in the beginning of a JPEG; empty if there is none."""
-    found = jpeg.describe(head)
-    return found.model if found else ""
+def model(data: bytes) -> str:
+    """The model of the camera in a JPEG; empty if there is none."""
+    return jpeg.describe(data[:JPEG_HEAD]).model
 
 
 def as_json(upload: Upload) -> dict[str, Any]:
@@ -181,7 +189,9 @@ def _xml(body: bytes) -> str:
     return "".join(f"{printable(line, MAX_XML)}\n" for line in text.splitlines())
 
 
-def _whole(body: bytes, content_type: str) -> File:
+def _whole(seen: RecordedRequest) -> File:
+    body = seen.body or b""
+    content_type = seen.header("content-type")
     return whole(None, content_type, len(body), lambda start, end: body[start:end])
 
 

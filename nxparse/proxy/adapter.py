@@ -70,9 +70,7 @@ def recorded(flow: Any) -> RecordedRequest:
         client=address(flow.client_conn),
         at=request.timestamp_start,
         answered=response
-        and RecordedResponse(
-            response.status_code, response.reason, fields(response.headers), response.raw_content
-        ),
+        and RecordedResponse(response.status_code, fields(response.headers), response.raw_content),
     )
 
 

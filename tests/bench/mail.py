@@ -1,4 +1,4 @@
-"""Time and memory to mail an upload, in comparison with Flask-Mail.
+"""The time and memory to mail an upload, in comparison with Flask-Mail.
 
 Each one mails in a process of its own (`tests.bench.mailer`), to a server that discards
 everything.
@@ -22,11 +22,10 @@ from nxparse.framing import boundary_of
 from nxparse.scanner import Scanner
 from nxparse.store.spool import Spool
 from nxparse.upload import from_parts
-from tests import bodies, camera
-from tests.bench.process import peak
+from tests import bodies
 from tests.bench.table import Goal, Row, Table, in_turns
-from tests.bench.upload import MB, body, photo, request
-from tests.mitmdump import ROOT, Proxy
+from tests.bench.upload import MB, body, photo
+from tests.mitmdump import ROOT
 
 SIZES = {"1.3 MB": 1_300_000, "20 MB": 20 * MB, "100 MB": 100 * MB}
 LIMIT = 32  # MiB
@@ -39,11 +38,6 @@ def main(short: bool = False) -> Iterator[Table]:
             "upload",
             [beside_flask(name, size, port, 3 if short else 5) for name, size in SIZES.items()],
             "Medians; RSS is the growth of the process.",
-        )
-        yield Table(
-            "Peak RSS of mitmdump while it receives and mails an upload",
-            "upload",
-            list(of_mitmdump(port)),
         )
 
 
@@ -65,6 +59,7 @@ def beside_flask(name: str, size: int, port: int, runs: int) -> Row:
     goals = [
         Goal("times as fast", seconds[1] / seconds[0], at_least=4),
         Goal("of the memory", grown[0] / grown[1], at_most=1 / 20),
+        Goal("grown by", grown[0], "MiB", at_most=LIMIT, structural=True),
     ]
     return Row(
         name,
@@ -116,19 +111,6 @@ def stored(folder: Path, size: int) -> Path:
     with path.open("wb") as file:
         file.writelines(photo(size))
     return path
-
-
-def of_mitmdump(port: int) -> Iterator[Row]:
-    least = 0.0
-    options = ("--set", f"nx_smtp=smtp://127.0.0.1:{port}", "--set", "nx_senders=*")
-    for name, size in SIZES.items():
-        with tempfile.TemporaryDirectory() as folder, Proxy(Path(folder), *options) as proxy:
-            assert camera.send(proxy.port, *request(size)).status == 200
-            proxy.wait_for("mailed to")
-            found = peak(proxy.process.pid)
-        least = least or found
-        goal = Goal("grown by", found - least, "MiB", at_most=LIMIT, structural=True)
-        yield Row(name, {"nx_addon, MiB": found}, [goal])
 
 
 @contextmanager

@@ -1,13 +1,10 @@
-"""How fast a body is taken apart, by what is in it and by the size of the chunks it comes in.
+"""The CPU time to parse a body, by its content and by the size of its chunks.
 
-The alternatives are the parsers that Python's frameworks use, and the one of
-the standard library. The bound is what none of them can do without: take each
-chunk, join it to the end of the one before, look for the delimiter, and
-remember where it was. It does no more, and is no parser.
+The alternatives are the parsers of Python's frameworks. The bound only joins each chunk to the end
+of the one before and looks for the delimiter.
 
-Each parser has to show first that what it finds is what was written. Then it
-is timed with nothing behind it. The others hand out the data; the scanner
-tells where they are, for the body is on disk by then. Times are CPU time.
+Each parser must first find the parts that were written; then it is timed with nothing after it.
+The others return the data. The scanner returns their positions, since the body is on disk.
 """
 
 from __future__ import annotations
@@ -17,8 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from email.message import Message
-from email.parser import BytesFeedParser
 from random import Random
 from statistics import median
 
@@ -63,7 +58,7 @@ class Body:
 
 
 class Taker:
-    """Takes the data of parts, and can tell them from those that were written."""
+    """Digests the data of parts, for the comparison with those that were written."""
 
     def __init__(self) -> None:
         self.digests: list[bytes] = []
@@ -152,19 +147,6 @@ def with_streaming_form_data(chunks: Sequence[bytes], take: Take, end: End) -> N
         parser.data_received(chunk)
 
 
-def with_email(chunks: Sequence[bytes], take: Take, end: End) -> None:
-    parser = BytesFeedParser()
-    parser.feed(f"Content-Type: {CONTENT_TYPE}\r\n\r\n".encode())
-    for chunk in chunks:
-        parser.feed(chunk)
-    parts = parser.close().get_payload()
-    assert isinstance(parts, list)
-    for part in parts:
-        assert isinstance(part, Message)
-        take(part.get_payload(decode=True))
-        end(None)
-
-
 class Bound:
     """Finds delimiters in chunks, the plain way."""
 
@@ -202,7 +184,6 @@ PARSERS: dict[str, Parse] = {
     "python-multipart": with_python_multipart,
     "multipart": with_multipart,
     "streaming-form-data": with_streaming_form_data,
-    "email": with_email,
 }
 
 
@@ -210,17 +191,17 @@ def main(short: bool) -> Iterator[Table]:
     size, dense, count, runs = (8 * MB, MB, 2_000, 3) if short else (64 * MB, 16 * MB, 100_000, 9)
     kinds = [photo, *(dense_with(name) for name in PATTERNS)]
     yield Table(
-        "How fast a body is taken apart, in MB/s of CPU time",
+        "Parsing a body, in MB/s of CPU time",
         "body",
         [
             speed(kind(size if kind is photo else dense), chunk, runs)
             for kind in kinds
             for chunk in CHUNKS
         ],
-        "`multipart` is defnull's, `email` the BytesFeedParser of the standard library.",
+        "`multipart` is defnull's.",
     )
     yield Table(
-        "How much longer nxparse takes for twice as much, by what the body holds",
+        "Growth of the time of nxparse with the size, by the content of the body",
         "body",
         [growth(kind, 4 * MB if short else 16 * MB, chunk) for kind in kinds for chunk in CHUNKS],
     )
@@ -245,9 +226,9 @@ def speed(body: Body, chunk: str, runs: int) -> Row:
 def timed(
     parsers: Mapping[str, Parse], body: Body, chunks: Sequence[bytes], runs: int
 ) -> dict[str, float]:
-    """How long each parser takes that finds what was written, and the bound, in seconds.
+    """Return the seconds of each parser that finds the parts as written, and of the bound.
 
-    Who needs more than `PATIENCE` is timed once, while it shows that.
+    A parser that needs more than `PATIENCE` is timed only once.
     """
     slow: dict[str, float] = {}
     contenders = {BOUND: timing(with_bound, chunks)}
@@ -264,7 +245,7 @@ def timed(
 
 
 def growth(kind: Kind, size: int, chunk: str) -> Row:
-    """The time for a body twice as long. The least of several: what else runs only adds to it."""
+    """The time for a body twice as long, the least of several runs."""
     once, twice = (
         timing(with_nxparse, pieces(kind(length).whole, CHUNKS[chunk]))
         for length in (size, 2 * size)
@@ -281,7 +262,7 @@ def growth(kind: Kind, size: int, chunk: str) -> Row:
 
 
 def flood(count: int, runs: int) -> Iterator[Row]:
-    """Far more parts than any camera sends: the scanner refuses them, the others read on."""
+    """Far more parts than any camera sends: the scanner refuses them."""
     body = Body("parts", [b"D"] * count)
     chunks = pieces(body.whole, CHUNKS["64 KiB"])
     ours = median(refusal(chunks) for _ in range(runs))
@@ -327,11 +308,11 @@ def pieces(whole: bytes, size: int) -> list[bytes]:
 
 
 def photo(size: int) -> Body:
-    """Compressed picture data are random bytes to anybody who does not decode them."""
+    """Random bytes, like compressed picture data."""
     return Body("photo", [Random(0).randbytes(size)])
 
 
 def dense_with(name: str) -> Kind:
-    """A body that is full of what could begin a delimiter."""
+    """A body full of bytes that could begin a delimiter."""
     pattern = PATTERNS[name]
     return lambda size: Body(name, [pattern * (size // len(pattern))])

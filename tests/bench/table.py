@@ -1,4 +1,4 @@
-"""The results of a benchmark: tables of figures with their goals, as text and as JSON.
+"""The results of a benchmark: tables of figures with their goals.
 
 Each benchmark is a module with the function `main(short: bool) -> Iterable[Table]`. CI passes
 `short` for the same rows with smaller sizes and fewer runs. Contenders are measured in turns
@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from nxparse.inspect.show import aligned
 
 T = TypeVar("T")
 Value = float | str | None
@@ -40,7 +42,7 @@ class Goal:
         limits = [("at least", self.at_least), ("at most", self.at_most)]
         limit = " and ".join(f"{word} {shown(one)}" for word, one in limits if one is not None)
         unit = f" {self.unit}" if self.unit else ""
-        result = "met" if self.met else "**missed**"
+        result = "met" if self.met else "MISSED"
         return f"{result}: {self.name} {shown(self.figure)}{unit} ({limit})"
 
 
@@ -64,43 +66,12 @@ class Table:
 
     def __str__(self) -> str:
         columns = list(dict.fromkeys(column for row in self.rows for column in row.values))
-        cells = [[self.subject, *columns, "goal"]] + [
-            [
-                row.name,
-                *(shown(row.values.get(column)) for column in columns),
-                "; ".join(map(str, row.goals)),
-            ]
-            for row in self.rows
-        ]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        last = len(widths) - 1
-        rule = [
-            "-" * width if index in (0, last) else "-" * (width - 1) + ":"
-            for index, width in enumerate(widths)
-        ]
-        lines = [
-            " | ".join(
-                cell.ljust(width) if index in (0, last) else cell.rjust(width)
-                for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in (cells[0], rule, *cells[1:])
-        ]
-        table = "\n".join(f"| {line} |" for line in lines)
-        return f"{self.title}\n\n{table}\n" + (f"\n{self.note}\n" if self.note else "")
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "title": self.title,
-            "note": self.note,
-            "rows": [
-                {
-                    "name": row.name,
-                    "values": dict(row.values),
-                    "goals": [{**vars(goal), "met": goal.met} for goal in row.goals],
-                }
-                for row in self.rows
-            ],
-        }
+        cells = [[self.subject, *columns, "goal"]]
+        for row in self.rows:
+            values = [shown(row.values.get(column)) for column in columns]
+            cells.append([row.name, *values, "; ".join(map(str, row.goals))])
+        lines = ["", self.title, "", *aligned(cells)]
+        return "\n".join([*lines, "", self.note] if self.note else lines)
 
 
 def shown(value: Value) -> str:

@@ -6,24 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import __main__ as fuzz
 from tests.fuzz.targets import TARGETS, Target
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=80)
-EACH = pytest.mark.parametrize(
-    "target",
-    [
-        pytest.param(
-            target,
-            id=name,
-            marks=pytest.mark.skipif(
-                name == "peers" and fuzz.missing("multipart"),
-                reason="pip install -r tests/requirements-fuzz.txt",
-            ),
-        )
-        for name, target in TARGETS.items()
-    ],
-)
+EACH = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
 
 @EACH

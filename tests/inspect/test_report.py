@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import html
 import re
 import time
-import tracemalloc
-from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Callable, Sequence
 from random import Random
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
@@ -19,8 +16,8 @@ from hypothesis import strategies as st
 
 from nxparse import __version__
 from nxparse.inspect import recorded
-from nxparse.inspect.recorded import RecordedQuestion, RecordedRequest, RecordedResponse
-from nxparse.inspect.report import MAX_HEADERS, MAX_READ, MAX_SHOWN, markdown
+from nxparse.inspect.recorded import Headers, RecordedQuestion, RecordedRequest, RecordedResponse
+from nxparse.inspect.report import MAX_LINE, MAX_QUESTIONS, MAX_READ, markdown
 from nxparse.server import social
 from nxparse.server.hotspot import GLD, YAHOO
 from nxparse.server.page import render
@@ -28,9 +25,10 @@ from nxparse.server.reply import ACCEPTED, Reply, refusal
 from tests import bodies
 from tests import social as camera
 from tests.mitmdump import ROOT
+from tests.pictures import photo
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=60)
-KEY = bytes(range(32))
+VERSION = "mitmproxy 1.2"
 
 RECORDED = (ROOT / "tests" / "wire" / "nx300_email.http").read_bytes()
 CLIENT = "192.168.178.23"
@@ -74,38 +72,30 @@ PRIVATE = {
     "application": camera.APPLICATION_KEY,
     "encrypted user": camera.base64_of(camera.encrypt(USER.encode())),
     "encrypted password": camera.base64_of(camera.encrypt(PASSWORD.encode())),
+    # Not in the conversation.
+    "mac in a word": "NX300-00:16:32:AA:BB:CC",
+    "dotted mac": "0016.32aa.bbcc",
+    "underscored mac": "00_16_32_AA_BB_CC",
+    "dashed ip": "192-168-17-33",
+    "phone": "+49 171 1234567",
+    "serial in a word": "SN:AJKC90D",
+    "pin": "4711",
+    "coordinates": "50 56' 33\" N 6 57' 32\" E",
+    "decimal coordinates": "50.9425, 6.9589",
+    "domain": "cam.mueller-home.de",
+    "login": "j.doe7",
 }
-
-
-def _within_base64(text: str) -> str:
-    """The characters of base64 that do not depend on the bytes around the text."""
-    ends = (b"\0\0", b"\xff\xff")
-    encoded = [b64encode(end + text.encode() + end).decode() for end in ends]
-    return "".join(one for one, other in zip(*encoded, strict=True) if one == other)
-
-
-def _every_byte(text: str) -> str:
-    return "".join(f"%{byte:02x}" for byte in text.encode())
-
 
 FORMS: dict[str, Callable[[str], str]] = {
     "plain": str,
-    "upper": str.upper,
-    "lower": str.lower,
     "percent": lambda text: quote(text, ""),
-    "percent-plus": quote_plus,
-    "every-byte": _every_byte,
-    "percent-twice": lambda text: quote(quote(text, ""), ""),
+    "every byte": lambda text: "".join(f"%{byte:02x}" for byte in text.encode()),
     "xml": lambda text: html.escape(text, quote=True),
-    "xml-numbers": lambda text: "".join(f"&#{ord(char)};" for char in text),
-    "xml-hex": lambda text: "".join(f"&#x{ord(char):X};" for char in text),
+    "xml numbers": lambda text: "".join(f"&#{ord(char)};" for char in text),
     "backslash": lambda text: "".join(f"\\u{ord(char):04x}" for char in text),
     "hex": lambda text: text.encode().hex(),
     "base64": lambda text: b64encode(text.encode()).decode(),
-    "base64-url": lambda text: urlsafe_b64encode(text.encode()).decode(),
-    "base64-inner": _within_base64,
-    "base64-percent": lambda text: quote(b64encode(text.encode()).decode(), ""),
-    "spread": lambda text: text.replace(" ", "\r\n  "),
+    "base64 percent": lambda text: quote(b64encode(text.encode()).decode(), ""),
 }
 
 UNKNOWN_XML = (
@@ -122,7 +112,7 @@ def sent(data: bytes, reply: Reply | None = None, *, at: float = 0.0) -> Recorde
     """A request as a camera writes it, with our reply."""
     found = recorded.parse(data)
     assert found
-    answered = reply and RecordedResponse(reply.status, "OK", tuple(reply.fields(0)), reply.body)
+    answered = reply and RecordedResponse(reply.status, tuple(reply.fields(0)), reply.body)
     return found._replace(client=CLIENT, at=at, answered=answered)
 
 
@@ -132,6 +122,10 @@ def post(
     """An unknown request."""
     fields = (("Host", "h.example.com"), ("Content-Type", content_type), *headers)
     return RecordedRequest("POST", "h.example.com", path, fields, body)
+
+
+def report_of(*requests: RecordedRequest, questions: Sequence[RecordedQuestion] = ()) -> str:
+    return markdown(requests, questions, VERSION)
 
 
 def conversation() -> list[RecordedRequest]:
@@ -154,6 +148,7 @@ def conversation() -> list[RecordedRequest]:
         ("Proxy-Authorization", COOKIE),
     )
     basic = b64encode(f"{NAME}:{PASSWORD}".encode()).decode()
+    form = f"user={quote(USER)}&pass={quote(PASSWORD)}&mode=1".encode()
     return [
         sent(camera.hotspot("gld.samsungosp.com"), GLD, at=1000.0),
         sent(bodies.request(body), ACCEPTED, at=1002.5),
@@ -165,7 +160,8 @@ def conversation() -> list[RecordedRequest]:
         sent(camera.allshare(USER, PASSWORD), social.LOGIN_FAILED),
         sent(camera.request("POST", f"/v1/register?sn={SERIAL}", UNKNOWN_XML.encode(), host=HOST)),
         post(b"", "text/plain", *cookies, ("Authorization", f"Basic {basic}")),
-        post(f"user={quote(USER)}&pass={quote(PASSWORD)}&mode=1".encode(), "text/plain"),
+        post(form, "application/x-www-form-urlencoded"),
+        post(form, "text/plain"),
     ]
 
 
@@ -202,102 +198,62 @@ def untagged(report: str) -> str:
 
 @pytest.fixture(scope="module")
 def whole_report() -> str:
-    return markdown(conversation())
+    return report_of(*conversation())
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("what", PRIVATE)
-def test_private(whole_report: str, what: str, form: str) -> None:
-    """No private value is in the report, in any encoding and in any case."""
-    assert FORMS[form](PRIVATE[what]).lower() not in whole_report.lower()
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("what", PRIVATE)
-def test_private_elsewhere(what: str, form: str) -> None:
-    """No private value is printed in any other place, even if it occurs only once."""
-    each = FORMS[form](PRIVATE[what])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("private", PRIVATE.values(), ids=PRIVATE)
+def test_private(whole_report: str, private: str, form: Callable[[str], str]) -> None:
+    """No private value is in the report, in any encoding, in any case, and in any place."""
+    each = form(private)
+    assert each.lower() not in whole_report.lower()
+    headers = (
+        ("User-Agent", f"NX300 ({each})"),
+        (f"X-{each}", "1"),
+        ("Accept", f"text/{each}, {each};q={each}"),
+        ("Content-Type", f"image/{each}; {each}=1; charset={each}; boundary={each}"),
+        ("Date", each),
+        ("Server", f"nginx/{each}"),
+        ("Cookie", each),
+        ("Content-Length", f"1 {each}"),
+        ("X-Model", each),
+    )
+    xml = f"<{each}><a {each}='1' {each} Type='{each}'>{each}<!-- {each} --></a><Pin>{each}</Pin>"
     odd = RecordedRequest(
         each,
         each,
-        f"/firmware/{each}/x?{each}=1&a={each}#{each}",
-        (
-            ("User-Agent", f"Camera ({each}) x"),
-            (f"X-{each}", "1"),
-            ("Accept", f"text/{each}, {each};q={each}"),
-            ("Content-Type", f"image/{each}; {each}=1; charset={each}; boundary={each}"),
-            ("Date", each),
-            ("Content-Length", each),
-        ),
-        f"<{each}><a {each}='1' {each} Type='{each}'>{each}<!-- {each} --></a>".encode(),
+        f"/users/~{each}/x?{each}=1&version={each}&lang={each}&{each}#{each}",
+        headers,
+        xml.encode(),
         each,
-        answered=RecordedResponse(200, each, (("Server", each),), each.encode()),
+        answered=RecordedResponse(200, (("Server", each),), f"pin: {each}\n{each}".encode()),
     )
-    part = f'--B\r\nContent-Disposition: {each}; name="{each}"\r\n{each}: 1\r\n\r\n{each}\r\n--B--'
-    body = post(part.encode(), f'multipart/form-data; boundary="B"; x="{each}"')
-    asked = RecordedQuestion(f"{each}.example.com", each)
-    report = markdown([odd, body, *(odd._replace(body=f"{each}={each}".encode()),)], [asked])
+    disposition = f'Content-Disposition: {each}; name="{each}"'
+    part = f"--B\r\n{disposition}\r\n{each}: 1\r\n\r\n{each}\r\n--B--".encode()
+    form_type = "application/x-www-form-urlencoded"
+    report = report_of(
+        odd,
+        post(part, f'multipart/form-data; boundary="B"; x="{each}"'),
+        post(f"{each}={each}&mode={each}&{each}".encode(), form_type),
+        post(f'{{"pin": {each}, "a": ["{each}"]}}'.encode(), path=f"http://{each}/"),
+        questions=[RecordedQuestion(f"{each}.example.com", each)],
+    )
     assert each.lower() not in report.lower()
 
 
-FAULTS = {
-    "mac in a word": "NX300-00:16:32:AA:BB:CC",
-    "dotted mac": "0016.32aa.bbcc",
-    "underscored mac": "00_16_32_AA_BB_CC",
-    "dashed ip": "192-168-17-33",
-    "phone": "+49 171 1234567",
-    "plain phone": "01711234567",
-    "serial": "SN:AJKC90D",
-    "pin": "4711",
-    "coordinates": "50 56' 33\" N 6 57' 32\" E",
-    "decimal coordinates": "50.9425, 6.9589",
-    "domain": "cam.mueller-home.de",
-    "user": "jdoe",
-}
-
-
-@pytest.mark.parametrize("private", FAULTS.values(), ids=FAULTS)
-@pytest.mark.parametrize(
-    "place",
-    [
-        "GET /~{}/photos HTTP/1.1\r\n\r\n",
-        "GET /users/{}/photos HTTP/1.1\r\n\r\n",
-        "GET /x?version={0}&lang={0}&model={0}&{0} HTTP/1.1\r\n\r\n",
-        "GET http://{}/ HTTP/1.1\r\n\r\n",
-        "GET / HTTP/1.1\r\nUser-Agent: {}\r\nAccept-Language: {}\r\nX-Model: {}\r\n\r\n",
-        "GET / HTTP/1.1\r\nUser-Agent: NX300 ({})\r\nServer: nginx/{}\r\nCookie: {}\r\n\r\n",
-        "POST / HTTP/1.1\r\n\r\n<PinCode>{}</PinCode>",
-        "POST / HTTP/1.1\r\n\r\n<Device Type='{0}' {0}>{0}</Device>",
-        "POST / HTTP/1.1\r\n\r\nmode: {0}\nplace: {0}",
-        "POST / HTTP/1.1\r\n\r\nmode={0}&{0}",
-        'POST / HTTP/1.1\r\n\r\n{{"pin": {0}, "a": ["{0}"]}}',
-        "POST / HTTP/1.1\r\n\r\nat {}",
-    ],
-)
-def test_private_in_odd_spelling(place: str, private: str) -> None:
-    """Values are not printed unless they are on an allow-list, so none must be recognised."""
-    written = quote(private, "") if place.startswith("GET /") else private
-    for text in {written, private}:
-        found = recorded.parse(place.format(*[text] * 3).encode())
-        if found:
-            assert private not in markdown([found], key=KEY)
-            assert written not in markdown([found], key=KEY)
-
-
-def test_stable() -> None:
+def test_stable(whole_report: str) -> None:
     """Equal values have equal tokens throughout a report."""
-    report = markdown(conversation())
-    key = re.search(r'<Response SessionKey="(<hex 32 #\w+>)">', report)
-    token = re.search(r'ResourceID="upload/(<hex 32 #\w+>)"', report)
+    key = re.search(r'<Response SessionKey="(<hex 32 #\w+>)">', whole_report)
+    token = re.search(r'ResourceID="upload/(<hex 32 #\w+>)"', whole_report)
     assert key
     assert token
-    assert f'<CryptSessionKey Value="{key[1]}"/>' in report
-    assert f'<Request SessionKey="{key[1]}"><Photo>' in report
-    assert f'<SessionKey Value="{key[1]}"/>' in report
-    assert f"PUT /upload/{token[1]} HTTP/1.1" in report
+    assert f'<CryptSessionKey Value="{key[1]}"/>' in whole_report
+    assert f'<Request SessionKey="{key[1]}"><Photo>' in whole_report
+    assert f'<SessionKey Value="{key[1]}"/>' in whole_report
+    assert f"PUT /upload/{token[1]} HTTP/1.1" in whole_report
     assert key[1] != token[1]
-    assert len(set(re.findall(r"<ip \d+ #\w+>", report))) == 1
-    users = re.findall(r"<address 21 (#\w+)", report)
+    assert len(set(re.findall(r"<ip \d+ #\w+>", whole_report))) == 1
+    users = re.findall(r"<address 21 (#\w+)", whole_report)
     assert len(users) == 4  # a receiver, the name in a reply, AllShare and a form
     assert len(set(users)) == 1
 
@@ -305,15 +261,11 @@ def test_stable() -> None:
 def test_reports_differ() -> None:
     """Digests are equal within a report, and differ from those in the next."""
     photo = bodies.jpeg(700)
-    requests = [post(photo, "image/jpeg"), post(photo, "image/jpeg"), post(b"\xff\xd8\xff", "")]
-    first, again = markdown(requests), markdown(requests)
-    digests = re.findall("keyed digest +([0-9a-f]{16})", first)
-    assert digests[0] == digests[1] != digests[2]
-    assert digests[0] not in again
-    assert hashlib.sha256(photo).hexdigest()[:16] not in first
-    assert hmac.new(KEY, photo, "sha256").hexdigest()[:16] in markdown(requests, key=KEY)
-    named = [post(b"", "", ("X-Name", NAME))]
-    assert re.findall("#[a-f0-9]+", markdown(named)) != re.findall("#[a-f0-9]+", markdown(named))
+    requests = [post(photo, "image/jpeg"), post(photo), post(b"", "", ("X-Name", NAME))]
+    first, again = (report_of(*requests) for _ in range(2))
+    for kind in ("image/jpeg 700", "text 8"):
+        [digest] = set(re.findall(f"<{kind} #(.{{6}})>", first))
+        assert f"<{kind} #{digest}>" not in again
 
 
 # Use
@@ -321,123 +273,86 @@ def test_reports_differ() -> None:
 
 def test_recorded() -> None:
     """The oddities of an NX300 are visible."""
-    report = markdown([sent(RECORDED, ACCEPTED)], version="mitmproxy 1.2", key=KEY)
+    report = report_of(sent(RECORDED, ACCEPTED))
     head, _, body = RECORDED.decode("utf-8", "replace").partition("\r\n\r\n")
     for line in head.split("\r\n")[2:]:
         name, _, value = line.partition(":")
-        if name != "Content-Type":
+        if name != "Content-Type" and "Mozilla" not in value:
             assert f"\n{name}: {value.strip()}\n" in report
     plain = untagged(report)
-    assert f"\nContent-Type: multipart/form-data; boundary={'-' * 27}<hex 12>\n" in plain
+    assert "\nContent-Type: multipart/form-data; boundary=<text 39>\n" in plain
     assert (
         "\nPOST /social/columbus/email?DUID=<digits 12> HTTP/1.0\nAuthorization: OAuth oauth"
         in plain
     )
-    assert (
-        'oauth_signature_method="HmacSHA1",oauth_timestamp="<digits 10>",oauth_version="1.0"'
-        in plain
-    )
+    assert ',oauth_timestamp="<digits 10>",oauth_version="1.0"' in plain
     heads = re.findall(r"content-disposition.*\r\ncontent-Type.*", body)
     assert len(heads) == 2
     for each in heads:
-        assert (
-            f"```\n{each.strip()}\n```\n\n(Its lines end with CRLF.)".replace("\r\n", "\n")
-            in report
-        )
-    xml = body[body.index("<?xml") : body.index("</email>")].replace("\r\n", "\n")
-    hidden = re.search("<sender>(.*?)</sender>", xml)
-    assert hidden
-    assert xml.replace(hidden[1], "<text 17>") in plain
+        assert f"```\n{each.strip()}\n\n".replace("\r\n", "\n") in report
+    assert "<email><sender><text 17></sender><receiverList><receiver><text 17></receiver>" in plain
     assert re.search("parameter-case +at 43\n", report)
     assert re.search("close-delimiter-unmarked +at 1239\n", report)
-    digest = hmac.new(KEY, (ROOT / "tests/wire/nx300_email.SAM_4371.JPG").read_bytes(), "sha256")
-    row = f"binary +SAM_4371.JPG +image/jpeg; +600 +594 +{digest.hexdigest()[:16]}"
-    assert re.search(f"\n2 +{row}\n", report)
-    assert "\n200 OK\n" in report
+    assert re.search("\n2 +binary +SAM_4371.JPG +600 +594\n", report)
+    assert "\n<image/jpeg 600>\n" in plain
+    assert "\n200\n" in report
     assert f"\n1 request, made with nx_addon {__version__} in mitmproxy 1.2.\n" in report
 
 
 def test_unknown_camera() -> None:
-    """The structure of unknown XML is printed, with versions, models and known namespaces."""
-    report = markdown([sent(camera.request("POST", "/v1/register", UNKNOWN_XML.encode()))])
+    """The structure of unknown XML is printed, with versions and models."""
+    report = report_of(sent(camera.request("POST", "/v1/register", UNKNOWN_XML.encode())))
     expected = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
-        '<Device xmlns="urn:schemas-upnp-org:device:Basic:1" Type="camera" Serial="<alnum 11>">\n'
-        "  <Mac><mac 17></Mac><Fw>1.04</Fw><Model>NX99</Model><Imei><digits 15></Imei>\n"
+        '<Device xmlns="<text 35>" Type="camera" Serial="<text 11>">\n'
+        "  <Mac><text 17></Mac><Fw>1.04</Fw><Model>NX99</Model><Imei><digits 15></Imei>\n"
         '  <Owner Name=\'<text 8>\'/><Shots Count="<digits 4>" Max="<digits 5>"/>\n'
-        "  <Server>http://<host of 3 labels 13>:8080/v1/register?sn=<alnum 11></Server>\n"
+        "  <Server>http://<text 18>/v1/register?sn=<text 11></Server>\n"
         "</Device>\n"
     )
     assert "\nPOST /v1/register HTTP/1.1\n" in report
-    assert f"```\n{expected}```\n\n(Its lines end with CRLF.)" in untagged(report)
+    assert f"```\n{expected}```\n" in untagged(report)
 
 
-def test_questions() -> None:
-    """Known names that were looked up are printed; of others the number of labels."""
-    asked = [
-        RecordedQuestion("gld.samsungosp.com", "A", CLIENT, 1000.0),
-        RecordedQuestion("jane.nas.example.org", "AAAA", CLIENT, 1001.5),
-    ]
-    report = untagged(markdown([post(None)._replace(at=1000.5)], asked))
-    assert sections(report)[-1] == "## DNS questions"
-    assert re.search(r"\n<ip 14> +0.0 s +A +gld.samsungosp.com\n", report)
-    assert re.search(r"\n<ip 14> +1.5 s +AAAA +<host of 4 labels 20>\n", report)
-
-
-def test_times() -> None:
-    """Times are relative to the first request."""
+def test_origin() -> None:
+    """Each request has its host, and a time relative to the first one."""
     requests = [post(None)._replace(at=at) for at in (0.0, 1e9, 1e9 + 2.25, float("nan"))]
-    lines = [line for line in outside(markdown(requests)) if line.startswith("From ")]
-    assert lines[:3] == [
-        "From an unknown address.",
-        "From an unknown address, 0.0 s after the first.",
-        "From an unknown address, 2.2 s after the first.",
+    asked = [
+        RecordedQuestion("gld.samsungosp.com", "A", CLIENT, 1e9 - 1.0),
+        RecordedQuestion("jane.nas.example.org", "AAAA", CLIENT, 1e9 + 0.5),
     ]
+    report = untagged(report_of(*requests, questions=asked * MAX_QUESTIONS))
+    lines = re.findall("\n(.*)  from <text 0>  to <letters 1>.example.com\n", report)
+    assert lines[:3] == ["-", "1.0 s", "3.2 s"]
+    assert sections(report)[-1] == "## DNS questions"
+    first, second, *more = report.partition("## DNS questions\n\n```\n")[2].splitlines()
+    assert re.fullmatch(r"0.0 s  from <ip 14> +A +gld.samsungosp.com", first)
+    assert re.fullmatch(r"1.5 s  from <ip 14> +AAAA +<text 20>", second)
+    assert len(more) == MAX_QUESTIONS - 1
 
 
-def test_our_replies() -> None:
-    """Our own replies are recognisable, and quotes in them are redacted."""
-    for reply, expected in (
-        (render([], 0.0, gallery=False), "The body is the start page of nx_addon."),
-        (YAHOO.cookie, "Set-Cookie: samsung=hotspot; Domain=.yahoo.co.kr; Path=/\n"),
-        (YAHOO.cookie, "\nYAHOO!\n"),
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (render([], 0.0, gallery=False), "\n```\n<application/octet-stream "),
         (YAHOO.redirect, "\nLocation: http://yahoo.com\n"),
-        (social.SESSION_EXPIRED, '\n<Response ErrCode="401" ErrSubCode="0" /><!-- Session expired'),
         (refusal(400, f"not {USER}"), '\n<Response ErrCode="400" ErrSubCode="0" /><!-- <text 25>'),
-    ):
-        report = markdown([sent(camera.hotspot("www.samsungimaging.com"), reply)])
-        assert expected in untagged(report)
-
-
-def test_headers_in_order() -> None:
-    """Headers are printed in their order and case, repeated ones too, up to a limit."""
-    headers = tuple((f"x-{'Ab'[n % 2]}", str(n)) for n in range(MAX_HEADERS + 3))
-    report = markdown([RecordedRequest("GET", "a.example.com", "/", headers, None)])
-    lines = re.findall("\n(x-Ab?|x-b): <digits [0-9] #[a-f0-9]+>(?=\n)", report)
-    assert lines == ["x-A", "x-b"] * (MAX_HEADERS // 2)
-    assert "\n(and 3 more)\n" in report
-    assert "```\n<letters 1>.example.com\n```" in untagged(report)
+    ],
+    ids=["page", "redirect", "quote"],
+)
+def test_our_replies(reply: Reply, expected: str) -> None:
+    """Our own replies are recognisable, and quotes in them are redacted."""
+    report = report_of(sent(camera.hotspot("www.samsungimaging.com"), reply))
+    assert expected in untagged(report)
 
 
 # Bodies of all kinds
 
 
-def exif(model: bytes) -> bytes:
-    """A JPEG that names its camera."""
-    entries = b"\x01\0\x10\x01\x02\0" + len(model).to_bytes(4, "little") + b"\x1a\0\0\0\0\0\0\0"
-    tiff = b"Exif\0\0II*\0\x08\0\0\0" + entries + model
-    frame = b"\xff\xc0\0\x11\x08\x0e\x10\x15\x60\x03" + bytes(9)
-    return b"\xff\xd8\xff\xe1" + (len(tiff) + 2).to_bytes(2, "big") + tiff + frame
-
-
-JPEG = exif(b"NX300\0") + b"Jane was here" * 40
+PNG = b"\x89PNG\r\n\x1a\n"
+JPEG = photo(model="NX300") + b"Jane was here" * 40
 ONE_FIELD = b'--B\r\nContent-Disposition: form-data; name="a"\r\n%s\r\n1\r\n--B--\r\n'
 FORM = "multipart/form-data; boundary=B"
-HEADS = [
-    "that cannot be parsed as multipart:",
-    'content-disposition: form-data; name="message"; fileName="sample.txt"',
-    'name="binary"; fileName="<name 16>.jpg"',
-]
 XML = "<a><title>김민수</title><w>640</w></a>"
 REDACTED_XML = r"\n<a><title><text \d></title><w><digits 3></w></a>\n```"
 
@@ -450,33 +365,30 @@ def with_message(message: bytes) -> RecordedRequest:
 PRINTED: dict[str, tuple[RecordedRequest, list[str]]] = {
     "not recorded": (post(None), ["\nThe body was not recorded.\n"]),
     "no body": (post(b""), ["\nNo body.\n"]),
-    "picture": (post(JPEG, "image/jpeg"), [f"bytes +{len(JPEG)}\n", "model +NX300"]),
-    "binary": (
-        post(b"\0\1secret", ""),
-        ["bytes +8\n", hmac.new(KEY, b"\0\1secret", "sha256").hexdigest()[:16]],
-    ),
+    "picture": (post(JPEG, "image/jpeg"), [f"\n<image/jpeg {len(JPEG)}>\nNX300\n"]),
+    "binary": (post(b"\0\1secret", ""), ["\n<application/octet-stream 8>\n"]),
     "long text": (
         post(b"<a>x</a>" * 20000, ""),
-        ["Body, 160000 bytes:", r"\(It is longer; the rest is left out.\)"],
+        ["Body, 160000 bytes:", r"\(The rest is left out.\)"],
     ),
     "UTF-8": (post(XML.encode()), [REDACTED_XML]),
     "CP949": (post(XML.encode("cp949")), [REDACTED_XML]),
     "cut in a head": (
         post(bodies.body([(PHOTO, b"")]).partition(b"image/jpeg")[0], bodies.CONTENT_TYPE),
-        HEADS,
+        ["1 +message +sample.txt", "cannot be parsed as an upload by e-mail:"],
     ),
-    "many parts": (post(bodies.body([(PHOTO, b"x")] * 70), bodies.CONTENT_TYPE), HEADS),
-    "other boundary": (
-        post(b"GARBAGE\n" + bodies.body([(PHOTO, bodies.jpeg(300))]), f"{FORM}other"),
-        HEADS,
+    "many parts": (
+        post(bodies.body([(PHOTO, b"x")] * 70), bodies.CONTENT_TYPE),
+        ["9 +binary +<text 16>", "the body has more than 64 parts"],
     ),
     "not multipart": (
         post(b"<a>12</a>", FORM),
-        ["the boundary <text 4> never appears", "```\n<a><digits 2></a>\n```"],
+        ["```\n<a><digits 2></a>\n```", "the boundary <text 4> never appears"],
     ),
+    "no message": (post(ONE_FIELD % b"", FORM), ["the body has no part named message"]),
     "unknown encoding": (
         post(ONE_FIELD % b"X-\xff: 7\r\n", FORM),
-        ['name="a"\n<text 3>: <digits 1>\n```'],
+        ['name="a"\n<text 3>: <digits 1>\n'],
     ),
     "deviation in XML": (
         with_message(bodies.message_xml().replace(b"<title>", b"& <title>")),
@@ -492,23 +404,11 @@ PRINTED: dict[str, tuple[RecordedRequest, list[str]]] = {
 @pytest.mark.parametrize(("request_", "patterns"), PRINTED.values(), ids=PRINTED)
 def test_body(request_: RecordedRequest, patterns: list[str]) -> None:
     """What is printed of each kind of body."""
-    report = untagged(markdown([request_], key=KEY))
+    report = untagged(report_of(request_))
     for pattern in patterns:
         assert re.search(pattern, report), report
     assert "Jane" not in report
     assert "secret" not in report
-
-
-def test_cut_lines() -> None:
-    """Lines of heads and cells of tables are limited, too."""
-    boundary = "b" * 200
-    body = bodies.body([("SAM_1.JPG", b"")]).replace(
-        b"image/jpeg;", f"image/x; boundary={boundary}".encode()
-    )
-    report = markdown([post(body, bodies.CONTENT_TYPE, ("Accept", "a/b, " * 5000))])
-    assert "Accept: <text 3>, <text 3>" in untagged(report)
-    assert max(map(len, report.splitlines())) <= MAX_SHOWN
-    assert "content-Type: <text 7>; boundary=<hex 200>\n" in untagged(report)
 
 
 def test_cut_in_value() -> None:
@@ -516,140 +416,96 @@ def test_cut_in_value() -> None:
     for size in range(MAX_READ - 56, MAX_READ - 14):
         xml = f"<a><t>{'x' * size}</t><c>{IMEI}</c><d>é{'é' * 9}</d></a>".encode()
         body = bodies.body([], message=xml)
-        report = markdown([post(xml), post(body, bodies.CONTENT_TYPE)])
+        report = report_of(post(xml), post(body, bodies.CONTENT_TYPE))
         assert report.count("<letters 163") == 2
         assert "<c>4" not in report
-        cut = 2 if len(xml) > MAX_READ else 0
-        assert report.count("(It is longer; the rest is left out.)") == cut
+        assert report.count("(The rest is left out.)") == 2 * (len(xml) > MAX_READ)
 
 
 def test_form_fields() -> None:
     """Text in the parts of an unknown upload may be typed by the user; pictures are not text."""
     head = b'--B\r\nContent-Disposition: form-data; name="%s"\r\n%s\r\n'
     body = (
-        (head % (b"comment", b"")) + b"Jane\r\nsays: hi\r\n"
+        (head % (b"comment", b"")) + b"Jane\r\nsays: hi=Jane\r\n"
         + (head % (b"size", b"")) + b"2\r\n"
-        + (head % (b"pin", b"")) + b"12\r\n"
         + (head % (b"meta", b"Content-Type: text/xml\r\n")) + b"<m><w>640</w></m>\r\n"
-        + (head % (b"pic", b"Content-Type: image/x-text\r\nX-Who: Jane\r\n folded\r\nno colon\r\n"))
-        + b"P3 Jane\r\n"
-        + (head % (b"end", "accept: a\r\n b, c\r\nX-김: 7\r\n".encode("cp949")))
+        + (head % (b"pic", b"X-Who: Jane\r\n folded\r\nno colon\r\n")) + PNG + b"Jane\r\n"
+        + (head % (b"end", "accept: a\r\nX-김: 7\r\n".encode("cp949")))
         + b"\r\n--B--"
     )  # fmt: skip
-    report = untagged(markdown([post(body, "multipart/form-data; boundary=B")]))
+    report = untagged(report_of(post(body, FORM)))
     assert "Jane" not in report
     assert "hi" not in report.split("Part 1:")[1].split("Part 2")[0]
-    assert "```\n<m><w><digits 3></w></m>\n```" in report
-    assert "\nX-Who: <letters 4>\n <letters 6>\n<text 8>\n" in report
-    assert "Part 3:\n\n```\n<digits 2>\n```" in report
-    assert "Part 5:" not in report
-    assert "\naccept: <letters 1>\n <letters 1>, <letters 1>\n<text 4>: <digits 1>\n" in report
+    assert "\n\n<m><w><digits 3></w></m>\n```" in report
+    assert "\nX-Who: <text 11>\n" in report
+    assert '; name="size"\n\n<digits 1>\n```' in report
+    assert "\n<image/png 12>\n" in report
+    assert "\naccept: <letters 1>\n<text 3>: <digits 1>\n" in report
     assert re.search("header-malformed +at [0-9]+\n", report)
 
 
 # Markdown
 
 
-@pytest.mark.parametrize("ticks", [2, 3, 6])
-def test_fences(ticks: int) -> None:
-    """Backticks in a text cannot end its code block."""
-    fence = "`" * ticks
-    text = f"<{fence}>\n{fence}\n## 9. forged\n<img src=x>\n{fence}{fence}\n<script>\n  {fence}\n"
-    for each in (post(text.encode()), post(b"", text, (text, text), path=f"/{text}")):
-        report = markdown([each, each])
-        assert sections(report) == [
-            "# Report of a camera",
-            *("## 1. unknown", "### Reply to 1", "## 2. unknown", "### Reply to 2"),
-        ]
-        assert not [
-            line
-            for line in outside(report)
-            if ("<" in line and "#a1b2c3" not in line) or "forged" in line
-        ]
+EVIL = "x\r\nHost: evil\n```\n## 9. forged\n<img src=x>\n``````\n\u2028\x85\x0b\x1b\u202e\ud800"
 
 
-def test_no_line_is_forged() -> None:
-    """Line ends in values, names and separators do not become lines of the report."""
-    evil = "x\r\nHost: evil.example.com\n\n```\n\u2028\x85\x0b"
+def test_forged() -> None:
+    """No text ends its code block, starts a line or contains invisible characters."""
     headers = (
-        *((name, evil) for name in ("User-Agent", "Accept", "Cookie", "Content-Type", "Host")),
+        *((name, EVIL) for name in ("User-Agent", "Accept", "Cookie", "Content-Type", "Host")),
         ("Content-Type", "image/jpeg;\n\n name=a;\u2028 b=c"),
         ("Accept", "*/*,\n\n*/*"),
-        ("Cookie", "a=b;\n\nc=d"),
-        (evil, "1"),
+        ("Server", "a\xa0"),
+        (EVIL, EVIL),
     )
-    body = b'--B\r\nContent-Disposition: form-data; name="a\x0b\x85b"\r\n\r\n1\r\n--B--'
-    one = RecordedRequest(evil, evil, evil, headers, None, evil, evil)
-    report = markdown(
-        [one, one._replace(answered=RecordedResponse(200, evil, headers, evil.encode()))],
-        [RecordedQuestion(evil, evil, evil)],
+    body = EVIL.encode("utf-8", "surrogatepass")
+    one = RecordedRequest(EVIL, EVIL, f"/{EVIL}", headers, body, EVIL, EVIL)
+    part = b'--B\r\nContent-Disposition: form-data; name="a\x0b\x85b"\r\n\r\n1\r\n--B--'
+    report = report_of(
+        one,
+        one._replace(answered=RecordedResponse(200, headers, b"<%b>" % body)),
+        post(part, FORM),
+        post(b"<a>\n\r\n<b>\r<c>\t", "", ("Accept", "a/b, " * 5000)),
+        questions=[RecordedQuestion(EVIL, EVIL, EVIL)],
     )
-    assert len(sections(report)) == 6
-    assert "evil" not in report
-    assert report.count("\nHost: ") == 3
-    assert "image/jpeg;\\n\\n name=" in report
-    assert len(sections(markdown([post(body, "multipart/form-data; boundary=B")]))) == 3
-
-
-def test_invisible() -> None:
-    """Control characters, direction marks and surrogates are made visible."""
-    text = "<a\x00\x1b[31m\u202e\u200b\ufeff\x7f\ud800\udcff>".encode("utf-8", "surrogatepass")
-    report = markdown(
-        [
-            post(text, "text/xml", ("Server", "a\x00\x1b\u202e\u200b\x7f\ud800\udcff\xa0")),
-            post(b"<a>\n\r\n<b>\r<c>\t"),
-        ],
-        version="`<b>\n# x",
-    )
-    assert report.isascii() or not re.search(r"[^\x20-\x7e\n\t…]", report)
-    assert "Server: <text 8>\\xa0\n" in untagged(report)
-    assert "<a>\n\\r\n<b>\\r<c>\t\n" in report
-    assert " in ??b??? x." in report
+    assert sections(report) == [
+        "# Report of a camera",
+        *("## 1. unknown", "### Reply to 1", "## 2. unknown", "### Reply to 2"),
+        *("## 3. unknown", "### Reply to 3", "## 4. unknown", "### Reply to 4"),
+        "## DNS questions",
+    ]
+    assert not re.search(r"evil|forged|[^\x20-\x7e\n\xa0…]", report)
+    assert not [line for line in outside(report) if "<" in line and "#a1b2c3" not in line]
+    assert report.count("\nHost: ") == 5
+    assert "image/jpeg;?? name=" in report
+    assert "<a>\n\n<b>?<c>?\n" in report
+    assert max(map(len, report.splitlines())) == MAX_LINE
 
 
 # Anything
 
 
-@PROPERTY
-@given(st.binary(max_size=400), st.sampled_from(["", "text/xml", FORM, "image/x"]))
-def test_any_body(data: bytes, content_type: str) -> None:
-    """A report of any body has all sections."""
-    for body in (data, b"<" + data, b"--B\r\nA: b\r\n\r\n" + data):
-        assert len(sections(markdown([post(body, content_type)]))) == 3
-
-
 TEXTS = st.text(max_size=40) | st.text("`<>#\r\n a1:/?=&;%\"'\\@.\ud800", max_size=40)
+NAMES = st.sampled_from(["Authorization", "Cookie", "Set-Cookie", "Content-Type", "Host"])
 
 
 @PROPERTY
 @given(
-    *(TEXTS for _ in range(6)),
-    st.lists(
-        st.tuples(
-            TEXTS
-            | st.sampled_from(["Authorization", "Cookie", "Set-Cookie", "Content-Type", "Host"]),
-            TEXTS,
-        ),
-        max_size=4,
-    ),
+    st.lists(TEXTS, min_size=5, max_size=5),
+    st.lists(st.tuples(TEXTS | NAMES, TEXTS), max_size=4).map(tuple),
+    st.sampled_from([b"", b"<", b"--B\r\nA: b\r\n\r\n"]),
+    st.binary(max_size=200),
     st.floats(),
 )
 def test_any_request(
-    method: str,
-    host: str,
-    path: str,
-    version: str,
-    client: str,
-    reason: str,
-    headers: list[tuple[str, str]],
-    at: float,
+    texts: list[str], headers: Headers, begin: bytes, body: bytes, at: float
 ) -> None:
     """A report of any request has all sections."""
-    answered = RecordedResponse(-1, reason, tuple(headers), reason.encode("utf-8", "surrogatepass"))
-    one = RecordedRequest(method, host, path, tuple(headers), b"", version, client, at, answered)
-    report = markdown(
-        [one, one._replace(path=f"/facebook/auth{path}", method="POST")], version=version
-    )
+    method, host, path, version, client = texts
+    answered = RecordedResponse(-1, headers, body)
+    one = RecordedRequest(method, host, path, headers, begin + body, version, client, at, answered)
+    report = report_of(one, one._replace(path=f"/facebook/auth{path}", method="POST"))
     assert len(sections(report)) == 5
     assert report.encode().decode() == report
 
@@ -664,46 +520,35 @@ def test_any_request(
 def test_any_caption(caption: str, form: str) -> None:
     """Nothing that a user types is in the report."""
     written = FORMS[form](caption)
-    report = markdown(
-        [
-            post(b"", "", ("User-Agent", f"Camera {written}")),
-            sent(
-                camera.announce(
-                    "facebook", "photo", camera.photo(SESSION_KEY, "SAM_1.JPG", caption)
-                )
-            ),
-        ]
+    photo = camera.photo(SESSION_KEY, "SAM_1.JPG", caption)
+    report = report_of(
+        post(b"", "", ("User-Agent", f"Camera {written}")),
+        sent(camera.announce("facebook", "photo", photo)),
     )
     assert caption.lower() not in report.lower()
     assert written.lower() not in report.lower()
 
 
-SIZE = 4 << 20
-
-
 @pytest.mark.parametrize("content_type", ["text/xml", bodies.CONTENT_TYPE], ids=["xml", "parts"])
 @pytest.mark.parametrize(
-    "body",
+    "unit",
     [
-        pytest.param(Random(0).randbytes(SIZE), id="random"),
-        *(
-            pytest.param(unit * (SIZE // len(unit)), id=repr(unit))
-            for unit in (b"<a b='", b"<!-- ", b"a=%41&", b"\n--B\nA: b", b"a@b.c ", b"`", b"\0")
-        ),
+        b"<a b='",
+        b"<!-- ",
+        b"a=%41&",
+        b"\n--B\nA: b",
+        b"a@b.c ",
+        b"`",
+        b"\0",
+        Random(0).randbytes(99),
     ],
+    ids=lambda unit: repr(unit[:9]),
 )
-def test_large(body: bytes, content_type: str) -> None:
-    """A large body takes linear time, and little more memory than itself."""
+def test_large(unit: bytes, content_type: str) -> None:
+    """A large body takes linear time, and is cut."""
+    body = unit * ((4 << 20) // len(unit))
     request = post(body, content_type)
     begin = time.process_time()
-    report = markdown([request._replace(answered=RecordedResponse(400, "", (), body))])
+    report = report_of(request._replace(answered=RecordedResponse(400, (), body)))
     assert time.process_time() - begin < 10
     assert len(report) < 300_000
-    if body.startswith(b"\n"):
-        return  # tracemalloc would take long
-    tracemalloc.start()
-    try:
-        markdown([request])
-        assert tracemalloc.get_traced_memory()[1] < SIZE + (4 << 20)
-    finally:
-        tracemalloc.stop()
