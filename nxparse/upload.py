@@ -151,8 +151,8 @@ def camera(upload: Upload) -> str:
     """Return the model of the camera: the album name or the model in a photo, else ""."""
     if upload.album:
         return upload.album
-    pictures = (jpeg.describe(file.head(JPEG_HEAD)) for file in upload.files)
-    return next((picture.model for picture in pictures if picture and picture.model), "")
+    models = (jpeg.describe(file.head(JPEG_HEAD)).model for file in upload.files)
+    return next(filter(None, models), "")
 
 
 class Thumbnail(NamedTuple):
@@ -169,7 +169,7 @@ def thumbnail(file: File) -> Thumbnail | None:
     """Return the thumbnail embedded in a photo, if there is one."""
     head = file.head(JPEG_HEAD)
     picture = jpeg.describe(head)
-    if picture is None or picture.thumbnail is None:
+    if picture.thumbnail is None:
         return None
     start, end = picture.thumbnail
     return Thumbnail(head[start:end], _TURNS.get(picture.orientation, 0))

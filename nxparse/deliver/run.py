@@ -93,7 +93,7 @@ def deliver(
             "recipient": ",".join(delivery.recipients),
             "subject": upload.subject,
             "text": upload.text,
-            "camera": camera(upload),
+            "camera": camera(upload) or "camera",
         }
         _call(words[0], [_replace_names(word, values, environ) for word in words])
     return Outcome(f"ran {os.path.basename(words[0])}")

@@ -203,6 +203,7 @@ class TestArguments:
             found = echoed(folder, "{subject} '-{text} {sender}-'", dict.fromkeys(VALUES, value))
             assert found == [value, f"-{value} {value}-"]
         assert echoed(folder, "{text}", {"text": "\0a\0\0b\0"}) == ["ab"]
+        assert echoed(folder, "Photos/{camera}", {"camera": ""}) == ["Photos/camera"]
         assert sorted(contents(folder)) == ["arguments"]
 
     @pytest.mark.parametrize(
