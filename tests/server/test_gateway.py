@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import errno
 import logging
 import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from html import escape
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from nxparse.config import OPTIONS, Config, parse
 from nxparse.server import social
@@ -30,9 +26,11 @@ from nxparse.store.saved import SavedFile, identity_of
 from nxparse.store.spool import QUIET, Spool
 from nxparse.upload import File, Thumbnail, Upload
 from tests import arrivals, pictures
+from tests import social as camera
 from tests.bodies import jpeg
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import Faults, make_lazy
+from tests.social import login_qf30 as login
 
 CLIENT = "192.0.2.7"
 OTHER = "192.0.2.8"
@@ -96,41 +94,15 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     return lines
 
 
-def login(user: str = USER, password: str = PASSWORD) -> bytes:
-    """A login of an HMX-QF30."""
-    return (
-        f'<Request Method="login"><UserName Value="{quote(user)}"/>'
-        f'<Password Value="{quote(password)}"/><CryptSessionKey/></Request>'
-    ).encode()
-
-
-def login_aes(user: str = USER, password: str = PASSWORD) -> bytes:
-    """A login of the others."""
-    key = bytes(range(32))
-
-    def value(text: str) -> str:
-        encryptor = Cipher(algorithms.AES(key[:16]), modes.CBC(key[16:])).encryptor()
-        data = text.encode()
-        encrypted = encryptor.update(data + bytes(-len(data) % 16)) + encryptor.finalize()
-        return quote(base64.b64encode(encrypted), "")
-
-    return (
-        f'<Request Method="login"><UserName Value="{value(user)}"/>'
-        f'<Password Value="{value(password)}"/>'
-        f'<CryptSessionKey Value="{base64.b64encode(key).decode()}"/></Request>'
-    ).encode()
-
-
-def announcement(key: str, caption: str = "", name: str = "SAM_4371.JPG") -> bytes:
-    return (
-        f'<Request SessionKey="{key}"><Photo><Album Name="NX300"/><File Name="{name}"/>'
-        f"<Content>{escape(caption)}</Content></Photo></Request>"
-    ).encode()
+def announcement(key: str, caption: str = "") -> bytes:
+    return camera.photo(key, "SAM_4371.JPG", caption)
 
 
 def log_in(gateway: Gateway, config: Config, user: str = USER, client: str = CLIENT) -> str:
     """Log in; the key."""
-    reply = gateway.answer(config, client, Endpoint(Service.LOGIN, "facebook"), login(user))
+    reply = gateway.answer(
+        config, client, Endpoint(Service.LOGIN, "facebook"), login(user, PASSWORD)
+    )
     found = re.search(rb'SessionKey="([0-9a-f]{32})"', reply.body)
     assert reply.status == 200
     assert found
@@ -150,7 +122,9 @@ def announce(
 
 
 class TestLogin:
-    @pytest.mark.parametrize("body", [login(), login_aes()], ids=["clear", "aes"])
+    @pytest.mark.parametrize(
+        "body", [login(USER, PASSWORD), camera.login(USER, PASSWORD)], ids=["clear", "aes"]
+    )
     def test_let_in(
         self, gateway: Gateway, config: Config, body: bytes, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -169,7 +143,7 @@ class TestLogin:
     ) -> None:
         """A sender who is not allowed cannot log in; the log line names the option."""
         given = configured(directory, "me@example.org")
-        reply = gateway.answer(given, CLIENT, Endpoint(Service.LOGIN, "facebook"), login("a b"))
+        reply = gateway.answer(given, CLIENT, Endpoint(Service.LOGIN, "facebook"), login("a b", ""))
         assert reply == social.LOGIN_FAILED
         assert logged(caplog) == [
             (
@@ -247,10 +221,7 @@ class TestAnnounce:
 
     def test_video(self, gateway: Gateway, config: Config) -> None:
         """A video is announced as a photo is; its category is not the camera's model."""
-        body = (
-            f'<Request SessionKey="{log_in(gateway, config)}"><Video><Category Name="Travel"/>'
-            f'<File Name="SAM_1.MP4"/><Content>a~b</Content></Video></Request>'
-        ).encode()
+        body = camera.video(log_in(gateway, config), "SAM_1.MP4", "a~b")
         reply = gateway.answer(config, CLIENT, Endpoint(Service.VIDEO, "youtube"), body)
         token = reply.body.split(b"upload/")[1][:32].decode()
         assert reply == social.upload_to(token)
@@ -260,25 +231,17 @@ class TestAnnounce:
         assert (found.post.site, found.post.album, found.post.photos) == ("youtube", "", 1)
 
     @pytest.mark.parametrize(
-        "key", ["", "0" * 32, "../../x", "x" * 10_000, "%00", "&#0;"], ids=lambda key: key[:8]
+        "key", ["", "0" * 32, "x" * 10_000, "%00", "&#0;", "of another"], ids=lambda key: key[:8]
     )
     def test_unknown_key(
         self, gateway: Gateway, config: Config, key: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """S07: with an unknown key a camera has to log in again."""
-        call = Endpoint(Service.PHOTO, "facebook")
-        reply = gateway.answer(config, CLIENT, call, announcement(key))
-        assert reply == social.SESSION_EXPIRED
-        assert logged(caplog) == [EXPIRED]
-
-    def test_key_of_another(
-        self, gateway: Gateway, config: Config, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """S07: a key is valid only for the address of its login."""
-        key = log_in(gateway, config, client=OTHER)
+        """S07: with a key that is unknown, or another address's, a camera has to log in again."""
+        of_another = log_in(gateway, config, client=OTHER)
         caplog.clear()
-        call = Endpoint(Service.PHOTO, "facebook")
-        assert gateway.answer(config, CLIENT, call, announcement(key)) == social.SESSION_EXPIRED
+        body = announcement(of_another if key == "of another" else key)
+        reply = gateway.answer(config, CLIENT, Endpoint(Service.PHOTO, "facebook"), body)
+        assert reply == social.SESSION_EXPIRED
         assert logged(caplog) == [EXPIRED]
 
     def test_not_allowed_any_more(
@@ -331,33 +294,20 @@ def arrive(spool: Spool, announced: AnnouncedFile) -> None:
     )
 
 
-NOT_ANNOUNCED = (
-    "WARNING",
-    f"{CLIENT}: a file is refused: it was not announced",
-)
-
-
 class TestAnnounced:
     @pytest.mark.parametrize(
-        "token", ["", "0" * 32, "..%2f..%2fx", "\ud800", "x" * 10_000], ids=ascii
+        "token", ["", "0" * 32, "..%2f..%2fx", "\ud800", "x" * 10_000, "of another"], ids=ascii
     )
     def test_unknown(
         self, gateway: Gateway, config: Config, token: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """S08: a file that was not announced is refused."""
-        announce(gateway, config, log_in(gateway, config))
+        """S08: a file is refused if it was not announced, or by another address."""
+        announced = announce(gateway, config, log_in(gateway, config))
         caplog.clear()
-        assert gateway.announced(config, CLIENT, token) == social.SESSION_EXPIRED
-        assert logged(caplog) == [NOT_ANNOUNCED]
-
-    def test_of_another(
-        self, gateway: Gateway, config: Config, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """S08: an announced file is accepted only from the same address."""
-        token = announce(gateway, config, log_in(gateway, config))
-        caplog.clear()
-        assert gateway.announced(config, OTHER, token) == social.SESSION_EXPIRED
-        assert [level for level, _ in logged(caplog)] == ["WARNING"]
+        client, token = (OTHER, announced) if token == "of another" else (CLIENT, token)
+        assert gateway.announced(config, client, token) == social.SESSION_EXPIRED
+        line = f"{client}: a file is refused: it was not announced"
+        assert logged(caplog) == [("WARNING", line)]
 
     def test_not_allowed_any_more(
         self, gateway: Gateway, directory: Path, caplog: pytest.LogCaptureFixture
@@ -416,7 +366,7 @@ class TestDisk:
         """K04: any failure of the disk is a 507, logged once."""
         key = log_in(gateway, config)
         calls = {
-            "login": (Endpoint(Service.LOGIN, "facebook"), login()),
+            "login": (Endpoint(Service.LOGIN, "facebook"), login(USER, PASSWORD)),
             "photo": (Endpoint(Service.PHOTO, "facebook"), announcement(key)),
             "video": (Endpoint(Service.VIDEO, "facebook"), announcement(key)),
         }
