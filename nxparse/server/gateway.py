@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 
@@ -18,8 +19,8 @@ from nxparse.deliver.outbox import Attempted
 from nxparse.deviation import BodyError
 from nxparse.server import files, page, social
 from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service
-from nxparse.server.failures import Failures
 from nxparse.server.files import FileReply
+from nxparse.server.page import Failure
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import AnnouncedFile, Sessions
 from nxparse.store.records import FileRecord
@@ -27,6 +28,9 @@ from nxparse.store.saved import open_unchanged
 from nxparse.store.spool import QUIET, Spool
 from nxparse.text import describe_disk_error, describe_refused_sender, printable
 from nxparse.upload import Thumbnail, thumbnail, whole
+
+FAILURES_KEPT = 3600.0  # seconds
+MAX_FAILURES = 50
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +49,7 @@ class Gateway:
         self._spool = spool
         self._clock = clock
         self._attempted = attempted
-        self.failures = Failures(clock)
+        self._failures: deque[Failure] = deque(maxlen=MAX_FAILURES)
 
     def answer(self, config: Config, client: str, endpoint: Endpoint, body: bytes) -> Reply:
         """Return the reply to a request with this body."""
@@ -73,6 +77,11 @@ class Gateway:
             return refusal(error.status, str(error), unknown=bool(body))
         except (OSError, sqlite3.Error) as error:
             return self._failed(config, client, error)
+
+    def note_failure(self, client: str, reason: str) -> None:
+        """List an upload of this client that was refused or cut on the page, for an hour."""
+        reason = printable(reason, page.MAX_REASON)
+        self._failures.append(Failure(self._clock(), client, reason))
 
     def announced(self, config: Config, client: str, token: str) -> AnnouncedFile | Reply:
         """Return the announced file that a client sends with a token, or a refusal."""
@@ -112,9 +121,17 @@ class Gateway:
             self._clock(),
             gallery=config.gallery,
             attempted=self._attempted(),
-            failures=() if before else self.failures.recent(of_client),
+            failures=() if before else self._recent_failures(of_client),
             is_first=not before,
         )
+
+    def _recent_failures(self, client: str | None) -> list[Failure]:
+        now, failures = self._clock(), tuple(self._failures)  # a copy: other threads may add
+        return [
+            one
+            for one in failures
+            if abs(now - one.at) <= FAILURES_KEPT and client in (None, one.client)
+        ]
 
     def _thumbnail(self, config: Config, client: str, argument: str) -> Reply:
         upload, file = self._visible(config, client, argument)

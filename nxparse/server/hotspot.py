@@ -51,22 +51,20 @@ class PortalState:
     """The last reply to each camera, by its address. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._given: OrderedDict[tuple[str, PortalCheck], Reply] = OrderedDict()
-        self._good: set[tuple[str, PortalCheck]] = set()
+        # The last reply, and the one for the next check.
+        self._replies: OrderedDict[tuple[str, PortalCheck], tuple[Reply, Reply]] = OrderedDict()
 
     def answer(self, client: str, check: PortalCheck) -> Reply:
         """Return the redirect and the cookie in turn, or the last one again if it was right."""
-        camera = client, check
-        given = self._given.pop(camera, check.cookie)
-        if camera not in self._good:
-            given = check.cookie if given is check.redirect else check.redirect
-        self._good.discard(camera)
-        self._given[camera] = given
-        while len(self._given) > MAX_CAMERAS:
-            forgotten, _ = self._given.popitem(last=False)
-            self._good.discard(forgotten)
-        return given
+        _, reply = self._replies.pop((client, check), (check.cookie, check.redirect))
+        other = check.cookie if reply is check.redirect else check.redirect
+        self._replies[client, check] = reply, other
+        if len(self._replies) > MAX_CAMERAS:
+            self._replies.popitem(last=False)
+        return reply
 
     def passed(self, client: str) -> None:
         """Record that this camera passed its check: the last reply was right."""
-        self._good.update(camera for camera in self._given if camera[0] == client)
+        for camera, (last, _) in self._replies.items():
+            if camera[0] == client:
+                self._replies[camera] = last, last

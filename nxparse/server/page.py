@@ -26,7 +26,6 @@ from markupsafe import Markup
 
 from nxparse.deliver.outbox import Attempted
 from nxparse.deliver.routes import target_label
-from nxparse.server.failures import Failure
 from nxparse.server.reply import PRIVATE, Reply
 from nxparse.store.deliveries import is_ahead
 from nxparse.store.records import Delivery, FileRecord, UploadRecord
@@ -56,6 +55,14 @@ _PLACEHOLDER = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGO4CwAA3wDeKXlwtgAAAABJRU5ErkJggg=="
 )
 _ORIENTATIONS = {90: 6, 180: 3, 270: 8}  # of Exif, by degrees clockwise
+
+
+class Failure(NamedTuple):
+    """An upload that was refused or cut. `at` is a Unix time, `client` the camera's address."""
+
+    at: float
+    client: str
+    reason: str
 
 
 class _Entry(NamedTuple):

@@ -15,9 +15,8 @@ import pytest
 from nxparse.config import OPTIONS, Config, parse
 from nxparse.server import social
 from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service, find, fixed
-from nxparse.server.failures import MAX_FAILURES, Failures
 from nxparse.server.files import FileReply
-from nxparse.server.gateway import Gateway, simulated, time_reply
+from nxparse.server.gateway import FAILURES_KEPT, MAX_FAILURES, Gateway, simulated, time_reply
 from nxparse.server.hotspot import MSN
 from nxparse.server.page import PAGE, render, thumbnail
 from nxparse.server.reply import ACCEPTED, Reply, refusal
@@ -424,7 +423,7 @@ class TestPage:
         """A visitor sees the uploads and failures of his own address; in a gallery, all."""
         addresses = {client: arrive(client) for client in (CLIENT, OTHER)}
         for client in (CLIENT, OTHER):
-            gateway.failures.add(client, f"Refused: {client}")
+            gateway.note_failure(client, f"Refused: {client}")
         endpoint = Endpoint(Service.PAGE)
         for client, seen in ((CLIENT, [CLIENT]), (OTHER, [OTHER]), ("192.0.2.99", [])):
             reply = gateway.answer(config, client, endpoint, b"")
@@ -526,16 +525,20 @@ class TestPage:
         assert reply.status == 507
 
 
-def test_failures(clock: Clock) -> None:
-    """They are listed for an hour, the latest first, up to a number, in printable text."""
-    failures = Failures(clock)
+def test_failures(gateway: Gateway, config: Config, clock: Clock) -> None:
+    """They are listed for an hour, up to a number, with short printable reasons."""
+
+    def listed() -> list[str]:
+        html = gateway.answer(config, CLIENT, Endpoint(Service.PAGE), b"").body.decode()
+        return re.findall(r">(reason [^<]*)</p>", html)
+
     for number in range(MAX_FAILURES + 1):
-        failures.add(CLIENT if number % 2 else OTHER, f"reason\n{number}" + "x" * 300)
-    assert len(failures.recent()) == MAX_FAILURES
-    assert failures.recent()[0].reason.startswith(f"reason?{MAX_FAILURES}x")
-    assert {one.client for one in failures.recent(CLIENT)} == {CLIENT}
-    clock.now += 3601
-    assert failures.recent() == []
+        gateway.note_failure(CLIENT, f"reason {number}\n{'x' * 300}")
+    assert len(listed()) == MAX_FAILURES
+    assert not [one for one in listed() if not re.fullmatch(r"reason [1-9][0-9]*\?x+…", one)]
+    assert {len(one) for one in listed()} == {200}
+    clock.now += FAILURES_KEPT + 1
+    assert listed() == []
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ import pytest
 
 from nxparse import jpeg
 from nxparse.server import page
-from nxparse.server.failures import Failure
-from nxparse.server.page import PAGE, render, sentence, thumbnail
+from nxparse.server.page import PAGE, Failure, render, sentence, thumbnail
 from nxparse.store.records import Delivery, FileRecord, StoredUpload, UploadRecord
 from nxparse.store.saved import SavedFile, identity_of
 from nxparse.upload import Thumbnail
