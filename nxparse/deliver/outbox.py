@@ -156,8 +156,6 @@ class Outbox:
         while not self._stopping:
             changes = self._changes
             try:
-                for path in self._spool.tidy():
-                    logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
                 for target in self._spool.targets():
                     self._ensure_worker(target)
                 if (found := self._spool.version()) != version:

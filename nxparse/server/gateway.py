@@ -23,11 +23,10 @@ from nxparse.server.files import FileReply
 from nxparse.server.page import Failure
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import AnnouncedFile, Sessions
-from nxparse.store.records import FileRecord
-from nxparse.store.saved import open_unchanged
+from nxparse.store.saved import OpenFile, open_unchanged
 from nxparse.store.spool import QUIET, Spool
 from nxparse.text import describe_disk_error, describe_refused_sender, printable
-from nxparse.upload import Thumbnail, thumbnail, whole
+from nxparse.upload import thumbnail, whole
 
 FAILURES_KEPT = 3600.0  # seconds
 MAX_FAILURES = 50
@@ -105,8 +104,7 @@ class Gateway:
     ) -> FileReply | Reply:
         """Return the reply to a request for a saved file (`endpoint.is_file`), a GET or HEAD."""
         try:
-            _, file = self._visible(config, client, endpoint.argument)
-            opened = open_unchanged(file.saved) if file else None
+            opened = self._open(config, client, endpoint.argument)
             if opened is None:
                 return NOT_FOUND
             is_download = endpoint.service is Service.DOWNLOAD
@@ -134,27 +132,22 @@ class Gateway:
         ]
 
     def _thumbnail(self, config: Config, client: str, argument: str) -> Reply:
-        upload, file = self._visible(config, client, argument)
-        if file is None:
-            return NOT_FOUND
-        if data := self._spool.thumbnail(upload, file.number):
-            return page.thumbnail(Thumbnail(data, file.turn))
-        opened = open_unchanged(file.saved)
+        opened = self._open(config, client, argument)
         if opened is None:
             return NOT_FOUND
         with closing(opened):
             photo = whole(None, "", opened.size, lambda start, end: opened.read(start, end - start))
             return page.thumbnail(thumbnail(photo))
 
-    def _visible(self, config: Config, client: str, argument: str) -> tuple[str, FileRecord | None]:
-        """Find the file "UPLOAD.NUMBER", if this client may see it."""
+    def _open(self, config: Config, client: str, argument: str) -> OpenFile | None:
+        """Open the saved file "UPLOAD.NUMBER", if it is there and this client may see it."""
         id, _, number = argument.rpartition(".")
         record = self._spool.record(id)
         if record and (config.gallery or record.arrival.client == client):
             for file in record.files:
                 if str(file.number) == number:
-                    return id, file
-        return id, None
+                    return open_unchanged(file.saved)
+        return None
 
     def _login(self, config: Config, client: str, site: str, body: bytes) -> Reply:
         try:

@@ -29,7 +29,7 @@ from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import AnnouncedFile
 from nxparse.store.body import Incoming
 from nxparse.store.deliveries import MAX_WAIT
-from nxparse.store.replies import RepeatedError
+from nxparse.store.repeats import RepeatedError
 from nxparse.store.spool import QUIET, Spool
 from nxparse.text import (
     describe_contents,
@@ -40,7 +40,7 @@ from nxparse.text import (
     format_size,
     printable,
 )
-from nxparse.upload import Upload, from_parts, thumbnail, whole
+from nxparse.upload import Upload, from_parts, whole
 
 HOPELESS = 4  # times nx_max_upload; the connection of a longer body is closed
 PROGRESS = 5.0  # seconds between two log lines about a long upload
@@ -255,8 +255,7 @@ class EmailReceiver(Receiver):
             )
             return Result(reply)
         deliveries = self._deliveries(upload)
-        thumbnails = [thumbnail(file) for file in upload.files] if self._config.gallery else []
-        arrival = self._spool.accept(incoming, self._info.client, upload, deliveries, thumbnails)
+        arrival = self._spool.accept(incoming, self._info.client, upload, deliveries)
         noted = f"tolerated: {format_deviations(upload.deviations)}"
         return self._accepted(arrival.id, describe_contents(upload), list(deliveries), noted)
 
@@ -313,8 +312,7 @@ class FileReceiver(Receiver):
         post, name = self._file.post, self._file.name
         targets = self._targets(post.site)
         file = whole(name, self._info.content_type, incoming.size, incoming.fetch)
-        small = thumbnail(file) if self._config.gallery else None
-        arrival = self._spool.append(incoming, post, file, self._file.id, targets, small)
+        arrival = self._spool.append(incoming, post, file, self._file.id, targets)
         message = (
             f"from {printable(post.sender)} to {post.site}: "
             f"{printable(name or '(no name)')}, {format_size(incoming.size)}"

@@ -20,14 +20,13 @@ from nxparse.store.database import Database
 from nxparse.store.disk import Folder
 from nxparse.store.records import (
     NEEDED,
-    RECENT,
     STORED_UPLOAD,
     Delivery,
     FileRecord,
     StoredUpload,
     UploadRecord,
 )
-from nxparse.store.replies import Replies
+from nxparse.store.repeats import Repeats
 from nxparse.store.saved import SavedFile
 
 # No delivery is postponed for longer, in seconds.
@@ -62,7 +61,7 @@ class Deliveries:
     def __init__(self, clock: Callable[[], float], room: Room) -> None:
         self._clock = clock
         self._room = room
-        self._replies = Replies()
+        self._repeats = Repeats()
 
     def waiting(self) -> list[Delivery]:
         """Return all deliveries that have not ended, the oldest uploads first."""
@@ -91,7 +90,7 @@ class Deliveries:
         return None if when is None else float(when)
 
     def recent(
-        self, client: str | None = None, limit: int = RECENT, before: str = ""
+        self, client: str | None = None, limit: int = 20, before: str = ""
     ) -> list[UploadRecord]:
         """Return the latest uploads of one client or of all, the latest first.
 
@@ -114,12 +113,6 @@ class Deliveries:
         """Return an upload with its files and deliveries. None if it is not known."""
         rows = self._database.query(f"SELECT {STORED_UPLOAD} FROM upload WHERE id = ?", id)
         return self._record(StoredUpload(*rows[0])) if rows else None
-
-    def thumbnail(self, id: str, file_number: int) -> bytes | None:
-        """Return the thumbnail of a file of an upload as a JPEG, None without one."""
-        query = "SELECT thumbnail FROM file WHERE upload = ? AND number = ?"
-        rows = self._database.query(query, id, file_number)
-        return rows[0][0] if rows else None
 
     def done(self, delivery: Delivery, reason: str = "", saved: Sequence[SavedFile] = ()) -> None:
         """The delivery has succeeded for its recipients; `reason` names the others.
@@ -203,22 +196,23 @@ class Deliveries:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Run the with statement as a transaction, which also stores the confirmed replies."""
         with self._database.transaction() as database:
-            confirmed = set(self._replies.confirmed)
+            confirmed = set(self._repeats.confirmed)
             for id in confirmed:
                 database.execute("UPDATE body SET reply_confirmed = 1 WHERE id = ?", (id,))
             yield database
-        self._replies.confirmed -= confirmed
+        self._repeats.confirmed -= confirmed
 
     def _settle(
         self, delivery: Delivery, state: str, reason: str, saved: Sequence[SavedFile] = ()
     ) -> None:
         id, _, file_number = delivery.key
         with self._transaction() as database:
-            for index, file in enumerate(saved, 1):
+            for number, file in enumerate(saved, file_number or 1):
                 path = os.fsencode(file.path.absolute())
                 database.execute(
-                    "INSERT OR REPLACE INTO saved_file VALUES (?, ?, ?, ?)",
-                    (id, file_number or index, path, file.identity),
+                    "INSERT OR REPLACE INTO saved_file (upload, number, path, identity)"
+                    " VALUES (?, ?, ?, ?)",
+                    (id, number, path, file.identity),
                 )
             database.execute(
                 f"UPDATE delivery SET state = ?, reason = ?, recipients = ? WHERE {_KEY}",
@@ -239,16 +233,17 @@ class Deliveries:
         self, where: str, order: str = "received, id, target, file_number", **values: object
     ) -> list[Delivery]:
         rows = self._database.query(
-            f"SELECT {STORED_UPLOAD}, target, file_number, attempts, waited, next_try, reason,"
-            " state, delivery.recipients, progress FROM delivery JOIN upload ON id = upload"
+            f"SELECT {STORED_UPLOAD}, target, file_number, delivery.recipients, attempts, waited,"
+            " next_try, reason, progress, state FROM delivery JOIN upload ON id = upload"
             f" WHERE {where} ORDER BY {order}",
             **values,
         )
         found = []
-        for *upload, target, number, attempts, waited, when, reason, state, to, progress in rows:
-            recipients, steps = tuple(json.loads(to)), tuple(json.loads(progress))
-            fields = recipients, attempts, waited, when, reason, steps, state
-            found.append(Delivery(StoredUpload(*upload), target, number, *fields))
+        for row in rows:
+            target, number, recipients, attempts, waited, when, reason, progress, state = row[5:]
+            to, steps = tuple(json.loads(recipients)), tuple(json.loads(progress))
+            fields = target, number, to, attempts, waited, when, reason, steps, state
+            found.append(Delivery(StoredUpload(*row[:5]), *fields))
         return found
 
     def _record(self, arrival: StoredUpload) -> UploadRecord:
@@ -257,19 +252,13 @@ class Deliveries:
         for number, path, identity in self._database.query(query, arrival.id):
             saved = SavedFile(Path(os.fsdecode(path)), identity)
             copies.setdefault(number, []).append(saved)
+        query = "SELECT number, name, content_type, size FROM file WHERE upload = ? ORDER BY number"
         files = [
-            FileRecord(number, filename.safe(name, kind), size, bool(has), turn)
-            for number, name, kind, size, has, turn in self._database.query(
-                "SELECT number, name, content_type, size, thumbnail IS NOT NULL, turn FROM file"
-                " WHERE upload = ? ORDER BY number",
-                arrival.id,
-            )
+            FileRecord(number, filename.safe(name, kind), size, tuple(copies.get(number, ())))
+            for number, name, kind, size in self._database.query(query, arrival.id)
         ]
-        return UploadRecord(
-            arrival,
-            tuple(file._replace(saved=tuple(copies.get(file.number, ()))) for file in files),
-            tuple(self._deliveries("upload = :id", "target, file_number", id=arrival.id)),
-        )
+        deliveries = self._deliveries("upload = :id", "target, file_number", id=arrival.id)
+        return UploadRecord(arrival, tuple(files), tuple(deliveries))
 
 
 def add_delivery(

@@ -17,11 +17,11 @@ CREATE TABLE upload (
     client TEXT NOT NULL,        -- the camera's address
     sender TEXT NOT NULL,
     site TEXT NOT NULL,          -- '': by e-mail
-    sender_name TEXT NOT NULL DEFAULT '',
-    recipients TEXT NOT NULL DEFAULT '[]',  -- as in the message: JSON, a list
-    subject TEXT NOT NULL DEFAULT '',
+    sender_name TEXT NOT NULL,
+    recipients TEXT NOT NULL,    -- as in the message, or the site: JSON, a list
+    subject TEXT NOT NULL,
     text TEXT NOT NULL,          -- of a post: the caption
-    album TEXT NOT NULL DEFAULT '',
+    album TEXT NOT NULL,
     session TEXT NOT NULL DEFAULT '',  -- the login that posts it
     open INTEGER NOT NULL DEFAULT 0,   -- 1: a post that may get more photos
     latest REAL NOT NULL DEFAULT 0     -- Unix time of its last photo
@@ -36,7 +36,7 @@ CREATE TABLE body (
     received REAL NOT NULL,      -- Unix time
     size INTEGER NOT NULL,       -- bytes
     fingerprint TEXT NOT NULL,
-    resource TEXT NOT NULL,      -- the announcement it belongs to
+    resource TEXT,               -- the announcement it belongs to, NULL if by e-mail
     parts TEXT NOT NULL,         -- of a multipart body: JSON
     reply_confirmed INTEGER NOT NULL DEFAULT 0,
     UNIQUE (upload, file_number)
@@ -49,11 +49,8 @@ CREATE TABLE file (
     content_type TEXT NOT NULL,
     start INTEGER NOT NULL,      -- its offset in its body
     size INTEGER NOT NULL,       -- bytes
-    thumbnail BLOB,              -- a JPEG
-    turn INTEGER NOT NULL,       -- degrees clockwise to turn the thumbnail
     PRIMARY KEY (upload, number)
 );
-CREATE INDEX file_thumbnail ON file (upload) WHERE thumbnail IS NOT NULL;
 CREATE TABLE delivery (
     upload TEXT NOT NULL REFERENCES upload (id) ON DELETE CASCADE,
     target TEXT NOT NULL,        -- as written in nx_route
@@ -86,8 +83,6 @@ NEEDED = (
     "EXISTS (SELECT 1 FROM delivery WHERE delivery.upload = body.upload AND state = 'waiting'"
     " AND (delivery.file_number IN (0, body.file_number) OR body.file_number = 0))"
 )
-# Number of uploads shown as recent. Thumbnails of older ones are deleted.
-RECENT = 20
 STORED_UPLOAD = "id, received, client, sender, site"  # the fields of StoredUpload
 
 
@@ -154,13 +149,11 @@ class Delivery(NamedTuple):
 
 
 class FileRecord(NamedTuple):
-    """A file of an upload, for a list; it may have been deleted. `turn` is in degrees."""
+    """A file of an upload, for a list; it may have been deleted."""
 
     number: int
     name: str
     size: int
-    has_thumbnail: bool
-    turn: int
     saved: tuple[SavedFile, ...] = ()  # its copies on this machine, as they were saved
 
 

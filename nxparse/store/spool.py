@@ -58,14 +58,13 @@ from nxparse.store.deliveries import MAX_WAIT, WAITED, Deliveries, add_delivery
 from nxparse.store.disk import Folder
 from nxparse.store.records import (
     NEEDED,
-    RECENT,
     SCHEMA,
     STORED_UPLOAD,
     Delivery,
     Post,
     StoredUpload,
 )
-from nxparse.upload import Copy, File, Source, Thumbnail, Upload
+from nxparse.upload import Copy, File, Source, Upload
 
 # Limits on the bodies in quarantine and on the unknown requests.
 MAX_QUARANTINE = 2 << 30  # bytes on the disk
@@ -81,8 +80,6 @@ GAP = 600.0
 QUIET = 60.0
 # A post has no more photos than an upload by e-mail may have.
 MAX_PHOTOS = 64
-
-_NEEDED_BODIES = f"SELECT id, size FROM body WHERE {NEEDED}"
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +107,6 @@ class Spool(Deliveries):
         self._background = background
         self._reopening = threading.Lock()
         self._version = -1
-        self._is_tidy = False  # whether quarantine is known to be within its limits
         if not root.parent.is_dir():  # it may be a link to another disk
             Folder.make(root.parent).close()
         self._was_mounted = os.path.ismount(root.parent)
@@ -165,7 +161,6 @@ class Spool(Deliveries):
         client: str,
         found: Upload,
         deliveries: Mapping[str, Sequence[str]],
-        thumbnails: Sequence[Thumbnail | None] = (),
     ) -> StoredUpload:
         """Store an upload by e-mail durably. Its reply is then open.
 
@@ -173,17 +168,9 @@ class Spool(Deliveries):
         body is a duplicate.
         """
         arrival = StoredUpload(incoming.id, self._clock(), client, found.sender)
-        with self._storing(incoming, found) as (database, fingerprint):
-            insert(
-                database,
-                "upload",
-                **arrival._asdict(),
-                sender_name=found.sender_name,
-                recipients=json.dumps(found.recipients),
-                subject=found.subject,
-                text=found.text,
-            )
-            self._add_body(database, incoming, arrival.id, 0, fingerprint, found, thumbnails)
+        with self._storing(incoming, found) as (database, body):
+            _add_upload(database, arrival, found)
+            _add_body(database, body, arrival.id, 0, found.files)
             for target, recipients in deliveries.items():
                 add_delivery(database, arrival.id, target, 0, recipients, arrival.received)
         return arrival
@@ -195,7 +182,6 @@ class Spool(Deliveries):
         file: File,
         resource: str,
         targets: Mapping[str, bool],
-        thumbnail: Thumbnail | None = None,
     ) -> StoredUpload:
         """Store a photo of a post durably. Its reply is then open.
 
@@ -205,25 +191,26 @@ class Spool(Deliveries):
         """
         now = self._clock()
         found = upload.posted(post.sender, post.site, post.album, post.caption, [file])
-        with self._storing(incoming, found, resource, post) as (database, fingerprint):
+        with self._storing(incoming, found, post.site, resource) as (database, body):
             arrival = _open_post(database, post, now)
             # A target that was added since may need photos that are deleted already.
             whole = {target for target, together in targets.items() if together}
             if arrival is None or _targets_together(database, arrival.id) != whole:
                 arrival = StoredUpload(incoming.id, now, post.client, post.sender, post.site)
-                insert(database, "upload", **arrival._asdict(), text=post.caption)
+                _add_upload(database, arrival, found, session=post.session)
             query = "SELECT count(*) + 1 FROM body WHERE upload = ?"
             (number,) = database.execute(query, (arrival.id,)).fetchone()
-            self._add_body(
-                *(database, incoming, arrival.id, number, fingerprint, found, [thumbnail]),
-                resource,
-            )
+            _add_body(database, body, arrival.id, number, found.files)
             complete = number >= min(post.photos or MAX_PHOTOS, MAX_PHOTOS)
             database.execute(
-                "UPDATE upload SET session = ?, album = CASE album WHEN '' THEN ? ELSE album END,"
-                " open = ?, latest = ? WHERE id = ?",
-                (post.session, post.album, not complete, now, arrival.id),
+                "UPDATE upload SET open = ?, latest = ? WHERE id = ?",
+                (not complete, now, arrival.id),
             )
+            if post.album:  # a post that began with a video had none
+                database.execute(
+                    "UPDATE upload SET album = ?, subject = ? WHERE id = ?",
+                    (found.album, found.subject, arrival.id),
+                )
             for target, together in targets.items():
                 when = now + QUIET if together and not complete else now
                 file_number = 0 if together else number
@@ -244,11 +231,11 @@ class Spool(Deliveries):
 
     def reply_confirmed(self, id: str) -> None:
         """Record that a reply has arrived: the same body again is a new upload."""
-        self._replies.close(id, arrived=True)
+        self._repeats.close(id, arrived=True)
 
     def reply_lost(self, id: str) -> None:
         """Record that a reply was lost: the same body again is a duplicate."""
-        self._replies.close(id, arrived=False)
+        self._repeats.close(id, arrived=False)
 
     def quarantine(self, incoming: Incoming) -> Path | None:
         """Move a body to quarantine. Returns its path there, None if it was empty."""
@@ -261,17 +248,8 @@ class Spool(Deliveries):
             incoming.close()
             self._room.release(incoming.id)
             path = self._move_to_quarantine(incoming.folder, incoming.id)
-        self._quarantine.sync()
-        self._spool.sync()
+        self._sync_quarantine()
         return path
-
-    def tidy(self) -> list[Path]:
-        """Delete the oldest bodies in quarantine until the rest fits. Returns their paths."""
-        if self._is_tidy:
-            return []
-        self._is_tidy = True
-        deleted = self._quarantine.trim(MAX_QUARANTINE, MAX_QUARANTINED)
-        return [self._quarantine.path / name for name in deleted]
 
     def save_unknown(self, flow: bytes) -> Path:
         """Store the flow of an unknown request, and delete the oldest flows above the limits."""
@@ -294,8 +272,7 @@ class Spool(Deliveries):
         [(version,)] = self._database.query("PRAGMA data_version")
         if version != self._version:
             self._version = int(version)
-            accepted = set(self._room.accepted)
-            for id in accepted - {id for id, _ in self._database.query(_NEEDED_BODIES)}:
+            for (id,) in self._database.query(f"SELECT id FROM body WHERE NOT {NEEDED}"):
                 self._room.release(id)
         return self._version
 
@@ -306,7 +283,7 @@ class Spool(Deliveries):
         The files can be read inside the with statement; nothing is read before. Raises
         BodyError if a body is gone.
         """
-        arrival = delivery.arrival
+        id = delivery.arrival.id
         self._close_post(delivery)
         with ExitStack() as opened:
             bodies = self._open_bodies(delivery, opened)
@@ -314,49 +291,48 @@ class Spool(Deliveries):
             for number, name, content_type, size, start in self._database.query(
                 "SELECT number, name, content_type, size, start FROM file WHERE upload = ?"
                 " ORDER BY number",
-                arrival.id,
+                id,
             ):
                 if body := bodies.get(number) or bodies.get(0):
                     source, copy = body
                     files[number] = File(name, content_type, size, start, source.fetch, copy)
             [(sender_name, recipients, subject, text, album)] = self._database.query(
-                "SELECT sender_name, recipients, subject, text, album FROM upload WHERE id = ?",
-                arrival.id,
+                "SELECT sender_name, recipients, subject, text, album FROM upload WHERE id = ?", id
             )
-            if arrival.site:
-                whole = upload.posted(arrival.sender, arrival.site, album, text, [*files.values()])
-            else:
-                whole = Upload(
-                    sender=arrival.sender,
-                    sender_name=sender_name,
-                    recipients=tuple(json.loads(recipients)),
-                    subject=subject,
-                    text=text,
-                    files=tuple(files.values()),
-                    source=bodies[0][0],
-                )
+            whole = Upload(
+                sender=delivery.arrival.sender,
+                sender_name=sender_name,
+                recipients=tuple(json.loads(recipients)),
+                subject=subject,
+                text=text,
+                files=tuple(files.values()),
+                album=album,
+                source=bodies[0][0] if 0 in bodies else None,
+            )
             wanted = delivery.file_number
             yield whole, [file for number, file in files.items() if wanted in (0, number)]
 
     def quarantine_delivery(self, delivery: Delivery) -> list[Path]:
         """Move the bodies of a delivery to quarantine. Returns their paths there."""
         self._close_post(delivery)
-        moved = []
-        for id, *_ in self._bodies(delivery):
-            try:
-                moved.append(self._move_to_quarantine(self._spool, id))
-            except FileNotFoundError:
-                if self._spool.has(id):
-                    raise  # the quarantine folder is gone
-        self._quarantine.sync()
-        self._spool.sync()
+        ids = [id for id, *_ in self._bodies(delivery) if self._spool.has(id)]
+        moved = [self._move_to_quarantine(self._spool, id) for id in ids]
+        self._sync_quarantine()
         return moved
 
     def _move_to_quarantine(self, folder: Folder, id: str) -> Path:
-        """Move a body to quarantine. Syncing the folders makes that durable."""
+        """Move a body to quarantine. `_sync_quarantine` makes that durable."""
         folder.move(id, self._quarantine, id)
-        self._is_tidy = False
         return self._quarantine.path / id
+
+    def _sync_quarantine(self) -> None:
+        """Make all moves to quarantine durable, and delete the oldest bodies above the limits."""
+        self._quarantine.sync()
+        self._spool.sync()
+        with suppress(OSError):  # it is listed again at the next move
+            for name in self._quarantine.trim(MAX_QUARANTINE, MAX_QUARANTINED):
+                path = self._quarantine.path / name
+                logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
 
     def _new_id(self) -> str:
         now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._clock()))
@@ -368,74 +344,35 @@ class Spool(Deliveries):
 
     @contextmanager
     def _storing(
-        self, incoming: Incoming, found: Upload, resource: str = "", post: Post | None = None
-    ) -> Iterator[tuple[sqlite3.Connection, str]]:
+        self, incoming: Incoming, found: Upload, site: str = "", resource: str | None = None
+    ) -> Iterator[tuple[sqlite3.Connection, dict[str, object]]]:
         """Make a body durable, then its rows: the with statement is the transaction.
 
-        Yields the database and the fingerprint. Raises RepeatedError.
+        Yields the database, and what `_add_body` inserts. Raises RepeatedError.
         """
+        parts = found.source.parts if found.source else ()
         fingerprint = upload.fingerprint(found, incoming.size)
+        body = {
+            "id": incoming.id,
+            "received": self._clock(),
+            "size": incoming.size,
+            "fingerprint": fingerprint,
+            "resource": resource,
+            "parts": json.dumps([part._replace(headers=()) for part in parts]),
+        }
         incoming.sync()
         self._check_place(incoming.folder)
         try:
             with self._transaction() as database:
                 now = self._clock()
-                self._replies.refuse_repeated(database, fingerprint, now, resource, post)
-                yield database, fingerprint
+                self._repeats.refuse(database, fingerprint, site, found.text, now, resource)
+                self._repeats.open[incoming.id] = Future()
+                yield database, body
         except BaseException:
-            self._replies.open.pop(incoming.id, None)
+            self._repeats.open.pop(incoming.id, None)
             raise
         incoming.close()
-        self._room.accept(incoming.id, incoming.size)
-
-    def _add_body(
-        self,
-        database: sqlite3.Connection,
-        incoming: Incoming,
-        id: str,
-        file_number: int,
-        fingerprint: str,
-        found: Upload,
-        thumbnails: Sequence[Thumbnail | None],
-        resource: str = "",
-    ) -> None:
-        """Insert a body of the upload `id`, and its files."""
-        parts = found.source.parts if found.source else ()
-        insert(
-            database,
-            "body",
-            id=incoming.id,
-            upload=id,
-            file_number=file_number,
-            received=self._clock(),
-            size=incoming.size,
-            fingerprint=fingerprint,
-            resource=resource,
-            parts=json.dumps([part._replace(headers=()) for part in parts]),
-        )
-        first = file_number or 1
-        shown = dict(enumerate(thumbnails, first))
-        for number, file in enumerate(found.files, first):
-            thumbnail = shown.get(number)
-            insert(
-                database,
-                "file",
-                upload=id,
-                number=number,
-                name=file.name,
-                content_type=file.content_type,
-                start=file.start,
-                size=file.size,
-                thumbnail=thumbnail and thumbnail.data,
-                turn=thumbnail.turn if thumbnail else 0,
-            )
-        if any(thumbnails):
-            database.execute(
-                "UPDATE file SET thumbnail = NULL WHERE thumbnail IS NOT NULL AND upload NOT IN"
-                " (SELECT id FROM upload ORDER BY received DESC, id DESC LIMIT ?)",
-                (RECENT,),
-            )
-        self._replies.open[incoming.id] = Future()
+        self._room.needed[incoming.id] = incoming.size  # for a copy of its files
 
     def _close_post(self, delivery: Delivery) -> None:
         arrival = delivery.arrival
@@ -485,8 +422,7 @@ class Spool(Deliveries):
                 self._spool.unlink(name)
             else:
                 self.recovered.append(self._move_to_quarantine(self._spool, name))
-        self._quarantine.sync()
-        self._spool.sync()
+        self._sync_quarantine()
         now = self._clock()
         with self._database.transaction() as database:
             database.execute(
@@ -502,7 +438,7 @@ class Spool(Deliveries):
                 " THEN :quiet ELSE 0 END WHERE state = 'waiting'",
                 {"now": now, "quiet": QUIET},
             )
-        self._room.accepted = dict(self._database.query(_NEEDED_BODIES))
+        self._room.needed = dict(self._database.query(f"SELECT id, size FROM body WHERE {NEEDED}"))
         # A file that was being saved. The next attempt may use another folder.
         for path in self._root.parent.glob("undelivered/*/.[0-9]*Z-*-*"):
             with suppress(OSError):
@@ -510,6 +446,44 @@ class Spool(Deliveries):
         with suppress(OSError):
             for path in self._root.glob("run-*"):
                 shutil.rmtree(path, ignore_errors=True)  # does not follow links
+
+
+def _add_upload(
+    database: sqlite3.Connection, arrival: StoredUpload, found: Upload, session: str = ""
+) -> None:
+    insert(
+        database,
+        "upload",
+        **arrival._asdict(),
+        sender_name=found.sender_name,
+        recipients=json.dumps(found.recipients),
+        subject=found.subject,
+        text=found.text,
+        album=found.album,
+        session=session,
+    )
+
+
+def _add_body(
+    database: sqlite3.Connection,
+    body: Mapping[str, object],
+    id: str,
+    file_number: int,
+    files: Sequence[File],
+) -> None:
+    """Insert a body of the upload `id`, and its files."""
+    insert(database, "body", **body, upload=id, file_number=file_number)
+    for number, file in enumerate(files, file_number or 1):
+        insert(
+            database,
+            "file",
+            upload=id,
+            number=number,
+            name=file.name,
+            content_type=file.content_type,
+            start=file.start,
+            size=file.size,
+        )
 
 
 def _open_post(database: sqlite3.Connection, post: Post, now: float) -> StoredUpload | None:

@@ -876,7 +876,6 @@ class TestThreads:
             ),
             ("next_try", BUG, "deliveries to save paused for 0 s"),
             ("targets", BROKEN, "cannot check for new deliveries"),
-            ("tidy", BROKEN, "cannot check for new deliveries"),
             ("version", BROKEN, "cannot check for new deliveries"),
         ],
     )

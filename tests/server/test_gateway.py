@@ -396,13 +396,12 @@ class TestPage:
     def arrive(self, spool: Spool, directory: Path) -> Callable[..., str]:
         """Stores an upload of a client with a saved photo; returns the address of the file."""
 
-        def store(client: str, *, has_thumbnail: bool = True, saves: bool = True) -> str:
+        def store(client: str, *, saves: bool = True) -> str:
             incoming = spool.begin()
             incoming.write(b"x")
             file = File(f"{client}.JPG", "image/jpeg", 1, 0, incoming.fetch)
             upload = Upload("me", ("a",), "", "", (file,))
-            thumbnails = [Thumbnail(b"a thumbnail", 90)] if has_thumbnail else []
-            id = spool.accept(incoming, client, upload, {"save": ["a"]}, thumbnails).id
+            id = spool.accept(incoming, client, upload, {"save": ["a"]}).id
             spool.reply_confirmed(id)
             if saves:
                 path = directory / f"{client}.JPG"
@@ -490,7 +489,7 @@ class TestPage:
         config = replace(config, gallery=gallery)
         found = suffix == ".1" and (gallery or client == CLIENT)
         reply = gateway.answer(config, client, Endpoint(Service.THUMBNAIL, argument), b"")
-        assert reply == (thumbnail(Thumbnail(b"a thumbnail", 90)) if found else NOT_FOUND)
+        assert reply == (thumbnail(Thumbnail(pictures.picture())) if found else NOT_FOUND)
         for service in (Service.OPEN, Service.DOWNLOAD):
             file = gateway.file(config, client, Endpoint(service, argument), "GET", ())
             if isinstance(file, FileReply):
@@ -503,13 +502,13 @@ class TestPage:
     def test_thumbnail_on_request(
         self, gateway: Gateway, config: Config, directory: Path, arrive: Callable[..., str]
     ) -> None:
-        """Without a stored thumbnail, it is read from the saved file, or a placeholder is sent."""
-        endpoint = Endpoint(Service.THUMBNAIL, arrive(CLIENT, has_thumbnail=False))
+        """It is read from the saved file; a photo without one gets a placeholder."""
+        endpoint = Endpoint(Service.THUMBNAIL, arrive(CLIENT))
         reply = gateway.answer(config, CLIENT, endpoint, b"")
         assert (reply.body, reply.content_type) == (pictures.picture(), "image/jpeg")
         (directory / f"{CLIENT}.JPG").unlink()
         assert gateway.answer(config, CLIENT, endpoint, b"") == NOT_FOUND
-        no_photo = Endpoint(Service.THUMBNAIL, arrive(OTHER, has_thumbnail=False))
+        no_photo = Endpoint(Service.THUMBNAIL, arrive(OTHER))
         path = directory / f"{OTHER}.JPG"
         state = path.stat()
         path.write_bytes(bytes(len(PHOTO)))

@@ -33,10 +33,9 @@ from nxparse.server.reply import ACCEPTED, Reply
 from nxparse.server.sessions import AnnouncedFile
 from nxparse.store.body import MIN_FREE, STRIDE
 from nxparse.store.deliveries import MAX_WAIT
-from nxparse.store.records import FileRecord, Post
+from nxparse.store.records import Post
 from nxparse.store.spool import GAP, QUIET, Spool
 from nxparse.text import describe_disk_error, format_size, printable
-from tests import pictures
 from tests.bodies import BOUNDARY, CONTENT_TYPE, SENDER, body, jpeg, message_xml, part_head
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import CALLS, STATEMENTS, Faults, contents, make_lazy
@@ -98,10 +97,9 @@ class Place:
         length: int | None = len(PHOTO),
         content_type: str = "image/pjpeg",
         inspect: int = 0,
-        gallery: bool = False,
     ) -> FileReceiver:
         """Begin to receive a file for a social site, with announcement number `number`."""
-        config = configured(self.directory, nx_route=list(rules), nx_gallery=gallery, **SMTP)
+        config = configured(self.directory, nx_route=list(rules), **SMTP)
         info = BodyInfo(CLIENT, content_type, length)
         file = AnnouncedFile(f"announcement {number}", post, name)
         return FileReceiver(self.spool, config, info, file, inspect=inspect).open()
@@ -163,20 +161,6 @@ def send(receiver: Receiver, data: bytes = BODY) -> Reply:
 
 def of_size(size: int) -> bytes:
     return body([("SAM.JPG", jpeg(size - len(body([("SAM.JPG", b"")]))))])
-
-
-@pytest.mark.parametrize("gallery", [False, True])
-def test_thumbnails(place: Place, gallery: bool) -> None:
-    """Names and sizes of the files are stored for the page; thumbnails only if it shows them."""
-    small = pictures.picture(16, 8)
-    photo = pictures.photo(small, orientation=6)
-    send(place.begin(nx_gallery=gallery), body([("a.jpg", photo), ("b/c.jpg", PHOTO)]))
-    [found] = place.spool.recent()
-    assert found.files == (
-        FileRecord(1, "a.jpg", len(photo), gallery, 90 if gallery else 0),
-        FileRecord(2, "c.jpg", len(PHOTO), False, 0),
-    )
-    assert place.spool.thumbnail(found.arrival.id, 1) == (small if gallery else None)
 
 
 class TestAccepted:
@@ -652,13 +636,12 @@ class TestFile:
         found = [one for one in place.spool.waiting() if one.file_number == 0]
         return [one.next_try - place.clock.now for one in found]
 
-    @pytest.mark.parametrize("gallery", [False, True])
-    def test_accepted(self, place: Place, gallery: bool) -> None:
+    def test_accepted(self, place: Place) -> None:
         """The photos of a post are stored as received, each logged with the id of the post."""
-        data = [pictures.photo(pictures.picture(16, 8)) + bytes([n]) for n in (1, 2)]
+        data = [jpeg(500), jpeg(500, 9)]
         results = []
         for number in (1, 2):
-            receiver = place.file(TO_ME, "facebook=save", number=number, gallery=gallery)
+            receiver = place.file(TO_ME, "facebook=save", number=number)
             results.append(received(receiver, data[number - 1]))
         first, second = (result.accepted for result in results)
         message = f"from anna to facebook: SAM_4371.JPG, {format_size(len(data[0]))}"
@@ -671,11 +654,6 @@ class TestFile:
         }
         line = f"{message}; next: mail:me@example.org, save (upload ID)"
         assert place.log() == [("INFO", line)] * 2
-        [found] = place.spool.recent()
-        assert [(one.number, one.has_thumbnail) for one in found.files] == [
-            (1, gallery),
-            (2, gallery),
-        ]
 
     def test_upload(self, place: Place) -> None:
         """The announcement is stored with the file."""

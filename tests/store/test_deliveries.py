@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -8,32 +7,25 @@ import pytest
 
 from nxparse.store.deliveries import MAX_WAIT, is_ahead
 from nxparse.store.records import (
-    RECENT,
     Delivery,
     FileRecord,
-    StoredUpload,
 )
 from nxparse.store.spool import QUIET, Spool
-from nxparse.upload import Thumbnail
-from tests.arrivals import parsed
 from tests.bodies import RECIPIENT, body, jpeg
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import (
     contents,
 )
 from tests.store.helpers import (
-    CLIENT,
     MAIL,
     PHOTO,
     POST,
-    SAVE,
     YEARS,
     accept,
     append,
     bodies,
     due,
     posts,
-    receive,
     reopened,
     to,
     waits,
@@ -381,20 +373,12 @@ class TestBackOff:
 class TestRecent:
     """The list of recent uploads."""
 
-    def arrive(
-        self, into: Spool, client: str = CLIENT, thumbnails: Sequence[Thumbnail | None] = ()
-    ) -> StoredUpload:
-        data = body([("a.jpg", PHOTO), ("b\u202e.jpg", jpeg(600))])
-        arrival = into.accept(receive(into, data), client, parsed(data), SAVE, thumbnails)
-        into.reply_confirmed(arrival.id)
-        return arrival
-
     def test_latest_first(self, opened: Spool, clock: Clock) -> None:
         """The latest uploads of one client or of all, within a limit."""
         arrivals = []
         for number in range(6):
             clock.now += 1
-            arrivals.append(self.arrive(opened, f"192.0.2.{number % 2}"))
+            arrivals.append(accept(opened, client=f"192.0.2.{number % 2}"))
         arrivals.reverse()
         assert [one.arrival for one in opened.recent()] == arrivals
         assert [one.arrival for one in opened.recent("192.0.2.1")] == arrivals[::2]
@@ -402,25 +386,10 @@ class TestRecent:
         assert opened.recent("192.0.2.9") == []
         assert [one.arrival for one in opened.recent(limit=1)] == arrivals[:1]
 
-    def test_files(self, opened: Spool) -> None:
-        """The files are listed after the body is deleted."""
-        arrival = self.arrive(opened, CLIENT, [None, Thumbnail(b"small", 90)])
-        opened.done(to(arrival, "save"))
-        [found] = opened.recent()
-        assert found.files == (
-            FileRecord(1, "a.jpg", 500, False, 0),
-            FileRecord(2, "b.jpg", 600, True, 90),
-        )
-        assert [opened.thumbnail(arrival.id, file_number) for file_number in (0, 1, 2, 3)] == [
-            *(None, None),
-            b"small",
-            None,
-        ]
-        assert opened.thumbnail("another", 2) is None
-
-    def test_deliveries(self, opened: Spool, clock: Clock) -> None:
-        """Waiting, finished and failed deliveries are listed."""
-        arrival = accept(opened, targets=("drop", "mail", "save"))
+    def test_listed(self, opened: Spool, clock: Clock) -> None:
+        """Files, and waiting, finished and failed deliveries; also after the body is deleted."""
+        data = body([("a.jpg", PHOTO), ("b\u202e.jpg", jpeg(600))])
+        arrival = accept(opened, data, ("drop", "mail", "save"))
         opened.done(to(arrival, "save"))
         opened.failed(to(arrival, "drop"), "no reason")
         opened.postpone(to(arrival, "mail"), 30.0, "no answer", ["left@example.org"])
@@ -431,6 +400,9 @@ class TestRecent:
             Delivery(arrival, "mail", 0, ("left@example.org",), 1, 30, now + 30, "no answer"),
             Delivery(arrival, "save", 0, (RECIPIENT,), 0, 0, now, "", state="done"),
         )
+        opened.done(to(arrival, "mail"))
+        assert opened.record(arrival.id) == opened.recent()[0]
+        assert found.files == (FileRecord(1, "a.jpg", 500), FileRecord(2, "b.jpg", 600))
 
     def test_post(self, opened: Spool) -> None:
         """The photos of a post are its files."""
@@ -442,13 +414,3 @@ class TestRecent:
             *(("save", 1), ("save", 2)),
             (MAIL, 0),
         }
-
-    def test_thumbnails_of_older_ones_are_forgotten(self, opened: Spool, clock: Clock) -> None:
-        """The thumbnails of older uploads are deleted."""
-        arrivals = []
-        for _ in range(RECENT + 3):
-            clock.now += 1
-            arrivals.append(self.arrive(opened, CLIENT, [Thumbnail(b"small"), None]))
-        kept = [opened.thumbnail(one.id, 1) for one in arrivals]
-        assert kept == [None] * 3 + [b"small"] * RECENT
-        assert all(len(one.files) == 2 for one in opened.recent(limit=100))

@@ -81,13 +81,11 @@ class TestQuarantine:
         """The folder is listed only after a body was moved to it."""
         listed: list[object] = []
         monkeypatch.setattr(Folder, "trim", lambda *limits: listed.append(limits) or [])
-        opened.tidy()
-        opened.tidy()
-        assert len(listed) == 1
+        opened.done(to(accept(opened), "save"))
+        opened.version()
+        assert listed == []
         opened.quarantine(receive(opened))
-        opened.tidy()
-        opened.tidy()
-        assert len(listed) == 2
+        assert len(listed) == 1
 
     @pytest.mark.parametrize(
         ("limit", "room", "deleted"),
@@ -106,6 +104,7 @@ class TestQuarantine:
         root: Path,
         clock: Clock,
         monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
         limit: str,
         room: int,
         deleted: int,
@@ -116,39 +115,25 @@ class TestQuarantine:
         """
         monkeypatch.setattr(spool, limit, room)
         paths = []
+        caplog.clear()
         for _ in range(3):
             paths.append(opened.quarantine(receive(opened, b"x")))
             clock.now += 1
-        if (paths[0].stat().st_blocks) != 8:  # type: ignore[union-attr]
-            pytest.skip("another block size")
-        waiting = accept(opened)
-        assert opened.tidy() == paths[:deleted]
-        assert [root / "quarantine" / name for name in bodies(root)[1]] == paths[deleted:]
-        assert list(bodies(root)[0]) == [waiting.id]
-        assert opened.tidy() == []
+        left = list(bodies(root)[1])
+        assert [root / "quarantine" / name for name in left] == paths[deleted:]
+        lines = [
+            f"quarantine is full: deleted the oldest in it, {path}" for path in paths[:deleted]
+        ]
+        assert caplog.messages == lines
 
     def test_counted_at_start(
         self, opened: Spool, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Bodies that are in quarantine at the start count."""
-        path = opened.quarantine(receive(opened))
+        opened.quarantine(receive(opened))
         monkeypatch.setattr(spool, "MAX_QUARANTINED", 0)
-        again = reopened(opened, root, clock)
-        assert again.tidy() == [path]
-        again.close()
-
-    def test_tidy_what_can_be(
-        self, opened: Spool, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A body that cannot be deleted is skipped."""
-        monkeypatch.setattr(spool, "MAX_QUARANTINED", 2)
-        paths = []
-        for _ in range(4):
-            paths.append(opened.quarantine(receive(opened, b"x" * 100)))
-            clock.now += 1
-        with Faults(("unlink",), errno.EPERM):
-            assert opened.tidy() == paths[1:3]
-        assert [root / "quarantine" / name for name in bodies(root)[1]] == [paths[0], paths[3]]
+        reopened(opened, root, clock).close()
+        assert bodies(root) == ({}, {})
 
 
 class TestUnknown:

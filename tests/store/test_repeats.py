@@ -10,7 +10,7 @@ import pytest
 from nxparse.store.records import (
     Post,
 )
-from nxparse.store.replies import REPEAT, RepeatedError
+from nxparse.store.repeats import REPEAT, RepeatedError
 from nxparse.store.spool import Spool
 from tests.arrivals import parsed
 from tests.bodies import SENDER, body, jpeg, message_xml
