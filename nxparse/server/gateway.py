@@ -24,7 +24,7 @@ from nxparse.server.page import Failure
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import AnnouncedFile, Sessions
 from nxparse.store.saved import OpenFile, open_unchanged
-from nxparse.store.spool import QUIET, Spool
+from nxparse.store.spool import Spool
 from nxparse.text import describe_disk_error, describe_refused_sender, printable
 from nxparse.upload import thumbnail, whole
 
@@ -172,7 +172,7 @@ class Gateway:
         token, post = stored
         if not _may_send(config, client, post.sender, f"a file for {site}"):
             return social.SESSION_EXPIRED
-        self._spool.expect(post, QUIET)
+        self._spool.expect(post)
         return social.upload_to(token)
 
     def _failed(self, config: Config, client: str, error: Exception) -> Reply:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -28,9 +27,8 @@ from nxparse.scanner import Scanner
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import AnnouncedFile
 from nxparse.store.body import Incoming
-from nxparse.store.deliveries import MAX_WAIT
 from nxparse.store.repeats import RepeatedError
-from nxparse.store.spool import QUIET, Spool
+from nxparse.store.spool import Spool
 from nxparse.text import (
     describe_contents,
     describe_disk_error,
@@ -43,7 +41,6 @@ from nxparse.text import (
 from nxparse.upload import Upload, from_parts, whole
 
 HOPELESS = 4  # times nx_max_upload; the connection of a longer body is closed
-PROGRESS = 5.0  # seconds between two log lines about a long upload
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +84,6 @@ class Receiver(ABC):
         self._inspect = inspect
         self._refusal: Reply | None = None
         self._incoming: Incoming | None = None
-        self._logged_at = time.monotonic()
 
     def open(self) -> Self:
         """Create the body in the spool, or refuse the upload."""
@@ -105,7 +101,6 @@ class Receiver(ABC):
         self.received += len(chunk)
         if self._incoming is None:
             return
-        self._log_progress()
         if self.received > self._config.max_upload:
             self._too_large()
             return
@@ -217,13 +212,6 @@ class Receiver(ABC):
         size = incoming.size
         return incoming.fetch(0, size) if 0 < size <= self._inspect else None
 
-    def _log_progress(self) -> None:
-        length, now = self._info.length, time.monotonic()
-        if length and self.received < length and now - self._logged_at >= PROGRESS:
-            self._logged_at = now
-            progress = f"{format_size(self.received)} of {format_size(length)}"
-            self._log(logging.INFO, f"received {progress}")
-
     def _log(self, level: int, message: str) -> None:
         logger.log(level, f"{self._info.client}: {message}")
 
@@ -291,23 +279,6 @@ class FileReceiver(Receiver):
         super().__init__(spool, config, info, inspect=inspect)
         self._file = file
 
-    def open(self) -> Self:
-        super().open()
-        self._expect(MAX_WAIT)
-        return self
-
-    def finish(self) -> Result:
-        result = super().finish()
-        if result.is_duplicate or not result.accepted:
-            self._expect(QUIET)
-        return result
-
-    def abort(self, reason: str) -> bytes | None:
-        try:
-            return super().abort(reason)
-        finally:
-            self._expect(QUIET)
-
     def _accept(self, incoming: Incoming) -> Result:
         post, name = self._file.post, self._file.name
         targets = self._targets(post.site)
@@ -333,13 +304,6 @@ class FileReceiver(Receiver):
                 target = save
             targets[target.text] = target.reaches_beyond_the_disk
         return targets
-
-    def _expect(self, seconds: float) -> None:
-        """Delay the delivery of the whole post by `seconds`, for this file."""
-        try:
-            self._spool.expect(self._file.post, seconds)
-        except (OSError, sqlite3.Error) as error:
-            self._log(logging.ERROR, describe_disk_error(error, self._config.dir))
 
 
 class Collector:

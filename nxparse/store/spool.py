@@ -54,7 +54,7 @@ from nxparse.framing import PartSpan
 from nxparse.store import disk
 from nxparse.store.body import Background, Incoming, Room
 from nxparse.store.database import Database, insert
-from nxparse.store.deliveries import MAX_WAIT, WAITED, Deliveries, add_delivery
+from nxparse.store.deliveries import WAITED, Deliveries, add_delivery
 from nxparse.store.disk import Folder
 from nxparse.store.records import (
     NEEDED,
@@ -73,7 +73,8 @@ MAX_UNKNOWN_BYTES = 256 << 20
 MAX_UNKNOWN = 100  # files
 # Settled uploads stay in the database as history for this time, in seconds.
 HISTORY = 30 * 86400
-# Seconds after which a photo with the same caption begins a new post.
+# A post waits for an announced photo for this many seconds. A photo that arrives later
+# begins a new post.
 GAP = 600.0
 # Cameras do not announce the end of a post: it is delivered after this many seconds
 # without another photo.
@@ -217,8 +218,8 @@ class Spool(Deliveries):
                 add_delivery(database, arrival.id, target, file_number, [post.site], when)
         return arrival
 
-    def expect(self, post: Post, seconds: float) -> None:
-        """Postpone an open post by `seconds`, because another photo of it may arrive."""
+    def expect(self, post: Post) -> None:
+        """Postpone an open post by GAP, because another photo of it is announced."""
         now = self._clock()
         with self._transaction() as database:
             if arrival := _open_post(database, post, now):
@@ -226,7 +227,7 @@ class Spool(Deliveries):
                 database.execute(
                     "UPDATE delivery SET next_try = ? WHERE upload = ? AND file_number = 0"
                     " AND state = 'waiting' AND attempts = 0",
-                    (now + min(seconds, MAX_WAIT), arrival.id),
+                    (now + GAP, arrival.id),
                 )
 
     def reply_confirmed(self, id: str) -> None:

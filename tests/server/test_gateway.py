@@ -22,7 +22,7 @@ from nxparse.server.page import PAGE, render, thumbnail
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import AnnouncedFile, Sessions
 from nxparse.store.saved import SavedFile, identity_of
-from nxparse.store.spool import QUIET, Spool
+from nxparse.store.spool import GAP, QUIET, Spool
 from nxparse.upload import File, Thumbnail, Upload
 from tests import arrivals, pictures
 from tests import social as camera
@@ -271,7 +271,7 @@ class TestAnnounce:
         announce(gateway, config, key, "a caption", site="picasa")
         assert spool.next_try("mail") == clock.now + 1
         announce(gateway, config, key, "a caption")
-        assert spool.next_try("mail") == clock.now + QUIET
+        assert spool.next_try("mail") == clock.now + GAP
 
 
 def found(gateway: Gateway, config: Config, token: str) -> AnnouncedFile:

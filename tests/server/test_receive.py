@@ -9,8 +9,7 @@ import os
 import re
 import shutil
 import sqlite3
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ import pytest
 from nxparse import markup
 from nxparse.config import OPTIONS, Config, parse
 from nxparse.server.receive import (
-    PROGRESS,
     BodyInfo,
     Collector,
     EmailReceiver,
@@ -32,9 +30,8 @@ from nxparse.server.receive import (
 from nxparse.server.reply import ACCEPTED, Reply
 from nxparse.server.sessions import AnnouncedFile
 from nxparse.store.body import MIN_FREE, STRIDE
-from nxparse.store.deliveries import MAX_WAIT
 from nxparse.store.records import Post
-from nxparse.store.spool import GAP, QUIET, Spool
+from nxparse.store.spool import Spool
 from nxparse.text import describe_disk_error, format_size, printable
 from tests.bodies import BOUNDARY, CONTENT_TYPE, SENDER, body, jpeg, message_xml, part_head
 from tests.clock import NEW_YEAR, Clock
@@ -597,44 +594,8 @@ def test_inspected(place: Place, inspect: int, expected: bytes | None) -> None:
     assert (result.reply, result.body) == (ACCEPTED, expected)
 
 
-class TestProgress:
-    @pytest.mark.parametrize(
-        ("length", "seconds", "expected"),
-        [
-            (50_000, PROGRESS, [10, 20, 30, 40]),
-            (50_000, PROGRESS / 2, [20, 40]),
-            (50_000, PROGRESS / 6, []),
-            (None, PROGRESS, []),
-            (20_000, PROGRESS, [10]),
-        ],
-        ids=["slow", "less slow", "fast", "chunked", "longer than announced"],
-    )
-    def test_lines(
-        self,
-        place: Place,
-        monkeypatch: pytest.MonkeyPatch,
-        length: int | None,
-        seconds: float,
-        expected: Sequence[int],
-    ) -> None:
-        """The progress of an upload that takes long is logged, but not its end."""
-        now = 0.0
-        monkeypatch.setattr(time, "monotonic", lambda: now)
-        receiver = place.begin(length=length)
-        for _ in range(5):
-            now += seconds
-            receiver.feed(b"x" * 10_000)
-        whole = f"{(length or 0) // 1000}.0 kB"
-        assert place.log() == [("INFO", f"received {n}.0 kB of {whole}") for n in expected]
-
-
 class TestFile:
     """A photo or video for a social site."""
-
-    def _waits(self, place: Place) -> list[float]:
-        """Seconds until each delivery of a whole post is due."""
-        found = [one for one in place.spool.waiting() if one.file_number == 0]
-        return [one.next_try - place.clock.now for one in found]
 
     def test_accepted(self, place: Place) -> None:
         """The photos of a post are stored as received, each logged with the id of the post."""
@@ -711,52 +672,23 @@ class TestFile:
         assert sorted(match[1].split(", ")) == [target for target, _ in expected]
 
     @pytest.mark.parametrize(
-        ("end", "status", "logged"),
-        [
-            ("accepted", 200, 1),
-            ("empty", 400, 1),
-            ("too large", 413, 1),
-            ("cut", None, 1),
-            ("nothing arrived", None, 1),
-            ("repeat", 200, 1),
-        ],
+        ("end", "status"),
+        [("empty", 400), ("too large", 413), ("too large from the start", 413), ("cut", None)],
     )
-    def test_end(self, place: Place, end: str, status: int | None, logged: int) -> None:
-        """S08, H22: a post waits while a file arrives, and a minute after it, however it ends."""
-        accepted = received(place.file(TO_ME), PHOTO).accepted
-        place.clock.now += 30
-        receiver = place.file(TO_ME, number=1 if end == "repeat" else 2, length=None)
-        assert self._waits(place) == [MAX_WAIT]
-        place.clock.now += GAP - 30
+    def test_refused_or_cut(self, place: Place, end: str, status: int | None) -> None:
+        """H22: the other photos of a post are delivered, however one of them ends."""
+        send(place.file(TO_ME), PHOTO)
+        length = 100_001 if end == "too large from the start" else None
+        receiver = place.file(TO_ME, number=2, length=length)
         place.log()
-        data = {"accepted": jpeg(600), "too large": jpeg(100_001), "repeat": PHOTO}.get(end, b"")
         if status is None:
-            feed(receiver, jpeg(600)[: 300 if end == "cut" else 0])
+            feed(receiver, jpeg(600)[:300])
             receiver.abort(GONE)
         else:
-            result = received(receiver, data)
-            assert result.reply.status == status
-            assert (result.accepted == accepted) is (end == "repeat")
-        assert (self._waits(place), len(place.log())) == ([QUIET], logged)
-        files = [PHOTO, jpeg(600)] if end == "accepted" else [PHOTO]
-        assert place.posted() == {("mail:me@example.org", 0): files}
+            assert send(receiver, b"" if end == "empty" else jpeg(100_001)).status == status
+        assert place.posted() == {("mail:me@example.org", 0): [PHOTO]}
         quarantined = list(contents(place.quarantine.parent).values())
         assert quarantined == ([jpeg(600)[:300]] if end == "cut" else [])
-
-    def test_refused_from_the_start(self, place: Place) -> None:
-        """A post waits also while a file arrives that is not stored."""
-        send(place.file(TO_ME), PHOTO)
-        receiver = place.file(TO_ME, number=2, length=100_001)
-        before = self._waits(place)
-        send(receiver, jpeg(100_001))
-        assert (before, self._waits(place)) == ([MAX_WAIT], [QUIET])
-
-    def test_post_that_cannot_be_postponed(self, place: Place) -> None:
-        """K01: the file is received all the same, and the reason is logged."""
-        with Faults(("BEGIN",), errno.EIO):
-            receiver = place.file(TO_ME)
-        assert place.log() == [("ERROR", describe_disk_error(NO_STATE, place.directory))]
-        assert send(receiver, PHOTO) is ACCEPTED
 
     def test_same_announcement(self, place: Place) -> None:
         """S08: the same file for the same announcement is accepted once."""
