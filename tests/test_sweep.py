@@ -325,7 +325,6 @@ class Run:
                 "facebook",
                 "NX300",
                 sent.caption,
-                sent.caption.count("~"),
             )
             [name] = sent.photos
             file = AnnouncedFile(f"announcement of {name}", post, name)

@@ -165,13 +165,13 @@ class Gateway:
 
     def _announce(self, config: Config, client: str, site: str, body: bytes) -> Reply:
         announcement = social.parse_announcement(body)
-        stored = self._sessions.announce(client, announcement.session_key, site, announcement)
-        if stored is None:
+        user = self._sessions.user(client, announcement.session_key)
+        if user is None:
             logger.warning(f"{client}: has to log in to {site} again: its session has expired")
             return social.SESSION_EXPIRED
-        token, post = stored
-        if not _may_send(config, client, post.sender, f"a file for {site}"):
+        if not _may_send(config, client, user, f"a file for {site}"):
             return social.SESSION_EXPIRED
+        token, post = self._sessions.announce(client, user, site, announcement)
         self._spool.expect(post)
         return social.upload_to(token)
 

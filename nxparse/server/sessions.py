@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nxparse.server.social import Announcement
-from nxparse.store.database import Database
+from nxparse.store.database import Database, insert
 from nxparse.store.records import Post
 
 # The phones of that time asked for 43,200 minutes (decompiled SnsProvider, 2012).
@@ -51,7 +51,6 @@ CREATE TABLE announcement (
     name TEXT,
     album TEXT NOT NULL,
     caption TEXT NOT NULL,
-    photos INTEGER NOT NULL,
     size INTEGER NOT NULL    -- bytes of its texts
 );
 CREATE INDEX announcement_session ON announcement (session);
@@ -98,31 +97,32 @@ class Sessions:
                 " (SELECT id FROM session ORDER BY used DESC LIMIT -1 OFFSET ?)",
                 (now - SESSION_LIFE, MAX_SESSIONS - 1),
             )
-            database.execute(
-                "INSERT INTO session VALUES (?, ?, ?, ?)", (_digest(key), client, user, now)
-            )
+            insert(database, "session", id=_digest(key), client=client, user=user, used=now)
         return key
 
-    def announce(
-        self, client: str, key: str, site: str, announcement: Announcement
-    ) -> tuple[str, Post] | None:
-        """Store an announcement. Returns the token to send the file under, and its post.
+    def user(self, client: str, key: str) -> str | None:
+        """Return the user of a session; None if `key` is that of no session of this client."""
+        rows = self._database.query(
+            "SELECT user FROM session WHERE id = ? AND client = ? AND used >= ?",
+            _digest(key),
+            client,
+            self._clock() - SESSION_LIFE,
+        )
+        return rows[0][0] if rows else None
 
-        Returns None if `key` is that of no session of this client.
+    def announce(
+        self, client: str, user: str, site: str, announcement: Announcement
+    ) -> tuple[str, Post]:
+        """Store an announcement in a session of `user`, which is prolonged.
+
+        Returns the token to send the file under, and its post.
         """
         token = secrets.token_hex(16)
-        session, now = _digest(key), self._clock()
-        photos = announcement.photos
+        session, now = _digest(announcement.session_key), self._clock()
         name, album, caption = announcement.name, announcement.album, announcement.caption
         size = sum(len(text.encode("utf-8", "replace")) for text in (name or "", album, caption))
         with self._database.transaction() as database:
-            users = database.execute(
-                "UPDATE session SET used = ? WHERE id = ? AND client = ? AND used >= ?"
-                " RETURNING user",
-                (now, session, client, now - SESSION_LIFE),
-            ).fetchall()
-            if not users:
-                return None
+            database.execute("UPDATE session SET used = ? WHERE id = ?", (now, session))
             database.execute(
                 "DELETE FROM announcement WHERE made < ? OR id IN (SELECT id FROM (SELECT id,"
                 " row_number() OVER latest AS number, sum(size) OVER latest AS total"
@@ -131,16 +131,24 @@ class Sessions:
                 " WHERE number > ? OR total > ?)",
                 (now - ANNOUNCEMENT_LIFE, MAX_ANNOUNCEMENTS - 1, MAX_ANNOUNCED - size),
             )
-            database.execute(
-                "INSERT INTO announcement VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (_digest(token), session, now, site, name, album, caption, photos, size),
+            insert(
+                database,
+                "announcement",
+                id=_digest(token),
+                session=session,
+                made=now,
+                site=site,
+                name=name,
+                album=album,
+                caption=caption,
+                size=size,
             )
-        return token, Post(client, users[0][0], session, site, album, caption, photos)
+        return token, Post(client, user, session, site, album, caption)
 
     def announced(self, client: str, token: str) -> AnnouncedFile | None:
         """Return the file that this client has announced under this token."""
         rows = self._database.query(
-            "SELECT announcement.id, name, client, user, session, site, album, caption, photos"
+            "SELECT announcement.id, name, client, user, session, site, album, caption"
             " FROM announcement JOIN session ON session.id = session"
             " WHERE announcement.id = ? AND client = ? AND made >= ?",
             _digest(token),

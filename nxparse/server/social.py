@@ -60,14 +60,6 @@ class Announcement(NamedTuple):
     album: str
     caption: str
 
-    @property
-    def photos(self) -> int:
-        """The number of photos in the post, 0 if the caption does not reveal it.
-
-        The caption `text~first~second` describes two photos (commit c3f8eb0).
-        """
-        return self.caption.count("~")
-
 
 def parse_login(body: bytes) -> str | None:
     """Return the user in the body of a request to `auth`; None if it is a logout.

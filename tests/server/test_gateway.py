@@ -6,7 +6,9 @@ import errno
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -246,7 +248,7 @@ class TestAnnounce:
     def test_not_allowed_any_more(
         self, gateway: Gateway, directory: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A sender removed from nx_senders has no session any more."""
+        """A sender removed from nx_senders has no session any more; nothing is stored."""
         key = log_in(gateway, configured(directory, USER))
         caplog.clear()
         call = Endpoint(Service.PHOTO, "facebook")
@@ -257,6 +259,8 @@ class TestAnnounce:
             f"to allow it, use --set nx_senders={USER}"
         )
         assert logged(caplog) == [("WARNING", sentence)]
+        with closing(sqlite3.connect(directory / ".nx" / "sessions.sqlite3")) as database:
+            assert database.execute("SELECT * FROM announcement").fetchall() == []
 
     def test_another_photo_is_waited_for(
         self, gateway: Gateway, config: Config, spool: Spool, clock: Clock

@@ -249,15 +249,6 @@ def test_caption(content: str, caption: str) -> None:
     assert social.parse_announcement(photo(content)).caption == caption
 
 
-@pytest.mark.parametrize(
-    ("caption", "photos"),
-    [("", 0), ("a~b", 1), ("a~b~c", 2), ("~~~", 3), ("a\u301cb", 0)],
-)
-def test_photos(caption: str, photos: int) -> None:
-    """The descriptions in a caption give the number of photos."""
-    assert Announcement("k", None, "", caption).photos == photos
-
-
 READERS: dict[str, Callable[[bytes], object]] = {
     "login": social.parse_login,
     "announcement": social.parse_announcement,

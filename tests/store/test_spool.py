@@ -64,6 +64,7 @@ from tests.store.helpers import (
 ALBUM_X, NO_ALBUM = POST._replace(album="NX500"), POST._replace(album="")
 
 FOREST = POST._replace(caption="In the forest")
+TWO = POST._replace(caption="~a gull~two gulls")
 
 Row = tuple[list[tuple[float, Post]], list[list[int]]]
 
@@ -87,10 +88,10 @@ GROUPS: dict[str, Row] = {
     "R07 clock set back": ([(0, POST), (-GAP - 1, POST), (0, POST)], [[1], [2, 3]]),
     "R07 clock set forward": ([(0, POST), (YEARS, POST), (9, POST)], [[1], [2, 3]]),
     "all that the caption speaks of": (
-        [(0, POST._replace(photos=2)), *[(9, POST._replace(photos=2))] * 3],
+        [(0, TWO), *[(9, TWO)] * 3],
         [[1, 2], [3, 4]],
     ),
-    "fewer than the caption speaks of": ([(0, POST._replace(photos=3))] * 2, [[1, 2]]),
+    "fewer than the caption speaks of": ([(0, POST._replace(caption="~~~"))] * 2, [[1, 2]]),
 }
 
 
@@ -426,7 +427,7 @@ class TestPosts:
         """A post with the most photos is due, and the next photo begins a new post."""
         seen = []
         for number in range(1, MAX_PHOTOS + 2):
-            append(opened, number, POST._replace(photos=photos), at_once=())
+            append(opened, number, POST._replace(caption="~" * photos), at_once=())
             seen.append([when for _, _, when in waits(opened, clock)])
         assert seen == [[QUIET]] * (MAX_PHOTOS - 1) + [[0], [0, QUIET]]
         assert list(map(len, posts(opened))) == [MAX_PHOTOS, 1]
@@ -453,7 +454,7 @@ class TestPosts:
 
     def test_complete(self, opened: Spool, clock: Clock) -> None:
         """A post with all photos that its caption announces is due at once."""
-        post = POST._replace(photos=2)
+        post = TWO
         append(opened, 1, post)
         opened.expect(post)
         clock.now += 5
@@ -493,7 +494,7 @@ class TestPosts:
         opened.postpone(to(closed, MAIL), 3600, "later", [SITE])
         with opened.read(to(closed, MAIL)):
             pass
-        append(opened, 2, POST._replace(photos=1, caption="~"))
+        append(opened, 2, POST._replace(caption="~"))
         append(opened, 3)
         opened.expect(POST)
         clock.now += 100
@@ -609,7 +610,7 @@ class TestPosts:
         targets = ("save", MAIL, OTHER)
         delivered: dict[str, list[int]] = {target: [] for target in targets}
         tried: dict[tuple[str, str], list[int]] = {}
-        kinds = [POST, NO_ALBUM, FOREST, POST._replace(photos=3, caption="~~~")]
+        kinds = [POST, NO_ALBUM, FOREST, POST._replace(caption="~~~")]
         sent = 0
 
         def send() -> None:
