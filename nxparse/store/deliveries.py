@@ -8,8 +8,8 @@ So a time in the future counts only if it is no further away than the longest wa
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -207,16 +207,12 @@ class Deliveries:
     ) -> None:
         id, _, file_number = delivery.key
         with self._transaction() as database:
-            for number, file in enumerate(saved, file_number or 1):
-                path = os.fsencode(file.path.absolute())
-                database.execute(
-                    "INSERT OR REPLACE INTO saved_file (upload, number, path, identity)"
-                    " VALUES (?, ?, ?, ?)",
-                    (id, number, path, file.identity),
-                )
+            paths = [(str(one.path.absolute()), one.identity) for one in saved]
+            recipients = json.dumps(delivery.recipients)
             database.execute(
-                f"UPDATE delivery SET state = ?, reason = ?, recipients = ? WHERE {_KEY}",
-                (state, reason, json.dumps(delivery.recipients), *delivery.key),
+                "UPDATE delivery SET state = ?, reason = ?, recipients = ?, saved = ?"
+                f" WHERE {_KEY}",
+                (state, reason, recipients, json.dumps(paths), *delivery.key),
             )
             if not file_number:
                 database.execute("UPDATE upload SET open = 0 WHERE id = ? AND open", (id,))
@@ -234,30 +230,31 @@ class Deliveries:
     ) -> list[Delivery]:
         rows = self._database.query(
             f"SELECT {STORED_UPLOAD}, target, file_number, delivery.recipients, attempts, waited,"
-            " next_try, reason, progress, state FROM delivery JOIN upload ON id = upload"
+            " next_try, reason, progress, state, saved FROM delivery JOIN upload ON id = upload"
             f" WHERE {where} ORDER BY {order}",
             **values,
         )
         found = []
         for row in rows:
-            target, number, recipients, attempts, waited, when, reason, progress, state = row[5:]
+            target, number, recipients, attempts, waited, when, reason, progress, state = row[5:-1]
             to, steps = tuple(json.loads(recipients)), tuple(json.loads(progress))
-            fields = target, number, to, attempts, waited, when, reason, steps, state
+            saved = tuple(SavedFile(Path(path), identity) for path, identity in json.loads(row[-1]))
+            fields = target, number, to, attempts, waited, when, reason, steps, state, saved
             found.append(Delivery(StoredUpload(*row[:5]), *fields))
         return found
 
     def _record(self, arrival: StoredUpload) -> UploadRecord:
-        query = "SELECT number, path, identity FROM saved_file WHERE upload = ?"
-        copies: dict[int, list[SavedFile]] = {}
-        for number, path, identity in self._database.query(query, arrival.id):
-            saved = SavedFile(Path(os.fsdecode(path)), identity)
-            copies.setdefault(number, []).append(saved)
-        query = "SELECT number, name, content_type, size FROM file WHERE upload = ? ORDER BY number"
-        files = [
-            FileRecord(number, filename.safe(name, kind), size, tuple(copies.get(number, ())))
-            for number, name, kind, size in self._database.query(query, arrival.id)
-        ]
         deliveries = self._deliveries("upload = :id", "target, file_number", id=arrival.id)
+        copies: dict[int, list[SavedFile]] = defaultdict(list)
+        for one in deliveries:
+            for number, saved in enumerate(one.saved, one.file_number or 1):
+                copies[number].append(saved)
+        query = "SELECT file_number, files FROM body WHERE upload = ? ORDER BY file_number"
+        files = [
+            FileRecord(number, filename.safe(name, kind), size, tuple(copies[number]))
+            for first, listed in self._database.query(query, arrival.id)
+            for number, (name, kind, size, _) in enumerate(json.loads(listed), first or 1)
+        ]
         return UploadRecord(arrival, tuple(files), tuple(deliveries))
 
 

@@ -37,20 +37,12 @@ CREATE TABLE body (
     size INTEGER NOT NULL,       -- bytes
     fingerprint TEXT NOT NULL,
     resource TEXT,               -- the announcement it belongs to, NULL if by e-mail
-    parts TEXT NOT NULL,         -- of a multipart body: JSON
+    parts TEXT NOT NULL,         -- of a multipart body: JSON, a list of PartSpans
+    files TEXT NOT NULL,         -- JSON, a list: name, type, size, start of each
     reply_confirmed INTEGER NOT NULL DEFAULT 0,
     UNIQUE (upload, file_number)
 );
 CREATE INDEX body_fingerprint ON body (fingerprint);
-CREATE TABLE file (
-    upload TEXT NOT NULL REFERENCES upload (id) ON DELETE CASCADE,
-    number INTEGER NOT NULL,     -- from 1
-    name TEXT,                   -- as on the wire
-    content_type TEXT NOT NULL,
-    start INTEGER NOT NULL,      -- its offset in its body
-    size INTEGER NOT NULL,       -- bytes
-    PRIMARY KEY (upload, number)
-);
 CREATE TABLE delivery (
     upload TEXT NOT NULL REFERENCES upload (id) ON DELETE CASCADE,
     target TEXT NOT NULL,        -- as written in nx_route
@@ -62,6 +54,7 @@ CREATE TABLE delivery (
     next_try REAL NOT NULL,      -- Unix time
     reason TEXT NOT NULL DEFAULT '',
     progress TEXT NOT NULL DEFAULT '[]',  -- JSON, a list
+    saved TEXT NOT NULL DEFAULT '[]',  -- JSON, a list: path and identity of each file
     PRIMARY KEY (upload, target, file_number)
 );
 CREATE INDEX delivery_waiting ON delivery (target, next_try, upload, file_number)
@@ -70,13 +63,6 @@ CREATE INDEX delivery_new ON delivery (target, next_try, upload, file_number)
     WHERE state = 'waiting' AND attempts = 0;
 CREATE INDEX delivery_tried ON delivery (target, next_try, upload, file_number)
     WHERE state = 'waiting' AND attempts > 0;
-CREATE TABLE saved_file (
-    upload TEXT NOT NULL REFERENCES upload (id) ON DELETE CASCADE,
-    number INTEGER NOT NULL,     -- from 1
-    path BLOB NOT NULL,          -- absolute
-    identity TEXT NOT NULL,      -- device, inode, size, mtime: see `identity_of`
-    PRIMARY KEY (upload, number, path)
-);
 """
 # True for a body that a waiting delivery needs.
 NEEDED = (
@@ -128,7 +114,7 @@ class Delivery(NamedTuple):
     `state` is "waiting", "done" or "failed". `recipients` are those not reached yet, or
     those reached if it is done. `waited` is the sum of its waits in seconds, which does not
     depend on a clock. `progress` lists the steps that earlier attempts completed; only the
-    target reads it.
+    target reads it. `saved` are its files on this machine, in order.
     """
 
     arrival: StoredUpload
@@ -141,6 +127,7 @@ class Delivery(NamedTuple):
     reason: str
     progress: tuple[str, ...] = ()
     state: str = "waiting"
+    saved: tuple[SavedFile, ...] = ()
 
     @property
     def key(self) -> tuple[str, str, int]:

@@ -64,7 +64,7 @@ from nxparse.store.records import (
     Post,
     StoredUpload,
 )
-from nxparse.upload import Copy, File, Source, Upload
+from nxparse.upload import File, Source, Upload
 
 # Limits on the bodies in quarantine and on the unknown requests.
 MAX_QUARANTINE = 2 << 30  # bytes on the disk
@@ -171,7 +171,7 @@ class Spool(Deliveries):
         arrival = StoredUpload(incoming.id, self._clock(), client, found.sender)
         with self._storing(incoming, found) as (database, body):
             _add_upload(database, arrival, found)
-            _add_body(database, body, arrival.id, 0, found.files)
+            insert(database, "body", **body, upload=arrival.id, file_number=0)
             for target, recipients in deliveries.items():
                 add_delivery(database, arrival.id, target, 0, recipients, arrival.received)
         return arrival
@@ -201,7 +201,7 @@ class Spool(Deliveries):
                 _add_upload(database, arrival, found, session=post.session)
             query = "SELECT count(*) + 1 FROM body WHERE upload = ?"
             (number,) = database.execute(query, (arrival.id,)).fetchone()
-            _add_body(database, body, arrival.id, number, found.files)
+            insert(database, "body", **body, upload=arrival.id, file_number=number)
             complete = number >= min(post.photos or MAX_PHOTOS, MAX_PHOTOS)
             database.execute(
                 "UPDATE upload SET open = ?, latest = ? WHERE id = ?",
@@ -284,23 +284,25 @@ class Spool(Deliveries):
         The files can be read inside the with statement; nothing is read before. Raises
         BodyError if a body is gone.
         """
-        id = delivery.arrival.id
         self._close_post(delivery)
         with ExitStack() as opened:
-            bodies = self._open_bodies(delivery, opened)
-            files = {}
-            for number, name, content_type, size, start in self._database.query(
-                "SELECT number, name, content_type, size, start FROM file WHERE upload = ?"
-                " ORDER BY number",
-                id,
-            ):
-                if body := bodies.get(number) or bodies.get(0):
-                    source, copy = body
-                    files[number] = File(name, content_type, size, start, source.fetch, copy)
+            files: dict[int, File] = {}
+            source = None
+            for id, number, size, parts, listed in self._bodies(delivery):
+                fd = self._open_body(id, size)
+                opened.callback(os.close, fd)
+                fetch, copy = partial(disk.read_range, fd), partial(disk.copy_range, fd)
+                for index, (name, kind, length, start) in enumerate(
+                    json.loads(listed), number or 1
+                ):
+                    files[index] = File(name, kind, length, start, fetch, copy)
+                if not number:
+                    source = Source([PartSpan(*part) for part in json.loads(parts)], fetch)
             [(sender_name, recipients, subject, text, album)] = self._database.query(
-                "SELECT sender_name, recipients, subject, text, album FROM upload WHERE id = ?", id
+                "SELECT sender_name, recipients, subject, text, album FROM upload WHERE id = ?",
+                delivery.arrival.id,
             )
-            whole = Upload(
+            found = Upload(
                 sender=delivery.arrival.sender,
                 sender_name=sender_name,
                 recipients=tuple(json.loads(recipients)),
@@ -308,10 +310,10 @@ class Spool(Deliveries):
                 text=text,
                 files=tuple(files.values()),
                 album=album,
-                source=bodies[0][0] if 0 in bodies else None,
+                source=source,
             )
             wanted = delivery.file_number
-            yield whole, [file for number, file in files.items() if wanted in (0, number)]
+            yield found, [file for number, file in files.items() if wanted in (0, number)]
 
     def quarantine_delivery(self, delivery: Delivery) -> list[Path]:
         """Move the bodies of a delivery to quarantine. Returns their paths there."""
@@ -349,7 +351,7 @@ class Spool(Deliveries):
     ) -> Iterator[tuple[sqlite3.Connection, dict[str, object]]]:
         """Make a body durable, then its rows: the with statement is the transaction.
 
-        Yields the database, and what `_add_body` inserts. Raises RepeatedError.
+        Yields the database, and the fields of the body's row. Raises RepeatedError.
         """
         parts = found.source.parts if found.source else ()
         fingerprint = upload.fingerprint(found, incoming.size)
@@ -360,6 +362,7 @@ class Spool(Deliveries):
             "fingerprint": fingerprint,
             "resource": resource,
             "parts": json.dumps([part._replace(headers=()) for part in parts]),
+            "files": json.dumps([(f.name, f.content_type, f.size, f.start) for f in found.files]),
         }
         incoming.sync()
         self._check_place(incoming.folder)
@@ -391,28 +394,21 @@ class Spool(Deliveries):
 
     def _bodies(self, delivery: Delivery) -> list[Any]:
         return self._database.query(
-            "SELECT id, file_number, size, parts FROM body WHERE upload = ?"
+            "SELECT id, file_number, size, parts, files FROM body WHERE upload = ?"
             " AND (file_number = 0 OR ? IN (0, file_number)) ORDER BY file_number",
             delivery.arrival.id,
             delivery.file_number,
         )
 
-    def _open_bodies(self, delivery: Delivery, opened: ExitStack) -> dict[int, tuple[Source, Copy]]:
-        """Open the bodies of a delivery until `opened` is closed. Returns them by file number."""
-        found: dict[int, tuple[Source, Copy]] = {}
-        for id, number, size, parts in self._bodies(delivery):
-            try:
-                fd = self._spool.open(id)
-            except FileNotFoundError:
-                raise BodyError("its body is gone") from None
-            opened.callback(os.close, fd)
-            if os.fstat(fd).st_size != size:
-                raise BodyError("its body has another size than when it was accepted")
-            source = Source(
-                [PartSpan(*part) for part in json.loads(parts)], partial(disk.read_range, fd)
-            )
-            found[number] = source, partial(disk.copy_range, fd)
-        return found
+    def _open_body(self, id: str, size: int) -> int:
+        try:
+            fd = self._spool.open(id)
+        except FileNotFoundError:
+            raise BodyError("its body is gone") from None
+        if os.fstat(fd).st_size == size:
+            return fd
+        os.close(fd)
+        raise BodyError("its body has another size than when it was accepted")
 
     def _recover(self) -> None:
         known = dict(self._database.query(f"SELECT id, {NEEDED} FROM body"))
@@ -463,28 +459,6 @@ def _add_upload(
         album=found.album,
         session=session,
     )
-
-
-def _add_body(
-    database: sqlite3.Connection,
-    body: Mapping[str, object],
-    id: str,
-    file_number: int,
-    files: Sequence[File],
-) -> None:
-    """Insert a body of the upload `id`, and its files."""
-    insert(database, "body", **body, upload=id, file_number=file_number)
-    for number, file in enumerate(files, file_number or 1):
-        insert(
-            database,
-            "file",
-            upload=id,
-            number=number,
-            name=file.name,
-            content_type=file.content_type,
-            start=file.start,
-            size=file.size,
-        )
 
 
 def _open_post(database: sqlite3.Connection, post: Post, now: float) -> StoredUpload | None:
