@@ -94,15 +94,13 @@ class Deliveries:
     ) -> list[UploadRecord]:
         """Return the latest uploads of one client or of all, the latest first.
 
-        With `before`, those that arrived before the upload with this id.
+        With `before`, those that began before the upload with this id.
         """
-        # A condition that is always true would keep SQLite from using an index.
-        where = ["client = :client"] if client is not None else []
-        if before:
-            where.append("(received, id) < (SELECT received, id FROM upload WHERE id = :before)")
+        # Conditions that are always true would keep SQLite from using an index.
+        conditions = {"client = :client": client is not None, "id < :before": bool(before)}
+        where = " AND ".join(one for one, needed in conditions.items() if needed) or "TRUE"
         rows = self._database.query(
-            f"SELECT {STORED_UPLOAD} FROM upload WHERE {' AND '.join(where) or 'TRUE'}"
-            " ORDER BY received DESC, id DESC LIMIT :limit",
+            f"SELECT {STORED_UPLOAD} FROM upload WHERE {where} ORDER BY id DESC LIMIT :limit",
             client=client,
             before=before,
             limit=limit,

@@ -26,8 +26,7 @@ CREATE TABLE upload (
     open INTEGER NOT NULL DEFAULT 0,   -- 1: a post that may get more photos
     latest REAL NOT NULL DEFAULT 0     -- Unix time of its last photo
 );
-CREATE INDEX upload_received ON upload (received);
-CREATE INDEX upload_client ON upload (client, received);
+CREATE INDEX upload_client ON upload (client, id);
 CREATE INDEX upload_open ON upload (session) WHERE open;
 CREATE TABLE body (
     id TEXT PRIMARY KEY,

@@ -8,14 +8,11 @@ A body is stored as received, under an id of its own, in the folder `.nx`::
     run-*/             copies of photos while a command needs them
     state.sqlite3      a row for each upload, body, file and delivery
 
-A post to a social site is open, and gets more photos, while photos with the same caption
-arrive. Some targets get each photo at once, the others the whole post when no photo has
-come for a while, or when it has all photos that its caption announces. The first attempt
-to deliver the whole post closes it.
+A post to a social site gets more photos while it is open. The first attempt to deliver
+the whole post closes it.
 
-A body is accepted, and the camera may get its 200, when the body and its directory entry
-have been fsynced and its rows are committed. A body is unlinked before its row is
-deleted. When `Spool` is opened after a crash, it finds:
+A body is accepted when it and its directory entry have been fsynced, and its rows are
+committed. A body is unlinked before its row is deleted. After a crash, opening finds:
 
     body          row                              the camera            the body
     spool/ID      none                             got no 200            goes to quarantine
@@ -56,14 +53,7 @@ from nxparse.store.body import Background, Incoming, Room
 from nxparse.store.database import Database, insert
 from nxparse.store.deliveries import WAITED, Deliveries, add_delivery
 from nxparse.store.disk import Folder
-from nxparse.store.records import (
-    NEEDED,
-    SCHEMA,
-    STORED_UPLOAD,
-    Delivery,
-    Post,
-    StoredUpload,
-)
+from nxparse.store.records import NEEDED, SCHEMA, STORED_UPLOAD, Delivery, Post, StoredUpload
 from nxparse.upload import File, Source, Upload
 
 # Limits on the bodies in quarantine and on the unknown requests.
@@ -177,12 +167,7 @@ class Spool(Deliveries):
         return arrival
 
     def append(
-        self,
-        incoming: Incoming,
-        post: Post,
-        file: File,
-        resource: str,
-        targets: Mapping[str, bool],
+        self, incoming: Incoming, post: Post, file: File, resource: str, targets: Mapping[str, bool]
     ) -> StoredUpload:
         """Store a photo of a post durably. Its reply is then open.
 
@@ -203,15 +188,11 @@ class Spool(Deliveries):
             (number,) = database.execute(query, (arrival.id,)).fetchone()
             insert(database, "body", **body, upload=arrival.id, file_number=number)
             complete = number >= min(post.photos or MAX_PHOTOS, MAX_PHOTOS)
-            database.execute(
-                "UPDATE upload SET open = ?, latest = ? WHERE id = ?",
-                (not complete, now, arrival.id),
-            )
+            query = "UPDATE upload SET open = ?, latest = ? WHERE id = ?"
+            database.execute(query, (not complete, now, arrival.id))
             if post.album:  # a post that began with a video had none
-                database.execute(
-                    "UPDATE upload SET album = ?, subject = ? WHERE id = ?",
-                    (found.album, found.subject, arrival.id),
-                )
+                query = "UPDATE upload SET album = ?, subject = ? WHERE id = ?"
+                database.execute(query, (found.album, found.subject, arrival.id))
             for target, together in targets.items():
                 when = now + QUIET if together and not complete else now
                 file_number = 0 if together else number
@@ -288,27 +269,20 @@ class Spool(Deliveries):
         with ExitStack() as opened:
             files: dict[int, File] = {}
             source = None
-            for id, number, size, parts, listed in self._bodies(delivery):
-                fd = self._open_body(id, size)
+            for id, first, length, parts, listed in self._bodies(delivery):
+                fd = self._open_body(id, length)
                 opened.callback(os.close, fd)
                 fetch, copy = partial(disk.read_range, fd), partial(disk.copy_range, fd)
-                for index, (name, kind, length, start) in enumerate(
-                    json.loads(listed), number or 1
-                ):
-                    files[index] = File(name, kind, length, start, fetch, copy)
-                if not number:
+                for number, (name, kind, size, start) in enumerate(json.loads(listed), first or 1):
+                    files[number] = File(name, kind, size, start, fetch, copy)
+                if not first:
                     source = Source([PartSpan(*part) for part in json.loads(parts)], fetch)
-            [(sender_name, recipients, subject, text, album)] = self._database.query(
-                "SELECT sender_name, recipients, subject, text, album FROM upload WHERE id = ?",
-                delivery.arrival.id,
-            )
+            query = "SELECT recipients, subject, text, sender_name, album FROM upload WHERE id = ?"
+            [(to, subject, text, name, album)] = self._database.query(query, delivery.arrival.id)
             found = Upload(
-                sender=delivery.arrival.sender,
-                sender_name=sender_name,
-                recipients=tuple(json.loads(recipients)),
-                subject=subject,
-                text=text,
-                files=tuple(files.values()),
+                delivery.arrival.sender,
+                *(tuple(json.loads(to)), subject, text, tuple(files.values())),
+                sender_name=name,
                 album=album,
                 source=source,
             )
