@@ -27,8 +27,7 @@ from nxparse.scanner import Scanner
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import AnnouncedFile
 from nxparse.store.body import Incoming
-from nxparse.store.repeats import RepeatedError
-from nxparse.store.spool import Spool
+from nxparse.store.spool import RepeatedError, Spool
 from nxparse.text import (
     describe_contents,
     describe_disk_error,
@@ -115,20 +114,13 @@ class Receiver(ABC):
         if incoming is None:
             assert self._refusal, "finish and abort are called once, and one of them"
             return Result(self._refusal)
-        body = None
+        body = self._inspected()
         try:
             if not incoming.size:
                 raise BodyError("it is empty")
-            body = self._inspected(incoming)
             result = self._accept(incoming)
         except RepeatedError as repeated:
-            result = Result(ACCEPTED, repeated.id, repeated.upload, waits_for=repeated.reply)
-            if not repeated.reply:
-                incoming.discard()
-                self._incoming = None
-                message = f"upload {repeated.upload}"
-                self._log(logging.INFO, f"duplicate of {message} ignored")
-                result = result._replace(is_duplicate=True, message=message)
+            result = self._repeated(repeated)
         except BodyError as error:
             result = Result(self._set_aside(error))
         except (OSError, sqlite3.Error) as error:
@@ -140,21 +132,19 @@ class Receiver(ABC):
 
         Returns that part if it is shown in the flow.
         """
-        incoming, self._incoming = self._incoming, None
+        body, incoming = self._inspected(), self._incoming
+        self._incoming = None
         if incoming is None:
             return None
         of = f" of {self._info.length}" if self._info.length else ""
-        what = f"upload cut after {self.received}{of} bytes, {printable(reason)}"
-        body = None
+        cut = f"upload cut after {self.received}{of} bytes, {printable(reason)}"
         try:
-            with suppress(OSError):
-                body = self._inspected(incoming)
             path = self._spool.quarantine(incoming)
         except OSError as error:
-            self._log(logging.ERROR, f"{what}: {describe_disk_error(error, self._config.dir)}")
+            self._log(logging.ERROR, f"{cut}: {describe_disk_error(error, self._config.dir)}")
         else:
             where = f"; the part that arrived is in quarantine: {path}" if path else ""
-            self._log(logging.WARNING, f"{what}; nothing is delivered{where}")
+            self._log(logging.WARNING, f"{cut}; nothing is delivered{where}")
         return body
 
     @abstractmethod
@@ -171,30 +161,30 @@ class Receiver(ABC):
         self._log(logging.INFO, "; ".join(filter(None, (message, noted, then))))
         return Result(ACCEPTED, accepted, upload, message=message)
 
-    def _refuse(self, reply: Reply, message: str, level: int) -> Reply:
+    def _repeated(self, repeated: RepeatedError) -> Result:
+        """Delete the body, unless it has to wait for the reply to the body that it repeats."""
+        if repeated.reply:
+            return Result(ACCEPTED, repeated.id, repeated.upload, waits_for=repeated.reply)
+        self._discard()
+        message = f"upload {repeated.upload}"
+        self._log(logging.INFO, f"duplicate of {message} ignored")
+        return Result(ACCEPTED, repeated.id, repeated.upload, True, message)
+
+    def _refuse(self, reply: Reply, reason: str, level: int = logging.WARNING) -> Reply:
         """Refuse the upload and delete its body."""
-        if self._incoming:
-            self._incoming.discard()
-            self._incoming = None
+        self._discard()
         self._refusal = reply
-        self._log(level, message)
+        self._log(level, f"an upload is refused: {reason}")
         return reply
 
     def _too_large(self) -> None:
         limit = format_size(self._config.max_upload)
-        self._refuse(
-            refusal(413, f"Larger than {limit}"),
-            f"an upload is refused: it is larger than {limit}; "
-            f"to allow it, use --set nx_max_upload=SIZE",
-            logging.WARNING,
-        )
+        reason = f"it is larger than {limit}; to allow it, use --set nx_max_upload=SIZE"
+        self._refuse(refusal(413, f"Larger than {limit}"), reason)
 
     def _not_stored(self, error: BaseException) -> Reply:
-        return self._refuse(
-            refusal(507, "The upload could not be stored"),
-            f"an upload is refused: {describe_disk_error(error, self._config.dir)}",
-            logging.ERROR,
-        )
+        reason = describe_disk_error(error, self._config.dir)
+        return self._refuse(refusal(507, "The upload could not be stored"), reason, logging.ERROR)
 
     def _set_aside(self, error: BodyError) -> Reply:
         """Refuse the upload and move its body to quarantine."""
@@ -205,12 +195,21 @@ class Receiver(ABC):
             return self._not_stored(disk_error)
         self._incoming = None
         where = f"; its body is in quarantine: {path}" if path else ""
-        self._log(logging.WARNING, f"an upload is refused: {printable(str(error), 200)}{where}")
-        return refusal(error.status, str(error))
+        return self._refuse(
+            refusal(error.status, str(error)), f"{printable(str(error), 200)}{where}"
+        )
 
-    def _inspected(self, incoming: Incoming) -> bytes | None:
-        size = incoming.size
-        return incoming.fetch(0, size) if 0 < size <= self._inspect else None
+    def _discard(self) -> None:
+        if self._incoming:
+            self._incoming.discard()
+            self._incoming = None
+
+    def _inspected(self) -> bytes | None:
+        """Return the body to be shown in its flow, if it is small enough."""
+        with suppress(OSError):
+            if self._incoming and 0 < self._incoming.size <= self._inspect:
+                return self._incoming.fetch(0, self._incoming.size)
+        return None
 
     def _log(self, level: int, message: str) -> None:
         logger.log(level, f"{self._info.client}: {message}")
@@ -236,12 +235,8 @@ class EmailReceiver(Receiver):
             self._scanner.close(), self._scanner.deviations, incoming.fetch
         )
         if not self._config.may_send(upload.sender):
-            reply = self._refuse(
-                refusal(401, "Sender not in whitelist"),
-                f"an upload is refused: {describe_refused_sender(upload.sender)}",
-                logging.WARNING,
-            )
-            return Result(reply)
+            reason = describe_refused_sender(upload.sender)
+            return Result(self._refuse(refusal(401, "Sender not in whitelist"), reason))
         deliveries = self._deliveries(upload)
         arrival = self._spool.accept(incoming, self._info.client, upload, deliveries)
         noted = f"tolerated: {format_deviations(upload.deviations)}"
@@ -268,13 +263,7 @@ class FileReceiver(Receiver):
     """Receives a file that was announced for a social site."""
 
     def __init__(
-        self,
-        spool: Spool,
-        config: Config,
-        info: BodyInfo,
-        file: AnnouncedFile,
-        *,
-        inspect: int = 0,
+        self, spool: Spool, config: Config, info: BodyInfo, file: AnnouncedFile, *, inspect: int = 0
     ) -> None:
         super().__init__(spool, config, info, inspect=inspect)
         self._file = file

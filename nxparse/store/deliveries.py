@@ -26,7 +26,6 @@ from nxparse.store.records import (
     StoredUpload,
     UploadRecord,
 )
-from nxparse.store.repeats import Repeats
 from nxparse.store.saved import SavedFile
 
 # No delivery is postponed for longer, in seconds.
@@ -61,7 +60,7 @@ class Deliveries:
     def __init__(self, clock: Callable[[], float], room: Room) -> None:
         self._clock = clock
         self._room = room
-        self._repeats = Repeats()
+        self._confirmed: set[str] = set()  # bodies whose replies have arrived: to be stored
 
     def waiting(self) -> list[Delivery]:
         """Return all deliveries that have not ended, the oldest uploads first."""
@@ -194,11 +193,11 @@ class Deliveries:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Run the with statement as a transaction, which also stores the confirmed replies."""
         with self._database.transaction() as database:
-            confirmed = set(self._repeats.confirmed)
+            confirmed = set(self._confirmed)
             for id in confirmed:
                 database.execute("UPDATE body SET reply_confirmed = 1 WHERE id = ?", (id,))
             yield database
-        self._repeats.confirmed -= confirmed
+        self._confirmed -= confirmed
 
     def _settle(
         self, delivery: Delivery, state: str, reason: str, saved: Sequence[SavedFile] = ()

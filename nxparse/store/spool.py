@@ -63,6 +63,8 @@ MAX_UNKNOWN_BYTES = 256 << 20
 MAX_UNKNOWN = 100  # files
 # Settled uploads stay in the database as history for this time, in seconds.
 HISTORY = 30 * 86400
+# A camera whose reply was lost repeats the upload within this time, in seconds.
+REPEAT = 3600.0
 # A post waits for an announced photo for this many seconds. A photo that arrives later
 # begins a new post.
 GAP = 600.0
@@ -73,6 +75,19 @@ QUIET = 60.0
 MAX_PHOTOS = 64
 
 logger = logging.getLogger(__name__)
+
+
+class RepeatedError(Exception):
+    """A body repeats the body `id` of the upload `upload`.
+
+    `reply` is set if it is not known yet whether the reply to that body has arrived.
+    """
+
+    def __init__(self, id: str, upload: str, reply: Future[bool] | None) -> None:
+        super().__init__(f"it repeats {id}")
+        self.id = id
+        self.upload = upload
+        self.reply = reply
 
 
 class Spool(Deliveries):
@@ -97,6 +112,8 @@ class Spool(Deliveries):
         self._alone = alone
         self._background = background
         self._reopening = threading.Lock()
+        # The replies, by the ids of their bodies, until it is known whether they have arrived.
+        self._replies: dict[str, Future[bool]] = {}
         self._version = -1
         if not root.parent.is_dir():  # it may be a link to another disk
             Folder.make(root.parent).close()
@@ -212,12 +229,13 @@ class Spool(Deliveries):
                 )
 
     def reply_confirmed(self, id: str) -> None:
-        """Record that a reply has arrived: the same body again is a new upload."""
-        self._repeats.close(id, arrived=True)
+        """Record that the reply to a body has arrived: the same body again is a new upload."""
+        self._confirmed.add(id)
+        self._close_reply(id, True)
 
     def reply_lost(self, id: str) -> None:
-        """Record that a reply was lost: the same body again is a duplicate."""
-        self._repeats.close(id, arrived=False)
+        """Record that the reply to a body was lost: the same body again is a duplicate."""
+        self._close_reply(id, False)
 
     def quarantine(self, incoming: Incoming) -> Path | None:
         """Move a body to quarantine. Returns its path there, None if it was empty."""
@@ -342,15 +360,46 @@ class Spool(Deliveries):
         self._check_place(incoming.folder)
         try:
             with self._transaction() as database:
-                now = self._clock()
-                self._repeats.refuse(database, fingerprint, site, found.text, now, resource)
-                self._repeats.open[incoming.id] = Future()
+                self._refuse_repeated(database, fingerprint, site, found.text, resource)
+                self._replies[incoming.id] = Future()
                 yield database, body
         except BaseException:
-            self._repeats.open.pop(incoming.id, None)
+            self._replies.pop(incoming.id, None)
             raise
         incoming.close()
         self._room.needed[incoming.id] = incoming.size  # for a copy of its files
+
+    def _refuse_repeated(
+        self,
+        database: sqlite3.Connection,
+        fingerprint: str,
+        site: str,
+        text: str,
+        resource: str | None,
+    ) -> None:
+        """Raise RepeatedError if the same body was accepted and its reply is not confirmed.
+
+        The same body for the same announcement (`resource`) is always a repeat.
+        """
+        rows = database.execute(
+            "SELECT body.id, upload, resource FROM body JOIN upload ON upload.id = upload"
+            " WHERE fingerprint = ? AND (resource = ? OR NOT reply_confirmed"
+            " AND site = ? AND text = ? AND abs(body.received - ?) <= ?)",
+            (fingerprint, resource, site, text, self._clock(), REPEAT),
+        )
+        for id, whole, announced in rows:
+            reply = None
+            if announced is None or announced != resource:
+                if id in self._confirmed:
+                    continue
+                reply = self._replies.get(id)
+            if reply is None:
+                self._replies.setdefault(id, Future())  # the reply to the repeat
+            raise RepeatedError(id, whole, reply)
+
+    def _close_reply(self, id: str, arrived: bool) -> None:
+        if reply := self._replies.pop(id, None):
+            reply.set_result(arrived)
 
     def _close_post(self, delivery: Delivery) -> None:
         arrival = delivery.arrival

@@ -10,8 +10,7 @@ import pytest
 from nxparse.store.records import (
     Post,
 )
-from nxparse.store.repeats import REPEAT, RepeatedError
-from nxparse.store.spool import Spool
+from nxparse.store.spool import REPEAT, RepeatedError, Spool
 from tests.arrivals import parsed
 from tests.bodies import SENDER, body, jpeg, message_xml
 from tests.clock import NEW_YEAR, Clock
