@@ -32,13 +32,7 @@ from nxparse.deliver import mail, targets
 from nxparse.deliver.errors import PermanentError, Refused, TooLargeError
 from nxparse.deliver.mail import OutgoingMessage, Smarthost
 from nxparse.deliver.outbox import Outbox
-from nxparse.server.receive import (
-    BodyInfo,
-    EmailReceiver,
-    FileReceiver,
-    Receiver,
-    Result,
-)
+from nxparse.server.receive import BodyInfo, EmailReceiver, FileReceiver, Receiver, Result
 from nxparse.server.reply import ACCEPTED
 from nxparse.server.sessions import AnnouncedFile
 from nxparse.store.deliveries import MAX_WAIT

@@ -12,12 +12,7 @@ from pathlib import Path
 import pytest
 
 from nxparse.server import sessions
-from nxparse.server.sessions import (
-    ANNOUNCEMENT_LIFE,
-    SESSION_LIFE,
-    AnnouncedFile,
-    Sessions,
-)
+from nxparse.server.sessions import ANNOUNCEMENT_LIFE, SESSION_LIFE, AnnouncedFile, Sessions
 from nxparse.server.social import Announcement
 from nxparse.store.records import Post
 from tests.clock import NEW_YEAR, Clock

@@ -6,16 +6,11 @@ from pathlib import Path
 import pytest
 
 from nxparse.store.deliveries import MAX_WAIT, is_ahead
-from nxparse.store.records import (
-    Delivery,
-    FileRecord,
-)
+from nxparse.store.records import Delivery, FileRecord
 from nxparse.store.spool import QUIET, Spool
 from tests.bodies import RECIPIENT, body, jpeg
 from tests.clock import NEW_YEAR, Clock
-from tests.faults import (
-    contents,
-)
+from tests.faults import contents
 from tests.store.helpers import (
     MAIL,
     PHOTO,

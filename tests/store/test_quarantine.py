@@ -14,22 +14,8 @@ from nxparse.store import spool
 from nxparse.store.disk import Folder
 from nxparse.store.spool import Spool
 from tests.clock import Clock
-from tests.faults import (
-    CALLS,
-    Faults,
-    contents,
-)
-from tests.store.helpers import (
-    BODY,
-    CLIENT,
-    SAVE,
-    UPLOAD,
-    accept,
-    bodies,
-    receive,
-    reopened,
-    to,
-)
+from tests.faults import CALLS, Faults, contents
+from tests.store.helpers import BODY, CLIENT, SAVE, UPLOAD, accept, bodies, receive, reopened, to
 
 
 class TestQuarantine:

@@ -7,16 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from nxparse.store.records import (
-    Post,
-)
+from nxparse.store.records import Post
 from nxparse.store.spool import REPEAT, RepeatedError, Spool
 from tests.arrivals import parsed
 from tests.bodies import SENDER, body, jpeg, message_xml
 from tests.clock import NEW_YEAR, Clock
-from tests.faults import (
-    Database,
-)
+from tests.faults import Database
 from tests.store.helpers import (
     BODY,
     CLIENT,

@@ -19,19 +19,11 @@ from nxparse.deliver import mail
 from nxparse.deviation import BodyError
 from nxparse.store import spool
 from nxparse.store.deliveries import MAX_WAIT
-from nxparse.store.records import (
-    Delivery,
-    Post,
-    StoredUpload,
-)
+from nxparse.store.records import Delivery, Post, StoredUpload
 from nxparse.store.spool import GAP, MAX_PHOTOS, QUIET, Spool
-from tests.bodies import RECIPIENT, SENDER, body
+from tests.bodies import RECIPIENT, SENDER
 from tests.clock import NEW_YEAR, Clock
-from tests.faults import (
-    Database,
-    Faults,
-    contents,
-)
+from tests.faults import Database, Faults, contents
 from tests.store.helpers import (
     BODY,
     CLIENT,
@@ -136,17 +128,6 @@ class TestOpen:
             "spool",
             "state.sqlite3",
         ]
-
-    def test_empty_state(self, opened: Spool, root: Path, clock: Clock) -> None:
-        """K07: without the database, bodies go to quarantine."""
-        arrival = accept(opened)
-        opened.close()
-        (root / "state.sqlite3").write_bytes(b"")
-        again = Spool(root, clock)
-        assert due(again) == []
-        assert again.recovered == [root / "quarantine" / arrival.id]
-        again.close()
-        assert bodies(root) == ({}, {arrival.id: BODY})
 
     def test_state_is_durable(
         self, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
@@ -257,31 +238,6 @@ class TestRecovery:
         assert [path.name for path in root.glob("run-*")] == ["run-link"]
         assert contents(elsewhere) == {"SAM_4371.JPG": PHOTO}
 
-    @pytest.mark.parametrize("call", ["unlink", "rmdir", "scandir"])
-    def test_copies_that_stay(
-        self,
-        opened: Spool,
-        root: Path,
-        clock: Clock,
-        monkeypatch: pytest.MonkeyPatch,
-        call: str,
-    ) -> None:
-        """Copies that cannot be deleted do not stop the start."""
-        (root / "run-1").mkdir()
-        (root / "run-1" / "SAM_4371.JPG").write_bytes(PHOTO)
-        arrival = accept(opened)
-        opened.close()
-
-        def refuse(*_: object, **__: object) -> None:
-            raise OSError(errno.EIO, "Input/output error")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, call, refuse)
-            again = Spool(root, clock)
-        assert due(again) == [(arrival, "save", 0)]
-        assert (root / "run-1").exists()
-        again.close()
-
     @pytest.mark.parametrize(
         ("state", "age", "kept"),
         [
@@ -368,36 +324,6 @@ class TestAccept:
         opened.accept(receive(opened), CLIENT, UPLOAD, SAVE)
         assert seen == ["write", "write", "body", "folder", "COMMIT"]
 
-    @pytest.mark.parametrize("first", [1, 2], ids=["body", "folder"])
-    def test_failed_fsync_is_final(self, opened: Spool, root: Path, first: int) -> None:
-        """K02: a failed fsync is not repeated, and the body is not accepted."""
-        incoming = receive(opened)
-        with (
-            Faults(("fsync",), errno.EIO, first) as faults,
-            pytest.raises(OSError, match="Input/output error"),
-        ):
-            opened.accept(incoming, CLIENT, UPLOAD, SAVE)
-        assert faults.calls == first
-        assert due(opened) == []
-        assert list(contents(root / "spool")) == [incoming.id]
-
-    def test_state_cannot_grow(self, opened: Spool, root: Path) -> None:
-        """K01: if SQLite has no space, the body is not accepted; with space the next one is."""
-        resource = pytest.importorskip("resource")
-        size = (root / "state.sqlite3-wal").stat().st_size
-        incoming = receive(opened)
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-        try:
-            with pytest.raises(sqlite3.OperationalError, match=r"disk I/O error|disk is full"):
-                opened.accept(incoming, CLIENT, UPLOAD, SAVE)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        assert due(opened) == []
-        assert bodies(root) == ({incoming.id: BODY}, {})
-        arrival = accept(opened, body([("OTHER.JPG", PHOTO)]))
-        assert due(opened) == [(arrival, "save", 0)]
-
     def test_replaced_folder(self, opened: Spool, root: Path) -> None:
         """A body in a folder that was replaced is not accepted, and no new one is begun."""
         incoming = receive(opened)
@@ -440,17 +366,6 @@ class TestPosts:
         for one in opened.waiting():
             with opened.read(one) as (found, _):
                 assert found.album == "NX300"
-
-    def test_quiet(self, opened: Spool, clock: Clock) -> None:
-        """A post is due when no photo has arrived for a minute."""
-        for number in (1, 2, 3):
-            append(opened, number, at_once=())
-            assert opened.due(MAIL) == []
-            clock.now += QUIET - 1
-        seen = [opened.due(MAIL), opened.next_try(MAIL)]
-        clock.now += 1
-        assert seen == [[], clock.now]
-        assert len(opened.due(MAIL)) == 1
 
     def test_complete(self, opened: Spool, clock: Clock) -> None:
         """A post with all photos that its caption announces is due at once."""
