@@ -37,31 +37,26 @@ class TestQuarantine:
                 break
         assert path == root / "quarantine" / incoming.id
 
-    @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
-    @pytest.mark.parametrize("way", ["cut", "given up"])
-    def test_durable(self, opened: Spool, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    @pytest.mark.parametrize("accepted", [False, True])
+    def test_durable(self, opened: Spool, monkeypatch: pytest.MonkeyPatch, accepted: bool) -> None:
         """The body is fsynced before it is moved, and both folders after that."""
         seen: list[str] = []
         replace = os.replace
-
-        def replaced(*positional: str, **named: int) -> None:
-            replace(*positional, **named)
-            seen.append("move")
-
-        body = opened.begin()
-        body.write(BODY)
-        if way == "given up":
-            arrival = opened.accept(body, CLIENT, UPLOAD, SAVE)
+        body = receive(opened)
+        if accepted:
+            delivery = to(opened.accept(body, CLIENT, UPLOAD, SAVE), "save")
         monkeypatch.setattr(
             os, "fsync", lambda fd: seen.append(Path(f"/proc/self/fd/{fd}").readlink().name)
         )
-        monkeypatch.setattr(os, "replace", replaced)
-        if way == "cut":
-            opened.quarantine(body)
-            assert seen == [body.id, "spool", "move", "quarantine", "spool"]
+        monkeypatch.setattr(
+            os, "replace", lambda *names, **fds: replace(*names, **fds) or seen.append("move")
+        )
+        if accepted:
+            opened.quarantine_delivery(delivery)
         else:
-            opened.quarantine_delivery(to(arrival, "save"))
-            assert seen == ["move", "quarantine", "spool"]
+            opened.quarantine(body)
+        before = [] if accepted else [body.id, "spool"]
+        assert seen == [*before, "move", "quarantine", "spool"]
 
     def test_tidy_lists_no_folder(self, opened: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
         """The folder is listed only after a body was moved to it."""
@@ -135,13 +130,8 @@ class TestUnknown:
         assert stat.S_IMODE((root / "unknown").stat().st_mode) == 0o700
 
     @pytest.mark.parametrize(
-        ("limits", "left"),
-        [
-            ({"MAX_UNKNOWN": 2}, [3, 4]),
-            ({"MAX_UNKNOWN_BYTES": 3 * 4096}, [2, 3, 4]),
-            ({}, [1, 2, 3, 4]),
-        ],
-        ids=["files", "bytes", "neither"],
+        ("name", "limit", "left"),
+        [("MAX_UNKNOWN", 2, [3, 4]), ("MAX_UNKNOWN_BYTES", 12288, [2, 3, 4])],
     )
     def test_limits(
         self,
@@ -149,12 +139,12 @@ class TestUnknown:
         root: Path,
         clock: Clock,
         monkeypatch: pytest.MonkeyPatch,
-        limits: dict[str, int],
+        name: str,
+        limit: int,
         left: list[int],
     ) -> None:
         """The oldest flows are deleted when there are too many, or too large ones."""
-        for name, limit in limits.items():
-            monkeypatch.setattr(spool, name, limit)
+        monkeypatch.setattr(spool, name, limit)
         for number in (1, 2, 3, 4):
             opened.save_unknown(b"%10d" % number)
             clock.now += 1
