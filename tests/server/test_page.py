@@ -224,6 +224,12 @@ TO_TWO = ("", 0, "a@example.org", "b@example.org")
     ("found", "text"),
     [
         (status("waiting"), "Is about to be saved."),
+        (status("waiting", "save", "full")._replace(next_try=NEW_YEAR + 3719),
+            "Waits to be saved: full. Next try in 62 minutes."),
+        (status("waiting", "save", "full")._replace(next_try=NEW_YEAR),
+            "Waits to be saved: full. Due now."),
+        (status("waiting", "save", "clock set back")._replace(next_try=NEW_YEAR + 10**9),
+            "Waits to be saved: clock set back. Due now."),
         (status("done", "save:/srv/photos"), "Saved"),
         (status("done", "mail", *TO_TWO), "Mailed to a@example.org, b@example.org"),
         (status("done", "mail", "not delivered to b@example.org (550 no such user)"),
@@ -242,20 +248,6 @@ TO_TWO = ("", 0, "a@example.org", "b@example.org")
 def test_sentence(found: Delivery, text: str) -> None:
     """The state of a delivery in plain words, printable and without secrets."""
     assert sentence(found, NEW_YEAR) == text
-
-
-@pytest.mark.parametrize(
-    ("next_try", "text"),
-    [
-        pytest.param(NEW_YEAR + 3719, "Next try in 62 minutes.", id="later"),
-        pytest.param(NEW_YEAR, "Due now.", id="now"),
-        pytest.param(NEW_YEAR + 10**9, "Due now.", id="clock-set-back"),
-    ],
-)
-def test_next_try(next_try: float, text: str) -> None:
-    """A delivery that has failed says when it is tried again."""
-    found = status("waiting", "save", "No space left on device")._replace(next_try=next_try)
-    assert sentence(found, NEW_YEAR) == f"Waits to be saved: No space left on device. {text}"
 
 
 def test_being_tried() -> None:
@@ -314,13 +306,9 @@ def test_thumbnail(turn: int, orientation: int) -> None:
 
 
 def test_thumbnail_without_jpeg() -> None:
-    """Any bytes in the place of a thumbnail are sent as a picture."""
+    """Any bytes in the place of a thumbnail are sent as a picture; without any, a grey pixel."""
     reply = thumbnail(Thumbnail(b"<script>", 90))
     assert (reply.body, reply.content_type) == (b"<script>", "image/jpeg")
-
-
-def test_placeholder() -> None:
-    """Without a thumbnail a grey pixel is sent."""
     reply = thumbnail(None)
     assert (reply.body[:8], reply.content_type) == (b"\x89PNG\r\n\x1a\n", "image/png")
 

@@ -347,6 +347,7 @@ class TestRepeat:
                 assert receiver.finish().reply.status == 507
             assert place.stored() == ([BODY], [])
 
+
 UNREADABLE = {
     "empty": (b"", 400, "it is empty", ""),
     "no multipart": (
