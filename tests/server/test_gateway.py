@@ -347,17 +347,6 @@ def test_time(
     assert logged(caplog) == []
 
 
-@pytest.mark.parametrize(
-    ("service", "reply"),
-    [(Service.ACCOUNT, social.LOGIN_FAILED), (Service.LIST, NOT_FOUND)],
-    ids=["account", "list"],
-)
-def test_unsolved(gateway: Gateway, config: Config, service: Service, reply: Reply) -> None:
-    """Requests whose reply is unknown are refused, with any body."""
-    for body in (b"", b"<userAuthRequest><loginID>a</loginID></userAuthRequest>", b"\xff"):
-        assert gateway.answer(config, CLIENT, Endpoint(service), body) == reply
-
-
 class TestDisk:
     def test_any_failure(
         self,

@@ -262,12 +262,7 @@ SENDERS: dict[str, tuple[str, str]] = {
         "a@b.example",
         "a@b.example may not send; to allow it, use --set nx_senders=a@b.example",
     ),
-    "glob": (
-        "*@b.example",
-        "*@b.example may not send; to allow it, use --set 'nx_senders=[*]@b.example'",
-    ),
     "nobody": ("", "(nobody) may not send; it names no sender: set one on the camera"),
-    "invisible": ("a\u202eb@b.example", "a?b@b.example may not send"),
     "allowed, with a name": ("Me <camera@example.com>", ""),
 }
 
