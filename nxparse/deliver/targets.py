@@ -24,7 +24,7 @@ from nxparse.deliver.outbox import Deliver
 from nxparse.deliver.routes import Target
 from nxparse.deliver.save import describe_saved, parse_folder, save
 from nxparse.store.records import Delivery
-from nxparse.store.saved import SavedFile
+from nxparse.store.saved import LocalCopy
 from nxparse.text import format_list, format_recipients
 from nxparse.upload import File, Upload, camera, encoded
 
@@ -80,7 +80,7 @@ def _save(settings: Settings, argument: str) -> Deliver:
 
     def deliver(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
         saved = save(files, directory, delivery.arrival.received, delivery.id)
-        found = tuple(SavedFile(one.path, one.identity) for one in saved)
+        found = tuple(LocalCopy(one.path, one.identity) for one in saved)
         return Outcome(describe_saved(saved), saved=found)
 
     return deliver

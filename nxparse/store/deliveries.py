@@ -26,7 +26,7 @@ from nxparse.store.records import (
     StoredUpload,
     UploadRecord,
 )
-from nxparse.store.saved import SavedFile
+from nxparse.store.saved import LocalCopy
 
 # No delivery is postponed for longer, in seconds.
 MAX_WAIT = 3600.0
@@ -111,7 +111,7 @@ class Deliveries:
         rows = self._database.query(f"SELECT {STORED_UPLOAD} FROM upload WHERE id = ?", id)
         return self._record(StoredUpload(*rows[0])) if rows else None
 
-    def done(self, delivery: Delivery, reason: str = "", saved: Sequence[SavedFile] = ()) -> None:
+    def done(self, delivery: Delivery, reason: str = "", saved: Sequence[LocalCopy] = ()) -> None:
         """The delivery has succeeded for its recipients; `reason` names the others.
 
         `saved` are its files, if they were saved on this machine. A body is deleted with
@@ -200,7 +200,7 @@ class Deliveries:
         self._confirmed -= confirmed
 
     def _settle(
-        self, delivery: Delivery, state: str, reason: str, saved: Sequence[SavedFile] = ()
+        self, delivery: Delivery, state: str, reason: str, saved: Sequence[LocalCopy] = ()
     ) -> None:
         id, _, file_number = delivery.key
         with self._transaction() as database:
@@ -235,14 +235,14 @@ class Deliveries:
         for row in rows:
             target, number, recipients, attempts, waited, when, reason, progress, state = row[5:-1]
             to, steps = tuple(json.loads(recipients)), tuple(json.loads(progress))
-            saved = tuple(SavedFile(Path(path), identity) for path, identity in json.loads(row[-1]))
+            saved = tuple(LocalCopy(Path(path), identity) for path, identity in json.loads(row[-1]))
             fields = target, number, to, attempts, waited, when, reason, steps, state, saved
             found.append(Delivery(StoredUpload(*row[:5]), *fields))
         return found
 
     def _record(self, arrival: StoredUpload) -> UploadRecord:
         deliveries = self._deliveries("upload = :id", "target, file_number", id=arrival.id)
-        copies: dict[int, list[SavedFile]] = defaultdict(list)
+        copies: dict[int, list[LocalCopy]] = defaultdict(list)
         for one in deliveries:
             for number, saved in enumerate(one.saved, one.file_number or 1):
                 copies[number].append(saved)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nxparse.store.saved import SavedFile
+from nxparse.store.saved import LocalCopy
 
 SCHEMA = """
 CREATE TABLE upload (
@@ -126,7 +126,7 @@ class Delivery(NamedTuple):
     reason: str
     progress: tuple[str, ...] = ()
     state: str = "waiting"
-    saved: tuple[SavedFile, ...] = ()
+    saved: tuple[LocalCopy, ...] = ()
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -146,7 +146,7 @@ class FileRecord(NamedTuple):
     number: int
     name: str
     size: int
-    saved: tuple[SavedFile, ...] = ()  # its copies on this machine, as they were saved
+    saved: tuple[LocalCopy, ...] = ()  # its copies on this machine, as they were saved
 
 
 class UploadRecord(NamedTuple):

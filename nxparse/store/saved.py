@@ -18,8 +18,8 @@ from typing import NamedTuple
 from nxparse.store import disk
 
 
-class SavedFile(NamedTuple):
-    """A file as it was saved. `identity` is that of `identity_of`."""
+class LocalCopy(NamedTuple):
+    """A copy of a file on this machine, as it was saved. `identity` is that of `identity_of`."""
 
     path: Path
     identity: str
@@ -61,7 +61,7 @@ def identity_of(state: os.stat_result) -> str:
     return f"{state.st_dev} {state.st_ino} {state.st_size} {state.st_mtime_ns}"
 
 
-def open_unchanged(copies: Iterable[SavedFile]) -> OpenFile | None:
+def open_unchanged(copies: Iterable[LocalCopy]) -> OpenFile | None:
     """Open the first of these copies of a file that is unchanged. None if there is none."""
     for saved in copies:
         with suppress(OSError, ValueError):

@@ -10,7 +10,7 @@ import pytest
 
 from nxparse.server.files import FileReply, UnsatisfiableError, disposition, parse_range, reply_with
 from nxparse.server.reply import Reply
-from nxparse.store.saved import OpenFile, SavedFile, identity_of, open_unchanged
+from nxparse.store.saved import LocalCopy, OpenFile, identity_of, open_unchanged
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(96)
 MP4 = b"\0\0\0\x18ftypmp42" + bytes(88)
@@ -25,7 +25,7 @@ def opened(tmp_path: Path) -> Iterator[Opener]:
     def opens(content: bytes, name: str = "SAM_1.JPG") -> OpenFile:
         path = tmp_path / name
         path.write_bytes(content)
-        found = open_unchanged([SavedFile(path, identity_of(path.stat()))])
+        found = open_unchanged([LocalCopy(path, identity_of(path.stat()))])
         assert found
         files.append(found)
         return found

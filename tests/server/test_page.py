@@ -16,7 +16,7 @@ from nxparse import jpeg
 from nxparse.server import page
 from nxparse.server.page import PAGE, Failure, render, sentence, thumbnail
 from nxparse.store.records import Delivery, FileRecord, StoredUpload, UploadRecord
-from nxparse.store.saved import SavedFile, identity_of
+from nxparse.store.saved import LocalCopy, identity_of
 from nxparse.upload import Thumbnail
 from tests import pictures
 from tests.clock import NEW_YEAR
@@ -180,8 +180,8 @@ def test_files(tmp_path: Path) -> None:
     """A saved file can be opened and downloaded; one that is gone says so."""
     path = tmp_path / "SAM_1.JPG"
     path.write_bytes(b"photo")
-    saved = (SavedFile(path, identity_of(path.stat())),)
-    gone = (SavedFile(tmp_path / "gone", "1 2 3 4"),)
+    saved = (LocalCopy(path, identity_of(path.stat())),)
+    gone = (LocalCopy(tmp_path / "gone", "1 2 3 4"),)
     files = (
         FileRecord(1, "A.JPG", 5, (*gone, *saved)),
         FileRecord(2, "B.MP4", 5, saved),

@@ -1,4 +1,4 @@
-"""Answers all requests except uploads: the social gateway, small services, and the page.
+"""Answers all requests except uploads: social sites, the page and its files, small services.
 
 Bodies here are short; photos and videos are received by `receive`. The option nx_senders
 decides who may log in. Passwords are ignored: there is nothing to compare them with. The
@@ -34,7 +34,7 @@ MAX_FAILURES = 50
 logger = logging.getLogger(__name__)
 
 
-class Gateway:
+class Services:
     """Answers requests, in any thread. Blocks. Raises only if there is a bug."""
 
     def __init__(
