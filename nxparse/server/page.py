@@ -1,12 +1,9 @@
 """The web page on the cameras' hosts, with the last uploads.
 
-A camera that fails its hotspot check opens http://www.samsungimaging.com/. This page
-shows that DNS and routing are right, and the state of the last uploads. It is made for
-the browser of an NX300, 480 pixels wide, and for phones: plain HTML without scripts or
-content from other hosts. Without uploads it fits into one TCP segment.
-
-Clients choose the names on the page. So the template escapes them, and the
-Content-Security-Policy allows only our own style sheets and thumbnails.
+A camera that fails its hotspot check opens http://www.samsungimaging.com/. The page shows
+that DNS and routing are right. It is made for the browser of an NX300, 480 pixels wide,
+and for phones; without uploads it fits into one TCP segment. Clients choose the names on
+it, so the template escapes them, and the Content-Security-Policy allows no scripts.
 """
 
 from __future__ import annotations

@@ -13,11 +13,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +31,9 @@ ANNOUNCEMENT_LIFE = 86400.0  # seconds
 MAX_ANNOUNCEMENTS = 10_000
 # A caption may have 64 KiB, but a camera's has 64 bytes: 10,000 of those fit.
 MAX_ANNOUNCED = 4 << 20  # bytes of names, albums and captions
+
+# Errors of SQLite that mean that the contents are damaged; 0 is another schema.
+_DAMAGE = {0, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 logger = logging.getLogger(__name__)
 
@@ -72,13 +73,12 @@ class Sessions:
         self._clock = clock
         try:
             self._database = _open(path)
-        except (sqlite3.DatabaseError, IsADirectoryError) as error:
-            if not _is_damage(error):
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGE:
                 raise
             aside = _set_aside(path)
-            reason = getattr(error, "strerror", None) or str(error)
             logger.warning(
-                f"cannot use {path} ({reason}): moved it to {aside}; "
+                f"cannot use {path} ({error}): moved it to {aside}; "
                 f"cameras have to log in to social sites again"
             )
             self._database = _open(path)
@@ -164,27 +164,17 @@ def _open(path: Path) -> Database:
         ((found,),) = database.query("PRAGMA quick_check(1)")
         if found != "ok":
             raise sqlite3.DatabaseError("database disk image is malformed")
-        database.query("SELECT 1 FROM announcement JOIN session ON session.id = session LIMIT 1")
     except BaseException:
         database.close()
         raise
     return database
 
 
-def _is_damage(error: Exception) -> bool:
-    """Return whether the contents of the file are damaged."""
-    damage = {0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in damage
-
-
 def _set_aside(path: Path) -> Path:
     """Rename the file, replacing an older damaged one, and delete its journal."""
-    aside = path.with_name(f"{path.name}.damaged")
-    with suppress(FileNotFoundError):
-        shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
     for suffix in ("-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
-    return path.rename(aside)
+    return path.replace(path.with_name(f"{path.name}.damaged"))
 
 
 def _digest(secret: str) -> str:

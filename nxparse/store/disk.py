@@ -1,12 +1,10 @@
 """File operations for durable storage.
 
-The order is that of Maildir (maildir(5)): create a file under a unique temporary name,
-write it, fsync it, rename it without replacing anything, fsync the folder. After that it
-survives a power cut.
+A file is created under a unique temporary name, written, fsynced, and renamed without
+replacing anything; then its folder is fsynced (the order of maildir(5)).
 
-Operations in a Folder use its descriptor, so they happen in that very folder even if
-another process puts a symbolic link in its place. Links to files are not followed.
-Windows has no such calls; paths are joined there, and folders cannot be fsynced.
+Operations in a Folder use its descriptor, so a symbolic link put in its place later has no
+effect. Windows has no such calls: paths are joined there, and folders are not fsynced.
 """
 
 from __future__ import annotations

@@ -251,9 +251,7 @@ class TestDamagedFile:
             pytest.param(
                 lambda path: path.write_bytes(path.read_bytes()[:4096] + b"x" * 40_000), id="pages"
             ),
-            pytest.param(lambda path: changed(path, "DROP TABLE session"), id="no-table"),
             pytest.param(lambda path: changed(path, "PRAGMA user_version = 9"), id="newer"),
-            pytest.param(lambda path: (path.unlink(), path.mkdir()), id="folder"),
         ],
     )
     def test_set_aside(
