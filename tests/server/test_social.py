@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nxparse.deliver import routes
 from nxparse.deviation import BodyError
 from nxparse.markup import MAX_BYTES, MAX_ELEMENTS
 from nxparse.server import social
@@ -41,20 +40,6 @@ def aes(data: bytes, key: bytes = KEY) -> bytes:
 def photo(inside: str, key: str = "k") -> bytes:
     """An announcement with these elements inside Photo."""
     return f'<Request SessionKey="{key}"><Photo>{inside}</Photo></Request>'.encode()
-
-
-class TestSites:
-    def test_sites(self) -> None:
-        """The menus of NX300 and NX mini have these sites, some with a login page of their own."""
-        assert set(routes.OAUTH_SITES) == {"skydrive", "flickr", "dropbox"}
-        assert set(routes.VIDEO_SITES) == {"facebook", "youtube"}
-        assert set(routes.PHOTO_SITES) == {
-            *("facebook", "picasa", "youtube", "photobucket", "samsungimaging", "cyworld"),
-            *("me2day", "poco", "weibo", "renren", "vkontakte", "odnoklassniki", "kakaostory"),
-            "evernote",
-        }
-        assert len(routes.SITES) == 17
-        assert routes.SITES == routes.PHOTO_SITES | routes.OAUTH_SITES
 
 
 @pytest.mark.parametrize(
@@ -308,48 +293,6 @@ def test_other_replies() -> None:
     assert Reply(200, b"Logged out for real!") == social.LOGGED_OUT
     assert Reply(401, error + b"<!-- Login failed -->") == social.LOGIN_FAILED
     assert Reply(401, error + b"<!-- Session expired -->") == social.SESSION_EXPIRED
-
-
-ALMOST = st.text("<>aA=\"'&;/ ![]CDAT-%+", max_size=60)
-ANY_LOGIN = (
-    st.builds("<UserName Value={}/><CryptSessionKey {}/>".format, ALMOST, ALMOST).map(str.encode)
-    | st.binary(max_size=40).map(aes)
-    | st.builds(
-        lambda user, key: login(quote(base64_of(user), ""), key_element(key)),
-        st.binary(max_size=48),
-        st.binary(min_size=30, max_size=34),
-    )
-)
-ANY_ANNOUNCEMENT = st.builds(
-    "<R SessionKey={}><Album Name={}/><File Name={}/><Content>{}".format, *[ALMOST] * 4
-).map(str.encode)
-ANY_BODY = st.binary(max_size=400) | ALMOST.map(str.encode)
-LINE_END = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
-
-@PROPERTY
-@given(ANY_BODY | ANY_LOGIN)
-def test_any_login(body: bytes) -> None:
-    """Any body is a login with a user, a logout, or refused."""
-    try:
-        found = social.parse_login(body)
-    except BodyError:
-        return
-    assert found is None or 0 < len(found) <= MAX_NAME
-    assert not LINE_END.search(found or "")
-
-
-@PROPERTY
-@given(ANY_BODY | ANY_ANNOUNCEMENT)
-def test_any_announcement(body: bytes) -> None:
-    """Any body is an announcement, or refused."""
-    try:
-        found = social.parse_announcement(body)
-    except BodyError:
-        return
-    assert found.name != ""
-    assert len(found.name or "") <= MAX_NAME
-    assert not LINE_END.search(found.album)
 
 
 @PROPERTY
