@@ -363,11 +363,12 @@ class Spool(Deliveries):
                 self._refuse_repeated(database, fingerprint, site, found.text, resource)
                 self._replies[incoming.id] = Future()
                 yield database, body
+                # For a copy of its files. Once it is committed, they may be delivered.
+                self._room.needed[incoming.id] = incoming.size
         except BaseException:
             self._replies.pop(incoming.id, None)
             raise
         incoming.close()
-        self._room.needed[incoming.id] = incoming.size  # for a copy of its files
 
     def _refuse_repeated(
         self,
