@@ -641,7 +641,8 @@ PHOTOS = {f"SAM_{number}.JPG": one.data for number, one in enumerate(PICTURES[:6
 LATER = 1.5 * HOUR  # after which the server has forgotten the Idempotency-Key
 
 
-SITE = SitePost("192.0.2.7", "anna", "a session", "facebook", "NX300", MESSAGE, 2)
+CAPTION = "Am Meer~Ein Boot~Eine Möwe"
+SITE = SitePost("192.0.2.7", "anna", "a session", "facebook", "NX300", CAPTION)
 
 Boxed = Callable[..., Box]
 
@@ -684,7 +685,7 @@ class TestOutbox:
         assert found.keys() == {"Am Meer", "Am Meer\n\n📷 NX300"}
         assert found["Am Meer\n\n📷 NX300"] == [
             (PICTURES[1].data, "Ein Boot"),
-            (PICTURES[2].data, "Eine Möwe~~~~Der Strand"),
+            (PICTURES[2].data, "Eine Möwe"),
         ]
 
     @pytest.mark.parametrize(
