@@ -167,20 +167,6 @@ def test_a_body_with_a_request_for_a_file(shared: Proxy) -> None:
         assert connection.getresponse().status == 404
 
 
-def test_gone(shared: Proxy) -> None:
-    """A file that was replaced by a link is not served; its entry stays and says so."""
-    [address] = upload(shared, ("GONE.JPG", pictures.photo(pictures.picture())))
-    [path] = shared.uploads.glob("*/GONE.JPG")
-    path.unlink()
-    path.symlink_to("/etc/passwd")
-    for kind in ("file", "download", "thumbnail"):
-        assert get(shared.port, f"/{kind}/{address}")[0] == 404
-    html = get(shared.port, "/")[2].decode()
-    assert "GONE.JPG" in html
-    assert "Deleted, moved or changed since it was saved" in html
-    assert f"/file/{address}" not in html
-
-
 def test_failures(gallery: Proxy) -> None:
     """Refused and cut uploads are listed, for their own client or in a gallery."""
     refused = bodies.request(b"no multipart", content_type="multipart/form-data; boundary=x")

@@ -181,23 +181,6 @@ class TestDeliveries:
 
 
 class TestFirstDue:
-    @pytest.mark.parametrize(
-        ("ready", "new", "failed"),
-        [("", None, None), ("n", "n", None), ("f", None, "f"), ("nf", "n", "f")],
-        ids=["nothing", "new", "failed before", "both"],
-    )
-    def test_new_or_failed(
-        self, opened: Spool, clock: Clock, ready: str, new: str | None, failed: str | None
-    ) -> None:
-        """New deliveries and retries are found separately."""
-        arrivals = {name: accept(opened) for name in ready}
-        if "f" in arrivals:
-            opened.postpone(to(arrivals["f"], "save"), 15, "busy", [RECIPIENT])
-        clock.now += 15
-        found = [opened.first_due("save", new=True), opened.first_due("save", new=False)]
-        expected = [arrivals[name].id if name else None for name in (new, failed)]
-        assert [one and one.arrival.id for one in found] == expected
-
     def test_order(self, opened: Spool, clock: Clock) -> None:
         """The longest due comes first, then the older upload, then its first file."""
         old, tried = accept(opened), {20: accept(opened), 10: accept(opened)}
