@@ -122,6 +122,8 @@ class Spool(Deliveries):
 
     def _open(self) -> None:
         Folder.make(self._root, 0o700).close()
+        # Sizes of the bodies moved to quarantine since it was listed; at first it may be full.
+        self._added = [MAX_QUARANTINE]
         with ExitStack() as opened:
             self._spool = opened.enter_context(Folder.make(self._root / "spool", 0o700))
             if self._alone:
@@ -247,7 +249,7 @@ class Spool(Deliveries):
         finally:
             incoming.close()
             self._room.release(incoming.id)
-            path = self._move_to_quarantine(incoming.folder, incoming.id)
+            path = self._move_to_quarantine(incoming.folder, incoming.id, incoming.size)
         self._sync_quarantine()
         return path
 
@@ -310,24 +312,32 @@ class Spool(Deliveries):
     def quarantine_delivery(self, delivery: Delivery) -> list[Path]:
         """Move the bodies of a delivery to quarantine. Returns their paths there."""
         self._close_post(delivery)
-        ids = [id for id, *_ in self._bodies(delivery) if self._spool.has(id)]
-        moved = [self._move_to_quarantine(self._spool, id) for id in ids]
+        bodies = [(id, size) for id, _, size, *_ in self._bodies(delivery) if self._spool.has(id)]
+        moved = [self._move_to_quarantine(self._spool, id, size) for id, size in bodies]
         self._sync_quarantine()
         return moved
 
-    def _move_to_quarantine(self, folder: Folder, id: str) -> Path:
+    def _move_to_quarantine(self, folder: Folder, id: str, size: int) -> Path:
         """Move a body to quarantine. `_sync_quarantine` makes that durable."""
         folder.move(id, self._quarantine, id)
+        self._added.append(size)
         return self._quarantine.path / id
 
     def _sync_quarantine(self) -> None:
-        """Make all moves to quarantine durable, and delete the oldest bodies above the limits."""
+        """Make all moves to quarantine durable. If it may be full, delete the oldest bodies.
+
+        A tenth of the limits is left free, and the folder is listed again when half of that
+        has been used, so that a full one is not listed for each further body.
+        """
         self._quarantine.sync()
         self._spool.sync()
+        if len(self._added) <= MAX_QUARANTINED // 20 and sum(self._added) <= MAX_QUARANTINE // 20:
+            return
         with suppress(OSError):  # it is listed again at the next move
-            for name in self._quarantine.trim(MAX_QUARANTINE, MAX_QUARANTINED):
+            for name in self._quarantine.trim(MAX_QUARANTINE * 9 // 10, MAX_QUARANTINED * 9 // 10):
                 path = self._quarantine.path / name
                 logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
+            self._added.clear()
 
     def _new_id(self) -> str:
         now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._clock()))
@@ -442,7 +452,7 @@ class Spool(Deliveries):
             if name in known or not state.st_size:
                 self._spool.unlink(name)
             else:
-                self.recovered.append(self._move_to_quarantine(self._spool, name))
+                self.recovered.append(self._move_to_quarantine(self._spool, name, state.st_size))
         self._sync_quarantine()
         now = self._clock()
         with self._database.transaction() as database:

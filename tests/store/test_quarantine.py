@@ -15,7 +15,7 @@ from nxparse.store.disk import Folder
 from nxparse.store.spool import Spool
 from tests.clock import Clock
 from tests.faults import CALLS, Faults, contents
-from tests.store.helpers import BODY, CLIENT, SAVE, UPLOAD, accept, bodies, receive, reopened, to
+from tests.store.helpers import BODY, CLIENT, SAVE, UPLOAD, bodies, receive, reopened, to
 
 
 class TestQuarantine:
@@ -58,25 +58,34 @@ class TestQuarantine:
         before = [] if accepted else [body.id, "spool"]
         assert seen == [*before, "move", "quarantine", "spool"]
 
-    def test_tidy_lists_no_folder(self, opened: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The folder is listed only after a body was moved to it."""
-        listed: list[object] = []
-        monkeypatch.setattr(Folder, "trim", lambda *limits: listed.append(limits) or [])
-        opened.done(to(accept(opened), "save"))
-        opened.version()
-        assert listed == []
-        opened.quarantine(receive(opened))
-        assert len(listed) == 1
+    def test_tidy_lists_no_folder(
+        self, opened: Spool, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The folder is listed after a twentieth of the limit was moved to it.
+
+        It never has more bodies than the limit, nor is it listed for each when it is full.
+        """
+        monkeypatch.setattr(spool, "MAX_QUARANTINED", 40)
+        listed: list[Path] = []
+        files = Folder.files
+        monkeypatch.setattr(
+            Folder, "files", lambda folder: listed.append(folder.path) or files(folder)
+        )
+        for _ in range(90):
+            opened.quarantine(receive(opened))
+            assert len(bodies(root)[1]) <= 40
+        assert len(listed) == 90 // 3
 
     @pytest.mark.parametrize(
         ("limit", "room", "deleted"),
         [
             *[
                 ("MAX_QUARANTINE", room * 4096, deleted)
-                for room, deleted in ((3, 0), (2, 1), (0, 3))
+                for room, deleted in ((4, 0), (3, 1), (1, 3))
             ],
-            ("MAX_QUARANTINE", 2 * 4096 + 4095, 1),
-            *[("MAX_QUARANTINED", count, 3 - count) for count in range(4)],
+            ("MAX_QUARANTINE", 9102, 2),  # nine tenths of it are less than two blocks
+            ("MAX_QUARANTINED", 0, 3),
+            *[("MAX_QUARANTINED", count, 4 - count) for count in range(1, 5)],
         ],
     )
     def test_tidy(
@@ -90,16 +99,17 @@ class TestQuarantine:
         room: int,
         deleted: int,
     ) -> None:
-        """When quarantine is full, the oldest bodies are deleted, and no more than needed.
+        """When quarantine is full, the oldest bodies are deleted until a tenth of it is free.
 
         Files of one byte take a block of 4 KiB each, and an inode.
         """
-        monkeypatch.setattr(spool, limit, room)
         paths = []
-        caplog.clear()
         for _ in range(3):
             paths.append(opened.quarantine(receive(opened, b"x")))
             clock.now += 1
+        monkeypatch.setattr(spool, limit, room)
+        caplog.clear()
+        reopened(opened, root, clock).close()
         left = list(bodies(root)[1])
         assert [root / "quarantine" / name for name in left] == paths[deleted:]
         lines = [
