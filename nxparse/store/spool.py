@@ -6,7 +6,7 @@ A body is stored as received, under an id of its own, in the folder `.nx`::
     quarantine/ID      cut, or cannot be parsed: for the user to look at
     unknown/ID.mitm    an unknown request, as a flow of mitmproxy
     run-*/             copies of photos while a command needs them
-    state.sqlite3      a row for each upload, body, file and delivery
+    state.sqlite3      a row for each upload, body and delivery
 
 A post to a social site gets more photos while it is open. The first attempt to deliver
 the whole post closes it.
