@@ -124,6 +124,9 @@ POSTED = ("facebook=save", f"facebook=mail:{US}")
 SCENARIOS = {
     "one photo saved": Scenario((Sent(photos(1), {ANNA: (FOLDER,)}),), ("*=save",)),
     "three photos saved": Scenario((Sent(photos(3), {ANNA: (FOLDER,)}),), ("*=save",)),
+    "three photos saved and mailed": Scenario(
+        (Sent(photos(3), {ANNA: (FOLDER, MAIL)}),), ("*=save", "*=mail")
+    ),
     "mail": Scenario((Sent(photos(2), {ANNA: (MAIL,), BEN: (MAIL,)}),)),
     "mail and save": Scenario(
         (Sent(photos(2), {ANNA: (MAIL, FOLDER), CLARA: (MAIL,)}),), ("anna@*=mail", "anna@*=save")
