@@ -57,8 +57,8 @@ from nxparse.proxy.log_filter import ProxyLogFilter
 from nxparse.proxy.state import State
 from nxparse.proxy.transport import Stage, Times
 from nxparse.server.backend import Backend, open_backend
-from nxparse.server.gateway import simulated
 from nxparse.server.reply import Reply, refusal
+from nxparse.server.services import simulated
 from nxparse.text import error_reason, printable
 
 NOT_READY = refusal(503, "nx_addon is starting, or ending")

@@ -998,7 +998,7 @@ async def test_a_delivery_in_progress(folder: Path) -> None:
         arrival = arrivals.accept(state.backend.spool, data, {target: ["you@example.org"]})
         state.backend.outbox.wake()
         await until(lambda: "being tried now" in context.master.commands.execute("nx.outbox"))
-        html = state.backend.gateway.answer(state.config, arrival.client, page, b"").body
+        html = state.backend.services.answer(state.config, arrival.client, page, b"").body
         assert b"Is being given to sh now." in html
         (folder / "go").touch()
         await ended(context)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,8 +23,6 @@ from tests.social import MODEL, SocialCamera
 from tests.test_delivery import UPLOAD_ID, outbox, read
 
 ACCEPTED = '<Response Status="succ" />'
-LOGIN_FAILED = '<Response ErrCode="401" ErrSubCode="0" /><!-- Login failed -->'
-SESSION_EXPIRED = '<Response ErrCode="401" ErrSubCode="0" /><!-- Session expired -->'
 ANNOUNCED = re.compile(
     r'<Response HostAddr="snsgw\.samsungmobile\.com:80" ResourceID="upload/([\w-]+)" />'
 )
@@ -47,15 +45,6 @@ def client(shared: Proxy) -> SocialCamera:
     return SocialCamera(shared.port, source=new_address())
 
 
-@contextmanager
-def goes_on(proxy: Proxy, client: SocialCamera) -> Iterator[None]:
-    """Check that there is no traceback, and that a login works afterwards."""
-    before = len(proxy.log)
-    yield
-    client.login("facebook", USER, PASSWORD)
-    assert "Traceback" not in proxy.log[before:]
-
-
 def login_reply(key: str, name: str) -> str:
     return (
         f'<Response SessionKey="{key}">\n'
@@ -74,7 +63,6 @@ CHECKS = {
     "www.yahoo.co.kr": ("http://yahoo.com", "YAHOO!", ".yahoo.co.kr"),
     "www.msn.com": ("http://msn.com", "MSN", ".msn.com"),
 }
-all_checks = pytest.mark.parametrize("host", CHECKS)
 
 
 def kind(heard: Heard, host: str) -> str:
@@ -103,8 +91,9 @@ GOES_ON = {
 }
 
 
-@all_checks
-@pytest.mark.parametrize("then", GOES_ON.values(), ids=GOES_ON)
+@pytest.mark.parametrize(
+    ("host", "then"), [*zip(CHECKS, GOES_ON.values(), strict=True)], ids=GOES_ON
+)
 def test_an_answer_that_works_is_repeated(shared: Proxy, host: str, then: bytes) -> None:
     """A client that continues after its check gets the same reply the next time."""
     ours, theirs = (SocialCamera(shared.port, source=new_address()) for _ in range(2))
@@ -170,41 +159,7 @@ def test_what_else_is_asked_of_these_hosts_passes(folder: Path) -> None:
                 assert (heard.status, heard.body) == (200, f"the real {host}: {method} {path}")
 
 
-# Login
-
-
-def unquoted(user: str) -> str:
-    """The cipher text for a user in base64, as it is."""
-    return social.base64_of(social.encrypt(user.encode()))
-
-
-KEY_ELEMENT = f'<CryptSessionKey Value="{social.base64_of(social.CRYPT_SESSION_KEY)}"/>'
-
-
 # Files
-
-
-NAMES = ["../../etc/passwd", "", "line\nbreak.jpg", "x" * 5000 + ".jpg"]
-
-
-@pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name[:16]))
-def test_s09_a_name_is_made_harmless(shared: Proxy, client: SocialCamera, name: str) -> None:
-    """For any name, the file is saved in the folder of the day, and the token does not show it."""
-    data = bodies.jpeg(3000 + NAMES.index(name))
-    client.login("facebook", USER, PASSWORD)
-
-    resource = client.announce("facebook", "photo", social.photo(client.key, name))
-    assert re.fullmatch(r"upload/[\w-]+", resource, re.ASCII)
-    assert client.put(resource, data).body == ACCEPTED
-
-    def copies() -> list[str]:
-        found = [path for path, content in shared.saved().items() if content == data]
-        return [path for path in found if not path.startswith(".")]  # those are being written
-
-    eventually(copies, "the photo is saved")
-    (saved,) = copies()
-    assert re.fullmatch(r'[^/\\"<>:|?*\x00-\x1f]+', saved)
-    assert len(saved.encode()) <= 255
 
 
 def test_s08_a_file_that_is_cut(shared: Proxy, client: SocialCamera) -> None:
@@ -223,100 +178,6 @@ def test_s08_a_file_that_is_cut(shared: Proxy, client: SocialCamera) -> None:
     shared.wait_for("saved as .*CUT.JPG")
     kept = {name: content for name, content in shared.saved().items() if name.startswith("CUT")}
     assert kept == {"CUT.JPG": data}
-
-
-# Bad requests (the numbers are those of a list of bad inputs)
-
-KEY = "@KEY@"  # replaced by the key of a session
-
-
-def keys(key: bytes) -> bytes:
-    """A login with this for a key, and credentials of the right shape."""
-    return social.login(USER, PASSWORD).replace(
-        social.base64_of(social.CRYPT_SESSION_KEY).encode(), key
-    )
-
-
-def credentials(user: str) -> bytes:
-    return social.login_of(user, quote(unquoted(PASSWORD), ""), KEY_ELEMENT)
-
-
-LOGIN = social.login(USER, PASSWORD)
-
-REFUSED = {400, 401}
-
-
-BAD: dict[str, tuple[str, bytes, set[int]]] = {
-    "S01-empty-auth": ("POST /facebook/auth", b"", {400}),
-    "S05-nul-behind": ("POST /facebook/auth", LOGIN + b"\0\0", {200}),
-    "S06-quoted-path": ("POST /facebook%2f..%2f/auth", LOGIN, {404}),
-    "S07-video-path": ("POST /facebook/video", social.video("../../x", "SAM_1.MP4"), {401}),
-    "S08-quoted-path": ("PUT /upload/%2e%2e%2fx", PHOTO, {401, 404}),
-}
-
-
-@pytest.mark.parametrize(("line", "body", "statuses"), BAD.values(), ids=BAD)
-def test_bad_requests(
-    shared: Proxy, client: SocialCamera, line: str, body: bytes, statuses: set[int]
-) -> None:
-    """A bad request gets a suitable status, and the next login works."""
-    client.login("facebook", USER, PASSWORD)
-    method, target = line.split(" ")
-    with goes_on(shared, client):
-        request = social.request(method, target, body.replace(KEY.encode(), client.key.encode()))
-        heard = client.send(request)
-
-        assert heard.status in statuses
-        if heard.status == 401:
-            auth = target.endswith("/auth")
-            assert heard.body == (LOGIN_FAILED if auth else SESSION_EXPIRED)
-        elif heard.status != 200:
-            assert f'ErrCode="{heard.status}"' in heard.body
-
-
-# Malicious XML
-
-LIMIT = 64 << 10  # bytes that a message may have
-
-
-def within(root: bytes, inserted: bytes) -> bytes:
-    """A message with something at the end of its root."""
-    position = root.rindex(b"</")
-    return root[:position] + inserted + root[position:]
-
-
-def declaring(declarations: str, used: str = "") -> Callable[[bytes], bytes]:
-    """A message with a DOCTYPE before its root, and what uses it within."""
-
-    def change(body: bytes) -> bytes:
-        _, _, root = body.rpartition(b"?>\n")
-        return f"<!DOCTYPE x {declarations}>".encode() + within(root, used.encode())
-
-    return change
-
-
-def padded(size: int) -> Callable[[bytes], bytes]:
-    return lambda body: within(body, b" " * (size - len(body)))
-
-
-ATTACKS: dict[str, Callable[[bytes], bytes]] = {
-    "entity": declaring('[<!ENTITY x "y">]', "&x;"),
-    "external-entity": declaring('[<!ENTITY x SYSTEM "file:///etc/passwd">]', "&x;"),
-    "a-million-deep": lambda body: within(body, b"<a>" * 1_000_000 + b"</a>" * 1_000_000),
-}
-
-
-@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-def test_s12_xml_attacks(
-    shared: Proxy, client: SocialCamera, attack: Callable[[bytes], bytes]
-) -> None:
-    """A message with an entity, or with deep or large XML, is refused."""
-    client.login("facebook", USER, PASSWORD)
-    body = attack(social.photo(client.key, name="ATTACK.JPG", caption="x"))
-    with goes_on(shared, client):
-        heard = client.send(social.request("POST", "/facebook/photo", body))
-        assert heard.status in {400, 413}
-        assert f'ErrCode="{heard.status}"' in heard.body
 
 
 # Routes and mail
@@ -409,21 +270,22 @@ def test_a_whole_exchange(folder: Path) -> None:
 
 def test_passwords_are_not_stored(folder: Path) -> None:
     """No log and no file contains the password of a login, in clear or encrypted."""
-    clear = social.login_qf30(USER, PASSWORD)
+    clear, encrypted = social.login_qf30(USER, PASSWORD), social.login(USER, PASSWORD)
+    key = social.base64_of(social.CRYPT_SESSION_KEY).encode()
     logins = {
-        "aes": social.auth("facebook", LOGIN),
+        "aes": social.auth("facebook", encrypted),
         "qf30": social.auth("facebook", clear),
         "sender-not-allowed": social.auth("facebook", social.login_qf30("eve", PASSWORD)),
         "oauth-site": social.auth("flickr", clear),
         "malformed": social.auth("facebook", clear[:-20] + b"<<"),
-        "unreadable": social.auth("facebook", keys(b"AAAA")),
-        "doctype": social.auth("facebook", declaring("")(clear)),
-        "too-large": social.auth("facebook", padded(LIMIT + 1)(clear)),
+        "unreadable": social.auth("facebook", encrypted.replace(key, b"AAAA")),
+        "doctype": social.auth("facebook", b"<!DOCTYPE x>" + clear),
+        "too-large": social.auth("facebook", clear.ljust(64 * 1024 + 1)),
         "unknown-site": social.auth("myspace", clear),
-        "unknown-site-aes": social.auth("myspace", LOGIN),
+        "unknown-site-aes": social.auth("myspace", encrypted),
         "allshare": social.allshare(USER, PASSWORD),
     }
-    cipher = unquoted(PASSWORD)
+    cipher = social.base64_of(social.encrypt(PASSWORD.encode()))
     secrets = [
         PASSWORD,
         quote(PASSWORD),
@@ -447,7 +309,7 @@ def test_passwords_are_not_stored(folder: Path) -> None:
                 everything.append(path.read_bytes())
 
     assert statuses.pop("malformed") in {200, 400, 401}
-    assert statuses.pop("doctype") in REFUSED
+    assert statuses.pop("doctype") in {400, 401}
     assert statuses.pop("too-large") in {400, 401, 413}
     assert statuses == {
         "aes": 200,
@@ -462,6 +324,3 @@ def test_passwords_are_not_stored(folder: Path) -> None:
     assert any(PHOTO in one for one in everything)
     assert [one for one in secrets if one.encode() in b"".join(everything)] == []
     assert client.key.encode() not in everything[0]
-
-
-# Other calls of the accounts service

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from nxparse.store.saved import SavedFile
+from nxparse.store.saved import LocalCopy
 
 MAX_REASON = 200  # characters
 
@@ -62,7 +62,7 @@ class Outcome:
     message: str
     refused: tuple[Refused, ...] = ()
     # One for each file, if they were saved on this machine.
-    saved: tuple[SavedFile, ...] = field(default=(), compare=False)
+    saved: tuple[LocalCopy, ...] = field(default=(), compare=False)
 
 
 def clean_text(text: str, secrets: Iterable[str] = ()) -> str:

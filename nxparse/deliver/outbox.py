@@ -114,8 +114,6 @@ class Outbox:
             changes = self._changes
             try:
                 self._spool.version()  # notices changes by other processes
-                for path in self._spool.tidy():
-                    logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
                 for target in self._spool.targets():
                     when = self._spool.next_try(target)
                     if when is not None and not is_ahead(when, self._clock()):

@@ -19,7 +19,7 @@ from nxparse.deliver.taken import TakenNames, taken_names
 from nxparse.store import disk
 from nxparse.store.disk import Folder
 from nxparse.store.records import Delivery
-from nxparse.store.saved import SavedFile, identity_of
+from nxparse.store.saved import LocalCopy, identity_of
 from nxparse.text import format_list, format_size
 from nxparse.upload import File, Upload
 
@@ -52,7 +52,7 @@ def folder_for(directory: Path, received: float) -> Path:
 def deliver(directory: Path, upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
     """Store files of an upload in the folder of its day. Raises OSError."""
     saved = store(files, folder_for(directory, delivery.arrival.received), delivery.id)
-    found = tuple(SavedFile(one.path, one.identity) for one in saved)
+    found = tuple(LocalCopy(one.path, one.identity) for one in saved)
     return Outcome(describe_saved(saved), saved=found)
 
 

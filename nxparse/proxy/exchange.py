@@ -102,7 +102,7 @@ class Exchange:
                 backend.spool, config, self._info, inspect=self._inspect
             ).open()
         elif endpoint.service is Service.FILE:
-            search = partial(backend.gateway.announced, config, client, endpoint.argument)
+            search = partial(backend.services.announced, config, client, endpoint.argument)
             file = await backend.in_thread(search)
             if isinstance(file, Reply):
                 self.reply = file
@@ -111,7 +111,7 @@ class Exchange:
             self._receiver = await backend.in_thread(receiver.open)
         else:
             self._receiver = Collector(
-                client, partial(backend.gateway.answer, config, client, endpoint)
+                client, partial(backend.services.answer, config, client, endpoint)
             )
 
     def receive(self, chunk: bytes) -> list[bytes]:
@@ -169,13 +169,13 @@ class Exchange:
     def note_refusal(self) -> None:
         """List the upload on the page, if it was refused."""
         if self._endpoint.is_upload and self.reply and self.reply.status >= 400:
-            self._backend.gateway.failures.add(self.client, f"Refused: {self.reply.remark}")
+            self._backend.services.note_failure(self.client, f"Refused: {self.reply.remark}")
 
     def note_cut(self, reason: str) -> None:
         """List an upload that was cut on the page."""
         if self._endpoint.is_upload:
             text = f"Incomplete, {self.pending.received} bytes: {reason}"
-            self._backend.gateway.failures.add(self.client, text)
+            self._backend.services.note_failure(self.client, text)
 
     async def abort(self, reason: str) -> bytes | None:
         """End a request that was cut or has failed. Returns the part that arrived, for its flow."""

@@ -39,7 +39,7 @@ class FileRequests:
         assert address
         name, fields = adapter.address(client), adapter.fields(request.headers)
         found = await backend.in_thread(
-            backend.gateway.file, backend.config, name, endpoint, request.method, fields
+            backend.services.file, backend.config, name, endpoint, request.method, fields
         )
         if isinstance(found, Reply):
             return found

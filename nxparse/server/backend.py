@@ -26,7 +26,7 @@ from nxparse.deliver.errors import DeliveryError
 from nxparse.deliver.outbox import Outbox
 from nxparse.deliver.routes import target_label
 from nxparse.deliver.smarthost import Smarthost
-from nxparse.server.gateway import Gateway
+from nxparse.server.services import Services
 from nxparse.server.sessions import Sessions
 from nxparse.store.spool import Spool
 from nxparse.text import describe_disk_error, format_list
@@ -55,7 +55,7 @@ class Backend:
             retry_for=config.retry_for,
             clock=time.time,
         )
-        self.gateway = Gateway(sessions, spool, attempted=self.outbox.attempted)
+        self.services = Services(sessions, spool, attempted=self.outbox.attempted)
         self._threads = threads
 
     def configure(self, config: Config) -> None:

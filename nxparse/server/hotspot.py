@@ -2,17 +2,6 @@
 
 Before an upload a camera fetches a page with known content. If the reply differs, it takes
 the network for a hotspot with a login page, opens its browser, and does not upload.
-
-The NX family requests ``http://gld.samsungosp.com/``. An NX300 accepts any 200 (wiki page
-"Email-service" of ge0rg/samsung-nx-hacks). The NX mini expects no body, an ETag, and nginx
-as the server (ge0rg/samsung-nx-emailservice, commit b475ee7).
-
-The Yahoo family (ST200F, WB850F) requests ``http://www.yahoo.co.kr/``, the MSN family (WB35F,
-WB37F, DV150F and more) ``http://www.msn.com/``. Some models expect a redirect, others a cookie
-of that domain with its leading dot (commits 2ede8d0, 77fd71c, 57f95a0, c2f8031; the article
-"Samsung WB850F Firmware Reverse Engineering" on op-co.de). Which model expects which is
-unknown, so each camera gets both in turn: it retries after a wrong one. If it goes on to do
-another request, the last reply was right, and the camera gets it again.
 """
 
 from __future__ import annotations
@@ -22,13 +11,20 @@ from typing import NamedTuple
 
 from nxparse.server.reply import Reply
 
+# The NX family requests http://gld.samsungosp.com/. An NX300 accepts any 200 (wiki page
+# "Email-service" of ge0rg/samsung-nx-hacks). The NX mini expects no body, an ETag, and nginx
+# as the server (ge0rg/samsung-nx-emailservice, commit b475ee7).
 GLD = Reply(200, headers=(("Server", "nginx/notreally"), ("ETag", '"deadbeef"')))
 
 MAX_CAMERAS = 1000
 
 
 class PortalCheck(NamedTuple):
-    """A hotspot check with two replies: some models expect a redirect, others a cookie."""
+    """A hotspot check with two replies: some models expect a redirect, others a cookie.
+
+    The cookie is one of the site's domain, with its leading dot (commits 2ede8d0, 77fd71c,
+    57f95a0, c2f8031; "Samsung WB850F Firmware Reverse Engineering" on op-co.de).
+    """
 
     redirect: Reply
     cookie: Reply
@@ -43,30 +39,33 @@ def _check(domain: str, site: str, body: bytes) -> PortalCheck:
     )
 
 
+# For the ST200F and WB850F; and for the WB35F, WB37F, DV150F and more.
 YAHOO = _check("yahoo.co.kr", "http://yahoo.com", b"YAHOO!")
 MSN = _check("msn.com", "http://msn.com", b"MSN")
 
 
 class PortalState:
-    """The last reply to each camera, by its address. Not thread-safe."""
+    """The last reply to each camera, by its address. Not thread-safe.
+
+    Which model expects which reply is unknown, so each camera gets both in turn: it retries
+    after a wrong one. If it goes on to another request, the last reply was right.
+    """
 
     def __init__(self) -> None:
-        self._given: OrderedDict[tuple[str, PortalCheck], Reply] = OrderedDict()
-        self._good: set[tuple[str, PortalCheck]] = set()
+        # The last reply, and the one for the next check.
+        self._replies: OrderedDict[tuple[str, PortalCheck], tuple[Reply, Reply]] = OrderedDict()
 
     def answer(self, client: str, check: PortalCheck) -> Reply:
         """Return the redirect and the cookie in turn, or the last one again if it was right."""
-        camera = client, check
-        given = self._given.pop(camera, check.cookie)
-        if camera not in self._good:
-            given = check.cookie if given is check.redirect else check.redirect
-        self._good.discard(camera)
-        self._given[camera] = given
-        while len(self._given) > MAX_CAMERAS:
-            forgotten, _ = self._given.popitem(last=False)
-            self._good.discard(forgotten)
-        return given
+        _, reply = self._replies.pop((client, check), (check.cookie, check.redirect))
+        other = check.cookie if reply is check.redirect else check.redirect
+        self._replies[client, check] = reply, other
+        if len(self._replies) > MAX_CAMERAS:
+            self._replies.popitem(last=False)
+        return reply
 
     def passed(self, client: str) -> None:
         """Record that this camera passed its check: the last reply was right."""
-        self._good.update(camera for camera in self._given if camera[0] == client)
+        for camera, (last, _) in self._replies.items():
+            if camera[0] == client:
+                self._replies[camera] = last, last

@@ -1,12 +1,9 @@
 """The web page on the cameras' hosts, with the last uploads.
 
-A camera that fails its hotspot check opens http://www.samsungimaging.com/. This page
-shows that DNS and routing are right, and the state of the last uploads. It is made for
-the browser of an NX300, 480 pixels wide, and for phones: plain HTML without scripts or
-content from other hosts. Without uploads it fits into one TCP segment.
-
-Clients choose the names on the page. So the template escapes them, and the
-Content-Security-Policy allows only our own style sheets and thumbnails.
+A camera that fails its hotspot check opens http://www.samsungimaging.com/. The page shows
+that DNS and routing are right. It is made for the browser of an NX300, 480 pixels wide,
+and for phones; without uploads it fits into one TCP segment. Clients choose the names on
+it, so the template escapes them, and the Content-Security-Policy allows no scripts.
 """
 
 from __future__ import annotations
@@ -26,7 +23,6 @@ from markupsafe import Markup
 
 from nxparse.deliver.outbox import Attempted
 from nxparse.deliver.routes import target_label
-from nxparse.server.failures import Failure
 from nxparse.server.reply import PRIVATE, Reply
 from nxparse.store.deliveries import is_ahead
 from nxparse.store.records import Delivery, FileRecord, UploadRecord
@@ -58,30 +54,26 @@ _PLACEHOLDER = base64.b64decode(
 _ORIENTATIONS = {90: 6, 180: 3, 270: 8}  # of Exif, by degrees clockwise
 
 
-class _File(NamedTuple):
-    """A file for the template. `address` is "UPLOAD.NUMBER" if it can be opened."""
+class Failure(NamedTuple):
+    """An upload that was refused or cut. `at` is a Unix time, `client` the camera's address."""
 
-    name: str
-    size: str
-    thumbnail: str
-    is_photo: bool
-    address: str
-    is_gone: bool
-
-
-class _Line(NamedTuple):
-    state: str
-    text: str
+    at: float
+    client: str
+    reason: str
 
 
 class _Entry(NamedTuple):
-    """An upload, or a failed one, for the template."""
+    """An upload, or a failed one, for the template.
+
+    `files` are with their addresses, "UPLOAD.NUMBER", and whether they can still be opened;
+    `lines` have a state each, which is their style.
+    """
 
     at: float
-    title: str
-    origin: str = ""
-    files: Sequence[_File] = ()
-    lines: Sequence[_Line] = ()
+    what: str
+    origin: str
+    files: Sequence[tuple[str, FileRecord, bool]]
+    lines: Sequence[tuple[str, str]]
 
 
 def render(
@@ -101,9 +93,9 @@ def render(
     """
     shown = uploads[:PAGE]
     entries = [
-        *(_failure(one, now, gallery) for one in failures),
-        *(_upload(one, now, gallery, attempted) for one in shown),
-    ]
+        _Entry(one.at, "not accepted", f"from {one.client}", (), [("failed", one.reason)])
+        for one in failures
+    ] + [_upload(one, now, attempted) for one in shown]
     entries.sort(key=lambda entry: entry.at, reverse=True)
     is_changing = any(abs(now - entry.at) < NEWS for entry in entries) or any(
         delivery.state == "waiting" for upload in shown for delivery in upload.deliveries
@@ -111,7 +103,10 @@ def render(
     html = _template().render(
         styles=[Markup(style) for style in (_STYLES if entries else _STYLES[:1])],
         refresh=REFRESH if is_first and is_changing else 0,
-        days=[(day, list(group)) for day, group in groupby(entries, lambda one: _day(one.at, now))],
+        days=groupby(entries, lambda one: _day(one.at, now)),
+        ago=lambda at: format_duration(now - at),
+        gallery=gallery,
+        is_empty=not entries,
         older=shown[-1].arrival.id if len(uploads) > len(shown) else "",
         is_first=is_first,
     )
@@ -138,6 +133,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters.update(printable=printable, size=format_size, clock=_clock)
     return environment.from_string((_FOLDER / "page.html").read_text("utf-8"))
 
 
@@ -160,76 +156,44 @@ def _day(at: float, now: float) -> str:
     return time.strftime("%A, %d %B %Y", time.localtime(at))
 
 
-def _title(at: float, now: float, what: str) -> str:
-    clock = time.strftime("%H:%M", time.localtime(at))
-    return f"{clock}, {format_duration(now - at)} ago: {what}"
+def _clock(at: float) -> str:
+    return time.strftime("%H:%M", time.localtime(at))
 
 
-def _failure(failure: Failure, now: float, gallery: bool) -> _Entry:
-    return _Entry(
-        failure.at,
-        _title(failure.at, now, "not accepted"),
-        f"from {failure.client}" if gallery else "",
-        lines=[_Line("failed", failure.reason)],
-    )
-
-
-def _upload(
-    record: UploadRecord, now: float, gallery: bool, attempted: Collection[Attempted]
-) -> _Entry:
+def _upload(record: UploadRecord, now: float, attempted: Collection[Attempted]) -> _Entry:
     arrival, files = record.arrival, record.files
-    size = format_size(sum(file.size for file in files))
     count = "1 file" if len(files) == 1 else f"{len(files)} files"
+    size = format_size(sum(file.size for file in files))
+    site = f", for {arrival.site}" if arrival.site else ""
     return _Entry(
         arrival.received,
-        _title(arrival.received, now, f"{count}, {size}" if files else "no files"),
-        _origin(record) if gallery else "",
-        [_file(arrival.id, file) for file in files],
+        f"{count}, {size}" if files else "no files",
+        f"from {printable(arrival.sender) or '(no sender)'} at {arrival.client}{site}",
+        [
+            (f"{arrival.id}.{file.number}", file, any(copy.is_unchanged() for copy in file.saved))
+            for file in files
+        ],
         list(_lines(record, now, attempted)),
     )
 
 
-def _file(id: str, file: FileRecord) -> _File:
-    address = f"{id}.{file.number}"
-    is_there = any(copy.is_unchanged() for copy in file.saved)
-    return _File(
-        printable(file.name),
-        format_size(file.size),
-        f"/thumbnail/{address}" if file.has_thumbnail or is_there else "",
-        file.has_thumbnail or file.name.lower().endswith((".jpg", ".jpeg")),
-        address if is_there else "",
-        bool(file.saved) and not is_there,
-    )
-
-
-def _origin(record: UploadRecord) -> str:
-    arrival = record.arrival
-    site = f", for {arrival.site}" if arrival.site else ""
-    return f"from {printable(arrival.sender) or '(no sender)'} at {arrival.client}{site}"
-
-
-def _lines(record: UploadRecord, now: float, attempted: Collection[Attempted]) -> Iterator[_Line]:
+def _lines(
+    record: UploadRecord, now: float, attempted: Collection[Attempted]
+) -> Iterator[tuple[str, str]]:
     """One line for each target, or several if its deliveries differ; these name the files."""
+    file_names = {file.number: printable(file.name) for file in record.files}
     for target in dict.fromkeys(status.target for status in record.deliveries):
-        found: dict[_Line, list[str]] = {}
+        found: dict[tuple[str, str], list[str]] = {}
         for status in record.deliveries:
             if status.target == target:
-                is_tried = status.key in attempted
-                line = _Line(_shown_state(status), sentence(status, now, being_tried=is_tried))
-                found.setdefault(line, []).append(_name(record.files, status.file_number))
-        for line, names in found.items():
-            files = f"{format_list(names)}: " if len(found) > 1 else ""
-            yield _Line(line.state, f"{files}{line.text}")
-
-
-def _name(files: Sequence[FileRecord], number: int) -> str:
-    name = next((file.name for file in files if file.number == number), f"file {number}")
-    return printable(name)
-
-
-def _shown_state(status: Delivery) -> str:
-    """The class of a line. A delivery that missed some of its recipients is only partly done."""
-    return "partly" if status.state == "done" and status.reason else status.state
+                text = sentence(status, now, being_tried=status.key in attempted)
+                # Some of the recipients did not get it.
+                is_partly = status.state == "done" and status.reason
+                number = status.file_number
+                names = found.setdefault(("partly" if is_partly else status.state, text), [])
+                names.append(file_names.get(number, f"file {number}"))
+        for (state, text), names in found.items():
+            yield state, f"{format_list(names)}: {text}" if len(found) > 1 else text
 
 
 def sentence(status: Delivery, now: float, *, being_tried: bool = False) -> str:

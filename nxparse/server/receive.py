@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -28,9 +27,7 @@ from nxparse.scanner import Scanner
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import AnnouncedFile
 from nxparse.store.body import Incoming
-from nxparse.store.deliveries import MAX_WAIT
-from nxparse.store.replies import RepeatedError
-from nxparse.store.spool import QUIET, Spool
+from nxparse.store.spool import RepeatedError, Spool
 from nxparse.text import (
     describe_contents,
     describe_disk_error,
@@ -40,10 +37,9 @@ from nxparse.text import (
     format_size,
     printable,
 )
-from nxparse.upload import Upload, from_parts, thumbnail, whole
+from nxparse.upload import Upload, from_parts, whole
 
 HOPELESS = 4  # times nx_max_upload; the connection of a longer body is closed
-PROGRESS = 5.0  # seconds between two log lines about a long upload
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +83,6 @@ class Receiver(ABC):
         self._inspect = inspect
         self._refusal: Reply | None = None
         self._incoming: Incoming | None = None
-        self._logged_at = time.monotonic()
 
     def open(self) -> Self:
         """Create the body in the spool, or refuse the upload."""
@@ -105,7 +100,6 @@ class Receiver(ABC):
         self.received += len(chunk)
         if self._incoming is None:
             return
-        self._log_progress()
         if self.received > self._config.max_upload:
             self._too_large()
             return
@@ -120,20 +114,13 @@ class Receiver(ABC):
         if incoming is None:
             assert self._refusal, "finish and abort are called once, and one of them"
             return Result(self._refusal)
-        body = None
+        body = self._inspected()
         try:
             if not incoming.size:
                 raise BodyError("it is empty")
-            body = self._inspected(incoming)
             result = self._accept(incoming)
         except RepeatedError as repeated:
-            result = Result(ACCEPTED, repeated.id, repeated.upload, waits_for=repeated.reply)
-            if not repeated.reply:
-                incoming.discard()
-                self._incoming = None
-                message = f"upload {repeated.upload}"
-                self._log(logging.INFO, f"duplicate of {message} ignored")
-                result = result._replace(is_duplicate=True, message=message)
+            result = self._repeated(repeated)
         except BodyError as error:
             result = Result(self._set_aside(error))
         except (OSError, sqlite3.Error) as error:
@@ -145,21 +132,19 @@ class Receiver(ABC):
 
         Returns that part if it is shown in the flow.
         """
-        incoming, self._incoming = self._incoming, None
+        body, incoming = self._inspected(), self._incoming
+        self._incoming = None
         if incoming is None:
             return None
         of = f" of {self._info.length}" if self._info.length else ""
-        what = f"upload cut after {self.received}{of} bytes, {printable(reason)}"
-        body = None
+        cut = f"upload cut after {self.received}{of} bytes, {printable(reason)}"
         try:
-            with suppress(OSError):
-                body = self._inspected(incoming)
             path = self._spool.quarantine(incoming)
         except OSError as error:
-            self._log(logging.ERROR, f"{what}: {describe_disk_error(error, self._config.dir)}")
+            self._log(logging.ERROR, f"{cut}: {describe_disk_error(error, self._config.dir)}")
         else:
             where = f"; the part that arrived is in quarantine: {path}" if path else ""
-            self._log(logging.WARNING, f"{what}; nothing is delivered{where}")
+            self._log(logging.WARNING, f"{cut}; nothing is delivered{where}")
         return body
 
     @abstractmethod
@@ -176,30 +161,30 @@ class Receiver(ABC):
         self._log(logging.INFO, "; ".join(filter(None, (message, noted, then))))
         return Result(ACCEPTED, accepted, upload, message=message)
 
-    def _refuse(self, reply: Reply, message: str, level: int) -> Reply:
+    def _repeated(self, repeated: RepeatedError) -> Result:
+        """Delete the body, unless it has to wait for the reply to the body that it repeats."""
+        if repeated.reply:
+            return Result(ACCEPTED, repeated.id, repeated.upload, waits_for=repeated.reply)
+        self._discard()
+        message = f"upload {repeated.upload}"
+        self._log(logging.INFO, f"duplicate of {message} ignored")
+        return Result(ACCEPTED, repeated.id, repeated.upload, True, message)
+
+    def _refuse(self, reply: Reply, reason: str, level: int = logging.WARNING) -> Reply:
         """Refuse the upload and delete its body."""
-        if self._incoming:
-            self._incoming.discard()
-            self._incoming = None
+        self._discard()
         self._refusal = reply
-        self._log(level, message)
+        self._log(level, f"an upload is refused: {reason}")
         return reply
 
     def _too_large(self) -> None:
         limit = format_size(self._config.max_upload)
-        self._refuse(
-            refusal(413, f"Larger than {limit}"),
-            f"an upload is refused: it is larger than {limit}; "
-            f"to allow it, use --set nx_max_upload=SIZE",
-            logging.WARNING,
-        )
+        reason = f"it is larger than {limit}; to allow it, use --set nx_max_upload=SIZE"
+        self._refuse(refusal(413, f"Larger than {limit}"), reason)
 
     def _not_stored(self, error: BaseException) -> Reply:
-        return self._refuse(
-            refusal(507, "The upload could not be stored"),
-            f"an upload is refused: {describe_disk_error(error, self._config.dir)}",
-            logging.ERROR,
-        )
+        reason = describe_disk_error(error, self._config.dir)
+        return self._refuse(refusal(507, "The upload could not be stored"), reason, logging.ERROR)
 
     def _set_aside(self, error: BodyError) -> Reply:
         """Refuse the upload and move its body to quarantine."""
@@ -210,19 +195,21 @@ class Receiver(ABC):
             return self._not_stored(disk_error)
         self._incoming = None
         where = f"; its body is in quarantine: {path}" if path else ""
-        self._log(logging.WARNING, f"an upload is refused: {printable(str(error), 200)}{where}")
-        return refusal(error.status, str(error))
+        return self._refuse(
+            refusal(error.status, str(error)), f"{printable(str(error), 200)}{where}"
+        )
 
-    def _inspected(self, incoming: Incoming) -> bytes | None:
-        size = incoming.size
-        return incoming.fetch(0, size) if 0 < size <= self._inspect else None
+    def _discard(self) -> None:
+        if self._incoming:
+            self._incoming.discard()
+            self._incoming = None
 
-    def _log_progress(self) -> None:
-        length, now = self._info.length, time.monotonic()
-        if length and self.received < length and now - self._logged_at >= PROGRESS:
-            self._logged_at = now
-            progress = f"{format_size(self.received)} of {format_size(length)}"
-            self._log(logging.INFO, f"received {progress}")
+    def _inspected(self) -> bytes | None:
+        """Return the body to be shown in its flow, if it is small enough."""
+        with suppress(OSError):
+            if self._incoming and 0 < self._incoming.size <= self._inspect:
+                return self._incoming.fetch(0, self._incoming.size)
+        return None
 
     def _log(self, level: int, message: str) -> None:
         logger.log(level, f"{self._info.client}: {message}")
@@ -246,15 +233,10 @@ class EmailReceiver(Receiver):
             self._scanner.close(incoming.fetch), self._scanner.deviations, incoming.fetch
         )
         if not self._config.may_send(upload.sender):
-            reply = self._refuse(
-                refusal(401, "Sender not in whitelist"),
-                f"an upload is refused: {describe_refused_sender(upload.sender)}",
-                logging.WARNING,
-            )
-            return Result(reply)
+            reason = describe_refused_sender(upload.sender)
+            return Result(self._refuse(refusal(401, "Sender not in whitelist"), reason))
         deliveries = self._deliveries(upload)
-        thumbnails = [thumbnail(file) for file in upload.files] if self._config.gallery else []
-        arrival = self._spool.accept(incoming, self._info.client, upload, deliveries, thumbnails)
+        arrival = self._spool.accept(incoming, self._info.client, upload, deliveries)
         noted = f"tolerated: {format_deviations(upload.deviations)}"
         return self._accepted(arrival.id, describe_contents(upload), list(deliveries), noted)
 
@@ -279,40 +261,16 @@ class FileReceiver(Receiver):
     """Receives a file that was announced for a social site."""
 
     def __init__(
-        self,
-        spool: Spool,
-        config: Config,
-        info: BodyInfo,
-        file: AnnouncedFile,
-        *,
-        inspect: int = 0,
+        self, spool: Spool, config: Config, info: BodyInfo, file: AnnouncedFile, *, inspect: int = 0
     ) -> None:
         super().__init__(spool, config, info, inspect=inspect)
         self._file = file
-
-    def open(self) -> Self:
-        super().open()
-        self._expect(MAX_WAIT)
-        return self
-
-    def finish(self) -> Result:
-        result = super().finish()
-        if result.is_duplicate or not result.accepted:
-            self._expect(QUIET)
-        return result
-
-    def abort(self, reason: str) -> bytes | None:
-        try:
-            return super().abort(reason)
-        finally:
-            self._expect(QUIET)
 
     def _accept(self, incoming: Incoming) -> Result:
         post, name = self._file.post, self._file.name
         targets = self._targets(post.site)
         file = whole(name, self._info.content_type, incoming.size, incoming.fetch)
-        small = thumbnail(file) if self._config.gallery else None
-        arrival = self._spool.append(incoming, post, file, self._file.id, targets, small)
+        arrival = self._spool.append(incoming, post, file, self._file.id, targets)
         message = (
             f"from {printable(post.sender)} to {post.site}: "
             f"{printable(name or '(no name)')}, {format_size(incoming.size)}"
@@ -333,13 +291,6 @@ class FileReceiver(Receiver):
                 target = save
             targets[target.text] = target.reaches_beyond_the_disk
         return targets
-
-    def _expect(self, seconds: float) -> None:
-        """Delay the delivery of the whole post by `seconds`, for this file."""
-        try:
-            self._spool.expect(self._file.post, seconds)
-        except (OSError, sqlite3.Error) as error:
-            self._log(logging.ERROR, describe_disk_error(error, self._config.dir))
 
 
 class Collector:

@@ -13,16 +13,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from nxparse.server.social import Announcement
-from nxparse.store.database import Database
+from nxparse.store.database import Database, insert
 from nxparse.store.records import Post
 
 # The phones of that time asked for 43,200 minutes (decompiled SnsProvider, 2012).
@@ -33,6 +31,9 @@ ANNOUNCEMENT_LIFE = 86400.0  # seconds
 MAX_ANNOUNCEMENTS = 10_000
 # A caption may have 64 KiB, but a camera's has 64 bytes: 10,000 of those fit.
 MAX_ANNOUNCED = 4 << 20  # bytes of names, albums and captions
+
+# Errors of SQLite that mean that the contents are damaged; 0 is another schema.
+_DAMAGE = {0, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,6 @@ CREATE TABLE announcement (
     name TEXT,
     album TEXT NOT NULL,
     caption TEXT NOT NULL,
-    photos INTEGER NOT NULL,
     size INTEGER NOT NULL    -- bytes of its texts
 );
 CREATE INDEX announcement_session ON announcement (session);
@@ -73,13 +73,12 @@ class Sessions:
         self._clock = clock
         try:
             self._database = _open(path)
-        except (sqlite3.DatabaseError, IsADirectoryError) as error:
-            if not _is_damage(error):
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGE:
                 raise
             aside = _set_aside(path)
-            reason = getattr(error, "strerror", None) or str(error)
             logger.warning(
-                f"cannot use {path} ({reason}): moved it to {aside}; "
+                f"cannot use {path} ({error}): moved it to {aside}; "
                 f"cameras have to log in to social sites again"
             )
             self._database = _open(path)
@@ -98,31 +97,32 @@ class Sessions:
                 " (SELECT id FROM session ORDER BY used DESC LIMIT -1 OFFSET ?)",
                 (now - SESSION_LIFE, MAX_SESSIONS - 1),
             )
-            database.execute(
-                "INSERT INTO session VALUES (?, ?, ?, ?)", (_digest(key), client, user, now)
-            )
+            insert(database, "session", id=_digest(key), client=client, user=user, used=now)
         return key
 
-    def announce(
-        self, client: str, key: str, site: str, announcement: Announcement
-    ) -> tuple[str, Post] | None:
-        """Store an announcement. Returns the token to send the file under, and its post.
+    def user(self, client: str, key: str) -> str | None:
+        """Return the user of a session; None if `key` is that of no session of this client."""
+        rows = self._database.query(
+            "SELECT user FROM session WHERE id = ? AND client = ? AND used >= ?",
+            _digest(key),
+            client,
+            self._clock() - SESSION_LIFE,
+        )
+        return rows[0][0] if rows else None
 
-        Returns None if `key` is that of no session of this client.
+    def announce(
+        self, client: str, user: str, site: str, announcement: Announcement
+    ) -> tuple[str, Post]:
+        """Store an announcement in a session of `user`, which is prolonged.
+
+        Returns the token to send the file under, and its post.
         """
         token = secrets.token_hex(16)
-        session, now = _digest(key), self._clock()
-        photos = announcement.photos
+        session, now = _digest(announcement.session_key), self._clock()
         name, album, caption = announcement.name, announcement.album, announcement.caption
         size = sum(len(text.encode("utf-8", "replace")) for text in (name or "", album, caption))
         with self._database.transaction() as database:
-            users = database.execute(
-                "UPDATE session SET used = ? WHERE id = ? AND client = ? AND used >= ?"
-                " RETURNING user",
-                (now, session, client, now - SESSION_LIFE),
-            ).fetchall()
-            if not users:
-                return None
+            database.execute("UPDATE session SET used = ? WHERE id = ?", (now, session))
             database.execute(
                 "DELETE FROM announcement WHERE made < ? OR id IN (SELECT id FROM (SELECT id,"
                 " row_number() OVER latest AS number, sum(size) OVER latest AS total"
@@ -131,16 +131,24 @@ class Sessions:
                 " WHERE number > ? OR total > ?)",
                 (now - ANNOUNCEMENT_LIFE, MAX_ANNOUNCEMENTS - 1, MAX_ANNOUNCED - size),
             )
-            database.execute(
-                "INSERT INTO announcement VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (_digest(token), session, now, site, name, album, caption, photos, size),
+            insert(
+                database,
+                "announcement",
+                id=_digest(token),
+                session=session,
+                made=now,
+                site=site,
+                name=name,
+                album=album,
+                caption=caption,
+                size=size,
             )
-        return token, Post(client, users[0][0], session, site, album, caption, photos)
+        return token, Post(client, user, session, site, album, caption)
 
     def announced(self, client: str, token: str) -> AnnouncedFile | None:
         """Return the file that this client has announced under this token."""
         rows = self._database.query(
-            "SELECT announcement.id, name, client, user, session, site, album, caption, photos"
+            "SELECT announcement.id, name, client, user, session, site, album, caption"
             " FROM announcement JOIN session ON session.id = session"
             " WHERE announcement.id = ? AND client = ? AND made >= ?",
             _digest(token),
@@ -156,27 +164,17 @@ def _open(path: Path) -> Database:
         ((found,),) = database.query("PRAGMA quick_check(1)")
         if found != "ok":
             raise sqlite3.DatabaseError("database disk image is malformed")
-        database.query("SELECT 1 FROM announcement JOIN session ON session.id = session LIMIT 1")
     except BaseException:
         database.close()
         raise
     return database
 
 
-def _is_damage(error: Exception) -> bool:
-    """Return whether the contents of the file are damaged."""
-    damage = {0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in damage
-
-
 def _set_aside(path: Path) -> Path:
     """Rename the file, replacing an older damaged one, and delete its journal."""
-    aside = path.with_name(f"{path.name}.damaged")
-    with suppress(FileNotFoundError):
-        shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
     for suffix in ("-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
-    return path.rename(aside)
+    return path.replace(path.with_name(f"{path.name}.damaged"))
 
 
 def _digest(secret: str) -> str:

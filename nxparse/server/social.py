@@ -12,13 +12,8 @@ A camera shows a menu of sites. It takes these steps, each on a connection of it
 Samsung NX cameras to Mastodon" on op-co.de.) The number of photos is not announced; the
 caption is repeated with each.
 
-Credentials are encrypted with AES, and the key is sent with them. An HMX-QF30 sends them
-in clear over TLS, with an empty CryptSessionKey (commit 2ea84c0). Only the user's name is
-decrypted: the sites are gone, so no password can be checked.
-
 The firmware does not parse replies, it searches them for strings like `LoginPeopleID="`.
-They are sent byte for byte as they are known to work, even where that is not XML. An NX500
-stores at most 64 bytes of each value (Prefman_tool.md of ottokiksmaler/nx500_nx1_modding).
+They are sent byte for byte as they are known to work, even where that is not XML.
 """
 
 from __future__ import annotations
@@ -37,7 +32,9 @@ from nxparse.markup import Element, one_line
 from nxparse.server.reply import Reply, refusal
 
 HOST = "snsgw.samsungmobile.com"
-MAX_VALUE = 63  # bytes of a value in a reply
+# Bytes of a value in a reply: an NX500 stores at most 64 (Prefman_tool.md of
+# ottokiksmaler/nx500_nx1_modding).
+MAX_VALUE = 63
 MAX_NAME = 256  # characters of a user's name, an album, a file name
 
 LOGGED_OUT = Reply(200, b"Logged out for real!")
@@ -60,18 +57,12 @@ class Announcement(NamedTuple):
     album: str
     caption: str
 
-    @property
-    def photos(self) -> int:
-        """The number of photos in the post, 0 if the caption does not reveal it.
-
-        The caption `text~first~second` describes two photos (commit c3f8eb0).
-        """
-        return self.caption.count("~")
-
 
 def parse_login(body: bytes) -> str | None:
     """Return the user in the body of a request to `auth`; None if it is a logout.
 
+    Credentials are encrypted with a key that is sent with them, or in clear over TLS with an
+    empty key (HMX-QF30, commit 2ea84c0). The password cannot be checked: the sites are gone.
     Raises BodyError; CredentialsError without a user.
     """
     elements = _read(body)

@@ -27,15 +27,14 @@ Background = Callable[[Callable[[], None]], object]
 
 
 class Room:
-    """The bytes that uploads still need on the disk, by the ids of their bodies.
+    """The bytes that uploads still need on the disk: `needed`, by the ids of their bodies.
 
     An arriving body needs its remaining bytes and a copy of its photos, an accepted one
     only the copy. `free` returns the bytes that are free on the disk.
     """
 
     def __init__(self, free: Callable[[], int]) -> None:
-        self.arriving: dict[str, int] = {}
-        self.accepted: dict[str, int] = {}
+        self.needed: dict[str, int] = {}
         self._free = free
 
     def reserve(self, id: str, size: int, length: int | None) -> None:
@@ -45,11 +44,11 @@ class Room:
         """
         # Without a length, reserve what may arrive until the next check.
         whole = max(length, size) if length is not None else size + STRIDE
-        needed = self.arriving[id] = 2 * whole - size
+        needed = self.needed[id] = 2 * whole - size
         # The needs of other uploads were added when this one began. Adding them again would
         # count a copy that is being saved at this moment twice.
         if not size or length is None:
-            needed = sum([*self.arriving.values(), *self.accepted.values()])
+            needed = sum([*self.needed.values()])
         free = self._free()
         if free < needed + MIN_FREE:
             raise OSError(
@@ -58,15 +57,9 @@ class Room:
                 f"and those that are not delivered yet",
             )
 
-    def accept(self, id: str, size: int) -> None:
-        """Reserve only the copy of a body that has been accepted."""
-        self.arriving.pop(id, None)
-        self.accepted[id] = size
-
     def release(self, id: str) -> None:
         """Release the space reserved for a body, if any."""
-        self.arriving.pop(id, None)
-        self.accepted.pop(id, None)
+        self.needed.pop(id, None)
 
 
 class Incoming:
@@ -102,7 +95,7 @@ class Incoming:
         """Append a chunk. Raises OSError."""
         disk.write_all(self._fd, chunk)
         self.size += len(chunk)
-        self._room.arriving[self.id] -= len(chunk)
+        self._room.needed[self.id] -= len(chunk)
         if self.size - self._checked >= STRIDE:
             self._checked = self.size
             self._room.reserve(self.id, self.size, self._length)

@@ -8,8 +8,8 @@ So a time in the future counts only if it is no further away than the longest wa
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,15 +20,13 @@ from nxparse.store.database import Database
 from nxparse.store.disk import Folder
 from nxparse.store.records import (
     NEEDED,
-    RECENT,
     STORED_UPLOAD,
     Delivery,
     FileRecord,
     StoredUpload,
     UploadRecord,
 )
-from nxparse.store.replies import Replies
-from nxparse.store.saved import SavedFile
+from nxparse.store.saved import LocalCopy
 
 # No delivery is postponed for longer, in seconds.
 MAX_WAIT = 3600.0
@@ -62,7 +60,7 @@ class Deliveries:
     def __init__(self, clock: Callable[[], float], room: Room) -> None:
         self._clock = clock
         self._room = room
-        self._replies = Replies()
+        self._confirmed: set[str] = set()  # bodies whose replies have arrived: to be stored
 
     def waiting(self) -> list[Delivery]:
         """Return all deliveries that have not ended, the oldest uploads first."""
@@ -91,19 +89,17 @@ class Deliveries:
         return None if when is None else float(when)
 
     def recent(
-        self, client: str | None = None, limit: int = RECENT, before: str = ""
+        self, client: str | None = None, limit: int = 20, before: str = ""
     ) -> list[UploadRecord]:
         """Return the latest uploads of one client or of all, the latest first.
 
-        With `before`, those that arrived before the upload with this id.
+        With `before`, those that began before the upload with this id.
         """
-        # A condition that is always true would keep SQLite from using an index.
-        where = ["client = :client"] if client is not None else []
-        if before:
-            where.append("(received, id) < (SELECT received, id FROM upload WHERE id = :before)")
+        # Conditions that are always true would keep SQLite from using an index.
+        conditions = {"client = :client": client is not None, "id < :before": bool(before)}
+        where = " AND ".join(one for one, needed in conditions.items() if needed) or "TRUE"
         rows = self._database.query(
-            f"SELECT {STORED_UPLOAD} FROM upload WHERE {' AND '.join(where) or 'TRUE'}"
-            " ORDER BY received DESC, id DESC LIMIT :limit",
+            f"SELECT {STORED_UPLOAD} FROM upload WHERE {where} ORDER BY id DESC LIMIT :limit",
             client=client,
             before=before,
             limit=limit,
@@ -115,13 +111,7 @@ class Deliveries:
         rows = self._database.query(f"SELECT {STORED_UPLOAD} FROM upload WHERE id = ?", id)
         return self._record(StoredUpload(*rows[0])) if rows else None
 
-    def thumbnail(self, id: str, file_number: int) -> bytes | None:
-        """Return the thumbnail of a file of an upload as a JPEG, None without one."""
-        query = "SELECT thumbnail FROM file WHERE upload = ? AND number = ?"
-        rows = self._database.query(query, id, file_number)
-        return rows[0][0] if rows else None
-
-    def done(self, delivery: Delivery, reason: str = "", saved: Sequence[SavedFile] = ()) -> None:
+    def done(self, delivery: Delivery, reason: str = "", saved: Sequence[LocalCopy] = ()) -> None:
         """The delivery has succeeded for its recipients; `reason` names the others.
 
         `saved` are its files, if they were saved on this machine. A body is deleted with
@@ -203,26 +193,23 @@ class Deliveries:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Run the with statement as a transaction, which also stores the confirmed replies."""
         with self._database.transaction() as database:
-            confirmed = set(self._replies.confirmed)
+            confirmed = set(self._confirmed)
             for id in confirmed:
                 database.execute("UPDATE body SET reply_confirmed = 1 WHERE id = ?", (id,))
             yield database
-        self._replies.confirmed -= confirmed
+        self._confirmed -= confirmed
 
     def _settle(
-        self, delivery: Delivery, state: str, reason: str, saved: Sequence[SavedFile] = ()
+        self, delivery: Delivery, state: str, reason: str, saved: Sequence[LocalCopy] = ()
     ) -> None:
         id, _, file_number = delivery.key
         with self._transaction() as database:
-            for index, file in enumerate(saved, 1):
-                path = os.fsencode(file.path.absolute())
-                database.execute(
-                    "INSERT OR REPLACE INTO saved_file VALUES (?, ?, ?, ?)",
-                    (id, file_number or index, path, file.identity),
-                )
+            paths = [(str(one.path.absolute()), one.identity) for one in saved]
+            recipients = json.dumps(delivery.recipients)
             database.execute(
-                f"UPDATE delivery SET state = ?, reason = ?, recipients = ? WHERE {_KEY}",
-                (state, reason, json.dumps(delivery.recipients), *delivery.key),
+                "UPDATE delivery SET state = ?, reason = ?, recipients = ?, saved = ?"
+                f" WHERE {_KEY}",
+                (state, reason, recipients, json.dumps(paths), *delivery.key),
             )
             if not file_number:
                 database.execute("UPDATE upload SET open = 0 WHERE id = ? AND open", (id,))
@@ -239,37 +226,33 @@ class Deliveries:
         self, where: str, order: str = "received, id, target, file_number", **values: object
     ) -> list[Delivery]:
         rows = self._database.query(
-            f"SELECT {STORED_UPLOAD}, target, file_number, attempts, waited, next_try, reason,"
-            " state, delivery.recipients, progress FROM delivery JOIN upload ON id = upload"
+            f"SELECT {STORED_UPLOAD}, target, file_number, delivery.recipients, attempts, waited,"
+            " next_try, reason, progress, state, saved FROM delivery JOIN upload ON id = upload"
             f" WHERE {where} ORDER BY {order}",
             **values,
         )
         found = []
-        for *upload, target, number, attempts, waited, when, reason, state, to, progress in rows:
-            recipients, steps = tuple(json.loads(to)), tuple(json.loads(progress))
-            fields = recipients, attempts, waited, when, reason, steps, state
-            found.append(Delivery(StoredUpload(*upload), target, number, *fields))
+        for row in rows:
+            target, number, recipients, attempts, waited, when, reason, progress, state = row[5:-1]
+            to, steps = tuple(json.loads(recipients)), tuple(json.loads(progress))
+            saved = tuple(LocalCopy(Path(path), identity) for path, identity in json.loads(row[-1]))
+            fields = target, number, to, attempts, waited, when, reason, steps, state, saved
+            found.append(Delivery(StoredUpload(*row[:5]), *fields))
         return found
 
     def _record(self, arrival: StoredUpload) -> UploadRecord:
-        query = "SELECT number, path, identity FROM saved_file WHERE upload = ?"
-        copies: dict[int, list[SavedFile]] = {}
-        for number, path, identity in self._database.query(query, arrival.id):
-            saved = SavedFile(Path(os.fsdecode(path)), identity)
-            copies.setdefault(number, []).append(saved)
+        deliveries = self._deliveries("upload = :id", "target, file_number", id=arrival.id)
+        copies: dict[int, list[LocalCopy]] = defaultdict(list)
+        for one in deliveries:
+            for number, saved in enumerate(one.saved, one.file_number or 1):
+                copies[number].append(saved)
+        query = "SELECT file_number, files FROM body WHERE upload = ? ORDER BY file_number"
         files = [
-            FileRecord(number, filename.safe(name, kind), size, bool(has), turn)
-            for number, name, kind, size, has, turn in self._database.query(
-                "SELECT number, name, content_type, size, thumbnail IS NOT NULL, turn FROM file"
-                " WHERE upload = ? ORDER BY number",
-                arrival.id,
-            )
+            FileRecord(number, filename.safe(name, kind), size, tuple(copies[number]))
+            for first, listed in self._database.query(query, arrival.id)
+            for number, (name, kind, size, _) in enumerate(json.loads(listed), first or 1)
         ]
-        return UploadRecord(
-            arrival,
-            tuple(file._replace(saved=tuple(copies.get(file.number, ()))) for file in files),
-            tuple(self._deliveries("upload = :id", "target, file_number", id=arrival.id)),
-        )
+        return UploadRecord(arrival, tuple(files), tuple(deliveries))
 
 
 def add_delivery(

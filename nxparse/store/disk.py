@@ -1,12 +1,10 @@
 """File operations for durable storage.
 
-The order is that of Maildir (maildir(5)): create a file under a unique temporary name,
-write it, fsync it, rename it without replacing anything, fsync the folder. After that it
-survives a power cut.
+A file is created under a unique temporary name, written, fsynced, and renamed without
+replacing anything; then its folder is fsynced (the order of maildir(5)).
 
-Operations in a Folder use its descriptor, so they happen in that very folder even if
-another process puts a symbolic link in its place. Links to files are not followed.
-Windows has no such calls; paths are joined there, and folders cannot be fsynced.
+Operations in a Folder use its descriptor, so a symbolic link put in its place later has no
+effect. Windows has no such calls: paths are joined there, and folders are not fsynced.
 """
 
 from __future__ import annotations
@@ -31,6 +29,8 @@ _NAME_LIMITS = (MAX_NAME, 143, 60, 30, 14)
 # File systems without hard links: FAT, exFAT, some network shares.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 CHUNK = 1 << 18
+# No descriptor has this number: calls with it fail with EBADF.
+_CLOSED = (1 << 31) - 1
 
 Result = TypeVar("Result")
 
@@ -66,8 +66,8 @@ class Folder:
         self.close()
 
     def close(self) -> None:
-        if self._fd is not None and self._fd >= 0:
-            fd, self._fd = self._fd, -1
+        if self._fd not in (None, _CLOSED):
+            fd, self._fd = self._fd, _CLOSED
             os.close(fd)
 
     def create(self, name: str, mode: int = 0o666) -> int:
@@ -122,7 +122,7 @@ class Folder:
 
     def status(self) -> os.stat_result:
         """Return the status of the folder itself."""
-        return os.stat(self.path) if self._fd is None else os.fstat(self._checked(self._fd))
+        return os.stat(self.path) if self._fd is None else os.fstat(self._fd)
 
     def has(self, name: str) -> bool:
         with contextlib.suppress(FileNotFoundError):
@@ -169,23 +169,18 @@ class Folder:
         if self._fd is not None:
             import fcntl
 
-            fcntl.flock(self._checked(self._fd), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def sync(self) -> None:
         """Make the names in this folder durable, where the system supports that."""
         if self._fd is None:
             return
         try:
-            os.fsync(self._checked(self._fd))
+            os.fsync(self._fd)
         except OSError as error:
             # Some network and FUSE file systems do not support it, nor need it.
             if error.errno not in (errno.EINVAL, errno.ENOTSUP):
                 raise
-
-    def _checked(self, fd: int) -> int:
-        if fd < 0:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF), str(self.path))
-        return fd
 
     def _at(self, name: str) -> str:
         return name if self._fd is not None else str(self.path / name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nxparse.store.saved import SavedFile
+from nxparse.store.saved import LocalCopy
 
 SCHEMA = """
 CREATE TABLE upload (
@@ -17,17 +17,16 @@ CREATE TABLE upload (
     client TEXT NOT NULL,        -- the camera's address
     sender TEXT NOT NULL,
     site TEXT NOT NULL,          -- '': by e-mail
-    sender_name TEXT NOT NULL DEFAULT '',
-    recipients TEXT NOT NULL DEFAULT '[]',  -- as in the message: JSON, a list
-    subject TEXT NOT NULL DEFAULT '',
+    sender_name TEXT NOT NULL,
+    recipients TEXT NOT NULL,    -- as in the message, or the site: JSON, a list
+    subject TEXT NOT NULL,
     text TEXT NOT NULL,          -- of a post: the caption
-    album TEXT NOT NULL DEFAULT '',
+    album TEXT NOT NULL,
     session TEXT NOT NULL DEFAULT '',  -- the login that posts it
     open INTEGER NOT NULL DEFAULT 0,   -- 1: a post that may get more photos
     latest REAL NOT NULL DEFAULT 0     -- Unix time of its last photo
 );
-CREATE INDEX upload_received ON upload (received);
-CREATE INDEX upload_client ON upload (client, received);
+CREATE INDEX upload_client ON upload (client, id);
 CREATE INDEX upload_open ON upload (session) WHERE open;
 CREATE TABLE body (
     id TEXT PRIMARY KEY,
@@ -36,24 +35,13 @@ CREATE TABLE body (
     received REAL NOT NULL,      -- Unix time
     size INTEGER NOT NULL,       -- bytes
     fingerprint TEXT NOT NULL,
-    resource TEXT NOT NULL,      -- the announcement it belongs to
-    parts TEXT NOT NULL,         -- of a multipart body: JSON
+    resource TEXT,               -- the announcement it belongs to, NULL if by e-mail
+    parts TEXT NOT NULL,         -- of a multipart body: JSON, a list of PartSpans
+    files TEXT NOT NULL,         -- JSON, a list: name, type, size, start of each
     reply_confirmed INTEGER NOT NULL DEFAULT 0,
     UNIQUE (upload, file_number)
 );
 CREATE INDEX body_fingerprint ON body (fingerprint);
-CREATE TABLE file (
-    upload TEXT NOT NULL REFERENCES upload (id) ON DELETE CASCADE,
-    number INTEGER NOT NULL,     -- from 1
-    name TEXT,                   -- as on the wire
-    content_type TEXT NOT NULL,
-    start INTEGER NOT NULL,      -- its offset in its body
-    size INTEGER NOT NULL,       -- bytes
-    thumbnail BLOB,              -- a JPEG
-    turn INTEGER NOT NULL,       -- degrees clockwise to turn the thumbnail
-    PRIMARY KEY (upload, number)
-);
-CREATE INDEX file_thumbnail ON file (upload) WHERE thumbnail IS NOT NULL;
 CREATE TABLE delivery (
     upload TEXT NOT NULL REFERENCES upload (id) ON DELETE CASCADE,
     target TEXT NOT NULL,        -- as written in nx_route
@@ -65,6 +53,7 @@ CREATE TABLE delivery (
     next_try REAL NOT NULL,      -- Unix time
     reason TEXT NOT NULL DEFAULT '',
     progress TEXT NOT NULL DEFAULT '[]',  -- JSON, a list
+    saved TEXT NOT NULL DEFAULT '[]',  -- JSON, a list: path and identity of each file
     PRIMARY KEY (upload, target, file_number)
 );
 CREATE INDEX delivery_waiting ON delivery (target, next_try, upload, file_number)
@@ -73,21 +62,12 @@ CREATE INDEX delivery_new ON delivery (target, next_try, upload, file_number)
     WHERE state = 'waiting' AND attempts = 0;
 CREATE INDEX delivery_tried ON delivery (target, next_try, upload, file_number)
     WHERE state = 'waiting' AND attempts > 0;
-CREATE TABLE saved_file (
-    upload TEXT NOT NULL REFERENCES upload (id) ON DELETE CASCADE,
-    number INTEGER NOT NULL,     -- from 1
-    path BLOB NOT NULL,          -- absolute
-    identity TEXT NOT NULL,      -- device, inode, size, mtime: see `identity_of`
-    PRIMARY KEY (upload, number, path)
-);
 """
 # True for a body that a waiting delivery needs.
 NEEDED = (
     "EXISTS (SELECT 1 FROM delivery WHERE delivery.upload = body.upload AND state = 'waiting'"
     " AND (delivery.file_number IN (0, body.file_number) OR body.file_number = 0))"
 )
-# Number of uploads shown as recent. Thumbnails of older ones are deleted.
-RECENT = 20
 STORED_UPLOAD = "id, received, client, sender, site"  # the fields of StoredUpload
 
 
@@ -108,8 +88,7 @@ class StoredUpload(NamedTuple):
 class Post(NamedTuple):
     """The fields that all photos of one post share.
 
-    A video names no album: `album` is then empty and matches any. `photos` is the number
-    of photos the caption announces, 0 if it announces none.
+    A video names no album: `album` is then empty and matches any.
     """
 
     client: str
@@ -118,7 +97,14 @@ class Post(NamedTuple):
     site: str
     album: str
     caption: str
-    photos: int = 0
+
+    @property
+    def photos(self) -> int:
+        """The number of photos in the post, 0 if the caption does not reveal it.
+
+        The caption `text~first~second` describes two (samsung-nx-emailservice, commit c3f8eb0).
+        """
+        return self.caption.count("~")
 
 
 class Delivery(NamedTuple):
@@ -127,7 +113,7 @@ class Delivery(NamedTuple):
     `state` is "waiting", "done" or "failed". `recipients` are those not reached yet, or
     those reached if it is done. `waited` is the sum of its waits in seconds, which does not
     depend on a clock. `progress` lists the steps that earlier attempts completed; only the
-    target reads it.
+    target reads it. `saved` are its files on this machine, in order.
     """
 
     arrival: StoredUpload
@@ -140,6 +126,7 @@ class Delivery(NamedTuple):
     reason: str
     progress: tuple[str, ...] = ()
     state: str = "waiting"
+    saved: tuple[LocalCopy, ...] = ()
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -154,14 +141,12 @@ class Delivery(NamedTuple):
 
 
 class FileRecord(NamedTuple):
-    """A file of an upload, for a list; it may have been deleted. `turn` is in degrees."""
+    """A file of an upload, for a list; it may have been deleted."""
 
     number: int
     name: str
     size: int
-    has_thumbnail: bool
-    turn: int
-    saved: tuple[SavedFile, ...] = ()  # its copies on this machine, as they were saved
+    saved: tuple[LocalCopy, ...] = ()  # its copies on this machine, as they were saved
 
 
 class UploadRecord(NamedTuple):

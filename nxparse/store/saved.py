@@ -7,7 +7,6 @@ link anywhere in the path, or another file in its place, is never read.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterable
@@ -19,8 +18,8 @@ from typing import NamedTuple
 from nxparse.store import disk
 
 
-class SavedFile(NamedTuple):
-    """A file as it was saved. `identity` is that of `identity_of`."""
+class LocalCopy(NamedTuple):
+    """A copy of a file on this machine, as it was saved. `identity` is that of `identity_of`."""
 
     path: Path
     identity: str
@@ -62,14 +61,14 @@ def identity_of(state: os.stat_result) -> str:
     return f"{state.st_dev} {state.st_ino} {state.st_size} {state.st_mtime_ns}"
 
 
-def open_unchanged(copies: Iterable[SavedFile]) -> OpenFile | None:
+def open_unchanged(copies: Iterable[LocalCopy]) -> OpenFile | None:
     """Open the first of these copies of a file that is unchanged. None if there is none."""
     for saved in copies:
         with suppress(OSError, ValueError):
             fd = os.open(saved.path, disk.READ)
             state = os.fstat(fd)
             if saved.matches(state):
-                digest = hashlib.blake2b(saved.identity.encode(), digest_size=12).hexdigest()
-                return OpenFile(saved.path.name, state.st_size, f'"{digest}"', fd)
+                etag = f'"{state.st_mtime_ns:x}-{state.st_size:x}"'
+                return OpenFile(saved.path.name, state.st_size, etag, fd)
             os.close(fd)
     return None

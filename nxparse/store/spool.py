@@ -6,16 +6,13 @@ A body is stored as received, under an id of its own, in the folder `.nx`::
     quarantine/ID      cut, or cannot be parsed: for the user to look at
     unknown/ID.mitm    an unknown request, as a flow of mitmproxy
     run-*/             copies of photos while a command needs them
-    state.sqlite3      a row for each upload, body, file and delivery
+    state.sqlite3      a row for each upload, body and delivery
 
-A post to a social site is open, and gets more photos, while photos with the same caption
-arrive. Some targets get each photo at once, the others the whole post when no photo has
-come for a while, or when it has all photos that its caption announces. The first attempt
-to deliver the whole post closes it.
+A post to a social site gets more photos while it is open. The first attempt to deliver
+the whole post closes it.
 
-A body is accepted, and the camera may get its 200, when the body and its directory entry
-have been fsynced and its rows are committed. A body is unlinked before its row is
-deleted. When `Spool` is opened after a crash, it finds:
+A body is accepted when it and its directory entry have been fsynced, and its rows are
+committed. A body is unlinked before its row is deleted. After a crash, opening finds:
 
     body          row                              the camera            the body
     spool/ID      none                             got no 200            goes to quarantine
@@ -54,18 +51,10 @@ from nxparse.framing import PartSpan
 from nxparse.store import disk
 from nxparse.store.body import Background, Incoming, Room
 from nxparse.store.database import Database, insert
-from nxparse.store.deliveries import MAX_WAIT, WAITED, Deliveries, add_delivery
+from nxparse.store.deliveries import WAITED, Deliveries, add_delivery
 from nxparse.store.disk import Folder
-from nxparse.store.records import (
-    NEEDED,
-    RECENT,
-    SCHEMA,
-    STORED_UPLOAD,
-    Delivery,
-    Post,
-    StoredUpload,
-)
-from nxparse.upload import Copy, File, Source, Thumbnail, Upload
+from nxparse.store.records import NEEDED, SCHEMA, STORED_UPLOAD, Delivery, Post, StoredUpload
+from nxparse.upload import File, Source, Upload
 
 # Limits on the bodies in quarantine and on the unknown requests.
 MAX_QUARANTINE = 2 << 30  # bytes on the disk
@@ -74,7 +63,10 @@ MAX_UNKNOWN_BYTES = 256 << 20
 MAX_UNKNOWN = 100  # files
 # Settled uploads stay in the database as history for this time, in seconds.
 HISTORY = 30 * 86400
-# Seconds after which a photo with the same caption begins a new post.
+# A camera whose reply was lost repeats the upload within this time, in seconds.
+REPEAT = 3600.0
+# A post waits for an announced photo for this many seconds. A photo that arrives later
+# begins a new post.
 GAP = 600.0
 # Cameras do not announce the end of a post: it is delivered after this many seconds
 # without another photo.
@@ -82,9 +74,20 @@ QUIET = 60.0
 # A post has no more photos than an upload by e-mail may have.
 MAX_PHOTOS = 64
 
-_NEEDED_BODIES = f"SELECT id, size FROM body WHERE {NEEDED}"
-
 logger = logging.getLogger(__name__)
+
+
+class RepeatedError(Exception):
+    """A body repeats the body `id` of the upload `upload`.
+
+    `reply` is set if it is not known yet whether the reply to that body has arrived.
+    """
+
+    def __init__(self, id: str, upload: str, reply: Future[bool] | None) -> None:
+        super().__init__(f"it repeats {id}")
+        self.id = id
+        self.upload = upload
+        self.reply = reply
 
 
 class Spool(Deliveries):
@@ -109,8 +112,9 @@ class Spool(Deliveries):
         self._alone = alone
         self._background = background
         self._reopening = threading.Lock()
+        # The replies, by the ids of their bodies, until it is known whether they have arrived.
+        self._replies: dict[str, Future[bool]] = {}
         self._version = -1
-        self._is_tidy = False  # whether quarantine is known to be within its limits
         if not root.parent.is_dir():  # it may be a link to another disk
             Folder.make(root.parent).close()
         self._was_mounted = os.path.ismount(root.parent)
@@ -118,6 +122,8 @@ class Spool(Deliveries):
 
     def _open(self) -> None:
         Folder.make(self._root, 0o700).close()
+        # Sizes of the bodies moved to quarantine since it was listed; at first it may be full.
+        self._added = [MAX_QUARANTINE]
         with ExitStack() as opened:
             self._spool = opened.enter_context(Folder.make(self._root / "spool", 0o700))
             if self._alone:
@@ -165,7 +171,6 @@ class Spool(Deliveries):
         client: str,
         found: Upload,
         deliveries: Mapping[str, Sequence[str]],
-        thumbnails: Sequence[Thumbnail | None] = (),
     ) -> StoredUpload:
         """Store an upload by e-mail durably. Its reply is then open.
 
@@ -173,29 +178,15 @@ class Spool(Deliveries):
         body is a duplicate.
         """
         arrival = StoredUpload(incoming.id, self._clock(), client, found.sender)
-        with self._storing(incoming, found) as (database, fingerprint):
-            insert(
-                database,
-                "upload",
-                **arrival._asdict(),
-                sender_name=found.sender_name,
-                recipients=json.dumps(found.recipients),
-                subject=found.subject,
-                text=found.text,
-            )
-            self._add_body(database, incoming, arrival.id, 0, fingerprint, found, thumbnails)
+        with self._storing(incoming, found) as (database, body):
+            _add_upload(database, arrival, found)
+            insert(database, "body", **body, upload=arrival.id, file_number=0)
             for target, recipients in deliveries.items():
                 add_delivery(database, arrival.id, target, 0, recipients, arrival.received)
         return arrival
 
     def append(
-        self,
-        incoming: Incoming,
-        post: Post,
-        file: File,
-        resource: str,
-        targets: Mapping[str, bool],
-        thumbnail: Thumbnail | None = None,
+        self, incoming: Incoming, post: Post, file: File, resource: str, targets: Mapping[str, bool]
     ) -> StoredUpload:
         """Store a photo of a post durably. Its reply is then open.
 
@@ -205,33 +196,30 @@ class Spool(Deliveries):
         """
         now = self._clock()
         found = upload.posted(post.sender, post.site, post.album, post.caption, [file])
-        with self._storing(incoming, found, resource, post) as (database, fingerprint):
+        with self._storing(incoming, found, post.site, resource) as (database, body):
             arrival = _open_post(database, post, now)
             # A target that was added since may need photos that are deleted already.
             whole = {target for target, together in targets.items() if together}
             if arrival is None or _targets_together(database, arrival.id) != whole:
                 arrival = StoredUpload(incoming.id, now, post.client, post.sender, post.site)
-                insert(database, "upload", **arrival._asdict(), text=post.caption)
+                _add_upload(database, arrival, found, session=post.session)
             query = "SELECT count(*) + 1 FROM body WHERE upload = ?"
             (number,) = database.execute(query, (arrival.id,)).fetchone()
-            self._add_body(
-                *(database, incoming, arrival.id, number, fingerprint, found, [thumbnail]),
-                resource,
-            )
+            insert(database, "body", **body, upload=arrival.id, file_number=number)
             complete = number >= min(post.photos or MAX_PHOTOS, MAX_PHOTOS)
-            database.execute(
-                "UPDATE upload SET session = ?, album = CASE album WHEN '' THEN ? ELSE album END,"
-                " open = ?, latest = ? WHERE id = ?",
-                (post.session, post.album, not complete, now, arrival.id),
-            )
+            query = "UPDATE upload SET open = ?, latest = ? WHERE id = ?"
+            database.execute(query, (not complete, now, arrival.id))
+            if post.album:  # a post that began with a video had none
+                query = "UPDATE upload SET album = ?, subject = ? WHERE id = ?"
+                database.execute(query, (found.album, found.subject, arrival.id))
             for target, together in targets.items():
                 when = now + QUIET if together and not complete else now
                 file_number = 0 if together else number
                 add_delivery(database, arrival.id, target, file_number, [post.site], when)
         return arrival
 
-    def expect(self, post: Post, seconds: float) -> None:
-        """Postpone an open post by `seconds`, because another photo of it may arrive."""
+    def expect(self, post: Post) -> None:
+        """Postpone an open post by GAP, because another photo of it is announced."""
         now = self._clock()
         with self._transaction() as database:
             if arrival := _open_post(database, post, now):
@@ -239,16 +227,17 @@ class Spool(Deliveries):
                 database.execute(
                     "UPDATE delivery SET next_try = ? WHERE upload = ? AND file_number = 0"
                     " AND state = 'waiting' AND attempts = 0",
-                    (now + min(seconds, MAX_WAIT), arrival.id),
+                    (now + GAP, arrival.id),
                 )
 
     def reply_confirmed(self, id: str) -> None:
-        """Record that a reply has arrived: the same body again is a new upload."""
-        self._replies.close(id, arrived=True)
+        """Record that the reply to a body has arrived: the same body again is a new upload."""
+        self._confirmed.add(id)
+        self._close_reply(id, True)
 
     def reply_lost(self, id: str) -> None:
-        """Record that a reply was lost: the same body again is a duplicate."""
-        self._replies.close(id, arrived=False)
+        """Record that the reply to a body was lost: the same body again is a duplicate."""
+        self._close_reply(id, False)
 
     def quarantine(self, incoming: Incoming) -> Path | None:
         """Move a body to quarantine. Returns its path there, None if it was empty."""
@@ -260,18 +249,9 @@ class Spool(Deliveries):
         finally:
             incoming.close()
             self._room.release(incoming.id)
-            path = self._move_to_quarantine(incoming.folder, incoming.id)
-        self._quarantine.sync()
-        self._spool.sync()
+            path = self._move_to_quarantine(incoming.folder, incoming.id, incoming.size)
+        self._sync_quarantine()
         return path
-
-    def tidy(self) -> list[Path]:
-        """Delete the oldest bodies in quarantine until the rest fits. Returns their paths."""
-        if self._is_tidy:
-            return []
-        self._is_tidy = True
-        deleted = self._quarantine.trim(MAX_QUARANTINE, MAX_QUARANTINED)
-        return [self._quarantine.path / name for name in deleted]
 
     def save_unknown(self, flow: bytes) -> Path:
         """Store the flow of an unknown request, and delete the oldest flows above the limits."""
@@ -294,8 +274,7 @@ class Spool(Deliveries):
         [(version,)] = self._database.query("PRAGMA data_version")
         if version != self._version:
             self._version = int(version)
-            accepted = set(self._room.accepted)
-            for id in accepted - {id for id, _ in self._database.query(_NEEDED_BODIES)}:
+            for (id,) in self._database.query(f"SELECT id FROM body WHERE NOT {NEEDED}"):
                 self._room.release(id)
         return self._version
 
@@ -306,57 +285,59 @@ class Spool(Deliveries):
         The files can be read inside the with statement; nothing is read before. Raises
         BodyError if a body is gone.
         """
-        arrival = delivery.arrival
         self._close_post(delivery)
         with ExitStack() as opened:
-            bodies = self._open_bodies(delivery, opened)
-            files = {}
-            for number, name, content_type, size, start in self._database.query(
-                "SELECT number, name, content_type, size, start FROM file WHERE upload = ?"
-                " ORDER BY number",
-                arrival.id,
-            ):
-                if body := bodies.get(number) or bodies.get(0):
-                    source, copy = body
-                    files[number] = File(name, content_type, size, start, source.fetch, copy)
-            [(sender_name, recipients, subject, text, album)] = self._database.query(
-                "SELECT sender_name, recipients, subject, text, album FROM upload WHERE id = ?",
-                arrival.id,
+            files: dict[int, File] = {}
+            source = None
+            for id, first, length, parts, listed in self._bodies(delivery):
+                fd = self._open_body(id, length)
+                opened.callback(os.close, fd)
+                fetch, copy = partial(disk.read_range, fd), partial(disk.copy_range, fd)
+                for number, (name, kind, size, start) in enumerate(json.loads(listed), first or 1):
+                    files[number] = File(name, kind, size, start, fetch, copy)
+                if not first:
+                    source = Source([PartSpan(*part) for part in json.loads(parts)], fetch)
+            query = "SELECT recipients, subject, text, sender_name, album FROM upload WHERE id = ?"
+            [(to, subject, text, name, album)] = self._database.query(query, delivery.arrival.id)
+            found = Upload(
+                delivery.arrival.sender,
+                *(tuple(json.loads(to)), subject, text, tuple(files.values())),
+                sender_name=name,
+                album=album,
+                source=source,
             )
-            if arrival.site:
-                whole = upload.posted(arrival.sender, arrival.site, album, text, [*files.values()])
-            else:
-                whole = Upload(
-                    sender=arrival.sender,
-                    sender_name=sender_name,
-                    recipients=tuple(json.loads(recipients)),
-                    subject=subject,
-                    text=text,
-                    files=tuple(files.values()),
-                    source=bodies[0][0],
-                )
             wanted = delivery.file_number
-            yield whole, [file for number, file in files.items() if wanted in (0, number)]
+            yield found, [file for number, file in files.items() if wanted in (0, number)]
 
     def quarantine_delivery(self, delivery: Delivery) -> list[Path]:
         """Move the bodies of a delivery to quarantine. Returns their paths there."""
         self._close_post(delivery)
-        moved = []
-        for id, *_ in self._bodies(delivery):
-            try:
-                moved.append(self._move_to_quarantine(self._spool, id))
-            except FileNotFoundError:
-                if self._spool.has(id):
-                    raise  # the quarantine folder is gone
-        self._quarantine.sync()
-        self._spool.sync()
+        bodies = [(id, size) for id, _, size, *_ in self._bodies(delivery) if self._spool.has(id)]
+        moved = [self._move_to_quarantine(self._spool, id, size) for id, size in bodies]
+        self._sync_quarantine()
         return moved
 
-    def _move_to_quarantine(self, folder: Folder, id: str) -> Path:
-        """Move a body to quarantine. Syncing the folders makes that durable."""
+    def _move_to_quarantine(self, folder: Folder, id: str, size: int) -> Path:
+        """Move a body to quarantine. `_sync_quarantine` makes that durable."""
         folder.move(id, self._quarantine, id)
-        self._is_tidy = False
+        self._added.append(size)
         return self._quarantine.path / id
+
+    def _sync_quarantine(self) -> None:
+        """Make all moves to quarantine durable. If it may be full, delete the oldest bodies.
+
+        A tenth of the limits is left free, and the folder is listed again when half of that
+        has been used, so that a full one is not listed for each further body.
+        """
+        self._quarantine.sync()
+        self._spool.sync()
+        if len(self._added) <= MAX_QUARANTINED // 20 and sum(self._added) <= MAX_QUARANTINE // 20:
+            return
+        with suppress(OSError):  # it is listed again at the next move
+            for name in self._quarantine.trim(MAX_QUARANTINE * 9 // 10, MAX_QUARANTINED * 9 // 10):
+                path = self._quarantine.path / name
+                logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
+            self._added.clear()
 
     def _new_id(self) -> str:
         now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._clock()))
@@ -368,74 +349,68 @@ class Spool(Deliveries):
 
     @contextmanager
     def _storing(
-        self, incoming: Incoming, found: Upload, resource: str = "", post: Post | None = None
-    ) -> Iterator[tuple[sqlite3.Connection, str]]:
+        self, incoming: Incoming, found: Upload, site: str = "", resource: str | None = None
+    ) -> Iterator[tuple[sqlite3.Connection, dict[str, object]]]:
         """Make a body durable, then its rows: the with statement is the transaction.
 
-        Yields the database and the fingerprint. Raises RepeatedError.
+        Yields the database, and the fields of the body's row. Raises RepeatedError.
         """
+        parts = found.source.parts if found.source else ()
         fingerprint = upload.fingerprint(found, incoming.size)
+        body = {
+            "id": incoming.id,
+            "received": self._clock(),
+            "size": incoming.size,
+            "fingerprint": fingerprint,
+            "resource": resource,
+            "parts": json.dumps([part._replace(headers=()) for part in parts]),
+            "files": json.dumps([(f.name, f.content_type, f.size, f.start) for f in found.files]),
+        }
         incoming.sync()
         self._check_place(incoming.folder)
         try:
             with self._transaction() as database:
-                now = self._clock()
-                self._replies.refuse_repeated(database, fingerprint, now, resource, post)
-                yield database, fingerprint
+                self._refuse_repeated(database, fingerprint, site, found.text, resource)
+                self._replies[incoming.id] = Future()
+                yield database, body
+                # For a copy of its files. Once it is committed, they may be delivered.
+                self._room.needed[incoming.id] = incoming.size
         except BaseException:
-            self._replies.open.pop(incoming.id, None)
+            self._replies.pop(incoming.id, None)
             raise
         incoming.close()
-        self._room.accept(incoming.id, incoming.size)
 
-    def _add_body(
+    def _refuse_repeated(
         self,
         database: sqlite3.Connection,
-        incoming: Incoming,
-        id: str,
-        file_number: int,
         fingerprint: str,
-        found: Upload,
-        thumbnails: Sequence[Thumbnail | None],
-        resource: str = "",
+        site: str,
+        text: str,
+        resource: str | None,
     ) -> None:
-        """Insert a body of the upload `id`, and its files."""
-        parts = found.source.parts if found.source else ()
-        insert(
-            database,
-            "body",
-            id=incoming.id,
-            upload=id,
-            file_number=file_number,
-            received=self._clock(),
-            size=incoming.size,
-            fingerprint=fingerprint,
-            resource=resource,
-            parts=json.dumps([part._replace(headers=()) for part in parts]),
+        """Raise RepeatedError if the same body was accepted and its reply is not confirmed.
+
+        The same body for the same announcement (`resource`) is always a repeat.
+        """
+        rows = database.execute(
+            "SELECT body.id, upload, resource FROM body JOIN upload ON upload.id = upload"
+            " WHERE fingerprint = ? AND (resource = ? OR NOT reply_confirmed"
+            " AND site = ? AND text = ? AND abs(body.received - ?) <= ?)",
+            (fingerprint, resource, site, text, self._clock(), REPEAT),
         )
-        first = file_number or 1
-        shown = dict(enumerate(thumbnails, first))
-        for number, file in enumerate(found.files, first):
-            thumbnail = shown.get(number)
-            insert(
-                database,
-                "file",
-                upload=id,
-                number=number,
-                name=file.name,
-                content_type=file.content_type,
-                start=file.start,
-                size=file.size,
-                thumbnail=thumbnail and thumbnail.data,
-                turn=thumbnail.turn if thumbnail else 0,
-            )
-        if any(thumbnails):
-            database.execute(
-                "UPDATE file SET thumbnail = NULL WHERE thumbnail IS NOT NULL AND upload NOT IN"
-                " (SELECT id FROM upload ORDER BY received DESC, id DESC LIMIT ?)",
-                (RECENT,),
-            )
-        self._replies.open[incoming.id] = Future()
+        for id, whole, announced in rows:
+            reply = None
+            if announced is None or announced != resource:
+                if id in self._confirmed:
+                    continue
+                reply = self._replies.get(id)
+            if reply is None:
+                self._replies.setdefault(id, Future())  # the reply to the repeat
+            raise RepeatedError(id, whole, reply)
+
+    def _close_reply(self, id: str, arrived: bool) -> None:
+        if reply := self._replies.pop(id, None):
+            reply.set_result(arrived)
 
     def _close_post(self, delivery: Delivery) -> None:
         arrival = delivery.arrival
@@ -453,28 +428,21 @@ class Spool(Deliveries):
 
     def _bodies(self, delivery: Delivery) -> list[Any]:
         return self._database.query(
-            "SELECT id, file_number, size, parts FROM body WHERE upload = ?"
+            "SELECT id, file_number, size, parts, files FROM body WHERE upload = ?"
             " AND (file_number = 0 OR ? IN (0, file_number)) ORDER BY file_number",
             delivery.arrival.id,
             delivery.file_number,
         )
 
-    def _open_bodies(self, delivery: Delivery, opened: ExitStack) -> dict[int, tuple[Source, Copy]]:
-        """Open the bodies of a delivery until `opened` is closed. Returns them by file number."""
-        found: dict[int, tuple[Source, Copy]] = {}
-        for id, number, size, parts in self._bodies(delivery):
-            try:
-                fd = self._spool.open(id)
-            except FileNotFoundError:
-                raise BodyError("its body is gone") from None
-            opened.callback(os.close, fd)
-            if os.fstat(fd).st_size != size:
-                raise BodyError("its body has another size than when it was accepted")
-            source = Source(
-                [PartSpan(*part) for part in json.loads(parts)], partial(disk.read_range, fd)
-            )
-            found[number] = source, partial(disk.copy_range, fd)
-        return found
+    def _open_body(self, id: str, size: int) -> int:
+        try:
+            fd = self._spool.open(id)
+        except FileNotFoundError:
+            raise BodyError("its body is gone") from None
+        if os.fstat(fd).st_size == size:
+            return fd
+        os.close(fd)
+        raise BodyError("its body has another size than when it was accepted")
 
     def _recover(self) -> None:
         known = dict(self._database.query(f"SELECT id, {NEEDED} FROM body"))
@@ -484,9 +452,8 @@ class Spool(Deliveries):
             if name in known or not state.st_size:
                 self._spool.unlink(name)
             else:
-                self.recovered.append(self._move_to_quarantine(self._spool, name))
-        self._quarantine.sync()
-        self._spool.sync()
+                self.recovered.append(self._move_to_quarantine(self._spool, name, state.st_size))
+        self._sync_quarantine()
         now = self._clock()
         with self._database.transaction() as database:
             database.execute(
@@ -502,7 +469,7 @@ class Spool(Deliveries):
                 " THEN :quiet ELSE 0 END WHERE state = 'waiting'",
                 {"now": now, "quiet": QUIET},
             )
-        self._room.accepted = dict(self._database.query(_NEEDED_BODIES))
+        self._room.needed = dict(self._database.query(f"SELECT id, size FROM body WHERE {NEEDED}"))
         # A file that was being saved. The next attempt may use another folder.
         for path in self._root.parent.glob("undelivered/*/.[0-9]*Z-*-*"):
             with suppress(OSError):
@@ -510,6 +477,22 @@ class Spool(Deliveries):
         with suppress(OSError):
             for path in self._root.glob("run-*"):
                 shutil.rmtree(path, ignore_errors=True)  # does not follow links
+
+
+def _add_upload(
+    database: sqlite3.Connection, arrival: StoredUpload, found: Upload, session: str = ""
+) -> None:
+    insert(
+        database,
+        "upload",
+        **arrival._asdict(),
+        sender_name=found.sender_name,
+        recipients=json.dumps(found.recipients),
+        subject=found.subject,
+        text=found.text,
+        album=found.album,
+        session=session,
+    )
 
 
 def _open_post(database: sqlite3.Connection, post: Post, now: float) -> StoredUpload | None:

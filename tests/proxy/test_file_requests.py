@@ -20,7 +20,7 @@ from nxparse.proxy.loopback import LoopbackServer
 from nxparse.proxy.transport import Times
 from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service
 from nxparse.server.files import reply_with
-from nxparse.store.saved import OpenFile, SavedFile, identity_of, open_unchanged
+from nxparse.store.saved import LocalCopy, OpenFile, identity_of, open_unchanged
 
 LARGE = 64 << 20  # bytes, more than the buffers of two sockets
 URL = "http://192.0.2.1/file/x.1"
@@ -32,7 +32,7 @@ class Backend:
 
     def __init__(self, folder: Path, size: int) -> None:
         self.config = None
-        self.gateway = self
+        self.services = self
         self.threads = ThreadPoolExecutor(1)
         self.path = folder / "CLIP.MP4"
         self.path.write_bytes(b"\0\0\0\x18ftypmp42")
@@ -42,7 +42,7 @@ class Backend:
     def file(
         self, config: object, client: str, endpoint: Endpoint, method: str, headers: Any
     ) -> Any:
-        self.opened = open_unchanged([SavedFile(self.path, identity_of(self.path.stat()))])
+        self.opened = open_unchanged([LocalCopy(self.path, identity_of(self.path.stat()))])
         return (
             reply_with(self.opened, method, headers, download=False) if self.opened else NOT_FOUND
         )

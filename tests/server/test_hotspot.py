@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from nxparse.server import hotspot
 from nxparse.server.hotspot import MSN, YAHOO, PortalCheck, PortalState
-from nxparse.server.reply import Reply
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
 
@@ -16,42 +15,10 @@ CLIENT = "192.0.2.7"
 OTHER = "192.0.2.8"
 
 
-FAMILIES = {
-    "yahoo": (YAHOO, "yahoo.co.kr", "http://yahoo.com", b"YAHOO!"),
-    "msn": (MSN, "msn.com", "http://msn.com", b"MSN"),
-}
-both = pytest.mark.parametrize("family", [YAHOO, MSN], ids=["yahoo", "msn"])
-
-
-@pytest.mark.parametrize(("family", "domain", "site", "text"), FAMILIES.values(), ids=FAMILIES)
-def test_redirect(family: PortalCheck, domain: str, site: str, text: bytes) -> None:
-    """Some models expect a redirect to plain http:, with the reason FOUND."""
-    reply = family.redirect
-    assert (reply.status, reply.reason) == (302, "FOUND")
-    assert reply.headers == (("Location", site),)
-    assert f'<a href="{site}">'.encode() in reply.body
-    assert len(reply.body) < 500
-
-
-@pytest.mark.parametrize(("family", "domain", "site", "text"), FAMILIES.values(), ids=FAMILIES)
-def test_cookie(family: PortalCheck, domain: str, site: str, text: bytes) -> None:
-    """Other models expect a cookie of that domain, with its leading dot."""
-    cookie = f"samsung=hotspot; Domain=.{domain}; Path=/"
-    assert family.cookie == Reply(200, text, (("Set-Cookie", cookie),))
-
-
 def asks(turns: PortalState, family: PortalCheck, client: str = CLIENT) -> str:
     """Which reply a camera gets."""
     answers = {id(family.redirect): "redirect", id(family.cookie): "cookie"}
     return answers[id(turns.answer(client, family))]
-
-
-@both
-def test_in_turn(family: PortalCheck) -> None:
-    """A new camera gets the redirect first, then both replies in turn."""
-    turns = PortalState()
-    found = [asks(turns, family) for _ in range(5)]
-    assert found == ["redirect", "cookie", "redirect", "cookie", "redirect"]
 
 
 def test_cap(monkeypatch: pytest.MonkeyPatch) -> None:

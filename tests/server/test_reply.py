@@ -26,16 +26,6 @@ def test_fields() -> None:
     ]
 
 
-def test_fields_without_body() -> None:
-    """A reply without a body says so, since a camera waits for what it is promised."""
-    assert Reply(302).fields(0) == [
-        ("Date", "Thu, 01 Jan 1970 00:00:00 GMT"),
-        ("Content-Type", "text/html; charset=utf-8"),
-        ("Content-Length", "0"),
-        ("Connection", "close"),
-    ]
-
-
 @pytest.mark.parametrize("status", [100, 204, 304])
 def test_fields_without_content(status: int) -> None:
     """A status that allows no content comes without a length (RFC 9110, section 8.6)."""
@@ -59,13 +49,6 @@ def test_accepted() -> None:
 def test_remark(reply: Reply, remark: str) -> None:
     """The reason in the comment of a refusal can be parsed."""
     assert reply.remark == remark
-
-
-def test_refusal() -> None:
-    """A refusal has the status in its line and in its XML, and the reason in a comment."""
-    headers = (("Allow", "POST"),)
-    body = b'<Response ErrCode="401" ErrSubCode="0" /><!-- Sender not in whitelist -->'
-    assert refusal(401, "Sender not in whitelist", headers) == Reply(401, body, headers)
 
 
 @pytest.mark.parametrize(

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Callable
-from html import escape
 from urllib.parse import quote
 
 import pytest
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nxparse.deliver import routes
 from nxparse.deviation import BodyError
 from nxparse.markup import MAX_BYTES, MAX_ELEMENTS
 from nxparse.server import social
 from nxparse.server.reply import Reply
 from nxparse.server.social import MAX_NAME, Announcement, CredentialsError
+from tests.social import CRYPT_SESSION_KEY as KEY
+from tests.social import base64_of, encrypt, login_of
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
 
-KEY = bytes(range(0xB0, 0xD0))
 CLEAR = "<CryptSessionKey/>"
-
-
-def base64_of(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def encrypted(data: bytes, key: bytes = KEY) -> bytes:
-    """AES-128-CBC, its key and IV the halves of `key`, filled up with zeros."""
-    encryptor = Cipher(algorithms.AES(key[:16]), modes.CBC(key[16:])).encryptor()
-    return encryptor.update(data + bytes(-len(data) % 16)) + encryptor.finalize()
 
 
 def key_element(key: bytes = KEY) -> str:
@@ -42,35 +29,17 @@ def key_element(key: bytes = KEY) -> str:
 
 def login(user: str, key: str = CLEAR) -> bytes:
     """A login with this value for its user, and this element for the key."""
-    return (
-        f'<?xml version="1.0" encoding="UTF-8"?>\n<Request Method="login">'
-        f'<UserName Value="{escape(user)}"/><Password Value="secret"/>{key}'
-        f'<ApplicationKey Value="6f41b2e63c5ed2a4"/></Request>'
-    ).encode()
+    return login_of(user, "secret", key)
 
 
 def aes(data: bytes, key: bytes = KEY) -> bytes:
     """A login whose user is these bytes, encrypted."""
-    return login(quote(base64_of(encrypted(data, key)), ""), key_element(key))
+    return login(quote(base64_of(encrypt(data, key)), ""), key_element(key))
 
 
 def photo(inside: str, key: str = "k") -> bytes:
     """An announcement with these elements inside Photo."""
     return f'<Request SessionKey="{key}"><Photo>{inside}</Photo></Request>'.encode()
-
-
-class TestSites:
-    def test_sites(self) -> None:
-        """The menus of NX300 and NX mini have these sites, some with a login page of their own."""
-        assert set(routes.OAUTH_SITES) == {"skydrive", "flickr", "dropbox"}
-        assert set(routes.VIDEO_SITES) == {"facebook", "youtube"}
-        assert set(routes.PHOTO_SITES) == {
-            *("facebook", "picasa", "youtube", "photobucket", "samsungimaging", "cyworld"),
-            *("me2day", "poco", "weibo", "renren", "vkontakte", "odnoklassniki", "kakaostory"),
-            "evernote",
-        }
-        assert len(routes.SITES) == 17
-        assert routes.SITES == routes.PHOTO_SITES | routes.OAUTH_SITES
 
 
 @pytest.mark.parametrize(
@@ -100,15 +69,13 @@ def test_a_user_in_clear(value: str, user: str) -> None:
         pytest.param("사진".encode(), "사진", id="hangul"),
     ],
 )
-def test_a_user_encrypted(data: bytes, user: str) -> None:
+def test_a_user_encrypt(data: bytes, user: str) -> None:
     """A user encrypted with AES, padded or not, is read with the key in the same request."""
     assert social.parse_login(aes(data)) == user
 
 
-WITH_PLUS = next(
-    name for name in map(str, range(999)) if "+" in base64_of(encrypted(name.encode()))
-)
-PLUS = base64_of(encrypted(WITH_PLUS.encode()))
+WITH_PLUS = next(name for name in map(str, range(999)) if "+" in base64_of(encrypt(name.encode())))
+PLUS = base64_of(encrypt(WITH_PLUS.encode()))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +105,7 @@ def sizes(key: int, name: int) -> str:
     )
 
 
-GOOD = base64_of(encrypted(b"camera"))
+GOOD = base64_of(encrypt(b"camera"))
 
 
 @pytest.mark.parametrize(
@@ -267,15 +234,6 @@ def test_caption(content: str, caption: str) -> None:
     assert social.parse_announcement(photo(content)).caption == caption
 
 
-@pytest.mark.parametrize(
-    ("caption", "photos"),
-    [("", 0), ("a~b", 1), ("a~b~c", 2), ("~~~", 3), ("a\u301cb", 0)],
-)
-def test_photos(caption: str, photos: int) -> None:
-    """The descriptions in a caption give the number of photos."""
-    assert Announcement("k", None, "", caption).photos == photos
-
-
 READERS: dict[str, Callable[[bytes], object]] = {
     "login": social.parse_login,
     "announcement": social.parse_announcement,
@@ -327,61 +285,14 @@ def test_s10_people_id(user: str, shown: str) -> None:
     assert lines[3] == f'<LoginPeopleID="{shown}"/>'.encode("ascii")
 
 
-def test_upload_to() -> None:
-    """The reply to an announcement is one line without an end, and has the port in it."""
-    assert social.upload_to("0f") == Reply(
-        200, b'<Response HostAddr="snsgw.samsungmobile.com:80" ResourceID="upload/0f" />'
-    )
-
-
 def test_other_replies() -> None:
-    """A logout is a text, a refusal XML whose comment says why."""
+    """An announcement gets one line with the port, a logout a text, a refusal its reason."""
+    address = b'<Response HostAddr="snsgw.samsungmobile.com:80" ResourceID="upload/0f" />'
     error = b'<Response ErrCode="401" ErrSubCode="0" />'
+    assert social.upload_to("0f") == Reply(200, address)
     assert Reply(200, b"Logged out for real!") == social.LOGGED_OUT
     assert Reply(401, error + b"<!-- Login failed -->") == social.LOGIN_FAILED
     assert Reply(401, error + b"<!-- Session expired -->") == social.SESSION_EXPIRED
-
-
-ALMOST = st.text("<>aA=\"'&;/ ![]CDAT-%+", max_size=60)
-ANY_LOGIN = (
-    st.builds("<UserName Value={}/><CryptSessionKey {}/>".format, ALMOST, ALMOST).map(str.encode)
-    | st.binary(max_size=40).map(aes)
-    | st.builds(
-        lambda user, key: login(quote(base64_of(user), ""), key_element(key)),
-        st.binary(max_size=48),
-        st.binary(min_size=30, max_size=34),
-    )
-)
-ANY_ANNOUNCEMENT = st.builds(
-    "<R SessionKey={}><Album Name={}/><File Name={}/><Content>{}".format, *[ALMOST] * 4
-).map(str.encode)
-ANY_BODY = st.binary(max_size=400) | ALMOST.map(str.encode)
-LINE_END = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
-
-@PROPERTY
-@given(ANY_BODY | ANY_LOGIN)
-def test_any_login(body: bytes) -> None:
-    """Any body is a login with a user, a logout, or refused."""
-    try:
-        found = social.parse_login(body)
-    except BodyError:
-        return
-    assert found is None or 0 < len(found) <= MAX_NAME
-    assert not LINE_END.search(found or "")
-
-
-@PROPERTY
-@given(ANY_BODY | ANY_ANNOUNCEMENT)
-def test_any_announcement(body: bytes) -> None:
-    """Any body is an announcement, or refused."""
-    try:
-        found = social.parse_announcement(body)
-    except BodyError:
-        return
-    assert found.name != ""
-    assert len(found.name or "") <= MAX_NAME
-    assert not LINE_END.search(found.album)
 
 
 @PROPERTY

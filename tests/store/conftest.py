@@ -9,9 +9,7 @@ import pytest
 
 from nxparse.store.spool import Spool
 from tests.clock import Clock
-from tests.faults import (
-    make_lazy,
-)
+from tests.faults import make_lazy
 
 
 @pytest.fixture(autouse=True)

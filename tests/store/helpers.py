@@ -10,9 +10,9 @@ from nxparse import upload
 from nxparse.store.body import Incoming
 from nxparse.store.records import Delivery, Post, StoredUpload
 from nxparse.store.spool import Spool
-from nxparse.upload import File, Thumbnail
+from nxparse.upload import File
 from tests.arrivals import parsed
-from tests.bodies import RECIPIENT, SENDER, body, jpeg
+from tests.bodies import RECIPIENT, body, jpeg
 from tests.clock import Clock
 from tests.faults import Faults, contents
 
@@ -38,11 +38,11 @@ UPLOAD = parsed(BODY)
 
 
 def accept(
-    into: Spool, data: bytes = BODY, targets: tuple[str, ...] = ("save",), sender: str = SENDER
+    into: Spool, data: bytes = BODY, targets: tuple[str, ...] = ("save",), client: str = CLIENT
 ) -> StoredUpload:
     """Accept an upload and confirm its reply."""
     deliveries = {target: [RECIPIENT] for target in targets}
-    arrival = into.accept(receive(into, data), CLIENT, parsed(data, sender), deliveries)
+    arrival = into.accept(receive(into, data), client, parsed(data), deliveries)
     into.reply_confirmed(arrival.id)
     return arrival
 
@@ -82,14 +82,13 @@ def append(
     at_once: Sequence[str] = ("save",),
     together: Sequence[str] = (MAIL,),
     resource: str = "",
-    thumbnail: Thumbnail | None = None,
     confirmed: bool = True,
 ) -> StoredUpload:
     """Accept a photo of a post and confirm its reply."""
     incoming = receive(into, photo(number))
     targets = {**dict.fromkeys(at_once, False), **dict.fromkeys(together, True)}
     file = whole(incoming, f"{number}.JPG")
-    arrival = into.append(incoming, post, file, resource, targets, thumbnail)
+    arrival = into.append(incoming, post, file, resource, targets)
     if confirmed:
         into.reply_confirmed(incoming.id)
     return arrival

@@ -63,8 +63,8 @@ def test_others_count() -> None:
     assert has_room(room, "b", 0, 1000)
     assert not has_room(room, "c", 0, 1000)
     disk.free -= 1000  # the body of a arrives
-    room.accept("a", 1000)
-    assert (room.arriving, room.accepted) == ({"b": 2000}, {"a": 1000})
+    room.needed["a"] = 1000  # it is accepted
+    assert room.needed == {"a": 1000, "b": 2000}
     assert not has_room(room, "c", 0, 1000)
     disk.free -= 1000  # it is saved
     assert not has_room(room, "c", 0, 1000)
@@ -77,7 +77,7 @@ def test_others_count() -> None:
 def test_others_count_at_strides(length: int | None, fits: bool) -> None:
     """Other uploads are counted again and again for a body without length, which grows."""
     room = Room(Disk(MIN_FREE + 3 * STRIDE))
-    room.accept("other", 2 * STRIDE)
+    room.needed["other"] = 2 * STRIDE
     assert has_room(room, "a", 1, length) is fits
 
 
@@ -91,9 +91,9 @@ class TestIncoming:
         with Folder(tmp_path) as folder:
             incoming = Incoming("a", folder, room, 10, lambda work: None)
             incoming.write(b"01234")
-            seen = [incoming.fetch(1, 4), incoming.size, room.arriving["a"]]
+            seen = [incoming.fetch(1, 4), incoming.size, room.needed["a"]]
             incoming.write(b"56789")
-            seen += [incoming.fetch(3, 10), incoming.size, room.arriving["a"]]
+            seen += [incoming.fetch(3, 10), incoming.size, room.needed["a"]]
             incoming.close()
             incoming.close()
         assert seen == [b"123", 5, 15, b"3456789", 10, 10]
@@ -106,7 +106,7 @@ class TestIncoming:
             with pytest.raises(OSError, match="too little for this upload"):
                 Incoming("a", folder, room, length, lambda work: None)
             after = os.listdir("/proc/self/fd") if before else []
-        assert (os.listdir(tmp_path), room.arriving, len(after)) == ([], {}, len(before))
+        assert (os.listdir(tmp_path), room.needed, len(after)) == ([], {}, len(before))
 
     def test_strides(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """At each stride the bytes so far are fsynced elsewhere, and free space is checked."""

@@ -1,39 +1,26 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from nxparse.store.deliveries import MAX_WAIT, is_ahead
-from nxparse.store.records import (
-    RECENT,
-    Delivery,
-    FileRecord,
-    StoredUpload,
-)
+from nxparse.store.records import Delivery, FileRecord
 from nxparse.store.spool import QUIET, Spool
-from nxparse.upload import Thumbnail
-from tests.arrivals import parsed
 from tests.bodies import RECIPIENT, body, jpeg
 from tests.clock import NEW_YEAR, Clock
-from tests.faults import (
-    contents,
-)
+from tests.faults import contents
 from tests.store.helpers import (
-    CLIENT,
     MAIL,
     PHOTO,
     POST,
-    SAVE,
     YEARS,
     accept,
     append,
     bodies,
     due,
     posts,
-    receive,
     reopened,
     to,
     waits,
@@ -97,31 +84,15 @@ class TestDeliveries:
         when = NEW_YEAR - 86400 + 30
         assert opened.waiting() == [Delivery(arrival, "mail", 0, ("b",), 2, 45.0, when, "450 busy")]
 
-    @pytest.mark.parametrize(
-        ("said", "known"),
-        [
-            ([], []),
-            ([["a"]], ["a"]),
-            ([["a"], []], ["a"]),
-            ([["a"], ["a", "b"]], ["a", "b"]),
-            ([["a", "b"], ["c"]], ["c"]),
-            ([['"Grüße",\n\0[]', ""]], ['"Grüße",\n\0[]', ""]),
-        ],
-        ids=["never", "once", "not-again", "more", "other", "any-text"],
-    )
-    def test_progress(
-        self, opened: Spool, root: Path, clock: Clock, said: list[list[str]], known: list[str]
-    ) -> None:
+    def test_progress(self, opened: Spool, root: Path, clock: Clock) -> None:
         """Progress is stored until an attempt replaces it."""
         accept(opened, targets=("mail", "save"))
-        for progress in said:
+        for progress in (["a"], ['"Grüße",\n\0[]', ""], []):
             [delivery] = opened.due("mail")
             opened.postpone(delivery, 15, "450 busy", delivery.recipients, progress)
             clock.now += 15
-        assert [one.progress for one in opened.due("mail")] == [tuple(known)]
-        opened.close()
-        with closing(Spool(root, clock)) as again:
-            assert [one.progress for one in again.due("mail")] == [tuple(known)]
+        with closing(reopened(opened, root, clock)) as again:
+            assert [one.progress for one in again.due("mail")] == [('"Grüße",\n\0[]', "")]
             assert [one.progress for one in again.due("save")] == [()]
 
     def test_split(self, opened: Spool, root: Path, clock: Clock) -> None:
@@ -142,13 +113,6 @@ class TestDeliveries:
             assert list(contents(root / "spool")) == [arrival.id]
             opened.done(one)
         assert contents(root / "spool") == {}
-
-    def test_split_when_dropped(self, opened: Spool) -> None:
-        """A delivery that was dropped meanwhile is not split."""
-        arrival = accept(opened, targets=("mail", "save"))
-        opened.failed(to(arrival, "mail"), "dropped by hand")
-        opened.split(to(arrival, "mail"), 2)
-        assert [one.target for one in opened.waiting()] == ["save"]
 
     def test_file_number(self, opened: Spool) -> None:
         """A delivery is for all files or for one, counted from 1."""
@@ -217,23 +181,6 @@ class TestDeliveries:
 
 
 class TestFirstDue:
-    @pytest.mark.parametrize(
-        ("ready", "new", "failed"),
-        [("", None, None), ("n", "n", None), ("f", None, "f"), ("nf", "n", "f")],
-        ids=["nothing", "new", "failed before", "both"],
-    )
-    def test_new_or_failed(
-        self, opened: Spool, clock: Clock, ready: str, new: str | None, failed: str | None
-    ) -> None:
-        """New deliveries and retries are found separately."""
-        arrivals = {name: accept(opened) for name in ready}
-        if "f" in arrivals:
-            opened.postpone(to(arrivals["f"], "save"), 15, "busy", [RECIPIENT])
-        clock.now += 15
-        found = [opened.first_due("save", new=True), opened.first_due("save", new=False)]
-        expected = [arrivals[name].id if name else None for name in (new, failed)]
-        assert [one and one.arrival.id for one in found] == expected
-
     def test_order(self, opened: Spool, clock: Clock) -> None:
         """The longest due comes first, then the older upload, then its first file."""
         old, tried = accept(opened), {20: accept(opened), 10: accept(opened)}
@@ -256,14 +203,13 @@ class TestFirstDue:
     @pytest.mark.parametrize(
         ("seconds", "expected"),
         [
-            (14.9, False),
-            (15, True),
-            (86400, True),
-            (15 - 2 * MAX_WAIT, False),
-            (15 - 2 * MAX_WAIT - 1, True),
-            (-YEARS, True),
+            pytest.param(14.9, False, id="early"),
+            pytest.param(15, True, id="in time"),
+            pytest.param(86400, True, id="late"),
+            pytest.param(15 - 2 * MAX_WAIT, False, id="clock set back"),
+            pytest.param(15 - 2 * MAX_WAIT - 1, True, id="clock set back more"),
+            pytest.param(-YEARS, True, id="years"),
         ],
-        ids=["early", "in time", "late", "clock set back", "clock set back more", "years"],
     )
     def test_time(self, opened: Spool, clock: Clock, seconds: float, expected: bool) -> None:
         """R07: `first_due` and `due` agree, also after the clock was set back."""
@@ -286,22 +232,13 @@ class TestBackOff:
     @pytest.mark.parametrize(
         ("tried", "seconds", "changes", "expected"),
         [
-            (None, 0, 1, (1, 100, 100, "gone")),
-            (None, 50, 1, (1, 100, 100, "gone")),
-            (15, 15, 1, (2, 100, 115, "gone")),
-            (15, 500, 1, (2, 100, 115, "gone")),
-            (15, 5, 1, (2, 100, 105, "gone")),
-            (100, 0, 0, (1, 100, 100, "busy")),
-            (3600, 0, 0, (1, 3600, 3600, "busy")),
-        ],
-        ids=[
-            "new",
-            "due for a while",
-            "tried, due",
-            "tried, due for a while",
-            "tried, due soon",
-            "tried, due then",
-            "tried, due later",
+            pytest.param(None, 0, 1, (1, 100, 100, "gone"), id="new"),
+            pytest.param(None, 50, 1, (1, 100, 100, "gone"), id="due for a while"),
+            pytest.param(15, 15, 1, (2, 100, 115, "gone"), id="tried, due"),
+            pytest.param(15, 500, 1, (2, 100, 115, "gone"), id="tried, due for a while"),
+            pytest.param(15, 5, 1, (2, 100, 105, "gone"), id="tried, due soon"),
+            pytest.param(100, 0, 0, (1, 100, 100, "busy"), id="tried, due then"),
+            pytest.param(3600, 0, 0, (1, 3600, 3600, "busy"), id="tried, due later"),
         ],
     )
     def test_wait(
@@ -359,11 +296,12 @@ class TestBackOff:
         waiting = {(one.target, one.file_number): one.attempts for one in opened.waiting()}
         assert waiting == {("mail", 0): 0, ("save", 1): 1, ("save", 2): 0, ("save", 3): 1}
 
-    @pytest.mark.parametrize("hold", [QUIET, MAX_WAIT], ids=["quiet", "a file on its way"])
-    def test_growing_post(self, opened: Spool, clock: Clock, hold: float) -> None:
+    @pytest.mark.parametrize("announced", [False, True])
+    def test_growing_post(self, opened: Spool, clock: Clock, announced: bool) -> None:
         """An open post that is not due is not postponed."""
         append(opened, 1, at_once=())
-        opened.expect(POST, hold)
+        if announced:
+            opened.expect(POST)
         before = opened.waiting()
         assert opened.back_off(MAIL, 7200, "gone") == 0
         assert opened.waiting() == before
@@ -381,20 +319,12 @@ class TestBackOff:
 class TestRecent:
     """The list of recent uploads."""
 
-    def arrive(
-        self, into: Spool, client: str = CLIENT, thumbnails: Sequence[Thumbnail | None] = ()
-    ) -> StoredUpload:
-        data = body([("a.jpg", PHOTO), ("b\u202e.jpg", jpeg(600))])
-        arrival = into.accept(receive(into, data), client, parsed(data), SAVE, thumbnails)
-        into.reply_confirmed(arrival.id)
-        return arrival
-
     def test_latest_first(self, opened: Spool, clock: Clock) -> None:
         """The latest uploads of one client or of all, within a limit."""
         arrivals = []
         for number in range(6):
             clock.now += 1
-            arrivals.append(self.arrive(opened, f"192.0.2.{number % 2}"))
+            arrivals.append(accept(opened, client=f"192.0.2.{number % 2}"))
         arrivals.reverse()
         assert [one.arrival for one in opened.recent()] == arrivals
         assert [one.arrival for one in opened.recent("192.0.2.1")] == arrivals[::2]
@@ -402,25 +332,10 @@ class TestRecent:
         assert opened.recent("192.0.2.9") == []
         assert [one.arrival for one in opened.recent(limit=1)] == arrivals[:1]
 
-    def test_files(self, opened: Spool) -> None:
-        """The files are listed after the body is deleted."""
-        arrival = self.arrive(opened, CLIENT, [None, Thumbnail(b"small", 90)])
-        opened.done(to(arrival, "save"))
-        [found] = opened.recent()
-        assert found.files == (
-            FileRecord(1, "a.jpg", 500, False, 0),
-            FileRecord(2, "b.jpg", 600, True, 90),
-        )
-        assert [opened.thumbnail(arrival.id, file_number) for file_number in (0, 1, 2, 3)] == [
-            *(None, None),
-            b"small",
-            None,
-        ]
-        assert opened.thumbnail("another", 2) is None
-
-    def test_deliveries(self, opened: Spool, clock: Clock) -> None:
-        """Waiting, finished and failed deliveries are listed."""
-        arrival = accept(opened, targets=("drop", "mail", "save"))
+    def test_listed(self, opened: Spool, clock: Clock) -> None:
+        """Files, and waiting, finished and failed deliveries; also after the body is deleted."""
+        data = body([("a.jpg", PHOTO), ("b\u202e.jpg", jpeg(600))])
+        arrival = accept(opened, data, ("drop", "mail", "save"))
         opened.done(to(arrival, "save"))
         opened.failed(to(arrival, "drop"), "no reason")
         opened.postpone(to(arrival, "mail"), 30.0, "no answer", ["left@example.org"])
@@ -431,6 +346,9 @@ class TestRecent:
             Delivery(arrival, "mail", 0, ("left@example.org",), 1, 30, now + 30, "no answer"),
             Delivery(arrival, "save", 0, (RECIPIENT,), 0, 0, now, "", state="done"),
         )
+        opened.done(to(arrival, "mail"))
+        assert opened.record(arrival.id) == opened.recent()[0]
+        assert found.files == (FileRecord(1, "a.jpg", 500), FileRecord(2, "b.jpg", 600))
 
     def test_post(self, opened: Spool) -> None:
         """The photos of a post are its files."""
@@ -442,13 +360,3 @@ class TestRecent:
             *(("save", 1), ("save", 2)),
             (MAIL, 0),
         }
-
-    def test_thumbnails_of_older_ones_are_forgotten(self, opened: Spool, clock: Clock) -> None:
-        """The thumbnails of older uploads are deleted."""
-        arrivals = []
-        for _ in range(RECENT + 3):
-            clock.now += 1
-            arrivals.append(self.arrive(opened, CLIENT, [Thumbnail(b"small"), None]))
-        kept = [opened.thumbnail(one.id, 1) for one in arrivals]
-        assert kept == [None] * 3 + [b"small"] * RECENT
-        assert all(len(one.files) == 2 for one in opened.recent(limit=100))

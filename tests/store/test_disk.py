@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -62,17 +63,13 @@ in_the_way = pytest.mark.parametrize("put", IN_THE_WAY.values(), ids=IN_THE_WAY)
 
 
 class TestMake:
-    def test_missing_folders_are_made(self, tmp_path: Path) -> None:
-        """Missing folders are created on all levels."""
-        with Folder.make(tmp_path / "a" / "b" / "c") as folder:
-            os.close(folder.create("new"))
-        assert contents(tmp_path / "a" / "b" / "c") == {"new": b""}
-
-    def test_is_durable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The parent of each new folder is fsynced."""
+    def test_missing_folders(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Missing folders are created on all levels, and the parent of each is fsynced."""
         synced: list[Path] = []
         monkeypatch.setattr(Folder, "sync", lambda folder: synced.append(folder.path))
-        Folder.make(tmp_path / "a" / "b").close()
+        with Folder.make(tmp_path / "a" / "b") as folder:
+            os.close(folder.create("new"))
+        assert contents(tmp_path / "a" / "b") == {"new": b""}
         assert synced == [tmp_path, tmp_path / "a"]
 
     @pytest.mark.usefixtures("no_umask")
@@ -112,17 +109,13 @@ class TestFolder:
     @pytest.mark.parametrize(
         "use",
         [
-            lambda folder: folder.create("new"),
-            lambda folder: folder.open("file"),
-            lambda folder: folder.publish("file", "new"),
-            lambda folder: folder.move("file", folder, "new"),
-            lambda folder: folder.unlink("file"),
-            lambda folder: folder.stat("file"),
-            lambda folder: folder.files(),
-            lambda folder: folder.lock(),
-            lambda folder: folder.sync(),
+            pytest.param(lambda folder: folder.create("new"), id="create"),
+            pytest.param(lambda folder: folder.publish("file", "new"), id="publish"),
+            pytest.param(lambda folder: folder.move("file", folder, "new"), id="move"),
+            pytest.param(lambda folder: folder.files(), id="files"),
+            pytest.param(lambda folder: folder.lock(), id="lock"),
+            pytest.param(lambda folder: folder.sync(), id="sync"),
         ],
-        ids=["create", "open", "publish", "move", "unlink", "stat", "files", "lock", "sync"],
     )
     def test_closed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[Folder], object]
@@ -167,23 +160,25 @@ class TestFolder:
             opened.create("taken")
 
     @posix_only
-    def test_open_follows_no_link(self, opened: Folder) -> None:
-        """A link is not a file."""
+    def test_open(self, opened: Folder) -> None:
+        """A link is not followed, and a FIFO without a writer is opened at once."""
         _link(opened.path / "link")
         with pytest.raises(OSError, match="symbolic links") as caught:
             opened.open("link")
         assert caught.value.errno == errno.ELOOP
-
-    @posix_only
-    def test_open_does_not_wait_for_a_fifo(self, opened: Folder) -> None:
-        """A FIFO without a writer is opened at once."""
-        _fifo(opened.path / "fifo")
+        os.mkfifo(opened.path / "fifo")
         os.close(opened.open("fifo"))
 
-    def test_publish(self, opened: Folder) -> None:
-        """A published file has only its new name."""
+    @pytest.mark.parametrize(
+        "error",
+        [0, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK],
+        ids=lambda error: errno.errorcode.get(error, "hard links"),
+    )
+    def test_publish(self, opened: Folder, error: int) -> None:
+        """A published file has only its new name, also where hard links are not possible."""
         (opened.path / ".new").write_bytes(b"data")
-        opened.publish(".new", "photo.jpg")
+        with Faults(("link",) if error else (), error):
+            opened.publish(".new", "photo.jpg")
         assert contents(opened.path) == {"photo.jpg": b"data"}
 
     @posix_only
@@ -201,18 +196,6 @@ class TestFolder:
         after = sorted(os.listdir(opened.path)), (opened.path / "taken").lstat()
         assert after == before
         assert (opened.path / ".new").read_bytes() == b"data"
-
-    @pytest.mark.parametrize(
-        "error",
-        [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK],
-        ids=errno.errorcode.__getitem__,
-    )
-    def test_publish_without_hard_links(self, opened: Folder, error: int) -> None:
-        """Files are published also where hard links are not possible."""
-        (opened.path / ".new").write_bytes(b"data")
-        with Faults(("link",), error):
-            opened.publish(".new", "photo.jpg")
-        assert contents(opened.path) == {"photo.jpg": b"data"}
 
     @pytest.mark.parametrize("call", ["close", "replace"])
     def test_publish_without_hard_links_fails(self, opened: Folder, call: str) -> None:
@@ -266,14 +249,8 @@ class TestFolder:
         left = sorted({*blocks} - {*deleted})
         assert opened.trim(size * BLOCK, count) == list(deleted)
         assert [name for name, _ in opened.files()] == left
-
-    def test_trim_what_can_be(self, opened: Folder) -> None:
-        """A file that cannot be deleted is skipped."""
-        for name in "abc":
-            (opened.path / name).write_bytes(b"x")
-        with Faults(("unlink",), errno.EPERM):
-            assert opened.trim(2 * BLOCK, 9) == ["b"]
-        assert [name for name, _ in opened.files()] == ["a", "c"]
+        with Faults(("unlink",), errno.EPERM):  # a file that cannot be deleted is skipped
+            assert opened.trim(0, 0) == left[1:]
 
     @pytest.mark.parametrize(
         ("change", "expected"),
@@ -297,62 +274,45 @@ class TestFolder:
             assert folder.is_in_place() is expected
 
 
-class TestSync:
-    @posix_only
-    @pytest.mark.parametrize(
-        "error", [errno.EINVAL, errno.ENOTSUP], ids=errno.errorcode.__getitem__
-    )
-    def test_file_systems_that_cannot(self, tmp_path: Path, error: int) -> None:
-        """File systems that cannot fsync folders are accepted."""
-        with Faults(("fsync",), error) as faults, Folder(tmp_path) as folder:
-            folder.sync()
-        assert faults.failed == 1
-
-    @posix_only
-    @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC], ids=errno.errorcode.__getitem__)
-    def test_failure(self, tmp_path: Path, error: int) -> None:
-        """A failed fsync is an error."""
-        with (
-            Faults(("fsync",), error),
-            Folder(tmp_path) as folder,
-            pytest.raises(OSError, match=r"Input/output|No space"),
-        ):
-            folder.sync()
+@posix_only
+@pytest.mark.parametrize(
+    ("error", "fails"),
+    [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True), (errno.ENOSPC, True)],
+)
+def test_sync(tmp_path: Path, error: int, fails: bool) -> None:
+    """A failed fsync is an error, except on file systems that cannot fsync folders."""
+    expected = pytest.raises(OSError, match=os.strerror(error)) if fails else nullcontext()
+    with Faults(("fsync",), error) as faults, Folder(tmp_path) as folder, expected:
+        folder.sync()
+    assert faults.failed == 1
 
 
-class TestWithNameLimit:
-    """Names that are too long for a file system."""
+@pytest.mark.parametrize(
+    ("most", "error", "result", "tried"),
+    [
+        (255, errno.ENAMETOOLONG, 255, [255]),
+        (60, errno.ENAMETOOLONG, 60, [255, 143, 60]),
+        (14, errno.ENAMETOOLONG, 14, [255, 143, 60, 30, 14]),
+        (13, errno.ENAMETOOLONG, None, [255, 143, 60, 30, 14]),
+        (143, errno.ENOSPC, None, [255]),
+    ],
+)
+def test_with_name_limit(most: int, error: int, result: int | None, tried: list[int]) -> None:
+    """The largest limit that works is used; other errors are raised at once."""
+    limits: list[int] = []
 
-    def attempt(self, most: int, error: int = errno.ENAMETOOLONG) -> tuple[int, list[int]]:
-        """Return the result where names have at most `most` bytes, and the limits tried.
+    def attempt(limit: int) -> int:
+        limits.append(limit)
+        if limit > most:
+            raise OSError(error, os.strerror(error))
+        return limit
 
-        The number of the error is negative.
-        """
-        tried: list[int] = []
-
-        def attempt(limit: int) -> int:
-            tried.append(limit)
-            if limit > most:
-                raise OSError(error, os.strerror(error))
-            return limit
-
-        try:
-            return disk.with_name_limit(attempt), tried
-        except OSError as raised:
-            return -(raised.errno or 0), tried
-
-    def test_limits(self) -> None:
-        """The largest limit that works is used: most file systems, eCryptfs, Minix."""
-        results = [self.attempt(most) for most in (255, 143, 60, 30, 14, 13)]
-        limits = [255, 143, 60, 30, 14]
-        assert results == [
-            *[(limit, limits[: number + 1]) for number, limit in enumerate(limits)],
-            (-errno.ENAMETOOLONG, limits),
-        ]
-
-    def test_other_errors(self) -> None:
-        """Other errors are raised at once."""
-        assert self.attempt(143, errno.ENOSPC) == (-errno.ENOSPC, [255])
+    if result:
+        assert disk.with_name_limit(attempt) == result
+    else:
+        with pytest.raises(OSError, match=os.strerror(error)):
+            disk.with_name_limit(attempt)
+    assert limits == tried
 
 
 @pytest.fixture
@@ -383,19 +343,14 @@ def any_pread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.usefixtures("any_pread")
 @pytest.mark.parametrize(
     ("start", "end", "expected"),
-    [(0, 10, b"0123456789"), (3, 5, b"34"), (0, 0, b""), (10, 10, b""), (99, 99, b"")],
+    [(0, 10, b"0123456789"), (3, 5, b"34"), (10, 10, b""), (99, 99, b"")],
 )
 def test_read_range(fd: int, start: int, end: int, expected: bytes) -> None:
-    """The bytes between two offsets are returned."""
+    """The bytes between two offsets are returned; a file that is too short is an error."""
     assert disk.read_range(fd, start, end) == expected
-
-
-@pytest.mark.usefixtures("any_pread")
-@pytest.mark.parametrize(("start", "end", "last"), [(0, 11, 10), (10, 11, 10), (12, 13, 12)])
-def test_read_range_behind_the_end(fd: int, start: int, end: int, last: int) -> None:
-    """A file that is too short is an error."""
-    with pytest.raises(OSError, match=f"the file ends at byte {last} instead of {end}") as caught:
-        disk.read_range(fd, start, end)
+    last = max(start, 10)
+    with pytest.raises(OSError, match=f"the file ends at byte {last} instead of 100") as caught:
+        disk.read_range(fd, start, 100)
     assert caught.value.errno == errno.EIO
 
 
@@ -422,22 +377,19 @@ class TestCopyRange:
         yield fd
         os.close(fd)
 
-    def copied(self, source: int, offset: int, size: int, tmp_path: Path, before: bytes) -> bytes:
-        """Return the bytes that copy_range appends to a file that begins with `before`."""
+    def copied(self, source: int, offset: int, size: int, tmp_path: Path) -> bytes:
+        """Return the bytes that copy_range appends to a file."""
         path = tmp_path / "copy"
         with path.open("xb", buffering=0) as file:
-            file.write(before)
+            file.write(b"head")
             disk.copy_range(source, offset, size, file.fileno())
-            assert file.tell() == len(before) + size
+            assert file.tell() == 4 + size
         data = path.read_bytes()
-        assert data.startswith(before)
-        return data[len(before) :]
+        assert data.startswith(b"head")
+        return data[4:]
 
-    @pytest.mark.parametrize("before", [b"", b"head"], ids=["empty", "appended"])
     @pytest.mark.parametrize(
-        ("offset", "size"),
-        [(0, len(BODY)), (0, 0), (1, 4096), (4097, 300_000), (len(BODY) - 1, 1)],
-        ids=str,
+        ("offset", "size"), [(0, len(BODY)), (0, 0), (4097, 300_000), (len(BODY) - 1, 1)], ids=str
     )
     @pytest.mark.parametrize("available", [True, False], ids=["as it is", "missing"])
     def test_exact(
@@ -448,16 +400,18 @@ class TestCopyRange:
         available: bool,
         offset: int,
         size: int,
-        before: bytes,
     ) -> None:
-        """The range is copied exactly, to the position of the destination."""
+        """The range is copied exactly; a source that is too short is an error."""
         if not available:
             monkeypatch.delattr(os, "copy_file_range", raising=False)
-        copied = self.copied(source, offset, size, tmp_path, before)
+        copied = self.copied(source, offset, size, tmp_path)
         assert copied == BODY[offset : offset + size]
+        (tmp_path / "copy").unlink()
+        with pytest.raises(OSError, match=f"the file ends at byte {len(BODY)}"):
+            self.copied(source, max(offset, 1), len(BODY), tmp_path)
 
     @posix_only
-    @pytest.mark.parametrize("good", [0, 1, 2], ids="after {} calls".format)
+    @pytest.mark.parametrize("good", [0, 2], ids="after {} calls".format)
     @pytest.mark.parametrize("error", [errno.EXDEV, errno.EIO, 0], ids=["EXDEV", "EIO", "zero"])
     def test_falls_back(
         self, source: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, good: int
@@ -474,65 +428,44 @@ class TestCopyRange:
             return os.write(dst, os.pread(src, min(count, 100_001), offset_src or 0))
 
         monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
-        copied = self.copied(source, 3, len(BODY) - 5, tmp_path, b"head")
+        copied = self.copied(source, 3, len(BODY) - 5, tmp_path)
         assert copied == BODY[3:-2]
         assert len(calls) == good + 1
 
-    @pytest.mark.parametrize("available", [True, False], ids=["as it is", "missing"])
-    def test_source_too_short(
-        self, source: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, available: bool
-    ) -> None:
-        """A source that is too short is an error."""
-        if not available:
-            monkeypatch.delattr(os, "copy_file_range", raising=False)
-        with pytest.raises(OSError, match=f"the file ends at byte {len(BODY)}"):
-            self.copied(source, 10, len(BODY), tmp_path, b"")
+
+@pytest.mark.parametrize(
+    ("chunks", "expected"),
+    [
+        ([b"data"], True),
+        ([b"da", b"ta"], True),
+        ([b"dat"], False),
+        ([b"datas"], False),
+        ([b"da", b"te"], False),
+        ([], False),
+    ],
+)
+def test_same_content(opened: Folder, chunks: list[bytes], expected: bool) -> None:
+    """Files are compared by all their bytes; one without read permission is not the same."""
+    (opened.path / "file").write_bytes(b"data")
+    size = sum(map(len, chunks))
+    assert disk.same_content(opened, "file", size, chunks) is expected
+    with Faults(("open",), errno.EACCES):
+        assert disk.same_content(opened, "file", size, chunks) is False
 
 
-class TestSameContent:
-    @pytest.mark.parametrize(
-        ("chunks", "expected"),
-        [
-            ([b"data"], True),
-            ([b"da", b"ta"], True),
-            ([b"dat"], False),
-            ([b"datas"], False),
-            ([b"date"], False),
-            ([b"da", b"te"], False),
-            ([], False),
-        ],
-    )
-    def test_file(self, opened: Folder, chunks: list[bytes], expected: bool) -> None:
-        """Files are compared by all their bytes."""
-        (opened.path / "file").write_bytes(b"data")
-        size = sum(map(len, chunks))
-        assert disk.same_content(opened, "file", size, chunks) is expected
+def test_same_content_fails(opened: Folder) -> None:
+    """Other errors are raised: the file may be the same. It is closed after an error."""
+    (opened.path / "file").write_bytes(b"data")
+    with Faults(("open",), errno.EIO), pytest.raises(OSError, match="Input/output error"):
+        disk.same_content(opened, "file", 4, [b"data"])
 
-    def test_unreadable_file(self, opened: Folder) -> None:
-        """A file without read permission is not the same."""
-        (opened.path / "file").write_bytes(b"data")
-        with Faults(("open",), errno.EACCES):
-            assert disk.same_content(opened, "file", 4, [b"data"]) is False
+    def broken() -> Iterator[bytes]:
+        raise OSError(errno.EIO, "broken")
+        yield b""
 
-    @pytest.mark.parametrize("error", [errno.EMFILE, errno.EIO], ids=errno.errorcode.__getitem__)
-    def test_cannot_be_opened(self, opened: Folder, error: int) -> None:
-        """Other errors are raised: the file may be the same."""
-        (opened.path / "file").write_bytes(b"data")
-        with Faults(("open",), error), pytest.raises(OSError, match=r"open files|Input") as caught:
-            disk.same_content(opened, "file", 4, [b"data"])
-        assert caught.value.errno == error
-
-    def test_closes_what_it_opens(self, opened: Folder) -> None:
-        """The file is closed after an error."""
-        (opened.path / "file").write_bytes(b"data")
-
-        def broken() -> Iterator[bytes]:
-            raise OSError(errno.EIO, "broken")
-            yield b""
-
-        with (
-            Faults(("close",), errno.EBADF) as closed,
-            pytest.raises(OSError, match=r"broken|Bad file"),
-        ):
-            disk.same_content(opened, "file", 4, broken())
-        assert closed.failed == 1
+    with (
+        Faults(("close",), errno.EBADF) as closed,
+        pytest.raises(OSError, match=r"broken|Bad file"),
+    ):
+        disk.same_content(opened, "file", 4, broken())
+    assert closed.failed == 1

@@ -14,22 +14,8 @@ from nxparse.store import spool
 from nxparse.store.disk import Folder
 from nxparse.store.spool import Spool
 from tests.clock import Clock
-from tests.faults import (
-    CALLS,
-    Faults,
-    contents,
-)
-from tests.store.helpers import (
-    BODY,
-    CLIENT,
-    SAVE,
-    UPLOAD,
-    accept,
-    bodies,
-    receive,
-    reopened,
-    to,
-)
+from tests.faults import CALLS, Faults, contents
+from tests.store.helpers import BODY, CLIENT, SAVE, UPLOAD, bodies, receive, reopened, to
 
 
 class TestQuarantine:
@@ -51,53 +37,55 @@ class TestQuarantine:
                 break
         assert path == root / "quarantine" / incoming.id
 
-    @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
-    @pytest.mark.parametrize("way", ["cut", "given up"])
-    def test_durable(self, opened: Spool, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    @pytest.mark.parametrize("accepted", [False, True])
+    def test_durable(self, opened: Spool, monkeypatch: pytest.MonkeyPatch, accepted: bool) -> None:
         """The body is fsynced before it is moved, and both folders after that."""
         seen: list[str] = []
         replace = os.replace
-
-        def replaced(*positional: str, **named: int) -> None:
-            replace(*positional, **named)
-            seen.append("move")
-
-        body = opened.begin()
-        body.write(BODY)
-        if way == "given up":
-            arrival = opened.accept(body, CLIENT, UPLOAD, SAVE)
+        body = receive(opened)
+        if accepted:
+            delivery = to(opened.accept(body, CLIENT, UPLOAD, SAVE), "save")
         monkeypatch.setattr(
             os, "fsync", lambda fd: seen.append(Path(f"/proc/self/fd/{fd}").readlink().name)
         )
-        monkeypatch.setattr(os, "replace", replaced)
-        if way == "cut":
-            opened.quarantine(body)
-            assert seen == [body.id, "spool", "move", "quarantine", "spool"]
+        monkeypatch.setattr(
+            os, "replace", lambda *names, **fds: replace(*names, **fds) or seen.append("move")
+        )
+        if accepted:
+            opened.quarantine_delivery(delivery)
         else:
-            opened.quarantine_delivery(to(arrival, "save"))
-            assert seen == ["move", "quarantine", "spool"]
+            opened.quarantine(body)
+        before = [] if accepted else [body.id, "spool"]
+        assert seen == [*before, "move", "quarantine", "spool"]
 
-    def test_tidy_lists_no_folder(self, opened: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The folder is listed only after a body was moved to it."""
-        listed: list[object] = []
-        monkeypatch.setattr(Folder, "trim", lambda *limits: listed.append(limits) or [])
-        opened.tidy()
-        opened.tidy()
-        assert len(listed) == 1
-        opened.quarantine(receive(opened))
-        opened.tidy()
-        opened.tidy()
-        assert len(listed) == 2
+    def test_tidy_lists_no_folder(
+        self, opened: Spool, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The folder is listed after a twentieth of the limit was moved to it.
+
+        It never has more bodies than the limit, nor is it listed for each when it is full.
+        """
+        monkeypatch.setattr(spool, "MAX_QUARANTINED", 40)
+        listed: list[Path] = []
+        files = Folder.files
+        monkeypatch.setattr(
+            Folder, "files", lambda folder: listed.append(folder.path) or files(folder)
+        )
+        for _ in range(90):
+            opened.quarantine(receive(opened))
+            assert len(bodies(root)[1]) <= 40
+        assert len(listed) == 90 // 3
 
     @pytest.mark.parametrize(
         ("limit", "room", "deleted"),
         [
             *[
                 ("MAX_QUARANTINE", room * 4096, deleted)
-                for room, deleted in ((3, 0), (2, 1), (0, 3))
+                for room, deleted in ((4, 0), (3, 1), (1, 3))
             ],
-            ("MAX_QUARANTINE", 2 * 4096 + 4095, 1),
-            *[("MAX_QUARANTINED", count, 3 - count) for count in range(4)],
+            ("MAX_QUARANTINE", 9102, 2),  # nine tenths of it are less than two blocks
+            ("MAX_QUARANTINED", 0, 3),
+            *[("MAX_QUARANTINED", count, 4 - count) for count in range(1, 5)],
         ],
     )
     def test_tidy(
@@ -106,49 +94,37 @@ class TestQuarantine:
         root: Path,
         clock: Clock,
         monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
         limit: str,
         room: int,
         deleted: int,
     ) -> None:
-        """When quarantine is full, the oldest bodies are deleted, and no more than needed.
+        """When quarantine is full, the oldest bodies are deleted until a tenth of it is free.
 
         Files of one byte take a block of 4 KiB each, and an inode.
         """
-        monkeypatch.setattr(spool, limit, room)
         paths = []
         for _ in range(3):
             paths.append(opened.quarantine(receive(opened, b"x")))
             clock.now += 1
-        if (paths[0].stat().st_blocks) != 8:  # type: ignore[union-attr]
-            pytest.skip("another block size")
-        waiting = accept(opened)
-        assert opened.tidy() == paths[:deleted]
-        assert [root / "quarantine" / name for name in bodies(root)[1]] == paths[deleted:]
-        assert list(bodies(root)[0]) == [waiting.id]
-        assert opened.tidy() == []
+        monkeypatch.setattr(spool, limit, room)
+        caplog.clear()
+        reopened(opened, root, clock).close()
+        left = list(bodies(root)[1])
+        assert [root / "quarantine" / name for name in left] == paths[deleted:]
+        lines = [
+            f"quarantine is full: deleted the oldest in it, {path}" for path in paths[:deleted]
+        ]
+        assert caplog.messages == lines
 
     def test_counted_at_start(
         self, opened: Spool, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Bodies that are in quarantine at the start count."""
-        path = opened.quarantine(receive(opened))
+        opened.quarantine(receive(opened))
         monkeypatch.setattr(spool, "MAX_QUARANTINED", 0)
-        again = reopened(opened, root, clock)
-        assert again.tidy() == [path]
-        again.close()
-
-    def test_tidy_what_can_be(
-        self, opened: Spool, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A body that cannot be deleted is skipped."""
-        monkeypatch.setattr(spool, "MAX_QUARANTINED", 2)
-        paths = []
-        for _ in range(4):
-            paths.append(opened.quarantine(receive(opened, b"x" * 100)))
-            clock.now += 1
-        with Faults(("unlink",), errno.EPERM):
-            assert opened.tidy() == paths[1:3]
-        assert [root / "quarantine" / name for name in bodies(root)[1]] == [paths[0], paths[3]]
+        reopened(opened, root, clock).close()
+        assert bodies(root) == ({}, {})
 
 
 class TestUnknown:
@@ -164,13 +140,8 @@ class TestUnknown:
         assert stat.S_IMODE((root / "unknown").stat().st_mode) == 0o700
 
     @pytest.mark.parametrize(
-        ("limits", "left"),
-        [
-            ({"MAX_UNKNOWN": 2}, [3, 4]),
-            ({"MAX_UNKNOWN_BYTES": 3 * 4096}, [2, 3, 4]),
-            ({}, [1, 2, 3, 4]),
-        ],
-        ids=["files", "bytes", "neither"],
+        ("name", "limit", "left"),
+        [("MAX_UNKNOWN", 2, [3, 4]), ("MAX_UNKNOWN_BYTES", 12288, [2, 3, 4])],
     )
     def test_limits(
         self,
@@ -178,12 +149,12 @@ class TestUnknown:
         root: Path,
         clock: Clock,
         monkeypatch: pytest.MonkeyPatch,
-        limits: dict[str, int],
+        name: str,
+        limit: int,
         left: list[int],
     ) -> None:
         """The oldest flows are deleted when there are too many, or too large ones."""
-        for name, limit in limits.items():
-            monkeypatch.setattr(spool, name, limit)
+        monkeypatch.setattr(spool, name, limit)
         for number in (1, 2, 3, 4):
             opened.save_unknown(b"%10d" % number)
             clock.now += 1

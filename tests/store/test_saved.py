@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nxparse.store.saved import SavedFile, identity_of, open_unchanged
+from nxparse.store.saved import LocalCopy, identity_of, open_unchanged
 
 CONTENT = b"a photo"
 
@@ -61,7 +61,7 @@ def test_changed(tmp_path: Path, change: Callable[[Path], object]) -> None:
     path = tmp_path / "folder" / "SAM_1.JPG"
     path.parent.mkdir()
     path.write_bytes(CONTENT)
-    saved = SavedFile(path, identity_of(path.stat()))
+    saved = LocalCopy(path, identity_of(path.stat()))
     assert saved.is_unchanged()
     change(path)
     before = os.listdir("/proc/self/fd")
@@ -74,8 +74,8 @@ def test_the_first_copy_that_is_there(tmp_path: Path) -> None:
     """One of several copies is enough; its ETag changes with the file."""
     path = tmp_path / "b.jpg"
     path.write_bytes(CONTENT)
-    gone = SavedFile(tmp_path / "a.jpg", "1 2 3 4")
-    opened = open_unchanged([gone, SavedFile(path, identity_of(path.stat()))])
+    gone = LocalCopy(tmp_path / "a.jpg", "1 2 3 4")
+    opened = open_unchanged([gone, LocalCopy(path, identity_of(path.stat()))])
     assert opened is not None
     assert (opened.name, opened.size, opened.read(2, 99)) == ("b.jpg", 7, b"photo")
     assert not os.get_inheritable(opened._fd)
@@ -84,7 +84,7 @@ def test_the_first_copy_that_is_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         opened.read(0, 1)
     touch(path)
-    changed = open_unchanged([SavedFile(path, identity_of(path.stat()))])
+    changed = open_unchanged([LocalCopy(path, identity_of(path.stat()))])
     assert changed is not None
     changed.close()
     assert changed.etag != opened.etag
@@ -92,4 +92,4 @@ def test_the_first_copy_that_is_there(tmp_path: Path) -> None:
 
 def test_an_empty_identity_matches_nothing(tmp_path: Path) -> None:
     """A folder or link that was there when files were saved is never opened."""
-    assert open_unchanged([SavedFile(tmp_path, identity_of(tmp_path.stat()))]) is None
+    assert open_unchanged([LocalCopy(tmp_path, identity_of(tmp_path.stat()))]) is None

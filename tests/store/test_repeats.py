@@ -7,17 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from nxparse.store.records import (
-    Post,
-)
-from nxparse.store.replies import REPEAT, RepeatedError
-from nxparse.store.spool import Spool
+from nxparse.store.records import Post
+from nxparse.store.spool import REPEAT, RepeatedError, Spool
 from tests.arrivals import parsed
 from tests.bodies import SENDER, body, jpeg, message_xml
 from tests.clock import NEW_YEAR, Clock
-from tests.faults import (
-    Database,
-)
+from tests.faults import Database
 from tests.store.helpers import (
     BODY,
     CLIENT,
@@ -65,30 +60,25 @@ class TestRepeats:
     @pytest.mark.parametrize(
         ("sender", "data", "later", "found"),
         [
-            (SENDER, BODY, 0, True),
-            (SENDER, BODY, REPEAT, True),
-            (SENDER, BODY, -REPEAT, True),
-            (SENDER, BODY, REPEAT + 1, False),
-            (SENDER, BODY, YEARS, False),
-            (SENDER, BODY, -YEARS, False),
-            ("other@example.org", BODY, 0, False),
-            ("", BODY, 0, False),
-            (SENDER, BODY + b"x", 0, False),
-            (SENDER, body([("SAM_4371.JPG", jpeg(500, seed=9))]), 0, False),
-            (SENDER, body([("SAM_4371.JPG", PHOTO)], message=message_xml(text="No")), 0, False),
-        ],
-        ids=[
-            "at once",
-            "within the hour",
-            "clock set back a little",
-            "later",
-            "clock set forward",
-            "clock set back",
-            "other sender",
-            "no sender",
-            "a byte more",
-            "other photo",
-            "other message",
+            pytest.param(SENDER, BODY, 0, True, id="at once"),
+            pytest.param(SENDER, BODY, REPEAT, True, id="within the hour"),
+            pytest.param(SENDER, BODY, -REPEAT, True, id="clock set back a little"),
+            pytest.param(SENDER, BODY, REPEAT + 1, False, id="later"),
+            pytest.param(SENDER, BODY, YEARS, False, id="clock set forward"),
+            pytest.param(SENDER, BODY, -YEARS, False, id="clock set back"),
+            pytest.param("other@example.org", BODY, 0, False, id="other sender"),
+            pytest.param("", BODY, 0, False, id="no sender"),
+            pytest.param(SENDER, BODY + b"x", 0, False, id="a byte more"),
+            pytest.param(
+                SENDER, body([("SAM_4371.JPG", jpeg(500, seed=9))]), 0, False, id="other photo"
+            ),
+            pytest.param(
+                SENDER,
+                body([("SAM_4371.JPG", PHOTO)], message=message_xml(text="No")),
+                0,
+                False,
+                id="other message",
+            ),
         ],
     )
     def test_lost(
@@ -124,11 +114,10 @@ class TestRepeats:
     @pytest.mark.parametrize(
         ("settle", "found"),
         [
-            (lambda found, id: found.reply_confirmed(id), False),
-            (lambda found, id: found.reply_lost(id), True),
-            (lambda found, id: None, True),
+            pytest.param(lambda found, id: found.reply_confirmed(id), False, id="confirmed"),
+            pytest.param(lambda found, id: found.reply_lost(id), True, id="lost"),
+            pytest.param(lambda found, id: None, True, id="not known"),
         ],
-        ids=["confirmed", "lost", "not known"],
     )
     def test_after_a_restart(
         self,
@@ -167,22 +156,13 @@ class TestRepeats:
     @pytest.mark.parametrize(
         ("user", "number", "resource", "later", "found"),
         [
-            ("anna", 1, "R1", 0, True),
-            ("anna", 1, "R1", REPEAT + 1, True),
-            ("anna", 1, "R1", -YEARS, True),
-            ("anna", 1, "R2", 0, False),
-            ("anna", 1, "", 0, False),
-            ("anna", 2, "R1", 0, False),
-            ("ben", 1, "R1", 0, False),
-        ],
-        ids=[
-            "same announcement",
-            "later",
-            "clock set back",
-            "another announcement",
-            "none",
-            "another photo",
-            "another sender",
+            pytest.param("anna", 1, "R1", 0, True, id="same announcement"),
+            pytest.param("anna", 1, "R1", REPEAT + 1, True, id="later"),
+            pytest.param("anna", 1, "R1", -YEARS, True, id="clock set back"),
+            pytest.param("anna", 1, "R2", 0, False, id="another announcement"),
+            pytest.param("anna", 1, "", 0, False, id="none"),
+            pytest.param("anna", 2, "R1", 0, False, id="another photo"),
+            pytest.param("ben", 1, "R1", 0, False, id="another sender"),
         ],
     )
     def test_announced(

@@ -1,4 +1,4 @@
-"""Answers all requests except uploads: the social gateway, small services, and the page.
+"""Answers all requests except uploads: social sites, the page and its files, small services.
 
 Bodies here are short; photos and videos are received by `receive`. The option nx_senders
 decides who may log in. Passwords are ignored: there is nothing to compare them with. The
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 
@@ -18,20 +19,22 @@ from nxparse.deliver.outbox import Attempted
 from nxparse.deviation import BodyError
 from nxparse.server import files, page, social
 from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service
-from nxparse.server.failures import Failures
 from nxparse.server.files import FileReply
+from nxparse.server.page import Failure
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import AnnouncedFile, Sessions
-from nxparse.store.records import FileRecord
-from nxparse.store.saved import open_unchanged
-from nxparse.store.spool import QUIET, Spool
+from nxparse.store.saved import OpenFile, open_unchanged
+from nxparse.store.spool import Spool
 from nxparse.text import describe_disk_error, describe_refused_sender, printable
-from nxparse.upload import Thumbnail, thumbnail, whole
+from nxparse.upload import thumbnail, whole
+
+FAILURES_KEPT = 3600.0  # seconds
+MAX_FAILURES = 50
 
 logger = logging.getLogger(__name__)
 
 
-class Gateway:
+class Services:
     """Answers requests, in any thread. Blocks. Raises only if there is a bug."""
 
     def __init__(
@@ -45,7 +48,7 @@ class Gateway:
         self._spool = spool
         self._clock = clock
         self._attempted = attempted
-        self.failures = Failures(clock)
+        self._failures: deque[Failure] = deque(maxlen=MAX_FAILURES)
 
     def answer(self, config: Config, client: str, endpoint: Endpoint, body: bytes) -> Reply:
         """Return the reply to a request with this body."""
@@ -74,6 +77,11 @@ class Gateway:
         except (OSError, sqlite3.Error) as error:
             return self._failed(config, client, error)
 
+    def note_failure(self, client: str, reason: str) -> None:
+        """List an upload of this client that was refused or cut on the page, for an hour."""
+        reason = printable(reason, page.MAX_REASON)
+        self._failures.append(Failure(self._clock(), client, reason))
+
     def announced(self, config: Config, client: str, token: str) -> AnnouncedFile | Reply:
         """Return the announced file that a client sends with a token, or a refusal."""
         try:
@@ -96,8 +104,7 @@ class Gateway:
     ) -> FileReply | Reply:
         """Return the reply to a request for a saved file (`endpoint.is_file`), a GET or HEAD."""
         try:
-            _, file = self._visible(config, client, endpoint.argument)
-            opened = open_unchanged(file.saved) if file else None
+            opened = self._open(config, client, endpoint.argument)
             if opened is None:
                 return NOT_FOUND
             is_download = endpoint.service is Service.DOWNLOAD
@@ -112,32 +119,35 @@ class Gateway:
             self._clock(),
             gallery=config.gallery,
             attempted=self._attempted(),
-            failures=() if before else self.failures.recent(of_client),
+            failures=() if before else self._recent_failures(of_client),
             is_first=not before,
         )
 
+    def _recent_failures(self, client: str | None) -> list[Failure]:
+        now, failures = self._clock(), tuple(self._failures)  # a copy: other threads may add
+        return [
+            one
+            for one in failures
+            if abs(now - one.at) <= FAILURES_KEPT and client in (None, one.client)
+        ]
+
     def _thumbnail(self, config: Config, client: str, argument: str) -> Reply:
-        upload, file = self._visible(config, client, argument)
-        if file is None:
-            return NOT_FOUND
-        if data := self._spool.thumbnail(upload, file.number):
-            return page.thumbnail(Thumbnail(data, file.turn))
-        opened = open_unchanged(file.saved)
+        opened = self._open(config, client, argument)
         if opened is None:
             return NOT_FOUND
         with closing(opened):
             photo = whole(None, "", opened.size, lambda start, end: opened.read(start, end - start))
             return page.thumbnail(thumbnail(photo))
 
-    def _visible(self, config: Config, client: str, argument: str) -> tuple[str, FileRecord | None]:
-        """Find the file "UPLOAD.NUMBER", if this client may see it."""
+    def _open(self, config: Config, client: str, argument: str) -> OpenFile | None:
+        """Open the saved file "UPLOAD.NUMBER", if it is there and this client may see it."""
         id, _, number = argument.rpartition(".")
         record = self._spool.record(id)
         if record and (config.gallery or record.arrival.client == client):
             for file in record.files:
                 if str(file.number) == number:
-                    return id, file
-        return id, None
+                    return open_unchanged(file.saved)
+        return None
 
     def _login(self, config: Config, client: str, site: str, body: bytes) -> Reply:
         try:
@@ -155,14 +165,14 @@ class Gateway:
 
     def _announce(self, config: Config, client: str, site: str, body: bytes) -> Reply:
         announcement = social.parse_announcement(body)
-        stored = self._sessions.announce(client, announcement.session_key, site, announcement)
-        if stored is None:
+        user = self._sessions.user(client, announcement.session_key)
+        if user is None:
             logger.warning(f"{client}: has to log in to {site} again: its session has expired")
             return social.SESSION_EXPIRED
-        token, post = stored
-        if not _may_send(config, client, post.sender, f"a file for {site}"):
+        if not _may_send(config, client, user, f"a file for {site}"):
             return social.SESSION_EXPIRED
-        self._spool.expect(post, QUIET)
+        token, post = self._sessions.announce(client, user, site, announcement)
+        self._spool.expect(post)
         return social.upload_to(token)
 
     def _failed(self, config: Config, client: str, error: Exception) -> Reply:
