@@ -110,7 +110,6 @@ class Spool(Deliveries):
         self._background = background
         self._reopening = threading.Lock()
         self._version = -1
-        self._is_tidy = False  # whether quarantine is known to be within its limits
         if not root.parent.is_dir():  # it may be a link to another disk
             Folder.make(root.parent).close()
         self._was_mounted = os.path.ismount(root.parent)
@@ -118,6 +117,8 @@ class Spool(Deliveries):
 
     def _open(self) -> None:
         Folder.make(self._root, 0o700).close()
+        # Sizes of the bodies moved to quarantine since it was listed; at first it may be full.
+        self._added = [MAX_QUARANTINE]
         with ExitStack() as opened:
             self._spool = opened.enter_context(Folder.make(self._root / "spool", 0o700))
             if self._alone:
@@ -260,17 +261,21 @@ class Spool(Deliveries):
         finally:
             incoming.close()
             self._room.release(incoming.id)
-            path = self._move_to_quarantine(incoming.folder, incoming.id)
+            path = self._move_to_quarantine(incoming.folder, incoming.id, incoming.size)
         self._quarantine.sync()
         self._spool.sync()
         return path
 
     def tidy(self) -> list[Path]:
-        """Delete the oldest bodies in quarantine until the rest fits. Returns their paths."""
-        if self._is_tidy:
+        """If quarantine may be full, delete the oldest bodies in it. Returns their paths.
+
+        A tenth of the limits is left free, and the folder is listed again when half of that
+        has been used, so that a full one is not listed for each further body.
+        """
+        if len(self._added) <= MAX_QUARANTINED // 20 and sum(self._added) <= MAX_QUARANTINE // 20:
             return []
-        self._is_tidy = True
-        deleted = self._quarantine.trim(MAX_QUARANTINE, MAX_QUARANTINED)
+        self._added.clear()
+        deleted = self._quarantine.trim(MAX_QUARANTINE * 9 // 10, MAX_QUARANTINED * 9 // 10)
         return [self._quarantine.path / name for name in deleted]
 
     def save_unknown(self, flow: bytes) -> Path:
@@ -342,9 +347,9 @@ class Spool(Deliveries):
         """Move the bodies of a delivery to quarantine. Returns their paths there."""
         self._close_post(delivery)
         moved = []
-        for id, *_ in self._bodies(delivery):
+        for id, _, size, _ in self._bodies(delivery):
             try:
-                moved.append(self._move_to_quarantine(self._spool, id))
+                moved.append(self._move_to_quarantine(self._spool, id, size))
             except FileNotFoundError:
                 if self._spool.has(id):
                     raise  # the quarantine folder is gone
@@ -352,10 +357,10 @@ class Spool(Deliveries):
         self._spool.sync()
         return moved
 
-    def _move_to_quarantine(self, folder: Folder, id: str) -> Path:
+    def _move_to_quarantine(self, folder: Folder, id: str, size: int) -> Path:
         """Move a body to quarantine. Syncing the folders makes that durable."""
         folder.move(id, self._quarantine, id)
-        self._is_tidy = False
+        self._added.append(size)
         return self._quarantine.path / id
 
     def _new_id(self) -> str:
@@ -484,7 +489,7 @@ class Spool(Deliveries):
             if name in known or not state.st_size:
                 self._spool.unlink(name)
             else:
-                self.recovered.append(self._move_to_quarantine(self._spool, name))
+                self.recovered.append(self._move_to_quarantine(self._spool, name, state.st_size))
         self._quarantine.sync()
         self._spool.sync()
         now = self._clock()

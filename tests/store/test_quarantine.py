@@ -77,27 +77,38 @@ class TestQuarantine:
             opened.quarantine_delivery(to(arrival, "save"))
             assert seen == ["move", "quarantine", "spool"]
 
-    def test_tidy_lists_no_folder(self, opened: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The folder is listed only after a body was moved to it."""
-        listed: list[object] = []
-        monkeypatch.setattr(Folder, "trim", lambda *limits: listed.append(limits) or [])
-        opened.tidy()
-        opened.tidy()
-        assert len(listed) == 1
-        opened.quarantine(receive(opened))
-        opened.tidy()
-        opened.tidy()
-        assert len(listed) == 2
+    def test_tidy_lists_no_folder(
+        self, opened: Spool, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The folder is listed at the start, then after a twentieth of the limit was moved to it.
+
+        It never has more bodies than the limit, nor is it listed for each when it is full.
+        """
+        monkeypatch.setattr(spool, "MAX_QUARANTINED", 40)
+        listed = 0
+        files = Folder.files
+
+        def counted(folder: Folder) -> list[tuple[str, os.stat_result]]:
+            nonlocal listed
+            listed += 1
+            return files(folder)
+
+        monkeypatch.setattr(Folder, "files", counted)
+        for _ in range(90):
+            opened.tidy()
+            opened.quarantine(receive(opened))
+            assert len(bodies(root)[1]) <= 40
+        assert listed == 90 // 3
 
     @pytest.mark.parametrize(
         ("limit", "room", "deleted"),
         [
             *[
                 ("MAX_QUARANTINE", room * 4096, deleted)
-                for room, deleted in ((3, 0), (2, 1), (0, 3))
+                for room, deleted in ((4, 0), (3, 1), (0, 3))
             ],
-            ("MAX_QUARANTINE", 2 * 4096 + 4095, 1),
-            *[("MAX_QUARANTINED", count, 3 - count) for count in range(4)],
+            ("MAX_QUARANTINE", 9102, 2),  # nine tenths of it are less than two blocks
+            *[("MAX_QUARANTINED", count, 4 - count) for count in range(1, 5)],
         ],
     )
     def test_tidy(
@@ -110,7 +121,7 @@ class TestQuarantine:
         room: int,
         deleted: int,
     ) -> None:
-        """When quarantine is full, the oldest bodies are deleted, and no more than needed.
+        """When quarantine is full, the oldest bodies are deleted until a tenth of it is free.
 
         Files of one byte take a block of 4 KiB each, and an inode.
         """
@@ -141,7 +152,7 @@ class TestQuarantine:
         self, opened: Spool, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A body that cannot be deleted is skipped."""
-        monkeypatch.setattr(spool, "MAX_QUARANTINED", 2)
+        monkeypatch.setattr(spool, "MAX_QUARANTINED", 3)
         paths = []
         for _ in range(4):
             paths.append(opened.quarantine(receive(opened, b"x" * 100)))
