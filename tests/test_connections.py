@@ -145,6 +145,17 @@ def switch_protocols(connection: socket.socket) -> None:
 # Request heads
 
 
+def encrypted(port: int, host: str, *protocols: str) -> ssl.SSLSocket:
+    """A TLS connection to a host through the proxy."""
+    connection = camera.connect(port)
+    connection.sendall(f"CONNECT {host}:443 HTTP/1.1\r\n\r\n".encode())
+    assert read_head(connection).startswith(b"HTTP/1.1 200 ")
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(protocols)
+    return context.wrap_socket(connection, server_hostname=host)
+
+
 @pytest.mark.parametrize(
     ("start", "piece"),
     [
@@ -168,6 +179,19 @@ def test_an_endless_head(shared: Proxy, start: bytes, piece: bytes) -> None:
     assert connection.recv(1000).startswith(b"HTTP/1.1 431 ")
     assert "before completing request headers" not in shared.log
     connection.close()
+
+
+def test_an_endless_head_in_tls(folder: Path) -> None:
+    """Inside TLS, a head without end costs no memory either, and ends when it is too slow."""
+    with Proxy(folder, script=with_times(folder, "head=1")) as proxy:
+        connection = encrypted(proxy.port, "gld.samsungosp.com")
+        connection.sendall(START)
+        before = peak(proxy)
+        with pytest.raises(OSError):  # noqa: PT011, as the system reports the end
+            while True:
+                connection.sendall(b"X-A: b\r\n" * 8192)
+        proxy.wait_for("its request head is not complete after 1 s")
+        assert peak(proxy) - before < 8 << 20
 
 
 def test_slow_heads(folder: Path) -> None:
@@ -397,13 +421,7 @@ class Http2:
     """A browser that speaks HTTP/2 over TLS through the proxy."""
 
     def __init__(self, port: int, host: str) -> None:
-        connection = camera.connect(port)
-        connection.sendall(f"CONNECT {host}:443 HTTP/1.1\r\n\r\n".encode())
-        assert read_head(connection).startswith(b"HTTP/1.1 200 ")
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        context.set_alpn_protocols(["h2"])
-        self._socket = context.wrap_socket(connection, server_hostname=host)
+        self._socket = encrypted(port, host, "h2")
         assert self._socket.selected_alpn_protocol() == "h2"
         self._host = host
         self._h2 = h2.connection.H2Connection()
