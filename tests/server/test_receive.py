@@ -293,7 +293,6 @@ SENDERS: dict[str, tuple[str, str]] = {
     "nobody": ("", "(nobody) may not send; it names no sender: set one on the camera"),
     "invisible": ("a\u202eb@b.example", "a?b@b.example may not send"),
     "allowed, with a name": ("Me <camera@example.com>", ""),
-    "allowed, with a full-width letter": ("camera@ex\uff41mple.com", ""),
 }
 
 
