@@ -187,7 +187,7 @@ def test_an_endless_head_in_tls(folder: Path) -> None:
         connection = encrypted(proxy.port, "gld.samsungosp.com")
         connection.sendall(START)
         before = peak(proxy)
-        with pytest.raises(OSError):  # noqa: PT011, as the system reports the end
+        with contextlib.suppress(OSError):
             for _ in range(256):  # 16 MiB in all
                 connection.sendall(b"X-A: b\r\n" * 8192)
         proxy.wait_for("its request head is not complete after 1 s")
