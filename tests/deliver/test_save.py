@@ -335,7 +335,7 @@ class TestManyEqualNames:
             save([costs.file("q.JPG", different(number, size))], directory, NOON, ID)
         assert costs.read <= 4 * self.COUNT * size
 
-    def test_sizes_differ(self, tmp_path: Path, day: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_sizes_differ(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Files of another size are not read: each is read once, to be saved."""
         costs, sizes = Costs(monkeypatch), range(1000, 1000 + self.COUNT)
         for size in sizes:
