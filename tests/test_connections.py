@@ -362,6 +362,14 @@ def test_tiny_chunks(folder: Path) -> None:
         assert proxy.saved() == photos
 
 
+def test_a_large_unknown_body(shared: Proxy) -> None:
+    """A large body to an unknown path costs no memory: only its beginning is collected."""
+    before, size = peak(shared), 16 << 20
+    head = b"POST /new HTTP/1.1\r\nHost: www.ospserver.net\r\nContent-Length: %d\r\n\r\n" % size
+    assert camera.send(shared.port, head, bytes(size)).status == 404
+    assert peak(shared) - before < 8 << 20
+
+
 @pytest.mark.parametrize(
     "fields",
     [
