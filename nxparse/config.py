@@ -13,18 +13,14 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from nxparse.address import deliverable, is_deliverable
 from nxparse.deliver import routes
-from nxparse.deliver.routes import Rule, Target, fits, parse_rule, parse_target
-from nxparse.deliver.save import parse_folder
-from nxparse.deliver.targets import prepare
-
-if TYPE_CHECKING:
-    from nxparse.deliver.smarthost import Smarthost
-
-Environ = Mapping[str, str]
+from nxparse.deliver.routes import Rule, Target, expand, fits, parse_rule, parse_target, shown_rule
+from nxparse.deliver.save import parse_path
+from nxparse.deliver.smarthost import Smarthost, parse_smarthost
+from nxparse.deliver.targets import Environ, prepare
 
 
 class ConfigError(ValueError):
@@ -32,15 +28,18 @@ class ConfigError(ValueError):
 
 
 class Option(NamedTuple):
-    """An option as it is declared to mitmproxy, and the parser for its text (or each of them).
+    """An option as it is declared to mitmproxy, and how its text (or each of them) is parsed.
 
-    The parser raises ValueError with the value and what is wrong with it.
+    `expand` replaces variables, and `parser` gets the result. Both raise ValueError. `shown`
+    returns the text without secrets, for their errors.
     """
 
     name: str
     default: str | bool | Sequence[str]
-    parser: Callable[[str, Environ], object]
+    parser: Callable[[str], object]
     help: str
+    expand: Callable[[str, Environ], str] = expand
+    shown: Callable[[str], str] = str
 
     @property
     def kind(self) -> Any:
@@ -67,12 +66,13 @@ class Option(NamedTuple):
         """Parse a value of the declared type. Raises ConfigError."""
         if isinstance(value, bool):
             return value
-        if isinstance(value, Sequence) and not isinstance(value, str):
+        if not isinstance(value, str):
+            assert isinstance(value, Sequence)
             return tuple(self.parse(text, environ) for text in value)
         try:
-            return self.parser(str(value), environ)
+            return self.parser(self.expand(value, environ))
         except ValueError as error:
-            raise ConfigError(f"{self.name}={error}") from None
+            raise ConfigError(f"{self.name}={self.shown(value)!r}: {error}") from None
 
     def _text(self, value: object) -> str:
         usage = f"write --set {self.name}=VALUE, or {self.name}: VALUE in config.yaml"
@@ -86,38 +86,9 @@ class Option(NamedTuple):
         return str(value)
 
 
-def _wrong(value: str, what: str, example: str) -> ValueError:
-    return ValueError(f"{value!r} is not {what}; for example {example}")
-
-
-def _expanded(value: str, environ: Environ, shown: str | None = None, *, url: bool = False) -> str:
-    """Expand the variables of a value. Errors name `shown`, the value without secrets."""
-    try:
-        return routes.expand(value, environ, url=url)
-    except ValueError as error:
-        raise ValueError(f"{value if shown is None else shown!r}: {error}") from None
-
-
-def _parse_route(value: str, environ: Environ) -> Rule:
-    """Parse a rule. Its variables stay unexpanded: it goes into the database and the log."""
-    try:
-        return parse_rule(value)
-    except ValueError as error:
-        raise ValueError(f"{routes.shown_rule(value)!r}: {error}") from None
-
-
-def _parse_smtp(value: str, environ: Environ) -> Smarthost | None:
-    shown = _without_password(value)
-    url = _expanded(value, environ, shown, url=True).strip()
-    if not url:
-        return None
-    from nxparse.deliver.smarthost import parse_smarthost
-
-    try:
-        return parse_smarthost(url)
-    except ValueError:
-        example = "smtps://user:password@host, with special characters in the password as %40"
-        raise _wrong(shown, "a mail server URL", example) from None
+def _not_expanded(value: str, environ: Environ) -> str:
+    """Rules go into the database and the log as they are written."""
+    return value
 
 
 def _without_password(url: str) -> str:
@@ -130,136 +101,131 @@ def _without_password(url: str) -> str:
 def _parse_sender(value: str) -> str:
     # An empty pattern would match only uploads without a sender.
     if not value.strip():
-        raise _wrong(value, "a sender", "camera@example.org or *@example.org")
+        raise ValueError("not a sender; for example camera@example.org or *@example.org")
     return value.strip()
-
-
-def _parse_mailbox(value: str) -> str:
-    return deliverable(value.strip()) if value.strip() else ""
 
 
 def _parse_host(value: str) -> str:
     host = value.lower().removesuffix(".")
     if not re.fullmatch(r"[a-z0-9._*?\[\]-]+", host):
         example = "www.example.com or *.example.com, without http:// and without a port"
-        raise _wrong(value, "a host name", example)
+        raise ValueError(f"not a host name; for example {example}")
     return host
 
 
 def _parse_size(value: str, least: int = 0) -> int:
     match = re.fullmatch(r"([0-9]{1,15})([kmg]?)b?", value.strip().lower())
     if not match or int(match[1]) < least:
-        raise _wrong(value, "a size", "500k, 16m or 2g")
+        raise ValueError("not a size; for example 500k, 16m or 2g")
     return int(match[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}[match[2]]
 
 
 def _parse_duration(value: str) -> float:
     match = re.fullmatch(r"([0-9]{1,9})([smhd]?)", value.strip().lower())
     if not match:
-        raise _wrong(value, "a time", "90s, 30m, 12h or 3d")
+        raise ValueError("not a time; for example 90s, 30m, 12h or 3d")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
-def _parse_address(value: str) -> IPv4Address | None:
+def _parse_address(value: str) -> IPv4Address:
     try:
-        return IPv4Address(value.strip()) if value.strip() else None
+        return IPv4Address(value)
     except ValueError:
-        raise _wrong(value, "an IPv4 address", "192.168.1.2") from None
+        raise ValueError("not an IPv4 address; for example 192.168.1.2") from None
 
 
 def _parse_truth(value: str) -> bool:
     words = {"true": True, "yes": True, "on": True, "1": True}
     words |= {"false": False, "no": False, "off": False, "0": False}
     if (found := words.get(value.strip().lower())) is None:
-        raise ValueError(f"{value!r} is neither true nor false")
+        raise ValueError("neither true nor false")
     return found
 
 
-def _parse_report(value: str) -> Path | None:
-    try:
-        return parse_folder(value) if value.strip() else None
-    except ValueError:
-        raise _wrong(value, "a path", "report.md") from None
+def _or_none(parser: Callable[[str], object]) -> Callable[[str], object]:
+    """Return a parser that returns None for blanks."""
+    return lambda value: parser(value.strip()) if value.strip() else None
 
 
 def _option(
-    default: str | bool | Sequence[str], parser: Callable[[str, Environ], object], help: str
+    default: str | bool | Sequence[str],
+    parser: Callable[[str], object],
+    help: str,
+    **more: Callable[..., str],
 ) -> Any:
-    return field(metadata={"default": default, "parser": parser, "help": help})
-
-
-def _expanding(parser: Callable[[str], object]) -> Callable[[str, Environ], object]:
-    return lambda value, environ: parser(_expanded(value, environ))
+    return field(metadata={"default": default, "parser": parser, "help": help, **more})
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """The parsed options, without their prefix nx_: sizes in bytes, times in seconds."""
 
-    dir: Path = _option(
-        "uploads", _expanding(parse_folder), "Folder for photos, with a subfolder for each day."
-    )
+    dir: Path = _option("uploads", parse_path, "Folder for photos, with a subfolder for each day.")
     routes: tuple[Rule, ...] = _option(
         [],
-        _parse_route,
+        parse_rule,
         "Rules PATTERN=TARGET: what to do with uploads for these recipients or social sites."
         " The targets are save, save:DIR, mail, mail:ADDRESS, run:COMMAND, forward:URL,"
         " mastodon:URL, notify:URL and drop. May be repeated.",
+        expand=_not_expanded,
+        shown=shown_rule,
     )
     smtp: Smarthost | None = _option(
         "",
-        _parse_smtp,
+        _or_none(parse_smarthost),
         "Mail server for outgoing mail: smtps://user:password@host (TLS from the start),"
         " smtp+starttls://... (STARTTLS required), smtp://... (STARTTLS if it is offered;"
         " without it, no password is sent).",
+        expand=partial(expand, url=True),
+        shown=_without_password,
     )
     senders: tuple[str, ...] = _option(
         [],
-        _expanding(_parse_sender),
+        _parse_sender,
         "Senders of e-mail and users of social sites (or globs) whose uploads are accepted."
         " Required if a target sends anything from this machine.",
     )
-    mail_from: str = _option(
+    mail_from: str | None = _option(
         "",
-        _expanding(_parse_mailbox),
+        _or_none(deliverable),
         "Sender address of outgoing mail. Default: the user in nx_smtp if it is an address,"
         " otherwise the sender entered on the camera.",
     )
     hosts: tuple[str, ...] = _option(
         [],
-        _expanding(_parse_host),
+        _parse_host,
         "More host names (or globs) to answer, for new camera models.",
     )
     max_upload: int = _option(
         "2g",
-        _expanding(partial(_parse_size, least=1)),
+        partial(_parse_size, least=1),
         "Maximum size of an upload; larger ones are refused. Units: k, m, g.",
     )
     inspect: int = _option(
         "16m",
-        _expanding(_parse_size),
+        _parse_size,
         "Uploads up to this size can be inspected in mitmproxy. Units: k, m, g.",
     )
     retry_for: float = _option(
         "3d",
-        _expanding(_parse_duration),
+        _parse_duration,
         "How long a failed delivery is retried. Units: s, m, h, d.",
     )
     dns: IPv4Address | None = _option(
         "",
-        _expanding(_parse_address),
+        _or_none(_parse_address),
         "IPv4 address returned by the DNS mode for the cameras' hosts."
         " Default: the address of this machine on the camera's network.",
     )
     gallery: bool = _option(
         False,
-        _expanding(_parse_truth),
+        _parse_truth,
         "Show all uploads, with thumbnails, to every visitor of the web page."
         " Otherwise visitors see only uploads from their own address.",
     )
     report: Path | None = _option(
         "",
-        _expanding(_parse_report),
+        _or_none(parse_path),
         "With -n -r FILE: write a report about the recorded requests to this path."
         " It contains no private data.",
     )
@@ -292,24 +258,13 @@ def parse(options: Mapping[str, object], environ: Environ) -> Config:
             if rule.target.text == "mail" and rule.pattern.lower() in routes.SITES:
                 raise ValueError(f"a site has no address: use {rule.pattern}=mail:ADDRESS")
         except ValueError as error:
-            shown = routes.shown_rule(f"{rule.pattern}={rule.target.text}")
+            shown = shown_rule(f"{rule.pattern}={rule.target.text}")
             raise ConfigError(f"nx_route={shown!r}: {error}") from None
-        _check_target(config, rule.target)
-    _check_target(config, config.default_target)
+    for target in (*(rule.target for rule in config.routes), config.default_target):
+        if target.reaches_beyond_the_disk and not config.senders:
+            raise ConfigError(
+                f"nx_senders is not set, and with the target {routes.shown(target.text)} anyone "
+                f"who can reach this machine could send mail in your name: add --set "
+                f"nx_senders=ADDRESS with the sender entered on the camera"
+            )
     return config
-
-
-def _check_target(config: Config, target: Target) -> None:
-    """Require a mail server for mail, and nx_senders so that this is not an open relay."""
-    shown = routes.shown(target.text)
-    if target.kind == "mail" and not config.smtp:
-        raise ConfigError(
-            f"nx_route has the target {shown}, but nx_smtp is not set: "
-            f"add --set nx_smtp=smtps://user:password@host"
-        )
-    if target.reaches_beyond_the_disk and not config.senders:
-        raise ConfigError(
-            f"nx_senders is not set, and with the target {shown} anyone who can reach this "
-            f"machine could send mail in your name: add --set nx_senders=ADDRESS with the "
-            f"sender entered on the camera"
-        )

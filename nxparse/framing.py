@@ -14,11 +14,8 @@ MAX_HEADERS = 16
 MAX_HEADER_BYTES = 8192
 MAX_PADDING = 64  # blanks between a boundary and its line end (RFC 2046 sets no limit)
 MAX_PEEK = 512  # bytes after a doubtful delimiter in which Content-Disposition must come
-MAX_STRAY = 1024  # bytes of text outside of parts, such as a preamble of one sentence
+MAX_FIRST_LINE = 2 + MAX_BOUNDARY + MAX_PADDING + 2 + len("content-")  # and what follows it
 
-_PADDING = b"\0\t\n\r "  # bytes without meaning that clients write around parts
-_CONTENT = re.compile(rb"[^\0\t\n\r ]")
-_BINARY = re.compile(rb"[^\t\n\r -~\0]")
 _HYPHENS = re.compile(rb"-*+")
 _CONTENT_DISPOSITION = re.compile(
     rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+[ \t]*:[^\n]*+\n){0,8}?content-disposition[ \t]*:",
@@ -32,8 +29,16 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 
+Fetch = Callable[[int, int], bytes]
+"""Reads the bytes from one offset of a body up to another."""
+
 Report = Callable[[Kind, str], None]
 """Reports a deviation and its detail. May raise."""
+
+
+def fetch_from(body: bytes) -> Fetch:
+    """Return the function that reads from a body in memory."""
+    return lambda start, end: body[start:end]
 
 
 class PartSpan(NamedTuple):
@@ -53,10 +58,11 @@ class PartSpan(NamedTuple):
 
 
 class Delimiter(NamedTuple):
-    """A delimiter at `buffer[start:end]`, without the line end before it.
+    """A delimiter at `body[start:end]`, without the line end before it.
 
     `newline` is the line end after the boundary. It is empty if the delimiter is `--B--`
-    (`is_close`), or if zeros follow: some cameras write these after an unmarked end.
+    (`is_close`), or if zeros follow (`is_padded`): some cameras write these after an unmarked
+    end.
     """
 
     start: int
@@ -70,188 +76,113 @@ class Delimiter(NamedTuple):
 
 
 class Boundary:
-    """Finds the delimiters of a boundary `B`: `--B`, blanks and a line end; `--B--`; `--B` 00."""
+    """Finds the delimiters of a boundary `B`: `--B`, blanks and a line end; `--B--`; `--B` 00.
+
+    `longest` is the size of the longest delimiter.
+    """
 
     def __init__(self, boundary: bytes) -> None:
         self.dashed = b"--" + boundary
+        self.longest = len(self.dashed) + MAX_PADDING + 2
         dashed = re.escape(self.dashed)
         self._whole = re.compile(dashed + rb"(?:--|\0|[ \t]{0,%d}+(\r?\n))" % MAX_PADDING)
-        self._cut = re.compile(dashed + rb"(?:-|[ \t]{0,%d}+\r?)\Z" % MAX_PADDING)
+        self._cut = re.compile(dashed + rb"(?:-|[ \t]{0,%d}+\r?)" % MAX_PADDING)
 
-    def find(self, buffer: bytes, position: int) -> Delimiter | None:
-        """Return the first delimiter from a position on."""
-        # `find` is much faster than an expression, and most buffers have no boundary.
-        start = buffer.find(self.dashed, position)
-        return _delimiter(self._whole.search(buffer, start)) if start >= 0 else None
+    def match(self, text: bytes, offset: int) -> Delimiter | None:
+        """Return the delimiter with which a text begins that is at an offset of the body."""
+        match = self._whole.match(text)
+        if not match:
+            return None
+        return Delimiter(offset, offset + match.end(), match[1] or b"", match[0].endswith(b"--"))
 
-    def match(self, buffer: bytes, position: int) -> Delimiter | None:
-        """Return the delimiter at a position."""
-        return _delimiter(self._whole.match(buffer, position))
+    def find_all(self, buffer: bytes, position: int) -> Iterator[int]:
+        """Yield the positions of delimiters, from a position on."""
+        # `find` is much faster than an expression.
+        while (position := buffer.find(self.dashed, position)) >= 0:
+            match = self._whole.search(buffer, position)
+            if not match:
+                return
+            yield match.start()
+            # A boundary of hyphens could match at each of a million hyphens.
+            hyphens = _HYPHENS.match(buffer, match.start())
+            assert hyphens
+            position = max(match.start() + 1, hyphens.end() - len(match[0]))
 
-    def next_after(self, buffer: bytes, false: Delimiter) -> int:
-        """Return where to search after a false delimiter.
+    def is_unmarked_end(self, text: bytes) -> bool:
+        """Return whether a text is the boundary and, perhaps, blanks or one hyphen."""
+        return self._cut.fullmatch(text) is not None
 
-        A boundary of hyphens could match at each of a million hyphens.
-        """
-        hyphens = _HYPHENS.match(buffer, false.start)
-        assert hyphens
-        return max(false.start + 1, hyphens.end() - (false.end - false.start))
-
-    def is_cut(self, buffer: bytes, position: int) -> bool:
-        """Return whether the rest of the buffer is the beginning of a delimiter, or empty."""
-        if len(buffer) - position < len(self.dashed):
-            return self.dashed.startswith(buffer[position:])
-        return self.is_unmarked_end(buffer, position)
-
-    def is_unmarked_end(self, buffer: bytes, position: int) -> bool:
-        """Return whether the buffer ends after the boundary and, perhaps, blanks or one hyphen."""
-        return self._cut.match(buffer, position) is not None
-
-    def find_cut(self, buffer: bytes, position: int) -> int:
-        """Return where a delimiter begins that the buffer's end cuts; that end if nowhere."""
-        end = len(buffer)
-        start = max(position, end - len(self.dashed) - MAX_PADDING - 1)
-        if cut := self._cut.search(buffer, start):
-            return cut.start()
-        start = buffer.find(b"-", max(position, end - len(self.dashed) + 1))
-        while start >= 0 and not self.is_cut(buffer, start):
-            start = buffer.find(b"-", start + 1)
-        return start if start >= 0 else end
+    def find_cut(self, text: bytes) -> int:
+        """Return where a delimiter begins that the end of a text cuts; that end if nowhere."""
+        start = text.find(b"-")
+        while start >= 0:
+            rest = text[start:]
+            if self.dashed.startswith(rest) or self.is_unmarked_end(rest):
+                return start
+            start = text.find(b"-", start + 1)
+        return len(text)
 
 
-def _delimiter(match: re.Match[bytes] | None) -> Delimiter | None:
-    if not match:
-        return None
-    return Delimiter(match.start(), match.end(), match[1] or b"", match[0].endswith(b"--"))
+def parse_first_line(text: bytes) -> bytes | None:
+    """Return the boundary in the first line, if a header of a part follows that line."""
+    line, _, rest = text[:MAX_FIRST_LINE].partition(b"\n")
+    boundary = line[2:].rstrip(b"\r \t")
+    is_first = line.startswith(b"--") and rest[:8].lower() == b"content-"
+    return boundary if is_first and is_usable(boundary) else None
 
 
-def has_headers(buffer: bytes, delimiter: Delimiter, *, final: bool) -> bool | None:
-    """Return whether the headers of a part follow, None if that depends on bytes to come."""
-    if not delimiter.newline:
-        return False
-    window = buffer[delimiter.end : delimiter.end + MAX_PEEK]
-    if _CONTENT_DISPOSITION.match(window):
-        return True
-    if final or len(window) == MAX_PEEK or not _HEADER.match(window or b" "):
-        return False
-    return None
-
-
-class Strays:
-    """The bytes outside of parts. `count` and `start` are for those since the last part.
-
-    Padding does not count. `doubtful` is the offset of bytes that could be a photo, None if
-    there are none: binary ones, or more text than `MAX_STRAY`.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.start = 0
-        self._total = 0
-        self._binary: int | None = None
-        self._long_text: int | None = None
-
-    @property
-    def doubtful(self) -> int | None:
-        return self._long_text if self._binary is None else self._binary
-
-    def add(self, data: bytes, offset: int) -> None:
-        """Add bytes that begin at an offset of the body."""
-        count = len(data.translate(None, _PADDING))
-        if count and not self.count:
-            self.start = offset + skip_padding(data, 0)
-        self.count += count
-        self._total += count
-        if self._binary is None and (binary := _BINARY.search(data)):
-            self._binary = offset + binary.start()
-        if self._long_text is None and self._total > MAX_STRAY:
-            self._long_text = self.start
-
-
-def skip_padding(buffer: bytes, position: int) -> int:
-    """Return the position of the first byte that is no padding."""
-    found = _CONTENT.search(buffer, position)
-    return found.start() if found else len(buffer)
-
-
-def line_ends(before: bytes, usual: bytes, after: bytes) -> tuple[bytes | None, int]:
-    """Return the line end at the end of `before`, and the length of another one before it.
-
-    `usual` is the client's line end, `after` the one after the delimiter.
-    """
-    newline: bytes | None = None
-    if before.endswith(b"\r\n") and b"\r\n" in (usual, after):
-        newline = b"\r\n"
-    elif before.endswith(b"\n"):
-        newline = b"\n"
-    return newline, surplus_before(before, newline, usual)
-
-
-def surplus_before(data: bytes, newline: bytes | None, usual: bytes) -> int:
-    """Return the length of the line end before `newline`, which ends `data`."""
-    data = data.removesuffix(newline or b"")
-    for one in (b"\r\n", b"\n"):
-        if newline and data.endswith(one) and one in (newline, usual):
-            return len(one)
-    return 0
+def begins_headers(text: bytes) -> bool:
+    """Return whether a text begins with header lines, one of them Content-Disposition."""
+    return _CONTENT_DISPOSITION.match(text, 0, MAX_PEEK) is not None
 
 
 class HeaderBlock(NamedTuple):
     """The header lines of a part.
 
-    `end` is the position after the blank line, or after the last header if data follow it
-    directly. `bare` is the position of the first bare LF, -1 if there is none.
+    `end` is the offset after the blank line, or after the last header if data follow it
+    directly.
     """
 
     lines: list[bytes]
     end: int
-    bare: int
     has_blank_line: bool
 
 
-def read_header_block(
-    buffer: bytes, start: int, base: int, boundary: Boundary
-) -> HeaderBlock | None:
-    """Read the header block at `start`. Return None if the buffer ends inside it.
+def read_header_block(text: bytes, offset: int, boundary: Boundary) -> HeaderBlock | None:
+    """Read the header block with which a text begins that is at an offset of the body.
 
-    `base` is the offset of the buffer in the body. Raises MultipartError.
+    Returns None if the text ends inside it. Raises MultipartError.
     """
     lines: list[bytes] = []
-    position, bare = start, -1
-    limit = start + MAX_HEADER_BYTES
-    while not _begins_data(buffer, position, boundary if lines else None):
-        newline = buffer.find(b"\n", position, limit)
-        if newline < 0 and len(buffer) < limit:
+    position = 0
+    while not _begins_data(text[position:], boundary if lines else None):
+        newline = text.find(b"\n", position, MAX_HEADER_BYTES)
+        if newline < 0 and len(text) < MAX_HEADER_BYTES:
             return None
         if newline < 0:
             raise LimitError(
-                f"the headers of a part are longer than {MAX_HEADER_BYTES} bytes", base + start
+                f"the headers of a part are longer than {MAX_HEADER_BYTES} bytes", offset
             )
-        line = buffer[position:newline]
-        if jpeg.START in line:
+        line = text[position:newline]
+        if (photo := line.find(jpeg.START)) >= 0:
             raise MultipartError(
-                "a photo begins inside the headers of a part",
-                base + position + line.index(jpeg.START),
+                "a photo begins inside the headers of a part", offset + position + photo
             )
-        if bare < 0 and not line.endswith(b"\r"):
-            bare = newline
         position = newline + 1
         line = line.removesuffix(b"\r")
         if not line:
-            return HeaderBlock(lines, position, bare, has_blank_line=True)
+            return HeaderBlock(lines, offset + position, has_blank_line=True)
         lines.append(line)
         if len(lines) > MAX_HEADERS:
-            raise LimitError(f"a part has more than {MAX_HEADERS} headers", base + start)
-    return HeaderBlock(lines, position, bare, has_blank_line=False)
+            raise LimitError(f"a part has more than {MAX_HEADERS} headers", offset)
+    return HeaderBlock(lines, offset + position, has_blank_line=False)
 
 
-def _begins_data(buffer: bytes, position: int, boundary: Boundary | None) -> bool:
-    """Return whether a delimiter or something that is no header line begins at a position."""
-    if boundary and buffer.startswith(boundary.dashed, position):
-        return boundary.match(buffer, position) is not None
-    return position < len(buffer) and (
-        not _HEADER.match(buffer, position) or buffer.startswith(_FILES, position)
-    )
+def _begins_data(text: bytes, boundary: Boundary | None) -> bool:
+    """Return whether a text begins with a delimiter or with something that is no header line."""
+    if boundary and text.startswith(boundary.dashed):
+        return boundary.match(text, 0) is not None
+    return bool(text) and (not _HEADER.match(text) or text.startswith(_FILES))
 
 
 def parse_headers(lines: Sequence[bytes], start: int, report: Report) -> PartSpan:

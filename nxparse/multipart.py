@@ -16,17 +16,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from nxparse import filename
-from nxparse.framing import PartSpan, boundary_of
+from nxparse.framing import Fetch, PartSpan, boundary_of, fetch_from
 from nxparse.scanner import Scanner
 
 CHUNK = 1 << 18
-
-Fetch = Callable[[int, int], bytes]
-"""Reads the bytes from one offset of a body up to another."""
 
 _LEGAL_BOUNDARY = re.compile(rb"[A-Za-z0-9_-]{1,70}")  # those that every parser accepts
 # Browsers escape only quotes and line ends in a name. But many parsers treat a backslash as an
@@ -69,7 +66,7 @@ def parse(body: bytes, content_type: str, *, strict: bool = False) -> list[Part]
             {name.lower(): value for name, value in reversed(part.headers)},
             body[part.start : part.end],
         )
-        for part in scanner.close()
+        for part in scanner.close(fetch_from(body))
     ]
 
 
@@ -83,11 +80,8 @@ def repair(body: bytes, content_type: str) -> tuple[str, bytes]:
     wanted = boundary_of(content_type)
     scanner = Scanner(wanted)
     scanner.feed(body)
-
-    def fetch(start: int, end: int) -> bytes:
-        return body[start:end]
-
-    parts = [trimmed(part, fetch) for part in scanner.close()]
+    fetch = fetch_from(body)
+    parts = [trimmed(part, fetch) for part in scanner.close(fetch)]
     boundary = wanted or b""
     attempt = 0
     while not _LEGAL_BOUNDARY.fullmatch(boundary) or any(

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from nxparse import filename, jpeg, markup, message, multipart
 from nxparse.address import is_deliverable
 from nxparse.deviation import BodyError, Deviation, Kind
-from nxparse.framing import PartSpan, boundary_of
-from nxparse.multipart import CHUNK, Fetch
+from nxparse.framing import Fetch, PartSpan, boundary_of, fetch_from
+from nxparse.multipart import CHUNK
 from nxparse.scanner import Scanner
 
 Copy = Callable[[int, int, int], None]
@@ -122,12 +122,10 @@ def read(body: bytes, content_type: str) -> Upload:
     Raises BodyError, a ValueError.
     """
 
-    def fetch(start: int, end: int) -> bytes:
-        return bytes(body[start:end])
-
-    scanner = Scanner(boundary_of(content_type))
-    scanner.feed(bytes(body))
-    return from_parts(scanner.close(), scanner.deviations, fetch)
+    body = bytes(body)
+    scanner, fetch = Scanner(boundary_of(content_type)), fetch_from(body)
+    scanner.feed(body)
+    return from_parts(scanner.close(fetch), scanner.deviations, fetch)
 
 
 def whole(name: str | None, content_type: str, size: int, fetch: Fetch) -> File:

@@ -9,12 +9,36 @@ from pathlib import Path
 from nxparse import config
 from nxparse.deliver.outbox import Outbox
 from nxparse.deliver.targets import deliver_to, save_undelivered
+from nxparse.store.records import Delivery, StoredUpload
 from nxparse.store.spool import Spool
+from nxparse.upload import File
 from tests import bodies
 from tests.arrivals import accept
 from tests.clock import Clock
 
 NOON = 1767268800.0  # 2026-01-01 12:00 UTC
+
+
+ID = "20260101T120000Z-0123abcd"
+PHOTO = bodies.jpeg(500)
+
+
+def photo(data: bytes = PHOTO, name: str | None = "SAM_4371.JPG") -> File:
+    """A photo that is in memory."""
+    return File(name, "image/jpeg", len(data), 0, lambda start, end: data[start:end])
+
+
+def delivery(
+    target: str = "save",
+    *,
+    to: Sequence[str] = (bodies.RECIPIENT,),
+    file_number: int = 0,
+    site: str = "",
+    progress: Sequence[str] = (),
+) -> Delivery:
+    """The first attempt to deliver an upload that was received at noon."""
+    arrival = StoredUpload(ID, NOON, "192.0.2.7", bodies.SENDER, site)
+    return Delivery(arrival, target, file_number, tuple(to), 0, 0.0, NOON, "", tuple(progress))
 
 
 class Box:
@@ -45,7 +69,6 @@ class Box:
             partial(save_undelivered, directory),
             retry_for=retry_for,
             clock=self.clock,
-            jitter=lambda: 1.0,
         )
 
     def add(self, body: bytes) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from nxparse.deviation import Deviation, Kind, MultipartError
-from nxparse.framing import PartSpan
+from nxparse.framing import PartSpan, fetch_from
 from nxparse.scanner import Scanner
 from tests import bodies
 
@@ -34,11 +34,14 @@ class Found(NamedTuple):
 
 
 def scan(chunks: Iterable[bytes], boundary: bytes | None = B, *, strict: bool = False) -> Found:
+    chunks = list(chunks)
+    body = b"".join(chunks)
     scanner = Scanner(boundary, strict=strict)
+    for chunk in chunks:
+        scanner.feed(chunk)
     try:
-        for chunk in chunks:
-            scanner.feed(chunk)
-        return Found(scanner.close(), scanner.deviations, None)
+        parts = scanner.close(fetch_from(body))
+        return Found(parts, scanner.deviations, None)
     except MultipartError as error:
         return Found([], scanner.deviations, f"{type(error).__name__}: {error}")
 

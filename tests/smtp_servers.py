@@ -8,17 +8,14 @@ it ends; `wait` is for clients in the background.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import ipaddress
 import itertools
 import socket
 import ssl
-import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -29,10 +26,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-HOST = "127.0.0.1"
+from tests.loopback import HOST, TIMEOUT, Act, LoopbackServer
+
 NAMES = ("localhost", HOST)
-TIMEOUT = 10.0  # seconds; only a failing test waits that long
-GRACE = 2.0  # seconds for a client to disconnect at the end of a test
 
 
 class Authority:
@@ -47,20 +43,18 @@ class Authority:
         certificate = _certificate(self._name, self._key, self._name, self._key)
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def context(self, *names: str, expired: bool = False) -> ssl.SSLContext:
+    def context(self, *names: str) -> ssl.SSLContext:
         """A server's context with a certificate for these names, by default for loopback."""
-        return self._context(names or NAMES, expired=expired)
+        return self._context(names or NAMES, self_signed=False)
 
-    def self_signed(self, *names: str) -> ssl.SSLContext:
+    def self_signed(self) -> ssl.SSLContext:
         """The same with a certificate that the server has signed itself."""
-        return self._context(names or NAMES, self_signed=True)
+        return self._context(NAMES, self_signed=True)
 
-    def _context(
-        self, names: Sequence[str], *, self_signed: bool = False, expired: bool = False
-    ) -> ssl.SSLContext:
+    def _context(self, names: Sequence[str], *, self_signed: bool) -> ssl.SSLContext:
         key, own = ec.generate_private_key(ec.SECP256R1()), _name(names[0])
         issuer = (own, key) if self_signed else (self._name, self._key)
-        certificate = _certificate(own, key, *issuer, names, expired)
+        certificate = _certificate(own, key, *issuer, names)
         path = self._folder / f"server-{next(self._numbers)}.pem"
         path.write_bytes(
             key.private_bytes(
@@ -85,15 +79,14 @@ def _certificate(
     issuer: x509.Name,
     issuer_key: ec.EllipticCurvePrivateKey,
     names: Sequence[str] = (),
-    expired: bool = False,
 ) -> x509.Certificate:
     """A certificate for these names, or one of an authority if there are none."""
     day = datetime.timedelta(days=1)
-    end = datetime.datetime.now(datetime.UTC) + (-day if expired else day)
+    now = datetime.datetime.now(datetime.UTC)
     builder = (
         x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(end - 3 * day)
-        .not_valid_after(end)
+        .not_valid_before(now - day)
+        .not_valid_after(now + day)
     )
     signs = not names
     rest = [False] * 4  # content commitment, encipherment, key agreement
@@ -133,9 +126,8 @@ class MailServer:
 
     With `tls` it requires STARTTLS, or TLS from the first byte if `implicit`. With `login` (user
     and password) it requires a login; `logins` lists all attempts as mechanism, user and
-    password. `size` is the largest message, which it announces. `replies` are its replies to
-    RCPT for some recipients. With `port` it listens where another server did before, or on
-    a port that a socket reserves (SO_REUSEPORT).
+    password. `replies` are its replies to RCPT for some recipients. With `port` it listens
+    where another server did before, or on a port that a socket reserves (SO_REUSEPORT).
     """
 
     def __init__(
@@ -144,7 +136,6 @@ class MailServer:
         tls: ssl.SSLContext | None = None,
         implicit: bool = False,
         login: tuple[str, str] | None = None,
-        size: int = 1 << 30,
         replies: Mapping[str, str] | None = None,
         port: int = 0,
     ) -> None:
@@ -173,7 +164,7 @@ class MailServer:
             auth_require_tls=tls is not None and not implicit,
             auth_exclude_mechanism=set() if login else {"LOGIN", "PLAIN"},
             authenticator=self._authenticate,
-            data_size_limit=size,
+            data_size_limit=1 << 30,
             enable_SMTPUTF8=False,
         )
 
@@ -260,23 +251,6 @@ class _Controller(Controller):
                 server.transport.close()
 
 
-class Act(Enum):
-    """An action of a ScriptedServer besides a reply."""
-
-    TLS = auto()
-    """Wait for the client to start TLS."""
-    CLOSE = auto()
-    """Close the connection."""
-    RESET = auto()
-    """Abort the connection (RST)."""
-    SHUT = auto()
-    """Close the sending half of the connection, but continue to read."""
-    SILENCE = auto()
-    """Send nothing more, but continue to read."""
-    STALL = auto()
-    """Neither send nor read, so that the client's window fills up."""
-
-
 Step = str | bytes | Act | Callable[[], object]
 """A line to send (without its end), bytes to send unchanged, an action, or a function to call."""
 
@@ -321,8 +295,8 @@ class ReceivedLine(NamedTuple):
     secure: bool
 
 
-class ScriptedServer:
-    """A server that follows a script, one connection after the other.
+class ScriptedServer(LoopbackServer):
+    """A server that follows a script.
 
     `received` lists the lines of all connections; each connection begins with a line
     `connect`. `messages` are the contents of complete messages, `cut` those of the others,
@@ -330,7 +304,7 @@ class ScriptedServer:
     """
 
     def __init__(self, script: Script | None = None, *, tls: ssl.SSLContext | None = None) -> None:
-        self.host = HOST
+        super().__init__(tls=tls)
         self.received: list[ReceivedLine] = []
         self.messages: list[bytes] = []
         self.cut: list[bytes] = []
@@ -338,29 +312,8 @@ class ScriptedServer:
             key: list(value) if isinstance(value, list) else [value]
             for key, value in {**WORKING, **(script or {})}.items()
         }
-        self._tls = tls
         self._changed = threading.Condition()
-        self._stopped = threading.Event()
-        self._listener = socket.create_server((HOST, 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._connection: socket.socket | None = None
         self._buffer = bytearray()
-        self._thread = threading.Thread(target=self._run, name="scripted mail server", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        with contextlib.suppress(OSError):  # wakes the thread
-            socket.create_connection((self.host, self.port), TIMEOUT).close()
-        self._thread.join(GRACE)
-        if self._thread.is_alive() and self._connection:  # the client stays connected
-            with contextlib.suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)
-            self._thread.join(TIMEOUT)
-        self._listener.close()
 
     @property
     def keys(self) -> list[str]:
@@ -381,18 +334,7 @@ class ScriptedServer:
         with self._changed:
             assert self._changed.wait_for(lambda: self.lines(key), TIMEOUT)
 
-    def _run(self) -> None:
-        while True:
-            self._connection, _ = self._listener.accept()
-            with contextlib.suppress(OSError):
-                if not self._stopped.is_set():
-                    self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    self._serve()
-            self._connection.close()
-            if self._stopped.is_set():
-                return
-
-    def _serve(self) -> None:
+    def serve(self) -> None:
         self._buffer.clear()
         self._note("connect", "connect")
         said = self._reply("greeting")
@@ -407,7 +349,7 @@ class ScriptedServer:
     def _content(self) -> bytes:
         self._buffer[:0] = b"\r\n"  # the end of an empty message is found, too
         try:
-            self._receive()
+            self._buffer += self.receive()
             self._reply("content")
             content = self._until(b"\r\n.\r\n")[2:]
         except OSError:
@@ -419,9 +361,7 @@ class ScriptedServer:
 
     def _note(self, key: str, line: str) -> None:
         with self._changed:
-            self.received.append(
-                ReceivedLine(key, line, isinstance(self._connection, ssl.SSLSocket))
-            )
+            self.received.append(ReceivedLine(key, line, isinstance(self.socket, ssl.SSLSocket)))
             self._changed.notify_all()
 
     def _reply(self, key: str) -> bytes:
@@ -430,55 +370,24 @@ class ScriptedServer:
         reply = replies.pop(0) if len(replies) > 1 else replies[0]
         said = b""
         for step in reply if isinstance(reply, tuple) else (reply,):
-            if isinstance(step, Act):
-                self._act(step)
+            if step is Act.TLS:
+                self._buffer.clear()  # ignore data from before TLS
+                self.start_tls()
+            elif isinstance(step, Act):
+                self.act(step)
             elif callable(step):
                 step()
             else:
                 said = step if isinstance(step, bytes) else f"{step}\r\n".encode()
-                self._socket.sendall(said)
+                self.socket.sendall(said)
         return said
-
-    def _act(self, act: Act) -> None:
-        match act:
-            case Act.TLS:
-                assert self._tls is not None
-                self._buffer.clear()  # ignore data from before TLS
-                self._connection = self._tls.wrap_socket(self._socket, server_side=True)
-            case Act.SHUT:
-                self._socket.shutdown(socket.SHUT_WR)
-            case Act.SILENCE:
-                while True:
-                    self._receive()
-            case Act.STALL:
-                self._stopped.wait()
-                raise ConnectionAbortedError
-            case Act.RESET:
-                linger = struct.pack("ii", 1, 0)
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                raise ConnectionAbortedError
-            case Act.CLOSE:
-                raise ConnectionAbortedError
-
-    @property
-    def _socket(self) -> socket.socket:
-        assert self._connection is not None
-        return self._connection
 
     def _until(self, end: bytes) -> bytes:
         """Receive and return the bytes before `end`."""
         start = 0
         while (found := self._buffer.find(end, start)) < 0:
             start = max(0, len(self._buffer) - len(end))
-            self._receive()
+            self._buffer += self.receive()
         taken = bytes(self._buffer[:found])
         del self._buffer[: found + len(end)]
         return taken
-
-    def _receive(self) -> None:
-        if hasattr(socket, "TCP_QUICKACK"):  # else the client waits 40 ms
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        data = self._socket.recv(1 << 16)
-        if not data:
-            raise ConnectionAbortedError
-        self._buffer += data

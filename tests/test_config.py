@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from nxparse.config import OPTIONS, Config, ConfigError, parse
-from nxparse.deliver.mail import Security, Smarthost
-from nxparse.deliver.routes import Target, expand_argument, parse_rule, parse_target
+from nxparse.deliver.routes import Target, parse_rule
+from nxparse.deliver.smarthost import Security, Smarthost
 
 DEFAULTS: Mapping[str, object] = {option.name: option.default for option in OPTIONS}
 DEFAULT = Config(
@@ -20,7 +20,7 @@ DEFAULT = Config(
     routes=(),
     smtp=None,
     senders=(),
-    mail_from="",
+    mail_from=None,
     retry_for=3 * 86400,
     hosts=(),
     max_upload=2 << 30,
@@ -100,7 +100,7 @@ RIGHT: list[tuple[str, object, object]] = [
     ("mail_from", " me@example.org ", "me@example.org"),
     ("mail_from", "me@bücher.example", "me@xn--bcher-kva.example"),
     ("mail_from", "${ADDRESS}", "me@example.org"),
-    ("mail_from", "  ", ""),
+    ("mail_from", "  ", None),
     ("retry_for", "45", 45.0),
     ("retry_for", "${TIME}", 90.0),
     ("retry_for", "30m", 1800.0),
@@ -142,30 +142,30 @@ def test_rules(texts: list[str]) -> None:
     assert [value for value in ENVIRON.values() if value and value in repr(found)] == []
 
 
-FOLDER = "is not a folder; for example /srv/photos"
+PATH = "not a path; for example /srv/photos"
 HOST = (
-    "is not a host name; for example www.example.com or *.example.com, "
+    "not a host name; for example www.example.com or *.example.com, "
     "without http:// and without a port"
 )
-SIZE = "is not a size; for example 500k, 16m or 2g"
-ADDRESS = "is not an IPv4 address; for example 192.168.1.2"
-TIME = "is not a time; for example 90s, 30m, 12h or 3d"
-SENDER = "is not a sender; for example camera@example.org or *@example.org"
-REPORT = "is not a path; for example report.md"
+SIZE = "not a size; for example 500k, 16m or 2g"
+ADDRESS = "not an IPv4 address; for example 192.168.1.2"
+TIME = "not a time; for example 90s, 30m, 12h or 3d"
+SENDER = "not a sender; for example camera@example.org or *@example.org"
 NO_ADDRESS = "is not an e-mail address"
 UNSET = "the environment has no variable NOWHERE; set it before you start mitmproxy"
 
 WRONG: list[tuple[str, list[str], str]] = [
-    ("nx_dir", ["", "  ", "a\0b", "~nobody-here/x"], FOLDER),
+    ("nx_dir", ["", "  ", "a\0b", "~nobody-here/x"], PATH),
     ("nx_hosts", ["", "http://example.com", "example.com:80", "example.com/x"], HOST),
     ("nx_hosts", ["a.example,b.example", "example .com", "a.example\n", "bücher.example"], HOST),
     ("nx_max_upload", ["", "g", "-1", "1.5g", "2 g", "0"], SIZE),
     ("nx_inspect", ["all", "1t", "0x10", "١٦", "1" * 16], SIZE),
     ("nx_dns", ["router", "fe80::1", "192.168.1.256", "192.168.01.2", "192.168.1.0/24"], ADDRESS),
-    ("nx_report", ["a\0b", "~nobody-here/x"], REPORT),
+    ("nx_report", ["a\0b", "~nobody-here/x"], PATH),
     ("nx_senders", ["", " "], SENDER),
-    ("nx_mail_from", ["me", "Me <me@example.org>"], NO_ADDRESS),
-    ("nx_mail_from", ["me@-.example"], "has a domain that cannot exist"),
+    ("nx_mail_from", ["me"], f"'me' {NO_ADDRESS}"),
+    ("nx_mail_from", ["me@-.example"], "'me@-.example' has a domain that cannot exist"),
+    ("nx_gallery", ["", "maybe", "2"], "neither true nor false"),
     ("nx_retry_for", ["", "d", "2w", "-1d", "1.5h", "3 d", "٣d", "1" * 10, "inf"], TIME),
 ]
 
@@ -179,13 +179,13 @@ def test_wrong(option: str, value: str, reason: str) -> None:
     listed = option in ("nx_hosts", "nx_senders")
     right = {"nx_hosts": "a.example", "nx_senders": "me"}
     found = refused(**{option: [right[option], value] if listed else value})
-    assert found == f"{option}={value!r} {reason}"
+    assert found == f"{option}={value!r}: {reason}"
 
 
 def test_variables() -> None:
     """A value is checked with its variables expanded, and they must exist."""
-    assert refused(nx_dir="${EMPTY}") == f"nx_dir='' {FOLDER}"
-    assert refused(nx_senders=["${EMPTY}"]) == f"nx_senders='' {SENDER}"
+    assert refused(nx_dir="${EMPTY}") == f"nx_dir='${{EMPTY}}': {PATH}"
+    assert refused(nx_senders=["${EMPTY}"]) == f"nx_senders='${{EMPTY}}': {SENDER}"
     assert refused(nx_dir="/srv/${NOWHERE}") == f"nx_dir='/srv/${{NOWHERE}}': {UNSET}"
     assert refused(nx_hosts=["${NOWHERE}"]) == f"nx_hosts='${{NOWHERE}}': {UNSET}"
 
@@ -206,13 +206,11 @@ def server(host: str, port: int, security: Security, password: str = "") -> Smar
     [
         ("smtp://mail.example.com", server("mail.example.com", 25, Security.IF_OFFERED)),
         (" smtps://mail.example.com\n", server("mail.example.com", 465, Security.TLS)),
-        ("smtp+starttls://me:f9e1@h:2525", server("h", 2525, Security.STARTTLS, "f9e1")),
         (
             "smtp://me:${PASSWORD}@${HOST}",
             server("cam.example.com", 25, Security.IF_OFFERED, "f9%2Fe1"),
         ),
         (" ${SMTP} ", server("mail.example.com", 465, Security.TLS, "f9/e1")),
-        ("${SMTP}:2525", server("mail.example.com", 2525, Security.TLS, "f9/e1")),
     ],
 )
 def test_mail_server(value: str, expected: Smarthost) -> None:
@@ -228,10 +226,10 @@ def test_mail_server(value: str, expected: Smarthost) -> None:
         ("me%40example.org", "", "me@example.org"),
         ("me%40b\u00fccher.example", "", "me@xn--bcher-kva.example"),
         ("me%40example.org", "you@example.org", "you@example.org"),
-        ("me", "", ""),
+        ("me", "", None),
     ],
 )
-def test_mail_from(user: str, mail_from: str, expected: str) -> None:
+def test_mail_from(user: str, mail_from: str, expected: str | None) -> None:
     """By default mail comes from the user in nx_smtp, if it is an address."""
     smtp = f"smtps://{user}:f9e1@mail.example.com"
     config = given(nx_smtp=smtp, nx_senders=["*"], nx_mail_from=mail_from)
@@ -244,32 +242,24 @@ def test_mail_from(user: str, mail_from: str, expected: str) -> None:
     [
         ("mail.example.com", "mail.example.com"),
         ("http://mail.example.com", "http://mail.example.com"),
-        ("smtp://", "smtp://"),
         ("smtp://mail.example.com/x", "smtp://mail.example.com..."),
         ("smtp://me:f9e1@mail.example.com:x", "smtp://...@mail.example.com..."),
-        ("smtp://me:f9e1@example.com:65536", "smtp://...@example.com..."),
         ("ftp://me:f9e1@example.com", "ftp://...@example.com"),
         ("smtp://me@home:f9@e1@example.com:x", "smtp://...@example.com..."),
         ("smtp://me:f9/e1@example.com", "smtp://...@example.com"),
         ("smtp://me:f9://e1@example.com", "smtp://...@example.com"),
-        ("smtp://me:f9#e1@example.com", "smtp://...@example.com"),
-        ("smtp://me:f9?e1@example.com", "smtp://...@example.com"),
-        ("smtp://me:f9[e1@example.com", "smtp://...@example.com"),
         ("smtp://me:f9\ne1@example.com:x", "smtp://...@example.com..."),
         ("smtp:/me:f9e1@example.com", "...@example.com"),
-        ("me:f9e1@example.com", "...@example.com"),
         ("smtp://me:f9e1@", "smtp://...@"),
-        ("smtp://me:f9e1", "smtp://me..."),
         ("me:f9e1", "me..."),
         ("smtp://example.com/?password=f9e1", "smtp://example.com..."),
-        ("smtp://example.com#f9e1", "smtp://example.com..."),
         ("smtp://me:${PASSWORD}@example.com:x", "smtp://...@example.com..."),
     ],
 )
 def test_no_mail_server(value: str, shown: str) -> None:
     """Of a wrong mail server only what cannot be a password is shown."""
     assert refused(nx_smtp=value, nx_senders=["*"]) == (
-        f"nx_smtp={shown!r} is not a mail server URL; for example smtps://user:password@host, "
+        f"nx_smtp={shown!r}: not a mail server URL; for example smtps://user:password@host, "
         f"with special characters in the password as %40"
     )
 
@@ -292,8 +282,8 @@ WRONG_RULES: list[tuple[str, str, str]] = [
     ("*=mail:${URL}", "", "a URL is not an e-mail address"),
     ("*=mail:smtp://me:f9e1@h", "*=mail:smtp://h/...", "a URL is not an e-mail address"),
     ("*=save:${EMPTY}", "", f"save:${{EMPTY}} {EMPTY}"),
-    ("*=save:~nobody-here/x", "", f"'~nobody-here/x' {FOLDER}"),
-    ("*=save:a\0b", "", rf"'a\x00b' {FOLDER}"),
+    ("*=save:~nobody-here/x", "", PATH),
+    ("*=save:a\0b", "", PATH),
     ("*=save:/srv/${NOWHERE}", "", UNSET),
     ("*=save:/\udce4", "", NOT_UTF8),
     ("facebook=mail", "", "a site has no address: use facebook=mail:ADDRESS"),
@@ -322,23 +312,9 @@ WRONG_RULES: list[tuple[str, str, str]] = [
     ("*=forward:${BYTES}", "", NO_URL),
     ("*=forward:http://h/?${BYTES}", "*=forward:http://h/...", "the variable BYTES is not UTF-8"),
     ("*=forward:${HOST}/f9e1", "*=forward:${HOST}...", NO_URL),
-    ("*=forward:me:f9e1@${HOST}/x", "*=forward:...", NO_URL),
-    ("*=forward:ftp://me:f9e1@${HOST}/x", "*=forward:ftp://${HOST}/...", NO_URL),
-    ("*=forward:https://me:f9e1@/x", "*=forward:https://...", NO_URL),
-    ("*=forward:https://${EMPTY}/", "*=forward:https://${EMPTY}/...", NO_URL),
-    ("*=forward:https://me:${PASSWORD}@${HOST}:x/", "*=forward:https://...", NO_URL),
-    ("*=forward:https://me:f9/e1@h/", "*=forward:https://...", NO_URL),
     ("*=forward:http://me:f9e1@h/f9e1?x=${NOWHERE}", "*=forward:http://h/...", UNSET),
     ("*=forward:http://me:${NOWHERE}@h", "*=forward:http://h/...", UNSET),
-    ("*=notify:tgram://f9e1/${NOWHERE}", "*=notify:tgram://...", UNSET),
-    ("*=https://me:f9e1@h/f9e1?x=f9e1", "*=https:...", f"unknown target 'https': {TARGETS}"),
-    (
-        "*=frward:https://me:f9e1@h/f9e1",
-        "*=frward:https://h/...",
-        f"unknown target 'frward': {TARGETS}",
-    ),
     ("forward:https://me:f9e1@h/?x=f9e1", "forward:https://h/...", RULE),
-    ("https://me:f9e1@h/?x=f9e1", "https:...", RULE),
 ]
 
 
@@ -349,30 +325,14 @@ def test_wrong_rule(value: str, shown: str, reason: str) -> None:
     assert found == f"nx_route={shown or value!r}: {reason}"
 
 
-def test_rule_is_expanded_when_it_is_used() -> None:
-    """The argument of a target is expanded with the environment of its delivery."""
-    target = parse_target("save:${PHOTOS}/nx")
-    assert expand_argument(target, ENVIRON) == "/srv/photos/nx"
-    with pytest.raises(ValueError, match="the environment has no variable PHOTOS"):
-        expand_argument(target, {})
-
-
 SMTP = "smtp://mail.example.com"
 
 
-@pytest.mark.parametrize(
-    ("target", "rules", "senders"),
-    [
-        ("mail", ["*=mail"], []),
-        ("mail:${ADDRESS}", ["*=mail:${ADDRESS}"], ["*"]),
-        ("mail", ["a=save", "b=drop", "c=mail", "d=mail:x@y.example"], ["*"]),
-    ],
-)
-def test_mail_needs_a_server(target: str, rules: list[str], senders: list[str]) -> None:
+@pytest.mark.parametrize("target", ["mail", "mail:${ADDRESS}"])
+def test_mail_needs_a_server(target: str) -> None:
     """A rule that mails needs nx_smtp."""
-    assert refused(nx_route=rules, nx_senders=senders) == (
-        f"nx_route has the target {target}, but nx_smtp is not set: "
-        f"add --set nx_smtp=smtps://user:password@host"
+    assert refused(nx_route=["a=save", f"b={target}"], nx_senders=["*"]) == (
+        f"nx_route='b={target}': nx_smtp is not set: add --set nx_smtp=smtps://user:password@host"
     )
 
 
@@ -420,18 +380,9 @@ def test_right_together(options: Mapping[str, object]) -> None:
         ([], "", True),
         (["ME@example.org"], "me@Example.ORG", True),
         (["a@example.org", "*@EXAMPLE.net"], "b@example.net", True),
-        (["Jörg"], "jÖRG", True),
-        (["a[*]b"], "a*b", True),
-        (["*"], "anybody", True),
-        (["me@example.org"], "me@ex\uff41mple.org", True),
-        (["me@b\u00fccher.example"], "me@xn--bcher-kva.example", True),
         (["me@example.org"], "you@example.org", False),
-        (["me@example.org"], "me@example.org.example", False),
-        (["me@example.org"], "xme@example.org", False),
         (["me@example.org"], "*", False),
         (["me@example.org"], "", False),
-        (["*@example.org"], "a@example.org\n", False),
-        (["a[*]b"], "axb", False),
     ],
 )
 def test_may_send(senders: Sequence[str], sender: str, may: bool) -> None:

@@ -304,10 +304,7 @@ class TestOutbox:
 
     def test_greylisting(self, tmp_path: Path) -> None:
         """T09, T16: retries send the same message, byte for byte, until one is accepted."""
-        script: Script = {
-            "RCPT": ["450 grey", "450 grey", "250 OK"],
-            ".": [Act.CLOSE, "250 taken"],
-        }
+        script: Script = {"RCPT": ["450 grey", "450 grey", "250 OK"], ".": [Act.CLOSE, "250 taken"]}
         with ScriptedServer(script) as server:
             box = mailing(tmp_path, server, [ANNA])
             for _ in range(4):
@@ -329,26 +326,6 @@ class TestOutbox:
             assert [one.attempts for one in box.spool.waiting()] == [attempt + 1]
             box.clock.now += 900
         assert read == []
-
-    @pytest.mark.parametrize(
-        ("user", "mail_from", "expected"),
-        [
-            pytest.param("me@example.com", "", ("me@example.com", bodies.SENDER), id="account"),
-            pytest.param("me", "", (bodies.SENDER, None), id="no-address"),
-            pytest.param("", "", (bodies.SENDER, None), id="no-account"),
-            pytest.param("me@example.com", "a@b.c", ("a@b.c", bodies.SENDER), id="mail-from"),
-        ],
-    )
-    def test_sender(
-        self, tmp_path: Path, user: str, mail_from: str, expected: tuple[str, str | None]
-    ) -> None:
-        """Providers refuse mail from other senders than the account, so it is the default."""
-        login = f"{quote(user, '')}:{SECRET}@" if user else ""
-        with ScriptedServer({"EHLO": AUTH}) as server:
-            mailing(tmp_path, server, [ANNA], login=login, nx_mail_from=mail_from).deliver()
-        message = read(server.messages[0])
-        assert (message["From"], message["Reply-To"]) == expected
-        assert server.lines("MAIL")[0].lower() == f"mail from:<{expected[0].lower()}>"
 
     @pytest.mark.parametrize("to", [[BEN], [BEN, ANNA]], ids=["one", "two"])
     @pytest.mark.parametrize(
@@ -415,12 +392,14 @@ def test_secrets_in_rules(folder: Path) -> None:
         with Proxy(folder, "--set", "nx_senders=*", *options, environ={"TOKEN": SECRET}) as proxy:
             camera.send(proxy.port, request())
             id = proxy.wait_for(r"\(upload (\S+)\)")[1]
-            proxy.wait_for(rf"forward:http://{HOST}:{server.port}/...: .* 503 Busy", 2)
+            proxy.wait_for(
+                rf"forward:http://{HOST}:{server.port}/...: .* 503 Service Unavailable", 2
+            )
             proxy.wait_for(r"notify:json://...: .*; it is safe")
             proxy.wait_for(r"run:no-such-program ...: .*; it is safe")
             proxy.wait_for(r"is not delivered to .*: false .*; saved as", 2)
             output = [outbox(proxy), outbox(proxy, "retry", id)]
-            proxy.wait_for(r"503 Busy", 3)
+            proxy.wait_for("503 Service", 3)
             output.append(proxy.log)
             proxy.kill()
         with Proxy(folder) as proxy:
@@ -448,22 +427,12 @@ def test_two_proxies_on_one_folder(folder: Path) -> None:
         assert camera.send(first.port, request()).body == ACCEPTED
 
 
-def test_wrong_options(folder: Path) -> None:
-    """Options that would make an open relay stop the start with a sentence without secrets."""
-    proxy = Proxy(folder, "--set", "nx_smtp=smtp://me:secret@mail.example.org")
-    proxy.start()
-    assert proxy.ended() == 1
-    assert "nx_senders is not set" in proxy.log
-    assert not re.search("Traceback|secret", proxy.log)
-
-
 PICTURE = photo(model="NX300")
 POST = ("Am Meer\n\n📷 NX300", "unlisted", [("SAM_1.JPG", PICTURE, "Ein Boot")])
 
 
 @pytest.mark.parametrize(
-    ("moment", "left"),
-    [("before the post", (1, 0)), ("after the post", (1, 1))],
+    ("moment", "left"), [("before the post", (1, 0)), ("after the post", (1, 1))]
 )
 def test_post_survives_a_crash(folder: Path, moment: str, left: tuple[int, int]) -> None:
     """After a kill -9 at any moment there is one post. `left` are photos and posts by then."""

@@ -66,7 +66,7 @@ def test_second_interrupt(folder: Path) -> None:
         "nx_addon.STOP_TIMEOUT = 600.0\n"
         "addons = nx_addon.addons\n"
     )
-    with ScriptedServer({"greeting": Act.SILENCE}) as server:
+    with ScriptedServer({"greeting": Act.READ_ON}) as server:
         settings = ("--set", f"nx_smtp=smtp://127.0.0.1:{server.port}", "--set", "nx_senders=*")
         with Proxy(folder, *settings, script=script) as proxy:
             send(proxy, "SAM_1.JPG")

@@ -9,7 +9,7 @@ from email.policy import HTTP
 
 import pytest
 
-from nxparse.framing import PartSpan, boundary_of
+from nxparse.framing import PartSpan, boundary_of, fetch_from
 from nxparse.multipart import CHUNK, Part, parse, repair, trimmed, write
 from nxparse.scanner import Scanner
 from tests import bodies
@@ -58,7 +58,9 @@ def assert_repaired(body: bytes, content_type: str, expected: list[tuple[str, by
     repaired_type, repaired = repair(body, content_type)
     scanner = Scanner(boundary_of(repaired_type), strict=True)
     scanner.feed(repaired)
-    found = [(part.name, repaired[part.start : part.end]) for part in scanner.close()]
+    found = [
+        (part.name, repaired[part.start : part.end]) for part in scanner.close(fetch_from(repaired))
+    ]
     assert found == expected
     assert email_parts(repaired_type, repaired) == expected
 

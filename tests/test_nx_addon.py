@@ -542,7 +542,7 @@ def test_a_wrong_value_stops_the_start(folder: Path) -> None:
     proxy.start()
 
     assert proxy.ended() == 1
-    assert "nx_max_upload='lots' is not a size; for example 500k" in proxy.log
+    assert "nx_max_upload='lots': not a size; for example 500k" in proxy.log
     assert "Traceback" not in proxy.log
 
 
@@ -553,7 +553,7 @@ SHAPES: dict[str, tuple[str, object]] = {
     "--set nx_gallery=off": ("nx_gallery", False),
     "--set nx_gallery=${NX_TEST_WORD}": ("nx_gallery", True),
     "--set nx_gallery": ("nx_gallery", True),
-    "--set nx_gallery=maybe": ("nx_gallery", "nx_gallery='maybe' is neither true nor false"),
+    "--set nx_gallery=maybe": ("nx_gallery", "nx_gallery='maybe': neither true nor false"),
     "--set nx_gallery=1 --set nx_gallery=0": ("nx_gallery", "nx_gallery takes one value, not 2"),
     "--set nx_smtp": ("nx_smtp", "nx_smtp needs a value: write --set nx_smtp=VALUE"),
     "--set nx_route": ("nx_route", "nx_route needs a value: write --set nx_route=VALUE"),

@@ -106,11 +106,23 @@ def network() -> Iterator[Network]:
         network.remove()
 
 
-@pytest.fixture(scope="module")
-def router(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def load_rules(network: Network) -> None:
     (rules,) = readme.blocks("nft")
     network.do("router", "nft", "-f", "-", stdin=rules.encode())
-    (command,) = readme.lines("transparent@8080")
+
+
+@pytest.fixture
+def open_port(network: Network) -> Iterator[None]:
+    """Port 8080 without the rule that closes it."""
+    network.do("router", "nft", "flush", "chain", "ip", "nx", "input")
+    yield
+    load_rules(network)
+
+
+@pytest.fixture(scope="module")
+def router(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    load_rules(network)
+    command, _ = readme.lines("transparent@8080")
     modes = [*shlex.split(command)[3:], "--mode", "dns@53"]
     # Itself: other names fail at once.
     modes += ["--set", "dns_name_servers=127.0.0.1"]
@@ -152,6 +164,7 @@ ROUTER = "10.99.0.1"
 GET = "GET / HTTP/1.1\r\nHost: {}\r\n\r\n"
 
 
+@pytest.mark.usefixtures("open_port")
 @pytest.mark.parametrize(
     ("host", "port", "request_", "status", "body"),
     [
@@ -205,6 +218,7 @@ def test_uploads_to_the_address(network: Network, router: Proxy, header: str, st
     assert router.quarantined() == []
 
 
+@pytest.mark.usefixtures("open_port")
 def test_another_protocol_to_the_router(network: Network, router: Proxy) -> None:
     """A connection without HTTP to the router's own port is closed, not passed to itself."""
     lines = router.log.count("\n")
@@ -218,6 +232,22 @@ import socket
 connection = socket.create_connection(("10.99.0.1", 8080), 20)
 connection.sendall(b"\\x00 no protocol")
 print(connection.recv(100).decode() or "closed")
+"""
+
+
+@pytest.mark.usefixtures("router")
+def test_port_8080_is_closed(network: Network) -> None:
+    """What is not redirected does not reach port 8080, from either side of the router."""
+    for room, address in (("internet", "10.99.1.1"), ("camera", ROUTER)):
+        assert network.do(room, sys.executable, "-c", CONNECT, address) == "timed out\n"
+
+
+CONNECT = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], 8080), 1)
+except TimeoutError as error:
+    print(error)
 """
 
 
@@ -289,3 +319,19 @@ def test_an_unknown_camera(network: Network, router: Proxy, tmp_path: Path) -> N
     assert "www.ospserver.net" in report
     assert "8801234" not in report
     assert "10.99.0.2" not in report
+
+
+def test_recording_on_a_router(network: Network, router: Proxy, tmp_path: Path) -> None:
+    """With README's rule, look-ups at any DNS server are in the log of the recording."""
+    _, command = readme.lines("transparent@8080")
+    arguments = shlex.split(command.replace("8080", "8081"))[3:]
+    (rule,) = re.findall("`(ip saddr CAMERA .*?)`", (ROOT / "README.md").read_text())
+    network.do("router", "nft", "add rule ip nx prerouting " + rule.replace("CAMERA", "10.99.0.2"))
+    try:
+        modes = [*arguments, "--set", "dns_name_servers=127.0.0.1"]
+        with Proxy(tmp_path, *modes, before=network.inside("router")) as proxy:
+            network.camera("resolve", "new.example.com", OTHER)
+            proxy.wait_for("DNS QUERY .*new.example.com")
+        assert (tmp_path / "camera.mitm").stat().st_size > 0
+    finally:
+        load_rules(network)

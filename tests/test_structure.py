@@ -16,6 +16,7 @@ import pytest
 from nxparse import multipart
 from nxparse.config import OPTIONS, parse
 from nxparse.deviation import BodyError
+from nxparse.framing import fetch_from
 from nxparse.scanner import Scanner
 from nxparse.server.receive import BodyInfo, EmailReceiver
 from nxparse.store.spool import Spool
@@ -52,7 +53,8 @@ def chunked(body: bytes, size: int) -> Upload:
     scanner = Scanner(bodies.BOUNDARY)
     for chunk in chunks:
         scanner.feed(chunk)
-    return from_parts(scanner.close(), scanner.deviations, lambda start, end: body[start:end])
+    fetch = fetch_from(body)
+    return from_parts(scanner.close(fetch), scanner.deviations, fetch)
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))

@@ -281,7 +281,6 @@ class Run:
             partial(targets.save_undelivered, uploads),
             retry_for=7 * 86400.0,
             clock=clock,
-            jitter=lambda: 1.0,
         )
 
     @property

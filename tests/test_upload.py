@@ -16,7 +16,7 @@ import pytest
 import nxparse
 from nxparse import markup, message, multipart
 from nxparse.deviation import BodyError, Deviation, Kind, MultipartError
-from nxparse.framing import boundary_of
+from nxparse.framing import boundary_of, fetch_from
 from nxparse.multipart import CHUNK
 from nxparse.scanner import Scanner
 from nxparse.upload import (
@@ -62,7 +62,8 @@ def chunked(body: bytes, size: int, content_type: str = TYPE) -> Upload:
     scanner = Scanner(boundary_of(content_type))
     for start in range(0, len(body), size):
         scanner.feed(body[start : start + size])
-    return from_parts(scanner.close(), scanner.deviations, lambda start, end: body[start:end])
+    fetch = fetch_from(body)
+    return from_parts(scanner.close(fetch), scanner.deviations, fetch)
 
 
 def kinds(upload: Upload) -> list[Kind]:
@@ -285,7 +286,7 @@ def test_long_message_is_not_fetched_whole() -> None:
     scanner = Scanner(boundary_of(TYPE))
     scanner.feed(body)
     with pytest.raises(markup.MarkupError):
-        from_parts(scanner.close(), scanner.deviations, fetch)
+        from_parts(scanner.close(fetch), scanner.deviations, fetch)
     assert max(fetched) == markup.MAX_BYTES + 1
 
 

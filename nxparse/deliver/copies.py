@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -18,31 +18,28 @@ from nxparse.upload import File
 
 @contextmanager
 def copies(files: Sequence[File], folder: Path) -> Iterator[list[Path]]:
-    """Copy files to a new folder in `folder`, and yield the paths.
+    """Copy files to new private folders in `folder`, and yield the paths.
 
     The copies are deleted at the end of the with statement if possible. Raises OSError.
     """
-    place = tempfile.TemporaryDirectory(prefix="run-", dir=folder, ignore_cleanup_errors=True)
+    place = Path(tempfile.mkdtemp(prefix="run-", dir=folder)).resolve()
     try:
-        with Folder(Path(place.name).resolve()) as opened:
-            paths = [_copied(file, opened) for file in files]
-        yield paths
+        yield [_copied(file, place / str(number)) for number, file in enumerate(files)]
     finally:
-        # ignore_cleanup_errors does not cover all of these, and the delivery has succeeded.
-        with suppress(OSError, RecursionError):
-            place.cleanup()
+        shutil.rmtree(place, ignore_errors=True)
 
 
-def _copied(file: File, folder: Folder) -> Path:
-    name = disk.with_name_limit(partial(_free_name, file.safe_name, folder))
-    fd = folder.create(name, 0o600)
+def _copied(file: File, path: Path) -> Path:
+    path.mkdir()
+    with Folder(path) as folder:
+        return disk.with_name_limit(partial(_copy, file, folder))
+
+
+def _copy(file: File, folder: Folder, limit: int) -> Path:
+    name = numbered(file.safe_name, 0, limit)
+    fd = folder.create(name)
     try:
         file.copy_to(fd)
     finally:
         os.close(fd)
     return folder.path / name
-
-
-def _free_name(wanted: str, folder: Folder, limit: int) -> str:
-    names = (numbered(wanted, number, limit) for number in itertools.count())
-    return next(name for name in names if not folder.has(name))

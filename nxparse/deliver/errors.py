@@ -19,19 +19,20 @@ class DeliveryError(Exception):
 
 
 class TemporaryError(DeliveryError):
-    """A retry may succeed, after `retry_after` seconds at the earliest if that is given.
+    """A retry may succeed.
 
     `progress` describes the steps already done, in terms of the target, for the next attempt.
     """
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-        self.progress: Sequence[str] = ()
+    progress: Sequence[str] = ()
 
 
 class UnreachableError(TemporaryError):
-    """No delivery to this target can succeed at present."""
+    """No delivery to this target can succeed at present, nor for `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class PermanentError(DeliveryError):

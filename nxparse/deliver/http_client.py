@@ -15,12 +15,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from urllib.parse import SplitResult, urlsplit
 
-from nxparse.deliver.errors import (
-    DeliveryError,
-    PermanentError,
-    TemporaryError,
-    UnreachableError,
-)
+from nxparse.deliver.errors import TemporaryError, UnreachableError
 from nxparse.deliver.privacy import is_private
 
 CONNECT_TIMEOUT = 30.0  # seconds
@@ -62,7 +57,6 @@ class Response:
     """A response. `body` is truncated, and empty if it could not be read."""
 
     status: int
-    reason: str
     headers: Message = field(repr=False)
     body: bytes = field(repr=False)
 
@@ -74,7 +68,7 @@ def request(
     headers: Mapping[str, str],
     body: Iterable[bytes] = (),
     *,
-    max_body: int,
+    max_body: int = 4096,  # to close with unread data would reset the connection
 ) -> Response:
     """Make one request on a connection of its own.
 
@@ -99,8 +93,7 @@ def request(
         broken = _send(connection, method, path, headers, body)
         try:
             with connection.getresponse() as raw:
-                reason = raw.reason.encode("latin-1").decode("utf-8", "replace")
-                response = Response(raw.status, reason, raw.headers, _read(raw, max_body))
+                response = Response(raw.status, raw.headers, _read(raw, max_body))
         except (OSError, http.client.HTTPException) as error:
             raise TemporaryError(f"{origin}: {_describe(broken or error)}") from None
     if broken and 200 <= response.status <= 299:
@@ -109,12 +102,10 @@ def request(
     return response
 
 
-def status_error(status: int, reason: str, retry_after: float | None = None) -> DeliveryError:
-    """Return the error for a response that is not 2xx."""
+def is_temporary(status: int) -> bool:
+    """Whether a request with this status may succeed later."""
     # 1xx: interim, the final response is missing.
-    if status in (408, 425, 429) or status >= 500 or status < 200:
-        return TemporaryError(reason, retry_after)
-    return PermanentError(reason)
+    return status in (408, 425, 429) or status >= 500 or status < 200
 
 
 def _send(

@@ -4,9 +4,6 @@
 does not grow with the photos. Text and photos are base64, in which no line can end the
 message (SMTP smuggling) or begin with a dot. Text that was typed on the camera is written
 to a header as plain words or as encoded words, so it cannot add a header of its own.
-
-If a server refuses a message because of its size, `send` raises TooLargeError, and the
-outbox sends each photo by itself.
 """
 
 from __future__ import annotations
@@ -24,8 +21,9 @@ from email.header import Header
 from email.message import Message
 from email.policy import compat32
 
-from nxparse.address import AddressError, deliverable
+from nxparse.address import AddressError, deliverable, is_deliverable
 from nxparse.deliver.errors import (
+    Outcome,
     PermanentError,
     Refused,
     TemporaryError,
@@ -34,7 +32,9 @@ from nxparse.deliver.errors import (
     clean_text,
 )
 from nxparse.deliver.privacy import is_private
-from nxparse.deliver.smarthost import Security, Smarthost
+from nxparse.deliver.smarthost import Security, Smarthost, in_base64
+from nxparse.store.records import Delivery
+from nxparse.text import format_list
 from nxparse.upload import File, Upload
 
 # In seconds. An early timeout after the final dot would send a message twice (RFC 5321
@@ -55,6 +55,36 @@ _BLOCK = _LINE << 10  # bytes of a photo that are read at a time
 _POLICY = compat32.clone(linesep="\r\n", max_line_length=76)
 # Some programs show the line break in a file name that was folded.
 _UNFOLDED = _POLICY.clone(max_line_length=None)
+
+
+def deliver(
+    server: Smarthost,
+    mail_from: str | None,
+    address: str,
+    upload: Upload,
+    files: Sequence[File],
+    delivery: Delivery,
+) -> Outcome:
+    """Mail files of an upload to `address`, or to its recipients if that is empty.
+
+    `mail_from`, if given, is the sender. Raises a DeliveryError.
+    """
+    if delivery.arrival.site and not mail_from and not is_deliverable(upload.sender):
+        mail_from = address  # the user name of a site need not be an address
+    to = [address] if address else delivery.recipients
+    date = delivery.arrival.received
+    try:
+        message = compose(upload, files, to, id=delivery.id, date=date, mail_from=mail_from)
+    except AddressError as error:
+        raise PermanentError(str(error)) from None
+    refused = send(message, server)
+    if address and refused:
+        [one] = refused
+        raise (PermanentError if one.permanent else TemporaryError)(one.reason)
+    missed = {one.recipient for one in refused}
+    reached = [sent for sent, as_given in message.recipients.items() if as_given not in missed]
+    summary = f"mailed to {format_list(reached)}" if reached else "not mailed"
+    return Outcome(f"{summary} through {server}", tuple(refused))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +120,12 @@ def compose(
     *,
     id: str,
     date: float,
-    mail_from: str = "",
+    mail_from: str | None = None,
 ) -> OutgoingMessage:
     """Make a message with these files of an upload.
 
     `id` determines the Message-ID, so a retry has the same one. `date` is a Unix time.
-    `mail_from`, if not empty, is the sender, and the camera's sender becomes Reply-To.
+    `mail_from`, if given, is the sender, and the camera's sender becomes Reply-To.
     Raises AddressError.
     """
     to = {deliverable(recipient): recipient for recipient in recipients}
@@ -200,7 +230,7 @@ def means_size(code: int, text: bytes) -> bool:
 
     Many servers say so in the text only (`554 Message too large`).
     """
-    if not 500 <= code <= 599:
+    if not _is_permanent(code):
         return False
     words = " ".join(text.decode("utf-8", "replace").split())
     if _SIZE_STATUS.search(words):
@@ -218,10 +248,7 @@ def send(message: OutgoingMessage, server: Smarthost) -> list[Refused]:
     connection breaks after the final dot, the message may have been accepted all the same;
     the retry has the same Message-ID.
     """
-    try:
-        smtp = _connect(server, CONNECT_TIMEOUT)
-    except (OSError, smtplib.SMTPException) as error:
-        raise UnreachableError(f"{server}: {_describe(error, server)}") from None
+    smtp = _connect(server, CONNECT_TIMEOUT)
     is_complete = False
     try:
         if smtp.sock:
@@ -245,27 +272,29 @@ def check_smarthost(server: Smarthost, timeout: float = CHECK_TIMEOUT) -> str:
     Blocks for at most `timeout` seconds for the connection and for each of about seven replies.
     Raises UnreachableError with the reason and the option to change.
     """
-    try:
-        smtp = _connect(server, timeout)
-    except (OSError, smtplib.SMTPException) as error:
-        advice = "check host and port in nx_smtp"
-        if isinstance(error, ssl.SSLCertVerificationError):
-            advice = "nx_smtp must contain the host name of the server's certificate"
-        elif isinstance(error, ssl.SSLError) and server.security is Security.TLS:
-            advice = "if this port does not use TLS from the start, set nx_smtp to smtp+starttls://"
-        elif server.port == 465 and server.security is not Security.TLS:
-            advice = "port 465 needs smtps:// in nx_smtp"
-        raise UnreachableError(f"{server}: {_describe(error, server)}; {advice}") from None
-    _disconnect(smtp)
+    _disconnect(_connect(server, timeout))
     return f"{server.host} accepts {'our login' if server.user else 'connections'}"
 
 
 def _connect(server: Smarthost, timeout: float) -> smtplib.SMTP:
     """Connect to a mail server, start TLS and log in. The password is never sent in clear.
 
-    Waits at most `timeout` seconds for each reply. Raises UnreachableError, or an OSError or
-    SMTPException, whose text may contain the password: see `_describe`.
+    Waits at most `timeout` seconds for each reply. Raises UnreachableError.
     """
+    try:
+        return _logged_in(server, timeout)
+    except (OSError, smtplib.SMTPException) as error:
+        advice = ""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            advice = "; nx_smtp must contain the host name of the server's certificate"
+        elif isinstance(error, ssl.SSLError) and server.security is Security.TLS:
+            advice = "; if this port does not use TLS from the start, use smtp+starttls://"
+        elif server.port == 465 and server.security is not Security.TLS:
+            advice = "; port 465 needs smtps:// in nx_smtp"
+        raise UnreachableError(f"{server}: {_describe(error, server)}{advice}") from None
+
+
+def _logged_in(server: Smarthost, timeout: float) -> smtplib.SMTP:
     context = ssl.create_default_context()
     if server.security is Security.IF_OFFERED and not server.user:
         # Without a login, TLS with any certificate is better than none (RFC 7435).
@@ -314,28 +343,27 @@ def _disconnect(smtp: smtplib.SMTP) -> None:
 
 
 def _describe(error: Exception, server: Smarthost) -> str:
-    """Return an error of `_connect` as one line without the password."""
+    """Return an error as one line without the password, which a server may repeat."""
     text = str(error) or type(error).__name__
     if isinstance(error, smtplib.SMTPResponseException):
         said = error.smtp_error
         reason = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
         text = f"{error.smtp_code} {reason}"
-    return clean_text(text, _secrets(server))
+    return clean_text(text, server.secrets)
 
 
 def _log_in(smtp: smtplib.SMTP, server: Smarthost) -> None:
     """Authenticate in UTF-8 (RFC 4616). smtplib's own login is limited to ASCII."""
     offered = smtp.esmtp_features.get("auth", "").upper().split()
     if "PLAIN" in offered:
-        token = _base64(f"\0{server.user}\0{server.password}")
-        code, text = smtp.docmd("AUTH", f"PLAIN {token}")
+        code, text = smtp.docmd("AUTH", f"PLAIN {server.token}")
     elif "LOGIN" in offered:
         code, text = smtp.docmd("AUTH", "LOGIN")
         for word in (server.user, server.password):
             if code == 334:
-                code, text = smtp.docmd(_base64(word))
+                code, text = smtp.docmd(in_base64(word))
     else:
-        shown = clean_text(" ".join(offered), _secrets(server)) or "none"
+        shown = clean_text(" ".join(offered), server.secrets) or "none"
         raise UnreachableError(
             f"{server} offers no supported login method (offered: {shown}; "
             f"supported: PLAIN LOGIN): check host and port in nx_smtp",
@@ -407,19 +435,4 @@ def _is_permanent(code: int) -> bool:
 
 
 def _reply(code: int, text: bytes, server: Smarthost) -> str:
-    return f"{code} {clean_text(text.decode('utf-8', 'replace'), _secrets(server))}"
-
-
-def _secrets(server: Smarthost) -> list[str]:
-    """The password in each form that is sent. Some servers quote commands they do not know."""
-    if not server.password:
-        return []
-    return [
-        _base64(f"\0{server.user}\0{server.password}"),
-        _base64(server.password),
-        server.password,
-    ]
-
-
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode("ascii")
+    return f"{code} {clean_text(text.decode('utf-8', 'replace'), server.secrets)}"

@@ -1,22 +1,23 @@
 """The target `mastodon:URL`: photos as posts on a Mastodon server.
 
 An upload becomes one post, or a thread if it has more photos or a longer text than fit into one
-post; a video has a post of its own. The parts of the text after each `~` describe
-the photos (samsung-nx-emailservice, commit c3f8eb0).
-
-Each post has an Idempotency-Key, by which the server recognises repetitions for an hour
-(docs.joinmastodon.org/methods/statuses). After that, the ids of the published posts, which are
-stored as the progress of the delivery, prevent duplicates.
+post; a video has a post of its own. The parts of the text after each `~` describe the photos
+(samsung-nx-emailservice, commit c3f8eb0). For an hour, the server recognises a repeated post by
+its Idempotency-Key (docs.joinmastodon.org/methods/statuses); after that, the ids of the published
+posts, stored as the progress of the delivery, prevent duplicates.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from http.client import responses
 from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
@@ -24,6 +25,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 from nxparse.deliver import http_client
 from nxparse.deliver.errors import (
     DeliveryError,
+    Outcome,
     PermanentError,
     TemporaryError,
     TooLargeError,
@@ -32,6 +34,7 @@ from nxparse.deliver.errors import (
 )
 from nxparse.deliver.http_client import Origin, Response
 from nxparse.deliver.privacy import is_loopback
+from nxparse.store.records import Delivery
 from nxparse.upload import File, Upload, camera
 
 VISIBILITIES = ("public", "unlisted", "private", "direct")
@@ -104,7 +107,13 @@ def compose(text: str, files: Sequence[File], model: str, postscript: str | None
     if postscript is None:
         postscript = POSTSCRIPT if model else ""
     postscript = postscript.replace("{camera}", model or "camera")
-    texts = _split_text(f"{text.strip()}\n\n{postscript.strip()}".strip())
+    texts = textwrap.wrap(
+        f"{text.strip()}\n\n{postscript.strip()}".strip(),
+        MAX_TEXT,
+        expand_tabs=False,
+        replace_whitespace=False,
+        break_on_hyphens=False,
+    )
     groups: list[list[tuple[File, str]]] = []
     room = 0  # for pictures in the last group
     descriptions += [""] * (len(files) - len(descriptions))
@@ -122,33 +131,20 @@ def compose(text: str, files: Sequence[File], model: str, postscript: str | None
     return [Post(text or "", tuple(group or ())) for text, group in posts]
 
 
-def _split_text(text: str) -> list[str]:
-    """Split a text into pieces that fit into a post, between words if possible."""
-    pieces = []
-    while len(text) > MAX_TEXT:
-        cut = max(text.rfind(blank, 1, MAX_TEXT + 1) for blank in " \n")
-        cut = cut if cut > 0 else MAX_TEXT
-        pieces.append(text[:cut].rstrip())
-        text = text[cut:].lstrip()
-    return [*pieces, text]
+def deliver(to: Account, upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
+    """Publish files of an upload. Raises a DeliveryError, or the OSError of reading a file.
 
-
-def send(
-    upload: Upload,
-    files: Sequence[File],
-    text: str,
-    to: Account,
-    key: str,
-    published: Sequence[str],
-) -> str:
-    """Publish files of an upload with a text. Returns the description of the result.
-
-    `key` is unique to a delivery, and the same in each attempt. `published` is the `progress` of
-    the error that ended the last attempt: the ids of the posts. Raises a DeliveryError, or the
-    OSError of reading a file.
+    The `progress` of an error is the ids of the posts published so far.
     """
+    # The subject of a post to a site was not typed by its user.
+    text = upload.text or ("" if delivery.arrival.site else upload.subject)
+    if number := delivery.file_number:  # leave out the descriptions of the other files
+        text, *descriptions = text.split("~")
+        text = "~".join([text, *descriptions[number - 1 : number]])
+    # Another target may post the same upload to the same account, in another way.
+    key = hashlib.sha256(f"{delivery.id} {delivery.target}".encode()).hexdigest()[:32]
     posts = compose(text, files, camera(upload), to.postscript)
-    done = list(published)
+    done = list(delivery.progress)
     for number, post in enumerate(posts[len(done) :], len(done)):
         try:
             media = [_upload(to, file, description) for file, description in post.files]
@@ -162,7 +158,7 @@ def send(
             if done or len(files) == 1:
                 raise PermanentError(str(error)) from None
             raise
-    return f"posted to {to}" + (f" in {len(posts)} posts" if len(posts) > 1 else "")
+    return Outcome(f"posted to {to}" + (f" in {len(posts)} posts" if len(posts) > 1 else ""))
 
 
 def _upload(to: Account, file: File, description: str) -> str:
@@ -228,7 +224,7 @@ def _call(
     entity: Mapping[str, Any] = found if isinstance(found, dict) else {}
     if not 200 <= response.status <= 299:
         # docs.joinmastodon.org/entities/Error
-        text = entity.get("error") or response.reason
+        text = entity.get("error") or responses.get(response.status, "")
         raise _error(to, response, f"replied {response.status}: {text}", path)
     if not entity.get("id"):
         raise TemporaryError(f"{to} does not reply like a Mastodon server")
@@ -247,4 +243,4 @@ def _error(to: Account, response: Response, text: str, path: str) -> DeliveryErr
         return UnreachableError(f"{reason}: is it a Mastodon server?", CONFIGURATION_RETRY)
     if status == 429:
         return UnreachableError(reason, RATE_LIMIT_RETRY)
-    return http_client.status_error(status, reason)
+    return (TemporaryError if http_client.is_temporary(status) else PermanentError)(reason)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from nxparse.deliver.copies import copies
-from nxparse.deliver.errors import TemporaryError, clean_text
+from nxparse.deliver.errors import Outcome, TemporaryError, clean_text
 from nxparse.deliver.privacy import is_loopback
+from nxparse.store.records import Delivery
 from nxparse.upload import File, Upload
 
 _LOGGER = logging.getLogger("apprise")
@@ -28,7 +29,7 @@ def parse_service(url: str) -> Any:
     except ImportError:
         raise ValueError("notify needs Apprise: pip install apprise") from None
     _LOGGER.propagate = False  # its messages may contain secrets
-    # Otherwise several services would log in other threads than the one of `send`.
+    # Otherwise several services would log in other threads than the one of `deliver`.
     service = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False))
     if not service.add(url):
         raise ValueError("not a URL that Apprise knows, see https://appriseit.com")
@@ -55,15 +56,17 @@ def _schemes(protocol: str | Sequence[str] | None) -> Sequence[str]:
     return (protocol,) if isinstance(protocol, str) else protocol or ()
 
 
-def send(upload: Upload, files: Sequence[File], service: Any, directory: Path) -> None:
+def deliver(
+    service: Any, folder: Path, upload: Upload, files: Sequence[File], delivery: Delivery
+) -> Outcome:
     """Send the text of an upload, with its subject as the title, and files of it.
 
-    The files are copied to `directory`. Raises TemporaryError or OSError.
+    The files are copied to `folder`. Raises TemporaryError or OSError.
     """
     warnings = _Warnings()
     _LOGGER.addHandler(warnings)
     try:
-        with copies(files, directory) as paths:
+        with copies(files, folder) as paths:
             is_sent = service.notify(
                 # Most services require a text.
                 body=upload.text or upload.subject or "photos",
@@ -74,6 +77,7 @@ def send(upload: Upload, files: Sequence[File], service: Any, directory: Path) -
         _LOGGER.removeHandler(warnings)
     if not is_sent:
         raise TemporaryError(f"Apprise could not send it{warnings.reason}")
+    return Outcome("sent by Apprise")
 
 
 class _Warnings(logging.Handler):

@@ -1,21 +1,15 @@
 """Deliver stored uploads to their targets, and retry.
 
-Each target has a worker thread, so that a slow server delays only its own deliveries. New and
-retried deliveries take turns.
-
-A delivery that fails is retried after 15 seconds, then after as long as it has waited so far, at
-most an hour. After `retry_for`, or after a permanent error, it is abandoned: its files are saved
-in `undelivered/`. If the target is unreachable, everything else that is due for it is postponed
-as well. An upload that is too large is split into one delivery per file, and a body that cannot
-be read goes to quarantine.
-
-All state is in the spool. A delivery whose result was not recorded is repeated under the same id.
+A target with due deliveries has a worker thread, so that a slow server delays only its own
+deliveries. A delivery that fails is retried after 15 seconds, then after as long as it has waited
+so far, at most an hour. After `retry_for`, or after a permanent error, its files are saved in
+`undelivered/`. All state is in the spool: a delivery whose result was not recorded is repeated
+under the same id.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import sqlite3
 import threading
 import time
@@ -23,10 +17,10 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from nxparse.deliver.errors import (
+    DeliveryError,
     Outcome,
     PermanentError,
     Refused,
-    TemporaryError,
     TooLargeError,
     UnreachableError,
 )
@@ -35,17 +29,10 @@ from nxparse.deviation import BodyError
 from nxparse.store.deliveries import MAX_WAIT, is_ahead
 from nxparse.store.records import Delivery
 from nxparse.store.spool import Spool
-from nxparse.text import (
-    error_reason,
-    format_duration,
-    format_list,
-    format_recipients,
-    printable,
-)
+from nxparse.text import error_reason, format_duration, format_list, format_recipients, printable
 from nxparse.upload import File, Upload
 
 MIN_WAIT = 15.0  # seconds
-JITTER = 0.1
 POLL = 2.0  # seconds between two checks for changes by the command line
 
 logger = logging.getLogger(__name__)
@@ -73,20 +60,18 @@ class Outbox:
         *,
         retry_for: float,
         clock: Callable[[], float],
-        jitter: Callable[[], float] = lambda: random.uniform(1 - JITTER, 1 + JITTER),
     ) -> None:
         self._spool = spool
         self.deliver_to = deliver_to
         self.save_undelivered = save_undelivered
         self.retry_for = retry_for
         self._clock = clock
-        self._jitter = jitter
         self._changed = threading.Condition()
         self._changes = 0
         self._stopping = False
         self._dispatcher: threading.Thread | None = None
         self._workers: dict[str, threading.Thread] = {}  # by target
-        self._by_target: dict[str, Delivery] = {}  # by target
+        self._current: dict[str, Attempted] = {}  # by target
         # Targets that must not be contacted: until when (Unix time), and why.
         self._back_offs: dict[str, tuple[float, str]] = {}
         # Results that the database could not store.
@@ -105,15 +90,13 @@ class Outbox:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        deadline = time.monotonic() + timeout
-        # The dispatcher first: once it has ended there are no new workers.
+            threads = [*self._workers.values()]
         if self._dispatcher:
-            self._dispatcher.join(timeout)
-            if self._dispatcher.is_alive():
-                return False
-        for worker in self._workers.values():
-            worker.join(max(0.0, deadline - time.monotonic()))
-        return not any(worker.is_alive() for worker in self._workers.values())
+            threads.append(self._dispatcher)
+        deadline = time.monotonic() + timeout
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
 
     def wake(self) -> None:
         """Look for new deliveries now."""
@@ -121,14 +104,58 @@ class Outbox:
             self._changes += 1
             self._changed.notify_all()
 
-    @property
-    def current(self) -> Sequence[Delivery]:
-        """The deliveries in progress."""
-        return [*self._by_target.values()]
-
     def attempted(self) -> set[Attempted]:
         """Return the keys of the deliveries in progress."""
-        return {one.key for one in self.current}
+        return {*self._current.values()}
+
+    def _dispatch(self) -> None:
+        """Start a worker for each target with due deliveries, whoever has made them due."""
+        while not self._stopping:
+            changes = self._changes
+            try:
+                self._spool.version()  # notices changes by other processes
+                for path in self._spool.tidy():
+                    logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
+                for target in self._spool.targets():
+                    when = self._spool.next_try(target)
+                    if when is not None and not is_ahead(when, self._clock()):
+                        self._start_worker(target)
+            except Exception:
+                logger.exception("cannot check for new deliveries")
+            self._wait(POLL, changes)
+
+    def _start_worker(self, target: str) -> None:
+        with self._changed:
+            if target in self._workers or self._stopping:
+                return
+            name = f"nx {target_label(target)}"
+            worker = threading.Thread(target=self._work, args=(target,), name=name, daemon=True)
+            worker.start()
+            self._workers[target] = worker
+
+    def _work(self, target: str) -> None:
+        """Make deliveries to a target until none is due."""
+        while True:
+            changes = self._changes
+            try:
+                self.deliver_due(target)
+            except Exception as error:
+                message = f"deliveries to {target_label(target)} paused for {MIN_WAIT:.0f} s"
+                if isinstance(error, OSError | sqlite3.Error):
+                    reason = error_reason(error)
+                    logger.error(f"{message}: cannot read or write their state: {reason}")
+                else:
+                    logger.exception(message)
+                self._wait(MIN_WAIT, changes)
+            with self._changed:
+                if self._stopping or self._changes == changes:
+                    del self._workers[target]
+                    return
+
+    def _wait(self, seconds: float, changes: int) -> None:
+        """Wait, unless something has changed since the count was `changes`, or on `stop`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._changes != changes, seconds)
 
     def deliver_due(self, target: str) -> None:
         """Make all deliveries that are due for a target."""
@@ -140,133 +167,82 @@ class Outbox:
             if delivery is None:
                 return
             new = delivery.attempts > 0
-            self._by_target[target] = delivery
+            self._current[target] = delivery.key
             try:
                 if unrecorded := self._unrecorded.get(delivery.key):
                     # It has been made: to repeat it would send a second mail.
                     self._record(delivery, unrecorded)
                 else:
-                    self._handle_errors(self._attempt, delivery)
+                    self._deliver(delivery)
             finally:
-                del self._by_target[target]
+                del self._current[target]
 
-    def _dispatch(self) -> None:
-        """Start a worker for each target, and notice changes that other processes make."""
-        version = -1
-        while not self._stopping:
-            changes = self._changes
-            try:
-                for path in self._spool.tidy():
-                    logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
-                for target in self._spool.targets():
-                    self._ensure_worker(target)
-                if (found := self._spool.version()) != version:
-                    version = found
-                    self.wake()
-            except Exception:
-                logger.exception("cannot check for new deliveries")
-            self._wait(POLL, changes)
-
-    def _ensure_worker(self, target: str) -> None:
-        old = self._workers.get(target)
-        if not (old and old.is_alive()):
-            name = f"nx {target_label(target)}"
-            worker = threading.Thread(target=self._work, args=(target,), name=name, daemon=True)
-            worker.start()
-            self._workers[target] = worker
-
-    def _work(self, target: str) -> None:
-        while not self._stopping:
-            changes = self._changes
-            try:
-                self.deliver_due(target)
-                when = self._spool.next_try(target)
-                wait = MAX_WAIT if when is None else min(max(0.0, when - self._clock()), MAX_WAIT)
-            except Exception as error:
-                wait = MIN_WAIT
-                message = f"deliveries to {target_label(target)} paused for {wait:.0f} s"
-                if isinstance(error, OSError | sqlite3.Error):
-                    reason = error_reason(error)
-                    logger.error(f"{message}: cannot read or write their state: {reason}")
-                else:
-                    logger.exception(message)
-            self._wait(wait, changes)
-
-    def _wait(self, seconds: float, changes: int) -> None:
-        """Wait, unless something has changed since the count was `changes`, or on `stop`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopping or self._changes != changes, seconds)
-
-    def _handle_errors(self, action: Callable[[Delivery], None], delivery: Delivery) -> None:
-        """Call `action` with a delivery, and handle the errors it raises."""
-        try:
-            action(delivery)
-        except sqlite3.Error:
-            raise
-        except BodyError as error:
-            self._quarantine(delivery, error)
-        except OSError as error:
-            self._retry(delivery, error_reason(error))
-        except Exception as error:
-            # A bug must not stop the other deliveries.
-            logger.exception(
-                f"upload {delivery.id}: {target_label(delivery.target)}: unexpected error"
-            )
-            self._retry(delivery, repr(error))
-
-    def _attempt(self, delivery: Delivery) -> None:
+    def _deliver(self, delivery: Delivery) -> None:
+        """Make a delivery and record the result."""
         files: Sequence[File] = ()
         try:
             with self._spool.read(delivery) as (upload, files):
                 outcome = self.deliver_to(delivery.target)(upload, files, delivery)
+        except sqlite3.Error:
+            raise
+        except BodyError as error:
+            self._quarantine(delivery, error)
         except TooLargeError as error:
             if len(files) > 1:
                 self._record(delivery, partial(self._spool.split, delivery, len(files)))
                 logger.info(f"upload {delivery.id}: {error}; sending each file by itself")
             else:
-                self._abandon(str(error), delivery)
-        except PermanentError as error:
-            self._abandon(str(error), delivery)
-        except (TemporaryError, OSError) as error:
-            reason = error_reason(error)
-            least = getattr(error, "retry_after", None) or 0.0
-            if self._expired(delivery):
-                self._abandon(f"abandoned: {reason}", delivery)
-            else:
-                progress = getattr(error, "progress", ())
-                self._retry(delivery, reason, least=least, progress=progress)
+                self._fail(delivery, error)
+        except Exception as error:
+            self._fail(delivery, error)
             if isinstance(error, UnreachableError):
-                self._back_off(delivery, reason, least)
+                self._back_off(delivery, error)
         else:
             self._settle(delivery, outcome)
 
-    def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
+    def _fail(self, delivery: Delivery, error: Exception) -> None:
+        """Record that an error has prevented the delivery to all recipients."""
+        reason = error_reason(error)
+        if not isinstance(error, DeliveryError | OSError):  # a bug, which must not stop the others
+            logger.exception(
+                f"upload {delivery.id}: {target_label(delivery.target)}: unexpected error"
+            )
+            reason = repr(error)
+        permanent = isinstance(error, PermanentError | TooLargeError)
+        refused = tuple(Refused(one, permanent, reason) for one in delivery.recipients)
+        self._settle(delivery, Outcome("", refused), error)
+
+    def _settle(self, delivery: Delivery, outcome: Outcome, error: Exception | None = None) -> None:
         """Record the result for each recipient: reached, to be retried, or refused for good."""
-        expired = self._expired(delivery)
-        later = [one for one in outcome.refused if not one.permanent and not expired]
-        never = [one for one in outcome.refused if one not in later]
+        expired = self._is_expired(delivery)
         refused = {one.recipient for one in outcome.refused}
+        never = [one for one in outcome.refused if one.permanent or expired]
+        later = [one for one in outcome.refused if one not in never]
         reached = tuple(one for one in delivery.recipients if one not in refused)
-        if never and not later and not reached:
-            self._abandon(_common_reason(never), delivery)
-            return
+        reason = _reason(never)
+        if any(not one.permanent for one in never):
+            reason = f"abandoned: {reason}"
         if reached:
             logger.info(f"upload {delivery.id}: {outcome.message}")
-        missed = f"not delivered to {_refusals(never)}" if never else ""
         if never:
             try:
                 where = self._save_undelivered(delivery)
-            except OSError as error:
+            except sqlite3.Error:
+                raise
+            except Exception as obstacle:
                 # Only the refused recipients are retried: the others have been reached.
-                left = [one.recipient for one in outcome.refused]
-                self._retry(delivery, f"{_refusals(never)}; {error_reason(error)}", left)
+                self._retry(delivery, f"{reason}; {error_reason(obstacle)}", outcome.refused)
                 return
-            logger.warning(f"upload {delivery.id}: {missed}; {where}")
+            missed = f"not delivered to {format_recipients([one.recipient for one in never])}"
+            logger.warning(f"upload {delivery.id} is {missed}: {reason}; {where}")
         if later:
-            self._retry(delivery, _refusals(later), [one.recipient for one in later])
+            self._retry(delivery, _reason(later), later, error)
+        elif never and not reached:
+            self._record(delivery, partial(self._spool.failed, delivery, reason))
         else:
             done = delivery._replace(recipients=reached)
-            self._record(delivery, partial(self._spool.done, done, missed, outcome.saved))
+            partly = f"{missed}: {reason}" if never else ""
+            self._record(delivery, partial(self._spool.done, done, partly, outcome.saved))
 
     def _record(self, delivery: Delivery, result: Callable[[], None]) -> None:
         """Store a result in the spool. If that fails, it is stored when the delivery is due."""
@@ -274,20 +250,20 @@ class Outbox:
         result()
         del self._unrecorded[delivery.key]
 
-    def _expired(self, delivery: Delivery) -> bool:
+    def _is_expired(self, delivery: Delivery) -> bool:
         # `waited` adds up the waits and depends on no clock, which may jump.
         return delivery.waited >= self.retry_for
 
-    def _back_off(self, delivery: Delivery, reason: str, least: float) -> None:
+    def _back_off(self, delivery: Delivery, error: UnreachableError) -> None:
         """Postpone what else is due for a target, as if it had failed together with `delivery`."""
         target = delivery.target
         for other in self._spool.due(target):
-            if self._expired(other):
-                self._handle_errors(partial(self._abandon, f"abandoned: {reason}"), other)
-        wait = self._wait_after(delivery, least)
-        self._postpone_others(target, wait, reason, except_for=delivery)
-        if least:
-            self._back_offs[target] = self._clock() + wait, reason
+            if self._is_expired(other):
+                self._fail(other, error)
+        wait = self._wait_after(delivery, error.retry_after)
+        self._postpone_others(target, wait, str(error), except_for=delivery)
+        if error.retry_after:
+            self._back_offs[target] = self._clock() + wait, str(error)
 
     def _continue_back_off(self, target: str) -> None:
         """Postpone new deliveries to a target that must not be contacted yet."""
@@ -304,14 +280,6 @@ class Outbox:
         if others := self._spool.back_off(target, wait, reason, except_for=except_for):
             logger.warning(f"{target_label(target)}: {reason}; other deliveries waiting: {others}")
 
-    def _abandon(self, reason: str, delivery: Delivery) -> None:
-        where = self._save_undelivered(delivery)
-        self._record(delivery, partial(self._spool.failed, delivery, reason))
-        logger.warning(
-            f"upload {delivery.id} is not delivered to {format_recipients(delivery.recipients)}: "
-            f"{reason}; {where}"
-        )
-
     def _save_undelivered(self, delivery: Delivery) -> str:
         with self._spool.read(delivery) as (_, files):
             return self.save_undelivered(files, delivery)
@@ -320,7 +288,7 @@ class Outbox:
         try:
             paths = self._spool.quarantine_delivery(delivery)
         except OSError as obstacle:
-            self._retry(delivery, f"{error}, and quarantine: {error_reason(obstacle)}")
+            self._fail(delivery, OSError(f"{error}, and quarantine: {error_reason(obstacle)}"))
             return
         self._record(delivery, partial(self._spool.failed, delivery, str(error)))
         kept = f"; its body is in quarantine: {format_list([*map(str, paths)])}" if paths else ""
@@ -330,24 +298,21 @@ class Outbox:
         self,
         delivery: Delivery,
         reason: str,
-        recipients: Sequence[str] | None = None,
-        least: float = 0.0,
-        progress: Sequence[str] = (),
+        refused: Sequence[Refused],
+        error: Exception | None = None,
     ) -> None:
-        """Postpone a delivery by at least `least` seconds, to `recipients` or all of its own."""
-        wait = self._wait_after(delivery, least)
-        left = delivery.recipients if recipients is None else recipients
-        self._record(
-            delivery, partial(self._spool.postpone, delivery, wait, reason, left, progress)
-        )
+        wait = self._wait_after(delivery, getattr(error, "retry_after", 0.0))
+        progress = getattr(error, "progress", ())
+        left = [one.recipient for one in refused]
+        result = partial(self._spool.postpone, delivery, wait, reason, left, progress)
+        self._record(delivery, result)
         logger.warning(
             f"upload {delivery.id}: {target_label(delivery.target)}: {reason}; "
             f"it is safe, next try in {format_duration(wait)}"
         )
 
     def _wait_after(self, delivery: Delivery, least: float) -> float:
-        wait = min(max(delivery.waited, MIN_WAIT, least), MAX_WAIT)
-        return max(wait * self._jitter(), min(least, MAX_WAIT))
+        return min(max(delivery.waited, MIN_WAIT, least), MAX_WAIT)
 
 
 def describe_waiting(
@@ -381,11 +346,8 @@ def _describe(one: Delivery, now: float, in_progress: bool) -> str:
     return f"{one.arrival.id}{file_number}: {', '.join(facts)}{reason}"
 
 
-def _refusals(refused: Sequence[Refused]) -> str:
-    return format_list([f"{printable(one.recipient)} ({one.reason})" for one in refused])
-
-
-def _common_reason(refused: Sequence[Refused]) -> str:
+def _reason(refused: Sequence[Refused]) -> str:
     """Return the reason of these refusals, with the recipients only if the reasons differ."""
-    reasons = {one.reason for one in refused}
-    return reasons.pop() if len(reasons) == 1 else _refusals(refused)
+    if len({one.reason for one in refused}) == 1:
+        return refused[0].reason
+    return format_list([f"{printable(one.recipient)} ({one.reason})" for one in refused])

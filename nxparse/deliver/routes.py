@@ -1,10 +1,8 @@
 """Rules `PATTERN=TARGET` of the option nx_route, and the targets they choose for an upload.
 
-A pattern is a glob for a recipient's address or the name of a site, matched without case and
-independent of how the address is spelled (`nxparse.address`). The first matching rule decides;
-further rules with exactly the same pattern add their targets. Recipients that no rule matches
-get the default target. Recipients with the same target share one delivery.
-
+A pattern is a glob for a recipient's address, in any spelling, or the name of a site. The first
+matching rule decides; further rules with exactly the same pattern add their targets. Recipients
+that no rule matches get the default target. Recipients with the same target share one delivery.
 The database stores a target as written, with `${NAME}` unexpanded, so that secrets stay in the
 environment. Logs and messages show only the result of `shown`.
 """
@@ -22,7 +20,6 @@ from nxparse.text import printable
 
 DISK_ONLY = ("save", "drop")
 KINDS = ("save", "mail", "run", "forward", "mastodon", "notify", "drop")
-URLS = ("forward", "mastodon")  # variables in their arguments are parts of a URL
 _NO_ARGUMENT = ("save", "mail", "drop")  # these need none
 
 # The sites in the menus of NX300 and NX mini (ge0rg/samsung-nx-emailservice, commit a388a20).
@@ -159,11 +156,3 @@ def expand(value: str, environ: Mapping[str, str], *, url: bool = False) -> str:
             raise ValueError(f"the variable {name} is not UTF-8") from None
 
     return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", variable, value)
-
-
-def expand_argument(target: Target, environ: Mapping[str, str]) -> str:
-    """Return the argument of a target with its variables expanded. Raises ValueError."""
-    argument = expand(target.argument, environ, url=target.kind in URLS)
-    if target.argument and not argument.strip():
-        raise ValueError(f"{shown(target.text)} needs an argument: its variable is empty")
-    return argument

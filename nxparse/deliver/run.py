@@ -1,13 +1,10 @@
 """The target `run:COMMAND`: a command for each file.
 
 The command is split into words like in a shell, but no shell runs it. Placeholders and variables
-are replaced in one pass afterwards, so their values are never split or expanded again. The file is
-a copy under its own name, in a directory of its own that exists until the command ends.
-
-Exit status 0 is success. 75 (EX_TEMPFAIL of sysexits.h), a timeout and a signal are temporary
-errors; any other status is permanent. Programs end with this process, or they would run beside
-their own repetition; those that detach themselves (setsid) are left alone. Error messages show the
-command as it is in the options, because variables may contain secrets.
+are replaced in one pass afterwards, so their values are never split or expanded again. Programs
+end with this process, or they would run beside their own repetition; those that detach themselves
+(setsid) are left alone. Error messages show the program as it is in the options, because
+variables may contain secrets.
 """
 
 from __future__ import annotations
@@ -25,15 +22,28 @@ from pathlib import Path
 from typing import IO
 
 from nxparse.deliver.copies import copies
-from nxparse.deliver.errors import PermanentError, TemporaryError, UnreachableError, clean_text
-from nxparse.upload import File
+from nxparse.deliver.errors import (
+    MAX_REASON,
+    Outcome,
+    PermanentError,
+    TemporaryError,
+    TooLargeError,
+    UnreachableError,
+    clean_text,
+)
+from nxparse.store.records import Delivery
+from nxparse.upload import File, Upload, camera
 
 TIMEOUT = 600.0  # seconds
-TEMPORARY_STATUS = 75
+TEMPORARY_STATUS = 75  # EX_TEMPFAIL of sysexits.h; other statuses are permanent errors
 OUTPUT_TAIL = 4096  # bytes of the output that are kept
 DRAIN_TIMEOUT = 1.0  # seconds to read the rest of the output
-MAX_LINE = 200  # characters of the last line
 PLACEHOLDERS = ("file", "sender", "recipient", "subject", "text", "camera")
+
+_HINTS = {
+    errno.ENOENT: " (the program, or the interpreter in its first line)",
+    errno.ENOEXEC: "; a script needs a first line like #!/bin/sh",
+}
 
 _running: set[subprocess.Popen[bytes]] = set()
 _starting = threading.Lock()  # held until what was started is in _running
@@ -60,21 +70,33 @@ def parse_command(text: str) -> tuple[str, ...]:
     return words
 
 
-def run(
+def deliver(
     words: Sequence[str],
-    file: File,
-    values: Mapping[str, str],
     environ: Mapping[str, str],
-    directory: Path,
-) -> None:
-    """Run a command for a file.
+    folder: Path,
+    upload: Upload,
+    files: Sequence[File],
+    delivery: Delivery,
+) -> Outcome:
+    """Run a command for a file, which is copied to `folder`. `environ` are the variables.
 
-    `values` are those of all placeholders but `file`, `environ` those of the variables. The file
-    is copied to `directory`. Raises a DeliveryError or OSError.
+    Raises TooLargeError if there are more files, another DeliveryError, or OSError.
     """
-    with copies([file], directory) as [path]:
-        known = {**values, "file": str(path)}
-        _call(words[0], [_replace_names(word, known, environ) for word in words])
+    if not files:
+        return Outcome("no file to run a command for")
+    if len(files) > 1:
+        raise TooLargeError("a command gets one file at a time")
+    with copies(files, folder) as [path]:
+        values = {
+            "file": str(path),
+            "sender": upload.sender,
+            "recipient": ",".join(delivery.recipients),
+            "subject": upload.subject,
+            "text": upload.text,
+            "camera": camera(upload),
+        }
+        _call(words[0], [_replace_names(word, values, environ) for word in words])
+    return Outcome(f"ran {os.path.basename(words[0])}")
 
 
 def end_running() -> int:
@@ -110,7 +132,9 @@ def _call(program: str, command: Sequence[str]) -> None:
                 start_new_session=True,
             )
         except OSError as error:
-            raise _start_error(program, error) from None
+            reason = f"{program} cannot be started: {error.strerror}"
+            kind = PermanentError if error.errno == errno.E2BIG else UnreachableError
+            raise kind(reason + _HINTS.get(error.errno or 0, "")) from None
         _running.add(process)
     assert process.stdout
     tail = bytearray()
@@ -130,7 +154,7 @@ def _call(program: str, command: Sequence[str]) -> None:
     reader.join(DRAIN_TIMEOUT)  # a detached child may hold the pipe open
     lines = tail.decode("utf-8", "replace").split("\n")
     last = next((line for line in reversed(lines) if line.strip()), "")
-    line = clean_text(last.rstrip()[-MAX_LINE:])
+    line = clean_text(last.rstrip()[-MAX_REASON:])
     reason = f"{name} {ending}: {line}" if line else f"{name} {ending}"
     if status == TEMPORARY_STATUS or status < 0:
         raise TemporaryError(reason)
@@ -168,20 +192,6 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()
-
-
-def _start_error(program: str, error: OSError) -> Exception:
-    """Return what to raise. `program` is its name in the options."""
-    reason = f"{program} cannot be started: {error.strerror}"
-    if error.errno == errno.E2BIG:
-        return PermanentError(reason)
-    if error.filename is None:  # the system is short of something
-        return error
-    if error.errno == errno.ENOENT:
-        reason += " (the program, or the interpreter in its first line)"
-    if error.errno == errno.ENOEXEC:
-        reason += "; a script needs a first line like #!/bin/sh"
-    return UnreachableError(reason)
 
 
 def _read_end(pipe: IO[bytes], tail: bytearray) -> None:

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from nxparse.deliver.errors import Outcome
 from nxparse.deliver.taken import TakenNames, taken_names
 from nxparse.store import disk
 from nxparse.store.disk import Folder
-from nxparse.store.saved import identity_of
+from nxparse.store.records import Delivery
+from nxparse.store.saved import SavedFile, identity_of
 from nxparse.text import format_list, format_size
-from nxparse.upload import File
+from nxparse.upload import File, Upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +34,14 @@ class Saved:
     identity: str = field(default="", compare=False)  # see `identity_of`
 
 
-def parse_folder(text: str) -> Path:
-    """Parse the path of a folder; `~` is expanded. Raises ValueError."""
+def parse_path(text: str) -> Path:
+    """Parse a path; `~` is expanded. Raises ValueError."""
     try:
         if text.strip() and "\0" not in text:
             return Path(text).expanduser()
     except RuntimeError:  # ~ of an unknown user
         pass
-    raise ValueError(f"{text!r} is not a folder; for example /srv/photos")
+    raise ValueError("not a path; for example /srv/photos")
 
 
 def folder_for(directory: Path, received: float) -> Path:
@@ -47,9 +49,11 @@ def folder_for(directory: Path, received: float) -> Path:
     return directory / time.strftime("%Y-%m-%d", time.localtime(received))
 
 
-def save(files: Sequence[File], directory: Path, received: float, id: str) -> list[Saved]:
-    """Store files of an upload received at a Unix time durably, in the folder of its day."""
-    return store(files, folder_for(directory, received), id)
+def deliver(directory: Path, upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
+    """Store files of an upload in the folder of its day. Raises OSError."""
+    saved = store(files, folder_for(directory, delivery.arrival.received), delivery.id)
+    found = tuple(SavedFile(one.path, one.identity) for one in saved)
+    return Outcome(describe_saved(saved), saved=found)
 
 
 def store(files: Sequence[File], path: Path, id: str) -> list[Saved]:

@@ -6,6 +6,7 @@ needs the protocol.
 
 from __future__ import annotations
 
+import base64
 import re
 from dataclasses import dataclass, field
 from enum import Enum
@@ -36,6 +37,20 @@ class Smarthost:
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def token(self) -> str:
+        """User and password for AUTH PLAIN, in UTF-8 (RFC 4616)."""
+        return in_base64(f"\0{self.user}\0{self.password}")
+
+    @property
+    def secrets(self) -> list[str]:
+        """The password in each form that is sent."""
+        return [self.token, in_base64(self.password), self.password] if self.password else []
+
+
+def in_base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode("ascii")
+
 
 def parse_smarthost(url: str) -> Smarthost:
     """Parse a URL such as `smtp://user:password@host:port`.
@@ -53,7 +68,10 @@ def parse_smarthost(url: str) -> Smarthost:
         if not host or port == 0 or re.search(r"[\s\0]", host) or is_rest:
             raise ValueError
     except ValueError:
-        raise ValueError("not a URL like smtps://user:password@host") from None
+        raise ValueError(
+            "not a mail server URL; for example smtps://user:password@host, "
+            "with special characters in the password as %40"
+        ) from None
     return Smarthost(
         host,
         port or _PORTS[security],

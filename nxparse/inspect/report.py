@@ -16,7 +16,7 @@ from itertools import islice
 
 from nxparse import __version__, filename
 from nxparse.deviation import BodyError, Deviation, MultipartError
-from nxparse.framing import MAX_BOUNDARY, MAX_HEADER_BYTES, PartSpan, boundary_of
+from nxparse.framing import MAX_BOUNDARY, MAX_HEADER_BYTES, PartSpan, boundary_of, fetch_from
 from nxparse.inspect import show
 from nxparse.inspect.recorded import Headers, RecordedQuestion, RecordedRequest, header
 from nxparse.inspect.redact import Redactor, is_markup
@@ -155,9 +155,9 @@ class _Report:
 
     def _multipart(self, body: bytes, content_type: str) -> Iterator[str]:
         scanner = Scanner(boundary_of(content_type[:MAX_READ]))
+        scanner.feed(body)
         try:
-            scanner.feed(body)
-            parts = scanner.close()
+            parts = scanner.close(fetch_from(body))
         except MultipartError as error:
             yield f"Body, {len(body)} bytes, that cannot be parsed as multipart:"
             yield _fenced([self._error(error)])
@@ -196,7 +196,7 @@ class _Report:
     ) -> Iterator[str]:
         if any(part.name == "message" for part in parts):
             try:
-                found = from_parts(parts, found, lambda start, end: body[start:end]).deviations
+                found = from_parts(parts, found, fetch_from(body)).deviations
             except BodyError as error:
                 yield "It cannot be parsed as an upload by e-mail:"
                 yield _fenced([self._error(error)])

@@ -12,7 +12,7 @@ from typing import Any
 
 from nxparse import jpeg
 from nxparse.deviation import BodyError
-from nxparse.framing import boundary_of
+from nxparse.framing import boundary_of, fetch_from
 from nxparse.inspect.recorded import RecordedRequest
 from nxparse.scanner import Scanner
 from nxparse.server.endpoints import Service
@@ -106,14 +106,10 @@ def is_recording(data: bytes) -> bool:
 
 def email(body: bytes, content_type: str) -> str:
     """The fields, parts and deviations of an upload by e-mail, as far as it can be parsed."""
-    scanner = Scanner(boundary_of(content_type))
-
-    def fetch(start: int, end: int) -> bytes:
-        return body[start:end]
-
+    scanner, fetch = Scanner(boundary_of(content_type)), fetch_from(body)
+    scanner.feed(body)
     try:
-        scanner.feed(body)
-        parts = scanner.close()
+        parts = scanner.close(fetch)
         found = from_parts(parts, scanner.deviations, fetch)
     except BodyError as error:
         head = _lines(("upload", f"cannot be parsed: {error}"))

@@ -90,8 +90,9 @@ class Backend:
         root, deadline = _root(self.config), time.monotonic() + timeout
         interrupted, logged = asyncio.Event(), False
         while _handed_over.get(root) is self and not self.outbox.stop(0):
+            current = self.outbox.attempted()
             waiting = format_list(
-                [f"upload {one.id} to {target_label(one.target)}" for one in self.outbox.current]
+                [f"upload {id} to {target_label(to)}" for id, to, _ in sorted(current)]
             )
             if waiting and not logged:
                 logged = True

@@ -22,7 +22,7 @@ from nxparse.address import AddressError, deliverable
 from nxparse.config import Config
 from nxparse.deliver import routes
 from nxparse.deliver.routes import target_label
-from nxparse.deviation import BodyError, MultipartError
+from nxparse.deviation import BodyError
 from nxparse.framing import boundary_of
 from nxparse.scanner import Scanner
 from nxparse.server.reply import ACCEPTED, Reply, refusal
@@ -238,14 +238,12 @@ class EmailReceiver(Receiver):
 
     def feed(self, chunk: bytes) -> None:
         super().feed(chunk)
-        if self._incoming and self._scanner.error is None:
-            # `close` raises the error again at the end of the body.
-            with suppress(MultipartError):
-                self._scanner.feed(chunk)
+        if self._incoming:
+            self._scanner.feed(chunk)
 
     def _accept(self, incoming: Incoming) -> Result:
         upload = self._parsed = self._parsed or from_parts(
-            self._scanner.close(), self._scanner.deviations, incoming.fetch
+            self._scanner.close(incoming.fetch), self._scanner.deviations, incoming.fetch
         )
         if not self._config.may_send(upload.sender):
             reply = self._refuse(

@@ -104,7 +104,7 @@ def accepted(folder: Path, size: int) -> Path:
         for piece in body(size):
             incoming.write(piece)
             scanner.feed(piece)
-        found = from_parts(scanner.close(), scanner.deviations, incoming.fetch)
+        found = from_parts(scanner.close(incoming.fetch), scanner.deviations, incoming.fetch)
         deliveries = {"mail": [bodies.RECIPIENT]}
         spool.accept(incoming, "192.0.2.7", found, deliveries)
     return folder

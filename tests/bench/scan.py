@@ -88,7 +88,13 @@ def with_nxparse(chunks: Sequence[bytes], take: Take, end: End) -> None:
     scanner = Scanner(BOUNDARY)
     for chunk in chunks:
         scanner.feed(chunk)
-    spans = scanner.close()
+    step = len(chunks[0])
+
+    def fetch(start: int, end: int) -> bytes:
+        near = b"".join(chunks[start // step : -(-end // step)])
+        return near[start % step : start % step + end - start]
+
+    spans = scanner.close(fetch)
     if take is not nothing:
         whole = b"".join(chunks)
         for span in spans:

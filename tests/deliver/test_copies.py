@@ -9,33 +9,34 @@ from pathlib import Path
 import pytest
 
 from nxparse.deliver.copies import copies
-from nxparse.upload import File
+from tests.box import photo
 from tests.faults import Faults, ShortNames
-
-
-def file(name: str, data: bytes = b"1") -> File:
-    return File(name, "image/jpeg", len(data), 0, lambda start, end: data[start:end])
 
 
 def test_copies(tmp_path: Path) -> None:
     """Copies have their names and contents, are private, and are deleted at the end."""
-    files = [file("A.JPG", b"1" * 600_000), file("../B.JPG", b"2"), file("A.JPG", b"3")]
+    files = [photo(b"1" * 600_000, "A.JPG"), photo(b"2", "../B.JPG"), photo(b"3", "A.JPG")]
     with copies(files, tmp_path) as paths:
         assert [(path.name, path.read_bytes()) for path in paths] == [
             ("A.JPG", b"1" * 600_000),
             ("B.JPG", b"2"),
-            ("A-1.JPG", b"3"),
+            ("A.JPG", b"3"),
         ]
-        assert {path.stat().st_mode & 0o777 for path in paths} == {0o600}
-        assert all(path.is_absolute() and tmp_path in path.parents for path in paths)
+        [private] = tmp_path.iterdir()
+        assert private.stat().st_mode & 0o777 == 0o700
+        assert all(path.is_absolute() and private in path.parents for path in paths)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_short_names(tmp_path: Path) -> None:
     """Names that are too long for the file system are shortened."""
-    files = [file("a" * 251 + ".JPG"), file("a" * 250 + "b.JPG"), file("사진" * 41 + ".JPG")]
+    files = [
+        photo(b"1", "a" * 251 + ".JPG"),
+        photo(b"1", "a" * 250 + "b.JPG"),
+        photo(b"1", "사진" * 41 + ".JPG"),
+    ]
     with ShortNames(143), copies(files, tmp_path) as paths:
-        expected = ["a" * 139 + ".JPG", "a" * 137 + "-1.JPG", "사진" * 23 + ".JPG"]
+        expected = ["a" * 139 + ".JPG", "a" * 139 + ".JPG", "사진" * 23 + ".JPG"]
         assert [path.name for path in paths] == expected
 
 
@@ -44,7 +45,7 @@ def test_disk_full(tmp_path: Path) -> None:
     with (
         Faults(("write",), errno.ENOSPC),
         pytest.raises(OSError, match="No space left"),
-        copies([file("A.JPG")], tmp_path),
+        copies([photo(b"1", "A.JPG")], tmp_path),
     ):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -63,22 +64,7 @@ def test_cannot_be_deleted(
             raise OSError(error, "not possible")
         real(path, **options)
 
-    with monkeypatch.context() as patch, copies([file(f"{n}.JPG") for n in "ABC"], tmp_path):
+    with monkeypatch.context() as patch, copies([photo(b"1", f"{n}.JPG") for n in "ABC"], tmp_path):
         patch.setattr(os, name, refuse)
     left = ["B.JPG"] if name == "unlink" else []
     assert [path.name for path in tmp_path.rglob("*.JPG")] == left
-
-
-def test_reason_of_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error inside the with statement is not replaced by one of the deletion."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.EIO, "not possible")
-
-    def use() -> None:
-        with copies([file("A.JPG")], tmp_path):
-            monkeypatch.setattr(os, "unlink", refuse)
-            raise ValueError("the reason")
-
-    with pytest.raises(ValueError, match="the reason"):
-        use()

@@ -14,8 +14,9 @@ import pytest
 
 from nxparse import upload
 from nxparse.deliver.errors import TemporaryError
-from nxparse.deliver.notify import parse_service, send
+from nxparse.deliver.notify import deliver, parse_service
 from tests import bodies
+from tests.box import delivery
 from tests.web_servers import HOST, WebServer, reply
 
 pytest.importorskip("apprise")
@@ -38,7 +39,7 @@ def test_sent(text: str, tmp_path: Path) -> None:
     """Title, text and photos arrive; an empty text is replaced by the subject."""
     found = uploaded(text)
     with WebServer() as server:
-        send(found, found.files, parse_service(url_of(server)), tmp_path)
+        deliver(parse_service(url_of(server)), tmp_path, found, found.files, delivery())
     body = json.loads(server.post.body)
     assert (body["title"], body["message"]) == ("Photos", text or "Photos")
     attached = {one["filename"]: base64.b64decode(one["base64"]) for one in body["attachments"]}
@@ -59,7 +60,7 @@ def test_refused(
     with WebServer(reply("500 No")) as server:
         service = parse_service(",".join([url_of(server)] * services))
         with pytest.raises(TemporaryError) as caught:
-            send(found, found.files, service, tmp_path)
+            deliver(service, tmp_path, found, found.files, delivery())
     assert str(caught.value).startswith("Apprise could not send it: Failed to send JSON")
     assert SECRET not in "".join([str(caught.value), caplog.text, *capsys.readouterr()])
     assert list(tmp_path.iterdir()) == []
@@ -84,7 +85,7 @@ def test_two_threads(tmp_path: Path) -> None:
 
     def reason_of(reason: str) -> str:
         with pytest.raises(TemporaryError) as caught:
-            send(found, found.files, Failing(reason), tmp_path)
+            deliver(Failing(reason), tmp_path, found, found.files, delivery())
         return str(caught.value)
 
     with ThreadPoolExecutor(2) as pool:

@@ -52,7 +52,10 @@ def test_url(url: str, expected: Smarthost) -> None:
 )
 def test_wrong_url(url: str) -> None:
     """The error contains nothing of the URL, which may have a password anywhere."""
-    with pytest.raises(ValueError, match=r"^not a URL like smtps://user:password@host$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^not a mail server URL; for example smtps://user:password@host, with .* %40$",
+    ):
         parse_smarthost(url)
 
 

@@ -22,7 +22,7 @@ from nxparse import config, filename, framing, jpeg, markup, message, multipart,
 from nxparse.address import AddressError, deliverable
 from nxparse.deliver import forward, routes, smarthost
 from nxparse.deviation import BodyError, Deviation, Kind, MultipartError
-from nxparse.framing import PartSpan, boundary_of
+from nxparse.framing import PartSpan, boundary_of, fetch_from
 from nxparse.inspect import credentials, report, show
 from nxparse.inspect import recorded as requests
 from nxparse.inspect.recorded import RecordedRequest, RecordedResponse
@@ -77,15 +77,16 @@ class Found(NamedTuple):
 
 
 def scanned(chunks: Iterable[bytes], boundary: bytes | None, strict: bool) -> Found:
+    chunks = list(chunks)
+    body = b"".join(chunks)
     scanner = Scanner(boundary, strict=strict)
+    for chunk in chunks:
+        scanner.feed(chunk)
     parts, told = [], None
     try:
-        for chunk in chunks:
-            scanner.feed(chunk)
-        parts = scanner.close()
+        parts = scanner.close(fetch_from(body))
     except MultipartError as error:
         told = f"{type(error).__name__}: {error}"
-    assert (scanner.error is None) is (told is None)
     return Found(parts, scanner.deviations, told, scanner.boundary)
 
 
@@ -219,7 +220,7 @@ def read(data: bytes) -> None:
     scanner = Scanner(boundary_of(TYPE))
     for piece in pieces(body, size + 1):
         scanner.feed(piece)
-    assert upload.from_parts(scanner.close(), scanner.deviations, fetch) == found
+    assert upload.from_parts(scanner.close(fetch), scanner.deviations, fetch) == found
     no_photo_lost(body, [(file.start, file.start + file.size) for file in found.files])
     assert sum(file.size for file in found.files) <= len(body)
     assert visible(describe_upload(found))

@@ -88,7 +88,7 @@ async def test_a_program_at_the_end(
         backend.spool, bodies.body([("SAM_1.JPG", b"x")]), {target: ["a@example.org"]}
     ).id
     backend.outbox.start()
-    eventually(lambda: list((folder / ".nx").glob("run-*/*.begun")), "the program runs")
+    eventually(lambda: list((folder / ".nx").rglob("*.begun")), "the program runs")
     backend.hand_over()
     if way == "time-out":
         await backend.end(no_interrupt, timeout=0.1)
