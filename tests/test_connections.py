@@ -282,11 +282,14 @@ def test_too_many_connections(folder: Path) -> None:
         for connection in many[:50]:
             assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
             connection.close()
+        proxy.wait_for("client disconnect", times=50)
 
         many = [camera.connect(proxy.port) for _ in range(100)]
         proxy.wait_for(r"127\.0\.0\.1: has 50 connections open; further ones are closed\n")
         for connection in many[50:]:
             assert connection.recv(100) == b""
+        many[0].sendall(START + b"\r\n")
+        assert many[0].recv(100).startswith(b"HTTP/1.1 200 ")
         other = camera.connect(proxy.port, source="127.0.0.2")
         other.sendall(request)
         assert camera.hear(other).body == ACCEPTED
