@@ -25,7 +25,12 @@ from mitmproxy.addons.script import ScriptLoader
 from mitmproxy.hooks import DoneHook, RunningHook
 from mitmproxy.io import FlowReader
 from mitmproxy.proxy.layers.dns import DnsErrorHook, DnsRequestHook, DnsResponseHook
-from mitmproxy.proxy.layers.http import HttpRequestHeadersHook, HttpRequestHook, HttpResponseHook
+from mitmproxy.proxy.layers.http import (
+    HttpErrorHook,
+    HttpRequestHeadersHook,
+    HttpRequestHook,
+    HttpResponseHook,
+)
 from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.test import taddons, tflow, tutils
 
@@ -919,6 +924,22 @@ def test_a_stop_in_the_middle_of_an_upload(folder: Path) -> None:
         (kept,) = proxy.quarantined()
         assert request[:5000].endswith(kept)
         assert "Traceback" not in proxy.log
+
+
+@pytest.mark.parametrize("end", [HttpResponseHook, HttpErrorHook], ids=["response", "error"])
+async def test_a_request_that_never_reaches_the_server(
+    folder: Path, end: type[HttpResponseHook | HttpErrorHook]
+) -> None:
+    """Nothing of a request is left if it ends before mitmproxy has reached the loopback server."""
+    request = http.Request.make("POST", "http://www.ospserver.net/social/columbus/email", b"x")
+    flow = tflow.tflow(req=request)
+    with loaded(folder) as (state, context):
+        context.master.addons.trigger(RunningHook())
+        await context.master.addons.trigger_event(HttpRequestHeadersHook(flow))
+        path = flow.request.path
+        await context.master.addons.trigger_event(end(flow))
+        assert (state.exchanges, state.server.withdraw(path)) == ({}, False)
+        await ended(context)
 
 
 async def test_a_request_after_the_end(folder: Path) -> None:

@@ -320,6 +320,13 @@ class TestManyEqualNames:
             save([costs.file("q.JPG", different(number, size))], directory)
         assert costs.read <= 4 * self.COUNT * size
 
+    def test_sizes_differ(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Files of another size are not read: each is read once, to be saved."""
+        costs, sizes = Costs(monkeypatch), range(1000, 1000 + self.COUNT)
+        for size in sizes:
+            save([costs.file("q.JPG", different(0, size))], tmp_path, NOON, ID)
+        assert costs.read == sum(sizes)
+
     def test_look_ups(self, tmp_path: Path, day: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Names that are known to be taken are not looked up again."""
         costs, count = Costs(monkeypatch), 150

@@ -44,6 +44,18 @@ async def test_taken_over(folder: Path) -> None:
     await second.end(no_interrupt, timeout=60.0)
 
 
+def test_a_new_mail_server_is_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mail server is checked when nx_smtp has changed, and not with each other option."""
+    checked: list[object] = []
+    monkeypatch.setattr(Backend, "check_smarthost", lambda self: checked.append(self.config.smtp))
+    one = opened(folder, nx_smtp="smtps://old.example")
+    for host, retry_for in (("old", "1d"), ("new", "1d"), ("new", "2d")):
+        changed = parsed(folder, nx_smtp=f"smtps://{host}.example", nx_retry_for=retry_for)
+        one.configure(changed)
+    assert checked == [changed.smtp]
+    one.close()
+
+
 async def test_opened_again(folder: Path) -> None:
     """An ended backend is closed, so that another process can open it."""
     first = opened(folder)

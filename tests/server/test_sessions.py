@@ -283,6 +283,15 @@ class TestDamagedFile:
             Sessions(broken, clock)
         assert broken.is_symlink()
 
+    def test_an_error_of_sqlite(self, broken: Path, clock: Clock) -> None:
+        """A file that SQLite cannot use at the moment stays where it is, too."""
+        journal = Path(f"{broken}-wal")
+        journal.mkdir()
+        with pytest.raises(sqlite3.OperationalError, match="unable to open"):
+            Sessions(broken, clock)
+        journal.rmdir()
+        assert b"SQLite" in broken.read_bytes()
+
 
 def changed(path: Path, statement: str) -> None:
     with closing(sqlite3.connect(path)) as connection:

@@ -315,6 +315,14 @@ class TestAccept:
             opened.begin()
         assert contents(root / "spool") == {}
 
+    def test_reopened_once(self, opened: Spool, root: Path) -> None:
+        """If two uploads find that the folder was replaced, the second uses the reopened one."""
+        (root / "spool").rename(root / "old")
+        opened.reopen()
+        incoming = receive(opened)
+        opened.reopen()
+        assert opened.accept(incoming, CLIENT, UPLOAD, SAVE)
+
 
 class TestPosts:
     @pytest.mark.parametrize(("came", "expected"), GROUPS.values(), ids=GROUPS)
