@@ -324,7 +324,7 @@ class TestManyEqualNames:
         """Files of another size are not read: each is read once, to be saved."""
         costs, sizes = Costs(monkeypatch), range(1000, 1000 + self.COUNT)
         for size in sizes:
-            save([costs.file("q.JPG", different(0, size))], tmp_path, NOON, ID)
+            save([costs.file("q.JPG", different(0, size))], tmp_path)
         assert costs.read == sum(sizes)
 
     def test_look_ups(self, tmp_path: Path, day: Path, monkeypatch: pytest.MonkeyPatch) -> None:
