@@ -14,7 +14,6 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from nxparse.proxy.transport import Pending
 from nxparse.server.backend import Backend
@@ -42,8 +41,8 @@ logger = logging.getLogger(__name__)
 class Exchange:
     """A request and its reply.
 
-    `connection` is mitmproxy's object for the client. `unknown` requests have no endpoint,
-    or one with an unproven reply; they are saved to unknown/. A body of at most `inspect`
+    `client_id` is that of the connection. `unknown` requests have no endpoint, or one
+    with an unproven reply; they are saved to unknown/. A body of at most `inspect`
     bytes is read back to be shown in its flow. `too_long` is called when a body exceeds
     HOPELESS times nx_max_upload; it should end the connection.
     """
@@ -51,7 +50,7 @@ class Exchange:
     def __init__(
         self,
         backend: Backend,
-        connection: Any,
+        client_id: str,
         info: BodyInfo,
         endpoint: Endpoint,
         *,
@@ -60,7 +59,7 @@ class Exchange:
         too_long: Callable[[], None] = lambda: None,
         reply_watch: float = REPLY_WATCH,
     ) -> None:
-        self.connection = connection
+        self.client_id = client_id
         self.client = info.client
         self.pending = Pending()
         self.reply: Reply | None = None
@@ -70,7 +69,7 @@ class Exchange:
         self.decided = asyncio.Event()  # set when mitmproxy may get its answer
         self.path = ""  # at the loopback server
         self.restore: Callable[[], None] = lambda: None  # undoes the redirection of the request
-        self._backend = backend
+        self.backend = backend
         self._info = info
         self._endpoint = endpoint
         self._inspect = inspect
@@ -80,11 +79,6 @@ class Exchange:
         # The chunks of one turn of the event loop, so that tiny ones cost the receiver little.
         self._gathered: list[bytes] = []
 
-    @property
-    def has_body(self) -> bool:
-        """Whether there is a receiver for a body."""
-        return self._receiver is not None
-
     async def begin(self) -> None:
         """Prepare to receive the body. Sets `reply` if the request is refused already."""
         endpoint, client = self._endpoint, self.client
@@ -92,7 +86,7 @@ class Exchange:
             if self.unknown:
                 self._receiver = Collector(client, lambda _: reply, MAX_UNKNOWN_BODY)
             return
-        backend, config = self._backend, self._backend.config
+        backend, config = self.backend, self.backend.config
         if endpoint.is_upload and not backend.spool.is_in_place():
             with suppress(OSError, sqlite3.Error):  # the receiver handles it
                 await backend.in_thread(backend.spool.reopen)
@@ -128,7 +122,7 @@ class Exchange:
         if not self._gathered:
             asyncio.get_running_loop().call_soon(self._flush)
         self._gathered.append(chunk)
-        if self.pending.received > HOPELESS * self._backend.config.max_upload:
+        if self.pending.received > HOPELESS * self.backend.config.max_upload:
             reason = f"body exceeds {HOPELESS} x nx_max_upload; connection closed"
             logger.warning(f"{self.client}: {reason}")
             self._too_long()
@@ -155,34 +149,34 @@ class Exchange:
             await self.begin()
         if self._receiver is None:
             return self.reply or FAILED
-        result = await self._backend.in_thread(self._receiver.finish)
+        result = await self.backend.in_thread(self._receiver.finish)
         while result.waits_for:
             # Unlike wait_for, wait does not cancel the future.
             watched = asyncio.wrap_future(result.waits_for)
             await asyncio.wait([watched], timeout=self._reply_watch)
             if not watched.done() and result.accepted:
-                self._backend.spool.reply_lost(result.accepted)
-            result = await self._backend.in_thread(self._receiver.finish)
+                self.backend.spool.reply_lost(result.accepted)
+            result = await self.backend.in_thread(self._receiver.finish)
         self.result = result
         return result.reply
 
     def note_refusal(self) -> None:
         """List the upload on the page, if it was refused."""
         if self._endpoint.is_upload and self.reply and self.reply.status >= 400:
-            self._backend.gateway.failures.add(self.client, f"Refused: {self.reply.remark}")
+            self.backend.gateway.failures.add(self.client, f"Refused: {self.reply.remark}")
 
     def note_cut(self, reason: str) -> None:
         """List an upload that was cut on the page."""
         if self._endpoint.is_upload:
             text = f"Incomplete, {self.pending.received} bytes: {reason}"
-            self._backend.gateway.failures.add(self.client, text)
+            self.backend.gateway.failures.add(self.client, text)
 
     async def abort(self, reason: str) -> bytes | None:
         """End a request that was cut or has failed. Returns the part that arrived, for its flow."""
         try:
             self._feed_receiver()
             if self._receiver:
-                return await self._backend.in_thread(self._receiver.abort, reason)
+                return await self.backend.in_thread(self._receiver.abort, reason)
         except Exception:
             logger.exception("cannot store a partial upload")
         return None
@@ -200,17 +194,13 @@ class Exchange:
         if not result or not result.accepted:
             return
         if arrived:
-            self._backend.spool.reply_confirmed(result.accepted)
+            self.backend.spool.reply_confirmed(result.accepted)
             return
         logger.info(
             f"{self.client}: disconnected before the reply to upload {result.upload}; "
             f"if it sends that again, it is delivered once"
         )
         self._reply_lost()
-
-    def wake_outbox(self) -> None:
-        """Start the delivery of an accepted upload."""
-        self._backend.outbox.wake()
 
     def outcome(self) -> tuple[str, str]:
         """Return the outcome, a key of `adapter.MARKS`, and a comment."""
@@ -241,5 +231,5 @@ class Exchange:
 
     def _reply_lost(self) -> None:
         if self.result and self.result.accepted:
-            self._backend.spool.reply_lost(self.result.accepted)
+            self.backend.spool.reply_lost(self.result.accepted)
             self.result = None  # a later result of the watch is ignored

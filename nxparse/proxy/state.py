@@ -11,7 +11,7 @@ from nxparse.config import Config, ConfigError
 from nxparse.inspect.show import describe_request
 from nxparse.proxy import adapter, advice
 from nxparse.proxy.clients import Clients
-from nxparse.proxy.destination import Destinations
+from nxparse.proxy.destination import Destinations, refuse_browser
 from nxparse.proxy.exchange import Exchange
 from nxparse.proxy.file_requests import FileRequests
 from nxparse.proxy.loopback import LoopbackServer
@@ -72,7 +72,7 @@ class State:
 
     def has_exchange(self, client: Any) -> bool:
         """Return whether a client has an unanswered request to one of our hosts."""
-        return any(one.connection.id == client.id for one in self.exchanges.values())
+        return any(one.client_id == client.id for one in self.exchanges.values())
 
     def choose_endpoint(self, flow: Any, claim: Claim) -> tuple[Endpoint, bool]:
         """Choose the endpoint for a request, and return whether the request is unknown.
@@ -82,7 +82,7 @@ class State:
         """
         request, client = flow.request, adapter.address(flow.client_conn)
         headers = adapter.fields(request.headers)
-        claim = self.destinations.refuse_browser(claim, request.method, headers)
+        claim = refuse_browser(claim, request.method, headers)
         endpoint = claim.endpoint(request.method, request.path)
         if claim.refusal:
             line = describe_request(request.method, request.pretty_url)

@@ -8,6 +8,7 @@ import struct
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,7 @@ from nxparse.proxy.transport import HeldReader, OneSegmentWriter, Pending, Stage
 
 SOON = 10.0  # seconds in which anything must have happened
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
+PLAIN, TLS = SimpleNamespace(tls=False), SimpleNamespace(tls=True)
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' TCP_INFO")
 
@@ -62,8 +64,8 @@ class Connection:
         self.client.close()
 
 
-@contextlib.asynccontextmanager
-async def connected() -> AsyncIterator[Connection]:
+@pytest.fixture
+async def connection() -> AsyncIterator[Connection]:
     loop = asyncio.get_running_loop()
     accepted: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
         loop.create_future()
@@ -95,12 +97,6 @@ async def connect(address: tuple[str, int]) -> socket.socket:
     return client
 
 
-@pytest.fixture
-async def connection() -> AsyncIterator[Connection]:
-    async with connected() as found:
-        yield found
-
-
 def connected_pending(chunks: int = 0) -> Pending:
     found = Pending(chunks=chunks)
     found.connected.set()
@@ -116,7 +112,7 @@ def pending() -> Pending:
 @pytest.fixture
 def held(connection: Connection, pending: Pending) -> HeldReader:
     """Reads what the client sends in its request."""
-    reader = HeldReader(connection.reader, times=FAST)
+    reader = HeldReader(connection.reader, PLAIN, times=FAST)
     reader.pending = pending
     return reader
 
@@ -125,14 +121,6 @@ async def still_waits(task: asyncio.Task[bytes], seconds: float = 0.04) -> bool:
     """Whether a task is still running after some seconds."""
     done, _ = await asyncio.wait({task}, timeout=seconds)
     return not done
-
-
-async def seconds_of(task: asyncio.Task[bytes]) -> tuple[bytes, float]:
-    """The result of a task, and its seconds."""
-    loop = asyncio.get_running_loop()
-    begun = loop.time()
-    result = await asyncio.wait_for(task, SOON)
-    return result, loop.time() - begun
 
 
 class TestHeldReader:
@@ -156,8 +144,8 @@ class TestHeldReader:
         reader = asyncio.StreamReader()
         reader.feed_data(bytes(300_000))
         reader.feed_eof()
-        held = HeldReader(reader, times=FAST)
-        held.enter(Stage.BODY)
+        held = HeldReader(reader, PLAIN, times=FAST)
+        held.enter(Stage.CONTENT)
         held.pending = pending
         assert [len(await held.read(65535)) for _ in sizes] == sizes
 
@@ -165,18 +153,17 @@ class TestHeldReader:
         ("sent", "stages"),
         [
             (b"", ()),
-            (b"GET / HT", ()),
-            (b"GET / HTTP/1.1\r\n\r\n", (Stage.BODY, Stage.COMPLETE)),
-            (b"GET / HTTP/1.1\r\n\r\n", (Stage.BODY, Stage.COMPLETE, Stage.HEAD)),
-            (b"CONNECT x:1 HTTP/1.1\r\n\r\n", (Stage.OPAQUE,)),
+            (b"GET / HTTP/1.1\r\n\r\n", (Stage.CONTENT, Stage.COMPLETE)),
+            (b"GET / HTTP/1.1\r\n\r\n", (Stage.CONTENT, Stage.COMPLETE, Stage.HEAD)),
+            (b"CONNECT x:1 HTTP/1.1\r\n\r\n", (Stage.CONTENT,)),
         ],
-        ids=["nothing", "half a head", "unanswered", "answered", "tunnel"],
+        ids=["nothing", "unanswered", "answered", "tunnel"],
     )
     async def test_not_ours(
         self, connection: Connection, sent: bytes, stages: tuple[Stage, ...]
     ) -> None:
         """EOF of a request for another host is reported at once."""
-        held = HeldReader(connection.reader, times=replace(FAST, notice=SOON))
+        held = HeldReader(connection.reader, PLAIN, times=replace(FAST, notice=SOON))
         if sent:
             await connection.send(sent)
             await held.read(1 << 16)
@@ -186,62 +173,57 @@ class TestHeldReader:
         assert await asyncio.wait_for(held.read(), SOON / 2) == b""
 
     async def test_never_noticed(self, connection: Connection) -> None:
-        """A complete head that mitmproxy does not report delays the end for a moment only."""
-        held = HeldReader(connection.reader, times=FAST)
+        """A head that mitmproxy does not report delays the end for a moment only."""
+        held = HeldReader(connection.reader, PLAIN, times=FAST)
         await connection.send(b"GET / HTTP/1.1\r\n\r\n")
-        await held.read(1 << 16)
-        connection.end()
-        data, seconds = await seconds_of(asyncio.ensure_future(held.read()))
-        assert data == b""
-        assert seconds > FAST.notice / 2
-
-    async def test_inside_tls(self, connection: Connection, pending: Pending) -> None:
-        """Inside TLS a request may be complete before mitmproxy has reported it."""
-        held = HeldReader(connection.reader, times=replace(FAST, notice=SOON / 2))
-        held.encrypted = True
-        held.enter(Stage.OPAQUE)
-        await connection.send(b"\x17\x03\x03")
-        await held.read(1 << 16)
-        connection.end()
-        reading = asyncio.ensure_future(held.read())
-        assert await still_waits(reading)
-        pending.complete = True
-        held.pending = pending
-        held.enter(Stage.HEAD)
-        assert await still_waits(reading)
-        pending.answered.set()
-        assert await asyncio.wait_for(reading, SOON) == b""
-
-    async def test_request_is_noticed_after_the_end(
-        self, connection: Connection, pending: Pending
-    ) -> None:
-        """EOF is held even if mitmproxy notices the request later."""
-        held = HeldReader(connection.reader, times=FAST)
-        await connection.send(b"POST / HTTP/1.0\r\n\r\n")
         await held.read(1 << 16)
         connection.end()
         reading = asyncio.ensure_future(held.read())
         assert await still_waits(reading, FAST.notice / 2)
-        pending.complete = True
-        held.pending = pending
-        held.enter(Stage.BODY)
-        assert await still_waits(reading, 2 * FAST.notice)
-        pending.answered.set()
         assert await asyncio.wait_for(reading, SOON) == b""
 
-    async def test_complete(
-        self, connection: Connection, held: HeldReader, pending: Pending
+    @pytest.mark.parametrize("client", [PLAIN, TLS], ids=["plain", "inside TLS"])
+    async def test_request_is_noticed_after_the_end(
+        self, connection: Connection, pending: Pending, client: SimpleNamespace
     ) -> None:
-        """The end of a complete request is held until it is answered, and a moment longer."""
-        pending.complete = True
+        """EOF is held even if mitmproxy notices the request later."""
+        held = HeldReader(connection.reader, client, times=replace(FAST, notice=SOON / 2))
+        if client.tls:
+            held.enter(Stage.CONTENT)  # during the handshake
+        await connection.send(b"POST / HTTP/1.0\r\n\r\n")
+        await held.read(1 << 16)
         connection.end()
         reading = asyncio.ensure_future(held.read())
         assert await still_waits(reading)
+        pending.complete = True
+        held.pending = pending
+        held.enter(Stage.CONTENT)
+        assert await still_waits(reading)
         pending.answered.set()
-        data, seconds = await seconds_of(reading)
-        assert data == b""
-        assert seconds > FAST.linger / 2
+        assert await asyncio.wait_for(reading, SOON) == b""
+
+    @pytest.mark.parametrize("answered", ["later", "already", "never"])
+    async def test_complete(
+        self,
+        connection: Connection,
+        held: HeldReader,
+        pending: Pending,
+        caplog: pytest.LogCaptureFixture,
+        answered: str,
+    ) -> None:
+        """The end of a complete request is held until it is answered, and a moment longer."""
+        pending.complete = True
+        if answered == "already":
+            pending.answered.set()
+        connection.end()
+        reading = asyncio.ensure_future(held.read())
+        assert await still_waits(reading, FAST.linger / 2)
+        if answered == "later":
+            pending.answered.set()
+        assert await asyncio.wait_for(reading, SOON) == b""
         assert pending.end == "the client closed the connection"
+        unanswered = ["no reply after 0 s: the disk does not answer"]
+        assert caplog.messages == (unanswered if answered == "never" else [])
 
     async def test_becomes_complete(
         self, connection: Connection, held: HeldReader, pending: Pending
@@ -254,31 +236,6 @@ class TestHeldReader:
         assert await still_waits(reading)
         pending.answered.set()
         assert await asyncio.wait_for(reading, SOON) == b""
-
-    async def test_never_answered(
-        self,
-        connection: Connection,
-        held: HeldReader,
-        pending: Pending,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        """A request without a reply is logged, and its connection ends."""
-        pending.complete = True
-        connection.end()
-        assert await asyncio.wait_for(held.read(), SOON) == b""
-        assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-            ("ERROR", "no reply after 0 s: the disk does not answer")
-        ]
-
-    async def test_already_answered(
-        self, connection: Connection, held: HeldReader, pending: Pending
-    ) -> None:
-        """The end after an answer is held until mitmproxy must have written that."""
-        pending.answered.set()
-        connection.end()
-        data, seconds = await seconds_of(asyncio.ensure_future(held.read()))
-        assert data == b""
-        assert seconds > FAST.linger / 2
 
     async def test_error(self, connection: Connection, held: HeldReader, pending: Pending) -> None:
         """The connection of a cut request ends when the request is abandoned."""
@@ -328,7 +285,7 @@ class TestHeldReader:
 
     async def test_silence(self, connection: Connection, pending: Pending) -> None:
         """Silence in the middle of an upload ends it."""
-        held = HeldReader(connection.reader, times=replace(FAST, idle=0.05))
+        held = HeldReader(connection.reader, PLAIN, times=replace(FAST, idle=0.05))
         held.pending = pending
         with pytest.raises(ConnectionAbortedError, match="silent in the middle of an upload"):
             await asyncio.wait_for(held.read(), SOON)
@@ -339,7 +296,7 @@ class TestHeldReader:
         self, connection: Connection, pending: Pending, state: str
     ) -> None:
         """A client may be silent before a reply and between two requests."""
-        held = HeldReader(connection.reader, times=replace(FAST, idle=0.03))
+        held = HeldReader(connection.reader, PLAIN, times=replace(FAST, idle=0.03))
         if state == "complete":
             held.pending = pending
             pending.complete = True
@@ -351,27 +308,128 @@ class TestHeldReader:
     @pytest.mark.parametrize("state", ["no request", "cut", "complete"])
     async def test_system_gives_up(self, pending: Pending, state: str) -> None:
         """A connection that the system has aborted is broken, not silent."""
-        held = HeldReader(_GivenUp(), times=FAST)
+        reader = asyncio.StreamReader()  # as after keep-alive probes
+        reader.set_exception(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
+        held = HeldReader(reader, PLAIN, times=FAST)
         if state != "no request":
             held.pending = pending
         pending.complete = state == "complete"
         pending.answered.set()
         with pytest.raises(TimeoutError, match="Connection timed out"):
-            await held.read(1 << 16)
+            await asyncio.wait_for(held.read(1 << 16), SOON)
 
 
-class _GivenUp(asyncio.StreamReader):
-    """A reader whose connection has failed with ETIMEDOUT, as after keep-alive probes."""
+START = b"GET / HTTP/1.1\r\n"
+LARGE = transport.MAX_HEAD
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.set_exception(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
-        self._reads = 0
 
-    async def read(self, n: int = -1) -> bytes:
-        self._reads += 1
-        assert self._reads < 100, "it is read for ever"
-        return await super().read(n)
+class Limited:
+    """A reader with short time limits for heads, and its refusals."""
+
+    def __init__(
+        self, connection: Connection, client: SimpleNamespace = PLAIN, head: float = 0.05
+    ) -> None:
+        self.refusals: list[int] = []
+        self.connection = connection
+        times = replace(FAST, head=head)
+        self.held = HeldReader(connection.reader, client, self._refuse, times=times)
+
+    def _refuse(self, status: int, reason: str) -> None:
+        assert "its request head" in reason
+        self.refusals.append(status)
+
+    async def receive(self, data: bytes) -> None:
+        """Send data, and read it."""
+        sending = asyncio.ensure_future(self.connection.send(data))
+        while data:
+            data = data[len(await asyncio.wait_for(self.held.read(1 << 16), SOON)) :]
+        await sending
+
+    async def refused(self) -> int:
+        """Read until the connection is refused. Returns the number of bytes read."""
+        received = 0
+        with contextlib.suppress(ConnectionAbortedError):
+            while data := await asyncio.wait_for(self.held.read(1000), SOON):
+                received += len(data)
+        return received
+
+
+class TestHead:
+    @pytest.mark.parametrize("client", [PLAIN, TLS], ids=["plain", "inside TLS"])
+    async def test_endless(self, connection: Connection, client: SimpleNamespace) -> None:
+        """H12: a head that no hook reports is refused when it is too large, with one report."""
+        limited = Limited(connection, client, head=SOON)
+        sending = asyncio.ensure_future(connection.send(START + b"x" * 2 * LARGE))
+        assert LARGE < await limited.refused() <= LARGE + 1000
+        assert limited.refusals == [431]
+        sending.cancel()
+
+    @pytest.mark.parametrize("sent", [START + b"\r\n", b"\x16\x03\x01"], ids=["head", "TLS"])
+    async def test_content_is_not_limited(self, connection: Connection, sent: bytes) -> None:
+        """There are no limits in a body, a tunnel, a TLS handshake, or after an upgrade."""
+        limited = Limited(connection)
+        await limited.receive(sent)
+        limited.held.enter(Stage.CONTENT)
+        await asyncio.sleep(0.07)
+        await limited.receive(b"x" * 2 * LARGE)
+        assert limited.refusals == []
+
+    async def test_body_before_the_hook(self, connection: Connection) -> None:
+        """A body that comes with its head waits until mitmproxy has reported the head."""
+        limited = Limited(connection, head=SOON)
+        receiving = asyncio.ensure_future(limited.receive(START + b"\r\n" + b"x" * 4 * LARGE))
+        await asyncio.sleep(FAST.notice / 2)
+        assert not receiving.done()
+        limited.held.enter(Stage.CONTENT)
+        await asyncio.wait_for(receiving, SOON)
+        assert limited.refusals == []
+
+    async def test_slow(self, connection: Connection) -> None:
+        """H12: a head that is not complete in time ends the connection."""
+        limited = Limited(connection)
+        await limited.receive(START)
+        await limited.refused()
+        assert limited.refusals == [408]
+
+    @pytest.mark.parametrize("stages", [(), (Stage.CONTENT, Stage.COMPLETE, Stage.HEAD)])
+    async def test_idle(self, connection: Connection, stages: tuple[Stage, ...]) -> None:
+        """The time does not run before the first byte of a head, nor between two requests."""
+        limited = Limited(connection)
+        if stages:
+            await limited.receive(START + b"\r\n")
+        for stage in stages:
+            limited.held.enter(stage)
+        reading = asyncio.ensure_future(limited.held.read(1 << 16))
+        assert await still_waits(reading, 0.07)
+        await connection.send(START + b"\r\n")
+        assert await asyncio.wait_for(reading, SOON) == START + b"\r\n"
+        assert limited.refusals == []
+
+    async def test_next_head_before_the_reply(self, connection: Connection) -> None:
+        """Reads after a complete request are limited until the reply."""
+        limited = Limited(connection, head=SOON)
+        await limited.receive(START + b"\r\n")
+        limited.held.enter(Stage.CONTENT)
+        limited.held.enter(Stage.COMPLETE)
+        receiving = asyncio.ensure_future(limited.receive(START + b"\r\n" + b"x" * 4 * LARGE))
+        await asyncio.sleep(2 * FAST.notice)
+        assert not receiving.done()
+        limited.held.enter(Stage.HEAD)
+        limited.held.enter(Stage.CONTENT)
+        await asyncio.wait_for(receiving, SOON)
+        assert limited.refusals == []
+
+    async def test_slow_head_before_the_reply(self, connection: Connection) -> None:
+        """The time of a head that began before the last reply runs from that on."""
+        limited = Limited(connection)
+        limited.held.enter(Stage.COMPLETE)
+        await limited.receive(START)
+        reading = asyncio.ensure_future(limited.refused())
+        await asyncio.sleep(0.07)
+        assert limited.refusals == []
+        limited.held.enter(Stage.HEAD)
+        await reading
+        assert limited.refusals == [408]
 
 
 def segments(client: socket.socket) -> int:
@@ -644,177 +702,3 @@ class TestWatchReply:
         assert result.reports == []
         tcp_states(tcp_info(ESTABLISHED, 4))
         assert await result.reported() == [True]
-
-
-class Refusals(list[tuple[int, str]]):
-    """Collects the refusals of a reader."""
-
-    def __call__(self, status: int, reason: str) -> None:
-        self.append((status, reason))
-
-
-START = b"GET / HTTP/1.1\r\n"
-LARGE = transport.MAX_HEAD
-
-
-class TestHead:
-    @pytest.mark.parametrize(
-        "piece",
-        [b"X-A: b\r\n" * 100, b"x" * 1000],
-        ids=["many lines", "one line"],
-    )
-    async def test_endless(self, connection: Connection, piece: bytes) -> None:
-        """H12: a head without end is refused when it is too large, with one report."""
-        refusals = Refusals()
-        held = HeldReader(connection.reader, refusals, times=FAST)
-        await connection.send(START)
-        received = len(await held.read(1 << 16))
-        sending = asyncio.ensure_future(connection.send(piece * (2 * LARGE // len(piece))))
-        received += await self._read_until_refused(held)
-        assert LARGE - 1000 < received <= LARGE
-        sending.cancel()
-        assert refusals == [(431, "its request head exceeds 64 KiB")]
-
-    @pytest.mark.parametrize(
-        "pieces",
-        [
-            (START + b"\r\n",),
-            (START, b"\n"),
-            (START[:-1], b"\n\r", b"\n"),
-            (b"\r\n\r\n", START, b"\r\n"),
-        ],
-        ids=["whole", "bare newline", "in pieces", "empty lines before"],
-    )
-    async def test_body_is_not_limited(
-        self, connection: Connection, pieces: tuple[bytes, ...]
-    ) -> None:
-        """Bytes after a head are not limited, even before mitmproxy has reported the head."""
-        refusals = Refusals()
-        held = HeldReader(connection.reader, refusals, times=replace(FAST, head=0.05))
-        for piece in pieces:
-            await connection.send(piece)
-            assert await held.read(1 << 16) == piece
-        await self._send_much(connection, held)
-        held.enter(Stage.BODY)
-        await asyncio.sleep(0.07)
-        await self._send_much(connection, held)
-        assert refusals == []
-
-    @staticmethod
-    async def _send_much(connection: Connection, held: HeldReader) -> None:
-        sending = asyncio.ensure_future(connection.send(b"x" * 2 * LARGE))
-        received = 0
-        while received < 2 * LARGE:
-            received += len(await asyncio.wait_for(held.read(1 << 16), SOON))
-        await sending
-
-    @staticmethod
-    async def _read_until_refused(held: HeldReader) -> int:
-        received = 0
-        with contextlib.suppress(ConnectionAbortedError):
-            while data := await asyncio.wait_for(held.read(1000), SOON):
-                received += len(data)
-        return received
-
-    async def test_empty_lines_do_not_hide_a_head(self, connection: Connection) -> None:
-        """Empty lines before a head are not its end."""
-        refusals = Refusals()
-        held = HeldReader(connection.reader, refusals, times=FAST)
-        await connection.send(b"\r\n\r\n\r\n" + START)
-        await held.read(1 << 16)
-        with pytest.raises(ConnectionAbortedError):
-            await self._send_much(connection, held)
-        assert [status for status, _ in refusals] == [431]
-
-    async def test_opaque(self, connection: Connection) -> None:
-        """No limits in a tunnel, in a TLS handshake, after an upgrade."""
-        refusals = Refusals()
-        held = HeldReader(connection.reader, refusals, times=replace(FAST, head=0.05))
-        await connection.send(START)
-        await held.read(1 << 16)
-        held.enter(Stage.OPAQUE)
-        await asyncio.sleep(0.07)
-        await self._send_much(connection, held)
-        assert refusals == []
-
-    async def test_slow(self, connection: Connection) -> None:
-        """H12: a head that is not complete in time ends the connection."""
-        refusals = Refusals()
-        held = HeldReader(connection.reader, refusals, times=replace(FAST, head=0.05))
-        await connection.send(START)
-        await held.read(1 << 16)
-        with pytest.raises(ConnectionAbortedError):
-            await asyncio.wait_for(held.read(1 << 16), SOON)
-        assert refusals == [(408, "its request head is not complete after 0 s")]
-
-    @pytest.mark.parametrize("stages", [(), (Stage.BODY, Stage.COMPLETE, Stage.HEAD)])
-    async def test_idle(self, connection: Connection, stages: tuple[Stage, ...]) -> None:
-        """The time does not run before the first byte of a head, nor between two requests."""
-        refusals = Refusals()
-        held = HeldReader(connection.reader, refusals, times=replace(FAST, head=0.03))
-        if stages:
-            await connection.send(START + b"\r\n")
-            await held.read(1 << 16)
-        for stage in stages:
-            held.enter(stage)
-        reading = asyncio.ensure_future(held.read(1 << 16))
-        assert await still_waits(reading, 0.07)
-        await connection.send(START + b"\r\n")
-        assert await asyncio.wait_for(reading, SOON) == START + b"\r\n"
-        await asyncio.sleep(0.05)
-        assert refusals == []
-
-    async def test_next_head_before_the_reply(self, connection: Connection) -> None:
-        """Reads after a complete request are limited until the reply."""
-        refusals = Refusals()
-        held = HeldReader(connection.reader, refusals, times=FAST)
-        await connection.send(START + b"\r\n")
-        await held.read(1 << 16)
-        held.enter(Stage.BODY)
-        held.enter(Stage.COMPLETE)
-        sending = asyncio.ensure_future(connection.send(START + b"\r\n" + b"x" * 4 * LARGE))
-        received = 0
-        reading = asyncio.ensure_future(held.read(1 << 16))
-        while not await still_waits(reading):
-            received += len(reading.result())
-            reading = asyncio.ensure_future(held.read(1 << 16))
-        assert received <= 2 * LARGE
-        held.enter(Stage.HEAD)
-        assert await asyncio.wait_for(reading, SOON)
-        assert refusals == []
-        sending.cancel()
-
-    async def test_slow_head_before_the_reply(self, connection: Connection) -> None:
-        """The time of a head that began before the last reply runs from that on."""
-        refusals = Refusals()
-        held = HeldReader(connection.reader, refusals, times=replace(FAST, head=0.05))
-        held.enter(Stage.COMPLETE)
-        await connection.send(START)
-        await held.read(1 << 16)
-        await asyncio.sleep(0.07)
-        assert refusals == []
-        held.enter(Stage.HEAD)
-        with pytest.raises(ConnectionAbortedError):
-            await asyncio.wait_for(held.read(1 << 16), SOON)
-        assert [status for status, _ in refusals] == [408]
-
-    async def test_encrypted(self, connection: Connection) -> None:
-        """Inside TLS the end of a head is invisible: reading stops at the limit."""
-        refusals = Refusals()
-        held = HeldReader(connection.reader, refusals, times=replace(FAST, head=0.2))
-        held.encrypted = True
-        held.enter(Stage.HEAD)
-        sending = asyncio.ensure_future(connection.send(b"\n\n" * 2 * LARGE))
-        assert await self._read_until_refused(held) <= LARGE + 1000
-        assert [status for status, _ in refusals] == [408]
-        sending.cancel()
-
-    async def test_closed(self, connection: Connection) -> None:
-        """The time does not run on after the end of the connection."""
-        refusals = Refusals()
-        held = HeldReader(connection.reader, refusals, times=replace(FAST, head=0.03))
-        await connection.send(START)
-        await held.read(1 << 16)
-        held.close()
-        await asyncio.sleep(0.05)
-        assert refusals == []
