@@ -102,7 +102,7 @@ class Lifecycle(Addon):
         self.port_advice.start(ctx.master)
 
     def configure(self, updated: set[str]) -> None:
-        if not self.is_declared:
+        if not self.is_declared or not any(name.startswith("nx_") for name in updated):
             return
         try:
             self.state.configure(ctx.options, os.environ)
@@ -156,7 +156,7 @@ class Connections(Addon):
         super().__init__(state)
         self.clients = state.clients
         self.limit = limits.ConnectionLimit()
-        self.log_filter = ProxyLogFilter(state.server, state.clients.has_refused_head)
+        self.log_filter = ProxyLogFilter(state)
 
     def running(self) -> None:
         self.limit.most = limits.connections_allowed(limits.raise_descriptor_limit())
@@ -348,15 +348,7 @@ class Uploads(Addon):
             if not flow.live:
                 self._note_loaded(flow)
             return
-        exchange.pending.complete = True
-        try:
-            exchange.reply = await exchange.finish()
-        except Exception:
-            logger.exception("cannot answer")
-            exchange.reply = FAILED
-            await exchange.abort("by a fault in nx_addon")
-        exchange.note_refusal()
-        exchange.unknown = exchange.unknown or exchange.reply.unknown
+        reply = await exchange.finish()
         if exchange.result and exchange.result.body is not None:
             flow.request.raw_content = exchange.result.body
         exchange.restore()
@@ -366,7 +358,7 @@ class Uploads(Addon):
             logger.exception("cannot comment a flow")
         exchange.decided.set()
         if not exchange.streamed:
-            flow.response = _response(exchange.reply, flow.request.method)
+            flow.response = _response(reply, flow.request.method)
 
     async def response(self, flow: http.HTTPFlow) -> None:
         switched = flow.response and flow.response.status_code == 101
@@ -400,8 +392,7 @@ class Uploads(Addon):
         exchange.restore()
         if not exchange.pending.complete:
             reason = exchange.pending.end or (flow.error.msg if flow.error else "no reason given")
-            flow.request.raw_content = await exchange.abort(reason)
-            exchange.note_cut(reason)
+            flow.request.raw_content = await exchange.cut(reason)
             adapter.label(flow, "cut", f"after {exchange.pending.received} bytes, {reason}")
         else:
             exchange.settle_reply(False)

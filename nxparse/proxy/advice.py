@@ -30,7 +30,7 @@ _PLACE = re.compile(r"(?:listen on|bind UDP socket to) \S*:(\d+)")
 _NUMBER = re.compile(r"(?:Errno|os error) (\d+)")
 
 
-class Listening(NamedTuple):
+class SetUp(NamedTuple):
     """The ports of this process for each mode, and the addresses of the machine.
 
     `addresses` are the machine's own, the likeliest on the cameras' side first, and `nx_dns` is
@@ -57,31 +57,31 @@ class Listening(NamedTuple):
         return f"{prepare}{self.command} {modes}"
 
 
-def lines(here: Listening) -> list[str]:
+def lines(set_up: SetUp) -> list[str]:
     """Return one line each for the address, for port 80, and for DNS."""
-    if not here.regular and not here.transparent:
-        return [f"no HTTP is served by this process: start it with {here.complete}"]
-    own = here.addresses or ["ADDRESS"]
-    given = [here.nx_dns] if here.nx_dns else own
+    if not set_up.regular and not set_up.transparent:
+        return [f"no HTTP is served by this process: start it with {set_up.complete}"]
+    own = set_up.addresses or ["ADDRESS"]
+    given = [set_up.nx_dns] if set_up.nx_dns else own
     reach = f"cameras must reach {' or '.join(given)}, port 80 for HTTP"
-    if not here.nx_dns:
+    if not set_up.nx_dns:
         reach += " and port 53 for DNS"
-    elif 53 in here.dns:
+    elif 53 in set_up.dns:
         reach += f"; and {' or '.join(own)}, port 53 for DNS"
-    return [reach, f"port 80: {_http(here, given)}", f"port 53: {_dns(here, own, given[0])}"]
+    return [reach, f"port 80: {_http(set_up, given)}", f"port 53: {_dns(set_up, own, given[0])}"]
 
 
-def _http(here: Listening, addresses: Sequence[str]) -> str:
-    if 80 in here.regular:
+def _http(set_up: SetUp, addresses: Sequence[str]) -> str:
+    if 80 in set_up.regular:
         return "served by this process"
-    if not here.transparent:
-        port = here.regular[0]
+    if not set_up.transparent:
+        port = set_up.regular[0]
         return (
             f"not served by this process, which listens on port {port}. "
-            f"Start it with: {here.complete}; or redirect the port: {rule(addresses, port)}"
+            f"Start it with: {set_up.complete}; or redirect the port: {rule(addresses, port)}"
         )
-    port = here.transparent[0]
-    if here.nx_dns:
+    port = set_up.transparent[0]
+    if set_up.nx_dns:
         redirect = rule(addresses, port)
         return f"redirect it to port {port} of this process, if that is not done yet: {redirect}"
     # A rule for the router's own address would take port 80 from its web page.
@@ -91,13 +91,13 @@ def _http(here: Listening, addresses: Sequence[str]) -> str:
     )
 
 
-def _dns(here: Listening, own: Sequence[str], given: str) -> str:
-    if 53 in here.dns:
+def _dns(set_up: SetUp, own: Sequence[str], given: str) -> str:
+    if 53 in set_up.dns:
         return f"served by this process; enter {own[0]} as the DNS server on the camera"
-    if here.transparent and not here.nx_dns:
+    if set_up.transparent and not set_up.nx_dns:
         given = UNUSED_ADDRESS
     return (
-        f"not served by this process. Start it with: {here.complete}; or let the DNS server "
+        f"not served by this process. Start it with: {set_up.complete}; or let the DNS server "
         f"of your network answer, in dnsmasq: {dnsmasq(given)}"
     )
 

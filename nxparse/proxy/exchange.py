@@ -137,39 +137,24 @@ class Exchange:
             pass  # the end of a chunked body
 
     async def finish(self) -> Reply:
-        """Return the reply to the request, which is complete. May wait for the disk."""
-        if self.reply:
-            return self.reply
-        if self._receiver is None:
-            if self._endpoint.reply:
-                return self._endpoint.reply
-            if self._endpoint.is_upload:
-                logger.warning(f"{self.client}: an upload is refused: it is empty")
-                return refusal(400, "The upload is empty")
-            await self.begin()
-        if self._receiver is None:
-            return self.reply or FAILED
-        result = await self.backend.in_thread(self._receiver.finish)
-        while result.waits_for:
-            # Unlike wait_for, wait does not cancel the future.
-            watched = asyncio.wrap_future(result.waits_for)
-            await asyncio.wait([watched], timeout=self._reply_watch)
-            if not watched.done() and result.accepted:
-                self.backend.spool.reply_lost(result.accepted)
-            result = await self.backend.in_thread(self._receiver.finish)
-        self.result = result
-        return result.reply
+        """Return the reply to the request, which is complete. Waits for the disk, never raises."""
+        self.pending.complete = True
+        try:
+            self.reply = self.reply or await self._result()
+        except Exception:
+            logger.exception("cannot answer")
+            self.reply = FAILED
+            await self.abort("by a fault in nx_addon")
+        if self.reply.unknown:
+            self.unknown = True
+        if self.reply.status >= 400:
+            self._note_failure(f"Refused: {self.reply.remark}")
+        return self.reply
 
-    def note_refusal(self) -> None:
-        """List the upload on the page, if it was refused."""
-        if self._endpoint.is_upload and self.reply and self.reply.status >= 400:
-            self.backend.gateway.failures.add(self.client, f"Refused: {self.reply.remark}")
-
-    def note_cut(self, reason: str) -> None:
-        """List an upload that was cut on the page."""
-        if self._endpoint.is_upload:
-            text = f"Incomplete, {self.pending.received} bytes: {reason}"
-            self.backend.gateway.failures.add(self.client, text)
+    async def cut(self, reason: str) -> bytes | None:
+        """End a request whose client has gone. Returns the part that arrived, for its flow."""
+        self._note_failure(f"Incomplete, {self.pending.received} bytes: {reason}")
+        return await self.abort(reason)
 
     async def abort(self, reason: str) -> bytes | None:
         """End a request that was cut or has failed. Returns the part that arrived, for its flow."""
@@ -215,6 +200,32 @@ class Exchange:
         if result and result.accepted:
             return ("repeated" if result.is_duplicate else "received"), result.message
         return "answered", title
+
+    async def _result(self) -> Reply:
+        """Let the receiver accept or refuse the body."""
+        if self._receiver is None:
+            if self._endpoint.reply:
+                return self._endpoint.reply
+            if self._endpoint.is_upload:
+                logger.warning(f"{self.client}: an upload is refused: it is empty")
+                return refusal(400, "The upload is empty")
+            await self.begin()
+        assert self._receiver
+        result = await self.backend.in_thread(self._receiver.finish)
+        while result.waits_for:
+            # Unlike wait_for, wait does not cancel the future.
+            watched = asyncio.wrap_future(result.waits_for)
+            await asyncio.wait([watched], timeout=self._reply_watch)
+            if not watched.done() and result.accepted:
+                self.backend.spool.reply_lost(result.accepted)
+            result = await self.backend.in_thread(self._receiver.finish)
+        self.result = result
+        return result.reply
+
+    def _note_failure(self, text: str) -> None:
+        """List an upload that was refused or cut on the page."""
+        if self._endpoint.is_upload:
+            self.backend.gateway.failures.add(self.client, text)
 
     def _flush(self) -> None:
         try:

@@ -102,14 +102,14 @@ def log_set_up(master: Any, config: Config) -> None:
         mode: [port for _, port in listening(master, mode)]
         for mode in ("regular", "transparent", "dns")
     }
-    here = advice.Listening(
+    set_up = advice.SetUp(
         **ports,
         addresses=[str(one) for one in network.addresses(lan_first=bool(ports["transparent"]))],
         command=shlex.join([sys.argv[0], "-s", *master.options.scripts[:1]]),
         nx_dns=str(config.dns) if config.dns else None,
         may_bind=network.may_bind(53),
     )
-    for line in advice.lines(here):
+    for line in advice.lines(set_up):
         logger.info(line)
     folders = [config.dir, Path(master.options.confdir).expanduser()]
     if warning := advice.sudo_warning(os.environ, folders):

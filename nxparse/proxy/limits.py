@@ -93,13 +93,16 @@ def limit_accept_errors(*, clock: Clock = time.monotonic) -> None:
     Other errors go to the previous handler.
     """
     loop, reminder = asyncio.get_running_loop(), Reminder(clock)
-    previous = loop.get_exception_handler() or asyncio.BaseEventLoop.default_exception_handler
+    previous = loop.get_exception_handler()
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if context.get("message") != "socket.accept() out of system resource":
+        if context.get("message") == "socket.accept() out of system resource":
+            if reminder.is_due():
+                reason = getattr(context.get("exception"), "strerror", None)
+                logger.error(f"new connections have to wait: {reason}")
+        elif previous:
             previous(loop, context)
-        elif reminder.is_due():
-            reason = getattr(context.get("exception"), "strerror", None)
-            logger.error(f"new connections have to wait: {reason}")
+        else:
+            loop.default_exception_handler(context)
 
     loop.set_exception_handler(handle)

@@ -44,15 +44,11 @@ class State:
         self.loaded: list[Any] = []
         self._unknown_hosts = UnknownHosts()
         self._portal = PortalState()
-        self._values: dict[str, object] = {}  # of the options, when they were last parsed
-        self._doubts: list[str] = []  # about these values; each is logged once
+        self._doubts: list[str] = []  # about the options; each is logged once
 
     def configure(self, options: Any, environ: Mapping[str, str]) -> None:
         """Parse the options and use them from now on. Raises ConfigError."""
         values = {option.name: getattr(options, option.name) for option in config.OPTIONS}
-        if values == self._values:
-            return
-        self._values = values
         parsed = config.parse(values, environ)
         if self.backend and parsed.dir != self.backend.config.dir:
             raise ConfigError("nx_dir cannot be changed while uploads arrive: restart")

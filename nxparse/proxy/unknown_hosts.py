@@ -65,13 +65,6 @@ class UnknownHosts:
         line = f"{client}: also {verb} {shown}, which nx_addon does not answer"
         return line + _remedy(shown)
 
-    def names(self, client: str) -> list[str]:
-        """Return at most MAX_NAMES names that a client asked for and that are not ours.
-
-        They are not escaped for the log.
-        """
-        return [*self._cameras.get(client, {}), *self._others.get(client, {})]
-
 
 def _remedy(name: str) -> str:
     # A client may send any name, also * or $(reboot).

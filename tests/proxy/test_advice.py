@@ -11,7 +11,7 @@ import pytest
 
 from nxparse.config import OPTIONS, parse
 from nxparse.proxy import advice
-from nxparse.proxy.advice import Listening, dnsmasq, rule
+from nxparse.proxy.advice import SetUp, dnsmasq, rule
 
 START = "mitmdump -s nx_addon.py"
 ALL = f"{START} --mode regular@80 --mode dns@53"
@@ -25,7 +25,7 @@ def lines(
 ) -> list[str]:
     """The advice for one port of each mode, 0 for none."""
     ports = [[port] if port else [] for port in (regular, transparent, dns)]
-    return advice.lines(Listening(*ports, own.split(), START, **more))  # type: ignore[arg-type]
+    return advice.lines(SetUp(*ports, own.split(), START, **more))  # type: ignore[arg-type]
 
 
 def not_served(command: str, address: str = PC) -> str:

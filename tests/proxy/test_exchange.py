@@ -52,7 +52,7 @@ async def sent(backend: Backend, data: bytes, **options: object) -> Exchange:
 
 
 async def answered(one: Exchange) -> Exchange:
-    one.reply = await asyncio.wait_for(one.finish(), 30)
+    await asyncio.wait_for(one.finish(), 30)
     return one
 
 
