@@ -57,6 +57,7 @@ from nxparse.proxy.log_filter import ProxyLogFilter
 from nxparse.proxy.state import State
 from nxparse.proxy.transport import Stage, Times
 from nxparse.server.backend import Backend, open_backend
+from nxparse.server.endpoints import bare_host
 from nxparse.server.gateway import simulated
 from nxparse.server.reply import Reply, refusal
 from nxparse.text import error_reason, printable
@@ -308,7 +309,8 @@ class Uploads(Addon):
         state, client, request = self.state, flow.client_conn, flow.request
         claim = await state.destinations.resolve(flow)
         if claim is None:
-            state.note_other(client, request.pretty_host, "HTTP")
+            host = bare_host(request.pretty_host)
+            state.unknown_hosts.asked(adapter.address(client), host, "requested")
             return
         if flow.is_replay:
             endpoint = claim.endpoint(request.method, request.path)

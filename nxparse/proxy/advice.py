@@ -9,10 +9,8 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from nxparse.config import Config
@@ -149,22 +147,6 @@ def explained(complaint: str) -> str | None:
     return None
 
 
-def sudo_warning(environ: Mapping[str, str], folders: Sequence[Path]) -> str | None:
-    """Return a warning if mitmproxy was started with sudo, whose files the user cannot change.
-
-    `folders` are those that this process writes to.
-    """
-    user, group = environ.get("SUDO_UID", ""), environ.get("SUDO_GID", "")
-    if not user.isdecimal() or not group.isdecimal() or user == "0":
-        return None
-    paths = shlex.join([str(folder.absolute()) for folder in folders])
-    return (
-        f"started with sudo: the files written now belong to root. To hand them over, stop "
-        f"mitmproxy and run: sudo chown -R {user}:{group} {paths}; "
-        f"with {OPEN_PORTS} it needs no sudo"
-    )
-
-
 # Only `run:` and the last line of a post fill them in.
 _PLACEHOLDERS = re.compile(rf"(?<!\$)\{{(?:{'|'.join(run.PLACEHOLDERS)})\}}")
 
@@ -192,10 +174,6 @@ def doubts(options: Mapping[str, object], config: Config, environ: Mapping[str, 
             found.append(
                 f"nx_senders={sender} is one pattern: repeat --set nx_senders=... for each"
             )
-    if config.dns and (config.dns.is_loopback or config.dns.is_unspecified):
-        found.append(f"nx_dns={config.dns} is out of a camera's reach: use an address of the LAN")
-    if placeholder := _PLACEHOLDERS.search(str(options["nx_dir"])):
-        found.append(f"nx_dir={options['nx_dir']}: {_not_filled_in(placeholder[0])}")
     for rule in config.routes:
         shown = routes.shown_rule(f"{rule.pattern}={rule.target.text}")
         found += [f"nx_route={shown}: {doubt}" for doubt in _doubts_about(rule, environ)]
@@ -210,13 +188,9 @@ def _doubts_about(rule: Rule, environ: Mapping[str, str]) -> Iterator[str]:
         instead = f"did you mean {close[0]}?" if close else f"the sites are {sites}"
         yield f"{pattern} is not an address, glob or known site: {instead}"
     if kind not in ("run", "mastodon") and (found := _PLACEHOLDERS.search(argument)):
-        yield _not_filled_in(found[0])
+        yield f"{found[0]} is not replaced here; only run: replaces it"
     if kind == "run":
         program = run.parse_command(argument)[0]
         if not shutil.which(routes.expand(program, environ), path=environ.get("PATH")):
             where = "" if "/" in program else " in PATH"
             yield f"there is no program {program}{where}: install it, or give its full path"
-
-
-def _not_filled_in(placeholder: str) -> str:
-    return f"{placeholder} is not replaced here; only run: replaces it"

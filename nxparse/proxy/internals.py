@@ -16,7 +16,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from nxparse.config import OPTIONS, Config, ConfigError, Option
@@ -97,7 +96,7 @@ def name_servers(master: Any) -> list[str]:
 
 
 def log_set_up(master: Any, config: Config) -> None:
-    """Log how a camera reaches this process, and warn if files will belong to root."""
+    """Log how a camera reaches this process."""
     ports = {
         mode: [port for _, port in listening(master, mode)]
         for mode in ("regular", "transparent", "dns")
@@ -111,9 +110,6 @@ def log_set_up(master: Any, config: Config) -> None:
     )
     for line in advice.lines(set_up):
         logger.info(line)
-    folders = [config.dir, Path(master.options.confdir).expanduser()]
-    if warning := advice.sudo_warning(os.environ, folders):
-        logger.warning(warning)
 
 
 def is_inspected(master: Any) -> bool:

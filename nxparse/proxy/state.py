@@ -42,7 +42,7 @@ class State:
         self.exchanges: dict[str, Exchange] = {}  # by the id of the flow
         self.unacknowledged: set[Exchange] = set()  # replied, but not known to have arrived
         self.loaded: list[Any] = []
-        self._unknown_hosts = UnknownHosts()
+        self.unknown_hosts = UnknownHosts()
         self._portal = PortalState()
         self._doubts: list[str] = []  # about the options; each is logged once
 
@@ -84,7 +84,7 @@ class State:
             line = describe_request(request.method, request.pretty_url)
             logger.warning(f"{client}: {line} is refused: {claim.reason}")
             return endpoint, False
-        self.note_camera(flow.client_conn)
+        self.unknown_hosts.seen(client)
         if endpoint.check:
             endpoint = endpoint._replace(reply=self._portal.answer(client, endpoint.check))
         elif not endpoint.reply and not endpoint.is_page:
@@ -114,21 +114,10 @@ class State:
         cameras = {adapter.address(one.client_conn) for one in self.loaded if is_ours(one)}
         return [one for one in self.loaded if adapter.address(one.client_conn) in cameras]
 
-    def note_camera(self, client: Any) -> None:
-        """Record that a client has asked for one of our hosts."""
-        if line := self._unknown_hosts.seen(adapter.address(client)):
-            logger.info(line)
-
     def note_question(self, flow: Any, type_a: int) -> None:
         """Record a DNS query of a client. `type_a` is the type of address records."""
-        question = flow.request.question
+        question, client = flow.request.question, adapter.address(flow.client_conn)
         if question and self.destinations.hosts.resolves(question.name):
-            self.note_camera(flow.client_conn)
+            self.unknown_hosts.seen(client)
         elif question and question.type == type_a:
-            self.note_other(flow.client_conn, question.name, "DNS")
-
-    def note_other(self, client: Any, host: str, protocol: str) -> None:
-        """Record that a client has asked for another host, in HTTP or DNS."""
-        host = endpoints.bare_host(host)
-        if line := self._unknown_hosts.asked(adapter.address(client), host, protocol):
-            logger.info(line)
+            self.unknown_hosts.asked(client, endpoints.bare_host(question.name), "looked up")
