@@ -174,12 +174,12 @@ class TestHeldReader:
 
     async def test_never_noticed(self, connection: Connection) -> None:
         """A head that mitmproxy does not report delays the end for a moment only."""
-        held = HeldReader(connection.reader, PLAIN, times=FAST)
+        held = HeldReader(connection.reader, PLAIN, times=replace(FAST, notice=0.5))
         await connection.send(b"GET / HTTP/1.1\r\n\r\n")
         await held.read(1 << 16)
         connection.end()
         reading = asyncio.ensure_future(held.read())
-        assert await still_waits(reading, FAST.notice / 2)
+        assert await still_waits(reading)
         assert await asyncio.wait_for(reading, SOON) == b""
 
     @pytest.mark.parametrize("client", [PLAIN, TLS], ids=["plain", "inside TLS"])
@@ -321,12 +321,12 @@ class Limited:
     """A reader with short time limits for heads, and its refusals."""
 
     def __init__(
-        self, connection: Connection, client: SimpleNamespace = PLAIN, head: float = 0.05
+        self, connection: Connection, client: SimpleNamespace = PLAIN, **times: float
     ) -> None:
         self.refusals: list[int] = []
         self.connection = connection
-        times = replace(FAST, head=head)
-        self.held = HeldReader(connection.reader, client, self._refuse, times=times)
+        limits = replace(FAST, **{"head": 0.05, **times})
+        self.held = HeldReader(connection.reader, client, self._refuse, times=limits)
 
     def _refuse(self, status: int, reason: str) -> None:
         assert "its request head" in reason
@@ -370,9 +370,9 @@ class TestHead:
 
     async def test_body_before_the_hook(self, connection: Connection) -> None:
         """A body that comes with its head waits until mitmproxy has reported the head."""
-        limited = Limited(connection, head=SOON)
+        limited = Limited(connection, head=SOON, notice=SOON)
         receiving = asyncio.ensure_future(limited.receive(START + b"\r\n" + b"x" * 4 * LARGE))
-        await asyncio.sleep(FAST.notice / 2)
+        await asyncio.sleep(0.04)
         assert not receiving.done()
         limited.held.enter(Stage.CONTENT)
         await asyncio.wait_for(receiving, SOON)
