@@ -28,15 +28,6 @@ def options(**values: object) -> SimpleNamespace:
     return SimpleNamespace(**{option.name: option.default for option in OPTIONS} | values)
 
 
-def test_loaded_from_cameras() -> None:
-    """A report has all flows of clients that asked for one of our hosts, and no others."""
-    state = State(Times())
-    nas = question(CAMERA, "nas.home.example.org")
-    ours = question(CAMERA, "gld.samsungosp.com")
-    state.loaded = [nas, question(PHONE, "www.youtube.com"), ours]
-    assert state.loaded_from_cameras() == [nas, ours]
-
-
 def test_questions(caplog: pytest.LogCaptureFixture) -> None:
     """Other names that a camera looks up are logged, earlier ones too."""
     caplog.set_level("INFO")
