@@ -36,6 +36,7 @@ from nxparse.proxy.state import State
 from nxparse.server.endpoints import Endpoint, Service
 from tests import arrivals, bodies, camera, social
 from tests.mitmdump import ADDON, MITMDUMP, ROOT, Proxy, eventually
+from tests.upstream import web_server
 
 ACCEPTED = '<Response Status="succ" />'
 WIRE = ROOT / "tests" / "wire"
@@ -123,7 +124,7 @@ def test_requests_for_our_hosts(
 
 def spelled(name: str, change: Callable[[bytes, bytes], bytes]) -> tuple[bytes, bytes]:
     """A request for one photo, its head and body changed; and the photo."""
-    photo = bodies.jpeg(3000 if name == "TINY" else 20_000)
+    photo = bodies.jpeg({"TINY": 3000, "HALF": 3_000_000}.get(name, 20_000))
     body = bodies.body([(f"{name}.JPG", photo)])
     head = bodies.request(body)[: -len(body)]
     return change(head, body), photo
@@ -166,6 +167,7 @@ def length_misses_the_boundary(head: bytes, body: bytes) -> bytes:
         ("H24", bytes_behind),
         ("H25", claims_gzip),
         ("TINY", bytes.__add__),  # in pieces of one byte
+        ("HALF", bytes.__add__),  # the client half-closes the connection
     ],
 )
 def test_uploads_spelled_otherwise(
@@ -175,11 +177,12 @@ def test_uploads_spelled_otherwise(
     request, photo = spelled(name, change)
     pieces = camera.segmented(request, 1) if name == "TINY" else [request]
 
-    reply = camera.send(shared.port, *pieces)
+    reply = camera.send(shared.port, *pieces, half_close=name == "HALF")
 
     assert (reply.body, reply.segments) == (ACCEPTED, 1)
     shared.wait_for(f"saved as .*{name}.JPG")
     assert shared.saved()[f"{name}.JPG"] == photo
+    assert [other for other in shared.saved() if other.startswith(name)] == [f"{name}.JPG"]
 
 
 def test_h21_a_client_that_waits_for_100(shared: Proxy) -> None:
@@ -200,19 +203,6 @@ def test_h21_a_client_that_waits_for_100(shared: Proxy) -> None:
 
 
 # How a client may end
-
-
-def test_a_half_closed_client_gets_its_reply(shared: Proxy) -> None:
-    """A client that half-closes after a complete request gets 200; the photo is saved once."""
-    name = "HALF.JPG"
-    photo = bodies.jpeg(3_000_000)
-    request = bodies.request(bodies.body([(name, photo)]))
-
-    reply = camera.send(shared.port, request, half_close=True)
-
-    assert (reply.body, reply.segments) == (ACCEPTED, 1)
-    shared.wait_for(f"saved as .*{name}")
-    assert [other for other in shared.saved() if other.startswith("HALF")] == [name]
 
 
 def fin(connection: socket.socket) -> None:
@@ -325,26 +315,6 @@ def test_a_too_large_upload(folder: Path) -> None:
 
 
 # Other hosts
-
-
-@contextmanager
-def web_server(reply: bytes) -> Iterator[tuple[int, list[bytes]]]:
-    """A server on loopback that answers everything with the same; and the requests it received."""
-    received: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = listening.accept()
-                except OSError:
-                    return
-                with connection:
-                    received.append(connection.recv(65536))
-                    connection.sendall(reply)
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield listening.getsockname()[1], received
 
 
 def test_other_hosts_pass(folder: Path) -> None:

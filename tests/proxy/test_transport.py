@@ -124,11 +124,6 @@ async def still_waits(task: asyncio.Task[bytes], seconds: float = 0.04) -> bool:
 
 
 class TestHeldReader:
-    async def test_data(self, connection: Connection, held: HeldReader) -> None:
-        """Data passes through unchanged."""
-        await connection.send(b"hello")
-        assert await held.read(1 << 16) == b"hello"
-
     @pytest.mark.parametrize(
         ("pending", "sizes"),
         [
