@@ -410,13 +410,14 @@ class TestHead:
 
     async def test_slow_head_before_the_reply(self, connection: Connection) -> None:
         """The time of a head that began before the last reply runs from that on."""
-        limited = Limited(connection)
+        limited = Limited(connection, head=0.2)
         limited.held.enter(Stage.COMPLETE)
         await limited.receive(START)
-        reading = asyncio.ensure_future(limited.refused())
-        await asyncio.sleep(0.07)
-        assert limited.refusals == []
+        await asyncio.sleep(0.25)
         limited.held.enter(Stage.HEAD)
+        reading = asyncio.ensure_future(limited.refused())
+        await asyncio.wait({reading}, timeout=0.04)
+        assert limited.refusals == []
         await reading
         assert limited.refusals == [408]
 
