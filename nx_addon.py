@@ -195,8 +195,8 @@ class Connections(Addon):
         self.state.clients.notice(flow, Stage.CONTENT)
         claim = await self.state.destinations.refuse_tunnel(flow)
         if claim and claim.refusal:
-            client = adapter.address(flow.client_conn)
-            logger.warning(f"{client}: CONNECT is refused: {claim.reason}")
+            address = adapter.address(flow.client_conn)
+            logger.warning(f"{address}: CONNECT is refused: {claim.reason}")
             flow.response = _response(claim.refusal, flow.request.method)
 
     def server_connect(self, data: ServerConnectionHookData) -> None:
@@ -291,9 +291,9 @@ class Uploads(Addon):
         if not flow.live or flow.response:
             return
         if flow.error:  # mitmproxy answers 400
-            client = adapter.address(flow.client_conn)
+            address = adapter.address(flow.client_conn)
             reason = printable(flow.error.msg, adapter.MAX_COMMENT)
-            logger.warning(f"{client}: malformed request refused: {reason}")
+            logger.warning(f"{address}: malformed request refused: {reason}")
             return
         try:
             await self._begin(flow)

@@ -60,7 +60,7 @@ class Exchange:
         reply_watch: float = REPLY_WATCH,
     ) -> None:
         self.client_id = client_id
-        self.client = info.client
+        self._address = info.client
         self.pending = Pending()
         self.reply: Reply | None = None
         self.result: Result | None = None
@@ -81,10 +81,10 @@ class Exchange:
 
     async def begin(self) -> None:
         """Prepare to receive the body. Sets `reply` if the request is refused already."""
-        endpoint, client = self._endpoint, self.client
+        endpoint, address = self._endpoint, self._address
         if reply := endpoint.reply:
             if self.unknown:
-                self._receiver = Collector(client, lambda _: reply, MAX_UNKNOWN_BODY)
+                self._receiver = Collector(address, lambda _: reply, MAX_UNKNOWN_BODY)
             return
         backend, config = self.backend, self.backend.config
         if endpoint.is_upload and not backend.spool.is_in_place():
@@ -96,7 +96,7 @@ class Exchange:
                 backend.spool, config, self._info, inspect=self._inspect
             ).open()
         elif endpoint.service is Service.FILE:
-            search = partial(backend.gateway.announced, config, client, endpoint.argument)
+            search = partial(backend.gateway.announced, config, address, endpoint.argument)
             file = await backend.in_thread(search)
             if isinstance(file, Reply):
                 self.reply = file
@@ -105,7 +105,7 @@ class Exchange:
             self._receiver = await backend.in_thread(receiver.open)
         else:
             self._receiver = Collector(
-                client, partial(backend.gateway.answer, config, client, endpoint)
+                address, partial(backend.gateway.answer, config, address, endpoint)
             )
 
     def receive(self, chunk: bytes) -> list[bytes]:
@@ -124,7 +124,7 @@ class Exchange:
         self._gathered.append(chunk)
         if self.pending.received > HOPELESS * self.backend.config.max_upload:
             reason = f"body exceeds {HOPELESS} x nx_max_upload; connection closed"
-            logger.warning(f"{self.client}: {reason}")
+            logger.warning(f"{self._address}: {reason}")
             self._too_long()
         return []
 
@@ -182,7 +182,7 @@ class Exchange:
             self.backend.spool.reply_confirmed(result.accepted)
             return
         logger.info(
-            f"{self.client}: disconnected before the reply to upload {result.upload}; "
+            f"{self._address}: disconnected before the reply to upload {result.upload}; "
             f"if it sends that again, it is delivered once"
         )
         self._reply_lost()
@@ -207,7 +207,7 @@ class Exchange:
             if self._endpoint.reply:
                 return self._endpoint.reply
             if self._endpoint.is_upload:
-                logger.warning(f"{self.client}: an upload is refused: it is empty")
+                logger.warning(f"{self._address}: an upload is refused: it is empty")
                 return refusal(400, "The upload is empty")
             await self.begin()
         assert self._receiver
@@ -225,7 +225,7 @@ class Exchange:
     def _note_failure(self, text: str) -> None:
         """List an upload that was refused or cut on the page."""
         if self._endpoint.is_upload:
-            self.backend.gateway.failures.add(self.client, text)
+            self.backend.gateway.failures.add(self._address, text)
 
     def _flush(self) -> None:
         try:

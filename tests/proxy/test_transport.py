@@ -73,7 +73,9 @@ async def connection() -> AsyncIterator[Connection]:
     server = await asyncio.start_server(
         lambda reader, writer: accepted.set_result((reader, writer)), "127.0.0.1", 0
     )
-    client = await connect(server.sockets[0].getsockname())
+    client = socket.socket()
+    client.setblocking(False)
+    await loop.sock_connect(client, server.sockets[0].getsockname())
     reader, writer = await asyncio.wait_for(accepted, SOON)
     try:
         yield Connection(client, reader, writer)
@@ -84,17 +86,6 @@ async def connection() -> AsyncIterator[Connection]:
             await writer.wait_closed()
         server.close()
         await server.wait_closed()
-
-
-async def connect(address: tuple[str, int]) -> socket.socket:
-    client = socket.socket()
-    client.setblocking(False)
-    try:
-        await asyncio.get_running_loop().sock_connect(client, address)
-    except OSError:
-        client.close()
-        raise
-    return client
 
 
 def connected_pending(chunks: int = 0) -> Pending:
