@@ -76,19 +76,19 @@ class State:
         Logs a refusal. Otherwise records the client as a camera, and the progress of its
         hotspot check, on which the reply may depend.
         """
-        request, client = flow.request, adapter.address(flow.client_conn)
+        request, address = flow.request, adapter.address(flow.client_conn)
         headers = adapter.fields(request.headers)
         claim = refuse_browser(claim, request.method, headers)
         endpoint = claim.endpoint(request.method, request.path)
         if claim.refusal:
             line = describe_request(request.method, request.pretty_url)
-            logger.warning(f"{client}: {line} is refused: {claim.reason}")
+            logger.warning(f"{address}: {line} is refused: {claim.reason}")
             return endpoint, False
-        self.unknown_hosts.seen(client)
+        self.unknown_hosts.seen(address)
         if endpoint.check:
-            endpoint = endpoint._replace(reply=self._portal.answer(client, endpoint.check))
+            endpoint = endpoint._replace(reply=self._portal.answer(address, endpoint.check))
         elif not endpoint.reply and not endpoint.is_page:
-            self._portal.passed(client)
+            self._portal.passed(address)
         return endpoint, self.destinations.is_unknown(claim, endpoint)
 
     def end_exchanges(self, reason: str) -> bool:
@@ -116,8 +116,8 @@ class State:
 
     def note_question(self, flow: Any, type_a: int) -> None:
         """Record a DNS query of a client. `type_a` is the type of address records."""
-        question, client = flow.request.question, adapter.address(flow.client_conn)
+        question, address = flow.request.question, adapter.address(flow.client_conn)
         if question and self.destinations.hosts.resolves(question.name):
-            self.unknown_hosts.seen(client)
+            self.unknown_hosts.seen(address)
         elif question and question.type == type_a:
-            self.unknown_hosts.asked(client, endpoints.bare_host(question.name), "looked up")
+            self.unknown_hosts.asked(address, endpoints.bare_host(question.name), "looked up")

@@ -29,38 +29,38 @@ class UnknownHosts:
         self._cameras: OrderedDict[str, dict[str, None]] = OrderedDict()
         self._others: OrderedDict[str, dict[str, None]] = OrderedDict()
 
-    def seen(self, client: str) -> None:
+    def seen(self, address: str) -> None:
         """Record that a client asked for one of our hosts; log the names it asked for before."""
-        names = self._others.pop(client, {})
-        _touch(self._cameras, client).update(names)
+        names = self._others.pop(address, {})
+        _touch(self._cameras, address).update(names)
         if not names:
             return
         shown = format_list([printable(name) for name in names], MAX_NAMES)
         remedy = "; if its uploads fail, try --set nx_hosts=NAME with one of them"
         if len(names) == 1:
             remedy = _remedy(shown)
-        logger.info(f"{client}: asked for {shown} before, which nx_addon does not answer{remedy}")
+        logger.info(f"{address}: asked for {shown} before, which nx_addon does not answer{remedy}")
 
-    def asked(self, client: str, name: str, verb: str) -> None:
+    def asked(self, address: str, name: str, verb: str) -> None:
         """Record that a client requested or looked up (`verb`) a name that is not ours.
 
         Logs it if the client is a camera and the name is new.
         """
         if not name or len(name) > MAX_NAME:
             return
-        if client not in self._cameras:
-            earlier = _touch(self._others, client)
+        if address not in self._cameras:
+            earlier = _touch(self._others, address)
             earlier.pop(name, None)
             earlier[name] = None
             if len(earlier) > MAX_NAMES:
                 del earlier[next(iter(earlier))]
             return
-        names = self._cameras[client]
+        names = self._cameras[address]
         if name not in names and len(names) < MAX_NAMES:
             names[name] = None
             shown = printable(name)
             remedy = _remedy(shown)
-            logger.info(f"{client}: also {verb} {shown}, which nx_addon does not answer{remedy}")
+            logger.info(f"{address}: also {verb} {shown}, which nx_addon does not answer{remedy}")
 
 
 def _remedy(name: str) -> str:
@@ -68,10 +68,10 @@ def _remedy(name: str) -> str:
     return f"; if its uploads fail, try --set nx_hosts={name}" if _HOST.fullmatch(name) else ""
 
 
-def _touch(clients: OrderedDict[str, dict[str, None]], client: str) -> dict[str, None]:
+def _touch(clients: OrderedDict[str, dict[str, None]], address: str) -> dict[str, None]:
     """Return the names of a client, which becomes the last one to be dropped."""
-    names = clients.setdefault(client, {})
-    clients.move_to_end(client)
+    names = clients.setdefault(address, {})
+    clients.move_to_end(address)
     if len(clients) > MAX_CLIENTS:
         clients.popitem(last=False)
     return names
