@@ -50,17 +50,6 @@ def with_descriptors(folder: Path, soft: int, hard: int, before: str = "") -> Pa
     return with_times(folder, "", limit + before)
 
 
-def in_front_of(port: int, mode: str = "reverse") -> tuple[str, ...]:
-    """Arguments that put the proxy in front of a server, beside its usual mode."""
-    usual = "regular@127.0.0.2:0"
-    return "--mode", f"{mode}:http://127.0.0.1:{port}@127.0.0.1:0", "--mode", usual
-
-
-def port_of(proxy: Proxy) -> int:
-    """The port that leads to the server that the proxy is in front of."""
-    return int(proxy.wait_for(r"(?:reverse proxy to|upstream mode).*listening at \S*:(\d+)")[1])
-
-
 def peak(proxy: Proxy) -> int:
     """The most memory that the process has used, in bytes."""
     status = Path(f"/proc/{proxy.process.pid}/status").read_text()
@@ -189,45 +178,43 @@ def test_slow_heads(folder: Path) -> None:
 
 def test_what_is_no_head_is_not_limited(folder: Path) -> None:
     """A large body, an idle connection, a WebSocket and a tunnel pass to other hosts."""
-    script = with_times(folder, "head=0.1")
-    with (
-        server(count_bodies) as port,
-        Proxy(folder, *in_front_of(port), script=script) as proxy,
-    ):
-        client = http.client.HTTPConnection("127.0.0.1", port_of(proxy), timeout=TIMEOUT)
-        for pause in (0.0, 0.2, 0.0):
-            client.request("POST", "/", body=b"x" * (1 << 20))
-            assert client.getresponse().read() == b"%d" % (1 << 20)
-            time.sleep(pause)
-        client.close()
-    with (
-        server(switch_protocols) as port,
-        Proxy(folder, *in_front_of(port), script=script) as proxy,
-    ):
-        connection = camera.connect(port_of(proxy))
-        connection.sendall(
-            b"GET /chat HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
-        assert read_head(connection).startswith(b"HTTP/1.1 101 ")
-        for _ in range(4):
-            frame = b"\x82\xff" + FRAME.to_bytes(8, "big") + bytes(4) + b"x" * FRAME
-            connection.sendall(frame)
-            assert receive(connection, 4) == b"\x82\x02ok"
-            time.sleep(0.05)
-        connection.close()
-    with (
-        server(switch_protocols) as port,
-        Proxy(folder, *in_front_of(port, "upstream"), script=script) as proxy,
-    ):
-        connection = camera.connect(port_of(proxy))
-        connection.sendall(b"CONNECT example.org:4711 HTTP/1.1\r\n\r\n")
-        assert read_head(connection).startswith(b"HTTP/1.1 200 ")
-        for _ in range(3):
-            connection.sendall(b"\x00" * FRAME)
-            assert receive(connection, FRAME) == b"\x00" * FRAME
-            time.sleep(0.2)
-        connection.close()
+    with server(count_bodies) as counting, server(switch_protocols) as switching:
+        modes = [
+            *("--mode", "regular@127.0.0.4:0"),
+            *("--mode", f"reverse:http://127.0.0.1:{counting}@127.0.0.1:0"),
+            *("--mode", f"reverse:http://127.0.0.1:{switching}@127.0.0.2:0"),
+            *("--mode", f"upstream:http://127.0.0.1:{switching}@127.0.0.3:0"),
+        ]
+        with Proxy(folder, *modes, script=with_times(folder, "head=0.1")) as proxy:
+            hosts = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+            ports = [int(proxy.wait_for(rf"listening at {host}:(\d+)")[1]) for host in hosts]
+            client = http.client.HTTPConnection("127.0.0.1", ports[0], timeout=TIMEOUT)
+            for pause in (0.0, 0.2, 0.0):
+                client.request("POST", "/", body=b"x" * (1 << 20))
+                assert client.getresponse().read() == b"%d" % (1 << 20)
+                time.sleep(pause)
+            client.close()
+
+            with camera.connect(ports[1], hosts[1]) as connection:
+                connection.sendall(
+                    b"GET /chat HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+                    b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+                )
+                assert read_head(connection).startswith(b"HTTP/1.1 101 ")
+                frame = b"\x82\xff" + FRAME.to_bytes(8, "big") + bytes(4) + b"x" * FRAME
+                for _ in range(4):
+                    connection.sendall(frame)
+                    assert receive(connection, 4) == b"\x82\x02ok"
+                    time.sleep(0.05)
+
+            with camera.connect(ports[2], hosts[2]) as connection:
+                connection.sendall(b"CONNECT example.org:4711 HTTP/1.1\r\n\r\n")
+                assert read_head(connection).startswith(b"HTTP/1.1 200 ")
+                for _ in range(3):
+                    connection.sendall(b"\x00" * FRAME)
+                    assert receive(connection, FRAME) == b"\x00" * FRAME
+                    time.sleep(0.2)
 
 
 # Descriptors
@@ -364,11 +351,12 @@ def test_the_end_of_a_client_of_another_host(folder: Path, encrypted: bool) -> N
     """The server of another host sees at once that its client has gone."""
     script = with_times(folder, f"notice={2 * TIMEOUT}")
     request = b"GET / HTTP/1.1\r\nHost: www.example.org\r\n\r\n"
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listening,
-        Proxy(folder, *in_front_of(listening.getsockname()[1]), script=script) as proxy,
-    ):
-        connection = camera.connect(port_of(proxy))
+    listening = socket.create_server(("127.0.0.1", 0))
+    reverse = f"reverse:http://127.0.0.1:{listening.getsockname()[1]}@127.0.0.1:0"
+    modes = ("--mode", "regular@127.0.0.2:0", "--mode", reverse)
+    with listening, Proxy(folder, *modes, script=script) as proxy:
+        port = proxy.wait_for(r"listening at 127\.0\.0\.1:(\d+)")[1]
+        connection = camera.connect(int(port))
         if encrypted:
             context = ssl.create_default_context()
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
