@@ -800,6 +800,22 @@ def flows_in(path: Path) -> list[http.HTTPFlow]:
 UNKNOWN = b"POST /new/thing HTTP/1.1\r\nHost: snsgw.samsungmobile.com\r\nContent-Length: %d\r\n\r\n"
 
 
+@pytest.fixture(scope="module")
+def curious(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy that answers a host whose cameras are unknown."""
+    options = ("--set", "nx_hosts=new.example.net", "--set", "nx_inspect=1g")
+    with Proxy(tmp_path_factory.mktemp("unknown"), *options) as proxy:
+        yield proxy
+
+
+def unknown(proxy: Proxy, request: bytes) -> tuple[camera.Heard, str, Path]:
+    """Send an unknown request. Returns the reply, its line in the log, and the saved flow."""
+    earlier = proxy.log.count("unknown request")
+    reply = camera.send(proxy.port, request)
+    line = proxy.wait_for(r"127.0.0.1: unknown request: (.*); saved to (\S+)\n", earlier + 1)
+    return reply, line[1], proxy.folder / line[2]
+
+
 @pytest.mark.parametrize(
     ("request_", "logged"),
     [
@@ -808,33 +824,24 @@ UNKNOWN = b"POST /new/thing HTTP/1.1\r\nHost: snsgw.samsungmobile.com\r\nContent
     ],
     ids=["path", "start-page-of-a-new-host"],
 )
-def test_unknown_requests(folder: Path, request_: bytes, logged: str) -> None:
+def test_unknown_requests(curious: Proxy, request_: bytes, logged: str) -> None:
     """An unknown request is logged in one line and saved as a flow with body and reply."""
-    with Proxy(folder, "--set", "nx_hosts=new.example.net") as proxy:
-        reply = camera.send(proxy.port, request_)
-        line = proxy.wait_for(r"127.0.0.1: unknown request: (.*); saved to (\S+)\n")
-        browser = camera.send(
-            proxy.port, GET.format("/favicon.ico", 1, "samsungimaging.com").encode()
-        )
-        assert browser.status == 204
-        assert proxy.log.count("unknown request") == 1
-    assert line[1].startswith(logged)
-    (flow,) = flows_in(folder / line[2])
-    assert (folder / line[2]).stat().st_mode & 0o777 == 0o600
+    reply, line, path = unknown(curious, request_)
+    assert line.startswith(logged)
+    (flow,) = flows_in(path)
+    assert path.stat().st_mode & 0o777 == 0o600
     assert flow.request.raw_content == request_.partition(b"\r\n\r\n")[2]
     assert flow.response
     assert flow.response.status_code == reply.status
-    assert (flow.marked, flow.comment) == (":question:", flow.comment)
+    assert flow.marked == ":question:"
     assert flow.comment.startswith("unknown: ")
 
 
-def test_only_the_beginning_of_an_unknown_body_is_saved(folder: Path) -> None:
+def test_only_the_beginning_of_an_unknown_body_is_saved(curious: Proxy) -> None:
     """Of a large body the first 64 KiB are saved, however much nx_inspect allows."""
-    with Proxy(folder, "--set", "nx_inspect=1g") as proxy:
-        reply = camera.send(proxy.port, UNKNOWN % 1_000_000 + b"x" * 1_000_000)
-        line = proxy.wait_for(r"saved to (\S+)\n")
+    reply, _, path = unknown(curious, UNKNOWN % 1_000_000 + b"x" * 1_000_000)
     assert reply.status == 404
-    (flow,) = flows_in(folder / line[1])
+    (flow,) = flows_in(path)
     assert flow.request.raw_content == b"x" * 65537
 
 
@@ -883,20 +890,21 @@ def test_credentials_of_unknown_requests(folder: Path) -> None:
         assert [line for line in ours if "correct" in line or "me@" in line] == []
 
 
-def test_logins_without_a_user_are_saved(folder: Path) -> None:
+def test_logins_without_a_user_are_saved(curious: Proxy) -> None:
     """Logins to sites with their own login page are saved, since their format is unknown."""
-    login = social.auth("flickr", social.login_oauth())
-    with Proxy(folder) as proxy:
-        assert camera.send(proxy.port, login).status == 401
-        line = proxy.wait_for(r"unknown request: POST \S+/flickr/auth; saved to (\S+)\n")
-        assert camera.send(proxy.port, social.auth("flickr", b"")).status == 400
-        user = social.auth("flickr", social.login_qf30("me@x.org", "secret"))
-        key = social.session_key(camera.send(proxy.port, user).body)
-        assert key
-        photo = social.announce("flickr", "photo", social.photo(key, "SAM_1.JPG"))
-        assert camera.send(proxy.port, photo).status == 200
-        assert proxy.log.count("unknown request") == 1
-    (flow,) = flows_in(folder / line[1])
+    reply, line, path = unknown(curious, social.auth("flickr", social.login_oauth()))
+    assert (reply.status, line.endswith("/flickr/auth")) == (401, True)
+    count = curious.log.count("unknown request")
+    assert camera.send(curious.port, social.auth("flickr", b"")).status == 400
+    user = social.auth("flickr", social.login_qf30("me@x.org", "secret"))
+    key = social.session_key(camera.send(curious.port, user).body)
+    assert key
+    photo = social.announce("flickr", "photo", social.photo(key, "SAM_1.JPG"))
+    assert camera.send(curious.port, photo).status == 200
+    icon = GET.format("/favicon.ico", 1, "samsungimaging.com").encode()
+    assert camera.send(curious.port, icon).status == 204
+    assert curious.log.count("unknown request") == count
+    (flow,) = flows_in(path)
     assert flow.comment == "unknown: login to flickr, answered 401"
     assert flow.request.raw_content
     assert b"<OAuth Version=" in flow.request.raw_content
