@@ -57,6 +57,7 @@ from nxparse.proxy.log_filter import ProxyLogFilter
 from nxparse.proxy.state import State
 from nxparse.proxy.transport import Stage, Times
 from nxparse.server.backend import Backend, open_backend
+from nxparse.server.endpoints import bare_host
 from nxparse.server.reply import Reply, refusal
 from nxparse.server.services import simulated
 from nxparse.text import error_reason, printable
@@ -66,8 +67,6 @@ DNS_TTL = 60  # seconds; short, because a camera may move to another network
 END_PAUSE = 0.2  # seconds for connections to end
 STOP_TIMEOUT = 10.0  # seconds for running deliveries to end
 PROXY_LOGGER = logging.getLogger("mitmproxy.proxy.server")
-# Modes in which a client may begin with a request head.
-HTTP_MODES = ("regular", "transparent", "upstream", "reverse")
 
 IS_MITMPROXY_11 = not hasattr(contentviews, "Contentview")
 
@@ -90,7 +89,6 @@ class Lifecycle(Addon):
         self.started = False
         self.is_declared = True  # each option, with the value it was given
         self.port_advice = internals.PortAdvice()
-        self.accept_errors = limits.AcceptErrors()
 
     def load(self, loader: Loader) -> None:
         for option in config.OPTIONS:
@@ -105,7 +103,7 @@ class Lifecycle(Addon):
         self.port_advice.start(ctx.master)
 
     def configure(self, updated: set[str]) -> None:
-        if not self.is_declared:
+        if not self.is_declared or not any(name.startswith("nx_") for name in updated):
             return
         try:
             self.state.configure(ctx.options, os.environ)
@@ -122,7 +120,7 @@ class Lifecycle(Addon):
         state = self.state
         if not state.config or not ctx.options.server:
             return
-        self.accept_errors.install()
+        limits.limit_accept_errors()
         try:
             state.server.open()
         except OSError as error:
@@ -138,7 +136,6 @@ class Lifecycle(Addon):
         # Not async: on a reload, mitmproxy drops a script with an async `done`. When it
         # ends, it awaits the returned future.
         self.port_advice.stop()
-        self.accept_errors.uninstall()
         backend, self.state.backend = self.state.backend, None
         connected = self.state.end_exchanges("mitmproxy ends")
         self.state.files.close()
@@ -159,10 +156,11 @@ class Connections(Addon):
     def __init__(self, state: State) -> None:
         super().__init__(state)
         self.clients = state.clients
-        self.log_filter = ProxyLogFilter(state.server, state.clients.has_refused_head)
+        self.limit = limits.ConnectionLimit()
+        self.log_filter = ProxyLogFilter(state)
 
     def running(self) -> None:
-        self.clients.limit.most = limits.connections_allowed(limits.raise_descriptor_limit())
+        self.limit.most = limits.connections_allowed(limits.raise_descriptor_limit())
         PROXY_LOGGER.addFilter(self.log_filter)
 
     def done(self) -> None:
@@ -172,18 +170,15 @@ class Connections(Addon):
     def client_connected(self, client: Client) -> None:
         if client.transport_protocol != "tcp":
             return
-        name = adapter.address(client)
-        if not self.clients.limit.opened(name):
+        if self.limit.opened(adapter.address(client)):
+            self.clients.wrap(client, internals.streams(ctx.master, client))
+        else:
             client.error = "too many connections"
-            return
-        streams = internals.streams(ctx.master, client)
-        is_http = client.proxy_mode.type_name in HTTP_MODES
-        self.clients.wrap(client.id, name, client.peername, streams, is_http=is_http)
 
     def client_disconnected(self, client: Client) -> None:
         if client.transport_protocol == "tcp":
-            self.clients.limit.closed(adapter.address(client))
-            self.clients.remove(client.id, client.peername)
+            self.limit.closed(adapter.address(client))
+            self.clients.remove(client)
 
     def next_layer(self, data: NextLayer) -> None:
         # mitmproxy decides after this hook.
@@ -193,16 +188,15 @@ class Connections(Addon):
         """Apply the limits of request heads only if mitmproxy has detected HTTP/1."""
         client = data.context.client
         if data.layer is not None:
-            self.clients.set_encrypted(client.id, client.tls)
             is_http = isinstance(data.context.layers[-1], HttpLayer) and client.alpn != b"h2"
-            self.clients.enter(client.id, Stage.HEAD if is_http else Stage.OPAQUE)
+            self.clients.enter(client, Stage.HEAD if is_http else Stage.CONTENT)
 
     async def http_connect(self, flow: http.HTTPFlow) -> None:
-        self.state.clients.notice(flow, Stage.OPAQUE)
+        self.state.clients.notice(flow, Stage.CONTENT)
         claim = await self.state.destinations.refuse_tunnel(flow)
         if claim and claim.refusal:
-            client = adapter.address(flow.client_conn)
-            logger.warning(f"{client}: CONNECT is refused: {claim.reason}")
+            address = adapter.address(flow.client_conn)
+            logger.warning(f"{address}: CONNECT is refused: {claim.reason}")
             flow.response = _response(claim.refusal, flow.request.method)
 
     def server_connect(self, data: ServerConnectionHookData) -> None:
@@ -293,13 +287,13 @@ class Uploads(Addon):
     """Answers the requests for our hosts."""
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
-        self.state.clients.notice(flow, Stage.BODY)
+        self.state.clients.notice(flow, Stage.CONTENT)
         if not flow.live or flow.response:
             return
         if flow.error:  # mitmproxy answers 400
-            client = adapter.address(flow.client_conn)
+            address = adapter.address(flow.client_conn)
             reason = printable(flow.error.msg, adapter.MAX_COMMENT)
-            logger.warning(f"{client}: malformed request refused: {reason}")
+            logger.warning(f"{address}: malformed request refused: {reason}")
             return
         try:
             await self._begin(flow)
@@ -314,12 +308,13 @@ class Uploads(Addon):
         """Choose the endpoint of a request, and stream its body to a receiver."""
         state, client, request = self.state, flow.client_conn, flow.request
         claim = await state.destinations.resolve(flow)
-        if flow.is_replay:  # answered in `request`
-            if claim and claim.refusal:
-                flow.response = _response(claim.refusal, request.method)
-            return
         if claim is None:
-            state.note_other(client, request.pretty_host, "HTTP")
+            host = bare_host(request.pretty_host)
+            state.unknown_hosts.asked(adapter.address(client), host, "requested")
+            return
+        if flow.is_replay:
+            endpoint = claim.endpoint(request.method, request.path)
+            flow.response = _response(simulated(endpoint, time.time()), request.method)
             return
         if not state.backend or not state.server.address:  # starting or stopping
             flow.response = _response(NOT_READY, request.method)
@@ -331,14 +326,14 @@ class Uploads(Addon):
             return
         exchange = state.exchanges[flow.id] = Exchange(
             state.backend,
-            client,
+            client.id,
             adapter.body_info(flow),
             endpoint,
             unknown=unknown,
             inspect=state.backend.config.inspect if internals.is_inspected(ctx.master) else 0,
-            too_long=partial(state.clients.abort, client.id),
+            too_long=partial(state.clients.abort, client),
         )
-        state.clients.begin(client.id, exchange.pending)
+        state.clients.begin(client, exchange.pending)
         if adapter.has_body(request):
             exchange.path = state.server.expect(exchange.answer)
             exchange.restore = adapter.redirect(request, state.server.address, exchange.path)
@@ -352,18 +347,10 @@ class Uploads(Addon):
         self.state.clients.notice(flow, Stage.COMPLETE)
         exchange = self.state.exchanges.get(flow.id)
         if exchange is None:
-            if flow not in self.state.files:
-                self._without_exchange(flow)
+            if not flow.live:
+                self._note_loaded(flow)
             return
-        exchange.pending.complete = True
-        try:
-            exchange.reply = await exchange.finish()
-        except Exception:
-            logger.exception("cannot answer")
-            exchange.reply = FAILED
-            await exchange.abort("by a fault in nx_addon")
-        exchange.note_refusal()
-        exchange.unknown = exchange.unknown or exchange.reply.unknown
+        reply = await exchange.finish()
         if exchange.result and exchange.result.body is not None:
             flow.request.raw_content = exchange.result.body
         exchange.restore()
@@ -373,11 +360,11 @@ class Uploads(Addon):
             logger.exception("cannot comment a flow")
         exchange.decided.set()
         if not exchange.streamed:
-            flow.response = _response(exchange.reply, flow.request.method)
+            flow.response = _response(reply, flow.request.method)
 
     async def response(self, flow: http.HTTPFlow) -> None:
         switched = flow.response and flow.response.status_code == 101
-        self.state.clients.notice(flow, Stage.OPAQUE if switched else Stage.HEAD)
+        self.state.clients.notice(flow, Stage.CONTENT if switched else Stage.HEAD)
         self.state.files.end(flow)
         exchange = self.state.exchanges.pop(flow.id, None)
         if exchange is None:
@@ -390,11 +377,11 @@ class Uploads(Addon):
         if exchange.result and exchange.result.accepted:
             self.state.unacknowledged.add(exchange)
             on_result = partial(self._settle_reply, exchange)
-        self.state.clients.write_reply(flow.client_conn.id, on_result)
+        self.state.clients.write_reply(flow.client_conn, on_result)
         exchange.pending.answered.set()
         # Only now: deliveries would delay the reply.
-        if exchange.has_body:
-            exchange.wake_outbox()
+        if exchange.result:
+            exchange.backend.outbox.wake()
 
     async def error(self, flow: http.HTTPFlow) -> None:
         self.state.clients.notice(flow, Stage.HEAD)
@@ -407,13 +394,12 @@ class Uploads(Addon):
         exchange.restore()
         if not exchange.pending.complete:
             reason = exchange.pending.end or (flow.error.msg if flow.error else "no reason given")
-            flow.request.raw_content = await exchange.abort(reason)
-            exchange.note_cut(reason)
+            flow.request.raw_content = await exchange.cut(reason)
             adapter.label(flow, "cut", f"after {exchange.pending.received} bytes, {reason}")
         else:
             exchange.settle_reply(False)
         exchange.pending.answered.set()
-        exchange.wake_outbox()
+        exchange.backend.outbox.wake()
 
     def _settle_reply(self, exchange: Exchange, arrived: bool) -> None:
         self.state.unacknowledged.discard(exchange)
@@ -432,19 +418,13 @@ class Uploads(Addon):
         line = describe_request(request.method, request.pretty_url)
         logger.warning(f"{adapter.address(flow.client_conn)}: unknown request: {line}; {saved}")
 
-    def _without_exchange(self, flow: http.HTTPFlow) -> None:
-        """Answer a replayed request, and log one from a file. Other servers' are left alone."""
-        if not flow.live and self.state.reports:
+    def _note_loaded(self, flow: http.HTTPFlow) -> None:
+        """Log a request to one of our hosts that was read from a file."""
+        if self.state.reports:
             self.state.loaded.append(flow)
-        claim = self.state.destinations.claim(flow)
-        if claim is None:
-            return
-        if not flow.live:
+        if self.state.destinations.claim(flow):
             line = describe_recorded(adapter.recorded(flow))
             logger.info(f"{adapter.address(flow.client_conn)}: {line}")
-        elif not flow.response:
-            endpoint = claim.endpoint(flow.request.method, flow.request.path)
-            flow.response = _response(simulated(endpoint, time.time()), flow.request.method)
 
 
 class Inspection(Addon):

@@ -6,7 +6,7 @@ import http.server
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 from tests import bodies, camera, social
 from tests.browser import browser, needs_browser, wait_for_text
 from tests.mitmdump import ROOT, Proxy
+from tests.upstream import web_server
 
 # Other web pages
 
@@ -116,24 +117,6 @@ def test_a_browser_reads_the_page(shared: Proxy) -> None:
 # Other machines
 
 
-@contextmanager
-def inner_server(address: str = "127.0.0.1") -> Iterator[tuple[int, list[bytes]]]:
-    """A server that expects only local clients. Yields its port and the requests it received."""
-    received: list[bytes] = []
-    with socket.create_server((address, 0)) as listening:
-
-        def serve() -> None:
-            with suppress(OSError):
-                while True:
-                    connection, _ = listening.accept()
-                    with connection:
-                        received.append(connection.recv(65536))
-                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret")
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield listening.getsockname()[1], received
-
-
 WEBSOCKET = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
 FORMS = {
     "absolute": "GET http://{0}/ HTTP/1.1\r\nHost: {0}\r\n\r\n",
@@ -153,7 +136,7 @@ INSIDE |= {f"connect-{host}": (FORMS["connect"], host) for host in HOSTS}
 @pytest.mark.parametrize(("form", "host"), INSIDE.values(), ids=INSIDE)
 def test_local_servers_are_out_of_reach(shared: Proxy, form: str, host: str) -> None:
     """Servers of this machine are not reached through the proxy, in any spelling."""
-    with inner_server() as (port, received):
+    with web_server() as (port, received):
         before = shared.log.count("does not connect to")
         answer = camera.send(shared.port, form.format(f"{host}:{port}").encode())
 
@@ -181,7 +164,7 @@ def resolving(folder: Path, **names: tuple[str, ...]) -> Path:
 def test_names_with_a_local_address(folder: Path) -> None:
     """A name that resolves to this machine is answered here, or its connection is aborted."""
     script = resolving(folder, rebind=("198.51.100.80", "127.0.0.1"), evil=("127.0.0.1",))
-    with inner_server() as (port, received), Proxy(folder, script=script) as proxy:
+    with web_server() as (port, received), Proxy(folder, script=script) as proxy:
         for host in ("127.0.0.1", "localhost", socket.gethostname(), "evil.test"):
             place = f"{host}:{proxy.port}"
             request = f"GET http://{place}/robots.txt HTTP/1.1\r\nHost: {host}\r\n\r\n"
@@ -200,9 +183,9 @@ def test_names_with_a_local_address(folder: Path) -> None:
 def test_a_mode_may_name_this_machine(folder: Path) -> None:
     """The server that a reverse mode names is reached; other local servers are not."""
     with (
-        inner_server() as (port, received),
-        inner_server() as (other, unwanted),
-        inner_server("127.0.0.3") as (same, _),
+        web_server() as (port, received),
+        web_server() as (other, unwanted),
+        web_server(address="127.0.0.3") as (same, _),
     ):
         modes = ["regular@127.0.0.1:0", f"reverse:http://localhost:{port}@0"]
         modes += [f"reverse:http://127.0.0.3:{same}@127.0.0.2:{same}"]

@@ -8,9 +8,8 @@ import os
 import re
 import socket
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.save import Save
 from mitmproxy.addons.savehar import SaveHar
 from mitmproxy.addons.script import ScriptLoader
-from mitmproxy.hooks import DoneHook, RunningHook
+from mitmproxy.hooks import ConfigureHook, DoneHook, RunningHook
 from mitmproxy.io import FlowReader
 from mitmproxy.proxy.layers.dns import DnsErrorHook, DnsRequestHook, DnsResponseHook
 from mitmproxy.proxy.layers.http import (
@@ -41,7 +40,8 @@ from nxparse.proxy.dns import MAX_SAME
 from nxparse.proxy.state import State
 from nxparse.server.endpoints import Endpoint, Service
 from tests import arrivals, bodies, camera, social
-from tests.mitmdump import ADDON, MITMDUMP, ROOT, Proxy, eventually, free_port
+from tests.mitmdump import ADDON, MITMDUMP, ROOT, Proxy, eventually
+from tests.upstream import web_server
 
 ACCEPTED = '<Response Status="succ" />'
 WIRE = ROOT / "tests" / "wire"
@@ -93,56 +93,23 @@ def test_several_photos_become_several_files(shared: Proxy) -> None:
     )
 
 
-def test_one_byte_at_a_time(shared: Proxy) -> None:
-    """A request may arrive in pieces of one byte."""
-    name = "SMALL.JPG"
-    photo = bodies.jpeg(3000)
-    request = bodies.request(bodies.body([(name, photo)]))
-
-    reply = camera.send(shared.port, *camera.segmented(request, 1))
-
-    assert (reply.status, reply.segments) == (200, 1)
-    shared.wait_for(f"saved as .*{name}")
-    assert shared.saved()[name] == photo
-
-
 GET = "GET {} HTTP/1.{}\r\nHost: {}\r\n\r\n"
 
 
-@pytest.mark.parametrize(
-    ("request_", "status", "body"),
-    [
-        pytest.param(
-            GET.format("http://gld.samsungosp.com/", 0, "gld.samsungosp.com"),
-            200,
-            "",
-            id="gld-absolute-form",
-        ),
-        pytest.param(
-            GET.format("/", 1, "www.samsungimaging.com"), 200, "<h1>It works</h1>", id="page"
-        ),
-        pytest.param(
-            GET.format("/social/columbus/email", 1, "www.ospserver.net"),
-            405,
-            'ErrCode="405"',
-            id="email-by-get",
-        ),
-        pytest.param(
-            "POST /unknown HTTP/1.1\r\nHost: snsgw.samsungmobile.com\r\n"
-            "Content-Length: 5\r\n\r\n12345",
-            404,
-            'ErrCode="404"',
-            id="unknown-with-body",
-        ),
-        pytest.param(
-            "POST /social/columbus/email HTTP/1.0\r\nHost: www.ospserver.net\r\n\r\n",
-            400,
-            "The upload is empty",
-            id="no-content-length",
-        ),
-        pytest.param("HEAD / HTTP/1.1\r\nHost: www.samsungimaging.com\r\n\r\n", 200, "", id="head"),
-    ],
-)
+CHECK = GET.format("/", 1, "gld.samsungosp.com")
+POST = "POST {} HTTP/1.{}\r\nHost: www.ospserver.net\r\n"
+REQUESTS = {
+    "gld-absolute": (GET.format("http://gld.samsungosp.com/", 0, "gld.samsungosp.com"), 200, ""),
+    "page": (GET.format("/", 1, "www.samsungimaging.com"), 200, "<h1>It works</h1>"),
+    "email-by-get": (GET.format("/social/columbus/email", 1, "www.ospserver.net"), 405, '"405"'),
+    "unknown": (POST.format("/unknown", 1) + "Content-Length: 5\r\n\r\n12345", 404, '"404"'),
+    "no-length": (POST.format("/social/columbus/email", 0) + "\r\n", 400, "The upload is empty"),
+    "head": ("HEAD / HTTP/1.1\r\nHost: www.samsungimaging.com\r\n\r\n", 200, ""),
+    "two-requests": (CHECK + CHECK, 200, ""),
+}
+
+
+@pytest.mark.parametrize(("request_", "status", "body"), REQUESTS.values(), ids=REQUESTS)
 @pytest.mark.parametrize("half_close", [False, True], ids=["open", "half-closed"])
 def test_requests_for_our_hosts(
     shared: Proxy, request_: str, status: int, body: str, half_close: bool
@@ -157,29 +124,12 @@ def test_requests_for_our_hosts(
         assert int(reply.headers["Content-Length"]) > 100  # as in a reply to GET
 
 
-def test_the_hotspot_check_of_an_nx_mini(shared: Proxy) -> None:
-    """The reply of gld has no body, an ETag, and one Server header, nginx."""
-    reply = camera.send(shared.port, GET.format("/", 1, "gld.samsungosp.com").encode())
-
-    del reply.headers["Date"]
-    lines = [line for line in reply.head.split("\r\n") if not line.startswith("Date: ")]
-    assert lines == [
-        "HTTP/1.1 200 OK",
-        "Server: nginx/notreally",
-        'ETag: "deadbeef"',
-        "Content-Type: text/html; charset=utf-8",
-        "Content-Length: 0",
-        "Connection: close",
-    ]
-    assert reply.body == ""
-
-
 # Requests in other spellings (the numbers are those of a list of bad inputs)
 
 
 def spelled(name: str, change: Callable[[bytes, bytes], bytes]) -> tuple[bytes, bytes]:
     """A request for one photo, its head and body changed; and the photo."""
-    photo = bodies.jpeg(20_000)
+    photo = bodies.jpeg({"TINY": 3000, "HALF": 3_000_000}.get(name, 20_000))
     body = bodies.body([(f"{name}.JPG", photo)])
     head = bodies.request(body)[: -len(body)]
     return change(head, body), photo
@@ -221,6 +171,8 @@ def length_misses_the_boundary(head: bytes, body: bytes) -> bytes:
         ("H16", chunked),
         ("H24", bytes_behind),
         ("H25", claims_gzip),
+        ("TINY", bytes.__add__),  # in pieces of one byte
+        ("HALF", bytes.__add__),  # the client half-closes the connection
     ],
 )
 def test_uploads_spelled_otherwise(
@@ -228,25 +180,14 @@ def test_uploads_spelled_otherwise(
 ) -> None:
     """Uploads are accepted in every spelling that HTTP allows or a camera uses."""
     request, photo = spelled(name, change)
+    pieces = camera.segmented(request, 1) if name == "TINY" else [request]
 
-    assert camera.send(shared.port, request).body == ACCEPTED
+    reply = camera.send(shared.port, *pieces, half_close=name == "HALF")
 
+    assert (reply.body, reply.segments) == (ACCEPTED, 1)
     shared.wait_for(f"saved as .*{name}.JPG")
     assert shared.saved()[f"{name}.JPG"] == photo
-
-
-def test_h06_a_photo_cut_by_its_length(shared: Proxy) -> None:
-    """If Content-Length ends inside the photo, its beginning is saved and logged as cut."""
-    request, photo = spelled(
-        "CUT", lambda head, body: head.replace(b": %d" % len(body), b": 15000") + body
-    )
-
-    assert camera.send(shared.port, request).body == ACCEPTED
-
-    shared.wait_for("CUT.JPG.*close-delimiter-missing, .*photo-cut")
-    shared.wait_for("saved as .*CUT.JPG")
-    saved = shared.saved()["CUT.JPG"]
-    assert (photo.startswith(saved), 14_000 < len(saved) < 15_000) == (True, True)
+    assert [other for other in shared.saved() if other.startswith(name)] == [f"{name}.JPG"]
 
 
 def test_h21_a_client_that_waits_for_100(shared: Proxy) -> None:
@@ -266,29 +207,7 @@ def test_h21_a_client_that_waits_for_100(shared: Proxy) -> None:
     shared.wait_for("saved as .*H21.JPG")
 
 
-def test_two_requests_on_one_connection(shared: Proxy) -> None:
-    """The connection ends after the first reply, even if a second request follows."""
-    request = GET.format("/", 1, "gld.samsungosp.com").encode()
-
-    reply = camera.send(shared.port, request + request)
-
-    assert (reply.status, reply.body) == (200, "")
-
-
 # How a client may end
-
-
-def test_a_half_closed_client_gets_its_reply(shared: Proxy) -> None:
-    """A client that half-closes after a complete request gets 200; the photo is saved once."""
-    name = "HALF.JPG"
-    photo = bodies.jpeg(3_000_000)
-    request = bodies.request(bodies.body([(name, photo)]))
-
-    reply = camera.send(shared.port, request, half_close=True)
-
-    assert (reply.body, reply.segments) == (ACCEPTED, 1)
-    shared.wait_for(f"saved as .*{name}")
-    assert [other for other in shared.saved() if other.startswith("HALF")] == [name]
 
 
 def fin(connection: socket.socket) -> None:
@@ -297,7 +216,12 @@ def fin(connection: socket.socket) -> None:
     connection.close()
 
 
-CUTS = {"fin": fin, "close": socket.socket.close, "rst": camera.reset}
+def stay_silent(connection: socket.socket) -> None:
+    assert connection.recv(1) == b""
+    connection.close()
+
+
+CUTS = {"fin": fin, "close": socket.socket.close, "rst": camera.reset, "silence": stay_silent}
 
 
 @pytest.mark.parametrize("end", CUTS)
@@ -307,7 +231,9 @@ def test_a_cut_upload_is_kept(folder: Path, end: str) -> None:
     body = bodies.body([("SAM_1.JPG", bodies.jpeg(300_000))])
     head = bodies.request(body)[: -len(body)]
     times = 3
-    with Proxy(folder) as proxy:
+    idle = 0.3 if end == "silence" else 60.0
+    script = changed(folder, f"addons = nx_addon.make_addons(nx_addon.Times(idle={idle}))")
+    with Proxy(folder, script=script) as proxy:
         descriptors = descriptors_at_rest(proxy)
         for count in range(times):
             connection = camera.connect(proxy.port)
@@ -351,30 +277,6 @@ def all_is_read(connection: socket.socket) -> bool:
     return False
 
 
-def test_a_silent_client(folder: Path) -> None:
-    """A silent upload is aborted after the idle limit; the part that arrived is in quarantine."""
-    script = folder / "impatient.py"
-    script.write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from nx_addon import make_addons\n"
-        "from nxparse.proxy.transport import Times\n"
-        "addons = make_addons(Times(idle=0.3))\n"
-    )
-    body = bodies.body([("SAM_1.JPG", bodies.jpeg(300_000))])
-    request = bodies.request(body)
-    with Proxy(folder, script=script) as proxy:
-        descriptors = descriptors_at_rest(proxy)
-
-        connection = camera.connect(proxy.port)
-        connection.sendall(request[:100_000])
-        assert connection.recv(1) == b""
-
-        proxy.wait_for("the client was silent for 0 s; nothing is delivered")
-        (kept,) = proxy.quarantined()
-        assert kept == body[: 100_000 - (len(request) - len(body))]
-        eventually(lambda: proxy.descriptors() == descriptors, "all descriptors are closed")
-
-
 def test_twenty_cameras_at_once(shared: Proxy) -> None:
     """Uploads that come at the same time do not mix."""
     photos = {f"MANY_{i}.JPG": bodies.jpeg(400_000, i) for i in range(20)}
@@ -399,50 +301,25 @@ def test_twenty_cameras_at_once(shared: Proxy) -> None:
 
 
 def test_a_too_large_upload(folder: Path) -> None:
-    """An upload beyond nx_max_upload is read to its end, refused, and not stored."""
+    """An upload beyond nx_max_upload is read and refused; far beyond, the connection is closed."""
     request, _ = upload("SAM_1.JPG")
     with Proxy(folder, "--set", "nx_max_upload=10k") as proxy:
         reply = camera.send(proxy.port, request)
-
         assert reply.status == 413
         assert 'ErrCode="413"' in reply.body
         proxy.wait_for(
             "is refused: it is larger than 10.2 kB; to allow it, use --set nx_max_upload=SIZE"
         )
-        assert (proxy.saved(), proxy.quarantined()) == ({}, [])
 
-
-def test_a_sender_without_end(folder: Path) -> None:
-    """The connection of a client that sends far beyond the limit is closed."""
-    with Proxy(folder, "--set", "nx_max_upload=10k") as proxy:
         connection = camera.connect(proxy.port)
         connection.sendall(bodies.request(b"")[:-5] + b"9999999999\r\n\r\n")
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             connection.sendall(bytes(200_000_000))
         proxy.wait_for("body exceeds 4 x nx_max_upload; connection closed")
+        assert (proxy.saved(), proxy.quarantined()) == ({}, [])
 
 
 # Other hosts
-
-
-@contextmanager
-def web_server(reply: bytes) -> Iterator[tuple[int, list[bytes]]]:
-    """A server on loopback that answers everything with the same; and the requests it received."""
-    received: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = listening.accept()
-                except OSError:
-                    return
-                with connection:
-                    received.append(connection.recv(65536))
-                    connection.sendall(reply)
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield listening.getsockname()[1], received
 
 
 def test_other_hosts_pass(folder: Path) -> None:
@@ -465,7 +342,6 @@ def test_other_hosts_pass(folder: Path) -> None:
     [
         pytest.param("Destinations.claim = fail", id="in-deciding-whose-it-is"),
         pytest.param("endpoints.find = fail", id="in-requestheaders"),
-        pytest.param("Exchange.finish = fail", id="in-request"),
         pytest.param("Exchange.begin = fail", id="in-streaming"),
         pytest.param("Receiver.feed = fail", id="in-a-chunk"),
         pytest.param("Receiver.finish = fail", id="at-the-end"),
@@ -473,7 +349,7 @@ def test_other_hosts_pass(folder: Path) -> None:
 )
 def test_a_fault_of_ours_is_a_500(folder: Path, fault: str) -> None:
     """If a handler raises, the client gets 500, and the request never goes upstream."""
-    script = faulty(folder, fault)
+    script = changed(folder, fault)
     request, _ = upload("SAM_1.JPG")
     with web_server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as (port, received):
         host = f"localhost:{port}"
@@ -495,16 +371,16 @@ def test_the_reply_comes_first(folder: Path) -> None:
         "wake, main = Outbox.wake, threading.main_thread()\n"
         "Outbox.wake = lambda self: (fail if threading.current_thread() is main else wake)(self)"
     )
-    with Proxy(folder, script=faulty(folder, fault)) as proxy:
+    with Proxy(folder, script=changed(folder, fault)) as proxy:
         assert camera.send(proxy.port, request).body == ACCEPTED
         proxy.wait_for("a fault for the test")
         proxy.wait_for("saved as .*SAM_1.JPG")
         assert proxy.saved() == photos
 
 
-def faulty(folder: Path, fault: str) -> Path:
-    """A script: the addon, but this statement has made something call `fail`."""
-    script = folder / "faulty.py"
+def changed(folder: Path, change: str) -> Path:
+    """A script: the addon after these statements, which may use `fail`."""
+    script = folder / "changed.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "import nx_addon\n"
@@ -513,7 +389,7 @@ def faulty(folder: Path, fault: str) -> Path:
         "from nxparse.server import endpoints\n"
         "from nxparse.server.receive import Receiver\n"
         "def fail(*_): raise RuntimeError('a fault for the test')\n"
-        f"{fault}\n"
+        f"{change}\n"
     )
     return script
 
@@ -645,7 +521,7 @@ def configured(context: taddons.context, written: str) -> State:
         optmanager.load(context.options, written)
     addons = nx_addon.make_addons()
     context.master.addons.add(*addons)
-    context.configure(addons[-1])
+    context.master.addons.trigger(ConfigureHook(set(context.options.keys())))
     return state_of(addons)
 
 
@@ -744,28 +620,14 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_a_value_from_the_environment(folder: Path) -> None:
-    """${NAME} in an option is taken from the environment."""
-    environ = {"NX_TEST_FOLDER": str(folder / "elsewhere")}
-    with Proxy(folder, "--set", "nx_dir=${NX_TEST_FOLDER}", environ=environ) as proxy:
-        request, photos = upload("SAM_1.JPG")
-        camera.send(proxy.port, request)
-        proxy.wait_for(f"saved as {folder}/elsewhere/.*SAM_1.JPG")
-        assert (folder / "elsewhere" / ".nx").stat().st_mode & 0o777 == 0o700
-        assert list(photos.values()) == [
-            path.read_bytes() for path in (folder / "elsewhere").glob("*/SAM_1.JPG")
-        ]
-
-
-def test_hints_at_start(folder: Path) -> None:
+def test_hints_at_start(shared: Proxy) -> None:
     """The log has the address that cameras must reach, and the commands that make it so."""
-    with Proxy(folder) as proxy:
-        log = proxy.log
-        assert "cameras must reach " in log
-        assert f"port 80: not served by this process, which listens on port {proxy.port}." in log
-        assert f"tcp dport 80 redirect to :{proxy.port}" in log
-        assert "port 53: not served by this process. Start it with: " in log
-        assert f"{MITMDUMP} -s {ADDON} --mode regular@80 --mode dns@53" in log
+    log, port = shared.log, shared.port
+    assert "cameras must reach " in log
+    assert f"port 80: not served by this process, which listens on port {port}." in log
+    assert f"tcp dport 80 redirect to :{port}" in log
+    assert "port 53: not served by this process. Start it with: " in log
+    assert f"{MITMDUMP} -s {ADDON} --mode regular@80 --mode dns@53" in log
 
 
 def test_a_taken_port(folder: Path) -> None:
@@ -782,35 +644,26 @@ def test_a_taken_port(folder: Path) -> None:
 # DNS
 
 
-@contextmanager
-def dns_proxy(folder: Path, *arguments: str) -> Iterator[tuple[Proxy, tuple[str, int]]]:
+@pytest.fixture(scope="module")
+def name_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """The address of a proxy's DNS mode; the name server that it queries is silent."""
     modes = ("--mode", "regular@127.0.0.1:0", "--mode", "dns@127.0.0.2:0")
-    # A name server that does not answer: our hosts must not need it.
-    silent = ("--set", "dns_name_servers=127.0.0.1")
-    with Proxy(folder, *modes, *silent, *arguments) as proxy:
-        port = int(proxy.wait_for(r"DNS server listening at 127\.0\.0\.2:(\d+)")[1])
-        yield proxy, ("127.0.0.2", port)
+    options = ("--set", "dns_name_servers=127.0.0.1", "--set", "nx_hosts=*.example.net")
+    with Proxy(tmp_path_factory.mktemp("dns"), *modes, *options) as proxy:
+        yield "127.0.0.2", int(proxy.wait_for(r"DNS server listening at 127\.0\.0\.2:(\d+)")[1])
 
 
-def test_dns(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["gld.samsungosp.com", "WWW.OspServer.net", "new.example.net"])
+def test_dns(name_server: tuple[str, int], name: str) -> None:
     """Samsung's hosts resolve to the address that the client used; AAAA is empty."""
-    with dns_proxy(folder, "--set", "nx_hosts=*.example.net") as (_, server):
-        for name in ("gld.samsungosp.com", "WWW.OspServer.net", "new.example.net"):
-            assert camera.resolve(name, server) == (0, ["127.0.0.1"])
-            assert camera.resolve(name, server, camera.AAAA) == (0, [])
-            assert camera.resolve(name, server, camera.HTTPS) == (0, [])
+    assert camera.resolve(name, name_server) == (0, ["127.0.0.1"])
+    for kind in (camera.AAAA, camera.HTTPS):
+        assert camera.resolve(name, name_server, kind) == (0, [])
 
 
-def test_nx_dns(folder: Path) -> None:
-    """Samsung's hosts resolve to the address in nx_dns."""
-    with dns_proxy(folder, "--set", "nx_dns=198.51.100.80") as (_, server):
-        assert camera.resolve("snsgw.samsungmobile.com", server) == (0, ["198.51.100.80"])
-
-
-def test_dns_for_others_goes_on(folder: Path) -> None:
+def test_dns_for_others_goes_on(name_server: tuple[str, int]) -> None:
     """Other names are resolved by mitmproxy, here from the hosts file."""
-    with dns_proxy(folder) as (_, server):
-        assert camera.resolve("localhost", server) == (0, ["127.0.0.1"])
+    assert camera.resolve("localhost", name_server) == (0, ["127.0.0.1"])
 
 
 @pytest.mark.parametrize("end", [DnsResponseHook, DnsErrorHook], ids=["response", "error"])
@@ -827,19 +680,23 @@ async def test_a_query_that_ended_does_not_count(folder: Path, end: Callable[...
 # Flows
 
 
-def test_reading_a_capture(folder: Path) -> None:
-    """mitmdump -nr describes the requests in a capture, and delivers nothing."""
-    capture = folder / "capture.mitm"
-    request, _ = upload("SAM_1.JPG")
-    with Proxy(folder, "-w", str(capture)) as proxy:
-        camera.send(proxy.port, GET.format("/", 1, "gld.samsungosp.com").encode())
-        camera.send(proxy.port, request)
-        proxy.wait_for("saved as .*SAM_1.JPG")
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of a hotspot check, a small and a large upload."""
+    folder = tmp_path_factory.mktemp("capture")
+    with Proxy(folder, "-w", str(folder / "capture.mitm"), "--set", "nx_inspect=25k") as proxy:
+        camera.send(proxy.port, CHECK.encode())
+        camera.send(proxy.port, upload("SAM_1.JPG")[0])
+        camera.send(proxy.port, upload("SAM_2.JPG", "SAM_3.JPG")[0])
+        proxy.wait_for(r"saved as .*SAM_3.JPG")
         proxy.stop()
-    reading = folder / "reading"
-    reading.mkdir()
+    return folder / "capture.mitm"
 
-    proxy = Proxy(reading, "-nr", str(capture))
+
+def test_reading_a_capture(folder: Path, capture: Path) -> None:
+    """mitmdump -nr describes the requests in a capture, and delivers nothing."""
+    assert capture.stat().st_size < 40_000, "the body beyond nx_inspect is not in it"
+    proxy = Proxy(folder, "-nr", str(capture))
     proxy.start()
 
     assert proxy.ended() == 0
@@ -848,63 +705,19 @@ def test_reading_a_capture(folder: Path) -> None:
         "127.0.0.1: POST http://www.ospserver.net/social/columbus/email?DUID=123456789033: "
         "an upload from Camera@samsungcamera.com to photos@example.org: SAM_1.JPG, 20.0 kB; "
     ) in proxy.log
+    assert "an upload whose body is not in this flow" in proxy.log
     assert not proxy.uploads.exists()
 
 
-def test_a_body_beyond_nx_inspect(folder: Path) -> None:
-    """A body beyond nx_inspect is not in its flow."""
-    capture = folder / "capture.mitm"
-    request, _ = upload("SAM_1.JPG")
-    with Proxy(folder, "-w", str(capture), "--set", "nx_inspect=1k") as proxy:
-        camera.send(proxy.port, request)
-        proxy.stop()
-    assert capture.stat().st_size < 5000
-
-    proxy = Proxy(folder, "-nr", str(capture))
-    proxy.start()
-
-    assert proxy.ended() == 0
-    assert "an upload whose body is not in this flow" in proxy.log
-
-
-def test_an_upload_can_be_looked_at_in_mitmweb(folder: Path) -> None:
-    """In mitmweb the body of the first upload is in its flow."""
-    request, photos = upload("SAM_1.JPG")
-    web_port = free_port()
-    web = ("--no-web-open-browser", "--web-port", str(web_port), "--set", "web_password=look")
-    with Proxy(folder, *web, program="mitmweb") as proxy:
-        camera.send(proxy.port, request)
-        address = f"http://127.0.0.1:{web_port}"
-        login = urllib.request.HTTPCookieProcessor()
-        browser = urllib.request.build_opener(login)
-        browser.open(f"{address}/?token=look").read()
-        flows = json.loads(browser.open(f"{address}/flows").read())
-        (flow,) = [flow for flow in flows if flow["request"]["method"] == "POST"]
-        shown = browser.open(f"{address}/flows/{flow['id']}/request/content.data").read()
-
-    assert request.endswith(shown)
-    assert photos["SAM_1.JPG"] in shown
-    assert flow["request"]["host"] == "www.ospserver.net"
-
-
-def test_a_replay_is_answered_and_not_delivered(folder: Path) -> None:
+def test_a_replay_is_answered_and_not_delivered(folder: Path, capture: Path) -> None:
     """An upload that is replayed is answered here, and nothing is stored."""
-    capture = folder / "capture.mitm"
-    request, _ = upload("SAM_1.JPG")
-    with Proxy(folder, "-w", str(capture)) as proxy:
-        camera.send(proxy.port, request)
-        proxy.wait_for("saved as .*SAM_1.JPG")
-        proxy.stop()
-    replaying = folder / "replaying"
-    replaying.mkdir()
-
-    proxy = Proxy(replaying, "-C", str(capture), "--flow-detail", "2")
+    proxy = Proxy(folder, "-C", str(capture), "--flow-detail", "2")
     proxy.start()
 
     assert proxy.ended() == 0
-    assert "200 OK" in proxy.log
-    assert list((replaying / "uploads").rglob("*.JPG")) == []
-    assert os.listdir(replaying / "uploads" / ".nx" / "spool") == []
+    assert proxy.log.count("200 OK") == 2  # a flow without its body is not replayed
+    assert list(proxy.uploads.rglob("*.JPG")) == []
+    assert os.listdir(proxy.uploads / ".nx" / "spool") == []
 
 
 def test_a_stop_in_the_middle_of_an_upload(folder: Path) -> None:
@@ -952,34 +765,6 @@ async def test_a_request_after_the_end(folder: Path) -> None:
         await context.master.addons.trigger_event(HttpRequestHeadersHook(flow))
         await context.master.addons.trigger_event(HttpRequestHook(flow))
         assert (flow.response.status_code, state.exchanges) == (503, {})
-
-
-def test_uploads_while_it_ends(folder: Path) -> None:
-    """During the last delivery, new uploads are not accepted, and no error is logged."""
-    request, _ = upload("SAM_1.JPG")
-    command = "run:sh -c 'touch started; sleep 1'"
-    options = ("--set", "nx_senders=*", "--set", f"nx_route=*={command}")
-    with Proxy(folder, *options) as proxy:
-        port = proxy.port
-        camera.send(port, request)
-        eventually((folder / "started").exists, "the delivery begins")
-        proxy.process.terminate()
-        late = []
-        with suppress(ConnectionRefusedError):
-            while proxy.process.poll() is None and len(late) < 50:
-                connection = camera.connect(port)
-                late.append(connection)
-                with suppress(OSError):
-                    connection.sendall(request)
-
-        assert proxy.ended() == 0
-        assert late
-        for connection in late:
-            with suppress(OSError):
-                assert b"succ" not in connection.recv(1000)
-            connection.close()
-        # Python 3.11 prints a traceback of its own for each connection that it cancels.
-        assert re.findall("cannot (answer|handle|receive)|Bad file descriptor", proxy.log) == []
 
 
 # Commands
@@ -1036,6 +821,22 @@ def flows_in(path: Path) -> list[http.HTTPFlow]:
 UNKNOWN = b"POST /new/thing HTTP/1.1\r\nHost: snsgw.samsungmobile.com\r\nContent-Length: %d\r\n\r\n"
 
 
+@pytest.fixture(scope="module")
+def curious(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy that answers a host whose cameras are unknown."""
+    options = ("--set", "nx_hosts=new.example.net", "--set", "nx_inspect=1g")
+    with Proxy(tmp_path_factory.mktemp("unknown"), *options) as proxy:
+        yield proxy
+
+
+def unknown(proxy: Proxy, request: bytes) -> tuple[camera.Heard, str, Path]:
+    """Send an unknown request. Returns the reply, its line in the log, and the saved flow."""
+    earlier = proxy.log.count("unknown request")
+    reply = camera.send(proxy.port, request)
+    line = proxy.wait_for(r"127.0.0.1: unknown request: (.*); saved to (\S+)\n", earlier + 1)
+    return reply, line[1], proxy.folder / line[2]
+
+
 @pytest.mark.parametrize(
     ("request_", "logged"),
     [
@@ -1044,33 +845,24 @@ UNKNOWN = b"POST /new/thing HTTP/1.1\r\nHost: snsgw.samsungmobile.com\r\nContent
     ],
     ids=["path", "start-page-of-a-new-host"],
 )
-def test_unknown_requests(folder: Path, request_: bytes, logged: str) -> None:
+def test_unknown_requests(curious: Proxy, request_: bytes, logged: str) -> None:
     """An unknown request is logged in one line and saved as a flow with body and reply."""
-    with Proxy(folder, "--set", "nx_hosts=new.example.net") as proxy:
-        reply = camera.send(proxy.port, request_)
-        line = proxy.wait_for(r"127.0.0.1: unknown request: (.*); saved to (\S+)\n")
-        browser = camera.send(
-            proxy.port, GET.format("/favicon.ico", 1, "samsungimaging.com").encode()
-        )
-        assert browser.status == 204
-        assert proxy.log.count("unknown request") == 1
-    assert line[1].startswith(logged)
-    (flow,) = flows_in(folder / line[2])
-    assert (folder / line[2]).stat().st_mode & 0o777 == 0o600
+    reply, line, path = unknown(curious, request_)
+    assert line.startswith(logged)
+    (flow,) = flows_in(path)
+    assert path.stat().st_mode & 0o777 == 0o600
     assert flow.request.raw_content == request_.partition(b"\r\n\r\n")[2]
     assert flow.response
     assert flow.response.status_code == reply.status
-    assert (flow.marked, flow.comment) == (":question:", flow.comment)
+    assert flow.marked == ":question:"
     assert flow.comment.startswith("unknown: ")
 
 
-def test_only_the_beginning_of_an_unknown_body_is_saved(folder: Path) -> None:
+def test_only_the_beginning_of_an_unknown_body_is_saved(curious: Proxy) -> None:
     """Of a large body the first 64 KiB are saved, however much nx_inspect allows."""
-    with Proxy(folder, "--set", "nx_inspect=1g") as proxy:
-        reply = camera.send(proxy.port, UNKNOWN % 1_000_000 + b"x" * 1_000_000)
-        line = proxy.wait_for(r"saved to (\S+)\n")
+    reply, _, path = unknown(curious, UNKNOWN % 1_000_000 + b"x" * 1_000_000)
     assert reply.status == 404
-    (flow,) = flows_in(folder / line[1])
+    (flow,) = flows_in(path)
     assert flow.request.raw_content == b"x" * 65537
 
 
@@ -1084,7 +876,7 @@ def test_unknown_requests_are_saved_in_a_thread(folder: Path) -> None:
         "    fail if threading.current_thread() is main else hide\n"
         ")(flow)"
     )
-    with Proxy(folder, script=faulty(folder, fault)) as proxy:
+    with Proxy(folder, script=changed(folder, fault)) as proxy:
         assert camera.send(proxy.port, UNKNOWN % 1 + b"x").status == 404
         assert "saved to" in proxy.wait_for("unknown request: .*")[0]
 
@@ -1119,20 +911,21 @@ def test_credentials_of_unknown_requests(folder: Path) -> None:
         assert [line for line in ours if "correct" in line or "me@" in line] == []
 
 
-def test_logins_without_a_user_are_saved(folder: Path) -> None:
+def test_logins_without_a_user_are_saved(curious: Proxy) -> None:
     """Logins to sites with their own login page are saved, since their format is unknown."""
-    login = social.auth("flickr", social.login_oauth())
-    with Proxy(folder) as proxy:
-        assert camera.send(proxy.port, login).status == 401
-        line = proxy.wait_for(r"unknown request: POST \S+/flickr/auth; saved to (\S+)\n")
-        assert camera.send(proxy.port, social.auth("flickr", b"")).status == 400
-        user = social.auth("flickr", social.login_qf30("me@x.org", "secret"))
-        key = social.session_key(camera.send(proxy.port, user).body)
-        assert key
-        photo = social.announce("flickr", "photo", social.photo(key, "SAM_1.JPG"))
-        assert camera.send(proxy.port, photo).status == 200
-        assert proxy.log.count("unknown request") == 1
-    (flow,) = flows_in(folder / line[1])
+    reply, line, path = unknown(curious, social.auth("flickr", social.login_oauth()))
+    assert (reply.status, line.endswith("/flickr/auth")) == (401, True)
+    count = curious.log.count("unknown request")
+    assert camera.send(curious.port, social.auth("flickr", b"")).status == 400
+    user = social.auth("flickr", social.login_qf30("me@x.org", "secret"))
+    key = social.session_key(camera.send(curious.port, user).body)
+    assert key
+    photo = social.announce("flickr", "photo", social.photo(key, "SAM_1.JPG"))
+    assert camera.send(curious.port, photo).status == 200
+    icon = GET.format("/favicon.ico", 1, "samsungimaging.com").encode()
+    assert camera.send(curious.port, icon).status == 204
+    assert curious.log.count("unknown request") == count
+    (flow,) = flows_in(path)
     assert flow.comment == "unknown: login to flickr, answered 401"
     assert flow.request.raw_content
     assert b"<OAuth Version=" in flow.request.raw_content
@@ -1193,7 +986,7 @@ def test_marks_and_comments(folder: Path) -> None:
     request = bodies.request(bodies.body([("SAM_1.JPG", bodies.jpeg(3_000_000))]))
     options = ("-w", str(capture), "--set", "nx_senders=*@samsungcamera.com")
     with Proxy(folder, *options) as proxy:
-        camera.send(proxy.port, GET.format("/", 1, "gld.samsungosp.com").encode())
+        camera.send(proxy.port, CHECK.encode())
         camera.send(proxy.port, GET.format("/", 1, "www.msn.com").encode())
         connection = camera.connect(proxy.port)
         connection.sendall(request)
@@ -1206,7 +999,7 @@ def test_marks_and_comments(folder: Path) -> None:
         camera.reset(connection)
         proxy.wait_for("nothing is delivered")
         # When this is answered, what the line above is about has been saved.
-        camera.send(proxy.port, GET.format("/", 1, "gld.samsungosp.com").encode())
+        camera.send(proxy.port, CHECK.encode())
         proxy.stop()
     outcomes = [(flow.marked, flow.comment) for flow in flows_in(capture)]
     assert outcomes[:2] == [(":white_check_mark:", "answered: hotspot check")] * 2
@@ -1219,71 +1012,75 @@ def test_marks_and_comments(folder: Path) -> None:
     assert outcomes[5][1].startswith("cut: after ")
 
 
-def test_other_hosts_of_a_camera(folder: Path) -> None:
+def query_from(name: str, client: str = "192.0.2.7", **attributes: object) -> dns.DNSFlow:
+    """A DNS query of a client."""
+    flow = tflow.tdnsflow(req=tutils.tdnsreq(questions=[dns.Question(name, 1, 1)]))
+    flow.client_conn.peername = (client, 4000)
+    for attribute, value in attributes.items():
+        setattr(flow, attribute, value)
+    return flow
+
+
+def request_from(url: str, client: str = "192.0.2.7", **attributes: object) -> http.HTTPFlow:
+    """A request of a client."""
+    flow = tflow.tflow(req=http.Request.make("GET", url))
+    flow.client_conn.peername = (client, 4000)
+    for attribute, value in attributes.items():
+        setattr(flow, attribute, value)
+    return flow
+
+
+async def test_other_hosts_of_a_camera(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Other hosts that a camera asks for are logged once each, earlier ones too."""
-    with dns_proxy(folder) as (proxy, server):
-        for name in ("localhost", "www.localhost"):
-            camera.resolve(name, server)
-        assert "nx_hosts" not in proxy.log
-        camera.resolve("gld.samsungosp.com", server)
-        proxy.wait_for("127.0.0.1: asked for localhost, www.localhost before, which ")
+    caplog.set_level("INFO")
+    with loaded(folder) as (_, context):
+        for name in ("early.test", "gld.samsungosp.com", "early.test", "new.test", "new.test"):
+            await context.master.addons.trigger_event(DnsRequestHook(query_from(name)))
         for _ in range(2):
-            camera.resolve("localhost", server)
-            camera.resolve("new.localhost", server)
-        request = b"GET http://new.invalid/ HTTP/1.1\r\nHost: new.invalid\r\n\r\n"
-        camera.send(proxy.port, request)
-        proxy.wait_for("127.0.0.1: also requested new.invalid, which nx_addon does not answer; ")
-        found = re.findall(r"also (?:looked up|requested) (\S+), .* try --set (\S+)", proxy.log)
-    assert found == [(name, f"nx_hosts={name}") for name in ("new.localhost", "new.invalid")]
+            flow = request_from("http://192.0.2.80/")
+            await context.master.addons.trigger_event(HttpRequestHeadersHook(flow))
+    lines = [line for line in caplog.messages if "which nx_addon does not answer" in line]
+    assert [line.partition(",")[0] for line in lines] == [
+        "192.0.2.7: asked for early.test before",
+        "192.0.2.7: also looked up new.test",
+        "192.0.2.7: also requested 192.0.2.80",
+    ]
 
 
-def test_a_report_of_a_recording(folder: Path) -> None:
-    """nx_report has all requests of a camera, for any host, and none of other clients."""
-    capture = folder / "capture.mitm"
-    with (
-        web_server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as (port, _),
-        Proxy(folder, "-w", str(capture)) as proxy,
-    ):
-        camera.send(proxy.port, GET.format("/", 1, "gld.samsungosp.com").encode())
-        for path, client in (("camera", "127.0.0.1"), ("phone", "127.0.0.9")):
-            with socket.create_connection(
-                ("127.0.0.1", proxy.port), source_address=(client, 0)
-            ) as connection:
-                host = f"localhost:{port}"
-                line = f"GET http://{host}/{path} HTTP/1.1\r\nHost: {host}\r\n"
-                connection.sendall(f"{line}Connection: close\r\n\r\n".encode())
-                connection.recv(1000)
-        eventually(lambda: proxy.log.count("client disconnect") == 3, "all is over")
-        proxy.stop()
-    path = folder / "report.md"
-    reading = Proxy(folder, "-nr", str(capture), "--set", f"nx_report={path}")
-    reading.start()
-    assert reading.ended() == 0
-    report = path.read_text()
+async def test_a_report_of_a_recording(folder: Path) -> None:
+    """A report has all requests and DNS questions of cameras, and none of other clients."""
+    with loaded(folder, nx_report=str(folder / "report.md")) as (_, context):
+        for path, client in (("camera", "192.0.2.7"), ("phone", "192.0.2.8")):
+            flow = request_from(f"http://192.0.2.80/{path}", client, live=False)
+            await context.master.addons.trigger_event(HttpRequestHook(flow))
+        ours = request_from("http://gld.samsungosp.com/", live=False)
+        await context.master.addons.trigger_event(HttpRequestHook(ours))
+        for name, client in (("nas.test", "192.0.2.7"), ("other.test", "192.0.2.8")):
+            query = query_from(name, client, live=False)
+            await context.master.addons.trigger_event(DnsRequestHook(query))
+        await ended(context)
+    report = (folder / "report.md").read_text()
     assert "gld.samsungosp.com" in report
-    assert "/camera" in report
-    assert "/phone" not in report
+    assert ("/camera" in report, "/phone" in report) == (True, False)
+    assert report.partition("## DNS questions")[2].count(" A ") == 1
 
 
 async def test_dns_questions_in_a_report(folder: Path) -> None:
-    """A report has the DNS questions of clients that asked for one of our hosts."""
+    """A client that only looked up one of our hosts is a camera, too."""
     with loaded(folder, nx_report=str(folder / "report.md")) as (_, context):
-        for name, client in (("gld.samsungosp.com", "192.0.2.7"), ("other.test", "192.0.2.8")):
-            query = tflow.tdnsflow(req=tutils.tdnsreq(questions=[dns.Question(name, 1, 1)]))
-            query.live, query.client_conn.peername = False, (client, 4000)
-            await context.master.addons.trigger_event(DnsRequestHook(query))
+        query = query_from("gld.samsungosp.com", live=False)
+        await context.master.addons.trigger_event(DnsRequestHook(query))
         await ended(context)
     questions = (folder / "report.md").read_text().partition("## DNS questions")[2]
-    assert questions.count(" A ") == 1
     assert "gld.samsungosp.com" in questions
 
 
-def test_a_report_that_cannot_be_written(folder: Path) -> None:
+async def test_a_report_that_cannot_be_written(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A path that cannot be written is logged in one sentence."""
-    capture = folder / "capture.mitm"
-    capture.touch()
-    proxy = Proxy(folder, "-nr", str(capture), "--set", f"nx_report={folder}")
-    proxy.start()
-    proxy.ended()
-    assert f"the report cannot be written: Is a directory ({folder})" in proxy.log
-    assert "Traceback" not in proxy.log
+    with loaded(folder, nx_report=str(folder)) as (_, context):
+        await ended(context)
+    (line,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    reason = f"the report cannot be written: Is a directory ({folder})"
+    assert (line.getMessage(), line.exc_info) == (reason, None)

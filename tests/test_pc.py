@@ -6,7 +6,6 @@ There ports 53 and 80 are free, and /etc/resolv.conf has the content that a test
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -22,10 +21,8 @@ import pytest
 
 from tests import bodies, camera, readme
 from tests.mitmdump import ROOT, Proxy, eventually
+from tests.namespace import namespace, needs_namespace
 
-needs_namespace = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and iproute2"
-)
 MODES = ("--mode", "regular@80", "--mode", "dns@53")
 # Root without its privileges, such as that for ports below 1024.
 UNPRIVILEGED = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
@@ -35,18 +32,14 @@ ADDRESS = "10.42.0.1"  # as NetworkManager gives it to an access point
 @pytest.fixture
 def inside() -> Iterator[list[str]]:
     """The command that enters a namespace with loopback only, whose name server is itself."""
-    name = f"nx{os.getpid()}pc"
-    files = Path("/etc/netns") / name
-    try:
-        subprocess.run(["ip", "netns", "add", name], check=True)
-        for command in ("link set lo up", f"address add {ADDRESS}/24 dev lo"):
-            subprocess.run(["ip", "-n", name, *command.split()], check=True)
-        files.mkdir(parents=True)
-        (files / "resolv.conf").write_text("nameserver 127.0.0.1\n")
-        yield ["ip", "netns", "exec", name]
-    finally:
-        subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
-        shutil.rmtree(files, ignore_errors=True)
+    with namespace("pc", f"ip address add {ADDRESS}/24 dev lo") as inside:
+        files = Path("/etc/netns") / inside[-1]
+        try:
+            files.mkdir(parents=True)
+            (files / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+            yield inside
+        finally:
+            shutil.rmtree(files, ignore_errors=True)
 
 
 def output(inside: list[str], *command: str, stdin: bytes = b"") -> str:
@@ -85,7 +78,7 @@ def test_ports_without_root(folder: Path, inside: list[str]) -> None:
     assert sysctl in refused.log
 
     output(inside, *shlex.split(sysctl)[1:])
-    with Proxy(folder, *shlex.split(command)[3:], before=user):
+    with Proxy(folder, *shlex.split(command)[3:], before=user) as proxy:
         assert ask(inside, "gld.samsungosp.com") == OURS
         page = camera_send(inside, b"GET / HTTP/1.1\r\nHost: 10.42.0.1\r\n\r\n")
         assert "It works" in str(page)
@@ -94,6 +87,7 @@ def test_ports_without_root(folder: Path, inside: list[str]) -> None:
         del words[words.index("--via") :]
         words[words.index("photo.jpg")] = str(folder / "photo.jpg")
         output(inside, sys.executable, "-m", "nxparse", *words)
+        proxy.wait_for("saved as .*photo.jpg")
     photos = list(folder.glob("uploads/*/photo.jpg"))
     assert [photo.read_bytes() for photo in photos] == [bodies.jpeg(2000)]
 

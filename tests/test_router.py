@@ -9,24 +9,21 @@ packets.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests import bodies, readme
 from tests.mitmdump import ROOT, Proxy
+from tests.namespace import namespace, needs_namespace
 
-NEEDED = [name for name in ("ip", "nft") if shutil.which(name) is None]
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or bool(NEEDED), reason=f"needs root, iproute2 and nftables (no {NEEDED})"
-)
+pytestmark = needs_namespace
 
 NOBODY = "198.51.100.80"  # as in README
 OTHER = "10.99.1.2"
@@ -41,14 +38,10 @@ def run(*command: str, stdin: bytes = b"") -> str:
 class Network:
     """Three namespaces, and commands in them."""
 
-    def __init__(self) -> None:
-        self.names = {room: f"nx{os.getpid()}{room}" for room in ("camera", "router", "internet")}
-
-    def make(self) -> None:
-        for name in self.names.values():
-            run("ip", "netns", "add", name)
-        for room in self.names:
-            self.do(room, "ip", "link", "set", "lo", "up")
+    def __init__(self, rooms: ExitStack) -> None:
+        # The commands that enter them.
+        names = ("camera", "router", "internet")
+        self.inside = {room: rooms.enter_context(namespace(room)) for room in names}
         self._wire("camera", "10.99.0.2", "router", "10.99.0.1")
         self._wire("internet", "10.99.1.2", "router", "10.99.1.1")
         for room, gateway in (
@@ -58,23 +51,12 @@ class Network:
         ):
             self.do(room, "ip", "route", "add", "default", "via", gateway)
         self.do("router", "sysctl", "-q", "net.ipv4.ip_forward=1")
-        self.do(
-            "internet",
-            "nft",
-            "add table ip seen; add chain ip seen input "
-            "{ type filter hook input priority 0; }; "
-            "add rule ip seen input counter",
-        )
-
-    def remove(self) -> None:
-        for name in self.names.values():
-            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
-
-    def inside(self, room: str) -> list[str]:
-        return ["ip", "netns", "exec", self.names[room]]
+        counter = "add chain ip seen input { type filter hook input priority 0; }"
+        rule = "add rule ip seen input counter"
+        self.do("internet", "nft", f"add table ip seen; {counter}; {rule}")
 
     def do(self, room: str, *command: str, stdin: bytes = b"") -> str:
-        return run(*self.inside(room), *command, stdin=stdin)
+        return run(*self.inside[room], *command, stdin=stdin)
 
     def packets_seen_upstream(self) -> int:
         listing = self.do("internet", "nft", "list", "table", "ip", "seen")
@@ -89,8 +71,8 @@ class Network:
 
     def _wire(self, room: str, address: str, other: str, other_address: str) -> None:
         here, there = f"{room[:3]}0", f"to{room[:3]}0"
-        command = ("ip", "link", "add", here, "netns", self.names[room], "type", "veth")
-        run(*command, "peer", "name", there, "netns", self.names[other])
+        command = ("ip", "link", "add", here, "netns", self.inside[room][-1], "type", "veth")
+        run(*command, "peer", "name", there, "netns", self.inside[other][-1])
         for where, device, ip in ((room, here, address), (other, there, other_address)):
             self.do(where, "ip", "address", "add", f"{ip}/24", "dev", device)
             self.do(where, "ip", "link", "set", device, "up")
@@ -98,12 +80,8 @@ class Network:
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    network = Network()
-    try:
-        network.make()
-        yield network
-    finally:
-        network.remove()
+    with ExitStack() as rooms:
+        yield Network(rooms)
 
 
 def load_rules(network: Network) -> None:
@@ -127,7 +105,7 @@ def router(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     # Itself: other names fail at once.
     modes += ["--set", "dns_name_servers=127.0.0.1"]
     folder = tmp_path_factory.mktemp("router")
-    with Proxy(folder, *modes, before=network.inside("router")) as proxy:
+    with Proxy(folder, *modes, before=network.inside["router"]) as proxy:
         yield proxy
 
 
@@ -254,7 +232,7 @@ except TimeoutError as error:
 def test_other_addresses_are_not_touched(network: Network, router: Proxy) -> None:
     """Requests to other addresses pass the router unchanged."""
     server = subprocess.Popen(
-        [*network.inside("internet"), sys.executable, "-u", "-c", WEB_SERVER],
+        [*network.inside["internet"], sys.executable, "-u", "-c", WEB_SERVER],
         stdout=subprocess.PIPE,
         text=True,
     )

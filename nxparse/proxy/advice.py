@@ -9,10 +9,8 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from nxparse.config import Config
@@ -30,7 +28,7 @@ _PLACE = re.compile(r"(?:listen on|bind UDP socket to) \S*:(\d+)")
 _NUMBER = re.compile(r"(?:Errno|os error) (\d+)")
 
 
-class Listening(NamedTuple):
+class SetUp(NamedTuple):
     """The ports of this process for each mode, and the addresses of the machine.
 
     `addresses` are the machine's own, the likeliest on the cameras' side first, and `nx_dns` is
@@ -57,31 +55,31 @@ class Listening(NamedTuple):
         return f"{prepare}{self.command} {modes}"
 
 
-def lines(here: Listening) -> list[str]:
+def lines(set_up: SetUp) -> list[str]:
     """Return one line each for the address, for port 80, and for DNS."""
-    if not here.regular and not here.transparent:
-        return [f"no HTTP is served by this process: start it with {here.complete}"]
-    own = here.addresses or ["ADDRESS"]
-    given = [here.nx_dns] if here.nx_dns else own
+    if not set_up.regular and not set_up.transparent:
+        return [f"no HTTP is served by this process: start it with {set_up.complete}"]
+    own = set_up.addresses or ["ADDRESS"]
+    given = [set_up.nx_dns] if set_up.nx_dns else own
     reach = f"cameras must reach {' or '.join(given)}, port 80 for HTTP"
-    if not here.nx_dns:
+    if not set_up.nx_dns:
         reach += " and port 53 for DNS"
-    elif 53 in here.dns:
+    elif 53 in set_up.dns:
         reach += f"; and {' or '.join(own)}, port 53 for DNS"
-    return [reach, f"port 80: {_http(here, given)}", f"port 53: {_dns(here, own, given[0])}"]
+    return [reach, f"port 80: {_http(set_up, given)}", f"port 53: {_dns(set_up, own, given[0])}"]
 
 
-def _http(here: Listening, addresses: Sequence[str]) -> str:
-    if 80 in here.regular:
+def _http(set_up: SetUp, addresses: Sequence[str]) -> str:
+    if 80 in set_up.regular:
         return "served by this process"
-    if not here.transparent:
-        port = here.regular[0]
+    if not set_up.transparent:
+        port = set_up.regular[0]
         return (
             f"not served by this process, which listens on port {port}. "
-            f"Start it with: {here.complete}; or redirect the port: {rule(addresses, port)}"
+            f"Start it with: {set_up.complete}; or redirect the port: {rule(addresses, port)}"
         )
-    port = here.transparent[0]
-    if here.nx_dns:
+    port = set_up.transparent[0]
+    if set_up.nx_dns:
         redirect = rule(addresses, port)
         return f"redirect it to port {port} of this process, if that is not done yet: {redirect}"
     # A rule for the router's own address would take port 80 from its web page.
@@ -91,13 +89,13 @@ def _http(here: Listening, addresses: Sequence[str]) -> str:
     )
 
 
-def _dns(here: Listening, own: Sequence[str], given: str) -> str:
-    if 53 in here.dns:
+def _dns(set_up: SetUp, own: Sequence[str], given: str) -> str:
+    if 53 in set_up.dns:
         return f"served by this process; enter {own[0]} as the DNS server on the camera"
-    if here.transparent and not here.nx_dns:
+    if set_up.transparent and not set_up.nx_dns:
         given = UNUSED_ADDRESS
     return (
-        f"not served by this process. Start it with: {here.complete}; or let the DNS server "
+        f"not served by this process. Start it with: {set_up.complete}; or let the DNS server "
         f"of your network answer, in dnsmasq: {dnsmasq(given)}"
     )
 
@@ -149,22 +147,6 @@ def explained(complaint: str) -> str | None:
     return None
 
 
-def sudo_warning(environ: Mapping[str, str], folders: Sequence[Path]) -> str | None:
-    """Return a warning if mitmproxy was started with sudo, whose files the user cannot change.
-
-    `folders` are those that this process writes to.
-    """
-    user, group = environ.get("SUDO_UID", ""), environ.get("SUDO_GID", "")
-    if not user.isdecimal() or not group.isdecimal() or user == "0":
-        return None
-    paths = shlex.join([str(folder.absolute()) for folder in folders])
-    return (
-        f"started with sudo: the files written now belong to root. To hand them over, stop "
-        f"mitmproxy and run: sudo chown -R {user}:{group} {paths}; "
-        f"with {OPEN_PORTS} it needs no sudo"
-    )
-
-
 # Only `run:` and the last line of a post fill them in.
 _PLACEHOLDERS = re.compile(rf"(?<!\$)\{{(?:{'|'.join(run.PLACEHOLDERS)})\}}")
 
@@ -192,10 +174,6 @@ def doubts(options: Mapping[str, object], config: Config, environ: Mapping[str, 
             found.append(
                 f"nx_senders={sender} is one pattern: repeat --set nx_senders=... for each"
             )
-    if config.dns and (config.dns.is_loopback or config.dns.is_unspecified):
-        found.append(f"nx_dns={config.dns} is out of a camera's reach: use an address of the LAN")
-    if placeholder := _PLACEHOLDERS.search(str(options["nx_dir"])):
-        found.append(f"nx_dir={options['nx_dir']}: {_not_filled_in(placeholder[0])}")
     for rule in config.routes:
         shown = routes.shown_rule(f"{rule.pattern}={rule.target.text}")
         found += [f"nx_route={shown}: {doubt}" for doubt in _doubts_about(rule, environ)]
@@ -210,13 +188,9 @@ def _doubts_about(rule: Rule, environ: Mapping[str, str]) -> Iterator[str]:
         instead = f"did you mean {close[0]}?" if close else f"the sites are {sites}"
         yield f"{pattern} is not an address, glob or known site: {instead}"
     if kind not in ("run", "mastodon") and (found := _PLACEHOLDERS.search(argument)):
-        yield _not_filled_in(found[0])
+        yield f"{found[0]} is not replaced here; only run: replaces it"
     if kind == "run":
         program = run.parse_command(argument)[0]
         if not shutil.which(routes.expand(program, environ), path=environ.get("PATH")):
             where = "" if "/" in program else " in PATH"
             yield f"there is no program {program}{where}: install it, or give its full path"
-
-
-def _not_filled_in(placeholder: str) -> str:
-    return f"{placeholder} is not replaced here; only run: replaces it"

@@ -29,10 +29,10 @@ class Destinations:
         self.hosts = hosts
         self._own = str(own)
 
-    def claim(self, flow: Any, *, at_us: bool = False) -> Claim | None:
-        """Decide whether a request is answered here, without resolving names.
+    def claim(self, flow: Any, addresses: Sequence[Address] = ()) -> Claim | None:
+        """Decide whether a request is answered here.
 
-        With `at_us`, the name of its server is known to resolve to this machine.
+        `addresses` are those of its server, as far as they have been resolved.
         """
         request = flow.request
         claim = partial(
@@ -45,7 +45,9 @@ class Destinations:
             is_local=self._is_local,
         )
         # Names are compared first: system calls find out whether an address is ours.
-        return claim(at_us=False) or (claim(at_us=True) if at_us or self._is_at_us(flow) else None)
+        if found := claim(at_us=False):
+            return found
+        return claim(at_us=True) if self._is_at_us(flow, addresses) else None
 
     async def resolve(self, flow: Any) -> Claim | None:
         """Decide whether a request is answered here or refused; None if it goes upstream."""
@@ -55,9 +57,7 @@ class Destinations:
             return claim
         host = flow.request.host
         addresses = await network.resolve(bare_host(host))
-        if _is_upload_port(flow) and any(self._is_local(str(one)) for one in addresses):
-            return self.claim(flow, at_us=True)
-        return _inside(host, addresses)
+        return self.claim(flow, addresses) or _inside(host, addresses)
 
     async def refuse_tunnel(self, flow: Any) -> Claim | None:
         """Return the refusal of a CONNECT to this machine; None for other hosts."""
@@ -66,34 +66,34 @@ class Destinations:
             return None
         return _inside(flow.request.host, await network.resolve(host))
 
-    def refuse_browser(self, claim: Claim, method: str, headers: Headers) -> Claim:
-        """Return a refusal for a POST or PUT that a web page made a browser send; else `claim`."""
-        origin = None if claim.refusal else endpoints.page_origin(method, headers)
-        if origin is None:
-            return claim
-        reason = f"it comes from a web page, {printable(origin) or '(not named)'}"
-        return Claim(claim.host, endpoints.FROM_A_PAGE, reason)
-
     def is_unknown(self, claim: Claim, endpoint: Endpoint) -> bool:
-        """Return whether a request may be that of a new model, and gets no useful reply."""
-        if claim.refusal:
-            return False
+        """Return whether an accepted request may be that of a new model, without a useful reply."""
         # A camera may expect something other than our page from a host in nx_hosts.
         foreign = claim.host in self.hosts and claim.host not in endpoints.SAMSUNG_HOSTS
         return endpoint.is_unknown or (endpoint.service is Service.PAGE and foreign)
 
-    def _is_at_us(self, flow: Any) -> bool:
+    def _is_at_us(self, flow: Any, addresses: Sequence[Address]) -> bool:
         """Would the request be sent to this machine, and a port that uploads arrive at?"""
-        request = flow.request
-        return (
-            adapter.named_by_mode(flow.client_conn) != (request.host, request.port)
-            and _is_upload_port(flow)
-            and self._is_local(bare_host(request.host))
-        )
+        request, own = flow.request, flow.client_conn.sockname
+        if adapter.named_by_mode(flow.client_conn) == (request.host, request.port):
+            return False
+        # 80 and 443 may be redirected to the port of this process.
+        if request.port not in (80, 443, *(own[1:2] if own else ())):
+            return False
+        return any(self._is_local(one) for one in (bare_host(request.host), *map(str, addresses)))
 
     def _is_local(self, host: str) -> bool:
         """Return whether this is a name or address of this machine, or the address in nx_dns."""
         return network.is_local(host) or host == self._own
+
+
+def refuse_browser(claim: Claim, method: str, headers: Headers) -> Claim:
+    """Return a refusal for a POST or PUT that a web page made a browser send; else `claim`."""
+    origin = None if claim.refusal else endpoints.page_origin(method, headers)
+    if origin is None:
+        return claim
+    reason = f"it comes from a web page, {printable(origin) or '(not named)'}"
+    return Claim(claim.host, endpoints.FROM_A_PAGE, reason)
 
 
 def refuses_connection(
@@ -113,12 +113,6 @@ def describe_refused(host: str, address: str = "") -> str:
     """Return why the proxy does not connect to a host that has this address."""
     where = printable(host if address in ("", host) else f"{host} ({address})")
     return f"{where} is a loopback, link-local or own address, which the proxy does not connect to"
-
-
-def _is_upload_port(flow: Any) -> bool:
-    # 80 and 443 may be redirected to the port of this process.
-    own = flow.client_conn.sockname
-    return flow.request.port in (80, 443, *(own[1:2] if own else ()))
 
 
 def _inside(host: str, addresses: Sequence[Address]) -> Claim | None:

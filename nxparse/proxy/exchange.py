@@ -14,7 +14,6 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from nxparse.proxy.transport import Pending
 from nxparse.server.backend import Backend
@@ -42,8 +41,8 @@ logger = logging.getLogger(__name__)
 class Exchange:
     """A request and its reply.
 
-    `connection` is mitmproxy's object for the client. `unknown` requests have no endpoint,
-    or one with an unproven reply; they are saved to unknown/. A body of at most `inspect`
+    `client_id` is that of the connection. `unknown` requests have no endpoint, or one
+    with an unproven reply; they are saved to unknown/. A body of at most `inspect`
     bytes is read back to be shown in its flow. `too_long` is called when a body exceeds
     HOPELESS times nx_max_upload; it should end the connection.
     """
@@ -51,7 +50,7 @@ class Exchange:
     def __init__(
         self,
         backend: Backend,
-        connection: Any,
+        client_id: str,
         info: BodyInfo,
         endpoint: Endpoint,
         *,
@@ -60,8 +59,8 @@ class Exchange:
         too_long: Callable[[], None] = lambda: None,
         reply_watch: float = REPLY_WATCH,
     ) -> None:
-        self.connection = connection
-        self.client = info.client
+        self.client_id = client_id
+        self._address = info.client
         self.pending = Pending()
         self.reply: Reply | None = None
         self.result: Result | None = None
@@ -70,7 +69,7 @@ class Exchange:
         self.decided = asyncio.Event()  # set when mitmproxy may get its answer
         self.path = ""  # at the loopback server
         self.restore: Callable[[], None] = lambda: None  # undoes the redirection of the request
-        self._backend = backend
+        self.backend = backend
         self._info = info
         self._endpoint = endpoint
         self._inspect = inspect
@@ -80,19 +79,14 @@ class Exchange:
         # The chunks of one turn of the event loop, so that tiny ones cost the receiver little.
         self._gathered: list[bytes] = []
 
-    @property
-    def has_body(self) -> bool:
-        """Whether there is a receiver for a body."""
-        return self._receiver is not None
-
     async def begin(self) -> None:
         """Prepare to receive the body. Sets `reply` if the request is refused already."""
-        endpoint, client = self._endpoint, self.client
+        endpoint, address = self._endpoint, self._address
         if reply := endpoint.reply:
             if self.unknown:
-                self._receiver = Collector(client, lambda _: reply, MAX_UNKNOWN_BODY)
+                self._receiver = Collector(address, lambda _: reply, MAX_UNKNOWN_BODY)
             return
-        backend, config = self._backend, self._backend.config
+        backend, config = self.backend, self.backend.config
         if endpoint.is_upload and not backend.spool.is_in_place():
             with suppress(OSError, sqlite3.Error):  # the receiver handles it
                 await backend.in_thread(backend.spool.reopen)
@@ -102,7 +96,7 @@ class Exchange:
                 backend.spool, config, self._info, inspect=self._inspect
             ).open()
         elif endpoint.service is Service.FILE:
-            search = partial(backend.services.announced, config, client, endpoint.argument)
+            search = partial(backend.services.announced, config, address, endpoint.argument)
             file = await backend.in_thread(search)
             if isinstance(file, Reply):
                 self.reply = file
@@ -111,7 +105,7 @@ class Exchange:
             self._receiver = await backend.in_thread(receiver.open)
         else:
             self._receiver = Collector(
-                client, partial(backend.services.answer, config, client, endpoint)
+                address, partial(backend.services.answer, config, address, endpoint)
             )
 
     def receive(self, chunk: bytes) -> list[bytes]:
@@ -128,9 +122,9 @@ class Exchange:
         if not self._gathered:
             asyncio.get_running_loop().call_soon(self._flush)
         self._gathered.append(chunk)
-        if self.pending.received > HOPELESS * self._backend.config.max_upload:
+        if self.pending.received > HOPELESS * self.backend.config.max_upload:
             reason = f"body exceeds {HOPELESS} x nx_max_upload; connection closed"
-            logger.warning(f"{self.client}: {reason}")
+            logger.warning(f"{self._address}: {reason}")
             self._too_long()
         return []
 
@@ -143,46 +137,31 @@ class Exchange:
             pass  # the end of a chunked body
 
     async def finish(self) -> Reply:
-        """Return the reply to the request, which is complete. May wait for the disk."""
-        if self.reply:
-            return self.reply
-        if self._receiver is None:
-            if self._endpoint.reply:
-                return self._endpoint.reply
-            if self._endpoint.is_upload:
-                logger.warning(f"{self.client}: an upload is refused: it is empty")
-                return refusal(400, "The upload is empty")
-            await self.begin()
-        if self._receiver is None:
-            return self.reply or FAILED
-        result = await self._backend.in_thread(self._receiver.finish)
-        while result.waits_for:
-            # Unlike wait_for, wait does not cancel the future.
-            watched = asyncio.wrap_future(result.waits_for)
-            await asyncio.wait([watched], timeout=self._reply_watch)
-            if not watched.done() and result.accepted:
-                self._backend.spool.reply_lost(result.accepted)
-            result = await self._backend.in_thread(self._receiver.finish)
-        self.result = result
-        return result.reply
+        """Return the reply to the request, which is complete. Waits for the disk, never raises."""
+        self.pending.complete = True
+        try:
+            self.reply = self.reply or await self._result()
+        except Exception:
+            logger.exception("cannot answer")
+            self.reply = FAILED
+            await self.abort("by a fault in nx_addon")
+        if self.reply.unknown:
+            self.unknown = True
+        if self.reply.status >= 400:
+            self._note_failure(f"Refused: {self.reply.remark}")
+        return self.reply
 
-    def note_refusal(self) -> None:
-        """List the upload on the page, if it was refused."""
-        if self._endpoint.is_upload and self.reply and self.reply.status >= 400:
-            self._backend.services.note_failure(self.client, f"Refused: {self.reply.remark}")
-
-    def note_cut(self, reason: str) -> None:
-        """List an upload that was cut on the page."""
-        if self._endpoint.is_upload:
-            text = f"Incomplete, {self.pending.received} bytes: {reason}"
-            self._backend.services.note_failure(self.client, text)
+    async def cut(self, reason: str) -> bytes | None:
+        """End a request whose client has gone. Returns the part that arrived, for its flow."""
+        self._note_failure(f"Incomplete, {self.pending.received} bytes: {reason}")
+        return await self.abort(reason)
 
     async def abort(self, reason: str) -> bytes | None:
         """End a request that was cut or has failed. Returns the part that arrived, for its flow."""
         try:
             self._feed_receiver()
             if self._receiver:
-                return await self._backend.in_thread(self._receiver.abort, reason)
+                return await self.backend.in_thread(self._receiver.abort, reason)
         except Exception:
             logger.exception("cannot store a partial upload")
         return None
@@ -200,17 +179,13 @@ class Exchange:
         if not result or not result.accepted:
             return
         if arrived:
-            self._backend.spool.reply_confirmed(result.accepted)
+            self.backend.spool.reply_confirmed(result.accepted)
             return
         logger.info(
-            f"{self.client}: disconnected before the reply to upload {result.upload}; "
+            f"{self._address}: disconnected before the reply to upload {result.upload}; "
             f"if it sends that again, it is delivered once"
         )
         self._reply_lost()
-
-    def wake_outbox(self) -> None:
-        """Start the delivery of an accepted upload."""
-        self._backend.outbox.wake()
 
     def outcome(self) -> tuple[str, str]:
         """Return the outcome, a key of `adapter.MARKS`, and a comment."""
@@ -225,6 +200,32 @@ class Exchange:
         if result and result.accepted:
             return ("repeated" if result.is_duplicate else "received"), result.message
         return "answered", title
+
+    async def _result(self) -> Reply:
+        """Let the receiver accept or refuse the body."""
+        if self._receiver is None:
+            if self._endpoint.reply:
+                return self._endpoint.reply
+            if self._endpoint.is_upload:
+                logger.warning(f"{self._address}: an upload is refused: it is empty")
+                return refusal(400, "The upload is empty")
+            await self.begin()
+        assert self._receiver
+        result = await self.backend.in_thread(self._receiver.finish)
+        while result.waits_for:
+            # Unlike wait_for, wait does not cancel the future.
+            watched = asyncio.wrap_future(result.waits_for)
+            await asyncio.wait([watched], timeout=self._reply_watch)
+            if not watched.done() and result.accepted:
+                self.backend.spool.reply_lost(result.accepted)
+            result = await self.backend.in_thread(self._receiver.finish)
+        self.result = result
+        return result.reply
+
+    def _note_failure(self, text: str) -> None:
+        """List an upload that was refused or cut on the page."""
+        if self._endpoint.is_upload:
+            self.backend.services.note_failure(self._address, text)
 
     def _flush(self) -> None:
         try:
@@ -241,5 +242,5 @@ class Exchange:
 
     def _reply_lost(self) -> None:
         if self.result and self.result.accepted:
-            self._backend.spool.reply_lost(self.result.accepted)
+            self.backend.spool.reply_lost(self.result.accepted)
             self.result = None  # a later result of the watch is ignored

@@ -44,8 +44,8 @@ class FileRequests:
         if isinstance(found, Reply):
             return found
         request.stream = lambda _: []  # discard a body, which HTTP/2 does not announce
-        self._clients.stream_reply(client.id)
-        abort = partial(self._clients.abort, client.id)
+        self._clients.stream_reply(client)
+        abort = partial(self._clients.abort, client)
         path = self._server.expect(partial(self._send, found, backend, abort))
 
         def end() -> None:
@@ -54,9 +54,6 @@ class FileRequests:
 
         self._current[flow.id] = adapter.redirect(request, address, path), end
         return None
-
-    def __contains__(self, flow: Any) -> bool:
-        return flow.id in self._current
 
     def start(self, flow: Any) -> None:
         """Stream the body of a response whose head has arrived."""

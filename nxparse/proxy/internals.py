@@ -16,7 +16,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from nxparse.config import OPTIONS, Config, ConfigError, Option
@@ -97,23 +96,20 @@ def name_servers(master: Any) -> list[str]:
 
 
 def log_set_up(master: Any, config: Config) -> None:
-    """Log how a camera reaches this process, and warn if files will belong to root."""
+    """Log how a camera reaches this process."""
     ports = {
         mode: [port for _, port in listening(master, mode)]
         for mode in ("regular", "transparent", "dns")
     }
-    here = advice.Listening(
+    set_up = advice.SetUp(
         **ports,
         addresses=[str(one) for one in network.addresses(lan_first=bool(ports["transparent"]))],
         command=shlex.join([sys.argv[0], "-s", *master.options.scripts[:1]]),
         nx_dns=str(config.dns) if config.dns else None,
         may_bind=network.may_bind(53),
     )
-    for line in advice.lines(here):
+    for line in advice.lines(set_up):
         logger.info(line)
-    folders = [config.dir, Path(master.options.confdir).expanduser()]
-    if warning := advice.sudo_warning(os.environ, folders):
-        logger.warning(warning)
 
 
 def is_inspected(master: Any) -> bool:

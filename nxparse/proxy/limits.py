@@ -6,9 +6,8 @@ import asyncio
 import logging
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 # An upload takes four: the client, both ends of the connection to the loopback server, the file.
@@ -64,19 +63,19 @@ class Reminder:
 
 
 class ConnectionLimit:
-    """Counts the connections of each client address."""
+    """Counts the connections of each client address, which may have at most `most`."""
 
     def __init__(self, most: int = MAX_CONNECTIONS, *, clock: Clock = time.monotonic) -> None:
         self.most = most
         self._open: Counter[str] = Counter()
-        self._reminders = defaultdict[str, Reminder](lambda: Reminder(clock))
+        self._reminder = Reminder(clock)
 
     def opened(self, address: str) -> bool:
         """Count a connection. Returns False above the limit, and warns once a minute."""
         self._open[address] += 1
         if self._open[address] <= self.most:
             return True
-        if self._reminders[address].is_due():
+        if self._reminder.is_due():
             logger.warning(f"{address}: has {self.most} connections open; further ones are closed")
         return False
 
@@ -85,40 +84,25 @@ class ConnectionLimit:
         self._open[address] -= 1
         if self._open[address] <= 0:
             del self._open[address]
-            self._reminders.pop(address, None)
 
 
-class AcceptErrors:
-    """An exception handler for the event loop that logs failed accepts once a minute.
+def limit_accept_errors(*, clock: Clock = time.monotonic) -> None:
+    """Log failed accepts of the running event loop once a minute.
 
-    asyncio logs each with a traceback, a hundred a second once descriptors run out.
-    Other exceptions go to the previous handler.
+    asyncio reports a hundred a second once descriptors run out, each with a traceback.
+    Other errors go to the previous handler.
     """
+    loop, reminder = asyncio.get_running_loop(), Reminder(clock)
+    previous = loop.get_exception_handler()
 
-    def __init__(self, *, clock: Clock = time.monotonic) -> None:
-        self._others: Any = None
-        self._reminder = Reminder(clock)
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if context.get("message") == "socket.accept() out of system resource":
+            if reminder.is_due():
+                reason = getattr(context.get("exception"), "strerror", None)
+                logger.error(f"new connections have to wait: {reason}")
+        elif previous:
+            previous(loop, context)
+        else:
+            loop.default_exception_handler(context)
 
-    def install(self) -> None:
-        """Handle the exceptions of the running event loop."""
-        loop = asyncio.get_running_loop()
-        self._others = loop.get_exception_handler()
-        loop.set_exception_handler(self)
-
-    def uninstall(self) -> None:
-        """Restore the previous handler."""
-        with suppress(RuntimeError):  # without an event loop
-            loop = asyncio.get_running_loop()
-            if loop.get_exception_handler() is self:
-                loop.set_exception_handler(self._others)
-
-    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if context.get("message") != "socket.accept() out of system resource":
-            if self._others:
-                self._others(loop, context)
-            else:
-                loop.default_exception_handler(context)
-            return
-        if self._reminder.is_due():
-            reason = getattr(context.get("exception"), "strerror", None)
-            logger.error(f"new connections have to wait: {reason}")
+    loop.set_exception_handler(handle)

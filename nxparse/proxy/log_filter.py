@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
-from nxparse.proxy.loopback import LoopbackServer
+from nxparse.proxy.state import State
 
 
 class ProxyLogFilter(logging.Filter):
     """Drops records about our loopback server, and about request heads that we refused.
 
-    mitmproxy would log such a head as a whole. `refused` returns whether this client, an
-    address and port, has sent one.
+    mitmproxy would log such a head as a whole.
     """
 
-    def __init__(self, server: LoopbackServer, refused: Callable[[object], bool]) -> None:
+    def __init__(self, state: State) -> None:
         super().__init__()
-        self._server = server
-        self._refused = refused
+        self._state = state
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
         if message.startswith("Client closed connection before completing request headers: "):
-            return not self._refused(getattr(record, "client", None))
-        if self._server.address is None:
+            return not self._state.clients.has_refused_head(getattr(record, "client", None))
+        if self._state.server.address is None:
             return True
-        host, port = self._server.address
+        host, port = self._state.server.address
         return message not in (
             f"server connect {host}:{port}",
             f"server disconnect {host}:{port}",

@@ -11,7 +11,7 @@ from nxparse.config import Config, ConfigError
 from nxparse.inspect.show import describe_request
 from nxparse.proxy import adapter, advice
 from nxparse.proxy.clients import Clients
-from nxparse.proxy.destination import Destinations
+from nxparse.proxy.destination import Destinations, refuse_browser
 from nxparse.proxy.exchange import Exchange
 from nxparse.proxy.file_requests import FileRequests
 from nxparse.proxy.loopback import LoopbackServer
@@ -42,17 +42,13 @@ class State:
         self.exchanges: dict[str, Exchange] = {}  # by the id of the flow
         self.unacknowledged: set[Exchange] = set()  # replied, but not known to have arrived
         self.loaded: list[Any] = []
-        self._unknown_hosts = UnknownHosts()
+        self.unknown_hosts = UnknownHosts()
         self._portal = PortalState()
-        self._values: dict[str, object] = {}  # of the options, when they were last parsed
-        self._doubts: list[str] = []  # about these values; each is logged once
+        self._doubts: list[str] = []  # about the options; each is logged once
 
     def configure(self, options: Any, environ: Mapping[str, str]) -> None:
         """Parse the options and use them from now on. Raises ConfigError."""
         values = {option.name: getattr(options, option.name) for option in config.OPTIONS}
-        if values == self._values:
-            return
-        self._values = values
         parsed = config.parse(values, environ)
         if self.backend and parsed.dir != self.backend.config.dir:
             raise ConfigError("nx_dir cannot be changed while uploads arrive: restart")
@@ -72,7 +68,7 @@ class State:
 
     def has_exchange(self, client: Any) -> bool:
         """Return whether a client has an unanswered request to one of our hosts."""
-        return any(one.connection.id == client.id for one in self.exchanges.values())
+        return any(one.client_id == client.id for one in self.exchanges.values())
 
     def choose_endpoint(self, flow: Any, claim: Claim) -> tuple[Endpoint, bool]:
         """Choose the endpoint for a request, and return whether the request is unknown.
@@ -80,19 +76,19 @@ class State:
         Logs a refusal. Otherwise records the client as a camera, and the progress of its
         hotspot check, on which the reply may depend.
         """
-        request, client = flow.request, adapter.address(flow.client_conn)
+        request, address = flow.request, adapter.address(flow.client_conn)
         headers = adapter.fields(request.headers)
-        claim = self.destinations.refuse_browser(claim, request.method, headers)
+        claim = refuse_browser(claim, request.method, headers)
         endpoint = claim.endpoint(request.method, request.path)
         if claim.refusal:
             line = describe_request(request.method, request.pretty_url)
-            logger.warning(f"{client}: {line} is refused: {claim.reason}")
+            logger.warning(f"{address}: {line} is refused: {claim.reason}")
             return endpoint, False
-        self.note_camera(flow.client_conn)
+        self.unknown_hosts.seen(address)
         if endpoint.check:
-            endpoint = endpoint._replace(reply=self._portal.answer(client, endpoint.check))
+            endpoint = endpoint._replace(reply=self._portal.answer(address, endpoint.check))
         elif not endpoint.reply and not endpoint.is_page:
-            self._portal.passed(client)
+            self._portal.passed(address)
         return endpoint, self.destinations.is_unknown(claim, endpoint)
 
     def end_exchanges(self, reason: str) -> bool:
@@ -118,21 +114,10 @@ class State:
         cameras = {adapter.address(one.client_conn) for one in self.loaded if is_ours(one)}
         return [one for one in self.loaded if adapter.address(one.client_conn) in cameras]
 
-    def note_camera(self, client: Any) -> None:
-        """Record that a client has asked for one of our hosts."""
-        if line := self._unknown_hosts.seen(adapter.address(client)):
-            logger.info(line)
-
     def note_question(self, flow: Any, type_a: int) -> None:
         """Record a DNS query of a client. `type_a` is the type of address records."""
-        question = flow.request.question
+        question, address = flow.request.question, adapter.address(flow.client_conn)
         if question and self.destinations.hosts.resolves(question.name):
-            self.note_camera(flow.client_conn)
+            self.unknown_hosts.seen(address)
         elif question and question.type == type_a:
-            self.note_other(flow.client_conn, question.name, "DNS")
-
-    def note_other(self, client: Any, host: str, protocol: str) -> None:
-        """Record that a client has asked for another host, in HTTP or DNS."""
-        host = endpoints.bare_host(host)
-        if line := self._unknown_hosts.asked(adapter.address(client), host, protocol):
-            logger.info(line)
+            self.unknown_hosts.asked(address, endpoints.bare_host(question.name), "looked up")

@@ -1,17 +1,10 @@
 """Wrappers for the reader and the writer that mitmproxy uses for a client.
 
-*`HeldReader`.* When a client half-closes its connection, mitmproxy cancels the
-request: the client gets no reply, and body data still queued for the
-receiver is lost. `HeldReader` therefore reports EOF only after the current request has been
-answered or aborted. It also applies the idle timeout for uploads, and bounds the
-size and the duration of a request head, which mitmproxy would collect in memory
-without end.
+`HeldReader` reports EOF only after the current request has been answered or aborted:
+when a client half-closes its connection, mitmproxy would cancel the request.
 
-*`OneSegmentWriter`.* Head and body of a reply are two writes, and each becomes a
-TCP segment of its own. Some cameras read only the first
-(ge0rg/samsung-nx-emailservice, commit dcc222a). `OneSegmentWriter` collects what
-is written in one turn of the event loop and writes it at once. It also watches
-whether a reply is acknowledged by the client's TCP.
+`OneSegmentWriter` writes head and body of a reply at once. Some cameras read only the
+first TCP segment (ge0rg/samsung-nx-emailservice, commit dcc222a).
 """
 
 from __future__ import annotations
@@ -19,13 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any
+from typing import Any, NoReturn
 
 READ = 1 << 18  # bytes; the most that asyncio reads from a socket at once
 # mitmproxy handles all chunks of a read in one turn of the event loop. After a
@@ -34,11 +26,6 @@ MANY_CHUNKS = 500
 SMALL_READ = 1 << 12  # bytes
 # More than any camera or browser sends (Apache allows 8 KiB for a line, nginx 32 KiB in all).
 MAX_HEAD = 1 << 16  # bytes
-HEAD_REFUSALS = {
-    408: b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-    431: b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"Content-Length: 0\r\nConnection: close\r\n\r\n",
-}
 
 # struct tcp_info, linux/tcp.h: u8 tcpi_state at 0, u64 tcpi_bytes_acked at 120 (Linux 4.1)
 _TCP_CLOSE = 7
@@ -53,7 +40,7 @@ class Times:
     """Time limits of a connection, in seconds."""
 
     step: float = 0.05  # between checks whether bytes of the body are still arriving
-    notice: float = 0.5  # until mitmproxy must have noticed a complete head
+    notice: float = 2.0  # until mitmproxy must have called a hook for a complete head
     connect: float = 5.0  # until mitmproxy must have reached the loopback server
     idle: float = 120.0  # of silence in the middle of an upload
     head: float = 60.0  # from the first byte of a head to its last
@@ -81,13 +68,11 @@ class Pending:
 
 
 class Stage(Enum):
-    """What a client is sending, as far as its reader can tell."""
+    """What a client is sending, as the hooks of mitmproxy report it."""
 
     HEAD = auto()  # a request head, or nothing yet
-    UNNOTICED = auto()  # a head is complete, but mitmproxy has called no hook yet
-    BODY = auto()
+    CONTENT = auto()  # a body, or another protocol (TLS handshake, tunnel, HTTP/2): no limits
     COMPLETE = auto()  # a request is complete; further data belongs to the next one
-    OPAQUE = auto()  # a TLS handshake, a tunnel, HTTP/2 or another protocol: no limits
 
 
 class HeldReader:
@@ -95,49 +80,43 @@ class HeldReader:
 
     `pending` is the current request to one of our hosts, if any. Its body is read in
     larger pieces than mitmproxy asks for (64 KiB): the cost of a read does not depend
-    on its size.
+    on its size. Silence in the middle of it ends the connection.
 
-    `refuse(status, reason)` is called when a request head is too large (431) or
-    too slow (408); the connection then ends.
+    mitmproxy would collect a request head in memory without end. So no more than about
+    MAX_HEAD bytes are read until a hook reports the request. If none does,
+    `refuse(status, reason)` is called for a head that is too large (431) or too slow
+    (408), and the connection ends.
     """
 
     def __init__(
         self,
         reader: asyncio.StreamReader,
+        client: Any,
         refuse: Callable[[int, str], None] = lambda status, reason: None,
         *,
         times: Times = Times(),
     ) -> None:
         self.pending: Pending | None = None
-        self.encrypted = False
-        self.noticed = False  # a request, ours or not
+        self.noticed = False  # has a hook reported a request, ours or not?
         self._reader = reader
+        self._client = client
         self._refuse = refuse
         self._times = times
         self._stage = Stage.HEAD
         self._changed = asyncio.Event()
-        self._head = 0  # bytes of the current head
-        self._tail = b""  # the last few of them
-        self._whole = False  # is its end among them?
-        self._timer: asyncio.TimerHandle | None = None
+        self._unnoticed = 0  # bytes of a head, or of what follows, that no hook has reported
+        self._head_since = 0.0
         self._last = 0.0
         self._chunks = 0
 
     def enter(self, stage: Stage) -> None:
         """Record what the client is sending from now on, as a hook of mitmproxy has reported it."""
-        if stage is Stage.HEAD and self._whole:  # it was sent before the last reply
-            stage = Stage.UNNOTICED
-        if stage is not Stage.HEAD or self._stage is Stage.OPAQUE:
-            self._head, self._tail, self._whole = 0, b"", False
-            self._stop_timer()
+        if stage is not Stage.HEAD:
+            self._unnoticed = 0
+        elif self._stage is Stage.COMPLETE:  # the next head may have begun before the reply
+            self._head_since = asyncio.get_running_loop().time()
         self._stage = stage
-        if stage is Stage.HEAD and self._head:
-            self._start_timer()
         self._changed.set()
-
-    def close(self) -> None:
-        """Stop the timer of a connection that has ended."""
-        self._stop_timer()
 
     async def read(self, n: int = -1) -> bytes:
         loop = asyncio.get_running_loop()
@@ -147,7 +126,9 @@ class HeldReader:
             size = self._size(n)
             if size == SMALL_READ:
                 await asyncio.sleep(0)  # a read of buffered data does not yield
-            limit = asyncio.timeout(self._times.idle)
+            limit = asyncio.timeout(min(self._times.idle, self._times.head))
+            if self._is_in_head():
+                limit = asyncio.timeout_at(self._head_since + self._times.head)
             try:
                 async with limit:
                     data = await self._reader.read(size)
@@ -155,13 +136,10 @@ class HeldReader:
                 if not limit.expired():
                     await self._hold(f"the connection broke: {error.strerror or error}")
                     raise
-                if self.pending is None or self.pending.complete:
-                    continue
-                await self._hold(f"the client was silent for {self._times.idle:.0f} s")
-                raise ConnectionAbortedError("silent in the middle of an upload") from None
+                await self._check_time(loop.time())
+                continue
             if data:
-                self._last = loop.time()
-                self._count(data)
+                self._count(len(data), loop.time())
             else:
                 await self._hold("the client closed the connection")
             return data
@@ -177,31 +155,25 @@ class HeldReader:
         is_slow = chunks > MANY_CHUNKS or not self.pending.connected.is_set()
         return SMALL_READ if is_slow else max(n, READ)
 
-    def _count(self, data: bytes) -> None:
-        """Count the bytes of a head. Raises ConnectionAbortedError if they are too many."""
-        if self._stage not in (Stage.HEAD, Stage.COMPLETE):
-            return
-        self._head += len(data)
-        if self._stage is Stage.HEAD:
-            self._start_timer()
-        if self.encrypted:
-            return
-        if not self._tail:
-            data = data.lstrip(b"\r\n")  # mitmproxy skips empty lines before a head
-        data = self._tail + data
-        self._whole |= bool(re.search(rb"\n\r?\n", data))
-        self._tail = data[-2:]
-        if self._stage is Stage.HEAD and self._whole:
-            self.enter(Stage.UNNOTICED)
-        elif self._stage is Stage.HEAD and self._head > MAX_HEAD:
-            self._end(431, f"its request head exceeds {MAX_HEAD >> 10} KiB")
-            raise ConnectionAbortedError("the request head is too large")
+    def _count(self, size: int, now: float) -> None:
+        self._last = now
+        if self._stage is not Stage.CONTENT:
+            if not self._unnoticed:
+                self._head_since = now
+            self._unnoticed += size
+
+    def _is_in_head(self) -> bool:
+        return self._stage is Stage.HEAD and self._unnoticed > 0
 
     async def _head_noticed(self) -> None:
-        """Wait while mitmproxy holds a head of the maximum size."""
-        while self._head > MAX_HEAD and self._reader.exception() is None:
+        """Wait while mitmproxy has a head of the maximum size, or one before the last reply."""
+        while self._unnoticed > MAX_HEAD:
             self._changed.clear()
-            await self._changed.wait()
+            try:
+                async with asyncio.timeout(self._times.notice if self._is_in_head() else None):
+                    await self._changed.wait()
+            except TimeoutError:
+                self._end(431, f"its request head exceeds {MAX_HEAD >> 10} KiB")
 
     async def _server_reached(self) -> None:
         """Give mitmproxy time to reach the loopback server; until then it queues the body."""
@@ -211,23 +183,18 @@ class HeldReader:
                 async with asyncio.timeout(self._times.step):
                     await pending.connected.wait()
 
-    def _start_timer(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = self._timer or loop.call_later(self._times.head, self._too_slow)
+    async def _check_time(self, now: float) -> None:
+        """End the connection if a head takes too long, or an upload has been silent too long."""
+        if self._is_in_head() and now >= self._head_since + self._times.head:
+            self._end(408, f"its request head is not complete after {self._times.head:.0f} s")
+        is_in_body = self.pending and not self.pending.complete
+        if is_in_body and now >= self._last + self._times.idle:
+            await self._hold(f"the client was silent for {self._times.idle:.0f} s")
+            raise ConnectionAbortedError("silent in the middle of an upload")
 
-    def _stop_timer(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
-
-    def _too_slow(self) -> None:
-        self._end(408, f"its request head is not complete after {self._times.head:.0f} s")
-        self._reader.set_exception(ConnectionAbortedError("the request head is too slow"))
-        self._changed.set()
-
-    def _end(self, status: int, reason: str) -> None:
-        self.enter(Stage.OPAQUE)
+    def _end(self, status: int, reason: str) -> NoReturn:
         self._refuse(status, reason)
+        raise ConnectionAbortedError(reason)
 
     async def _hold(self, end: str) -> None:
         """Wait until the request of a connection that has ended is answered or aborted."""
@@ -254,7 +221,7 @@ class HeldReader:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._last + self._times.notice):
                 while self.pending is None and (
-                    self._stage is Stage.UNNOTICED or (self.encrypted and not self.noticed)
+                    self._is_in_head() or (self._client.tls and not self.noticed)
                 ):
                     self._changed.clear()
                     await self._changed.wait()

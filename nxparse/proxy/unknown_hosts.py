@@ -7,6 +7,7 @@ up first; therefore the last names of each client are remembered.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import OrderedDict
 
@@ -16,6 +17,7 @@ MAX_CLIENTS = 1000
 MAX_NAMES = 20  # of a client; a phone that opens our page asks for far more than a camera
 MAX_NAME = 255  # characters, as in DNS
 
+logger = logging.getLogger(__name__)
 _HOST = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
 
@@ -27,50 +29,38 @@ class UnknownHosts:
         self._cameras: OrderedDict[str, dict[str, None]] = OrderedDict()
         self._others: OrderedDict[str, dict[str, None]] = OrderedDict()
 
-    def seen(self, client: str) -> str | None:
-        """Record that a client asked for one of our hosts.
-
-        Returns a log line about the other names that it asked for before, if there are any.
-        """
-        names = self._others.pop(client, {})
-        _touch(self._cameras, client).update(names)
+    def seen(self, address: str) -> None:
+        """Record that a client asked for one of our hosts; log the names it asked for before."""
+        names = self._others.pop(address, {})
+        _touch(self._cameras, address).update(names)
         if not names:
-            return None
+            return
         shown = format_list([printable(name) for name in names], MAX_NAMES)
-        line = f"{client}: asked for {shown} before, which nx_addon does not answer"
-        if len(names) > 1:
-            return f"{line}; if its uploads fail, try --set nx_hosts=NAME with one of them"
-        return line + _remedy(shown)
+        remedy = "; if its uploads fail, try --set nx_hosts=NAME with one of them"
+        if len(names) == 1:
+            remedy = _remedy(shown)
+        logger.info(f"{address}: asked for {shown} before, which nx_addon does not answer{remedy}")
 
-    def asked(self, client: str, name: str, how: str) -> str | None:
-        """Record that a client asked for a name that is not ours; `how` is HTTP or DNS.
+    def asked(self, address: str, name: str, verb: str) -> None:
+        """Record that a client requested or looked up (`verb`) a name that is not ours.
 
-        Returns a log line if the client is a camera and the name is new.
+        Logs it if the client is a camera and the name is new.
         """
         if not name or len(name) > MAX_NAME:
-            return None
-        if client not in self._cameras:
-            earlier = _touch(self._others, client)
+            return
+        if address not in self._cameras:
+            earlier = _touch(self._others, address)
             earlier.pop(name, None)
             earlier[name] = None
             if len(earlier) > MAX_NAMES:
                 del earlier[next(iter(earlier))]
-            return None
-        names = self._cameras[client]
-        if name in names or len(names) >= MAX_NAMES:
-            return None
-        names[name] = None
-        shown = printable(name)
-        verb = "looked up" if how == "DNS" else "requested"
-        line = f"{client}: also {verb} {shown}, which nx_addon does not answer"
-        return line + _remedy(shown)
-
-    def names(self, client: str) -> list[str]:
-        """Return at most MAX_NAMES names that a client asked for and that are not ours.
-
-        They are not escaped for the log.
-        """
-        return [*self._cameras.get(client, {}), *self._others.get(client, {})]
+            return
+        names = self._cameras[address]
+        if name not in names and len(names) < MAX_NAMES:
+            names[name] = None
+            shown = printable(name)
+            remedy = _remedy(shown)
+            logger.info(f"{address}: also {verb} {shown}, which nx_addon does not answer{remedy}")
 
 
 def _remedy(name: str) -> str:
@@ -78,10 +68,10 @@ def _remedy(name: str) -> str:
     return f"; if its uploads fail, try --set nx_hosts={name}" if _HOST.fullmatch(name) else ""
 
 
-def _touch(clients: OrderedDict[str, dict[str, None]], client: str) -> dict[str, None]:
+def _touch(clients: OrderedDict[str, dict[str, None]], address: str) -> dict[str, None]:
     """Return the names of a client, which becomes the last one to be dropped."""
-    names = clients.setdefault(client, {})
-    clients.move_to_end(client)
+    names = clients.setdefault(address, {})
+    clients.move_to_end(address)
     if len(clients) > MAX_CLIENTS:
         clients.popitem(last=False)
     return names

@@ -40,22 +40,6 @@ def test_body(headers: dict[str, str], length: int | None, has_body: bool) -> No
     assert adapter.has_body(found.request) is has_body
 
 
-def test_redirect() -> None:
-    """A redirected request is restored: scheme, host, port and path."""
-    request = flow().request
-    restore = adapter.redirect(request, ("127.0.0.1", 9), "/token")
-    assert request.url == "http://127.0.0.1:9/token"
-    restore()
-    assert request.url == URL
-
-
-def test_credentials() -> None:
-    """Passwords are removed from the URL, the headers and the body."""
-    found = flow(authorization="Basic s3cret", cookie="session=s3cret")
-    adapter.hide_credentials(found)
-    assert b"s3cret" not in repr(found.request.get_state()).encode()
-
-
 def test_label() -> None:
     """The mark shows the outcome; the comment is printable and short."""
     found = flow()

@@ -11,7 +11,7 @@ import pytest
 
 from nxparse.config import OPTIONS, parse
 from nxparse.proxy import advice
-from nxparse.proxy.advice import Listening, dnsmasq, rule
+from nxparse.proxy.advice import SetUp, dnsmasq, rule
 
 START = "mitmdump -s nx_addon.py"
 ALL = f"{START} --mode regular@80 --mode dns@53"
@@ -25,7 +25,7 @@ def lines(
 ) -> list[str]:
     """The advice for one port of each mode, 0 for none."""
     ports = [[port] if port else [] for port in (regular, transparent, dns)]
-    return advice.lines(Listening(*ports, own.split(), START, **more))  # type: ignore[arg-type]
+    return advice.lines(SetUp(*ports, own.split(), START, **more))  # type: ignore[arg-type]
 
 
 def not_served(command: str, address: str = PC) -> str:
@@ -150,25 +150,6 @@ def test_other_messages_are_not_explained(message: str) -> None:
     assert advice.explained(message) is None
 
 
-def test_sudo(tmp_path: Path) -> None:
-    """With sudo, the warning has the command that hands the files over, and the way without."""
-    folders = [tmp_path / "my uploads", tmp_path / "mitmproxy"]
-    line = advice.sudo_warning({"SUDO_UID": "1000", "SUDO_GID": "100"}, folders)
-    assert line
-    assert f"sudo chown -R 1000:100 '{folders[0]}' {folders[1]};" in line
-    assert OPEN.removesuffix(" && ") in line
-
-
-@pytest.mark.parametrize(
-    "environ",
-    [{}, {"SUDO_UID": "0", "SUDO_GID": "0"}, {"SUDO_UID": "1; rm", "SUDO_GID": "1"}],
-    ids=["not-sudo", "sudo-by-root", "not-a-number"],
-)
-def test_no_warning_about_sudo(environ: Mapping[str, str]) -> None:
-    """Root itself, such as in a container, is not warned."""
-    assert advice.sudo_warning(environ, [Path("uploads")]) is None
-
-
 DEFAULTS: Mapping[str, object] = {option.name: option.default for option in OPTIONS}
 ENVIRON = {"PHOTOS": "/srv/photos", "PATH": os.environ["PATH"]}
 
@@ -196,8 +177,6 @@ DOUBTFUL: dict[str, tuple[Mapping[str, object], str]] = {
         {"nx_senders": ["a@b.example, *@c.example"]},
         "nx_senders=a@b.example, *@c.example is one pattern: repeat --set nx_senders=... for each",
     ),
-    "loopback": ({"nx_dns": "127.0.0.1"}, "nx_dns=127.0.0.1 is out of a camera"),
-    "no address": ({"nx_dns": "0.0.0.0"}, "nx_dns=0.0.0.0 is out of a camera"),
     "a misspelt site": (
         {"nx_route": ["Facebok=save"]},
         "nx_route=Facebok=save: Facebok is not an address, glob or known site: did you mean face",
@@ -210,7 +189,6 @@ DOUBTFUL: dict[str, tuple[Mapping[str, object], str]] = {
         {"nx_route": ["*=save:photos/{camera}"]},
         "nx_route=*=save:photos/{camera}: {camera} is not replaced here; only run: replaces it",
     ),
-    "a placeholder in nx_dir": ({"nx_dir": "photos/{camera}"}, "nx_dir=photos/{camera}: {camera}"),
     "a placeholder in a URL": (
         {"nx_route": ["*=forward:https://me:f9e1@h/{camera}"], "nx_senders": ["*"]},
         "nx_route=*=forward:https://h/...: {camera} is not replaced here; only run: replaces it",

@@ -11,14 +11,13 @@ import pytest
 from nxparse.proxy.clients import Clients
 from nxparse.proxy.transport import HeldReader, OneSegmentWriter, Pending, Times
 
-PEER = ("192.0.2.7", 4000)
-
 
 class Transport:
-    """Records that it was aborted or closed."""
+    """Records that it was aborted or closed, and what was written to it."""
 
     def __init__(self) -> None:
         self.aborted = self.closed = False
+        self.written = b""
 
     def abort(self) -> None:
         self.aborted = True
@@ -26,55 +25,76 @@ class Transport:
     def close(self) -> None:
         self.closed = True
 
-    def write(self, data: bytes) -> None: ...
-
-    def is_closing(self) -> bool:
-        return self.closed
+    def write(self, data: bytes) -> None:
+        self.written += data
 
 
-def wrapped(clients: Clients, id: str = "a") -> tuple[Any, Transport]:
+def connected(id: str = "a", *, tls: bool = False, mode: str = "regular") -> Any:
+    """mitmproxy's object for a client."""
+    proxy_mode = SimpleNamespace(type_name=mode)
+    return SimpleNamespace(id=id, peername=("192.0.2.7", id), tls=tls, proxy_mode=proxy_mode)
+
+
+def wrapped(clients: Clients, client: Any) -> tuple[Any, Transport]:
     """The wrapped streams of a new connection, and its transport."""
     transport = Transport()
     writer = SimpleNamespace(transport=transport, close=transport.close, write=transport.write)
     streams = SimpleNamespace(reader=asyncio.StreamReader(), writer=writer)
-    clients.wrap(id, "192.0.2.7", PEER, streams, is_http=True)
+    clients.wrap(client, streams)
     return streams, transport
 
 
 async def test_wrapped() -> None:
     """Reader and writer of a TCP connection are replaced, and closed at its end."""
-    clients = Clients(Times())
-    streams, transport = wrapped(clients)
+    clients, client = Clients(Times()), connected()
+    streams, transport = wrapped(clients, client)
     assert isinstance(streams.reader, HeldReader)
     assert isinstance(streams.writer, OneSegmentWriter)
-    clients.remove("a", PEER)
+    clients.remove(client)
     assert transport.closed
-    clients.abort("a")
+    clients.abort(client)
     assert not transport.aborted
 
 
 @pytest.mark.parametrize("answered", [False, True])
 async def test_abort_pending(answered: bool) -> None:
     """At the end only connections whose request has no reply yet are aborted."""
-    clients = Clients(Times())
-    _, transport = wrapped(clients)
-    _, idle = wrapped(clients, "b")
+    clients, client = Clients(Times()), connected()
+    _, transport = wrapped(clients, client)
+    _, idle = wrapped(clients, connected("b"))
     pending = Pending()
-    clients.begin("a", pending)
+    clients.begin(client, pending)
     if answered:
         pending.answered.set()
     clients.abort_pending()
     assert (transport.aborted, idle.aborted) == (not answered, False)
 
 
+@pytest.mark.parametrize("tls", [False, True])
+async def test_refused_head(caplog: pytest.LogCaptureFixture, tls: bool) -> None:
+    """A refused head is logged, and answered if the client understands that."""
+    clients, client = Clients(Times(head=0.01)), connected(tls=tls)
+    streams, transport = wrapped(clients, client)
+    streams.reader.feed_data(b"GET")
+    await streams.reader.read(1 << 16)
+    with pytest.raises(ConnectionAbortedError):
+        await asyncio.wait_for(streams.reader.read(1 << 16), 30)
+    line = "192.0.2.7: connection closed: its request head is not complete after 0 s"
+    assert caplog.messages == [line]
+    assert transport.written.startswith(b"" if tls else b"HTTP/1.1 408 Request Timeout\r\n")
+    assert bool(transport.written) is not tls
+    assert clients.has_refused_head(client.peername)
+    clients.remove(client)
+    assert not clients.has_refused_head(client.peername)
+
+
 def test_other_connections() -> None:
     """UDP is not wrapped, and a reply through an unknown connection counts as arrived."""
     clients = Clients(Times())
     udp = SimpleNamespace(reader=object(), writer=object())
-    clients.wrap("a", "192.0.2.7", PEER, udp, is_http=False)
-    clients.wrap("b", "192.0.2.7", PEER, None, is_http=True)
     arrived: list[bool] = []
-    for id in ("a", "b"):
-        clients.write_reply(id, arrived.append)
-        clients.remove(id, PEER)
+    for client, streams in ((connected("a", mode="dns"), udp), (connected("b"), None)):
+        clients.wrap(client, streams)
+        clients.write_reply(client, arrived.append)
+        clients.remove(client)
     assert arrived == [True, True]

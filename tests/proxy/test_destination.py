@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from nxparse.proxy import network
-from nxparse.proxy.destination import Destinations, describe_refused, refuses_connection
+from nxparse.proxy.destination import (
+    Destinations,
+    describe_refused,
+    refuse_browser,
+    refuses_connection,
+)
 from nxparse.proxy.network import Address
 from nxparse.server.endpoints import Claim, Hosts
 
@@ -102,23 +107,11 @@ def test_refuse_browser() -> None:
     claim = HOSTS.claim(arrival("www.ospserver.net", method="POST"))
     assert claim
     assert HOSTS.is_unknown(claim, claim.endpoint("POST", "/x"))
-    refused = HOSTS.refuse_browser(claim, "POST", (("Origin", "http://evil.test"),))
+    refused = refuse_browser(claim, "POST", (("Origin", "http://evil.test"),))
     endpoint = refused.endpoint("POST", "/x")
     assert endpoint.reply
     assert endpoint.reply.status == 403
     assert refused.reason == "it comes from a web page, http://evil.test"
-    assert not HOSTS.is_unknown(refused, endpoint)
-
-
-@pytest.mark.parametrize(("header", "unknown"), [("", True), ("evil.test", False)])
-def test_is_unknown(header: str, unknown: bool) -> None:
-    """A request to this machine may be that of a new model, unless it names another host."""
-    claim = HOSTS.claim(arrival("127.0.0.1", header=header))
-    assert claim
-    endpoint = claim.endpoint("GET", "/x")
-    assert endpoint.reply
-    assert endpoint.reply.status == 404
-    assert HOSTS.is_unknown(claim, endpoint) is unknown
 
 
 ODD = "\x1b]0;title\x07" + "x" * 10_000
@@ -127,7 +120,7 @@ ODD = "\x1b]0;title\x07" + "x" * 10_000
 async def test_odd_reasons() -> None:
     """The reason of a refusal is short and printable for any Host and Origin."""
     at_us = await HOSTS.resolve(arrival("evil.test", header=ODD))
-    page = HOSTS.refuse_browser(Claim("www.ospserver.net"), "POST", (("Origin", ODD),))
+    page = refuse_browser(Claim("www.ospserver.net"), "POST", (("Origin", ODD),))
     for claim in (at_us, page):
         assert claim
         assert claim.refusal

@@ -8,21 +8,16 @@ import stat
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from nxparse import config
 from nxparse.proxy.exchange import Exchange
-from nxparse.server import endpoints
 from nxparse.server.backend import Backend, open_backend
 from nxparse.server.endpoints import Endpoint, Service
 from nxparse.server.receive import BodyInfo, EmailReceiver
-from nxparse.server.reply import ACCEPTED, refusal
+from nxparse.server.reply import ACCEPTED
 from tests import bodies
-
-CLIENT = SimpleNamespace(id="client", peername=("192.0.2.7", 1))
-EMAIL = Endpoint(Service.EMAIL)
 
 
 @pytest.fixture
@@ -35,37 +30,21 @@ async def backend(folder: Path) -> AsyncIterator[Backend]:
     await backend.end(lambda act: None, timeout=60.0)
 
 
-def exchange(
-    backend: Backend, endpoint: Endpoint = EMAIL, *, length: int = 0, **options: object
-) -> Exchange:
-    info = BodyInfo("192.0.2.7", bodies.CONTENT_TYPE, length)
-    return Exchange(backend, CLIENT, info, endpoint, **options)  # type: ignore[arg-type]
-
-
-async def sent(backend: Backend, data: bytes, **options: object) -> Exchange:
+async def sent(backend: Backend, data: bytes, reply_watch: float = 60.0) -> Exchange:
     """A request by e-mail whose body has been received."""
-    one = exchange(backend, length=len(data), **options)
+    info = BodyInfo("192.0.2.7", bodies.CONTENT_TYPE, len(data))
+    endpoint = Endpoint(Service.EMAIL)
+    one = Exchange(backend, "client", info, endpoint, reply_watch=reply_watch)
     await one.begin()
     for start in range(0, len(data), 100):
         assert one.receive(data[start : start + 100]) == []
     one.receive(b"")
-    one.pending.complete = True
     return one
 
 
 async def answered(one: Exchange) -> Exchange:
-    one.reply = await asyncio.wait_for(one.finish(), 30)
+    await asyncio.wait_for(one.finish(), 30)
     return one
-
-
-async def test_an_upload(backend: Backend) -> None:
-    """An upload is accepted once all of its chunks are here."""
-    one = await answered(await sent(backend, bodies.body([("SAM_1.JPG", bodies.jpeg(5000))])))
-
-    assert one.reply is ACCEPTED
-    assert one.has_body
-    assert one.outcome()[0] == "received"
-    assert [delivery.target for delivery in backend.spool.waiting()] == ["save"]
 
 
 async def test_tiny_chunks(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,48 +61,8 @@ async def test_tiny_chunks(backend: Backend, monkeypatch: pytest.MonkeyPatch) ->
     one = await answered(await sent(backend, data))
     assert one.reply is ACCEPTED
     assert fed == [len(data)]
-
-
-async def test_a_fixed_reply(backend: Backend) -> None:
-    """A fixed reply needs no receiver; the body of an unknown request is collected."""
-    plain = await answered(exchange(backend, endpoints.fixed(refusal(404, "No"))))
-    assert (plain.reply and plain.reply.status, plain.result) == (404, None)
-    unknown = exchange(backend, endpoints.fixed(refusal(404, "No")), unknown=True)
-    await unknown.begin()
-    unknown.receive(b"what is this?")
-    unknown.receive(b"")
-    await answered(unknown)
-    assert unknown.result
-    assert unknown.result.body == b"what is this?"
-    assert unknown.outcome() == ("unknown", "unknown, answered 404")
-
-
-async def test_a_body_that_never_ends(folder: Path) -> None:
-    """The connection is closed at four times nx_max_upload."""
-    values: dict[str, object] = {option.name: option.default for option in config.OPTIONS}
-    rules = {**values, "nx_dir": str(folder), "nx_max_upload": "1000"}
-    backend = open_backend(config.parse(rules, {}))
-    assert backend
-    ended = []
-    one = exchange(backend, too_long=lambda: ended.append(True))
-    await one.begin()
-    for _ in range(40):
-        one.receive(b"x" * 100)
-    assert not ended
-    one.receive(b"x")
-    assert ended
-    backend.hand_over()
-    await backend.end(lambda act: None, timeout=60.0)
-
-
-async def test_a_cut_upload(backend: Backend) -> None:
-    """The part that arrived goes to quarantine, and back into the flow if it is inspected."""
-    one = exchange(backend, length=5000, inspect=1000)
-    await one.begin()
-    one.receive(b"begun")
-    assert await one.abort("the client closed the connection") == b"begun"
-    (path,) = (backend.config.dir / ".nx" / "quarantine").iterdir()
-    assert path.read_bytes() == b"begun"
+    assert one.outcome()[0] == "received"
+    assert [delivery.target for delivery in backend.spool.waiting()] == ["save"]
 
 
 @pytest.mark.parametrize("arrived", [True, False, None], ids=["arrived", "lost", "not known"])

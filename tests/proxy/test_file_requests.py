@@ -72,8 +72,7 @@ class Requests:
         self.files = FileRequests(self.server, clients, stall=stall)
         self.flow: Any = tflow.tflow(resp=True)
         self.flow.request.url = URL
-        self.flow.client_conn.id = "a"
-        clients.wrap("a", "192.0.2.7", None, streams, is_http=True)
+        clients.wrap(self.flow.client_conn, streams)
 
     async def begin(self, backend: Any) -> Any:
         return await self.files.begin(self.flow, backend, OPEN)
@@ -110,7 +109,6 @@ async def test_a_file(
     backend, flow = Backend(tmp_path, 700_000), requests.flow
     flow.request.method, flow.request.headers["Range"] = method, range_
     assert await requests.begin(backend) is None
-    assert flow in requests.files
     assert flow.request.url != URL
     reader, writer = await requests.connect()
     head, _, sent = (await reader.read()).partition(b"\r\n\r\n")
@@ -121,7 +119,6 @@ async def test_a_file(
     requests.files.start(flow)
     assert (flow.request.url, flow.response.stream) == (URL, True)
     requests.files.end(flow)
-    assert flow not in requests.files
 
 
 async def test_no_file(tmp_path: Path, requests: Requests) -> None:
@@ -129,7 +126,7 @@ async def test_no_file(tmp_path: Path, requests: Requests) -> None:
     backend = Backend(tmp_path, 1000)
     backend.file = lambda *_: NOT_FOUND  # type: ignore[method-assign]
     assert await requests.begin(backend) is NOT_FOUND
-    assert (requests.flow.request.url, requests.flow in requests.files) == (URL, False)
+    assert requests.flow.request.url == URL
 
 
 @pytest.mark.parametrize("end", ["flow", "all"])

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from nxparse.proxy.limits import (
-    AcceptErrors,
     ConnectionLimit,
     connections_allowed,
+    limit_accept_errors,
     raise_descriptor_limit,
 )
 from tests.clock import Clock
@@ -85,26 +85,24 @@ def test_warnings_about_connections(caplog: pytest.LogCaptureFixture) -> None:
 async def test_accept_errors(caplog: pytest.LogCaptureFixture) -> None:
     """A lack of descriptors causes one line a minute, without a traceback."""
     clock = Clock(0)
-    handler = AcceptErrors(clock=clock)
+    limit_accept_errors(clock=clock)
     error: dict[str, Any] = {
         "message": "socket.accept() out of system resource",
         "exception": OSError(errno.EMFILE, "Too many open files"),
     }
     for clock.now in (0, 1, 59, 60):
-        handler(asyncio.get_running_loop(), error)
+        asyncio.get_running_loop().call_exception_handler(error)
     assert caplog.messages == ["new connections have to wait: Too many open files"] * 2
     assert [record.exc_info for record in caplog.records] == [None, None]
 
 
-async def test_other_exceptions(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("handled", [False, True])
+async def test_other_exceptions(caplog: pytest.LogCaptureFixture, handled: bool) -> None:
     """Other exceptions go to the previous handler, or asyncio's own."""
     seen: list[object] = []
-    loop, handler = asyncio.get_running_loop(), AcceptErrors()
-    handler(loop, {"message": "something else"})
-    assert "something else" in caplog.text
-    loop.set_exception_handler(lambda loop, context: seen.append(context))
-    handler.install()
+    loop = asyncio.get_running_loop()
+    if handled:
+        loop.set_exception_handler(lambda loop, context: seen.append(context))
+    limit_accept_errors()
     loop.call_exception_handler({"message": "x"})
-    handler.uninstall()
-    loop.call_exception_handler({"message": "y"})
-    assert seen == [{"message": "x"}, {"message": "y"}]
+    assert (seen, caplog.messages) == (([{"message": "x"}], []) if handled else ([], ["x"]))

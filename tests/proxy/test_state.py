@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from mitmproxy.dns import Question, classes, types
+from mitmproxy.http import Request
 from mitmproxy.test import tflow
 
 from nxparse.config import OPTIONS, ConfigError
@@ -25,15 +26,6 @@ def question(client: str, name: str) -> object:
 
 def options(**values: object) -> SimpleNamespace:
     return SimpleNamespace(**{option.name: option.default for option in OPTIONS} | values)
-
-
-def test_loaded_from_cameras() -> None:
-    """A report has all flows of clients that asked for one of our hosts, and no others."""
-    state = State(Times())
-    nas = question(CAMERA, "nas.home.example.org")
-    ours = question(CAMERA, "gld.samsungosp.com")
-    state.loaded = [nas, question(PHONE, "www.youtube.com"), ours]
-    assert state.loaded_from_cameras() == [nas, ours]
 
 
 def test_questions(caplog: pytest.LogCaptureFixture) -> None:
@@ -59,3 +51,16 @@ def test_configure(caplog: pytest.LogCaptureFixture) -> None:
     state.backend = SimpleNamespace(config=state.config)  # type: ignore[assignment]
     with pytest.raises(ConfigError, match="nx_dir cannot be changed"):
         state.configure(options(nx_dir="elsewhere"), {})
+
+
+@pytest.mark.parametrize(("header", "unknown"), [(b"", True), (b"evil.test", False)])
+def test_is_unknown(header: bytes, unknown: bool) -> None:
+    """A request to this machine may be that of a new model, unless it names another host."""
+    state = State(Times())
+    flow = tflow.tflow(req=Request.make("GET", "http://127.0.0.1/x"))
+    flow.request.headers.fields = ((b"Host", header),) if header else ()
+    claim = state.destinations.claim(flow)
+    assert claim
+    endpoint, found = state.choose_endpoint(flow, claim)
+    assert endpoint.reply
+    assert (endpoint.reply.status, found) == (404, unknown)

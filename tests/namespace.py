@@ -1,0 +1,31 @@
+"""Network namespaces of Linux."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+NEEDED = [name for name in ("ip", "nft") if shutil.which(name) is None]
+needs_namespace = pytest.mark.skipif(
+    os.geteuid() != 0 or bool(NEEDED), reason=f"needs root, iproute2 and nftables (no {NEEDED})"
+)
+
+
+@contextmanager
+def namespace(purpose: str, *commands: str) -> Iterator[list[str]]:
+    """A namespace in which these commands have run. Yields the command that enters it."""
+    name = f"nx{os.getpid()}{purpose}"
+    inside = ["ip", "netns", "exec", name]
+    try:
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        for command in ("ip link set lo up", *commands):
+            subprocess.run([*inside, *shlex.split(command)], check=True)
+        yield inside
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
