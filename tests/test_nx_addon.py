@@ -40,7 +40,7 @@ from nxparse.proxy.dns import MAX_SAME
 from nxparse.proxy.state import State
 from nxparse.server.endpoints import Endpoint, Service
 from tests import arrivals, bodies, camera, social
-from tests.mitmdump import ADDON, MITMDUMP, ROOT, Proxy, eventually
+from tests.mitmdump import ROOT, Proxy, eventually
 from tests.upstream import web_server
 
 ACCEPTED = '<Response Status="succ" />'
@@ -624,10 +624,10 @@ def test_hints_at_start(shared: Proxy) -> None:
     """The log has the address that cameras must reach, and the commands that make it so."""
     log, port = shared.log, shared.port
     assert "cameras must reach " in log
-    assert f"port 80: not served by this process, which listens on port {port}." in log
+    modes = "add --mode regular@80 --mode dns@53"
+    assert f"port 80: not served by this process, only port {port}: {modes}" in log
     assert f"tcp dport 80 redirect to :{port}" in log
-    assert "port 53: not served by this process. Start it with: " in log
-    assert f"{MITMDUMP} -s {ADDON} --mode regular@80 --mode dns@53" in log
+    assert f"port 53: not served by this process: {modes}" in log
 
 
 def test_a_taken_port(folder: Path) -> None:

@@ -77,7 +77,7 @@ class Place(NamedTuple):
         elsewhere = cause in ("refused", "unreachable", "closed", "other server")
         if elsewhere and self.by_dns and ipaddress.ip_address(self.address).is_global:
             cause = "internet"
-        redirect = advice.rule([self.address], 8080)
+        redirect = advice.rule(self.address, 8080)
         start = "start nx_addon there"
         if self.address == advice.UNUSED_ADDRESS:
             # No machine has it, so the refusal shows that the redirection works.

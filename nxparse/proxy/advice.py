@@ -32,81 +32,77 @@ class SetUp(NamedTuple):
     """The ports of this process for each mode, and the addresses of the machine.
 
     `addresses` are the machine's own, the likeliest on the cameras' side first, and `nx_dns` is
-    that option. `command` starts mitmproxy with the addon and no mode. Without `may_bind`, the
-    user may not serve ports 53 and 80 yet.
+    that option. Without `may_bind`, the user may not serve ports 53 and 80 yet.
     """
 
     regular: Sequence[int]
     transparent: Sequence[int]
     dns: Sequence[int]
     addresses: Sequence[str]
-    command: str
     nx_dns: str | None = None
     may_bind: bool = True
 
     @property
-    def complete(self) -> str:
-        """The command that serves all that a camera needs."""
-        modes = "--mode regular@80 --mode dns@53"
-        if self.transparent:
-            address = self.nx_dns or UNUSED_ADDRESS
-            modes = f"--mode transparent@{self.transparent[0]} --mode dns@53 --set nx_dns={address}"
-        prepare = "" if self.may_bind else f"{OPEN_PORTS} && "
-        return f"{prepare}{self.command} {modes}"
+    def missing_modes(self) -> str:
+        """The modes to add to the command line, so that it serves all that a camera needs."""
+        modes = "" if 80 in self.regular or self.transparent else " --mode regular@80"
+        if 53 not in self.dns and not self.nx_dns:
+            modes += " --mode dns@53"
+        return f"{'' if self.may_bind else f'run {OPEN_PORTS} and '}add{modes}"
 
 
 def lines(set_up: SetUp) -> list[str]:
     """Return one line each for the address, for port 80, and for DNS."""
     if not set_up.regular and not set_up.transparent:
-        return [f"no HTTP is served by this process: start it with {set_up.complete}"]
-    own = set_up.addresses or ["ADDRESS"]
+        return [f"no HTTP is served by this process: {set_up.missing_modes}"]
+    own = set_up.addresses
     given = [set_up.nx_dns] if set_up.nx_dns else own
     reach = f"cameras must reach {' or '.join(given)}, port 80 for HTTP"
     if not set_up.nx_dns:
         reach += " and port 53 for DNS"
     elif 53 in set_up.dns:
         reach += f"; and {' or '.join(own)}, port 53 for DNS"
-    return [reach, f"port 80: {_http(set_up, given)}", f"port 53: {_dns(set_up, own, given[0])}"]
+    return [reach, f"port 80: {_http(set_up, given[0])}", f"port 53: {_dns(set_up)}"]
 
 
-def _http(set_up: SetUp, addresses: Sequence[str]) -> str:
+def _http(set_up: SetUp, address: str) -> str:
     if 80 in set_up.regular:
         return "served by this process"
     if not set_up.transparent:
         port = set_up.regular[0]
         return (
-            f"not served by this process, which listens on port {port}. "
-            f"Start it with: {set_up.complete}; or redirect the port: {rule(addresses, port)}"
+            f"not served by this process, only port {port}: {set_up.missing_modes}; "
+            f"or redirect port 80: {rule(address, port)}"
         )
     port = set_up.transparent[0]
     if set_up.nx_dns:
-        redirect = rule(addresses, port)
-        return f"redirect it to port {port} of this process, if that is not done yet: {redirect}"
+        return f"redirect it to port {port}, if not done yet: {rule(address, port)}"
     # A rule for the router's own address would take port 80 from its web page.
     return (
         f"add --set nx_dns={UNUSED_ADDRESS}, an address that no machine has, and redirect its "
-        f"port 80 to port {port} of this process: {rule([UNUSED_ADDRESS], port)}"
+        f"port 80 to port {port}: {rule(UNUSED_ADDRESS, port)}"
     )
 
 
-def _dns(set_up: SetUp, own: Sequence[str], given: str) -> str:
+def _dns(set_up: SetUp) -> str:
+    own = set_up.addresses[0]
     if 53 in set_up.dns:
-        return f"served by this process; enter {own[0]} as the DNS server on the camera"
-    if set_up.transparent and not set_up.nx_dns:
-        given = UNUSED_ADDRESS
+        return f"served by this process; enter {own} as the DNS server on the camera"
+    if set_up.nx_dns:
+        return f"left to the DNS server of your network, in dnsmasq: {dnsmasq(set_up.nx_dns)}"
+    given = UNUSED_ADDRESS if set_up.transparent else own
     return (
-        f"not served by this process. Start it with: {set_up.complete}; or let the DNS server "
-        f"of your network answer, in dnsmasq: {dnsmasq(given)}"
+        f"not served by this process: {set_up.missing_modes}; or let the DNS server of your "
+        f"network answer, in dnsmasq: {dnsmasq(given)}"
     )
 
 
-def rule(addresses: Sequence[str], port: int) -> str:
-    """Return the nft command that redirects port 80 of these addresses to `port`."""
-    where = addresses[0] if len(addresses) == 1 else f"{{ {', '.join(addresses)} }}"
+def rule(address: str, port: int) -> str:
+    """Return the nft command that redirects port 80 of an address to `port`."""
     return (
-        "nft 'add table ip nx; "
+        "sudo nft 'add table ip nx; "
         "add chain ip nx prerouting { type nat hook prerouting priority dstnat; }; "
-        f"add rule ip nx prerouting ip daddr {where} tcp dport 80 redirect to :{port}'"
+        f"add rule ip nx prerouting ip daddr {address} tcp dport 80 redirect to :{port}'"
     )
 
 
@@ -115,8 +111,11 @@ def dnsmasq(address: str, further: Sequence[str] = ()) -> str:
     return f"address=/{'/'.join(dict.fromkeys((*DNS_HOSTS, *further)))}/{address}"
 
 
-def explained(complaint: str) -> str | None:
-    """Return what to do when mitmproxy cannot open a port; None for other log messages."""
+def explained(complaint: str, own: str) -> str | None:
+    """Return what to do when mitmproxy cannot open a port; None for other log messages.
+
+    `own` is the address of this machine.
+    """
     place = _PLACE.search(complaint)
     number = _NUMBER.search(complaint)
     if not place or not number:
@@ -130,18 +129,16 @@ def explained(complaint: str) -> str | None:
                 f"AmbientCapabilities=CAP_NET_BIND_SERVICE"
             )
         case errno.EADDRINUSE:
-            remedy = "or use another port"
+            find = f"find the program with sudo ss -lntup 'sport = :{port}' and stop it"
+            remedy = f"{find}, or use another port"
             if port == 53:
                 remedy = (
-                    "or listen on one address only, with --mode dns@ADDRESS:53; "
-                    "see README for dnsmasq and systemd-resolved"
+                    f"listen on {own} only: --mode dns@{own}:53; or, if dnsmasq has it, use no DNS "
+                    f"mode, but the line for dnsmasq in README; or {find}"
                 )
             elif port == 80:
-                remedy = "or redirect the cameras to a free port, as README does on a router"
-            return (
-                f"port {port} is taken: find the program with sudo ss -lntup 'sport = :{port}' "
-                f"and stop it, {remedy}"
-            )
+                remedy = f"{find}, or redirect it to a free port, as README does on a router"
+            return f"port {port} is taken: {remedy}"
         case errno.EADDRNOTAVAIL:
             return f"port {port}: this machine does not have that address; see ip address"
     return None

@@ -11,7 +11,6 @@ import asyncio
 import atexit
 import logging
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -103,13 +102,18 @@ def log_set_up(master: Any, config: Config) -> None:
     }
     set_up = advice.SetUp(
         **ports,
-        addresses=[str(one) for one in network.addresses(lan_first=bool(ports["transparent"]))],
-        command=shlex.join([sys.argv[0], "-s", *master.options.scripts[:1]]),
+        addresses=_addresses(master),
         nx_dns=str(config.dns) if config.dns else None,
         may_bind=network.may_bind(53),
     )
     for line in advice.lines(set_up):
         logger.info(line)
+
+
+def _addresses(master: Any) -> list[str]:
+    """Return the addresses of this machine, the likeliest on the cameras' side first."""
+    is_router = any(mode.startswith("transparent") for mode in master.options.mode)
+    return [str(one) for one in network.addresses(lan_first=is_router)] or ["ADDRESS"]
 
 
 def is_inspected(master: Any) -> bool:
@@ -166,6 +170,7 @@ class PortAdvice(logging.Handler):
 
     def start(self, master: Any) -> None:
         """Watch the log, and handle the errors that mitmproxy has logged already."""
+        self._master = master
         logging.getLogger().addHandler(self)
         if errors := master.addons.get("errorcheck"):
             for record in errors.logger.has_errored:
@@ -176,5 +181,7 @@ class PortAdvice(logging.Handler):
         logging.getLogger().removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.ERROR and (line := advice.explained(record.getMessage())):
+        if record.levelno < logging.ERROR:
+            return
+        if line := advice.explained(record.getMessage(), _addresses(self._master)[0]):
             logger.error(line)

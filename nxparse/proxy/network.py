@@ -135,8 +135,8 @@ def is_served(host: str, port: int, listening: Iterable[tuple[str, int]]) -> boo
 def addresses(*, lan_first: bool = False) -> list[IPv4Address]:
     """Return the IPv4 addresses at which others can reach this machine, the likeliest first.
 
-    That is the default route's. With `lan_first`, for a router, it is the last, and private
-    addresses of network cards come first.
+    These are private ones of network cards, the default route's first. With `lan_first`, for a
+    router, that is the last.
     """
     found = _interface_addresses()
     default = facing(_ELSEWHERE)
@@ -147,7 +147,7 @@ def addresses(*, lan_first: bool = False) -> list[IPv4Address]:
         is_default, is_virtual = address == default, not found[address]
         if lan_first:
             return is_default, is_virtual, not address.is_private
-        return not is_default, is_virtual
+        return is_virtual and not is_default, not address.is_private, not is_default
 
     return sorted((one for one in found if not one.is_loopback), key=rank)
 

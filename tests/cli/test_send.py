@@ -229,7 +229,7 @@ def test_mitmproxy_without_the_addon(folder: Path, sam: Path) -> None:
 
 
 LAN, PUBLIC = "10.0.0.1", "3.3.3.3"
-START = f"start nx_addon there with --mode regular@80, .*{re.escape(rule([LAN], 8080))}"
+START = f"start nx_addon there with --mode regular@80, .*{re.escape(rule(LAN, 8080))}"
 INTERNET = "is on the Internet, so DNS does not point"
 
 
@@ -245,7 +245,7 @@ INTERNET = "is on the Internet, so DNS does not point"
         ("other server", Place(LAN), f"if nx_addon should be there, {START}; .* make DNS"),
         (
             *("unreachable", Place(PUBLIC, by_dns=False)),
-            rf"cannot be reached \(no route\): .*{re.escape(rule([PUBLIC], 8080))}",
+            rf"cannot be reached \(no route\): .*{re.escape(rule(PUBLIC, 8080))}",
         ),
     ],
 )
