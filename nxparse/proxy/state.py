@@ -16,7 +16,7 @@ from nxparse.proxy.exchange import Exchange
 from nxparse.proxy.file_requests import FileRequests
 from nxparse.proxy.loopback import LoopbackServer
 from nxparse.proxy.transport import Times
-from nxparse.proxy.unknown_hosts import UnknownHosts
+from nxparse.proxy.unknown_hosts import UnknownHosts, host_remedy
 from nxparse.server import endpoints
 from nxparse.server.backend import Backend
 from nxparse.server.endpoints import Claim, Endpoint
@@ -82,7 +82,8 @@ class State:
         endpoint = claim.endpoint(request.method, request.path)
         if claim.refusal:
             line = describe_request(request.method, request.pretty_url)
-            logger.warning(f"{address}: {line} is refused: {claim.reason}")
+            remedy = host_remedy(claim.host) if claim.refusal is endpoints.NOT_FOUND else ""
+            logger.warning(f"{address}: {line} is refused: {claim.reason}{remedy}")
             return endpoint, False
         self.unknown_hosts.seen(address)
         if endpoint.check:

@@ -38,7 +38,7 @@ class UnknownHosts:
         shown = format_list([printable(name) for name in names], MAX_NAMES)
         remedy = "; if its uploads fail, try --set nx_hosts=NAME with one of them"
         if len(names) == 1:
-            remedy = _remedy(shown)
+            remedy = host_remedy(shown)
         logger.info(f"{address}: asked for {shown} before, which nx_addon does not answer{remedy}")
 
     def asked(self, address: str, name: str, verb: str) -> None:
@@ -59,11 +59,12 @@ class UnknownHosts:
         if name not in names and len(names) < MAX_NAMES:
             names[name] = None
             shown = printable(name)
-            remedy = _remedy(shown)
+            remedy = host_remedy(shown)
             logger.info(f"{address}: also {verb} {shown}, which nx_addon does not answer{remedy}")
 
 
-def _remedy(name: str) -> str:
+def host_remedy(name: str) -> str:
+    """Return the option that answers this host, for the end of a line in the log."""
     # A client may send any name, also * or $(reboot).
     return f"; if its uploads fail, try --set nx_hosts={name}" if _HOST.fullmatch(name) else ""
 

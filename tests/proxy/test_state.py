@@ -54,8 +54,8 @@ def test_configure(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(("header", "unknown"), [(b"", True), (b"evil.test", False)])
-def test_is_unknown(header: bytes, unknown: bool) -> None:
-    """A request to this machine may be that of a new model, unless it names another host."""
+def test_is_unknown(caplog: pytest.LogCaptureFixture, header: bytes, unknown: bool) -> None:
+    """A request to this machine may be that of a new model, or of one that needs another host."""
     state = State(Times())
     flow = tflow.tflow(req=Request.make("GET", "http://127.0.0.1/x"))
     flow.request.headers.fields = ((b"Host", header),) if header else ()
@@ -64,3 +64,5 @@ def test_is_unknown(header: bytes, unknown: bool) -> None:
     endpoint, found = state.choose_endpoint(flow, claim)
     assert endpoint.reply
     assert (endpoint.reply.status, found) == (404, unknown)
+    remedy = "this machine; if its uploads fail, try --set nx_hosts=evil.test\n"
+    assert (remedy in caplog.text) is not unknown
