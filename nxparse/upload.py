@@ -241,7 +241,7 @@ def from_parts(
             noted.append(Deviation(Kind.PHOTO_CUT, part.end))
         if part.name == "message":
             noted.append(Deviation(Kind.FILE_NAMED_MESSAGE, part.start))
-        files.append(_file(part, fetch))
+        files.append(file_in(part, fetch))
     if not any(file.size for file in files):
         raise BodyError("the upload has no file")
     return Upload(
@@ -272,7 +272,8 @@ def _is_xml(part: PartSpan, fetch: Fetch) -> bool:
     return head.lstrip(b"\xef\xbb\xbf\xff\xfe\0\t\n\r ").startswith(b"<")
 
 
-def _file(part: PartSpan, fetch: Fetch) -> File:
+def file_in(part: PartSpan, fetch: Fetch) -> File:
+    """Return the data of a part as a file."""
     head = fetch(part.start, min(part.end, part.start + filename.HEAD))
     return File(
         name=part.filename,

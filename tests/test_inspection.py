@@ -28,6 +28,7 @@ from tests.browser import browser, needs_browser, wait_for_text
 from tests.mitmdump import ADDON, PROGRAMS, Proxy, eventually, free_port
 
 PASSWORD = "correct horse"
+NEW_UPLOAD = bodies.request(bodies.body([("SAM_1.JPG", b"x")])).replace(b"columbus", b"new")
 UNKNOWN = (
     b"POST /new/thing HTTP/1.1\r\nHost: snsgw.samsungmobile.com\r\nContent-Length: 2\r\n\r\nhi"
 )
@@ -97,13 +98,13 @@ def _view() -> Iterator[None]:
         context.master.addons.remove(second)
 
 
-def view(message: Message, flow: HTTPFlow) -> tuple[str, str]:
-    """Return the name of the view that mitmproxy selects for a message, and its text."""
+def view(message: Message, flow: HTTPFlow, chosen: str = "auto") -> tuple[str, str]:
+    """Return the name of the view of a message, chosen or selected by mitmproxy, and its text."""
     if nx_addon.IS_MITMPROXY_11:
-        name, lines, error = contentviews.get_message_content_view("auto", message, flow)
+        name, lines, error = contentviews.get_message_content_view(chosen, message, flow)
         assert not error
         return name, "\n".join("".join(text for _, text in line) for line in lines)
-    result = contentviews.prettify_message(message, flow)
+    result = contentviews.prettify_message(message, flow, chosen)
     return str(result.view_name), result.text
 
 
@@ -119,8 +120,9 @@ def view(message: Message, flow: HTTPFlow) -> tuple[str, str]:
         ),
         (social.put("upload/x", bodies.jpeg(500)), "Samsung camera", "image/jpeg, 500 bytes"),
         (UNKNOWN, "Raw", "hi"),
+        (NEW_UPLOAD, "Samsung camera", "SAM_1.JPG"),
     ],
-    ids=["upload", "login", "file", "unknown"],
+    ids=["upload", "login", "file", "unknown", "unknown-upload"],
 )
 def test_view(data: bytes, name: str, text: str) -> None:
     """mitmproxy selects the view for requests of cameras, and for no others."""
@@ -129,8 +131,19 @@ def test_view(data: bytes, name: str, text: str) -> None:
     host = re.search(r"Host: ([\w.]+)", head.decode())
     assert host
     flow = tflow(req=Request.make(method, f"http://{host[1]}{path}", body))
+    if kind := re.search("Content-Type: (.*)\r", head.decode()):
+        flow.request.headers["Content-Type"] = kind[1]
     found, shown = view(flow.request, flow)
     assert (found.lower(), text in shown) == (name.lower(), True)
+
+
+@pytest.mark.usefixtures("_view")
+def test_chosen_view() -> None:
+    """If a user selects the view for an unknown request, its text is one sentence."""
+    flow = tflow(req=Request.make("POST", "http://www.ospserver.net/x", b"hi"))
+    shown = "Samsung camera", "nx_addon cannot explain this: choose another view\n"
+    name, text = view(flow.request, flow, "Samsung camera")
+    assert (name, text.rstrip() + "\n") == shown
 
 
 @pytest.mark.usefixtures("_view")

@@ -17,7 +17,7 @@ from nxparse.inspect.recorded import RecordedRequest
 from nxparse.scanner import Scanner
 from nxparse.server.endpoints import Service
 from nxparse.text import describe_upload, format_size, printable
-from nxparse.upload import JPEG_HEAD, File, Upload, camera, from_parts, read, whole
+from nxparse.upload import JPEG_HEAD, File, Upload, camera, file_in, from_parts, read, whole
 
 MAX_LINE = 200  # characters of a field, a URL, a reason
 MAX_METHOD = 20
@@ -55,7 +55,8 @@ def describe_recorded(seen: RecordedRequest) -> str:
 
 def is_readable(seen: RecordedRequest) -> bool:
     """Does `request` return a text for this request, if it has a body?"""
-    return seen.endpoint.service in (*_SOCIAL, Service.EMAIL, Service.FILE, Service.ACCOUNT)
+    known = (*_SOCIAL, Service.EMAIL, Service.FILE, Service.ACCOUNT)
+    return seen.endpoint.service in known or _is_unknown_upload(seen)
 
 
 def has_secrets(seen: RecordedRequest) -> bool:
@@ -68,7 +69,7 @@ def request(seen: RecordedRequest) -> str | None:
     if not seen.body or not is_readable(seen):
         return None
     match seen.endpoint.service:
-        case Service.EMAIL:
+        case Service.EMAIL | Service.FIXED:
             return email(seen.body, seen.header("content-type"))
         case Service.FILE:
             return _lines(("file", _describe_file(_whole(seen))))
@@ -84,15 +85,29 @@ def reply(seen: RecordedRequest) -> str | None:
 
 
 def upload_in(seen: RecordedRequest) -> Upload | None:
-    """The upload in a request, or None. Raises BodyError."""
+    """The upload in a request, or None. Raises BodyError.
+
+    Of an unknown request, these are the photos and videos in its parts.
+    """
     match seen.endpoint.service:
         case Service.EMAIL:
             return read(seen.body or b"", seen.header("content-type"))
         case Service.FILE:
             # Sender and recipients are in other requests.
             return Upload("", (), "", "", (_whole(seen),))
+        case _ if _is_unknown_upload(seen):
+            body = seen.body or b""
+            found = parse_parts(body, seen.header("content-type"))
+            files = [file_in(part, fetch_from(body)) for part in found.parts]
+            photos = [one for one in files if one.content_type.startswith(("image/", "video/"))]
+            return found.upload or Upload("", (), "", "", tuple(photos))
         case _:
             return None
+
+
+def _is_unknown_upload(seen: RecordedRequest) -> bool:
+    is_multipart = seen.header("content-type").strip().lower().startswith("multipart/")
+    return is_multipart and seen.endpoint.service is Service.FIXED
 
 
 def is_recording(data: bytes) -> bool:

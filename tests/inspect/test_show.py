@@ -82,6 +82,13 @@ def get(path: str, host: str = "") -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n?".encode()
 
 
+def form(disposition: bytes, data: bytes) -> bytes:
+    """An unknown request with one part."""
+    part = b"--B\r\nContent-Disposition: form-data; %s\r\n\r\n%s\r\n--B--\r\n"
+    head = b"POST /x HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=B\r\n\r\n"
+    return head + part % (disposition, data)
+
+
 REQUESTS: dict[str, tuple[bytes, str, str | None]] = {
     "login": (
         social.auth("facebook", social.login("me", PASSWORD)),
@@ -112,6 +119,11 @@ REQUESTS: dict[str, tuple[bytes, str, str | None]] = {
     "MSN": (get("/", "www.msn.com"), "hotspot check", None),
     "page": (get("/", "www.samsungimaging.com"), "page", None),
     "unknown": (b"POST /x HTTP/1.1\r\n\r\nbody", "unknown", None),
+    "unknown upload": (
+        form(b'name="x"; filename="A.JPG"', b"\xff\xd8\xff"),
+        "unknown",
+        "  1  x     A.JPG  -     3",
+    ),
     "time": (get("/security/sso/initialize/time"), "time", None),
 }
 
@@ -174,9 +186,16 @@ def test_json() -> None:
 def test_upload_in() -> None:
     """A request has the files of an upload, a single one, or none."""
     photo = bodies.jpeg(500)
-    both = [
+    found = [
         show.upload_in(request(bodies.request(bodies.body([("A.JPG", photo)])))),
         show.upload_in(request(social.put("upload/x", photo))),
+        show.upload_in(
+            request(bodies.request(bodies.body([("A.JPG", photo)])).replace(b"columbus", b"x"))
+        ),
+        show.upload_in(request(form(b"name=x", photo))),
     ]
-    assert [one.files[0].data for one in both if one] == [photo, photo]
+    assert [one.files[0].data for one in found if one] == [photo] * 4
+    text = show.upload_in(request(form(b"name=x", b"text")))
+    assert text
+    assert text.files == ()
     assert show.upload_in(request(b"GET / HTTP/1.1\r\n\r\n")) is None
