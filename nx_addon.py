@@ -60,7 +60,7 @@ from nxparse.server.backend import Backend, open_backend
 from nxparse.server.endpoints import bare_host
 from nxparse.server.reply import Reply, refusal
 from nxparse.server.services import simulated
-from nxparse.text import error_reason, printable
+from nxparse.text import error_reason, format_count, printable
 
 NOT_READY = refusal(503, "nx_addon is starting, or ending")
 DNS_TTL = 60  # seconds; short, because a camera may move to another network
@@ -422,7 +422,7 @@ class Uploads(Addon):
         """Log a request to one of our hosts that was read from a file."""
         if self.state.reports:
             self.state.loaded.append(flow)
-        if self.state.destinations.claim(flow):
+        if self.state.is_ours(flow):
             line = describe_recorded(adapter.recorded(flow))
             logger.info(f"{adapter.address(flow.client_conn)}: {line}")
 
@@ -503,8 +503,9 @@ class Inspection(Addon):
             Path(path).expanduser().write_text(text, "utf-8")
         except OSError as error:
             raise exceptions.CommandError(error_reason(error)) from error
-        count = f"a report of {len(requests)} requests"
-        logger.log(ALERT, f"{count} is in {path}; read it before you share it")
+        count = f"a report of {format_count(len(requests), 'request')} is in {path}"
+        hint = "" if requests else "; for those to other hosts, add --set nx_hosts=HOST"
+        logger.log(ALERT, f"{count}; read it before you share it{hint}")
 
     def _backend(self) -> Backend:
         if not self.state.backend:
@@ -536,11 +537,7 @@ class CameraView(contentviews.View if IS_MITMPROXY_11 else contentviews.Contentv
     def render_priority(self, data: bytes, metadata: Any = None, **older: Any) -> float:
         flow = metadata.flow if metadata else older.get("flow")
         message = metadata.http_message if metadata else older.get("http_message")
-        if (
-            not data
-            or not isinstance(flow, http.HTTPFlow)
-            or self.state.destinations.claim(flow) is None
-        ):
+        if not data or not isinstance(flow, http.HTTPFlow) or not self.state.is_ours(flow):
             return -1
         return 2 if adapter.is_readable(flow, message) else -1
 

@@ -38,7 +38,12 @@ def format_size(size: int) -> str:
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= 0.99995 * factor:
             return f"{size / factor:.1f} {unit}"
-    return "1 byte" if size == 1 else f"{size} bytes"
+    return format_count(size, "byte")
+
+
+def format_count(number: int, noun: str) -> str:
+    """Return "1 file" or "2 files"."""
+    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def format_list(items: Sequence[str], limit: int = 5) -> str:

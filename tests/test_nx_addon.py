@@ -1047,30 +1047,38 @@ async def test_other_hosts_of_a_camera(folder: Path, caplog: pytest.LogCaptureFi
     ]
 
 
-async def test_a_report_of_a_recording(folder: Path) -> None:
+async def test_a_report_of_a_recording(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A report has all requests and DNS questions of cameras, and none of other clients."""
+    caplog.set_level("INFO")
     with loaded(folder, nx_report=str(folder / "report.md")) as (_, context):
         for path, client in (("camera", "192.0.2.7"), ("phone", "192.0.2.8")):
             flow = request_from(f"http://192.0.2.80/{path}", client, live=False)
             await context.master.addons.trigger_event(HttpRequestHook(flow))
         ours = request_from("http://gld.samsungosp.com/", live=False)
         await context.master.addons.trigger_event(HttpRequestHook(ours))
+        # From unknown/, for a host that was in nx_hosts.
+        new = request_from("http://new.test/", "192.0.2.9", live=False, comment="unknown: unknown")
+        await context.master.addons.trigger_event(HttpRequestHook(new))
         for name, client in (("nas.test", "192.0.2.7"), ("other.test", "192.0.2.8")):
             query = query_from(name, client, live=False)
             await context.master.addons.trigger_event(DnsRequestHook(query))
         await ended(context)
     report = (folder / "report.md").read_text()
+    assert "\n3 requests, made with" in report
+    assert f"a report of 3 requests is in {folder}" in caplog.text
     assert "gld.samsungosp.com" in report
     assert ("/camera" in report, "/phone" in report) == (True, False)
     assert report.partition("## DNS questions")[2].count(" A ") == 1
 
 
-async def test_dns_questions_in_a_report(folder: Path) -> None:
+async def test_dns_questions_in_a_report(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A client that only looked up one of our hosts is a camera, too."""
+    caplog.set_level("INFO")
     with loaded(folder, nx_report=str(folder / "report.md")) as (_, context):
         query = query_from("gld.samsungosp.com", live=False)
         await context.master.addons.trigger_event(DnsRequestHook(query))
         await ended(context)
+    assert "; for those to other hosts, add --set nx_hosts=HOST\n" in caplog.text
     questions = (folder / "report.md").read_text().partition("## DNS questions")[2]
     assert "gld.samsungosp.com" in questions
 

@@ -65,6 +65,12 @@ def header(headers: Headers, name: str) -> str:
     return next((value for other, value in headers if other.lower() == lowered), "")
 
 
+def length(headers: Headers) -> int:
+    """The value of Content-Length; 0 without a usable one."""
+    value = header(headers, "content-length")
+    return int(value) if re.fullmatch("[0-9]{1,15}", value) else 0
+
+
 def parse(data: bytes) -> RecordedRequest | None:
     """Parse the bytes of a request. None if they do not start with a request line.
 

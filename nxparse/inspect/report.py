@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from nxparse import __version__, filename
-from nxparse.inspect import show
+from nxparse.inspect import recorded, show
 from nxparse.inspect.recorded import Headers, RecordedQuestion, RecordedRequest, header
 from nxparse.inspect.redact import Redactor
-from nxparse.text import printable
+from nxparse.text import format_count, printable
 
 MAX_READ = 16 * 1024  # bytes of a text that are redacted
 MAX_LINE = 8 * 1024  # characters
@@ -43,11 +43,10 @@ def markdown(
     `version` is the name and version of the proxy.
     """
     report = _Report([*(one.at for one in requests), *(one.at for one in questions)])
-    count = "1 request" if len(requests) == 1 else f"{len(requests)} requests"
     blocks = [
         "# Report of a camera",
         _ABOUT,
-        f"{count}, made with nx_addon {__version__} in {version}.",
+        f"{format_count(len(requests), 'request')}, made with nx_addon {__version__} in {version}.",
     ]
     for number, request in enumerate(requests, 1):
         blocks += report.exchange(number, request)
@@ -99,15 +98,15 @@ class _Report:
         return [f"{redact.name(name)}: {redact.header(name, value)}" for name, value in headers]
 
     def _body(self, headers: Headers, body: bytes | None) -> Iterator[str]:
-        content_type = header(headers, "content-type")
+        content_type, length = header(headers, "content-type"), recorded.length(headers)
         if body is None:
             yield "The body was not recorded."
         elif not body:
             yield "No body."
         elif content_type.strip().lower().startswith("multipart/") or body.startswith(b"--"):
-            yield from self._multipart(body, content_type)
+            yield from self._multipart(body, content_type, length)
         else:
-            yield f"Body, {len(body)} bytes:"
+            yield f"Body, {show.body_size(body, length)}:"
             yield _block(self._content(body, content_type))
 
     def _content(self, data: bytes, content_type: str) -> list[str]:
@@ -120,9 +119,9 @@ class _Report:
         lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
         return lines if len(data) <= MAX_READ else [*lines, "(The rest is left out.)"]
 
-    def _multipart(self, body: bytes, content_type: str) -> Iterator[str]:
-        found = show.parse_parts(body, content_type)
-        yield f"Body, {len(body)} bytes, with {len(found.parts)} parts:"
+    def _multipart(self, body: bytes, content_type: str, length: int) -> Iterator[str]:
+        found = show.parse_parts(body, content_type, length)
+        yield f"Body, {show.body_size(body, length)}, with {len(found.parts)} parts:"
         rows = [("", "name", "file", "bytes", "at")]
         contents: list[str] = []
         for number, part in enumerate(found.parts, 1):

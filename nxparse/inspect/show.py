@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from nxparse import jpeg
 from nxparse.deviation import BodyError, Deviation
 from nxparse.framing import PartSpan, boundary_of, fetch_from
+from nxparse.inspect import recorded
 from nxparse.inspect.recorded import RecordedRequest
 from nxparse.scanner import Scanner
 from nxparse.server.endpoints import Service
@@ -70,7 +71,7 @@ def request(seen: RecordedRequest) -> str | None:
         return None
     match seen.endpoint.service:
         case Service.EMAIL | Service.FIXED:
-            return email(seen.body, seen.header("content-type"))
+            return email(seen.body, seen.header("content-type"), recorded.length(seen.headers))
         case Service.FILE:
             return _lines(("file", _describe_file(_whole(seen))))
         case _:
@@ -127,8 +128,11 @@ class Parts(NamedTuple):
     error: str = ""
 
 
-def parse_parts(body: bytes, content_type: str) -> Parts:
-    """Parse a multipart body for people, who want to see also one that is refused."""
+def parse_parts(body: bytes, content_type: str, length: int = 0) -> Parts:
+    """Parse a multipart body for people, who want to see also one that is refused.
+
+    If only the beginning of `length` bytes was recorded, its end is no deviation.
+    """
     scanner, fetch = Scanner(boundary_of(content_type)), fetch_from(body)
     scanner.feed(body)
     found, error = None, ""
@@ -136,14 +140,24 @@ def parse_parts(body: bytes, content_type: str) -> Parts:
         found = from_parts(scanner.close(fetch), scanner.deviations, fetch)
     except BodyError as failure:
         error = str(failure)
-    deviations = found.deviations if found else scanner.deviations
-    return Parts(scanner.parts, sorted(deviations, key=lambda one: one.offset), found, error)
+    deviations = sorted(found.deviations if found else scanner.deviations, key=lambda it: it.offset)
+    if len(body) < length:
+        deviations = [one for one in deviations if one.offset < len(body)]
+    return Parts(scanner.parts, deviations, found, error)
 
 
-def email(body: bytes, content_type: str) -> str:
+def body_size(body: bytes, length: int) -> str:
+    """The size of a body, of whose `length` bytes perhaps only the beginning was recorded."""
+    size = f"{len(body)} bytes"
+    return f"the first {len(body)} of {length} bytes" if len(body) < length else size
+
+
+def email(body: bytes, content_type: str, length: int = 0) -> str:
     """The fields, parts and deviations of an upload by e-mail, as far as it can be parsed."""
-    parts, deviations, found, error = parse_parts(body, content_type)
+    parts, deviations, found, error = parse_parts(body, content_type, length)
     head = upload(found) if found else _lines(("upload", f"cannot be parsed: {error}"))
+    if len(body) < length:
+        head = _lines(("recorded", body_size(body, length))) + head
     if not found and not parts and not deviations:
         return head
     rows: list[tuple[str, ...]] = [("", "name", "file", "type", "bytes", "at", "")]

@@ -113,6 +113,11 @@ def redirect(request: Any, address: tuple[str, int], path: str) -> Callable[[], 
     return restore
 
 
+def is_labelled(flow: Any) -> bool:
+    """Return whether nx_addon has answered a request, perhaps with other options than now."""
+    return flow.comment.partition(":")[0] in MARKS
+
+
 def label(flow: Any, outcome: str, words: str) -> None:
     """Mark a flow with its outcome, a key of MARKS, and add a comment."""
     flow.marked = MARKS[outcome]

@@ -104,15 +104,15 @@ class State:
         self.unacknowledged.clear()
         return waiting
 
+    def is_ours(self, flow: Any) -> bool:
+        """Return whether a flow is for one of our hosts, now or when it was recorded."""
+        if hasattr(flow.request, "questions"):
+            return any(self.destinations.hosts.resolves(q.name) for q in flow.request.questions)
+        return adapter.is_labelled(flow) or self.destinations.claim(flow) is not None
+
     def loaded_from_cameras(self) -> list[Any]:
         """Return the loaded flows of clients that have asked for one of our hosts."""
-
-        def is_ours(flow: Any) -> bool:
-            if hasattr(flow.request, "questions"):
-                return any(self.destinations.hosts.resolves(q.name) for q in flow.request.questions)
-            return self.destinations.claim(flow) is not None
-
-        cameras = {adapter.address(one.client_conn) for one in self.loaded if is_ours(one)}
+        cameras = {adapter.address(one.client_conn) for one in self.loaded if self.is_ours(one)}
         return [one for one in self.loaded if adapter.address(one.client_conn) in cameras]
 
     def note_question(self, flow: Any, type_a: int) -> None:

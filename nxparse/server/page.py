@@ -26,7 +26,7 @@ from nxparse.deliver.routes import target_label
 from nxparse.server.reply import PRIVATE, Reply
 from nxparse.store.deliveries import is_ahead
 from nxparse.store.records import Delivery, FileRecord, UploadRecord
-from nxparse.text import format_duration, format_list, format_size, printable
+from nxparse.text import format_count, format_duration, format_list, format_size, printable
 from nxparse.upload import Thumbnail
 
 MAX_REASON = 200  # characters
@@ -162,12 +162,11 @@ def _clock(at: float) -> str:
 
 def _upload(record: UploadRecord, now: float, attempted: Collection[Attempted]) -> _Entry:
     arrival, files = record.arrival, record.files
-    count = "1 file" if len(files) == 1 else f"{len(files)} files"
     size = format_size(sum(file.size for file in files))
     site = f", for {arrival.site}" if arrival.site else ""
     return _Entry(
         arrival.received,
-        f"{count}, {size}" if files else "no files",
+        f"{format_count(len(files), 'file')}, {size}" if files else "no files",
         f"from {printable(arrival.sender) or '(no sender)'} at {arrival.client}{site}",
         [
             (f"{arrival.id}.{file.number}", file, any(copy.is_unchanged() for copy in file.saved))

@@ -411,6 +411,15 @@ def test_body(request_: RecordedRequest, patterns: list[str]) -> None:
     assert "secret" not in report
 
 
+def test_recorded_in_part() -> None:
+    """The end of what was recorded is not a deviation of the camera."""
+    body = bodies.body([("A.JPG", bodies.jpeg(9000))])[:2000]
+    report = report_of(post(body, bodies.CONTENT_TYPE, ("Content-Length", "400305")))
+    assert "Body, the first 2000 of 400305 bytes, with 2 parts:" in report
+    assert "parameter-case" in report
+    assert "at 2000" not in report
+
+
 def test_cut_in_value() -> None:
     """Where a long text is cut, in a body or a part, no piece of a value is printed."""
     for size in range(MAX_READ - 56, MAX_READ - 14):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -47,6 +48,15 @@ def test_upload() -> None:
     offsets = [int(line.split()[2]) for line in lines[lines.index("tolerated") + 1 :]]
     assert offsets == sorted(offsets)
     assert len(offsets) == 11
+
+
+def test_recorded_in_part() -> None:
+    """The end of what was recorded is not a deviation of the camera."""
+    data = bodies.request(bodies.body([("A.JPG", bodies.jpeg(9000))]))[:4000]
+    text = show.request(request(data)) or ""
+    assert re.search(r"^recorded +the first \d+ of \d+ bytes\n", text)
+    assert "parameter-case" in text
+    assert "close-delimiter" not in text
 
 
 def test_camera() -> None:
