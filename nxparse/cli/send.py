@@ -33,7 +33,7 @@ DNS_ADVICE = (
     "This is right if only the camera uses nx_addon as its DNS server: then test the rest with "
     "--via ADDRESS, the address of nx_addon. If not, let the DNS server of this network answer "
     f"with that address, in dnsmasq: {advice.dnsmasq('ADDRESS')}; or start nx_addon with "
-    "--mode dns@53 and enter its address as the DNS server on the camera"
+    "--mode dns@53, with a firewall that admits UDP 53, and enter its address as the DNS server"
 )
 # The sentence for each cause of a failure.
 CAUSES = {
@@ -42,7 +42,8 @@ CAUSES = {
     "unreachable": (
         "{place} cannot be reached ({reason}): nx_addon must run there, in the same network as "
         "this computer, with no firewall between them; if no machine has this address, the router "
-        "must redirect it to nx_addon, for example: {redirect}"
+        "must redirect it to nx_addon, for example: {redirect}, and its firewall admit that, in "
+        "nftables with `tcp dport 8080 ct status dnat accept`"
     ),
     "silent": "{place} accepts the request but sends no reply for {seconds:g} s: see its log",
     "closed": (
@@ -134,14 +135,14 @@ def run(given: argparse.Namespace, timeout: float = ANSWER) -> int:
         if not given.to and not given.site:
             raise SendError("there is no recipient: name one with --to, or a site with --site")
         hosts = [CHECK_HOST, EMAIL_HOST, *([social.HOST] if given.site else [])]
-        sender = Sender(places(hosts, given.via), timeout)
+        sender = Sender(places(hosts, given.via), given.sender, timeout)
         sender.check()
         if given.to:
-            sender.email(given.sender, given.to, photos)
+            sender.email(given.to, photos)
         if given.site:
-            sender.post(given.site, given.sender, photos)
+            sender.post(given.site, photos)
         page = sender.page_address()
-        print(f"delivery: see {page}, or run python -m nxparse outbox on that machine")
+        print(f"delivery: see {page}, or run .venv/bin/python -m nxparse outbox in the clone there")
     except SendError as error:
         print(error)
         return 1
@@ -215,11 +216,12 @@ def _lookup(host: str) -> str:
 class Sender:
     """Takes the steps of an upload and prints the results. Raises SendError at the first failure.
 
-    `places` has the place of each host.
+    `places` has the place of each host, `name` is the sender, or the name to log in with.
     """
 
-    def __init__(self, places: Mapping[str, Place], timeout: float) -> None:
+    def __init__(self, places: Mapping[str, Place], name: str, timeout: float) -> None:
         self._places = places
+        self._name = name
         self._timeout = timeout
 
     def check(self) -> None:
@@ -227,17 +229,17 @@ class Sender:
         request = camera.page(CHECK_HOST)
         self._call("hotspot check", request, '\r\nETag: "deadbeef"', outcome="passed")
 
-    def email(self, sender: str, recipients: Sequence[str], photos: Sequence[Photo]) -> None:
+    def email(self, recipients: Sequence[str], photos: Sequence[Photo]) -> None:
         """Send all photos in one e-mail."""
         # Random, so that no photo contains it.
         boundary = f"{'-' * 27}{secrets.token_hex(6)}"
         names = format_list([printable(photo.name) for photo in photos])
         step = f"upload of {names}, {format_size(sum(photo.size for photo in photos))}"
-        self._call(step, camera.email(sender, recipients, photos, boundary), SUCCESS)
+        self._call(step, camera.email(self._name, recipients, photos, boundary), SUCCESS)
 
-    def post(self, site: str, user: str, photos: Sequence[Photo]) -> None:
+    def post(self, site: str, photos: Sequence[Photo]) -> None:
         """Send the photos to a social site, one by one."""
-        request = camera.login(site, user, secrets.token_urlsafe(12), secrets.token_bytes(32))
+        request = camera.login(site, self._name, secrets.token_urlsafe(12), secrets.token_bytes(32))
         wanted = ('SessionKey="', 'LoginPeopleID="')
         key = self._call(f"login to {site}", request, *wanted).value("SessionKey")
         # A caption with as many descriptions as photos makes the post complete at once.
@@ -263,7 +265,8 @@ class Sender:
         try:
             reply = self._ask(request, place)
             if reply.status != 200 or any(text.encode() not in reply.data for text in wanted):
-                raise SendError(place.explain_reply(reply))
+                remedy = f"; the sender was {printable(self._name)}, choose another with --from"
+                raise SendError(place.explain_reply(reply) + remedy * (reply.status == 401))
         except SendError as error:
             raise SendError(f"{step}: {error}") from None
         print(f"{step}: {outcome}")

@@ -121,7 +121,8 @@ class _Report:
 
     def _multipart(self, body: bytes, content_type: str, length: int) -> Iterator[str]:
         found = show.parse_parts(body, content_type, length)
-        yield f"Body, {show.body_size(body, length)}, with {len(found.parts)} parts:"
+        count = format_count(len(found.parts), "part")
+        yield f"Body, {show.body_size(body, length)}, with {count}:"
         rows = [("", "name", "file", "bytes", "at")]
         contents: list[str] = []
         for number, part in enumerate(found.parts, 1):

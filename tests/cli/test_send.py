@@ -21,7 +21,7 @@ from nxparse.proxy.advice import UNUSED_ADDRESS, dnsmasq, rule
 from nxparse.server import hotspot, social
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from tests import bodies
-from tests.mitmdump import Proxy, free_port
+from tests.mitmdump import ROOT, Proxy, free_port
 from tests.social import mp4
 from tests.web_servers import Act, Script, WebServer
 
@@ -82,7 +82,8 @@ def test_email(proxy: Proxy, sam: Path) -> None:
                 f"DNS: not tested, everything goes to port {proxy.port} of 127.0.0.1",
                 PASSED,
                 "upload of SAM_1.JPG, 300.0 kB: accepted",
-                f"delivery: see http://{here}/, or run python -m nxparse outbox on that machine",
+                f"delivery: see http://{here}/, or run .venv/bin/python -m nxparse outbox in the "
+                "clone there",
             ],
         )
     proxy.wait_for("saved as .*SAM_1.JPG", times=2)
@@ -119,17 +120,25 @@ def test_email_and_site(proxy: Proxy, tmp_path: Path) -> None:
     assert files["A & <B>.MP4"] in saved.values()
 
 
+LOG = ": see the log of nx_addon"
+
+
 @pytest.mark.parametrize(
     ("photos", "arguments", "expected"),
     [
         (
             *(1, (*EMAIL, "--from", "Eve <eve@example.org>")),
-            "upload of SAM_1.JPG, 300.0 kB: refused (401, Sender not in whitelist)",
+            "upload of SAM_1.JPG, 300.0 kB: refused (401, Sender not in whitelist)"
+            f"{LOG}; the sender was Eve <eve@example.org>, choose another with --from",
         ),
-        (1, (*SITE, "--from", "Eve"), "login to picasa: refused (401, Login failed)"),
+        (
+            *(1, (*SITE, "--from", "Eve")),
+            f"login to picasa: refused (401, Login failed){LOG}; the sender was Eve, "
+            "choose another with --from",
+        ),
         (
             *(2, EMAIL),
-            "upload of SAM_1.JPG, SAM_1.JPG, 600.0 kB: refused (413, Larger than 409.6 kB)",
+            f"upload of SAM_1.JPG, SAM_1.JPG, 600.0 kB: refused (413, Larger than 409.6 kB){LOG}",
         ),
     ],
     ids=["sender", "login", "size"],
@@ -139,7 +148,7 @@ def test_refused(
 ) -> None:
     """The reason is printed."""
     line = failure(*[sam] * photos, *arguments, "--via", f"127.0.0.1:{proxy.port}")
-    assert line == f"{expected}: see the log of nx_addon"
+    assert line == expected
 
 
 # Causes of failures
@@ -230,6 +239,7 @@ def test_mitmproxy_without_the_addon(folder: Path, sam: Path) -> None:
 
 LAN, PUBLIC = "10.0.0.1", "3.3.3.3"
 START = f"start nx_addon there with --mode regular@80, .*{re.escape(rule(LAN, 8080))}"
+ADMITTED = "`tcp dport 8080 ct status dnat accept`"
 INTERNET = "is on the Internet, so DNS does not point"
 
 
@@ -245,13 +255,14 @@ INTERNET = "is on the Internet, so DNS does not point"
         ("other server", Place(LAN), f"if nx_addon should be there, {START}; .* make DNS"),
         (
             *("unreachable", Place(PUBLIC, by_dns=False)),
-            rf"cannot be reached \(no route\): .*{re.escape(rule(PUBLIC, 8080))}",
+            rf"cannot be reached \(no route\): .*{re.escape(rule(PUBLIC, 8080))}, .*{ADMITTED}",
         ),
     ],
 )
 def test_causes_by_address(cause: str, place: Place, expected: str) -> None:
     """A public address means that DNS points elsewhere, unless --via set it."""
     assert re.search(expected, place.explain(cause, reason="no route"))
+    assert ADMITTED in (ROOT / "README.md").read_text()
 
 
 # Replies
@@ -347,6 +358,7 @@ def test_names_without_address(dns: Resolver, sam: Path) -> None:
         "rest with --via ADDRESS"
     )
     assert f"in dnsmasq: {dnsmasq('ADDRESS')};" in line
+    assert "--mode dns@53, with a firewall that admits UDP 53, " in line
     # Pi-hole answers 0.0.0.0 for a host that it blocks, which a client takes for itself.
     dns({"gld.samsungosp.com": "0.0.0.0", "www.ospserver.net": "0.0.0.0"})
     assert "(0.0.0.0, as for a blocked host). This is right if only the" in failure(sam, *EMAIL)
