@@ -336,24 +336,26 @@ def test_mail_needs_a_server(target: str) -> None:
     )
 
 
+MAIL, RUN, POST = "send mail in your name", "run that command", "post in your name"
+
+
 @pytest.mark.parametrize(
-    ("target", "rules", "smtp"),
+    ("target", "act", "rules", "smtp"),
     [
-        ("mail", [], SMTP),
-        ("mail", ["*=save"], SMTP),
-        ("mail:me@example.org", ["*=save", "*=mail:me@example.org"], SMTP),
-        ("run:x {file}", ["*=save", "facebook=run:x {file}"], ""),
-        ("run:curl ...", ["*=run:curl -u me:f9e1 https://h"], ""),
-        ("forward:https://${HOST}", ["*=forward:https://${HOST}"], ""),
-        ("forward:https://h/...", ["*=forward:https://me:f9e1@h/f9e1"], ""),
+        ("mail", MAIL, [], SMTP),
+        ("mail", MAIL, ["*=save"], SMTP),
+        ("mail:me@example.org", MAIL, ["*=save", "*=mail:me@example.org"], SMTP),
+        ("run:x {file}", RUN, ["*=save", "facebook=run:x {file}"], ""),
+        ("run:curl ...", RUN, ["*=run:curl -u me:f9e1 https://h"], ""),
+        ("forward:https://${HOST}", POST, ["*=forward:https://${HOST}"], ""),
+        ("forward:https://h/...", POST, ["*=forward:https://me:f9e1@h/f9e1"], ""),
     ],
 )
-def test_senders_must_be_set(target: str, rules: list[str], smtp: str) -> None:
+def test_senders_must_be_set(target: str, act: str, rules: list[str], smtp: str) -> None:
     """Nothing may leave this machine unless nx_senders is set."""
     assert refused(nx_route=rules, nx_smtp=smtp) == (
         f"nx_senders is not set, and with the target {target} anyone who can reach this machine "
-        f"could send mail in your name: add --set nx_senders=ADDRESS with the sender entered "
-        f"on the camera"
+        f"could {act}: add --set nx_senders=ADDRESS with the sender entered on the camera"
     )
 
 

@@ -172,7 +172,7 @@ def _is_denied(error: Exception) -> bool:
 def _retry(spool: Spool, id: str) -> int:
     if not spool.retry_now(id):
         return _failed(f"upload {id} has no pending deliveries: see the list")
-    print(f"upload {id} will be retried as soon as mitmproxy runs")
+    print(f"upload {id} is retried now if mitmproxy runs, else when it starts")
     return 0
 
 

@@ -171,6 +171,9 @@ def doubts(options: Mapping[str, object], config: Config, environ: Mapping[str, 
             found.append(
                 f"nx_senders={sender} is one pattern: repeat --set nx_senders=... for each"
             )
+    catches_all = any(not rule.pattern.strip("*") for rule in config.routes)
+    if config.smtp and catches_all and all(one.target.kind != "mail" for one in config.routes):
+        found.append("no rule leads to mail, so nx_smtp is not used")
     for rule in config.routes:
         shown = routes.shown_rule(f"{rule.pattern}={rule.target.text}")
         found += [f"nx_route={shown}: {doubt}" for doubt in _doubts_about(rule, environ)]

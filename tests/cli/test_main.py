@@ -228,7 +228,7 @@ class TestOutbox:
         id = accept(spool, "mail", "save").id
         postpone(spool, 3600, "421 later")
         version = spool.version()
-        printed = f"upload {id} will be retried as soon as mitmproxy runs\n"
+        printed = f"upload {id} is retried now if mitmproxy runs, else when it starts\n"
         assert outbox("retry", id) == (0, printed, "")
         assert [len(spool.due(target)) for target in ("mail", "save")] == [1, 1]
         assert spool.version() != version

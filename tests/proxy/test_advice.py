@@ -181,6 +181,10 @@ DOUBTFUL: dict[str, tuple[Mapping[str, object], str]] = {
         {"nx_senders": ["a@b.example, *@c.example"]},
         "nx_senders=a@b.example, *@c.example is one pattern: repeat --set nx_senders=... for each",
     ),
+    "a mail server without mail": (
+        {"nx_smtp": "smtp://h", "nx_senders": ["*"], "nx_route": ["*=save"]},
+        "no rule leads to mail, so nx_smtp is not used",
+    ),
     "a misspelt site": (
         {"nx_route": ["Facebok=save"]},
         "nx_route=Facebok=save: Facebok is not an address, glob or known site: did you mean face",
