@@ -18,6 +18,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
+from nxparse.server import page
 from nxparse.store.saved import identity_of
 from tests import bodies, camera, pictures
 from tests.browser import TIMEOUT, browser, needs_browser, resize, wait_for_text
@@ -94,6 +95,9 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """A proxy in which everybody sees everything."""
     with Proxy(tmp_path_factory.mktemp("gallery"), "--set", "nx_gallery=true") as proxy:
         yield proxy
+
+
+PNG = ("SAM_7.PNG", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(99))
 
 
 @needs_linux
@@ -209,7 +213,7 @@ def test_in_a_browser(gallery: Proxy, driver: webdriver.Chrome) -> None:
     """Thumbnails are upright, names harmless, targets large; nothing is wider than the window."""
     photo = pictures.photo(pictures.picture())
     turned = pictures.photo(pictures.picture(), orientation=6)
-    upload(gallery, ("SAM_1.JPG", photo), ("SAM_2.JPG", turned), ("SAM_3.MP4", CLIP))
+    upload(gallery, ("SAM_1.JPG", photo), ("SAM_2.JPG", turned), ("SAM_3.MP4", CLIP), PNG)
     upload(gallery, ("SAM_4.JPG", pictures.picture()), client="127.0.0.2")
     hostile = HOSTILE + "W" * 100
     upload(gallery, ("SAM_5.JPG", photo), (hostile, photo), ("SAM_6.JPG", photo))
@@ -219,7 +223,8 @@ def test_in_a_browser(gallery: Proxy, driver: webdriver.Chrome) -> None:
         text = wait_for_text(driver, "SAM_3.MP4", "SAM_4.JPG", "from Camera@samsungcamera.com at")
         assert "Today" in text
         sizes = thumbnails(driver)[:6]
-        assert sizes == [(160, 120)] * 3 + [(1, 1)] + [(160, 120), (120, 160)]
+        assert sizes == [(160, 120)] * 3 + [(140, 105)] + [(160, 120), (120, 160)]
+        assert text.count(page.NO_PREVIEW) == 1
         assert driver.title == "nx_addon"
         script = "return [document.documentElement.scrollWidth, innerWidth]"
         content, window = driver.execute_script(script)

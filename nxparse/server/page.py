@@ -47,10 +47,12 @@ _POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = (("Content-Security-Policy", _POLICY), *PRIVATE)
-# A PNG with one grey pixel.
-_PLACEHOLDER = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGO4CwAA3wDeKXlwtgAAAABJRU5ErkJggg=="
-)
+NO_PREVIEW = "no preview"
+_PLACEHOLDER = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="140" height="105" font-family="sans-serif" '
+    f'font-size="14" text-anchor="middle" fill="#555"><text x="70" y="58">{NO_PREVIEW}</text></svg>'
+).encode()
+_VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".3gp")
 _ORIENTATIONS = {90: 6, 180: 3, 270: 8}  # of Exif, by degrees clockwise
 
 
@@ -109,14 +111,16 @@ def render(
         is_empty=not entries,
         older=shown[-1].arrival.id if len(uploads) > len(shown) else "",
         is_first=is_first,
+        videos=_VIDEOS,
+        no_preview=NO_PREVIEW,
     )
     return Reply(200, html.encode("utf-8", "replace"), _HEADERS)
 
 
 def thumbnail(found: Thumbnail | None) -> Reply:
-    """Return the reply with a thumbnail, upright; without one, with a grey picture."""
+    """Return the reply with a thumbnail, upright; without one, with words."""
     if found is None:
-        return Reply(200, _PLACEHOLDER, _HEADERS, "image/png")
+        return Reply(200, _PLACEHOLDER, _HEADERS, "image/svg+xml")
     return Reply(200, _upright(found), _HEADERS, "image/jpeg")
 
 

@@ -111,6 +111,7 @@ def test_uploads() -> None:
         ["Dropped"],
     ]
     files = [["SAM_1.JPG", "SAM_2.JPG"], ["SAM_1.JPG"], []]
+    files = [[word for name in names for word in (page.NO_PREVIEW, name)] for names in files]
     titles = ["2 files, 2.0 kB", "1 file, 1.0 kB", "no files"]
     senders = ["me at 192.0.2.7, for flickr", "(no sender) at 192.0.2.7", "me at 192.0.2.7"]
     for gallery in (False, True):
@@ -187,17 +188,18 @@ def test_files(tmp_path: Path) -> None:
         FileRecord(2, "B.MP4", 5, saved),
         FileRecord(3, "C.JPG", 5, gone),
         FileRecord(4, "D.JPG", 5),
+        FileRecord(5, "E.PNG", 5, saved),
     )
     found = record()._replace(files=files)
     outline = Outline(render([found], NEW_YEAR, gallery=False).body)
-    links = [f"/{kind}/{ID}.{number}" for number in (1, 2) for kind in ("file", "download")]
+    links = [f"/{kind}/{ID}.{number}" for number in (1, 2, 5) for kind in ("file", "download")]
     assert outline.links()[1:-1] == links
     images = [attributes["src"] for tag, attributes in outline.found if tag == "img"]
     assert images == [f"/thumbnail/{ID}.1"]
     text = outline.text
     assert text[text.index("C.JPG") + 1] == "Deleted, moved or changed since it was saved"
-    assert "\u25b6" in text
-    assert text[text.index("D.JPG") + 1] == "Look again"
+    boxes = [(text[text.index(name) - 1], name) for name in ("B.MP4", "C.JPG", "D.JPG", "E.PNG")]
+    assert boxes == [("\u25b6", "B.MP4"), *((page.NO_PREVIEW, name) for _, name in boxes[1:])]
 
 
 def test_files_with_different_states() -> None:
@@ -306,11 +308,12 @@ def test_thumbnail(turn: int, orientation: int) -> None:
 
 
 def test_thumbnail_without_jpeg() -> None:
-    """Any bytes in the place of a thumbnail are sent as a picture; without any, a grey pixel."""
+    """Any bytes in the place of a thumbnail are sent as a picture; without any, words."""
     reply = thumbnail(Thumbnail(b"<script>", 90))
     assert (reply.body, reply.content_type) == (b"<script>", "image/jpeg")
     reply = thumbnail(None)
-    assert (reply.body[:8], reply.content_type) == (b"\x89PNG\r\n\x1a\n", "image/png")
+    assert (reply.body[:4], reply.content_type) == (b"<svg", "image/svg+xml")
+    assert f">{page.NO_PREVIEW}<".encode() in reply.body
 
 
 def test_readme(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
