@@ -25,7 +25,7 @@ OPEN_PORTS = "sudo sysctl -w net.ipv4.ip_unprivileged_port_start=53"
 # mitmproxy, on a TCP port: "... failed to listen on *:80 with [Errno 13] ...";
 # on a UDP port: "Failed to bind UDP socket to 0.0.0.0:53 ... (os error 13)".
 _PLACE = re.compile(r"(?:listen on|bind UDP socket to) \S*:(\d+)")
-_NUMBER = re.compile(r"(?:Errno|os error) (\d+)")
+_NUMBER = re.compile(r"(?:Errno|os error) (\d+)|could not bind on any address")
 
 
 class SetUp(NamedTuple):
@@ -121,7 +121,7 @@ def explained(complaint: str, own: str) -> str | None:
     if not place or not number:
         return None
     port = int(place[1])
-    match int(number[1]):
+    match int(number[1] or errno.EADDRNOTAVAIL):
         case errno.EACCES:
             return (
                 f"port {port} needs a privilege. On Linux, allow it to all users with "

@@ -133,6 +133,11 @@ def udp(place: str, number: int) -> str:
             [f"taken: listen on {PC} only: --mode dns@{PC}:53"],
         ),
         (tcp("*:53", errno.EADDRINUSE), 53, ["in README", "; or find the program"]),
+        (
+            "[Errno None] DNS server failed to listen on 192.0.2.1:53 with could not bind on any "
+            "address out of [('192.0.2.1', 53)]",  # since Python 3.13
+            *(53, ["does not have that address"]),
+        ),
         (tcp("192.0.2.1:8080", errno.EADDRNOTAVAIL), 8080, ["does not have that address"]),
     ],
 )
