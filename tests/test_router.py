@@ -307,7 +307,7 @@ def test_recording_on_a_router(network: Network, router: Proxy, tmp_path: Path) 
     network.do("router", "nft", "add rule ip nx prerouting " + rule.replace("CAMERA", "10.99.0.2"))
     try:
         modes = [*arguments, "--set", "dns_name_servers=127.0.0.1"]
-        with Proxy(tmp_path, *modes, before=network.inside("router")) as proxy:
+        with Proxy(tmp_path, *modes, before=network.inside["router"]) as proxy:
             network.camera("resolve", "new.example.com", OTHER)
             proxy.wait_for("DNS QUERY .*new.example.com")
         assert (tmp_path / "camera.mitm").stat().st_size > 0
