@@ -169,17 +169,40 @@ def test_an_endless_head(shared: Proxy, start: bytes, piece: bytes) -> None:
     connection.close()
 
 
-def test_an_endless_head_in_tls(folder: Path) -> None:
-    """Inside TLS, a head without end costs no memory either, and ends when it is too slow."""
-    with Proxy(folder, script=with_times(folder, "head=1")) as proxy:
-        connection = encrypted(proxy.port, "gld.samsungosp.com")
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [(b"3\r\nabc\r\n0\r\n", b"X-A: b\r\n"), (b"3;", b"x" * 8)],
+    ids=["trailers", "chunk size"],
+)
+@pytest.mark.parametrize("path", ["/social/columbus/email", "/new"])
+def test_endless_framing(shared: Proxy, path: str, start: bytes, piece: bytes) -> None:
+    """Trailers or a chunk size without end cost no memory, and end the connection."""
+    head = f"POST {path} HTTP/1.1\r\nHost: www.ospserver.net\r\nTransfer-Encoding: chunked\r\n\r\n"
+    before = peak(shared)
+    connection = camera.connect(shared.port)
+    connection.sendall(head.encode() + start)
+    with pytest.raises(ConnectionError):
+        send_endlessly(connection, piece * 8192)
+    assert peak(shared) - before < 8 << 20
+    connection.close()
+
+
+def send_endlessly(connection: socket.socket, data: bytes) -> None:
+    for _ in range(256):
+        connection.sendall(data)
+
+
+def test_an_endless_head_in_tls(shared: Proxy) -> None:
+    """A head without end is refused inside TLS, too."""
+    connection = encrypted(shared.port, "gld.samsungosp.com")
+    before, lines = peak(shared), shared.log.count("request head exceeds")
+    with contextlib.suppress(OSError):
         connection.sendall(START)
-        before = peak(proxy)
-        with contextlib.suppress(OSError):
-            for _ in range(256):  # 16 MiB in all
-                connection.sendall(b"X-A: b\r\n" * 8192)
-        proxy.wait_for("its request head is not complete after 1 s")
-        assert peak(proxy) - before < 8 << 20
+        for _ in range(256):  # 16 MiB in all
+            connection.sendall(b"X-A: b\r\n" * 8192)
+    shared.wait_for("connection closed: its request head exceeds 64 KiB", lines + 1)
+    assert peak(shared) - before < 8 << 20
+    connection.close()
 
 
 def test_slow_heads(folder: Path) -> None:
@@ -311,8 +334,10 @@ def test_a_client_that_goes_on_sending(folder: Path) -> None:
         def go_on() -> None:
             connection = camera.connect(proxy.port)
             with contextlib.suppress(OSError):
+                # mitmproxy answers 400, and would leave this connection open.
+                connection.sendall(START + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n")
                 while True:
-                    connection.sendall(request)
+                    connection.sendall(b"x" * 100_000)
             connection.close()
 
         threads = [threading.Thread(target=go_on) for _ in range(5)]

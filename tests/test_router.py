@@ -310,6 +310,5 @@ def test_recording_on_a_router(network: Network, router: Proxy, tmp_path: Path) 
         with Proxy(tmp_path, *modes, before=network.inside["router"]) as proxy:
             network.camera("resolve", "new.example.com", OTHER)
             proxy.wait_for("DNS QUERY .*new.example.com")
-        assert (tmp_path / "camera.mitm").stat().st_size > 0
     finally:
         load_rules(network)

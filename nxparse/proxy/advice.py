@@ -9,8 +9,10 @@ from __future__ import annotations
 import difflib
 import errno
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from nxparse.config import Config
@@ -142,6 +144,22 @@ def explained(complaint: str, own: str) -> str | None:
         case errno.EADDRNOTAVAIL:
             return f"port {port}: this machine does not have that address; see ip address"
     return None
+
+
+def sudo_warning(environ: Mapping[str, str], folders: Sequence[Path]) -> str | None:
+    """Return a warning if mitmproxy was started with sudo: the user cannot change its files.
+
+    `folders` are those that this process writes to.
+    """
+    user, group = environ.get("SUDO_UID", ""), environ.get("SUDO_GID", "")
+    if not user.isdecimal() or not group.isdecimal() or user == "0":
+        return None
+    paths = shlex.join([str(folder.absolute()) for folder in folders])
+    return (
+        f"started with sudo: the files written now belong to root. To hand them over, stop "
+        f"mitmproxy and run: sudo chown -R {user}:{group} {paths}; "
+        f"with {OPEN_PORTS} it needs no sudo"
+    )
 
 
 # Only `run:` and the last line of a post fill them in.

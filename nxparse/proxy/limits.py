@@ -14,6 +14,7 @@ from typing import Any
 DESCRIPTORS = 65536
 MAX_CONNECTIONS = 2000  # of one client; a browser opens about a hundred
 MIN_CONNECTIONS = 32
+FEW_CONNECTIONS = 8  # that a client may have, however many others have
 REMIND = 60.0  # seconds between two log lines about the same problem
 Clock = Callable[[], float]
 
@@ -63,7 +64,10 @@ class Reminder:
 
 
 class ConnectionLimit:
-    """Counts the connections of each client address, which may have at most `most`."""
+    """Counts the connections of each client address, which may have at most `most`.
+
+    If all together have four times as many, a client may have a few.
+    """
 
     def __init__(self, most: int = MAX_CONNECTIONS, *, clock: Clock = time.monotonic) -> None:
         self.most = most
@@ -73,10 +77,12 @@ class ConnectionLimit:
     def opened(self, address: str) -> bool:
         """Count a connection. Returns False above the limit, and warns once a minute."""
         self._open[address] += 1
-        if self._open[address] <= self.most:
+        is_full = self._open.total() > 4 * self.most
+        allowed = min(self.most, FEW_CONNECTIONS) if is_full else self.most
+        if self._open[address] <= allowed:
             return True
         if self._reminder.is_due():
-            logger.warning(f"{address}: has {self.most} connections open; further ones are closed")
+            logger.warning(f"{address}: has {allowed} connections open; further ones are closed")
         return False
 
     def closed(self, address: str) -> None:

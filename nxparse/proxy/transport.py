@@ -26,6 +26,7 @@ MANY_CHUNKS = 500
 SMALL_READ = 1 << 12  # bytes
 # More than any camera or browser sends (Apache allows 8 KiB for a line, nginx 32 KiB in all).
 MAX_HEAD = 1 << 16  # bytes
+MAX_FRAMING = 2 * READ  # bytes of a chunked body without a byte of its content
 
 # struct tcp_info, linux/tcp.h: u8 tcpi_state at 0, u64 tcpi_bytes_acked at 120 (Linux 4.1)
 _TCP_CLOSE = 7
@@ -85,7 +86,7 @@ class HeldReader:
     mitmproxy would collect a request head in memory without end. So no more than about
     MAX_HEAD bytes are read until a hook reports the request. If none does,
     `refuse(status, reason)` is called for a head that is too large (431) or too slow
-    (408), and the connection ends.
+    (408), and the connection ends. Trailers or chunk sizes without end also end it.
     """
 
     def __init__(
@@ -108,6 +109,8 @@ class HeldReader:
         self._head_since = 0.0
         self._last = 0.0
         self._chunks = 0
+        self._received = 0  # bytes of the body at the last read
+        self._framing = 0  # bytes that were read since then
 
     def enter(self, stage: Stage) -> None:
         """Record what the client is sending from now on, as a hook of mitmproxy has reported it."""
@@ -123,6 +126,7 @@ class HeldReader:
         while True:
             await self._head_noticed()
             await self._server_reached()
+            await self._check_framing()
             size = self._size(n)
             if size == SMALL_READ:
                 await asyncio.sleep(0)  # a read of buffered data does not yield
@@ -157,6 +161,7 @@ class HeldReader:
 
     def _count(self, size: int, now: float) -> None:
         self._last = now
+        self._framing += size
         if self._stage is not Stage.CONTENT:
             if not self._unnoticed:
                 self._head_since = now
@@ -182,6 +187,17 @@ class HeldReader:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._times.step):
                     await pending.connected.wait()
+
+    async def _check_framing(self) -> None:
+        """End an upload whose trailers or chunk sizes have no end: mitmproxy collects them."""
+        pending = self.pending
+        if pending is None or pending.complete or not pending.connected.is_set():
+            self._framing = 0
+        elif pending.received != self._received:
+            self._received, self._framing = pending.received, 0
+        elif self._framing > MAX_FRAMING:
+            await self._hold("its chunk sizes or trailers have no end")
+            raise ConnectionAbortedError("endless framing of an upload")
 
     async def _check_time(self, now: float) -> None:
         """End the connection if a head takes too long, or an upload has been silent too long."""

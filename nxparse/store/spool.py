@@ -61,8 +61,9 @@ MAX_QUARANTINE = 2 << 30  # bytes on the disk
 MAX_QUARANTINED = 1000  # files
 MAX_UNKNOWN_BYTES = 256 << 20
 MAX_UNKNOWN = 100  # files
-# Settled uploads stay in the database as history for this time, in seconds.
+# Settled uploads stay in the database as history: for how many seconds, and how many of them.
 HISTORY = 30 * 86400
+MAX_HISTORY = 2000
 # A camera whose reply was lost repeats the upload within this time, in seconds.
 REPEAT = 3600.0
 # A post waits for an announced photo for this many seconds. A photo that arrives later
@@ -114,6 +115,7 @@ class Spool(Deliveries):
         self._reopening = threading.Lock()
         # The replies, by the ids of their bodies, until it is known whether they have arrived.
         self._replies: dict[str, Future[bool]] = {}
+        self._accepted = 0  # bodies, since the last look for uploads to forget
         self._version = -1
         if not root.parent.is_dir():  # it may be a link to another disk
             Folder.make(root.parent).close()
@@ -371,6 +373,9 @@ class Spool(Deliveries):
         try:
             with self._transaction() as database:
                 self._refuse_repeated(database, fingerprint, site, found.text, resource)
+                self._accepted += 1
+                if self._accepted >= MAX_HISTORY // 20:
+                    self._forget_settled(database)
                 self._replies[incoming.id] = Future()
                 yield database, body
                 # For a copy of its files. Once it is committed, they may be delivered.
@@ -401,12 +406,21 @@ class Spool(Deliveries):
         for id, whole, announced in rows:
             reply = None
             if announced is None or announced != resource:
+                reply = self._replies.get(id)  # first: it is removed after it was confirmed
                 if id in self._confirmed:
                     continue
-                reply = self._replies.get(id)
             if reply is None:
                 self._replies.setdefault(id, Future())  # the reply to the repeat
             raise RepeatedError(id, whole, reply)
+
+    def _forget_settled(self, database: sqlite3.Connection) -> None:
+        self._accepted = 0
+        database.execute(
+            "DELETE FROM upload WHERE (received < ? OR id <= (SELECT id FROM upload"
+            " ORDER BY id DESC LIMIT 1 OFFSET ?)) AND NOT EXISTS"
+            " (SELECT 1 FROM delivery WHERE upload = id AND state = 'waiting')",
+            (self._clock() - HISTORY, MAX_HISTORY),
+        )
 
     def _close_reply(self, id: str, arrived: bool) -> None:
         if reply := self._replies.pop(id, None):
@@ -456,11 +470,7 @@ class Spool(Deliveries):
         self._sync_quarantine()
         now = self._clock()
         with self._database.transaction() as database:
-            database.execute(
-                "DELETE FROM upload WHERE received < ? AND NOT EXISTS"
-                " (SELECT 1 FROM delivery WHERE upload = id AND state = 'waiting')",
-                (now - HISTORY,),
-            )
+            self._forget_settled(database)
             # Retry everything now: the cause may be gone, and the clock may have been set.
             # But photos for an open post may be on their way.
             database.execute(

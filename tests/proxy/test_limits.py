@@ -73,6 +73,15 @@ def test_connections_of_a_client(caplog: pytest.LogCaptureFixture) -> None:
     assert [limit.opened(CLIENT) for _ in range(3)] == [True, True, False]
 
 
+def test_connections_of_many_clients() -> None:
+    """However many connections others have, each client may have a few."""
+    limit = ConnectionLimit(100)
+    for number in range(20):
+        for _ in range(50):
+            limit.opened(f"192.0.2.{100 + number}")
+    assert [limit.opened(CLIENT) for _ in range(9)] == [True] * 8 + [False]
+
+
 def test_warnings_about_connections(caplog: pytest.LogCaptureFixture) -> None:
     """A client causes one warning a minute."""
     clock = Clock(0)

@@ -258,6 +258,18 @@ class TestRecovery:
             assert [one.arrival for one in again.recent()] == [arrival] * kept
         assert (arrival.id in contents(root / "spool")) is (state == "waiting")
 
+    def test_length_of_the_history(
+        self, opened: Spool, monkeypatch: pytest.MonkeyPatch, clock: Clock
+    ) -> None:
+        """The oldest uploads are deleted while others arrive, but not one that waits."""
+        monkeypatch.setattr(spool, "MAX_HISTORY", 20)
+        waiting = accept(opened)
+        for _ in range(30):
+            clock.now += 1
+            opened.done(to(accept(opened), "save"))
+            assert len(opened.recent(limit=100)) <= 1 + 20 + 1
+        assert opened.recent(limit=100)[-1].arrival == waiting
+
 
 def test_id(opened: Spool) -> None:
     """Ids are unique and begin with the UTC time."""
