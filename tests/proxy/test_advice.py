@@ -165,7 +165,7 @@ def test_sudo(tmp_path: Path) -> None:
     line = advice.sudo_warning({"SUDO_UID": "1000", "SUDO_GID": "100"}, folders)
     assert line
     assert f"sudo chown -R 1000:100 '{folders[0]}' {folders[1]};" in line
-    assert OPEN.removesuffix(" && ") in line
+    assert advice.OPEN_PORTS in line
 
 
 @pytest.mark.parametrize(
