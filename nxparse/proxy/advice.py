@@ -33,30 +33,36 @@ _NUMBER = re.compile(r"(?:Errno|os error) (\d+)|could not bind on any address")
 class SetUp(NamedTuple):
     """The ports of this process for each mode, and the addresses of the machine.
 
-    `addresses` are the machine's own, the likeliest on the cameras' side first, and `nx_dns` is
-    that option. Without `may_bind`, the user may not serve ports 53 and 80 yet.
+    `addresses` are the machine's own, the likeliest on the cameras' side first. `command` starts
+    mitmproxy, without modes and options, which may contain passwords. `nx_dns` is that option.
+    Without `may_bind`, the user may not serve ports 53 and 80 yet.
     """
 
     regular: Sequence[int]
     transparent: Sequence[int]
     dns: Sequence[int]
     addresses: Sequence[str]
+    command: str
     nx_dns: str | None = None
     may_bind: bool = True
 
     @property
-    def missing_modes(self) -> str:
-        """The modes to add to the command line, so that it serves all that a camera needs."""
-        modes = "" if 80 in self.regular or self.transparent else " --mode regular@80"
-        if 53 not in self.dns and not self.nx_dns:
+    def complete(self) -> str:
+        """The command that serves all that a camera needs."""
+        modes = "--mode regular@80"
+        if self.transparent:
+            address = self.nx_dns or UNUSED_ADDRESS
+            modes = f"--mode transparent@{self.transparent[0]} --set nx_dns={address}"
+        if 53 in self.dns or not self.nx_dns:
             modes += " --mode dns@53"
-        return f"{'' if self.may_bind else f'run {OPEN_PORTS} and '}add{modes}"
+        prepare = "" if self.may_bind else f"{OPEN_PORTS} && "
+        return f"start it with: {prepare}{self.command} {modes} (and your other options)"
 
 
 def lines(set_up: SetUp) -> list[str]:
     """Return one line each for the address, for port 80, and for DNS."""
     if not set_up.regular and not set_up.transparent:
-        return [f"no HTTP is served by this process: {set_up.missing_modes}"]
+        return [f"no HTTP is served by this process: {set_up.complete}"]
     own = set_up.addresses
     given = [set_up.nx_dns] if set_up.nx_dns else own
     reach = f"cameras must reach {' or '.join(given)}, port 80 for HTTP"
@@ -73,7 +79,7 @@ def _http(set_up: SetUp, address: str) -> str:
     if not set_up.transparent:
         port = set_up.regular[0]
         return (
-            f"not served by this process, only port {port}: {set_up.missing_modes}; "
+            f"not served by this process, only port {port}: {set_up.complete}; "
             f"or redirect port 80: {rule(address, port)}"
         )
     port = set_up.transparent[0]
@@ -91,10 +97,13 @@ def _dns(set_up: SetUp) -> str:
     if 53 in set_up.dns:
         return f"served by this process; enter {own} as the DNS server on the camera"
     if set_up.nx_dns:
-        return f"left to the DNS server of your network, in dnsmasq: {dnsmasq(set_up.nx_dns)}"
+        return (
+            f"not served by this process: the DNS server of your network has to answer, "
+            f"in dnsmasq: {dnsmasq(set_up.nx_dns)}"
+        )
     given = UNUSED_ADDRESS if set_up.transparent else own
     return (
-        f"not served by this process: {set_up.missing_modes}; or let the DNS server of your "
+        f"not served by this process: {set_up.complete}; or let the DNS server of your "
         f"network answer, in dnsmasq: {dnsmasq(given)}"
     )
 

@@ -11,6 +11,7 @@ import asyncio
 import atexit
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -104,6 +105,7 @@ def log_set_up(master: Any, config: Config) -> None:
     set_up = advice.SetUp(
         **ports,
         addresses=_addresses(master),
+        command=shlex.join([sys.argv[0], "-s", *master.options.scripts[:1]]),
         nx_dns=str(config.dns) if config.dns else None,
         may_bind=network.may_bind(53),
     )

@@ -13,10 +13,12 @@ from nxparse.config import OPTIONS, parse
 from nxparse.proxy import advice
 from nxparse.proxy.advice import SetUp, dnsmasq, rule
 
-ALL = "add --mode regular@80 --mode dns@53"
+START = "mitmdump -s nx_addon.py"
+OTHERS = "(and your other options)"
+ALL = f"start it with: {START} --mode regular@80 --mode dns@53 {OTHERS}"
 PC, WLAN, ROUTER = "192.168.1.2", "10.0.0.1", "198.51.100.80"
 REACH = f"cameras must reach {PC}, port 80 for HTTP and port 53 for DNS"
-OPEN = "run sudo sysctl -w net.ipv4.ip_unprivileged_port_start=53 and "
+OPEN = "sudo sysctl -w net.ipv4.ip_unprivileged_port_start=53 && "
 
 
 def lines(
@@ -24,7 +26,7 @@ def lines(
 ) -> list[str]:
     """The advice for one port of each mode, 0 for none."""
     ports = [[port] if port else [] for port in (regular, transparent, dns)]
-    return advice.lines(SetUp(*ports, own.split(), **more))  # type: ignore[arg-type]
+    return advice.lines(SetUp(*ports, own.split(), START, **more))  # type: ignore[arg-type]
 
 
 def not_served(words: str, address: str = PC) -> str:
@@ -48,7 +50,7 @@ def test_everything_is_served() -> None:
     ],
 )
 def test_nothing_is_served(own: str, addresses: str) -> None:
-    """The lines have the modes that serve both ports, and the rules that replace them."""
+    """The lines have the command that serves both ports, and the rules that replace it."""
     reach, http, dns = lines(8080, own=own)
     assert reach == f"cameras must reach {addresses}, port 80 for HTTP and port 53 for DNS"
     assert http == (
@@ -60,16 +62,17 @@ def test_nothing_is_served(own: str, addresses: str) -> None:
 
 def test_ports_have_to_be_opened_first() -> None:
     """A user who may not serve port 53 gets the command that allows it, and no sudo."""
-    assert lines(80, may_bind=False)[2] == not_served(f"{OPEN}add --mode dns@53")
-    assert lines(dns=53, may_bind=False) == [
-        f"no HTTP is served by this process: {OPEN}add --mode regular@80"
-    ]
+    assert lines(80, may_bind=False)[2] == not_served(ALL.replace(START, OPEN + START))
+    assert lines(dns=53) == [f"no HTTP is served by this process: {ALL}"]
 
 
 @pytest.mark.parametrize("mode", [{"regular": 80}, {"transparent": 8080, "dns": 5300}])
 def test_another_dns_server(mode: dict[str, int]) -> None:
-    """With nx_dns and no DNS mode, nothing is missing here; the line is for the DNS server."""
-    dns = f"port 53: left to the DNS server of your network, in dnsmasq: {dnsmasq(ROUTER)}"
+    """With nx_dns and no DNS mode, the line is for the DNS server of the network."""
+    dns = (
+        f"port 53: not served by this process: the DNS server of your network has to answer, "
+        f"in dnsmasq: {dnsmasq(ROUTER)}"
+    )
     assert lines(**mode, nx_dns=ROUTER)[2] == dns
 
 
@@ -82,7 +85,11 @@ def test_a_router() -> None:
     reach, http, dns = lines(8081, transparent=8080)
     assert http.startswith(f"port 80: add --set nx_dns={ROUTER}, an address that no machine has, ")
     assert http.endswith(rule(ROUTER, 8080))
-    assert dns == not_served("add --mode dns@53", ROUTER)
+    assert dns == not_served(
+        f"start it with: {START} --mode transparent@8080 --set nx_dns={ROUTER} --mode dns@53 "
+        f"{OTHERS}",
+        ROUTER,
+    )
 
 
 def test_the_dns_server_of_a_router() -> None:
