@@ -475,6 +475,36 @@ class Http2:
                         ended = True
         return status, content
 
+    def begin(self, stream: int, path: str, data: bytes) -> None:
+        """Begin an upload, and wait until mitmproxy has read this much of it."""
+        head = [(":method", "POST"), (":path", path), (":authority", self._host)]
+        kind = ("content-type", bodies.CONTENT_TYPE)
+        self._h2.send_headers(stream, [*head, (":scheme", "https"), kind])
+        self._h2.send_data(stream, data)
+        self._h2.ping(bytes(8))
+        self._pump(h2.events.PingAckReceived)
+
+    def send(self, stream: int, data: bytes) -> None:
+        """Send the rest of an upload, as fast as mitmproxy takes it."""
+        while data:
+            window = self._h2.local_flow_control_window(stream)
+            if not window:
+                self._pump(h2.events.WindowUpdated)
+                continue
+            size = min(window, self._h2.max_outbound_frame_size)
+            self._h2.send_data(stream, data[:size])
+            data = data[size:]
+        self._h2.end_stream(stream)
+        self._socket.sendall(self._h2.data_to_send())
+
+    def _pump(self, awaited: type[h2.events.Event]) -> None:
+        found = False
+        while not found:
+            self._socket.sendall(self._h2.data_to_send())
+            data = self._socket.recv(1 << 16)
+            assert data, "the connection ended"
+            found = any(isinstance(one, awaited) for one in self._h2.receive_data(data))
+
     def close(self) -> None:
         self._socket.close()
 
@@ -508,6 +538,20 @@ def test_http2(folder: Path) -> None:
             assert client.request("GET", links[0].decode(), discarded) == (200, photo)
         client.close()
         assert "Traceback" not in proxy.log
+
+
+def test_two_uploads_over_http2(folder: Path) -> None:
+    """An upload may pause while another one on the same connection goes on."""
+    photos = {"SAM_1.JPG": bodies.jpeg(2_000_000), "SAM_2.JPG": bodies.jpeg(20_000)}
+    first, second = (bodies.body([one]) for one in photos.items())
+    with Proxy(folder) as proxy:
+        client = Http2(proxy.port, "www.ospserver.net")
+        client.begin(1, "/social/columbus/email", first[:1])
+        client.begin(3, "/social/columbus/email", second[:1])
+        client.send(1, first[1:])
+        client.send(3, second[1:])
+        eventually(lambda: proxy.saved() == photos, "both are saved")
+        client.close()
 
 
 # A camera whose Wi-Fi dies

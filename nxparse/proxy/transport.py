@@ -191,7 +191,9 @@ class HeldReader:
     async def _check_framing(self) -> None:
         """End an upload whose trailers or chunk sizes have no end: mitmproxy collects them."""
         pending = self.pending
-        if pending is None or pending.complete or not pending.connected.is_set():
+        # HTTP/2 has limits of its own, and its data may belong to another request.
+        is_http2 = self._client.alpn == b"h2"
+        if is_http2 or not pending or pending.complete or not pending.connected.is_set():
             self._framing = 0
         elif pending.received != self._received:
             self._received, self._framing = pending.received, 0

@@ -95,7 +95,9 @@ class Incoming:
         """Append a chunk. Raises OSError."""
         disk.write_all(self._fd, chunk)
         self.size += len(chunk)
-        self._room.needed[self.id] -= len(chunk)
+        needed = self._room.needed
+        if self.id in needed:  # not if the spool has been reopened since
+            needed[self.id] -= len(chunk)
         if self.size - self._checked >= STRIDE:
             self._checked = self.size
             self._room.reserve(self.id, self.size, self._length)

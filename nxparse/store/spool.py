@@ -57,7 +57,8 @@ from nxparse.store.records import NEEDED, SCHEMA, STORED_UPLOAD, Delivery, Post,
 from nxparse.upload import File, Source, Upload
 
 # Limits on the bodies in quarantine and on the unknown requests.
-MAX_QUARANTINE = 2 << 30  # bytes on the disk
+# Bytes on the disk. Nine tenths of it are more than one upload may have (nx_max_upload).
+MAX_QUARANTINE = 3 << 30
 MAX_QUARANTINED = 1000  # files
 MAX_UNKNOWN_BYTES = 256 << 20
 MAX_UNKNOWN = 100  # files

@@ -32,7 +32,9 @@ class Transport:
 def connected(id: str = "a", *, tls: bool = False, mode: str = "regular") -> Any:
     """mitmproxy's object for a client."""
     proxy_mode = SimpleNamespace(type_name=mode)
-    return SimpleNamespace(id=id, peername=("192.0.2.7", id), tls=tls, proxy_mode=proxy_mode)
+    return SimpleNamespace(
+        id=id, peername=("192.0.2.7", id), tls=tls, alpn=None, proxy_mode=proxy_mode
+    )
 
 
 def wrapped(clients: Clients, client: Any) -> tuple[Any, Transport]:

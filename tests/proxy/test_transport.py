@@ -17,7 +17,7 @@ from nxparse.proxy.transport import HeldReader, OneSegmentWriter, Pending, Stage
 
 SOON = 10.0  # seconds in which anything must have happened
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
-PLAIN, TLS = SimpleNamespace(tls=False), SimpleNamespace(tls=True)
+PLAIN, TLS = SimpleNamespace(tls=False, alpn=None), SimpleNamespace(tls=True, alpn=None)
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' TCP_INFO")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nxparse import config
 from nxparse.store import spool
 from nxparse.store.disk import Folder
 from nxparse.store.spool import Spool
@@ -116,6 +117,12 @@ class TestQuarantine:
             f"quarantine is full: deleted the oldest in it, {path}" for path in paths[:deleted]
         ]
         assert caplog.messages == lines
+
+    def test_largest_upload(self) -> None:
+        """An upload of nx_max_upload bytes stays in quarantine when it is tidied."""
+        [default] = [one.default for one in config.OPTIONS if one.name == "nx_max_upload"]
+        assert default == "2g"
+        assert spool.MAX_QUARANTINE * 9 // 10 > 2 << 30
 
     def test_counted_at_start(
         self, opened: Spool, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch

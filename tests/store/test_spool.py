@@ -210,6 +210,18 @@ class TestRecovery:
         assert [target for _, target, _ in due(again)] == waiting
         again.close()
 
+    def test_reopened_while_a_body_arrives(self, opened: Spool, root: Path) -> None:
+        """A body that began in a folder that was replaced can be received, but not accepted."""
+        arriving = opened.begin(len(BODY))
+        arriving.write(BODY[:100])
+        (root / "spool").rename(root / "old")
+        opened.reopen()
+        arriving.write(BODY[100:])
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            opened.accept(arriving, CLIENT, UPLOAD, SAVE)
+        arriving.discard()
+        accept(opened)
+
     def test_half_kept(self, opened: Spool, root: Path, clock: Clock) -> None:
         """Temporary files in `undelivered` are deleted, other files are not."""
         day = root.parent / "undelivered" / "2026-01-01"
