@@ -97,8 +97,9 @@ def _dns(set_up: SetUp) -> str:
     if 53 in set_up.dns:
         return f"served by this process; enter {own} as the DNS server on the camera"
     if set_up.nx_dns:
+        only = f", only port {set_up.dns[0]}" if set_up.dns else ""
         return (
-            f"not served by this process: the DNS server of your network has to answer, "
+            f"not served by this process{only}: the DNS server of your network has to answer, "
             f"in dnsmasq: {dnsmasq(set_up.nx_dns)}"
         )
     given = UNUSED_ADDRESS if set_up.transparent else own
@@ -216,6 +217,8 @@ def _doubts_about(rule: Rule, environ: Mapping[str, str]) -> Iterator[str]:
         yield f"{pattern} is not an address, glob or known site: {instead}"
     if kind not in ("run", "mastodon") and (found := _PLACEHOLDERS.search(argument)):
         yield f"{found[0]} is not replaced here; only run: replaces it"
+    if kind == "run" and "{file}" not in argument:
+        yield "the program gets no {file}: put the whole rule in quotes, or add it"
     if kind == "run":
         program = run.parse_command(argument)[0]
         if not shutil.which(routes.expand(program, environ), path=environ.get("PATH")):

@@ -66,14 +66,16 @@ def test_ports_have_to_be_opened_first() -> None:
     assert lines(dns=53) == [f"no HTTP is served by this process: {ALL}"]
 
 
-@pytest.mark.parametrize("mode", [{"regular": 80}, {"transparent": 8080, "dns": 5300}])
-def test_another_dns_server(mode: dict[str, int]) -> None:
-    """With nx_dns and no DNS mode, the line is for the DNS server of the network."""
-    dns = (
-        f"port 53: not served by this process: the DNS server of your network has to answer, "
-        f"in dnsmasq: {dnsmasq(ROUTER)}"
+@pytest.mark.parametrize(
+    ("ports", "only"),
+    [({"regular": 80}, ""), ({"transparent": 8080, "dns": 5300}, ", only port 5300")],
+)
+def test_another_dns_server(ports: dict[str, int], only: str) -> None:
+    """With nx_dns and no DNS on port 53, the line is for the DNS server of the network."""
+    assert lines(**ports, nx_dns=ROUTER)[2] == (
+        f"port 53: not served by this process{only}: the DNS server of your network has to "
+        f"answer, in dnsmasq: {dnsmasq(ROUTER)}"
     )
-    assert lines(**mode, nx_dns=ROUTER)[2] == dns
 
 
 def test_a_router() -> None:
@@ -231,6 +233,10 @@ DOUBTFUL: dict[str, tuple[Mapping[str, object], str]] = {
     "a placeholder in a URL": (
         {"nx_route": ["*=forward:https://me:f9e1@h/{camera}"], "nx_senders": ["*"]},
         "nx_route=*=forward:https://h/...: {camera} is not replaced here; only run: replaces it",
+    ),
+    "a rule without quotes": (
+        {"nx_route": ["*=run:true"], "nx_senders": ["*"]},
+        "nx_route=*=run:true: the program gets no {file}: put the whole rule in quotes, or add it",
     ),
     "a program that is not there": (
         {"nx_route": ["*=run:nx-no-such-program {file}"], "nx_senders": ["*"]},
