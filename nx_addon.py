@@ -13,8 +13,8 @@ one of them, hook by hook:
     response           our reply replaces that server's, in one TCP segment
     error              the body was cut: the part that arrived goes to quarantine
 
-mitmproxy forwards a request whose hook raises. So each hook for our hosts catches
-everything and answers 500, and `server_connect` refuses connections to our hosts.
+mitmproxy forwards a request whose hook raises. So the hooks of `Uploads` answer 500 when
+our code fails, and `server_connect` refuses connections to our hosts.
 
 This is the only module that imports mitmproxy. Its addons are `Lifecycle` (options, start and
 stop), `Connections`, `NameServer` (DNS), `Uploads` and `Inspection` (commands, view, report).
@@ -350,14 +350,14 @@ class Uploads(Addon):
             if not flow.live:
                 self._note_loaded(flow)
             return
-        reply = await exchange.finish()
-        if exchange.result and exchange.result.body is not None:
-            flow.request.raw_content = exchange.result.body
+        reply = await exchange.finish()  # does not raise
         exchange.restore()
         try:
+            if exchange.result and exchange.result.body is not None:
+                flow.request.raw_content = exchange.result.body
             adapter.label(flow, *exchange.outcome())
         except Exception:
-            logger.exception("cannot comment a flow")
+            logger.exception("cannot label a flow")
         exchange.decided.set()
         if not exchange.streamed:
             flow.response = _response(reply, flow.request.method)
@@ -370,6 +370,19 @@ class Uploads(Addon):
         if exchange is None:
             return
         self.state.server.withdraw(exchange.path)  # if mitmproxy has not requested it
+        try:
+            await self._reply(flow, exchange)
+        except Exception:
+            logger.exception("cannot reply")
+            flow.response = _response(FAILED, flow.request.method)
+            self._settle_reply(exchange, False)
+        exchange.pending.answered.set()
+        # Only now: deliveries would delay the reply.
+        if exchange.result:
+            exchange.backend.outbox.wake()
+
+    async def _reply(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """Replace the response of the loopback server by the reply, and watch its arrival."""
         flow.response = _response(exchange.reply or FAILED, flow.request.method)
         if exchange.unknown:
             await self._save_unknown(flow)
@@ -378,10 +391,6 @@ class Uploads(Addon):
             self.state.unacknowledged.add(exchange)
             on_result = partial(self._settle_reply, exchange)
         self.state.clients.write_reply(flow.client_conn, on_result)
-        exchange.pending.answered.set()
-        # Only now: deliveries would delay the reply.
-        if exchange.result:
-            exchange.backend.outbox.wake()
 
     async def error(self, flow: http.HTTPFlow) -> None:
         self.state.clients.notice(flow, Stage.HEAD)
@@ -392,12 +401,16 @@ class Uploads(Addon):
         self.state.server.withdraw(exchange.path)
         exchange.decided.set()
         exchange.restore()
-        if not exchange.pending.complete:
-            reason = exchange.pending.end or (flow.error.msg if flow.error else "no reason given")
-            flow.request.raw_content = await exchange.cut(reason)
-            adapter.label(flow, "cut", f"after {exchange.pending.received} bytes, {reason}")
-        else:
-            exchange.settle_reply(False)
+        try:
+            if exchange.pending.complete:
+                exchange.settle_reply(False)
+            else:
+                given = flow.error.msg if flow.error else "no reason given"
+                reason = exchange.pending.end or given
+                flow.request.raw_content = await exchange.cut(reason)
+                adapter.label(flow, "cut", f"after {exchange.pending.received} bytes, {reason}")
+        except Exception:
+            logger.exception("cannot end a request")
         exchange.pending.answered.set()
         exchange.backend.outbox.wake()
 
@@ -406,10 +419,10 @@ class Uploads(Addon):
         exchange.settle_reply(arrived)
 
     async def _save_unknown(self, flow: http.HTTPFlow) -> None:
-        request, backend, copy = flow.request, self.state.backend, flow.copy()
+        request, backend = flow.request, self.state.backend
         try:
             assert backend
-            path = await backend.in_thread(_save_flow, backend.spool.save_unknown, copy)
+            path = await backend.in_thread(_save_flow, backend.spool.save_unknown, flow.copy())
             saved = f"saved to {path}"
         except Exception as error:
             saved = f"it cannot be saved: {error_reason(error)}"

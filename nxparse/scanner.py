@@ -362,10 +362,11 @@ class _Parser:
         self._parts.append(part._replace(end=end, complete=complete))
 
     def _writes_surplus(self) -> bool:
-        """Return whether this client writes a line end of its own after the data of each part.
+        """Return whether this client adds a line end to the data of every part.
 
-        Only the message shows that: a line end after a photo may be its own. End markers inside a
-        JPEG do not help, as thumbnails have them too.
+        The message decides, as a line end after a photo may belong to it. If the message is
+        unclear, all other parts must agree. End markers inside a JPEG do not help, as
+        thumbnails have them too.
         """
         if self._message is None:
             return False

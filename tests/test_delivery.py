@@ -152,7 +152,7 @@ class TestMail:
             connection = camera.connect(proxy.port)
             connection.sendall(request())
             connection.close()
-            proxy.wait_for("disconnected before the reply to upload")
+            proxy.wait_for("the reply to upload .* was not acknowledged")
             server.wait(1)
 
             assert camera.send(proxy.port, request()).body == ACCEPTED

@@ -345,6 +345,7 @@ def test_other_hosts_pass(folder: Path) -> None:
         pytest.param("Exchange.begin = fail", id="in-streaming"),
         pytest.param("Receiver.feed = fail", id="in-a-chunk"),
         pytest.param("Receiver.finish = fail", id="at-the-end"),
+        pytest.param("Clients.write_reply = fail", id="in-the-reply"),
     ],
 )
 def test_a_fault_of_ours_is_a_500(folder: Path, fault: str) -> None:
@@ -385,6 +386,7 @@ def changed(folder: Path, change: str) -> Path:
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "import nx_addon\n"
         "from nx_addon import Exchange, addons\n"
+        "from nxparse.proxy.clients import Clients\n"
         "from nxparse.proxy.destination import Destinations\n"
         "from nxparse.server import endpoints\n"
         "from nxparse.server.receive import Receiver\n"
@@ -991,7 +993,7 @@ def test_marks_and_comments(folder: Path) -> None:
         connection = camera.connect(proxy.port)
         connection.sendall(request)
         connection.close()
-        proxy.wait_for("disconnected before the reply to upload")
+        proxy.wait_for("the reply to upload .* was not acknowledged")
         camera.send(proxy.port, request)
         camera.send(proxy.port, request.replace(b"Camera@samsung", b"Nobody@cinemas"))
         connection = camera.connect(proxy.port)

@@ -113,7 +113,7 @@ class Outbox:
         while not self._stopping:
             changes = self._changes
             try:
-                self._spool.version()  # notices changes by other processes
+                self._spool.notice_changes()
                 for target in self._spool.targets():
                     when = self._spool.next_try(target)
                     if when is not None and not is_ahead(when, self._clock()):
@@ -253,7 +253,7 @@ class Outbox:
         return delivery.waited >= self.retry_for
 
     def _back_off(self, delivery: Delivery, error: UnreachableError) -> None:
-        """Postpone what else is due for a target, as if it had failed together with `delivery`."""
+        """Fail the expired deliveries to the target, and postpone all others that are due."""
         target = delivery.target
         for other in self._spool.due(target):
             if self._is_expired(other):

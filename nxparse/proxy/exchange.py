@@ -32,7 +32,8 @@ from nxparse.server.reply import Reply, refusal
 FAILED = refusal(500, "nx_addon has failed, see its log")
 # The beginning of a photo sent to an unknown path is enough to recognise it.
 MAX_UNKNOWN_BODY = 64 << 10  # bytes of a body that are saved to unknown/
-REPLY_WATCH = 30.0  # seconds; a reply not acknowledged by then counts as lost
+# seconds that a repeated upload waits to learn whether the first reply arrived
+REPLY_WATCH = 30.0
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 logger = logging.getLogger(__name__)
@@ -182,8 +183,8 @@ class Exchange:
             self.backend.spool.reply_confirmed(result.accepted)
             return
         logger.info(
-            f"{self._address}: disconnected before the reply to upload {result.upload}; "
-            f"if it sends that again, it is delivered once"
+            f"{self._address}: the reply to upload {result.upload} was not acknowledged; "
+            "a duplicate will be ignored"
         )
         self._reply_lost()
 

@@ -325,7 +325,7 @@ class OneSegmentWriter:
 
     async def _report(
         self,
-        connection: socket.socket,
+        connection: Any,
         before: int,
         on_result: Callable[[bool], None],
     ) -> None:
@@ -333,6 +333,7 @@ class OneSegmentWriter:
             await self._flushed.wait()
             acknowledged = self._written > before and await self._acknowledged(connection)
         finally:
+            # Close only our duplicate; without one, this is asyncio's own socket.
             if isinstance(connection, socket.socket):
                 connection.close()
         on_result(acknowledged)

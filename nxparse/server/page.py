@@ -236,5 +236,7 @@ def _participle(status: Delivery) -> str:
             return f"posted to {host}"
         case "notify":
             return f"sent by {shown}"
-        case _:
+        case "drop":
             return "dropped"
+        case _:
+            return "delivered"

@@ -1,8 +1,8 @@
 """The deliveries in the spool's database: which are due, and how they end.
 
 Clocks jump: a Raspberry Pi starts in 1970 and sets its clock when it reaches the network.
-So a time in the future counts only if it is no further away than the longest wait
-(`is_ahead`, and `_AHEAD` in SQL). A time beyond that comes from a wrong clock.
+So a time in the future counts only if it is no further away than twice the longest
+wait (`is_ahead`, and `_AHEAD` in SQL). A time beyond that comes from a wrong clock.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _KEY = "upload = ? AND target = ? AND file_number = ?"
 
 
 def is_ahead(when: float, now: float) -> bool:
-    """Return whether `when` is in the future, but not beyond the longest wait."""
+    """Return whether `when` is in the future, but not beyond twice the longest wait."""
     return now < when <= now + 2 * MAX_WAIT
 
 

@@ -5,8 +5,9 @@ A body is stored as received, under an id of its own, in the folder `.nx`::
     spool/ID           being received, or accepted
     quarantine/ID      cut, or cannot be parsed: for the user to look at
     unknown/ID.mitm    an unknown request, as a flow of mitmproxy
-    run-*/             copies of photos while a command needs them
+    run-*/             copies of photos while a target needs them
     state.sqlite3      a row for each upload, body and delivery
+    sessions.sqlite3   logins and announcements (nxparse.server.sessions)
 
 A post to a social site gets more photos while it is open. The first attempt to deliver
 the whole post closes it.
@@ -23,8 +24,8 @@ committed. A body is unlinked before its row is deleted. After a crash, opening 
                                                    deleted the body      "its body is gone"
     run-*/                                                               is deleted
 
-Everything here blocks and may be called from any thread; errors are OSErrors
-and sqlite3.Errors.
+Everything here blocks and may be called from any thread; errors are OSErrors,
+sqlite3.Errors, RepeatedError and BodyError.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ GAP = 600.0
 # Cameras do not announce the end of a post: it is delivered after this many seconds
 # without another photo.
 QUIET = 60.0
-# A post has no more photos than an upload by e-mail may have.
+# About as many photos as an upload by e-mail may have.
 MAX_PHOTOS = 64
 
 logger = logging.getLogger(__name__)
@@ -233,7 +234,10 @@ class Spool(Deliveries):
                 )
 
     def reply_confirmed(self, id: str) -> None:
-        """Record that the reply to a body has arrived: the same body again is a new upload."""
+        """Record that the reply to a body has arrived.
+
+        The same body again is a new upload, unless it has the same announcement.
+        """
         self._confirmed.add(id)
         self._close_reply(id, True)
 
@@ -271,14 +275,18 @@ class Spool(Deliveries):
             folder.trim(MAX_UNKNOWN_BYTES, MAX_UNKNOWN)
             return folder.path / name
 
-    def version(self) -> int:
-        """Return a number that changes when another process has changed the database."""
+    def notice_changes(self) -> bool:
+        """Return whether another process has changed the database since the last call.
+
+        If so, release the space of bodies that are no longer needed.
+        """
         [(version,)] = self._database.query("PRAGMA data_version")
-        if version != self._version:
-            self._version = int(version)
-            for (id,) in self._database.query(f"SELECT id FROM body WHERE NOT {NEEDED}"):
-                self._room.release(id)
-        return self._version
+        if version == self._version:
+            return False
+        self._version = int(version)
+        for (id,) in self._database.query(f"SELECT id FROM body WHERE NOT {NEEDED}"):
+            self._room.release(id)
+        return True
 
     @contextmanager
     def read(self, delivery: Delivery) -> Iterator[tuple[Upload, Sequence[File]]]:

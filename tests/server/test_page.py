@@ -243,6 +243,7 @@ TO_TWO = ("", 0, "a@example.org", "b@example.org")
         (status("waiting", "mastodon:https://${TOKEN}@example.social", "429 Too many requests"),
             "Waits to be posted to example.social: 429 Too many requests. Next try in 60 seconds."),
         (status("done", "drop"), "Dropped"),
+        (status("done", "gone:x"), "Delivered"),  # an unknown kind
         (status("waiting", "save", f"a\nb\x1b{'c' * 300}"),
             f"Waits to be saved: a?b?{'c' * 195}…. Next try in 60 seconds."),
     ],
