@@ -165,12 +165,12 @@ def length_misses_the_boundary(head: bytes, body: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("H02", absolute),
-        ("H04", odd_host),
-        ("H06", length_misses_the_boundary),
-        ("H16", chunked),
-        ("H24", bytes_behind),
-        ("H25", claims_gzip),
+        ("ABSOLUTE", absolute),
+        ("ODDHOST", odd_host),
+        ("MISSES", length_misses_the_boundary),
+        ("CHUNKED", chunked),
+        ("BEHIND", bytes_behind),
+        ("GZIP", claims_gzip),
         ("TINY", bytes.__add__),  # in pieces of one byte
         ("HALF", bytes.__add__),  # the client half-closes the connection
     ],
@@ -190,10 +190,10 @@ def test_uploads_spelled_otherwise(
     assert [other for other in shared.saved() if other.startswith(name)] == [f"{name}.JPG"]
 
 
-def test_h21_a_client_that_waits_for_100(shared: Proxy) -> None:
+def test_a_client_that_waits_for_100(shared: Proxy) -> None:
     """A client that expects 100 Continue gets it, and then its reply."""
     photo = bodies.jpeg(20_000)
-    body = bodies.body([("H21.JPG", photo)])
+    body = bodies.body([("WAITS.JPG", photo)])
     head = bodies.request(body)[: -len(body)]
     head = head.replace(b"HTTP/1.0", b"HTTP/1.1").replace(
         b"Pragma: no-cache", b"Expect: 100-continue"
@@ -204,7 +204,7 @@ def test_h21_a_client_that_waits_for_100(shared: Proxy) -> None:
     connection.sendall(body)
 
     assert camera.hear(connection).body == ACCEPTED
-    shared.wait_for("saved as .*H21.JPG")
+    shared.wait_for("saved as .*WAITS.JPG")
 
 
 # How a client may end

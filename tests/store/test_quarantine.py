@@ -162,7 +162,7 @@ class TestUnknown:
 
     @pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
     def test_failure(self, opened: Spool, root: Path, persistent: bool) -> None:
-        """K01: whichever call fails, no partial flow is left, and the next one is stored."""
+        """Whichever call fails, no partial flow is left, and the next one is stored."""
         for first in itertools.count(1):
             with (
                 Faults(
