@@ -62,7 +62,7 @@ from nxparse.server.reply import Reply, refusal
 from nxparse.server.services import simulated
 from nxparse.text import error_reason, format_count, printable
 
-NOT_READY = refusal(503, "nx_addon is starting, or ending")
+NOT_READY = refusal(503, "nx_addon is starting or stopping")
 DNS_TTL = 60  # seconds; short, because a camera may move to another network
 END_PAUSE = 0.2  # seconds for connections to end
 STOP_TIMEOUT = 10.0  # seconds for running deliveries to end
@@ -87,7 +87,7 @@ class Lifecycle(Addon):
     def __init__(self, state: State) -> None:
         super().__init__(state)
         self.started = False
-        self.is_declared = True  # each option, with the value it was given
+        self.is_declared = True  # whether the values of all options could be converted
         self.port_advice = internals.PortAdvice()
 
     def load(self, loader: Loader) -> None:
@@ -110,7 +110,7 @@ class Lifecycle(Addon):
         except config.ConfigError as error:
             if self.started:
                 raise exceptions.OptionsError(str(error)) from error
-            # An exception at start would print a traceback; an ERROR ends it too.
+            # An exception would print a traceback; mitmproxy also exits after an ERROR at startup.
             logger.error(str(error))
 
     def running(self) -> None:
@@ -257,7 +257,7 @@ class NameServer(Addon):
         self.queries.end(flow.id)
 
     def _records(self, flow: dns.DNSFlow) -> list[dns.ResourceRecord] | None:
-        """The answer to a question for one of our hosts; None for others."""
+        """Return the answer to a question for one of our hosts; None for others."""
         question, peer = flow.request.question, flow.client_conn.peername
         if question is None or not self.state.destinations.hosts.resolves(question.name):
             return None
@@ -574,7 +574,7 @@ def _save_flow(save: Callable[[bytes], Path], flow: http.HTTPFlow) -> Path:
 
 
 def make_addons(times: Times = Times()) -> list[Any]:  # noqa: B008
-    """The addons, in the order in which mitmproxy calls them."""
+    """Return the addons in the order in which mitmproxy calls them."""
     state = State(times)
     # Lifecycle ends last: mitmproxy waits for its end before it calls the next one.
     kinds = (Connections, NameServer, Uploads, Inspection, Lifecycle)

@@ -14,7 +14,8 @@ MAX_HEADERS = 16
 MAX_HEADER_BYTES = 8192
 MAX_PADDING = 64  # blanks between a boundary and its line end (RFC 2046 sets no limit)
 MAX_PEEK = 512  # bytes after a doubtful delimiter in which Content-Disposition must come
-MAX_FIRST_LINE = 2 + MAX_BOUNDARY + MAX_PADDING + 2 + len("content-")  # and what follows it
+# The line, and the start of the header after it.
+MAX_FIRST_LINE = 2 + MAX_BOUNDARY + MAX_PADDING + 2 + len("content-")
 
 _HYPHENS = re.compile(rb"-*+")
 _CONTENT_DISPOSITION = re.compile(
@@ -42,7 +43,7 @@ def fetch_from(body: bytes) -> Fetch:
 
 
 class PartSpan(NamedTuple):
-    """The position of a part; its data are `body[start:end]`.
+    """The position of a part; its data is `body[start:end]`.
 
     `name`, `filename` and `headers` are as on the wire, None where absent. `content_type` is
     the bare media type in lower case. `complete` is false if the body ends inside the data.
@@ -76,9 +77,9 @@ class Delimiter(NamedTuple):
 
 
 class Boundary:
-    """Finds the delimiters of a boundary `B`: `--B`, blanks and a line end; `--B--`; `--B` 00.
+    """Finds the delimiters of a boundary `B`.
 
-    `longest` is the size of the longest delimiter.
+    These are `--B`, blanks and a line end; `--B--`; `--B` and a NUL. `longest` is the size of the longest delimiter.
     """
 
     def __init__(self, boundary: bytes) -> None:
@@ -89,14 +90,14 @@ class Boundary:
         self._cut = re.compile(dashed + rb"(?:-|[ \t]{0,%d}+\r?)" % MAX_PADDING)
 
     def match(self, text: bytes, offset: int) -> Delimiter | None:
-        """Return the delimiter with which a text begins that is at an offset of the body."""
+        """Return the delimiter at the beginning of `text`, which is at `offset` in the body."""
         match = self._whole.match(text)
         if not match:
             return None
         return Delimiter(offset, offset + match.end(), match[1] or b"", match[0].endswith(b"--"))
 
     def find_all(self, buffer: bytes, position: int) -> Iterator[int]:
-        """Yield the positions of delimiters, from a position on."""
+        """Yield the positions of delimiters in `buffer` from `position` on."""
         # `find` is much faster than an expression.
         while (position := buffer.find(self.dashed, position)) >= 0:
             match = self._whole.search(buffer, position)
@@ -113,7 +114,10 @@ class Boundary:
         return self._cut.fullmatch(text) is not None
 
     def find_cut(self, text: bytes) -> int:
-        """Return where a delimiter begins that the end of a text cuts; that end if nowhere."""
+        """Return the position of a delimiter that the end of `text` cuts off.
+
+        Returns `len(text)` if there is none.
+        """
         start = text.find(b"-")
         while start >= 0:
             rest = text[start:]
@@ -139,7 +143,7 @@ def begins_headers(text: bytes) -> bool:
 class HeaderBlock(NamedTuple):
     """The header lines of a part.
 
-    `end` is the offset after the blank line, or after the last header if data follow it
+    `end` is the offset after the blank line, or after the last header if data follows it
     directly.
     """
 
@@ -149,7 +153,7 @@ class HeaderBlock(NamedTuple):
 
 
 def read_header_block(text: bytes, offset: int, boundary: Boundary) -> HeaderBlock | None:
-    """Read the header block with which a text begins that is at an offset of the body.
+    """Read the header block at the beginning of `text`, which is at `offset` in the body.
 
     Returns None if the text ends inside it. Raises MultipartError.
     """
@@ -186,7 +190,7 @@ def _begins_data(text: bytes, boundary: Boundary | None) -> bool:
 
 
 def parse_headers(lines: Sequence[bytes], start: int, report: Report) -> PartSpan:
-    """Return the part that has these header lines and whose data begin at `start`."""
+    """Return the part that has these header lines and whose data begins at `start`."""
     headers = _parse_lines(lines, report)
     fields = {name.lower(): value for name, value in reversed(headers)}
     if "content-transfer-encoding" in fields:

@@ -2,7 +2,7 @@
 
 While the body arrives, the scanner only records where its delimiters may be. At the end it
 reads the bytes around these places, from wherever the body is stored, and makes parts of them.
-A part is a span of the body: no data are copied. The memory does not grow with the body, and
+A part is a span of the body: no data is copied. The memory does not grow with the body, and
 the time is linear in its size.
 
 Deviations from RFC 2046 and RFC 7578 are accepted as long as the parts can be told apart, and
@@ -48,10 +48,10 @@ class Scanner:
         self.deviations: list[Deviation] = []
         self._strict = strict
         self._named = boundary
-        self._begin = 0  # the offset of the first byte that belongs to no line end
+        self._begin = 0  # the offset after leading line ends
         self._first_line: bytes | None = b""  # the first bytes, until the first line is complete
         self._finder: Boundary | None = None
-        self._starts = array("Q")  # the offsets of delimiters, including false ones
+        self._starts = array("Q")  # offsets of delimiter candidates
         self._tail = b""  # the last bytes, in which a delimiter may begin
 
     def feed(self, chunk: bytes) -> None:
@@ -71,12 +71,12 @@ class Scanner:
         """
         if self._first_line is not None:
             self._end_first_line(self._first_line)
-        parser = _Parser(self, fetch, self._strict)
         if self._finder is None:
             raise MultipartError(
                 "Content-Type names no usable boundary, and the body does not begin with one",
                 self._begin,
             )
+        parser = _Parser(self, fetch, self._strict)
         if self._named is None:
             parser.deviate(Kind.BOUNDARY_MISSING, self._begin, repr(self.boundary))
         elif self.boundary != self._named:
@@ -94,13 +94,13 @@ class Scanner:
             self._find(start)
 
     def _find(self, chunk: bytes) -> None:
-        """Record where delimiters begin that end in this chunk."""
+        """Record the offsets of delimiters that end in this chunk."""
         finder = self._finder
         if finder is None or len(self._starts) > MAX_DELIMITERS:
             return
         dashed, tail, keep = finder.dashed, self._tail, finder.longest - 1
         # Most chunks have no boundary and need not be copied. `find` is much faster than `in`,
-        # which first takes its operand for a number.
+        # which first tries its operand as an integer.
         if chunk.find(dashed) < 0 and (
             tail.find(b"-") < 0 or (tail + chunk[: len(dashed)]).find(dashed) < 0
         ):
@@ -117,7 +117,7 @@ class Scanner:
 
 
 class _Parser:
-    """Makes parts of a body in which the delimiters are known.
+    """Builds the parts from the recorded delimiters.
 
     Each method that continues after a delimiter returns the next one, None at the end of the
     body.
@@ -135,7 +135,7 @@ class _Parser:
         self._surplus: list[int | None] = []
         self._message: int | None = None  # the index of the message in the parts
         self._stray = 0  # bytes of text outside of parts
-        self._doubtful: int | None = None  # the offset of those that could be a photo
+        self._doubtful: int | None = None  # the offset of stray bytes that could be a photo
 
     def parse(self, boundary: Boundary, begin: int, starts: Sequence[int]) -> None:
         """Find the parts. `begin` is the offset of the first line, `starts` of delimiters."""
@@ -226,7 +226,7 @@ class _Parser:
 
     def _data(self, part: PartSpan) -> Delimiter | None:
         """Find the end of the data of a part."""
-        # A part without headers is one only if its data are more than padding.
+        # A part without headers counts only if it has more than padding.
         if not part.headers and self._skip_padding(part.start) == self._size:
             self.deviate(Kind.CLOSE_DELIMITER_UNMARKED, part.start)
             return None
@@ -258,7 +258,7 @@ class _Parser:
         return following is not None and self._has_headers(following)
 
     def _after_close(self, start: int) -> Delimiter | None:
-        """Read the epilogue, which may have another part in it."""
+        """Read the epilogue, which may contain another part."""
         for found in self._find(start):
             if self._has_headers(found):
                 self._leave_out(Kind.EPILOGUE, start, found.start)
@@ -306,7 +306,7 @@ class _Parser:
         self._add_part(part, offset, newline)
 
     def _end_in_data(self, part: PartSpan, position: int) -> None:
-        """End the last part where the body ends, in the data or in the delimiter after them.
+        """End the last part where the body ends, in the data or in the delimiter after it.
 
         No delimiter begins before `position`.
         """
@@ -316,7 +316,8 @@ class _Parser:
         size = self._size - offset
         if size >= len(self._boundary.dashed):
             self._deviate_cut(offset)
-        # A line end and two hyphens could be data; two hyphens alone most likely are.
+        # Up to two hyphens are ambiguous: after a line end they begin a delimiter,
+        # otherwise they are data.
         elif size <= 2 and newline != self._newline:
             offset = self._size
             ends_with_cr = self._text(max(offset - 1, part.start), offset) == b"\r"
@@ -333,7 +334,7 @@ class _Parser:
     def _add_part(
         self, part: PartSpan, offset: int, newline: bytes | None, *, complete: bool = True
     ) -> None:
-        """Add a part whose data end before `newline` and `offset`."""
+        """Add a part whose data ends before `newline` and `offset`."""
         end = offset - len(newline or b"")
         if not part.headers and self._skip_padding(part.start) >= end:
             self.deviate(Kind.EMPTY_PART, end)
@@ -410,7 +411,7 @@ class _Parser:
         return bool(delimiter.newline) and framing.begins_headers(text)
 
     def _skip_padding(self, offset: int) -> int:
-        """Return the offset of the first byte from an offset on that is no padding."""
+        """Return the offset of the first non-padding byte at or after `offset`."""
         for start in range(offset, self._size, _CHUNK):
             rest = self._text(start, start + _CHUNK).lstrip(_PADDING)
             if rest:
@@ -423,7 +424,7 @@ class _Parser:
         return offset + len(rest) == self._size and self._boundary.is_unmarked_end(rest)
 
     def _deviate_cut(self, start: int) -> None:
-        """Report the delimiter at `start`, which is not marked as the last, or only half."""
+        """Report a closing delimiter with one or none of its final hyphens."""
         after = start + len(self._boundary.dashed)
         half = self._text(after, after + 2) == b"-"
         kind = Kind.CLOSE_DELIMITER_CUT if half else Kind.CLOSE_DELIMITER_UNMARKED

@@ -807,7 +807,7 @@ async def test_a_delivery_in_progress(folder: Path) -> None:
         state.backend.outbox.wake()
         await until(lambda: "being tried now" in context.master.commands.execute("nx.outbox"))
         html = state.backend.services.answer(state.config, arrival.client, page, b"").body
-        assert b"Is being given to sh now." in html
+        assert b"Being handed to sh now." in html
         (folder / "go").touch()
         await ended(context)
 

@@ -109,7 +109,7 @@ class Outbox:
         return {*self._current.values()}
 
     def _dispatch(self) -> None:
-        """Start a worker for each target with due deliveries, whoever has made them due."""
+        """Start a worker for each target with due deliveries."""
         while not self._stopping:
             changes = self._changes
             try:
@@ -158,6 +158,7 @@ class Outbox:
     def deliver_due(self, target: str) -> None:
         """Make all deliveries that are due for a target."""
         self._continue_back_off(target)
+        # Alternate between new deliveries and retries, so neither starves.
         new = True
         while not self._stopping:
             delivery = self._spool.first_due(target, new=new)
@@ -168,7 +169,7 @@ class Outbox:
             self._current[target] = delivery.key
             try:
                 if unrecorded := self._unrecorded.get(delivery.key):
-                    # It has been made: to repeat it would send a second mail.
+                    # Already delivered; only the result is missing.
                     self._record(delivery, unrecorded)
                 else:
                     self._deliver(delivery)
@@ -243,7 +244,7 @@ class Outbox:
             self._record(delivery, partial(self._spool.done, done, partly, outcome.saved))
 
     def _record(self, delivery: Delivery, result: Callable[[], None]) -> None:
-        """Store a result in the spool. If that fails, it is stored when the delivery is due."""
+        """Store a result in the spool, or if that fails, when the delivery is next due."""
         self._unrecorded[delivery.key] = result
         result()
         del self._unrecorded[delivery.key]

@@ -66,7 +66,7 @@ class Exchange:
         self.reply: Reply | None = None
         self.result: Result | None = None
         self.unknown = unknown
-        self.streamed = False  # was `receive` called?
+        self.streamed = False  # whether `receive` was called
         self.decided = asyncio.Event()  # set when mitmproxy may get its answer
         self.path = ""  # at the loopback server
         self.restore: Callable[[], None] = lambda: None  # undoes the redirection of the request
@@ -224,7 +224,7 @@ class Exchange:
         return result.reply
 
     def _note_failure(self, text: str) -> None:
-        """List an upload that was refused or cut on the page."""
+        """List a refused or partial upload on the page."""
         if self._endpoint.is_upload:
             self.backend.services.note_failure(self._address, text)
 

@@ -154,7 +154,7 @@ TABLE = (
     Row("POST", "*", "/security/sso/userprofiles/authentication/emailid", Service.ACCOUNT),
 )
 
-NOT_FOUND = refusal(404, "Nobody knows this path")
+NOT_FOUND = refusal(404, "Unknown path")
 FROM_A_PAGE = refusal(403, "Requests from web pages are refused")
 
 

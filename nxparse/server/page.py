@@ -67,8 +67,7 @@ class Failure(NamedTuple):
 class _Entry(NamedTuple):
     """An upload, or a failed one, for the template.
 
-    `files` are with their addresses, "UPLOAD.NUMBER", and whether they can still be opened;
-    `lines` have a state each, which is their style.
+    `files` are (address "UPLOAD.NUMBER", record, can be opened); `lines` are (state, sentence).
     """
 
     at: float
@@ -208,14 +207,14 @@ def sentence(status: Delivery, now: float, *, being_tried: bool = False) -> str:
             done = participle[0].upper() + participle[1:]
             return f"{done}; {reason}" if reason else done
         case "failed":
-            return f"Could not be {participle}: {reason}. The files are kept."
+            return f"Could not be {participle}: {reason}. The files are stored."
         case _ if being_tried:
-            return f"Is being {participle} now.{f' Last attempt: {reason}.' if reason else ''}"
+            return f"Being {participle} now.{f' Last attempt: {reason}.' if reason else ''}"
         case _ if not reason:
-            return f"Is about to be {participle}."
+            return f"About to be {participle}."
     due = not is_ahead(status.next_try, now)
     when = "Due now" if due else f"Next try in {format_duration(status.next_try - now)}"
-    return f"Waits to be {participle}: {reason}. {when}."
+    return f"Waiting to be {participle}: {reason}. {when}."
 
 
 def _participle(status: Delivery) -> str:
@@ -229,7 +228,7 @@ def _participle(status: Delivery) -> str:
             mailed = [shown] if shown else [printable(one) for one in status.recipients]
             return f"mailed to {format_list(mailed)}"
         case "run":
-            return f"given to {shown.split()[0]}"
+            return f"handed to {shown.split()[0]}"
         case "forward":
             return f"forwarded to {host}"
         case "mastodon":

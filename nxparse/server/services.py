@@ -78,7 +78,7 @@ class Services:
             return self._failed(config, client, error)
 
     def note_failure(self, client: str, reason: str) -> None:
-        """List an upload of this client that was refused or cut on the page, for an hour."""
+        """List a refused or partial upload of this client on the page, for an hour."""
         reason = printable(reason, page.MAX_REASON)
         self._failures.append(Failure(self._clock(), client, reason))
 
@@ -178,7 +178,7 @@ class Services:
     def _failed(self, config: Config, client: str, error: Exception) -> Reply:
         reason = describe_disk_error(error, config.dir)
         logger.error(f"{client}: a request is refused: {reason}")
-        return refusal(507, "The state cannot be read or kept")
+        return refusal(507, "The state cannot be read or stored")
 
 
 def _may_send(config: Config, client: str, sender: str, what: str) -> bool:

@@ -62,7 +62,7 @@ MAX_QUARANTINE = 2 << 30  # bytes on the disk
 MAX_QUARANTINED = 1000  # files
 MAX_UNKNOWN_BYTES = 256 << 20
 MAX_UNKNOWN = 100  # files
-# Settled uploads stay in the database as history: for how many seconds, and how many of them.
+# Settled uploads are kept as history for this many seconds, at most this many.
 HISTORY = 30 * 86400
 MAX_HISTORY = 2000
 # A camera whose reply was lost repeats the upload within this time, in seconds.
@@ -93,10 +93,10 @@ class RepeatedError(Exception):
 
 
 class Spool(Deliveries):
-    """The open folder `.nx`. Only one process may have it: BlockingIOError in a second one.
+    """The open folder `.nx`. Only one process may open it; a second gets BlockingIOError.
 
     Opening it recovers from a crash; `recovered` lists the bodies moved to quarantine. With
-    `alone=False` another process may have it; deliveries can then be read and ended, but no
+    `alone=False` another process may have opened it; deliveries can then be read and ended, but no
     uploads received. `background` is that of `Incoming`.
     """
 
@@ -116,7 +116,7 @@ class Spool(Deliveries):
         self._reopening = threading.Lock()
         # The replies, by the ids of their bodies, until it is known whether they have arrived.
         self._replies: dict[str, Future[bool]] = {}
-        self._accepted = 0  # bodies, since the last look for uploads to forget
+        self._accepted = 0  # bodies accepted since the history was last trimmed
         self._version = -1
         if not root.parent.is_dir():  # it may be a link to another disk
             Folder.make(root.parent).close()
@@ -125,7 +125,8 @@ class Spool(Deliveries):
 
     def _open(self) -> None:
         Folder.make(self._root, 0o700).close()
-        # Sizes of the bodies moved to quarantine since it was listed; at first it may be full.
+        # Sizes of the bodies moved to quarantine since it was listed; the first value forces a
+        # listing at the first move.
         self._added = [MAX_QUARANTINE]
         with ExitStack() as opened:
             self._spool = opened.enter_context(Folder.make(self._root / "spool", 0o700))
@@ -175,7 +176,9 @@ class Spool(Deliveries):
         found: Upload,
         deliveries: Mapping[str, Sequence[str]],
     ) -> StoredUpload:
-        """Store an upload by e-mail durably. Its reply is then open.
+        """Store an upload by e-mail durably.
+
+        Its reply is unconfirmed until `reply_confirmed` or `reply_lost`.
 
         `deliveries` has the recipients for each target. Raises RepeatedError if the
         body is a duplicate.
@@ -191,11 +194,13 @@ class Spool(Deliveries):
     def append(
         self, incoming: Incoming, post: Post, file: File, resource: str, targets: Mapping[str, bool]
     ) -> StoredUpload:
-        """Store a photo of a post durably. Its reply is then open.
+        """Store a photo of a post durably.
 
-        `resource` is the announcement that the photo belongs to. `targets` says for each
-        target whether it gets the whole post, or else each photo at once. Raises
-        RepeatedError if the body is a duplicate.
+        Its reply is unconfirmed until `reply_confirmed` or `reply_lost`.
+
+        `resource` is the announcement that the photo belongs to. `targets` maps each target
+        to True (whole post) or False (each photo at once). Raises RepeatedError if the body
+        is a duplicate.
         """
         now = self._clock()
         found = upload.posted(post.sender, post.site, post.album, post.caption, [file])
@@ -311,7 +316,10 @@ class Spool(Deliveries):
             [(to, subject, text, name, album)] = self._database.query(query, delivery.arrival.id)
             found = Upload(
                 delivery.arrival.sender,
-                *(tuple(json.loads(to)), subject, text, tuple(files.values())),
+                tuple(json.loads(to)),
+                subject,
+                text,
+                tuple(files.values()),
                 sender_name=name,
                 album=album,
                 source=source,
@@ -337,7 +345,7 @@ class Spool(Deliveries):
         """Make all moves to quarantine durable. If it may be full, delete the oldest bodies.
 
         A tenth of the limits is left free, and the folder is listed again when half of that
-        has been used, so that a full one is not listed for each further body.
+        has been used. A full folder is thus listed rarely.
         """
         self._quarantine.sync()
         self._spool.sync()
@@ -386,7 +394,7 @@ class Spool(Deliveries):
                     self._forget_settled(database)
                 self._replies[incoming.id] = Future()
                 yield database, body
-                # For a copy of its files. Once it is committed, they may be delivered.
+                # Reserve space for a copy: the files may be delivered as soon as this commits.
                 self._room.needed[incoming.id] = incoming.size
         except BaseException:
             self._replies.pop(incoming.id, None)
@@ -414,7 +422,8 @@ class Spool(Deliveries):
         for id, whole, announced in rows:
             reply = None
             if announced is None or announced != resource:
-                reply = self._replies.get(id)  # first: it is removed after it was confirmed
+                # Read first: `reply_confirmed` adds to `_confirmed`, then removes it.
+                reply = self._replies.get(id)
                 if id in self._confirmed:
                     continue
             if reply is None:
@@ -488,7 +497,7 @@ class Spool(Deliveries):
                 {"now": now, "quiet": QUIET},
             )
         self._room.needed = dict(self._database.query(f"SELECT id, size FROM body WHERE {NEEDED}"))
-        # A file that was being saved. The next attempt may use another folder.
+        # Partial files that a crash left in undelivered/. The next attempt may use another folder.
         for path in self._root.parent.glob("undelivered/*/.[0-9]*Z-*-*"):
             with suppress(OSError):
                 path.unlink()

@@ -249,7 +249,7 @@ SENDERS: dict[str, tuple[str, str]] = {
         "a@b.example",
         "a@b.example may not send; to allow it, use --set nx_senders=a@b.example",
     ),
-    "nobody": ("", "(nobody) may not send; it names no sender: set one on the camera"),
+    "nobody": ("", "the upload names no sender: set one on the camera"),
     "allowed, with a name": ("Me <camera@example.com>", ""),
 }
 

@@ -345,7 +345,7 @@ class TestDisk:
                     assert reply.status == 200
                     break
                 failures[name] += 1
-                assert reply == refusal(507, "The state cannot be read or kept")
+                assert reply == refusal(507, "The state cannot be read or stored")
                 assert [record.exc_info for record in caplog.records] == [None]
                 line = f"{CLIENT}: a request is refused: disk I/O error ({directory})"
                 assert logged(caplog) == [("ERROR", line)]
@@ -428,7 +428,7 @@ class TestPage:
         [delivery] = spool.waiting()
         services = Services(sessions, spool, spool._clock, lambda: {delivery.key})
         html = services.answer(config, CLIENT, Endpoint(Service.PAGE), b"").body
-        assert b"Is being saved now." in html
+        assert b"Being saved now." in html
 
     @pytest.mark.parametrize("suffix", [".1", ".2", ".01", "", ".1/"])
     @pytest.mark.parametrize("client", [CLIENT, OTHER])
