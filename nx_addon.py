@@ -466,8 +466,8 @@ class Inspection(Addon):
     def show_outbox(self) -> str:
         """List the pending deliveries: since when, why, and when the next try is."""
         backend = self._backend()
-        attempted = backend.outbox.attempted()
-        text = describe_waiting(backend.spool.waiting(), time.time(), attempted)
+        in_progress = backend.outbox.in_progress()
+        text = describe_waiting(backend.spool.waiting(), time.time(), in_progress)
         logger.log(ALERT, text)
         return text
 

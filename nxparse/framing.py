@@ -12,10 +12,10 @@ from nxparse.deviation import Kind, LimitError, MultipartError
 MAX_BOUNDARY = 256  # RFC 2046 allows 70
 MAX_HEADERS = 16
 MAX_HEADER_BYTES = 8192
-MAX_PADDING = 64  # blanks between a boundary and its line end (RFC 2046 sets no limit)
+MAX_BLANKS = 64  # blanks between a boundary and its line end (RFC 2046 sets no limit)
 MAX_PEEK = 512  # bytes after a doubtful delimiter in which Content-Disposition must come
 # The line, and the start of the header after it.
-MAX_FIRST_LINE = 2 + MAX_BOUNDARY + MAX_PADDING + 2 + len("content-")
+MAX_FIRST_LINE = 2 + MAX_BOUNDARY + MAX_BLANKS + 2 + len("content-")
 
 _HYPHENS = re.compile(rb"-*+")
 _CONTENT_DISPOSITION = re.compile(
@@ -24,7 +24,7 @@ _CONTENT_DISPOSITION = re.compile(
 )
 # The first byte of a header line, and the beginnings of files that look like one.
 _HEADER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z: \t\r\n-]")
-_FILES = (b"RIFF", b"II*\0", b"MM\0*")
+_FILE_SIGNATURES = (b"RIFF", b"II*\0", b"MM\0*")
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -62,7 +62,7 @@ class Delimiter(NamedTuple):
     """A delimiter at `body[start:end]`, without the line end before it.
 
     `newline` is the line end after the boundary. It is empty if the delimiter is `--B--`
-    (`is_close`), or if zeros follow (`is_padded`): some cameras write these after an unmarked
+    (`is_close`), or if a NUL follows (`ends_in_nul`): some cameras write these after an unmarked
     end.
     """
 
@@ -72,22 +72,23 @@ class Delimiter(NamedTuple):
     is_close: bool
 
     @property
-    def is_padded(self) -> bool:
+    def ends_in_nul(self) -> bool:
         return not self.newline and not self.is_close
 
 
 class Boundary:
     """Finds the delimiters of a boundary `B`.
 
-    These are `--B`, blanks and a line end; `--B--`; `--B` and a NUL. `longest` is the size of the longest delimiter.
+    These are `--B`, blanks and a line end; `--B--`; `--B` and a NUL. `longest` is the size
+    of the longest one.
     """
 
     def __init__(self, boundary: bytes) -> None:
         self.dashed = b"--" + boundary
-        self.longest = len(self.dashed) + MAX_PADDING + 2
+        self.longest = len(self.dashed) + MAX_BLANKS + 2
         dashed = re.escape(self.dashed)
-        self._whole = re.compile(dashed + rb"(?:--|\0|[ \t]{0,%d}+(\r?\n))" % MAX_PADDING)
-        self._cut = re.compile(dashed + rb"(?:-|[ \t]{0,%d}+\r?)" % MAX_PADDING)
+        self._whole = re.compile(dashed + rb"(?:--|\0|[ \t]{0,%d}+(\r?\n))" % MAX_BLANKS)
+        self._cut = re.compile(dashed + rb"(?:-|[ \t]{0,%d}+\r?)" % MAX_BLANKS)
 
     def match(self, text: bytes, offset: int) -> Delimiter | None:
         """Return the delimiter at the beginning of `text`, which is at `offset` in the body."""
@@ -186,7 +187,7 @@ def _begins_data(text: bytes, boundary: Boundary | None) -> bool:
     """Return whether a text begins with a delimiter or with something that is no header line."""
     if boundary and text.startswith(boundary.dashed):
         return boundary.match(text, 0) is not None
-    return bool(text) and (not _HEADER.match(text) or text.startswith(_FILES))
+    return bool(text) and (not _HEADER.match(text) or text.startswith(_FILE_SIGNATURES))
 
 
 def parse_headers(lines: Sequence[bytes], start: int, report: Report) -> PartSpan:

@@ -9,7 +9,7 @@ from sys import setprofile
 import pytest
 
 from nxparse.deviation import Deviation, Kind, LimitError, MultipartError
-from nxparse.framing import MAX_BOUNDARY, MAX_HEADER_BYTES, MAX_HEADERS, MAX_PADDING, boundary_of
+from nxparse.framing import MAX_BLANKS, MAX_BOUNDARY, MAX_HEADER_BYTES, MAX_HEADERS, boundary_of
 from nxparse.multipart import parse
 from nxparse.scanner import MAX_DELIMITERS, MAX_PARTS, Scanner
 from tests import bodies
@@ -487,7 +487,7 @@ def test_any_usable_boundary(boundary: bytes) -> None:
 @pytest.mark.parametrize("newline", [b"\r\n", b"\n"], ids=["crlf", "lf"])
 def test_padding_limit(newline: bytes) -> None:
     """The limit on blanks after a boundary is exact."""
-    body = FIELD + b"D\r\n--B7x" + b" " * MAX_PADDING + newline + FIELD[7:] + b"E" + CLOSE
+    body = FIELD + b"D\r\n--B7x" + b" " * MAX_BLANKS + newline + FIELD[7:] + b"E" + CLOSE
     longer = body.replace(b"\r\n--B7x ", b"\r\n--B7x  ")
     assert data(body, scan([body])) == [b"D", b"E"]
     assert data(longer, scan([longer])) == [longer[len(FIELD) : -len(CLOSE)]]
@@ -498,7 +498,7 @@ def test_longest_first_line() -> None:
     """The longest boundary with the most blanks is found, also without Content-Type."""
     boundary = b"B" * MAX_BOUNDARY
     body = bodies.body(SMALL, message=XML, boundary=boundary, ending=b"\r\n--" + boundary + b"--")
-    body = body.replace(boundary + b"\r\n", boundary + b" " * MAX_PADDING + b"\r\n")
+    body = body.replace(boundary + b"\r\n", boundary + b" " * MAX_BLANKS + b"\r\n")
     for known in (boundary, None):
         found = scan([body], known)
         assert data(body, found) == [XML, SMALL[0][1]]

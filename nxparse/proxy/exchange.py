@@ -19,7 +19,7 @@ from nxparse.proxy.transport import Pending
 from nxparse.server.backend import Backend
 from nxparse.server.endpoints import Endpoint, Service
 from nxparse.server.receive import (
-    HOPELESS,
+    ABORT_FACTOR,
     BodyInfo,
     Collector,
     EmailReceiver,
@@ -34,7 +34,7 @@ FAILED = refusal(500, "nx_addon has failed, see its log")
 MAX_UNKNOWN_BODY = 64 << 10  # bytes of a body that are saved to unknown/
 # seconds that a repeated upload waits to learn whether the first reply arrived
 REPLY_WATCH = 30.0
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+LOOPBACK_REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Exchange:
     `client_id` is that of the connection. `unknown` requests have no endpoint, or one
     with an unproven reply; they are saved to unknown/. A body of at most `inspect`
     bytes is read back to be shown in its flow. `too_long` is called when a body exceeds
-    HOPELESS times nx_max_upload; it should end the connection.
+    ABORT_FACTOR times nx_max_upload; it should end the connection.
     """
 
     def __init__(
@@ -123,8 +123,8 @@ class Exchange:
         if not self._gathered:
             asyncio.get_running_loop().call_soon(self._flush)
         self._gathered.append(chunk)
-        if self.pending.received > HOPELESS * self.backend.config.max_upload:
-            reason = f"body exceeds {HOPELESS} x nx_max_upload; connection closed"
+        if self.pending.received > ABORT_FACTOR * self.backend.config.max_upload:
+            reason = f"body exceeds {ABORT_FACTOR} x nx_max_upload; connection closed"
             logger.warning(f"{self._address}: {reason}")
             self._too_long()
         return []
@@ -133,7 +133,7 @@ class Exchange:
         """Answer mitmproxy as the loopback server, once `decided`; the reply replaces this."""
         self.pending.connected.set()
         await self.decided.wait()
-        writer.write(ANSWER)
+        writer.write(LOOPBACK_REPLY)
         while await reader.read(1 << 16):
             pass  # the end of a chunked body
 

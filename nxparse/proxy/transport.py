@@ -124,8 +124,8 @@ class HeldReader:
     async def read(self, n: int = -1) -> bytes:
         loop = asyncio.get_running_loop()
         while True:
-            await self._head_noticed()
-            await self._server_reached()
+            await self._wait_for_hook()
+            await self._wait_for_server()
             await self._check_framing()
             size = self._size(n)
             if size == SMALL_READ:
@@ -170,7 +170,7 @@ class HeldReader:
     def _is_in_head(self) -> bool:
         return self._stage is Stage.HEAD and self._unnoticed > 0
 
-    async def _head_noticed(self) -> None:
+    async def _wait_for_hook(self) -> None:
         """Wait for a hook if more than MAX_HEAD bytes were read that no hook has reported.
 
         In a head, at most `Times.notice`; after a complete request, until it is answered.
@@ -183,7 +183,7 @@ class HeldReader:
             except TimeoutError:
                 self._end(431, f"its request head exceeds {MAX_HEAD >> 10} KiB")
 
-    async def _server_reached(self) -> None:
+    async def _wait_for_server(self) -> None:
         """Give mitmproxy time to reach the loopback server; until then it queues the body."""
         pending = self.pending
         if pending and not pending.complete and not pending.connected.is_set():
@@ -217,7 +217,7 @@ class HeldReader:
 
     async def _hold(self, end: str) -> None:
         """Wait until the request of a connection that has ended is answered or aborted."""
-        await self._decided()
+        await self._wait_for_decision()
         if self.pending:
             self.pending.end = end
         waited = 0.0
@@ -235,7 +235,7 @@ class HeldReader:
             if waited >= most:
                 return
 
-    async def _decided(self) -> None:
+    async def _wait_for_decision(self) -> None:
         """Wait until mitmproxy has called a hook for a head that may have arrived."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._last + self._times.notice):

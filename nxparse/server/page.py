@@ -21,11 +21,10 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from nxparse.deliver.outbox import Attempted
 from nxparse.deliver.routes import target_label
 from nxparse.server.reply import PRIVATE, Reply
 from nxparse.store.deliveries import is_ahead
-from nxparse.store.records import Delivery, FileRecord, UploadRecord
+from nxparse.store.records import Delivery, DeliveryKey, FileRecord, UploadRecord
 from nxparse.text import format_count, format_duration, format_list, format_size, printable
 from nxparse.upload import Thumbnail
 
@@ -82,21 +81,21 @@ def render(
     now: float,
     *,
     gallery: bool,
-    attempted: Collection[Attempted] = (),
+    in_progress: Collection[DeliveryKey] = (),
     failures: Sequence[Failure] = (),
     is_first: bool = True,
 ) -> Reply:
     """Return the page with these uploads, the latest first. `now` is a Unix time.
 
     At most PAGE uploads are shown; if there are more, a link leads to the older ones. In a
-    `gallery` they are of all clients, and the page names them. `attempted` are the
+    `gallery` they are of all clients, and the page names them. `in_progress` are the
     deliveries being tried now, `failures` the uploads that were not accepted.
     """
     shown = uploads[:PAGE]
     entries = [
         _Entry(one.at, "not accepted", f"from {one.client}", (), [("failed", one.reason)])
         for one in failures
-    ] + [_upload(one, now, attempted) for one in shown]
+    ] + [_upload(one, now, in_progress) for one in shown]
     entries.sort(key=lambda entry: entry.at, reverse=True)
     is_changing = any(abs(now - entry.at) < NEWS for entry in entries) or any(
         delivery.state == "waiting" for upload in shown for delivery in upload.deliveries
@@ -163,7 +162,7 @@ def _clock(at: float) -> str:
     return time.strftime("%H:%M", time.localtime(at))
 
 
-def _upload(record: UploadRecord, now: float, attempted: Collection[Attempted]) -> _Entry:
+def _upload(record: UploadRecord, now: float, in_progress: Collection[DeliveryKey]) -> _Entry:
     arrival, files = record.arrival, record.files
     size = format_size(sum(file.size for file in files))
     site = f", for {arrival.site}" if arrival.site else ""
@@ -175,12 +174,12 @@ def _upload(record: UploadRecord, now: float, attempted: Collection[Attempted]) 
             (f"{arrival.id}.{file.number}", file, any(copy.is_unchanged() for copy in file.saved))
             for file in files
         ],
-        list(_lines(record, now, attempted)),
+        list(_lines(record, now, in_progress)),
     )
 
 
 def _lines(
-    record: UploadRecord, now: float, attempted: Collection[Attempted]
+    record: UploadRecord, now: float, in_progress: Collection[DeliveryKey]
 ) -> Iterator[tuple[str, str]]:
     """One line for each target, or several if its deliveries differ; these name the files."""
     file_names = {file.number: printable(file.name) for file in record.files}
@@ -188,7 +187,7 @@ def _lines(
         found: dict[tuple[str, str], list[str]] = {}
         for status in record.deliveries:
             if status.target == target:
-                text = sentence(status, now, being_tried=status.key in attempted)
+                text = sentence(status, now, being_tried=status.key in in_progress)
                 # Some of the recipients did not get it.
                 is_partly = status.state == "done" and status.reason
                 number = status.file_number

@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 
 from nxparse.config import Config
-from nxparse.deliver.outbox import Attempted
 from nxparse.deviation import BodyError
 from nxparse.server import files, page, social
 from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service
@@ -23,6 +22,7 @@ from nxparse.server.files import FileReply
 from nxparse.server.page import Failure
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import AnnouncedFile, Sessions
+from nxparse.store.records import DeliveryKey
 from nxparse.store.saved import OpenFile, open_unchanged
 from nxparse.store.spool import Spool
 from nxparse.text import describe_disk_error, describe_refused_sender, printable
@@ -42,12 +42,12 @@ class Services:
         sessions: Sessions,
         spool: Spool,
         clock: Callable[[], float] = time.time,
-        attempted: Callable[[], Collection[Attempted]] = frozenset,
+        in_progress: Callable[[], Collection[DeliveryKey]] = frozenset,
     ) -> None:
         self._sessions = sessions
         self._spool = spool
         self._clock = clock
-        self._attempted = attempted
+        self._in_progress = in_progress
         self._failures: deque[Failure] = deque(maxlen=MAX_FAILURES)
 
     def answer(self, config: Config, client: str, endpoint: Endpoint, body: bytes) -> Reply:
@@ -118,7 +118,7 @@ class Services:
             self._spool.recent(of_client, page.PAGE + 1, before),
             self._clock(),
             gallery=config.gallery,
-            attempted=self._attempted(),
+            in_progress=self._in_progress(),
             failures=() if before else self._recent_failures(of_client),
             is_first=not before,
         )

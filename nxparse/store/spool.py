@@ -58,10 +58,10 @@ from nxparse.store.records import NEEDED, SCHEMA, STORED_UPLOAD, Delivery, Post,
 from nxparse.upload import File, Source, Upload
 
 # Limits on the bodies in quarantine and on the unknown requests.
-MAX_QUARANTINE = 2 << 30  # bytes on the disk
-MAX_QUARANTINED = 1000  # files
+MAX_QUARANTINE_BYTES = 2 << 30  # bytes on the disk
+MAX_QUARANTINE_FILES = 1000  # files
 MAX_UNKNOWN_BYTES = 256 << 20
-MAX_UNKNOWN = 100  # files
+MAX_UNKNOWN_FILES = 100  # files
 # Settled uploads are kept as history for this many seconds, at most this many.
 HISTORY = 30 * 86400
 MAX_HISTORY = 2000
@@ -127,7 +127,7 @@ class Spool(Deliveries):
         Folder.make(self._root, 0o700).close()
         # Sizes of the bodies moved to quarantine since it was listed; the first value forces a
         # listing at the first move.
-        self._added = [MAX_QUARANTINE]
+        self._added = [MAX_QUARANTINE_BYTES]
         with ExitStack() as opened:
             self._spool = opened.enter_context(Folder.make(self._root / "spool", 0o700))
             if self._alone:
@@ -277,7 +277,7 @@ class Spool(Deliveries):
                 raise
             finally:
                 os.close(fd)
-            folder.trim(MAX_UNKNOWN_BYTES, MAX_UNKNOWN)
+            folder.trim(MAX_UNKNOWN_BYTES, MAX_UNKNOWN_FILES)
             return folder.path / name
 
     def notice_changes(self) -> bool:
@@ -349,10 +349,15 @@ class Spool(Deliveries):
         """
         self._quarantine.sync()
         self._spool.sync()
-        if len(self._added) <= MAX_QUARANTINED // 20 and sum(self._added) <= MAX_QUARANTINE // 20:
+        if (
+            len(self._added) <= MAX_QUARANTINE_FILES // 20
+            and sum(self._added) <= MAX_QUARANTINE_BYTES // 20
+        ):
             return
         with suppress(OSError):  # it is listed again at the next move
-            for name in self._quarantine.trim(MAX_QUARANTINE * 9 // 10, MAX_QUARANTINED * 9 // 10):
+            for name in self._quarantine.trim(
+                MAX_QUARANTINE_BYTES * 9 // 10, MAX_QUARANTINE_FILES * 9 // 10
+            ):
                 path = self._quarantine.path / name
                 logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
             self._added.clear()
@@ -391,7 +396,7 @@ class Spool(Deliveries):
                 self._refuse_repeated(database, fingerprint, site, found.text, resource)
                 self._accepted += 1
                 if self._accepted >= MAX_HISTORY // 20:
-                    self._forget_settled(database)
+                    self._trim_history(database)
                 self._replies[incoming.id] = Future()
                 yield database, body
                 # Reserve space for a copy: the files may be delivered as soon as this commits.
@@ -430,7 +435,7 @@ class Spool(Deliveries):
                 self._replies.setdefault(id, Future())  # the reply to the repeat
             raise RepeatedError(id, whole, reply)
 
-    def _forget_settled(self, database: sqlite3.Connection) -> None:
+    def _trim_history(self, database: sqlite3.Connection) -> None:
         self._accepted = 0
         database.execute(
             "DELETE FROM upload WHERE (received < ? OR id <= (SELECT id FROM upload"
@@ -487,7 +492,7 @@ class Spool(Deliveries):
         self._sync_quarantine()
         now = self._clock()
         with self._database.transaction() as database:
-            self._forget_settled(database)
+            self._trim_history(database)
             # Retry everything now: the cause may be gone, and the clock may have been set.
             # But photos for an open post may be on their way.
             database.execute(

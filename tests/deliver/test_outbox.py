@@ -198,7 +198,7 @@ class TestDeliverDue:
         seen = []
 
         def deliver(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
-            seen.append(out.attempted())
+            seen.append(out.in_progress())
             return target(upload, files, delivery)
 
         target = Target(outcome)
@@ -206,10 +206,10 @@ class TestDeliverDue:
         scene.clock.now += 1
         second = scene.accept()
         out = scene.box({"save": deliver})
-        assert out.attempted() == set()
+        assert out.in_progress() == set()
         out.deliver_due("save")
         assert seen[0] == {(first, "save", 0)}
-        assert out.attempted() == set()
+        assert out.in_progress() == set()
         scene.clock.now += MIN_WAIT
         out.deliver_due("save")
         assert second in target.ids
@@ -865,7 +865,7 @@ class TestThreads:
         self, scene: Scene, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Files deleted from a full quarantine are logged."""
-        monkeypatch.setattr(spool, "MAX_QUARANTINE", 10)
+        monkeypatch.setattr(spool, "MAX_QUARANTINE_BYTES", 10)
         incoming = scene.spool.begin()
         incoming.write(b"more than ten bytes")
         path = scene.spool.quarantine(incoming)
@@ -883,10 +883,10 @@ class TestThreads:
         out.start()
         assert target.begun.wait(SOON)
         assert out.stop(0.01) is False
-        assert out.attempted() == {(ids[0], "save", 0)}
+        assert out.in_progress() == {(ids[0], "save", 0)}
         target.go_on.set()
         assert out.stop(SOON) is True
-        assert (target.ids, out.attempted()) == (ids[:1], set())
+        assert (target.ids, out.in_progress()) == (ids[:1], set())
         assert list(scene.bodies()) == ids[1:]
         out.start()
         assert target.done.wait(SOON)

@@ -257,8 +257,8 @@ def test_being_tried() -> None:
     """Current deliveries are shown as such, in their first and later attempts."""
     run = status("waiting", "run:cp x", "cp ended with status 1")
     found = record(status("waiting"), status("waiting", "mail"), run)
-    attempted = {(ID, "mail", 0), (ID, "run:cp x", 0)}
-    html = render([found], NEW_YEAR, gallery=False, attempted=attempted).body
+    in_progress = {(ID, "mail", 0), (ID, "run:cp x", 0)}
+    html = render([found], NEW_YEAR, gallery=False, in_progress=in_progress).body
     assert Outline(html).text[-4:-1] == [
         "About to be saved.",
         "Being mailed to a@example.org now.",

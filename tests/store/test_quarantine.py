@@ -65,7 +65,7 @@ class TestQuarantine:
 
         It never has more bodies than the limit, nor is it listed for each when it is full.
         """
-        monkeypatch.setattr(spool, "MAX_QUARANTINED", 40)
+        monkeypatch.setattr(spool, "MAX_QUARANTINE_FILES", 40)
         listed: list[Path] = []
         files = Folder.files
         monkeypatch.setattr(
@@ -80,12 +80,12 @@ class TestQuarantine:
         ("limit", "room", "deleted"),
         [
             *[
-                ("MAX_QUARANTINE", room * 4096, deleted)
+                ("MAX_QUARANTINE_BYTES", room * 4096, deleted)
                 for room, deleted in ((4, 0), (3, 1), (1, 3))
             ],
-            ("MAX_QUARANTINE", 9102, 2),  # nine tenths of it are less than two blocks
-            ("MAX_QUARANTINED", 0, 3),
-            *[("MAX_QUARANTINED", count, 4 - count) for count in range(1, 5)],
+            ("MAX_QUARANTINE_BYTES", 9102, 2),  # nine tenths of it are less than two blocks
+            ("MAX_QUARANTINE_FILES", 0, 3),
+            *[("MAX_QUARANTINE_FILES", count, 4 - count) for count in range(1, 5)],
         ],
     )
     def test_tidy(
@@ -122,7 +122,7 @@ class TestQuarantine:
     ) -> None:
         """Bodies that are in quarantine at the start count."""
         opened.quarantine(receive(opened))
-        monkeypatch.setattr(spool, "MAX_QUARANTINED", 0)
+        monkeypatch.setattr(spool, "MAX_QUARANTINE_FILES", 0)
         reopened(opened, root, clock).close()
         assert bodies(root) == ({}, {})
 
@@ -141,7 +141,7 @@ class TestUnknown:
 
     @pytest.mark.parametrize(
         ("name", "limit", "left"),
-        [("MAX_UNKNOWN", 2, [3, 4]), ("MAX_UNKNOWN_BYTES", 12288, [2, 3, 4])],
+        [("MAX_UNKNOWN_FILES", 2, [3, 4]), ("MAX_UNKNOWN_BYTES", 12288, [2, 3, 4])],
     )
     def test_limits(
         self,
