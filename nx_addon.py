@@ -13,8 +13,8 @@ one of them, hook by hook:
     response           our reply replaces that server's, in one TCP segment
     error              the body was cut: the part that arrived goes to quarantine
 
-mitmproxy forwards a request whose hook raises. So each hook for our hosts catches
-everything and answers 500, and `server_connect` refuses connections to our hosts.
+mitmproxy forwards a request whose hook raises. So the hooks of `Uploads` answer 500 when
+our code fails, and `server_connect` refuses connections to our hosts.
 
 This is the only module that imports mitmproxy. Its addons are `Lifecycle` (options, start and
 stop), `Connections`, `NameServer` (DNS), `Uploads` and `Inspection` (commands, view, report).
@@ -62,7 +62,7 @@ from nxparse.server.reply import Reply, refusal
 from nxparse.server.services import simulated
 from nxparse.text import error_reason, format_count, printable
 
-NOT_READY = refusal(503, "nx_addon is starting, or ending")
+NOT_READY = refusal(503, "nx_addon is starting or stopping")
 DNS_TTL = 60  # seconds; short, because a camera may move to another network
 END_PAUSE = 0.2  # seconds for connections to end
 STOP_TIMEOUT = 10.0  # seconds for running deliveries to end
@@ -87,7 +87,7 @@ class Lifecycle(Addon):
     def __init__(self, state: State) -> None:
         super().__init__(state)
         self.started = False
-        self.is_declared = True  # each option, with the value it was given
+        self.is_declared = True  # whether the values of all options could be converted
         self.port_advice = internals.PortAdvice()
 
     def load(self, loader: Loader) -> None:
@@ -110,7 +110,7 @@ class Lifecycle(Addon):
         except config.ConfigError as error:
             if self.started:
                 raise exceptions.OptionsError(str(error)) from error
-            # An exception at start would print a traceback; an ERROR ends it too.
+            # An exception would print a traceback; mitmproxy also exits after an ERROR at startup.
             logger.error(str(error))
 
     def running(self) -> None:
@@ -257,7 +257,7 @@ class NameServer(Addon):
         self.queries.end(flow.id)
 
     def _records(self, flow: dns.DNSFlow) -> list[dns.ResourceRecord] | None:
-        """The answer to a question for one of our hosts; None for others."""
+        """Return the answer to a question for one of our hosts; None for others."""
         question, peer = flow.request.question, flow.client_conn.peername
         if question is None or not self.state.destinations.hosts.resolves(question.name):
             return None
@@ -350,14 +350,14 @@ class Uploads(Addon):
             if not flow.live:
                 self._note_loaded(flow)
             return
-        reply = await exchange.finish()
-        if exchange.result and exchange.result.body is not None:
-            flow.request.raw_content = exchange.result.body
+        reply = await exchange.finish()  # does not raise
         exchange.restore()
         try:
+            if exchange.result and exchange.result.body is not None:
+                flow.request.raw_content = exchange.result.body
             adapter.label(flow, *exchange.outcome())
         except Exception:
-            logger.exception("cannot comment a flow")
+            logger.exception("cannot label a flow")
         exchange.decided.set()
         if not exchange.streamed:
             flow.response = _response(reply, flow.request.method)
@@ -370,6 +370,19 @@ class Uploads(Addon):
         if exchange is None:
             return
         self.state.server.withdraw(exchange.path)  # if mitmproxy has not requested it
+        try:
+            await self._reply(flow, exchange)
+        except Exception:
+            logger.exception("cannot reply")
+            flow.response = _response(FAILED, flow.request.method)
+            self._settle_reply(exchange, False)
+        exchange.pending.answered.set()
+        # Only now: deliveries would delay the reply.
+        if exchange.result:
+            exchange.backend.outbox.wake()
+
+    async def _reply(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """Replace the response of the loopback server by the reply, and watch its arrival."""
         flow.response = _response(exchange.reply or FAILED, flow.request.method)
         if exchange.unknown:
             await self._save_unknown(flow)
@@ -378,10 +391,6 @@ class Uploads(Addon):
             self.state.unacknowledged.add(exchange)
             on_result = partial(self._settle_reply, exchange)
         self.state.clients.write_reply(flow.client_conn, on_result)
-        exchange.pending.answered.set()
-        # Only now: deliveries would delay the reply.
-        if exchange.result:
-            exchange.backend.outbox.wake()
 
     async def error(self, flow: http.HTTPFlow) -> None:
         self.state.clients.notice(flow, Stage.HEAD)
@@ -392,12 +401,16 @@ class Uploads(Addon):
         self.state.server.withdraw(exchange.path)
         exchange.decided.set()
         exchange.restore()
-        if not exchange.pending.complete:
-            reason = exchange.pending.end or (flow.error.msg if flow.error else "no reason given")
-            flow.request.raw_content = await exchange.cut(reason)
-            adapter.label(flow, "cut", f"after {exchange.pending.received} bytes, {reason}")
-        else:
-            exchange.settle_reply(False)
+        try:
+            if exchange.pending.complete:
+                exchange.settle_reply(False)
+            else:
+                given = flow.error.msg if flow.error else "no reason given"
+                reason = exchange.pending.end or given
+                flow.request.raw_content = await exchange.cut(reason)
+                adapter.label(flow, "cut", f"after {exchange.pending.received} bytes, {reason}")
+        except Exception:
+            logger.exception("cannot end a request")
         exchange.pending.answered.set()
         exchange.backend.outbox.wake()
 
@@ -406,10 +419,10 @@ class Uploads(Addon):
         exchange.settle_reply(arrived)
 
     async def _save_unknown(self, flow: http.HTTPFlow) -> None:
-        request, backend, copy = flow.request, self.state.backend, flow.copy()
+        request, backend = flow.request, self.state.backend
         try:
             assert backend
-            path = await backend.in_thread(_save_flow, backend.spool.save_unknown, copy)
+            path = await backend.in_thread(_save_flow, backend.spool.save_unknown, flow.copy())
             saved = f"saved to {path}"
         except Exception as error:
             saved = f"it cannot be saved: {error_reason(error)}"
@@ -453,8 +466,8 @@ class Inspection(Addon):
     def show_outbox(self) -> str:
         """List the pending deliveries: since when, why, and when the next try is."""
         backend = self._backend()
-        attempted = backend.outbox.attempted()
-        text = describe_waiting(backend.spool.waiting(), time.time(), attempted)
+        in_progress = backend.outbox.in_progress()
+        text = describe_waiting(backend.spool.waiting(), time.time(), in_progress)
         logger.log(ALERT, text)
         return text
 
@@ -561,7 +574,7 @@ def _save_flow(save: Callable[[bytes], Path], flow: http.HTTPFlow) -> Path:
 
 
 def make_addons(times: Times = Times()) -> list[Any]:  # noqa: B008
-    """The addons, in the order in which mitmproxy calls them."""
+    """Return the addons in the order in which mitmproxy calls them."""
     state = State(times)
     # Lifecycle ends last: mitmproxy waits for its end before it calls the next one.
     kinds = (Connections, NameServer, Uploads, Inspection, Lifecycle)

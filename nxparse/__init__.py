@@ -15,6 +15,7 @@ below it in this list, and from the parsing modules:
     config     the options, parsed once into one frozen object
     deliver/   the outbox, the rules, and one module for each kind of target
     store/     directory operations, SQLite, bodies, uploads and deliveries
+    text       strings for one line of a log
 
 Nothing here imports mitmproxy; only nx_addon.py does.
 """

@@ -38,7 +38,7 @@ class Kind(Enum):
     PARAMETER_MALFORMED = "parameter-malformed"  # repeated, `filename*`, or an open quote
     TRAILING_SEMICOLON = "trailing-semicolon"  # `image/jpeg;`
     MULTIPART_LABEL = "multipart-label"  # a part with data whose type is multipart/...
-    TRANSFER_ENCODING = "transfer-encoding"  # HTTP has none: the data are not decoded
+    TRANSFER_ENCODING = "transfer-encoding"  # HTTP has none: the data is not decoded
     # The message, XML 1.0.
     XML_ENCODING = "xml-encoding"  # the bytes are not in the declared encoding
     XML_MALFORMED = "xml-malformed"  # parsed by searching for tags

@@ -12,9 +12,10 @@ from nxparse.deviation import Kind, LimitError, MultipartError
 MAX_BOUNDARY = 256  # RFC 2046 allows 70
 MAX_HEADERS = 16
 MAX_HEADER_BYTES = 8192
-MAX_PADDING = 64  # blanks between a boundary and its line end (RFC 2046 sets no limit)
+MAX_BLANKS = 64  # blanks between a boundary and its line end (RFC 2046 sets no limit)
 MAX_PEEK = 512  # bytes after a doubtful delimiter in which Content-Disposition must come
-MAX_FIRST_LINE = 2 + MAX_BOUNDARY + MAX_PADDING + 2 + len("content-")  # and what follows it
+# The line, and the start of the header after it.
+MAX_FIRST_LINE = 2 + MAX_BOUNDARY + MAX_BLANKS + 2 + len("content-")
 
 _HYPHENS = re.compile(rb"-*+")
 _CONTENT_DISPOSITION = re.compile(
@@ -23,7 +24,7 @@ _CONTENT_DISPOSITION = re.compile(
 )
 # The first byte of a header line, and the beginnings of files that look like one.
 _HEADER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z: \t\r\n-]")
-_FILES = (b"RIFF", b"II*\0", b"MM\0*")
+_FILE_SIGNATURES = (b"RIFF", b"II*\0", b"MM\0*")
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -42,7 +43,7 @@ def fetch_from(body: bytes) -> Fetch:
 
 
 class PartSpan(NamedTuple):
-    """The position of a part; its data are `body[start:end]`.
+    """The position of a part; its data is `body[start:end]`.
 
     `name`, `filename` and `headers` are as on the wire, None where absent. `content_type` is
     the bare media type in lower case. `complete` is false if the body ends inside the data.
@@ -61,7 +62,7 @@ class Delimiter(NamedTuple):
     """A delimiter at `body[start:end]`, without the line end before it.
 
     `newline` is the line end after the boundary. It is empty if the delimiter is `--B--`
-    (`is_close`), or if zeros follow (`is_padded`): some cameras write these after an unmarked
+    (`is_close`), or if a NUL follows (`ends_in_nul`): some cameras write these after an unmarked
     end.
     """
 
@@ -71,32 +72,33 @@ class Delimiter(NamedTuple):
     is_close: bool
 
     @property
-    def is_padded(self) -> bool:
+    def ends_in_nul(self) -> bool:
         return not self.newline and not self.is_close
 
 
 class Boundary:
-    """Finds the delimiters of a boundary `B`: `--B`, blanks and a line end; `--B--`; `--B` 00.
+    """Finds the delimiters of a boundary `B`.
 
-    `longest` is the size of the longest delimiter.
+    These are `--B`, blanks and a line end; `--B--`; `--B` and a NUL. `longest` is the size
+    of the longest one.
     """
 
     def __init__(self, boundary: bytes) -> None:
         self.dashed = b"--" + boundary
-        self.longest = len(self.dashed) + MAX_PADDING + 2
+        self.longest = len(self.dashed) + MAX_BLANKS + 2
         dashed = re.escape(self.dashed)
-        self._whole = re.compile(dashed + rb"(?:--|\0|[ \t]{0,%d}+(\r?\n))" % MAX_PADDING)
-        self._cut = re.compile(dashed + rb"(?:-|[ \t]{0,%d}+\r?)" % MAX_PADDING)
+        self._whole = re.compile(dashed + rb"(?:--|\0|[ \t]{0,%d}+(\r?\n))" % MAX_BLANKS)
+        self._cut = re.compile(dashed + rb"(?:-|[ \t]{0,%d}+\r?)" % MAX_BLANKS)
 
     def match(self, text: bytes, offset: int) -> Delimiter | None:
-        """Return the delimiter with which a text begins that is at an offset of the body."""
+        """Return the delimiter at the beginning of `text`, which is at `offset` in the body."""
         match = self._whole.match(text)
         if not match:
             return None
         return Delimiter(offset, offset + match.end(), match[1] or b"", match[0].endswith(b"--"))
 
     def find_all(self, buffer: bytes, position: int) -> Iterator[int]:
-        """Yield the positions of delimiters, from a position on."""
+        """Yield the positions of delimiters in `buffer` from `position` on."""
         # `find` is much faster than an expression.
         while (position := buffer.find(self.dashed, position)) >= 0:
             match = self._whole.search(buffer, position)
@@ -113,7 +115,10 @@ class Boundary:
         return self._cut.fullmatch(text) is not None
 
     def find_cut(self, text: bytes) -> int:
-        """Return where a delimiter begins that the end of a text cuts; that end if nowhere."""
+        """Return the position of a delimiter that the end of `text` cuts off.
+
+        Returns `len(text)` if there is none.
+        """
         start = text.find(b"-")
         while start >= 0:
             rest = text[start:]
@@ -139,7 +144,7 @@ def begins_headers(text: bytes) -> bool:
 class HeaderBlock(NamedTuple):
     """The header lines of a part.
 
-    `end` is the offset after the blank line, or after the last header if data follow it
+    `end` is the offset after the blank line, or after the last header if data follows it
     directly.
     """
 
@@ -149,7 +154,7 @@ class HeaderBlock(NamedTuple):
 
 
 def read_header_block(text: bytes, offset: int, boundary: Boundary) -> HeaderBlock | None:
-    """Read the header block with which a text begins that is at an offset of the body.
+    """Read the header block at the beginning of `text`, which is at `offset` in the body.
 
     Returns None if the text ends inside it. Raises MultipartError.
     """
@@ -182,11 +187,11 @@ def _begins_data(text: bytes, boundary: Boundary | None) -> bool:
     """Return whether a text begins with a delimiter or with something that is no header line."""
     if boundary and text.startswith(boundary.dashed):
         return boundary.match(text, 0) is not None
-    return bool(text) and (not _HEADER.match(text) or text.startswith(_FILES))
+    return bool(text) and (not _HEADER.match(text) or text.startswith(_FILE_SIGNATURES))
 
 
 def parse_headers(lines: Sequence[bytes], start: int, report: Report) -> PartSpan:
-    """Return the part that has these header lines and whose data begin at `start`."""
+    """Return the part that has these header lines and whose data begins at `start`."""
     headers = _parse_lines(lines, report)
     fields = {name.lower(): value for name, value in reversed(headers)}
     if "content-transfer-encoding" in fields:

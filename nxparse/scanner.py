@@ -2,7 +2,7 @@
 
 While the body arrives, the scanner only records where its delimiters may be. At the end it
 reads the bytes around these places, from wherever the body is stored, and makes parts of them.
-A part is a span of the body: no data are copied. The memory does not grow with the body, and
+A part is a span of the body: no data is copied. The memory does not grow with the body, and
 the time is linear in its size.
 
 Deviations from RFC 2046 and RFC 7578 are accepted as long as the parts can be told apart, and
@@ -47,18 +47,18 @@ class Scanner:
         self.parts: list[PartSpan] = []
         self.deviations: list[Deviation] = []
         self._strict = strict
-        self._named = boundary
-        self._begin = 0  # the offset of the first byte that belongs to no line end
+        self._declared = boundary
+        self._begin = 0  # the offset after leading line ends
         self._first_line: bytes | None = b""  # the first bytes, until the first line is complete
         self._finder: Boundary | None = None
-        self._starts = array("Q")  # the offsets of delimiters, including false ones
+        self._starts = array("Q")  # offsets of delimiter candidates
         self._tail = b""  # the last bytes, in which a delimiter may begin
 
     def feed(self, chunk: bytes) -> None:
         """Scan the next bytes of the body."""
         self.size += len(chunk)
         if self._first_line is None:
-            self._find(chunk)
+            self._record_candidates(chunk)
             return
         self._first_line = (self._first_line + chunk).lstrip(b"\r\n")
         if len(self._first_line) >= framing.MAX_FIRST_LINE:
@@ -71,36 +71,36 @@ class Scanner:
         """
         if self._first_line is not None:
             self._end_first_line(self._first_line)
-        parser = _Parser(self, fetch, self._strict)
         if self._finder is None:
             raise MultipartError(
                 "Content-Type names no usable boundary, and the body does not begin with one",
                 self._begin,
             )
-        if self._named is None:
-            parser.deviate(Kind.BOUNDARY_MISSING, self._begin, repr(self.boundary))
-        elif self.boundary != self._named:
-            detail = f"{self.boundary!r} for {self._named!r}"
-            parser.deviate(Kind.BOUNDARY_MISMATCH, self._begin, detail)
+        parser = _Parser(self, fetch, self._strict)
+        if self._declared is None:
+            parser.report(Kind.BOUNDARY_MISSING, self._begin, repr(self.boundary))
+        elif self.boundary != self._declared:
+            detail = f"{self.boundary!r} for {self._declared!r}"
+            parser.report(Kind.BOUNDARY_MISMATCH, self._begin, detail)
         parser.parse(self._finder, self._begin, self._starts)
         return self.parts
 
     def _end_first_line(self, start: bytes) -> None:
         self._first_line = None
         self._begin = self.size - len(start)
-        self.boundary = framing.parse_first_line(start) or self._named
+        self.boundary = framing.parse_first_line(start) or self._declared
         if self.boundary:
             self._finder = Boundary(self.boundary)
-            self._find(start)
+            self._record_candidates(start)
 
-    def _find(self, chunk: bytes) -> None:
-        """Record where delimiters begin that end in this chunk."""
+    def _record_candidates(self, chunk: bytes) -> None:
+        """Record the offsets of delimiters that end in this chunk."""
         finder = self._finder
         if finder is None or len(self._starts) > MAX_DELIMITERS:
             return
         dashed, tail, keep = finder.dashed, self._tail, finder.longest - 1
         # Most chunks have no boundary and need not be copied. `find` is much faster than `in`,
-        # which first takes its operand for a number.
+        # which first tries its operand as an integer.
         if chunk.find(dashed) < 0 and (
             tail.find(b"-") < 0 or (tail + chunk[: len(dashed)]).find(dashed) < 0
         ):
@@ -117,7 +117,7 @@ class Scanner:
 
 
 class _Parser:
-    """Makes parts of a body in which the delimiters are known.
+    """Builds the parts from the recorded delimiters.
 
     Each method that continues after a delimiter returns the next one, None at the end of the
     body.
@@ -135,7 +135,7 @@ class _Parser:
         self._surplus: list[int | None] = []
         self._message: int | None = None  # the index of the message in the parts
         self._stray = 0  # bytes of text outside of parts
-        self._doubtful: int | None = None  # the offset of those that could be a photo
+        self._doubtful: int | None = None  # the offset of stray bytes that could be a photo
 
     def parse(self, boundary: Boundary, begin: int, starts: Sequence[int]) -> None:
         """Find the parts. `begin` is the offset of the first line, `starts` of delimiters."""
@@ -143,7 +143,7 @@ class _Parser:
         self._starts = starts
         found = self._find_first(begin)
         while found:
-            found = self._after_close(found.end) if found.is_close else self._part(found)
+            found = self._after_close(found.end) if found.is_close else self._read_part(found)
         if self._doubtful is not None:
             raise MultipartError(
                 "there are bytes that belong to no part and could be a photo", self._doubtful
@@ -151,7 +151,7 @@ class _Parser:
         if self._writes_surplus():
             self._cut_surplus()
 
-    def deviate(self, kind: Kind, offset: int, detail: str = "") -> None:
+    def report(self, kind: Kind, offset: int, detail: str = "") -> None:
         """Report a deviation."""
         if self._strict:
             raise MultipartError(f"{kind.value}{': ' if detail else ''}{detail}", offset)
@@ -162,21 +162,21 @@ class _Parser:
     def _find_first(self, begin: int) -> Delimiter | None:
         """Return the first delimiter, which should be the first line."""
         found = self._match(begin)
-        if found and not found.is_padded:
+        if found and not found.ends_in_nul:
             return found
         if self._is_unmarked_end(begin):
-            self._deviate_cut(begin)
+            self._report_cut(begin)
             return None
         for found in self._find(begin):
-            begins_line = self._text(found.start - 1, found.start) == b"\n"
-            if (begins_line and not found.is_padded) or self._has_headers(found):
-                self._leave_out(Kind.PREAMBLE, begin, found.start)
+            begins_line = self._bytes(found.start - 1, found.start) == b"\n"
+            if (begins_line and not found.ends_in_nul) or self._has_headers(found):
+                self._skip_stray(Kind.PREAMBLE, begin, found.start)
                 return found
         raise MultipartError(
             f"the boundary {self._boundary.dashed[2:]!r} never appears in the body", self._size
         )
 
-    def _part(self, opening: Delimiter) -> Delimiter | None:
+    def _read_part(self, opening: Delimiter) -> Delimiter | None:
         """Read the part after a delimiter."""
         start = opening.end
         self._delimiters += 1
@@ -185,94 +185,97 @@ class _Parser:
             raise self._too_many_parts(start)
         is_bare = opening.newline == _LF
         if is_bare and self._newline == _CRLF:
-            self.deviate(Kind.BARE_LF, start - 1, "after a boundary")
-        if self._text(start, start + 1) == b"\0":
-            self.deviate(Kind.CLOSE_DELIMITER_UNMARKED, start)
+            self.report(Kind.BARE_LF, start - 1, "after a boundary")
+        if self._bytes(start, start + 1) == b"\0":
+            self.report(Kind.CLOSE_DELIMITER_UNMARKED, start)
             return self._after_close(start)
         found = self._match(start)
-        if found and not found.is_padded:
-            self.deviate(Kind.EMPTY_PART, start)
+        if found and not found.ends_in_nul:
+            self.report(Kind.EMPTY_PART, start)
             return found
-        text = self._text(start, start + MAX_HEADER_BYTES + self._boundary.longest)
+        text = self._bytes(start, start + MAX_HEADER_BYTES + self._boundary.longest)
         block = framing.read_header_block(text, start, self._boundary)
         if not block:
             self._end_in_headers(text, start)
             return None
         if not block.has_blank_line:
-            self.deviate(Kind.BLANK_LINE_MISSING, block.end)
+            self.report(Kind.BLANK_LINE_MISSING, block.end)
         lines = text[: block.end - start]
         bare = _BARE_LF.search(lines)
         if bare and self._newline == _CRLF:
             if not self._parts and is_bare and _CRLF not in lines:
                 self._newline = _LF  # not a slip: this client always writes LF
             else:
-                self.deviate(Kind.BARE_LF, start + bare.start(), "in the headers of a part")
+                self.report(Kind.BARE_LF, start + bare.start(), "in the headers of a part")
         part = framing.parse_headers(
-            block.lines, block.end, lambda kind, detail: self.deviate(kind, start, detail)
+            block.lines, block.end, lambda kind, detail: self.report(kind, start, detail)
         )
-        return self._data(part)
+        return self._find_end(part)
 
     def _end_in_headers(self, text: bytes, start: int) -> None:
         """Accept the end of the body after a delimiter, unless it cuts a header."""
         if self._boundary.is_unmarked_end(text):
-            self._deviate_cut(start)
-            self.deviate(Kind.EMPTY_PART, start)
+            self._report_cut(start)
+            self.report(Kind.EMPTY_PART, start)
         elif b"\n" not in text and (
             self._boundary.dashed.startswith(text) or not text.strip(b"\r \t")
         ):
-            self.deviate(Kind.CLOSE_DELIMITER_UNMARKED, start)
+            self.report(Kind.CLOSE_DELIMITER_UNMARKED, start)
         else:
             raise MultipartError("the body ends inside the headers of a part", self._size)
 
-    def _data(self, part: PartSpan) -> Delimiter | None:
+    def _find_end(self, part: PartSpan) -> Delimiter | None:
         """Find the end of the data of a part."""
-        # A part without headers is one only if its data are more than padding.
+        # A part without headers counts only if it has more than padding.
         if not part.headers and self._skip_padding(part.start) == self._size:
-            self.deviate(Kind.CLOSE_DELIMITER_UNMARKED, part.start)
+            self.report(Kind.CLOSE_DELIMITER_UNMARKED, part.start)
             return None
         position = part.start
         for found in self._find(part.start):
-            after = self._text(found.end, found.end + 2) if found.is_close else found.newline
+            after = self._bytes(found.end, found.end + 2) if found.is_close else found.newline
             newline = self._newline_before(part, found.start, after)
-            is_regular = newline in (b"", _CRLF, self._newline) and not found.is_padded
+            is_regular = newline in (b"", _CRLF, self._newline) and not found.ends_in_nul
             if is_regular or self._has_headers(found):
                 self._end_part(part, found.start, newline)
                 return found
             following = self._skip_padding(found.end)
             if self._is_end(found, following):
                 if not found.is_close:
-                    self.deviate(Kind.CLOSE_DELIMITER_UNMARKED, found.start)
+                    self.report(Kind.CLOSE_DELIMITER_UNMARKED, found.start)
                 self._end_part(part, found.start, newline)
                 return self._after_close(following)
             position = found.start + 1
         self._end_in_data(part, position)
         return None
 
-    def _is_end(self, found: Delimiter, after: int) -> bool:
-        """Return whether a delimiter inside a line ends the body. Padding follows up to `after`."""
-        if after == self._size or not found.is_close:
-            return after == self._size
-        following = self._match(after)
-        if self._text(after - 1, after) == b"\n":
-            return following is not None or self._is_unmarked_end(after)
+    def _is_end(self, found: Delimiter, offset: int) -> bool:
+        """Return whether a delimiter inside a line ends the body.
+
+        Padding follows up to `offset`.
+        """
+        if offset == self._size or not found.is_close:
+            return offset == self._size
+        following = self._match(offset)
+        if self._bytes(offset - 1, offset) == b"\n":
+            return following is not None or self._is_unmarked_end(offset)
         return following is not None and self._has_headers(following)
 
     def _after_close(self, start: int) -> Delimiter | None:
-        """Read the epilogue, which may have another part in it."""
+        """Read the epilogue, which may contain another part."""
         for found in self._find(start):
             if self._has_headers(found):
-                self._leave_out(Kind.EPILOGUE, start, found.start)
-                self.deviate(Kind.CLOSE_DELIMITER_EARLY, found.start)
+                self._skip_stray(Kind.EPILOGUE, start, found.start)
+                self.report(Kind.CLOSE_DELIMITER_EARLY, found.start)
                 return found
-        self._leave_out(Kind.EPILOGUE, start, self._size)
+        self._skip_stray(Kind.EPILOGUE, start, self._size)
         return None
 
-    def _leave_out(self, kind: Kind, start: int, end: int) -> None:
+    def _skip_stray(self, kind: Kind, start: int, end: int) -> None:
         """Report bytes that belong to no part, unless they are padding."""
         start = self._skip_padding(start)
         count = 0
         for offset in range(start, end, _CHUNK):
-            data = self._text(offset, min(offset + _CHUNK, end))
+            data = self._bytes(offset, min(offset + _CHUNK, end))
             count += len(data.translate(None, _PADDING))
             binary = _BINARY.search(data)
             if binary or self._stray + count > MAX_STRAY:
@@ -281,7 +284,7 @@ class _Parser:
                 return
         self._stray += count
         if count:
-            self.deviate(kind, start, f"{count} bytes")
+            self.report(kind, start, f"{count} bytes")
 
     # The end of the data of a part.
 
@@ -292,7 +295,7 @@ class _Parser:
         """
         if offset == part.start:
             return b""  # it is that of the blank line
-        before = self._text(max(offset - 2, part.start), offset)
+        before = self._bytes(max(offset - 2, part.start), offset)
         if before == _CRLF and _CRLF in (self._newline, after):
             return _CRLF
         return _LF if before.endswith(_LF) else None
@@ -300,55 +303,56 @@ class _Parser:
     def _end_part(self, part: PartSpan, offset: int, newline: bytes | None) -> None:
         """End a part before a delimiter, and report a wrong line end."""
         if newline is None:
-            self.deviate(Kind.NEWLINE_MISSING, offset)
+            self.report(Kind.NEWLINE_MISSING, offset)
         elif newline == _LF and self._newline == _CRLF:
-            self.deviate(Kind.BARE_LF, offset - 1, "before a boundary")
+            self.report(Kind.BARE_LF, offset - 1, "before a boundary")
         self._add_part(part, offset, newline)
 
     def _end_in_data(self, part: PartSpan, position: int) -> None:
-        """End the last part where the body ends, in the data or in the delimiter after them.
+        """End the last part where the body ends, in the data or in the delimiter after it.
 
         No delimiter begins before `position`.
         """
         position = max(position, self._size - self._boundary.longest)
-        offset = position + self._boundary.find_cut(self._text(position, self._size))
+        offset = position + self._boundary.find_cut(self._bytes(position, self._size))
         newline = self._newline_before(part, offset, b"")
         size = self._size - offset
         if size >= len(self._boundary.dashed):
-            self._deviate_cut(offset)
-        # A line end and two hyphens could be data; two hyphens alone most likely are.
+            self._report_cut(offset)
+        # Up to two hyphens are ambiguous: after a line end they begin a delimiter,
+        # otherwise they are data.
         elif size <= 2 and newline != self._newline:
             offset = self._size
-            ends_with_cr = self._text(max(offset - 1, part.start), offset) == b"\r"
+            ends_with_cr = self._bytes(max(offset - 1, part.start), offset) == b"\r"
             newline = b"\r" if ends_with_cr and self._newline == _CRLF else None
         if size > 2 and newline is None:
-            self.deviate(Kind.NEWLINE_MISSING, offset)
+            self.report(Kind.NEWLINE_MISSING, offset)
         self._add_part(part, offset, newline, complete=size > 2)
         if size < len(self._boundary.dashed):
             data_end = offset - len(newline or b"")
             missing = data_end == self._size
             kind = Kind.CLOSE_DELIMITER_MISSING if missing else Kind.CLOSE_DELIMITER_CUT
-            self.deviate(kind, data_end)
+            self.report(kind, data_end)
 
     def _add_part(
         self, part: PartSpan, offset: int, newline: bytes | None, *, complete: bool = True
     ) -> None:
-        """Add a part whose data end before `newline` and `offset`."""
+        """Add a part whose data ends before `newline` and `offset`."""
         end = offset - len(newline or b"")
         if not part.headers and self._skip_padding(part.start) >= end:
-            self.deviate(Kind.EMPTY_PART, end)
+            self.report(Kind.EMPTY_PART, end)
             return
         if len(self._parts) >= MAX_PARTS:
             raise self._too_many_parts(end)
         if not part.name:
-            self.deviate(Kind.NO_PART_NAME, part.start)
+            self.report(Kind.NO_PART_NAME, part.start)
         if part.name == "message" and self._message is None:
-            head = self._text(part.start, part.start + filename.HEAD)
+            head = self._bytes(part.start, part.start + filename.HEAD)
             if not filename.is_media(head):
                 self._message = len(self._parts)
         surplus = 0
         if newline:
-            before = self._text(max(end - 2, part.start), end)
+            before = self._bytes(max(end - 2, part.start), end)
             surplus = next(
                 (
                     len(one)
@@ -362,10 +366,11 @@ class _Parser:
         self._parts.append(part._replace(end=end, complete=complete))
 
     def _writes_surplus(self) -> bool:
-        """Return whether this client writes a line end of its own after the data of each part.
+        """Return whether this client adds a line end to the data of every part.
 
-        Only the message shows that: a line end after a photo may be its own. End markers inside a
-        JPEG do not help, as thumbnails have them too.
+        The message decides, as a line end after a photo may belong to it. If the message is
+        unclear, all other parts must agree. End markers inside a JPEG do not help, as
+        thumbnails have them too.
         """
         if self._message is None:
             return False
@@ -379,17 +384,17 @@ class _Parser:
         for index, length in enumerate(self._surplus):
             if length:
                 end = self._parts[index].end - length
-                self.deviate(Kind.SURPLUS_NEWLINE, end)
+                self.report(Kind.SURPLUS_NEWLINE, end)
                 self._parts[index] = self._parts[index]._replace(end=end)
 
     # Reading the body.
 
-    def _text(self, start: int, end: int) -> bytes:
+    def _bytes(self, start: int, end: int) -> bytes:
         return self._fetch(start, min(end, self._size))
 
     def _match(self, offset: int) -> Delimiter | None:
         """Return the delimiter at an offset."""
-        return self._boundary.match(self._text(offset, offset + self._boundary.longest), offset)
+        return self._boundary.match(self._bytes(offset, offset + self._boundary.longest), offset)
 
     def _find(self, offset: int) -> Iterator[Delimiter]:
         """Yield the delimiters from an offset on, including false ones."""
@@ -405,28 +410,28 @@ class _Parser:
 
     def _has_headers(self, delimiter: Delimiter) -> bool:
         """Return whether the headers of a part follow a delimiter."""
-        text = self._text(delimiter.end, delimiter.end + framing.MAX_PEEK)
+        text = self._bytes(delimiter.end, delimiter.end + framing.MAX_PEEK)
         return bool(delimiter.newline) and framing.begins_headers(text)
 
     def _skip_padding(self, offset: int) -> int:
-        """Return the offset of the first byte from an offset on that is no padding."""
+        """Return the offset of the first non-padding byte at or after `offset`."""
         for start in range(offset, self._size, _CHUNK):
-            rest = self._text(start, start + _CHUNK).lstrip(_PADDING)
+            rest = self._bytes(start, start + _CHUNK).lstrip(_PADDING)
             if rest:
                 return min(start + _CHUNK, self._size) - len(rest)
         return self._size
 
     def _is_unmarked_end(self, offset: int) -> bool:
         """Return whether the body ends after the boundary and, perhaps, blanks or one hyphen."""
-        rest = self._text(offset, offset + self._boundary.longest)
+        rest = self._bytes(offset, offset + self._boundary.longest)
         return offset + len(rest) == self._size and self._boundary.is_unmarked_end(rest)
 
-    def _deviate_cut(self, start: int) -> None:
-        """Report the delimiter at `start`, which is not marked as the last, or only half."""
+    def _report_cut(self, start: int) -> None:
+        """Report a closing delimiter with one or none of its final hyphens."""
         after = start + len(self._boundary.dashed)
-        half = self._text(after, after + 2) == b"-"
+        half = self._bytes(after, after + 2) == b"-"
         kind = Kind.CLOSE_DELIMITER_CUT if half else Kind.CLOSE_DELIMITER_UNMARKED
-        self.deviate(kind, after)
+        self.report(kind, after)
 
     def _too_many_parts(self, offset: int) -> LimitError:
         return LimitError(f"the body has more than {MAX_PARTS} parts", offset)

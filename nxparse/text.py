@@ -70,8 +70,9 @@ def describe_upload(found: Upload) -> str:
 def describe_contents(found: Upload) -> str:
     """Describe the sender, recipients and files of an upload."""
     names = [printable(file.name or "(no name)") for file in found.files]
+    sender = printable(found.sender) or "(no sender)"
     return (
-        f"from {printable(found.sender) or '(nobody)'} to {format_recipients(found.recipients)}: "
+        f"from {sender} to {format_recipients(found.recipients)}: "
         f"{format_list(names) or 'no files'}, {format_size(found.size)}"
     )
 
@@ -89,7 +90,7 @@ def describe_refused_sender(sender: str) -> str:
     """Describe why a sender is refused, with the option that would allow it."""
     shown = printable(sender)
     if not sender:
-        return "(nobody) may not send; it names no sender: set one on the camera"
+        return "the upload names no sender: set one on the camera"
     if shown != sender:
         return f"{shown} may not send"
     # The name may be `*`, `$(reboot)` or `${HOME}`.

@@ -22,10 +22,10 @@ DOMAIN = ".".join([LABEL] * 3 + ["b" * 61])  # 253 bytes
         pytest.param("o'neill_1-2@example.org", id="quote-mark"),
         pytest.param("#$&'*+/?=^_`{|}~-@example.org", id="every-atom-character"),
         pytest.param("me@EXAMPLE.Org", id="case"),
-        pytest.param("me@xn--bcher-kva.example", id="X12-idna"),
-        pytest.param("a" * 64 + "@example.org", id="X12-local-64"),
+        pytest.param("me@xn--bcher-kva.example", id="idna"),
+        pytest.param("a" * 64 + "@example.org", id="local-64"),
         pytest.param(f"me@{LABEL}.example", id="label-63"),
-        pytest.param(f"me@{DOMAIN}", id="X12-domain-253"),
+        pytest.param(f"me@{DOMAIN}", id="domain-253"),
     ],
 )
 def test_plain(address: str) -> None:
@@ -45,7 +45,7 @@ def test_plain(address: str) -> None:
     ],
 )
 def test_international_domain(address: str, expected: str) -> None:
-    """X12: the domain is encoded in IDNA."""
+    """The domain is encoded in IDNA."""
     assert deliverable(address) == expected
 
 
@@ -58,23 +58,23 @@ def test_international_domain(address: str, expected: str) -> None:
         pytest.param(".me@example.org", id="dot-first"),
         pytest.param("me.@example.org", id="dot-last"),
         pytest.param("m..e@example.org", id="two-dots"),
-        pytest.param("a" * 65 + "@example.org", id="X12-local-65"),
-        pytest.param("gerät@example.org", id="X12-local-not-ascii"),
-        pytest.param('"me"@example.org', id="X11-quoted"),
-        pytest.param('"a@good" <evil@example.org>', id="X11-quoted-address-as-name"),
-        pytest.param("Me <me@example.org>", id="X11-name"),
-        pytest.param("a@example.org, b@example.org", id="X11-comma"),
-        pytest.param("a@good)evil@example.org", id="X11-parenthesis"),
-        pytest.param("me(comment)@example.org", id="X11-comment"),
-        pytest.param("Friends: a@example.org;", id="X11-group"),
-        pytest.param("@relay.example:me@example.org", id="X11-route"),
+        pytest.param("a" * 65 + "@example.org", id="local-65"),
+        pytest.param("gerät@example.org", id="local-not-ascii"),
+        pytest.param('"me"@example.org', id="quoted"),
+        pytest.param('"a@good" <evil@example.org>', id="quoted-address-as-name"),
+        pytest.param("Me <me@example.org>", id="name"),
+        pytest.param("a@example.org, b@example.org", id="comma"),
+        pytest.param("a@good)evil@example.org", id="parenthesis"),
+        pytest.param("me(comment)@example.org", id="comment"),
+        pytest.param("Friends: a@example.org;", id="group"),
+        pytest.param("@relay.example:me@example.org", id="route"),
         pytest.param("me example@example.org", id="blank"),
-        pytest.param("me\r\n@example.org", id="X13-line-end"),
-        pytest.param("me\n@example.org", id="X13-newline"),
-        pytest.param("me@example.org\r\nRCPT TO:<x@y>", id="X13-command"),
-        pytest.param("me\0@example.org", id="X13-nul"),
-        pytest.param("=?UTF-8?Q?=0A?=@example.org", id="X13-encoded-word"),
-        pytest.param("=?x?q?me=40evil.example=3e=00?=@example.org", id="X13-encoded-address"),
+        pytest.param("me\r\n@example.org", id="line-end"),
+        pytest.param("me\n@example.org", id="newline"),
+        pytest.param("me@example.org\r\nRCPT TO:<x@y>", id="command"),
+        pytest.param("me\0@example.org", id="nul"),
+        pytest.param("=?UTF-8?Q?=0A?=@example.org", id="encoded-word"),
+        pytest.param("=?x?q?me=40evil.example=3e=00?=@example.org", id="encoded-address"),
         pytest.param("victim%evil.example@example.org", id="percent-hack"),
         pytest.param("evil.example!victim@example.org", id="bang-path"),
     ],
@@ -98,22 +98,22 @@ def test_local_part(address: str) -> None:
         pytest.param("me@-example.org", id="dash-first"),
         pytest.param("me@example-.org", id="dash-last"),
         pytest.param("me@example.org ", id="blank-last"),
-        pytest.param("me@example.org\n", id="X13-newline"),
-        pytest.param("me@example.org>", id="X11-bracket"),
+        pytest.param("me@example.org\n", id="newline"),
+        pytest.param("me@example.org>", id="bracket"),
         pytest.param("me@[127.0.0.1]", id="literal"),
-        pytest.param("me@example.org(comment)", id="X11-comment"),
+        pytest.param("me@example.org(comment)", id="comment"),
         pytest.param(f"me@{LABEL}a.example", id="label-64"),
-        pytest.param("me@=?UTF-8?Q?example?=.org", id="X13-encoded-word"),
-        pytest.param("me@exa\0mple.org", id="X13-nul"),
-        pytest.param("me@ü\ud800.example", id="X12-surrogate"),
-        pytest.param("me@\u2100.example", id="X12-becomes-a-slash"),
-        pytest.param("me@\u00ad.example", id="X12-becomes-nothing"),
-        pytest.param("me@אa.example", id="X12-mixed-directions"),
-        pytest.param("me@" + "ü" * 63 + ".example", id="X12-label-too-long-in-idna"),
-        pytest.param("me@" + "ü." * 120 + "example", id="X12-too-long-in-idna"),
-        pytest.param("me@straße.example", id="X12-sharp-s"),
-        pytest.param("me@βόλος.example", id="X12-final-sigma"),
-        pytest.param("me@a\u200db.example", id="X12-joiner"),
+        pytest.param("me@=?UTF-8?Q?example?=.org", id="encoded-word"),
+        pytest.param("me@exa\0mple.org", id="nul"),
+        pytest.param("me@ü\ud800.example", id="surrogate"),
+        pytest.param("me@\u2100.example", id="becomes-a-slash"),
+        pytest.param("me@\u00ad.example", id="becomes-nothing"),
+        pytest.param("me@אa.example", id="mixed-directions"),
+        pytest.param("me@" + "ü" * 63 + ".example", id="label-too-long-in-idna"),
+        pytest.param("me@" + "ü." * 120 + "example", id="too-long-in-idna"),
+        pytest.param("me@straße.example", id="sharp-s"),
+        pytest.param("me@βόλος.example", id="final-sigma"),
+        pytest.param("me@a\u200db.example", id="joiner"),
     ],
 )
 def test_domain(address: str) -> None:
@@ -131,7 +131,7 @@ def test_domain(address: str) -> None:
     ],
 )
 def test_domain_too_long(domain: str) -> None:
-    """X12: a domain that is too long is refused before it is encoded."""
+    """A domain that is too long is refused before it is encoded."""
     with pytest.raises(AddressError) as caught:
         deliverable(f"me@{domain}")
     assert str(caught.value) == f"{f'me@{domain}'[:100]!r} has too long a domain"

@@ -388,5 +388,5 @@ def test_right_together(options: Mapping[str, object]) -> None:
     ],
 )
 def test_may_send(senders: Sequence[str], sender: str, may: bool) -> None:
-    """X15: senders and users are compared with nx_senders as a whole, without letter case."""
+    """Senders and users are compared with nx_senders as a whole, without letter case."""
     assert given(nx_senders=senders).may_send(sender) is may

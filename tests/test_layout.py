@@ -1,4 +1,4 @@
-"""The layout of the package: folders import only from those below them, without circles."""
+"""The layout of the package: folders import only from those below them."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_well_formed(document: str, expected: list[tuple[str, dict[str, str]]]) 
     ],
 )
 def test_almost(document: str, expected: list[tuple[str, dict[str, str]]]) -> None:
-    """S05: malformed XML is searched for tags, and reported."""
+    """Malformed XML is searched for tags, and reported."""
     found, deviations = markup.read(document.encode(), ())
     assert [(one.name, one.attributes) for one in found] == expected
     assert [one.kind for one in deviations] == [Kind.XML_MALFORMED]
@@ -103,7 +103,7 @@ LONG_NAME = "a" * 65_000
     ids=lambda document: document[:9],
 )
 def test_slow(document: str) -> None:
-    """X08: no document within the limit is slow to parse."""
+    """No document within the limit is slow to parse."""
     begun = time.process_time()
     with suppress(MarkupError):
         read(document, "a")
@@ -114,5 +114,5 @@ def test_slow(document: str) -> None:
     ("value", "expected"), [(" a\r\nBcc: b\t", "a Bcc: b"), ("a\u2028b\x85c", "a b c"), ("", "")]
 )
 def test_one_line(value: str, expected: str) -> None:
-    """X13: line ends and control characters become blanks."""
+    """Line ends and control characters become blanks."""
     assert markup.one_line(value) == expected

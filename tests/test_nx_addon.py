@@ -165,12 +165,12 @@ def length_misses_the_boundary(head: bytes, body: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("H02", absolute),
-        ("H04", odd_host),
-        ("H06", length_misses_the_boundary),
-        ("H16", chunked),
-        ("H24", bytes_behind),
-        ("H25", claims_gzip),
+        ("ABSOLUTE", absolute),
+        ("ODDHOST", odd_host),
+        ("MISSES", length_misses_the_boundary),
+        ("CHUNKED", chunked),
+        ("BEHIND", bytes_behind),
+        ("GZIP", claims_gzip),
         ("TINY", bytes.__add__),  # in pieces of one byte
         ("HALF", bytes.__add__),  # the client half-closes the connection
     ],
@@ -190,10 +190,10 @@ def test_uploads_spelled_otherwise(
     assert [other for other in shared.saved() if other.startswith(name)] == [f"{name}.JPG"]
 
 
-def test_h21_a_client_that_waits_for_100(shared: Proxy) -> None:
+def test_a_client_that_waits_for_100(shared: Proxy) -> None:
     """A client that expects 100 Continue gets it, and then its reply."""
     photo = bodies.jpeg(20_000)
-    body = bodies.body([("H21.JPG", photo)])
+    body = bodies.body([("WAITS.JPG", photo)])
     head = bodies.request(body)[: -len(body)]
     head = head.replace(b"HTTP/1.0", b"HTTP/1.1").replace(
         b"Pragma: no-cache", b"Expect: 100-continue"
@@ -204,7 +204,7 @@ def test_h21_a_client_that_waits_for_100(shared: Proxy) -> None:
     connection.sendall(body)
 
     assert camera.hear(connection).body == ACCEPTED
-    shared.wait_for("saved as .*H21.JPG")
+    shared.wait_for("saved as .*WAITS.JPG")
 
 
 # How a client may end
@@ -345,6 +345,7 @@ def test_other_hosts_pass(folder: Path) -> None:
         pytest.param("Exchange.begin = fail", id="in-streaming"),
         pytest.param("Receiver.feed = fail", id="in-a-chunk"),
         pytest.param("Receiver.finish = fail", id="at-the-end"),
+        pytest.param("Clients.write_reply = fail", id="in-the-reply"),
     ],
 )
 def test_a_fault_of_ours_is_a_500(folder: Path, fault: str) -> None:
@@ -385,6 +386,7 @@ def changed(folder: Path, change: str) -> Path:
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "import nx_addon\n"
         "from nx_addon import Exchange, addons\n"
+        "from nxparse.proxy.clients import Clients\n"
         "from nxparse.proxy.destination import Destinations\n"
         "from nxparse.server import endpoints\n"
         "from nxparse.server.receive import Receiver\n"
@@ -805,7 +807,7 @@ async def test_a_delivery_in_progress(folder: Path) -> None:
         state.backend.outbox.wake()
         await until(lambda: "being tried now" in context.master.commands.execute("nx.outbox"))
         html = state.backend.services.answer(state.config, arrival.client, page, b"").body
-        assert b"Is being given to sh now." in html
+        assert b"Being handed to sh now." in html
         (folder / "go").touch()
         await ended(context)
 
@@ -991,7 +993,7 @@ def test_marks_and_comments(folder: Path) -> None:
         connection = camera.connect(proxy.port)
         connection.sendall(request)
         connection.close()
-        proxy.wait_for("disconnected before the reply to upload")
+        proxy.wait_for("the reply to upload .* was not acknowledged")
         camera.send(proxy.port, request)
         camera.send(proxy.port, request.replace(b"Camera@samsung", b"Nobody@cinemas"))
         connection = camera.connect(proxy.port)

@@ -162,7 +162,7 @@ def test_what_else_is_asked_of_these_hosts_passes(folder: Path) -> None:
 # Files
 
 
-def test_s08_a_file_that_is_cut(shared: Proxy, client: SocialCamera) -> None:
+def test_a_file_that_is_cut(shared: Proxy, client: SocialCamera) -> None:
     """The part of a cut file is in quarantine only; the camera may send the file again."""
     data = bodies.jpeg(300_000, 77)
     client.login("facebook", USER, PASSWORD)

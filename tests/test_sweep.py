@@ -1,4 +1,4 @@
-"""R01: kills and failing calls at every step of an upload, from its first byte to its delivery.
+"""Kills and failing calls at every step of an upload, from its first byte to its delivery.
 
 After a restart without further faults, each upload that got 200 must be delivered to each
 recipient, byte for byte.
@@ -568,7 +568,7 @@ def points() -> Counter[str]:
 def test_killed_anywhere(
     place: Path, caplog: pytest.LogCaptureFixture, points: Counter[str], name: str
 ) -> None:
-    """R01, R10: after a kill at any step, no accepted upload is lost, mixed or partial."""
+    """After a kill at any step, no accepted upload is lost, mixed or partial."""
     scenario = SCENARIOS[name]
     original = place / "original"
     original.mkdir()
@@ -610,7 +610,7 @@ def test_posts_without_a_kill(tmp_path: Path, name: str, expected: list[int]) ->
 
 
 def test_enough_kills(points: Counter[str]) -> None:
-    """R01: the sweep covers enough points."""
+    """The sweep covers enough points."""
     if set(points) != set(SCENARIOS):
         pytest.skip("not all scenarios have run")
     print(dict(points))
@@ -649,7 +649,7 @@ def test_any_call_fails(
     error: int,
     persistent: bool,
 ) -> None:
-    """K01, K02: whichever call fails, the reply is 200 or 5xx, and 200 means delivered."""
+    """Whichever call fails, the reply is 200 or 5xx, and 200 means delivered."""
     scenario = SCENARIOS[name]
     wrong = []
     start, step = 1, 1

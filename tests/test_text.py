@@ -113,7 +113,7 @@ def upload(
         ),
         (
             upload(sender="", recipients=("a@example.com", "b@example.com")),
-            "from (nobody) to a@example.com, b@example.com: no files, 0 bytes; tolerated: none",
+            "from (no sender) to a@example.com, b@example.com: no files, 0 bytes; tolerated: none",
         ),
         (
             upload("x\r\n.JPG", sender="a\x1bb", recipients=("c\u2028d",)),
@@ -135,7 +135,7 @@ def test_upload(found: Upload, expected: str) -> None:
 @pytest.mark.parametrize(
     ("sender", "expected"),
     [
-        ("", "(nobody) may not send; it names no sender: set one on the camera"),
+        ("", "the upload names no sender: set one on the camera"),
         (
             "me@example.org",
             "me@example.org may not send; to allow it, use --set nx_senders=me@example.org",

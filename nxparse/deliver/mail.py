@@ -142,7 +142,7 @@ def compose(
     if mail_from and camera not in ("", sender):
         headers["Reply-To"] = _mailbox(upload.sender_name, camera)
     headers["To"] = ", ".join(to)
-    headers["Subject"] = _words(upload.subject)
+    headers["Subject"] = _header_value(upload.subject)
     headers["Date"] = email.utils.formatdate(date, localtime=True)
     headers["Message-ID"] = f"<{id}@{sender.rpartition('@')[2]}>"
     headers["MIME-Version"] = "1.0"
@@ -155,8 +155,8 @@ def compose(
     return OutgoingMessage(
         sender=sender,
         recipients=to,
-        head=_written(headers) + delimiter + _written(text_headers) + text,
-        attachments=tuple((delimiter + _written(_file_headers(file)), file) for file in files),
+        head=_folded(headers) + delimiter + _folded(text_headers) + text,
+        attachments=tuple((delimiter + _folded(_file_headers(file)), file) for file in files),
         tail=f"--{boundary}--\r\n".encode("ascii"),
     )
 
@@ -175,12 +175,12 @@ def _file_headers(file: File) -> Message:
     return headers
 
 
-def _written(headers: Message) -> bytes:
+def _folded(headers: Message) -> bytes:
     lines = [headers.policy.fold_binary(name, value) for name, value in headers.items()]
     return b"".join(lines) + b"\r\n"
 
 
-def _words(text: str) -> str:
+def _header_value(text: str) -> str:
     """Text as the value of a header: unchanged if that is safe, else as encoded words.
 
     Long words and runs of blanks are encoded because a line cannot be folded inside them.
@@ -196,7 +196,7 @@ def _words(text: str) -> str:
 
 
 def _mailbox(name: str, address: str) -> str:
-    return email.utils.formataddr((_words(name), address))
+    return email.utils.formataddr((_header_value(name), address))
 
 
 def _encoded_size(size: int) -> int:

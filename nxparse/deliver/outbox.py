@@ -27,7 +27,7 @@ from nxparse.deliver.errors import (
 from nxparse.deliver.routes import target_label
 from nxparse.deviation import BodyError
 from nxparse.store.deliveries import MAX_WAIT, is_ahead
-from nxparse.store.records import Delivery
+from nxparse.store.records import Delivery, DeliveryKey
 from nxparse.store.spool import Spool
 from nxparse.text import error_reason, format_duration, format_list, format_recipients, printable
 from nxparse.upload import File, Upload
@@ -39,9 +39,6 @@ logger = logging.getLogger(__name__)
 
 Deliver = Callable[[Upload, Sequence[File], Delivery], Outcome]
 """Delivers these files of an upload. Raises a DeliveryError or OSError."""
-
-Attempted = tuple[str, str, int]
-"""A delivery: the id of its upload, its target, and the number of the file (0: all files)."""
 
 
 class Outbox:
@@ -71,11 +68,11 @@ class Outbox:
         self._stopping = False
         self._dispatcher: threading.Thread | None = None
         self._workers: dict[str, threading.Thread] = {}  # by target
-        self._current: dict[str, Attempted] = {}  # by target
+        self._current: dict[str, DeliveryKey] = {}  # by target
         # Targets that must not be contacted: until when (Unix time), and why.
         self._back_offs: dict[str, tuple[float, str]] = {}
         # Results that the database could not store.
-        self._unrecorded: dict[Attempted, Callable[[], None]] = {}
+        self._unrecorded: dict[DeliveryKey, Callable[[], None]] = {}
 
     def start(self) -> None:
         """Start the threads. A delivery from before a `stop` may still be in progress."""
@@ -104,16 +101,16 @@ class Outbox:
             self._changes += 1
             self._changed.notify_all()
 
-    def attempted(self) -> set[Attempted]:
+    def in_progress(self) -> set[DeliveryKey]:
         """Return the keys of the deliveries in progress."""
         return {*self._current.values()}
 
     def _dispatch(self) -> None:
-        """Start a worker for each target with due deliveries, whoever has made them due."""
+        """Start a worker for each target with due deliveries."""
         while not self._stopping:
             changes = self._changes
             try:
-                self._spool.version()  # notices changes by other processes
+                self._spool.notice_changes()
                 for target in self._spool.targets():
                     when = self._spool.next_try(target)
                     if when is not None and not is_ahead(when, self._clock()):
@@ -158,6 +155,7 @@ class Outbox:
     def deliver_due(self, target: str) -> None:
         """Make all deliveries that are due for a target."""
         self._continue_back_off(target)
+        # Alternate between new deliveries and retries, so neither starves.
         new = True
         while not self._stopping:
             delivery = self._spool.first_due(target, new=new)
@@ -168,7 +166,7 @@ class Outbox:
             self._current[target] = delivery.key
             try:
                 if unrecorded := self._unrecorded.get(delivery.key):
-                    # It has been made: to repeat it would send a second mail.
+                    # Already delivered; only the result is missing.
                     self._record(delivery, unrecorded)
                 else:
                     self._deliver(delivery)
@@ -214,15 +212,15 @@ class Outbox:
         """Record the result for each recipient: reached, to be retried, or refused for good."""
         expired = self._is_expired(delivery)
         refused = {one.recipient for one in outcome.refused}
-        never = [one for one in outcome.refused if one.permanent or expired]
-        later = [one for one in outcome.refused if one not in never]
+        final = [one for one in outcome.refused if one.permanent or expired]
+        to_retry = [one for one in outcome.refused if one not in final]
         reached = tuple(one for one in delivery.recipients if one not in refused)
-        reason = _reason(never)
-        if any(not one.permanent for one in never):
+        reason = _reason(final)
+        if any(not one.permanent for one in final):
             reason = f"abandoned: {reason}"
         if reached:
             logger.info(f"upload {delivery.id}: {outcome.message}")
-        if never:
+        if final:
             try:
                 where = self._save_undelivered(delivery)
             except sqlite3.Error:
@@ -231,19 +229,19 @@ class Outbox:
                 # Only the refused recipients are retried: the others have been reached.
                 self._retry(delivery, f"{reason}; {error_reason(obstacle)}", outcome.refused)
                 return
-            missed = f"not delivered to {format_recipients([one.recipient for one in never])}"
+            missed = f"not delivered to {format_recipients([one.recipient for one in final])}"
             logger.warning(f"upload {delivery.id} is {missed}: {reason}; {where}")
-        if later:
-            self._retry(delivery, _reason(later), later, error)
-        elif never and not reached:
+        if to_retry:
+            self._retry(delivery, _reason(to_retry), to_retry, error)
+        elif final and not reached:
             self._record(delivery, partial(self._spool.failed, delivery, reason))
         else:
             done = delivery._replace(recipients=reached)
-            partly = f"{missed}: {reason}" if never else ""
+            partly = f"{missed}: {reason}" if final else ""
             self._record(delivery, partial(self._spool.done, done, partly, outcome.saved))
 
     def _record(self, delivery: Delivery, result: Callable[[], None]) -> None:
-        """Store a result in the spool. If that fails, it is stored when the delivery is due."""
+        """Store a result in the spool, or if that fails, when the delivery is next due."""
         self._unrecorded[delivery.key] = result
         result()
         del self._unrecorded[delivery.key]
@@ -253,7 +251,7 @@ class Outbox:
         return delivery.waited >= self.retry_for
 
     def _back_off(self, delivery: Delivery, error: UnreachableError) -> None:
-        """Postpone what else is due for a target, as if it had failed together with `delivery`."""
+        """Fail the expired deliveries to the target, and postpone all others that are due."""
         target = delivery.target
         for other in self._spool.due(target):
             if self._is_expired(other):
@@ -289,8 +287,8 @@ class Outbox:
             self._fail(delivery, OSError(f"{error}, and quarantine: {error_reason(obstacle)}"))
             return
         self._record(delivery, partial(self._spool.failed, delivery, str(error)))
-        kept = f"; its body is in quarantine: {format_list([*map(str, paths)])}" if paths else ""
-        logger.warning(f"upload {delivery.id} cannot be delivered: {error}{kept}")
+        where = f"; its body is in quarantine: {format_list([*map(str, paths)])}" if paths else ""
+        logger.warning(f"upload {delivery.id} cannot be delivered: {error}{where}")
 
     def _retry(
         self,
@@ -314,17 +312,17 @@ class Outbox:
 
 
 def describe_waiting(
-    deliveries: Sequence[Delivery], now: float, attempts: Collection[Attempted] = ()
+    deliveries: Sequence[Delivery], now: float, in_progress: Collection[DeliveryKey] = ()
 ) -> str:
     """Return one line for each waiting delivery. `now` is a Unix time.
 
-    `attempts` are the deliveries in progress, as far as the caller knows them.
+    `in_progress` are the keys of those being tried now, as far as the caller knows them.
     """
-    lines = [_describe(one, now, one.key in attempts) for one in deliveries]
+    lines = [_describe(one, now, one.key in in_progress) for one in deliveries]
     return "\n".join(lines) or "no pending deliveries"
 
 
-def _describe(one: Delivery, now: float, in_progress: bool) -> str:
+def _describe(one: Delivery, now: float, is_in_progress: bool) -> str:
     file_number = f", file {one.file_number}" if one.file_number else ""
     facts = [
         f"to {format_recipients(one.recipients)} by {target_label(one.target)}",
@@ -333,7 +331,7 @@ def _describe(one: Delivery, now: float, in_progress: bool) -> str:
     if one.attempts:
         times = {1: "once", 2: "twice"}.get(one.attempts, f"{one.attempts} times")
         facts.append(f"tried {times}")
-    if in_progress:
+    if is_in_progress:
         facts.append("being tried now")
     elif is_ahead(one.next_try, now):
         which = "next" if one.attempts else "first"

@@ -93,7 +93,9 @@ def prepare(settings: Settings, environ: Environ, target: Target) -> Deliver:
             from nxparse.deliver import notify
 
             return partial(notify.deliver, notify.parse_service(argument), private)
-    return _drop
+        case "drop":
+            return _drop
+    raise ValueError(f"unknown target {target.kind!r}")
 
 
 def _drop(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:

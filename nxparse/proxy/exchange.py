@@ -19,7 +19,7 @@ from nxparse.proxy.transport import Pending
 from nxparse.server.backend import Backend
 from nxparse.server.endpoints import Endpoint, Service
 from nxparse.server.receive import (
-    HOPELESS,
+    ABORT_FACTOR,
     BodyInfo,
     Collector,
     EmailReceiver,
@@ -32,8 +32,9 @@ from nxparse.server.reply import Reply, refusal
 FAILED = refusal(500, "nx_addon has failed, see its log")
 # The beginning of a photo sent to an unknown path is enough to recognise it.
 MAX_UNKNOWN_BODY = 64 << 10  # bytes of a body that are saved to unknown/
-REPLY_WATCH = 30.0  # seconds; a reply not acknowledged by then counts as lost
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+# seconds that a repeated upload waits to learn whether the first reply arrived
+REPLY_WATCH = 30.0
+LOOPBACK_REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Exchange:
     `client_id` is that of the connection. `unknown` requests have no endpoint, or one
     with an unproven reply; they are saved to unknown/. A body of at most `inspect`
     bytes is read back to be shown in its flow. `too_long` is called when a body exceeds
-    HOPELESS times nx_max_upload; it should end the connection.
+    ABORT_FACTOR times nx_max_upload; it should end the connection.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Exchange:
         self.reply: Reply | None = None
         self.result: Result | None = None
         self.unknown = unknown
-        self.streamed = False  # was `receive` called?
+        self.streamed = False  # whether `receive` was called
         self.decided = asyncio.Event()  # set when mitmproxy may get its answer
         self.path = ""  # at the loopback server
         self.restore: Callable[[], None] = lambda: None  # undoes the redirection of the request
@@ -122,8 +123,8 @@ class Exchange:
         if not self._gathered:
             asyncio.get_running_loop().call_soon(self._flush)
         self._gathered.append(chunk)
-        if self.pending.received > HOPELESS * self.backend.config.max_upload:
-            reason = f"body exceeds {HOPELESS} x nx_max_upload; connection closed"
+        if self.pending.received > ABORT_FACTOR * self.backend.config.max_upload:
+            reason = f"body exceeds {ABORT_FACTOR} x nx_max_upload; connection closed"
             logger.warning(f"{self._address}: {reason}")
             self._too_long()
         return []
@@ -132,7 +133,7 @@ class Exchange:
         """Answer mitmproxy as the loopback server, once `decided`; the reply replaces this."""
         self.pending.connected.set()
         await self.decided.wait()
-        writer.write(ANSWER)
+        writer.write(LOOPBACK_REPLY)
         while await reader.read(1 << 16):
             pass  # the end of a chunked body
 
@@ -182,8 +183,8 @@ class Exchange:
             self.backend.spool.reply_confirmed(result.accepted)
             return
         logger.info(
-            f"{self._address}: disconnected before the reply to upload {result.upload}; "
-            f"if it sends that again, it is delivered once"
+            f"{self._address}: the reply to upload {result.upload} was not acknowledged; "
+            "a duplicate will be ignored"
         )
         self._reply_lost()
 
@@ -223,7 +224,7 @@ class Exchange:
         return result.reply
 
     def _note_failure(self, text: str) -> None:
-        """List an upload that was refused or cut on the page."""
+        """List a refused or partial upload on the page."""
         if self._endpoint.is_upload:
             self.backend.services.note_failure(self._address, text)
 

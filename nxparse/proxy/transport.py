@@ -45,7 +45,7 @@ class Times:
     connect: float = 5.0  # until mitmproxy must have reached the loopback server
     idle: float = 120.0  # of silence in the middle of an upload
     head: float = 60.0  # from the first byte of a head to its last
-    answer: float = 900.0  # to make 2 GB durable on a slow card
+    answer: float = 900.0  # until a reply must be ready: 2 GB take long on a slow card
     acknowledge: float = 5.0  # until a reply must have been acknowledged
     linger: float = 10.0  # until mitmproxy must have closed what was answered
 
@@ -69,7 +69,7 @@ class Pending:
 
 
 class Stage(Enum):
-    """What a client is sending, as the hooks of mitmproxy report it."""
+    """The kind of data a client is sending, as reported by mitmproxy's hooks."""
 
     HEAD = auto()  # a request head, or nothing yet
     CONTENT = auto()  # a body, or another protocol (TLS handshake, tunnel, HTTP/2): no limits
@@ -86,7 +86,7 @@ class HeldReader:
     mitmproxy would collect a request head in memory without end. So no more than about
     MAX_HEAD bytes are read until a hook reports the request. If none does,
     `refuse(status, reason)` is called for a head that is too large (431) or too slow
-    (408), and the connection ends. Trailers or chunk sizes without end also end it.
+    (408), and the connection ends. Endless trailers or chunk sizes also end it.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class HeldReader:
         times: Times = Times(),
     ) -> None:
         self.pending: Pending | None = None
-        self.noticed = False  # has a hook reported a request, ours or not?
+        self.noticed = False  # whether a hook has reported a request, ours or not
         self._reader = reader
         self._client = client
         self._refuse = refuse
@@ -124,8 +124,8 @@ class HeldReader:
     async def read(self, n: int = -1) -> bytes:
         loop = asyncio.get_running_loop()
         while True:
-            await self._head_noticed()
-            await self._server_reached()
+            await self._wait_for_hook()
+            await self._wait_for_server()
             await self._check_framing()
             size = self._size(n)
             if size == SMALL_READ:
@@ -155,7 +155,7 @@ class HeldReader:
         if self.pending is None:
             return n
         chunks, self._chunks = self.pending.chunks - self._chunks, self.pending.chunks
-        # Bytes that arrive before that server is reached are queued, then handled at once.
+        # Bytes that arrive before the loopback server is reached are queued, then handled at once.
         is_slow = chunks > MANY_CHUNKS or not self.pending.connected.is_set()
         return SMALL_READ if is_slow else max(n, READ)
 
@@ -170,8 +170,11 @@ class HeldReader:
     def _is_in_head(self) -> bool:
         return self._stage is Stage.HEAD and self._unnoticed > 0
 
-    async def _head_noticed(self) -> None:
-        """Wait while mitmproxy has a head of the maximum size, or one before the last reply."""
+    async def _wait_for_hook(self) -> None:
+        """Wait for a hook if more than MAX_HEAD bytes were read that no hook has reported.
+
+        In a head, at most `Times.notice`; after a complete request, until it is answered.
+        """
         while self._unnoticed > MAX_HEAD:
             self._changed.clear()
             try:
@@ -180,7 +183,7 @@ class HeldReader:
             except TimeoutError:
                 self._end(431, f"its request head exceeds {MAX_HEAD >> 10} KiB")
 
-    async def _server_reached(self) -> None:
+    async def _wait_for_server(self) -> None:
         """Give mitmproxy time to reach the loopback server; until then it queues the body."""
         pending = self.pending
         if pending and not pending.complete and not pending.connected.is_set():
@@ -216,7 +219,7 @@ class HeldReader:
 
     async def _hold(self, end: str) -> None:
         """Wait until the request of a connection that has ended is answered or aborted."""
-        await self._decided()
+        await self._wait_for_decision()
         if self.pending:
             self.pending.end = end
         waited = 0.0
@@ -234,7 +237,7 @@ class HeldReader:
             if waited >= most:
                 return
 
-    async def _decided(self) -> None:
+    async def _wait_for_decision(self) -> None:
         """Wait until mitmproxy has called a hook for a head that may have arrived."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._last + self._times.notice):
@@ -327,7 +330,7 @@ class OneSegmentWriter:
 
     async def _report(
         self,
-        connection: socket.socket,
+        connection: Any,
         before: int,
         on_result: Callable[[bool], None],
     ) -> None:
@@ -335,6 +338,7 @@ class OneSegmentWriter:
             await self._flushed.wait()
             acknowledged = self._written > before and await self._acknowledged(connection)
         finally:
+            # Close only our duplicate; without one, this is asyncio's own socket.
             if isinstance(connection, socket.socket):
                 connection.close()
         on_result(acknowledged)

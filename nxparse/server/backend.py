@@ -55,7 +55,7 @@ class Backend:
             retry_for=config.retry_for,
             clock=time.time,
         )
-        self.services = Services(sessions, spool, attempted=self.outbox.attempted)
+        self.services = Services(sessions, spool, in_progress=self.outbox.in_progress)
         self._threads = threads
 
     def configure(self, config: Config) -> None:
@@ -90,7 +90,7 @@ class Backend:
         root, deadline = _root(self.config), time.monotonic() + timeout
         interrupted, logged = asyncio.Event(), False
         while _handed_over.get(root) is self and not self.outbox.stop(0):
-            current = self.outbox.attempted()
+            current = self.outbox.in_progress()
             waiting = format_list(
                 [f"upload {id} to {target_label(to)}" for id, to, _ in sorted(current)]
             )

@@ -154,7 +154,7 @@ TABLE = (
     Row("POST", "*", "/security/sso/userprofiles/authentication/emailid", Service.ACCOUNT),
 )
 
-NOT_FOUND = refusal(404, "Nobody knows this path")
+NOT_FOUND = refusal(404, "Unknown path")
 FROM_A_PAGE = refusal(403, "Requests from web pages are refused")
 
 
@@ -202,7 +202,7 @@ def claim(
     at_us: bool,
     is_local: Callable[[str], bool],
 ) -> Claim | None:
-    """Return whether a request is answered here; None if it is for another server.
+    """Return the claim to a request that is answered here; None if it is for another server.
 
     `target` is where the request would be sent, and `host` its Host header, empty
     without one. `at_us` means that `target` is an address of this machine, or the

@@ -21,11 +21,10 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from nxparse.deliver.outbox import Attempted
 from nxparse.deliver.routes import target_label
 from nxparse.server.reply import PRIVATE, Reply
 from nxparse.store.deliveries import is_ahead
-from nxparse.store.records import Delivery, FileRecord, UploadRecord
+from nxparse.store.records import Delivery, DeliveryKey, FileRecord, UploadRecord
 from nxparse.text import format_count, format_duration, format_list, format_size, printable
 from nxparse.upload import Thumbnail
 
@@ -67,8 +66,7 @@ class Failure(NamedTuple):
 class _Entry(NamedTuple):
     """An upload, or a failed one, for the template.
 
-    `files` are with their addresses, "UPLOAD.NUMBER", and whether they can still be opened;
-    `lines` have a state each, which is their style.
+    `files` are (address "UPLOAD.NUMBER", record, can be opened); `lines` are (state, sentence).
     """
 
     at: float
@@ -83,21 +81,21 @@ def render(
     now: float,
     *,
     gallery: bool,
-    attempted: Collection[Attempted] = (),
+    in_progress: Collection[DeliveryKey] = (),
     failures: Sequence[Failure] = (),
     is_first: bool = True,
 ) -> Reply:
     """Return the page with these uploads, the latest first. `now` is a Unix time.
 
     At most PAGE uploads are shown; if there are more, a link leads to the older ones. In a
-    `gallery` they are of all clients, and the page names them. `attempted` are the
+    `gallery` they are of all clients, and the page names them. `in_progress` are the
     deliveries being tried now, `failures` the uploads that were not accepted.
     """
     shown = uploads[:PAGE]
     entries = [
         _Entry(one.at, "not accepted", f"from {one.client}", (), [("failed", one.reason)])
         for one in failures
-    ] + [_upload(one, now, attempted) for one in shown]
+    ] + [_upload(one, now, in_progress) for one in shown]
     entries.sort(key=lambda entry: entry.at, reverse=True)
     is_changing = any(abs(now - entry.at) < NEWS for entry in entries) or any(
         delivery.state == "waiting" for upload in shown for delivery in upload.deliveries
@@ -164,7 +162,7 @@ def _clock(at: float) -> str:
     return time.strftime("%H:%M", time.localtime(at))
 
 
-def _upload(record: UploadRecord, now: float, attempted: Collection[Attempted]) -> _Entry:
+def _upload(record: UploadRecord, now: float, in_progress: Collection[DeliveryKey]) -> _Entry:
     arrival, files = record.arrival, record.files
     size = format_size(sum(file.size for file in files))
     site = f", for {arrival.site}" if arrival.site else ""
@@ -176,12 +174,12 @@ def _upload(record: UploadRecord, now: float, attempted: Collection[Attempted]) 
             (f"{arrival.id}.{file.number}", file, any(copy.is_unchanged() for copy in file.saved))
             for file in files
         ],
-        list(_lines(record, now, attempted)),
+        list(_lines(record, now, in_progress)),
     )
 
 
 def _lines(
-    record: UploadRecord, now: float, attempted: Collection[Attempted]
+    record: UploadRecord, now: float, in_progress: Collection[DeliveryKey]
 ) -> Iterator[tuple[str, str]]:
     """One line for each target, or several if its deliveries differ; these name the files."""
     file_names = {file.number: printable(file.name) for file in record.files}
@@ -189,7 +187,7 @@ def _lines(
         found: dict[tuple[str, str], list[str]] = {}
         for status in record.deliveries:
             if status.target == target:
-                text = sentence(status, now, being_tried=status.key in attempted)
+                text = sentence(status, now, being_tried=status.key in in_progress)
                 # Some of the recipients did not get it.
                 is_partly = status.state == "done" and status.reason
                 number = status.file_number
@@ -208,14 +206,14 @@ def sentence(status: Delivery, now: float, *, being_tried: bool = False) -> str:
             done = participle[0].upper() + participle[1:]
             return f"{done}; {reason}" if reason else done
         case "failed":
-            return f"Could not be {participle}: {reason}. The files are kept."
+            return f"Could not be {participle}: {reason}. The files are stored."
         case _ if being_tried:
-            return f"Is being {participle} now.{f' Last attempt: {reason}.' if reason else ''}"
+            return f"Being {participle} now.{f' Last attempt: {reason}.' if reason else ''}"
         case _ if not reason:
-            return f"Is about to be {participle}."
+            return f"About to be {participle}."
     due = not is_ahead(status.next_try, now)
     when = "Due now" if due else f"Next try in {format_duration(status.next_try - now)}"
-    return f"Waits to be {participle}: {reason}. {when}."
+    return f"Waiting to be {participle}: {reason}. {when}."
 
 
 def _participle(status: Delivery) -> str:
@@ -229,12 +227,14 @@ def _participle(status: Delivery) -> str:
             mailed = [shown] if shown else [printable(one) for one in status.recipients]
             return f"mailed to {format_list(mailed)}"
         case "run":
-            return f"given to {shown.split()[0]}"
+            return f"handed to {shown.split()[0]}"
         case "forward":
             return f"forwarded to {host}"
         case "mastodon":
             return f"posted to {host}"
         case "notify":
             return f"sent by {shown}"
-        case _:
+        case "drop":
             return "dropped"
+        case _:
+            return "delivered"

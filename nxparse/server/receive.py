@@ -39,7 +39,7 @@ from nxparse.text import (
 )
 from nxparse.upload import Upload, from_parts, whole
 
-HOPELESS = 4  # times nx_max_upload; the connection of a longer body is closed
+ABORT_FACTOR = 4  # times nx_max_upload; the connection of a longer body is closed
 
 logger = logging.getLogger(__name__)
 

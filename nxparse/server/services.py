@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 
 from nxparse.config import Config
-from nxparse.deliver.outbox import Attempted
 from nxparse.deviation import BodyError
 from nxparse.server import files, page, social
 from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service
@@ -23,6 +22,7 @@ from nxparse.server.files import FileReply
 from nxparse.server.page import Failure
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import AnnouncedFile, Sessions
+from nxparse.store.records import DeliveryKey
 from nxparse.store.saved import OpenFile, open_unchanged
 from nxparse.store.spool import Spool
 from nxparse.text import describe_disk_error, describe_refused_sender, printable
@@ -42,12 +42,12 @@ class Services:
         sessions: Sessions,
         spool: Spool,
         clock: Callable[[], float] = time.time,
-        attempted: Callable[[], Collection[Attempted]] = frozenset,
+        in_progress: Callable[[], Collection[DeliveryKey]] = frozenset,
     ) -> None:
         self._sessions = sessions
         self._spool = spool
         self._clock = clock
-        self._attempted = attempted
+        self._in_progress = in_progress
         self._failures: deque[Failure] = deque(maxlen=MAX_FAILURES)
 
     def answer(self, config: Config, client: str, endpoint: Endpoint, body: bytes) -> Reply:
@@ -78,7 +78,7 @@ class Services:
             return self._failed(config, client, error)
 
     def note_failure(self, client: str, reason: str) -> None:
-        """List an upload of this client that was refused or cut on the page, for an hour."""
+        """List a refused or partial upload of this client on the page, for an hour."""
         reason = printable(reason, page.MAX_REASON)
         self._failures.append(Failure(self._clock(), client, reason))
 
@@ -118,7 +118,7 @@ class Services:
             self._spool.recent(of_client, page.PAGE + 1, before),
             self._clock(),
             gallery=config.gallery,
-            attempted=self._attempted(),
+            in_progress=self._in_progress(),
             failures=() if before else self._recent_failures(of_client),
             is_first=not before,
         )
@@ -178,7 +178,7 @@ class Services:
     def _failed(self, config: Config, client: str, error: Exception) -> Reply:
         reason = describe_disk_error(error, config.dir)
         logger.error(f"{client}: a request is refused: {reason}")
-        return refusal(507, "The state cannot be read or kept")
+        return refusal(507, "The state cannot be read or stored")
 
 
 def _may_send(config: Config, client: str, sender: str, what: str) -> bool:

@@ -1,8 +1,8 @@
 """The deliveries in the spool's database: which are due, and how they end.
 
 Clocks jump: a Raspberry Pi starts in 1970 and sets its clock when it reaches the network.
-So a time in the future counts only if it is no further away than the longest wait
-(`is_ahead`, and `_AHEAD` in SQL). A time beyond that comes from a wrong clock.
+So a time in the future counts only if it is no further away than twice the longest
+wait (`is_ahead`, and `_AHEAD` in SQL). A time beyond that comes from a wrong clock.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from nxparse.store.saved import LocalCopy
 
 # No delivery is postponed for longer, in seconds.
 MAX_WAIT = 3600.0
-# The next try of a delivery that the user retries: long ago.
+# `next_try` of a delivery that the user retries: in the past.
 AT_ONCE = 0.0
 
 _AHEAD = f"(next_try > :now AND next_try <= :now + {2 * MAX_WAIT})"
@@ -44,7 +44,7 @@ _KEY = "upload = ? AND target = ? AND file_number = ?"
 
 
 def is_ahead(when: float, now: float) -> bool:
-    """Return whether `when` is in the future, but not beyond the longest wait."""
+    """Return whether `when` is in the future, but not beyond twice the longest wait."""
     return now < when <= now + 2 * MAX_WAIT
 
 
@@ -112,7 +112,7 @@ class Deliveries:
         return self._record(StoredUpload(*rows[0])) if rows else None
 
     def done(self, delivery: Delivery, reason: str = "", saved: Sequence[LocalCopy] = ()) -> None:
-        """The delivery has succeeded for its recipients; `reason` names the others.
+        """Record that the delivery succeeded for its recipients; `reason` names the others.
 
         `saved` are its files, if they were saved on this machine. A body is deleted with
         the last delivery that needs it.
@@ -120,7 +120,7 @@ class Deliveries:
         self._settle(delivery, "done", reason, saved)
 
     def failed(self, delivery: Delivery, reason: str) -> None:
-        """The delivery will not be retried."""
+        """Record that the delivery failed for good."""
         self._settle(delivery, "failed", reason)
 
     def postpone(

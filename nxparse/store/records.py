@@ -107,6 +107,10 @@ class Post(NamedTuple):
         return self.caption.count("~")
 
 
+DeliveryKey = tuple[str, str, int]
+"""The id of an upload, the target, and the number of the file (0: all files)."""
+
+
 class Delivery(NamedTuple):
     """The delivery of an upload, or of one file of it (`file_number`, from 1), to one target.
 
@@ -129,8 +133,8 @@ class Delivery(NamedTuple):
     saved: tuple[LocalCopy, ...] = ()
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        """The id of its upload, its target, and the number of the file."""
+    def key(self) -> DeliveryKey:
+        """The key in the database."""
         return self.arrival.id, self.target, self.file_number
 
     @property

@@ -5,8 +5,9 @@ A body is stored as received, under an id of its own, in the folder `.nx`::
     spool/ID           being received, or accepted
     quarantine/ID      cut, or cannot be parsed: for the user to look at
     unknown/ID.mitm    an unknown request, as a flow of mitmproxy
-    run-*/             copies of photos while a command needs them
+    run-*/             copies of photos while a target needs them
     state.sqlite3      a row for each upload, body and delivery
+    sessions.sqlite3   logins and announcements (nxparse.server.sessions)
 
 A post to a social site gets more photos while it is open. The first attempt to deliver
 the whole post closes it.
@@ -23,8 +24,8 @@ committed. A body is unlinked before its row is deleted. After a crash, opening 
                                                    deleted the body      "its body is gone"
     run-*/                                                               is deleted
 
-Everything here blocks and may be called from any thread; errors are OSErrors
-and sqlite3.Errors.
+Everything here blocks and may be called from any thread; errors are OSErrors,
+sqlite3.Errors, RepeatedError and BodyError.
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ from nxparse.upload import File, Source, Upload
 
 # Limits on the bodies in quarantine and on the unknown requests.
 # Bytes on the disk. Nine tenths of it are more than one upload may have (nx_max_upload).
-MAX_QUARANTINE = 3 << 30
-MAX_QUARANTINED = 1000  # files
+MAX_QUARANTINE_BYTES = 3 << 30
+MAX_QUARANTINE_FILES = 1000
 MAX_UNKNOWN_BYTES = 256 << 20
-MAX_UNKNOWN = 100  # files
-# Settled uploads stay in the database as history: for how many seconds, and how many of them.
+MAX_UNKNOWN_FILES = 100  # files
+# Settled uploads are kept as history for this many seconds, at most this many.
 HISTORY = 30 * 86400
 MAX_HISTORY = 2000
 # A camera whose reply was lost repeats the upload within this time, in seconds.
@@ -73,7 +74,7 @@ GAP = 600.0
 # Cameras do not announce the end of a post: it is delivered after this many seconds
 # without another photo.
 QUIET = 60.0
-# A post has no more photos than an upload by e-mail may have.
+# About as many photos as an upload by e-mail may have.
 MAX_PHOTOS = 64
 
 logger = logging.getLogger(__name__)
@@ -93,10 +94,10 @@ class RepeatedError(Exception):
 
 
 class Spool(Deliveries):
-    """The open folder `.nx`. Only one process may have it: BlockingIOError in a second one.
+    """The open folder `.nx`. Only one process may open it; a second gets BlockingIOError.
 
     Opening it recovers from a crash; `recovered` lists the bodies moved to quarantine. With
-    `alone=False` another process may have it; deliveries can then be read and ended, but no
+    `alone=False` another process may have opened it; deliveries can then be read and ended, but no
     uploads received. `background` is that of `Incoming`.
     """
 
@@ -116,7 +117,7 @@ class Spool(Deliveries):
         self._reopening = threading.Lock()
         # The replies, by the ids of their bodies, until it is known whether they have arrived.
         self._replies: dict[str, Future[bool]] = {}
-        self._accepted = 0  # bodies, since the last look for uploads to forget
+        self._accepted = 0  # bodies accepted since the history was last trimmed
         self._version = -1
         if not root.parent.is_dir():  # it may be a link to another disk
             Folder.make(root.parent).close()
@@ -125,8 +126,9 @@ class Spool(Deliveries):
 
     def _open(self) -> None:
         Folder.make(self._root, 0o700).close()
-        # Sizes of the bodies moved to quarantine since it was listed; at first it may be full.
-        self._added = [MAX_QUARANTINE]
+        # Sizes of the bodies moved to quarantine since it was listed; the first value forces a
+        # listing at the first move.
+        self._added = [MAX_QUARANTINE_BYTES]
         with ExitStack() as opened:
             self._spool = opened.enter_context(Folder.make(self._root / "spool", 0o700))
             if self._alone:
@@ -175,7 +177,9 @@ class Spool(Deliveries):
         found: Upload,
         deliveries: Mapping[str, Sequence[str]],
     ) -> StoredUpload:
-        """Store an upload by e-mail durably. Its reply is then open.
+        """Store an upload by e-mail durably.
+
+        Its reply is unconfirmed until `reply_confirmed` or `reply_lost`.
 
         `deliveries` has the recipients for each target. Raises RepeatedError if the
         body is a duplicate.
@@ -191,11 +195,13 @@ class Spool(Deliveries):
     def append(
         self, incoming: Incoming, post: Post, file: File, resource: str, targets: Mapping[str, bool]
     ) -> StoredUpload:
-        """Store a photo of a post durably. Its reply is then open.
+        """Store a photo of a post durably.
 
-        `resource` is the announcement that the photo belongs to. `targets` says for each
-        target whether it gets the whole post, or else each photo at once. Raises
-        RepeatedError if the body is a duplicate.
+        Its reply is unconfirmed until `reply_confirmed` or `reply_lost`.
+
+        `resource` is the announcement that the photo belongs to. `targets` maps each target
+        to True (whole post) or False (each photo at once). Raises RepeatedError if the body
+        is a duplicate.
         """
         now = self._clock()
         found = upload.posted(post.sender, post.site, post.album, post.caption, [file])
@@ -234,7 +240,10 @@ class Spool(Deliveries):
                 )
 
     def reply_confirmed(self, id: str) -> None:
-        """Record that the reply to a body has arrived: the same body again is a new upload."""
+        """Record that the reply to a body has arrived.
+
+        The same body again is a new upload, unless it has the same announcement.
+        """
         self._confirmed.add(id)
         self._close_reply(id, True)
 
@@ -269,17 +278,21 @@ class Spool(Deliveries):
                 raise
             finally:
                 os.close(fd)
-            folder.trim(MAX_UNKNOWN_BYTES, MAX_UNKNOWN)
+            folder.trim(MAX_UNKNOWN_BYTES, MAX_UNKNOWN_FILES)
             return folder.path / name
 
-    def version(self) -> int:
-        """Return a number that changes when another process has changed the database."""
+    def notice_changes(self) -> bool:
+        """Return whether another process has changed the database since the last call.
+
+        If so, release the space of bodies that are no longer needed.
+        """
         [(version,)] = self._database.query("PRAGMA data_version")
-        if version != self._version:
-            self._version = int(version)
-            for (id,) in self._database.query(f"SELECT id FROM body WHERE NOT {NEEDED}"):
-                self._room.release(id)
-        return self._version
+        if version == self._version:
+            return False
+        self._version = int(version)
+        for (id,) in self._database.query(f"SELECT id FROM body WHERE NOT {NEEDED}"):
+            self._room.release(id)
+        return True
 
     @contextmanager
     def read(self, delivery: Delivery) -> Iterator[tuple[Upload, Sequence[File]]]:
@@ -304,7 +317,10 @@ class Spool(Deliveries):
             [(to, subject, text, name, album)] = self._database.query(query, delivery.arrival.id)
             found = Upload(
                 delivery.arrival.sender,
-                *(tuple(json.loads(to)), subject, text, tuple(files.values())),
+                tuple(json.loads(to)),
+                subject,
+                text,
+                tuple(files.values()),
                 sender_name=name,
                 album=album,
                 source=source,
@@ -330,14 +346,19 @@ class Spool(Deliveries):
         """Make all moves to quarantine durable. If it may be full, delete the oldest bodies.
 
         A tenth of the limits is left free, and the folder is listed again when half of that
-        has been used, so that a full one is not listed for each further body.
+        has been used. A full folder is thus listed rarely.
         """
         self._quarantine.sync()
         self._spool.sync()
-        if len(self._added) <= MAX_QUARANTINED // 20 and sum(self._added) <= MAX_QUARANTINE // 20:
+        if (
+            len(self._added) <= MAX_QUARANTINE_FILES // 20
+            and sum(self._added) <= MAX_QUARANTINE_BYTES // 20
+        ):
             return
         with suppress(OSError):  # it is listed again at the next move
-            for name in self._quarantine.trim(MAX_QUARANTINE * 9 // 10, MAX_QUARANTINED * 9 // 10):
+            for name in self._quarantine.trim(
+                MAX_QUARANTINE_BYTES * 9 // 10, MAX_QUARANTINE_FILES * 9 // 10
+            ):
                 path = self._quarantine.path / name
                 logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
             self._added.clear()
@@ -376,10 +397,10 @@ class Spool(Deliveries):
                 self._refuse_repeated(database, fingerprint, site, found.text, resource)
                 self._accepted += 1
                 if self._accepted >= MAX_HISTORY // 20:
-                    self._forget_settled(database)
+                    self._trim_history(database)
                 self._replies[incoming.id] = Future()
                 yield database, body
-                # For a copy of its files. Once it is committed, they may be delivered.
+                # Reserve space for a copy: the files may be delivered as soon as this commits.
                 self._room.needed[incoming.id] = incoming.size
         except BaseException:
             self._replies.pop(incoming.id, None)
@@ -407,14 +428,15 @@ class Spool(Deliveries):
         for id, whole, announced in rows:
             reply = None
             if announced is None or announced != resource:
-                reply = self._replies.get(id)  # first: it is removed after it was confirmed
+                # Read first: `reply_confirmed` adds to `_confirmed`, then removes it.
+                reply = self._replies.get(id)
                 if id in self._confirmed:
                     continue
             if reply is None:
                 self._replies.setdefault(id, Future())  # the reply to the repeat
             raise RepeatedError(id, whole, reply)
 
-    def _forget_settled(self, database: sqlite3.Connection) -> None:
+    def _trim_history(self, database: sqlite3.Connection) -> None:
         self._accepted = 0
         database.execute(
             "DELETE FROM upload WHERE (received < ? OR id <= (SELECT id FROM upload"
@@ -471,7 +493,7 @@ class Spool(Deliveries):
         self._sync_quarantine()
         now = self._clock()
         with self._database.transaction() as database:
-            self._forget_settled(database)
+            self._trim_history(database)
             # Retry everything now: the cause may be gone, and the clock may have been set.
             # But photos for an open post may be on their way.
             database.execute(
@@ -481,7 +503,7 @@ class Spool(Deliveries):
                 {"now": now, "quiet": QUIET},
             )
         self._room.needed = dict(self._database.query(f"SELECT id, size FROM body WHERE {NEEDED}"))
-        # A file that was being saved. The next attempt may use another folder.
+        # Partial files that a crash left in undelivered/. The next attempt may use another folder.
         for path in self._root.parent.glob("undelivered/*/.[0-9]*Z-*-*"):
             with suppress(OSError):
                 path.unlink()

@@ -41,7 +41,7 @@ def test_short_names(tmp_path: Path) -> None:
 
 
 def test_disk_full(tmp_path: Path) -> None:
-    """K01: a copy that does not fit raises an error and leaves nothing."""
+    """A copy that does not fit raises an error and leaves nothing."""
     with (
         Faults(("write",), errno.ENOSPC),
         pytest.raises(OSError, match="No space left"),

@@ -198,7 +198,7 @@ class TestDeliverDue:
         seen = []
 
         def deliver(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
-            seen.append(out.attempted())
+            seen.append(out.in_progress())
             return target(upload, files, delivery)
 
         target = Target(outcome)
@@ -206,10 +206,10 @@ class TestDeliverDue:
         scene.clock.now += 1
         second = scene.accept()
         out = scene.box({"save": deliver})
-        assert out.attempted() == set()
+        assert out.in_progress() == set()
         out.deliver_due("save")
         assert seen[0] == {(first, "save", 0)}
-        assert out.attempted() == set()
+        assert out.in_progress() == set()
         scene.clock.now += MIN_WAIT
         out.deliver_due("save")
         assert second in target.ids
@@ -243,7 +243,7 @@ class TestDeliverDue:
         ids=["bug", "no memory", "unknown target"],
     )
     def test_bug(self, scene: Scene, known: dict[str, Deliver], reason: str) -> None:
-        """R06: after an unexpected exception, which is logged, the delivery is retried."""
+        """After an unexpected exception, which is logged, the delivery is retried."""
         id = scene.accept("pigeon")
         scene.box(known).deliver_due("pigeon")
         assert [record.exc_info is not None for record in scene.caplog.records] == [True, False]
@@ -320,7 +320,7 @@ class TestState:
 
 class TestQuarantine:
     def test_body_cannot_be_read(self, scene: Scene) -> None:
-        """T15: a body that cannot be read goes to quarantine."""
+        """A body that cannot be read goes to quarantine."""
         target = Target()
         poison, good = scene.accept_cut(), scene.accept()
         out = scene.box({"save": target})
@@ -388,7 +388,7 @@ class TestWaits:
 
     @pytest.mark.parametrize("jump", [YEARS, -YEARS, -NEW_YEAR, 3600, -3600, -90000])
     def test_clock_jumps(self, scene: Scene, jump: float) -> None:
-        """R07: when the clock is set, nothing expires, and nothing waits for years."""
+        """When the clock is set, nothing expires, and nothing waits for years."""
         target = Target(*[LATER] * 5)
         scene.accept()
         out = scene.box({"save": target})
@@ -407,7 +407,7 @@ class TestWaits:
     def test_abandoned(
         self, scene: Scene, retry_for: float, attempts: int, error: Exception
     ) -> None:
-        """T14: the files of a delivery that has waited for `retry_for` are kept."""
+        """The files of a delivery that has waited for `retry_for` are kept."""
         target = Target(*[error] * 99)
         id = scene.accept()
         out = scene.box({"save": target}, retry_for=retry_for)
@@ -423,7 +423,7 @@ class TestWaits:
 
 
 class TestQueue:
-    """T17: many deliveries for one target."""
+    """Many deliveries for one target."""
 
     def test_new_and_old_take_turns(self, scene: Scene) -> None:
         """Neither new deliveries nor retries wait for the end of the others."""
@@ -494,7 +494,7 @@ class TestQueue:
         assert scene.wait() == MIN_WAIT - 1
 
     def test_wrong_password_and_a_new_upload(self, scene: Scene) -> None:
-        """T05: new uploads wait for the end of the hour, unless the user retries them."""
+        """New uploads wait for the end of the hour, unless the user retries them."""
         target = Target(*[UnreachableError("535 no", MAX_WAIT)] * 2)
         first = scene.accept()
         out = scene.box({"save": target})
@@ -516,7 +516,7 @@ class TestQueue:
         assert target.ids[4:] == [third]
 
     def test_all_expire(self, scene: Scene) -> None:
-        """T14: deliveries to an unreachable target are abandoned together, each with its files."""
+        """Deliveries to an unreachable target are abandoned together, each with its files."""
         target = Target(GONE, GONE)
         ids = [scene.accept() for _ in range(5)]
         out = scene.box({"save": target}, retry_for=15)
@@ -543,7 +543,7 @@ class TestEnds:
         scene.assert_ended()
 
     def test_too_large(self, scene: Scene) -> None:
-        """T06: the files of an upload that is too large are sent one by one, or kept."""
+        """The files of an upload that is too large are sent one by one, or kept."""
         target = Target(LARGE, Outcome("mailed"), LARGE)
         id = scene.accept(data=TWO)
         scene.box({"save": target}).deliver_due("save")
@@ -580,7 +580,7 @@ def refused(recipient: str, code: int) -> Refused:
 
 class TestRecipients:
     def test_mixed(self, scene: Scene) -> None:
-        """T07: only the recipients that were refused for now are retried."""
+        """Only the recipients that were refused for now are retried."""
         refusals = (refused("b", 450), refused("c", 550))
         target = Target(Outcome("mailed to a", refusals), Outcome("mailed to b"))
         id = scene.accept(to=["a", "b", "c"])
@@ -780,7 +780,7 @@ class TestThreads:
         assert (first.ids, sorted(save.ids), mail.ids) == (ids[:1], sorted(ids), ids[2:])
 
     def test_slow_target(self, scene: Scene, start: Start) -> None:
-        """C09: a slow target delays only its own deliveries."""
+        """A slow target delays only its own deliveries."""
         slow, fast = Slow(), Target(enough=2)
         ids = [scene.accept("slow", "fast")]
         out = start(slow=slow, fast=fast)
@@ -820,7 +820,7 @@ class TestThreads:
             ("first_due", BUG, "deliveries to save paused for 0 s"),
             ("next_try", BROKEN, "cannot check for new deliveries"),
             ("targets", BROKEN, "cannot check for new deliveries"),
-            ("version", BROKEN, "cannot check for new deliveries"),
+            ("notice_changes", BROKEN, "cannot check for new deliveries"),
         ],
     )
     def test_error_of_the_state(
@@ -832,7 +832,7 @@ class TestThreads:
         error: Exception,
         expected: str,
     ) -> None:
-        """C07: an error of the database is logged, and deliveries go on."""
+        """An error of the database is logged, and deliveries go on."""
         real, failures = getattr(scene.spool, call), [error]
 
         def broken(*arguments: object, **named: object) -> object:
@@ -865,7 +865,7 @@ class TestThreads:
         self, scene: Scene, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Files deleted from a full quarantine are logged."""
-        monkeypatch.setattr(spool, "MAX_QUARANTINE", 10)
+        monkeypatch.setattr(spool, "MAX_QUARANTINE_BYTES", 10)
         incoming = scene.spool.begin()
         incoming.write(b"more than ten bytes")
         path = scene.spool.quarantine(incoming)
@@ -874,7 +874,7 @@ class TestThreads:
         eventually(lambda: line in scene.logged())
 
     def test_stop_and_start(self, scene: Scene) -> None:
-        """R02: a current delivery is finished once, the others are made after the next start."""
+        """A current delivery is finished once, the others are made after the next start."""
         target = Slow(enough=2)
         ids = [scene.accept()]
         scene.clock.now += 1
@@ -883,10 +883,10 @@ class TestThreads:
         out.start()
         assert target.begun.wait(SOON)
         assert out.stop(0.01) is False
-        assert out.attempted() == {(ids[0], "save", 0)}
+        assert out.in_progress() == {(ids[0], "save", 0)}
         target.go_on.set()
         assert out.stop(SOON) is True
-        assert (target.ids, out.attempted()) == (ids[:1], set())
+        assert (target.ids, out.in_progress()) == (ids[:1], set())
         assert list(scene.bodies()) == ids[1:]
         out.start()
         assert target.done.wait(SOON)

@@ -128,13 +128,13 @@ FITS_NOT = {
 
 @pytest.mark.parametrize(("pattern", "name"), FITS.values(), ids=FITS)
 def test_fits(pattern: str, name: str) -> None:
-    """X15: a glob matches a whole name, without case, in any spelling of the domain."""
+    """A glob matches a whole name, without case, in any spelling of the domain."""
     assert fits(pattern, name)
 
 
 @pytest.mark.parametrize(("pattern", "name"), FITS_NOT.values(), ids=FITS_NOT)
 def test_fits_not(pattern: str, name: str) -> None:
-    """X15: a glob does not match a part of a name, or one that only looks the same."""
+    """A glob does not match a part of a name, or one that only looks the same."""
     assert not fits(pattern, name)
 
 

@@ -134,7 +134,7 @@ def test_describe_saved(saved: list[Saved], expected: str) -> None:
 
 class TestTakenNames:
     def test_taken_by_something_else(self, tmp_path: Path, day: Path) -> None:
-        """N07: nothing is overwritten; each file gets the next free number."""
+        """Nothing is overwritten; each file gets the next free number."""
         (day / "SAM.JPG").write_bytes(b"of another program")
         for data, name in ((OLD, "SAM-1.JPG"), (NEW, "SAM-2.JPG")):
             saved = save(files(("SAM.JPG", data)), tmp_path)
@@ -146,7 +146,7 @@ class TestTakenNames:
         }
 
     def test_twice_in_one_upload(self, tmp_path: Path, day: Path) -> None:
-        """N07: two photos with one name are two files, and each is stored once."""
+        """Two photos with one name are two files, and each is stored once."""
         saved = save(files(("SAM.JPG", OLD), ("SAM.JPG", NEW)), tmp_path)
         assert short(saved) == [("SAM.JPG", 200, True), ("SAM-1.JPG", 200, True)]
         saved = save(files(("SAM.JPG", NEW), ("SAM.JPG", OLD)), tmp_path, "other")
@@ -162,7 +162,7 @@ class TestTakenNames:
     @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
     @pytest.mark.parametrize("kind", ["folder", "link", "dangling link", "fifo"])
     def test_taken_by_no_file(self, tmp_path: Path, day: Path, kind: str, links: bool) -> None:
-        """N08: a name taken by something that is not a file is neither followed nor touched."""
+        """A name taken by something that is not a file is neither followed nor touched."""
         (tmp_path / "target").write_bytes(NEW)
         put: dict[str, Callable[[Path], object]] = {
             "folder": Path.mkdir,
@@ -181,7 +181,7 @@ class TestTakenNames:
 
     @posix_only
     def test_folder_replaced_meanwhile(self, tmp_path: Path, day: Path) -> None:
-        """N09: a link that replaces the folder gets nothing of what is being written."""
+        """A link that replaces the folder gets nothing of what is being written."""
         (tmp_path / "trap").mkdir()
 
         def swap(start: int, end: int) -> bytes:
@@ -196,7 +196,7 @@ class TestTakenNames:
 
     @posix_only
     def test_folder_is_a_link(self, tmp_path: Path) -> None:
-        """N09: a link in the place of the day's folder is refused."""
+        """A link in the place of the day's folder is refused."""
         (tmp_path / "trap").mkdir()
         folder_for(tmp_path, NOON).symlink_to(tmp_path / "trap")
         with pytest.raises(OSError, match=r"Not a directory|symbolic links"):
@@ -510,7 +510,7 @@ class TestFailures:
     def test_failure_at_each_call(
         self, tmp_path: Path, names: tuple[str, ...], error: int, persistent: bool, links: bool
     ) -> None:
-        """K01, K02, K09: after a failure anywhere, a second attempt stores what is missing.
+        """After a failure anywhere, a second attempt stores what is missing.
 
         In between there is nothing but whole photos and hidden files; at the end
         there are the photos, each once.
@@ -560,7 +560,7 @@ class TestFailures:
     def test_body_cannot_be_read(
         self, tmp_path: Path, day: Path, arguments: tuple[object, ...]
     ) -> None:
-        """K06: a read error in the spool is raised, and leaves no file."""
+        """A read error in the spool is raised, and leaves no file."""
 
         def broken(start: int, end: int) -> bytes:
             raise OSError(*arguments)

@@ -21,8 +21,9 @@ from nxparse.config import Config
 from nxparse.deliver import mail
 from nxparse.deliver.errors import Outcome, PermanentError, Refused, UnreachableError
 from nxparse.deliver.mail import OutgoingMessage, Smarthost
+from nxparse.deliver.routes import Target
 from nxparse.deliver.save import folder_for
-from nxparse.deliver.targets import deliver_to, save_undelivered
+from nxparse.deliver.targets import deliver_to, prepare, save_undelivered
 from nxparse.upload import Upload
 from tests.bodies import CONTENT_TYPE, RECIPIENT, SENDER, TEXT, TITLE, body, jpeg, message_xml
 from tests.box import ID, NOON, delivery
@@ -76,6 +77,12 @@ def deliver(
     files = found.files[file_number - 1 : file_number] if file_number else found.files
     one = delivery(target, to=to, file_number=file_number, site=site)
     return deliver_to(given, environ or {}, target)(found, files, one)
+
+
+def test_unknown_kind(tmp_path: Path) -> None:
+    """A kind that `prepare` does not know is an error: its photos must not be dropped."""
+    with pytest.raises(ValueError, match="unknown target 'fax'"):
+        prepare(mailing(tmp_path), {}, Target("fax", "fax"))
 
 
 def test_modules_are_imported_when_a_rule_needs_them() -> None:

@@ -492,7 +492,7 @@ class Target:
 
 FRAMING = (
     b"--B7x", b"\r\n--B7x", b"\r\n--B7x\r\n", b"\r\n--B7x--", b"\r\n--B7x--\r\n", b"\n--B7x\n",
-    b"--B7x\r\n", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" " * framing.MAX_PADDING, b"B7x",
+    b"--B7x\r\n", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" " * framing.MAX_BLANKS, b"B7x",
     b'Content-Disposition: form-data; name="message"\r\n\r\n', b'; name="', b'; filename="',
     b'content-disposition: form-data; name="f"; fileName="a.jpg"\r\n', b"filename*=", b'\\"', b";",
     b"Content-Type: ", b"image/jpeg;", b"multipart/mixed", b"\xff\xd8\xff", b"\xff\xd9",

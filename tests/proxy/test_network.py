@@ -52,7 +52,7 @@ def test_facing(peer: str, address: IPv4Address | None) -> None:
 
 @pytest.mark.usefixtures("no_sockets")
 def test_no_descriptors() -> None:
-    """K11: without sockets, nothing is known and no address is local."""
+    """Without sockets, nothing is known and no address is local."""
     assert network.facing("127.0.0.1") is None
     assert network.is_local("192.0.2.1") is False
     assert network.addresses() == []

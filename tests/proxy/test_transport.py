@@ -337,7 +337,7 @@ class Limited:
 class TestHead:
     @pytest.mark.parametrize("client", [PLAIN, TLS], ids=["plain", "inside TLS"])
     async def test_endless(self, connection: Connection, client: SimpleNamespace) -> None:
-        """H12: a head that no hook reports is refused when it is too large, with one report."""
+        """A head that no hook reports is refused when it is too large, with one report."""
         limited = Limited(connection, client, head=SOON)
         sending = asyncio.ensure_future(connection.send(START + b"x" * 2 * LARGE))
         assert LARGE < await limited.refused() <= LARGE + 1000
@@ -365,7 +365,7 @@ class TestHead:
         assert limited.refusals == []
 
     async def test_slow(self, connection: Connection) -> None:
-        """H12: a head that is not complete in time ends the connection."""
+        """A head that is not complete in time ends the connection."""
         limited = Limited(connection)
         await limited.receive(START)
         await limited.refused()
@@ -438,7 +438,7 @@ class TestOneSegmentWriter:
         collecting: bool,
         expected: int,
     ) -> None:
-        """H23: head and body leave in one segment, if collected."""
+        """Head and body leave in one segment, if collected."""
         writer.collecting = collecting
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
         writer.write(b"succ")
@@ -523,7 +523,7 @@ class TestWatchReply:
         half_closed: bool,
         closed: bool,
     ) -> None:
-        """H10: a client acknowledges the reply, even after a half-close."""
+        """A client acknowledges the reply, even after a half-close."""
         if half_closed:
             connection.end()
             await self._gone(connection)
@@ -556,7 +556,7 @@ class TestWatchReply:
         monkeypatch: pytest.MonkeyPatch,
         end: str,
     ) -> None:
-        """H10: a client that has closed or reset the connection has not received its reply.
+        """A client that has closed or reset the connection has not received its reply.
 
         Without TCP_INFO every reply counts as acknowledged.
         """

@@ -84,7 +84,7 @@ def not_with(method: str, allow: str) -> Endpoint:
         (("GET", "", LIST), Endpoint(Service.LIST)),
         (("POST", "", ACCOUNT), Endpoint(Service.ACCOUNT)),
         (("POST", GATEWAY, f"/upload/{TOKEN}"), not_with("POST", "PUT")),
-        # S06: paths that look like one of these.
+        # Paths that look like one of these.
         *(
             (("POST", GATEWAY, path), UNKNOWN)
             for path in (
@@ -101,7 +101,7 @@ def not_with(method: str, allow: str) -> Endpoint:
     ],
 )  # fmt: skip
 def test_find(request_: tuple[str, str, str], endpoint: Endpoint) -> None:
-    """S06: each request for one of our hosts has an endpoint, if only a refusal that says why."""
+    """Each request for one of our hosts has an endpoint, if only a refusal that says why."""
     assert endpoints.find(*request_) == endpoint
 
 

@@ -106,8 +106,8 @@ def test_uploads() -> None:
     second = record(status("failed", "run:cp {file} /srv", "cp ended with status 1"), sender="")
     none = record(status("done", "drop"), files=0)
     deliveries = [
-        ["Saved", "Waits to be mailed to a@example.org: no answer. Next try in 60 seconds."],
-        ["Could not be given to cp: cp ended with status 1. The files are kept."],
+        ["Saved", "Waiting to be mailed to a@example.org: no answer. Next try in 60 seconds."],
+        ["Could not be handed to cp: cp ended with status 1. The files are stored."],
         ["Dropped"],
     ]
     files = [["SAM_1.JPG", "SAM_2.JPG"], ["SAM_1.JPG"], []]
@@ -215,7 +215,7 @@ def test_files_with_different_states() -> None:
     assert text_of(found)[-4:-1] == [
         "Saved",
         "SAM_1.JPG, file 3: Mailed to a@example.org",
-        "SAM_2.JPG: Could not be mailed to a@example.org: too large. The files are kept.",
+        "SAM_2.JPG: Could not be mailed to a@example.org: too large. The files are stored.",
     ]
 
 
@@ -225,13 +225,13 @@ TO_TWO = ("", 0, "a@example.org", "b@example.org")
 @pytest.mark.parametrize(
     ("found", "text"),
     [
-        (status("waiting"), "Is about to be saved."),
+        (status("waiting"), "About to be saved."),
         (status("waiting", "save", "full")._replace(next_try=NEW_YEAR + 3719),
-            "Waits to be saved: full. Next try in 62 minutes."),
+            "Waiting to be saved: full. Next try in 62 minutes."),
         (status("waiting", "save", "full")._replace(next_try=NEW_YEAR),
-            "Waits to be saved: full. Due now."),
+            "Waiting to be saved: full. Due now."),
         (status("waiting", "save", "clock set back")._replace(next_try=NEW_YEAR + 10**9),
-            "Waits to be saved: clock set back. Due now."),
+            "Waiting to be saved: clock set back. Due now."),
         (status("done", "save:/srv/photos"), "Saved"),
         (status("done", "mail", *TO_TWO), "Mailed to a@example.org, b@example.org"),
         (status("done", "mail", "not delivered to b@example.org (550 no such user)"),
@@ -240,11 +240,12 @@ TO_TWO = ("", 0, "a@example.org", "b@example.org")
         (status("done", "forward:https://me:secret@example.org/token"), "Forwarded to example.org"),
         (status("done", "forward:${HOOK}"), "Forwarded to ${HOOK}"),
         (status("done", "notify:tgram://token/chat"), "Sent by tgram://..."),
-        (status("waiting", "mastodon:https://${TOKEN}@example.social", "429 Too many requests"),
-            "Waits to be posted to example.social: 429 Too many requests. Next try in 60 seconds."),
+        (status("waiting", "mastodon:https://${TOKEN}@example.social", "429 Too many"),
+            "Waiting to be posted to example.social: 429 Too many. Next try in 60 seconds."),
         (status("done", "drop"), "Dropped"),
+        (status("done", "gone:x"), "Delivered"),  # an unknown kind
         (status("waiting", "save", f"a\nb\x1b{'c' * 300}"),
-            f"Waits to be saved: a?b?{'c' * 195}…. Next try in 60 seconds."),
+            f"Waiting to be saved: a?b?{'c' * 195}…. Next try in 60 seconds."),
     ],
 )  # fmt: skip
 def test_sentence(found: Delivery, text: str) -> None:
@@ -256,12 +257,12 @@ def test_being_tried() -> None:
     """Current deliveries are shown as such, in their first and later attempts."""
     run = status("waiting", "run:cp x", "cp ended with status 1")
     found = record(status("waiting"), status("waiting", "mail"), run)
-    attempted = {(ID, "mail", 0), (ID, "run:cp x", 0)}
-    html = render([found], NEW_YEAR, gallery=False, attempted=attempted).body
+    in_progress = {(ID, "mail", 0), (ID, "run:cp x", 0)}
+    html = render([found], NEW_YEAR, gallery=False, in_progress=in_progress).body
     assert Outline(html).text[-4:-1] == [
-        "Is about to be saved.",
-        "Is being mailed to a@example.org now.",
-        "Is being given to cp now. Last attempt: cp ended with status 1.",
+        "About to be saved.",
+        "Being mailed to a@example.org now.",
+        "Being handed to cp now. Last attempt: cp ended with status 1.",
     ]
 
 

@@ -159,7 +159,7 @@ class TestAccepted:
     @pytest.mark.parametrize("length", [len(BODY), None], ids=["length", "chunked"])
     @pytest.mark.parametrize("size", [1, 7, 100, 10**6])
     def test_accepted(self, place: Place, length: int | None, size: int) -> None:
-        """H16, H28: an upload is stored as received, however it is cut, and logged in one line."""
+        """An upload is stored as received, however it is cut, and logged in one line."""
         receiver = place.begin(length)
         feed(receiver, BODY, size)
         assert receiver.received == len(BODY)
@@ -231,7 +231,7 @@ def test_undeliverable(
     recipients: tuple[str, ...],
     reason: str | None,
 ) -> None:
-    """X11, X12, X16: an upload to an impossible mail address is refused; files accept any text."""
+    """An upload to an impossible mail address is refused; files accept any text."""
     data = body([("SAM.JPG", PHOTO)], message=message_xml(sender=sender, recipients=recipients))
     result = received(place.begin(**options), data)
     if reason is None:
@@ -249,14 +249,14 @@ SENDERS: dict[str, tuple[str, str]] = {
         "a@b.example",
         "a@b.example may not send; to allow it, use --set nx_senders=a@b.example",
     ),
-    "nobody": ("", "(nobody) may not send; it names no sender: set one on the camera"),
+    "nobody": ("", "the upload names no sender: set one on the camera"),
     "allowed, with a name": ("Me <camera@example.com>", ""),
 }
 
 
 @pytest.mark.parametrize(("sender", "line"), SENDERS.values(), ids=SENDERS)
 def test_senders(place: Place, sender: str, line: str) -> None:
-    """X15: uploads of other senders are refused and not stored; the log names the option."""
+    """Uploads of other senders are refused and not stored; the log names the option."""
     data = body([("SAM.JPG", PHOTO)], message=message_xml(sender=sender))
     result = received(place.begin(inspect=10**6, nx_senders=["camera@example.com"]), data)
     assert result.body == data
@@ -288,7 +288,7 @@ class TestRepeat:
         return accepted
 
     def test_duplicate(self, place: Place, id: str) -> None:
-        """H10: an upload whose reply was lost is accepted once, however often it is repeated."""
+        """An upload whose reply was lost is accepted once, however often it is repeated."""
         for _ in range(3):
             receiver = place.begin()
             assert received(receiver) == Result(ACCEPTED, id, id, True, f"upload {id}")
@@ -378,7 +378,7 @@ class TestRefused:
         "length", [100_001, None, 99_999], ids=["announced", "chunked", "wrong"]
     )
     def test_too_large(self, place: Place, length: int | None) -> None:
-        """H22: a larger upload is read to its end, not stored, and refused in one line."""
+        """A larger upload is read to its end, not stored, and refused in one line."""
         receiver = place.begin(length=length)
         feed(receiver, of_size(100_000), 50_000)
         assert len(place.spooled()) == (length != 100_001)
@@ -396,7 +396,7 @@ NO_STATE = sqlite3.OperationalError("disk I/O error")
 
 class TestDisk:
     def test_cannot_be_written(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-        """K08: a disk error refuses the upload, and the log says what to do; the next one works."""
+        """A disk error refuses the upload, and the log says what to do; the next one works."""
         with Faults(("write",), errno.EIO):
             reply = send(place.begin())
         assert reply.status == 507
@@ -406,7 +406,7 @@ class TestDisk:
         assert send(place.begin()) is ACCEPTED
 
     def test_cannot_be_read_back(self, place: Place) -> None:
-        """K06: a body that cannot be read back is not accepted."""
+        """A body that cannot be read back is not accepted."""
         receiver = place.begin()
         feed(receiver, BODY)
         [path] = (place.directory / ".nx" / "spool").iterdir()
@@ -457,7 +457,7 @@ class TestAborted:
         assert (place.log(), place.stored()) == ([], left)
 
     def test_failure(self, place: Place) -> None:
-        """K01: a failure to move the part to quarantine is logged."""
+        """A failure to move the part to quarantine is logged."""
         receiver = place.begin(length=5000)
         feed(receiver, BODY[:300])
         with Faults(("replace",), errno.EIO):
@@ -544,7 +544,7 @@ class TestFile:
         [("empty", 400), ("too large", 413), ("too large from the start", 413), ("cut", None)],
     )
     def test_refused_or_cut(self, place: Place, end: str, status: int | None) -> None:
-        """H22: the other photos of a post are delivered, however one of them ends."""
+        """The other photos of a post are delivered, however one of them ends."""
         send(place.file(TO_ME), PHOTO)
         length = 100_001 if end == "too large from the start" else None
         receiver = place.file(TO_ME, number=2, length=length)
@@ -559,7 +559,7 @@ class TestFile:
         assert quarantined == ([jpeg(600)[:300]] if end == "cut" else [])
 
     def test_same_announcement(self, place: Place) -> None:
-        """S08: the same file for the same announcement is accepted once."""
+        """The same file for the same announcement is accepted once."""
         receivers = [place.file(TO_ME) for _ in range(3)]
         results = [received(receiver, PHOTO) for receiver in receivers]
         assert [result.reply for result in results] == [ACCEPTED] * 3
@@ -570,7 +570,7 @@ class TestFile:
         assert receivers[2].abort("too late") is None
 
     def test_same_announcement_at_the_same_moment(self, place: Place) -> None:
-        """C03: of two equal files that end at the same moment one is a duplicate."""
+        """Of two equal files that end at the same moment one is a duplicate."""
         receivers = [place.file(TO_ME), place.file(TO_ME)]
         for receiver in receivers:
             feed(receiver, PHOTO)
@@ -589,7 +589,7 @@ class TestCollector:
     )
     @pytest.mark.parametrize("surplus", [-1, 0, 1, 2, 10**6])
     def test_collected(self, given: dict[str, int], limit: int, surplus: int) -> None:
-        """S01, S12: a body is answered as a whole, and cut one byte after the limit."""
+        """A body is answered as a whole, and cut one byte after the limit."""
         answered: list[bytes] = []
         data = bytes(limit + surplus)
         collector = Collector(CLIENT, lambda body: answered.append(body) or ACCEPTED, **given)

@@ -177,7 +177,7 @@ class TestLogin:
 def test_no_message(
     services: Services, config: Config, service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """S01, S12: a malformed message is refused with a reason, which is logged."""
+    """A malformed message is refused with a reason, which is logged."""
     endpoint, reason = Endpoint(service, "facebook"), "it has no XML"
     for body in (b"", b"garbage"):
         reply = services.answer(config, CLIENT, endpoint, body)
@@ -222,7 +222,7 @@ class TestAnnounce:
     def test_unknown_key(
         self, services: Services, config: Config, key: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """S07: with a key that is unknown, or another address's, a camera has to log in again."""
+        """With a key that is unknown, or another address's, a camera has to log in again."""
         of_another = log_in(services, config, client=OTHER)
         caplog.clear()
         body = announcement(of_another if key == "of another" else key)
@@ -289,7 +289,7 @@ class TestAnnounced:
     def test_unknown(
         self, services: Services, config: Config, token: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """S08: a file is refused if it was not announced, or by another address."""
+        """A file is refused if it was not announced, or by another address."""
         announced = announce(services, config, log_in(services, config))
         caplog.clear()
         client, token = (OTHER, announced) if token == "of another" else (CLIENT, token)
@@ -328,7 +328,7 @@ class TestDisk:
         directory: Path,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        """K04: any failure of the disk is a 507, logged once."""
+        """Any failure of the disk is a 507, logged once."""
         key = log_in(services, config)
         calls = {
             "login": (Endpoint(Service.LOGIN, "facebook"), login(USER, PASSWORD)),
@@ -345,7 +345,7 @@ class TestDisk:
                     assert reply.status == 200
                     break
                 failures[name] += 1
-                assert reply == refusal(507, "The state cannot be read or kept")
+                assert reply == refusal(507, "The state cannot be read or stored")
                 assert [record.exc_info for record in caplog.records] == [None]
                 line = f"{CLIENT}: a request is refused: disk I/O error ({directory})"
                 assert logged(caplog) == [("ERROR", line)]
@@ -428,7 +428,7 @@ class TestPage:
         [delivery] = spool.waiting()
         services = Services(sessions, spool, spool._clock, lambda: {delivery.key})
         html = services.answer(config, CLIENT, Endpoint(Service.PAGE), b"").body
-        assert b"Is being saved now." in html
+        assert b"Being saved now." in html
 
     @pytest.mark.parametrize("suffix", [".1", ".2", ".01", "", ".1/"])
     @pytest.mark.parametrize("client", [CLIENT, OTHER])

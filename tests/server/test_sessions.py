@@ -94,7 +94,7 @@ class TestSession:
     def test_cap(
         self, opened: Sessions, clock: Clock, monkeypatch: pytest.MonkeyPatch, path: Path
     ) -> None:
-        """S11: the latest logins of a flood are kept."""
+        """The latest logins of a flood are kept."""
         monkeypatch.setattr(sessions, "MAX_SESSIONS", 3)
         keys = []
         for _ in range(10):
@@ -107,7 +107,7 @@ class TestSession:
     def test_the_unused_make_room(
         self, opened: Sessions, clock: Clock, monkeypatch: pytest.MonkeyPatch, path: Path
     ) -> None:
-        """S11: a camera that has just sent a photo is not logged out by others.
+        """A camera that has just sent a photo is not logged out by others.
 
         The announcements of a deleted session are deleted with it.
         """
@@ -159,7 +159,7 @@ class TestAnnounced:
     def test_cap(
         self, opened: Sessions, clock: Clock, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """S11: the latest announcements of a flood are kept."""
+        """The latest announcements of a flood are kept."""
         monkeypatch.setattr(sessions, "MAX_ANNOUNCEMENTS", 3)
         key = opened.begin(CLIENT, USER)
         tokens = []

@@ -50,7 +50,7 @@ def has_room(room: Room, id: str, size: int, length: int | None) -> bool:
     ],
 )
 def test_needed(size: int, length: int | None, needed: int) -> None:
-    """K05: the rest of the body and a copy of it must fit, and the minimum must stay free."""
+    """The rest of the body and a copy of it must fit, and the minimum must stay free."""
     assert has_room(Room(Disk(MIN_FREE + needed)), "a", size, length)
     assert not has_room(Room(Disk(MIN_FREE + needed - 1)), "a", size, length)
 

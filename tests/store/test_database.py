@@ -40,7 +40,7 @@ def test_new(path: Path) -> None:
 
 
 def test_other_schema(path: Path) -> None:
-    """R06: a file of another version is refused in a sentence."""
+    """A file of another version is refused in a sentence."""
     Database(path, OTHER).close()
     before = path.read_bytes()
     with pytest.raises(sqlite3.DatabaseError) as caught:

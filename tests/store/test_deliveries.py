@@ -32,7 +32,7 @@ from tests.store.helpers import (
     [(-1, False), (0, False), (1, True), (2 * MAX_WAIT, True), (2 * MAX_WAIT + 1, False)],
 )
 def test_is_ahead(seconds: float, ahead: bool) -> None:
-    """R07: a time beyond the longest wait comes from a wrong clock."""
+    """A time beyond twice the longest wait comes from a wrong clock."""
     assert is_ahead(NEW_YEAR + seconds, NEW_YEAR) is ahead
 
 
@@ -212,7 +212,7 @@ class TestFirstDue:
         ],
     )
     def test_time(self, opened: Spool, clock: Clock, seconds: float, expected: bool) -> None:
-        """R07: `first_due` and `due` agree, also after the clock was set back."""
+        """`first_due` and `due` agree, also after the clock was set back."""
         arrival = accept(opened)
         opened.postpone(to(arrival, "save"), 15, "busy", [RECIPIENT])
         clock.now += seconds
@@ -222,7 +222,7 @@ class TestFirstDue:
 
 class TestBackOff:
     def test_clock_set_back(self, opened: Spool, clock: Clock) -> None:
-        """R07: a delivery that is due because the clock was set back is postponed, too."""
+        """A delivery that is due because the clock was set back is postponed, too."""
         accept(opened, targets=("mail",))
         clock.now -= 5 * 3600
         assert len(opened.due("mail")) == 1

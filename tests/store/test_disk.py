@@ -326,7 +326,7 @@ def fd(tmp_path: Path) -> Iterator[int]:
 
 
 def test_write_all_with_short_writes(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """K03: short writes are continued."""
+    """Short writes are continued."""
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data[:3])))
     disk.write_all(fd, b"abcdefgh")

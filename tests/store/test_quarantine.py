@@ -66,7 +66,7 @@ class TestQuarantine:
 
         It never has more bodies than the limit, nor is it listed for each when it is full.
         """
-        monkeypatch.setattr(spool, "MAX_QUARANTINED", 40)
+        monkeypatch.setattr(spool, "MAX_QUARANTINE_FILES", 40)
         listed: list[Path] = []
         files = Folder.files
         monkeypatch.setattr(
@@ -81,12 +81,12 @@ class TestQuarantine:
         ("limit", "room", "deleted"),
         [
             *[
-                ("MAX_QUARANTINE", room * 4096, deleted)
+                ("MAX_QUARANTINE_BYTES", room * 4096, deleted)
                 for room, deleted in ((4, 0), (3, 1), (1, 3))
             ],
-            ("MAX_QUARANTINE", 9102, 2),  # nine tenths of it are less than two blocks
-            ("MAX_QUARANTINED", 0, 3),
-            *[("MAX_QUARANTINED", count, 4 - count) for count in range(1, 5)],
+            ("MAX_QUARANTINE_BYTES", 9102, 2),  # nine tenths of it are less than two blocks
+            ("MAX_QUARANTINE_FILES", 0, 3),
+            *[("MAX_QUARANTINE_FILES", count, 4 - count) for count in range(1, 5)],
         ],
     )
     def test_tidy(
@@ -122,14 +122,14 @@ class TestQuarantine:
         """An upload of nx_max_upload bytes stays in quarantine when it is tidied."""
         [default] = [one.default for one in config.OPTIONS if one.name == "nx_max_upload"]
         assert default == "2g"
-        assert spool.MAX_QUARANTINE * 9 // 10 > 2 << 30
+        assert spool.MAX_QUARANTINE_BYTES * 9 // 10 > 2 << 30
 
     def test_counted_at_start(
         self, opened: Spool, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Bodies that are in quarantine at the start count."""
         opened.quarantine(receive(opened))
-        monkeypatch.setattr(spool, "MAX_QUARANTINED", 0)
+        monkeypatch.setattr(spool, "MAX_QUARANTINE_FILES", 0)
         reopened(opened, root, clock).close()
         assert bodies(root) == ({}, {})
 
@@ -148,7 +148,7 @@ class TestUnknown:
 
     @pytest.mark.parametrize(
         ("name", "limit", "left"),
-        [("MAX_UNKNOWN", 2, [3, 4]), ("MAX_UNKNOWN_BYTES", 12288, [2, 3, 4])],
+        [("MAX_UNKNOWN_FILES", 2, [3, 4]), ("MAX_UNKNOWN_BYTES", 12288, [2, 3, 4])],
     )
     def test_limits(
         self,
@@ -169,7 +169,7 @@ class TestUnknown:
 
     @pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
     def test_failure(self, opened: Spool, root: Path, persistent: bool) -> None:
-        """K01: whichever call fails, no partial flow is left, and the next one is stored."""
+        """Whichever call fails, no partial flow is left, and the next one is stored."""
         for first in itertools.count(1):
             with (
                 Faults(

@@ -175,7 +175,7 @@ class TestRepeats:
         later: float,
         found: bool,
     ) -> None:
-        """S08: the same photo for the same announcement is a duplicate, at any time."""
+        """The same photo for the same announcement is a duplicate, at any time."""
         arrival = append(opened, 1, resource="R1")
         clock.now += later
         repeated = self.repeat_photo(opened, number, resource, POST._replace(sender=user))
