@@ -37,6 +37,7 @@ from nxparse.filename import HEAD, sniff
 from nxparse.inspect import recorded, show
 from nxparse.inspect.recorded import RecordedRequest
 from nxparse.server.endpoints import EMAIL_PATH
+from nxparse.store.saved import LocalCopy
 from nxparse.store.spool import Spool
 from nxparse.text import describe_disk_error, error_reason, format_list, printable
 
@@ -181,12 +182,15 @@ def _drop(spool: Spool, directory: Path, id: str) -> int:
     if not deliveries:
         return _failed(f"upload {id} has no pending deliveries: see the list")
     for delivery in deliveries:
+        saved: Sequence[LocalCopy] = ()
         try:
-            with spool.read(delivery) as (_, files):
-                print(targets.save_undelivered(directory, files, delivery))
+            with spool.read(delivery) as (upload, files):
+                outcome = targets.save_undelivered(directory, upload, files, delivery)
+            print(outcome.message)
+            saved = outcome.saved
         except BodyError as error:
             paths = spool.quarantine_delivery(delivery)
             kept = f"; its body is saved as {format_list([*map(str, paths)])}" if paths else ""
             print(f"its files cannot be saved: {error}{kept}", file=sys.stderr)
-        spool.failed(delivery, "dropped by hand")
+        spool.failed(delivery, "dropped by hand", saved)
     return 0

@@ -45,7 +45,7 @@ class Outbox:
     """Delivers the uploads in a spool.
 
     `deliver_to` returns the function that delivers to a target. `save_undelivered` saves
-    files that could not be delivered, and returns a description of the place for the log.
+    files that could not be delivered.
     `retry_for` is in seconds. All three may be replaced at any time.
     """
 
@@ -53,7 +53,7 @@ class Outbox:
         self,
         spool: Spool,
         deliver_to: Callable[[str], Deliver],
-        save_undelivered: Callable[[Sequence[File], Delivery], str],
+        save_undelivered: Deliver,
         *,
         retry_for: float,
         clock: Callable[[], float],
@@ -220,9 +220,10 @@ class Outbox:
             reason = f"abandoned: {reason}"
         if reached:
             logger.info(f"upload {delivery.id}: {outcome.message}")
+        saved = outcome.saved
         if final:
             try:
-                where = self._save_undelivered(delivery)
+                undelivered = self._save_undelivered(delivery)
             except sqlite3.Error:
                 raise
             except Exception as obstacle:
@@ -230,15 +231,16 @@ class Outbox:
                 self._retry(delivery, f"{reason}; {error_reason(obstacle)}", outcome.refused)
                 return
             missed = f"not delivered to {format_recipients([one.recipient for one in final])}"
-            logger.warning(f"upload {delivery.id} is {missed}: {reason}; {where}")
+            logger.warning(f"upload {delivery.id} is {missed}: {reason}; {undelivered.message}")
+            saved = saved or undelivered.saved
         if to_retry:
             self._retry(delivery, _reason(to_retry), to_retry, error)
         elif final and not reached:
-            self._record(delivery, partial(self._spool.failed, delivery, reason))
+            self._record(delivery, partial(self._spool.failed, delivery, reason, saved))
         else:
             done = delivery._replace(recipients=reached)
             partly = f"{missed}: {reason}" if final else ""
-            self._record(delivery, partial(self._spool.done, done, partly, outcome.saved))
+            self._record(delivery, partial(self._spool.done, done, partly, saved))
 
     def _record(self, delivery: Delivery, result: Callable[[], None]) -> None:
         """Store a result in the spool, or if that fails, when the delivery is next due."""
@@ -276,9 +278,9 @@ class Outbox:
         if others := self._spool.back_off(target, wait, reason, except_for=except_for):
             logger.warning(f"{target_label(target)}: {reason}; other deliveries waiting: {others}")
 
-    def _save_undelivered(self, delivery: Delivery) -> str:
-        with self._spool.read(delivery) as (_, files):
-            return self.save_undelivered(files, delivery)
+    def _save_undelivered(self, delivery: Delivery) -> Outcome:
+        with self._spool.read(delivery) as (upload, files):
+            return self.save_undelivered(upload, files, delivery)
 
     def _quarantine(self, delivery: Delivery, error: BodyError) -> None:
         try:

@@ -102,7 +102,8 @@ def _drop(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
     return Outcome(f"dropped by the rule for {format_recipients(delivery.recipients)}")
 
 
-def save_undelivered(directory: Path, files: Sequence[File], delivery: Delivery) -> str:
+def save_undelivered(
+    directory: Path, upload: Upload, files: Sequence[File], delivery: Delivery
+) -> Outcome:
     """Save the files of a failed delivery in `undelivered/` below nx_dir."""
-    folder = save.folder_for(directory / UNDELIVERED, delivery.arrival.received)
-    return save.describe_saved(save.store(files, folder, delivery.id))
+    return save.deliver(directory / UNDELIVERED, upload, files, delivery)

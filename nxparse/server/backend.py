@@ -51,7 +51,7 @@ class Backend:
         self.outbox = Outbox(
             spool,
             lambda target: targets.deliver_to(self.config, os.environ, target),
-            lambda files, one: targets.save_undelivered(self.config.dir, files, one),
+            lambda *failed: targets.save_undelivered(self.config.dir, *failed),
             retry_for=config.retry_for,
             clock=time.time,
         )

@@ -119,9 +119,9 @@ class Deliveries:
         """
         self._settle(delivery, "done", reason, saved)
 
-    def failed(self, delivery: Delivery, reason: str) -> None:
-        """Record that the delivery failed for good."""
-        self._settle(delivery, "failed", reason)
+    def failed(self, delivery: Delivery, reason: str, saved: Sequence[LocalCopy] = ()) -> None:
+        """Record that the delivery failed for good; `saved` are its files in undelivered/."""
+        self._settle(delivery, "failed", reason, saved)
 
     def postpone(
         self,
@@ -200,7 +200,7 @@ class Deliveries:
         self._confirmed -= confirmed
 
     def _settle(
-        self, delivery: Delivery, state: str, reason: str, saved: Sequence[LocalCopy] = ()
+        self, delivery: Delivery, state: str, reason: str, saved: Sequence[LocalCopy]
     ) -> None:
         id, _, file_number = delivery.key
         with self._transaction() as database:

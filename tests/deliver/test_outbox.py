@@ -26,6 +26,7 @@ from nxparse.deviation import BodyError
 from nxparse.store import spool
 from nxparse.store.deliveries import MAX_WAIT
 from nxparse.store.records import Delivery, StoredUpload
+from nxparse.store.saved import LocalCopy
 from nxparse.store.spool import Spool
 from nxparse.upload import File, Upload
 from tests import arrivals
@@ -91,11 +92,11 @@ class Kept:
         self.came: list[tuple[str, list[str | None]]] = []
         self._errors = list(errors)
 
-    def __call__(self, files: Sequence[File], delivery: Delivery) -> str:
+    def __call__(self, upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
         if self._errors:
             raise self._errors.pop(0)
         self.came.append((delivery.id, [file.name for file in files]))
-        return "kept"
+        return Outcome("kept", saved=(LocalCopy(Path("kept.JPG"), "identity"),))
 
 
 class Scene:
@@ -541,6 +542,9 @@ class TestEnds:
         assert scene.logged() == [f"WARNING {line}"]
         assert scene.kept.came == [(id, ["SAM_4371.JPG"])]
         scene.assert_ended()
+        record = scene.spool.record(id)
+        assert record
+        assert [one.path.name for one in record.files[0].saved] == ["kept.JPG"]
 
     def test_too_large(self, scene: Scene) -> None:
         """The files of an upload that is too large are sent one by one, or kept."""

@@ -132,7 +132,7 @@ def test_save_undelivered(tmp_path: Path, number: int) -> None:
     """Files of a failed delivery are saved in `undelivered`, once even if it is repeated."""
     found = uploaded()
     files = found.files[:number] if number else found.files
-    told = [save_undelivered(tmp_path, files, delivery("mail")) for _ in range(2)]
+    told = [save_undelivered(tmp_path, found, files, delivery("mail")).message for _ in range(2)]
     day = folder_for(tmp_path / "undelivered", NOON)
     assert contents(day) == ({"A.JPG": PHOTOS["A.JPG"]} if number else PHOTOS)
     assert told[0].startswith(f"saved as {day / 'A.JPG'} (500 bytes)")
