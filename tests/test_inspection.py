@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -229,5 +229,8 @@ def test_mitmproxy(folder: Path) -> None:
 
 
 def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    """Whether nx_addon is ready: mitmproxy listens a little earlier."""
+    request = b"GET / HTTP/1.1\r\nHost: www.samsungimaging.com\r\n\r\n"
+    with contextlib.suppress(OSError):
+        return camera.send(port, request).status == 200
+    return False
