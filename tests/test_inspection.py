@@ -205,7 +205,9 @@ def test_mitmproxy(folder: Path) -> None:
     command = [str(PROGRAMS / "mitmproxy"), "-s", str(ADDON), "--mode", f"regular@127.0.0.1:{port}"]
     confdir = ["--set", f"confdir={folder / 'mitmproxy'}"]
     with terminal(folder, *command, *confdir) as tmux:
-        eventually(lambda: answers(port), "mitmproxy listens")
+        eventually(lambda: answers(port), "nx_addon is ready")
+        press(tmux, ":", "view.clear", "Enter")
+        eventually(lambda: "samsungimaging" not in screen(tmux), "the list is empty")
         photo = visit(port)
         eventually(lambda: "/new/thing" in screen(tmux), "the flows are listed")
         assert "received" in screen(tmux) or "📷" in screen(tmux)
