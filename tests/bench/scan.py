@@ -233,13 +233,11 @@ def timed(
     slow: dict[str, float] = {}
     contenders = {BOUND: timing(with_bound, chunks)}
     for name, parse in parsers.items():
-        start = time.process_time()
-        right = is_right(parse, body, chunks)
-        seconds = time.process_time() - start
-        if right and seconds > PATIENCE:
-            slow[name] = seconds
-        elif right:
+        if is_right(parse, body, chunks):
             contenders[name] = timing(parse, chunks)
+            if (seconds := contenders[name]()) > PATIENCE:
+                slow[name] = seconds
+                del contenders[name]
     found = in_turns(runs, contenders)
     return slow | {name: median(seconds) for name, seconds in found.items()}
 
