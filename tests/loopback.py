@@ -1,4 +1,4 @@
-"""A server on loopback that treats its clients badly: connections, and what can happen to them."""
+"""A scripted server on loopback: connections, and the faults that it can cause."""
 
 from __future__ import annotations
 

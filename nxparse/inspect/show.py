@@ -148,8 +148,9 @@ def parse_parts(body: bytes, content_type: str, length: int = 0) -> Parts:
 
 def body_size(body: bytes, length: int) -> str:
     """The size of a body, of whose `length` bytes perhaps only the beginning was recorded."""
-    size = f"{len(body)} bytes"
-    return f"the first {len(body)} of {length} bytes" if len(body) < length else size
+    if len(body) < length:
+        return f"the first {len(body)} of {length} bytes"
+    return f"{len(body)} bytes"
 
 
 def email(body: bytes, content_type: str, length: int = 0) -> str:

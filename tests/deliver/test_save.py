@@ -181,7 +181,7 @@ class TestTakenNames:
 
     @posix_only
     def test_folder_replaced_meanwhile(self, tmp_path: Path, day: Path) -> None:
-        """A link that replaces the folder gets nothing of what is being written."""
+        """Nothing is written through a link that replaces the folder."""
         (tmp_path / "trap").mkdir()
 
         def swap(start: int, end: int) -> bytes:
@@ -510,7 +510,7 @@ class TestFailures:
     def test_failure_at_each_call(
         self, tmp_path: Path, names: tuple[str, ...], error: int, persistent: bool, links: bool
     ) -> None:
-        """After a failure anywhere, a second attempt stores what is missing.
+        """After a failure anywhere, a second attempt stores the missing files.
 
         In between there is nothing but whole photos and hidden files; at the end
         there are the photos, each once.

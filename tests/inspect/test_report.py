@@ -412,7 +412,7 @@ def test_body(request_: RecordedRequest, patterns: list[str]) -> None:
 
 
 def test_recorded_in_part() -> None:
-    """The end of what was recorded is not a deviation of the camera."""
+    """The end of a cut recording is not a deviation of the camera."""
     body = bodies.body([("A.JPG", bodies.jpeg(9000))])[:2000]
     report = report_of(post(body, bodies.CONTENT_TYPE, ("Content-Length", "400305")))
     assert "Body, the first 2000 of 400305 bytes, with 2 parts:" in report

@@ -51,7 +51,7 @@ def test_upload() -> None:
 
 
 def test_recorded_in_part() -> None:
-    """The end of what was recorded is not a deviation of the camera."""
+    """The end of a cut recording is not a deviation of the camera."""
     data = bodies.request(bodies.body([("A.JPG", bodies.jpeg(9000))]))[:4000]
     text = show.request(request(data)) or ""
     assert re.search(r"^recorded +the first \d+ of \d+ bytes\n", text)
@@ -82,7 +82,7 @@ def test_camera() -> None:
     ids=["not multipart", "no message"],
 )
 def test_unreadable(body: bytes, expected: str) -> None:
-    """An upload that cannot be parsed is shown with the reason, and what was found until then."""
+    """An upload that cannot be parsed is shown with the reason and the parts found before it."""
     text = show.email(body, "")
     assert text.startswith(expected)
     assert ("parts" in text) == (b"abc" in body) == ("boundary-missing  at 0" in text)

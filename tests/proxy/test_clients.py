@@ -13,7 +13,7 @@ from nxparse.proxy.transport import HeldReader, OneSegmentWriter, Pending, Times
 
 
 class Transport:
-    """Records that it was aborted or closed, and what was written to it."""
+    """Records the data written to it, and whether it was aborted or closed."""
 
     def __init__(self) -> None:
         self.aborted = self.closed = False

@@ -257,7 +257,7 @@ both = pytest.mark.parametrize("read", READERS.values(), ids=READERS)
     ],
 )  # fmt: skip
 def test_refused(read: Callable[[bytes], object], body: bytes, status: int, reason: str) -> None:
-    """What is no XML, declares entities, or is too large or deep, is refused."""
+    """A body that is no XML, declares entities, or is too large or deep, is refused."""
     with pytest.raises(BodyError, match=reason) as caught:
         read(body)
     assert caught.value.status == status
