@@ -155,14 +155,10 @@ class Outbox:
     def deliver_due(self, target: str) -> None:
         """Make all deliveries that are due for a target."""
         self._continue_back_off(target)
-        # Alternate between new deliveries and retries, so neither starves.
-        new = True
         while not self._stopping:
-            delivery = self._spool.first_due(target, new=new)
-            delivery = delivery or self._spool.first_due(target, new=not new)
+            delivery = self._spool.first_due(target)
             if delivery is None:
                 return
-            new = delivery.attempts > 0
             self._current[target] = delivery.key
             try:
                 if unrecorded := self._unrecorded.get(delivery.key):

@@ -70,11 +70,10 @@ class Deliveries:
         """Return the deliveries to a target that are due, the oldest uploads first."""
         return self._deliveries(_DUE, target=target, now=self._clock())
 
-    def first_due(self, target: str, *, new: bool) -> Delivery | None:
-        """Return the first due delivery that is new, or else one that was tried before."""
-        where = f"{_DUE} AND {'attempts = 0' if new else 'attempts > 0'}"
-        order = "next_try, upload, file_number LIMIT 1"
-        found = self._deliveries(where, order, target=target, now=self._clock())
+    def first_due(self, target: str) -> Delivery | None:
+        """Return the due delivery to be made next: new ones come before those tried before."""
+        order = "attempts > 0, next_try, upload, file_number LIMIT 1"
+        found = self._deliveries(_DUE, order, target=target, now=self._clock())
         return found[0] if found else None
 
     def targets(self) -> list[str]:
@@ -211,8 +210,6 @@ class Deliveries:
                 f" WHERE {_KEY}",
                 (state, reason, recipients, json.dumps(paths), *delivery.key),
             )
-            if not file_number:
-                database.execute("UPDATE upload SET open = 0 WHERE id = ? AND open", (id,))
             unneeded = database.execute(
                 "SELECT id FROM body WHERE upload = ?"
                 f" AND (file_number = 0 OR ? IN (0, file_number)) AND NOT {NEEDED}",

@@ -124,12 +124,6 @@ class Folder:
         """Return the status of the folder itself."""
         return os.stat(self.path) if self._fd is None else os.fstat(self._fd)
 
-    def has(self, name: str) -> bool:
-        with contextlib.suppress(FileNotFoundError):
-            self.stat(name)
-            return True
-        return False
-
     def files(self) -> list[tuple[str, os.stat_result]]:
         """Return name and status of all regular files, sorted by name."""
         found = []

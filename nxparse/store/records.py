@@ -56,12 +56,8 @@ CREATE TABLE delivery (
     saved TEXT NOT NULL DEFAULT '[]',  -- JSON, a list: path and identity of each file
     PRIMARY KEY (upload, target, file_number)
 );
-CREATE INDEX delivery_waiting ON delivery (target, next_try, upload, file_number)
+CREATE INDEX delivery_waiting ON delivery (target, attempts > 0, next_try, upload, file_number)
     WHERE state = 'waiting';
-CREATE INDEX delivery_new ON delivery (target, next_try, upload, file_number)
-    WHERE state = 'waiting' AND attempts = 0;
-CREATE INDEX delivery_tried ON delivery (target, next_try, upload, file_number)
-    WHERE state = 'waiting' AND attempts > 0;
 """
 # True for a body that a waiting delivery needs.
 NEEDED = (

@@ -331,8 +331,10 @@ class Spool(Deliveries):
     def quarantine_delivery(self, delivery: Delivery) -> list[Path]:
         """Move the bodies of a delivery to quarantine. Returns their paths there."""
         self._close_post(delivery)
-        bodies = [(id, size) for id, _, size, *_ in self._bodies(delivery) if self._spool.has(id)]
-        moved = [self._move_to_quarantine(self._spool, id, size) for id, size in bodies]
+        moved = []
+        for id, _, size, *_ in self._bodies(delivery):
+            with suppress(FileNotFoundError):
+                moved.append(self._move_to_quarantine(self._spool, id, size))
         self._sync_quarantine()
         return moved
 

@@ -182,7 +182,7 @@ class TestDeliveries:
 
 class TestFirstDue:
     def test_order(self, opened: Spool, clock: Clock) -> None:
-        """The longest due comes first, then the older upload, then its first file."""
+        """New deliveries come before retries, then the longest due, then the older upload."""
         old, tried = accept(opened), {20: accept(opened), 10: accept(opened)}
         for seconds, arrival in tried.items():
             opened.postpone(to(arrival, "save"), seconds, "busy", [RECIPIENT])
@@ -190,15 +190,12 @@ class TestFirstDue:
         young = accept(opened)
         for arrival in (young, old):
             opened.split(to(arrival, "save"), 2)
-        order: dict[bool, list[str]] = {True: [], False: []}
-        for new, ids in order.items():
-            while one := opened.first_due("save", new=new):
-                ids.append(one.id)
-                opened.done(one)
-        assert order == {
-            True: [f"{old.id}.1", f"{old.id}.2", f"{young.id}.1", f"{young.id}.2"],
-            False: [tried[10].id, tried[20].id],
-        }
+        order = []
+        while one := opened.first_due("save"):
+            order.append(one.id)
+            opened.done(one)
+        new = [f"{old.id}.1", f"{old.id}.2", f"{young.id}.1", f"{young.id}.2"]
+        assert order == [*new, tried[10].id, tried[20].id]
 
     @pytest.mark.parametrize(
         ("seconds", "expected"),
@@ -216,7 +213,7 @@ class TestFirstDue:
         arrival = accept(opened)
         opened.postpone(to(arrival, "save"), 15, "busy", [RECIPIENT])
         clock.now += seconds
-        found = opened.first_due("save", new=False)
+        found = opened.first_due("save")
         assert (found is not None, opened.due("save") != []) == (expected, expected)
 
 
@@ -285,7 +282,7 @@ class TestBackOff:
         assert opened.back_off("save", 100, "gone", except_for=to(failed, "save")) == 1
         found = {one.arrival.id: (one.attempts, one.reason) for one in opened.waiting()}
         assert found == {failed.id: (1, "busy"), hurried.id: (0, ""), other.id: (1, "gone")}
-        first = opened.first_due("save", new=True)
+        first = opened.first_due("save")
         assert (first and first.arrival, len(opened.due("save"))) == (hurried, 1)
 
     def test_except_for_one_file(self, opened: Spool) -> None:
