@@ -770,7 +770,7 @@ class TestThreads:
         assert [one.stop(SOON) for one in boxes] == [True] * len(boxes)
 
     def test_wake(self, scene: Scene, start: Start) -> None:
-        """Old uploads are delivered after the start, new ones after `wake`, to any target."""
+        """Old uploads are delivered after the start, new ones after `wake`; then the workers end."""
         first, save, mail = Target(), Target(enough=3), Target()
         ids = [scene.accept("first", "save")]
         out = start(first=first, save=save, mail=mail)
@@ -782,6 +782,9 @@ class TestThreads:
         assert save.done.wait(SOON)
         assert mail.done.wait(SOON)
         assert (first.ids, sorted(save.ids), mail.ids) == (ids[:1], sorted(ids), ids[2:])
+        # The workers have nothing left to do.
+        names = ("nx first", "nx save", "nx mail")
+        eventually(lambda: not any(one.name in names for one in threading.enumerate()))
 
     def test_slow_target(self, scene: Scene, start: Start) -> None:
         """A slow target delays only its own deliveries."""
@@ -936,6 +939,12 @@ class TestThreads:
                 assert happened.wait(SOON)
             return found
 
+        checked, next_try = threading.Semaphore(0), scene.spool.next_try
+
+        def check(target: str) -> float | None:
+            checked.release()
+            return next_try(target)
+
         target = Target(enough=2 if thread == "worker" else 1)
         ids = [scene.accept()] if thread == "worker" else []
         monkeypatch.setattr(scene.spool, call, late)
@@ -945,7 +954,12 @@ class TestThreads:
         if action == "wake":
             scene.clock.now += 1
             ids.append(scene.accept())
+            monkeypatch.setattr(scene.spool, "next_try", check)
             out.wake()
+            if thread == "worker":  # the dispatcher has seen that there is a worker
+                assert checked.acquire(timeout=SOON)
+                out.wake()
+                assert checked.acquire(timeout=SOON)
         else:
             assert out.stop(0) is False
         happened.set()
