@@ -770,7 +770,7 @@ class TestThreads:
         assert [one.stop(SOON) for one in boxes] == [True] * len(boxes)
 
     def test_wake(self, scene: Scene, start: Start) -> None:
-        """Old uploads are delivered after the start, new ones after `wake`; then the workers end."""
+        """Old uploads are delivered after the start, new ones after `wake`; then workers end."""
         first, save, mail = Target(), Target(enough=3), Target()
         ids = [scene.accept("first", "save")]
         out = start(first=first, save=save, mail=mail)
