@@ -70,22 +70,23 @@ class Database:
             raise
 
     def _prepare(self, path: Path, schema: str) -> None:
+        version = zlib.crc32(schema.encode()) & 0x7FFFFFFF
+        ((found,),) = self._connection.execute("PRAGMA user_version")
+        ((tables,),) = self._connection.execute("SELECT count(*) FROM sqlite_master")
+        is_new = not found and not tables
+        if not is_new and found != version:
+            raise sqlite3.DatabaseError(
+                f"{path} was written by another version of nx_addon: "
+                f"use that one, or another nx_dir"
+            )
         if self._shrink:  # has an effect only before the first page is written
             self._connection.execute("PRAGMA auto_vacuum = FULL")
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("PRAGMA foreign_keys = ON")
-        version = zlib.crc32(schema.encode()) & 0x7FFFFFFF
-        ((found,),) = self._connection.execute("PRAGMA user_version")
-        ((tables,),) = self._connection.execute("SELECT count(*) FROM sqlite_master")
-        if not found and not tables:
+        if is_new:
             self._connection.executescript(
                 f"BEGIN; {schema} PRAGMA user_version = {version}; COMMIT"
-            )
-        elif found != version:
-            raise sqlite3.DatabaseError(
-                f"{path} was written by another version of nx_addon: "
-                f"use that one, or another nx_dir"
             )
 
 

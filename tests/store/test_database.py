@@ -4,6 +4,8 @@ import errno
 import sqlite3
 import stat
 import threading
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -39,9 +41,19 @@ def test_new(path: Path) -> None:
     again.close()
 
 
-def test_other_schema(path: Path) -> None:
-    """A file of another version is refused in a sentence."""
-    Database(path, OTHER).close()
+def of_another_program(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE photo (name TEXT)")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda path: Database(path, OTHER).close(), of_another_program],
+    ids=["another version", "another program"],
+)
+def test_other_schema(path: Path, make: Callable[[Path], None]) -> None:
+    """A file with other tables is refused in a sentence."""
+    make(path)
     before = path.read_bytes()
     with pytest.raises(sqlite3.DatabaseError) as caught:
         Database(path, SCHEMA)
@@ -65,9 +77,10 @@ def test_failure(path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> N
     opened = Database(path, SCHEMA)
     with (
         faults.Faults((failing,), errno.EIO),
-        pytest.raises(sqlite3.OperationalError, match="disk I/O error"),
+        pytest.raises(sqlite3.OperationalError, match="disk I/O error") as caught,
     ):
         add(opened, "NX300")
+    assert getattr(caught.value, "filename", None) == str(path)
     assert names(opened) == []
     add(opened, "NX300")
     assert names(opened) == ["NX300"]
