@@ -23,9 +23,7 @@ Copy = Callable[[int, int, int], None]
 """Copies a range of a body (offset, size) to a file descriptor."""
 
 EDGE = 1 << 16  # bytes at each end of a file that are part of its fingerprint
-JPEG_HEAD = 1 << 17  # bytes of a photo that contain its metadata
 XML_HEAD = 256  # bytes in which a document begins after blanks
-_TURNS = {3: 180, 6: 90, 8: 270}  # by Exif orientation; cameras do not write mirrored ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,28 +149,8 @@ def camera(upload: Upload) -> str:
     """Return the model of the camera: the album name or the model in a photo, else ""."""
     if upload.album:
         return upload.album
-    models = (jpeg.describe(file.head(JPEG_HEAD)).model for file in upload.files)
+    models = (jpeg.model(file.head(jpeg.HEAD)) for file in upload.files)
     return next(filter(None, models), "")
-
-
-class Thumbnail(NamedTuple):
-    """The thumbnail embedded in a photo, a JPEG.
-
-    `turn` is the clockwise rotation, in degrees, that makes it upright.
-    """
-
-    data: bytes
-    turn: int = 0
-
-
-def thumbnail(file: File) -> Thumbnail | None:
-    """Return the thumbnail embedded in a photo, if there is one."""
-    head = file.head(JPEG_HEAD)
-    picture = jpeg.describe(head)
-    if picture.thumbnail is None:
-        return None
-    start, end = picture.thumbnail
-    return Thumbnail(head[start:end], _TURNS.get(picture.orientation, 0))
 
 
 def fingerprint(upload: Upload, size: int) -> str:

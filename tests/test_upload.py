@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 from dataclasses import replace
 from email.parser import BytesHeaderParser
 from pathlib import Path
@@ -14,15 +13,13 @@ from typing import Any
 import pytest
 
 import nxparse
-from nxparse import markup, message, multipart
+from nxparse import jpeg, markup, message, multipart
 from nxparse.deviation import BodyError, Deviation, Kind, MultipartError
 from nxparse.framing import boundary_of, fetch_from
 from nxparse.multipart import CHUNK
 from nxparse.scanner import Scanner
 from nxparse.upload import (
-    JPEG_HEAD,
     File,
-    Thumbnail,
     Upload,
     camera,
     encoded,
@@ -30,7 +27,6 @@ from nxparse.upload import (
     from_parts,
     posted,
     read,
-    thumbnail,
 )
 from nxparse.upload import whole as file_of
 from tests import bodies, pictures
@@ -43,7 +39,6 @@ XML = b"<email><sender>a@x.org</sender><receiver>b@x.org</receiver></email>"
 MESSAGE = b'--B7x\r\nContent-Disposition: form-data; name="message"\r\n\r\n'
 FIELD = b'--B7x\r\nContent-Disposition: form-data; name="f"; filename="a.jpg"\r\n\r\n'
 CLOSE = b"\r\n--B7x--\r\n"
-SMALL = pictures.picture(16, 8)
 JPEG = bodies.jpeg(60, 1)
 
 
@@ -440,22 +435,17 @@ def test_encoded_post(chosen: list[int]) -> None:
     assert [file.data for file in again.files] == [data for _, data in sources]
 
 
-def told_by(model: str) -> bytes:
-    """A photo with a model in its Exif data."""
-    text = model.encode() + b"\0"
-    entry = struct.pack("<HHII", 0x0110, 2, len(text), 26)
-    block = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4) + text
-    return b"\xff\xd8\xff\xe1" + struct.pack(">H", len(block) + 2) + block + b"\xff\xd9"
+NX300 = pictures.photo()
 
 
 @pytest.mark.parametrize(
     ("photos", "album", "expected"),
     [
-        pytest.param([told_by("NX300")], "", "NX300", id="photo"),
-        pytest.param([told_by("NX300")], "WB850F", "WB850F", id="album-first"),
-        pytest.param([JPEG, b"", b"MZ", told_by("NX300"), told_by("NX1")], "", "NX300",
+        pytest.param([NX300], "", "NX300", id="photo"),
+        pytest.param([NX300], "WB850F", "WB850F", id="album-first"),
+        pytest.param([JPEG, b"", b"MZ", NX300, pictures.photo(model="NX1")], "", "NX300",
             id="first-that-tells"),
-        pytest.param([told_by("NX300") + bytes(JPEG_HEAD)], "", "NX300", id="large"),
+        pytest.param([NX300 + bytes(jpeg.HEAD)], "", "NX300", id="large"),
     ],
 )  # fmt: skip
 def test_camera(photos: list[bytes], album: str, expected: str) -> None:
@@ -471,7 +461,7 @@ def test_camera(photos: list[bytes], album: str, expected: str) -> None:
 
     upload = Upload("a", ("b",), "", "", tuple(map(file, photos)), album=album)
     assert camera(upload) == expected
-    assert max(fetched, default=0) <= JPEG_HEAD == 1 << 17
+    assert max(fetched, default=0) <= jpeg.HEAD
 
 
 @pytest.mark.parametrize("size", [0, 1, 60, 600_000])
@@ -501,26 +491,6 @@ def test_copy_to_by_a_function_of_its_own() -> None:
     file = File("a.jpg", "image/jpeg", 60, 6, unread, lambda *range: copied.append(range))
     file.copy_to(17)
     assert copied == [(6, 60, 17)]
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        pytest.param(pictures.photo(SMALL, orientation=1), Thumbnail(SMALL), id="upright"),
-        pytest.param(pictures.photo(SMALL, orientation=3), Thumbnail(SMALL, 180), id="upside-down"),
-        pytest.param(pictures.photo(SMALL, orientation=6), Thumbnail(SMALL, 90), id="to-the-left"),
-        pytest.param(
-            pictures.photo(SMALL, orientation=8), Thumbnail(SMALL, 270), id="to-the-right"
-        ),
-        pytest.param(pictures.photo(), None, id="none-there"),
-        pytest.param(b"\0\0\0\x18ftypmp42", None, id="video"),
-        pytest.param(b"", None, id="empty"),
-    ],
-)
-def test_thumbnail(data: bytes, expected: Thumbnail | None) -> None:
-    """The thumbnail is returned as it is in the photo."""
-    file = File("../a.jpg", "image/jpeg", len(data), 0, lambda start, end: data[start:end])
-    assert thumbnail(file) == expected
 
 
 # Fingerprints

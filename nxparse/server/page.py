@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import struct
 import time
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache
@@ -26,7 +25,6 @@ from nxparse.server.reply import PRIVATE, Reply
 from nxparse.store.deliveries import is_ahead
 from nxparse.store.records import Delivery, DeliveryKey, FileRecord, UploadRecord
 from nxparse.text import format_count, format_duration, format_list, format_size, printable
-from nxparse.upload import Thumbnail
 
 MAX_REASON = 200  # characters
 PAGE = 20  # uploads on one page
@@ -52,7 +50,6 @@ _PLACEHOLDER = (
     f'font-size="14" text-anchor="middle" fill="#555"><text x="70" y="58">{NO_PREVIEW}</text></svg>'
 ).encode()
 _VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".3gp")
-_ORIENTATIONS = {90: 6, 180: 3, 270: 8}  # of Exif, by degrees clockwise
 
 
 class Failure(NamedTuple):
@@ -115,11 +112,11 @@ def render(
     return Reply(200, html.encode("utf-8", "replace"), _HEADERS)
 
 
-def thumbnail(found: Thumbnail | None) -> Reply:
-    """Return the reply with a thumbnail, upright; without one, with words."""
-    if found is None:
+def thumbnail(picture: bytes) -> Reply:
+    """Return the reply with a thumbnail, a JPEG; without one, with words."""
+    if not picture:
         return Reply(200, _PLACEHOLDER, _HEADERS, "image/svg+xml")
-    return Reply(200, _upright(found), _HEADERS, "image/jpeg")
+    return Reply(200, picture, _HEADERS, "image/jpeg")
 
 
 def readme() -> Reply | None:
@@ -137,17 +134,6 @@ def _template() -> jinja2.Template:
     )
     environment.filters.update(printable=printable, size=format_size, clock=_clock)
     return environment.from_string((_FOLDER / "page.html").read_text("utf-8"))
-
-
-def _upright(thumbnail: Thumbnail) -> bytes:
-    """A JPEG with an orientation in its Exif, which browsers follow."""
-    orientation = _ORIENTATIONS.get(thumbnail.turn)
-    if not orientation or not thumbnail.data.startswith(b"\xff\xd8"):
-        return thumbnail.data
-    entry = struct.pack(">HHHIHHI", 1, 0x0112, 3, 1, orientation, 0, 0)
-    exif = b"Exif\0\0MM\0*\0\0\0\x08" + entry
-    segment = struct.pack(">HH", 0xFFE1, len(exif) + 2) + exif
-    return thumbnail.data[:2] + segment + thumbnail.data[2:]
 
 
 def _day(at: float, now: float) -> str:

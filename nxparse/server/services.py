@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 
+from nxparse import jpeg
 from nxparse.config import Config
 from nxparse.deviation import BodyError
 from nxparse.server import files, page, social
@@ -26,7 +27,6 @@ from nxparse.store.records import DeliveryKey
 from nxparse.store.saved import OpenFile, open_unchanged
 from nxparse.store.spool import Spool
 from nxparse.text import describe_disk_error, describe_refused_sender, printable
-from nxparse.upload import thumbnail, whole
 
 FAILURES_KEPT = 3600.0  # seconds
 MAX_FAILURES = 50
@@ -136,8 +136,7 @@ class Services:
         if opened is None:
             return NOT_FOUND
         with closing(opened):
-            photo = whole(None, "", opened.size, lambda start, end: opened.read(start, end - start))
-            return page.thumbnail(thumbnail(photo))
+            return page.thumbnail(jpeg.thumbnail(opened.read(0, jpeg.HEAD)))
 
     def _open(self, config: Config, client: str, argument: str) -> OpenFile | None:
         """Open the saved file "UPLOAD.NUMBER", if it is there and this client may see it."""

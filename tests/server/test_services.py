@@ -25,7 +25,7 @@ from nxparse.server.services import FAILURES_KEPT, MAX_FAILURES, Services, simul
 from nxparse.server.sessions import AnnouncedFile, Sessions
 from nxparse.store.saved import LocalCopy, identity_of
 from nxparse.store.spool import GAP, QUIET, Spool
-from nxparse.upload import File, Thumbnail, Upload
+from nxparse.upload import File, Upload
 from tests import arrivals, pictures
 from tests import social as camera
 from tests.bodies import jpeg
@@ -447,7 +447,7 @@ class TestPage:
         config = replace(config, gallery=gallery)
         found = suffix == ".1" and (gallery or client == CLIENT)
         reply = services.answer(config, client, Endpoint(Service.THUMBNAIL, argument), b"")
-        assert reply == (thumbnail(Thumbnail(pictures.picture())) if found else NOT_FOUND)
+        assert reply == (thumbnail(pictures.picture()) if found else NOT_FOUND)
         for service in (Service.OPEN, Service.DOWNLOAD):
             file = services.file(config, client, Endpoint(service, argument), "GET", ())
             if isinstance(file, FileReply):
@@ -471,7 +471,7 @@ class TestPage:
         state = path.stat()
         path.write_bytes(bytes(len(PHOTO)))
         os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-        assert services.answer(config, OTHER, no_photo, b"") == thumbnail(None)
+        assert services.answer(config, OTHER, no_photo, b"") == thumbnail(b"")
 
     def test_disk_error(
         self, services: Services, config: Config, arrive: Callable[..., str]
