@@ -12,6 +12,7 @@ import base64
 import hashlib
 import time
 from collections.abc import Collection, Iterator, Sequence
+from datetime import date
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -31,7 +32,6 @@ PAGE = 20  # uploads on one page
 REFRESH = 10  # seconds between two loads of a page on which something may change
 NEWS = 60.0  # seconds after which no change is expected
 _FOLDER = Path(__file__).parent
-README = _FOLDER.parents[1] / "README.md"
 _STYLES = [
     (_FOLDER / name).read_text("utf-8").replace("\n", "") for name in ("page.css", "uploads.css")
 ]
@@ -119,14 +119,6 @@ def thumbnail(picture: bytes) -> Reply:
     return Reply(200, picture, _HEADERS, "image/jpeg")
 
 
-def readme() -> Reply | None:
-    """Return README.md as plain text. None where it is not installed."""
-    try:
-        return Reply(200, README.read_bytes(), _HEADERS, "text/plain; charset=utf-8")
-    except OSError:
-        return None
-
-
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
@@ -138,10 +130,9 @@ def _template() -> jinja2.Template:
 
 def _day(at: float, now: float) -> str:
     """The local date of a Unix time, for a heading."""
-    day, today, yesterday = (time.localtime(one)[:3] for one in (at, now, now - 86400))
-    if day in (today, yesterday):
-        return "Today" if day == today else "Yesterday"
-    return time.strftime("%A, %d %B %Y", time.localtime(at))
+    day, today = date.fromtimestamp(at), date.fromtimestamp(now)
+    names = {0: "Today", 1: "Yesterday"}
+    return names.get((today - day).days) or day.strftime("%A, %d %B %Y")
 
 
 def _clock(at: float) -> str:

@@ -36,6 +36,7 @@ HOST = "snsgw.samsungmobile.com"
 # ottokiksmaler/nx500_nx1_modding).
 MAX_VALUE = 63
 MAX_NAME = 256  # characters of a user's name, an album, a file name
+MAX_CAPTION = 1000  # characters; a camera's caption has at most 64 bytes
 
 LOGGED_OUT = Reply(200, b"Logged out for real!")
 LOGIN_FAILED = refusal(401, "Login failed")
@@ -93,7 +94,7 @@ def parse_announcement(body: bytes) -> Announcement:
         session_key=_attribute(elements, "sessionkey"),
         name=file.attributes.get("name", "")[:MAX_NAME] or None if file else None,
         album=one_line(album.attributes.get("name", ""))[:MAX_NAME] if album else "",
-        caption=content.text if content else "",
+        caption=content.text[:MAX_CAPTION] if content else "",
     )
 
 

@@ -12,8 +12,14 @@ from pathlib import Path
 import pytest
 
 from nxparse.server import sessions
-from nxparse.server.sessions import ANNOUNCEMENT_LIFE, SESSION_LIFE, AnnouncedFile, Sessions
-from nxparse.server.social import Announcement
+from nxparse.server.sessions import (
+    ANNOUNCEMENT_LIFE,
+    MAX_ANNOUNCEMENTS,
+    SESSION_LIFE,
+    AnnouncedFile,
+    Sessions,
+)
+from nxparse.server.social import Announcement, parse_announcement
 from nxparse.store.records import Post
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import make_lazy
@@ -170,20 +176,22 @@ class TestAnnounced:
         assert found == [False] * 7 + [True] * 3
         assert rows(path, "announcement") == 3
 
-    def test_large_captions(self, opened: Sessions, path: Path, clock: Clock) -> None:
+    def test_large_captions(
+        self, opened: Sessions, path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The size of all announcements is limited, and the file shrinks after them."""
+        monkeypatch.setattr(sessions, "MAX_ANNOUNCEMENTS", 50)
         key = opened.begin(CLIENT, USER)
-        captions = [f"{number} {'x' * 60_000}" for number in range(300)]
-        tokens = [announce(opened, key, PHOTO._replace(caption=one)) for one in captions]
-        assert path.stat().st_size < 6_000_000
+        body = f"<R><Content>{'📷' * 15_000}</Content></R>".encode()
+        announcement = parse_announcement(body)
+        tokens = [announce(opened, key, announcement) for _ in range(60)]
+        assert path.stat().st_size < 50 * 6_000_000 / MAX_ANNOUNCEMENTS
         assert opened.announced(CLIENT, tokens[0]) is None
-        last = opened.announced(CLIENT, tokens[-1])
-        assert last
-        assert last.post.caption == captions[-1]
+        assert opened.announced(CLIENT, tokens[-1])
         clock.now += SESSION_LIFE + 1
         opened.begin(CLIENT, USER)
         opened.close()  # writes the log of SQLite to the file
-        assert path.stat().st_size < 200_000
+        assert path.stat().st_size < 60_000
 
 
 class TestClock:

@@ -14,7 +14,7 @@ from nxparse.deviation import BodyError
 from nxparse.markup import MAX_BYTES, MAX_ELEMENTS
 from nxparse.server import social
 from nxparse.server.reply import Reply
-from nxparse.server.social import MAX_NAME, Announcement, CredentialsError
+from nxparse.server.social import MAX_CAPTION, MAX_NAME, Announcement, CredentialsError
 from tests.social import CRYPT_SESSION_KEY as KEY
 from tests.social import base64_of, encrypt, login_of
 
@@ -264,10 +264,10 @@ def test_refused(read: Callable[[bytes], object], body: bytes, status: int, reas
 
 
 def test_as_long_as_allowed() -> None:
-    """At the limit a message is read."""
+    """At the limit a message is read. A caption is cut."""
     room = MAX_BYTES - len(photo("<Content></Content>"))
     found = social.parse_announcement(photo(f"<Content>{'x' * room}</Content>"))
-    assert found.caption == "x" * room
+    assert found.caption == "x" * MAX_CAPTION
 
 
 @pytest.mark.parametrize(
