@@ -61,8 +61,8 @@ def chunked(body: bytes, size: int, content_type: str = TYPE) -> Upload:
     return from_parts(scanner.close(fetch), scanner.deviations, fetch)
 
 
-def kinds(upload: Upload) -> list[Kind]:
-    return [deviation.kind for deviation in upload.deviations]
+def kinds(upload: Upload) -> str:
+    return " ".join(map(str, upload.deviations))
 
 
 # Recordings
@@ -124,19 +124,12 @@ def test_bodies_are_built_as_recorded() -> None:
 # Uploads
 
 
-def test_upload_as_captured() -> None:
-    """Sender, recipients, text and photos are exact."""
-    photos = [("SAM_0001.JPG", JPEG), ("SAM_0002.JPG", bodies.jpeg(5000, 2))]
-    xml = bodies.message_xml(sender="Me <a@x.org>", recipients=["b@x.org", "c@x.org"])
+def test_name_of_the_sender() -> None:
+    """The sender has a name and an address. The size is that of all files."""
+    xml = bodies.message_xml(sender="Me <a@x.org>")
+    photos = [("a.jpg", JPEG), ("b.jpg", bodies.jpeg(5000, 2))]
     upload = nxparse.read(bodies.body(photos, message=xml), bodies.CONTENT_TYPE)
-    assert (upload.sender_name, upload.sender) == ("Me", "a@x.org")
-    assert upload.recipients == ("b@x.org", "c@x.org")
-    assert (upload.subject, upload.text) == (bodies.TITLE, bodies.TEXT)
-    assert [(file.name, file.content_type, file.data) for file in upload.files] == [
-        ("SAM_0001.JPG", "image/jpeg", JPEG),
-        ("SAM_0002.JPG", "image/jpeg", photos[1][1]),
-    ]
-    assert upload.size == 60 + 5000
+    assert (upload.sender_name, upload.sender, upload.size) == ("Me", "a@x.org", 5060)
 
 
 @pytest.mark.parametrize("ending", bodies.ENDINGS)
@@ -145,44 +138,37 @@ def test_every_end_gives_the_same_upload(ending: str) -> None:
     body = bodies.body([("a.jpg", JPEG)], ending=bodies.ENDINGS[ending])
     upload = read(body, bodies.CONTENT_TYPE)
     assert [file.data for file in upload.files] == [JPEG]
-    assert Kind.PHOTO_CUT not in kinds(upload)
+    assert "photo-cut" not in kinds(upload)
     for size in (1, 1460):
         assert summary(chunked(body, size, bodies.CONTENT_TYPE)) == summary(upload)
 
 
-@pytest.mark.parametrize(
-    ("parts", "files", "noticed"),
-    [
-        pytest.param([part(JPEG, b"; filename=a.jpg")], [("a.jpg", "image/jpeg", JPEG)], [],
-            id="file"),
-        pytest.param([part(JPEG)], [(None, "image/jpeg", JPEG)], [], id="no-file-name"),
-        pytest.param([part(JPEG, b"\r\nContent-Type: image/pjpeg")],
-            [(None, "image/jpeg", JPEG)], [], id="pjpeg"),
-        pytest.param([part(b"<p>", b"\r\nContent-Type: text/html")],
-            [(None, "application/octet-stream", b"<p>")], [], id="real-html"),
-        pytest.param([part(b"MZ\x90", b"; filename=a.exe\r\nContent-Type: image/jpeg")],
-            [("a.exe", "application/octet-stream", b"MZ\x90")], [], id="program"),
-        pytest.param([part(b"?", b"\r\nContent-Type: image/x\rBcc: y")],
-            [(None, "application/octet-stream", b"?")], [Kind.HEADER_MALFORMED],
-            id="injection"),
-        pytest.param([part(b"", b"; filename=a\r\nContent-Type: image/jpeg"), part(JPEG)],
-            [("a", "image/jpeg", b""), (None, "image/jpeg", JPEG)],
-            [Kind.EMPTY_FILE], id="zero-bytes"),
-        pytest.param([part(b"", b'; filename=""'), part(JPEG)], [(None, "image/jpeg", JPEG)],
-            [Kind.EMPTY_FIELD], id="empty-field"),
-        pytest.param([part(b""), part(JPEG)], [(None, "image/jpeg", JPEG)],
-            [Kind.EMPTY_FIELD], id="empty-field-without-a-file-name"),
-        pytest.param([part(JPEG, b"; filename=a.jpg", name=b"message")],
-            [("a.jpg", "image/jpeg", JPEG)], [Kind.FILE_NAMED_MESSAGE],
-            id="photo-named-message"),
-        pytest.param(
-            [part(b"--i\r\n\r\nx\r\n--i--", b"\r\nContent-Type: multipart/mixed; boundary=i")],
-            [(None, "application/octet-stream", b"--i\r\n\r\nx\r\n--i--")], [], id="nested",
-        ),
-    ],
-)  # fmt: skip
+FILES = {
+    "file": ([part(JPEG, b"; filename=a.jpg")], [("a.jpg", "image/jpeg", JPEG)], ""),
+    "no-file-name": ([part(JPEG)], [(None, "image/jpeg", JPEG)], ""),
+    "pjpeg": ([part(JPEG, b"\r\nContent-Type: image/pjpeg")], [(None, "image/jpeg", JPEG)], ""),
+    "real-html": ([part(b"<p>", b"\r\nContent-Type: text/html")],
+        [(None, "application/octet-stream", b"<p>")], ""),
+    "program": ([part(b"MZ\x90", b"; filename=a.exe\r\nContent-Type: image/jpeg")],
+        [("a.exe", "application/octet-stream", b"MZ\x90")], ""),
+    "injection": ([part(b"?", b"\r\nContent-Type: image/x\rBcc: y")],
+        [(None, "application/octet-stream", b"?")], "header-malformed"),
+    "zero-bytes": ([part(b"", b"; filename=a\r\nContent-Type: image/jpeg"), part(JPEG)],
+        [("a", "image/jpeg", b""), (None, "image/jpeg", JPEG)], "empty-file"),
+    "empty-field": ([part(b"", b'; filename=""'), part(JPEG)], [(None, "image/jpeg", JPEG)],
+        "empty-field"),
+    "empty-field-without-a-file-name": ([part(b""), part(JPEG)], [(None, "image/jpeg", JPEG)],
+        "empty-field"),
+    "photo-named-message": ([part(JPEG, b"; filename=a.jpg", name=b"message")],
+        [("a.jpg", "image/jpeg", JPEG)], "file-named-message"),
+    "nested": ([part(b"--i\r\n\r\nx\r\n--i--", b"\r\nContent-Type: multipart/mixed; boundary=i")],
+        [(None, "application/octet-stream", b"--i\r\n\r\nx\r\n--i--")], ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("parts", "files", "noticed"), FILES.values(), ids=FILES)
 def test_files(
-    parts: list[bytes], files: list[tuple[str | None, str, bytes]], noticed: list[Kind]
+    parts: list[bytes], files: list[tuple[str | None, str, bytes]], noticed: str
 ) -> None:
     """Every part except the message is a file. Its type is that of its content."""
     upload = read(whole(*parts), TYPE)
@@ -206,7 +192,7 @@ def test_photo_named_message(before: bool) -> None:
     body = (photo + text if before else text + photo) + b"--B7x--\r\n"
     upload = read(body, TYPE)
     assert [(file.name, file.data) for file in upload.files] == [("a.jpg", JPEG + b"\r\n")]
-    assert kinds(upload) == [Kind.FILE_NAMED_MESSAGE]
+    assert kinds(upload) == "file-named-message"
     content_type, repaired = multipart.repair(body, TYPE)
     assert [file.data for file in read(repaired, content_type).files] == [JPEG + b"\r\n"]
     handed_on = encoded(upload, upload.files, ID)
@@ -236,30 +222,24 @@ def test_deviations_of_the_message_count_from_the_start_of_the_body() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("body", "error", "reason", "status"),
-    [
-        pytest.param(part(JPEG) + b"--B7x--", BodyError, "the body has no part named message", 400,
-            id="no-message"),
-        pytest.param(whole(), BodyError, "the upload has no file", 400, id="no-file"),
-        pytest.param(whole(part(b"", b'; filename=""')), BodyError, "the upload has no file", 400,
-            id="empty-field"),
-        pytest.param(MESSAGE + XML, BodyError, "the upload has no file", 400,
-            id="whole-message"),
-        pytest.param(JPEG + b"\r\n" + whole(part(JPEG)), MultipartError, "could be a photo", 400,
-            id="photo-before"),
-        pytest.param(whole(part(JPEG)) + JPEG, MultipartError, "could be a photo", 400,
-            id="photo-behind"),
-        pytest.param(MESSAGE + XML[:-25], message.MessageError, "names no receiver", 400,
-            id="cut-in-the-receiver"),
-        pytest.param(MESSAGE + b"x" * markup.MAX_BYTES + b"x" + CLOSE, markup.TooLongError,
-            "longer than 65536 bytes", 413, id="64-kib"),
-        pytest.param(MESSAGE + XML[:-5], BodyError, "the body ends inside the message", 400,
-            id="cut-behind-the-receivers"),
-        pytest.param(MESSAGE + XML.replace(b"</s", b" & </s"), BodyError,
-            "the body ends inside the message", 400, id="malformed-and-nothing-behind"),
-    ],
-)  # fmt: skip
+UNREADABLE = {
+    "no-message": (part(JPEG) + b"--B7x--", BodyError, "the body has no part named message", 400),
+    "no-file": (whole(), BodyError, "the upload has no file", 400),
+    "empty-field": (whole(part(b"", b'; filename=""')), BodyError, "the upload has no file", 400),
+    "whole-message": (MESSAGE + XML, BodyError, "the upload has no file", 400),
+    "photo-before": (JPEG + b"\r\n" + whole(part(JPEG)), MultipartError, "could be a photo", 400),
+    "photo-behind": (whole(part(JPEG)) + JPEG, MultipartError, "could be a photo", 400),
+    "cut-in-the-receiver": (MESSAGE + XML[:-25], message.MessageError, "names no receiver", 400),
+    "64-kib": (MESSAGE + b"x" * markup.MAX_BYTES + b"x" + CLOSE, markup.TooLongError,
+        "longer than 65536 bytes", 413),
+    "cut-behind-the-receivers": (MESSAGE + XML[:-5], BodyError, "the body ends inside the message",
+        400),
+    "malformed-and-nothing-behind": (MESSAGE + XML.replace(b"</s", b" & </s"), BodyError,
+        "the body ends inside the message", 400),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "error", "reason", "status"), UNREADABLE.values(), ids=UNREADABLE)
 def test_unreadable(body: bytes, error: type[BodyError], reason: str, status: int) -> None:
     """A body that is no upload is an error with a reason and a status."""
     with pytest.raises(BodyError, match=reason) as caught:
@@ -296,7 +276,7 @@ def test_malformed_message_at_the_end(rest: bytes) -> None:
     """A message is complete if part of a delimiter follows it."""
     upload = read(part(JPEG) + MESSAGE + rest, TYPE)
     assert (upload.recipients, len(upload.files)) == (("b@x.org",), 1)
-    assert kinds(upload)[-1] is Kind.XML_MALFORMED
+    assert kinds(upload).endswith("xml-malformed")
 
 
 def test_cut_in_the_message() -> None:
@@ -362,35 +342,27 @@ ID = "an id that the sender does not know"
 BOUNDARY = hashlib.sha256(ID.encode()).hexdigest()[:32]
 
 
-@pytest.mark.parametrize("ending", bodies.ENDINGS)
-def test_encoded_is_repaired(ending: str) -> None:
-    """An upload by e-mail is encoded as by `repair`, however its body ends."""
-    photos = [("a.jpg", JPEG), ("b.jpg", bodies.jpeg(5000, 2))]
-    body = bodies.body(photos, ending=bodies.ENDINGS[ending])
-    expected = bodies.repaired(body, bodies.CONTENT_TYPE, BOUNDARY)
-    for upload in (
-        read(body, bodies.CONTENT_TYPE),
-        chunked(body, 1460, bodies.CONTENT_TYPE),
-    ):
+TWO = [("a.jpg", JPEG), ("b.jpg", bodies.jpeg(5000, 2))]
+ENCODED = {
+    **{
+        ending: (bodies.body(TWO, ending=bodies.ENDINGS[ending]), bodies.CONTENT_TYPE)
+        for ending in ("complete", "unmarked", "boundary-cut-at-9", "nothing")
+    },
+    "empty-field": (whole(part(b""), part(JPEG)), TYPE),
+    "two-messages": (whole(part(JPEG), part(b"<email/>", name=b"message")), TYPE),
+    "message-behind": (part(JPEG) + MESSAGE + XML + CLOSE, TYPE),
+    "boundary-in-a-photo": (whole(part(b"a--B7x")), TYPE),
+}
+
+
+@pytest.mark.parametrize(("body", "content_type"), ENCODED.values(), ids=ENCODED)
+def test_encoded_is_repaired(body: bytes, content_type: str) -> None:
+    """An upload by e-mail is encoded as by `repair`."""
+    expected = bodies.repaired(body, content_type, BOUNDARY)
+    for upload in (read(body, content_type), chunked(body, 1460, content_type)):
         found = encoded(upload, upload.files, ID)
         assert (found.content_type, b"".join(found.chunks())) == expected
         assert found.size == len(expected[1])
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        pytest.param(whole(part(b""), part(JPEG)), id="empty-field"),
-        pytest.param(whole(part(JPEG), part(b"<email/>", name=b"message")), id="two-messages"),
-        pytest.param(part(JPEG) + MESSAGE + XML + CLOSE, id="message-behind"),
-        pytest.param(whole(part(b"a--B7x")), id="boundary-in-a-photo"),
-    ],
-)
-def test_encoded_is_repaired_whatever_it_is(body: bytes) -> None:
-    """Unusual bodies are encoded as by `repair`, too."""
-    upload = read(body, TYPE)
-    found = encoded(upload, upload.files, ID)
-    assert (found.content_type, b"".join(found.chunks())) == bodies.repaired(body, TYPE, BOUNDARY)
 
 
 @pytest.mark.parametrize("chosen", [[], [0], [1], [2], [0, 2]])
@@ -585,7 +557,7 @@ def test_photo_is_called_cut_wherever_it_is_cut() -> None:
     unnoticed = [
         size
         for size in range(2, len(JPEG))
-        if Kind.PHOTO_CUT not in kinds(read(body[: start + size], TYPE))
+        if "photo-cut" not in kinds(read(body[: start + size], TYPE))
     ]
     assert unnoticed == [JPEG.index(b"\xff\xd9") + 2]
 
@@ -617,17 +589,3 @@ def test_empty_file() -> None:
     assert upload.deviations == (Deviation(Kind.EMPTY_FILE, file.start),)
     assert (file.size, list(file.chunks()), file.data) == (0, [], b"")
     assert file.sha256 == hashlib.sha256(b"").hexdigest()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        pytest.param(b"; filename=SAM_4371.JPG", JPEG, "SAM_4371.JPG", id="as-captured"),
-        pytest.param(b'; filename="../../x"', JPEG, "x.jpg", id="up"),
-        pytest.param(b"", JPEG, "photo.jpg", id="missing"),
-        pytest.param(b"; filename=x", b"MZ", "x.bin", id="program"),
-    ],
-)
-def test_safe_name(name: bytes, content: bytes, expected: str) -> None:
-    """A file has a safe name next to the one on the wire."""
-    assert [file.safe_name for file in read(whole(part(content, name)), TYPE).files] == [expected]
