@@ -178,40 +178,39 @@ def sentence(status: Delivery, now: float, *, being_tried: bool = False) -> str:
     """Return the state of a delivery in plain words, without secrets."""
     participle = _participle(status)
     reason = printable(status.reason, MAX_REASON)
-    match status.state:
-        case "done":
-            done = participle[0].upper() + participle[1:]
-            return f"{done}; {reason}" if reason else done
-        case "failed":
-            return f"Could not be {participle}: {reason}. The files are stored."
-        case _ if being_tried:
-            return f"Being {participle} now.{f' Last attempt: {reason}.' if reason else ''}"
-        case _ if not reason:
-            return f"About to be {participle}."
+    if status.state == "done":
+        done = participle[0].upper() + participle[1:]
+        return f"{done}; {reason}" if reason else done
+    if status.state == "failed":
+        return f"Could not be {participle}: {reason}. The files are stored."
+    if being_tried:
+        return f"Being {participle} now.{f' Last attempt: {reason}.' if reason else ''}"
+    if not reason:
+        return f"About to be {participle}."
     due = not is_ahead(status.next_try, now)
     when = "Due now" if due else f"Next try in {format_duration(status.next_try - now)}"
     return f"Waiting to be {participle}: {reason}. {when}."
 
 
+# How a delivery by each kind of target is named, as in "it was saved".
+_PARTICIPLES = {
+    "save": "saved",
+    "mail": "mailed to {}",
+    "run": "handed to {}",
+    "forward": "forwarded to {}",
+    "mastodon": "posted to {}",
+    "notify": "sent by {}",
+    "drop": "dropped",
+}
+
+
 def _participle(status: Delivery) -> str:
-    """The verb for what a target does, as in "it was saved"."""
     kind, _, shown = target_label(status.target).partition(":")
-    host = shown.partition("://")[2].removesuffix("/...") or shown
     match kind:
-        case "save":
-            return "saved"
-        case "mail":
-            mailed = [shown] if shown else [printable(one) for one in status.recipients]
-            return f"mailed to {format_list(mailed)}"
+        case "mail" if not shown:
+            shown = format_list([printable(one) for one in status.recipients])
         case "run":
-            return f"handed to {shown.split()[0]}"
-        case "forward":
-            return f"forwarded to {host}"
-        case "mastodon":
-            return f"posted to {host}"
-        case "notify":
-            return f"sent by {shown}"
-        case "drop":
-            return "dropped"
-        case _:
-            return "delivered"
+            shown = shown.split()[0]
+        case "forward" | "mastodon":
+            shown = shown.partition("://")[2].removesuffix("/...") or shown
+    return _PARTICIPLES.get(kind, "delivered").format(shown)
