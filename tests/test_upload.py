@@ -30,15 +30,12 @@ from nxparse.upload import (
 )
 from nxparse.upload import whole as file_of
 from tests import bodies, pictures
+from tests.scans import CLOSE, FIELD, TYPE
 
 WIRE = sorted((Path(__file__).parent / "wire").glob("*.http"))
 
-# For tables: a boundary that leaves bodies short enough to be read.
-TYPE = "multipart/form-data; boundary=B7x"
 XML = b"<email><sender>a@x.org</sender><receiver>b@x.org</receiver></email>"
 MESSAGE = b'--B7x\r\nContent-Disposition: form-data; name="message"\r\n\r\n'
-FIELD = b'--B7x\r\nContent-Disposition: form-data; name="f"; filename="a.jpg"\r\n\r\n'
-CLOSE = b"\r\n--B7x--\r\n"
 JPEG = bodies.jpeg(60, 1)
 
 

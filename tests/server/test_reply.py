@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 
-PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=50)
 
 
 def test_fields() -> None:
