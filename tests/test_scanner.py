@@ -97,14 +97,6 @@ def test_photos_are_exact_wherever_the_body_ends(
         assert [split for split in halves(body, start) if scan(split) != found] == []
 
 
-def test_photo_is_exact_wherever_a_surplus_end_is_cut() -> None:
-    """A body may end anywhere after the last photo, also inside the surplus line end."""
-    photo = bodies.jpeg(50, 1)
-    body = bodies.body([("a.jpg", photo)], message=XML, boundary=B, ending=CLOSE)
-    for end in range(body.rindex(photo) + len(photo), len(body) + 1):
-        assert data(body, scan([body[:end]]))[1:] == [photo]
-
-
 # Bytes of a cut photo that may be taken for the beginning of a delimiter.
 BEGINNINGS = {CLOSE[:length] for length in range(8)}
 LEFT_OUT = {False: BEGINNINGS, True: BEGINNINGS | {b"\r\n" + begin for begin in BEGINNINGS}}
@@ -135,7 +127,6 @@ FRAMING = {
     "at-the-start-of-the-data": (FIELD + b"--B7xy" + CLOSE, [b"--B7xy"], ""),
     "delimiter-in-a-photo": (FIELD + b"\xff\xd8 one\r\n--B7x\r\n\r\ntwo \xff\xd9" + CLOSE,
         [b"\xff\xd8 one", b"two \xff\xd9"], "no-part-name"),
-    "preamble": (b"Hello\r\n--B7xy\r\n" + FIELD + b"D" + CLOSE, [b"D"], "preamble"),
     "preamble-without-line-end": (b"Hello" + FIELD + b"D" + CLOSE, [b"D"], "preamble"),
     "preamble-and-other-headers": (b"Hello\r\n--B7x\r\nX: y\r\n\r\nD" + CLOSE, [b"D"],
         "preamble disposition no-part-name"),
@@ -147,7 +138,6 @@ FRAMING = {
         "close-delimiter-early"),
     "text-and-a-part-in-the-epilogue": (FIELD + b"D" + CLOSE + b"end\r\n" + FIELD + b"E" + CLOSE,
         [b"D", b"E"], "epilogue close-delimiter-early"),
-    "epilogue": (FIELD + b"D" + CLOSE + b"end", [b"D"], "epilogue"),
     "longest-epilogue": (FIELD + b"D" + CLOSE + b"a" * 1024, [b"D"], "epilogue"),
     "blank-epilogue": (FIELD + b"D" + CLOSE + b"\r\n \t\0" * 1000, [b"D"], ""),
     "part-right-behind-the-end": (FIELD + b"D\r\n--B7x--" + FIELD + b"E" + CLOSE, [b"D", b"E"],
@@ -195,10 +185,8 @@ FRAMING = {
         "bare-lf"),
     "lf-first-and-crlf-at-the-end": ((FIELD + b"D").replace(b"\r\n", b"\n") + CLOSE + b"\r\n",
         [b"D"], "bare-lf"),
-    "closed-at-once": (b"--B7x--\r\n" + FIELD + b"D" + CLOSE, [b"D"], "close-delimiter-early"),
     "zero-bytes": (headers(b"Content-Disposition: form-data; name=f\r\n", b""), [b""], ""),
     "no-headers-and-bare-lf": (b"--B7x\r\n\nD" + CLOSE, [b"D"], "bare-lf no-part-name"),
-    "zero-bytes-and-one-line-end": (FIELD + CLOSE[2:], [b""], ""),
     "no-headers-and-zero-bytes": (b"--B7x\r\n\r\n" + FIELD + b"D" + CLOSE, [b"D"], "empty-part"),
     "line-end-of-the-photo-itself": (MESSAGE + b"\r\n" + FIELD + b"\xff\xd8\r\n" + CLOSE,
         [XML, b"\xff\xd8\r\n"], ""),
@@ -386,11 +374,7 @@ def test_clean_body_passes_strict() -> None:
     assert (data(body, found), found.deviations) == ([XML, b"D\r\n\r\n"], [])
 
 
-@pytest.mark.parametrize(
-    "boundary",
-    [b"B", b"-", b".*+?()[]{}^$|\\", "é".encode(), b"\xff", b"a b", b"B" * 70, b"-" * MAX_BOUNDARY],
-    ids=["1", "dash", "regex", "utf-8", "byte", "blank", "70", "256"],
-)
+@pytest.mark.parametrize("boundary", [b"B", b"-", b".*+?()[]{}^$|\\", b"\xff", b"a b", b"-" * 256])
 def test_any_usable_boundary(boundary: bytes) -> None:
     """A boundary may contain any bytes that are no control characters."""
     body = bodies.body(THREE, message=XML, boundary=boundary)
