@@ -69,8 +69,8 @@ class Services:
                 case _:
                     return NOT_FOUND
         except BodyError as error:
-            reason = f"{endpoint.service.name.lower()}: {error}"
-            logger.warning(f"{client}: a request is refused: {printable(reason, 200)}")
+            reason = printable(str(error), 200)
+            logger.warning(f"{client}: a {endpoint.title} is refused: {reason}")
             return refusal(error.status, str(error), unknown=bool(body))
         except (OSError, sqlite3.Error) as error:
             return self._failed(config, client, error)
@@ -147,11 +147,7 @@ class Services:
         return None
 
     def _login(self, config: Config, client: str, site: str, body: bytes) -> Reply:
-        try:
-            user = social.parse_login(body)
-        except social.CredentialsError as error:
-            logger.warning(f"{client}: a login to {site} is refused: {error}")
-            return social.NO_USER
+        user = social.parse_login(body)
         if user is None:
             return social.LOGGED_OUT
         if not _may_send(config, client, user, f"a login to {site}"):

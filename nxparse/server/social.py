@@ -40,7 +40,6 @@ MAX_CAPTION = 1000  # characters; a camera's caption has at most 64 bytes
 
 LOGGED_OUT = Reply(200, b"Logged out for real!")
 LOGIN_FAILED = refusal(401, "Login failed")
-NO_USER = refusal(401, "Login failed", unknown=True)
 SESSION_EXPIRED = refusal(401, "Session expired")
 
 

@@ -136,13 +136,20 @@ def test_logout(place: Place) -> None:
     assert place.logged() == []
 
 
-@pytest.mark.parametrize("service", [Service.LOGIN, Service.PHOTO, Service.VIDEO])
-def test_no_message(place: Place, service: Service) -> None:
-    """A malformed message is refused with a reason, which is logged."""
-    for body in (b"", b"garbage"):
-        assert place.answer(service, body) == refusal(400, "it has no XML", unknown=bool(body))
-        line = f"{CLIENT}: a request is refused: {service.name.lower()}: it has no XML"
-        assert place.logged() == [("WARNING", line)]
+@pytest.mark.parametrize(
+    ("service", "body", "status", "reason"),
+    [
+        (Service.LOGIN, b"", 400, "login to facebook is refused: it has no XML"),
+        (Service.LOGIN, b"<Request/>", 401, "login to facebook is refused: it names no user"),
+        (Service.PHOTO, b"garbage", 400, "photo announced to facebook is refused: it has no XML"),
+        (Service.VIDEO, b"garbage", 400, "video announced to facebook is refused: it has no XML"),
+    ],
+)
+def test_no_message(place: Place, service: Service, body: bytes, status: int, reason: str) -> None:
+    """A malformed message is refused with a reason, and saved unless it is empty."""
+    comment = reason.rpartition(": ")[2]
+    assert place.answer(service, body) == refusal(status, comment, unknown=bool(body))
+    assert place.logged() == [("WARNING", f"{CLIENT}: a {reason}")]
 
 
 def test_photo(place: Place) -> None:
