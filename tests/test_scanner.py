@@ -53,16 +53,10 @@ AT_THE_END: dict[str, tuple[Kind, int] | None] = {
     "nothing": (Kind.CLOSE_DELIMITER_MISSING, 0),
 }
 
-# Of long boundaries, only the first and the last cuts are worth a name of their own.
-ENDS = [
-    pytest.param(name, surplus, photos, id=f"{name}-{gap}-{len(photos)}")
-    for name in AT_THE_END
-    for surplus, gap in ((True, "surplus"), (False, "exact"))
-    for photos in (SMALL, THREE)
-]
 
-
-@pytest.mark.parametrize(("name", "surplus", "photos"), ENDS)
+@pytest.mark.parametrize("name", AT_THE_END)
+@pytest.mark.parametrize("surplus", [True, False], ids=["surplus", "exact"])
+@pytest.mark.parametrize("photos", [SMALL, THREE], ids=["one", "three"])
 def test_photos_are_exact_wherever_the_body_ends(
     name: str, surplus: bool, photos: list[tuple[str, bytes]]
 ) -> None:
