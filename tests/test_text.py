@@ -29,7 +29,7 @@ from nxparse.text import (
 )
 from nxparse.upload import File, Upload
 
-PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=150)
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=50)
 
 
 @pytest.mark.parametrize(
