@@ -163,24 +163,16 @@ def fingerprint(upload: Upload, size: int) -> str:
     It covers the sender, the message, and the name, size and both ends of each file. On a small
     computer, reading whole files would take longer than receiving them.
     """
+    messages: list[File] = []
+    if source := upload.source:
+        messages = [file_in(part, source.fetch) for part in source.parts if part.name == "message"]
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{upload.sender}\n{size}\n".encode("utf-8", "replace"))
-    for file in (*_messages(upload), *upload.files):
+    for file in (*messages, *upload.files):
         digest.update(f"{file.name}\n{file.size}\n".encode("utf-8", "replace"))
         digest.update(file.head(EDGE))
         digest.update(file.tail(EDGE))
     return digest.hexdigest()
-
-
-def _messages(upload: Upload) -> list[File]:
-    if not upload.source:
-        return []
-    parts, fetch = upload.source
-    return [
-        File(None, "", part.end - part.start, part.start, fetch)
-        for part in parts
-        if part.name == "message"
-    ]
 
 
 def from_parts(
