@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from nxparse import jpeg
+from nxparse import filename, jpeg
 from nxparse.deviation import Kind, LimitError, MultipartError
 
 MAX_BOUNDARY = 256  # RFC 2046 allows 70
@@ -56,6 +56,13 @@ class PartSpan(NamedTuple):
     start: int
     end: int
     complete: bool = True
+
+
+def is_message(part: PartSpan, fetch: Fetch) -> bool:
+    """Return whether a part is named message and is not a photo."""
+    return part.name == "message" and not filename.is_media(
+        fetch(part.start, min(part.end, part.start + filename.HEAD))
+    )
 
 
 class Delimiter(NamedTuple):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from xml.parsers import expat
 
@@ -194,8 +194,3 @@ def _references(raw: str) -> str:
 
 def _no_doctype() -> MarkupError:
     return MarkupError("the XML has a DOCTYPE or an ENTITY, which no camera sends")
-
-
-def first(elements: Sequence[Element], name: str) -> Element | None:
-    """Return the first element of a name, which is in lower case."""
-    return next((element for element in elements if element.name == name), None)

@@ -19,8 +19,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from nxparse import filename
-from nxparse.framing import Fetch, PartSpan, boundary_of, fetch_from
+from nxparse.framing import Fetch, PartSpan, boundary_of, fetch_from, is_message
 from nxparse.scanner import Scanner
 
 CHUNK = 1 << 18
@@ -40,13 +39,6 @@ class Part:
     content_type: str | None
     headers: dict[str, str]
     data: bytes = field(repr=False)
-
-
-def is_message(part: PartSpan, fetch: Fetch) -> bool:
-    """Return whether a part is named message and is not a photo."""
-    return part.name == "message" and not filename.is_media(
-        fetch(part.start, min(part.end, part.start + filename.HEAD))
-    )
 
 
 def parse(body: bytes, content_type: str, *, strict: bool = False) -> list[Part]:

@@ -17,7 +17,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
-from nxparse import filename, framing
+from nxparse import framing
 from nxparse.deviation import Deviation, Kind, LimitError, MultipartError
 from nxparse.framing import MAX_HEADER_BYTES, Boundary, Delimiter, Fetch, PartSpan
 
@@ -76,14 +76,19 @@ class Scanner:
                 "Content-Type names no usable boundary, and the body does not begin with one",
                 self._begin,
             )
-        parser = _Parser(self, fetch, self._strict)
         if self._declared is None:
-            parser.report(Kind.BOUNDARY_MISSING, self._begin, repr(self.boundary))
+            self.report(Kind.BOUNDARY_MISSING, self._begin, repr(self.boundary))
         elif self.boundary != self._declared:
             detail = f"{self.boundary!r} for {self._declared!r}"
-            parser.report(Kind.BOUNDARY_MISMATCH, self._begin, detail)
-        parser.parse(self._finder, self._begin, self._starts)
+            self.report(Kind.BOUNDARY_MISMATCH, self._begin, detail)
+        _Parser(self, self._finder, self._starts, fetch).parse(self._begin)
         return self.parts
+
+    def report(self, kind: Kind, offset: int, detail: str = "") -> None:
+        """Report a deviation. Raises MultipartError with `strict`."""
+        if self._strict:
+            raise MultipartError(f"{kind.value}{': ' if detail else ''}{detail}", offset)
+        self.deviations.append(Deviation(kind, offset, detail))
 
     def _end_first_line(self, start: bytes) -> None:
         self._first_line = None
@@ -123,24 +128,23 @@ class _Parser:
     body.
     """
 
-    def __init__(self, scanner: Scanner, fetch: Fetch, strict: bool) -> None:
+    def __init__(
+        self, scanner: Scanner, boundary: Boundary, starts: Sequence[int], fetch: Fetch
+    ) -> None:
         self._size = scanner.size
         self._parts = scanner.parts
-        self._deviations = scanner.deviations
+        self._report = scanner.report
+        self._boundary = boundary
+        self._starts = starts
         self._fetch = fetch
-        self._strict = strict
-        self._newline = _CRLF
+        self._newline = _CRLF  # the line end that this client writes
+        self._newlines: list[bytes | None] = []  # for each part, the one after its data
         self._delimiters = 0
-        # For each part, the length of a surplus line end after its data, None if unknown.
-        self._surplus: list[int | None] = []
-        self._message: int | None = None  # the index of the message in the parts
         self._stray = 0  # bytes of text outside of parts
         self._doubtful: int | None = None  # the offset of stray bytes that could be a photo
 
-    def parse(self, boundary: Boundary, begin: int, starts: Sequence[int]) -> None:
-        """Find the parts. `begin` is the offset of the first line, `starts` of delimiters."""
-        self._boundary = boundary
-        self._starts = starts
+    def parse(self, begin: int) -> None:
+        """Find the parts. The first line is at `begin`."""
         found = self._find_first(begin)
         while found:
             found = self._after_close(found.end) if found.is_close else self._read_part(found)
@@ -148,14 +152,7 @@ class _Parser:
             raise MultipartError(
                 "there are bytes that belong to no part and could be a photo", self._doubtful
             )
-        if self._writes_surplus():
-            self._cut_surplus()
-
-    def report(self, kind: Kind, offset: int, detail: str = "") -> None:
-        """Report a deviation."""
-        if self._strict:
-            raise MultipartError(f"{kind.value}{': ' if detail else ''}{detail}", offset)
-        self._deviations.append(Deviation(kind, offset, detail))
+        self._cut_surplus()
 
     # The order of a body: a preamble, parts, and an epilogue.
 
@@ -185,13 +182,13 @@ class _Parser:
             raise self._too_many_parts(start)
         is_bare = opening.newline == _LF
         if is_bare and self._newline == _CRLF:
-            self.report(Kind.BARE_LF, start - 1, "after a boundary")
+            self._report(Kind.BARE_LF, start - 1, "after a boundary")
         if self._bytes(start, start + 1) == b"\0":
-            self.report(Kind.CLOSE_DELIMITER_UNMARKED, start)
+            self._report(Kind.CLOSE_DELIMITER_UNMARKED, start)
             return self._after_close(start)
         found = self._match(start)
         if found and not found.ends_in_nul:
-            self.report(Kind.EMPTY_PART, start)
+            self._report(Kind.EMPTY_PART, start)
             return found
         text = self._bytes(start, start + MAX_HEADER_BYTES + self._boundary.longest)
         block = framing.read_header_block(text, start, self._boundary)
@@ -199,16 +196,16 @@ class _Parser:
             self._end_in_headers(text, start)
             return None
         if not block.has_blank_line:
-            self.report(Kind.BLANK_LINE_MISSING, block.end)
+            self._report(Kind.BLANK_LINE_MISSING, block.end)
         lines = text[: block.end - start]
         bare = _BARE_LF.search(lines)
         if bare and self._newline == _CRLF:
             if not self._parts and is_bare and _CRLF not in lines:
                 self._newline = _LF  # not a slip: this client always writes LF
             else:
-                self.report(Kind.BARE_LF, start + bare.start(), "in the headers of a part")
+                self._report(Kind.BARE_LF, start + bare.start(), "in the headers of a part")
         part = framing.parse_headers(
-            block.lines, block.end, lambda kind, detail: self.report(kind, start, detail)
+            block.lines, block.end, lambda kind, detail: self._report(kind, start, detail)
         )
         return self._find_end(part)
 
@@ -216,19 +213,18 @@ class _Parser:
         """Accept the end of the body after a delimiter, unless it cuts a header."""
         if self._boundary.is_unmarked_end(text):
             self._report_cut(start)
-            self.report(Kind.EMPTY_PART, start)
+            self._report(Kind.EMPTY_PART, start)
         elif b"\n" not in text and (
             self._boundary.dashed.startswith(text) or not text.strip(b"\r \t")
         ):
-            self.report(Kind.CLOSE_DELIMITER_UNMARKED, start)
+            self._report(Kind.CLOSE_DELIMITER_UNMARKED, start)
         else:
             raise MultipartError("the body ends inside the headers of a part", self._size)
 
     def _find_end(self, part: PartSpan) -> Delimiter | None:
         """Find the end of the data of a part."""
-        # A part without headers counts only if it has more than padding.
         if not part.headers and self._skip_padding(part.start) == self._size:
-            self.report(Kind.CLOSE_DELIMITER_UNMARKED, part.start)
+            self._report(Kind.CLOSE_DELIMITER_UNMARKED, part.start)
             return None
         position = part.start
         for found in self._find(part.start):
@@ -241,7 +237,7 @@ class _Parser:
             following = self._skip_padding(found.end)
             if self._is_end(found, following):
                 if not found.is_close:
-                    self.report(Kind.CLOSE_DELIMITER_UNMARKED, found.start)
+                    self._report(Kind.CLOSE_DELIMITER_UNMARKED, found.start)
                 self._end_part(part, found.start, newline)
                 return self._after_close(following)
             position = found.start + 1
@@ -265,7 +261,7 @@ class _Parser:
         for found in self._find(start):
             if self._has_headers(found):
                 self._skip_stray(Kind.EPILOGUE, start, found.start)
-                self.report(Kind.CLOSE_DELIMITER_EARLY, found.start)
+                self._report(Kind.CLOSE_DELIMITER_EARLY, found.start)
                 return found
         self._skip_stray(Kind.EPILOGUE, start, self._size)
         return None
@@ -284,7 +280,7 @@ class _Parser:
                 return
         self._stray += count
         if count:
-            self.report(kind, start, f"{count} bytes")
+            self._report(kind, start, f"{count} bytes")
 
     # The end of the data of a part.
 
@@ -303,9 +299,9 @@ class _Parser:
     def _end_part(self, part: PartSpan, offset: int, newline: bytes | None) -> None:
         """End a part before a delimiter, and report a wrong line end."""
         if newline is None:
-            self.report(Kind.NEWLINE_MISSING, offset)
+            self._report(Kind.NEWLINE_MISSING, offset)
         elif newline == _LF and self._newline == _CRLF:
-            self.report(Kind.BARE_LF, offset - 1, "before a boundary")
+            self._report(Kind.BARE_LF, offset - 1, "before a boundary")
         self._add_part(part, offset, newline)
 
     def _end_in_data(self, part: PartSpan, position: int) -> None:
@@ -326,13 +322,13 @@ class _Parser:
             ends_with_cr = self._bytes(max(offset - 1, part.start), offset) == b"\r"
             newline = b"\r" if ends_with_cr and self._newline == _CRLF else None
         if size > 2 and newline is None:
-            self.report(Kind.NEWLINE_MISSING, offset)
+            self._report(Kind.NEWLINE_MISSING, offset)
         self._add_part(part, offset, newline, complete=size > 2)
         if size < len(self._boundary.dashed):
             data_end = offset - len(newline or b"")
             missing = data_end == self._size
             kind = Kind.CLOSE_DELIMITER_MISSING if missing else Kind.CLOSE_DELIMITER_CUT
-            self.report(kind, data_end)
+            self._report(kind, data_end)
 
     def _add_part(
         self, part: PartSpan, offset: int, newline: bytes | None, *, complete: bool = True
@@ -340,52 +336,48 @@ class _Parser:
         """Add a part whose data ends before `newline` and `offset`."""
         end = offset - len(newline or b"")
         if not part.headers and self._skip_padding(part.start) >= end:
-            self.report(Kind.EMPTY_PART, end)
+            self._report(Kind.EMPTY_PART, end)
             return
         if len(self._parts) >= MAX_PARTS:
             raise self._too_many_parts(end)
         if not part.name:
-            self.report(Kind.NO_PART_NAME, part.start)
-        if part.name == "message" and self._message is None:
-            head = self._bytes(part.start, part.start + filename.HEAD)
-            if not filename.is_media(head):
-                self._message = len(self._parts)
-        surplus = 0
-        if newline:
-            before = self._bytes(max(end - 2, part.start), end)
-            surplus = next(
-                (
-                    len(one)
-                    for one in (_CRLF, _LF)
-                    if before.endswith(one) and one in (newline, self._newline)
-                ),
-                0,
-            )
-        is_known = surplus or (newline and complete)
-        self._surplus.append(surplus if is_known else None)
+            self._report(Kind.NO_PART_NAME, part.start)
         self._parts.append(part._replace(end=end, complete=complete))
+        self._newlines.append(newline)
 
-    def _writes_surplus(self) -> bool:
-        """Return whether this client adds a line end to the data of every part.
+    def _cut_surplus(self) -> None:
+        """Cut off the line end that some clients add to the data of every part.
 
         The message decides, as a line end after a photo may belong to it. If the message is
         unclear, all other parts must agree. End markers inside a JPEG do not help, as
         thumbnails have them too.
         """
-        if self._message is None:
-            return False
-        after_message = self._surplus[self._message]
-        if after_message is not None:
-            return after_message > 0
-        others = [length for length in self._surplus if length is not None]
-        return bool(others) and all(others)
-
-    def _cut_surplus(self) -> None:
-        for index, length in enumerate(self._surplus):
+        messages = [part for part in self._parts if framing.is_message(part, self._fetch)]
+        if not messages:
+            return
+        lengths = [*map(self._surplus, self._parts, self._newlines)]
+        of_message = lengths[self._parts.index(messages[0])]
+        known = [one for one in lengths if one is not None] if of_message is None else [of_message]
+        if not known or not all(known):
+            return
+        for index, length in enumerate(lengths):
             if length:
                 end = self._parts[index].end - length
-                self.report(Kind.SURPLUS_NEWLINE, end)
+                self._report(Kind.SURPLUS_NEWLINE, end)
                 self._parts[index] = self._parts[index]._replace(end=end)
+
+    def _surplus(self, part: PartSpan, newline: bytes | None) -> int | None:
+        """Return the length of a line end that ends the data of a part, None if unknown.
+
+        `newline` is the line end after the data.
+        """
+        if not newline:
+            return None
+        before = self._bytes(max(part.end - 2, part.start), part.end)
+        for one in (_CRLF, _LF):
+            if before.endswith(one) and one in (newline, self._newline):
+                return len(one)
+        return 0 if part.complete else None
 
     # Reading the body.
 
@@ -431,7 +423,7 @@ class _Parser:
         after = start + len(self._boundary.dashed)
         half = self._bytes(after, after + 2) == b"-"
         kind = Kind.CLOSE_DELIMITER_CUT if half else Kind.CLOSE_DELIMITER_UNMARKED
-        self.report(kind, after)
+        self._report(kind, after)
 
     def _too_many_parts(self, offset: int) -> LimitError:
         return LimitError(f"the body has more than {MAX_PARTS} parts", offset)

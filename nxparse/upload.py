@@ -15,7 +15,7 @@ from typing import NamedTuple
 from nxparse import filename, jpeg, markup, message, multipart
 from nxparse.address import is_deliverable
 from nxparse.deviation import BodyError, Deviation, Kind
-from nxparse.framing import Fetch, PartSpan, boundary_of, fetch_from
+from nxparse.framing import Fetch, PartSpan, boundary_of, fetch_from, is_message
 from nxparse.multipart import CHUNK
 from nxparse.scanner import Scanner
 
@@ -23,9 +23,7 @@ Copy = Callable[[int, int, int], None]
 """Copies a range of a body (offset, size) to a file descriptor."""
 
 EDGE = 1 << 16  # bytes at each end of a file that are part of its fingerprint
-JPEG_HEAD = 1 << 17  # bytes of a photo that contain its metadata
 XML_HEAD = 256  # bytes in which a document begins after blanks
-_TURNS = {3: 180, 6: 90, 8: 270}  # by Exif orientation; cameras do not write mirrored ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +64,10 @@ class File:
     def head(self, size: int) -> bytes:
         """Return the first `size` bytes of the content, or all of it."""
         return self.fetch(0, min(size, self.size))
+
+    def tail(self, size: int) -> bytes:
+        """Return the last `size` bytes of the content, or all of it."""
+        return self.fetch(max(self.size - size, 0), self.size)
 
     @property
     def data(self) -> bytes:
@@ -151,28 +153,8 @@ def camera(upload: Upload) -> str:
     """Return the model of the camera: the album name or the model in a photo, else ""."""
     if upload.album:
         return upload.album
-    models = (jpeg.describe(file.head(JPEG_HEAD)).model for file in upload.files)
+    models = (jpeg.model(file.head(jpeg.HEAD)) for file in upload.files)
     return next(filter(None, models), "")
-
-
-class Thumbnail(NamedTuple):
-    """The thumbnail embedded in a photo, a JPEG.
-
-    `turn` is the clockwise rotation, in degrees, that makes it upright.
-    """
-
-    data: bytes
-    turn: int = 0
-
-
-def thumbnail(file: File) -> Thumbnail | None:
-    """Return the thumbnail embedded in a photo, if there is one."""
-    head = file.head(JPEG_HEAD)
-    picture = jpeg.describe(head)
-    if picture.thumbnail is None:
-        return None
-    start, end = picture.thumbnail
-    return Thumbnail(head[start:end], _TURNS.get(picture.orientation, 0))
 
 
 def fingerprint(upload: Upload, size: int) -> str:
@@ -181,23 +163,15 @@ def fingerprint(upload: Upload, size: int) -> str:
     It covers the sender, the message, and the name, size and both ends of each file. On a small
     computer, reading whole files would take longer than receiving them.
     """
-    known = f"{upload.sender}\n{size}\n".encode("utf-8", "replace")
-    digest = hashlib.blake2b(known, digest_size=16)
-    source = upload.source
-    # A message is shorter than the part of it that is read here.
-    messages = (
-        [
-            File(None, "", part.end - part.start, part.start, source.fetch)
-            for part in source.parts
-            if part.name == "message"
-        ]
-        if source
-        else []
-    )
-    for one in [*messages, *upload.files]:
-        digest.update(f"{one.name}\n{one.size}\n".encode("utf-8", "replace"))
-        digest.update(one.head(EDGE))
-        digest.update(one.fetch(max(min(EDGE, one.size), one.size - EDGE), one.size))
+    messages: list[File] = []
+    if source := upload.source:
+        messages = [file_in(part, source.fetch) for part in source.parts if part.name == "message"]
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{upload.sender}\n{size}\n".encode("utf-8", "replace"))
+    for file in (*messages, *upload.files):
+        digest.update(f"{file.name}\n{file.size}\n".encode("utf-8", "replace"))
+        digest.update(file.head(EDGE))
+        digest.update(file.tail(EDGE))
     return digest.hexdigest()
 
 
@@ -210,38 +184,15 @@ def from_parts(
 
     Raises BodyError without a usable message or without a file.
     """
-    messages = [part for part in parts if multipart.is_message(part, fetch)]
+    messages = [part for part in parts if is_message(part, fetch)]
     if not messages:
         raise BodyError("the body has no part named message")
-    first = next((part for part in messages if _is_xml(part, fetch)), messages[0])
-    found = message.parse(_text(first, fetch))
-    malformed = any(each.kind is Kind.XML_MALFORMED for each in found.deviations)
-    if malformed and not first.complete:
+    first = next((part for part in messages if _is_xml(file_in(part, fetch))), messages[0])
+    found = message.parse(_text(file_in(first, fetch)))
+    if not first.complete and any(one.kind is Kind.XML_MALFORMED for one in found.deviations):
         raise BodyError("the body ends inside the message")
-    noted = [
-        *deviations,
-        *(each._replace(offset=first.start + each.offset) for each in found.deviations),
-    ]
-    files: list[File] = []
-    # Any other part may be a photo, whatever its name and type.
-    for part in parts:
-        is_empty = part.start == part.end
-        if part is first:
-            continue
-        if part in messages and (is_empty or _is_xml(part, fetch)):
-            _text(part, fetch)
-            noted.append(Deviation(Kind.MESSAGE_REPEATED, part.start))
-            continue
-        if is_empty and not part.filename:
-            noted.append(Deviation(Kind.EMPTY_FIELD, part.start))
-            continue
-        if is_empty:
-            noted.append(Deviation(Kind.EMPTY_FILE, part.start))
-        elif not part.complete and _is_cut(part, fetch):
-            noted.append(Deviation(Kind.PHOTO_CUT, part.end))
-        if part.name == "message":
-            noted.append(Deviation(Kind.FILE_NAMED_MESSAGE, part.start))
-        files.append(file_in(part, fetch))
+    in_message = [one._replace(offset=first.start + one.offset) for one in found.deviations]
+    files, in_files = _find_files([part for part in parts if part is not first], fetch)
     if not any(file.size for file in files):
         raise BodyError("the upload has no file")
     return Upload(
@@ -251,14 +202,44 @@ def from_parts(
         subject=found.subject,
         text=found.text,
         files=tuple(files),
-        deviations=tuple(noted),
+        deviations=(*deviations, *in_message, *in_files),
         source=Source([multipart.trimmed(part, fetch) for part in parts], fetch),
     )
 
 
-def _text(part: PartSpan, fetch: Fetch) -> bytes:
+def _find_files(parts: Sequence[PartSpan], fetch: Fetch) -> tuple[list[File], list[Deviation]]:
+    """Return the files in these parts, whatever their names and types, and the deviations."""
+    files: list[File] = []
+    noted: list[Deviation] = []
+    for part in parts:
+        file = file_in(part, fetch)
+        if is_message(part, fetch) and (not file.size or _is_xml(file)):
+            _text(file)
+            noted.append(Deviation(Kind.MESSAGE_REPEATED, part.start))
+            continue
+        if not file.size and not file.name:
+            noted.append(Deviation(Kind.EMPTY_FIELD, part.start))
+            continue
+        if not file.size:
+            noted.append(Deviation(Kind.EMPTY_FILE, part.start))
+        elif not part.complete and _is_cut(file):
+            noted.append(Deviation(Kind.PHOTO_CUT, part.end))
+        if part.name == "message":
+            noted.append(Deviation(Kind.FILE_NAMED_MESSAGE, part.start))
+        files.append(file)
+    return files, noted
+
+
+def file_in(part: PartSpan, fetch: Fetch) -> File:
+    """Return the data of a part as a file."""
+    size = part.end - part.start
+    head = fetch(part.start, part.start + min(size, filename.HEAD))
+    return File(part.filename, filename.sniff(head, part.content_type), size, part.start, fetch)
+
+
+def _text(file: File) -> bytes:
     """Return the data of a message. Raises BodyError if they are too long or contain a photo."""
-    text = fetch(part.start, min(part.end, part.start + markup.MAX_BYTES + 1))
+    text = file.head(markup.MAX_BYTES + 1)
     if len(text) > markup.MAX_BYTES:
         raise markup.TooLongError(f"the message is longer than {markup.MAX_BYTES} bytes")
     if jpeg.START in text:
@@ -266,31 +247,16 @@ def _text(part: PartSpan, fetch: Fetch) -> bytes:
     return text
 
 
-def _is_xml(part: PartSpan, fetch: Fetch) -> bool:
-    """Return whether a part begins with `<`, after blanks and a byte order mark."""
-    head = fetch(part.start, min(part.end, part.start + XML_HEAD))
-    return head.lstrip(b"\xef\xbb\xbf\xff\xfe\0\t\n\r ").startswith(b"<")
+def _is_xml(file: File) -> bool:
+    """Return whether a file begins with `<`, after blanks and a byte order mark."""
+    return file.head(XML_HEAD).lstrip(b"\xef\xbb\xbf\xff\xfe\0\t\n\r ").startswith(b"<")
 
 
-def file_in(part: PartSpan, fetch: Fetch) -> File:
-    """Return the data of a part as a file."""
-    head = fetch(part.start, min(part.end, part.start + filename.HEAD))
-    return File(
-        name=part.filename,
-        content_type=filename.sniff(head, part.content_type),
-        size=part.end - part.start,
-        start=part.start,
-        _fetch=fetch,
-    )
-
-
-def _is_cut(part: PartSpan, fetch: Fetch) -> bool:
-    """Return whether a part is a JPEG without an end marker."""
-    head = fetch(part.start, min(part.end, part.start + 2))
-    if not b"\xff\xd8".startswith(head):
+def _is_cut(file: File) -> bool:
+    """Return whether a file is a JPEG without an end marker."""
+    if not b"\xff\xd8".startswith(file.head(2)):
         return False
-    tail = fetch(max(part.start, part.end - 64), part.end)
-    return not tail.rstrip(b"\0\r\n").endswith(b"\xff\xd9")
+    return not file.tail(64).rstrip(b"\0\r\n").endswith(b"\xff\xd9")
 
 
 def encoded(upload: Upload, files: Sequence[File], id: str) -> multipart.Encoded:

@@ -54,8 +54,9 @@ def halves(body: bytes, start: int = 0) -> Iterator[tuple[bytes, bytes]]:
     return ((body[:position], body[position:]) for position in range(start, len(body) + 1))
 
 
-def kinds(found: Found) -> list[Kind]:
-    return [deviation.kind for deviation in found.deviations]
+def kinds(found: Found) -> str:
+    """The names of the deviations, separated by blanks."""
+    return " ".join(map(str, found.deviations))
 
 
 def noticed(found: Found) -> list[tuple[Kind, int]]:

@@ -1,4 +1,4 @@
-"""Metadata of JPEG files, also damaged, cut and hostile ones."""
+"""Model and thumbnail of photos, also damaged, cut and hostile ones."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TypeAlias
 
 import pytest
 
-from nxparse.jpeg import MAX_ENTRIES, MAX_SEGMENTS, MAX_TEXT, Picture, describe
+from nxparse.jpeg import MAX_ENTRIES, MAX_MODEL, MAX_SEGMENTS, model, thumbnail
+from tests import pictures
 
-# A writer of JPEG and little-endian EXIF, from the standards. It uses nothing of nxparse.
+# A writer of JPEG and little-endian Exif, from the standards. It uses nothing of nxparse.
 
 SOS, APP1, COM = 0xDA, 0xE1, 0xFE
 MODEL, ORIENTATION = 0x0110, 0x0112
@@ -86,17 +87,7 @@ def photo(entries: Entries) -> bytes:
     return jpeg(exif(II + struct.pack("<I", 8) + block + SMALL))
 
 
-EVERYTHING = photo([(MODEL, ascii_("NX1")), (ORIENTATION, short(6))])
-
-
-# Whole files.
-
-
-def test_everything() -> None:
-    """All metadata are found."""
-    where = EVERYTHING.index(SMALL)
-    assert describe(EVERYTHING) == Picture("NX1", 6, (where, where + len(SMALL)))
-
+EVERYTHING = photo([(MODEL, ascii_("NX1"))])
 
 # Written by piexif 1.1.3, big-endian.
 PIEXIF = """
@@ -113,60 +104,79 @@ mAAAAAAAAAAAAAAAD//Z
 
 def test_file_of_another_writer() -> None:
     """The reader agrees with what a well-known library writes."""
-    assert describe(b64decode(PIEXIF)) == Picture("NX mini", 8, (184, 325))
+    file = b64decode(PIEXIF)
+    turned = thumbnail(file)
+    assert model(file) == "NX mini"
+    assert turned[:2] + turned[2 + 36 :] == file[184:325]
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_orientation(orientation: int) -> None:
+    """A thumbnail has the orientation of its photo in an Exif segment, and stays a JPEG."""
+    found = thumbnail(pictures.photo(pictures.picture(16, 8), orientation=orientation))
+    picture = pictures.picture(16, 8)
+    value = struct.pack(">HHIHH", ORIENTATION, SHORT, 1, orientation, 0)
+    block = exif(b"MM\0*\0\0\0\x08\0\1" + value + bytes(4))
+    is_turned = 2 <= orientation <= 8
+    assert found == (picture[:2] + block + picture[2:] if is_turned else picture)
 
 
 @pytest.mark.parametrize(
     "head",
     [
+        pytest.param(b"", id="empty"),
         pytest.param(b"\xff\xd8", id="start-of-image-alone"),
-        pytest.param(b"\x89PNG\r\n\x1a\n", id="png"),
         pytest.param(b"\0" + EVERYTHING, id="shifted"),
     ],
 )
 def test_no_jpeg(head: bytes) -> None:
     """A file that does not begin like a JPEG has no metadata."""
-    assert describe(head) == Picture()
+    assert (model(head), thumbnail(head)) == ("", b"")
 
 
-# Segments.
-
-NOTHING = Picture()
 XMP = segment(APP1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta/>")
 CAMERA = main((MODEL, ascii_("SAMSUNG")))
 OTHER = main((MODEL, ascii_("OTHER")))
-SAMSUNG = Picture(model="SAMSUNG")
+
+
+def block(first: int, *, following: int = 8, at: int = 8) -> bytes:
+    """An Exif segment of one directory with any offsets."""
+    entries = [(MODEL, ascii_("SAMSUNG"))]
+    return exif(
+        (II + struct.pack("<I", first)).ljust(at, b"\0") + directory(entries, at, following)
+    )
 
 
 @pytest.mark.parametrize(
-    ("file", "expected"),
+    ("segments", "expected"),
     [
-        pytest.param(jpeg() + CAMERA, NOTHING, id="exif-behind-the-picture"),
-        pytest.param(jpeg(b"\xff\xd8", CAMERA), NOTHING, id="second-start"),
-        pytest.param(jpeg(b"\xff\xff\xff", CAMERA), SAMSUNG, id="fill-bytes"),
-        pytest.param(jpeg(XMP, b"\0", CAMERA), NOTHING, id="no-marker"),
-        pytest.param(jpeg(b"\xff\xe1\0\0", CAMERA), NOTHING, id="length-0"),
-        pytest.param(jpeg(b"\xff\xe1\0\2", CAMERA), SAMSUNG, id="length-2"),
-        pytest.param(jpeg(b"\xff\xe1\xff\xff", CAMERA), NOTHING, id="length-too-long"),
-        pytest.param(jpeg(XMP, CAMERA), SAMSUNG, id="xmp-before-exif"),
-        pytest.param(jpeg(CAMERA, OTHER), SAMSUNG, id="first-exif-counts"),
-        pytest.param(jpeg(exif(b"XX*\0"), CAMERA), SAMSUNG, id="exif-without-byte-order"),
-        pytest.param(jpeg(exif(b"II*\0")), NOTHING, id="exif-byte-order-alone"),
+        pytest.param([SMALL[2:], CAMERA], "", id="exif-behind-the-picture"),
+        pytest.param([b"\xff\xd8", CAMERA], "", id="second-start"),
+        pytest.param([b"\xff\xff\xff", CAMERA], "SAMSUNG", id="fill-bytes"),
+        pytest.param([XMP, b"\0", CAMERA], "", id="no-marker"),
+        pytest.param([b"\xff\xe1\0\0", CAMERA], "", id="length-0"),
+        pytest.param([b"\xff\xe1\0\2", CAMERA], "SAMSUNG", id="length-2"),
+        pytest.param([b"\xff\xe1\xff\xff", CAMERA], "", id="length-too-long"),
+        pytest.param([XMP, CAMERA], "SAMSUNG", id="xmp-before-exif"),
+        pytest.param([CAMERA, OTHER], "SAMSUNG", id="first-exif-counts"),
+        pytest.param([exif(b"XX*\0"), CAMERA], "SAMSUNG", id="exif-without-byte-order"),
+        pytest.param([exif(b"II*\0")], "", id="exif-byte-order-alone"),
+        pytest.param([segment(COM, b"")] * (MAX_SEGMENTS - 1) + [CAMERA], "SAMSUNG", id="most"),
+        pytest.param([segment(COM, b"")] * MAX_SEGMENTS + [CAMERA], "", id="too-many"),
+        # The offsets of directories.
+        pytest.param([block(8)], "SAMSUNG", id="all-the-same-one"),
+        pytest.param([block(40, at=40, following=40)], "SAMSUNG", id="elsewhere"),
+        pytest.param([block(8, following=0xFFFFFFFF)], "SAMSUNG", id="thumbnail-far-away"),
+        pytest.param([block(0xFFFFFFFF)], "", id="far-away"),
     ],
 )
-def test_segments(file: bytes, expected: Picture) -> None:
-    """Segments are read up to the picture data; the first of each kind counts."""
-    assert describe(file) == expected
+def test_segments(segments: list[bytes], expected: str) -> None:
+    """Segments are read up to the picture data. Circular and wrong offsets do no harm."""
+    file = jpeg(*segments)
+    assert (model(file), thumbnail(file)) == (expected, b"")
 
 
-def test_limit_of_segments() -> None:
-    """The limit on segments is exact."""
-    comment = segment(COM, b"")
-    assert describe(jpeg(*[comment] * (MAX_SEGMENTS - 1), CAMERA)) == SAMSUNG
-    assert describe(jpeg(*[comment] * MAX_SEGMENTS, CAMERA)) == NOTHING
-
-
-# Entries.
+FILLER = [(1, short(0))] * (MAX_ENTRIES - 1)
 
 
 @pytest.mark.parametrize(
@@ -184,113 +194,51 @@ def test_limit_of_segments() -> None:
         pytest.param((ASCII, 2, b"NX1\0"), "NX", id="count-too-small"),
         pytest.param((ASCII, 0xFFFFFFFF, b"NX300\0"), "", id="count-too-large"),
         pytest.param((BYTE, 6, b"NX300\0"), "", id="wrong-kind"),
-        pytest.param(ascii_("x" * MAX_TEXT), "x" * MAX_TEXT, id="limit"),
+        pytest.param(ascii_("x" * MAX_MODEL), "x" * MAX_MODEL, id="limit"),
         pytest.param(ascii_("x" * 63 + " x"), "x" * 63, id="blank-at-the-limit"),
         pytest.param(ascii_("\x01x" * 20_000), ("x " * 32).rstrip(), id="many-controls"),
     ],
 )
 def test_model(value: Value, expected: str) -> None:
-    """The model is one printable line."""
-    assert describe(jpeg(main((MODEL, value)))) == Picture(model=expected)
+    """The model is one printable line. The first of repeated entries counts, up to a limit."""
+    entry, other = (MODEL, value), (MODEL, ascii_("OTHER"))
+    assert model(jpeg(main(entry, other))) == expected
+    assert model(jpeg(main(*FILLER, entry))) == expected
+    assert model(jpeg(main(*FILLER, (1, short(0)), entry))) == ""
+    assert thumbnail(photo([*FILLER, *FILLER, entry])) == SMALL
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"),
+    ("entries", "expected"),
     [
-        *[pytest.param(short(number), number, id=f"short-{number}") for number in range(1, 9)],
-        pytest.param(long(8), 8, id="long"),
-        pytest.param((SHORT, 1, b"\6\0\xff\xff"), 6, id="rubbish-behind-short"),
-        pytest.param(short(9), 1, id="9"),
-        pytest.param((BYTE, 1, b"\6"), 1, id="wrong-kind"),
-        pytest.param((SHORT, 2, b"\6\0\6\0"), 1, id="two-of-them"),
+        pytest.param(pointers(44, len(SMALL)), SMALL, id="exact"),
+        pytest.param(pointers(44, len(SMALL) - 1), SMALL[:-1], id="shorter"),
+        pytest.param(pointers(44, 2), b"", id="two-bytes"),
+        pytest.param(pointers(44, len(SMALL) + 1), b"", id="longer-than-exif"),
+        pytest.param(pointers(45, len(SMALL) - 1), b"", id="no-start-of-image"),
+        pytest.param(pointers(0xFFFFFF00, len(SMALL)), b"", id="offset-far-too-large"),
+        pytest.param([(THUMBNAIL, long(44)), (0, short(1))], b"", id="no-length"),
+        pytest.param([(THUMBNAIL, ascii_(",")), (THUMBNAIL_LENGTH, long(9))], b"", id="wrong-kind"),
+        pytest.param(
+            [(THUMBNAIL, (LONG, 2, b",\0\0\0")), (THUMBNAIL_LENGTH, long(9))], b"", id="two-of-them"
+        ),
+        pytest.param(
+            [(THUMBNAIL, (SHORT, 1, b",\0\xff\xff")), (THUMBNAIL_LENGTH, short(9))],
+            SMALL[:9],
+            id="rubbish-behind-short",
+        ),
     ],
 )
-def test_orientation(value: Value, expected: int) -> None:
-    """The orientation is 1 to 8, and 1 by default."""
-    assert describe(jpeg(main((ORIENTATION, value)))) == Picture(orientation=expected)
-
-
-def test_first_entry_counts() -> None:
-    """The first of repeated entries counts, even if it is unusable."""
-    other = (MODEL, ascii_("OTHER"))
-    assert describe(jpeg(main((MODEL, ascii_("SAMSUNG")), other))) == SAMSUNG
-    assert describe(jpeg(main((MODEL, short(1)), other))) == NOTHING
-
-
-def test_limit_of_entries() -> None:
-    """The limit on entries is exact; the next directory is still found."""
-    filler = [(1, short(0))] * (MAX_ENTRIES - 1)
-    model = (MODEL, ascii_("SAMSUNG"))
-    assert describe(jpeg(main(*filler, model))) == SAMSUNG
-    assert describe(jpeg(main(*filler, (1, short(0)), model))) == NOTHING
-    file = photo([*filler, *filler])
-    where = file.index(SMALL)
-    assert describe(file) == Picture(thumbnail=(where, where + len(SMALL)))
-
-
-# Directories.
-
-
-def block(first: int, *, following: int = 8, at: int = 8) -> bytes:
-    """One directory with any offsets."""
-    entries = [(MODEL, ascii_("SAMSUNG"))]
-    return (II + struct.pack("<I", first)).ljust(at, b"\0") + directory(entries, at, following)
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        pytest.param(block(8), SAMSUNG, id="all-the-same-one"),
-        pytest.param(block(40, at=40, following=40), SAMSUNG, id="elsewhere"),
-        pytest.param(block(8, following=0xFFFFFFFF), SAMSUNG, id="thumbnail-far-away"),
-        pytest.param(block(0xFFFFFFFF), NOTHING, id="far-away"),
-    ],
-)
-def test_directories(data: bytes, expected: Picture) -> None:
-    """Circular and wrong offsets do no harm."""
-    assert describe(jpeg(exif(data))) == expected
-
-
-# Thumbnails.
-
-
-@pytest.mark.parametrize(
-    ("shift", "surplus", "expected"),
-    [
-        pytest.param(0, 0, (56, 56 + len(SMALL)), id="exact"),
-        pytest.param(0, -1, (56, 55 + len(SMALL)), id="shorter"),
-        pytest.param(0, 2 - len(SMALL), None, id="two-bytes"),
-        pytest.param(0, 1, None, id="longer-than-exif"),
-        pytest.param(1, -1, None, id="no-start-of-image"),
-        pytest.param(0xFFFFFF00, 0, None, id="offset-far-too-large"),
-    ],
-)
-def test_thumbnail(shift: int, surplus: int, expected: tuple[int, int] | None) -> None:
+def test_thumbnail(entries: Entries, expected: bytes) -> None:
     """A thumbnail is found if it is whole and begins like a JPEG."""
-    entries = pointers(44 + shift, len(SMALL) + surplus)
     data = II + struct.pack("<I", 8) + directory([], 8, 14) + directory(entries, 14) + SMALL
-    assert describe(jpeg(exif(data))) == Picture(thumbnail=expected)
-
-
-@pytest.mark.parametrize(
-    "entries",
-    [
-        pytest.param([(THUMBNAIL, long(8))], id="no-length"),
-        pytest.param([(THUMBNAIL, ascii_("a")), (THUMBNAIL_LENGTH, ascii_("a"))], id="wrong-kind"),
-    ],
-)
-def test_no_thumbnail(entries: Entries) -> None:
-    """A directory without a usable thumbnail does no harm."""
-    data = II + struct.pack("<I", 8) + directory([], 8, 14) + directory(entries, 14)
-    assert describe(jpeg(exif(data))) == NOTHING
+    assert thumbnail(jpeg(exif(data))) == expected
 
 
 def test_every_cut() -> None:
     """A cut file has fewer values, and never other ones."""
-    before = Picture()
-    for length in range(3, len(EVERYTHING) + 1):
-        after = describe(EVERYTHING[:length])
-        for value, default, old in zip(after, Picture(), before, strict=True):
-            assert value == old or old == default
-        before = after
-    assert before == describe(EVERYTHING)
+    found = [
+        (model(EVERYTHING[:size]), thumbnail(EVERYTHING[:size])) for size in range(len(EVERYTHING))
+    ]
+    seen = list(dict.fromkeys(found))
+    assert seen == [("", b""), ("NX1", b""), ("NX1", SMALL)]

@@ -9,7 +9,7 @@ import pytest
 from nxparse import message
 from nxparse.deviation import Deviation, Kind
 from nxparse.markup import MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS, MarkupError
-from nxparse.message import MAX_RECIPIENTS, Message, MessageError, compose
+from nxparse.message import MAX_RECIPIENTS, Message, compose
 from tests import bodies
 
 DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -25,11 +25,14 @@ def xml(
     return f"<email>{sender}{receivers}{title}{body}</email>"
 
 
-def read(document: str | bytes) -> tuple[str, tuple[str, ...], str, str, list[Kind]]:
+def read(document: str | bytes) -> tuple[str, tuple[str, ...], str, str, str]:
     """All that can differ between messages, but for the name of the sender."""
     found = message.parse(document.encode() if isinstance(document, str) else document)
-    kinds = [deviation.kind for deviation in found.deviations]
-    return (found.sender, found.recipients, found.subject, found.text, kinds)
+    return (found.sender, found.recipients, found.subject, found.text, kinds(found))
+
+
+def kinds(found: Message) -> str:
+    return " ".join(map(str, found.deviations))
 
 
 def test_message_as_captured() -> None:
@@ -43,95 +46,73 @@ def test_message_as_captured() -> None:
     )
 
 
-CLEAN: list[Kind] = []
-BROKEN = [Kind.XML_MALFORMED]
-RECODED = [Kind.XML_ENCODING]
+CLEAN = ""
+BROKEN = "xml-malformed"
+
+TEXTS = {
+    "no-marker": ("<body>Hello</body>", "Hello", CLEAN),
+    "marker": ("<body>a\nlanguage_sh100_utf8</body>", "a", CLEAN),
+    "marker-crlf": ("<body>a\r\nlanguage_sh100_utf8\r\n </body>", "a", CLEAN),
+    "marker-real-cr": ("<body>a&#13;\nlanguage_sh100_utf8</body>", "a", CLEAN),
+    "marker-alone": ("<body>language_sh100_utf8</body>", "", CLEAN),
+    "marker-in-the-middle": ("<body>a\nlanguage_sh100_utf8\nb</body>", "a\nlanguage_sh100_utf8\nb",
+        CLEAN),
+    "split-cdata-malformed": ("<body>&<![CDATA[a]]]]><![CDATA[>b <c> &amp;]]></body>",
+        "&a]]>b <c> &amp;", BROKEN),
+    "ampersand": ("<body>Tom & Jerry</body>", "Tom & Jerry", BROKEN),
+    "less-than": ("<body>I <3 you</body>", "I <3 you", BROKEN),
+    "references": ("<body>& &amp; &lt;&gt; &quot;&apos; &#65;&#x42; &nbsp;</body>",
+        "& & <> \"' AB &nbsp;", BROKEN),
+    "empty": ("<body/>", "", CLEAN),
+    "missing": ("", "", CLEAN),
+    "twice": ("<body>a</body><body>b</body>", "a", CLEAN),
+    "nul": ("<body>a\0b\x1bc</body>", "abc", BROKEN),
+    "surrogate": ("<body>&#xD800;&#0;</body>", "\ufffd\ufffd", BROKEN),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("body", "text", "kinds"),
-    [
-        pytest.param("<body>Hello</body>", "Hello", CLEAN, id="no-marker"),
-        pytest.param("<body>a\nlanguage_sh100_utf8</body>", "a", CLEAN, id="marker"),
-        pytest.param("<body>a\r\nlanguage_sh100_utf8\r\n </body>", "a", CLEAN, id="marker-crlf"),
-        pytest.param("<body>a&#13;\nlanguage_sh100_utf8</body>", "a", CLEAN, id="marker-real-cr"),
-        pytest.param("<body>language_sh100_utf8</body>", "", CLEAN, id="marker-alone"),
-        pytest.param(
-            "<body>a\nlanguage_sh100_utf8\nb</body>",
-            "a\nlanguage_sh100_utf8\nb",
-            CLEAN,
-            id="marker-in-the-middle",
-        ),
-        pytest.param(
-            "<body>&<![CDATA[a]]]]><![CDATA[>b <c> &amp;]]></body>",
-            "&a]]>b <c> &amp;",
-            BROKEN,
-            id="split-cdata-malformed",
-        ),
-        pytest.param("<body>Tom & Jerry</body>", "Tom & Jerry", BROKEN, id="ampersand"),
-        pytest.param("<body>I <3 you</body>", "I <3 you", BROKEN, id="less-than"),
-        pytest.param(
-            "<body>& &amp; &lt;&gt; &quot;&apos; &#65;&#x42; &nbsp;</body>",
-            "& & <> \"' AB &nbsp;",
-            BROKEN,
-            id="references",
-        ),
-        pytest.param("<body/>", "", CLEAN, id="empty"),
-        pytest.param("", "", CLEAN, id="missing"),
-        pytest.param("<body>a</body><body>b</body>", "a", CLEAN, id="twice"),
-        pytest.param("<body>a\0b\x1bc</body>", "abc", BROKEN, id="nul"),
-        pytest.param("<body>&#xD800;&#0;</body>", "\ufffd\ufffd", BROKEN, id="surrogate"),
-    ],
-)
-def test_text(body: str, text: str, kinds: list[Kind]) -> None:
+@pytest.mark.parametrize(("body", "text", "noticed"), TEXTS.values(), ids=TEXTS)
+def test_text(body: str, text: str, noticed: str) -> None:
     """The text is exactly what the user wrote."""
-    assert read(xml(body=body)) == ("a@x.org", ("b@x.org",), "T", text, kinds)
+    assert read(xml(body=body)) == ("a@x.org", ("b@x.org",), "T", text, noticed)
 
 
-@pytest.mark.parametrize(
-    ("title", "subject", "kinds"),
-    [
-        pytest.param("<title/>", "", CLEAN, id="empty"),
-        pytest.param("", "", CLEAN, id="missing"),
-        pytest.param("<TITLE>a</TITLE>", "a", CLEAN, id="upper-case"),
-        pytest.param("<title>a\r\nb</title>", "a b", CLEAN, id="line-end"),
-        pytest.param("<title>a&#13;&#10;Bcc: c@x.org</title>", "a Bcc: c@x.org", CLEAN,
-            id="injection"),
-        pytest.param("<title>a\u2028b\u2029c\x85d\x7fe</title>", "a b c d e", CLEAN,
-            id="unicode-line-ends"),
-        pytest.param("<title>a\x0bb\x0cc\0d</title>", "abcd", BROKEN, id="controls"),
-    ],
-)  # fmt: skip
-def test_subject(title: str, subject: str, kinds: list[Kind]) -> None:
+SUBJECTS = {
+    "empty": ("<title/>", "", CLEAN),
+    "missing": ("", "", CLEAN),
+    "upper-case": ("<TITLE>a</TITLE>", "a", CLEAN),
+    "line-end": ("<title>a\r\nb</title>", "a b", CLEAN),
+    "injection": ("<title>a&#13;&#10;Bcc: c@x.org</title>", "a Bcc: c@x.org", CLEAN),
+    "unicode-line-ends": ("<title>a\u2028b\u2029c\x85d\x7fe</title>", "a b c d e", CLEAN),
+    "controls": ("<title>a\x0bb\x0cc\0d</title>", "abcd", BROKEN),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("title", "subject", "noticed"), SUBJECTS.values(), ids=SUBJECTS)
+def test_subject(title: str, subject: str, noticed: str) -> None:
     """The subject is always one line."""
-    assert read(xml(title=title)) == ("a@x.org", ("b@x.org",), subject, "B", kinds)
+    assert read(xml(title=title)) == ("a@x.org", ("b@x.org",), subject, "B", noticed)
 
 
-@pytest.mark.parametrize(
-    ("sender", "expected", "kinds"),
-    [
-        pytest.param("<sender>a@x.org</sender>", ("", "a@x.org"), CLEAN, id="bare"),
-        pytest.param("<sender>Me &lt;a@x.org&gt;</sender>", ("Me", "a@x.org"), CLEAN,
-            id="name"),
-        pytest.param('<sender>"M, E" &lt; a@x.org &gt;</sender>', ("M, E", "a@x.org"), CLEAN,
-            id="quoted-name"),
-        pytest.param("<sender>Me <a@x.org></sender>", ("Me", "a@x.org"), BROKEN,
-            id="name-not-escaped"),
-        pytest.param("<sender>İİ &lt;a@x.org></sender>&", ("İİ", "a@x.org"), BROKEN,
-            id="longer-in-lower-case"),
-        pytest.param("", ("", ""), [Kind.NO_SENDER], id="missing"),
-        pytest.param("<sender/>", ("", ""), [Kind.NO_SENDER], id="empty"),
-        pytest.param("<sender>Me &lt;&gt;</sender>", ("Me", ""), [Kind.NO_SENDER],
-            id="name-alone"),
-        pytest.param("<sender>a@x.org</sender><sender>b@x.org</sender>", ("", "a@x.org"), CLEAN,
-            id="twice"),
-    ],
-)  # fmt: skip
-def test_sender(sender: str, expected: tuple[str, str], kinds: list[Kind]) -> None:
+SENDERS = {
+    "bare": ("<sender>a@x.org</sender>", ("", "a@x.org"), CLEAN),
+    "name": ("<sender>Me &lt;a@x.org&gt;</sender>", ("Me", "a@x.org"), CLEAN),
+    "quoted-name": ('<sender>"M, E" &lt; a@x.org &gt;</sender>', ("M, E", "a@x.org"), CLEAN),
+    "name-not-escaped": ("<sender>Me <a@x.org></sender>", ("Me", "a@x.org"), BROKEN),
+    "longer-in-lower-case": ("<sender>İİ &lt;a@x.org></sender>&", ("İİ", "a@x.org"), BROKEN),
+    "missing": ("", ("", ""), "no-sender"),
+    "empty": ("<sender/>", ("", ""), "no-sender"),
+    "name-alone": ("<sender>Me &lt;&gt;</sender>", ("Me", ""), "no-sender"),
+    "twice": ("<sender>a@x.org</sender><sender>b@x.org</sender>", ("", "a@x.org"), CLEAN),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("sender", "expected", "noticed"), SENDERS.values(), ids=SENDERS)
+def test_sender(sender: str, expected: tuple[str, str], noticed: str) -> None:
     """The sender is split into name and address, and otherwise unchanged."""
     found = message.parse(xml(sender=sender).encode())
     assert (found.sender_name, found.sender) == expected
-    assert [deviation.kind for deviation in found.deviations] == kinds
+    assert kinds(found) == noticed
 
 
 def receivers(*names: str) -> str:
@@ -141,28 +122,24 @@ def receivers(*names: str) -> str:
 NUMBERED = [f"r{number}@x.org" for number in range(MAX_RECIPIENTS + 1)]
 
 
-@pytest.mark.parametrize(
-    ("element", "recipients"),
-    [
-        pytest.param(receivers("b@x.org", "B@X.org", "c@x.org", "b@x.org"), ("b@x.org", "c@x.org"),
-            id="duplicates"),
-        pytest.param(receivers("b@ex\uff41mple.org", "b@example.org", "B@example\u3002org"),
-            ("b@ex\uff41mple.org",), id="duplicates-in-other-letters"),
-        pytest.param(receivers("b@xn--bcher-kva.example", "b@b\u00fccher.example"),
-            ("b@xn--bcher-kva.example",), id="duplicates-in-idna"),
-        pytest.param(receivers("ß@x.org", "ss@x.org"), ("ß@x.org", "ss@x.org"),
-            id="no-duplicates"),
-        pytest.param(receivers(" b@x.org ", "\n\tc@x.org\r\n"), ("b@x.org", "c@x.org"),
-            id="blanks"),
-        pytest.param(receivers("b@x.org, c@x.org;d@x.org;"), ("b@x.org", "c@x.org", "d@x.org"),
-            id="lists"),
-        pytest.param(receivers("B &lt;b@x.org&gt;, c@x.org"), ("b@x.org", "c@x.org"),
-            id="list-with-name"),
-        pytest.param(receivers('"x" &lt;b@x.org&gt;'), ("b@x.org",), id="quoted-name"),
-        pytest.param(receivers('"B, C" &lt;b@x.org&gt;'), ("b@x.org",), id="comma-in-the-name"),
-        pytest.param(receivers("facebook"), ("facebook",), id="no-address"),
-    ],
-)  # fmt: skip
+RECIPIENTS = {
+    "duplicates": (receivers("b@x.org", "B@X.org", "c@x.org", "b@x.org"), ("b@x.org", "c@x.org")),
+    "duplicates-in-other-letters": (
+        receivers("b@ex\uff41mple.org", "b@example.org", "B@example\u3002org"),
+        ("b@ex\uff41mple.org",)),
+    "duplicates-in-idna": (receivers("b@xn--bcher-kva.example", "b@b\u00fccher.example"),
+        ("b@xn--bcher-kva.example",)),
+    "no-duplicates": (receivers("ß@x.org", "ss@x.org"), ("ß@x.org", "ss@x.org")),
+    "blanks": (receivers(" b@x.org ", "\n\tc@x.org\r\n"), ("b@x.org", "c@x.org")),
+    "lists": (receivers("b@x.org, c@x.org;d@x.org;"), ("b@x.org", "c@x.org", "d@x.org")),
+    "list-with-name": (receivers("B &lt;b@x.org&gt;, c@x.org"), ("b@x.org", "c@x.org")),
+    "quoted-name": (receivers('"x" &lt;b@x.org&gt;'), ("b@x.org",)),
+    "comma-in-the-name": (receivers('"B, C" &lt;b@x.org&gt;'), ("b@x.org",)),
+    "no-address": (receivers("facebook"), ("facebook",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("element", "recipients"), RECIPIENTS.values(), ids=RECIPIENTS)
 def test_recipients(element: str, recipients: tuple[str, ...]) -> None:
     """Recipients are in order, as typed, without duplicates, with or without a list element."""
     assert read(xml(receivers=element)) == ("a@x.org", recipients, "T", "B", CLEAN)
@@ -177,20 +154,19 @@ ELEMENTS = "the XML has more elements than any camera writes"
 DOCTYPE = "the XML has a DOCTYPE or an ENTITY, which no camera sends"
 
 
-@pytest.mark.parametrize(
-    ("document", "reason"),
-    [
-        pytest.param("", NOBODY, id="empty"),
-        pytest.param(xml(receivers="<receiverList/>"), NOBODY, id="empty-list"),
-        pytest.param(xml(receivers=receivers("B &lt;&gt;")), NOBODY, id="only-a-name"),
-        pytest.param(f"<email a='{'x' * 5_000_000}'/>", TOO_LONG, id="attribute"),
-        pytest.param("<!DOCTYPE email><email/>", DOCTYPE, id="doctype"),
-        pytest.param("<!DOCTYPE e [<!ENTITY a 'b'>]>" + xml(title="&a;"), DOCTYPE, id="entity"),
-        pytest.param("&<!DOCTYPE e>" + xml(), DOCTYPE, id="malformed"),
-        pytest.param(xml(title="<title><![CDATA[a]]>&<!ENTITY a 'b'></title>"), DOCTYPE,
-            id="entity-without-doctype"),
-    ],
-)  # fmt: skip
+REFUSED = {
+    "empty": ("", NOBODY),
+    "empty-list": (xml(receivers="<receiverList/>"), NOBODY),
+    "only-a-name": (xml(receivers=receivers("B &lt;&gt;")), NOBODY),
+    "attribute": (f"<email a='{'x' * 5_000_000}'/>", TOO_LONG),
+    "doctype": ("<!DOCTYPE email><email/>", DOCTYPE),
+    "entity": ("<!DOCTYPE e [<!ENTITY a 'b'>]>" + xml(title="&a;"), DOCTYPE),
+    "malformed": ("&<!DOCTYPE e>" + xml(), DOCTYPE),
+    "entity-without-doctype": (xml(title="<title><![CDATA[a]]>&<!ENTITY a 'b'></title>"), DOCTYPE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("document", "reason"), REFUSED.values(), ids=REFUSED)
 def test_refused(document: str, reason: str) -> None:
     """A message without recipients or beyond a limit is refused with a reason."""
     with pytest.raises(MarkupError) as caught:
@@ -199,57 +175,48 @@ def test_refused(document: str, reason: str) -> None:
     assert (str(caught.value), caught.value.status) == (reason, status)
 
 
+def nested(depth: int) -> str:
+    return "<b>" * depth + "</b>" * depth
+
+
 ROOM = MAX_BYTES - len(xml(body="<body></body>"))
 
 
-@pytest.mark.parametrize(
-    ("document", "reason"),
-    [
-        pytest.param(
-            lambda more: xml(body=f"<body>{'x' * (ROOM + more)}</body>"), TOO_LONG,
-            id="bytes",
-        ),
-        pytest.param(
-            lambda more: xml(body="<b>" * (MAX_DEPTH - 1 + more) + "</b>" * (MAX_DEPTH - 1 + more)),
-            ELEMENTS, id="depth",
-        ),
-        pytest.param(lambda more: xml(body="<b/>" * (MAX_ELEMENTS - 5 + more)), ELEMENTS,
-            id="elements"),
-        pytest.param(lambda more: xml(receivers=receivers(*NUMBERED[: MAX_RECIPIENTS + more])),
-            TOO_MANY, id="recipients"),
-    ],
-)  # fmt: skip
+LIMITS: dict[str, tuple[Callable[[int], str], str]] = {
+    "bytes": (lambda more: xml(body=f"<body>{'x' * (ROOM + more)}</body>"), TOO_LONG),
+    "depth": (lambda more: xml(body=nested(MAX_DEPTH - 1 + more)), ELEMENTS),
+    "elements": (lambda more: xml(body="<b/>" * (MAX_ELEMENTS - 5 + more)), ELEMENTS),
+    "recipients": (lambda more: xml(receivers=receivers(*NUMBERED[: 64 + more])), TOO_MANY),
+    "searched-elements": (
+        lambda more: "&" + xml(receivers="<x>" * (MAX_ELEMENTS - 3 + more) + receivers("b@x.org")),
+        NOBODY,
+    ),
+}
+
+
+@pytest.mark.parametrize(("document", "reason"), LIMITS.values(), ids=LIMITS)
 def test_limits(document: Callable[[int], str], reason: str) -> None:
     """Each limit is exact."""
-    assert read(document(0))[2] == "T"
+    assert read(document(0))[1]
     with pytest.raises(MarkupError, match=reason):
         message.parse(document(1).encode())
 
 
-def test_elements_beyond_the_limit_are_not_searched() -> None:
-    """The number of elements is limited in malformed XML, too."""
-    empty = "<receiver></receiver>"
-    last = receivers("b@x.org")
-    within = "&" + xml(receivers=empty * (MAX_ELEMENTS - 10) + last)
-    assert read(within)[1] == ("b@x.org",)
-    with pytest.raises(MessageError, match=NOBODY):
-        message.parse(("&" + xml(receivers=empty * MAX_ELEMENTS + last)).encode())
-
-
 @pytest.mark.parametrize(
-    ("document", "kinds"),
+    ("document", "noticed"),
     [
-        pytest.param(DECLARATION + xml(), CLEAN, id="declaration"),
-        pytest.param("\r\n \t" + DECLARATION + xml(), CLEAN, id="newline-before"),
-        pytest.param("\ufeff" + DECLARATION + xml(), CLEAN, id="bom"),
-        pytest.param(xml() + "\0\0\0", BROKEN, id="nuls-behind"),
-        pytest.param(xml() + xml(), BROKEN, id="twice"),
+        (DECLARATION + xml(), CLEAN),
+        ("\r\n \t" + DECLARATION + xml(), CLEAN),
+        ("\ufeff" + DECLARATION + xml(), CLEAN),
+        (xml() + "\0\0\0", BROKEN),
+        (xml() + xml(), BROKEN),
     ],
+    ids=["declaration", "newline-before", "bom", "nuls-behind", "twice"],
 )
-def test_damaged_frame(document: str, kinds: list[Kind]) -> None:
+def test_damaged_frame(document: str, noticed: str) -> None:
     """Surplus or missing bytes around the elements do not change them."""
     recipients = ("b@x.org",)
-    assert read(document) == ("a@x.org", recipients, "T", "B", kinds)
+    assert read(document) == ("a@x.org", recipients, "T", "B", noticed)
 
 
 def test_cut_message_keeps_what_is_whole() -> None:
@@ -258,45 +225,43 @@ def test_cut_message_keeps_what_is_whole() -> None:
     first, second = document.index("</receiver>") + 11, document.rindex("</receiver>") + 11
     title = document.index("</title>") + 8
     for end in range(first, len(document)):
-        sender, recipients, subject, _, kinds = read(document[:end])
+        sender, recipients, subject, _, noticed = read(document[:end])
         expected = ("b@x.org", "c@x.org")[: 1 + (end >= second)]
-        assert (sender, recipients, kinds) == ("a@x.org", expected, BROKEN)
+        assert (sender, recipients, noticed) == ("a@x.org", expected, BROKEN)
         assert subject == "T" or end < title
     assert read(xml(body="<body>The text")[:-10])[3] == "The te"
-    sender, *_, kinds = read(f"<email>{receivers('b@x.org')}<sender>a@x.o")
-    assert (sender, kinds) == ("", [*BROKEN, Kind.NO_SENDER])
+    sender, *_, noticed = read(f"<email>{receivers('b@x.org')}<sender>a@x.o")
+    assert (sender, noticed) == ("", "xml-malformed no-sender")
 
 
 KOREAN = "사진"
 
 
-@pytest.mark.parametrize(
-    ("document", "title", "details"),
-    [
-        pytest.param(DECLARATION.encode() + xml(title=f"<title>{KOREAN}</title>").encode(), KOREAN,
-            [], id="utf-8"),
-        pytest.param(xml(title=f"<title>{KOREAN}</title>").encode("cp949"), KOREAN,
-            ["utf-8 is cp949"], id="korean-undeclared"),
-        pytest.param(b"<?xml version='1.0' encoding='EUC-KR'?>"
-            + xml(title=f"<title>{KOREAN}</title>").encode("euc-kr"), KOREAN, [], id="EUC-KR"),
-        pytest.param(b"<?xml version='1.0' encoding='cp949'?>"
-            + xml(title=f"<title>{KOREAN}</title>").encode("cp949"), KOREAN, [], id="cp949"),
-        pytest.param(
-            f'<?xml version="1.0" encoding="UTF-16"?>{xml(title=f"<title>{KOREAN}</title>")}'
-            .encode("utf-16"), KOREAN, [], id="utf-16",
-        ),
-        pytest.param(xml(title=f"<title>{KOREAN}</title>").encode("utf-16"), KOREAN, [],
-            id="utf-16-undeclared"),
-        pytest.param(b"<?xml version='1.0' encoding='x-unknown'?>" + xml().encode(), "T",
-            ["x-unknown is utf-8"], id="unknown"),
-        pytest.param(b"<?xml version='1.0' encoding='utf-16'?>" + xml().encode(), "T",
-            ["utf-16 is utf-8"], id="lying-utf-16-odd"),
-        pytest.param(xml(title="<title>a#b</title>").encode().replace(b"#", b"\xff"), "a\ufffdb",
-            ["neither utf-8 nor UTF-8"], id="not-utf-8"),
-        pytest.param(xml(title="<title>a#b</title>").encode().replace(b"#", b"\xed\xa0\x80"),
-            "a\ufffd\ufffd\ufffdb", ["neither utf-8 nor UTF-8"], id="surrogate"),
-    ],
-)  # fmt: skip
+IN_KOREAN = xml(title=f"<title>{KOREAN}</title>")
+
+
+def declared(encoding: str) -> str:
+    return f"<?xml version='1.0' encoding='{encoding}'?>"
+
+
+ENCODINGS = {
+    "utf-8": ((DECLARATION + IN_KOREAN).encode(), KOREAN, []),
+    "korean-undeclared": (IN_KOREAN.encode("cp949"), KOREAN, ["utf-8 is cp949"]),
+    "EUC-KR": ((declared("EUC-KR") + IN_KOREAN).encode("euc-kr"), KOREAN, []),
+    "cp949": ((declared("cp949") + IN_KOREAN).encode("cp949"), KOREAN, []),
+    "utf-16": ((declared("UTF-16") + IN_KOREAN).encode("utf-16"), KOREAN, []),
+    "utf-16-undeclared": (IN_KOREAN.encode("utf-16"), KOREAN, []),
+    "unknown": ((declared("x-unknown") + xml()).encode(), "T", ["x-unknown is utf-8"]),
+    "lying-utf-16-odd": ((declared("utf-16") + xml()).encode(), "T", ["utf-16 is utf-8"]),
+    "not-utf-8": (
+        xml(title="<title>a#b</title>").encode().replace(b"#", b"\xff"),
+        "a\ufffdb",
+        ["neither utf-8 nor UTF-8"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("document", "title", "details"), ENCODINGS.values(), ids=ENCODINGS)
 def test_encodings(document: bytes, title: str, details: list[str]) -> None:
     """A wrong encoding is detected and reported."""
     assert message.parse(document) == Message(
@@ -311,30 +276,19 @@ def test_encodings(document: bytes, title: str, details: list[str]) -> None:
 
 def test_detail() -> None:
     """The detail of the deviation is expat's message."""
-    assert message.parse(xml(title="<title>&</title>").encode()).deviations == (
-        Deviation(Kind.XML_MALFORMED, 0, "not well-formed (invalid token): line 1, column 96"),
-    )
+    (deviation,) = message.parse(xml(title="<title>&</title>").encode()).deviations
+    assert deviation.detail == "not well-formed (invalid token): line 1, column 96"
 
 
-@pytest.mark.parametrize("broken", ["", "&"], ids=["well-formed", "malformed"])
 @pytest.mark.parametrize(
-    "text",
-    [
-        "<receiver>c@x.org</receiver>",
-        "<sender>c@x.org</sender>",
-        "<title>C</title>",
-        "<body>C</body>",
-        "</body>",
-        "<!DOCTYPE html>",
-    ],
+    "text", ["<receiver>c@x.org</receiver>", "<title>C</title>", "</body>", "<!DOCTYPE html>"]
 )
-def test_markup_in_cdata_is_text(text: str, broken: str) -> None:
+def test_markup_in_cdata_is_text(text: str) -> None:
     """Markup in CDATA adds no recipient and changes no title."""
-    document = xml(
-        sender=f"<body><![CDATA[{text}]]></body><sender>a@x.org</sender>", body=f"<x>{broken}</x>"
-    )
-    expected = ("a@x.org", ("b@x.org",), "T", text, BROKEN if broken else CLEAN)
-    assert read(document) == expected
+    sender = f"<body><![CDATA[{text}]]></body><sender>a@x.org</sender>"
+    for inside, noticed in (("", CLEAN), ("&", BROKEN)):
+        document = xml(sender=sender, body=f"<x>{inside}</x>")
+        assert read(document) == ("a@x.org", ("b@x.org",), "T", text, noticed)
 
 
 # Messages that are written
@@ -343,25 +297,24 @@ def test_markup_in_cdata_is_text(text: str, broken: str) -> None:
 def test_composed_in_full() -> None:
     """A composed message is exact, byte for byte."""
     given = Message("a@x.org", "A", ("b@x.org", "c@x.org"), "1 < 2", 'Ä & "B"\n]]>')
-    assert compose(given).decode() == (
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        "<email><sender>a@x.org</sender>"
-        "<receiverList><receiver>b@x.org</receiver><receiver>c@x.org</receiver></receiverList>"
-        '<title>1 &lt; 2</title><body>Ä &amp; "B"\n]]&gt;</body></email>'
+    document = xml(
+        receivers=f"<receiverList>{receivers('b@x.org', 'c@x.org')}</receiverList>",
+        title="<title>1 &lt; 2</title>",
+        body='<body>Ä &amp; "B"\n]]&gt;</body>',
     )
+    assert compose(given).decode() == DECLARATION + document
 
 
-@pytest.mark.parametrize(
-    ("sender", "text", "expected"),
-    [
-        pytest.param("", "a\nb\tc", "a\nb\tc", id="nobody"),
-        pytest.param("anna", "<b>&amp;</body>", "<b>&amp;</body>", id="markup"),
-        pytest.param("a</sender><receiver>x@y", "<!DOCTYPE x [<!ENTITY e 'x'>]>&e;",
-            "<!DOCTYPE x [<!ENTITY e 'x'>]>&e;", id="doctype"),
-        pytest.param("", "a\0b\x1b[31m\x0c\ufffe\uffff", "ab[31m", id="not-in-XML"),
-        pytest.param("", "a\ud800b\udfffc", "abc", id="surrogates"),
-    ],
-)  # fmt: skip
+COMPOSED = {
+    "nobody": ("", "a\nb\tc", "a\nb\tc"),
+    "markup": ("anna", "<b>&amp;</body>", "<b>&amp;</body>"),
+    "injection": ("a</sender><receiver>x@y", "<!ENTITY e 'x'>&e;", "<!ENTITY e 'x'>&e;"),
+    "not-in-XML": ("", "a\0b\x1b[31m\x0c\ufffe\uffff", "ab[31m"),
+    "surrogates": ("", "a\ud800b\udfffc", "abc"),
+}
+
+
+@pytest.mark.parametrize(("sender", "text", "expected"), COMPOSED.values(), ids=COMPOSED)
 def test_composed(sender: str, text: str, expected: str) -> None:
     """A composed message is well-formed. Characters that XML does not allow are left out."""
     found = message.parse(compose(Message(sender, "", ("b@x.org",), "T", text)))

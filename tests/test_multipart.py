@@ -66,10 +66,10 @@ def assert_repaired(body: bytes, content_type: str, expected: list[tuple[str, by
 
 
 @pytest.mark.parametrize("surplus", [True, False], ids=["surplus", "exact"])
-@pytest.mark.parametrize("name", bodies.ENDINGS)
-def test_repaired_body_pleases_others(name: str, surplus: bool) -> None:
+@pytest.mark.parametrize("ending", ["complete", "unmarked", "boundary-cut-at-9", "nothing"])
+def test_repaired_body_pleases_others(ending: str, surplus: bool) -> None:
     """Strict parsers read a repaired body, byte for byte."""
-    body = bodies.body(THREE, surplus=surplus, ending=bodies.ENDINGS[name])
+    body = bodies.body(THREE, surplus=surplus, ending=bodies.ENDINGS[ending])
     expected = [("message", bodies.message_xml()), *(("binary", photo) for _, photo in THREE)]
     assert_repaired(body, bodies.CONTENT_TYPE, expected)
 
@@ -93,56 +93,38 @@ def test_repaired_body_in_full() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("value", "written"),
-    [
-        pytest.param(
-            rb'form-data; name="f"; filename="a\"b.jpg"',
-            b'Content-Disposition: form-data; name="f"; filename="a%22b.jpg"\r\n'
-            b"Content-Type: application/octet-stream\r\n",
-            id="quote",
-        ),
-        pytest.param(
-            b'form-data; name="f"; filename="a\rb.jpg"',
-            b'Content-Disposition: form-data; name="f"; filename="a%0Db.jpg"\r\n'
-            b"Content-Type: application/octet-stream\r\n",
-            id="cr",
-        ),
-        pytest.param(
-            'form-data; name="é"'.encode(),
-            'Content-Disposition: form-data; name="é"\r\n'
-            "Content-Type: application/octet-stream\r\n".encode(),
-            id="utf-8",
-        ),
-        pytest.param(
-            b"form-data; name=f\r\nContent-Type: text/plain; charset=utf-8",
-            b'Content-Disposition: form-data; name="f"\r\nContent-Type: text/plain\r\n',
-            id="parameter-of-the-type",
-        ),
-    ],
-)
-def test_repaired_headers(value: bytes, written: bytes) -> None:
-    """Headers are escaped as in browsers."""
-    _, repaired = repair(disposition(value), TYPE)
-    assert repaired == b"--B7x\r\n" + written + b"\r\nD" + CLOSE
+OCTETS = "application/octet-stream"
+HEADERS = {
+    "quote": (r'form-data; name="f"; filename="a\"b.jpg"', '"f"; filename="a%22b.jpg"', OCTETS),
+    "cr": ('form-data; name="f"; filename="a\rb.jpg"', '"f"; filename="a%0Db.jpg"', OCTETS),
+    "utf-8": ('form-data; name="é"', '"é"', OCTETS),
+    "parameter": ("form-data; name=f\r\nContent-Type: x/y; z=1", '"f"', "x/y"),
+    "nested": ("form-data; name=f\r\nContent-Type: multipart/mixed; boundary=i", '"f"', OCTETS),
+    "no-name": ("form-data", '"unnamed"', OCTETS),
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "written"),
-    [
-        *(
-            pytest.param(chr(code), f"%{code:02X}", id=f"control-{code:02X}")
-            for code in (*range(0x09), *range(0x0A, 0x20), 0x7F)
-        ),
-        pytest.param('a"b', "a%22b", id="quote"),
-        pytest.param("a\\b", "a%5Cb", id="backslash"),
-        pytest.param("a\u2028b\u2029", "a%E2%80%A8b%E2%80%A9", id="separators"),
-        pytest.param("\r\n--B7x", "%0D%0A--B7x", id="boundary"),
-        pytest.param("a\tb", "a\tb", id="tab"),
-        pytest.param("100% %00;'", "100% %00;'", id="signs"),
-        pytest.param("a\ud800b", "a?b", id="surrogate"),
-    ],
-)
+@pytest.mark.parametrize(("value", "name", "media_type"), HEADERS.values(), ids=HEADERS)
+def test_repaired_headers(value: str, name: str, media_type: str) -> None:
+    """Headers are escaped as in browsers, and every part has a name."""
+    _, repaired = repair(disposition(value.encode()), TYPE)
+    head = f"Content-Disposition: form-data; name={name}\r\nContent-Type: {media_type}\r\n\r\n"
+    assert repaired == b"--B7x\r\n" + head.encode() + b"D" + CLOSE
+
+
+NAMES = {
+    "quote": ('a"b', "a%22b"),
+    "backslash": ("a\\b", "a%5Cb"),
+    "separators": ("a\u2028b\u2029", "a%E2%80%A8b%E2%80%A9"),
+    "boundary": ("\r\n--B7x", "%0D%0A--B7x"),
+    "tab": ("a\tb", "a\tb"),
+    "signs": ("100% %00;'", "100% %00;'"),
+    "surrogate": ("a\ud800b", "a?b"),
+    **{f"{code:02X}": (chr(code), f"%{code:02X}") for code in (0, 8, 10, 0x1F, 0x7F)},
+}
+
+
+@pytest.mark.parametrize(("name", "written"), NAMES.values(), ids=NAMES)
 def test_names(name: str, written: str) -> None:
     """Characters that other parsers refuse or misread are escaped in names."""
     part = PartSpan(name, name, None, (), 0, 1)
@@ -155,12 +137,7 @@ def test_names(name: str, written: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content_type",
-    [
-        pytest.param("x; boundary=" + "B" * 71, id="too-long"),
-        pytest.param('x; boundary="a b"', id="blank"),
-        pytest.param("x; boundary=é", id="not-ascii"),
-    ],
+    "content_type", ["x; boundary=" + "B" * 71, 'x; boundary="a b"', "x; boundary=é"]
 )
 def test_repair_replaces_a_boundary_that_is_not_legal(content_type: str) -> None:
     """A boundary that other parsers would refuse is replaced."""
@@ -171,32 +148,17 @@ def test_repair_replaces_a_boundary_that_is_not_legal(content_type: str) -> None
     assert boundary_of(repair(body, content_type)[0]) != boundary
 
 
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        pytest.param(
-            MESSAGE + b"\r\n\r\n" + CLOSE, [("message", XML)], id="message-with-two-newlines"
-        ),
-        pytest.param(
-            disposition(b"form-data; name=f\r\nContent-Type: image/x\r\rsmuggled"),
-            [("f", b"D")],
-            id="blank-line-in-the-type",
-        ),
-        pytest.param(
-            disposition(b'form-data; name="f"; filename="C:\\"'), [("f", b"D")], id="backslash-last"
-        ),
-    ],
-)
+UNUSUAL = {
+    "two-newlines": (MESSAGE + b"\r\n\r\n" + CLOSE, [("message", XML)]),
+    "type": (disposition(b"form-data; name=f\r\nContent-Type: x/y\r\rsmuggled"), [("f", b"D")]),
+    "backslash": (disposition(b'form-data; name="f"; filename="C:\\"'), [("f", b"D")]),
+}
+
+
+@pytest.mark.parametrize(("body", "expected"), UNUSUAL.values(), ids=UNUSUAL)
 def test_repair_of_what_no_camera_writes(body: bytes, expected: list[tuple[str, bytes]]) -> None:
     """A repaired body has nothing that could mislead a parser."""
     assert_repaired(body, TYPE, expected)
-
-
-def test_repair_names_every_part() -> None:
-    """A part without a name gets one, as RFC 7578 requires."""
-    content_type, repaired = repair(disposition(b"form-data"), TYPE)
-    (part,) = parse(repaired, content_type, strict=True)
-    assert (bool(part.name), part.data) == (True, b"D")
 
 
 @pytest.mark.parametrize("chosen", [[], [0], [0, 2], [2, 0], [0, 1, 2, 3]])
@@ -212,18 +174,18 @@ def test_write_some_parts(chosen: list[int]) -> None:
     assert data(written, scan([written], b"C")) == [every[index] for index in chosen]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "kept"),
-    [
-        pytest.param("message", b"D\r\n", b"D", id="one"),
-        pytest.param("message", b"D\r\n\r\n", b"D", id="two"),
-        pytest.param("message", b"D\n", b"D\n", id="lf"),
-        pytest.param("message", b"D\r", b"D\r", id="cr"),
-        pytest.param("message", b"\r\n" * 3, b"", id="nothing-else"),
-        pytest.param("message", b"\xff\xd8\xff\r\n", b"\xff\xd8\xff\r\n", id="photo"),
-        pytest.param("binary", b"\r\nD\r\n", b"\r\nD\r\n", id="another-part"),
-    ],
-)
+TRIMMED = {
+    "one": ("message", b"D\r\n", b"D"),
+    "two": ("message", b"D\r\n\r\n", b"D"),
+    "lf": ("message", b"D\n", b"D\n"),
+    "cr": ("message", b"D\r", b"D\r"),
+    "nothing-else": ("message", b"\r\n" * 3, b""),
+    "photo": ("message", b"\xff\xd8\xff\r\n", b"\xff\xd8\xff\r\n"),
+    "another-part": ("binary", b"\r\nD\r\n", b"\r\nD\r\n"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "kept"), TRIMMED.values(), ids=TRIMMED)
 def test_trimmed(name: str, content: bytes, kept: bytes) -> None:
     """Line ends at the end of a message are cut off, but nothing of a photo."""
     body = b"\r\n" + content + b"\r\n"

@@ -5,24 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 from dataclasses import replace
 from email.parser import BytesHeaderParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import nxparse
-from nxparse import markup, message, multipart
+from nxparse import jpeg, markup, message, multipart
 from nxparse.deviation import BodyError, Deviation, Kind, MultipartError
 from nxparse.framing import boundary_of, fetch_from
+from nxparse.inspect.show import as_json
 from nxparse.multipart import CHUNK
 from nxparse.scanner import Scanner
 from nxparse.upload import (
-    JPEG_HEAD,
     File,
-    Thumbnail,
     Upload,
     camera,
     encoded,
@@ -30,20 +27,15 @@ from nxparse.upload import (
     from_parts,
     posted,
     read,
-    thumbnail,
 )
 from nxparse.upload import whole as file_of
 from tests import bodies, pictures
+from tests.scans import CLOSE, FIELD, TYPE
 
 WIRE = sorted((Path(__file__).parent / "wire").glob("*.http"))
 
-# For tables: a boundary that leaves bodies short enough to be read.
-TYPE = "multipart/form-data; boundary=B7x"
 XML = b"<email><sender>a@x.org</sender><receiver>b@x.org</receiver></email>"
 MESSAGE = b'--B7x\r\nContent-Disposition: form-data; name="message"\r\n\r\n'
-FIELD = b'--B7x\r\nContent-Disposition: form-data; name="f"; filename="a.jpg"\r\n\r\n'
-CLOSE = b"\r\n--B7x--\r\n"
-SMALL = pictures.picture(16, 8)
 JPEG = bodies.jpeg(60, 1)
 
 
@@ -66,31 +58,23 @@ def chunked(body: bytes, size: int, content_type: str = TYPE) -> Upload:
     return from_parts(scanner.close(fetch), scanner.deviations, fetch)
 
 
-def kinds(upload: Upload) -> list[Kind]:
-    return [deviation.kind for deviation in upload.deviations]
+class Recorder:
+    """Reads a body, and records the ranges that are read."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.fetched: list[tuple[int, int]] = []
+
+    def __call__(self, start: int, end: int) -> bytes:
+        self.fetched.append((start, end))
+        return self.body[start:end]
+
+
+def kinds(upload: Upload) -> str:
+    return " ".join(map(str, upload.deviations))
 
 
 # Recordings
-
-
-def summary(upload: Upload) -> dict[str, Any]:
-    """An Upload in the format of the recordings."""
-    return {
-        "sender": upload.sender,
-        "recipients": list(upload.recipients),
-        "subject": upload.subject,
-        "text": upload.text,
-        "deviations": [str(deviation) for deviation in upload.deviations],
-        "files": [
-            {
-                "name": file.name,
-                "content_type": file.content_type,
-                "size": file.size,
-                "sha256": file.sha256,
-            }
-            for file in upload.files
-        ],
-    }
 
 
 @pytest.mark.parametrize("path", WIRE, ids=lambda path: path.stem)
@@ -103,11 +87,11 @@ def test_recording(path: Path) -> None:
     assert int(str(headers["Content-Length"])) == len(body)
 
     upload = read(body, content_type)
-    assert summary(upload) == json.loads(path.with_suffix(".json").read_text("utf-8"))
+    assert as_json(upload) == json.loads(path.with_suffix(".json").read_text("utf-8"))
     for file in upload.files:
         assert path.with_name(f"{path.stem}.{file.name}").read_bytes() == file.data
     for size in (1, 1460):
-        assert summary(chunked(body, size, content_type)) == summary(upload)
+        assert as_json(chunked(body, size, content_type)) == as_json(upload)
 
 
 def test_requests_are_built_as_recorded() -> None:
@@ -129,19 +113,12 @@ def test_bodies_are_built_as_recorded() -> None:
 # Uploads
 
 
-def test_upload_as_captured() -> None:
-    """Sender, recipients, text and photos are exact."""
-    photos = [("SAM_0001.JPG", JPEG), ("SAM_0002.JPG", bodies.jpeg(5000, 2))]
-    xml = bodies.message_xml(sender="Me <a@x.org>", recipients=["b@x.org", "c@x.org"])
+def test_name_of_the_sender() -> None:
+    """The sender has a name and an address. The size is that of all files."""
+    xml = bodies.message_xml(sender="Me <a@x.org>")
+    photos = [("a.jpg", JPEG), ("b.jpg", bodies.jpeg(5000, 2))]
     upload = nxparse.read(bodies.body(photos, message=xml), bodies.CONTENT_TYPE)
-    assert (upload.sender_name, upload.sender) == ("Me", "a@x.org")
-    assert upload.recipients == ("b@x.org", "c@x.org")
-    assert (upload.subject, upload.text) == (bodies.TITLE, bodies.TEXT)
-    assert [(file.name, file.content_type, file.data) for file in upload.files] == [
-        ("SAM_0001.JPG", "image/jpeg", JPEG),
-        ("SAM_0002.JPG", "image/jpeg", photos[1][1]),
-    ]
-    assert upload.size == 60 + 5000
+    assert (upload.sender_name, upload.sender, upload.size) == ("Me", "a@x.org", 5060)
 
 
 @pytest.mark.parametrize("ending", bodies.ENDINGS)
@@ -150,57 +127,43 @@ def test_every_end_gives_the_same_upload(ending: str) -> None:
     body = bodies.body([("a.jpg", JPEG)], ending=bodies.ENDINGS[ending])
     upload = read(body, bodies.CONTENT_TYPE)
     assert [file.data for file in upload.files] == [JPEG]
-    assert Kind.PHOTO_CUT not in kinds(upload)
+    assert "photo-cut" not in kinds(upload)
     for size in (1, 1460):
-        assert summary(chunked(body, size, bodies.CONTENT_TYPE)) == summary(upload)
+        assert as_json(chunked(body, size, bodies.CONTENT_TYPE)) == as_json(upload)
 
 
-@pytest.mark.parametrize(
-    ("parts", "files", "noticed"),
-    [
-        pytest.param([part(JPEG, b"; filename=a.jpg")], [("a.jpg", "image/jpeg", JPEG)], [],
-            id="file"),
-        pytest.param([part(JPEG)], [(None, "image/jpeg", JPEG)], [], id="no-file-name"),
-        pytest.param([part(JPEG, b"\r\nContent-Type: image/pjpeg")],
-            [(None, "image/jpeg", JPEG)], [], id="pjpeg"),
-        pytest.param([part(b"<p>", b"\r\nContent-Type: text/html")],
-            [(None, "application/octet-stream", b"<p>")], [], id="real-html"),
-        pytest.param([part(b"MZ\x90", b"; filename=a.exe\r\nContent-Type: image/jpeg")],
-            [("a.exe", "application/octet-stream", b"MZ\x90")], [], id="program"),
-        pytest.param([part(b"?", b"\r\nContent-Type: image/x\rBcc: y")],
-            [(None, "application/octet-stream", b"?")], [Kind.HEADER_MALFORMED],
-            id="injection"),
-        pytest.param([part(b"", b"; filename=a\r\nContent-Type: image/jpeg"), part(JPEG)],
-            [("a", "image/jpeg", b""), (None, "image/jpeg", JPEG)],
-            [Kind.EMPTY_FILE], id="zero-bytes"),
-        pytest.param([part(b"", b'; filename=""'), part(JPEG)], [(None, "image/jpeg", JPEG)],
-            [Kind.EMPTY_FIELD], id="empty-field"),
-        pytest.param([part(b""), part(JPEG)], [(None, "image/jpeg", JPEG)],
-            [Kind.EMPTY_FIELD], id="empty-field-without-a-file-name"),
-        pytest.param([part(JPEG, b"; filename=a.jpg", name=b"message")],
-            [("a.jpg", "image/jpeg", JPEG)], [Kind.FILE_NAMED_MESSAGE],
-            id="photo-named-message"),
-        pytest.param(
-            [part(b"--i\r\n\r\nx\r\n--i--", b"\r\nContent-Type: multipart/mixed; boundary=i")],
-            [(None, "application/octet-stream", b"--i\r\n\r\nx\r\n--i--")], [], id="nested",
-        ),
-    ],
-)  # fmt: skip
+FILES = {
+    "file": ([part(JPEG, b"; filename=a.jpg")], [("a.jpg", "image/jpeg", JPEG)], ""),
+    "no-file-name": ([part(JPEG)], [(None, "image/jpeg", JPEG)], ""),
+    "pjpeg": ([part(JPEG, b"\r\nContent-Type: image/pjpeg")], [(None, "image/jpeg", JPEG)], ""),
+    "real-html": ([part(b"<p>", b"\r\nContent-Type: text/html")],
+        [(None, "application/octet-stream", b"<p>")], ""),
+    "program": ([part(b"MZ\x90", b"; filename=a.exe\r\nContent-Type: image/jpeg")],
+        [("a.exe", "application/octet-stream", b"MZ\x90")], ""),
+    "injection": ([part(b"?", b"\r\nContent-Type: image/x\rBcc: y")],
+        [(None, "application/octet-stream", b"?")], "header-malformed"),
+    "zero-bytes": ([part(b"", b"; filename=a\r\nContent-Type: image/jpeg"), part(JPEG)],
+        [("a", "image/jpeg", b""), (None, "image/jpeg", JPEG)], "empty-file"),
+    "empty-field": ([part(b"", b'; filename=""'), part(JPEG)], [(None, "image/jpeg", JPEG)],
+        "empty-field"),
+    "empty-field-without-a-file-name": ([part(b""), part(JPEG)], [(None, "image/jpeg", JPEG)],
+        "empty-field"),
+    "photo-named-message": ([part(JPEG, b"; filename=a.jpg", name=b"message")],
+        [("a.jpg", "image/jpeg", JPEG)], "file-named-message"),
+    "nested": ([part(b"--i\r\n\r\nx\r\n--i--", b"\r\nContent-Type: multipart/mixed; boundary=i")],
+        [(None, "application/octet-stream", b"--i\r\n\r\nx\r\n--i--")], ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("parts", "files", "noticed"), FILES.values(), ids=FILES)
 def test_files(
-    parts: list[bytes], files: list[tuple[str | None, str, bytes]], noticed: list[Kind]
+    parts: list[bytes], files: list[tuple[str | None, str, bytes]], noticed: str
 ) -> None:
     """Every part except the message is a file. Its type is that of its content."""
     upload = read(whole(*parts), TYPE)
     assert [(file.name, file.content_type, file.data) for file in upload.files] == files
     assert kinds(upload) == noticed
-    assert summary(chunked(whole(*parts), 1)) == summary(upload)
-
-
-def test_message_behind_the_photos() -> None:
-    """The message may come after the photos."""
-    body = part(JPEG) + MESSAGE + XML + CLOSE
-    upload = read(body, TYPE)
-    assert (upload.sender, [file.data for file in upload.files]) == ("a@x.org", [JPEG])
+    assert as_json(chunked(whole(*parts), 1)) == as_json(upload)
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["photo-first", "message-first"])
@@ -211,7 +174,7 @@ def test_photo_named_message(before: bool) -> None:
     body = (photo + text if before else text + photo) + b"--B7x--\r\n"
     upload = read(body, TYPE)
     assert [(file.name, file.data) for file in upload.files] == [("a.jpg", JPEG + b"\r\n")]
-    assert kinds(upload) == [Kind.FILE_NAMED_MESSAGE]
+    assert kinds(upload) == "file-named-message"
     content_type, repaired = multipart.repair(body, TYPE)
     assert [file.data for file in read(repaired, content_type).files] == [JPEG + b"\r\n"]
     handed_on = encoded(upload, upload.files, ID)
@@ -241,30 +204,24 @@ def test_deviations_of_the_message_count_from_the_start_of_the_body() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("body", "error", "reason", "status"),
-    [
-        pytest.param(part(JPEG) + b"--B7x--", BodyError, "the body has no part named message", 400,
-            id="no-message"),
-        pytest.param(whole(), BodyError, "the upload has no file", 400, id="no-file"),
-        pytest.param(whole(part(b"", b'; filename=""')), BodyError, "the upload has no file", 400,
-            id="empty-field"),
-        pytest.param(MESSAGE + XML, BodyError, "the upload has no file", 400,
-            id="whole-message"),
-        pytest.param(JPEG + b"\r\n" + whole(part(JPEG)), MultipartError, "could be a photo", 400,
-            id="photo-before"),
-        pytest.param(whole(part(JPEG)) + JPEG, MultipartError, "could be a photo", 400,
-            id="photo-behind"),
-        pytest.param(MESSAGE + XML[:-25], message.MessageError, "names no receiver", 400,
-            id="cut-in-the-receiver"),
-        pytest.param(MESSAGE + b"x" * markup.MAX_BYTES + b"x" + CLOSE, markup.TooLongError,
-            "longer than 65536 bytes", 413, id="64-kib"),
-        pytest.param(MESSAGE + XML[:-5], BodyError, "the body ends inside the message", 400,
-            id="cut-behind-the-receivers"),
-        pytest.param(MESSAGE + XML.replace(b"</s", b" & </s"), BodyError,
-            "the body ends inside the message", 400, id="malformed-and-nothing-behind"),
-    ],
-)  # fmt: skip
+UNREADABLE = {
+    "no-message": (part(JPEG) + b"--B7x--", BodyError, "the body has no part named message", 400),
+    "no-file": (whole(), BodyError, "the upload has no file", 400),
+    "empty-field": (whole(part(b"", b'; filename=""')), BodyError, "the upload has no file", 400),
+    "whole-message": (MESSAGE + XML, BodyError, "the upload has no file", 400),
+    "photo-before": (JPEG + b"\r\n" + whole(part(JPEG)), MultipartError, "could be a photo", 400),
+    "photo-behind": (whole(part(JPEG)) + JPEG, MultipartError, "could be a photo", 400),
+    "cut-in-the-receiver": (MESSAGE + XML[:-25], message.MessageError, "names no receiver", 400),
+    "64-kib": (MESSAGE + b"x" * markup.MAX_BYTES + b"x" + CLOSE, markup.TooLongError,
+        "longer than 65536 bytes", 413),
+    "cut-behind-the-receivers": (MESSAGE + XML[:-5], BodyError, "the body ends inside the message",
+        400),
+    "malformed-and-nothing-behind": (MESSAGE + XML.replace(b"</s", b" & </s"), BodyError,
+        "the body ends inside the message", 400),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "error", "reason", "status"), UNREADABLE.values(), ids=UNREADABLE)
 def test_unreadable(body: bytes, error: type[BodyError], reason: str, status: int) -> None:
     """A body that is no upload is an error with a reason and a status."""
     with pytest.raises(BodyError, match=reason) as caught:
@@ -276,32 +233,20 @@ def test_unreadable(body: bytes, error: type[BodyError], reason: str, status: in
 
 def test_long_message_is_not_fetched_whole() -> None:
     """Of a message without end only so much is read as it takes to refuse it."""
-    body = MESSAGE + b"x" * 10 * markup.MAX_BYTES + CLOSE
-    fetched: list[int] = []
-
-    def fetch(start: int, end: int) -> bytes:
-        fetched.append(end - start)
-        return body[start:end]
-
+    fetch = Recorder(MESSAGE + b"x" * 10 * markup.MAX_BYTES + CLOSE)
     scanner = Scanner(boundary_of(TYPE))
-    scanner.feed(body)
+    scanner.feed(fetch.body)
     with pytest.raises(markup.MarkupError):
         from_parts(scanner.close(fetch), scanner.deviations, fetch)
-    assert max(fetched) == markup.MAX_BYTES + 1
+    assert max(end - start for start, end in fetch.fetched) == markup.MAX_BYTES + 1
 
 
-@pytest.mark.parametrize(
-    "rest",
-    [
-        pytest.param(XML[:-5] + b"\r\n--B", id="a-boundary-cut"),
-        pytest.param(XML[:-5] + b"\r\n--B7x", id="unmarked"),
-    ],
-)
+@pytest.mark.parametrize("rest", [b"\r\n--B", b"\r\n--B7x"])
 def test_malformed_message_at_the_end(rest: bytes) -> None:
     """A message is complete if part of a delimiter follows it."""
-    upload = read(part(JPEG) + MESSAGE + rest, TYPE)
+    upload = read(part(JPEG) + MESSAGE + XML[:-5] + rest, TYPE)
     assert (upload.recipients, len(upload.files)) == (("b@x.org",), 1)
-    assert kinds(upload)[-1] is Kind.XML_MALFORMED
+    assert kinds(upload).endswith("xml-malformed")
 
 
 def test_cut_in_the_message() -> None:
@@ -315,50 +260,44 @@ def test_cut_in_the_message() -> None:
 
 # Posts
 
+SOURCES = [("a.jpg", JPEG), ("", b""), (None, bodies.jpeg(500, 3)), ("../x", b"?"), ("z.jpg", b"")]
+
+
+def body_of_its_own(name: str | None, data: bytes) -> File:
+    return file_of(name, "image/jpeg", len(data), lambda start, end: data[start:end])
+
+
 MP4 = b"\0\0\0\x18ftypmp42" + bytes(30)
 
 
-@pytest.mark.parametrize(
-    ("content", "claimed", "expected"),
-    [
-        pytest.param(JPEG, "image/jpeg", "image/jpeg", id="photo"),
-        pytest.param(MP4, "application/x-www-form-urlencoded", "video/mp4", id="video"),
-        pytest.param(b"?", "Video/3GPP", "video/3gpp", id="case"),
-        pytest.param(b"?", " image/webp ; q=1; x", "image/webp", id="parameters"),
-        pytest.param(b"?", "image/x\rBcc: y", "application/octet-stream", id="injection"),
-    ],
-)
+WHOLE = {
+    "photo": (JPEG, "image/jpeg", "image/jpeg"),
+    "video": (MP4, "application/x-www-form-urlencoded", "video/mp4"),
+    "case": (b"?", "Video/3GPP", "video/3gpp"),
+    "parameters": (b"?", " image/webp ; q=1; x", "image/webp"),
+    "injection": (b"?", "image/x\rBcc: y", "application/octet-stream"),
+}
+
+
+@pytest.mark.parametrize(("content", "claimed", "expected"), WHOLE.values(), ids=WHOLE)
 def test_whole_body(content: bytes, claimed: str, expected: str) -> None:
     """A whole body becomes a file. Its type is that of its content."""
-    fetched: list[tuple[int, int]] = []
-
-    def fetch(start: int, end: int) -> bytes:
-        fetched.append((start, end))
-        return content[start:end]
-
+    fetch = Recorder(content)
     file = file_of("a.jpg", claimed, len(content), fetch)
-    assert fetched == [(0, min(16, len(content)))]
+    assert fetch.fetched == [(0, min(16, len(content)))]
     assert (file.name, file.content_type, file.data) == ("a.jpg", expected, content)
     assert (file.start, file.size) == (0, len(content))
 
 
-@pytest.mark.parametrize(
-    ("sender", "name", "album", "subject"),
-    [
-        pytest.param("me@example.org", "", "NX300", "facebook: NX300", id="address"),
-        pytest.param("me", "me", "NX300", "facebook: NX300", id="name"),
-    ],
-)
-def test_posted(sender: str, name: str, album: str, subject: str) -> None:
+@pytest.mark.parametrize(("sender", "name"), [("me@example.org", ""), ("me", "me")])
+def test_posted(sender: str, name: str) -> None:
     """A post is an upload to its site, with the caption as its text."""
-    files = [
-        file_of(f"{size}.JPG", "", size, lambda start, end: bytes(end - start)) for size in (5, 7)
-    ]
+    files = [body_of_its_own(name, data) for name, data in SOURCES]
     caption = "At the sea\r\nBcc: x <b>~a~b"
-    upload = posted(sender, "facebook", album, caption, files)
+    upload = posted(sender, "facebook", "NX300", caption, files)
     assert (upload.sender, upload.sender_name) == (sender, name)
-    assert (upload.recipients, upload.subject, upload.text) == (("facebook",), subject, caption)
-    assert (upload.files, upload.size, upload.deviations) == (tuple(files), 12, ())
+    assert (upload.recipients, upload.subject) == (("facebook",), "facebook: NX300")
+    assert (upload.text, upload.files, upload.deviations) == (caption, tuple(files), ())
 
 
 # Uploads handed on
@@ -367,35 +306,27 @@ ID = "an id that the sender does not know"
 BOUNDARY = hashlib.sha256(ID.encode()).hexdigest()[:32]
 
 
-@pytest.mark.parametrize("ending", bodies.ENDINGS)
-def test_encoded_is_repaired(ending: str) -> None:
-    """An upload by e-mail is encoded as by `repair`, however its body ends."""
-    photos = [("a.jpg", JPEG), ("b.jpg", bodies.jpeg(5000, 2))]
-    body = bodies.body(photos, ending=bodies.ENDINGS[ending])
-    expected = bodies.repaired(body, bodies.CONTENT_TYPE, BOUNDARY)
-    for upload in (
-        read(body, bodies.CONTENT_TYPE),
-        chunked(body, 1460, bodies.CONTENT_TYPE),
-    ):
+TWO = [("a.jpg", JPEG), ("b.jpg", bodies.jpeg(5000, 2))]
+ENCODED = {
+    **{
+        ending: (bodies.body(TWO, ending=bodies.ENDINGS[ending]), bodies.CONTENT_TYPE)
+        for ending in ("complete", "unmarked", "boundary-cut-at-9", "nothing")
+    },
+    "empty-field": (whole(part(b""), part(JPEG)), TYPE),
+    "two-messages": (whole(part(JPEG), part(b"<email/>", name=b"message")), TYPE),
+    "message-behind": (part(JPEG) + MESSAGE + XML + CLOSE, TYPE),
+    "boundary-in-a-photo": (whole(part(b"a--B7x")), TYPE),
+}
+
+
+@pytest.mark.parametrize(("body", "content_type"), ENCODED.values(), ids=ENCODED)
+def test_encoded_is_repaired(body: bytes, content_type: str) -> None:
+    """An upload by e-mail is encoded as by `repair`."""
+    expected = bodies.repaired(body, content_type, BOUNDARY)
+    for upload in (read(body, content_type), chunked(body, 1460, content_type)):
         found = encoded(upload, upload.files, ID)
         assert (found.content_type, b"".join(found.chunks())) == expected
         assert found.size == len(expected[1])
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        pytest.param(whole(part(b""), part(JPEG)), id="empty-field"),
-        pytest.param(whole(part(JPEG), part(b"<email/>", name=b"message")), id="two-messages"),
-        pytest.param(part(JPEG) + MESSAGE + XML + CLOSE, id="message-behind"),
-        pytest.param(whole(part(b"a--B7x")), id="boundary-in-a-photo"),
-    ],
-)
-def test_encoded_is_repaired_whatever_it_is(body: bytes) -> None:
-    """Unusual bodies are encoded as by `repair`, too."""
-    upload = read(body, TYPE)
-    found = encoded(upload, upload.files, ID)
-    assert (found.content_type, b"".join(found.chunks())) == bodies.repaired(body, TYPE, BOUNDARY)
 
 
 @pytest.mark.parametrize("chosen", [[], [0], [1], [2], [0, 2]])
@@ -408,13 +339,6 @@ def test_encoded_files(chosen: list[int]) -> None:
     assert (found.content_type, b"".join(found.chunks())) == bodies.repaired(
         expected, bodies.CONTENT_TYPE, BOUNDARY
     )
-
-
-SOURCES = [("a.jpg", JPEG), ("", b""), (None, bodies.jpeg(500, 3)), ("../x", b"?"), ("z.jpg", b"")]
-
-
-def body_of_its_own(name: str | None, data: bytes) -> File:
-    return file_of(name, "image/jpeg", len(data), lambda start, end: data[start:end])
 
 
 @pytest.mark.parametrize("chosen", [[], [0], [1], [4], [2, 3], [1, 4], [0, 1, 2, 3, 4]])
@@ -440,50 +364,33 @@ def test_encoded_post(chosen: list[int]) -> None:
     assert [file.data for file in again.files] == [data for _, data in sources]
 
 
-def told_by(model: str) -> bytes:
-    """A photo with a model in its Exif data."""
-    text = model.encode() + b"\0"
-    entry = struct.pack("<HHII", 0x0110, 2, len(text), 26)
-    block = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4) + text
-    return b"\xff\xd8\xff\xe1" + struct.pack(">H", len(block) + 2) + block + b"\xff\xd9"
+NX300 = pictures.photo()
 
 
-@pytest.mark.parametrize(
-    ("photos", "album", "expected"),
-    [
-        pytest.param([told_by("NX300")], "", "NX300", id="photo"),
-        pytest.param([told_by("NX300")], "WB850F", "WB850F", id="album-first"),
-        pytest.param([JPEG, b"", b"MZ", told_by("NX300"), told_by("NX1")], "", "NX300",
-            id="first-that-tells"),
-        pytest.param([told_by("NX300") + bytes(JPEG_HEAD)], "", "NX300", id="large"),
-    ],
-)  # fmt: skip
+CAMERAS = {
+    "photo": ([NX300], "", "NX300"),
+    "album-first": ([NX300], "WB850F", "WB850F"),
+    "first-that-tells": ([JPEG, b"", b"MZ", NX300, pictures.photo(model="NX1")], "", "NX300"),
+    "large": ([NX300 + bytes(jpeg.HEAD)], "", "NX300"),
+}
+
+
+@pytest.mark.parametrize(("photos", "album", "expected"), CAMERAS.values(), ids=CAMERAS)
 def test_camera(photos: list[bytes], album: str, expected: str) -> None:
     """The camera is the album of a post, or else the model in a photo."""
-    fetched: list[int] = []
-
-    def file(data: bytes) -> File:
-        def fetch(start: int, end: int) -> bytes:
-            fetched.append(end - start)
-            return data[start:end]
-
-        return File("a.jpg", "image/jpeg", len(data), 0, fetch)
-
-    upload = Upload("a", ("b",), "", "", tuple(map(file, photos)), album=album)
-    assert camera(upload) == expected
-    assert max(fetched, default=0) <= JPEG_HEAD == 1 << 17
+    fetches = [Recorder(photo) for photo in photos]
+    files = [File("a.jpg", "", len(fetch.body), 0, fetch) for fetch in fetches]
+    assert camera(Upload("a", ("b",), "", "", tuple(files), album=album)) == expected
+    assert all(end <= jpeg.HEAD for fetch in fetches for _, end in fetch.fetched)
 
 
-@pytest.mark.parametrize("size", [0, 1, 60, 600_000])
-@pytest.mark.parametrize("most", [1 << 30, 100_000], ids=["whole writes", "short writes"])
-def test_copy_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, most: int) -> None:
-    """The content is written at the position of the descriptor."""
-    data = bytes(range(256)) * (size // 256 + 1)
-    before, photo = b"before", data[:size]
-    body = before + photo + b"after"
+@pytest.mark.parametrize("size", [0, 600_000])
+def test_copy_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """The content is written at the position of the descriptor, also by short writes."""
+    photo = (bytes(range(256)) * 2400)[:size]
     write = os.write
-    monkeypatch.setattr(os, "write", lambda fd, chunk: write(fd, bytes(chunk[:most])))
-    file = File("a.jpg", "image/jpeg", size, len(before), lambda start, end: body[start:end])
+    monkeypatch.setattr(os, "write", lambda fd, chunk: write(fd, bytes(chunk[:100_000])))
+    file = File("a.jpg", "image/jpeg", size, 6, fetch_from(b"before" + photo + b"after"))
     path = tmp_path / "copy"
     with path.open("xb", buffering=0) as copy:
         copy.write(b"head")
@@ -494,33 +401,9 @@ def test_copy_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, mos
 def test_copy_to_by_a_function_of_its_own() -> None:
     """A copy function is used instead of reading the body."""
     copied: list[tuple[int, int, int]] = []
-
-    def unread(start: int, end: int) -> bytes:
-        raise AssertionError("it is read")
-
-    file = File("a.jpg", "image/jpeg", 60, 6, unread, lambda *range: copied.append(range))
-    file.copy_to(17)
-    assert copied == [(6, 60, 17)]
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        pytest.param(pictures.photo(SMALL, orientation=1), Thumbnail(SMALL), id="upright"),
-        pytest.param(pictures.photo(SMALL, orientation=3), Thumbnail(SMALL, 180), id="upside-down"),
-        pytest.param(pictures.photo(SMALL, orientation=6), Thumbnail(SMALL, 90), id="to-the-left"),
-        pytest.param(
-            pictures.photo(SMALL, orientation=8), Thumbnail(SMALL, 270), id="to-the-right"
-        ),
-        pytest.param(pictures.photo(), None, id="none-there"),
-        pytest.param(b"\0\0\0\x18ftypmp42", None, id="video"),
-        pytest.param(b"", None, id="empty"),
-    ],
-)
-def test_thumbnail(data: bytes, expected: Thumbnail | None) -> None:
-    """The thumbnail is returned as it is in the photo."""
-    file = File("../a.jpg", "image/jpeg", len(data), 0, lambda start, end: data[start:end])
-    assert thumbnail(file) == expected
+    fetch = Recorder(b"")
+    File("a.jpg", "", 60, 6, fetch, lambda *range: copied.append(range)).copy_to(17)
+    assert (copied, fetch.fetched) == ([(6, 60, 17)], [])
 
 
 # Fingerprints
@@ -535,23 +418,20 @@ def other(position: int) -> bytes:
     return FIRST[:position] + bytes([FIRST[position] ^ 1]) + FIRST[position + 1 :]
 
 
-@pytest.mark.parametrize(
-    ("body", "same"),
-    [
-        pytest.param(FIRST, True, id="the-same"),
-        pytest.param(other(0), False, id="first-byte"),
-        pytest.param(other(65_535), False, id="end-of-the-first-64-KiB"),
-        pytest.param(other(150_000), True, id="in-the-middle"),
-        pytest.param(other(300_000 - 65_536), False, id="begin-of-the-last-64-KiB"),
-        pytest.param(other(299_999), False, id="last-byte"),
-        pytest.param(
-            bodies.body([("a.jpg", LARGE), ("b.jpg", JPEG)], message=bodies.message_xml(text="Nx")),
-            False,
-            id="message",
-        ),
-        pytest.param(bodies.body([("c.jpg", LARGE), ("b.jpg", JPEG)]), False, id="name"),
-    ],
-)
+WITH_TEXT = bodies.message_xml(text="Nx")
+REPEATS = {
+    "the-same": (FIRST, True),
+    "first-byte": (other(0), False),
+    "end-of-the-first-64-KiB": (other(65_535), False),
+    "in-the-middle": (other(150_000), True),
+    "begin-of-the-last-64-KiB": (other(300_000 - 65_536), False),
+    "last-byte": (other(299_999), False),
+    "message": (bodies.body([("a.jpg", LARGE), ("b.jpg", JPEG)], message=WITH_TEXT), False),
+    "name": (bodies.body([("c.jpg", LARGE), ("b.jpg", JPEG)]), False),
+}
+
+
+@pytest.mark.parametrize(("body", "same"), REPEATS.values(), ids=REPEATS)
 def test_fingerprint(body: bytes, same: bool) -> None:
     """The fingerprint changes with the sender, the message and both ends of the files."""
     first = fingerprint(read(FIRST, bodies.CONTENT_TYPE), len(FIRST))
@@ -563,61 +443,44 @@ def test_fingerprint(body: bytes, same: bool) -> None:
 
 def test_fingerprint_of_large_files() -> None:
     """Only 64 KiB at each end of a large file are read."""
-    fetched: list[tuple[int, int]] = []
-
-    def fetch(start: int, end: int) -> bytes:
-        fetched.append((start, end))
-        return bytes(end - start)
-
-    size = 1 << 31
-    upload = posted("a", "facebook", "", "", [File("a.mp4", "video/mp4", size, 0, fetch)])
-    fingerprint(upload, size)
-    assert fetched == [(0, 1 << 16), (size - (1 << 16), size)]
+    fetch, size = Recorder(b""), 1 << 31
+    fingerprint(posted("a", "facebook", "", "", [File("a.mp4", "", size, 0, fetch)]), size)
+    assert fetch.fetched == [(0, 1 << 16), (size - (1 << 16), size)]
 
 
 # Cut photos
 
 
-@pytest.mark.parametrize(
-    ("content", "kind"),
-    [
-        pytest.param(JPEG[:-1], Kind.PHOTO_CUT, id="last-byte"),
-        pytest.param(JPEG[:30] + b"\r\n", Kind.PHOTO_CUT, id="behind-crlf"),
-        pytest.param(b"\xff", Kind.PHOTO_CUT, id="half-a-marker"),
-        pytest.param(JPEG[:30] + b"\r\n--B7x", None, id="unmarked-delimiter"),
-        pytest.param(JPEG, None, id="whole"),
-        pytest.param(JPEG + bytes(62), None, id="zeros"),
-        pytest.param(JPEG + bytes(63), Kind.PHOTO_CUT, id="more-zeros"),
-        pytest.param(b"RIFF\0\0\0\0AVI ", None, id="no-jpeg"),
-    ],
-)
-def test_cut_photo(content: bytes, kind: Kind | None) -> None:
-    """A JPEG without an end marker at the end of the body is reported as cut."""
-    upload = read(MESSAGE + XML + b"\r\n" + FIELD + content, TYPE)
-    end = upload.files[0].start + upload.files[0].size
-    expected = [Deviation(kind, end)] if kind else []
+CUT = {
+    "last-byte": (JPEG[:-1], True),
+    "behind-crlf": (JPEG[:30] + b"\r\n", True),
+    "half-a-marker": (b"\xff", True),
+    "unmarked-delimiter": (JPEG[:30] + b"\r\n--B7x", False),
+    "whole": (JPEG, False),
+    "zeros": (JPEG + bytes(62), False),
+    "more-zeros": (JPEG + bytes(63), True),
+    "no-jpeg": (b"RIFF\0\0\0\0AVI ", False),
+}
+
+
+@pytest.mark.parametrize(("content", "is_cut"), CUT.values(), ids=CUT)
+def test_cut_photo(content: bytes, is_cut: bool) -> None:
+    """A JPEG without an end marker at the end of the body is reported as cut, no other one."""
+    upload = read(MESSAGE + XML + b"\r\n" + part(JPEG[:-2]) + FIELD + content, TYPE)
+    first, last = upload.files
+    expected = [Deviation(Kind.PHOTO_CUT, last.start + last.size)] if is_cut else []
     assert list(upload.deviations[1:]) == expected
-    assert content.startswith(upload.files[0].data)
-
-
-def test_only_the_last_photo_can_be_cut() -> None:
-    """A photo with a delimiter after it is not cut."""
-    upload = read(whole(part(JPEG[:-2]), part(JPEG))[: -len(CLOSE) - 1], TYPE)
-    last = upload.files[-1]
-    assert [file.data for file in upload.files] == [JPEG[:-2], JPEG[:-1]]
-    assert upload.deviations[1:] == (Deviation(Kind.PHOTO_CUT, last.start + last.size),)
+    assert first.data == JPEG[:-2]
+    assert content.startswith(last.data)
 
 
 def test_photo_is_called_cut_wherever_it_is_cut() -> None:
     """A cut is missed only after an end marker inside the photo."""
     body = whole(part(JPEG))
     start = body.index(JPEG)
-    unnoticed = [
-        size
-        for size in range(2, len(JPEG))
-        if Kind.PHOTO_CUT not in kinds(read(body[: start + size], TYPE))
-    ]
-    assert unnoticed == [JPEG.index(b"\xff\xd9") + 2]
+    for size in range(2, len(JPEG)):
+        is_noticed = "photo-cut" in kinds(read(body[: start + size], TYPE))
+        assert is_noticed is not JPEG[:size].endswith(b"\xff\xd9")
 
 
 # Files
@@ -626,17 +489,11 @@ def test_photo_is_called_cut_wherever_it_is_cut() -> None:
 def test_file_reads_itself_in_pieces() -> None:
     """A file is read in pieces."""
     photo = bodies.jpeg(2 * CHUNK + 1, 3)
-    before = b"in front"
-    fetched: list[tuple[int, int]] = []
-
-    def fetch(start: int, end: int) -> bytes:
-        fetched.append((start, end))
-        return (before + photo)[start:end]
-
-    file = File("a.jpg", "image/jpeg", len(photo), len(before), fetch)
+    fetch = Recorder(b"in front" + photo)
+    file = File("a.jpg", "", len(photo), 8, fetch)
     assert file.sha256 == hashlib.sha256(photo).hexdigest()
-    assert fetched == [(8, 8 + CHUNK), (8 + CHUNK, 8 + 2 * CHUNK), (8 + 2 * CHUNK, 9 + 2 * CHUNK)]
-    assert [len(chunk) for chunk in file.chunks()] == [CHUNK, CHUNK, 1]
+    ends = [8 + CHUNK, 8 + 2 * CHUNK, 9 + 2 * CHUNK]
+    assert fetch.fetched == list(zip([8, *ends], ends, strict=False))
     assert file.data == photo
 
 
@@ -646,18 +503,3 @@ def test_empty_file() -> None:
     file, _ = upload.files
     assert upload.deviations == (Deviation(Kind.EMPTY_FILE, file.start),)
     assert (file.size, list(file.chunks()), file.data) == (0, [], b"")
-    assert file.sha256 == hashlib.sha256(b"").hexdigest()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        pytest.param(b"; filename=SAM_4371.JPG", JPEG, "SAM_4371.JPG", id="as-captured"),
-        pytest.param(b'; filename="../../x"', JPEG, "x.jpg", id="up"),
-        pytest.param(b"", JPEG, "photo.jpg", id="missing"),
-        pytest.param(b"; filename=x", b"MZ", "x.bin", id="program"),
-    ],
-)
-def test_safe_name(name: bytes, content: bytes, expected: str) -> None:
-    """A file has a safe name next to the one on the wire."""
-    assert [file.safe_name for file in read(whole(part(content, name)), TYPE).files] == [expected]

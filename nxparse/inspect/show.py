@@ -18,7 +18,7 @@ from nxparse.inspect.recorded import RecordedRequest
 from nxparse.scanner import Scanner
 from nxparse.server.endpoints import Service
 from nxparse.text import describe_upload, format_size, printable
-from nxparse.upload import JPEG_HEAD, File, Upload, camera, file_in, from_parts, read, whole
+from nxparse.upload import File, Upload, camera, file_in, from_parts, read, whole
 
 MAX_LINE = 200  # characters of a field, a URL, a reason
 MAX_METHOD = 20
@@ -188,7 +188,7 @@ def upload(found: Upload) -> str:
 
 def model(data: bytes) -> str:
     """The model of the camera in a JPEG; empty if there is none."""
-    return jpeg.describe(data[:JPEG_HEAD]).model
+    return jpeg.model(data[: jpeg.HEAD])
 
 
 def as_json(upload: Upload) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def _whole(seen: RecordedRequest) -> File:
 
 
 def _describe_file(file: File) -> str:
-    words = (file.content_type, format_size(file.size), model(file.head(JPEG_HEAD)))
+    words = (file.content_type, format_size(file.size), model(file.head(jpeg.HEAD)))
     return ", ".join(word for word in words if word)
 
 

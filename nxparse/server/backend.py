@@ -89,11 +89,14 @@ class Backend:
         """
         root, deadline = _root(self.config), time.monotonic() + timeout
         interrupted, logged = asyncio.Event(), False
-        while _handed_over.get(root) is self and not self.outbox.stop(0):
-            current = self.outbox.in_progress()
-            waiting = format_list(
-                [f"upload {id} to {target_label(to)}" for id, to, _ in sorted(current)]
-            )
+        while _handed_over.get(root) is self:
+            if self.outbox.stop(0):
+                del _handed_over[root]
+                await self.in_thread(self.close)
+                self._threads.shutdown(wait=False)
+                return
+            running = sorted(self.outbox.in_progress())
+            waiting = format_list([f"upload {id} to {target_label(to)}" for id, to, _ in running])
             if waiting and not logged:
                 logged = True
                 on_interrupt(interrupted.set)
@@ -108,10 +111,6 @@ class Backend:
                 run.end_running()
                 return
             await asyncio.sleep(0.05)
-        if _handed_over.get(root) is self:
-            del _handed_over[root]
-            await self.in_thread(self.close)
-            self._threads.shutdown(wait=False)
 
     def close(self) -> None:
         """Close the databases."""

@@ -47,7 +47,6 @@ class Service(Enum):
     THUMBNAIL = "thumbnail"
     OPEN = "saved file"
     DOWNLOAD = "download of a saved file"
-    README = "readme"
     EMAIL = "upload by e-mail"  # answered when the photos are stored
     FILE = "file for a social site"  # that was announced
     LOGIN = "login to {}"
@@ -83,7 +82,7 @@ class Endpoint(NamedTuple):
     @property
     def is_page(self) -> bool:
         """Whether it is for a browser."""
-        return self.is_file or self.service in (Service.PAGE, Service.THUMBNAIL, Service.README)
+        return self.is_file or self.service in (Service.PAGE, Service.THUMBNAIL)
 
     @property
     def is_file(self) -> bool:
@@ -126,10 +125,6 @@ class Row(NamedTuple):
             return None
         return middle if self.arguments is None or middle in self.arguments else None
 
-    def endpoint(self, argument: str) -> Endpoint:
-        answer = self.answer
-        return answer if isinstance(answer, Endpoint) else Endpoint(answer, argument)
-
 
 TABLE = (
     Row("GET", "gld.samsungosp.com", "/", Endpoint(Service.CHECK, reply=GLD)),
@@ -139,7 +134,6 @@ TABLE = (
     Row("GET", "*", "/thumbnail/*", Service.THUMBNAIL),
     Row("GET", "*", "/file/*", Service.OPEN),
     Row("GET", "*", "/download/*", Service.DOWNLOAD),
-    Row("GET", "*", "/readme", Service.README),
     Row("GET", "*", "/favicon.ico", fixed(Reply(204))),  # every browser asks for one
     Row("POST", "*", EMAIL_PATH, Service.EMAIL),
     Row("POST", "*", "/*/auth", Service.LOGIN, routes.SITES),
@@ -172,7 +166,8 @@ def find(method: str, host: str, path: str) -> Endpoint:
         if argument is None or not fnmatchcase(host, row.host):
             continue
         if row.method == wanted:
-            return row.endpoint(argument)
+            answer = row.answer
+            return answer if isinstance(answer, Endpoint) else Endpoint(answer, argument)
         allowed += ["GET", "HEAD"] if row.method == "GET" else [row.method]
     if allowed:
         methods = ", ".join(dict.fromkeys(allowed))
@@ -212,7 +207,8 @@ def claim(
     """
     names = [bare_host(name) for name in (target, host) if name]
     for name in names:
-        if name in hosts or is_check(method, name, path):
+        # At a shared host nothing but the hotspot check is answered.
+        if name in hosts or (name in SHARED_HOSTS and (method, path) == ("GET", "/")):
             return Claim(name)
     if not at_us:
         return None
@@ -236,11 +232,6 @@ def page_origin(method: str, headers: Sequence[tuple[str, str]]) -> str | None:
     return "" if any(name.lower().startswith("sec-fetch-") for name, _ in headers) else None
 
 
-def is_check(method: str, host: str, path: str) -> bool:
-    """Return whether this is a hotspot check at a host where nothing else is answered."""
-    return method == "GET" and path == "/" and bare_host(host) in SHARED_HOSTS
-
-
 def bare_host(host: str) -> str:
     """Return a host in lower case, without port and final dot."""
     host = host.strip().lower()
@@ -253,7 +244,6 @@ class Hosts:
     """The host names that are answered here: Samsung's, and `further` names or globs."""
 
     def __init__(self, further: tuple[str, ...] = ()) -> None:
-        self._names = frozenset(SAMSUNG_HOSTS)
         self._globs = tuple(glob.lower() for glob in further)
 
     def __contains__(self, host: str) -> bool:
@@ -267,4 +257,4 @@ class Hosts:
         return name in DNS_HOSTS or self._named(name)
 
     def _named(self, name: str) -> bool:
-        return name in self._names or any(fnmatchcase(name, glob) for glob in self._globs)
+        return name in SAMSUNG_HOSTS or any(fnmatchcase(name, glob) for glob in self._globs)

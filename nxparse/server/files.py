@@ -29,10 +29,6 @@ POLICY = (
 _RANGE = re.compile(r"bytes=[ \t,]*([0-9]{0,30})-([0-9]{0,30})[ \t,]*", re.I)
 
 
-class UnsatisfiableError(ValueError):
-    """A range that begins after the end of the file."""
-
-
 class FileReply(NamedTuple):
     """A reply with `length` bytes of an open file, from `start`. Its owner closes the file."""
 
@@ -74,12 +70,11 @@ def reply_with(
     sent = {name.lower(): value.strip() for name, value in headers}
     # A date in If-Range never matches, since no reply has a Last-Modified.
     is_partial = method == "GET" and sent.get("if-range", file.etag) == file.etag
-    try:
-        found = parse_range(sent.get("range", ""), file.size) if is_partial else None
-    except UnsatisfiableError:
+    found = parse_range(sent.get("range", ""), file.size) if is_partial else None
+    start, end = found or (0, file.size)
+    if found and start >= end:
         file.close()
         return Reply(416, headers=(("Content-Range", f"bytes */{file.size}"), *PRIVATE))
-    start, end = found or (0, file.size)
     if found:
         fields.append(("Content-Range", f"bytes {start}-{end - 1}/{file.size}"))
     fields.append(("Content-Length", str(end - start)))
@@ -90,21 +85,17 @@ def reply_with(
 def parse_range(value: str, size: int) -> tuple[int, int] | None:
     """Return the start and end of the range that a Range header requests of `size` bytes.
 
-    None stands for the whole file: without a range, with several ones, and with a header
-    that is invalid, which RFC 9110 allows to ignore. Raises UnsatisfiableError.
+    The range is empty if it begins after the end of the file. None stands for the whole file:
+    without a range, with several ones, and with a header that is invalid (RFC 9110, section 14.2).
     """
     match = _RANGE.fullmatch(value.strip())
     if match is None or not (match[1] or match[2]):
         return None
     first, last = (int(digits) if digits else None for digits in match.groups())
     if first is None:
-        if not last or not size:
-            raise UnsatisfiableError
-        return max(size - last, 0), size
+        return max(size - (last or 0), 0), size
     if last is not None and last < first:
         return None
-    if first >= size:
-        raise UnsatisfiableError
     return first, size if last is None else min(last + 1, size)
 
 

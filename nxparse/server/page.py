@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import struct
 import time
 from collections.abc import Collection, Iterator, Sequence
+from datetime import date
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -26,14 +26,12 @@ from nxparse.server.reply import PRIVATE, Reply
 from nxparse.store.deliveries import is_ahead
 from nxparse.store.records import Delivery, DeliveryKey, FileRecord, UploadRecord
 from nxparse.text import format_count, format_duration, format_list, format_size, printable
-from nxparse.upload import Thumbnail
 
 MAX_REASON = 200  # characters
 PAGE = 20  # uploads on one page
 REFRESH = 10  # seconds between two loads of a page on which something may change
 NEWS = 60.0  # seconds after which no change is expected
 _FOLDER = Path(__file__).parent
-README = _FOLDER.parents[1] / "README.md"
 _STYLES = [
     (_FOLDER / name).read_text("utf-8").replace("\n", "") for name in ("page.css", "uploads.css")
 ]
@@ -52,7 +50,6 @@ _PLACEHOLDER = (
     f'font-size="14" text-anchor="middle" fill="#555"><text x="70" y="58">{NO_PREVIEW}</text></svg>'
 ).encode()
 _VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".3gp")
-_ORIENTATIONS = {90: 6, 180: 3, 270: 8}  # of Exif, by degrees clockwise
 
 
 class Failure(NamedTuple):
@@ -115,19 +112,11 @@ def render(
     return Reply(200, html.encode("utf-8", "replace"), _HEADERS)
 
 
-def thumbnail(found: Thumbnail | None) -> Reply:
-    """Return the reply with a thumbnail, upright; without one, with words."""
-    if found is None:
+def thumbnail(picture: bytes) -> Reply:
+    """Return the reply with a thumbnail, a JPEG; without one, with words."""
+    if not picture:
         return Reply(200, _PLACEHOLDER, _HEADERS, "image/svg+xml")
-    return Reply(200, _upright(found), _HEADERS, "image/jpeg")
-
-
-def readme() -> Reply | None:
-    """Return README.md as plain text. None where it is not installed."""
-    try:
-        return Reply(200, README.read_bytes(), _HEADERS, "text/plain; charset=utf-8")
-    except OSError:
-        return None
+    return Reply(200, picture, _HEADERS, "image/jpeg")
 
 
 @cache
@@ -139,23 +128,11 @@ def _template() -> jinja2.Template:
     return environment.from_string((_FOLDER / "page.html").read_text("utf-8"))
 
 
-def _upright(thumbnail: Thumbnail) -> bytes:
-    """A JPEG with an orientation in its Exif, which browsers follow."""
-    orientation = _ORIENTATIONS.get(thumbnail.turn)
-    if not orientation or not thumbnail.data.startswith(b"\xff\xd8"):
-        return thumbnail.data
-    entry = struct.pack(">HHHIHHI", 1, 0x0112, 3, 1, orientation, 0, 0)
-    exif = b"Exif\0\0MM\0*\0\0\0\x08" + entry
-    segment = struct.pack(">HH", 0xFFE1, len(exif) + 2) + exif
-    return thumbnail.data[:2] + segment + thumbnail.data[2:]
-
-
 def _day(at: float, now: float) -> str:
     """The local date of a Unix time, for a heading."""
-    day, today, yesterday = (time.localtime(one)[:3] for one in (at, now, now - 86400))
-    if day in (today, yesterday):
-        return "Today" if day == today else "Yesterday"
-    return time.strftime("%A, %d %B %Y", time.localtime(at))
+    day, today = date.fromtimestamp(at), date.fromtimestamp(now)
+    names = {0: "Today", 1: "Yesterday"}
+    return names.get((today - day).days) or day.strftime("%A, %d %B %Y")
 
 
 def _clock(at: float) -> str:
@@ -201,40 +178,39 @@ def sentence(status: Delivery, now: float, *, being_tried: bool = False) -> str:
     """Return the state of a delivery in plain words, without secrets."""
     participle = _participle(status)
     reason = printable(status.reason, MAX_REASON)
-    match status.state:
-        case "done":
-            done = participle[0].upper() + participle[1:]
-            return f"{done}; {reason}" if reason else done
-        case "failed":
-            return f"Could not be {participle}: {reason}. The files are stored."
-        case _ if being_tried:
-            return f"Being {participle} now.{f' Last attempt: {reason}.' if reason else ''}"
-        case _ if not reason:
-            return f"About to be {participle}."
+    if status.state == "done":
+        done = participle[0].upper() + participle[1:]
+        return f"{done}; {reason}" if reason else done
+    if status.state == "failed":
+        return f"Could not be {participle}: {reason}. The files are stored."
+    if being_tried:
+        return f"Being {participle} now.{f' Last attempt: {reason}.' if reason else ''}"
+    if not reason:
+        return f"About to be {participle}."
     due = not is_ahead(status.next_try, now)
     when = "Due now" if due else f"Next try in {format_duration(status.next_try - now)}"
     return f"Waiting to be {participle}: {reason}. {when}."
 
 
+# How a delivery by each kind of target is named, as in "it was saved".
+_PARTICIPLES = {
+    "save": "saved",
+    "mail": "mailed to {}",
+    "run": "handed to {}",
+    "forward": "forwarded to {}",
+    "mastodon": "posted to {}",
+    "notify": "sent by {}",
+    "drop": "dropped",
+}
+
+
 def _participle(status: Delivery) -> str:
-    """The verb for what a target does, as in "it was saved"."""
     kind, _, shown = target_label(status.target).partition(":")
-    host = shown.partition("://")[2].removesuffix("/...") or shown
     match kind:
-        case "save":
-            return "saved"
-        case "mail":
-            mailed = [shown] if shown else [printable(one) for one in status.recipients]
-            return f"mailed to {format_list(mailed)}"
+        case "mail" if not shown:
+            shown = format_list([printable(one) for one in status.recipients])
         case "run":
-            return f"handed to {shown.split()[0]}"
-        case "forward":
-            return f"forwarded to {host}"
-        case "mastodon":
-            return f"posted to {host}"
-        case "notify":
-            return f"sent by {shown}"
-        case "drop":
-            return "dropped"
-        case _:
-            return "delivered"
+            shown = shown.split()[0]
+        case "forward" | "mastodon":
+            shown = shown.partition("://")[2].removesuffix("/...") or shown
+    return _PARTICIPLES.get(kind, "delivered").format(shown)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 
+from nxparse import jpeg
 from nxparse.config import Config
 from nxparse.deviation import BodyError
 from nxparse.server import files, page, social
@@ -26,7 +27,6 @@ from nxparse.store.records import DeliveryKey
 from nxparse.store.saved import OpenFile, open_unchanged
 from nxparse.store.spool import Spool
 from nxparse.text import describe_disk_error, describe_refused_sender, printable
-from nxparse.upload import thumbnail, whole
 
 FAILURES_KEPT = 3600.0  # seconds
 MAX_FAILURES = 50
@@ -64,15 +64,13 @@ class Services:
                     return self._page(config, client, endpoint.argument)
                 case Service.THUMBNAIL:
                     return self._thumbnail(config, client, endpoint.argument)
-                case Service.README:
-                    return page.readme() or NOT_FOUND
                 case Service.ACCOUNT:
                     return social.LOGIN_FAILED
                 case _:
                     return NOT_FOUND
         except BodyError as error:
-            reason = f"{endpoint.service.name.lower()}: {error}"
-            logger.warning(f"{client}: a request is refused: {printable(reason, 200)}")
+            reason = printable(str(error), 200)
+            logger.warning(f"{client}: a {endpoint.title} is refused: {reason}")
             return refusal(error.status, str(error), unknown=bool(body))
         except (OSError, sqlite3.Error) as error:
             return self._failed(config, client, error)
@@ -136,8 +134,7 @@ class Services:
         if opened is None:
             return NOT_FOUND
         with closing(opened):
-            photo = whole(None, "", opened.size, lambda start, end: opened.read(start, end - start))
-            return page.thumbnail(thumbnail(photo))
+            return page.thumbnail(jpeg.thumbnail(opened.read(0, jpeg.HEAD)))
 
     def _open(self, config: Config, client: str, argument: str) -> OpenFile | None:
         """Open the saved file "UPLOAD.NUMBER", if it is there and this client may see it."""
@@ -150,11 +147,7 @@ class Services:
         return None
 
     def _login(self, config: Config, client: str, site: str, body: bytes) -> Reply:
-        try:
-            user = social.parse_login(body)
-        except social.CredentialsError as error:
-            logger.warning(f"{client}: a login to {site} is refused: {error}")
-            return social.NO_USER
+        user = social.parse_login(body)
         if user is None:
             return social.LOGGED_OUT
         if not _may_send(config, client, user, f"a login to {site}"):

@@ -28,9 +28,7 @@ SESSION_LIFE = 30 * 86400.0  # seconds without use
 MAX_SESSIONS = 1000
 # A file follows its announcement at once, but a video may take hours.
 ANNOUNCEMENT_LIFE = 86400.0  # seconds
-MAX_ANNOUNCEMENTS = 10_000
-# A caption may have 64 KiB, but a camera's has 64 bytes: 10,000 of those fit.
-MAX_ANNOUNCED = 4 << 20  # bytes of names, albums and captions
+MAX_ANNOUNCEMENTS = 1000
 
 # Errors of SQLite that mean that the contents are damaged; 0 is another schema.
 _DAMAGE = {0, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -51,8 +49,7 @@ CREATE TABLE announcement (
     site TEXT NOT NULL,
     name TEXT,
     album TEXT NOT NULL,
-    caption TEXT NOT NULL,
-    size INTEGER NOT NULL    -- bytes of its texts
+    caption TEXT NOT NULL
 );
 CREATE INDEX announcement_session ON announcement (session);
 """
@@ -119,17 +116,13 @@ class Sessions:
         """
         token = secrets.token_hex(16)
         session, now = _digest(announcement.session_key), self._clock()
-        name, album, caption = announcement.name, announcement.album, announcement.caption
-        size = sum(len(text.encode("utf-8", "replace")) for text in (name or "", album, caption))
+        album, caption = announcement.album, announcement.caption
         with self._database.transaction() as database:
             database.execute("UPDATE session SET used = ? WHERE id = ?", (now, session))
             database.execute(
-                "DELETE FROM announcement WHERE made < ? OR id IN (SELECT id FROM (SELECT id,"
-                " row_number() OVER latest AS number, sum(size) OVER latest AS total"
-                " FROM announcement WINDOW latest AS"
-                " (ORDER BY made DESC, rowid DESC ROWS UNBOUNDED PRECEDING))"
-                " WHERE number > ? OR total > ?)",
-                (now - ANNOUNCEMENT_LIFE, MAX_ANNOUNCEMENTS - 1, MAX_ANNOUNCED - size),
+                "DELETE FROM announcement WHERE made < ? OR id IN"
+                " (SELECT id FROM announcement ORDER BY made DESC, rowid DESC LIMIT -1 OFFSET ?)",
+                (now - ANNOUNCEMENT_LIFE, MAX_ANNOUNCEMENTS - 1),
             )
             insert(
                 database,
@@ -138,10 +131,9 @@ class Sessions:
                 session=session,
                 made=now,
                 site=site,
-                name=name,
+                name=announcement.name,
                 album=album,
                 caption=caption,
-                size=size,
             )
         return token, Post(client, user, session, site, album, caption)
 

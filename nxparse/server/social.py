@@ -36,10 +36,10 @@ HOST = "snsgw.samsungmobile.com"
 # ottokiksmaler/nx500_nx1_modding).
 MAX_VALUE = 63
 MAX_NAME = 256  # characters of a user's name, an album, a file name
+MAX_CAPTION = 1000  # characters; a camera's caption has at most 64 bytes
 
 LOGGED_OUT = Reply(200, b"Logged out for real!")
 LOGIN_FAILED = refusal(401, "Login failed")
-NO_USER = refusal(401, "Login failed", unknown=True)
 SESSION_EXPIRED = refusal(401, "Session expired")
 
 
@@ -66,19 +66,13 @@ def parse_login(body: bytes) -> str | None:
     Raises BodyError; CredentialsError without a user.
     """
     elements = _read(body)
-    if _attribute(elements, "method").lower() == "logout":
+    if _value(elements, "method").lower() == "logout":
         return None
-    name = markup.first(elements, "username")
-    if name is None or "value" not in name.attributes:
-        raise CredentialsError("it names no user")
-    key = markup.first(elements, "cryptsessionkey")
-    if key is None or "value" not in key.attributes:
-        user = _text(unquote_to_bytes(name.attributes["value"]))
-    else:
-        user = _decrypted(name.attributes["value"], key.attributes["value"])
-    user = one_line(user)[:MAX_NAME]
+    name, key = _attribute(elements, "username"), _attribute(elements, "cryptsessionkey")
+    decoded = _decrypted(name, key) if key else _text(unquote_to_bytes(name))
+    user = one_line(decoded)[:MAX_NAME]
     if not user:
-        raise CredentialsError("the name of its user is empty")
+        raise CredentialsError("it names no user")
     return user
 
 
@@ -86,14 +80,13 @@ def parse_announcement(body: bytes) -> Announcement:
     """Read the body of a request to `photo` or `video`. Raises BodyError."""
     elements = _read(body, "content")
     # A video has a Category instead, which is the site's and does not name the camera.
-    album = markup.first(elements, "album")
-    file = markup.first(elements, "file")
-    content = markup.first(elements, "content")
+    album = _attribute(elements, "album", "name")
+    content = _first(elements, "content")
     return Announcement(
-        session_key=_attribute(elements, "sessionkey"),
-        name=file.attributes.get("name", "")[:MAX_NAME] or None if file else None,
-        album=one_line(album.attributes.get("name", ""))[:MAX_NAME] if album else "",
-        caption=content.text if content else "",
+        session_key=_value(elements, "sessionkey"),
+        name=_attribute(elements, "file", "name")[:MAX_NAME] or None,
+        album=one_line(album)[:MAX_NAME],
+        caption=content.text[:MAX_CAPTION] if content else "",
     )
 
 
@@ -126,13 +119,22 @@ def _read(body: bytes, *texts: str) -> list[Element]:
     return elements
 
 
-def _attribute(elements: Sequence[Element], name: str) -> str:
+def _first(elements: Sequence[Element], name: str) -> Element | None:
+    return next((element for element in elements if element.name == name), None)
+
+
+def _attribute(elements: Sequence[Element], name: str, attribute: str = "value") -> str:
+    """Return an attribute of the first element of this name, or ""."""
+    element = _first(elements, name)
+    return element.attributes.get(attribute, "") if element else ""
+
+
+def _value(elements: Sequence[Element], name: str) -> str:
     """Return the first attribute of this name, or else the value of an element."""
     for element in elements:
         if name in element.attributes:
             return element.attributes[name]
-    other = markup.first(elements, name)
-    return other.attributes.get("value", "") if other else ""
+    return _attribute(elements, name)
 
 
 def _decrypted(value: str, key: str) -> str:

@@ -56,24 +56,17 @@ def test_a_new_mail_server_is_checked(folder: Path, monkeypatch: pytest.MonkeyPa
     one.close()
 
 
-async def test_opened_again(folder: Path) -> None:
-    """An ended backend is closed, so that another process can open it."""
-    first = opened(folder)
-    first.hand_over()
-    await first.end(no_interrupt, timeout=60.0)
-    second = opened(folder)
-
-    assert second is not first
-    second.close()
-
-
-def test_two_processes_in_one_folder(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The second process gets no backend, and logs a sentence."""
+async def test_two_processes_in_one_folder(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The second process gets no backend, and logs a sentence, until the first has ended."""
     first = opened(folder)
     assert open_backend(parsed(folder)) is None
     assert "uploads cannot be stored: " in caplog.text
     assert "another nx_addon is using it" in caplog.text
-    first.close()
+    first.hand_over()
+    await first.end(no_interrupt, timeout=60.0)
+    second = opened(folder)
+    assert second is not first
+    second.close()
 
 
 def test_mail_server_out_of_reach(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -44,32 +44,25 @@ def not_with(method: str, allow: str) -> Endpoint:
         (("GET", "gld.samsungosp.com", "/"), GLD_CHECK),
         (("HEAD", "gld.samsungosp.com", "/"), GLD_CHECK),
         (("GET", "gld.samsungosp.com", "/?x=/y"), GLD_CHECK),
-        (("GET", "gld.samsungosp.com", ""), GLD_CHECK),
         (("GET", "www.yahoo.co.kr", "/"), YAHOO_CHECK),
         (("GET", "www.msn.com", "/?x"), MSN_CHECK),
         (("POST", "gld.samsungosp.com", "/"), not_with("POST", "GET, HEAD")),
         (("GET", "gld.samsungosp.com", "/x"), UNKNOWN),
-        (("GET", "www.msn.com", "/x"), UNKNOWN),
         # The page.
         (("GET", "www.samsungimaging.com", "/"), A_PAGE),
         (("GET", "", "/"), A_PAGE),
-        (("GET", "msn.com", "/"), A_PAGE),
         (("GET", "", "/older/x"), Endpoint(Service.PAGE, "x")),
         (("GET", "", "/thumbnail/x.1"), Endpoint(Service.THUMBNAIL, "x.1")),
-        (("GET", "", "/thumbnail/x/1"), UNKNOWN),
         (("GET", "", "/file/x.1?y"), Endpoint(Service.OPEN, "x.1")),
         (("HEAD", "", "/download/x.1"), Endpoint(Service.DOWNLOAD, "x.1")),
         (("GET", "", "/file/../x"), UNKNOWN),
-        (("GET", "", "/readme"), Endpoint(Service.README)),
         # E-mail.
         (("POST", "www.ospserver.net", f"{EMAIL}?DUID=123456789033"), AN_EMAIL),
-        (("POST", "www.ospserver.net", f"{EMAIL}?DUID={'9' * 8192}"), AN_EMAIL),
         (("POST", "", EMAIL), AN_EMAIL),
         (("GET", "www.ospserver.net", EMAIL), not_with("GET", "POST")),
         (("post", "www.ospserver.net", EMAIL), not_with("post", "POST")),
         (("M" * 21, "www.ospserver.net", EMAIL), not_with("M" * 20, "POST")),
         (("POST", "www.ospserver.net", f"/{EMAIL}"), UNKNOWN),
-        (("POST", "www.ospserver.net", f"{EMAIL}/"), UNKNOWN),
         (("POST", "www.ospserver.net", "/social/columbus/%65mail"), UNKNOWN),
         (("OPTIONS", "www.ospserver.net", "*"), UNKNOWN),
         # The social gateway.
@@ -114,7 +107,6 @@ def test_find(request_: tuple[str, str, str], endpoint: Endpoint) -> None:
         (Endpoint(Service.THUMBNAIL, "x.1"), {"page"}),
         (Endpoint(Service.OPEN, "x.1"), {"page", "file"}),
         (Endpoint(Service.DOWNLOAD, "x.1"), {"page", "file"}),
-        (Endpoint(Service.README), {"page"}),
         (Endpoint(Service.LOGIN, "flickr"), set()),
         (Endpoint(Service.LIST), {"unknown"}),
         (Endpoint(Service.ACCOUNT), {"unknown"}),
@@ -201,15 +193,12 @@ def test_page_origin(method: str, headers: list[tuple[str, str]], origin: str | 
 @pytest.mark.parametrize(
     ("host", "bare"),
     [
-        pytest.param("WWW.OspServer.Net", "www.ospserver.net", id="upper-case"),
-        pytest.param("www.ospserver.net:80", "www.ospserver.net", id="port"),
-        pytest.param("www.ospserver.net.", "www.ospserver.net", id="dot"),
-        pytest.param(" www.ospserver.net\t", "www.ospserver.net", id="blanks"),
-        pytest.param("192.0.2.1:8080", "192.0.2.1", id="ipv4"),
-        pytest.param("[2001:DB8::1]:80", "2001:db8::1", id="ipv6-port"),
-        pytest.param("[2001:db8::1]", "2001:db8::1", id="ipv6"),
-        pytest.param("2001:db8::1", "2001:db8::1", id="ipv6-bare"),
-        pytest.param("", "", id="empty"),
+        ("WWW.OspServer.Net", "www.ospserver.net"),
+        ("www.ospserver.net:80", "www.ospserver.net"),
+        (" www.ospserver.net.\t", "www.ospserver.net"),
+        ("[2001:DB8::1]:80", "2001:db8::1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("", ""),
     ],
 )
 def test_bare_host(host: str, bare: str) -> None:
@@ -237,26 +226,18 @@ def test_hosts(host: str, ours: bool, resolves: bool) -> None:
     assert (host in hosts, hosts.resolves(host)) == (ours, resolves)
 
 
-SPELLINGS = ("{}", "{}:80", "{}.", "{}.:80")
-
-
-def spelled(host: str) -> list[str]:
-    return [form.format(name) for name in (host, host.upper()) for form in SPELLINGS]
-
-
 @pytest.mark.parametrize(
     ("further", "yahoo", "msn"),
     [
-        pytest.param((), True, False, id="none"),
-        pytest.param(("www.msn.com",), True, True, id="name"),
-        pytest.param(("*.msn.com",), True, True, id="glob"),
-        pytest.param(("www.yahoo.co.kr", "*.yahoo.*"), True, False, id="yahoo"),
+        ((), True, False),
+        (("www.msn.com",), True, True),
+        (("*.msn.com",), True, True),
+        (("www.yahoo.co.kr", "*.yahoo.*"), True, False),
     ],
 )
 def test_shared_hosts_in_dns(further: tuple[str, ...], yahoo: bool, msn: bool) -> None:
     """DNS leads to us for Yahoo, for MSN only if it is named; neither is ever wholly ours."""
     hosts = Hosts(further)
-    assert {hosts.resolves(name) for name in spelled("www.yahoo.co.kr")} == {yahoo}
-    assert {hosts.resolves(name) for name in spelled("www.msn.com")} == {msn}
-    both = spelled("www.yahoo.co.kr") + spelled("www.msn.com")
-    assert [name for name in both if name in hosts] == []
+    for host, resolves in (("www.yahoo.co.kr", yahoo), ("www.msn.com", msn)):
+        for name in (host, host.upper(), f"{host}:80", f"{host}."):
+            assert (name in hosts, hosts.resolves(name)) == (False, resolves)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nxparse.server.files import FileReply, UnsatisfiableError, disposition, parse_range, reply_with
+from nxparse.server.files import FileReply, disposition, parse_range, reply_with
 from nxparse.server.reply import Reply
 from nxparse.store.saved import LocalCopy, OpenFile, identity_of, open_unchanged
 
@@ -54,8 +54,8 @@ def is_closed(file: OpenFile) -> bool:
         ("bytes=-101", (0, 100)),
         ("BYTES=0-0", (0, 1)),
         ("bytes= 0-0 ,", (0, 1)),
-        ("bytes=100-", "unsatisfiable"),
-        ("bytes=-0", "unsatisfiable"),
+        ("bytes=100-", (100, 100)),
+        ("bytes=-0", (100, 100)),
         # Anything else is the whole file.
         ("", None),
         ("bytes=-", None),
@@ -67,31 +67,25 @@ def is_closed(file: OpenFile) -> bool:
         ("bytes=0-" + "9" * 5000, None),
     ],
 )  # fmt: skip
-def test_parse_range(value: str, found: object) -> None:
+def test_parse_range(value: str, found: tuple[int, int] | None) -> None:
     """Single ranges, open ranges and suffixes of a file of 100 bytes are parsed."""
-    if found == "unsatisfiable":
-        with pytest.raises(UnsatisfiableError):
-            parse_range(value, 100)
-    else:
-        assert parse_range(value, 100) == found
-    if found:
-        with pytest.raises(UnsatisfiableError):
-            parse_range(value, 0)
+    assert parse_range(value, 100) == found
+    start, end = parse_range(value, 0) or (0, 0)
+    assert start >= end
 
 
 @pytest.mark.parametrize(
     ("content", "media_type", "shown"),
     [
-        pytest.param(JPEG, "image/jpeg", True, id="jpeg"),
-        pytest.param(MP4, "video/mp4", True, id="mp4"),
-        pytest.param(MP4.replace(b"mp42", b"qt  "), "video/mp4", True, id="mov"),
-        pytest.param(b"<!DOCTYPE html><script>", "", False, id="html"),
-        pytest.param(b'<svg xmlns="http://www.w3.org/2000/svg">', "", False, id="svg"),
-        pytest.param(b"<?xml version='1.0'?>", "", False, id="xml"),
-        pytest.param(b"%PDF-1.7", "", False, id="pdf"),
-        pytest.param(b"GIF89a<script>", "", False, id="gif"),
-        pytest.param(b"", "", False, id="empty"),
+        (JPEG, "image/jpeg", True),
+        (MP4, "video/mp4", True),
+        (MP4.replace(b"mp42", b"qt  "), "video/mp4", True),
+        (b"<!DOCTYPE html><script>", "", False),
+        (b'<svg xmlns="http://www.w3.org/2000/svg">', "", False),
+        (b"GIF89a<script>", "", False),
+        (b"", "", False),
     ],
+    ids=["jpeg", "mp4", "mov", "html", "svg", "gif", "empty"],
 )
 def test_types(opened: Opener, content: bytes, media_type: str, shown: bool) -> None:
     """The content decides the type; a browser shows only photos and videos."""
@@ -104,11 +98,9 @@ def test_types(opened: Opener, content: bytes, media_type: str, shown: bool) -> 
         assert is_inline is (shown and not download)
         assert "sandbox" in fields["Content-Security-Policy"]
         assert "allow-scripts" not in fields["Content-Security-Policy"]
-        assert (
-            fields["X-Content-Type-Options"],
-            fields["Cross-Origin-Resource-Policy"],
-            fields["Cache-Control"],
-        ) == ("nosniff", "same-origin", "private, no-store")
+        assert fields["X-Content-Type-Options"] == "nosniff"
+        assert fields["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert fields["Cache-Control"] == "private, no-store"
         assert not [name for name in fields if name.startswith("Access-Control")]
 
 
@@ -137,39 +129,33 @@ def test_names(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "headers", "status", "start", "length", "size"),
+    ("method", "range_", "if_range", "status", "start", "length"),
     [
-        ("GET", {}, 200, 0, 100, "100"),
-        ("HEAD", {}, 200, 0, 0, "100"),
-        ("HEAD", {"Range": "bytes=0-9"}, 200, 0, 0, "100"),
-        ("GET", {"Range": "bytes=10-19"}, 206, 10, 10, "10"),
-        ("GET", {"range": "bytes=-5"}, 206, 95, 5, "5"),
-        ("GET", {"Range": "bytes=0-"}, 206, 0, 100, "100"),
-        ("GET", {"Range": "bytes=0-1,5-6"}, 200, 0, 100, "100"),
-        ("GET", {"Range": "bytes=10-19", "If-Range": "ETAG"}, 206, 10, 10, "10"),
-        ("GET", {"Range": "bytes=10-19", "If-Range": '"other"'}, 200, 0, 100, "100"),
-        ("GET", {"Range": "bytes=10-19", "If-Range": "W/ETAG"}, 200, 0, 100, "100"),
-        ("GET", {"Range": "bytes=10-19", "If-Range": "Sun, 29 Nov 2026 00:00:00 GMT"},
-            200, 0, 100, "100"),
-        ("GET", {"Range": "bytes=200-", "If-Range": '"other"'}, 200, 0, 100, "100"),
+        ("GET", "", "", 200, 0, 100),
+        ("HEAD", "", "", 200, 0, 0),
+        ("HEAD", "bytes=0-9", "", 200, 0, 0),
+        ("GET", "bytes=10-19", "", 206, 10, 10),
+        ("GET", "bytes=-5", "", 206, 95, 5),
+        ("GET", "bytes=0-", "", 206, 0, 100),
+        ("GET", "bytes=0-1,5-6", "", 200, 0, 100),
+        ("GET", "bytes=10-19", "ETAG", 206, 10, 10),
+        ("GET", "bytes=10-19", '"other"', 200, 0, 100),
+        ("GET", "bytes=10-19", "W/ETAG", 200, 0, 100),
+        ("GET", "bytes=10-19", "Sun, 29 Nov 2026 00:00:00 GMT", 200, 0, 100),
+        ("GET", "bytes=200-", '"other"', 200, 0, 100),
     ],
-)  # fmt: skip
+)
 def test_ranges(
-    opened: Opener,
-    method: str,
-    headers: dict[str, str],
-    status: int,
-    start: int,
-    length: int,
-    size: str,
+    opened: Opener, method: str, range_: str, if_range: str, status: int, start: int, length: int
 ) -> None:
     """The head and the bytes that are sent follow RFC 9110."""
     file = opened(JPEG)
-    sent = [(name, value.replace("ETAG", file.etag)) for name, value in headers.items()]
-    reply = reply_with(file, method, sent, download=False)
+    sent = [("Range", range_), ("if-range", if_range.replace("ETAG", file.etag))]
+    reply = reply_with(file, method, [one for one in sent if one[1]], download=False)
     assert isinstance(reply, FileReply)
     fields = dict(reply.headers)
     assert (reply.status, reply.start, reply.length) == (status, start, length)
+    size = str(length if method == "GET" else 100)
     assert (fields["Content-Length"], fields["Accept-Ranges"]) == (size, "bytes")
     content_range = f"bytes {start}-{start + length - 1}/100" if status == 206 else None
     assert fields.get("Content-Range") == content_range

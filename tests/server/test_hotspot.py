@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nxparse.server import hotspot
 from nxparse.server.hotspot import MSN, YAHOO, PortalCheck, PortalState
 
-PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=50)
 
 CLIENT = "192.0.2.7"
 OTHER = "192.0.2.8"

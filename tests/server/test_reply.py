@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 
-PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=200)
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=50)
 
 
 def test_fields() -> None:
@@ -41,10 +41,11 @@ def test_accepted() -> None:
 @pytest.mark.parametrize(
     ("reply", "remark"),
     [
-        pytest.param(refusal(401, "Sender not in whitelist"), "Sender not in whitelist", id="ours"),
-        pytest.param(ACCEPTED, "", id="none"),
-        pytest.param(Reply(400, b"<!-- caf\xe9 -->"), "caf\ufffd", id="not-ascii"),
+        (refusal(401, "Sender not in whitelist"), "Sender not in whitelist"),
+        (ACCEPTED, ""),
+        (Reply(400, b"<!-- caf\xe9 -->"), "caf\ufffd"),
     ],
+    ids=["ours", "none", "not-ascii"],
 )
 def test_remark(reply: Reply, remark: str) -> None:
     """The reason in the comment of a refusal can be parsed."""
@@ -54,18 +55,13 @@ def test_remark(reply: Reply, remark: str) -> None:
 @pytest.mark.parametrize(
     ("reason", "comment"),
     [
-        pytest.param("", "", id="empty"),
-        pytest.param("no --> way", "no ?-? way", id="end-of-comment"),
-        pytest.param("a--b---c-", "a?-b??-c?", id="dashes"),
-        pytest.param("a-b", "a-b", id="dash"),
-        pytest.param("<Response Status='succ' />", "?Response Status='succ' /?", id="markup"),
-        pytest.param("a&b", "a?b", id="reference"),
-        pytest.param("a\r\nb\0c\x1bd\x7fe", "a??b?c?d?e", id="controls"),
-        pytest.param("é\ud800\u2028", "???", id="not-ascii"),
-        pytest.param("{0.__class__} %s", "{0.__class__} %s", id="format-strings"),
-        pytest.param("x" * 200, "x" * 200, id="200"),
-        pytest.param("x" * 201, "x" * 200, id="201"),
-        pytest.param("x" * 199 + "-x", "x" * 199 + "-", id="dash-at-the-cut"),
+        ("", ""),
+        ("no --> way", "no ?-? way"),
+        ("a-b--c---d-", "a-b?-c??-d?"),
+        ("<Response Status='succ' />", "?Response Status='succ' /?"),
+        ("a&b\r\nc\0d\x1be\x7ff é\ud800\u2028", "a?b??c?d?e?f ???"),
+        ("x" * 201, "x" * 200),
+        ("x" * 199 + "-x", "x" * 199 + "-"),
     ],
 )
 def test_reason_stays_in_its_comment(reason: str, comment: str) -> None:
