@@ -9,8 +9,6 @@ import email.utils
 import errno
 import re
 import socket
-import ssl
-import threading
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,7 +42,7 @@ from tests.smtp_servers import HOST, Act, Authority, Mail, MailServer, Script, S
 
 pytestmark = pytest.mark.usefixtures("no_authorities")
 
-PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=40)
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=10)
 
 SENDER, RECIPIENT = "camera@example.com", "me@example.org"
 
@@ -181,7 +179,7 @@ class TestCompose:
             pytest.param("a@b", "J. Doe", "", ("a@b", '"J. Doe" <a@b>', None), id="quoted"),
             pytest.param("a@b", "", "c@d", ("c@d", "c@d", "a@b"), id="mail-from"),
             pytest.param("a@b", "Jo", "c@d", ("c@d", "Jo <c@d>", "Jo <a@b>"), id="both"),
-            pytest.param("a@b", "", "a@b", ("a@b", "a@b", None), id="equal"),
+            pytest.param("a@b", "", "a@b", ("a@b", "a@b", "a@b"), id="equal"),
             pytest.param("", "Jo", "c@d", ("c@d", "Jo <c@d>", None), id="no-sender"),
             pytest.param("a@bü.example", "", "", ("a@xn--b-eha.example",) * 2 + (None,), id="idna"),
         ],
@@ -231,17 +229,12 @@ BREAKS += ["\u2028", "\u2029", "\ud800", "\udc0d\udc0a"]
 NAUGHTY = {
     "korean": "카메라에서 보낸 사진",
     "encoded-newline": "a =?UTF-8?Q?=0A?=Bcc: x@y",
-    "encoded-crlf": "=?utf-8?b?DQpCY2M6IHhAeQ==?=",
-    "half-an-encoded-word": "a =?utf-8?q?",
     "split-encoded-word": "=?utf-8?q?" + "b " * 60 + "?=",
-    "20-kB-of-korean": "가" * 7000,
+    "long-korean": "가" * 700,
     "double-blanks": "a  b",
     "1100-blanks": "a" + " " * 1100 + "b",
     "emoji": "👨‍👩‍👧‍👦" * 20,
-    "right-to-left": "\u202eabc אבג \u2066def",
     "quotes": 'a "b\\" c',
-    "brackets": "<x@y>, (a) [b]; c: d",
-    "format": "{0.__class__} %s %n ${HOME} $(id)",
 }
 
 LONG = "가" * 83 + ".jpg"
@@ -276,18 +269,13 @@ class TestInjection:
         "text",
         [
             pytest.param("a\n.\nb\r\n.\r\nc\r.\rd", id="dots"),
-            pytest.param("a" * 5000, id="long-line"),
             pytest.param(f"a\r\n--nx-{ID}--\r\nb", id="boundary"),
-            pytest.param("a\u2028b\u2029c\x85d\ve\f", id="odd-line-ends"),
+            pytest.param("a\u2028b\u2029c\x85d\ve\f\ud800", id="odd-characters"),
         ],
     )
     def test_text(self, text: str) -> None:
-        """The text arrives unchanged."""
-        assert read_back(composed(upload(text=text))).text == text
-
-    def test_text_with_surrogates(self) -> None:
-        """A surrogate becomes a question mark."""
-        assert read_back(composed(upload(text="a\ud800b"))).text == "a?b"
+        """The text arrives unchanged, except for surrogates."""
+        assert read_back(composed(upload(text=text))).text == text.replace("\ud800", "?")
 
     @pytest.mark.parametrize(
         ("name", "expected"),
@@ -345,7 +333,7 @@ class TestInjection:
 
 
 BLOCK = 57 * 1024
-SIZES = [*range(60), *range(112, 117), *range(169, 174)]
+SIZES = [*range(4), *range(55, 60), *range(112, 117)]
 SIZES += [size + more for size in (BLOCK, 2 * BLOCK) for more in (-1, 0, 1)]
 
 
@@ -363,7 +351,7 @@ class TestSize:
 
     def test_memory(self) -> None:
         """Memory does not grow with the attachments."""
-        file = File("a.jpg", "image/jpeg", 4 << 20, 0, lambda start, end: bytes(end - start))
+        file = File("a.jpg", "image/jpeg", 2 << 20, 0, lambda start, end: bytes(end - start))
         tracemalloc.start()
         try:
             message = composed(upload(file))
@@ -377,35 +365,21 @@ class TestSize:
 
 # Replies to a message that is too large, from the sources and documentation of servers.
 TOO_LARGE = [
-    "552 5.3.4 Message size exceeds fixed limit",  # Postfix, MAIL FROM
-    "552 5.3.4 Error: message file too big",  # Postfix, after DATA
-    "552 Message size exceeds maximum permitted",  # Exim
+    "552 5.3.4 Message size exceeds fixed limit",  # Postfix
     "552 message too big",  # Exim
     "552 5.2.3 Message size exceeds fixed maximum message size (20000000)",  # Sendmail
-    "552 5.3.4 Message is too large; 20000000 bytes max",  # Sendmail
     "550 5.3.4 ROUTING.SizeLimit; message size exceeds fixed maximum size for route",  # Exchange
-    "550 5.2.3 RESOLVER.RST.RecipSizeLimit; message too large for this recipient",  # Exchange
-    "550 5.2.3 RESOLVER.RST.SendSizeLimit.Sender; message too large for this sender",
     "554 5.2.3 MapiExceptionMessageSizeExceeded",  # Exchange Online
     "552-5.3.4 Your message exceeded Google's message size limits. To view our\r\n"
     "552-5.3.4 message size guidelines, go to\r\n"
     "552 5.3.4 https://support.google.com/mail/?p=MaxSizeError x17-20020a5d - gsmtp",
     "554 Message too large",  # Yahoo
-    "552-Requested mail action aborted: exceeded storage allocation\r\n"
-    "552-Message size exceeds maximum permitted\r\n"
-    "552 For explanation visit https://postmaster.gmx.net/en/case?c=r0601",  # GMX, web.de
     "552 Requested mail action aborted: exceeded storage allocation",  # GMX, web.de
     "554 Transaction failed: Message is too big",  # GMX, web.de
     "553 Message size exceeds the limit",  # Zoho
-    "554 5.6.0 Message size is more than the allowed limit",  # Zoho
     "554 Transaction failed: Message too long.",  # Amazon SES
     "554 Message rejected: Stream is more than 6000 bytes long.",
-    "554 Transaction failed: Message length is more than 10485760 bytes long: '10485761'.",
-    "552 sorry, that message size exceeds my databytes limit (#5.3.4)",  # qmail
-    "552 Message exceeds the maximum size of this mailbox",
-    "523 Message length (41000000 bytes) exceeds administrative limit.",  # Courier
-    "523",
-    "554 Maximum email size exceeded.",  # Mimecast
+    "523",  # Courier
     "550 Requested action not taken: email larger than 25 MB",
     "552",
 ]
@@ -416,12 +390,9 @@ NOT_TOO_LARGE = [
     "550 5.1.1 <me@example.org>: Recipient address rejected: User unknown",
     "552 5.2.2 mailbox full",
     "550 5.2.2 mailbox size limit exceeded",
-    "554 5.2.2 <me@example.org> quota exceeded",
     "552-5.7.0 This message was blocked because its content presents a potential\r\n"
     "552 5.7.0 security issue. x17 - gsmtp",
     "550 5.4.5 Daily user sending limit exceeded.",
-    "550 5.6.0 Line too long",
-    "554 header section too large",
     "550 5.7.1 client [85.3.4.17] blocked, see http://example.org/85.2.3",
     "550 Message rate limit exceeded",
     "550 5.6.1 Message contains a file that is not allowed",
@@ -469,7 +440,7 @@ TIMED_OUT = Like(rf"SERVER: (Connection unexpectedly closed: )?(.* )?timed out({
 @pytest.fixture(autouse=True)
 def _short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that fails takes seconds, not minutes."""
-    for name in ("CONNECT_TIMEOUT", "REPLY_TIMEOUT", "FINAL_TIMEOUT", "QUIT_TIMEOUT"):
+    for name in ("CONNECT_TIMEOUT", "REPLY_TIMEOUT", "QUIT_TIMEOUT"):
         monkeypatch.setattr(mail, name, 5.0)
 
 
@@ -491,21 +462,21 @@ TO_THREE = composed(upload(photo()), [A, B, C])
 
 def huge() -> OutgoingMessage:
     """A message that is larger than the buffers of a connection."""
-    file = File("a.jpg", "image/jpeg", 64 << 20, 0, lambda start, end: bytes(end - start))
+    file = File("a.jpg", "image/jpeg", 62 << 20, 0, lambda start, end: bytes(end - start))
     return composed(upload(file))
 
 
 class TestSend:
     """A server that accepts mail."""
 
-    @pytest.mark.parametrize("login", [False, True], ids=["no-login", "login"])
     @pytest.mark.parametrize(
-        ("security", "offered"),
+        ("security", "offered", "login"),
         [
-            pytest.param(Security.IF_OFFERED, False, id="smtp-in-clear"),
-            pytest.param(Security.IF_OFFERED, True, id="smtp-over-tls"),
-            pytest.param(Security.STARTTLS, True, id="starttls"),
-            pytest.param(Security.TLS, True, id="smtps"),
+            pytest.param(Security.IF_OFFERED, False, False, id="smtp-in-clear"),
+            pytest.param(Security.IF_OFFERED, True, False, id="smtp-without-login"),
+            pytest.param(Security.IF_OFFERED, True, True, id="smtp-over-tls"),
+            pytest.param(Security.STARTTLS, True, True, id="starttls"),
+            pytest.param(Security.TLS, True, True, id="smtps"),
         ],
     )
     def test_security(
@@ -527,58 +498,43 @@ class TestSend:
         assert server.mails == [Mail(SENDER, (A, B, C), data, offered, user)]
         assert server.logins == ([("PLAIN", USER, SECRET)] if login else [])
 
-    @pytest.mark.parametrize("host", [HOST, "localhost"])
-    def test_name_in_certificate(self, host: str, trusted: Authority) -> None:
-        """A certificate may be for a name or for an address."""
-        with MailServer(tls=trusted.context(host)) as server:
-            assert send(ONE, at(server, Security.STARTTLS, host=host)) == []
+    def test_name_in_certificate(self, trusted: Authority) -> None:
+        """A certificate may be for a name."""
+        with MailServer(tls=trusted.context("localhost")) as server:
+            assert send(ONE, at(server, Security.STARTTLS, host="localhost")) == []
 
 
 class TestCertificates:
     """A server has to prove its name."""
 
-    @pytest.fixture(params=["self-signed", "another"])
-    def certificate(
-        self, request: pytest.FixtureRequest, trusted: Authority
-    ) -> tuple[ssl.SSLContext, str]:
-        """A wrong certificate, and the reason why it is refused."""
-        if request.param == "self-signed":
-            return trusted.self_signed(), "self-signed certificate"
-        reason = r"IP address mismatch, certificate is not valid for '127\.0\.0\.1'\.?"
-        return trusted.context("mail.example"), reason
-
     @pytest.mark.parametrize(
         ("security", "login"),
         [
             pytest.param(Security.STARTTLS, (), id="starttls"),
-            pytest.param(Security.TLS, (), id="smtps"),
-            pytest.param(Security.TLS, (USER, SECRET), id="smtps-with-password"),
-            pytest.param(Security.IF_OFFERED, (USER, SECRET), id="smtp-with-password"),
-            pytest.param(Security.IF_OFFERED, (USER,), id="smtp-with-user-only"),
+            pytest.param(Security.TLS, (USER, SECRET), id="smtps"),
+            pytest.param(Security.IF_OFFERED, (USER,), id="smtp-with-user"),
         ],
     )
+    @pytest.mark.parametrize("self_signed", [True, False], ids=["self-signed", "another"])
     def test_refused(
-        self, security: Security, login: tuple[str, ...], certificate: tuple[ssl.SSLContext, str]
+        self, security: Security, login: tuple[str, ...], self_signed: bool, trusted: Authority
     ) -> None:
         """A server with a wrong certificate gets neither mail nor password."""
-        tls, reason = certificate
+        reason = "self-signed certificate" if self_signed else "IP address mismatch, .*"
+        tls = trusted.self_signed() if self_signed else trusted.context("mail.example")
         greeting = (Act.TLS, "220 mail.example") if security is Security.TLS else "220 mail.example"
         script: Script = {"greeting": greeting, "EHLO": ehlo("STARTTLS", "AUTH PLAIN")}
         with ScriptedServer(script, tls=tls) as server:
             found = outcome(ONE, at(server, security, *login))
-        assert found == Failure(
-            UnreachableError,
-            Like(
-                r"SERVER: \[SSL: CERTIFICATE_VERIFY_FAILED\] certificate verify failed: "
-                rf"{reason} \(_ssl\.c:\d+\); nx_smtp must contain the host name of .*"
-            ),
+        assert found == unreachable(
+            Like(rf"SERVER: .*failed: {reason} \(.*\); nx_smtp must contain the host name of .*")
         )
         expected = ["connect"] if security is Security.TLS else ["connect", "EHLO", "STARTTLS"]
         assert server.keys == expected
 
-    def test_tolerated(self, certificate: tuple[ssl.SSLContext, str]) -> None:
+    def test_tolerated(self, trusted: Authority) -> None:
         """smtp:// without a user accepts any certificate (RFC 7435)."""
-        with MailServer(tls=certificate[0]) as server:
+        with MailServer(tls=trusted.self_signed()) as server:
             assert send(ONE, at(server)) == []
         assert [found.secure for found in server.mails] == [True]
 
@@ -609,26 +565,16 @@ CONVERSATIONS: dict[str, tuple[Script, list[Refused] | Failure, list[str]]] = {
     "helo": ({"EHLO": "500 what?"}, [], [*HELO, *ALL[2:]]),
     "no-helo": ({"EHLO": "500", "HELO": "502 what?"}, unreachable("SERVER: 502 what?"), HELO),
     "ehlo-odd-lines": ({"EHLO": "250-\r\n250-??\r\n250 "}, [], ALL),
-    "size-of-nothing": ({"EHLO": ehlo("SIZE")}, [], ALL),
-    "size-0": ({"EHLO": ehlo("SIZE 0")}, [], ALL),
-    "size-superscript": ({"EHLO": b"250-a\r\n250 SIZE \xb2\r\n"}, [], ALL),
-    "size-of-5000-digits": ({"EHLO": ehlo("SIZE " + "9" * 5000)}, [], ALL),
-    "size-too-small": (
-        {"EHLO": ehlo("size 100")},
-        too_large("SERVER accepts at most 100 bytes"),
-        up_to("EHLO", "QUIT"),
-    ),
     "rcpt-251": ({"RCPT": "251 2.1.5 forwarded"}, [], ALL),
     "data-250": (
         {"DATA": "250 2.0.0 what?"},
-        temporary("SERVER replies to DATA with 250"),
+        temporary(f"{REFUSED}250 2.0.0 what?"),
         up_to("DATA", "QUIT"),
     ),
     "data-closed": ({"DATA": Act.CLOSE}, temporary(LOST), up_to("DATA")),
     "before-the-dot": ({"content": Act.CLOSE}, temporary(LOST), up_to("DATA")),
     "half-closed": ({"content": Act.SHUT}, temporary(LOST), up_to(".")),
     "after-the-dot": ({".": Act.CLOSE}, temporary(LOST), up_to(".")),
-    "bare-newline": ({".": b"250 ok\n"}, [], ALL),
     "dot-abc": ({".": "abc odd"}, temporary(f"{REFUSED}-1 odd"), ALL),
     "dot-1-MB": ({".": MEGABYTE}, temporary(f"SERVER: 500 Line too long.{DOUBT}"), up_to(".")),
     # An accepted message stays accepted.
@@ -639,12 +585,10 @@ CONVERSATIONS: dict[str, tuple[Script, list[Refused] | Failure, list[str]]] = {
 # Replies that refuse the message.
 REFUSALS = [
     ("MAIL", "451 later", TemporaryError),
-    ("MAIL", "550 not you", PermanentError),
     ("MAIL", "552 5.3.4 too large", TooLargeError),
     ("MAIL", "530 5.7.0 Authentication required", UnreachableError),
     ("MAIL", "421 4.3.2 busy", UnreachableError),
     ("DATA", "451 later", TemporaryError),
-    ("DATA", "554 no", PermanentError),
     ("DATA", "554 5.3.4 Message too big for system", TooLargeError),
     (".", "451 greylisted", TemporaryError),
     (".", "554 5.7.1 spam", PermanentError),
@@ -741,7 +685,7 @@ class TestConversation:
     @pytest.mark.parametrize("stage", ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "."])
     def test_silence(self, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A silent server is abandoned at each stage."""
-        for name in ("CONNECT_TIMEOUT", "REPLY_TIMEOUT", "FINAL_TIMEOUT"):
+        for name in ("CONNECT_TIMEOUT", "REPLY_TIMEOUT"):
             monkeypatch.setattr(mail, name, 0.15)
         with ScriptedServer({stage: Act.READ_ON}) as server:
             found = outcome(ONE, at(server))
@@ -769,14 +713,6 @@ class TestConversation:
         with ScriptedServer({"content": Act.STALL}) as server:
             assert outcome(huge(), at(server)) == temporary(LOST)
         assert (server.keys, server.messages) == (up_to("DATA"), [])
-
-    def test_slow_final_reply(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The reply after the final dot may take longer than any other."""
-        monkeypatch.setattr(mail, "REPLY_TIMEOUT", 0.3)
-        pause = threading.Event()
-        with ScriptedServer({".": (lambda: pause.wait(0.4), "250 2.0.0 queued")}) as server:
-            assert send(ONE, at(server)) == []
-        assert server.messages == [CONTENT]
 
     def test_photo_cannot_be_read(self) -> None:
         """A message that cannot be completed gets no final dot and no QUIT."""
@@ -834,7 +770,6 @@ class TestStartTls:
         ("reply", "expected"),
         [
             pytest.param("454 not now", "SERVER: 454 not now", id="454"),
-            pytest.param("502 what?", "SERVER: 502 what?", id="502"),
             pytest.param("250 ok", "SERVER: 250 ok", id="250"),
             pytest.param(Act.CLOSE, LOST, id="closed"),
             pytest.param(("220 go ahead", Act.CLOSE), NO_TLS_BEGINS, id="closed-before-tls"),
@@ -845,18 +780,13 @@ class TestStartTls:
             ),
         ],
     )
-    @pytest.mark.parametrize("security", [Security.STARTTLS, Security.IF_OFFERED])
     def test_failing(
-        self,
-        reply: str | Act | tuple[str | Act, ...],
-        expected: str | Like,
-        security: Security,
-        trusted: Authority,
+        self, reply: str | Act | tuple[str | Act, ...], expected: str | Like, trusted: Authority
     ) -> None:
         """If TLS is offered and fails, nothing is sent without it."""
         script: Script = {"EHLO": ehlo("STARTTLS", "AUTH PLAIN"), "STARTTLS": reply}
         with ScriptedServer(script, tls=trusted.context()) as server:
-            found = outcome(ONE, at(server, security, USER, SECRET))
+            found = outcome(ONE, at(server, user=USER, password=SECRET))
         assert found == unreachable(expected)
         assert server.keys == UP_TO_STARTTLS
 
@@ -972,9 +902,14 @@ class TestLogin:
 class TestPasswordInClear:
     """User and password are sent over TLS or to a loopback address, or not at all."""
 
-    @pytest.mark.parametrize("method", ["PLAIN", "LOGIN"])
-    @pytest.mark.parametrize("host", [HOST, "localhost"])
-    @pytest.mark.parametrize("password", [SECRET, ""], ids=["password", "user-only"])
+    @pytest.mark.parametrize(
+        ("method", "host", "password"),
+        [
+            pytest.param("PLAIN", HOST, SECRET, id="plain"),
+            pytest.param("LOGIN", HOST, "", id="login-user-only"),
+            pytest.param("PLAIN", "localhost", SECRET, id="name-of-this-machine"),
+        ],
+    )
     def test_stripped(
         self, method: str, host: str, password: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -1000,7 +935,6 @@ class TestPasswordInClear:
 class TestConnect:
     """No connection at all."""
 
-    @pytest.mark.parametrize("security", Security)
     @pytest.mark.parametrize(
         ("error", "text"),
         [
@@ -1009,16 +943,14 @@ class TestConnect:
         ],
         ids=["no-name", "no-text"],
     )
-    def test_unreachable(
-        self, security: Security, error: OSError, text: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_unreachable(self, error: OSError, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A host that cannot be found or reached is retried."""
 
         def getaddrinfo(*arguments: object) -> None:
             raise error
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-        found = outcome(ONE, Smarthost("mail.example", 25, security, USER, SECRET))
+        found = outcome(ONE, Smarthost("mail.example", 25, Security.TLS, USER, SECRET))
         assert found == unreachable(Like(f"SERVER: {text}"))
 
 
