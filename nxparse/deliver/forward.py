@@ -84,11 +84,11 @@ def _error(response: Response, to: Server) -> DeliveryError:
     reason = f"{to} replied {status} {responses.get(status, '')}".rstrip()
     if status == 413:
         return TooLargeError(reason)
-    if http_client.is_temporary(status):
-        wait = response.headers.get("Retry-After", "").strip()
-        if re.fullmatch(r"[0-9]{1,9}", wait):
-            return UnreachableError(reason, float(wait))
-        return TemporaryError(reason)
-    if 300 <= status < 400 and "Location" in response.headers:
+    if 300 <= status <= 399:
         reason += "; redirects are not followed, so the rule needs the final URL"
-    return PermanentError(reason)
+    if not http_client.is_temporary(status):
+        return PermanentError(reason)
+    wait = response.headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", wait):
+        return UnreachableError(reason, float(wait))
+    return TemporaryError(reason)
