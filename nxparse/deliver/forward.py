@@ -51,7 +51,7 @@ def parse_server(url: str) -> Server:
         query = quote(parts.query, safe="/?%:@!$&'()*+,;=~-._")
         user, password = map(unquote_to_bytes, (parts.username or "", parts.password or ""))
         # These could not be sent, which is better reported now than at each upload.
-        if b":" in user or parts.fragment or re.search(r"[\s\0]", url):
+        if parts.fragment or re.search(r"[\s\0]", url):
             raise ValueError
     except ValueError:
         raise ValueError("not a URL like https://host/path") from None

@@ -33,10 +33,10 @@ from nxparse.deliver.errors import (
     clean_text,
 )
 from nxparse.deliver.http_client import Origin
-from nxparse.deliver.privacy import is_loopback
 from nxparse.store.records import Delivery
 from nxparse.upload import File, Upload, camera
 
+OPTIONS = {"visibility", "postscript"}
 VISIBILITIES = ("public", "unlisted", "private", "direct")
 POSTSCRIPT = "\N{CAMERA} {camera}"  # if the camera is known
 
@@ -77,15 +77,11 @@ def parse_account(url: str) -> Account:
         options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     except ValueError:
         raise ValueError("not a URL like https://TOKEN@host/") from None
-    if not origin.secure and not is_loopback(origin.host):
-        raise ValueError("http:// would send the access token unencrypted: use https://")
-    if parts.path not in ("", "/") or parts.fragment:
+    if parts.path not in ("", "/") or parts.fragment or options.keys() - OPTIONS:
         raise ValueError("only ?visibility=... and &postscript=... can follow the host")
     token = unquote(parts.password or parts.username or "")
     if not re.fullmatch(r"[!-~]+", token):
         raise ValueError("there is no access token before the host, as in https://${TOKEN}@host/")
-    if unknown := options.keys() - {"visibility", "postscript"}:
-        raise ValueError(f"there is no {min(unknown)}: there are visibility and postscript")
     visibility = options.get("visibility")
     if visibility is not None and visibility not in VISIBILITIES:
         raise ValueError(f"the visibility is none of {', '.join(VISIBILITIES)}")

@@ -79,7 +79,6 @@ class TestServer:
             "http://h\0/geheim",
             "http://h/geheim\udcff",
             "http://me:geheim\udcff@h/",
-            "http://me%3Ayou:geheim@h/",
         ],
     )
     def test_wrong_url(self, url: str) -> None:
