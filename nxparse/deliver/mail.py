@@ -335,7 +335,7 @@ def _log_in(smtp: smtplib.SMTP, server: Smarthost) -> None:
             f"supported: PLAIN LOGIN): check host and port in nx_smtp",
             LOGIN_RETRY,
         )
-    if code not in (235, 503):  # 503: already logged in
+    if code != 235:
         raise UnreachableError(
             f"{server} refuses the login of {server.user!r} ({_reply(code, text, server)}): "
             f"check the user and password in nx_smtp",

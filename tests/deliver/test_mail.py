@@ -10,7 +10,7 @@ import errno
 import re
 import socket
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email.header import decode_header, make_header
 from email.message import EmailMessage
@@ -76,26 +76,6 @@ def content(message: OutgoingMessage) -> bytes:
     return data
 
 
-def parsed(data: bytes) -> EmailMessage:
-    """A message read by the standard library, which finds no defect.
-
-    Encoded words in the name of a file violate RFC 2047, but mail programs write them for
-    programs that do not support RFC 2231.
-    """
-    message = email.message_from_bytes(data, policy=email.policy.default)
-    assert isinstance(message, EmailMessage)
-    for part in message.walk():
-        assert part.defects == []
-        defects = [
-            (name, str(defect))
-            for name, value in part.items()
-            for defect in value.defects
-            if name != "Content-Type" or not re.search("encoded.word", str(defect))
-        ]
-        assert defects == []
-    return message
-
-
 HEADERS = ["From", "To", "Subject", "Date", "Message-ID", "MIME-Version", "Content-Type"]
 TEXT_HEADERS = ["Content-Type", "Content-Transfer-Encoding"]
 FILE_HEADERS = ["Content-Type", "Content-Disposition", "Content-Transfer-Encoding"]
@@ -111,8 +91,10 @@ class ReadBack:
 
 
 def read_back(message: OutgoingMessage) -> ReadBack:
-    """Parse a message, after a check that it has no header but those intended."""
-    found = parsed(content(message))
+    """Parse a message, after a check that it has no defects and no header but those intended."""
+    found = email.message_from_bytes(content(message), policy=email.policy.default)
+    assert isinstance(found, EmailMessage)
+    assert [part.defects for part in found.walk() if part.defects] == []
     assert [name for name in found if name != "Reply-To"] == HEADERS
     text, *files = found.iter_parts()
     assert isinstance(text, EmailMessage)
@@ -195,23 +177,14 @@ class TestCompose:
         assert headers["Message-ID"] == f"<{ID}@{domain}>"
 
     @pytest.mark.parametrize(
-        ("sender", "recipients", "mail_from", "wrong"),
-        [
-            pytest.param("", [RECIPIENT], "", "", id="no-sender"),
-            pytest.param("a@b\r\nBcc: x@y", [RECIPIENT], "", "a@b\r\nBcc: x@y", id="sender"),
-            pytest.param("a@b", ["c@d, x@y"], "", "c@d, x@y", id="list"),
-            pytest.param("a@b", ["c@d>\r\nRCPT TO:<x@y"], "", "c@d>\r\nRCPT TO:<x@y", id="to"),
-            pytest.param("a@b", [RECIPIENT, "gerät@d"], "", "gerät@d", id="second"),
-            pytest.param("a@b", [RECIPIENT], "c@d\r\nBcc: x@y", "c@d\r\nBcc: x@y", id="from"),
-        ],
+        ("sender", "recipient", "mail_from"),
+        [("", RECIPIENT, ""), ("a@b", "c@d, x@y", ""), ("a@b", RECIPIENT, "c@d\r\nBcc: x@y")],
+        ids=["no-sender", "list", "line-break"],
     )
-    def test_wrong_address(
-        self, sender: str, recipients: list[str], mail_from: str, wrong: str
-    ) -> None:
+    def test_wrong_address(self, sender: str, recipient: str, mail_from: str) -> None:
         """An address that is not exactly one deliverable address is refused."""
-        with pytest.raises(AddressError) as caught:
-            composed(upload(sender=sender), recipients, mail_from=mail_from)
-        assert str(caught.value) == f"{wrong!r} is not an e-mail address"
+        with pytest.raises(AddressError, match="is not an e-mail address"):
+            composed(upload(sender=sender), [RECIPIENT, recipient], mail_from=mail_from)
 
     def test_many_recipients(self) -> None:
         """64 recipients, the most that an upload can have, fit into To."""
@@ -222,8 +195,7 @@ class TestCompose:
 
 
 # Characters that end a line or a header somewhere. In a header each becomes a blank.
-BREAKS = ["\r", "\n", "\r\n", "\r\n ", "\v", "\f", "\0", "\x1b", "\x7f", "\x85"]
-BREAKS += ["\u2028", "\u2029", "\ud800", "\udc0d\udc0a"]
+BREAKS = "\rBcc: x@y\nBcc: x@y\r\nBcc: x@y\v \f \0 \x1b \x7f \x85 \u2028 \u2029 \ud800 \udc0d\udc0a"
 
 # Texts that must be read back unchanged.
 NAUGHTY = {
@@ -254,29 +226,6 @@ class TestInjection:
         assert found.text == text
         assert found.attachments == [(photo(name=text).safe_name, "image/jpeg", PHOTO)]
 
-    @pytest.mark.parametrize("between", BREAKS, ids=ascii)
-    def test_breaks(self, between: str) -> None:
-        """A line break in a text does not start a new header."""
-        text = f"{between}a{between}Bcc: x@y{between}{between}é{between}"
-        message = composed(upload(photo(name=f"{text}.jpg"), subject=text, name=text))
-        assert mailboxes(message, "From") == [("a Bcc: x@y é", SENDER)]
-        found = read_back(message)
-        assert visible(found.headers["Subject"]) == "a Bcc: x@y é"
-        assert found.attachments == [(photo(name=f"{text}.jpg").safe_name, "image/jpeg", PHOTO)]
-        assert read_back(composed(upload(subject=between))).headers["Subject"] == ""
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            pytest.param("a\n.\nb\r\n.\r\nc\r.\rd", id="dots"),
-            pytest.param(f"a\r\n--nx-{ID}--\r\nb", id="boundary"),
-            pytest.param("a\u2028b\u2029c\x85d\ve\f\ud800", id="odd-characters"),
-        ],
-    )
-    def test_text(self, text: str) -> None:
-        """The text arrives unchanged, except for surrogates."""
-        assert read_back(composed(upload(text=text))).text == text.replace("\ud800", "?")
-
     @pytest.mark.parametrize(
         ("name", "expected"),
         [
@@ -297,39 +246,19 @@ class TestInjection:
         assert name_in_old_programs(message) == expected
 
     @PROPERTY
-    @given(
-        st.text(),
-        st.text(),
-        st.text(),
-        st.text() | st.none(),
-        st.sampled_from([SENDER, "a@bücher.example", ""]) | st.text(),
-        st.sampled_from([RECIPIENT, "a@b"]) | st.text(),
-        st.sampled_from(["", "photos@example.net"]) | st.text(),
-    )
-    @example("a" + " " * 998 + "b", "", "", "", SENDER, RECIPIENT, "")
-    def test_any_text(
-        self,
-        subject: str,
-        name: str,
-        text: str,
-        filename: str | None,
-        sender: str,
-        recipient: str,
-        mail_from: str,
-    ) -> None:
-        """Any upload becomes a message with exactly its headers, or has a wrong address."""
-        given = upload(photo(name=filename), sender=sender, name=name, subject=subject, text=text)
-        try:
-            message = composed(given, [recipient], mail_from=mail_from)
-        except AddressError:
-            assert {sender, recipient, mail_from} - {SENDER, RECIPIENT, "photos@example.net"}
-            return
+    @given(st.text(), st.text(), st.text() | st.none())
+    @example("a" + " " * 998 + "b", "", "")
+    @example(BREAKS, BREAKS, BREAKS)
+    @example("\n", f"a\r\n.\r\nb\n.\n--nx-{ID}--\r\n", None)
+    def test_any_text(self, header: str, text: str, filename: str | None) -> None:
+        """Any upload becomes a message with exactly its headers."""
+        given = upload(photo(name=filename), name=header, subject=header, text=text)
+        message = composed(given)
         found = read_back(message)
-        assert visible(found.headers["Subject"]) == visible(subject)
+        assert visible(found.headers["Subject"]) == visible(header)
+        assert mailboxes(message, "From") == [(visible(header), SENDER)]
         assert found.text == text.encode("utf-8", "replace").decode()
         assert found.attachments == [(given.files[0].safe_name, "image/jpeg", PHOTO)]
-        assert [found.headers["To"]] == list(message.recipients)
-        assert mailboxes(message, "From") == [(visible(name), message.sender)]
 
 
 BLOCK = 57 * 1024
@@ -462,7 +391,7 @@ TO_THREE = composed(upload(photo()), [A, B, C])
 
 def huge() -> OutgoingMessage:
     """A message that is larger than the buffers of a connection."""
-    file = File("a.jpg", "image/jpeg", 62 << 20, 0, lambda start, end: bytes(end - start))
+    file = File("a.jpg", "image/jpeg", 64 << 20, 0, lambda start, end: bytes(end - start))
     return composed(upload(file))
 
 
@@ -548,23 +477,15 @@ def up_to(last: str, *more: str) -> list[str]:
 
 
 HELO = ["connect", "EHLO", "HELO"]
-GARBAGE = b"\0\xff garbage\x1b[31m\r\n"
 MEGABYTE = b"250 " + b"a" * 1_000_000 + b"\r\n"
 REFUSED = "SERVER refuses the message: "
-NO_TLS_BEGINS = Like(r"SERVER: (\[Errno \d+\] .+|.*EOF occurred in violation.*)")
 
 # What a server does, what becomes of the message, and the steps of the conversation.
 CONVERSATIONS: dict[str, tuple[Script, list[Refused] | Failure, list[str]]] = {
     "greeting-421": ({"greeting": "421 busy"}, unreachable("SERVER: 421 busy"), ["connect"]),
-    "greeting-garbage": (
-        {"greeting": GARBAGE},
-        unreachable("SERVER: -1 arbage [31m"),
-        ["connect"],
-    ),
     "greeting-closed": ({"greeting": Act.CLOSE}, unreachable(LOST), ["connect"]),
     "helo": ({"EHLO": "500 what?"}, [], [*HELO, *ALL[2:]]),
     "no-helo": ({"EHLO": "500", "HELO": "502 what?"}, unreachable("SERVER: 502 what?"), HELO),
-    "ehlo-odd-lines": ({"EHLO": "250-\r\n250-??\r\n250 "}, [], ALL),
     "rcpt-251": ({"RCPT": "251 2.1.5 forwarded"}, [], ALL),
     "data-250": (
         {"DATA": "250 2.0.0 what?"},
@@ -575,10 +496,8 @@ CONVERSATIONS: dict[str, tuple[Script, list[Refused] | Failure, list[str]]] = {
     "before-the-dot": ({"content": Act.CLOSE}, temporary(LOST), up_to("DATA")),
     "half-closed": ({"content": Act.SHUT}, temporary(LOST), up_to(".")),
     "after-the-dot": ({".": Act.CLOSE}, temporary(LOST), up_to(".")),
-    "dot-abc": ({".": "abc odd"}, temporary(f"{REFUSED}-1 odd"), ALL),
     "dot-1-MB": ({".": MEGABYTE}, temporary(f"SERVER: 500 Line too long.{DOUBT}"), up_to(".")),
     # An accepted message stays accepted.
-    "reset": ({".": ("250 ok", Act.RESET)}, [], up_to(".")),
     "quit-reset": ({"QUIT": Act.RESET}, [], ALL),
 }
 
@@ -621,22 +540,6 @@ class TestConversation:
         assert found == Failure(kind, f"SERVER refuses the {subject}: {reply}", retry_after)
         assert server.keys == up_to(step, "QUIT")
 
-    @pytest.mark.parametrize(
-        ("reply", "permanent", "reason"),
-        [
-            ("550 5.1.1 no such user", True, "550 5.1.1 no such user"),
-            ("450 4.2.0 later", False, "450 4.2.0 later"),
-            ("299 odd", False, "299 odd"),
-            ("550-5.1.1 no\r\n550-5.1.1  such\tuser\x07\r\n550 5.1.1 here", True,
-                "550 5.1.1 no 5.1.1 such user 5.1.1 here"),
-        ],
-    )  # fmt: skip
-    def test_refused_recipient(self, reply: str, permanent: bool, reason: str) -> None:
-        """The only recipient is refused, for now or for good."""
-        with ScriptedServer({"RCPT": reply}) as server:
-            assert outcome(ONE, at(server)) == [Refused(RECIPIENT, permanent, reason)]
-        assert server.keys == up_to("RCPT", "QUIT")
-
     def test_commands(self) -> None:
         """The envelope is in the commands. SIZE is sent only if the server offers it."""
         for extensions, options in ((), ""), (("SIZE 9999999",), f" SIZE={ONE.size}"):
@@ -656,9 +559,9 @@ class TestConversation:
                 id="one-accepted",
             ),
             pytest.param(
-                ["550 5.1.1 no", "450 4.2.0 later", "abc odd"],
+                ["550-5.1.1 no\r\n550 5.1.1  such\tuser\x07", "450 4.2.0 later", "abc odd"],
                 [
-                    Refused(A, True, "550 5.1.1 no"),
+                    Refused(A, True, "550 5.1.1 no 5.1.1 such user"),
                     Refused(B, False, "450 4.2.0 later"),
                     Refused(C, False, "-1 odd"),
                 ],
@@ -727,7 +630,6 @@ class TestConversation:
             found = outcome(message, at(server))
         assert found == temporary("SERVER: [Errno 5] Input/output error")
         assert (server.keys, server.messages) == (up_to("DATA"), [])
-        assert server.cut == [b"".join(readable_chunks(message))]
 
     def test_own_name_not_ascii(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A machine whose name is not ASCII can send mail."""
@@ -737,58 +639,21 @@ class TestConversation:
         assert server.keys == ALL
 
 
-def readable_chunks(message: OutgoingMessage) -> Iterator[bytes]:
-    """The chunks of a message up to the first error."""
-    try:
-        yield from message.chunks()
-    except OSError:
-        return
-
-
 UP_TO_STARTTLS = up_to("EHLO", "STARTTLS")
+UP_TO_AUTH = up_to("EHLO", "AUTH")
 
 
 class TestStartTls:
     """From a connection in clear to one over TLS."""
 
-    @pytest.mark.parametrize(
-        ("reply", "keys"),
-        [(ehlo("AUTH PLAIN"), up_to("EHLO")), ("500 what?", HELO)],
-        ids=["stripped", "no-ehlo"],
-    )
-    def test_not_offered(self, reply: str, keys: list[str]) -> None:
+    def test_not_offered(self) -> None:
         """With smtp+starttls:// nothing is sent to a server without STARTTLS."""
-        with ScriptedServer({"EHLO": reply}) as server:
+        with ScriptedServer({"EHLO": ehlo("AUTH PLAIN")}) as server:
             found = outcome(ONE, at(server, Security.STARTTLS, USER, SECRET))
-        assert found == Failure(
-            UnreachableError,
-            "SERVER does not offer STARTTLS, which nx_smtp demands: check its port, or use smtps://",
+        assert found == unreachable(
+            "SERVER does not offer STARTTLS, which nx_smtp demands: check its port, or use smtps://"
         )
-        assert server.keys == keys
-
-    @pytest.mark.parametrize(
-        ("reply", "expected"),
-        [
-            pytest.param("454 not now", "SERVER: 454 not now", id="454"),
-            pytest.param("250 ok", "SERVER: 250 ok", id="250"),
-            pytest.param(Act.CLOSE, LOST, id="closed"),
-            pytest.param(("220 go ahead", Act.CLOSE), NO_TLS_BEGINS, id="closed-before-tls"),
-            pytest.param(
-                ("220 go ahead", b"no TLS at all, but so many bytes\r\n", Act.SHUT),
-                Like(r"SERVER: \[SSL: [A-Z_]+\] .+"),
-                id="garbage",
-            ),
-        ],
-    )
-    def test_failing(
-        self, reply: str | Act | tuple[str | Act, ...], expected: str | Like, trusted: Authority
-    ) -> None:
-        """If TLS is offered and fails, nothing is sent without it."""
-        script: Script = {"EHLO": ehlo("STARTTLS", "AUTH PLAIN"), "STARTTLS": reply}
-        with ScriptedServer(script, tls=trusted.context()) as server:
-            found = outcome(ONE, at(server, user=USER, password=SECRET))
-        assert found == unreachable(expected)
-        assert server.keys == UP_TO_STARTTLS
+        assert server.keys == up_to("EHLO")
 
     def test_injection(self, trusted: Authority) -> None:
         """Data that arrives before TLS is ignored afterwards."""
@@ -822,24 +687,52 @@ def no_method(offered: str = "none") -> Failure:
 
 AUTH_PLAIN = ehlo("AUTH PLAIN LOGIN")
 AUTH_LOGIN = ehlo("AUTH CRAM-MD5 LOGIN")
+TLS = ehlo("STARTTLS", "AUTH PLAIN")
 
-# The offer, the reply to AUTH, the replies to what follows, and the result.
-LOGINS: dict[str, tuple[str, str, list[str], list[Refused] | Failure]] = {
-    "plain": (AUTH_PLAIN, "235 ok", [], []),
-    "case": (ehlo("auth plain"), "235 ok", [], []),
-    "old-spelling": (ehlo("AUTH=LOGIN PLAIN"), "235 ok", [], []),
-    "login": (AUTH_LOGIN, "334 VXNlcm5hbWU6", ["334 UA==", "235 ok"], []),
-    "already-logged-in": (AUTH_PLAIN, "503 5.5.1 already", [], []),
-    "535": (AUTH_PLAIN, "535 5.7.8 no", [], login_refused("535 5.7.8 no")),
-    "abc": (AUTH_PLAIN, "abc odd", [], login_refused("-1 odd")),
-    "login-password": (AUTH_LOGIN, "334 ", ["334 ", "535 no"], login_refused("535 no")),
-    "secret-password": (AUTH_PLAIN, f"535 no, {SECRET}", [], login_refused("535 no, ***")),
-    "secret-plain": (AUTH_PLAIN, f"500 AUTH {PLAIN}?", [], login_refused("500 AUTH ***?")),
+
+# The script of the server, the result, and the steps of the conversation.
+LOGINS: dict[str, tuple[Script, list[Refused] | Failure, list[str]]] = {
+    "plain": ({"EHLO": AUTH_PLAIN}, [], [*UP_TO_AUTH, *ALL[2:]]),
+    "login": (
+        {"EHLO": AUTH_LOGIN, "AUTH": "334 VXNlcm5hbWU6", "response": ["334 UA==", "235 ok"]},
+        [],
+        [*UP_TO_AUTH, "response", "response", *ALL[2:]],
+    ),
+    "535": ({"EHLO": AUTH_PLAIN, "AUTH": "535 no"}, login_refused("535 no"), UP_TO_AUTH),
+    "closed": ({"EHLO": AUTH_PLAIN, "AUTH": Act.CLOSE}, unreachable(LOST), UP_TO_AUTH),
+    "not-offered": ({"EHLO": ehlo("SIZE")}, no_method("none"), up_to("EHLO")),
+    "cram-md5": ({"EHLO": ehlo("AUTH CRAM-MD5 X")}, no_method("CRAM-MD5 X"), up_to("EHLO")),
+    # The password is removed from each reply.
+    "secret-plain": (
+        {"EHLO": AUTH_PLAIN, "AUTH": f"500 AUTH {PLAIN}?"},
+        login_refused("500 AUTH ***?"),
+        UP_TO_AUTH,
+    ),
     "secret-login": (
-        AUTH_LOGIN,
-        "334 ",
-        ["334 ", f"500 what is {SECRETS[1]}?"],
+        {"EHLO": AUTH_LOGIN, "AUTH": "334 ", "response": ["334 ", f"500 what is {SECRETS[1]}?"]},
         login_refused("500 what is ***?"),
+        [*UP_TO_AUTH, "response", "response"],
+    ),
+    "secret-later": (
+        {"EHLO": AUTH_PLAIN, "RCPT": f"550 {SECRET}"},
+        [Refused(RECIPIENT, True, "550 ***")],
+        [*UP_TO_AUTH, "MAIL", "RCPT", "QUIT"],
+    ),
+    # If TLS is offered and fails, nothing is sent without it.
+    "tls-454": (
+        {"EHLO": TLS, "STARTTLS": "454 not now"},
+        unreachable("SERVER: 454 not now"),
+        UP_TO_STARTTLS,
+    ),
+    "tls-closed": (
+        {"EHLO": TLS, "STARTTLS": ("220 go ahead", Act.CLOSE)},
+        unreachable(Like(r"SERVER: (\[Errno \d+\] .+|.*EOF occurred in violation.*)")),
+        UP_TO_STARTTLS,
+    ),
+    "tls-garbage": (
+        {"EHLO": TLS, "STARTTLS": ("220", b"no TLS at all, but so many bytes\r\n", Act.SHUT)},
+        unreachable(Like(r"SERVER: \[SSL: [A-Z_]+\] .+")),
+        UP_TO_STARTTLS,
     ),
 }
 
@@ -847,56 +740,20 @@ LOGINS: dict[str, tuple[str, str, list[str], list[Refused] | Failure]] = {
 class TestLogin:
     """One attempt, then a long wait. The password appears in no text."""
 
-    @pytest.mark.parametrize(
-        ("offer", "reply", "responses", "expected"), LOGINS.values(), ids=LOGINS
-    )
+    @pytest.mark.parametrize(("script", "expected", "keys"), LOGINS.values(), ids=LOGINS)
     def test_replies(
-        self, offer: str, reply: str, responses: list[str], expected: list[Refused] | Failure
+        self,
+        script: Script,
+        expected: list[Refused] | Failure,
+        keys: list[str],
+        trusted: Authority,
     ) -> None:
-        """Any reply but success is a refusal, for an hour."""
-        script: Script = {"EHLO": offer, "AUTH": reply, "response": list(responses or ["500"])}
-        with ScriptedServer(script) as server:
+        """Each reply leads to the right error."""
+        with ScriptedServer(script, tls=trusted.context()) as server:
             assert outcome(ONE, at(server, user=USER, password=SECRET)) == expected
-        sent = [] if expected else ALL[2:]
-        assert server.keys == [*up_to("EHLO", "AUTH"), *["response"] * len(responses), *sent]
-
-    @pytest.mark.parametrize(
-        ("offer", "shown", "keys"),
-        [
-            pytest.param(ehlo("SIZE"), "none", up_to("EHLO"), id="not-offered"),
-            pytest.param(ehlo("AUTH CRAM-MD5 X"), "CRAM-MD5 X", up_to("EHLO"), id="others"),
-        ],
-    )
-    def test_no_method(self, offer: str, shown: str, keys: list[str]) -> None:
-        """The error names the methods that the server offers."""
-        with ScriptedServer({"EHLO": offer}) as server:
-            assert outcome(ONE, at(server, user=USER, password=SECRET)) == no_method(shown)
         assert server.keys == keys
-
-    def test_closed(self) -> None:
-        """A connection that breaks during the login is a reason to retry soon."""
-        with ScriptedServer({"EHLO": AUTH_PLAIN, "AUTH": Act.CLOSE}) as server:
-            found = outcome(ONE, at(server, user=USER, password=SECRET))
-        assert found == unreachable(LOST)
-
-    def test_password_in_a_later_reply(self) -> None:
-        """The password is removed from each reply."""
-        with ScriptedServer({"EHLO": AUTH_PLAIN, "RCPT": f"550 {SECRET}"}) as server:
-            found = outcome(ONE, at(server, user=USER, password=SECRET))
-        assert found == [Refused(RECIPIENT, True, "550 ***")]
-
-    def test_encoding(self) -> None:
-        """User and password are sent in UTF-8 and base64."""
-        script: Script = {
-            "EHLO": [AUTH_PLAIN, AUTH_LOGIN],
-            "AUTH": ["235 ok", "334 "],
-            "response": ["334 ", "235 ok"],
-        }
-        with ScriptedServer(script) as server:
-            for _ in range(2):
-                assert send(ONE, at(server, user=USER, password=SECRET)) == []
-        assert server.lines("AUTH") == [f"AUTH PLAIN {PLAIN}", "AUTH LOGIN"]
-        assert server.lines("response") == ["bWVAZXhhbXBsZS5vcmc=", SECRETS[1]]
+        if keys.count("response") == 2:
+            assert server.lines("response") == ["bWVAZXhhbXBsZS5vcmc=", SECRETS[1]]
 
 
 class TestPasswordInClear:
@@ -957,12 +814,10 @@ class TestConnect:
 class TestCheck:
     """The check of the mail server at the start."""
 
-    @pytest.mark.parametrize("security", Security)
-    def test_login(self, security: Security, trusted: Authority) -> None:
+    def test_login(self, trusted: Authority) -> None:
         """With a user, the check logs in over TLS and sends no mail."""
-        tls, implicit = trusted.context(), security is Security.TLS
-        with MailServer(tls=tls, implicit=implicit, login=(USER, SECRET)) as server:
-            found = check_smarthost(at(server, security, USER, SECRET))
+        with MailServer(tls=trusted.context(), login=(USER, SECRET)) as server:
+            found = check_smarthost(at(server, Security.STARTTLS, USER, SECRET))
         assert found == "127.0.0.1 accepts our login"
         assert (server.logins, server.mails) == ([("PLAIN", USER, SECRET)], [])
 
