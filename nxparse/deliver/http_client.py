@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from email.message import Message
 from urllib.parse import SplitResult, urlsplit
 
 from nxparse.deliver.errors import TemporaryError, UnreachableError
@@ -59,7 +58,6 @@ class Response:
     """A response. `body` is truncated, and empty if it could not be read."""
 
     status: int
-    headers: Message = field(repr=False)
     body: bytes = field(repr=False)
 
 
@@ -98,7 +96,7 @@ def request(
             connection.sock.settimeout(EARLY_TIMEOUT)
         try:
             with connection.getresponse() as raw:
-                response = Response(raw.status, raw.headers, _read(raw))
+                response = Response(raw.status, _read(raw))
         except (OSError, http.client.HTTPException) as error:
             raise TemporaryError(f"{origin}: {_describe(broken or error)}") from None
     if broken and 200 <= response.status <= 299:

@@ -354,9 +354,9 @@ def _send_envelope(
         code, text = smtp.rcpt(recipient)
         if code not in ACCEPTED:
             reply = _reply(code, text, server)
-            can_split = options and len(message.attachments) > 1
             # The code is left out: 552 means a full mailbox here.
-            if can_split and _is_permanent(code) and means_size(550, text):
+            is_size = _is_permanent(code) and means_size(550, text)
+            if is_size and len(message.attachments) > 1:
                 raise TooLargeError(f"{server} refuses {recipient}: {reply}")
             refused.append(Refused(as_given, _is_permanent(code), reply))
     return refused

@@ -19,7 +19,6 @@ from nxparse.deliver.errors import (
     PermanentError,
     TemporaryError,
     TooLargeError,
-    UnreachableError,
 )
 from nxparse.deliver.forward import Server, deliver, parse_server
 from nxparse.deliver.http_client import Origin
@@ -152,18 +151,6 @@ class TestStatus:
                     assert failure(running) == Failure(expected, text)
                 else:
                     send(running)
-
-    @pytest.mark.parametrize(
-        ("value", "kind", "wait"),
-        [(" 120 ", UnreachableError, 120.0), ("0", UnreachableError, 0.0)]
-        + [(value, TemporaryError, 0.0) for value in ("", "-5", "1.5", "9999999999", "\xb2")]
-        + [("Thu, 01 Jan 2026 12:00:00 GMT", TemporaryError, 0.0)],
-    )
-    def test_retry_after(self, value: str, kind: type[DeliveryError], wait: float) -> None:
-        """A Retry-After in seconds is obeyed by all uploads."""
-        with WebServer(reply("503 Wait", f"Retry-After: {value}")) as running:
-            found = failure(running)
-        assert found == Failure(kind, "SERVER replied 503 Service Unavailable", wait)
 
     def test_redirect(self) -> None:
         """Redirects are reported, without the URL, which may contain a secret."""

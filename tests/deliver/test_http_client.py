@@ -106,13 +106,12 @@ def test_wrong_url(url: str) -> None:
 
 def test_request() -> None:
     """The request arrives as it is, and so does the response."""
-    answer = reply("404 f\xc3\xbcr dich", "X-Y: z", body=b"123456789")
+    answer = reply("404 f\xc3\xbcr dich", body=b"123456789")
     with WebServer(answer) as running:
         headers = {"Content-Length": "3", "User-Agent": "nx_addon"}
         origin, chunks = at(running), [b"ab", b"c"]
         response = http_client.request(origin, "POST", "/a?b", headers, chunks)
-    assert (response.status, response.headers["x-y"]) == (404, "z")
-    assert response.body == b"123456789"
+    assert response == Response(404, b"123456789")
     assert (running.post.line, running.post.body) == ("POST /a?b HTTP/1.1", b"abc")
     assert dict(running.post.headers) == {
         "Accept-Encoding": "identity",
