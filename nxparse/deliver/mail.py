@@ -23,7 +23,6 @@ from functools import partial
 
 from nxparse.address import AddressError, deliverable, is_deliverable
 from nxparse.deliver.errors import (
-    DeliveryError,
     Outcome,
     PermanentError,
     Refused,
@@ -204,9 +203,11 @@ def _base64_lines(data: bytes) -> bytes:
 
 
 _SIZE_CODES = (523, 552)
-_SIZE = re.compile(r"\b5\.(?:3\.4|2\.3)\b|\b(?:size|big|large|larger|long|bytes)\b", re.IGNORECASE)
-# The mailbox is full, or the content is refused (RFC 3463).
-_NOT_SIZE = re.compile(r"\b5\.(?:2\.2|7\.\d+)\b")
+_SIZE = re.compile(
+    r"\b5\.(?:3\.4|2\.3)\b|\btoo (?:big|large|long)\b|\b(?:size|larger|bytes)\b", re.IGNORECASE
+)
+# The recipient is wrong, the mailbox is full, or the content is refused (RFC 3463).
+_NOT_SIZE = re.compile(r"\b5\.(?:1\.\d+|2\.2|7\.\d+)\b")
 
 
 def means_size(code: int, text: bytes) -> bool:
@@ -235,7 +236,7 @@ def send(message: OutgoingMessage, server: Smarthost) -> list[Refused]:
             if len(refused) < len(message.recipients):
                 _send_content(smtp, message, server)
                 doubt = "; it may have been accepted all the same"
-                _check("message", *smtp.getreply(), server)
+                _check("message", smtp.getreply(), server)
             return refused
         except (OSError, smtplib.SMTPException) as error:
             raise TemporaryError(f"{server}: {_describe(error, server)}{doubt}") from None
@@ -348,7 +349,7 @@ def _send_envelope(
 ) -> list[Refused]:
     """Send MAIL and RCPT. Returns the refused recipients."""
     options = [f"SIZE={message.size}"] if smtp.has_extn("size") else []
-    _check("sender", *smtp.mail(message.sender, options), server)
+    _check("sender", smtp.mail(message.sender, options), server)
     refused = []
     for recipient, as_given in message.recipients.items():
         code, text = smtp.rcpt(recipient)
@@ -363,9 +364,7 @@ def _send_envelope(
 
 
 def _send_content(smtp: smtplib.SMTP, message: OutgoingMessage, server: Smarthost) -> None:
-    code, text = smtp.docmd("DATA")
-    if code != 354:
-        raise _refusal("message", code, text, server)
+    _check("message", smtp.docmd("DATA"), server, accepted=(354,))
     try:
         for chunk in message.chunks():
             smtp.send(chunk)
@@ -375,21 +374,24 @@ def _send_content(smtp: smtplib.SMTP, message: OutgoingMessage, server: Smarthos
     smtp.send(b".\r\n")
 
 
-def _check(subject: str, code: int, text: bytes, server: Smarthost) -> None:
-    if code not in ACCEPTED:
-        raise _refusal(subject, code, text, server)
-
-
-def _refusal(subject: str, code: int, text: bytes, server: Smarthost) -> DeliveryError:
-    """Return the error that a reply code stands for. Codes that no RFC defines are temporary."""
+def _check(
+    subject: str,
+    reply: tuple[int, bytes],
+    server: Smarthost,
+    accepted: Sequence[int] = ACCEPTED,
+) -> None:
+    """Raise the error that a reply stands for. Codes that no RFC defines are temporary."""
+    code, text = reply
+    if code in accepted:
+        return
     reason = f"{server} refuses the {subject}: {_reply(code, text, server)}"
     if means_size(code, text):
-        return TooLargeError(reason)
+        raise TooLargeError(reason)
     if code == 530:  # it demands a login or TLS
-        return UnreachableError(reason, LOGIN_RETRY)
+        raise UnreachableError(reason, LOGIN_RETRY)
     if code == 421:  # it is about to close the connection
-        return UnreachableError(reason)
-    return (PermanentError if _is_permanent(code) else TemporaryError)(reason)
+        raise UnreachableError(reason)
+    raise (PermanentError if _is_permanent(code) else TemporaryError)(reason)
 
 
 def _is_permanent(code: int) -> bool:

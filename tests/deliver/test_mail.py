@@ -316,7 +316,8 @@ TOO_LARGE = [
 NOT_TOO_LARGE = [
     "554 5.7.1 spam",
     "554 5.7.1 Message exceeded the spam threshold",
-    "550 5.1.1 <me@example.org>: Recipient address rejected: User unknown",
+    "550 5.1.1 <size@example.org>: Recipient address rejected: User unknown",
+    "550 <big@example.org>: no such user",
     "552 5.2.2 mailbox full",
     "550 5.2.2 mailbox size limit exceeded",
     "552-5.7.0 This message was blocked because its content presents a potential\r\n"
