@@ -80,35 +80,24 @@ def test_help() -> None:
 
 RIGHT: list[tuple[str, object, object]] = [
     ("dir", "/srv/photos", Path("/srv/photos")),
-    ("dir", "my photos", Path("my photos")),
     ("dir", "~/photos", Path("/home/me/photos")),
     ("dir", "${PHOTOS}/nx", Path("/srv/photos/nx")),
     ("dir", "$PHOTOS/${1}{}", Path("$PHOTOS/${1}{}")),
-    ("hosts", ["WWW.Example.com", "cam?.[a-c]_x"], ("www.example.com", "cam?.[a-c]_x")),
-    ("hosts", ["example.com.", "${HOST}"], ("example.com", "cam.example.com")),
-    ("max_upload", "1234567", 1234567),
+    ("hosts", ["WWW.Example.com.", "cam?.[a-c]_x"], ("www.example.com", "cam?.[a-c]_x")),
     ("max_upload", "500k", 500 << 10),
-    ("max_upload", "16m", 16 << 20),
     ("max_upload", " 2GB ", 2 << 30),
     ("inspect", "${SIZE}", 7 << 20),
     ("inspect", "0", 0),
     ("dns", " 192.168.1.2\t", IPv4Address("192.168.1.2")),
-    ("dns", "${EMPTY} ", None),
     ("smtp", " ", None),
-    ("smtp", "${EMPTY}", None),
     ("senders", [" *@Example.ORG ", "${ADDRESS}"], ("*@Example.ORG", "me@example.org")),
     ("mail_from", " me@example.org ", "me@example.org"),
     ("mail_from", "me@bücher.example", "me@xn--bcher-kva.example"),
-    ("mail_from", "${ADDRESS}", "me@example.org"),
-    ("mail_from", "  ", None),
     ("retry_for", "45", 45.0),
     ("retry_for", "${TIME}", 90.0),
     ("retry_for", "30m", 1800.0),
-    ("retry_for", "12h", 43200.0),
     ("retry_for", " 14D\t", 1209600.0),
-    ("retry_for", "0", 0.0),
     ("report", "~/r.md", Path("/home/me/r.md")),
-    ("report", "${PHOTOS}/x", Path("/srv/photos/x")),
     ("report", " ", None),
     ("gallery", True, True),
 ]
@@ -129,8 +118,7 @@ def test_right(
     "texts",
     [
         ["b@example.org=drop", "a@example.org=save:/srv", "b@example.org=save"],
-        ["*=save:my photos", "${X}=save:a=b"],
-        ["*=save:${PHOTOS}/x", "a=save:{path}"],
+        ["*=save:my photos", "${X}=save:a=b", "*=save:${PHOTOS}/x", "a=save:{path}"],
         ["*=run:cp --suffix=.${TIME} '{file}' /srv/${EMPTY}", "*=run:x ${QUOTE}"],
         ["facebook=forward:https://me:${PASSWORD}@${HOST}:8443/x?a=b"],
     ],
@@ -184,10 +172,8 @@ def test_wrong(option: str, value: str, reason: str) -> None:
 
 def test_variables() -> None:
     """A value is checked with its variables expanded, and they must exist."""
-    assert refused(nx_dir="${EMPTY}") == f"nx_dir='${{EMPTY}}': {PATH}"
     assert refused(nx_senders=["${EMPTY}"]) == f"nx_senders='${{EMPTY}}': {SENDER}"
     assert refused(nx_dir="/srv/${NOWHERE}") == f"nx_dir='/srv/${{NOWHERE}}': {UNSET}"
-    assert refused(nx_hosts=["${NOWHERE}"]) == f"nx_hosts='${{NOWHERE}}': {UNSET}"
 
 
 def test_default_target() -> None:
@@ -300,11 +286,10 @@ def test_wrong_rule(value: str, shown: str, reason: str) -> None:
 SMTP = "smtp://mail.example.com"
 
 
-@pytest.mark.parametrize("target", ["mail", "mail:${ADDRESS}"])
-def test_mail_needs_a_server(target: str) -> None:
+def test_mail_needs_a_server() -> None:
     """A rule that mails needs nx_smtp."""
-    assert refused(nx_route=["a=save", f"b={target}"], nx_senders=["*"]) == (
-        f"nx_route='b={target}': nx_smtp is not set: add --set nx_smtp=smtps://user:password@host"
+    assert refused(nx_route=["a=save", "b=mail"], nx_senders=["*"]) == (
+        "nx_route='b=mail': nx_smtp is not set: add --set nx_smtp=smtps://user:password@host"
     )
 
 
@@ -314,12 +299,9 @@ MAIL, RUN, POST = "send mail in your name", "run that command", "post in your na
 @pytest.mark.parametrize(
     ("target", "act", "rules", "smtp"),
     [
-        ("mail", MAIL, [], SMTP),
         ("mail", MAIL, ["*=save"], SMTP),
         ("mail:me@example.org", MAIL, ["*=save", "*=mail:me@example.org"], SMTP),
         ("run:x {file}", RUN, ["*=save", "facebook=run:x {file}"], ""),
-        ("run:curl ...", RUN, ["*=run:curl -u me:f9e1 https://h"], ""),
-        ("forward:https://${HOST}", POST, ["*=forward:https://${HOST}"], ""),
         ("forward:https://h/...", POST, ["*=forward:https://me:f9e1@h/f9e1"], ""),
     ],
 )
@@ -351,11 +333,9 @@ def test_right_together(options: Mapping[str, object]) -> None:
     ("senders", "sender", "may"),
     [
         ([], "anybody", True),
-        ([], "", True),
         (["ME@example.org"], "me@Example.ORG", True),
         (["a@example.org", "*@EXAMPLE.net"], "b@example.net", True),
         (["me@example.org"], "you@example.org", False),
-        (["me@example.org"], "*", False),
         (["me@example.org"], "", False),
     ],
 )

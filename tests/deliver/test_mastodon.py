@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,6 @@ from tests.mastodon_server import (
     Step,
     answer,
     error,
-    page,
 )
 from tests.pictures import photo, picture
 from tests.web_servers import WebServer
@@ -280,14 +279,6 @@ class TestSend:
         assert post.field("visibility") is None
         assert (server.statuses[0].visibility, server.statuses[0].text) == ("private", "text")
 
-    def test_camera(self) -> None:
-        """The camera is that of the upload, even if its photo is not sent."""
-        files = [file(photo(model="NX300")), PICTURES[0]]
-        with MastodonServer() as server:
-            found = upload.posted("anna", "facebook", "", "text", files)
-            deliver(parse_account(url_of(server)), found, files[1:], delivery())
-        assert server.statuses[0].text == "text\n\n📷 NX300"
-
     def test_thread(self) -> None:
         """More photos than a post can have become a thread."""
         files = PICTURES[:9]
@@ -409,11 +400,9 @@ class TestStatus:
         [
             ({"error": "a\r\n\x1b[31m\u202eb\u2028  c"}, "a [31m b c"),
             ({"error": f"who is {TOKEN}?"}, "who is ***?"),
-            ({"error": ""}, "Gone"),
-            (["No"], "Gone"),
             ("No", "Gone"),
         ],
-        ids=["controls", "token", "empty", "list", "text"],
+        ids=["controls", "token", "text"],
     )
     def test_reason(self, content: object, expected: str) -> None:
         """The reason is printable and without the token."""
@@ -441,18 +430,10 @@ class TestStatus:
 
     @pytest.mark.parametrize(
         "body",
-        [
-            b"",
-            b"<html>",
-            b"[1]",
-            b"null",
-            b"{}",
-            b'{"id": ""}',
-            b"[" * 100_000,
-        ],
+        [b"", b"<html>", b"[1]", b"{}", b'{"id": ""}', b"[" * 100_000],
         ids=lambda body: body[:20].decode("latin-1") or "empty",
     )
-    @pytest.mark.parametrize("call", [Call.UPLOAD, Call.POLL, Call.POST])
+    @CALLS
     def test_malformed(self, call: Call, body: bytes) -> None:
         """Replies that are not those of Mastodon are temporary errors."""
         with MastodonServer(script=failing(call, Answer(200, body))) as server:
@@ -480,55 +461,37 @@ PHOTOS = {f"SAM_{number}.JPG": one.data for number, one in enumerate(PICTURES[:6
 LATER = 1.5 * HOUR  # after which the server has forgotten the Idempotency-Key
 
 
-Boxed = Callable[..., Box]
-
-
-@pytest.fixture
-def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxed]:
-    """Make a box with an upload of so many photos for a server, which gets the same clock."""
+@pytest.mark.parametrize(
+    ("call", "steps"),
+    [
+        pytest.param(Call.UPLOAD, [None] * 4 + [error(503, "No"), Fault.DROP], id="photo"),
+        pytest.param(Call.POST, [None, error(503, "No"), error(429, "No")], id="post"),
+        pytest.param(Call.POST, [Fault.LOSE, None, error(401, "No")], id="lost-before"),
+    ],
+)
+def test_interrupted_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call, steps: Sequence[Step]
+) -> None:
+    """A thread is continued where it was interrupted, however long ago: no post is repeated."""
     make_lazy(monkeypatch)
-    made: list[Box] = []
-
-    def make(server: MastodonServer, count: int, query: str = "") -> Box:
-        body = bodies.body(list(PHOTOS.items())[:count], message=bodies.message_xml(text=MESSAGE))
-        target = f"mastodon:http://${{TOKEN}}@{HOST}:{server.port}/{query}"
+    body = bodies.body(list(PHOTOS.items()), message=bodies.message_xml(text=MESSAGE))
+    with MastodonServer(script={call: steps}) as server:
+        target = f"mastodon:http://${{TOKEN}}@{HOST}:{server.port}/"
         box = Box(tmp_path, target, {"TOKEN": TOKEN}, body, retry_for=3 * DAY)
         server.clock = box.clock
-        made.append(box)
-        return box
-
-    yield make
-    for one in made:
-        one.spool.close()
-
-
-class TestOutbox:
-    """From the spool to the server."""
-
-    @pytest.mark.parametrize(
-        ("call", "steps"),
-        [
-            pytest.param(Call.UPLOAD, [None] * 4 + [page(503), Fault.DROP], id="photo"),
-            pytest.param(Call.POST, [None, page(503), error(429, "No")], id="post"),
-            pytest.param(Call.POST, [Fault.LOSE, None, error(401, "No")], id="lost-before"),
-        ],
-    )
-    def test_interrupted_thread(self, boxed: Boxed, call: Call, steps: Sequence[Step]) -> None:
-        """A thread is continued where it was interrupted, however long ago: no post is repeated."""
-        with MastodonServer(script={call: steps}) as server:
-            box = boxed(server, 6)
+        box.deliver()
+        if steps[0] is Fault.LOSE:  # the server still knows the Idempotency-Key
+            assert [one.progress for one in box.spool.waiting()] == [()]
+            box.clock.now += 60
             box.deliver()
-            if steps[0] is Fault.LOSE:  # the server still knows the Idempotency-Key
-                assert [one.progress for one in box.spool.waiting()] == [()]
-                box.clock.now += 60
-                box.deliver()
-            while waiting := box.spool.waiting():
-                assert len(server.statuses) == 1
-                assert [one.progress for one in waiting] == [(server.statuses[0].id,)]
-                box.clock.now += LATER
-                box.deliver()
-        first, second = server.statuses
-        assert second.in_reply_to == first.id
-        sent = [data for data, _ in contents_of(first) + contents_of(second)]
-        assert sent == list(PHOTOS.values())
-        assert (contents_of(second)[1][1], second.text) == ("Der Strand", "")
+        while waiting := box.spool.waiting():
+            assert len(server.statuses) == 1
+            assert [one.progress for one in waiting] == [(server.statuses[0].id,)]
+            box.clock.now += LATER
+            box.deliver()
+        box.spool.close()
+    first, second = server.statuses
+    assert second.in_reply_to == first.id
+    sent = [data for data, _ in contents_of(first) + contents_of(second)]
+    assert sent == list(PHOTOS.values())
+    assert (contents_of(second)[1][1], second.text) == ("Der Strand", "")

@@ -129,7 +129,6 @@ TWO = f"import os; os.fork(); {CONNECT}{WAIT}"
         ("x --title={subject} 'by {sender} with {camera}'",
             ("x", "--title={subject}", "by {sender} with {camera}")),
         ("${PROGRAM} {file}", ("${PROGRAM}", "{file}")),
-        ("x {} {a-b} { {file {{file}}", ("x", "{}", "{a-b}", "{", "{file", "{{file}}")),
         ("x | y && z > a; b & `c` $(d) *", (
             "x", "|", "y", "&&", "z", ">", "a;", "b", "&", "`c`", "$(d)", "*")),
     ],
