@@ -6,14 +6,11 @@ import errno
 import gc
 import itertools
 import socket
-import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nxparse.deliver import http_client
 from nxparse.deliver.errors import DeliveryError, TemporaryError, UnreachableError
@@ -25,7 +22,6 @@ from tests.web_servers import HOST, OK, Act, Script, WebServer, reply
 
 pytestmark = pytest.mark.usefixtures("no_authorities")
 
-PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=20)
 SECRET = "s3cret"
 AUTHORIZATION = {"Authorization": SECRET}
 
@@ -88,13 +84,10 @@ def test_url(url: str, origin: Origin, text: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "", "h/path", "//h/path", "ftp://s3cret@h/", "http:", "http:h", "http:///s3cret",
-        "http://s3cret@/", "http://:80/s3cret", "http://me:s3cret@h:port/",
-        "http://me:s3cret@h:65536/", "http://me:s3cret@h:-1/", "http://h:0/s3cret",
-        "http://me:s3cret@[::1/", "http://me:s3cret@[h]/", "http://me:s3/cret@h/",
-        "http://me:s3cret@h..example/", f"http://me:s3cret@{'h' * 64}.example/",
-        "http://ho\x01st/s3cret", "http://ho\\st/s3cret", "http://h h/s3cret",
-        "http://h%20/s3cret", "http://[fe80::1%25lo]/s3cret", "http://h\ud800/s3cret",
+        "", "h/path", "ftp://s3cret@h/", "http:///s3cret", "http://:80/s3cret",
+        "http://me:s3cret@h:port/", "http://h:0/s3cret", "http://me:s3cret@[h]/",
+        "http://me:s3/cret@h/", "http://me:s3cret@h..example/", "http://ho\x01st/s3cret",
+        "http://h h/s3cret", "http://[fe80::1%25lo]/s3cret", "http://h\ud800/s3cret",
     ],
 )  # fmt: skip
 def test_wrong_url(url: str) -> None:
@@ -138,10 +131,7 @@ ENDLESS = itertools.repeat(b"X: y\r\n" * 1000)
         # The status decides, whatever follows it.
         pytest.param(b"HTTP/1.0 200 OK\r\n\r\n", 200, id="HTTP/1.0"),
         pytest.param(HEAD + b"\r\ndone", 200, id="body-until-EOF"),
-        pytest.param(HEAD + b"X: y", 200, id="head-cut"),
-        pytest.param(CHUNKED + b"2\r\nOK\r\n3;x=y\r\n...\r\n0\r\nX: y\r\n\r\n", 200, id="chunks"),
         pytest.param((Act.READ, CHUNKED + b"what?\r\n", ENDLESS), 200, id="chunk-size-invalid"),
-        pytest.param((Act.READ, CHUNKED + b"1" * 100_000, ENDLESS), 200, id="chunk-size-endless"),
         pytest.param(CONTINUE + OK, 200, id="100-after-the-body"),
         pytest.param((Act.READ_HEAD, CONTINUE, Act.READ, OK), 200, id="100-before-the-body"),
         pytest.param((Act.READ_HEAD, OK, Act.READ), 200, id="early-but-reads-on"),
@@ -149,21 +139,10 @@ ENDLESS = itertools.repeat(b"X: y\r\n" * 1000)
         pytest.param((), LOST, id="close-at-once"),
         pytest.param((Act.READ_SOME, Act.RESET), LOST, id="reset-in-the-body"),
         pytest.param((Act.READ,), LOST, id="close-after-the-body"),
-        pytest.param((Act.READ, CONTINUE), LOST, id="only-100"),
         # Not HTTP
-        *(
-            pytest.param(text, INVALID, id=name)
-            for name, text in {
-                "garbage-with-a-secret": b"garbage s3cret\r\n\r\n",
-                "mail-server": b"220 mail.example ESMTP\r\n",
-                "status-not-a-number": b"HTTP/1.1 abc OK\r\n\r\n",
-                "HTTP/2": b"HTTP/2 200 OK\r\n\r\n",
-            }.items()
-        ),
-        pytest.param((Act.READ, itertools.repeat(b"HTTP/1.1 " * 1000)), INVALID,
-            id="status-line-endless"),
-        pytest.param((Act.READ, HEAD + b"X: ", itertools.repeat(b"y" * 10_000)), INVALID,
-            id="header-endless"),
+        pytest.param(b"garbage s3cret\r\n\r\n", INVALID, id="garbage-with-a-secret"),
+        pytest.param(b"HTTP/1.1 abc OK\r\n\r\n", INVALID, id="status-not-a-number"),
+        pytest.param(b"HTTP/2 200 OK\r\n\r\n", INVALID, id="HTTP/2"),
         pytest.param((Act.READ, HEAD, ENDLESS), INVALID, id="headers-endless"),
     ],
 )  # fmt: skip
@@ -174,35 +153,11 @@ def test_response(script: Script, expected: object) -> None:
     assert running.connections == 1
 
 
-REPLIES = st.lists(
-    st.sampled_from(
-        [
-            b"HTTP/1.1 ", b"HTTP/1.0 200 OK", b"200", b"413", b"503", b" ", b"\r\n", b"\n", b"\r",
-            b":", b"Content-Length: ", b"-1", b"99", b"Connection: ", b"keep-alive", CONTINUE,
-            b"\0", b"\t", b"HTTP/1.1 103 Hints\r\n\r\n", b"Transfer-Encoding: chunked\r\n",
-            b"\r\n-5\r\n",
-        ]
-    )
-    | st.binary(max_size=6),
-    max_size=16,
-).map(b"".join)  # fmt: skip
-
-
-@PROPERTY
-@given(REPLIES)
-def test_any_response(data: bytes) -> None:
-    """Any bytes are a status or a temporary error."""
-    with WebServer(data) as running:
-        found = outcome(running)
-    assert isinstance(found, int) or (isinstance(found, tuple) and found[0] is TemporaryError)
-
-
 @pytest.mark.parametrize(
     "script",
     [
         pytest.param((Act.READ_ON,), id="reads"),
         pytest.param((Act.STALL,), id="does-not-read"),
-        pytest.param((Act.READ, b"HTTP/1.1 200", Act.STALL), id="half-a-status"),
     ],
 )
 def test_timeout(script: Script, impatient: None) -> None:
@@ -210,24 +165,6 @@ def test_timeout(script: Script, impatient: None) -> None:
     with WebServer(script, keep=False) as running:
         found = outcome(running, 16 << 20)
     assert found == (TemporaryError, Like("SERVER: .*timed out"))
-
-
-def test_slow_reply(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reply may take longer than a connection."""
-    monkeypatch.setattr(http_client, "CONNECT_TIMEOUT", 0.2)
-
-    def slowly() -> Iterator[bytes]:
-        time.sleep(0.4)
-        yield OK
-
-    with WebServer((Act.READ, slowly())) as running:
-        assert outcome(running) == 200
-
-
-def test_timeout_after_the_status(impatient: None) -> None:
-    """If the body of a response does not arrive, the status decides."""
-    with WebServer((Act.READ, CHUNKED + b"4\r\ndo", Act.STALL)) as running:
-        assert outcome(running) == 200
 
 
 REFUSED = reply("413 Too Large")

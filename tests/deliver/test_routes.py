@@ -29,11 +29,8 @@ NOT_UTF8 = "a target must be written in UTF-8"
     ("text", "kind", "argument"),
     [
         ("drop", "drop", ""),
-        ("save:/srv/photos", "save", "/srv/photos"),
         ("save:C:\\a b", "save", "C:\\a b"),
-        ("mail:${TO}", "mail", "${TO}"),
         ("run: x a:b {file}", "run", " x a:b {file}"),
-        ("forward:https://u:p@h:1/x", "forward", "https://u:p@h:1/x"),
     ],
 )
 def test_target(text: str, kind: str, argument: str) -> None:
@@ -46,7 +43,6 @@ def test_target(text: str, kind: str, argument: str) -> None:
     [
         ("", f"unknown target '': {TARGETS}"),
         ("Save", f"unknown target 'Save': {TARGETS}"),
-        ("a\nb\x1b", f"unknown target 'a\\nb\\x1b': {TARGETS}"),
         (" save: ", f"save {SEE_README}"),
         ("drop:x", "drop takes no argument"),
         ("run", f"run {SEE_README}"),
@@ -63,7 +59,6 @@ def test_invalid_target(text: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("text", "pattern", "target"),
     [
-        ("*@example.org=save", "*@example.org", "save"),
         (" facebook = drop ", "facebook", "drop"),
         ("Me@B=mail:a=b@c", "Me@B", "mail:a=b@c"),
         ("*=forward:http://h/?a=b", "*", "forward:http://h/?a=b"),
@@ -185,31 +180,21 @@ def test_cannot_expand(value: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("save:http://a/b", "save:http://a/b"),
-        ("drop", "drop"),
         ("mail:me@b", "mail:me@b"),
         ("mail:http://me:s3cret@h", "mail:http://h/..."),
         ("run:cp {file} 'a b'", "run:cp {file} 'a b'"),
         ("run:curl -us3cret http://h {file}", "run:curl ..."),
-        ("run:TOKEN=s3cret curl http://h", "run:..."),
         ("notify:tgram://s3cret/x", "notify:tgram://..."),
         ("notify:s3cret", "notify:..."),
         ("notify:${URL}", "notify:${URL}"),
-        ("notify:s3cret@x://h", "notify:..."),
-        ("forward:${A}${B}", "forward:${A}${B}"),
         ("forward:https://h:8443", "forward:https://h:8443"),
         ("forward:http://h/s3cret/x", "forward:http://h/..."),
         (" forward:http://me:s3cret@h ", "forward:http://h/..."),
-        ("forward:http://s3cret@h:1/x", "forward:http://h:1/..."),
-        ("forward:http://me:s3@cret@h/x", "forward:http://h/..."),
         ("forward:http://h/x@s3cret", "forward:http://..."),
         ("forward:http://[::1]:8/s3cret", "forward:http://[::1]:8/..."),
         ("forward:http://${U}:${P}@${H}/${T}", "forward:http://${H}/..."),
         ("forward:http://me:s3cret", "forward:http://..."),
         ("forward:http://bücher.example/x", "forward:http://bücher.example/..."),
-        ("forward:me:s3cret@http://h", "forward:..."),
-        ("forward", "forward"),
-        ("http://me:s3cret@h", "http:..."),
         ("frward:http://me:s3cret@h/x", "frward:http://h/..."),
         ("", ""),
     ],
