@@ -29,7 +29,7 @@ from nxparse.deliver.errors import (
     UnreachableError,
 )
 from nxparse.deliver.run import deliver, parse_command
-from nxparse.upload import File, Upload
+from nxparse.upload import Upload
 from tests.box import PHOTO, delivery, photo
 from tests.faults import contents
 from tests.mitmdump import ROOT
@@ -55,12 +55,11 @@ def python(code: str, *arguments: str) -> str:
 def call(
     command: str,
     folder: Path,
-    file: File | None = None,
     values: Mapping[str, str] = VALUES,
     environ: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Run a command, and check that no copy is left."""
-    files = (file or photo(),)
+    files = (photo(),)
     recipients = tuple(values["recipient"].split(","))
     sender, subject, text, album = (values[n] for n in ("sender", "subject", "text", "camera"))
     found = Upload(sender, recipients, subject, text, files, album=album)
@@ -373,17 +372,13 @@ class TestTimeout:
 class TestChildren:
     """Commands that end before the processes that they have started."""
 
-    @pytest.mark.parametrize("status", [0, 1])
-    def test_killed(self, folder: Path, status: int) -> None:
+    def test_killed(self, folder: Path) -> None:
         """Processes that a command leaves running are killed, and not waited for."""
+        code = f"{CONNECT} print('busy', flush=True); os.fork() and os._exit(1); {WAIT}"
         with Life() as life:
-            code = f"{CONNECT} print('busy', flush=True); os.fork() and os._exit({status}); {WAIT}"
-            text = python(code, str(life.port))
-            if status:
-                assert failure(text, folder)[1] == "PYTHON ended with status 1: busy"
-            else:
-                call(text, folder)
+            found = failure(python(code, str(life.port)), folder)
             assert ended(life.begun())
+        assert found[1] == "PYTHON ended with status 1: busy"
 
     def test_detached(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A daemon is left alone, and not waited for, even if it holds the output open."""

@@ -19,7 +19,6 @@ import pytest
 from nxparse.deliver import taken
 from nxparse.deliver.save import Saved, describe_saved, folder_for, parse_path, store
 from nxparse.store import disk
-from nxparse.store.disk import Folder
 from nxparse.upload import File
 from tests.bodies import jpeg
 from tests.box import ID, NOON, photo
@@ -436,24 +435,6 @@ class TestShortNames:
             for data in (OLD, NEW, OLD, NEW):
                 save(files((name, data)), tmp_path)
         assert contents(day) == dict(zip(expected, (OLD, NEW), strict=True))
-
-    @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
-    def test_noticed_when_a_file_is_named(
-        self, tmp_path: Path, day: Path, monkeypatch: pytest.MonkeyPatch, links: bool
-    ) -> None:
-        """A file system may look up a name that it then refuses."""
-        look_up, status = Folder.stat, os.stat
-
-        def stat(folder: Folder, name: str) -> os.stat_result:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(os, "stat", status)
-                return look_up(folder, name)
-
-        monkeypatch.setattr(Folder, "stat", stat)
-        with ShortNames(143), Faults(() if links else ("link",), errno.EPERM, persistent=True):
-            saved = save(files((self.LONG, NEW), ("SAM.JPG", OLD)), tmp_path)
-        assert short(saved) == [("a" * 139 + ".JPG", 200, True), ("SAM.JPG", 200, True)]
-        assert contents(day) == {"a" * 139 + ".JPG": NEW, "SAM.JPG": OLD}
 
     def test_no_name_fits(self, tmp_path: Path, day: Path) -> None:
         """Where no name fits, that is an error."""
