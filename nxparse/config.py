@@ -255,10 +255,9 @@ def parse(options: Mapping[str, object], environ: Environ) -> Config:
             raise ConfigError(f"nx_route={shown!r}: {error}") from None
     for target in (*(rule.target for rule in config.routes), config.default_target):
         if target.reaches_beyond_the_disk and not config.senders:
-            acts = {"mail": "send mail in your name", "run": "run that command"}
             raise ConfigError(
-                f"nx_senders is not set, and with the target {routes.shown(target.text)} anyone "
-                f"who can reach this machine could {acts.get(target.kind, 'post in your name')}: "
-                f"add --set nx_senders=ADDRESS with the sender entered on the camera"
+                f"nx_senders is not set, so anyone who can reach this machine could use the "
+                f"target {routes.shown(target.text)}: add --set nx_senders=ADDRESS with the "
+                f"sender entered on the camera"
             )
     return config

@@ -293,23 +293,20 @@ def test_mail_needs_a_server() -> None:
     )
 
 
-MAIL, RUN, POST = "send mail in your name", "run that command", "post in your name"
-
-
 @pytest.mark.parametrize(
-    ("target", "act", "rules", "smtp"),
+    ("target", "rules", "smtp"),
     [
-        ("mail", MAIL, ["*=save"], SMTP),
-        ("mail:me@example.org", MAIL, ["*=save", "*=mail:me@example.org"], SMTP),
-        ("run:x {file}", RUN, ["*=save", "facebook=run:x {file}"], ""),
-        ("forward:https://h/...", POST, ["*=forward:https://me:f9e1@h/f9e1"], ""),
+        ("mail", ["*=save"], SMTP),
+        ("mail:me@example.org", ["*=save", "*=mail:me@example.org"], SMTP),
+        ("run:x {file}", ["*=save", "facebook=run:x {file}"], ""),
+        ("forward:https://h/...", ["*=forward:https://me:f9e1@h/f9e1"], ""),
     ],
 )
-def test_senders_must_be_set(target: str, act: str, rules: list[str], smtp: str) -> None:
+def test_senders_must_be_set(target: str, rules: list[str], smtp: str) -> None:
     """Nothing may leave this machine unless nx_senders is set."""
     assert refused(nx_route=rules, nx_smtp=smtp) == (
-        f"nx_senders is not set, and with the target {target} anyone who can reach this machine "
-        f"could {act}: add --set nx_senders=ADDRESS with the sender entered on the camera"
+        f"nx_senders is not set, so anyone who can reach this machine could use the target "
+        f"{target}: add --set nx_senders=ADDRESS with the sender entered on the camera"
     )
 
 

@@ -46,8 +46,10 @@ def parse_server(url: str) -> Server:
     """Parse `https://user:password@host/path`. Raises ValueError, without the URL."""
     try:
         origin, parts = http_client.parse_url(url)
-        path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
-        query = quote(parts.query, safe="/?%:@!$&'()*+,;=~-._")
+        path = parts.path or "/"
+        if parts.query:
+            path += f"?{parts.query}"
+        path = quote(path, safe="/?%:@!$&'()*+,;=~-._")
         user, password = map(unquote_to_bytes, (parts.username or "", parts.password or ""))
         # These could not be sent, which is better reported now than at each upload.
         if parts.fragment or re.search(r"[\s\0]", url):
@@ -55,15 +57,11 @@ def parse_server(url: str) -> Server:
     except ValueError:
         raise ValueError("not a URL like https://host/path") from None
     login = base64.b64encode(user + b":" + password).decode("ascii")
-    return Server(
-        origin,
-        f"{path}?{query}" if query else path,
-        f"Basic {login}" if parts.username is not None else "",
-    )
+    return Server(origin, path, f"Basic {login}" if parts.username is not None else "")
 
 
 def deliver(to: Server, upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
-    """Post files of an upload. Raises a DeliveryError, or the error of reading a file."""
+    """Post files of an upload. Raises a DeliveryError."""
     body = encoded(upload, files, delivery.id)
     headers = {
         "Content-Type": body.content_type,

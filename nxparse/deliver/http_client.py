@@ -11,7 +11,8 @@ import http.client
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from nxparse.deliver.errors import TemporaryError, UnreachableError
@@ -53,12 +54,11 @@ def parse_url(url: str) -> tuple[Origin, SplitResult]:
     return Origin(secure, host, port), parts
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """A response. `body` is truncated, and empty if it could not be read."""
 
     status: int
-    body: bytes = field(repr=False)
+    body: bytes
 
 
 def request(
