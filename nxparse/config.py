@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Callable, Mapping, Sequence
+from configparser import ConfigParser
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from ipaddress import IPv4Address
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 from nxparse.address import deliverable, is_deliverable
 from nxparse.deliver import routes
-from nxparse.deliver.routes import Rule, Target, expand, fits, parse_rule, parse_target, shown_rule
+from nxparse.deliver.routes import Rule, Target, expand, parse_rule, shown_rule, shown_url
 from nxparse.deliver.save import parse_path
 from nxparse.deliver.smarthost import Smarthost, parse_smarthost
 from nxparse.deliver.targets import Environ, prepare
@@ -91,13 +92,6 @@ def _not_expanded(value: str, environ: Environ) -> str:
     return value
 
 
-def _without_password(url: str) -> str:
-    """Return scheme and host of a URL that may be invalid, and dots for the rest."""
-    parts = re.fullmatch(r"([a-z+]+://)?(.*@)?([A-Za-z0-9.-]*)(.*)", url.strip(), re.DOTALL)
-    assert parts
-    return f"{parts[1] or ''}{'...@' if parts[2] else ''}{parts[3]}{'...' if parts[4] else ''}"
-
-
 def _parse_sender(value: str) -> str:
     # An empty pattern would match only uploads without a sender.
     if not value.strip():
@@ -113,9 +107,9 @@ def _parse_host(value: str) -> str:
     return host
 
 
-def _parse_size(value: str, least: int = 0) -> int:
+def _parse_size(value: str) -> int:
     match = re.fullmatch(r"([0-9]{1,15})([kmg]?)b?", value.strip().lower())
-    if not match or int(match[1]) < least:
+    if not match:
         raise ValueError("not a size; for example 500k, 16m or 2g")
     return int(match[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}[match[2]]
 
@@ -135,11 +129,10 @@ def _parse_address(value: str) -> IPv4Address:
 
 
 def _parse_truth(value: str) -> bool:
-    words = {"true": True, "yes": True, "on": True, "1": True}
-    words |= {"false": False, "no": False, "off": False, "0": False}
-    if (found := words.get(value.strip().lower())) is None:
-        raise ValueError("neither true nor false")
-    return found
+    try:
+        return ConfigParser.BOOLEAN_STATES[value.strip().lower()]
+    except KeyError:
+        raise ValueError("neither true nor false") from None
 
 
 def _or_none(parser: Callable[[str], object]) -> Callable[[str], object]:
@@ -177,7 +170,7 @@ class Config:
         " smtp+starttls://... (STARTTLS required), smtp://... (STARTTLS if it is offered;"
         " without it, no password is sent).",
         expand=partial(expand, url=True),
-        shown=_without_password,
+        shown=shown_url,
     )
     senders: tuple[str, ...] = _option(
         [],
@@ -198,7 +191,7 @@ class Config:
     )
     max_upload: int = _option(
         "2g",
-        partial(_parse_size, least=1),
+        _parse_size,
         "Maximum size of an upload; larger ones are refused. Units: k, m, g.",
     )
     inspect: int = _option(
@@ -233,11 +226,11 @@ class Config:
     @property
     def default_target(self) -> Target:
         """The target of an upload that no rule matches."""
-        return parse_target("mail" if self.smtp else "save")
+        return routes.parse_target("mail" if self.smtp else "save")
 
     def may_send(self, sender: str) -> bool:
         """Does nx_senders allow this address, or this user of a social site?"""
-        return not self.senders or any(fits(pattern, sender) for pattern in self.senders)
+        return not self.senders or any(routes.fits(pattern, sender) for pattern in self.senders)
 
 
 _NAMES = {"routes": "nx_route"}
@@ -262,10 +255,9 @@ def parse(options: Mapping[str, object], environ: Environ) -> Config:
             raise ConfigError(f"nx_route={shown!r}: {error}") from None
     for target in (*(rule.target for rule in config.routes), config.default_target):
         if target.reaches_beyond_the_disk and not config.senders:
-            acts = {"mail": "send mail in your name", "run": "run that command"}
             raise ConfigError(
-                f"nx_senders is not set, and with the target {routes.shown(target.text)} anyone "
-                f"who can reach this machine could {acts.get(target.kind, 'post in your name')}: "
-                f"add --set nx_senders=ADDRESS with the sender entered on the camera"
+                f"nx_senders is not set, so anyone who can reach this machine could use the "
+                f"target {routes.shown(target.text)}: add --set nx_senders=ADDRESS with the "
+                f"sender entered on the camera"
             )
     return config

@@ -64,7 +64,6 @@ class Answer:
 
     status: int
     body: bytes
-    type: str = "application/json; charset=utf-8"
     headers: tuple[tuple[str, str], ...] = ()
 
 
@@ -83,18 +82,12 @@ processed, something to do before, or None."""
 
 def answer(status: int, content: object, *headers: tuple[str, str]) -> Answer:
     """A reply in JSON."""
-    return Answer(status, json.dumps(content, ensure_ascii=False).encode(), headers=headers)
+    return Answer(status, json.dumps(content, ensure_ascii=False).encode(), headers)
 
 
 def error(status: int, text: str) -> Answer:
     """An error of Mastodon."""
     return answer(status, {"error": text})
-
-
-def page(status: int) -> Answer:
-    """An error page of the web server before Mastodon."""
-    title = f"{status} {HTTPStatus(status).phrase}"
-    return Answer(status, f"<html><body>{title}</body></html>".encode(), "text/html")
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +379,7 @@ class _Handler(BaseHTTPRequestHandler):
         lines = [
             f"HTTP/1.1 {found.status} {HTTPStatus(found.status).phrase}",
             f"Date: {formatdate(self.server.mastodon.clock(), usegmt=True)}",
-            f"Content-Type: {found.type}",
+            "Content-Type: application/json; charset=utf-8",
             f"Content-Length: {len(found.body)}",
             *(f"{name}: {value}" for name, value in found.headers),
         ]

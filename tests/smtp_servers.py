@@ -299,15 +299,13 @@ class ScriptedServer(LoopbackServer):
     """A server that follows a script.
 
     `received` lists the lines of all connections; each connection begins with a line
-    `connect`. `messages` are the contents of complete messages, `cut` those of the others,
-    as they were on the wire. `tls` is for Act.TLS.
+    `connect`. `messages` are the contents of complete messages. `tls` is for Act.TLS.
     """
 
     def __init__(self, script: Script | None = None, *, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(tls=tls)
         self.received: list[ReceivedLine] = []
         self.messages: list[bytes] = []
-        self.cut: list[bytes] = []
         self._replies: dict[str, list[Reply]] = {
             key: list(value) if isinstance(value, list) else [value]
             for key, value in {**WORKING, **(script or {})}.items()
@@ -348,13 +346,9 @@ class ScriptedServer(LoopbackServer):
 
     def _content(self) -> bytes:
         self._buffer[:0] = b"\r\n"  # the end of an empty message is found, too
-        try:
-            self._buffer += self.receive()
-            self._reply("content")
-            content = self._until(b"\r\n.\r\n")[2:]
-        except OSError:
-            self.cut.append(bytes(self._buffer.removeprefix(b"\r\n")))
-            raise
+        self._buffer += self.receive()
+        self._reply("content")
+        content = self._until(b"\r\n.\r\n")[2:]
         self.messages.append(content + b"\r\n" if content else b"")
         self._note(".", ".")
         return self._reply(".")

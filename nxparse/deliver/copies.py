@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from nxparse.filename import numbered
-from nxparse.store import disk
-from nxparse.store.disk import Folder
 from nxparse.upload import File
+
+MAX_NAME = 143  # bytes, the limit of eCryptfs
 
 
 @contextmanager
@@ -29,17 +27,9 @@ def copies(files: Sequence[File], folder: Path) -> Iterator[list[Path]]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _copied(file: File, path: Path) -> Path:
-    path.mkdir()
-    with Folder(path) as folder:
-        return disk.with_name_limit(partial(_copy, file, folder))
-
-
-def _copy(file: File, folder: Folder, limit: int) -> Path:
-    name = numbered(file.safe_name, 0, limit)
-    fd = folder.create(name)
-    try:
-        file.copy_to(fd)
-    finally:
-        os.close(fd)
-    return folder.path / name
+def _copied(file: File, folder: Path) -> Path:
+    folder.mkdir()
+    path = folder / numbered(file.safe_name, 0, MAX_NAME)
+    with path.open("xb") as copy:
+        file.copy_to(copy.fileno())
+    return path

@@ -4,8 +4,8 @@ The body is the one that `nxparse.multipart.repair` makes: the camera's parts wi
 and a close delimiter, streamed from the stored body. Uploads to social sites get a message part
 like that of an e-mail, so that servers need to support only one form.
 
-A Retry-After in seconds applies to all deliveries to the server. After 413 the photos are sent one
-at a time. Of a reply only the status is logged: the rest may repeat secrets of the URL.
+After 413 the photos are sent one at a time. Of a reply only the status is logged: the rest may
+repeat secrets of the URL.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from nxparse.deliver.errors import (
     PermanentError,
     TemporaryError,
     TooLargeError,
-    UnreachableError,
 )
-from nxparse.deliver.http_client import Origin, Response
+from nxparse.deliver.http_client import Origin
 from nxparse.store.records import Delivery
 from nxparse.upload import File, Upload, encoded
 
@@ -47,24 +46,22 @@ def parse_server(url: str) -> Server:
     """Parse `https://user:password@host/path`. Raises ValueError, without the URL."""
     try:
         origin, parts = http_client.parse_url(url)
-        path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
-        query = quote(parts.query, safe="/?%:@!$&'()*+,;=~-._")
+        path = parts.path or "/"
+        if parts.query:
+            path += f"?{parts.query}"
+        path = quote(path, safe="/?%:@!$&'()*+,;=~-._")
         user, password = map(unquote_to_bytes, (parts.username or "", parts.password or ""))
         # These could not be sent, which is better reported now than at each upload.
-        if b":" in user or parts.fragment or re.search(r"[\s\0]", url):
+        if parts.fragment or re.search(r"[\s\0]", url):
             raise ValueError
     except ValueError:
         raise ValueError("not a URL like https://host/path") from None
     login = base64.b64encode(user + b":" + password).decode("ascii")
-    return Server(
-        origin,
-        f"{path}?{query}" if query else path,
-        f"Basic {login}" if parts.username is not None else "",
-    )
+    return Server(origin, path, f"Basic {login}" if parts.username is not None else "")
 
 
 def deliver(to: Server, upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
-    """Post files of an upload. Raises a DeliveryError, or the error of reading a file."""
+    """Post files of an upload. Raises a DeliveryError."""
     body = encoded(upload, files, delivery.id)
     headers = {
         "Content-Type": body.content_type,
@@ -75,20 +72,16 @@ def deliver(to: Server, upload: Upload, files: Sequence[File], delivery: Deliver
         headers["Authorization"] = to.authorization
     response = http_client.request(to.origin, "POST", to.path, headers, body.chunks())
     if not 200 <= response.status <= 299:
-        raise _error(response, to)
+        raise _error(response.status, to)
     return Outcome(f"forwarded to {to}, status {response.status}")
 
 
-def _error(response: Response, to: Server) -> DeliveryError:
-    status = response.status
+def _error(status: int, to: Server) -> DeliveryError:
     reason = f"{to} replied {status} {responses.get(status, '')}".rstrip()
     if status == 413:
         return TooLargeError(reason)
     if http_client.is_temporary(status):
-        wait = response.headers.get("Retry-After", "").strip()
-        if re.fullmatch(r"[0-9]{1,9}", wait):
-            return UnreachableError(reason, float(wait))
         return TemporaryError(reason)
-    if 300 <= status < 400 and "Location" in response.headers:
+    if 300 <= status <= 399:
         reason += "; redirects are not followed, so the rule needs the final URL"
     return PermanentError(reason)

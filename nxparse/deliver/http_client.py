@@ -11,8 +11,8 @@ import http.client
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
-from email.message import Message
+from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from nxparse.deliver.errors import TemporaryError, UnreachableError
@@ -20,6 +20,8 @@ from nxparse.deliver.privacy import is_private
 
 CONNECT_TIMEOUT = 30.0  # seconds
 IO_TIMEOUT = 300.0  # seconds for each write of the request and each read of the response
+EARLY_TIMEOUT = 10.0  # seconds for a response after sending has failed
+MAX_BODY = 1 << 20  # bytes of a response
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +54,11 @@ def parse_url(url: str) -> tuple[Origin, SplitResult]:
     return Origin(secure, host, port), parts
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """A response. `body` is truncated, and empty if it could not be read."""
 
     status: int
-    headers: Message = field(repr=False)
-    body: bytes = field(repr=False)
+    body: bytes
 
 
 def request(
@@ -66,21 +66,20 @@ def request(
     method: str,
     path: str,
     headers: Mapping[str, str],
-    body: Iterable[bytes] = (),
-    *,
-    max_body: int = 4096,  # to close with unread data would reset the connection
+    body: Iterable[bytes] | None = None,
 ) -> Response:
     """Make one request on a connection of its own.
 
-    `headers` must include Content-Length if there is a body. `max_body` is the number of bytes of
-    the response body that are read. Requests with an Authorization header are sent only over TLS or
-    to this machine.
+    `headers` must include Content-Length if there is a body. Requests with an Authorization header
+    are sent only over TLS or to this machine.
 
-    Raises UnreachableError if there is no such connection, TemporaryError if there is no response
-    or if a successful one arrives before the whole body is sent, and whatever iterating over `body`
-    raises.
+    Raises UnreachableError if there is no such connection, and TemporaryError if there is no
+    response, if a successful one arrives before the whole body is sent, or if iterating over
+    `body` raises an OSError.
     """
     kind = http.client.HTTPSConnection if origin.secure else http.client.HTTPConnection
+    headers = {"User-Agent": "nx_addon", "Connection": "close", **headers}
+    broken: OSError | None = None
     with closing(kind(origin.host, origin.port, timeout=CONNECT_TIMEOUT)) as connection:
         try:
             connection.connect()
@@ -90,10 +89,14 @@ def request(
             reason = "passwords and tokens are not sent over http://, use https://"
             raise UnreachableError(f"{origin}: {reason}")
         connection.sock.settimeout(IO_TIMEOUT)
-        broken = _send(connection, method, path, headers, body)
+        try:
+            connection.request(method, path, body, headers)
+        except OSError as error:
+            broken = error
+            connection.sock.settimeout(EARLY_TIMEOUT)
         try:
             with connection.getresponse() as raw:
-                response = Response(raw.status, raw.headers, _read(raw, max_body))
+                response = Response(raw.status, _read(raw))
         except (OSError, http.client.HTTPException) as error:
             raise TemporaryError(f"{origin}: {_describe(broken or error)}") from None
     if broken and 200 <= response.status <= 299:
@@ -102,38 +105,17 @@ def request(
     return response
 
 
+def _read(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read(MAX_BODY)
+    except (OSError, http.client.HTTPException):
+        return b""  # the status alone decides
+
+
 def is_temporary(status: int) -> bool:
     """Whether a request with this status may succeed later."""
     # 1xx: interim, the final response is missing.
     return status in (408, 425, 429) or status >= 500 or status < 200
-
-
-def _send(
-    connection: http.client.HTTPConnection,
-    method: str,
-    path: str,
-    headers: Mapping[str, str],
-    body: Iterable[bytes],
-) -> OSError | None:
-    """Send a request. Returns the error if the connection breaks."""
-    headers = {"User-Agent": "nx_addon", "Connection": "close", **headers}
-    try:
-        connection.request(method, path, headers=headers)
-    except OSError as error:
-        return error
-    for chunk in body:  # reading it may raise an OSError, too
-        try:
-            connection.send(chunk)
-        except OSError as error:
-            return error
-    return None
-
-
-def _read(response: http.client.HTTPResponse, size: int) -> bytes:
-    try:
-        return response.read(size)
-    except (OSError, http.client.HTTPException, ValueError, OverflowError):
-        return b""  # the status alone decides
 
 
 def _describe(error: Exception) -> str:

@@ -15,11 +15,11 @@ import re
 import smtplib
 import socket
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.header import Header
-from email.message import Message
 from email.policy import compat32
+from functools import partial
 
 from nxparse.address import AddressError, deliverable, is_deliverable
 from nxparse.deliver.errors import (
@@ -39,22 +39,22 @@ from nxparse.upload import File, Upload
 
 # In seconds. An early timeout after the final dot would send a message twice (RFC 5321
 # section 4.5.3.2).
-CHECK_TIMEOUT = 20.0
 CONNECT_TIMEOUT = 60.0  # for the connection, the greeting, and each reply up to the login
-REPLY_TIMEOUT = 300.0
-FINAL_TIMEOUT = 600.0
+REPLY_TIMEOUT = 600.0
 QUIT_TIMEOUT = 10.0
 # A wrong password stays wrong, and some servers lock accounts after a few attempts.
 LOGIN_RETRY = 3600.0
 ACCEPTED = (250, 251, 252)
+OWN_NAME = "[127.0.0.1]"  # for EHLO, like mail programs: the real name may not be ASCII
 
 _LINE = 57  # bytes in a line of 76 characters of base64
 _BLOCK = _LINE << 10  # bytes of a photo that are read at a time
+_TEXT_HEAD = (
+    b'Content-Type: text/plain; charset="utf-8"\r\nContent-Transfer-Encoding: base64\r\n\r\n'
+)
 # Long encoded words break RFC 2047 section 2. The newer policies decode encoded words in a
 # value before they write it.
 _POLICY = compat32.clone(linesep="\r\n", max_line_length=76)
-# Some programs show the line break in a file name that was folded.
-_UNFOLDED = _POLICY.clone(max_line_length=None)
 
 
 def deliver(
@@ -69,8 +69,8 @@ def deliver(
 
     `mail_from`, if given, is the sender. Raises a DeliveryError.
     """
-    if delivery.arrival.site and not mail_from and not is_deliverable(upload.sender):
-        mail_from = address  # the user name of a site need not be an address
+    if delivery.arrival.site and not is_deliverable(upload.sender):
+        mail_from = mail_from or address  # the user name of a site need not be an address
     to = [address] if address else delivery.recipients
     date = delivery.arrival.received
     try:
@@ -129,55 +129,45 @@ def compose(
     Raises AddressError.
     """
     to = {deliverable(recipient): recipient for recipient in recipients}
-    try:
-        camera = deliverable(upload.sender)
-    except AddressError:
-        if not mail_from:
-            raise
-        camera = ""
-    sender = deliverable(mail_from) if mail_from else camera
+    sender = deliverable(mail_from or upload.sender)
     boundary = f"nx-{id}"
-    headers = Message(_POLICY)
-    headers["From"] = _mailbox(upload.sender_name, sender)
-    if mail_from and camera not in ("", sender):
-        headers["Reply-To"] = _mailbox(upload.sender_name, camera)
-    headers["To"] = ", ".join(to)
-    headers["Subject"] = _header_value(upload.subject)
-    headers["Date"] = email.utils.formatdate(date, localtime=True)
-    headers["Message-ID"] = f"<{id}@{sender.rpartition('@')[2]}>"
-    headers["MIME-Version"] = "1.0"
-    headers.add_header("Content-Type", "multipart/mixed", boundary=boundary)
-    text_headers = Message(_POLICY)
-    text_headers.add_header("Content-Type", "text/plain", charset="utf-8")
-    text_headers["Content-Transfer-Encoding"] = "base64"
-    text = _base64_lines(upload.text.encode("utf-8", "replace"))
+    headers = {
+        "From": _mailbox(upload.sender_name, sender),
+        "To": ", ".join(to),
+        "Subject": _header_value(upload.subject),
+        "Date": email.utils.formatdate(date, localtime=True),
+        "Message-ID": f"<{id}@{sender.rpartition('@')[2]}>",
+        "MIME-Version": "1.0",
+        "Content-Type": f'multipart/mixed; boundary="{boundary}"',
+    }
+    if mail_from and is_deliverable(upload.sender):
+        headers["Reply-To"] = _mailbox(upload.sender_name, deliverable(upload.sender))
+    head = b"".join(_POLICY.fold_binary(name, value) for name, value in headers.items())
     delimiter = f"--{boundary}\r\n".encode("ascii")
+    text = _base64_lines(upload.text.encode("utf-8", "replace"))
     return OutgoingMessage(
         sender=sender,
         recipients=to,
-        head=_folded(headers) + delimiter + _folded(text_headers) + text,
-        attachments=tuple((delimiter + _folded(_file_headers(file)), file) for file in files),
+        head=head + b"\r\n" + delimiter + _TEXT_HEAD + text,
+        attachments=tuple((delimiter + _file_head(file), file) for file in files),
         tail=f"--{boundary}--\r\n".encode("ascii"),
     )
 
 
-def _file_headers(file: File) -> Message:
-    headers = Message(_UNFOLDED)
-    name = file.safe_name
-    if name.isascii():
-        headers["Content-Type"] = file.content_type
-    else:
-        # Old mail programs do not support RFC 2231, and take the name from here.
+def _file_head(file: File) -> bytes:
+    # Not folded: some programs show the line break in the name of a file.
+    content_type, name = file.content_type, file.safe_name
+    filename = f'filename="{name}"'  # there are no quotes in the name
+    if not name.isascii():
+        filename = f"filename*={email.utils.encode_rfc2231(name, 'utf-8')}"
+        # Old mail programs do not support RFC 2231, and take the name from Content-Type.
         words = Header(name, "utf-8", maxlinelen=75, header_name="name").encode(linesep="")
-        headers.add_header("Content-Type", file.content_type, name=words)
-    headers.add_header("Content-Disposition", "attachment", filename=name)
-    headers["Content-Transfer-Encoding"] = "base64"
-    return headers
-
-
-def _folded(headers: Message) -> bytes:
-    lines = [headers.policy.fold_binary(name, value) for name, value in headers.items()]
-    return b"".join(lines) + b"\r\n"
+        content_type += f'; name="{words}"'
+    return (
+        f"Content-Type: {content_type}\r\n"
+        f"Content-Disposition: attachment; {filename}\r\n"
+        f"Content-Transfer-Encoding: base64\r\n\r\n"
+    ).encode("ascii")
 
 
 def _header_value(text: str) -> str:
@@ -212,32 +202,23 @@ def _base64_lines(data: bytes) -> bytes:
     return base64.encodebytes(data).replace(b"\n", b"\r\n")
 
 
-# Enhanced status codes (RFC 3463): the message is too large for the system or the mailbox.
-_SIZE_STATUS = re.compile(r"(?<![\d.])5\.(?:3\.4|2\.3)(?!\.?\d)")
 _SIZE_CODES = (523, 552)
-_SIZE_WORDS = re.compile(
-    r"\btoo (?:big|large|long)\b|(?=.*\b(?:size|length|bytes|\d+ ?[kMG]B)\b)"
-    r".*\b(?:exceed|limit|maximum|more than|larger|greater)",
-    re.IGNORECASE,
+_SIZE = re.compile(
+    r"\b5\.(?:3\.4|2\.3)\b|\btoo (?:big|large|long)\b|\b(?:size|larger|bytes)\b", re.IGNORECASE
 )
-# The mailbox is full, or the content is refused.
-_OTHER_STATUS = re.compile(r"(?<![\d.])5\.(?:2\.2|7\.\d+)(?!\.?\d)")
-_OTHER_WORDS = re.compile(r"\b(?:mailbox|quota|header|line|subject|address)\b", re.IGNORECASE)
+# The recipient is wrong, the mailbox is full, or the content is refused (RFC 3463).
+_NOT_SIZE = re.compile(r"\b5\.(?:1\.\d+|2\.2|7\.\d+)\b")
 
 
 def means_size(code: int, text: bytes) -> bool:
     """Whether a permanent refusal may be caused by the size of the message.
 
-    Many servers say so in the text only (`554 Message too large`).
+    Many servers say so in the text only (`554 Message too large`). A wrong guess is harmless:
+    the server gets each photo by itself, and refuses it again.
     """
-    if not _is_permanent(code):
-        return False
-    words = " ".join(text.decode("utf-8", "replace").split())
-    if _SIZE_STATUS.search(words):
-        return True
-    if code in _SIZE_CODES:
-        return not _OTHER_STATUS.search(words)
-    return bool(_SIZE_WORDS.search(words)) and not _OTHER_WORDS.search(words)
+    words = text.decode("utf-8", "replace")
+    may_be_size = code in _SIZE_CODES or _SIZE.search(words)
+    return bool(_is_permanent(code) and may_be_size and not _NOT_SIZE.search(words))
 
 
 def send(message: OutgoingMessage, server: Smarthost) -> list[Refused]:
@@ -248,41 +229,36 @@ def send(message: OutgoingMessage, server: Smarthost) -> list[Refused]:
     connection breaks after the final dot, the message may have been accepted all the same;
     the retry has the same Message-ID.
     """
-    smtp = _connect(server, CONNECT_TIMEOUT)
-    is_complete = False
-    try:
-        if smtp.sock:
-            smtp.sock.settimeout(REPLY_TIMEOUT)
-        refused = _send_envelope(smtp, message, server)
-        if len(refused) < len(message.recipients):
-            _send_content(smtp, message, server)
-            is_complete = True
-            _check("message", *smtp.getreply(), server)
-        return refused
-    except (OSError, smtplib.SMTPException) as error:
-        doubt = "; it may have been accepted all the same" if is_complete else ""
-        raise TemporaryError(f"{server}: {_describe(error, server)}{doubt}") from None
-    finally:
-        _disconnect(smtp)
+    doubt = ""
+    with _session(server) as smtp:
+        try:
+            refused = _send_envelope(smtp, message, server)
+            if len(refused) < len(message.recipients):
+                _send_content(smtp, message, server)
+                doubt = "; it may have been accepted all the same"
+                _check("message", smtp.getreply(), server)
+            return refused
+        except (OSError, smtplib.SMTPException) as error:
+            raise TemporaryError(f"{server}: {_describe(error, server)}{doubt}") from None
 
 
-def check_smarthost(server: Smarthost, timeout: float = CHECK_TIMEOUT) -> str:
+def check_smarthost(server: Smarthost) -> str:
     """Connect to a mail server, start TLS, log in and quit. Returns a line for the log.
 
-    Blocks for at most `timeout` seconds for the connection and for each of about seven replies.
     Raises UnreachableError with the reason and the option to change.
     """
-    _disconnect(_connect(server, timeout))
-    return f"{server.host} accepts {'our login' if server.user else 'connections'}"
+    with _session(server):
+        return f"{server.host} accepts {'our login' if server.user else 'connections'}"
 
 
-def _connect(server: Smarthost, timeout: float) -> smtplib.SMTP:
-    """Connect to a mail server, start TLS and log in. The password is never sent in clear.
+@contextlib.contextmanager
+def _session(server: Smarthost) -> Iterator[smtplib.SMTP]:
+    """Connect to a mail server, start TLS and log in; send QUIT at the end.
 
-    Waits at most `timeout` seconds for each reply. Raises UnreachableError.
+    Raises UnreachableError.
     """
     try:
-        return _logged_in(server, timeout)
+        smtp = _connect(server)
     except (OSError, smtplib.SMTPException) as error:
         advice = ""
         if isinstance(error, ssl.SSLCertVerificationError):
@@ -292,22 +268,26 @@ def _connect(server: Smarthost, timeout: float) -> smtplib.SMTP:
         elif server.port == 465 and server.security is not Security.TLS:
             advice = "; port 465 needs smtps:// in nx_smtp"
         raise UnreachableError(f"{server}: {_describe(error, server)}{advice}") from None
+    try:
+        yield smtp
+    finally:
+        with contextlib.suppress(OSError, smtplib.SMTPException):  # they change nothing
+            _set_timeout(smtp, QUIT_TIMEOUT)
+            smtp.quit()
+        smtp.close()
 
 
-def _logged_in(server: Smarthost, timeout: float) -> smtplib.SMTP:
+def _connect(server: Smarthost) -> smtplib.SMTP:
+    """Connect to a mail server, start TLS and log in. The password is never sent in clear."""
     context = ssl.create_default_context()
     if server.security is Security.IF_OFFERED and not server.user:
         # Without a login, TLS with any certificate is better than none (RFC 7435).
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    # SMTP commands are ASCII. With None, smtplib finds a name.
-    own_name = None if socket.getfqdn().isascii() else "[127.0.0.1]"
+    new: Callable[..., smtplib.SMTP] = smtplib.SMTP
     if server.security is Security.TLS:
-        smtp: smtplib.SMTP = smtplib.SMTP_SSL(
-            server.host, server.port, own_name, timeout=timeout, context=context
-        )
-    else:
-        smtp = smtplib.SMTP(server.host, server.port, own_name, timeout)
+        new = partial(smtplib.SMTP_SSL, context=context)
+    smtp = new(server.host, server.port, OWN_NAME, timeout=CONNECT_TIMEOUT)
     try:
         assert smtp.sock
         smtp.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -327,29 +307,16 @@ def _logged_in(server: Smarthost, timeout: float) -> smtplib.SMTP:
                     f"set nx_smtp to smtps://, or to a port that offers STARTTLS"
                 )
             _log_in(smtp, server)
+        _set_timeout(smtp, REPLY_TIMEOUT)
     except BaseException:
         smtp.close()
         raise
     return smtp
 
 
-def _disconnect(smtp: smtplib.SMTP) -> None:
-    """Send QUIT and close the connection. Errors are ignored: they change nothing."""
-    with contextlib.suppress(OSError, smtplib.SMTPException):
-        if smtp.sock:
-            smtp.sock.settimeout(QUIT_TIMEOUT)
-        smtp.quit()
-    smtp.close()
-
-
-def _describe(error: Exception, server: Smarthost) -> str:
-    """Return an error as one line without the password, which a server may repeat."""
-    text = str(error) or type(error).__name__
-    if isinstance(error, smtplib.SMTPResponseException):
-        said = error.smtp_error
-        reason = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
-        text = f"{error.smtp_code} {reason}"
-    return clean_text(text, server.secrets)
+def _set_timeout(smtp: smtplib.SMTP, seconds: float) -> None:
+    if smtp.sock:  # the server may have closed the connection
+        smtp.sock.settimeout(seconds)
 
 
 def _log_in(smtp: smtplib.SMTP, server: Smarthost) -> None:
@@ -369,7 +336,7 @@ def _log_in(smtp: smtplib.SMTP, server: Smarthost) -> None:
             f"supported: PLAIN LOGIN): check host and port in nx_smtp",
             LOGIN_RETRY,
         )
-    if code not in (235, 503):  # 503: already logged in
+    if code != 235:
         raise UnreachableError(
             f"{server} refuses the login of {server.user!r} ({_reply(code, text, server)}): "
             f"check the user and password in nx_smtp",
@@ -380,45 +347,42 @@ def _log_in(smtp: smtplib.SMTP, server: Smarthost) -> None:
 def _send_envelope(
     smtp: smtplib.SMTP, message: OutgoingMessage, server: Smarthost
 ) -> list[Refused]:
-    limit = smtp.esmtp_features.get("size", "")
-    options = []
-    if smtp.has_extn("size"):
-        if re.fullmatch("[0-9]{1,18}", limit) and 0 < int(limit) < message.size:
-            raise TooLargeError(f"{server} accepts at most {limit} bytes")
-        options = [f"SIZE={message.size}"]
-    _check("sender", *smtp.mail(message.sender, options), server)
+    """Send MAIL and RCPT. Returns the refused recipients."""
+    options = [f"SIZE={message.size}"] if smtp.has_extn("size") else []
+    _check("sender", smtp.mail(message.sender, options), server)
     refused = []
     for recipient, as_given in message.recipients.items():
         code, text = smtp.rcpt(recipient)
         if code not in ACCEPTED:
             reply = _reply(code, text, server)
-            can_split = options and len(message.attachments) > 1
             # The code is left out: 552 means a full mailbox here.
-            if can_split and _is_permanent(code) and means_size(550, text):
+            is_size = _is_permanent(code) and means_size(550, text)
+            if is_size and len(message.attachments) > 1:
                 raise TooLargeError(f"{server} refuses {recipient}: {reply}")
             refused.append(Refused(as_given, _is_permanent(code), reply))
     return refused
 
 
 def _send_content(smtp: smtplib.SMTP, message: OutgoingMessage, server: Smarthost) -> None:
-    code, text = smtp.docmd("DATA")
-    if code != 354:
-        _check("message", code, text, server)
-        raise TemporaryError(f"{server} replies to DATA with {code}")
+    _check("message", smtp.docmd("DATA"), server, accepted=(354,))
     try:
         for chunk in message.chunks():
             smtp.send(chunk)
     except BaseException:
         smtp.close()  # a QUIT would become part of the message
         raise
-    if smtp.sock:
-        smtp.sock.settimeout(FINAL_TIMEOUT)
     smtp.send(b".\r\n")
 
 
-def _check(subject: str, code: int, text: bytes, server: Smarthost) -> None:
-    """Raise the error that a reply code stands for. Codes that no RFC defines are temporary."""
-    if code in ACCEPTED:
+def _check(
+    subject: str,
+    reply: tuple[int, bytes],
+    server: Smarthost,
+    accepted: Sequence[int] = ACCEPTED,
+) -> None:
+    """Raise the error that a reply stands for. Codes that no RFC defines are temporary."""
+    code, text = reply
+    if code in accepted:
         return
     reason = f"{server} refuses the {subject}: {_reply(code, text, server)}"
     if means_size(code, text):
@@ -434,5 +398,13 @@ def _is_permanent(code: int) -> bool:
     return 500 <= code <= 599
 
 
-def _reply(code: int, text: bytes, server: Smarthost) -> str:
-    return f"{code} {clean_text(text.decode('utf-8', 'replace'), server.secrets)}"
+def _describe(error: Exception, server: Smarthost) -> str:
+    """Return an error as one line without the password, which a server may repeat."""
+    if isinstance(error, smtplib.SMTPResponseException):
+        return _reply(error.smtp_code, error.smtp_error, server)
+    return clean_text(str(error) or type(error).__name__, server.secrets)
+
+
+def _reply(code: int, text: bytes | str, server: Smarthost) -> str:
+    said = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    return clean_text(f"{code} {said}", server.secrets)

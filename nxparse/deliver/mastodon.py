@@ -1,10 +1,10 @@
 """The target `mastodon:URL`: photos as posts on a Mastodon server.
 
 An upload becomes one post, or a thread if it has more photos or a longer text than fit into one
-post; a video has a post of its own. The parts of the text after each `~` describe the photos
-(samsung-nx-emailservice, commit c3f8eb0). For an hour, the server recognises a repeated post by
-its Idempotency-Key (docs.joinmastodon.org/methods/statuses); after that, the ids of the published
-posts, stored as the progress of the delivery, prevent duplicates.
+post. Each video has a post of its own, after the photos. The parts of the text after each `~`
+describe the photos (samsung-nx-emailservice, commit c3f8eb0). For an hour, the server recognises a
+repeated post by its Idempotency-Key (docs.joinmastodon.org/methods/statuses); after that, the ids
+of the published posts, stored as the progress of the delivery, prevent duplicates.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from nxparse.deliver.errors import (
     UnreachableError,
     clean_text,
 )
-from nxparse.deliver.http_client import Origin, Response
-from nxparse.deliver.privacy import is_loopback
+from nxparse.deliver.http_client import Origin
 from nxparse.store.records import Delivery
 from nxparse.upload import File, Upload, camera
 
+OPTIONS = {"visibility", "postscript"}
 VISIBILITIES = ("public", "unlisted", "private", "direct")
 POSTSCRIPT = "\N{CAMERA} {camera}"  # if the camera is known
 
@@ -49,7 +49,6 @@ PROCESSING_LIMIT = 600.0  # seconds that a server may take to process one file
 POLL_INTERVAL = 2.0  # seconds
 CONFIGURATION_RETRY = 3600.0  # seconds; a wrong token or URL is not mended sooner
 RATE_LIMIT_RETRY = 300.0  # seconds (docs.joinmastodon.org/api/rate-limits)
-MAX_REPLY = 1 << 20  # bytes
 
 MEDIA = "/api/v2/media"
 
@@ -78,15 +77,11 @@ def parse_account(url: str) -> Account:
         options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     except ValueError:
         raise ValueError("not a URL like https://TOKEN@host/") from None
-    if not origin.secure and not is_loopback(origin.host):
-        raise ValueError("http:// would send the access token unencrypted: use https://")
-    if parts.path not in ("", "/") or parts.fragment:
+    if parts.path not in ("", "/") or parts.fragment or options.keys() - OPTIONS:
         raise ValueError("only ?visibility=... and &postscript=... can follow the host")
     token = unquote(parts.password or parts.username or "")
     if not re.fullmatch(r"[!-~]+", token):
         raise ValueError("there is no access token before the host, as in https://${TOKEN}@host/")
-    if unknown := options.keys() - {"visibility", "postscript"}:
-        raise ValueError(f"there is no {min(unknown)}: there are visibility and postscript")
     visibility = options.get("visibility")
     if visibility is not None and visibility not in VISIBILITIES:
         raise ValueError(f"the visibility is none of {', '.join(VISIBILITIES)}")
@@ -110,31 +105,27 @@ def compose(text: str, files: Sequence[File], model: str, postscript: str | None
     texts = textwrap.wrap(
         f"{text.strip()}\n\n{postscript.strip()}".strip(),
         MAX_TEXT,
-        expand_tabs=False,
         replace_whitespace=False,
         break_on_hyphens=False,
     )
-    groups: list[list[tuple[File, str]]] = []
-    room = 0  # for pictures in the last group
     descriptions += [""] * (len(files) - len(descriptions))
-    for file, description in zip(files, descriptions, strict=True):
-        description = description.strip()
-        if len(description) > MAX_DESCRIPTION:
-            description = f"{description[: MAX_DESCRIPTION - 1]}…"
-        is_picture = file.content_type.startswith("image/")
-        if not (is_picture and room):
-            groups.append([])
-            room = MAX_FILES if is_picture else 1
-        groups[-1].append((file, description))
-        room -= 1
+    described = [(file, _shortened(one)) for file, one in zip(files, descriptions, strict=True)]
+    photos = [one for one in described if one[0].content_type.startswith("image/")]
+    groups = [photos[start : start + MAX_FILES] for start in range(0, len(photos), MAX_FILES)]
+    groups += [[one] for one in described if one not in photos]
     posts = zip_longest(texts, groups)
     return [Post(text or "", tuple(group or ())) for text, group in posts]
 
 
-def deliver(to: Account, upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
-    """Publish files of an upload. Raises a DeliveryError, or the OSError of reading a file.
+def _shortened(description: str) -> str:
+    text = description.strip()
+    return text if len(text) <= MAX_DESCRIPTION else f"{text[: MAX_DESCRIPTION - 1]}…"
 
-    The `progress` of an error is the ids of the posts published so far.
+
+def deliver(to: Account, upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
+    """Publish files of an upload. Raises a DeliveryError.
+
+    The `progress` of a TemporaryError is the ids of the posts published so far.
     """
     # The subject of a post to a site was not typed by its user.
     text = upload.text or ("" if delivery.arrival.site else upload.subject)
@@ -145,13 +136,13 @@ def deliver(to: Account, upload: Upload, files: Sequence[File], delivery: Delive
     key = hashlib.sha256(f"{delivery.id} {delivery.target}".encode()).hexdigest()[:32]
     posts = compose(text, files, camera(upload), to.postscript)
     done = list(delivery.progress)
-    for number, post in enumerate(posts[len(done) :], len(done)):
+    for post in posts[len(done) :]:
         try:
             media = [_upload(to, file, description) for file, description in post.files]
-            done.append(_publish(to, post.text, media, done[-1:], f"{key}.{number}"))
-        except (TemporaryError, OSError) as error:
-            # An OSError has no such attribute of its own.
-            error.progress = tuple(done)  # type: ignore[union-attr]
+            reply_to = done[-1] if done else ""
+            done.append(_publish(to, post.text, media, reply_to, f"{key}.{len(done)}"))
+        except TemporaryError as error:
+            error.progress = tuple(done)
             raise
         except TooLargeError as error:
             # To send the files one at a time would publish the first posts again.
@@ -187,10 +178,8 @@ def _upload(to: Account, file: File, description: str) -> str:
     return str(media["id"])
 
 
-def _publish(
-    to: Account, text: str, media: Sequence[str], reply_to: Sequence[str], key: str
-) -> str:
-    """Publish a post, as a reply to at most one other. Returns its id."""
+def _publish(to: Account, text: str, media: Sequence[str], reply_to: str, key: str) -> str:
+    """Publish a post, as a reply to another one unless `reply_to` is empty. Returns its id."""
     fields = {
         "status": text,
         "media_ids[]": media,
@@ -212,11 +201,11 @@ def _call(
     method: str,
     path: str,
     headers: Mapping[str, str] = {},
-    body: Iterable[bytes] = (),
+    body: Iterable[bytes] | None = None,
 ) -> Mapping[str, Any]:
     """Make a call of the API. Returns the entity in the reply, which has an id."""
     headers = {"Authorization": f"Bearer {to.token}", **headers}
-    response = http_client.request(to.origin, method, path, headers, body, max_body=MAX_REPLY)
+    response = http_client.request(to.origin, method, path, headers, body)
     try:
         found = json.loads(response.body)
     except (ValueError, RecursionError):
@@ -225,22 +214,18 @@ def _call(
     if not 200 <= response.status <= 299:
         # docs.joinmastodon.org/entities/Error
         text = entity.get("error") or responses.get(response.status, "")
-        raise _error(to, response, f"replied {response.status}: {text}", path)
+        reason = clean_text(f"{to} replied {response.status}: {text}", [to.token])
+        raise _error(response.status, reason, path)
     if not entity.get("id"):
         raise TemporaryError(f"{to} does not reply like a Mastodon server")
     return entity
 
 
-def _error(to: Account, response: Response, text: str, path: str) -> DeliveryError:
-    status, location = response.status, response.headers["Location"]
-    has_moved = 300 <= status <= 399 and location is not None
-    if has_moved:
-        text = f"has moved to {location}: change the rule"
-    reason = clean_text(f"{to} {text}", [to.token])
-    if has_moved or status in (401, 403):
-        return UnreachableError(reason, CONFIGURATION_RETRY)
-    if status in (404, 405) and path == MEDIA:
+def _error(status: int, reason: str, path: str) -> DeliveryError:
+    if 300 <= status <= 399 or (status in (404, 405) and path == MEDIA):
         return UnreachableError(f"{reason}: is it a Mastodon server?", CONFIGURATION_RETRY)
+    if status in (401, 403):
+        return UnreachableError(reason, CONFIGURATION_RETRY)
     if status == 429:
         return UnreachableError(reason, RATE_LIMIT_RETRY)
     return (TemporaryError if http_client.is_temporary(status) else PermanentError)(reason)

@@ -31,12 +31,10 @@ PHOTO_SITES = VIDEO_SITES | _PHOTO_ONLY
 OAUTH_SITES = frozenset({"dropbox", "flickr", "skydrive"})
 SITES = PHOTO_SITES | OAUTH_SITES
 
-_VARIABLES = re.compile(r"(?:\$\{\w+\})*")
-# The host and port of a URL are shown where no part of a password can be mistaken for them.
+# Scheme, host and port of a URL, the latter two only where they cannot be part of a password.
 _URL = re.compile(
-    r"(?P<scheme>(?:[A-Za-z][A-Za-z0-9+.-]*|\$\{\w+\})://)(?:(?:[^/?#]*@)?"
-    r"(?P<host>(?:(?:[\w.-]|\$\{\w+\})+|\[[0-9A-Fa-f:.]+\])(?::(?:[0-9]+|\$\{\w+\}))?)"
-    r"(?:[/?#][^@]*)?\Z)?"
+    r"([A-Za-z][A-Za-z0-9+.-]*://)"
+    r"(?:(?:[^/?#]*@)?([\w.${}-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?(?:[/?#][^@]*)?\Z)?"
 )
 
 
@@ -67,9 +65,7 @@ def parse_target(text: str) -> Target:
     kind, colon, argument = text.strip().partition(":")
     if kind not in KINDS:
         raise ValueError(f"unknown target {kind!r}: the targets are {', '.join(KINDS)}")
-    if colon and not argument:
-        raise ValueError(f"{text!r} needs an argument after the colon")
-    if kind not in _NO_ARGUMENT and not argument:
+    if not argument and (colon or kind not in _NO_ARGUMENT):
         raise ValueError(f"{kind} needs an argument: see the table of targets in README")
     if kind == "drop" and colon:
         raise ValueError("drop takes no argument")
@@ -111,15 +107,23 @@ def shown(text: str) -> str:
     if kind == "run":  # anything beside a URL may be a password for it
         program = argument.split()[0]
         return f"run:{program} ..." if re.fullmatch(r"[\w./~${}-]+", program) else "run:..."
-    if _VARIABLES.fullmatch(argument):
+    if re.fullmatch(r"(?:\$\{\w+\})*", argument):
         return text
-    url = _URL.match(argument)
-    if not url:
-        return f"{kind}:{_VARIABLES.findall(argument)[0]}..."
-    if not url["host"] or kind == "notify":  # the host of its URLs may be a token
-        return f"{kind}:{url['scheme']}..."
-    bare = url["scheme"] + url["host"]
-    return f"{kind}:{bare}" if bare == argument else f"{kind}:{bare}/..."
+    url = shown_url(argument)
+    if kind == "notify" and has_url:  # the host of its URLs may be a token
+        url = re.sub("://.*", "://...", url)
+    return f"{kind}:{url}"
+
+
+def shown_url(url: str) -> str:
+    """Return scheme and host of a URL that may be invalid, with dots for the rest."""
+    found = _URL.match(url.strip())
+    if not found:
+        return "..."
+    bare = "".join(found.groups(""))
+    if bare == url.strip():
+        return bare
+    return f"{bare}/..." if found[2] else f"{bare}..."
 
 
 def shown_rule(text: str) -> str:
@@ -150,9 +154,6 @@ def expand(value: str, environ: Mapping[str, str], *, url: bool = False) -> str:
         is_login = re.fullmatch(r"[^/]+//[^/?#]*", before) and re.match(r"[^/?#]*@", after)
         if not (url and (is_login or "?" in before)):
             return environ[name]
-        try:
-            return quote(environ[name], "")
-        except UnicodeEncodeError:
-            raise ValueError(f"the variable {name} is not UTF-8") from None
+        return quote(environ[name], "")
 
     return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", variable, value)

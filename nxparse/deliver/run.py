@@ -9,7 +9,6 @@ variables may contain secrets.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shlex
@@ -23,7 +22,6 @@ from typing import IO
 
 from nxparse.deliver.copies import copies
 from nxparse.deliver.errors import (
-    MAX_REASON,
     Outcome,
     PermanentError,
     TemporaryError,
@@ -40,13 +38,7 @@ OUTPUT_TAIL = 4096  # bytes of the output that are kept
 DRAIN_TIMEOUT = 1.0  # seconds to read the rest of the output
 PLACEHOLDERS = ("file", "sender", "recipient", "subject", "text", "camera")
 
-_HINTS = {
-    errno.ENOENT: " (the program, or the interpreter in its first line)",
-    errno.ENOEXEC: "; a script needs a first line like #!/bin/sh",
-}
-
 _running: set[subprocess.Popen[bytes]] = set()
-_starting = threading.Lock()  # held until what was started is in _running
 
 _PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
 _NAME = re.compile(rf"\$\{{([A-Za-z_][A-Za-z0-9_]*)\}}|{_PLACEHOLDER.pattern}")
@@ -54,8 +46,6 @@ _NAME = re.compile(rf"\$\{{([A-Za-z_][A-Za-z0-9_]*)\}}|{_PLACEHOLDER.pattern}")
 
 def parse_command(text: str) -> tuple[str, ...]:
     """Split a command into words. Raises ValueError."""
-    if "\0" in text:
-        raise ValueError("a command cannot hold a NUL")
     words = tuple(shlex.split(text))
     if not words or not words[0].strip():
         raise ValueError("the program has no name")
@@ -104,8 +94,7 @@ def end_running() -> int:
 
     Their deliveries fail with a TemporaryError.
     """
-    with _starting:
-        running = [process for process in _running if process.poll() is None]
+    running = [process for process in list(_running) if process.poll() is None]
     for process in running:
         _kill(process)
     return len(running)
@@ -121,26 +110,22 @@ def _replace_names(word: str, values: Mapping[str, str], environ: Mapping[str, s
 
 def _call(program: str, command: Sequence[str]) -> None:
     """Run a command to its end. `program` is its name in the options."""
-    name = os.path.basename(program)
-    with _starting:
-        try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except OSError as error:
-            reason = f"{program} cannot be started: {error.strerror}"
-            kind = PermanentError if error.errno == errno.E2BIG else UnreachableError
-            raise kind(reason + _HINTS.get(error.errno or 0, "")) from None
-        _running.add(process)
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise UnreachableError(f"{program} cannot be started: {error.strerror}") from None
+    _running.add(process)
     assert process.stdout
-    tail = bytearray()
-    arguments = (process.stdout, tail)
-    reader = threading.Thread(target=_read_end, args=arguments, name="nx output", daemon=True)
+    output = bytearray()
+    reader = threading.Thread(target=_read_end, args=(process.stdout, output), daemon=True)
     reader.start()
+    name = os.path.basename(program)
     try:
         with _killed_with_us(process.pid):
             status = process.wait(TIMEOUT)
@@ -150,12 +135,10 @@ def _call(program: str, command: Sequence[str]) -> None:
         _kill(process)  # also what it has left running
         process.wait()
         _running.discard(process)
-    ending = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
     reader.join(DRAIN_TIMEOUT)  # a detached child may hold the pipe open
-    lines = tail.decode("utf-8", "replace").split("\n")
-    last = next((line for line in reversed(lines) if line.strip()), "")
-    line = clean_text(last.rstrip()[-MAX_REASON:])
-    reason = f"{name} {ending}: {line}" if line else f"{name} {ending}"
+    ending = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+    last_line = output.decode("utf-8", "replace").strip().rpartition("\n")[2]
+    reason = clean_text(f"{name} {ending}: {last_line}").removesuffix(":")
     if status == TEMPORARY_STATUS or status < 0:
         raise TemporaryError(reason)
     if status:
@@ -194,9 +177,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             process.kill()
 
 
-def _read_end(pipe: IO[bytes], tail: bytearray) -> None:
-    """Read all output of a program into `tail`, which keeps only the end."""
+def _read_end(pipe: IO[bytes], output: bytearray) -> None:
+    """Read all output of a program. Of it, `output` gets the end."""
     with pipe:
         while chunk := os.read(pipe.fileno(), 1 << 16):
-            tail += chunk
-            del tail[:-OUTPUT_TAIL]
+            output += chunk
+            del output[:-OUTPUT_TAIL]

@@ -78,8 +78,6 @@ def prepare(settings: Settings, environ: Environ, target: Target) -> Deliver:
 
             # A variable stays one word, whatever is in it.
             words = run.parse_command(target.argument)
-            if not routes.expand(words[0], environ).strip():
-                raise ValueError("the program has no name: a variable is empty")
             return partial(run.deliver, words, environ, private)
         case "forward":
             from nxparse.deliver import forward

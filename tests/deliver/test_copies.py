@@ -29,15 +29,10 @@ def test_copies(tmp_path: Path) -> None:
 
 
 def test_short_names(tmp_path: Path) -> None:
-    """Names that are too long for the file system are shortened."""
-    files = [
-        photo(b"1", "a" * 251 + ".JPG"),
-        photo(b"1", "a" * 250 + "b.JPG"),
-        photo(b"1", "사진" * 41 + ".JPG"),
-    ]
+    """Names that are too long for some file systems are shortened."""
+    files = [photo(b"1", "a" * 251 + ".JPG"), photo(b"1", "사진" * 41 + ".JPG")]
     with ShortNames(143), copies(files, tmp_path) as paths:
-        expected = ["a" * 139 + ".JPG", "a" * 139 + ".JPG", "사진" * 23 + ".JPG"]
-        assert [path.name for path in paths] == expected
+        assert [path.name for path in paths] == ["a" * 139 + ".JPG", "사진" * 23 + ".JPG"]
 
 
 def test_disk_full(tmp_path: Path) -> None:
@@ -52,16 +47,13 @@ def test_disk_full(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["unlink", "rmdir"])
-@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES], ids=errno.errorcode.get)
-def test_cannot_be_deleted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: int
-) -> None:
+def test_cannot_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A delivery has succeeded even if a copy cannot be deleted. Other copies are deleted."""
     real = getattr(os, name)
 
     def refuse(path: str, **options: int) -> None:
         if not str(path).endswith(("A.JPG", "C.JPG")):
-            raise OSError(error, "not possible")
+            raise OSError(errno.EACCES, "not possible")
         real(path, **options)
 
     with monkeypatch.context() as patch, copies([photo(b"1", f"{n}.JPG") for n in "ABC"], tmp_path):

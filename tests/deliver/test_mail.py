@@ -9,10 +9,8 @@ import email.utils
 import errno
 import re
 import socket
-import ssl
-import threading
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email.header import decode_header, make_header
 from email.message import EmailMessage
@@ -44,7 +42,7 @@ from tests.smtp_servers import HOST, Act, Authority, Mail, MailServer, Script, S
 
 pytestmark = pytest.mark.usefixtures("no_authorities")
 
-PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=40)
+PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=10)
 
 SENDER, RECIPIENT = "camera@example.com", "me@example.org"
 
@@ -78,26 +76,6 @@ def content(message: OutgoingMessage) -> bytes:
     return data
 
 
-def parsed(data: bytes) -> EmailMessage:
-    """A message read by the standard library, which finds no defect.
-
-    Encoded words in the name of a file violate RFC 2047, but mail programs write them for
-    programs that do not support RFC 2231.
-    """
-    message = email.message_from_bytes(data, policy=email.policy.default)
-    assert isinstance(message, EmailMessage)
-    for part in message.walk():
-        assert part.defects == []
-        defects = [
-            (name, str(defect))
-            for name, value in part.items()
-            for defect in value.defects
-            if name != "Content-Type" or not re.search("encoded.word", str(defect))
-        ]
-        assert defects == []
-    return message
-
-
 HEADERS = ["From", "To", "Subject", "Date", "Message-ID", "MIME-Version", "Content-Type"]
 TEXT_HEADERS = ["Content-Type", "Content-Transfer-Encoding"]
 FILE_HEADERS = ["Content-Type", "Content-Disposition", "Content-Transfer-Encoding"]
@@ -113,8 +91,10 @@ class ReadBack:
 
 
 def read_back(message: OutgoingMessage) -> ReadBack:
-    """Parse a message, after a check that it has no header but those intended."""
-    found = parsed(content(message))
+    """Parse a message, after a check that it has no defects and no header but those intended."""
+    found = email.message_from_bytes(content(message), policy=email.policy.default)
+    assert isinstance(found, EmailMessage)
+    assert [part.defects for part in found.walk() if part.defects] == []
     assert [name for name in found if name != "Reply-To"] == HEADERS
     text, *files = found.iter_parts()
     assert isinstance(text, EmailMessage)
@@ -181,7 +161,7 @@ class TestCompose:
             pytest.param("a@b", "J. Doe", "", ("a@b", '"J. Doe" <a@b>', None), id="quoted"),
             pytest.param("a@b", "", "c@d", ("c@d", "c@d", "a@b"), id="mail-from"),
             pytest.param("a@b", "Jo", "c@d", ("c@d", "Jo <c@d>", "Jo <a@b>"), id="both"),
-            pytest.param("a@b", "", "a@b", ("a@b", "a@b", None), id="equal"),
+            pytest.param("a@b", "", "a@b", ("a@b", "a@b", "a@b"), id="equal"),
             pytest.param("", "Jo", "c@d", ("c@d", "Jo <c@d>", None), id="no-sender"),
             pytest.param("a@bü.example", "", "", ("a@xn--b-eha.example",) * 2 + (None,), id="idna"),
         ],
@@ -197,23 +177,14 @@ class TestCompose:
         assert headers["Message-ID"] == f"<{ID}@{domain}>"
 
     @pytest.mark.parametrize(
-        ("sender", "recipients", "mail_from", "wrong"),
-        [
-            pytest.param("", [RECIPIENT], "", "", id="no-sender"),
-            pytest.param("a@b\r\nBcc: x@y", [RECIPIENT], "", "a@b\r\nBcc: x@y", id="sender"),
-            pytest.param("a@b", ["c@d, x@y"], "", "c@d, x@y", id="list"),
-            pytest.param("a@b", ["c@d>\r\nRCPT TO:<x@y"], "", "c@d>\r\nRCPT TO:<x@y", id="to"),
-            pytest.param("a@b", [RECIPIENT, "gerät@d"], "", "gerät@d", id="second"),
-            pytest.param("a@b", [RECIPIENT], "c@d\r\nBcc: x@y", "c@d\r\nBcc: x@y", id="from"),
-        ],
+        ("sender", "recipient", "mail_from"),
+        [("", RECIPIENT, ""), ("a@b", "c@d, x@y", ""), ("a@b", RECIPIENT, "c@d\r\nBcc: x@y")],
+        ids=["no-sender", "list", "line-break"],
     )
-    def test_wrong_address(
-        self, sender: str, recipients: list[str], mail_from: str, wrong: str
-    ) -> None:
+    def test_wrong_address(self, sender: str, recipient: str, mail_from: str) -> None:
         """An address that is not exactly one deliverable address is refused."""
-        with pytest.raises(AddressError) as caught:
-            composed(upload(sender=sender), recipients, mail_from=mail_from)
-        assert str(caught.value) == f"{wrong!r} is not an e-mail address"
+        with pytest.raises(AddressError, match="is not an e-mail address"):
+            composed(upload(sender=sender), [RECIPIENT, recipient], mail_from=mail_from)
 
     def test_many_recipients(self) -> None:
         """64 recipients, the most that an upload can have, fit into To."""
@@ -224,24 +195,18 @@ class TestCompose:
 
 
 # Characters that end a line or a header somewhere. In a header each becomes a blank.
-BREAKS = ["\r", "\n", "\r\n", "\r\n ", "\v", "\f", "\0", "\x1b", "\x7f", "\x85"]
-BREAKS += ["\u2028", "\u2029", "\ud800", "\udc0d\udc0a"]
+BREAKS = "\rBcc: x@y\nBcc: x@y\r\nBcc: x@y\v \f \0 \x1b \x7f \x85 \u2028 \u2029 \ud800 \udc0d\udc0a"
 
 # Texts that must be read back unchanged.
 NAUGHTY = {
     "korean": "카메라에서 보낸 사진",
     "encoded-newline": "a =?UTF-8?Q?=0A?=Bcc: x@y",
-    "encoded-crlf": "=?utf-8?b?DQpCY2M6IHhAeQ==?=",
-    "half-an-encoded-word": "a =?utf-8?q?",
     "split-encoded-word": "=?utf-8?q?" + "b " * 60 + "?=",
-    "20-kB-of-korean": "가" * 7000,
+    "long-korean": "가" * 700,
     "double-blanks": "a  b",
     "1100-blanks": "a" + " " * 1100 + "b",
     "emoji": "👨‍👩‍👧‍👦" * 20,
-    "right-to-left": "\u202eabc אבג \u2066def",
     "quotes": 'a "b\\" c',
-    "brackets": "<x@y>, (a) [b]; c: d",
-    "format": "{0.__class__} %s %n ${HOME} $(id)",
 }
 
 LONG = "가" * 83 + ".jpg"
@@ -260,34 +225,6 @@ class TestInjection:
         assert mailboxes(message, "Reply-To") == [(visible(name), SENDER)]
         assert found.text == text
         assert found.attachments == [(photo(name=text).safe_name, "image/jpeg", PHOTO)]
-
-    @pytest.mark.parametrize("between", BREAKS, ids=ascii)
-    def test_breaks(self, between: str) -> None:
-        """A line break in a text does not start a new header."""
-        text = f"{between}a{between}Bcc: x@y{between}{between}é{between}"
-        message = composed(upload(photo(name=f"{text}.jpg"), subject=text, name=text))
-        assert mailboxes(message, "From") == [("a Bcc: x@y é", SENDER)]
-        found = read_back(message)
-        assert visible(found.headers["Subject"]) == "a Bcc: x@y é"
-        assert found.attachments == [(photo(name=f"{text}.jpg").safe_name, "image/jpeg", PHOTO)]
-        assert read_back(composed(upload(subject=between))).headers["Subject"] == ""
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            pytest.param("a\n.\nb\r\n.\r\nc\r.\rd", id="dots"),
-            pytest.param("a" * 5000, id="long-line"),
-            pytest.param(f"a\r\n--nx-{ID}--\r\nb", id="boundary"),
-            pytest.param("a\u2028b\u2029c\x85d\ve\f", id="odd-line-ends"),
-        ],
-    )
-    def test_text(self, text: str) -> None:
-        """The text arrives unchanged."""
-        assert read_back(composed(upload(text=text))).text == text
-
-    def test_text_with_surrogates(self) -> None:
-        """A surrogate becomes a question mark."""
-        assert read_back(composed(upload(text="a\ud800b"))).text == "a?b"
 
     @pytest.mark.parametrize(
         ("name", "expected"),
@@ -309,43 +246,23 @@ class TestInjection:
         assert name_in_old_programs(message) == expected
 
     @PROPERTY
-    @given(
-        st.text(),
-        st.text(),
-        st.text(),
-        st.text() | st.none(),
-        st.sampled_from([SENDER, "a@bücher.example", ""]) | st.text(),
-        st.sampled_from([RECIPIENT, "a@b"]) | st.text(),
-        st.sampled_from(["", "photos@example.net"]) | st.text(),
-    )
-    @example("a" + " " * 998 + "b", "", "", "", SENDER, RECIPIENT, "")
-    def test_any_text(
-        self,
-        subject: str,
-        name: str,
-        text: str,
-        filename: str | None,
-        sender: str,
-        recipient: str,
-        mail_from: str,
-    ) -> None:
-        """Any upload becomes a message with exactly its headers, or has a wrong address."""
-        given = upload(photo(name=filename), sender=sender, name=name, subject=subject, text=text)
-        try:
-            message = composed(given, [recipient], mail_from=mail_from)
-        except AddressError:
-            assert {sender, recipient, mail_from} - {SENDER, RECIPIENT, "photos@example.net"}
-            return
+    @given(st.text(), st.text(), st.text() | st.none())
+    @example("a" + " " * 998 + "b", "", "")
+    @example(BREAKS, BREAKS, BREAKS)
+    @example("\n", f"a\r\n.\r\nb\n.\n--nx-{ID}--\r\n", None)
+    def test_any_text(self, header: str, text: str, filename: str | None) -> None:
+        """Any upload becomes a message with exactly its headers."""
+        given = upload(photo(name=filename), name=header, subject=header, text=text)
+        message = composed(given)
         found = read_back(message)
-        assert visible(found.headers["Subject"]) == visible(subject)
+        assert visible(found.headers["Subject"]) == visible(header)
+        assert mailboxes(message, "From") == [(visible(header), SENDER)]
         assert found.text == text.encode("utf-8", "replace").decode()
         assert found.attachments == [(given.files[0].safe_name, "image/jpeg", PHOTO)]
-        assert [found.headers["To"]] == list(message.recipients)
-        assert mailboxes(message, "From") == [(visible(name), message.sender)]
 
 
 BLOCK = 57 * 1024
-SIZES = [*range(60), *range(112, 117), *range(169, 174)]
+SIZES = [*range(4), *range(55, 60), *range(112, 117)]
 SIZES += [size + more for size in (BLOCK, 2 * BLOCK) for more in (-1, 0, 1)]
 
 
@@ -363,7 +280,7 @@ class TestSize:
 
     def test_memory(self) -> None:
         """Memory does not grow with the attachments."""
-        file = File("a.jpg", "image/jpeg", 4 << 20, 0, lambda start, end: bytes(end - start))
+        file = File("a.jpg", "image/jpeg", 2 << 20, 0, lambda start, end: bytes(end - start))
         tracemalloc.start()
         try:
             message = composed(upload(file))
@@ -377,35 +294,21 @@ class TestSize:
 
 # Replies to a message that is too large, from the sources and documentation of servers.
 TOO_LARGE = [
-    "552 5.3.4 Message size exceeds fixed limit",  # Postfix, MAIL FROM
-    "552 5.3.4 Error: message file too big",  # Postfix, after DATA
-    "552 Message size exceeds maximum permitted",  # Exim
+    "552 5.3.4 Message size exceeds fixed limit",  # Postfix
     "552 message too big",  # Exim
     "552 5.2.3 Message size exceeds fixed maximum message size (20000000)",  # Sendmail
-    "552 5.3.4 Message is too large; 20000000 bytes max",  # Sendmail
     "550 5.3.4 ROUTING.SizeLimit; message size exceeds fixed maximum size for route",  # Exchange
-    "550 5.2.3 RESOLVER.RST.RecipSizeLimit; message too large for this recipient",  # Exchange
-    "550 5.2.3 RESOLVER.RST.SendSizeLimit.Sender; message too large for this sender",
     "554 5.2.3 MapiExceptionMessageSizeExceeded",  # Exchange Online
     "552-5.3.4 Your message exceeded Google's message size limits. To view our\r\n"
     "552-5.3.4 message size guidelines, go to\r\n"
     "552 5.3.4 https://support.google.com/mail/?p=MaxSizeError x17-20020a5d - gsmtp",
     "554 Message too large",  # Yahoo
-    "552-Requested mail action aborted: exceeded storage allocation\r\n"
-    "552-Message size exceeds maximum permitted\r\n"
-    "552 For explanation visit https://postmaster.gmx.net/en/case?c=r0601",  # GMX, web.de
     "552 Requested mail action aborted: exceeded storage allocation",  # GMX, web.de
     "554 Transaction failed: Message is too big",  # GMX, web.de
     "553 Message size exceeds the limit",  # Zoho
-    "554 5.6.0 Message size is more than the allowed limit",  # Zoho
     "554 Transaction failed: Message too long.",  # Amazon SES
     "554 Message rejected: Stream is more than 6000 bytes long.",
-    "554 Transaction failed: Message length is more than 10485760 bytes long: '10485761'.",
-    "552 sorry, that message size exceeds my databytes limit (#5.3.4)",  # qmail
-    "552 Message exceeds the maximum size of this mailbox",
-    "523 Message length (41000000 bytes) exceeds administrative limit.",  # Courier
-    "523",
-    "554 Maximum email size exceeded.",  # Mimecast
+    "523",  # Courier
     "550 Requested action not taken: email larger than 25 MB",
     "552",
 ]
@@ -413,15 +316,13 @@ TOO_LARGE = [
 NOT_TOO_LARGE = [
     "554 5.7.1 spam",
     "554 5.7.1 Message exceeded the spam threshold",
-    "550 5.1.1 <me@example.org>: Recipient address rejected: User unknown",
+    "550 5.1.1 <size@example.org>: Recipient address rejected: User unknown",
+    "550 <big@example.org>: no such user",
     "552 5.2.2 mailbox full",
     "550 5.2.2 mailbox size limit exceeded",
-    "554 5.2.2 <me@example.org> quota exceeded",
     "552-5.7.0 This message was blocked because its content presents a potential\r\n"
     "552 5.7.0 security issue. x17 - gsmtp",
     "550 5.4.5 Daily user sending limit exceeded.",
-    "550 5.6.0 Line too long",
-    "554 header section too large",
     "550 5.7.1 client [85.3.4.17] blocked, see http://example.org/85.2.3",
     "550 Message rate limit exceeded",
     "550 5.6.1 Message contains a file that is not allowed",
@@ -469,7 +370,7 @@ TIMED_OUT = Like(rf"SERVER: (Connection unexpectedly closed: )?(.* )?timed out({
 @pytest.fixture(autouse=True)
 def _short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that fails takes seconds, not minutes."""
-    for name in ("CONNECT_TIMEOUT", "REPLY_TIMEOUT", "FINAL_TIMEOUT", "QUIT_TIMEOUT"):
+    for name in ("CONNECT_TIMEOUT", "REPLY_TIMEOUT", "QUIT_TIMEOUT"):
         monkeypatch.setattr(mail, name, 5.0)
 
 
@@ -498,14 +399,14 @@ def huge() -> OutgoingMessage:
 class TestSend:
     """A server that accepts mail."""
 
-    @pytest.mark.parametrize("login", [False, True], ids=["no-login", "login"])
     @pytest.mark.parametrize(
-        ("security", "offered"),
+        ("security", "offered", "login"),
         [
-            pytest.param(Security.IF_OFFERED, False, id="smtp-in-clear"),
-            pytest.param(Security.IF_OFFERED, True, id="smtp-over-tls"),
-            pytest.param(Security.STARTTLS, True, id="starttls"),
-            pytest.param(Security.TLS, True, id="smtps"),
+            pytest.param(Security.IF_OFFERED, False, False, id="smtp-in-clear"),
+            pytest.param(Security.IF_OFFERED, True, False, id="smtp-without-login"),
+            pytest.param(Security.IF_OFFERED, True, True, id="smtp-over-tls"),
+            pytest.param(Security.STARTTLS, True, True, id="starttls"),
+            pytest.param(Security.TLS, True, True, id="smtps"),
         ],
     )
     def test_security(
@@ -527,58 +428,43 @@ class TestSend:
         assert server.mails == [Mail(SENDER, (A, B, C), data, offered, user)]
         assert server.logins == ([("PLAIN", USER, SECRET)] if login else [])
 
-    @pytest.mark.parametrize("host", [HOST, "localhost"])
-    def test_name_in_certificate(self, host: str, trusted: Authority) -> None:
-        """A certificate may be for a name or for an address."""
-        with MailServer(tls=trusted.context(host)) as server:
-            assert send(ONE, at(server, Security.STARTTLS, host=host)) == []
+    def test_name_in_certificate(self, trusted: Authority) -> None:
+        """A certificate may be for a name."""
+        with MailServer(tls=trusted.context("localhost")) as server:
+            assert send(ONE, at(server, Security.STARTTLS, host="localhost")) == []
 
 
 class TestCertificates:
     """A server has to prove its name."""
 
-    @pytest.fixture(params=["self-signed", "another"])
-    def certificate(
-        self, request: pytest.FixtureRequest, trusted: Authority
-    ) -> tuple[ssl.SSLContext, str]:
-        """A wrong certificate, and the reason why it is refused."""
-        if request.param == "self-signed":
-            return trusted.self_signed(), "self-signed certificate"
-        reason = r"IP address mismatch, certificate is not valid for '127\.0\.0\.1'\.?"
-        return trusted.context("mail.example"), reason
-
     @pytest.mark.parametrize(
         ("security", "login"),
         [
             pytest.param(Security.STARTTLS, (), id="starttls"),
-            pytest.param(Security.TLS, (), id="smtps"),
-            pytest.param(Security.TLS, (USER, SECRET), id="smtps-with-password"),
-            pytest.param(Security.IF_OFFERED, (USER, SECRET), id="smtp-with-password"),
-            pytest.param(Security.IF_OFFERED, (USER,), id="smtp-with-user-only"),
+            pytest.param(Security.TLS, (USER, SECRET), id="smtps"),
+            pytest.param(Security.IF_OFFERED, (USER,), id="smtp-with-user"),
         ],
     )
+    @pytest.mark.parametrize("self_signed", [True, False], ids=["self-signed", "another"])
     def test_refused(
-        self, security: Security, login: tuple[str, ...], certificate: tuple[ssl.SSLContext, str]
+        self, security: Security, login: tuple[str, ...], self_signed: bool, trusted: Authority
     ) -> None:
         """A server with a wrong certificate gets neither mail nor password."""
-        tls, reason = certificate
+        reason = "self-signed certificate" if self_signed else "IP address mismatch, .*"
+        tls = trusted.self_signed() if self_signed else trusted.context("mail.example")
         greeting = (Act.TLS, "220 mail.example") if security is Security.TLS else "220 mail.example"
         script: Script = {"greeting": greeting, "EHLO": ehlo("STARTTLS", "AUTH PLAIN")}
         with ScriptedServer(script, tls=tls) as server:
             found = outcome(ONE, at(server, security, *login))
-        assert found == Failure(
-            UnreachableError,
-            Like(
-                r"SERVER: \[SSL: CERTIFICATE_VERIFY_FAILED\] certificate verify failed: "
-                rf"{reason} \(_ssl\.c:\d+\); nx_smtp must contain the host name of .*"
-            ),
+        assert found == unreachable(
+            Like(rf"SERVER: .*failed: {reason} \(.*\); nx_smtp must contain the host name of .*")
         )
         expected = ["connect"] if security is Security.TLS else ["connect", "EHLO", "STARTTLS"]
         assert server.keys == expected
 
-    def test_tolerated(self, certificate: tuple[ssl.SSLContext, str]) -> None:
+    def test_tolerated(self, trusted: Authority) -> None:
         """smtp:// without a user accepts any certificate (RFC 7435)."""
-        with MailServer(tls=certificate[0]) as server:
+        with MailServer(tls=trusted.self_signed()) as server:
             assert send(ONE, at(server)) == []
         assert [found.secure for found in server.mails] == [True]
 
@@ -592,59 +478,37 @@ def up_to(last: str, *more: str) -> list[str]:
 
 
 HELO = ["connect", "EHLO", "HELO"]
-GARBAGE = b"\0\xff garbage\x1b[31m\r\n"
 MEGABYTE = b"250 " + b"a" * 1_000_000 + b"\r\n"
 REFUSED = "SERVER refuses the message: "
-NO_TLS_BEGINS = Like(r"SERVER: (\[Errno \d+\] .+|.*EOF occurred in violation.*)")
 
 # What a server does, what becomes of the message, and the steps of the conversation.
 CONVERSATIONS: dict[str, tuple[Script, list[Refused] | Failure, list[str]]] = {
     "greeting-421": ({"greeting": "421 busy"}, unreachable("SERVER: 421 busy"), ["connect"]),
-    "greeting-garbage": (
-        {"greeting": GARBAGE},
-        unreachable("SERVER: -1 arbage [31m"),
-        ["connect"],
-    ),
     "greeting-closed": ({"greeting": Act.CLOSE}, unreachable(LOST), ["connect"]),
     "helo": ({"EHLO": "500 what?"}, [], [*HELO, *ALL[2:]]),
     "no-helo": ({"EHLO": "500", "HELO": "502 what?"}, unreachable("SERVER: 502 what?"), HELO),
-    "ehlo-odd-lines": ({"EHLO": "250-\r\n250-??\r\n250 "}, [], ALL),
-    "size-of-nothing": ({"EHLO": ehlo("SIZE")}, [], ALL),
-    "size-0": ({"EHLO": ehlo("SIZE 0")}, [], ALL),
-    "size-superscript": ({"EHLO": b"250-a\r\n250 SIZE \xb2\r\n"}, [], ALL),
-    "size-of-5000-digits": ({"EHLO": ehlo("SIZE " + "9" * 5000)}, [], ALL),
-    "size-too-small": (
-        {"EHLO": ehlo("size 100")},
-        too_large("SERVER accepts at most 100 bytes"),
-        up_to("EHLO", "QUIT"),
-    ),
     "rcpt-251": ({"RCPT": "251 2.1.5 forwarded"}, [], ALL),
     "data-250": (
         {"DATA": "250 2.0.0 what?"},
-        temporary("SERVER replies to DATA with 250"),
+        temporary(f"{REFUSED}250 2.0.0 what?"),
         up_to("DATA", "QUIT"),
     ),
     "data-closed": ({"DATA": Act.CLOSE}, temporary(LOST), up_to("DATA")),
     "before-the-dot": ({"content": Act.CLOSE}, temporary(LOST), up_to("DATA")),
     "half-closed": ({"content": Act.SHUT}, temporary(LOST), up_to(".")),
     "after-the-dot": ({".": Act.CLOSE}, temporary(LOST), up_to(".")),
-    "bare-newline": ({".": b"250 ok\n"}, [], ALL),
-    "dot-abc": ({".": "abc odd"}, temporary(f"{REFUSED}-1 odd"), ALL),
     "dot-1-MB": ({".": MEGABYTE}, temporary(f"SERVER: 500 Line too long.{DOUBT}"), up_to(".")),
     # An accepted message stays accepted.
-    "reset": ({".": ("250 ok", Act.RESET)}, [], up_to(".")),
     "quit-reset": ({"QUIT": Act.RESET}, [], ALL),
 }
 
 # Replies that refuse the message.
 REFUSALS = [
     ("MAIL", "451 later", TemporaryError),
-    ("MAIL", "550 not you", PermanentError),
     ("MAIL", "552 5.3.4 too large", TooLargeError),
     ("MAIL", "530 5.7.0 Authentication required", UnreachableError),
     ("MAIL", "421 4.3.2 busy", UnreachableError),
     ("DATA", "451 later", TemporaryError),
-    ("DATA", "554 no", PermanentError),
     ("DATA", "554 5.3.4 Message too big for system", TooLargeError),
     (".", "451 greylisted", TemporaryError),
     (".", "554 5.7.1 spam", PermanentError),
@@ -677,22 +541,6 @@ class TestConversation:
         assert found == Failure(kind, f"SERVER refuses the {subject}: {reply}", retry_after)
         assert server.keys == up_to(step, "QUIT")
 
-    @pytest.mark.parametrize(
-        ("reply", "permanent", "reason"),
-        [
-            ("550 5.1.1 no such user", True, "550 5.1.1 no such user"),
-            ("450 4.2.0 later", False, "450 4.2.0 later"),
-            ("299 odd", False, "299 odd"),
-            ("550-5.1.1 no\r\n550-5.1.1  such\tuser\x07\r\n550 5.1.1 here", True,
-                "550 5.1.1 no 5.1.1 such user 5.1.1 here"),
-        ],
-    )  # fmt: skip
-    def test_refused_recipient(self, reply: str, permanent: bool, reason: str) -> None:
-        """The only recipient is refused, for now or for good."""
-        with ScriptedServer({"RCPT": reply}) as server:
-            assert outcome(ONE, at(server)) == [Refused(RECIPIENT, permanent, reason)]
-        assert server.keys == up_to("RCPT", "QUIT")
-
     def test_commands(self) -> None:
         """The envelope is in the commands. SIZE is sent only if the server offers it."""
         for extensions, options in ((), ""), (("SIZE 9999999",), f" SIZE={ONE.size}"):
@@ -712,9 +560,9 @@ class TestConversation:
                 id="one-accepted",
             ),
             pytest.param(
-                ["550 5.1.1 no", "450 4.2.0 later", "abc odd"],
+                ["550-5.1.1 no\r\n550 5.1.1  such\tuser\x07", "450 4.2.0 later", "abc odd"],
                 [
-                    Refused(A, True, "550 5.1.1 no"),
+                    Refused(A, True, "550 5.1.1 no 5.1.1 such user"),
                     Refused(B, False, "450 4.2.0 later"),
                     Refused(C, False, "-1 odd"),
                 ],
@@ -741,7 +589,7 @@ class TestConversation:
     @pytest.mark.parametrize("stage", ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "."])
     def test_silence(self, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A silent server is abandoned at each stage."""
-        for name in ("CONNECT_TIMEOUT", "REPLY_TIMEOUT", "FINAL_TIMEOUT"):
+        for name in ("CONNECT_TIMEOUT", "REPLY_TIMEOUT"):
             monkeypatch.setattr(mail, name, 0.15)
         with ScriptedServer({stage: Act.READ_ON}) as server:
             found = outcome(ONE, at(server))
@@ -770,14 +618,6 @@ class TestConversation:
             assert outcome(huge(), at(server)) == temporary(LOST)
         assert (server.keys, server.messages) == (up_to("DATA"), [])
 
-    def test_slow_final_reply(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The reply after the final dot may take longer than any other."""
-        monkeypatch.setattr(mail, "REPLY_TIMEOUT", 0.3)
-        pause = threading.Event()
-        with ScriptedServer({".": (lambda: pause.wait(0.4), "250 2.0.0 queued")}) as server:
-            assert send(ONE, at(server)) == []
-        assert server.messages == [CONTENT]
-
     def test_photo_cannot_be_read(self) -> None:
         """A message that cannot be completed gets no final dot and no QUIT."""
 
@@ -791,7 +631,6 @@ class TestConversation:
             found = outcome(message, at(server))
         assert found == temporary("SERVER: [Errno 5] Input/output error")
         assert (server.keys, server.messages) == (up_to("DATA"), [])
-        assert server.cut == [b"".join(readable_chunks(message))]
 
     def test_own_name_not_ascii(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A machine whose name is not ASCII can send mail."""
@@ -801,64 +640,21 @@ class TestConversation:
         assert server.keys == ALL
 
 
-def readable_chunks(message: OutgoingMessage) -> Iterator[bytes]:
-    """The chunks of a message up to the first error."""
-    try:
-        yield from message.chunks()
-    except OSError:
-        return
-
-
 UP_TO_STARTTLS = up_to("EHLO", "STARTTLS")
+UP_TO_AUTH = up_to("EHLO", "AUTH")
 
 
 class TestStartTls:
     """From a connection in clear to one over TLS."""
 
-    @pytest.mark.parametrize(
-        ("reply", "keys"),
-        [(ehlo("AUTH PLAIN"), up_to("EHLO")), ("500 what?", HELO)],
-        ids=["stripped", "no-ehlo"],
-    )
-    def test_not_offered(self, reply: str, keys: list[str]) -> None:
+    def test_not_offered(self) -> None:
         """With smtp+starttls:// nothing is sent to a server without STARTTLS."""
-        with ScriptedServer({"EHLO": reply}) as server:
+        with ScriptedServer({"EHLO": ehlo("AUTH PLAIN")}) as server:
             found = outcome(ONE, at(server, Security.STARTTLS, USER, SECRET))
-        assert found == Failure(
-            UnreachableError,
-            "SERVER does not offer STARTTLS, which nx_smtp demands: check its port, or use smtps://",
+        assert found == unreachable(
+            "SERVER does not offer STARTTLS, which nx_smtp demands: check its port, or use smtps://"
         )
-        assert server.keys == keys
-
-    @pytest.mark.parametrize(
-        ("reply", "expected"),
-        [
-            pytest.param("454 not now", "SERVER: 454 not now", id="454"),
-            pytest.param("502 what?", "SERVER: 502 what?", id="502"),
-            pytest.param("250 ok", "SERVER: 250 ok", id="250"),
-            pytest.param(Act.CLOSE, LOST, id="closed"),
-            pytest.param(("220 go ahead", Act.CLOSE), NO_TLS_BEGINS, id="closed-before-tls"),
-            pytest.param(
-                ("220 go ahead", b"no TLS at all, but so many bytes\r\n", Act.SHUT),
-                Like(r"SERVER: \[SSL: [A-Z_]+\] .+"),
-                id="garbage",
-            ),
-        ],
-    )
-    @pytest.mark.parametrize("security", [Security.STARTTLS, Security.IF_OFFERED])
-    def test_failing(
-        self,
-        reply: str | Act | tuple[str | Act, ...],
-        expected: str | Like,
-        security: Security,
-        trusted: Authority,
-    ) -> None:
-        """If TLS is offered and fails, nothing is sent without it."""
-        script: Script = {"EHLO": ehlo("STARTTLS", "AUTH PLAIN"), "STARTTLS": reply}
-        with ScriptedServer(script, tls=trusted.context()) as server:
-            found = outcome(ONE, at(server, security, USER, SECRET))
-        assert found == unreachable(expected)
-        assert server.keys == UP_TO_STARTTLS
+        assert server.keys == up_to("EHLO")
 
     def test_injection(self, trusted: Authority) -> None:
         """Data that arrives before TLS is ignored afterwards."""
@@ -892,24 +688,52 @@ def no_method(offered: str = "none") -> Failure:
 
 AUTH_PLAIN = ehlo("AUTH PLAIN LOGIN")
 AUTH_LOGIN = ehlo("AUTH CRAM-MD5 LOGIN")
+TLS = ehlo("STARTTLS", "AUTH PLAIN")
 
-# The offer, the reply to AUTH, the replies to what follows, and the result.
-LOGINS: dict[str, tuple[str, str, list[str], list[Refused] | Failure]] = {
-    "plain": (AUTH_PLAIN, "235 ok", [], []),
-    "case": (ehlo("auth plain"), "235 ok", [], []),
-    "old-spelling": (ehlo("AUTH=LOGIN PLAIN"), "235 ok", [], []),
-    "login": (AUTH_LOGIN, "334 VXNlcm5hbWU6", ["334 UA==", "235 ok"], []),
-    "already-logged-in": (AUTH_PLAIN, "503 5.5.1 already", [], []),
-    "535": (AUTH_PLAIN, "535 5.7.8 no", [], login_refused("535 5.7.8 no")),
-    "abc": (AUTH_PLAIN, "abc odd", [], login_refused("-1 odd")),
-    "login-password": (AUTH_LOGIN, "334 ", ["334 ", "535 no"], login_refused("535 no")),
-    "secret-password": (AUTH_PLAIN, f"535 no, {SECRET}", [], login_refused("535 no, ***")),
-    "secret-plain": (AUTH_PLAIN, f"500 AUTH {PLAIN}?", [], login_refused("500 AUTH ***?")),
+
+# The script of the server, the result, and the steps of the conversation.
+LOGINS: dict[str, tuple[Script, list[Refused] | Failure, list[str]]] = {
+    "plain": ({"EHLO": AUTH_PLAIN}, [], [*UP_TO_AUTH, *ALL[2:]]),
+    "login": (
+        {"EHLO": AUTH_LOGIN, "AUTH": "334 VXNlcm5hbWU6", "response": ["334 UA==", "235 ok"]},
+        [],
+        [*UP_TO_AUTH, "response", "response", *ALL[2:]],
+    ),
+    "535": ({"EHLO": AUTH_PLAIN, "AUTH": "535 no"}, login_refused("535 no"), UP_TO_AUTH),
+    "closed": ({"EHLO": AUTH_PLAIN, "AUTH": Act.CLOSE}, unreachable(LOST), UP_TO_AUTH),
+    "not-offered": ({"EHLO": ehlo("SIZE")}, no_method("none"), up_to("EHLO")),
+    "cram-md5": ({"EHLO": ehlo("AUTH CRAM-MD5 X")}, no_method("CRAM-MD5 X"), up_to("EHLO")),
+    # The password is removed from each reply.
+    "secret-plain": (
+        {"EHLO": AUTH_PLAIN, "AUTH": f"500 AUTH {PLAIN}?"},
+        login_refused("500 AUTH ***?"),
+        UP_TO_AUTH,
+    ),
     "secret-login": (
-        AUTH_LOGIN,
-        "334 ",
-        ["334 ", f"500 what is {SECRETS[1]}?"],
+        {"EHLO": AUTH_LOGIN, "AUTH": "334 ", "response": ["334 ", f"500 what is {SECRETS[1]}?"]},
         login_refused("500 what is ***?"),
+        [*UP_TO_AUTH, "response", "response"],
+    ),
+    "secret-later": (
+        {"EHLO": AUTH_PLAIN, "RCPT": f"550 {SECRET}"},
+        [Refused(RECIPIENT, True, "550 ***")],
+        [*UP_TO_AUTH, "MAIL", "RCPT", "QUIT"],
+    ),
+    # If TLS is offered and fails, nothing is sent without it.
+    "tls-454": (
+        {"EHLO": TLS, "STARTTLS": "454 not now"},
+        unreachable("SERVER: 454 not now"),
+        UP_TO_STARTTLS,
+    ),
+    "tls-closed": (
+        {"EHLO": TLS, "STARTTLS": ("220 go ahead", Act.CLOSE)},
+        unreachable(Like(r"SERVER: (\[Errno \d+\] .+|.*EOF occurred in violation.*)")),
+        UP_TO_STARTTLS,
+    ),
+    "tls-garbage": (
+        {"EHLO": TLS, "STARTTLS": ("220", b"no TLS at all, but so many bytes\r\n", Act.SHUT)},
+        unreachable(Like(r"SERVER: \[SSL: [A-Z_]+\] .+")),
+        UP_TO_STARTTLS,
     ),
 }
 
@@ -917,64 +741,33 @@ LOGINS: dict[str, tuple[str, str, list[str], list[Refused] | Failure]] = {
 class TestLogin:
     """One attempt, then a long wait. The password appears in no text."""
 
-    @pytest.mark.parametrize(
-        ("offer", "reply", "responses", "expected"), LOGINS.values(), ids=LOGINS
-    )
+    @pytest.mark.parametrize(("script", "expected", "keys"), LOGINS.values(), ids=LOGINS)
     def test_replies(
-        self, offer: str, reply: str, responses: list[str], expected: list[Refused] | Failure
+        self,
+        script: Script,
+        expected: list[Refused] | Failure,
+        keys: list[str],
+        trusted: Authority,
     ) -> None:
-        """Any reply but success is a refusal, for an hour."""
-        script: Script = {"EHLO": offer, "AUTH": reply, "response": list(responses or ["500"])}
-        with ScriptedServer(script) as server:
+        """Each reply leads to the right error."""
+        with ScriptedServer(script, tls=trusted.context()) as server:
             assert outcome(ONE, at(server, user=USER, password=SECRET)) == expected
-        sent = [] if expected else ALL[2:]
-        assert server.keys == [*up_to("EHLO", "AUTH"), *["response"] * len(responses), *sent]
-
-    @pytest.mark.parametrize(
-        ("offer", "shown", "keys"),
-        [
-            pytest.param(ehlo("SIZE"), "none", up_to("EHLO"), id="not-offered"),
-            pytest.param(ehlo("AUTH CRAM-MD5 X"), "CRAM-MD5 X", up_to("EHLO"), id="others"),
-        ],
-    )
-    def test_no_method(self, offer: str, shown: str, keys: list[str]) -> None:
-        """The error names the methods that the server offers."""
-        with ScriptedServer({"EHLO": offer}) as server:
-            assert outcome(ONE, at(server, user=USER, password=SECRET)) == no_method(shown)
         assert server.keys == keys
-
-    def test_closed(self) -> None:
-        """A connection that breaks during the login is a reason to retry soon."""
-        with ScriptedServer({"EHLO": AUTH_PLAIN, "AUTH": Act.CLOSE}) as server:
-            found = outcome(ONE, at(server, user=USER, password=SECRET))
-        assert found == unreachable(LOST)
-
-    def test_password_in_a_later_reply(self) -> None:
-        """The password is removed from each reply."""
-        with ScriptedServer({"EHLO": AUTH_PLAIN, "RCPT": f"550 {SECRET}"}) as server:
-            found = outcome(ONE, at(server, user=USER, password=SECRET))
-        assert found == [Refused(RECIPIENT, True, "550 ***")]
-
-    def test_encoding(self) -> None:
-        """User and password are sent in UTF-8 and base64."""
-        script: Script = {
-            "EHLO": [AUTH_PLAIN, AUTH_LOGIN],
-            "AUTH": ["235 ok", "334 "],
-            "response": ["334 ", "235 ok"],
-        }
-        with ScriptedServer(script) as server:
-            for _ in range(2):
-                assert send(ONE, at(server, user=USER, password=SECRET)) == []
-        assert server.lines("AUTH") == [f"AUTH PLAIN {PLAIN}", "AUTH LOGIN"]
-        assert server.lines("response") == ["bWVAZXhhbXBsZS5vcmc=", SECRETS[1]]
+        if keys.count("response") == 2:
+            assert server.lines("response") == ["bWVAZXhhbXBsZS5vcmc=", SECRETS[1]]
 
 
 class TestPasswordInClear:
     """User and password are sent over TLS or to a loopback address, or not at all."""
 
-    @pytest.mark.parametrize("method", ["PLAIN", "LOGIN"])
-    @pytest.mark.parametrize("host", [HOST, "localhost"])
-    @pytest.mark.parametrize("password", [SECRET, ""], ids=["password", "user-only"])
+    @pytest.mark.parametrize(
+        ("method", "host", "password"),
+        [
+            pytest.param("PLAIN", HOST, SECRET, id="plain"),
+            pytest.param("LOGIN", HOST, "", id="login-user-only"),
+            pytest.param("PLAIN", "localhost", SECRET, id="name-of-this-machine"),
+        ],
+    )
     def test_stripped(
         self, method: str, host: str, password: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -997,40 +790,24 @@ class TestPasswordInClear:
         assert server.keys == ALL
 
 
-class TestConnect:
-    """No connection at all."""
+def test_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that cannot be found is retried."""
 
-    @pytest.mark.parametrize("security", Security)
-    @pytest.mark.parametrize(
-        ("error", "text"),
-        [
-            (socket.gaierror(socket.EAI_NONAME, "not known"), r"\[Errno -?\d+\] not known"),
-            (TimeoutError(), "TimeoutError"),
-        ],
-        ids=["no-name", "no-text"],
-    )
-    def test_unreachable(
-        self, security: Security, error: OSError, text: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A host that cannot be found or reached is retried."""
+    def getaddrinfo(*arguments: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "not known")
 
-        def getaddrinfo(*arguments: object) -> None:
-            raise error
-
-        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-        found = outcome(ONE, Smarthost("mail.example", 25, security, USER, SECRET))
-        assert found == unreachable(Like(f"SERVER: {text}"))
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    found = outcome(ONE, Smarthost("mail.example", 25, Security.TLS, USER, SECRET))
+    assert found == unreachable(Like(r"SERVER: \[Errno -?\d+\] not known"))
 
 
 class TestCheck:
     """The check of the mail server at the start."""
 
-    @pytest.mark.parametrize("security", Security)
-    def test_login(self, security: Security, trusted: Authority) -> None:
+    def test_login(self, trusted: Authority) -> None:
         """With a user, the check logs in over TLS and sends no mail."""
-        tls, implicit = trusted.context(), security is Security.TLS
-        with MailServer(tls=tls, implicit=implicit, login=(USER, SECRET)) as server:
-            found = check_smarthost(at(server, security, USER, SECRET))
+        with MailServer(tls=trusted.context(), login=(USER, SECRET)) as server:
+            found = check_smarthost(at(server, Security.STARTTLS, USER, SECRET))
         assert found == "127.0.0.1 accepts our login"
         assert (server.logins, server.mails) == ([("PLAIN", USER, SECRET)], [])
 
@@ -1040,53 +817,24 @@ class TestCheck:
             assert check_smarthost(at(server)) == "127.0.0.1 accepts connections"
         assert server.keys == [*up_to("EHLO"), "QUIT"]
 
-    @pytest.mark.parametrize(
-        ("script", "security", "expected"),
-        [
-            pytest.param(
-                {"EHLO": AUTH_PLAIN, "AUTH": f"535 5.7.8 no {PLAIN}"},
-                Security.IF_OFFERED,
-                r"SERVER refuses the login of 'me@example\.org' \(535 5\.7\.8 no \*\*\*\): "
-                r"check the user and password in nx_smtp",
-                id="wrong-password",
-            ),
-            pytest.param(
-                {"greeting": "220 mail.example ESMTP"},
-                Security.TLS,
-                r"SERVER: \[SSL.*; if this port .* use smtp\+starttls://",
-                id="port-without-tls",
-            ),
-            pytest.param(
-                {"EHLO": ehlo("STARTTLS")},
-                Security.STARTTLS,
-                "SERVER: .*certificate verify failed.*; nx_smtp must contain the host name .*",
-                id="certificate-of-another-host",
-            ),
-        ],
-    )
-    def test_warning(
-        self, script: Script, security: Security, expected: str, trusted: Authority
-    ) -> None:
-        """The warning has the reason and names the option to change."""
-        with ScriptedServer(script, tls=trusted.context("mail.example")) as server:
-            found = self.warning(at(server, security, USER, SECRET))
-        assert re.fullmatch(expected, found), found
+    def test_port_without_tls(self) -> None:
+        """The warning names the scheme for a server that does not begin with TLS."""
+        with ScriptedServer() as server:
+            found = self.warning(at(server, Security.TLS, USER, SECRET))
+        assert re.fullmatch(r"SERVER: \[SSL.*; if this port .* use smtp\+starttls://", found)
 
     def test_port_465_without_tls(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A server on port 465 waits for TLS, so smtp:// times out: the warning says smtps://."""
 
         def refuse(*arguments: object) -> None:
-            raise TimeoutError("timed out")
+            raise TimeoutError
 
         monkeypatch.setattr(socket, "create_connection", refuse)
         found = self.warning(Smarthost("mail.example", 465, Security.STARTTLS, USER, SECRET))
-        assert found == "SERVER: timed out; port 465 needs smtps:// in nx_smtp"
+        assert found == "SERVER: TimeoutError; port 465 needs smtps:// in nx_smtp"
 
     def warning(self, server: Smarthost) -> str:
         """The reason why a check fails, with SERVER in the place of host and port."""
         with pytest.raises(UnreachableError) as caught:
             check_smarthost(server)
-        text = str(caught.value)
-        assert text.isprintable()
-        assert not re.search(f"{SECRET}|{PLAIN}", text)
-        return text.replace(str(server), "SERVER")
+        return str(caught.value).replace(str(server), "SERVER")

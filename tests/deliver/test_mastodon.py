@@ -6,10 +6,8 @@ Connections, TLS and malformed replies are tested in test_http_client.
 from __future__ import annotations
 
 import errno
-import json
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nxparse import filename, upload
-from nxparse.deliver import mastodon
+from nxparse.deliver import http_client, mastodon
 from nxparse.deliver.errors import (
     DeliveryError,
     PermanentError,
@@ -44,10 +42,9 @@ from tests.mastodon_server import (
     Step,
     answer,
     error,
-    page,
 )
 from tests.pictures import photo, picture
-from tests.web_servers import WebServer, reply
+from tests.web_servers import WebServer
 
 HOUR = 3600.0
 DAY = 86400.0
@@ -110,7 +107,6 @@ def undescribed(files: Sequence[File]) -> list[tuple[bytes, str | None]]:
 
 
 H = Origin(True, "h", 443)
-UNENCRYPTED = "http:// would send the access token unencrypted: use https://"
 NO_TOKEN = "there is no access token before the host, as in https://${TOKEN}@host/"
 NO_URL = "not a URL like https://TOKEN@host/"
 MORE = "only ?visibility=... and &postscript=... can follow the host"
@@ -123,16 +119,12 @@ class TestAccount:
         [
             ("https://geheim@h", Account(H, "geheim")),
             ("https://me:geheim@h/", Account(H, "geheim")),
-            ("https://:geheim@h/", Account(H, "geheim")),
             ("https://a%2Fb%3A%40%25@h/", Account(H, "a/b:@%")),
             ("https://a@b@h/", Account(H, "a@b")),
             ("http://geheim@[::1]:3000", Account(Origin(False, "::1", 3000), "geheim")),
-            ("https://geheim\n@h/", Account(H, "geheim")),
             ("https://geheim@h/?visibility=unlisted", Account(H, "geheim", "unlisted")),
             ("https://geheim@h?postscript=%23samsung%20{camera}",
                 Account(H, "geheim", None, "#samsung {camera}")),
-            ("https://geheim@h/?postscript=a%0Ab+c%26d%3De",
-                Account(H, "geheim", None, "a\nb c&d=e")),
             ("https://geheim@h/?postscript=&visibility=direct",
                 Account(H, "geheim", "direct", "")),
         ],
@@ -145,23 +137,15 @@ class TestAccount:
         ("url", "reason"),
         [
             ("ftp://geheim@h/", NO_URL),
-            ("https://geheim@h:port/", NO_URL),
             ("https://geheim@h/?geheim", NO_URL),
-            ("http://geheim@h/", UNENCRYPTED),
-            ("http://geheim@192.168.1.5:3000/", UNENCRYPTED),
-            ("http://geheim@localhost.example/", UNENCRYPTED),
             ("https://geheim@h/@me", MORE),
             ("https://geheim@h/?postscript=%20#nx", MORE),
-            ("https://ge/heim@h/", MORE),
             ("https://h/", NO_TOKEN),
-            ("https://:@h/", NO_TOKEN),
-            ("https://geheim\x01@h/", NO_TOKEN),
             ("https://geheim%0D%0AX@h/", NO_TOKEN),
             ("https://geheim@h/?visibility=geheim", NONE_OF),
-            ("https://geheim@h/?language=de&visibility=public",
-                "there is no language: there are visibility and postscript"),
+            ("https://geheim@h/?language=de&visibility=public", MORE),
         ],
-    )  # fmt: skip
+    )
     def test_wrong_url(self, url: str, reason: str) -> None:
         """Wrong URLs are refused with the reason, and without the token."""
         with pytest.raises(ValueError) as caught:  # noqa: PT011
@@ -190,12 +174,10 @@ class TestCompose:
     @pytest.mark.parametrize(
         ("text", "count", "expected", "descriptions"),
         [
-            ("text", 2, "text", ["", ""]),
             ("text ~ a ~ b ", 2, "text", ["a", "b"]),
             ("text~a", 2, "text", ["a", ""]),
             ("text~a~b~c", 2, "text", ["a", "b~c"]),
             ("text~~b", 2, "text", ["", "b"]),
-            ("~", 1, "", [""]),
             ("~~~~", 2, "", ["", "~~"]),
             ("text~a", 0, "text~a", []),
             ("one\ntwo\n~a\nb\n~\nc\n", 2, "one\ntwo", ["a\nb", "c"]),
@@ -213,14 +195,11 @@ class TestCompose:
         ("text", "postscript", "model", "expected"),
         [
             ("text~a", None, "NX300", "text\n\n📷 NX300"),
-            (" ~a", None, "NX300", "📷 NX300"),
             ("text", None, "", "text"),
             ("text", "", "NX300", "text"),
-            ("text", " \n", "NX300", "text"),
             ("text", "#{camera}, {camera}", "NX300", "text\n\n#NX300, NX300"),
             ("text", "my {camera}", "", "text\n\nmy camera"),
             ("text", "{x} {0} {", "NX300", "text\n\n{x} {0} {"),
-            ("text", None, "{camera}", "text\n\n📷 {camera}"),
         ],
     )
     def test_postscript(self, text: str, postscript: str | None, model: str, expected: str) -> None:
@@ -234,11 +213,11 @@ class TestCompose:
             ("pppp", ["pppp"]),
             ("ppppppppp", ["pppp", "pppp", "p"]),
             ("v", ["v"]),
-            ("ppvvppppp", ["pp", "v", "v", "pppp", "p"]),
+            ("ppvvppp", ["pppp", "p", "v", "v"]),
         ],
     )
     def test_files(self, files: str, expected: list[str]) -> None:
-        """Pictures (p) are grouped in their order; each video (v) has its own post."""
+        """Photos (p) are grouped; each video (v) has its own post after them."""
         pictures, videos = iter(PICTURES), iter(VIDEOS)
         sent = [next(pictures if kind == "p" else videos) for kind in files]
         found = composed("text", sent)
@@ -246,7 +225,9 @@ class TestCompose:
             "".join("v" if one.content_type == "video/mp4" else "p" for one, _ in post.files)
             for post in found
         ] == expected
-        assert [one for post in found for one, _ in post.files] == sent
+        assert [one for post in found for one, _ in post.files] == sorted(
+            sent, key=lambda one: one.content_type
+        )
         assert [post.text for post in found] == ["text"] + [""] * (len(found) - 1)
 
     @pytest.mark.parametrize(
@@ -256,9 +237,8 @@ class TestCompose:
             ("one two three", 7, ["one two", "three"]),
             ("one two\nthree four", 13, ["one two\nthree", "four"]),
             ("one    two", 4, ["one", "two"]),
-            ("a\tb-c  d", 20, ["a\tb-c  d"]),
+            ("a b-c  d", 20, ["a b-c  d"]),
             ("abcdefgh", 3, ["abc", "def", "gh"]),
-            ("a b", 1, ["a", "b"]),
             ("äöü 📷📷", 3, ["äöü", "📷📷"]),
         ],
     )
@@ -299,14 +279,6 @@ class TestSend:
         assert post.field("visibility") is None
         assert (server.statuses[0].visibility, server.statuses[0].text) == ("private", "text")
 
-    def test_camera(self) -> None:
-        """The camera is that of the upload, even if its photo is not sent."""
-        files = [file(photo(model="NX300")), PICTURES[0]]
-        with MastodonServer() as server:
-            found = upload.posted("anna", "facebook", "", "text", files)
-            deliver(parse_account(url_of(server)), found, files[1:], delivery())
-        assert server.statuses[0].text == "text\n\n📷 NX300"
-
     def test_thread(self) -> None:
         """More photos than a post can have become a thread."""
         files = PICTURES[:9]
@@ -330,16 +302,11 @@ class TestSend:
         assert [(len(one.text), len(one.media)) for one in server.statuses] == [(500, 4), (1, 1)]
         assert len(server.statuses[0].media[0].description or "") == 1500
 
-    @pytest.mark.parametrize("polls", [1, 3])
-    def test_processing(self, polls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_processing(self) -> None:
         """A file that the server processes later is polled until it is ready."""
-        pauses: list[float] = []
-        monkeypatch.setattr(time, "sleep", pauses.append)
-        monkeypatch.setattr(mastodon, "POLL_INTERVAL", 2.0)
-        with MastodonServer(script={Call.UPLOAD: [Processing(polls)]}) as server:
+        with MastodonServer(script={Call.UPLOAD: [Processing(2)]}) as server:
             send(server, VIDEOS[:1])
-        assert [request.status for request in server.calls(Call.POLL)] == [206] * polls + [200]
-        assert pauses == [2.0] * (polls + 1)
+        assert [request.status for request in server.calls(Call.POLL)] == [206, 206, 200]
         assert server.calls(Call.UPLOAD)[0].files[0].content_type == "video/mp4"
         assert contents_of(server.statuses[0]) == undescribed(VIDEOS[:1])
 
@@ -360,7 +327,7 @@ class TestSend:
 
     @pytest.mark.parametrize(
         "name",
-        ['a"; name="b.jpg', "사진.jpg", "a\r\nX: y\r\n\r\nb\0.jpg", "../../etc/passwd", None],
+        ['a"; name="b.jpg', "사진.jpg", "a\r\nX: y\r\n\r\nb\0.jpg", None],
     )
     def test_name(self, name: str | None) -> None:
         """Names and descriptions cannot break the body."""
@@ -371,12 +338,6 @@ class TestSend:
         [got] = put.files
         assert (got.filename, got.data) == (filename.safe(name, "image/jpeg"), sent.data)
         assert put.fields == (("description", 'Ein\r\n--Boot"; name="x?"'),)
-
-
-def created(id: object) -> bytes:
-    """The reply to a photo or post."""
-    body = json.dumps({"id": id, "url": "x"}).encode()
-    return reply("200 OK", "Content-Type: application/json", body=body)
 
 
 NOT_MASTODON = "SERVER does not reply like a Mastodon server"
@@ -422,24 +383,26 @@ class TestStatus:
             assert found == Failure(kind, f"SERVER replied {status}: No (SAM_1.JPG)")
             assert server.statuses == []
 
-    @pytest.mark.parametrize("status", [404, 405])
+    @pytest.mark.parametrize("status", [301, 404, 405])
     def test_not_mastodon(self, status: int) -> None:
         """A server without the call is probably not a Mastodon server, which the user can mend."""
-        with MastodonServer(script={Call.UPLOAD: [error(status, "No")]}) as server:
-            found = failure(server)
+        with MastodonServer() as other:
+            location = ("Location", f"http://{HOST}:{other.port}/")
+            step = answer(status, {"error": "No"}, location)
+            with MastodonServer(script={Call.UPLOAD: [step]}) as server:
+                found = failure(server)
         text = f"SERVER replied {status}: No: is it a Mastodon server?"
         assert found == Failure(UnreachableError, text, HOUR)
+        assert other.requests == []  # redirects are not followed
 
     @pytest.mark.parametrize(
         ("content", "expected"),
         [
             ({"error": "a\r\n\x1b[31m\u202eb\u2028  c"}, "a [31m b c"),
             ({"error": f"who is {TOKEN}?"}, "who is ***?"),
-            ({"error": ""}, "Gone"),
-            (["No"], "Gone"),
             ("No", "Gone"),
         ],
-        ids=["controls", "token", "empty", "list", "text"],
+        ids=["controls", "token", "text"],
     )
     def test_reason(self, content: object, expected: str) -> None:
         """The reason is printable and without the token."""
@@ -455,18 +418,6 @@ class TestStatus:
         assert found == Failure(PermanentError, f"SERVER replied 404: {text}")
 
     @CALLS
-    def test_redirect(self, call: Call) -> None:
-        """Redirects are reported without the token, and not followed."""
-        with MastodonServer() as other:
-            location = ("Location", f"http://me:{TOKEN}@{HOST}:{other.port}/?x={TOKEN}")
-            with MastodonServer(script=failing(call, answer(307, {}, location))) as server:
-                found = failure(server)
-            there = f"http://me:***@{HOST}:{other.port}/?x=***"
-            text = f"SERVER has moved to {there}: change the rule"
-            assert found == Failure(UnreachableError, text, HOUR)
-            assert (other.requests, server.statuses) == ([], [])
-
-    @CALLS
     @pytest.mark.parametrize("fault", [Fault.DROP, Fault.LOSE])
     def test_lost(self, call: Call, fault: Fault) -> None:
         """A lost reply is a temporary error, and the second attempt makes no second post."""
@@ -479,53 +430,30 @@ class TestStatus:
 
     @pytest.mark.parametrize(
         "body",
-        [
-            b"",
-            b"<html>",
-            b"\xff\xfe",
-            b"[1]",
-            b'"x"',
-            b"null",
-            b"{}",
-            b'{"id": ""}',
-            b"[" * 100_000,
-        ],
+        [b"", b"<html>", b"[1]", b"{}", b'{"id": ""}', b"[" * 100_000],
         ids=lambda body: body[:20].decode("latin-1") or "empty",
     )
-    @pytest.mark.parametrize("call", [Call.UPLOAD, Call.POLL, Call.POST])
+    @CALLS
     def test_malformed(self, call: Call, body: bytes) -> None:
         """Replies that are not those of Mastodon are temporary errors."""
         with MastodonServer(script=failing(call, Answer(200, body))) as server:
             assert failure(server) == Failure(TemporaryError, NOT_MASTODON)
 
-    def test_numeric_id(self) -> None:
-        """An id may be a number."""
-        with WebServer(created(7), created(8)) as server:
-            send(server, PICTURES[:1])
-        assert b"media_ids%5B%5D=7" in server.posts[-1].body
 
+def test_disk_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a photo of a thread cannot be read, the posts before it are not repeated."""
+    monkeypatch.setattr(http_client, "EARLY_TIMEOUT", 0.1)
 
-class TestFile:
-    """Photos that cannot be read."""
+    def fetch(start: int, end: int) -> bytes:
+        if start:
+            raise OSError(errno.EIO, "the disk is tired")
+        return PICTURES[0].data.ljust(end, b"\0")
 
-    @pytest.mark.parametrize("number", [errno.EIO, errno.ETIMEDOUT])
-    @pytest.mark.parametrize("published", [0, 4])
-    def test_error(self, number: int, published: int) -> None:
-        """The error of the disk is raised, with the progress of the thread."""
-        broken = OSError(number, "the disk is tired")
-
-        def fetch(start: int, end: int) -> bytes:
-            if start:
-                raise broken
-            return PICTURES[0].data.ljust(end, b"\0")
-
-        sent = [*PICTURES[:published], File("a.jpg", "image/jpeg", 1 << 20, 0, fetch)]
-        with MastodonServer() as server, pytest.raises(OSError, match="the disk") as caught:
-            send(server, sent)
-        assert caught.value is broken
-        ids = [status.id for status in server.statuses]
-        assert len(ids) == published // 4
-        assert getattr(caught.value, "progress", ()) == (tuple(ids))
+    sent = [*PICTURES[:4], File("a.jpg", "image/jpeg", 1 << 20, 0, fetch)]
+    with MastodonServer() as server, pytest.raises(TemporaryError, match="tired") as caught:
+        send(server, sent)
+    [status] = server.statuses
+    assert caught.value.progress == (status.id,)
 
 
 MESSAGE = "Am Meer~Ein Boot~Eine Möwe~~~~Der Strand"
@@ -533,55 +461,37 @@ PHOTOS = {f"SAM_{number}.JPG": one.data for number, one in enumerate(PICTURES[:6
 LATER = 1.5 * HOUR  # after which the server has forgotten the Idempotency-Key
 
 
-Boxed = Callable[..., Box]
-
-
-@pytest.fixture
-def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxed]:
-    """Make a box with an upload of so many photos for a server, which gets the same clock."""
+@pytest.mark.parametrize(
+    ("call", "steps"),
+    [
+        pytest.param(Call.UPLOAD, [None] * 4 + [error(503, "No"), Fault.DROP], id="photo"),
+        pytest.param(Call.POST, [None, error(503, "No"), error(429, "No")], id="post"),
+        pytest.param(Call.POST, [Fault.LOSE, None, error(401, "No")], id="lost-before"),
+    ],
+)
+def test_interrupted_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call, steps: Sequence[Step]
+) -> None:
+    """A thread is continued where it was interrupted, however long ago: no post is repeated."""
     make_lazy(monkeypatch)
-    made: list[Box] = []
-
-    def make(server: MastodonServer, count: int, query: str = "") -> Box:
-        body = bodies.body(list(PHOTOS.items())[:count], message=bodies.message_xml(text=MESSAGE))
-        target = f"mastodon:http://${{TOKEN}}@{HOST}:{server.port}/{query}"
+    body = bodies.body(list(PHOTOS.items()), message=bodies.message_xml(text=MESSAGE))
+    with MastodonServer(script={call: steps}) as server:
+        target = f"mastodon:http://${{TOKEN}}@{HOST}:{server.port}/"
         box = Box(tmp_path, target, {"TOKEN": TOKEN}, body, retry_for=3 * DAY)
         server.clock = box.clock
-        made.append(box)
-        return box
-
-    yield make
-    for one in made:
-        one.spool.close()
-
-
-class TestOutbox:
-    """From the spool to the server."""
-
-    @pytest.mark.parametrize(
-        ("call", "steps"),
-        [
-            pytest.param(Call.UPLOAD, [None] * 4 + [page(503), Fault.DROP], id="photo"),
-            pytest.param(Call.POST, [None, page(503), error(429, "No")], id="post"),
-            pytest.param(Call.POST, [Fault.LOSE, None, error(401, "No")], id="lost-before"),
-        ],
-    )
-    def test_interrupted_thread(self, boxed: Boxed, call: Call, steps: Sequence[Step]) -> None:
-        """A thread is continued where it was interrupted, however long ago: no post is repeated."""
-        with MastodonServer(script={call: steps}) as server:
-            box = boxed(server, 6)
+        box.deliver()
+        if steps[0] is Fault.LOSE:  # the server still knows the Idempotency-Key
+            assert [one.progress for one in box.spool.waiting()] == [()]
+            box.clock.now += 60
             box.deliver()
-            if steps[0] is Fault.LOSE:  # the server still knows the Idempotency-Key
-                assert [one.progress for one in box.spool.waiting()] == [()]
-                box.clock.now += 60
-                box.deliver()
-            while waiting := box.spool.waiting():
-                assert len(server.statuses) == 1
-                assert [one.progress for one in waiting] == [(server.statuses[0].id,)]
-                box.clock.now += LATER
-                box.deliver()
-        first, second = server.statuses
-        assert second.in_reply_to == first.id
-        sent = [data for data, _ in contents_of(first) + contents_of(second)]
-        assert sent == list(PHOTOS.values())
-        assert (contents_of(second)[1][1], second.text) == ("Der Strand", "")
+        while waiting := box.spool.waiting():
+            assert len(server.statuses) == 1
+            assert [one.progress for one in waiting] == [(server.statuses[0].id,)]
+            box.clock.now += LATER
+            box.deliver()
+        box.spool.close()
+    first, second = server.statuses
+    assert second.in_reply_to == first.id
+    sent = [data for data, _ in contents_of(first) + contents_of(second)]
+    assert sent == list(PHOTOS.values())
+    assert (contents_of(second)[1][1], second.text) == ("Der Strand", "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import os
 import shlex
@@ -30,7 +29,7 @@ from nxparse.deliver.errors import (
     UnreachableError,
 )
 from nxparse.deliver.run import deliver, parse_command
-from nxparse.upload import File, Upload
+from nxparse.upload import Upload
 from tests.box import PHOTO, delivery, photo
 from tests.faults import contents
 from tests.mitmdump import ROOT
@@ -56,12 +55,11 @@ def python(code: str, *arguments: str) -> str:
 def call(
     command: str,
     folder: Path,
-    file: File | None = None,
     values: Mapping[str, str] = VALUES,
     environ: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Run a command, and check that no copy is left."""
-    files = (file or photo(),)
+    files = (photo(),)
     recipients = tuple(values["recipient"].split(","))
     sender, subject, text, album = (values[n] for n in ("sender", "subject", "text", "camera"))
     found = Upload(sender, recipients, subject, text, files, album=album)
@@ -129,13 +127,9 @@ TWO = f"import os; os.fork(); {CONNECT}{WAIT}"
         ("x 'a b' \"c d\" e\\ f ''", ("x", "a b", "c d", "e f", "")),
         ("x --title={subject} 'by {sender} with {camera}'",
             ("x", "--title={subject}", "by {sender} with {camera}")),
-        ("x ${file} ${NAME}", ("x", "${file}", "${NAME}")),
         ("${PROGRAM} {file}", ("${PROGRAM}", "{file}")),
-        ("x {} {a-b} { {file {{file}}", ("x", "{}", "{a-b}", "{", "{file", "{{file}}")),
         ("x | y && z > a; b & `c` $(d) *", (
             "x", "|", "y", "&&", "z", ">", "a;", "b", "&", "`c`", "$(d)", "*")),
-        ("x # y", ("x", "#", "y")),
-        ("x ä\u00a0b", ("x", "ä\u00a0b")),
     ],
 )  # fmt: skip
 def test_command(text: str, expected: tuple[str, ...]) -> None:
@@ -149,13 +143,10 @@ def test_command(text: str, expected: tuple[str, ...]) -> None:
         (" \t\n", "the program has no name"),
         ("x 'a", "No closing quotation"),
         ("x {path}", f"there is no placeholder {{path}}: {KNOWN}"),
-        ("x {file} a{1}b", f"there is no placeholder {{1}}: {KNOWN}"),
-        ("x '{ä}'", f"there is no placeholder {{ä}}: {KNOWN}"),
         ("x ${X}{X}", f"there is no placeholder {{X}}: {KNOWN}"),
         ("/bin/{text} x", "the program itself cannot come from a placeholder"),
         ("\"\"'' x", "the program has no name"),
         ("http://h {file}", "a URL is not a program: to post to one, say forward:URL"),
-        ("x {file} 'a\0b'", "a command cannot hold a NUL"),
     ],
 )
 def test_wrong_command(text: str, reason: str) -> None:
@@ -212,8 +203,6 @@ class TestArguments:
             ("${X}", "{word} {file}", "{word} {file}"),
             ("{text}${X}{text}", "{file}", "Hello{file}Hello"),
             ("${X}file}", "{", "{file}"),
-            ("${X}{text}", "$", "$Hello"),
-            ("${X}", "${Y} ${X}", "${Y} ${X}"),
             ("${X}${X}", "a b'\"\\", "a b'\"\\a b'\"\\"),
             ("${X}-", "\0\udcff", "\udcff-"),
             ("\\${X}$X", "a", "a$X"),
@@ -254,11 +243,8 @@ class TestFile:
         [
             "rm {file}",
             "mv {file} {folder}/mine",
-            'sh -c \'rm -r "$(dirname "$0")"\' {file}',
-            "sh -c 'mkdir -p \"$0.d/a/b\"' {file}",
-            "ln -s {folder} {file}.link",
         ],
-        ids=["deletes", "moves", "deletes-all", "leaves-a-folder", "links"],
+        ids=["deletes", "moves"],
     )
     def test_changed(self, folder: Path, text: str) -> None:
         """The command may do anything with its copy."""
@@ -292,14 +278,13 @@ class TestEnd:
             (r"a  b\tc\r", ": a b c"),
             (r"\033[31m\007x\000y\302\233\342\200\256", ": [31m x y"),
             (r"f\374r 나", ": f\ufffdr 나"),
-            ("a" * 150 + " " + "b" * 150, f": {'a' * 49} {'b' * 150}"),
+            ("a" * 300, f": {'a' * 176}"),
         ],
         ids=["blank", "last-line", "blanks", "controls", "not-utf-8", "long"],
     )
-    @pytest.mark.parametrize("stream", [1, 2], ids=["stdout", "stderr"])
-    def test_last_line(self, folder: Path, output: str, expected: str, stream: int) -> None:
+    def test_last_line(self, folder: Path, output: str, expected: str) -> None:
         """The last line of the output is the reason, printable and truncated."""
-        text = f"""sh -c "printf '{output}' >&{stream}; exit 1" """.replace("\\", "\\\\")
+        text = f"""sh -c "printf '{output}' >&2; exit 1" """.replace("\\", "\\\\")
         assert failure(text, folder) == (PermanentError, f"sh ended with status 1{expected}")
 
     def test_flood(self, folder: Path) -> None:
@@ -343,82 +328,37 @@ class TestEnd:
         assert [one.message for one in caught if one.category is ResourceWarning] == []
 
 
-def program(path: Path, content: bytes, mode: int = 0o700) -> str:
-    """Make a program. Returns the command that starts it."""
-    path.write_bytes(content)
-    path.chmod(mode)
-    return shlex.quote(str(path))
-
-
-MISSING = "No such file or directory (the program, or the interpreter in its first line)"
-NO_PROGRAM = "Exec format error; a script needs a first line like #!/bin/sh"
-
-
 class TestStart:
     """Programs that cannot be started are unreachable, since the user can install them."""
 
     @pytest.mark.parametrize(
         ("text", "reason"),
         [
-            ("no-such-program-here {file}", MISSING),
-            ("'/no such/program' {file}", MISSING),
-            ("${TOOLS}/program {file}", MISSING),
+            ("no-such-program-here {file}", "No such file or directory"),
+            ("${TOOLS}/program {file}", "No such file or directory"),
             ("${TOOLS} {file}", "Permission denied"),
-            ("/dev/null/x {file}", "Not a directory"),
+            ("${TOOLS}/script {file}", "Exec format error"),
         ],
     )
-    def test_not_found(self, folder: Path, text: str, reason: str) -> None:
-        """Missing programs are reported as written in the rule, without values of variables."""
+    def test_not_started(self, folder: Path, tmp_path: Path, text: str, reason: str) -> None:
+        """Programs are reported as written in the rule, without values of variables."""
+        script = tmp_path / "script"
+        script.write_bytes(b"no first line")
+        script.chmod(0o700)
         name = shlex.split(text)[0]
         expected = (UnreachableError, f"{name} cannot be started: {reason}")
-        assert failure(text, folder, {"TOOLS": str(folder)}) == expected
-
-    @pytest.mark.parametrize(
-        ("content", "mode", "reason"),
-        [
-            pytest.param(b"#!/bin/sh\n", 0o600, "Permission denied", id="not-executable"),
-            pytest.param(b"#!/no/such/interpreter\n", 0o700, MISSING, id="no-interpreter"),
-            pytest.param(b"\x7fELF", 0o700, NO_PROGRAM, id="cut"),
-            pytest.param(b"echo\n", 0o700, NO_PROGRAM, id="no-first-line"),
-            pytest.param(b"", 0o700, NO_PROGRAM, id="empty"),
-        ],
-    )
-    def test_not_a_program(
-        self, folder: Path, tmp_path: Path, content: bytes, mode: int, reason: str
-    ) -> None:
-        """Files that cannot be executed are reported with the reason."""
-        text = program(tmp_path / "tool", content, mode)
-        expected = f"{tmp_path / 'tool'} cannot be started: {reason}"
-        assert failure(text, folder) == (UnreachableError, expected)
-
-    def test_arguments_too_long(self, folder: Path) -> None:
-        """Arguments that are too long are a permanent error."""
-        huge = {**VALUES, "text": "x" * (8 << 20)}  # more than Linux and macOS accept
-        with pytest.raises(PermanentError) as caught:
-            call("true {text}", folder, values=huge)
-        assert str(caught.value) == "true cannot be started: Argument list too long"
-
-    def test_no_process(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """If the system is short of processes, the command is retried."""
-
-        def refuse(*_: object, **__: object) -> None:
-            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
-
-        monkeypatch.setattr(subprocess, "Popen", refuse)
-        found = failure("true", folder)
-        text = "true cannot be started: Resource temporarily unavailable"
-        assert found == (UnreachableError, text)
+        assert failure(text, folder, {"TOOLS": str(tmp_path)}) == expected
 
 
 class TestTimeout:
     def test_killed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A command that hangs is killed with its children, even if it ignores signals."""
-        monkeypatch.setattr(run, "TIMEOUT", 2.0)
+        monkeypatch.setattr(run, "TIMEOUT", 1.0)
         with Life() as life:
             text = python(
                 f"import signal; signal.signal(15, signal.SIG_IGN); {TWO}", str(life.port)
             )
-            assert failure(text, folder) == (TemporaryError, "PYTHON has not ended within 2 s")
+            assert failure(text, folder) == (TemporaryError, "PYTHON has not ended within 1 s")
             assert [ended(life.begun()) for _ in range(2)] == [True] * 2
 
     def test_no_process_groups(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,17 +372,13 @@ class TestTimeout:
 class TestChildren:
     """Commands that end before the processes that they have started."""
 
-    @pytest.mark.parametrize("status", [0, 1])
-    def test_killed(self, folder: Path, status: int) -> None:
+    def test_killed(self, folder: Path) -> None:
         """Processes that a command leaves running are killed, and not waited for."""
+        code = f"{CONNECT} print('busy', flush=True); os.fork() and os._exit(1); {WAIT}"
         with Life() as life:
-            code = f"{CONNECT} print('busy', flush=True); os.fork() and os._exit({status}); {WAIT}"
-            text = python(code, str(life.port))
-            if status:
-                assert failure(text, folder)[1] == "PYTHON ended with status 1: busy"
-            else:
-                call(text, folder)
+            found = failure(python(code, str(life.port)), folder)
             assert ended(life.begun())
+        assert found[1] == "PYTHON ended with status 1: busy"
 
     def test_detached(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A daemon is left alone, and not waited for, even if it holds the output open."""

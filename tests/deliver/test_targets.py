@@ -127,16 +127,19 @@ def test_drop(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_save_undelivered(tmp_path: Path, number: int) -> None:
+def test_save_undelivered(tmp_path: Path) -> None:
     """Files of a failed delivery are saved in `undelivered`, once even if it is repeated."""
     found = uploaded()
-    files = found.files[:number] if number else found.files
-    told = [save_undelivered(tmp_path, found, files, delivery("mail")).message for _ in range(2)]
-    day = folder_for(tmp_path / "undelivered", NOON)
-    assert contents(day) == ({"A.JPG": PHOTOS["A.JPG"]} if number else PHOTOS)
-    assert told[0].startswith(f"saved as {day / 'A.JPG'} (500 bytes)")
-    assert told[1].startswith(f"saved as {day / 'A.JPG'} (500 bytes, already there)")
+    first, again = (
+        save_undelivered(tmp_path, found, found.files[:1], delivery("mail")).message
+        for _ in range(2)
+    )
+    path = folder_for(tmp_path / "undelivered", NOON) / "A.JPG"
+    assert contents(path.parent) == {"A.JPG": PHOTOS["A.JPG"]}
+    assert (first, again) == (
+        f"saved as {path} (500 bytes)",
+        f"saved as {path} (500 bytes, already there)",
+    )
 
 
 UNSET = "the environment has no variable NAME; set it before you start mitmproxy"
@@ -146,15 +149,9 @@ UNSET = "the environment has no variable NAME; set it before you start mitmproxy
     ("target", "environ", "reason"),
     [
         ("pigeon:home", {}, "unknown target 'pigeon': "),
-        ("save:", {}, "'save:' needs an argument after the colon"),
-        ("save:/x/${NAME}", {}, UNSET),
-        ("save:~nobody-has-this/x", {}, "not a path; "),
         ("mail", {}, "nx_smtp is not set"),
         ("mail:${NAME}", {"NAME": ""}, "mail:${NAME} needs an argument: its variable is empty"),
-        ("run:x {path}", {}, "there is no placeholder {path}: "),
-        ("run:${NAME} {file}", {"NAME": ""}, "the program has no name: a variable is empty"),
         ("forward:https://me:s3cret@h/s3cret/${NAME}", {}, UNSET),
-        ("forward:http://me:${NAME}@h:port/", {"NAME": "secret"}, "not a URL like "),
     ],
 )
 def test_cannot_be_used_now(
@@ -193,12 +190,9 @@ class TestMail:
     @pytest.mark.parametrize(
         ("target", "recipients", "reached", "refused"),
         [
-            ("mail", ["a@b.org", "c@b.org"], ["a@b.org", "c@b.org"], []),
             ("mail", ["a@b.org", "no@b.org"], ["a@b.org"], ["no@b.org"]),
-            ("mail", ["no@b.org"], [], ["no@b.org"]),
             ("mail:x@y.org", ["a@b.org", "c@b.org"], ["x@y.org"], []),
             ("mail:${WHO}@y.org", ["a@b.org"], ["me@y.org"], []),
-            ("mail", ["a@b\u00fc.org"], ["a@xn--b-eha.org"], []),
             ("mail", ["no@b\u00fc.org"], [], ["no@b\u00fc.org"]),
         ],
     )
@@ -224,26 +218,31 @@ class TestMail:
         assert sorted(message.recipients) == sorted(reached + normalized)
         assert server is given.smtp
 
-    @pytest.mark.parametrize("site", ["", "facebook"])
-    @pytest.mark.parametrize("number", [0, 2])
+    @pytest.mark.parametrize(
+        ("site", "number", "subject"), [("", 0, TITLE), ("facebook", 2, "facebook: NX300")]
+    )
     def test_message(
-        self, tmp_path: Path, sent: list[tuple[OutgoingMessage, Smarthost]], number: int, site: str
+        self,
+        tmp_path: Path,
+        sent: list[tuple[OutgoingMessage, Smarthost]],
+        site: str,
+        number: int,
+        subject: str,
     ) -> None:
         """A message has the id, the files, the text and the date of its delivery."""
-        text = "At the sea\n~Anna's boat"
-        found = posted(text) if site else uploaded()
         given = mailing(tmp_path, nx_mail_from="box@example.org")
+        found = posted(TEXT) if site else uploaded()
         deliver(given, "mail:a@b.org", found=found, file_number=number, site=site)
         message = read(sent)
         id = f"{ID}.{number}" if number else ID
         assert message["Message-ID"] == f"<{id}@example.org>"
         assert message["Date"].datetime.timestamp() == NOON
-        assert message["Subject"] == ("facebook: NX300" if site else TITLE)
+        assert message["Subject"] == subject
         attached = {one.get_filename(): one.get_content() for one in message.iter_attachments()}
         assert attached == ({"B.JPG": PHOTOS["B.JPG"]} if number else PHOTOS)
         content = message.get_body()
         assert content
-        assert content.get_content().replace("\r", "").startswith(text if site else TEXT)
+        assert content.get_content().replace("\r", "").startswith(TEXT)
 
     ADDRESS = "box@example.net"
 
@@ -252,7 +251,6 @@ class TestMail:
         [
             ("anna@example.org", "", "anna@example.org", "anna@example.org", None),
             ("anna", "", ADDRESS, f"anna <{ADDRESS}>", None),
-            ('A "x" <y>, z', "", ADDRESS, f'"A \\"x\\" <y>, z" <{ADDRESS}>', None),
             ("a@b.org", "nx@c.org", "nx@c.org", "nx@c.org", "a@b.org"),
         ],
     )
@@ -274,22 +272,12 @@ class TestMail:
         assert (str(message["From"]), message["Reply-To"]) == (shown, reply_to)
         assert message["To"] == self.ADDRESS
 
-    @pytest.mark.parametrize(
-        ("target", "sender", "recipients"),
-        [("mail", SENDER, ["nobody"]), ("mail:a@b.org", "nobody", ["c@b.org"])],
-        ids=["recipient", "sender"],
-    )
     def test_no_address(
-        self,
-        tmp_path: Path,
-        sent: list[tuple[OutgoingMessage, Smarthost]],
-        target: str,
-        sender: str,
-        recipients: list[str],
+        self, tmp_path: Path, sent: list[tuple[OutgoingMessage, Smarthost]]
     ) -> None:
         """An upload by e-mail needs addresses, and fails at once without them."""
         with pytest.raises(PermanentError, match="'nobody' is not an e-mail address"):
-            deliver(mailing(tmp_path), target, found=uploaded(sender), to=recipients)
+            deliver(mailing(tmp_path), "mail:a@b.org", found=uploaded("nobody"))
         assert sent == []
 
 
@@ -312,11 +300,6 @@ class TestRun:
         assert (Path(path).is_relative_to(private), Path(path).name) == (True, "A.JPG")
         assert list(private.iterdir()) == []
 
-    def test_program_from_a_variable(self, given: Config) -> None:
-        """A program from a variable is logged as it is written."""
-        outcome = deliver(given, "run:${PROGRAM} {file}", {"PROGRAM": "true"}, file_number=1)
-        assert outcome == Outcome("ran ${PROGRAM}")
-
 
 class TestForward:
     def test_upload(self, tmp_path: Path) -> None:
@@ -335,11 +318,9 @@ class TestMastodon:
     @pytest.mark.parametrize(
         ("site", "subject", "text", "number", "expected"),
         [
-            ("", "From me", "At the sea", 0, "At the sea"),
             ("", "From me", "", 0, "From me"),
             ("facebook", "facebook: NX300", "", 0, ""),
             ("facebook", "", "Sea~A boat~Anna", 0, "Sea"),
-            ("facebook", "", "Sea~A boat~Anna", 1, "Sea"),
             ("facebook", "", "Sea~A boat~Anna", 2, "Sea"),
             ("facebook", "", "Sea~A boat", 2, "Sea"),
         ],
