@@ -88,7 +88,6 @@ class Lifecycle(Addon):
         super().__init__(state)
         self.started = False
         self.is_declared = True  # whether the values of all options could be converted
-        self.port_advice = internals.PortAdvice()
 
     def load(self, loader: Loader) -> None:
         for option in config.OPTIONS:
@@ -99,8 +98,7 @@ class Lifecycle(Addon):
         internals.write_stdout_in_thread(ctx.master, terminal)
         # With "eager", mitmproxy would first connect to servers that no longer exist.
         ctx.options.connection_strategy = "lazy"
-        # mitmproxy opens its ports while it loads scripts.
-        self.port_advice.start(ctx.master)
+        self.port_advice = internals.PortAdvice(ctx.master)
 
     def configure(self, updated: set[str]) -> None:
         if not self.is_declared or not any(name.startswith("nx_") for name in updated):
@@ -116,7 +114,6 @@ class Lifecycle(Addon):
     def running(self) -> None:
         self.started = True
         internals.warn_about_unknown(ctx.options)
-        self.port_advice.stop()
         state = self.state
         if not state.config or not ctx.options.server:
             return
@@ -135,7 +132,6 @@ class Lifecycle(Addon):
     def done(self) -> asyncio.Future[None] | None:
         # Not async: on a reload, mitmproxy drops a script with an async `done`. When it
         # ends, it awaits the returned future.
-        self.port_advice.stop()
         backend, self.state.backend = self.state.backend, None
         connected = self.state.end_exchanges("mitmproxy ends")
         self.state.files.close()

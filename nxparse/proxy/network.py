@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import os
 import socket
 import struct
 from collections.abc import Iterable
@@ -17,7 +16,6 @@ LOOKUP = 5.0  # seconds for the resolver
 
 _SIOCGIFADDR = 0x8915
 _INTERFACES = Path("/sys/class/net")
-_FIRST_OPEN_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 # Nothing is sent to this address (RFC 5737); the kernel only chooses a route to it.
 _ELSEWHERE = "192.0.2.1"
 
@@ -176,11 +174,3 @@ def _is_physical(interface: Path) -> bool:
     if (interface / "device").exists():
         return True
     return any(_is_physical(_INTERFACES / one.name[6:]) for one in interface.glob("lower_*"))
-
-
-def may_bind(port: int) -> bool:
-    """Return True if this user may listen on `port`, as far as Linux restricts that."""
-    try:
-        return os.geteuid() == 0 or port >= int(_FIRST_OPEN_PORT.read_text())
-    except (AttributeError, OSError, ValueError):
-        return True

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import socket
 import struct
 import subprocess
@@ -155,33 +154,6 @@ class TestAddresses:
         monkeypatch.setitem(sys.modules, "fcntl", None)
         monkeypatch.setattr(network, "facing", lambda peer: IPv4Address("192.168.1.2"))
         assert network.addresses() == [IPv4Address("192.168.1.2")]
-
-
-@pytest.mark.parametrize(
-    ("user", "first", "port", "allowed"),
-    [
-        (0, "1024", 53, True),
-        (1000, "1024", 53, False),
-        (1000, "1024", 1024, True),
-        (1000, "53", 53, True),
-        (1000, "53", 52, False),
-        (1000, None, 53, True),
-    ],
-)
-def test_may_bind(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    user: int,
-    first: str | None,
-    port: int,
-    allowed: bool,
-) -> None:
-    """Root may listen on any port, other users from the one in the sysctl, if there is any."""
-    monkeypatch.setattr(os, "geteuid", lambda: user)
-    monkeypatch.setattr(network, "_FIRST_OPEN_PORT", tmp_path / "port")
-    if first:
-        (tmp_path / "port").write_text(f"{first}\n")
-    assert network.may_bind(port) is allowed
 
 
 SPELLINGS = ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001"]
