@@ -1,23 +1,8 @@
-"""Brings the Wi-Fi upload of Samsung's cameras back to life, inside mitmproxy.
+"""Brings the Wi-Fi upload of Samsung's cameras back to life: mitmdump -s nx_addon.py
 
-    mitmdump -s nx_addon.py
-
-The cameras' hosts are answered here; nothing for them ever goes upstream. A request for
-one of them, hook by hook:
-
-    client_connected   reader and writer of the client are wrapped (nxparse.proxy.transport)
-    requestheaders     the endpoint is chosen (nxparse.server.endpoints); the body is streamed
-                       to a receiver, with our own server as the destination
-                       (nxparse.proxy.loopback)
-    request            the body is complete: the receiver accepts or refuses it, in a thread
-    response           our reply replaces that server's, in one TCP segment
-    error              the body was cut: the part that arrived goes to quarantine
-
-mitmproxy forwards a request whose hook raises. So the hooks of `Uploads` answer 500 when
-our code fails, and `server_connect` refuses connections to our hosts.
-
-This is the only module that imports mitmproxy. Its addons are `Lifecycle` (options, start and
-stop), `Connections`, `NameServer` (DNS), `Uploads` and `Inspection` (commands, view, report).
+The cameras' hosts are answered here; nothing for them ever goes upstream. This is the only
+module that imports mitmproxy. Its addons are `Lifecycle` (options, start and stop),
+`Connections`, `NameServer` (DNS), `Uploads` and `Inspection` (commands, view, report).
 They share one `State`.
 """
 
@@ -53,7 +38,6 @@ from nxparse.proxy import adapter, internals, limits, network
 from nxparse.proxy.destination import describe_refused, refuses_connection
 from nxparse.proxy.dns import ForeignQueries
 from nxparse.proxy.exchange import FAILED, Exchange
-from nxparse.proxy.log_filter import ProxyLogFilter
 from nxparse.proxy.state import State
 from nxparse.proxy.transport import Stage, Times
 from nxparse.server.backend import Backend, open_backend
@@ -153,15 +137,31 @@ class Connections(Addon):
         super().__init__(state)
         self.clients = state.clients
         self.limit = limits.ConnectionLimit()
-        self.log_filter = ProxyLogFilter(state)
 
     def running(self) -> None:
         self.limit.most = limits.connections_allowed(limits.raise_descriptor_limit())
-        PROXY_LOGGER.addFilter(self.log_filter)
+        PROXY_LOGGER.addFilter(self.shows)
 
     def done(self) -> None:
-        PROXY_LOGGER.removeFilter(self.log_filter)
+        PROXY_LOGGER.removeFilter(self.shows)
         self.clients.abort_pending()
+
+    def shows(self, record: logging.LogRecord) -> bool:
+        """Return whether to log a record of mitmproxy.
+
+        Records about our loopback server would confuse users. Of a request head that was
+        refused, mitmproxy would log every byte.
+        """
+        message = record.getMessage()
+        if message.startswith("Client closed connection before completing request headers: "):
+            return not self.clients.has_refused_head(getattr(record, "client", None))
+        host, port = self.state.server.address or ("", 0)
+        return message not in (
+            f"server connect {host}:{port}",
+            f"server disconnect {host}:{port}",
+            f"Streaming request to {host}.",
+            f"Streaming response from {host}.",
+        )
 
     def client_connected(self, client: Client) -> None:
         if client.transport_protocol != "tcp":
@@ -280,7 +280,14 @@ class NameServer(Addon):
 
 
 class Uploads(Addon):
-    """Answers the requests for our hosts."""
+    """Answers the requests for our hosts.
+
+    `requestheaders` chooses the endpoint. A body is streamed to a receiver, with our own
+    server as the destination. In `request` it is complete: the receiver accepts or refuses
+    it. `response` replaces that server's reply by ours; after `error`, the part that
+    arrived goes to quarantine. mitmproxy forwards a request whose hook raises, so these
+    hooks answer 500 if our code fails.
+    """
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
         self.state.clients.notice(flow, Stage.CONTENT)
@@ -355,7 +362,7 @@ class Uploads(Addon):
         except Exception:
             logger.exception("cannot label a flow")
         exchange.decided.set()
-        if not exchange.streamed:
+        if not exchange.pending.chunks:  # it was not streamed
             flow.response = _response(reply, flow.request.method)
 
     async def response(self, flow: http.HTTPFlow) -> None:

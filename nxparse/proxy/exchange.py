@@ -58,24 +58,21 @@ class Exchange:
         unknown: bool = False,
         inspect: int = 0,
         too_long: Callable[[], None] = lambda: None,
-        reply_watch: float = REPLY_WATCH,
     ) -> None:
         self.client_id = client_id
-        self._address = info.client
         self.pending = Pending()
         self.reply: Reply | None = None
         self.result: Result | None = None
         self.unknown = unknown
-        self.streamed = False  # whether `receive` was called
         self.decided = asyncio.Event()  # set when mitmproxy may get its answer
         self.path = ""  # at the loopback server
         self.restore: Callable[[], None] = lambda: None  # undoes the redirection of the request
         self.backend = backend
+        self._address = info.client
         self._info = info
         self._endpoint = endpoint
         self._inspect = inspect
         self._too_long = too_long
-        self._reply_watch = reply_watch
         self._receiver: Receiver | Collector | None = None
         # The chunks of one turn of the event loop, so that tiny ones cost the receiver little.
         self._gathered: list[bytes] = []
@@ -114,7 +111,6 @@ class Exchange:
 
         Does not raise: after an exception, mitmproxy never answers the client.
         """
-        self.streamed = True
         self.pending.chunks += 1
         self.pending.received += len(chunk)
         if not chunk:
@@ -216,7 +212,7 @@ class Exchange:
         while result.waits_for:
             # Unlike wait_for, wait does not cancel the future.
             watched = asyncio.wrap_future(result.waits_for)
-            await asyncio.wait([watched], timeout=self._reply_watch)
+            await asyncio.wait([watched], timeout=REPLY_WATCH)
             if not watched.done() and result.accepted:
                 self.backend.spool.reply_lost(result.accepted)
             result = await self.backend.in_thread(self._receiver.finish)

@@ -20,16 +20,13 @@ from nxparse.server.files import FileReply
 from nxparse.server.reply import Reply
 from nxparse.store.disk import CHUNK
 
-STALL = 120.0  # seconds for the browser to take a chunk
-
 
 class FileRequests:
     """The current requests, by flow id. Use in the event loop's thread only."""
 
-    def __init__(self, server: LoopbackServer, clients: Clients, *, stall: float = STALL) -> None:
+    def __init__(self, server: LoopbackServer, clients: Clients) -> None:
         self._server = server
         self._clients = clients
-        self._stall = stall
         self._current: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {}
 
     async def begin(self, flow: Any, backend: Backend, endpoint: Endpoint) -> Reply | None:
@@ -45,8 +42,7 @@ class FileRequests:
             return found
         request.stream = lambda _: []  # discard a body, which HTTP/2 does not announce
         self._clients.stream_reply(client)
-        abort = partial(self._clients.abort, client)
-        path = self._server.expect(partial(self._send, found, backend, abort))
+        path = self._server.expect(partial(_send, found, backend))
 
         def end() -> None:
             if self._server.withdraw(path):
@@ -74,27 +70,19 @@ class FileRequests:
         for _, end in self._current.values():
             end()
 
-    async def _send(
-        self,
-        reply: FileReply,
-        backend: Backend,
-        abort: Callable[[], None],
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        """Send a reply and close its file. Aborts the client if it stops reading."""
-        end = reply.start + reply.length
-        try:
-            writer.write(reply.head(time.time()))
-            for start in range(reply.start, end, CHUNK):
-                size = min(CHUNK, end - start)
-                writer.write(await backend.in_thread(reply.file.read, start, size))
-                async with asyncio.timeout(self._stall):
-                    await writer.drain()
-            async with asyncio.timeout(self._stall):
-                writer.close()
-                await writer.wait_closed()
-        except TimeoutError:
-            abort()
-        finally:
-            reply.file.close()
+
+async def _send(
+    reply: FileReply, backend: Backend, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Send a reply and close its file. mitmproxy disconnects a browser that stops reading."""
+    end = reply.start + reply.length
+    try:
+        writer.write(reply.head(time.time()))
+        for start in range(reply.start, end, CHUNK):
+            size = min(CHUNK, end - start)
+            writer.write(await backend.in_thread(reply.file.read, start, size))
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+    finally:
+        reply.file.close()

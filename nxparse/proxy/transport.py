@@ -297,11 +297,16 @@ class OneSegmentWriter:
         when the connection has ended before, or after `Times.acknowledge`. Without TCP_INFO
         (only Linux has it) every reply counts as acknowledged.
         """
+        if not hasattr(socket, "TCP_INFO"):
+            on_result(True)
+            return
+        try:
+            # Its own descriptor stays valid after the connection has been closed.
+            connection = self._writer.get_extra_info("socket").dup()
+        except OSError:  # the client has reset the connection
+            on_result(False)
+            return
         self._flushed.clear()
-        connection = self._writer.get_extra_info("socket")
-        # Its own descriptor stays valid after the connection has been closed.
-        with contextlib.suppress(OSError):
-            connection = connection.dup()
         self._watch = asyncio.ensure_future(self._report(connection, self._written, on_result))
 
     def close(self) -> None:
@@ -329,24 +334,15 @@ class OneSegmentWriter:
         self._flushed.set()
 
     async def _report(
-        self,
-        connection: Any,
-        before: int,
-        on_result: Callable[[bool], None],
+        self, connection: socket.socket, before: int, on_result: Callable[[bool], None]
     ) -> None:
-        try:
+        with connection:
             await self._flushed.wait()
             acknowledged = self._written > before and await self._acknowledged(connection)
-        finally:
-            # Close only our duplicate; without one, this is asyncio's own socket.
-            if isinstance(connection, socket.socket):
-                connection.close()
         on_result(acknowledged)
 
     async def _acknowledged(self, connection: socket.socket) -> bool:
         """Wait until the client has acknowledged all bytes written so far."""
-        if not hasattr(socket, "TCP_INFO"):
-            return True
         written, pause = self._written, _FIRST_POLL
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(self._times.acknowledge):
