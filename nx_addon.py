@@ -38,10 +38,11 @@ from nxparse.proxy import adapter, internals, limits, network
 from nxparse.proxy.destination import describe_refused, refuses_connection
 from nxparse.proxy.dns import ForeignQueries
 from nxparse.proxy.exchange import FAILED, Exchange
+from nxparse.proxy.file_requests import send_file
 from nxparse.proxy.state import State
 from nxparse.proxy.transport import Stage, Times
 from nxparse.server.backend import Backend, open_backend
-from nxparse.server.endpoints import bare_host
+from nxparse.server.endpoints import Endpoint, bare_host
 from nxparse.server.reply import Reply, refusal
 from nxparse.server.services import simulated
 from nxparse.text import error_reason, format_count, printable
@@ -118,7 +119,6 @@ class Lifecycle(Addon):
         # ends, it awaits the returned future.
         backend, self.state.backend = self.state.backend, None
         connected = self.state.end_exchanges("mitmproxy ends")
-        self.state.files.close()
         self.state.server.close()
         if not backend:
             return None
@@ -324,8 +324,7 @@ class Uploads(Addon):
             return
         endpoint, unknown = state.choose_endpoint(flow, claim)
         if endpoint.is_file and (request.is_http2 or not adapter.has_body(request)):
-            if reply := await state.files.begin(flow, state.backend, endpoint):
-                flow.response = _response(reply, request.method)
+            await self._send_file(flow, state.backend, endpoint)
             return
         exchange = state.exchanges[flow.id] = Exchange(
             state.backend,
@@ -338,13 +337,29 @@ class Uploads(Addon):
         )
         state.clients.begin(client, exchange.pending)
         if adapter.has_body(request):
-            exchange.path = state.server.expect(exchange.answer)
-            exchange.restore = adapter.redirect(request, state.server.address, exchange.path)
+            state.server.redirect(flow, exchange.answer)
             request.stream = exchange.receive
             await exchange.begin()
 
+    async def _send_file(self, flow: http.HTTPFlow, backend: Backend, endpoint: Endpoint) -> None:
+        """Let our server send a saved file, or refuse the request."""
+        client, request = flow.client_conn, flow.request
+        address, headers = adapter.address(client), adapter.fields(request.headers)
+        reply = await backend.in_thread(
+            backend.services.file, backend.config, address, endpoint, request.method, headers
+        )
+        if isinstance(reply, Reply):
+            flow.response = _response(reply, request.method)
+            return
+        request.stream = lambda _: []  # discard a body, which HTTP/2 does not announce
+        self.state.clients.stream_reply(client)
+        self.state.server.redirect(flow, partial(send_file, reply, backend), reply.file.close)
+
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        self.state.files.start(flow)
+        if flow.id not in self.state.exchanges and self.state.server.restore(flow):
+            assert flow.response
+            flow.response.stream = True
+            adapter.label(flow, "answered", "saved file")
 
     async def request(self, flow: http.HTTPFlow) -> None:
         self.state.clients.notice(flow, Stage.COMPLETE)
@@ -354,7 +369,7 @@ class Uploads(Addon):
                 self._note_loaded(flow)
             return
         reply = await exchange.finish()  # does not raise
-        exchange.restore()
+        self.state.server.restore(flow)
         try:
             if exchange.result and exchange.result.body is not None:
                 flow.request.raw_content = exchange.result.body
@@ -368,11 +383,10 @@ class Uploads(Addon):
     async def response(self, flow: http.HTTPFlow) -> None:
         switched = flow.response and flow.response.status_code == 101
         self.state.clients.notice(flow, Stage.CONTENT if switched else Stage.HEAD)
-        self.state.files.end(flow)
+        self.state.server.withdraw(flow)
         exchange = self.state.exchanges.pop(flow.id, None)
         if exchange is None:
             return
-        self.state.server.withdraw(exchange.path)  # if mitmproxy has not requested it
         try:
             await self._reply(flow, exchange)
         except Exception:
@@ -397,13 +411,11 @@ class Uploads(Addon):
 
     async def error(self, flow: http.HTTPFlow) -> None:
         self.state.clients.notice(flow, Stage.HEAD)
-        self.state.files.end(flow)
+        self.state.server.withdraw(flow)
         exchange = self.state.exchanges.pop(flow.id, None)
         if exchange is None:
             return
-        self.state.server.withdraw(exchange.path)
         exchange.decided.set()
-        exchange.restore()
         try:
             if exchange.pending.complete:
                 exchange.settle_reply(False)

@@ -746,14 +746,14 @@ async def test_a_request_that_never_reaches_the_server(
     folder: Path, end: type[HttpResponseHook | HttpErrorHook]
 ) -> None:
     """Nothing of a request is left if it ends before mitmproxy has reached the loopback server."""
-    request = http.Request.make("POST", "http://www.ospserver.net/social/columbus/email", b"x")
-    flow = tflow.tflow(req=request)
+    url = "http://www.ospserver.net/social/columbus/email"
+    flow = tflow.tflow(req=http.Request.make("POST", url, b"x"))
     with loaded(folder) as (state, context):
         context.master.addons.trigger(RunningHook())
         await context.master.addons.trigger_event(HttpRequestHeadersHook(flow))
-        path = flow.request.path
         await context.master.addons.trigger_event(end(flow))
-        assert (state.exchanges, state.server.withdraw(path)) == ({}, False)
+        assert (state.exchanges, state.server.restore(flow)) == ({}, False)
+        assert flow.request.url == url
         await ended(context)
 
 

@@ -65,8 +65,6 @@ class Exchange:
         self.result: Result | None = None
         self.unknown = unknown
         self.decided = asyncio.Event()  # set when mitmproxy may get its answer
-        self.path = ""  # at the loopback server
-        self.restore: Callable[[], None] = lambda: None  # undoes the redirection of the request
         self.backend = backend
         self._address = info.client
         self._info = info

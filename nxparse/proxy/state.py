@@ -13,7 +13,6 @@ from nxparse.proxy import adapter, advice
 from nxparse.proxy.clients import Clients
 from nxparse.proxy.destination import Destinations, refuse_browser
 from nxparse.proxy.exchange import Exchange
-from nxparse.proxy.file_requests import FileRequests
 from nxparse.proxy.loopback import LoopbackServer
 from nxparse.proxy.transport import Times
 from nxparse.proxy.unknown_hosts import UnknownHosts, host_remedy
@@ -38,7 +37,6 @@ class State:
         self.destinations = Destinations(endpoints.Hosts())
         self.backend: Backend | None = None
         self.server = LoopbackServer()
-        self.files = FileRequests(self.server, self.clients)
         self.exchanges: dict[str, Exchange] = {}  # by the id of the flow
         self.unacknowledged: set[Exchange] = set()  # replied, but not known to have arrived
         self.loaded: list[Any] = []
