@@ -8,15 +8,16 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 from mitmproxy import contentviews, dns, exceptions, http, optmanager
 from mitmproxy import flow as flows
+from mitmproxy.addons.next_layer import NextLayer
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.save import Save
 from mitmproxy.addons.savehar import SaveHar
@@ -35,16 +36,22 @@ from mitmproxy.test import taddons, tflow, tutils
 
 import nx_addon
 from nxparse import config
-from nxparse.proxy import internals
+from nxparse.proxy import adapter, internals
+from nxparse.proxy.clients import Clients
+from nxparse.proxy.destination import Destinations
 from nxparse.proxy.dns import MAX_SAME
+from nxparse.proxy.exchange import Exchange
 from nxparse.proxy.state import State
+from nxparse.server import endpoints
 from nxparse.server.endpoints import Endpoint, Service
+from nxparse.server.receive import Receiver
 from tests import arrivals, bodies, camera, social
 from tests.mitmdump import ROOT, Proxy, eventually
 from tests.upstream import web_server
 
 ACCEPTED = '<Response Status="succ" />'
 WIRE = ROOT / "tests" / "wire"
+LARGE = bodies.jpeg(60_001) * 50
 
 
 def upload(*names: str, seed: int = 1) -> tuple[bytes, dict[str, bytes]]:
@@ -129,7 +136,7 @@ def test_requests_for_our_hosts(
 
 def spelled(name: str, change: Callable[[bytes, bytes], bytes]) -> tuple[bytes, bytes]:
     """A request for one photo, its head and body changed; and the photo."""
-    photo = bodies.jpeg({"TINY": 3000, "HALF": 3_000_000}.get(name, 20_000))
+    photo = LARGE if name == "HALF" else bodies.jpeg(3000 if name == "TINY" else 20_000)
     body = bodies.body([(f"{name}.JPG", photo)])
     head = bodies.request(body)[: -len(body)]
     return change(head, body), photo
@@ -224,38 +231,46 @@ def stay_silent(connection: socket.socket) -> None:
 CUTS = {"fin": fin, "close": socket.socket.close, "rst": camera.reset, "silence": stay_silent}
 
 
-@pytest.mark.parametrize("end", CUTS)
-def test_a_cut_upload_is_kept(folder: Path, end: str) -> None:
-    """However an upload breaks off, the bytes that were read are in quarantine, and no others."""
-    sent = 99_190
-    body = bodies.body([("SAM_1.JPG", bodies.jpeg(300_000))])
-    head = bodies.request(body)[: -len(body)]
-    times = 3
-    idle = 0.3 if end == "silence" else 60.0
-    script = changed(folder, f"addons = nx_addon.make_addons(nx_addon.Times(idle={idle}))")
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy that does not wait long for a silent client."""
+    folder = tmp_path_factory.mktemp("impatient")
+    script = folder / "impatient.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import nx_addon\n"
+        "addons = nx_addon.make_addons(nx_addon.Times(idle=0.5))\n"
+    )
     with Proxy(folder, script=script) as proxy:
-        descriptors = descriptors_at_rest(proxy)
-        for count in range(times):
-            connection = camera.connect(proxy.port)
-            connection.sendall(head + body[:sent])
-            if end == "rst":
-                # A reset discards the bytes that the process has not read.
-                eventually(partial(all_is_read, connection), "all is read")
-            CUTS[end](connection)
-            proxy.wait_for(
-                "nothing is delivered; the part that arrived is in quarantine: ", count + 1
-            )
+        yield proxy
 
-        assert proxy.quarantined() == [body[:sent]] * times
-        assert proxy.saved() == {}
-        assert f"upload cut after {sent} of {len(body)} bytes, the c" in proxy.log
-        eventually(lambda: proxy.descriptors() == descriptors, "all descriptors are closed")
+
+@pytest.mark.parametrize("end", CUTS)
+def test_a_cut_upload_is_kept(impatient: Proxy, end: str) -> None:
+    """However an upload breaks off, the bytes that were read are in quarantine, and no others."""
+    body = bodies.body([("SAM_1.JPG", bodies.jpeg(150_000))])
+    head = bodies.request(body)[: -len(body)]
+    sent = 99_190
+    kept = "nothing is delivered; the part that arrived is in quarantine: "
+    descriptors, before = descriptors_at_rest(impatient), impatient.log.count(kept)
+    for count in range(1, 3):
+        connection = camera.connect(impatient.port)
+        connection.sendall(head + body[:sent])
+        if end == "rst":
+            # A reset discards the bytes that the process has not read.
+            eventually(partial(all_is_read, connection), "all is read")
+        CUTS[end](connection)
+        impatient.wait_for(kept, before + count)
+
+    assert impatient.quarantined()[before:] == [body[:sent]] * 2
+    assert impatient.saved() == {}
+    assert f"upload cut after {sent} of {len(body)} bytes, the c" in impatient.log
+    eventually(lambda: impatient.descriptors() == descriptors, "all descriptors are closed")
 
 
 def descriptors_at_rest(proxy: Proxy) -> list[str]:
     """The open descriptors of a proxy between two requests, after its first request."""
-    request, _ = upload("FIRST.JPG")
-    camera.send(proxy.port, request.replace(b"email?", b"unknown?"))
+    camera.send(proxy.port, UNKNOWN % 1 + b"x")
     eventually(lambda: "client disconnect" in proxy.log, "the first connection ends")
     seen = [proxy.descriptors()]
 
@@ -279,7 +294,7 @@ def all_is_read(connection: socket.socket) -> bool:
 
 def test_twenty_cameras_at_once(shared: Proxy) -> None:
     """Uploads that come at the same time do not mix."""
-    photos = {f"MANY_{i}.JPG": bodies.jpeg(400_000, i) for i in range(20)}
+    photos = {f"MANY_{i}.JPG": bodies.jpeg(60_000, i) for i in range(20)}
     replies: list[camera.Heard] = []
 
     def one(name: str) -> None:
@@ -300,114 +315,102 @@ def test_twenty_cameras_at_once(shared: Proxy) -> None:
 # Limits
 
 
-def test_a_too_large_upload(folder: Path) -> None:
+async def test_a_too_large_upload(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """An upload beyond nx_max_upload is read and refused; far beyond, the connection is closed."""
-    request, _ = upload("SAM_1.JPG")
-    with Proxy(folder, "--set", "nx_max_upload=10k") as proxy:
-        reply = camera.send(proxy.port, request)
+    async with serving(folder, nx_max_upload="10k") as served:
+        reply = await served.send(upload("SAM_1.JPG")[0])
         assert reply.status == 413
         assert 'ErrCode="413"' in reply.body
-        proxy.wait_for(
-            "is refused: it is larger than 10.2 kB; to allow it, use --set nx_max_upload=SIZE"
-        )
+        refused = "is refused: it is larger than 10.2 kB; to allow it, use --set nx_max_upload=SIZE"
+        assert refused in caplog.text
 
-        connection = camera.connect(proxy.port)
-        connection.sendall(bodies.request(b"")[:-5] + b"9999999999\r\n\r\n")
+        endless = bodies.request(b"")[:-5] + b"9999999999\r\n\r\n" + bytes(20_000_000)
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            connection.sendall(bytes(200_000_000))
-        proxy.wait_for("body exceeds 4 x nx_max_upload; connection closed")
-        assert (proxy.saved(), proxy.quarantined()) == ({}, [])
+            await served.send(endless)
+        assert "body exceeds 4 x nx_max_upload; connection closed" in caplog.text
+        assert (saved(folder), os.listdir(folder / ".nx" / "quarantine")) == ({}, [])
 
 
 # Other hosts
 
 
-def test_other_hosts_pass(folder: Path) -> None:
+async def test_other_hosts_pass(folder: Path) -> None:
     """Requests for other hosts are passed on, and the responses are unchanged."""
     reply = b"HTTP/1.1 200 OK\r\nx-odd:1\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
     with web_server(reply) as (port, received):
         # Only a server that a mode names may be on loopback.
-        modes = ("--mode", "regular@127.0.0.1:0", "--mode", f"reverse:http://127.0.0.1:{port}@0")
-        with Proxy(folder, *modes, "--set", "keep_host_header") as proxy:
-            reverse = int(proxy.wait_for(r"127\.0\.0\.1:\d+ listening at \*:(\d+)")[1])
+        async with serving(folder, f"reverse:http://127.0.0.1:{port}") as served:
+            served.context.options.keep_host_header = True
             request = b"GET /x HTTP/1.1\r\nHost: www.example.org\r\n\r\n"
-            answer = camera.send(reverse, request)
+            answer = await served.send(request)
 
     assert (answer.status, answer.body) == (200, "hello")
     assert received == [request]
 
 
+def fail(*_: object) -> NoReturn:
+    raise RuntimeError("a fault for the test")
+
+
 @pytest.mark.parametrize(
-    "fault",
+    ("place", "name"),
     [
-        pytest.param("Destinations.claim = fail", id="in-deciding-whose-it-is"),
-        pytest.param("endpoints.find = fail", id="in-requestheaders"),
-        pytest.param("Exchange.begin = fail", id="in-streaming"),
-        pytest.param("Receiver.feed = fail", id="in-a-chunk"),
-        pytest.param("Receiver.finish = fail", id="at-the-end"),
-        pytest.param("Clients.write_reply = fail", id="in-the-reply"),
+        pytest.param(Destinations, "claim", id="in-deciding-whose-it-is"),
+        pytest.param(endpoints, "find", id="in-requestheaders"),
+        pytest.param(Exchange, "begin", id="in-streaming"),
+        pytest.param(Receiver, "feed", id="in-a-chunk"),
+        pytest.param(Receiver, "finish", id="at-the-end"),
+        pytest.param(Clients, "write_reply", id="in-the-reply"),
     ],
 )
-def test_a_fault_of_ours_is_a_500(folder: Path, fault: str) -> None:
+async def test_a_fault_of_ours_is_a_500(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    place: object,
+    name: str,
+) -> None:
     """If a handler raises, the client gets 500, and the request never goes upstream."""
-    script = changed(folder, fault)
     request, _ = upload("SAM_1.JPG")
     with web_server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as (port, received):
-        host = f"localhost:{port}"
-        request = request.replace(b"www.ospserver.net", host.encode())
-        with Proxy(folder, "--set", "nx_hosts=localhost", script=script) as proxy:
-            answer = camera.send(proxy.port, request)
-
-            assert answer.status == 500
-            proxy.wait_for("a fault for the test")
+        request = request.replace(b"www.ospserver.net", b"localhost:%d" % port)
+        async with serving(folder, nx_hosts=["localhost"]) as served:
+            monkeypatch.setattr(place, name, fail)
+            assert (await served.send(request)).status == 500
+            monkeypatch.undo()
+        assert "a fault for the test" in caplog.text
         assert received == []
 
 
-def test_the_reply_comes_first(folder: Path) -> None:
+async def test_the_reply_comes_first(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """An error when deliveries start does not affect the reply."""
     request, photos = upload("SAM_1.JPG")
-    fault = (
-        "import threading\n"
-        "from nxparse.deliver.outbox import Outbox\n"
-        "wake, main = Outbox.wake, threading.main_thread()\n"
-        "Outbox.wake = lambda self: (fail if threading.current_thread() is main else wake)(self)"
-    )
-    with Proxy(folder, script=changed(folder, fault)) as proxy:
-        assert camera.send(proxy.port, request).body == ACCEPTED
-        proxy.wait_for("a fault for the test")
-        proxy.wait_for("saved as .*SAM_1.JPG")
-        assert proxy.saved() == photos
+    async with serving(folder) as served:
+        assert served.state.backend
+        with monkeypatch.context() as patch:
+            patch.setattr(served.state.backend.outbox, "wake", fail)
+            assert (await served.send(request)).body == ACCEPTED
+            await until(lambda: "a fault for the test" in caplog.text)
+        served.state.backend.outbox.wake()
+        await until(lambda: saved(folder) == photos)
 
 
-def changed(folder: Path, change: str) -> Path:
-    """A script: the addon after these statements, which may use `fail`."""
-    script = folder / "changed.py"
-    script.write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "import nx_addon\n"
-        "from nx_addon import Exchange, addons\n"
-        "from nxparse.proxy.clients import Clients\n"
-        "from nxparse.proxy.destination import Destinations\n"
-        "from nxparse.server import endpoints\n"
-        "from nxparse.server.receive import Receiver\n"
-        "def fail(*_): raise RuntimeError('a fault for the test')\n"
-        f"{change}\n"
-    )
-    return script
-
-
-def test_connect_to_a_samsung_host_stays_here(folder: Path) -> None:
+async def test_connect_to_a_samsung_host_stays_here(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A CONNECT to a Samsung host opens no connection."""
-    with (
-        web_server(b"") as (port, received),
-        Proxy(folder, "--set", "nx_hosts=localhost") as proxy,
-    ):
-        connection = camera.connect(proxy.port)
-        connection.sendall(f"CONNECT localhost:{port} HTTP/1.1\r\n\r\n".encode())
-        assert connection.recv(100).startswith(b"HTTP/1.1 200")
-        connection.sendall(b"\x00not a protocol that anybody knows\r\n")
-        assert connection.recv(100) == b""
-        proxy.wait_for("never connected to")
+    caplog.set_level("INFO")
+    with web_server(b"") as (port, received):
+        async with serving(folder, nx_hosts=["localhost"]) as served:
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            writer.write(b"CONNECT localhost:%d HTTP/1.1\r\n\r\n" % port)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            writer.write(b"\x00not a protocol that anybody knows\r\n")
+            assert await reader.read() == b""
+            writer.close()
+        assert "never connected to" in caplog.text
     assert received == []
 
 
@@ -501,18 +504,17 @@ VALUES = ["x", "", "true", 0, -7, True, False, 1.5, None, [], ["x", "y"], [None]
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
-@pytest.mark.parametrize("name", [option.name for option in config.OPTIONS])
-def test_any_value_of_any_option(
-    caplog: pytest.LogCaptureFixture, name: str, value: object
-) -> None:
+def test_any_value_of_any_option(caplog: pytest.LogCaptureFixture, value: object) -> None:
     """Any value of an option in config.yaml causes at most one error, and no traceback."""
+    names = [option.name for option in config.OPTIONS]
     with taddons.context(Proxyserver()) as context:
-        state = configured(context, f"{name}: {json.dumps(value)}")
-        assert name in context.options
+        state = configured(context, json.dumps(dict.fromkeys(names, value)))
+        assert [name for name in names if name not in context.options] == []
         errors = [record for record in caplog.records if record.levelname == "ERROR"]
-        assert [record.exc_info for record in errors] in ([], [None])
+        assert [record for record in errors if record.exc_info] == []
         assert bool(errors) != bool(state.config)
-        assert all(name in record.getMessage() for record in errors)
+        named = [record.getMessage().partition(" ")[0].partition("=")[0] for record in errors]
+        assert [name for name in named if name not in names or named.count(name) > 1] == []
 
 
 def configured(context: taddons.context, written: str) -> State:
@@ -538,9 +540,40 @@ def state_of(addons: list[Any]) -> State:
 def loaded(folder: Path, **options: object) -> Iterator[tuple[State, taddons.context]]:
     """The addons in a mitmproxy that has not started."""
     addons = nx_addon.make_addons()
-    with taddons.context(Proxyserver(), ScriptLoader(), Save(), SaveHar(), *addons) as context:
+    others = Proxyserver(), NextLayer(), ScriptLoader(), Save(), SaveHar()
+    with taddons.context(*others, *addons) as context:
         context.configure(addons[-1], nx_dir=str(folder), **options)
         yield state_of(addons), context
+
+
+class Served(NamedTuple):
+    """The addons in a mitmproxy of this process, and its port."""
+
+    state: State
+    context: taddons.context
+    port: int
+
+    async def send(self, request: bytes) -> camera.Heard:
+        return await asyncio.to_thread(camera.send, self.port, request)
+
+
+@asynccontextmanager
+async def serving(folder: Path, mode: str = "regular", **options: object) -> AsyncIterator[Served]:
+    """The addons in a mitmproxy that serves in this process."""
+    with loaded(folder, **options) as (state, context):
+        proxies = context.master.addons.get("proxyserver")
+        context.options.update(mode=[f"{mode}@127.0.0.1:0"])
+        assert await proxies.setup_servers()
+        await context.master.addons.trigger_event(RunningHook())
+        yield Served(state, context, proxies.listen_addrs()[0][1])
+        await ended(context)
+        await proxies.servers.update([])
+        await until(lambda: not proxies.connections)
+
+
+def saved(folder: Path) -> dict[str, bytes]:
+    """The saved photos."""
+    return {path.name: path.read_bytes() for path in folder.glob("[0-9]*/*")}
 
 
 @pytest.mark.parametrize(
@@ -868,19 +901,19 @@ def test_only_the_beginning_of_an_unknown_body_is_saved(curious: Proxy) -> None:
     assert flow.request.raw_content == b"x" * 65537
 
 
-def test_unknown_requests_are_saved_in_a_thread(folder: Path) -> None:
+async def test_unknown_requests_are_saved_in_a_thread(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """The search for credentials, which may be slow, does not delay other requests."""
-    fault = (
-        "import threading\n"
-        "from nxparse.proxy import adapter\n"
-        "hide, main = adapter.hide_credentials, threading.main_thread()\n"
-        "adapter.hide_credentials = lambda flow: (\n"
-        "    fail if threading.current_thread() is main else hide\n"
-        ")(flow)"
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(
+        adapter, "hide_credentials", lambda _: threads.append(threading.current_thread())
     )
-    with Proxy(folder, script=changed(folder, fault)) as proxy:
-        assert camera.send(proxy.port, UNKNOWN % 1 + b"x").status == 404
-        assert "saved to" in proxy.wait_for("unknown request: .*")[0]
+    async with serving(folder) as served:
+        assert (await served.send(UNKNOWN % 1 + b"x")).status == 404
+        await until(lambda: "saved to" in caplog.text)
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
 
 
 LEAKY = (
@@ -894,23 +927,16 @@ LEAKY = (
 )
 
 
-def test_credentials_of_unknown_requests(folder: Path) -> None:
+def test_credentials_of_unknown_requests(curious: Proxy) -> None:
     """Neither unknown/ nor the log contains a user, a password or a key."""
     login = social.auth("newsite", social.login_qf30("me@x.org", "correct horse"))
-    requests = (login, social.allshare("me@x.org", "correct horse"), LEAKY)
-    with Proxy(folder) as proxy:
-        for request in requests:
-            assert camera.send(proxy.port, request).status in (401, 404)
-        proxy.wait_for("unknown request", len(requests))
-        kept = [path.read_bytes() for path in (proxy.uploads / ".nx/unknown").iterdir()]
-        assert len(kept) == len(requests)
-        for secret in (b"correct", b"Y29ycmVjdA", b"me@x.org", b"me%40x.org"):
-            assert [one for one in kept if secret in one] == []
-        assert (
-            "POST http://snsgw.samsungmobile.com/new?user=(hidden)&password=(hidden)" in proxy.log
-        )
-        ours = [line for line in proxy.log.splitlines() if "unknown request" in line]
-        assert [line for line in ours if "correct" in line or "me@" in line] == []
+    for request in (login, social.allshare("me@x.org", "correct horse"), LEAKY):
+        reply, line, path = unknown(curious, request)
+        assert reply.status in (401, 404)
+        for secret in ("correct", "Y29ycmVjdA", "me@x.org", "me%40x.org"):
+            assert secret.encode() not in path.read_bytes()
+            assert secret not in line
+    assert line == "POST http://snsgw.samsungmobile.com/new?user=(hidden)&password=(hidden)"
 
 
 def test_logins_without_a_user_are_saved(curious: Proxy) -> None:
@@ -982,28 +1008,40 @@ async def test_log_line_of_a_malformed_request(
     assert line.isprintable()
 
 
-def test_marks_and_comments(folder: Path) -> None:
+class Recorder:
+    """Records the flows that have ended."""
+
+    def __init__(self) -> None:
+        self.flows: list[http.HTTPFlow] = []
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        self.flows.append(flow)
+
+    error = response
+
+
+async def test_marks_and_comments(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Each flow has a mark and a comment with the outcome."""
-    capture = folder / "capture.mitm"
-    request = bodies.request(bodies.body([("SAM_1.JPG", bodies.jpeg(3_000_000))]))
-    options = ("-w", str(capture), "--set", "nx_senders=*@samsungcamera.com")
-    with Proxy(folder, *options) as proxy:
-        camera.send(proxy.port, CHECK.encode())
-        camera.send(proxy.port, GET.format("/", 1, "www.msn.com").encode())
-        connection = camera.connect(proxy.port)
-        connection.sendall(request)
-        connection.close()
-        proxy.wait_for("the reply to upload .* was not acknowledged")
-        camera.send(proxy.port, request)
-        camera.send(proxy.port, request.replace(b"Camera@samsung", b"Nobody@cinemas"))
-        connection = camera.connect(proxy.port)
-        connection.sendall(request[:5000])
-        camera.reset(connection)
-        proxy.wait_for("nothing is delivered")
-        # When this is answered, what the line above is about has been saved.
-        camera.send(proxy.port, CHECK.encode())
-        proxy.stop()
-    outcomes = [(flow.marked, flow.comment) for flow in flows_in(capture)]
+    caplog.set_level("INFO")
+    request = bodies.request(bodies.body([("SAM_1.JPG", LARGE)]))
+    recorder = Recorder()
+
+    def send_and_leave(data: bytes, leave: Callable[[socket.socket], None]) -> None:
+        connection = camera.connect(served.port)
+        connection.sendall(data)
+        leave(connection)
+
+    async with serving(folder, nx_senders=["*@samsungcamera.com"]) as served:
+        served.context.master.addons.add(recorder)
+        await served.send(CHECK.encode())
+        await served.send(GET.format("/", 1, "www.msn.com").encode())
+        await asyncio.to_thread(send_and_leave, request, socket.socket.close)
+        await until(lambda: "was not acknowledged" in caplog.text)
+        await served.send(request)
+        await served.send(request.replace(b"Camera@samsung", b"Nobody@cinemas"))
+        await asyncio.to_thread(send_and_leave, request[:5000], camera.reset)
+        await until(lambda: len(recorder.flows) == 6)
+    outcomes = [(flow.marked, flow.comment) for flow in recorder.flows]
     assert outcomes[:2] == [(":white_check_mark:", "answered: hotspot check")] * 2
     sent = "from Camera@samsungcamera.com to photos@example.org: SAM_1.JPG, 3.0 MB"
     assert outcomes[2] == (":camera:", f"received: {sent}")
