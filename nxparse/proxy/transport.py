@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import struct
 from collections.abc import Callable
@@ -33,8 +32,6 @@ _TCP_CLOSE = 7
 _BYTES_ACKED = 120
 _FIRST_POLL = 0.001  # seconds
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class Times:
@@ -45,7 +42,6 @@ class Times:
     connect: float = 5.0  # until mitmproxy must have reached the loopback server
     idle: float = 120.0  # of silence in the middle of an upload
     head: float = 60.0  # from the first byte of a head to its last
-    answer: float = 900.0  # until a reply must be ready: 2 GB take long on a slow card
     acknowledge: float = 5.0  # until a reply must have been acknowledged
     linger: float = 10.0  # until mitmproxy must have closed what was answered
 
@@ -225,7 +221,7 @@ class HeldReader:
         waited = 0.0
         while pending := self.pending:
             if pending.complete or pending.answered.is_set():
-                await _wait(pending.answered, self._times.answer)
+                await pending.answered.wait()
                 # mitmproxy cancels this task after it has written the reply. Returning at
                 # that moment would leave the socket open on Python 3.12 and later.
                 await asyncio.sleep(self._times.linger)
@@ -246,14 +242,6 @@ class HeldReader:
                 ):
                     self._changed.clear()
                     await self._changed.wait()
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        logger.error(f"no reply after {seconds:.0f} s: the disk does not answer")
 
 
 class OneSegmentWriter:
