@@ -19,7 +19,6 @@ from typing import Any
 
 from mitmproxy import command, contentviews, ctx, dns, exceptions, flow, http, types, version
 from mitmproxy.addonmanager import Loader
-from mitmproxy.addons.termlog import TermLogHandler
 from mitmproxy.connection import Client
 from mitmproxy.io import FlowWriter
 from mitmproxy.log import ALERT
@@ -78,9 +77,7 @@ class Lifecycle(Addon):
         for option in config.OPTIONS:
             self.is_declared &= internals.convert_deferred(ctx.options, option)
             loader.add_option(option.name, option.kind, option.default, option.help)
-        handlers = logging.getLogger().handlers
-        terminal = [one for one in handlers if isinstance(one, TermLogHandler)]
-        internals.write_stdout_in_thread(ctx.master, terminal)
+        internals.write_stdout_in_thread(ctx.master)
         # With "eager", mitmproxy would first connect to servers that no longer exist.
         ctx.options.connection_strategy = "lazy"
         self.port_advice = internals.PortAdvice(ctx.master)
@@ -103,10 +100,7 @@ class Lifecycle(Addon):
         if not state.config or not ctx.options.server:
             return
         limits.limit_accept_errors()
-        try:
-            state.server.open()
-        except OSError as error:
-            logger.error(f"uploads cannot be received: {error_reason(error)}")
+        state.server.open()
         state.backend = open_backend(state.config)
         if state.backend:
             state.backend.outbox.start()
@@ -319,7 +313,7 @@ class Uploads(Addon):
             endpoint = claim.endpoint(request.method, request.path)
             flow.response = _response(simulated(endpoint, time.time()), request.method)
             return
-        if not state.backend or not state.server.address:  # starting or stopping
+        if not state.backend:  # starting or stopping
             flow.response = _response(NOT_READY, request.method)
             return
         endpoint, unknown = state.choose_endpoint(flow, claim)

@@ -15,7 +15,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -141,12 +141,10 @@ def show_comments(master: Any) -> None:
         options.web_columns = [*options.web_columns, "comment"]
 
 
-def write_stdout_in_thread(master: Any, handlers: Sequence[Any]) -> None:
-    """Write what mitmdump and mitmweb print in a thread; see `LogStream`.
-
-    `handlers` are mitmproxy's log handlers for the terminal.
-    """
-    own = [one for one in handlers if one.file is sys.stdout]
+def write_stdout_in_thread(master: Any) -> None:
+    """Write what mitmdump and mitmweb print in a thread; see `LogStream`."""
+    handlers: list[Any] = logging.getLogger().handlers
+    own = [one for one in handlers if getattr(one, "file", None) is sys.stdout]
     if not own or (os.name == "nt" and sys.stdout.isatty()):  # its console does not accept bytes
         return
     with suppress(OSError):
