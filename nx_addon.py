@@ -370,7 +370,6 @@ class Uploads(Addon):
             adapter.label(flow, *exchange.outcome())
         except Exception:
             logger.exception("cannot label a flow")
-        exchange.decided.set()
         if not exchange.pending.chunks:  # it was not streamed
             flow.response = _response(reply, flow.request.method)
 
@@ -409,7 +408,6 @@ class Uploads(Addon):
         exchange = self.state.exchanges.pop(flow.id, None)
         if exchange is None:
             return
-        exchange.decided.set()
         try:
             if exchange.pending.complete:
                 exchange.settle_reply(False)

@@ -64,7 +64,6 @@ class Exchange:
         self.reply: Reply | None = None
         self.result: Result | None = None
         self.unknown = unknown
-        self.decided = asyncio.Event()  # set when mitmproxy may get its answer
         self.backend = backend
         self._address = info.client
         self._info = info
@@ -72,6 +71,7 @@ class Exchange:
         self._inspect = inspect
         self._too_long = too_long
         self._receiver: Receiver | Collector | None = None
+        self._ended = asyncio.Event()  # set when mitmproxy may get its answer
         # The chunks of one turn of the event loop, so that tiny ones cost the receiver little.
         self._gathered: list[bytes] = []
 
@@ -124,9 +124,9 @@ class Exchange:
         return []
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer mitmproxy as the loopback server, once `decided`; the reply replaces this."""
+        """Answer mitmproxy as the loopback server, at the end; the reply replaces this."""
         self.pending.connected.set()
-        await self.decided.wait()
+        await self._ended.wait()
         writer.write(LOOPBACK_REPLY)
         while await reader.read(1 << 16):
             pass  # the end of a chunked body
@@ -144,6 +144,7 @@ class Exchange:
             self.unknown = True
         if self.reply.status >= 400:
             self._note_failure(f"Refused: {self.reply.remark}")
+        self._ended.set()
         return self.reply
 
     async def cut(self, reason: str) -> bytes | None:
@@ -153,6 +154,7 @@ class Exchange:
 
     async def abort(self, reason: str) -> bytes | None:
         """End a request that was cut or has failed. Returns the part that arrived, for its flow."""
+        self._ended.set()
         try:
             self._feed_receiver()
             if self._receiver:
