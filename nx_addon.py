@@ -337,8 +337,8 @@ class Uploads(Addon):
 
     async def _send_file(self, flow: http.HTTPFlow, backend: Backend, endpoint: Endpoint) -> None:
         """Let our server send a saved file, or refuse the request."""
-        client, request = flow.client_conn, flow.request
-        address, headers = adapter.address(client), adapter.fields(request.headers)
+        request, address = flow.request, adapter.address(flow.client_conn)
+        headers = adapter.fields(request.headers)
         reply = await backend.in_thread(
             backend.services.file, backend.config, address, endpoint, request.method, headers
         )
@@ -346,7 +346,6 @@ class Uploads(Addon):
             flow.response = _response(reply, request.method)
             return
         request.stream = lambda _: []  # discard a body, which HTTP/2 does not announce
-        self.state.clients.stream_reply(client)
         self.state.server.redirect(flow, partial(send_file, reply, backend), reply.file.close)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:

@@ -62,22 +62,13 @@ class Clients:
 
     def notice(self, flow: Any, stage: Stage) -> None:
         """Record that mitmproxy has called a hook for a request, and what follows."""
-        client = flow.client_conn
-        if client.id in self._wrapped:
-            self._wrapped[client.id][0].noticed = True
-            if not flow.request.is_http2:
-                self.enter(client, stage)
+        if not flow.request.is_http2:
+            self.enter(flow.client_conn, stage)
 
     def begin(self, client: Any, pending: Pending) -> None:
         """Record that a client has begun a request to one of our hosts."""
         if client.id in self._wrapped:
             self._wrapped[client.id][0].pending = pending
-
-    def stream_reply(self, client: Any) -> None:
-        """Let mitmproxy stream a reply and end the connection, without our wrappers."""
-        if client.id in self._wrapped:
-            reader, writer = self._wrapped[client.id]
-            reader.pending, writer.collecting = None, False
 
     def write_reply(self, client: Any, on_result: Callable[[bool], None] | None) -> None:
         """Send the next write, a reply, in one segment.

@@ -17,7 +17,7 @@ from nxparse.proxy.transport import HeldReader, OneSegmentWriter, Pending, Stage
 
 SOON = 10.0  # seconds in which anything must have happened
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
-PLAIN, TLS = SimpleNamespace(tls=False, alpn=None), SimpleNamespace(tls=True, alpn=None)
+PLAIN = SimpleNamespace(alpn=None)
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' TCP_INFO")
 
@@ -167,14 +167,11 @@ class TestHeldReader:
         assert await still_waits(reading)
         assert await asyncio.wait_for(reading, SOON) == b""
 
-    @pytest.mark.parametrize("client", [PLAIN, TLS], ids=["plain", "inside TLS"])
     async def test_request_is_noticed_after_the_end(
-        self, connection: Connection, pending: Pending, client: SimpleNamespace
+        self, connection: Connection, pending: Pending
     ) -> None:
         """EOF is held even if mitmproxy notices the request later."""
-        held = HeldReader(connection.reader, client, times=replace(FAST, notice=SOON / 2))
-        if client.tls:
-            held.enter(Stage.CONTENT)  # during the handshake
+        held = HeldReader(connection.reader, PLAIN, times=replace(FAST, notice=SOON / 2))
         await connection.send(b"POST / HTTP/1.0\r\n\r\n")
         await held.read(1 << 16)
         connection.end()
@@ -298,13 +295,11 @@ LARGE = transport.MAX_HEAD
 class Limited:
     """A reader with short time limits for heads, and its refusals."""
 
-    def __init__(
-        self, connection: Connection, client: SimpleNamespace = PLAIN, **times: float
-    ) -> None:
+    def __init__(self, connection: Connection, **times: float) -> None:
         self.refusals: list[int] = []
         self.connection = connection
         limits = replace(FAST, **{"head": 0.05, **times})
-        self.held = HeldReader(connection.reader, client, self._refuse, times=limits)
+        self.held = HeldReader(connection.reader, PLAIN, self._refuse, times=limits)
 
     def _refuse(self, status: int, reason: str) -> None:
         assert "its request head" in reason
@@ -327,10 +322,9 @@ class Limited:
 
 
 class TestHead:
-    @pytest.mark.parametrize("client", [PLAIN, TLS], ids=["plain", "inside TLS"])
-    async def test_endless(self, connection: Connection, client: SimpleNamespace) -> None:
+    async def test_endless(self, connection: Connection) -> None:
         """A head that no hook reports is refused when it is too large, with one report."""
-        limited = Limited(connection, client, head=SOON)
+        limited = Limited(connection, head=SOON)
         sending = asyncio.ensure_future(connection.send(START + b"x" * 2 * LARGE))
         assert LARGE < await limited.refused() <= LARGE + 1000
         assert limited.refusals == [431]
