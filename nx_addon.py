@@ -395,11 +395,10 @@ class Uploads(Addon):
         flow.response = _response(exchange.reply or FAILED, flow.request.method)
         if exchange.unknown:
             await self._save_unknown(flow)
-        on_result = None
         if exchange.result and exchange.result.accepted:
             self.state.unacknowledged.add(exchange)
             on_result = partial(self._settle_reply, exchange)
-        self.state.clients.write_reply(flow.client_conn, on_result)
+            self.state.clients.watch_reply(flow.client_conn, on_result)
 
     async def error(self, flow: http.HTTPFlow) -> None:
         self.state.clients.notice(flow, Stage.HEAD)

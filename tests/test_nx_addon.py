@@ -360,7 +360,7 @@ def fail(*_: object) -> NoReturn:
         pytest.param(Exchange, "begin", id="in-streaming"),
         pytest.param(Receiver, "feed", id="in-a-chunk"),
         pytest.param(Receiver, "finish", id="at-the-end"),
-        pytest.param(Clients, "write_reply", id="in-the-reply"),
+        pytest.param(Clients, "watch_reply", id="in-the-reply"),
     ],
 )
 async def test_a_fault_of_ours_is_a_500(

@@ -70,17 +70,11 @@ class Clients:
         if client.id in self._wrapped:
             self._wrapped[client.id][0].pending = pending
 
-    def write_reply(self, client: Any, on_result: Callable[[bool], None] | None) -> None:
-        """Send the next write, a reply, in one segment.
-
-        `on_result(arrived)` is called once it is known whether the reply has arrived.
-        """
+    def watch_reply(self, client: Any, on_result: Callable[[bool], None]) -> None:
+        """Call `on_result(arrived)` once it is known whether the next reply has arrived."""
         if client.id in self._wrapped:
-            _, writer = self._wrapped[client.id]
-            writer.collecting = True
-            if on_result:
-                writer.watch_reply(on_result)
-        elif on_result:
+            self._wrapped[client.id][1].watch_reply(on_result)
+        else:
             on_result(True)
 
     def abort(self, client: Any) -> None:

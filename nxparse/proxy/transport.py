@@ -244,13 +244,11 @@ class HeldReader:
 class OneSegmentWriter:
     """Writes to a client like the StreamWriter that it wraps.
 
-    Once `collecting`, all writes of one turn of the event loop leave together. A closed
-    connection raises no error: mitmproxy would discard data of the client that has
-    not been processed.
+    All writes of one turn of the event loop leave together. A closed connection raises no
+    error: mitmproxy would discard data of the client that has not been processed.
     """
 
     def __init__(self, writer: asyncio.StreamWriter, *, times: Times = Times()) -> None:
-        self.collecting = False
         self._writer = writer
         self._times = times
         self._pieces: list[bytes] = []
@@ -259,9 +257,6 @@ class OneSegmentWriter:
         self._watch: asyncio.Task[None] | None = None
 
     def write(self, data: bytes) -> None:
-        if not self.collecting:
-            self._pass_on(data)
-            return
         if not self._pieces:
             asyncio.get_running_loop().call_soon(self._flush)
         self._pieces.append(data)
@@ -291,6 +286,7 @@ class OneSegmentWriter:
         except OSError:  # the client has reset the connection
             on_result(False)
             return
+        self._flush()
         self._flushed.clear()
         self._watch = asyncio.ensure_future(self._report(connection, self._written, on_result))
 
@@ -311,12 +307,9 @@ class OneSegmentWriter:
         if self._pieces:
             data = b"".join(self._pieces)
             self._pieces.clear()
-            self._pass_on(data)
-
-    def _pass_on(self, data: bytes) -> None:
-        self._written += len(data)
-        self._writer.write(data)
-        self._flushed.set()
+            self._written += len(data)
+            self._writer.write(data)
+            self._flushed.set()
 
     async def _report(
         self, connection: socket.socket, before: int, on_result: Callable[[bool], None]

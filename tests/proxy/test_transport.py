@@ -377,31 +377,21 @@ def segments(client: socket.socket) -> int:
 
 @pytest.fixture
 def writer(connection: Connection) -> OneSegmentWriter:
-    """Writes to the client; collects."""
-    found = OneSegmentWriter(connection.writer, times=FAST)
-    found.collecting = True
-    return found
+    """Writes to the client."""
+    return OneSegmentWriter(connection.writer, times=FAST)
 
 
 class TestOneSegmentWriter:
     @linux_only
-    @pytest.mark.parametrize(("collecting", "expected"), [(False, 2), (True, 1)])
-    async def test_head_and_body(
-        self,
-        connection: Connection,
-        writer: OneSegmentWriter,
-        collecting: bool,
-        expected: int,
-    ) -> None:
-        """Head and body leave in one segment, if collected."""
-        writer.collecting = collecting
+    async def test_head_and_body(self, connection: Connection, writer: OneSegmentWriter) -> None:
+        """Head and body leave in one segment."""
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
         writer.write(b"succ")
         await writer.drain()
         writer.write_eof()
         received = await connection.receive()
         assert received == b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nsucc"
-        assert segments(connection.client) == expected
+        assert segments(connection.client) == 1
 
     @linux_only
     async def test_one_turn(self, connection: Connection, writer: OneSegmentWriter) -> None:
