@@ -66,19 +66,16 @@ def lines(set_up: SetUp) -> list[str]:
 def _http(set_up: SetUp, address: str) -> str:
     if 80 in set_up.regular:
         return "served by this process"
-    if not set_up.transparent:
-        port = set_up.regular[0]
-        return (
-            f"not served by this process, only port {port}: {set_up.complete}; "
-            f"or redirect port 80: {rule(address, port)}"
-        )
-    port = set_up.transparent[0]
-    if set_up.nx_dns:
+    port = (set_up.transparent or set_up.regular)[0]
+    if set_up.transparent and set_up.nx_dns:
         return f"redirect it to port {port}, if not done yet: {rule(address, port)}"
-    # A rule for the router's own address would take port 80 from its web page.
+    instead = "or"
+    if set_up.transparent:
+        # A rule for the router's own address would take port 80 from its web page.
+        instead, address = "and", UNUSED_ADDRESS
     return (
-        f"add --set nx_dns={UNUSED_ADDRESS}, an address that no machine has, and redirect its "
-        f"port 80 to port {port}: {rule(UNUSED_ADDRESS, port)}"
+        f"not served by this process, only port {port}: {set_up.complete}; "
+        f"{instead} redirect port 80: {rule(address, port)}"
     )
 
 

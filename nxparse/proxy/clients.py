@@ -14,9 +14,6 @@ from typing import Any
 from nxparse.proxy import adapter
 from nxparse.proxy.transport import HeldReader, OneSegmentWriter, Pending, Stage, Times
 
-# Modes in which a client may begin with a request head.
-HTTP_MODES = ("regular", "transparent", "upstream", "reverse")
-
 logger = logging.getLogger(__name__)
 
 
@@ -42,7 +39,7 @@ class Clients:
 
         reader = HeldReader(streams.reader, client, refuse_head, times=self._times)
         writer = OneSegmentWriter(streams.writer, times=self._times)
-        if client.proxy_mode.type_name not in HTTP_MODES:
+        if client.proxy_mode.type_name == "dns":
             reader.enter(Stage.CONTENT)
         streams.reader, streams.writer = reader, writer
         self._wrapped[client.id] = reader, writer

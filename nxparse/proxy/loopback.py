@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 HEAD_WITHIN = 5.0  # seconds until a connection must have sent its request
-BACKLOG = 128  # connections
 
 # The connection is aborted when a handler returns, or raises OSError.
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -50,9 +49,9 @@ class LoopbackServer:
 
     def open(self) -> None:
         """Listen. Needs a running event loop. Raises OSError."""
-        listening = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+        listening = socket.create_server(("127.0.0.1", 0))
         self.address = listening.getsockname()
-        serve = asyncio.start_server(self._connected, sock=listening, backlog=BACKLOG)
+        serve = asyncio.start_server(self._connected, sock=listening)
         self._server = asyncio.ensure_future(serve)
 
     def redirect(
