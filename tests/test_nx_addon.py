@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import socket
@@ -81,6 +82,15 @@ def test_the_recorded_request_becomes_a_file(shared: Proxy) -> None:
     assert (reply.body, reply.segments) == (ACCEPTED, 1)
     shared.wait_for(r"saved as uploads/\d{4}-\d\d-\d\d/SAM_4371.JPG")
     assert shared.saved()["SAM_4371.JPG"] == (WIRE / "nx300_email.SAM_4371.JPG").read_bytes()
+    assert not re.search("server (dis)?connect|Streaming", shared.log), "about our own server"
+
+
+def test_other_records_of_mitmproxy() -> None:
+    """Only records about refused heads and our own server are hidden."""
+    addon = nx_addon.Connections(State(nx_addon.Times()))
+    head = "Client closed connection before completing request headers: b'GET'"
+    for message in (head, "client connect", "server connect 127.0.0.1:80", "error: 100%"):
+        assert addon.shows(logging.makeLogRecord({"msg": message, "client": ("192.0.2.7", 4000)}))
 
 
 def test_several_photos_become_several_files(shared: Proxy) -> None:
@@ -582,8 +592,7 @@ def saved(folder: Path) -> dict[str, bytes]:
 )
 async def test_an_option_at_run_time(folder: Path, setting: str, gallery: bool) -> None:
     """An option can be set while the proxy runs; a wrong value is refused in one sentence."""
-    with loaded(folder) as (state, context):
-        context.master.addons.trigger(RunningHook())
+    async with serving(folder) as (state, context, _):
         context.master.commands.execute(f"set {setting}")
         assert state.config
         assert state.config.gallery is gallery
@@ -591,7 +600,6 @@ async def test_an_option_at_run_time(folder: Path, setting: str, gallery: bool) 
             with pytest.raises(exceptions.CommandError):
                 context.master.commands.execute(f"set {wrong}")
         assert state.config.gallery is gallery
-        await ended(context)
 
 
 async def ended(context: taddons.context) -> None:
@@ -601,15 +609,13 @@ async def ended(context: taddons.context) -> None:
 
 async def test_options_at_run_time(folder: Path) -> None:
     """New values apply to the next query and the next request."""
-    query = tflow.tdnsflow(req=tutils.tdnsreq(questions=[dns.Question("new.test", 1, 1)]))
-    with loaded(folder) as (state, context):
-        context.master.addons.trigger(RunningHook())
+    query = query_from("new.test", "127.0.0.1")
+    async with serving(folder) as (state, context, _):
         context.options.update(nx_hosts=["new.test"], nx_dns="192.0.2.9", nx_senders=["me"])
         await context.master.addons.trigger_event(DnsRequestHook(query))
         assert [str(one) for one in query.response.answers] == ["192.0.2.9"]
         assert state.backend
         assert state.backend.config.senders == ("me",)
-        await ended(context)
 
 
 async def test_a_name_server_that_is_this_process(
@@ -624,7 +630,7 @@ async def test_a_name_server_that_is_this_process(
             (["198.51.100.53"], "www.example.org", None),
         ):
             monkeypatch.setattr(internals, "name_servers", lambda _, servers=servers: servers)
-            query = tflow.tdnsflow(req=tutils.tdnsreq(questions=[dns.Question(name, 1, 1)]))
+            query = query_from(name, "127.0.0.1")
             query.client_conn.proxy_mode = ProxyMode.parse("dns")
             await context.master.addons.trigger_event(DnsRequestHook(query))
             assert (query.response and query.response.response_code) == code
@@ -635,8 +641,7 @@ async def test_nx_retry_for_at_run_time(folder: Path, caplog: pytest.LogCaptureF
     """A new nx_retry_for applies to pending deliveries."""
     caplog.set_level("INFO")
     rule = "*=run:sh -c 'exit 75'"
-    with loaded(folder, nx_senders=["*"], nx_route=[rule]) as (state, context):
-        context.master.addons.trigger(RunningHook())
+    async with serving(folder, nx_senders=["*"], nx_route=[rule]) as (state, context, _):
         assert state.backend
         data = bodies.body([("SAM_1.JPG", bodies.jpeg(1000))])
         target = {rule.removeprefix("*="): ["anna@example.org"]}
@@ -646,7 +651,6 @@ async def test_nx_retry_for_at_run_time(folder: Path, caplog: pytest.LogCaptureF
         context.options.nx_retry_for = "0"
         context.master.commands.execute(f"nx.retry {id}")
         await until(lambda: "undelivered" in caplog.text)
-        await ended(context)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -781,13 +785,11 @@ async def test_a_request_that_never_reaches_the_server(
     """Nothing of a request is left if it ends before mitmproxy has reached the loopback server."""
     url = "http://www.ospserver.net/social/columbus/email"
     flow = tflow.tflow(req=http.Request.make("POST", url, b"x"))
-    with loaded(folder) as (state, context):
-        context.master.addons.trigger(RunningHook())
+    async with serving(folder) as (state, context, _):
         await context.master.addons.trigger_event(HttpRequestHeadersHook(flow))
         await context.master.addons.trigger_event(end(flow))
         assert (state.exchanges, state.server.restore(flow)) == ({}, False)
         assert flow.request.url == url
-        await ended(context)
 
 
 async def test_a_request_after_the_end(folder: Path) -> None:
@@ -808,11 +810,8 @@ async def test_a_request_after_the_end(folder: Path) -> None:
 async def test_commands(folder: Path) -> None:
     """nx.outbox lists pending deliveries, nx.retry retries them; errors are sentences."""
     smtp = "smtp://127.0.0.1:9"
-    with loaded(folder, nx_smtp=smtp, nx_senders=["*"]) as (state, context):
+    async with serving(folder, nx_smtp=smtp, nx_senders=["*"]) as (state, context, _):
         run = context.master.commands.execute
-        with pytest.raises(exceptions.CommandError, match="not received by this mitmproxy"):
-            run("nx.outbox")
-        context.master.addons.trigger(RunningHook())
         assert state.backend
         assert run("nx.outbox") == "no pending deliveries"
         id = arrivals.accept(state.backend.spool, b"x", {"mail": ["you@example.org"]}).id
@@ -823,15 +822,15 @@ async def test_commands(folder: Path) -> None:
         await until(lambda: "tried twice" in run("nx.outbox"))
         with pytest.raises(exceptions.CommandError, match="upload other has no pending"):
             run("nx.retry other")
-        await ended(context)
+    with pytest.raises(exceptions.CommandError, match="not received by this mitmproxy"):
+        run("nx.outbox")
 
 
 async def test_a_delivery_in_progress(folder: Path) -> None:
     """nx.outbox and the page show a delivery that is being tried."""
     rule = f"*=run:sh -c 'until [ -e {folder}/go ]; do sleep 0.05; done'"
     page = Endpoint(Service.PAGE)
-    with loaded(folder, nx_route=[rule], nx_senders=["*"]) as (state, context):
-        context.master.addons.trigger(RunningHook())
+    async with serving(folder, nx_route=[rule], nx_senders=["*"]) as (state, context, _):
         assert state.backend
         assert state.config
         target = rule.removeprefix("*=")
@@ -842,7 +841,6 @@ async def test_a_delivery_in_progress(folder: Path) -> None:
         html = state.backend.services.answer(state.config, arrival.client, page, b"").body
         assert b"Being handed to sh now." in html
         (folder / "go").touch()
-        await ended(context)
 
 
 # Unknown requests, flows and reports
@@ -978,9 +976,8 @@ async def test_log_lines_of_odd_requests(
     flow = tflow.tflow(req=http.Request.make("GET", "http://snsgw.samsungmobile.com/"), resp=True)
     flow.request.data.method, _, flow.request.data.path = start.partition(b" ")
     flow.client_conn.peername = ("\x1b[2J", 1)
-    with loaded(folder) as (_, context):
+    async with serving(folder) as (_, context, _):
         trigger = context.master.addons.trigger_event
-        context.master.addons.trigger(RunningHook())
         caplog.clear()
         caplog.set_level("INFO")
         flow.live = False  # read from a file
@@ -990,7 +987,6 @@ async def test_log_lines_of_odd_requests(
         await trigger(HttpRequestHook(flow))
         await trigger(HttpResponseHook(flow))
         lines = [one.getMessage() for one in caplog.records if one.name == "nx_addon"]
-        await ended(context)
     assert len(lines) == 2
     assert all(len(line) < 400 and line.isprintable() for line in lines)
     assert flow.comment.isprintable()
@@ -1052,21 +1048,18 @@ async def test_marks_and_comments(folder: Path, caplog: pytest.LogCaptureFixture
     assert outcomes[5][1].startswith("cut: after ")
 
 
-def query_from(name: str, client: str = "192.0.2.7", **attributes: object) -> dns.DNSFlow:
+def query_from(name: str, client: str = "192.0.2.7", live: bool = True) -> dns.DNSFlow:
     """A DNS query of a client."""
-    flow = tflow.tdnsflow(req=tutils.tdnsreq(questions=[dns.Question(name, 1, 1)]))
+    questions = [dns.Question(name, dns.types.A, dns.classes.IN)]
+    flow = tflow.tdnsflow(req=tutils.tdnsreq(questions=questions), live=live)
     flow.client_conn.peername = (client, 4000)
-    for attribute, value in attributes.items():
-        setattr(flow, attribute, value)
     return flow
 
 
-def request_from(url: str, client: str = "192.0.2.7", **attributes: object) -> http.HTTPFlow:
+def request_from(url: str, client: str = "192.0.2.7", live: bool = True) -> http.HTTPFlow:
     """A request of a client."""
-    flow = tflow.tflow(req=http.Request.make("GET", url))
+    flow = tflow.tflow(req=http.Request.make("GET", url), live=live)
     flow.client_conn.peername = (client, 4000)
-    for attribute, value in attributes.items():
-        setattr(flow, attribute, value)
     return flow
 
 
@@ -1097,7 +1090,8 @@ async def test_a_report_of_a_recording(folder: Path, caplog: pytest.LogCaptureFi
         ours = request_from("http://gld.samsungosp.com/", live=False)
         await context.master.addons.trigger_event(HttpRequestHook(ours))
         # From unknown/, for a host that was in nx_hosts.
-        new = request_from("http://new.test/", "192.0.2.9", live=False, comment="unknown: unknown")
+        new = request_from("http://new.test/", "192.0.2.9", live=False)
+        new.comment = "unknown: unknown"
         await context.master.addons.trigger_event(HttpRequestHook(new))
         for name, client in (("nas.test", "192.0.2.7"), ("other.test", "192.0.2.8")):
             query = query_from(name, client, live=False)
