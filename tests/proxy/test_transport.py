@@ -184,33 +184,22 @@ class TestHeldReader:
         pending.answered.set()
         assert await asyncio.wait_for(reading, SOON) == b""
 
-    @pytest.mark.parametrize("answered", ["later", "already"])
+    @pytest.mark.parametrize("state", ["in the body", "complete", "answered"])
     async def test_complete(
-        self, connection: Connection, held: HeldReader, pending: Pending, answered: str
+        self, connection: Connection, held: HeldReader, pending: Pending, state: str
     ) -> None:
         """The end of a complete request is held until it is answered, and a moment longer."""
-        pending.complete = True
-        if answered == "already":
+        pending.complete = state != "in the body"
+        if state == "answered":
             pending.answered.set()
-        connection.end()
-        reading = asyncio.ensure_future(held.read())
-        assert await still_waits(reading, FAST.linger / 2)
-        if answered == "later":
-            pending.answered.set()
-        assert await asyncio.wait_for(reading, SOON) == b""
-        assert pending.end == "the client closed the connection"
-
-    async def test_becomes_complete(
-        self, connection: Connection, held: HeldReader, pending: Pending
-    ) -> None:
-        """A request may become complete while its end is held."""
         connection.end()
         reading = asyncio.ensure_future(held.read())
         await asyncio.sleep(0)
         pending.complete = True
-        assert await still_waits(reading)
+        assert await still_waits(reading, FAST.linger / 2)
         pending.answered.set()
         assert await asyncio.wait_for(reading, SOON) == b""
+        assert pending.end == "the client closed the connection"
 
     async def test_short_body(
         self, connection: Connection, held: HeldReader, pending: Pending
