@@ -6,7 +6,6 @@ address whose port 80 is served or redirected by this process.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import re
 import shutil
@@ -167,10 +166,8 @@ def doubts(options: Mapping[str, object], config: Config, environ: Mapping[str, 
 def _doubts_about(rule: Rule, environ: Mapping[str, str]) -> Iterator[str]:
     pattern, kind, argument = rule.pattern, rule.target.kind, rule.target.argument
     if not re.search(r"[@*?\[]", pattern) and pattern.lower() not in routes.SITES:
-        close = difflib.get_close_matches(pattern.lower(), routes.SITES, 1)
         sites = ", ".join(sorted(routes.SITES))
-        instead = f"did you mean {close[0]}?" if close else f"the sites are {sites}"
-        yield f"{pattern} is not an address, glob or known site: {instead}"
+        yield f"{pattern} is not an address, glob or known site: the sites are {sites}"
     if kind not in ("run", "mastodon") and (found := _PLACEHOLDERS.search(argument)):
         yield f"{found[0]} is not replaced here; only run: replaces it"
     if kind == "run" and "{file}" not in argument:

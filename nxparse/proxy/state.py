@@ -42,7 +42,6 @@ class State:
         self.loaded: list[Any] = []
         self.unknown_hosts = UnknownHosts()
         self._portal = PortalState()
-        self._doubts: list[str] = []  # about the options; each is logged once
 
     def configure(self, options: Any, environ: Mapping[str, str]) -> None:
         """Parse the options and use them from now on. Raises ConfigError."""
@@ -50,10 +49,8 @@ class State:
         parsed = config.parse(values, environ)
         if self.backend and parsed.dir != self.backend.config.dir:
             raise ConfigError("nx_dir cannot be changed while uploads arrive: restart")
-        known, self._doubts = self._doubts, advice.doubts(values, parsed, environ)
-        for doubt in self._doubts:
-            if doubt not in known:
-                logger.warning(doubt)
+        for doubt in advice.doubts(values, parsed, environ):
+            logger.warning(doubt)
         self.config = parsed
         self.destinations = Destinations(endpoints.Hosts(parsed.hosts), parsed.dns)
         if self.backend:

@@ -142,11 +142,7 @@ DOUBTFUL: dict[str, tuple[Mapping[str, object], str]] = {
     ),
     "a misspelt site": (
         {"nx_route": ["Facebok=save"]},
-        "nx_route=Facebok=save: Facebok is not an address, glob or known site: did you mean face",
-    ),
-    "a site that is none": (
-        {"nx_route": ["tumblr=save"]},
-        "nx_route=tumblr=save: tumblr is not an address, glob or known site: the sites are cyworld",
+        "nx_route=Facebok=save: Facebok is not an address, glob or known site: the sites are cyw",
     ),
     "a placeholder in a folder": (
         {"nx_route": ["*=save:photos/{camera}"]},
