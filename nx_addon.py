@@ -346,7 +346,9 @@ class Uploads(Addon):
             flow.response = _response(reply, request.method)
             return
         request.stream = lambda _: []  # discard a body, which HTTP/2 does not announce
-        self.state.server.redirect(flow, partial(send_file, reply, backend), reply.file.close)
+        abort = partial(self.state.clients.abort, flow.client_conn)
+        send = partial(send_file, reply, backend, abort)
+        self.state.server.redirect(flow, send, unused=reply.file.close)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         if flow.id not in self.state.exchanges and self.state.server.restore(flow):

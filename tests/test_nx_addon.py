@@ -45,7 +45,9 @@ from nxparse.proxy.exchange import Exchange
 from nxparse.proxy.state import State
 from nxparse.server import endpoints
 from nxparse.server.endpoints import Endpoint, Service
+from nxparse.server.files import reply_with
 from nxparse.server.receive import Receiver
+from nxparse.store.saved import LocalCopy, identity_of, open_unchanged
 from tests import arrivals, bodies, camera, social
 from tests.mitmdump import ROOT, Proxy, eventually
 from tests.upstream import web_server
@@ -767,6 +769,29 @@ async def test_a_request_that_never_reaches_the_server(
         await context.master.addons.trigger_event(end(flow))
         assert (state.exchanges, state.server.restore(flow)) == ({}, False)
         assert flow.request.url == url
+
+
+@pytest.mark.parametrize("end", ["flow", "all"])
+async def test_a_file_that_is_never_requested(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """A saved file is closed if mitmproxy, or its flow, ends before our server is asked for it."""
+    path = folder / "CLIP.MP4"
+    path.write_bytes(b"\0\0\0\x18ftypmp42")
+    file = open_unchanged([LocalCopy(path, identity_of(path.stat()))])
+    assert file
+    flow = tflow.tflow(req=http.Request.make("GET", "http://www.samsungimaging.com/file/x.1"))
+    async with serving(folder) as (state, context, _):
+        assert state.backend
+        found = reply_with(file, "GET", (), download=False)
+        monkeypatch.setattr(state.backend.services, "file", lambda *_: found)
+        await context.master.addons.trigger_event(HttpRequestHeadersHook(flow))
+        assert flow.request.host == "127.0.0.1"
+        if end == "flow":
+            await context.master.addons.trigger_event(HttpErrorHook(flow))
+            assert flow.request.host == "www.samsungimaging.com"
+            assert file._fd == -1
+    assert file._fd == -1
 
 
 async def test_a_request_after_the_end(folder: Path) -> None:

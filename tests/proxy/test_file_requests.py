@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from mitmproxy.test import tflow
 
+from nxparse.proxy import file_requests
 from nxparse.proxy.file_requests import send_file
 from nxparse.proxy.loopback import LoopbackServer
 from nxparse.server.files import FileReply, reply_with
@@ -50,7 +51,11 @@ def clip(folder: Path, size: int) -> Path:
 
 @asynccontextmanager
 async def requested(
-    server: LoopbackServer, path: Path, method: str = "GET", range_: str = ""
+    server: LoopbackServer,
+    path: Path,
+    method: str = "GET",
+    range_: str = "",
+    abort: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection that has requested the file. In the end the file is closed, the thread free."""
     backend: Any = Backend()
@@ -59,7 +64,7 @@ async def requested(
     reply = reply_with(file, method, (("Range", range_),), download=False)
     assert isinstance(reply, FileReply)
     flow = tflow.tflow()
-    server.redirect(flow, partial(send_file, reply, backend))
+    server.redirect(flow, partial(send_file, reply, backend, abort))
     reader, writer = await asyncio.open_connection(flow.request.host, flow.request.port, limit=1024)
     writer.write(f"GET {flow.request.path} HTTP/1.1\r\n\r\n".encode())
     yield reader, writer
@@ -90,15 +95,22 @@ async def test_a_file(
     assert sent == path.read_bytes()[body]
 
 
-@pytest.mark.parametrize("end", ["disconnects", "mitmproxy-ends"])
-async def test_a_reader_that_vanishes(tmp_path: Path, server: LoopbackServer, end: str) -> None:
-    """The file is closed, and the thread is free."""
-    async with requested(server, clip(tmp_path, LARGE)) as (reader, writer):
+@pytest.mark.parametrize("end", ["disconnects", "stalls", "mitmproxy-ends"])
+async def test_a_reader_that_vanishes(
+    tmp_path: Path, server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """The file is closed, and the thread is free; a browser that stops reading is disconnected."""
+    aborted: list[bool] = []
+    if end == "stalls":
+        monkeypatch.setattr(file_requests, "STALL", 0.2)
+    path = clip(tmp_path, LARGE)
+    async with requested(server, path, abort=lambda: aborted.append(True)) as (reader, writer):
         assert await reader.read(10)
         if end == "disconnects":
             writer.transport.abort()
-        else:
+        elif end == "mitmproxy-ends":
             server.close()
+    assert aborted == ([True] if end == "stalls" else [])
 
 
 async def test_a_file_that_shrinks(tmp_path: Path, server: LoopbackServer) -> None:
