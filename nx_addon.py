@@ -1,23 +1,8 @@
-"""Brings the Wi-Fi upload of Samsung's cameras back to life, inside mitmproxy.
+"""Brings the Wi-Fi upload of Samsung's cameras back to life: mitmdump -s nx_addon.py
 
-    mitmdump -s nx_addon.py
-
-The cameras' hosts are answered here; nothing for them ever goes upstream. A request for
-one of them, hook by hook:
-
-    client_connected   reader and writer of the client are wrapped (nxparse.proxy.transport)
-    requestheaders     the endpoint is chosen (nxparse.server.endpoints); the body is streamed
-                       to a receiver, with our own server as the destination
-                       (nxparse.proxy.loopback)
-    request            the body is complete: the receiver accepts or refuses it, in a thread
-    response           our reply replaces that server's, in one TCP segment
-    error              the body was cut: the part that arrived goes to quarantine
-
-mitmproxy forwards a request whose hook raises. So the hooks of `Uploads` answer 500 when
-our code fails, and `server_connect` refuses connections to our hosts.
-
-This is the only module that imports mitmproxy. Its addons are `Lifecycle` (options, start and
-stop), `Connections`, `NameServer` (DNS), `Uploads` and `Inspection` (commands, view, report).
+The cameras' hosts are answered here; nothing for them ever goes upstream. This is the only
+module that imports mitmproxy. Its addons are `Lifecycle` (options, start and stop),
+`Connections`, `NameServer` (DNS), `Uploads` and `Inspection` (commands, view, report).
 They share one `State`.
 """
 
@@ -34,7 +19,6 @@ from typing import Any
 
 from mitmproxy import command, contentviews, ctx, dns, exceptions, flow, http, types, version
 from mitmproxy.addonmanager import Loader
-from mitmproxy.addons.termlog import TermLogHandler
 from mitmproxy.connection import Client
 from mitmproxy.io import FlowWriter
 from mitmproxy.log import ALERT
@@ -53,11 +37,11 @@ from nxparse.proxy import adapter, internals, limits, network
 from nxparse.proxy.destination import describe_refused, refuses_connection
 from nxparse.proxy.dns import ForeignQueries
 from nxparse.proxy.exchange import FAILED, Exchange
-from nxparse.proxy.log_filter import ProxyLogFilter
+from nxparse.proxy.file_requests import send_file
 from nxparse.proxy.state import State
 from nxparse.proxy.transport import Stage, Times
 from nxparse.server.backend import Backend, open_backend
-from nxparse.server.endpoints import bare_host
+from nxparse.server.endpoints import Endpoint, bare_host
 from nxparse.server.reply import Reply, refusal
 from nxparse.server.services import simulated
 from nxparse.text import error_reason, format_count, printable
@@ -88,19 +72,15 @@ class Lifecycle(Addon):
         super().__init__(state)
         self.started = False
         self.is_declared = True  # whether the values of all options could be converted
-        self.port_advice = internals.PortAdvice()
 
     def load(self, loader: Loader) -> None:
         for option in config.OPTIONS:
             self.is_declared &= internals.convert_deferred(ctx.options, option)
             loader.add_option(option.name, option.kind, option.default, option.help)
-        handlers = logging.getLogger().handlers
-        terminal = [one for one in handlers if isinstance(one, TermLogHandler)]
-        internals.write_stdout_in_thread(ctx.master, terminal)
+        internals.write_stdout_in_thread(ctx.master)
         # With "eager", mitmproxy would first connect to servers that no longer exist.
         ctx.options.connection_strategy = "lazy"
-        # mitmproxy opens its ports while it loads scripts.
-        self.port_advice.start(ctx.master)
+        self.port_advice = internals.PortAdvice(ctx.master)
 
     def configure(self, updated: set[str]) -> None:
         if not self.is_declared or not any(name.startswith("nx_") for name in updated):
@@ -116,15 +96,11 @@ class Lifecycle(Addon):
     def running(self) -> None:
         self.started = True
         internals.warn_about_unknown(ctx.options)
-        self.port_advice.stop()
         state = self.state
         if not state.config or not ctx.options.server:
             return
         limits.limit_accept_errors()
-        try:
-            state.server.open()
-        except OSError as error:
-            logger.error(f"uploads cannot be received: {error_reason(error)}")
+        state.server.open()
         state.backend = open_backend(state.config)
         if state.backend:
             state.backend.outbox.start()
@@ -135,10 +111,8 @@ class Lifecycle(Addon):
     def done(self) -> asyncio.Future[None] | None:
         # Not async: on a reload, mitmproxy drops a script with an async `done`. When it
         # ends, it awaits the returned future.
-        self.port_advice.stop()
         backend, self.state.backend = self.state.backend, None
         connected = self.state.end_exchanges("mitmproxy ends")
-        self.state.files.close()
         self.state.server.close()
         if not backend:
             return None
@@ -157,15 +131,31 @@ class Connections(Addon):
         super().__init__(state)
         self.clients = state.clients
         self.limit = limits.ConnectionLimit()
-        self.log_filter = ProxyLogFilter(state)
 
     def running(self) -> None:
         self.limit.most = limits.connections_allowed(limits.raise_descriptor_limit())
-        PROXY_LOGGER.addFilter(self.log_filter)
+        PROXY_LOGGER.addFilter(self.shows)
 
     def done(self) -> None:
-        PROXY_LOGGER.removeFilter(self.log_filter)
+        PROXY_LOGGER.removeFilter(self.shows)
         self.clients.abort_pending()
+
+    def shows(self, record: logging.LogRecord) -> bool:
+        """Return whether to log a record of mitmproxy.
+
+        Records about our loopback server would confuse users. Of a request head that was
+        refused, mitmproxy would log every byte.
+        """
+        message = record.getMessage()
+        if message.startswith("Client closed connection before completing request headers: "):
+            return not self.clients.has_refused_head(getattr(record, "client", None))
+        host, port = self.state.server.address or ("", 0)
+        return message not in (
+            f"server connect {host}:{port}",
+            f"server disconnect {host}:{port}",
+            f"Streaming request to {host}.",
+            f"Streaming response from {host}.",
+        )
 
     def client_connected(self, client: Client) -> None:
         if client.transport_protocol != "tcp":
@@ -284,7 +274,14 @@ class NameServer(Addon):
 
 
 class Uploads(Addon):
-    """Answers the requests for our hosts."""
+    """Answers the requests for our hosts.
+
+    `requestheaders` chooses the endpoint. A body is streamed to a receiver, with our own
+    server as the destination. In `request` it is complete: the receiver accepts or refuses
+    it. `response` replaces that server's reply by ours; after `error`, the part that
+    arrived goes to quarantine. mitmproxy forwards a request whose hook raises, so these
+    hooks answer 500 if our code fails.
+    """
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
         self.state.clients.notice(flow, Stage.CONTENT)
@@ -316,13 +313,12 @@ class Uploads(Addon):
             endpoint = claim.endpoint(request.method, request.path)
             flow.response = _response(simulated(endpoint, time.time()), request.method)
             return
-        if not state.backend or not state.server.address:  # starting or stopping
+        if not state.backend:  # starting or stopping
             flow.response = _response(NOT_READY, request.method)
             return
         endpoint, unknown = state.choose_endpoint(flow, claim)
         if endpoint.is_file and (request.is_http2 or not adapter.has_body(request)):
-            if reply := await state.files.begin(flow, state.backend, endpoint):
-                flow.response = _response(reply, request.method)
+            await self._send_file(flow, state.backend, endpoint)
             return
         exchange = state.exchanges[flow.id] = Exchange(
             state.backend,
@@ -335,13 +331,30 @@ class Uploads(Addon):
         )
         state.clients.begin(client, exchange.pending)
         if adapter.has_body(request):
-            exchange.path = state.server.expect(exchange.answer)
-            exchange.restore = adapter.redirect(request, state.server.address, exchange.path)
+            state.server.redirect(flow, exchange.answer)
             request.stream = exchange.receive
             await exchange.begin()
 
+    async def _send_file(self, flow: http.HTTPFlow, backend: Backend, endpoint: Endpoint) -> None:
+        """Let our server send a saved file, or refuse the request."""
+        request, address = flow.request, adapter.address(flow.client_conn)
+        headers = adapter.fields(request.headers)
+        reply = await backend.in_thread(
+            backend.services.file, backend.config, address, endpoint, request.method, headers
+        )
+        if isinstance(reply, Reply):
+            flow.response = _response(reply, request.method)
+            return
+        request.stream = lambda _: []  # discard a body, which HTTP/2 does not announce
+        abort = partial(self.state.clients.abort, flow.client_conn)
+        send = partial(send_file, reply, backend, abort)
+        self.state.server.redirect(flow, send, unused=reply.file.close)
+
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        self.state.files.start(flow)
+        if flow.id not in self.state.exchanges and self.state.server.restore(flow):
+            assert flow.response
+            flow.response.stream = True
+            adapter.label(flow, "answered", "saved file")
 
     async def request(self, flow: http.HTTPFlow) -> None:
         self.state.clients.notice(flow, Stage.COMPLETE)
@@ -351,25 +364,23 @@ class Uploads(Addon):
                 self._note_loaded(flow)
             return
         reply = await exchange.finish()  # does not raise
-        exchange.restore()
+        self.state.server.restore(flow)
         try:
             if exchange.result and exchange.result.body is not None:
                 flow.request.raw_content = exchange.result.body
             adapter.label(flow, *exchange.outcome())
         except Exception:
             logger.exception("cannot label a flow")
-        exchange.decided.set()
-        if not exchange.streamed:
+        if not exchange.pending.chunks:  # it was not streamed
             flow.response = _response(reply, flow.request.method)
 
     async def response(self, flow: http.HTTPFlow) -> None:
         switched = flow.response and flow.response.status_code == 101
         self.state.clients.notice(flow, Stage.CONTENT if switched else Stage.HEAD)
-        self.state.files.end(flow)
+        self.state.server.withdraw(flow)
         exchange = self.state.exchanges.pop(flow.id, None)
         if exchange is None:
             return
-        self.state.server.withdraw(exchange.path)  # if mitmproxy has not requested it
         try:
             await self._reply(flow, exchange)
         except Exception:
@@ -386,21 +397,17 @@ class Uploads(Addon):
         flow.response = _response(exchange.reply or FAILED, flow.request.method)
         if exchange.unknown:
             await self._save_unknown(flow)
-        on_result = None
         if exchange.result and exchange.result.accepted:
             self.state.unacknowledged.add(exchange)
             on_result = partial(self._settle_reply, exchange)
-        self.state.clients.write_reply(flow.client_conn, on_result)
+            self.state.clients.watch_reply(flow.client_conn, on_result)
 
     async def error(self, flow: http.HTTPFlow) -> None:
         self.state.clients.notice(flow, Stage.HEAD)
-        self.state.files.end(flow)
+        self.state.server.withdraw(flow)
         exchange = self.state.exchanges.pop(flow.id, None)
         if exchange is None:
             return
-        self.state.server.withdraw(exchange.path)
-        exchange.decided.set()
-        exchange.restore()
         try:
             if exchange.pending.complete:
                 exchange.settle_reply(False)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 from mitmproxy import contentviews, dns, exceptions, http, optmanager
 from mitmproxy import flow as flows
+from mitmproxy.addons.next_layer import NextLayer
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.save import Save
 from mitmproxy.addons.savehar import SaveHar
@@ -35,16 +37,24 @@ from mitmproxy.test import taddons, tflow, tutils
 
 import nx_addon
 from nxparse import config
-from nxparse.proxy import internals
+from nxparse.proxy import adapter, internals
+from nxparse.proxy.clients import Clients
+from nxparse.proxy.destination import Destinations
 from nxparse.proxy.dns import MAX_SAME
+from nxparse.proxy.exchange import Exchange
 from nxparse.proxy.state import State
+from nxparse.server import endpoints
 from nxparse.server.endpoints import Endpoint, Service
+from nxparse.server.files import reply_with
+from nxparse.server.receive import Receiver
+from nxparse.store.saved import LocalCopy, identity_of, open_unchanged
 from tests import arrivals, bodies, camera, social
 from tests.mitmdump import ROOT, Proxy, eventually
 from tests.upstream import web_server
 
 ACCEPTED = '<Response Status="succ" />'
 WIRE = ROOT / "tests" / "wire"
+LARGE = bodies.jpeg(60_001) * 50
 
 
 def upload(*names: str, seed: int = 1) -> tuple[bytes, dict[str, bytes]]:
@@ -74,6 +84,15 @@ def test_the_recorded_request_becomes_a_file(shared: Proxy) -> None:
     assert (reply.body, reply.segments) == (ACCEPTED, 1)
     shared.wait_for(r"saved as uploads/\d{4}-\d\d-\d\d/SAM_4371.JPG")
     assert shared.saved()["SAM_4371.JPG"] == (WIRE / "nx300_email.SAM_4371.JPG").read_bytes()
+    assert not re.search("server (dis)?connect|Streaming", shared.log), "about our own server"
+
+
+def test_other_records_of_mitmproxy() -> None:
+    """Only records about refused heads and our own server are hidden."""
+    addon = nx_addon.Connections(State(nx_addon.Times()))
+    head = "Client closed connection before completing request headers: b'GET'"
+    for message in (head, "client connect", "server connect 127.0.0.1:80", "error: 100%"):
+        assert addon.shows(logging.makeLogRecord({"msg": message, "client": ("192.0.2.7", 4000)}))
 
 
 def test_several_photos_become_several_files(shared: Proxy) -> None:
@@ -124,23 +143,7 @@ def test_requests_for_our_hosts(
         assert int(reply.headers["Content-Length"]) > 100  # as in a reply to GET
 
 
-# Requests in other spellings (the numbers are those of a list of bad inputs)
-
-
-def spelled(name: str, change: Callable[[bytes, bytes], bytes]) -> tuple[bytes, bytes]:
-    """A request for one photo, its head and body changed; and the photo."""
-    photo = bodies.jpeg({"TINY": 3000, "HALF": 3_000_000}.get(name, 20_000))
-    body = bodies.body([(f"{name}.JPG", photo)])
-    head = bodies.request(body)[: -len(body)]
-    return change(head, body), photo
-
-
-def absolute(head: bytes, body: bytes) -> bytes:
-    return head.replace(b"POST /", b"POST http://www.ospserver.net/") + body
-
-
-def odd_host(head: bytes, body: bytes) -> bytes:
-    return head.replace(b"Host: www.ospserver.net", b"Host: WWW.OSPserver.NET.:80") + body
+# Requests in other spellings
 
 
 def chunked(head: bytes, body: bytes) -> bytes:
@@ -150,36 +153,29 @@ def chunked(head: bytes, body: bytes) -> bytes:
     return head.replace(b"HTTP/1.0", b"HTTP/1.1") + coded + b"0\r\n\r\n"
 
 
-def claims_gzip(head: bytes, body: bytes) -> bytes:
-    return head.replace(b"Pragma: no-cache", b"Content-Encoding: gzip") + body
+def short_by(count: int, head: bytes, body: bytes) -> bytes:
+    return head.replace(b": %d\r" % len(body), b": %d\r" % (len(body) - count)) + body
 
 
-def bytes_behind(head: bytes, body: bytes) -> bytes:
-    return head + body + b"\r\nGET / HTTP/1.1\r\n\r\n"
+# The photo's name, and what becomes of head and body.
+SPELLINGS: dict[str, Callable[[bytes, bytes], bytes]] = {
+    "ABSOLUTE": lambda head, body: head.replace(b" /", b" http://www.ospserver.net/", 1) + body,
+    "ODDHOST": lambda head, body: head.replace(b"ospserver.net", b"OSPserver.NET.:80") + body,
+    "MISSES": partial(short_by, 20),  # the boundary at the end
+    "CHUNKED": chunked,
+    "BEHIND": lambda head, body: head + body + b"\r\nGET / HTTP/1.1\r\n\r\n",
+    "GZIP": lambda head, body: head.replace(b"Pragma: no-cache", b"Content-Encoding: gzip") + body,
+    "TINY": bytes.__add__,  # in pieces of one byte
+    "HALF": bytes.__add__,  # the client half-closes the connection
+}
 
 
-def length_misses_the_boundary(head: bytes, body: bytes) -> bytes:
-    return head.replace(b": %d\r" % len(body), b": %d\r" % (len(body) - 20)) + body
-
-
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        ("ABSOLUTE", absolute),
-        ("ODDHOST", odd_host),
-        ("MISSES", length_misses_the_boundary),
-        ("CHUNKED", chunked),
-        ("BEHIND", bytes_behind),
-        ("GZIP", claims_gzip),
-        ("TINY", bytes.__add__),  # in pieces of one byte
-        ("HALF", bytes.__add__),  # the client half-closes the connection
-    ],
-)
-def test_uploads_spelled_otherwise(
-    shared: Proxy, name: str, change: Callable[[bytes, bytes], bytes]
-) -> None:
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_uploads_spelled_otherwise(shared: Proxy, name: str) -> None:
     """Uploads are accepted in every spelling that HTTP allows or a camera uses."""
-    request, photo = spelled(name, change)
+    photo = LARGE if name == "HALF" else bodies.jpeg(3000 if name == "TINY" else 20_000)
+    body = bodies.body([(f"{name}.JPG", photo)])
+    request = SPELLINGS[name](bodies.request(body)[: -len(body)], body)
     pieces = camera.segmented(request, 1) if name == "TINY" else [request]
 
     reply = camera.send(shared.port, *pieces, half_close=name == "HALF")
@@ -224,38 +220,46 @@ def stay_silent(connection: socket.socket) -> None:
 CUTS = {"fin": fin, "close": socket.socket.close, "rst": camera.reset, "silence": stay_silent}
 
 
-@pytest.mark.parametrize("end", CUTS)
-def test_a_cut_upload_is_kept(folder: Path, end: str) -> None:
-    """However an upload breaks off, the bytes that were read are in quarantine, and no others."""
-    sent = 99_190
-    body = bodies.body([("SAM_1.JPG", bodies.jpeg(300_000))])
-    head = bodies.request(body)[: -len(body)]
-    times = 3
-    idle = 0.3 if end == "silence" else 60.0
-    script = changed(folder, f"addons = nx_addon.make_addons(nx_addon.Times(idle={idle}))")
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy that does not wait long for a silent client."""
+    folder = tmp_path_factory.mktemp("impatient")
+    script = folder / "impatient.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import nx_addon\n"
+        "addons = nx_addon.make_addons(nx_addon.Times(idle=0.5))\n"
+    )
     with Proxy(folder, script=script) as proxy:
-        descriptors = descriptors_at_rest(proxy)
-        for count in range(times):
-            connection = camera.connect(proxy.port)
-            connection.sendall(head + body[:sent])
-            if end == "rst":
-                # A reset discards the bytes that the process has not read.
-                eventually(partial(all_is_read, connection), "all is read")
-            CUTS[end](connection)
-            proxy.wait_for(
-                "nothing is delivered; the part that arrived is in quarantine: ", count + 1
-            )
+        yield proxy
 
-        assert proxy.quarantined() == [body[:sent]] * times
-        assert proxy.saved() == {}
-        assert f"upload cut after {sent} of {len(body)} bytes, the c" in proxy.log
-        eventually(lambda: proxy.descriptors() == descriptors, "all descriptors are closed")
+
+@pytest.mark.parametrize("end", CUTS)
+def test_a_cut_upload_is_kept(impatient: Proxy, end: str) -> None:
+    """However an upload breaks off, the bytes that were read are in quarantine, and no others."""
+    body = bodies.body([("SAM_1.JPG", bodies.jpeg(150_000))])
+    head = bodies.request(body)[: -len(body)]
+    sent = 99_190
+    kept = "nothing is delivered; the part that arrived is in quarantine: "
+    descriptors, before = descriptors_at_rest(impatient), impatient.log.count(kept)
+    for count in range(1, 3):
+        connection = camera.connect(impatient.port)
+        connection.sendall(head + body[:sent])
+        if end == "rst":
+            # A reset discards the bytes that the process has not read.
+            eventually(partial(all_is_read, connection), "all is read")
+        CUTS[end](connection)
+        impatient.wait_for(kept, before + count)
+
+    assert impatient.quarantined()[before:] == [body[:sent]] * 2
+    assert impatient.saved() == {}
+    assert f"upload cut after {sent} of {len(body)} bytes, the c" in impatient.log
+    eventually(lambda: impatient.descriptors() == descriptors, "all descriptors are closed")
 
 
 def descriptors_at_rest(proxy: Proxy) -> list[str]:
     """The open descriptors of a proxy between two requests, after its first request."""
-    request, _ = upload("FIRST.JPG")
-    camera.send(proxy.port, request.replace(b"email?", b"unknown?"))
+    camera.send(proxy.port, UNKNOWN % 1 + b"x")
     eventually(lambda: "client disconnect" in proxy.log, "the first connection ends")
     seen = [proxy.descriptors()]
 
@@ -279,7 +283,7 @@ def all_is_read(connection: socket.socket) -> bool:
 
 def test_twenty_cameras_at_once(shared: Proxy) -> None:
     """Uploads that come at the same time do not mix."""
-    photos = {f"MANY_{i}.JPG": bodies.jpeg(400_000, i) for i in range(20)}
+    photos = {f"MANY_{i}.JPG": bodies.jpeg(60_000, i) for i in range(20)}
     replies: list[camera.Heard] = []
 
     def one(name: str) -> None:
@@ -300,114 +304,102 @@ def test_twenty_cameras_at_once(shared: Proxy) -> None:
 # Limits
 
 
-def test_a_too_large_upload(folder: Path) -> None:
+async def test_a_too_large_upload(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """An upload beyond nx_max_upload is read and refused; far beyond, the connection is closed."""
-    request, _ = upload("SAM_1.JPG")
-    with Proxy(folder, "--set", "nx_max_upload=10k") as proxy:
-        reply = camera.send(proxy.port, request)
+    async with serving(folder, nx_max_upload="10k") as served:
+        reply = await served.send(upload("SAM_1.JPG")[0])
         assert reply.status == 413
         assert 'ErrCode="413"' in reply.body
-        proxy.wait_for(
-            "is refused: it is larger than 10.2 kB; to allow it, use --set nx_max_upload=SIZE"
-        )
+        refused = "is refused: it is larger than 10.2 kB; to allow it, use --set nx_max_upload=SIZE"
+        assert refused in caplog.text
 
-        connection = camera.connect(proxy.port)
-        connection.sendall(bodies.request(b"")[:-5] + b"9999999999\r\n\r\n")
+        endless = bodies.request(b"")[:-5] + b"9999999999\r\n\r\n" + bytes(20_000_000)
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            connection.sendall(bytes(200_000_000))
-        proxy.wait_for("body exceeds 4 x nx_max_upload; connection closed")
-        assert (proxy.saved(), proxy.quarantined()) == ({}, [])
+            await served.send(endless)
+        assert "body exceeds 4 x nx_max_upload; connection closed" in caplog.text
+        assert (saved(folder), os.listdir(folder / ".nx" / "quarantine")) == ({}, [])
 
 
 # Other hosts
 
 
-def test_other_hosts_pass(folder: Path) -> None:
+async def test_other_hosts_pass(folder: Path) -> None:
     """Requests for other hosts are passed on, and the responses are unchanged."""
     reply = b"HTTP/1.1 200 OK\r\nx-odd:1\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
     with web_server(reply) as (port, received):
         # Only a server that a mode names may be on loopback.
-        modes = ("--mode", "regular@127.0.0.1:0", "--mode", f"reverse:http://127.0.0.1:{port}@0")
-        with Proxy(folder, *modes, "--set", "keep_host_header") as proxy:
-            reverse = int(proxy.wait_for(r"127\.0\.0\.1:\d+ listening at \*:(\d+)")[1])
+        async with serving(folder, f"reverse:http://127.0.0.1:{port}") as served:
+            served.context.options.keep_host_header = True
             request = b"GET /x HTTP/1.1\r\nHost: www.example.org\r\n\r\n"
-            answer = camera.send(reverse, request)
+            answer = await served.send(request)
 
     assert (answer.status, answer.body) == (200, "hello")
     assert received == [request]
 
 
+def fail(*_: object) -> NoReturn:
+    raise RuntimeError("a fault for the test")
+
+
 @pytest.mark.parametrize(
-    "fault",
+    ("place", "name"),
     [
-        pytest.param("Destinations.claim = fail", id="in-deciding-whose-it-is"),
-        pytest.param("endpoints.find = fail", id="in-requestheaders"),
-        pytest.param("Exchange.begin = fail", id="in-streaming"),
-        pytest.param("Receiver.feed = fail", id="in-a-chunk"),
-        pytest.param("Receiver.finish = fail", id="at-the-end"),
-        pytest.param("Clients.write_reply = fail", id="in-the-reply"),
+        pytest.param(Destinations, "claim", id="in-deciding-whose-it-is"),
+        pytest.param(endpoints, "find", id="in-requestheaders"),
+        pytest.param(Exchange, "begin", id="in-streaming"),
+        pytest.param(Receiver, "feed", id="in-a-chunk"),
+        pytest.param(Receiver, "finish", id="at-the-end"),
+        pytest.param(Clients, "watch_reply", id="in-the-reply"),
     ],
 )
-def test_a_fault_of_ours_is_a_500(folder: Path, fault: str) -> None:
+async def test_a_fault_of_ours_is_a_500(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    place: object,
+    name: str,
+) -> None:
     """If a handler raises, the client gets 500, and the request never goes upstream."""
-    script = changed(folder, fault)
     request, _ = upload("SAM_1.JPG")
     with web_server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as (port, received):
-        host = f"localhost:{port}"
-        request = request.replace(b"www.ospserver.net", host.encode())
-        with Proxy(folder, "--set", "nx_hosts=localhost", script=script) as proxy:
-            answer = camera.send(proxy.port, request)
-
-            assert answer.status == 500
-            proxy.wait_for("a fault for the test")
+        request = request.replace(b"www.ospserver.net", b"localhost:%d" % port)
+        async with serving(folder, nx_hosts=["localhost"]) as served:
+            monkeypatch.setattr(place, name, fail)
+            assert (await served.send(request)).status == 500
+            monkeypatch.undo()
+        assert "a fault for the test" in caplog.text
         assert received == []
 
 
-def test_the_reply_comes_first(folder: Path) -> None:
+async def test_the_reply_comes_first(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """An error when deliveries start does not affect the reply."""
     request, photos = upload("SAM_1.JPG")
-    fault = (
-        "import threading\n"
-        "from nxparse.deliver.outbox import Outbox\n"
-        "wake, main = Outbox.wake, threading.main_thread()\n"
-        "Outbox.wake = lambda self: (fail if threading.current_thread() is main else wake)(self)"
-    )
-    with Proxy(folder, script=changed(folder, fault)) as proxy:
-        assert camera.send(proxy.port, request).body == ACCEPTED
-        proxy.wait_for("a fault for the test")
-        proxy.wait_for("saved as .*SAM_1.JPG")
-        assert proxy.saved() == photos
+    async with serving(folder) as served:
+        assert served.state.backend
+        with monkeypatch.context() as patch:
+            patch.setattr(served.state.backend.outbox, "wake", fail)
+            assert (await served.send(request)).body == ACCEPTED
+            await until(lambda: "a fault for the test" in caplog.text)
+        served.state.backend.outbox.wake()
+        await until(lambda: saved(folder) == photos)
 
 
-def changed(folder: Path, change: str) -> Path:
-    """A script: the addon after these statements, which may use `fail`."""
-    script = folder / "changed.py"
-    script.write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "import nx_addon\n"
-        "from nx_addon import Exchange, addons\n"
-        "from nxparse.proxy.clients import Clients\n"
-        "from nxparse.proxy.destination import Destinations\n"
-        "from nxparse.server import endpoints\n"
-        "from nxparse.server.receive import Receiver\n"
-        "def fail(*_): raise RuntimeError('a fault for the test')\n"
-        f"{change}\n"
-    )
-    return script
-
-
-def test_connect_to_a_samsung_host_stays_here(folder: Path) -> None:
+async def test_connect_to_a_samsung_host_stays_here(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A CONNECT to a Samsung host opens no connection."""
-    with (
-        web_server(b"") as (port, received),
-        Proxy(folder, "--set", "nx_hosts=localhost") as proxy,
-    ):
-        connection = camera.connect(proxy.port)
-        connection.sendall(f"CONNECT localhost:{port} HTTP/1.1\r\n\r\n".encode())
-        assert connection.recv(100).startswith(b"HTTP/1.1 200")
-        connection.sendall(b"\x00not a protocol that anybody knows\r\n")
-        assert connection.recv(100) == b""
-        proxy.wait_for("never connected to")
+    caplog.set_level("INFO")
+    with web_server(b"") as (port, received):
+        async with serving(folder, nx_hosts=["localhost"]) as served:
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            writer.write(b"CONNECT localhost:%d HTTP/1.1\r\n\r\n" % port)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            writer.write(b"\x00not a protocol that anybody knows\r\n")
+            assert await reader.read() == b""
+            writer.close()
+        assert "never connected to" in caplog.text
     assert received == []
 
 
@@ -501,18 +493,17 @@ VALUES = ["x", "", "true", 0, -7, True, False, 1.5, None, [], ["x", "y"], [None]
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
-@pytest.mark.parametrize("name", [option.name for option in config.OPTIONS])
-def test_any_value_of_any_option(
-    caplog: pytest.LogCaptureFixture, name: str, value: object
-) -> None:
+def test_any_value_of_any_option(caplog: pytest.LogCaptureFixture, value: object) -> None:
     """Any value of an option in config.yaml causes at most one error, and no traceback."""
+    names = [option.name for option in config.OPTIONS]
     with taddons.context(Proxyserver()) as context:
-        state = configured(context, f"{name}: {json.dumps(value)}")
-        assert name in context.options
+        state = configured(context, json.dumps(dict.fromkeys(names, value)))
+        assert [name for name in names if name not in context.options] == []
         errors = [record for record in caplog.records if record.levelname == "ERROR"]
-        assert [record.exc_info for record in errors] in ([], [None])
+        assert [record for record in errors if record.exc_info] == []
         assert bool(errors) != bool(state.config)
-        assert all(name in record.getMessage() for record in errors)
+        named = [record.getMessage().partition(" ")[0].partition("=")[0] for record in errors]
+        assert [name for name in named if name not in names or named.count(name) > 1] == []
 
 
 def configured(context: taddons.context, written: str) -> State:
@@ -538,9 +529,40 @@ def state_of(addons: list[Any]) -> State:
 def loaded(folder: Path, **options: object) -> Iterator[tuple[State, taddons.context]]:
     """The addons in a mitmproxy that has not started."""
     addons = nx_addon.make_addons()
-    with taddons.context(Proxyserver(), ScriptLoader(), Save(), SaveHar(), *addons) as context:
+    others = Proxyserver(), NextLayer(), ScriptLoader(), Save(), SaveHar()
+    with taddons.context(*others, *addons) as context:
         context.configure(addons[-1], nx_dir=str(folder), **options)
         yield state_of(addons), context
+
+
+class Served(NamedTuple):
+    """The addons in a mitmproxy of this process, and its port."""
+
+    state: State
+    context: taddons.context
+    port: int
+
+    async def send(self, request: bytes) -> camera.Heard:
+        return await asyncio.to_thread(camera.send, self.port, request)
+
+
+@asynccontextmanager
+async def serving(folder: Path, mode: str = "regular", **options: object) -> AsyncIterator[Served]:
+    """The addons in a mitmproxy that serves in this process."""
+    with loaded(folder, **options) as (state, context):
+        proxies = context.master.addons.get("proxyserver")
+        context.options.update(mode=[f"{mode}@127.0.0.1:0"])
+        assert await proxies.setup_servers()
+        await context.master.addons.trigger_event(RunningHook())
+        yield Served(state, context, proxies.listen_addrs()[0][1])
+        await ended(context)
+        await proxies.servers.update([])
+        await until(lambda: not proxies.connections)
+
+
+def saved(folder: Path) -> dict[str, bytes]:
+    """The saved photos."""
+    return {path.name: path.read_bytes() for path in folder.glob("[0-9]*/*")}
 
 
 @pytest.mark.parametrize(
@@ -549,8 +571,7 @@ def loaded(folder: Path, **options: object) -> Iterator[tuple[State, taddons.con
 )
 async def test_an_option_at_run_time(folder: Path, setting: str, gallery: bool) -> None:
     """An option can be set while the proxy runs; a wrong value is refused in one sentence."""
-    with loaded(folder) as (state, context):
-        context.master.addons.trigger(RunningHook())
+    async with serving(folder) as (state, context, _):
         context.master.commands.execute(f"set {setting}")
         assert state.config
         assert state.config.gallery is gallery
@@ -558,7 +579,6 @@ async def test_an_option_at_run_time(folder: Path, setting: str, gallery: bool) 
             with pytest.raises(exceptions.CommandError):
                 context.master.commands.execute(f"set {wrong}")
         assert state.config.gallery is gallery
-        await ended(context)
 
 
 async def ended(context: taddons.context) -> None:
@@ -568,15 +588,13 @@ async def ended(context: taddons.context) -> None:
 
 async def test_options_at_run_time(folder: Path) -> None:
     """New values apply to the next query and the next request."""
-    query = tflow.tdnsflow(req=tutils.tdnsreq(questions=[dns.Question("new.test", 1, 1)]))
-    with loaded(folder) as (state, context):
-        context.master.addons.trigger(RunningHook())
+    query = query_from("new.test", "127.0.0.1")
+    async with serving(folder) as (state, context, _):
         context.options.update(nx_hosts=["new.test"], nx_dns="192.0.2.9", nx_senders=["me"])
         await context.master.addons.trigger_event(DnsRequestHook(query))
         assert [str(one) for one in query.response.answers] == ["192.0.2.9"]
         assert state.backend
         assert state.backend.config.senders == ("me",)
-        await ended(context)
 
 
 async def test_a_name_server_that_is_this_process(
@@ -591,7 +609,7 @@ async def test_a_name_server_that_is_this_process(
             (["198.51.100.53"], "www.example.org", None),
         ):
             monkeypatch.setattr(internals, "name_servers", lambda _, servers=servers: servers)
-            query = tflow.tdnsflow(req=tutils.tdnsreq(questions=[dns.Question(name, 1, 1)]))
+            query = query_from(name, "127.0.0.1")
             query.client_conn.proxy_mode = ProxyMode.parse("dns")
             await context.master.addons.trigger_event(DnsRequestHook(query))
             assert (query.response and query.response.response_code) == code
@@ -602,8 +620,7 @@ async def test_nx_retry_for_at_run_time(folder: Path, caplog: pytest.LogCaptureF
     """A new nx_retry_for applies to pending deliveries."""
     caplog.set_level("INFO")
     rule = "*=run:sh -c 'exit 75'"
-    with loaded(folder, nx_senders=["*"], nx_route=[rule]) as (state, context):
-        context.master.addons.trigger(RunningHook())
+    async with serving(folder, nx_senders=["*"], nx_route=[rule]) as (state, context, _):
         assert state.backend
         data = bodies.body([("SAM_1.JPG", bodies.jpeg(1000))])
         target = {rule.removeprefix("*="): ["anna@example.org"]}
@@ -613,7 +630,6 @@ async def test_nx_retry_for_at_run_time(folder: Path, caplog: pytest.LogCaptureF
         context.options.nx_retry_for = "0"
         context.master.commands.execute(f"nx.retry {id}")
         await until(lambda: "undelivered" in caplog.text)
-        await ended(context)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -746,15 +762,36 @@ async def test_a_request_that_never_reaches_the_server(
     folder: Path, end: type[HttpResponseHook | HttpErrorHook]
 ) -> None:
     """Nothing of a request is left if it ends before mitmproxy has reached the loopback server."""
-    request = http.Request.make("POST", "http://www.ospserver.net/social/columbus/email", b"x")
-    flow = tflow.tflow(req=request)
-    with loaded(folder) as (state, context):
-        context.master.addons.trigger(RunningHook())
+    url = "http://www.ospserver.net/social/columbus/email"
+    flow = tflow.tflow(req=http.Request.make("POST", url, b"x"))
+    async with serving(folder) as (state, context, _):
         await context.master.addons.trigger_event(HttpRequestHeadersHook(flow))
-        path = flow.request.path
         await context.master.addons.trigger_event(end(flow))
-        assert (state.exchanges, state.server.withdraw(path)) == ({}, False)
-        await ended(context)
+        assert (state.exchanges, state.server.restore(flow)) == ({}, False)
+        assert flow.request.url == url
+
+
+@pytest.mark.parametrize("end", ["flow", "all"])
+async def test_a_file_that_is_never_requested(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """A saved file is closed if mitmproxy, or its flow, ends before our server is asked for it."""
+    path = folder / "CLIP.MP4"
+    path.write_bytes(b"\0\0\0\x18ftypmp42")
+    file = open_unchanged([LocalCopy(path, identity_of(path.stat()))])
+    assert file
+    flow = tflow.tflow(req=http.Request.make("GET", "http://www.samsungimaging.com/file/x.1"))
+    async with serving(folder) as (state, context, _):
+        assert state.backend
+        found = reply_with(file, "GET", (), download=False)
+        monkeypatch.setattr(state.backend.services, "file", lambda *_: found)
+        await context.master.addons.trigger_event(HttpRequestHeadersHook(flow))
+        assert flow.request.host == "127.0.0.1"
+        if end == "flow":
+            await context.master.addons.trigger_event(HttpErrorHook(flow))
+            assert flow.request.host == "www.samsungimaging.com"
+            assert file._fd == -1
+    assert file._fd == -1
 
 
 async def test_a_request_after_the_end(folder: Path) -> None:
@@ -775,11 +812,8 @@ async def test_a_request_after_the_end(folder: Path) -> None:
 async def test_commands(folder: Path) -> None:
     """nx.outbox lists pending deliveries, nx.retry retries them; errors are sentences."""
     smtp = "smtp://127.0.0.1:9"
-    with loaded(folder, nx_smtp=smtp, nx_senders=["*"]) as (state, context):
+    async with serving(folder, nx_smtp=smtp, nx_senders=["*"]) as (state, context, _):
         run = context.master.commands.execute
-        with pytest.raises(exceptions.CommandError, match="not received by this mitmproxy"):
-            run("nx.outbox")
-        context.master.addons.trigger(RunningHook())
         assert state.backend
         assert run("nx.outbox") == "no pending deliveries"
         id = arrivals.accept(state.backend.spool, b"x", {"mail": ["you@example.org"]}).id
@@ -790,15 +824,15 @@ async def test_commands(folder: Path) -> None:
         await until(lambda: "tried twice" in run("nx.outbox"))
         with pytest.raises(exceptions.CommandError, match="upload other has no pending"):
             run("nx.retry other")
-        await ended(context)
+    with pytest.raises(exceptions.CommandError, match="not received by this mitmproxy"):
+        run("nx.outbox")
 
 
 async def test_a_delivery_in_progress(folder: Path) -> None:
     """nx.outbox and the page show a delivery that is being tried."""
     rule = f"*=run:sh -c 'until [ -e {folder}/go ]; do sleep 0.05; done'"
     page = Endpoint(Service.PAGE)
-    with loaded(folder, nx_route=[rule], nx_senders=["*"]) as (state, context):
-        context.master.addons.trigger(RunningHook())
+    async with serving(folder, nx_route=[rule], nx_senders=["*"]) as (state, context, _):
         assert state.backend
         assert state.config
         target = rule.removeprefix("*=")
@@ -809,7 +843,6 @@ async def test_a_delivery_in_progress(folder: Path) -> None:
         html = state.backend.services.answer(state.config, arrival.client, page, b"").body
         assert b"Being handed to sh now." in html
         (folder / "go").touch()
-        await ended(context)
 
 
 # Unknown requests, flows and reports
@@ -868,19 +901,19 @@ def test_only_the_beginning_of_an_unknown_body_is_saved(curious: Proxy) -> None:
     assert flow.request.raw_content == b"x" * 65537
 
 
-def test_unknown_requests_are_saved_in_a_thread(folder: Path) -> None:
+async def test_unknown_requests_are_saved_in_a_thread(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """The search for credentials, which may be slow, does not delay other requests."""
-    fault = (
-        "import threading\n"
-        "from nxparse.proxy import adapter\n"
-        "hide, main = adapter.hide_credentials, threading.main_thread()\n"
-        "adapter.hide_credentials = lambda flow: (\n"
-        "    fail if threading.current_thread() is main else hide\n"
-        ")(flow)"
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(
+        adapter, "hide_credentials", lambda _: threads.append(threading.current_thread())
     )
-    with Proxy(folder, script=changed(folder, fault)) as proxy:
-        assert camera.send(proxy.port, UNKNOWN % 1 + b"x").status == 404
-        assert "saved to" in proxy.wait_for("unknown request: .*")[0]
+    async with serving(folder) as served:
+        assert (await served.send(UNKNOWN % 1 + b"x")).status == 404
+        await until(lambda: "saved to" in caplog.text)
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
 
 
 LEAKY = (
@@ -894,23 +927,16 @@ LEAKY = (
 )
 
 
-def test_credentials_of_unknown_requests(folder: Path) -> None:
+def test_credentials_of_unknown_requests(curious: Proxy) -> None:
     """Neither unknown/ nor the log contains a user, a password or a key."""
     login = social.auth("newsite", social.login_qf30("me@x.org", "correct horse"))
-    requests = (login, social.allshare("me@x.org", "correct horse"), LEAKY)
-    with Proxy(folder) as proxy:
-        for request in requests:
-            assert camera.send(proxy.port, request).status in (401, 404)
-        proxy.wait_for("unknown request", len(requests))
-        kept = [path.read_bytes() for path in (proxy.uploads / ".nx/unknown").iterdir()]
-        assert len(kept) == len(requests)
-        for secret in (b"correct", b"Y29ycmVjdA", b"me@x.org", b"me%40x.org"):
-            assert [one for one in kept if secret in one] == []
-        assert (
-            "POST http://snsgw.samsungmobile.com/new?user=(hidden)&password=(hidden)" in proxy.log
-        )
-        ours = [line for line in proxy.log.splitlines() if "unknown request" in line]
-        assert [line for line in ours if "correct" in line or "me@" in line] == []
+    for request in (login, social.allshare("me@x.org", "correct horse"), LEAKY):
+        reply, line, path = unknown(curious, request)
+        assert reply.status in (401, 404)
+        for secret in ("correct", "Y29ycmVjdA", "me@x.org", "me%40x.org"):
+            assert secret.encode() not in path.read_bytes()
+            assert secret not in line
+    assert line == "POST http://snsgw.samsungmobile.com/new?user=(hidden)&password=(hidden)"
 
 
 def test_logins_without_a_user_are_saved(curious: Proxy) -> None:
@@ -952,9 +978,8 @@ async def test_log_lines_of_odd_requests(
     flow = tflow.tflow(req=http.Request.make("GET", "http://snsgw.samsungmobile.com/"), resp=True)
     flow.request.data.method, _, flow.request.data.path = start.partition(b" ")
     flow.client_conn.peername = ("\x1b[2J", 1)
-    with loaded(folder) as (_, context):
+    async with serving(folder) as (_, context, _):
         trigger = context.master.addons.trigger_event
-        context.master.addons.trigger(RunningHook())
         caplog.clear()
         caplog.set_level("INFO")
         flow.live = False  # read from a file
@@ -964,7 +989,6 @@ async def test_log_lines_of_odd_requests(
         await trigger(HttpRequestHook(flow))
         await trigger(HttpResponseHook(flow))
         lines = [one.getMessage() for one in caplog.records if one.name == "nx_addon"]
-        await ended(context)
     assert len(lines) == 2
     assert all(len(line) < 400 and line.isprintable() for line in lines)
     assert flow.comment.isprintable()
@@ -982,28 +1006,40 @@ async def test_log_line_of_a_malformed_request(
     assert line.isprintable()
 
 
-def test_marks_and_comments(folder: Path) -> None:
+class Recorder:
+    """Records the flows that have ended."""
+
+    def __init__(self) -> None:
+        self.flows: list[http.HTTPFlow] = []
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        self.flows.append(flow)
+
+    error = response
+
+
+async def test_marks_and_comments(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Each flow has a mark and a comment with the outcome."""
-    capture = folder / "capture.mitm"
-    request = bodies.request(bodies.body([("SAM_1.JPG", bodies.jpeg(3_000_000))]))
-    options = ("-w", str(capture), "--set", "nx_senders=*@samsungcamera.com")
-    with Proxy(folder, *options) as proxy:
-        camera.send(proxy.port, CHECK.encode())
-        camera.send(proxy.port, GET.format("/", 1, "www.msn.com").encode())
-        connection = camera.connect(proxy.port)
-        connection.sendall(request)
-        connection.close()
-        proxy.wait_for("the reply to upload .* was not acknowledged")
-        camera.send(proxy.port, request)
-        camera.send(proxy.port, request.replace(b"Camera@samsung", b"Nobody@cinemas"))
-        connection = camera.connect(proxy.port)
-        connection.sendall(request[:5000])
-        camera.reset(connection)
-        proxy.wait_for("nothing is delivered")
-        # When this is answered, what the line above is about has been saved.
-        camera.send(proxy.port, CHECK.encode())
-        proxy.stop()
-    outcomes = [(flow.marked, flow.comment) for flow in flows_in(capture)]
+    caplog.set_level("INFO")
+    request = bodies.request(bodies.body([("SAM_1.JPG", LARGE)]))
+    recorder = Recorder()
+
+    def send_and_leave(data: bytes, leave: Callable[[socket.socket], None]) -> None:
+        connection = camera.connect(served.port)
+        connection.sendall(data)
+        leave(connection)
+
+    async with serving(folder, nx_senders=["*@samsungcamera.com"]) as served:
+        served.context.master.addons.add(recorder)
+        await served.send(CHECK.encode())
+        await served.send(GET.format("/", 1, "www.msn.com").encode())
+        await asyncio.to_thread(send_and_leave, request, socket.socket.close)
+        await until(lambda: "was not acknowledged" in caplog.text)
+        await served.send(request)
+        await served.send(request.replace(b"Camera@samsung", b"Nobody@cinemas"))
+        await asyncio.to_thread(send_and_leave, request[:5000], camera.reset)
+        await until(lambda: len(recorder.flows) == 6)
+    outcomes = [(flow.marked, flow.comment) for flow in recorder.flows]
     assert outcomes[:2] == [(":white_check_mark:", "answered: hotspot check")] * 2
     sent = "from Camera@samsungcamera.com to photos@example.org: SAM_1.JPG, 3.0 MB"
     assert outcomes[2] == (":camera:", f"received: {sent}")
@@ -1014,21 +1050,18 @@ def test_marks_and_comments(folder: Path) -> None:
     assert outcomes[5][1].startswith("cut: after ")
 
 
-def query_from(name: str, client: str = "192.0.2.7", **attributes: object) -> dns.DNSFlow:
+def query_from(name: str, client: str = "192.0.2.7", live: bool = True) -> dns.DNSFlow:
     """A DNS query of a client."""
-    flow = tflow.tdnsflow(req=tutils.tdnsreq(questions=[dns.Question(name, 1, 1)]))
+    questions = [dns.Question(name, dns.types.A, dns.classes.IN)]
+    flow = tflow.tdnsflow(req=tutils.tdnsreq(questions=questions), live=live)
     flow.client_conn.peername = (client, 4000)
-    for attribute, value in attributes.items():
-        setattr(flow, attribute, value)
     return flow
 
 
-def request_from(url: str, client: str = "192.0.2.7", **attributes: object) -> http.HTTPFlow:
+def request_from(url: str, client: str = "192.0.2.7", live: bool = True) -> http.HTTPFlow:
     """A request of a client."""
-    flow = tflow.tflow(req=http.Request.make("GET", url))
+    flow = tflow.tflow(req=http.Request.make("GET", url), live=live)
     flow.client_conn.peername = (client, 4000)
-    for attribute, value in attributes.items():
-        setattr(flow, attribute, value)
     return flow
 
 
@@ -1059,7 +1092,8 @@ async def test_a_report_of_a_recording(folder: Path, caplog: pytest.LogCaptureFi
         ours = request_from("http://gld.samsungosp.com/", live=False)
         await context.master.addons.trigger_event(HttpRequestHook(ours))
         # From unknown/, for a host that was in nx_hosts.
-        new = request_from("http://new.test/", "192.0.2.9", live=False, comment="unknown: unknown")
+        new = request_from("http://new.test/", "192.0.2.9", live=False)
+        new.comment = "unknown: unknown"
         await context.master.addons.trigger_event(HttpRequestHook(new))
         for name, client in (("nas.test", "192.0.2.7"), ("other.test", "192.0.2.8")):
             query = query_from(name, client, live=False)

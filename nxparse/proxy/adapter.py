@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from nxparse.inspect import show
-from nxparse.inspect.recorded import (
-    Headers,
-    RecordedRequest,
-    RecordedResponse,
-)
+from nxparse.inspect.recorded import Headers, RecordedRequest, RecordedResponse
 from nxparse.server import endpoints
 from nxparse.server.receive import BodyInfo
 from nxparse.text import printable
@@ -98,19 +93,6 @@ def hide_credentials(flow: Any) -> None:
     request.headers.fields = tuple((_wire(name), _wire(value)) for name, value in hidden)
     request.path = credentials.hide_in_url(request.path)
     request.raw_content = credentials.hide_in_body(request.raw_content or b"")
-
-
-def redirect(request: Any, address: tuple[str, int], path: str) -> Callable[[], None]:
-    """Send a request to a path of another server. Returns a function that undoes this."""
-    data = request.data
-    before = data.host, data.port, data.scheme, data.path
-
-    def restore() -> None:
-        data.host, data.port, data.scheme, data.path = before
-
-    data.host, data.port = address
-    data.scheme, data.path = b"http", path.encode()
-    return restore
 
 
 def is_labelled(flow: Any) -> bool:

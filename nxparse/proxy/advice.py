@@ -6,13 +6,10 @@ address whose port 80 is served or redirected by this process.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import re
-import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from nxparse.config import Config
@@ -24,18 +21,12 @@ from nxparse.server.endpoints import DNS_HOSTS
 UNUSED_ADDRESS = "198.51.100.80"
 OPEN_PORTS = "sudo sysctl -w net.ipv4.ip_unprivileged_port_start=53"
 
-# mitmproxy, on a TCP port: "... failed to listen on *:80 with [Errno 13] ...";
-# on a UDP port: "Failed to bind UDP socket to 0.0.0.0:53 ... (os error 13)".
-_PLACE = re.compile(r"(?:listen on|bind UDP socket to) \S*:(\d+)")
-_NUMBER = re.compile(r"(?:Errno|os error) (\d+)|could not bind on any address")
-
 
 class SetUp(NamedTuple):
     """The ports of this process for each mode, and the addresses of the machine.
 
     `addresses` are the machine's own, the likeliest on the cameras' side first. `command` starts
     mitmproxy, without modes and options, which may contain passwords. `nx_dns` is that option.
-    Without `may_bind`, the user may not serve ports 53 and 80 yet.
     """
 
     regular: Sequence[int]
@@ -44,7 +35,6 @@ class SetUp(NamedTuple):
     addresses: Sequence[str]
     command: str
     nx_dns: str | None = None
-    may_bind: bool = True
 
     @property
     def complete(self) -> str:
@@ -55,8 +45,7 @@ class SetUp(NamedTuple):
             modes = f"--mode transparent@{self.transparent[0]} --set nx_dns={address}"
         if 53 in self.dns or not self.nx_dns:
             modes += " --mode dns@53"
-        prepare = "" if self.may_bind else f"{OPEN_PORTS} && "
-        return f"start it with: {prepare}{self.command} {modes} (and your other options)"
+        return f"start it with: {self.command} {modes} (and your other options)"
 
 
 def lines(set_up: SetUp) -> list[str]:
@@ -76,19 +65,16 @@ def lines(set_up: SetUp) -> list[str]:
 def _http(set_up: SetUp, address: str) -> str:
     if 80 in set_up.regular:
         return "served by this process"
-    if not set_up.transparent:
-        port = set_up.regular[0]
-        return (
-            f"not served by this process, only port {port}: {set_up.complete}; "
-            f"or redirect port 80: {rule(address, port)}"
-        )
-    port = set_up.transparent[0]
-    if set_up.nx_dns:
+    port = (set_up.transparent or set_up.regular)[0]
+    if set_up.transparent and set_up.nx_dns:
         return f"redirect it to port {port}, if not done yet: {rule(address, port)}"
-    # A rule for the router's own address would take port 80 from its web page.
+    instead = "or"
+    if set_up.transparent:
+        # A rule for the router's own address would take port 80 from its web page.
+        instead, address = "and", UNUSED_ADDRESS
     return (
-        f"add --set nx_dns={UNUSED_ADDRESS}, an address that no machine has, and redirect its "
-        f"port 80 to port {port}: {rule(UNUSED_ADDRESS, port)}"
+        f"not served by this process, only port {port}: {set_up.complete}; "
+        f"{instead} redirect port 80: {rule(address, port)}"
     )
 
 
@@ -123,53 +109,31 @@ def dnsmasq(address: str, further: Sequence[str] = ()) -> str:
     return f"address=/{'/'.join(dict.fromkeys((*DNS_HOSTS, *further)))}/{address}"
 
 
-def explained(complaint: str, own: str) -> str | None:
-    """Return what to do when mitmproxy cannot open a port; None for other log messages.
+def remedy(port: int, error: int, own: str) -> str | None:
+    """Return what to do if mitmproxy cannot open a port; None if that is not known.
 
-    `own` is the address of this machine.
+    `error` is the errno, `own` the address of this machine.
     """
-    place = _PLACE.search(complaint)
-    number = _NUMBER.search(complaint)
-    if not place or not number:
+    if error == errno.EACCES:
+        return (
+            f"port {port} needs a privilege. On Linux, allow it to all users with {OPEN_PORTS} "
+            "and start again without sudo; a systemd service needs "
+            "AmbientCapabilities=CAP_NET_BIND_SERVICE"
+        )
+    if error != errno.EADDRINUSE:
         return None
-    port = int(place[1])
-    match int(number[1] or errno.EADDRNOTAVAIL):
-        case errno.EACCES:
-            return (
-                f"port {port} needs a privilege. On Linux, allow it to all users with "
-                f"{OPEN_PORTS} and start again without sudo; a systemd service needs "
-                f"AmbientCapabilities=CAP_NET_BIND_SERVICE"
+    find = f"find the program with sudo ss -lntup 'sport = :{port}' and stop it"
+    match port:
+        case 53:
+            instead = (
+                f"listen on {own} only: --mode dns@{own}:53; or, if dnsmasq has it, use no DNS "
+                f"mode, but the line for dnsmasq in README; or {find}"
             )
-        case errno.EADDRINUSE:
-            find = f"find the program with sudo ss -lntup 'sport = :{port}' and stop it"
-            remedy = f"{find}, or use another port"
-            if port == 53:
-                remedy = (
-                    f"listen on {own} only: --mode dns@{own}:53; or, if dnsmasq has it, use no DNS "
-                    f"mode, but the line for dnsmasq in README; or {find}"
-                )
-            elif port == 80:
-                remedy = f"{find}, or redirect it to a free port, as README does on a router"
-            return f"port {port} is taken: {remedy}"
-        case errno.EADDRNOTAVAIL:
-            return f"port {port}: this machine does not have that address; see ip address"
-    return None
-
-
-def sudo_warning(environ: Mapping[str, str], folders: Sequence[Path]) -> str | None:
-    """Return a warning if mitmproxy was started with sudo: the user cannot change its files.
-
-    `folders` are those that this process writes to.
-    """
-    user, group = environ.get("SUDO_UID", ""), environ.get("SUDO_GID", "")
-    if not user.isdecimal() or not group.isdecimal() or user == "0":
-        return None
-    paths = shlex.join([str(folder.absolute()) for folder in folders])
-    return (
-        f"started with sudo: the files written now belong to root. To hand them over, stop "
-        f"mitmproxy and run: sudo chown -R {user}:{group} {paths}; "
-        f"with {OPEN_PORTS} it needs no sudo"
-    )
+        case 80:
+            instead = f"{find}, or redirect it to a free port, as README does on a router"
+        case _:
+            instead = f"{find}, or use another port"
+    return f"port {port} is taken: {instead}"
 
 
 # Only `run:` and the last line of a post fill them in.
@@ -182,15 +146,9 @@ def doubts(options: Mapping[str, object], config: Config, environ: Mapping[str, 
     `config` is the result of parsing `options`.
     """
     found = []
-    for name, least, unit, larger in (
-        ("nx_retry_for", 60, "seconds", "d for {} days"),
-        ("nx_max_upload", 1024, "bytes", "m for {} MB"),
-        ("nx_inspect", 1024, "bytes", "m for {} MB"),
-    ):
-        value = routes.expand(str(options[name]), environ).strip()
-        if value.isdecimal() and 0 < int(value) < least:
-            write = f"{value}{larger.format(value)}"
-            found.append(f"{name}={value} is {value} {unit}: write {write}")
+    days = routes.expand(str(options["nx_retry_for"]), environ).strip()
+    if days.isdecimal() and 0 < int(days) < 60:
+        found.append(f"nx_retry_for={days} is {days} seconds: write {days}d for {days} days")
     for host in config.hosts:
         if all(routes.fits(host, name) for name in ("www.example.com", "debian.org", "x.y")):
             found.append(f"nx_hosts={host} matches every name: list those that the camera needs")
@@ -199,9 +157,6 @@ def doubts(options: Mapping[str, object], config: Config, environ: Mapping[str, 
             found.append(
                 f"nx_senders={sender} is one pattern: repeat --set nx_senders=... for each"
             )
-    catches_all = any(not rule.pattern.strip("*") for rule in config.routes)
-    if config.smtp and catches_all and all(one.target.kind != "mail" for one in config.routes):
-        found.append("no rule leads to mail, so nx_smtp is not used")
     for rule in config.routes:
         shown = routes.shown_rule(f"{rule.pattern}={rule.target.text}")
         found += [f"nx_route={shown}: {doubt}" for doubt in _doubts_about(rule, environ)]
@@ -211,10 +166,8 @@ def doubts(options: Mapping[str, object], config: Config, environ: Mapping[str, 
 def _doubts_about(rule: Rule, environ: Mapping[str, str]) -> Iterator[str]:
     pattern, kind, argument = rule.pattern, rule.target.kind, rule.target.argument
     if not re.search(r"[@*?\[]", pattern) and pattern.lower() not in routes.SITES:
-        close = difflib.get_close_matches(pattern.lower(), routes.SITES, 1)
         sites = ", ".join(sorted(routes.SITES))
-        instead = f"did you mean {close[0]}?" if close else f"the sites are {sites}"
-        yield f"{pattern} is not an address, glob or known site: {instead}"
+        yield f"{pattern} is not an address, glob or known site: the sites are {sites}"
     if kind not in ("run", "mastodon") and (found := _PLACEHOLDERS.search(argument)):
         yield f"{found[0]} is not replaced here; only run: replaces it"
     if kind == "run" and "{file}" not in argument:

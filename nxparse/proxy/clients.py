@@ -14,9 +14,6 @@ from typing import Any
 from nxparse.proxy import adapter
 from nxparse.proxy.transport import HeldReader, OneSegmentWriter, Pending, Stage, Times
 
-# Modes in which a client may begin with a request head.
-HTTP_MODES = ("regular", "transparent", "upstream", "reverse")
-
 logger = logging.getLogger(__name__)
 
 
@@ -42,7 +39,7 @@ class Clients:
 
         reader = HeldReader(streams.reader, client, refuse_head, times=self._times)
         writer = OneSegmentWriter(streams.writer, times=self._times)
-        if client.proxy_mode.type_name not in HTTP_MODES:
+        if client.proxy_mode.type_name == "dns":
             reader.enter(Stage.CONTENT)
         streams.reader, streams.writer = reader, writer
         self._wrapped[client.id] = reader, writer
@@ -62,34 +59,19 @@ class Clients:
 
     def notice(self, flow: Any, stage: Stage) -> None:
         """Record that mitmproxy has called a hook for a request, and what follows."""
-        client = flow.client_conn
-        if client.id in self._wrapped:
-            self._wrapped[client.id][0].noticed = True
-            if not flow.request.is_http2:
-                self.enter(client, stage)
+        if not flow.request.is_http2:
+            self.enter(flow.client_conn, stage)
 
     def begin(self, client: Any, pending: Pending) -> None:
         """Record that a client has begun a request to one of our hosts."""
         if client.id in self._wrapped:
             self._wrapped[client.id][0].pending = pending
 
-    def stream_reply(self, client: Any) -> None:
-        """Let mitmproxy stream a reply and end the connection, without our wrappers."""
+    def watch_reply(self, client: Any, on_result: Callable[[bool], None]) -> None:
+        """Call `on_result(arrived)` once it is known whether the next reply has arrived."""
         if client.id in self._wrapped:
-            reader, writer = self._wrapped[client.id]
-            reader.pending, writer.collecting = None, False
-
-    def write_reply(self, client: Any, on_result: Callable[[bool], None] | None) -> None:
-        """Send the next write, a reply, in one segment.
-
-        `on_result(arrived)` is called once it is known whether the reply has arrived.
-        """
-        if client.id in self._wrapped:
-            _, writer = self._wrapped[client.id]
-            writer.collecting = True
-            if on_result:
-                writer.watch_reply(on_result)
-        elif on_result:
+            self._wrapped[client.id][1].watch_reply(on_result)
+        else:
             on_result(True)
 
     def abort(self, client: Any) -> None:

@@ -58,25 +58,20 @@ class Exchange:
         unknown: bool = False,
         inspect: int = 0,
         too_long: Callable[[], None] = lambda: None,
-        reply_watch: float = REPLY_WATCH,
     ) -> None:
         self.client_id = client_id
-        self._address = info.client
         self.pending = Pending()
         self.reply: Reply | None = None
         self.result: Result | None = None
         self.unknown = unknown
-        self.streamed = False  # whether `receive` was called
-        self.decided = asyncio.Event()  # set when mitmproxy may get its answer
-        self.path = ""  # at the loopback server
-        self.restore: Callable[[], None] = lambda: None  # undoes the redirection of the request
         self.backend = backend
+        self._address = info.client
         self._info = info
         self._endpoint = endpoint
         self._inspect = inspect
         self._too_long = too_long
-        self._reply_watch = reply_watch
         self._receiver: Receiver | Collector | None = None
+        self._ended = asyncio.Event()  # set when mitmproxy may get its answer
         # The chunks of one turn of the event loop, so that tiny ones cost the receiver little.
         self._gathered: list[bytes] = []
 
@@ -114,7 +109,6 @@ class Exchange:
 
         Does not raise: after an exception, mitmproxy never answers the client.
         """
-        self.streamed = True
         self.pending.chunks += 1
         self.pending.received += len(chunk)
         if not chunk:
@@ -130,9 +124,9 @@ class Exchange:
         return []
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer mitmproxy as the loopback server, once `decided`; the reply replaces this."""
+        """Answer mitmproxy as the loopback server, at the end; the reply replaces this."""
         self.pending.connected.set()
-        await self.decided.wait()
+        await self._ended.wait()
         writer.write(LOOPBACK_REPLY)
         while await reader.read(1 << 16):
             pass  # the end of a chunked body
@@ -150,6 +144,7 @@ class Exchange:
             self.unknown = True
         if self.reply.status >= 400:
             self._note_failure(f"Refused: {self.reply.remark}")
+        self._ended.set()
         return self.reply
 
     async def cut(self, reason: str) -> bytes | None:
@@ -159,6 +154,7 @@ class Exchange:
 
     async def abort(self, reason: str) -> bytes | None:
         """End a request that was cut or has failed. Returns the part that arrived, for its flow."""
+        self._ended.set()
         try:
             self._feed_receiver()
             if self._receiver:
@@ -216,7 +212,7 @@ class Exchange:
         while result.waits_for:
             # Unlike wait_for, wait does not cancel the future.
             watched = asyncio.wrap_future(result.waits_for)
-            await asyncio.wait([watched], timeout=self._reply_watch)
+            await asyncio.wait([watched], timeout=REPLY_WATCH)
             if not watched.done() and result.accepted:
                 self.backend.spool.reply_lost(result.accepted)
             result = await self.backend.in_thread(self._receiver.finish)

@@ -11,12 +11,12 @@ import asyncio
 import atexit
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from nxparse.config import OPTIONS, Config, ConfigError, Option
@@ -97,7 +97,7 @@ def name_servers(master: Any) -> list[str]:
 
 
 def log_set_up(master: Any, config: Config) -> None:
-    """Log how a camera reaches this process, and warn if files will belong to root."""
+    """Log how a camera reaches this process."""
     ports = {
         mode: [port for _, port in listening(master, mode)]
         for mode in ("regular", "transparent", "dns")
@@ -107,13 +107,9 @@ def log_set_up(master: Any, config: Config) -> None:
         addresses=_addresses(master),
         command=shlex.join([sys.argv[0], "-s", *master.options.scripts[:1]]),
         nx_dns=str(config.dns) if config.dns else None,
-        may_bind=network.may_bind(53),
     )
     for line in advice.lines(set_up):
         logger.info(line)
-    folders = [config.dir, Path(master.options.confdir).expanduser()]
-    if warning := advice.sudo_warning(os.environ, folders):
-        logger.warning(warning)
 
 
 def _addresses(master: Any) -> list[str]:
@@ -145,12 +141,10 @@ def show_comments(master: Any) -> None:
         options.web_columns = [*options.web_columns, "comment"]
 
 
-def write_stdout_in_thread(master: Any, handlers: Sequence[Any]) -> None:
-    """Write what mitmdump and mitmweb print in a thread; see `LogStream`.
-
-    `handlers` are mitmproxy's log handlers for the terminal.
-    """
-    own = [one for one in handlers if one.file is sys.stdout]
+def write_stdout_in_thread(master: Any) -> None:
+    """Write what mitmdump and mitmweb print in a thread; see `LogStream`."""
+    handlers: list[Any] = logging.getLogger().handlers
+    own = [one for one in handlers if getattr(one, "file", None) is sys.stdout]
     if not own or (os.name == "nt" and sys.stdout.isatty()):  # its console does not accept bytes
         return
     with suppress(OSError):
@@ -171,23 +165,24 @@ def on_interrupt(master: Any, act: Callable[[], None]) -> None:
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(act))
 
 
-class PortAdvice(logging.Handler):
-    """Logs what to do about a port that mitmproxy cannot open at its start."""
+class PortAdvice:
+    """Logs what to do about ports that mitmproxy cannot open."""
 
-    def start(self, master: Any) -> None:
-        """Watch the log, and handle the errors that mitmproxy has logged already."""
+    def __init__(self, master: Any) -> None:
         self._master = master
-        logging.getLogger().addHandler(self)
-        if errors := master.addons.get("errorcheck"):
-            for record in errors.logger.has_errored:
-                self.handle(record)
+        self._proxies = master.addons.get("proxyserver")
+        if self._proxies:
+            self._proxies.servers.changed.connect(self._log)  # a weak reference
+            self._log()  # mitmproxy opens its ports while it loads scripts
 
-    def stop(self) -> None:
-        """Stop watching the log."""
-        logging.getLogger().removeHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno < logging.ERROR:
-            return
-        if line := advice.explained(record.getMessage(), _addresses(self._master)[0]):
-            logger.error(line)
+    def _log(self) -> None:
+        for server in self._proxies.servers:
+            error = server.last_exception
+            port = server.mode.listen_port(self._master.options.listen_port)
+            if not error or not port:
+                continue
+            # In mitmproxy 11, only the text of an error of a UDP port has its number.
+            found = re.search(r"os error (\d+)", str(error))
+            number = int(found[1]) if found else getattr(error, "errno", 0)
+            if line := advice.remedy(port, number, _addresses(self._master)[0]):
+                logger.error(line)

@@ -30,9 +30,7 @@ def raise_descriptor_limit(wanted: int = DESCRIPTORS) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return 0
-    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if wanted <= soft:
-        return soft
+    wanted = max(soft, wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     except (OSError, ValueError):

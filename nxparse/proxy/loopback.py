@@ -14,48 +14,84 @@ import asyncio
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
 
 HEAD_WITHIN = 5.0  # seconds until a connection must have sent its request
-BACKLOG = 128  # connections
 
 # The connection is aborted when a handler returns, or raises OSError.
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
+class Redirection(NamedTuple):
+    """A request that goes to this server: its token, and its own host, port, scheme and path.
+
+    `unused` is called if mitmproxy never sends it.
+    """
+
+    path: str
+    before: tuple[str, int, bytes, bytes]
+    unused: Callable[[], None]
+
+
 class LoopbackServer:
-    """A server on a free loopback port. Use in the event loop's thread only."""
+    """A server on a free loopback port. Use it in the event loop's thread only.
+
+    `flow` is mitmproxy's object for a request and its response.
+    """
 
     def __init__(self, *, head_within: float = HEAD_WITHIN) -> None:
         self.address: tuple[str, int] | None = None
         self._head_within = head_within
+        self._redirections: dict[str, Redirection] = {}  # by the id of the flow
         self._handlers: dict[str, Handler] = {}  # by path
         self._server: asyncio.Task[asyncio.Server] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
         """Listen. Needs a running event loop. Raises OSError."""
-        listening = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+        listening = socket.create_server(("127.0.0.1", 0))
         self.address = listening.getsockname()
-        serve = asyncio.start_server(self._connected, sock=listening, backlog=BACKLOG)
+        serve = asyncio.start_server(self._connected, sock=listening)
         self._server = asyncio.ensure_future(serve)
 
-    def expect(self, handler: Handler) -> str:
-        """Let `handler` answer one request for the returned path."""
-        path = f"/{secrets.token_urlsafe(24)}"
+    def redirect(
+        self, flow: Any, handler: Handler, unused: Callable[[], None] = lambda: None
+    ) -> None:
+        """Let mitmproxy send the request of a flow here, and `handler` answer it."""
+        assert self.address
+        data, path = flow.request.data, f"/{secrets.token_urlsafe(24)}"
+        before = data.host, data.port, data.scheme, data.path
+        self._redirections[flow.id] = Redirection(path, before, unused)
         self._handlers[path] = handler
-        return path
+        data.host, data.port = self.address
+        data.scheme, data.path = b"http", path.encode()
 
-    def withdraw(self, path: str) -> bool:
-        """Answer no request for this path. Returns False if there was one already."""
-        return self._handlers.pop(path, None) is not None
+    def restore(self, flow: Any) -> bool:
+        """Let a redirected request show its own destination again. Returns False for others."""
+        if flow.id not in self._redirections:
+            return False
+        data = flow.request.data
+        data.host, data.port, data.scheme, data.path = self._redirections[flow.id].before
+        return True
+
+    def withdraw(self, flow: Any) -> None:
+        """End the redirection of a flow, if any."""
+        if self.restore(flow):
+            self._end(self._redirections.pop(flow.id))
 
     def close(self) -> None:
         """Stop listening, and abort the connections."""
         self.address = None
+        for redirection in self._redirections.values():
+            self._end(redirection)
         if self._server:
             self._server.add_done_callback(lambda server: server.result().close())
         for task in self._tasks:
             task.cancel()
+
+    def _end(self, redirection: Redirection) -> None:
+        if self._handlers.pop(redirection.path, None):
+            redirection.unused()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import os
 import socket
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
 
 Address = IPv4Address | IPv6Address
 
 LOOKUP = 5.0  # seconds for the resolver
 
 _SIOCGIFADDR = 0x8915
-_INTERFACES = Path("/sys/class/net")
-_FIRST_OPEN_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 # Nothing is sent to this address (RFC 5737); the kernel only chooses a route to it.
 _ELSEWHERE = "192.0.2.1"
 
@@ -135,52 +132,31 @@ def is_served(host: str, port: int, listening: Iterable[tuple[str, int]]) -> boo
 def addresses(*, lan_first: bool = False) -> list[IPv4Address]:
     """Return the IPv4 addresses at which others can reach this machine, the likeliest first.
 
-    These are private ones of network cards, the default route's first. With `lan_first`, for a
-    router, that is the last.
+    These are private ones, the default route's first. With `lan_first`, for a router, that is
+    the last.
     """
-    found = _interface_addresses()
     default = facing(_ELSEWHERE)
-    if default:
-        found.setdefault(default, False)
+    found = [default, *_interface_addresses()] if default else _interface_addresses()
 
-    def rank(address: IPv4Address) -> tuple[bool, ...]:
-        is_default, is_virtual = address == default, not found[address]
-        if lan_first:
-            return is_default, is_virtual, not address.is_private
-        return is_virtual and not is_default, not address.is_private, not is_default
+    def rank(address: IPv4Address) -> tuple[bool, bool]:
+        is_default, is_public = address == default, not address.is_private
+        return (is_default, is_public) if lan_first else (is_public, not is_default)
 
-    return sorted((one for one in found if not one.is_loopback), key=rank)
+    return sorted((one for one in dict.fromkeys(found) if not one.is_loopback), key=rank)
 
 
-def _interface_addresses() -> dict[IPv4Address, bool]:
-    """Return the address of each interface, and whether it leads to a network card."""
-    found: dict[IPv4Address, bool] = {}
+def _interface_addresses() -> list[IPv4Address]:
+    """Return the address of each network interface; none where that is not known."""
+    found = []
     try:
         import fcntl
 
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             for _, name in socket.if_nameindex():
                 request = struct.pack("256s", name.encode()[:15])
-                try:
+                with suppress(OSError):  # it has no address
                     answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
-                except OSError:
-                    continue
-                found.setdefault(IPv4Address(answer[20:24]), _is_physical(_INTERFACES / name))
+                    found.append(IPv4Address(answer[20:24]))
     except (ImportError, OSError):
         pass
     return found
-
-
-def _is_physical(interface: Path) -> bool:
-    """Return True for a network card, and a bridge or VLAN above one; docker0 has none."""
-    if (interface / "device").exists():
-        return True
-    return any(_is_physical(_INTERFACES / one.name[6:]) for one in interface.glob("lower_*"))
-
-
-def may_bind(port: int) -> bool:
-    """Return True if this user may listen on `port`, as far as Linux restricts that."""
-    try:
-        return os.geteuid() == 0 or port >= int(_FIRST_OPEN_PORT.read_text())
-    except (AttributeError, OSError, ValueError):
-        return True

@@ -13,7 +13,6 @@ from nxparse.proxy import adapter, advice
 from nxparse.proxy.clients import Clients
 from nxparse.proxy.destination import Destinations, refuse_browser
 from nxparse.proxy.exchange import Exchange
-from nxparse.proxy.file_requests import FileRequests
 from nxparse.proxy.loopback import LoopbackServer
 from nxparse.proxy.transport import Times
 from nxparse.proxy.unknown_hosts import UnknownHosts, host_remedy
@@ -38,13 +37,11 @@ class State:
         self.destinations = Destinations(endpoints.Hosts())
         self.backend: Backend | None = None
         self.server = LoopbackServer()
-        self.files = FileRequests(self.server, self.clients)
         self.exchanges: dict[str, Exchange] = {}  # by the id of the flow
         self.unacknowledged: set[Exchange] = set()  # replied, but not known to have arrived
         self.loaded: list[Any] = []
         self.unknown_hosts = UnknownHosts()
         self._portal = PortalState()
-        self._doubts: list[str] = []  # about the options; each is logged once
 
     def configure(self, options: Any, environ: Mapping[str, str]) -> None:
         """Parse the options and use them from now on. Raises ConfigError."""
@@ -52,10 +49,8 @@ class State:
         parsed = config.parse(values, environ)
         if self.backend and parsed.dir != self.backend.config.dir:
             raise ConfigError("nx_dir cannot be changed while uploads arrive: restart")
-        known, self._doubts = self._doubts, advice.doubts(values, parsed, environ)
-        for doubt in self._doubts:
-            if doubt not in known:
-                logger.warning(doubt)
+        for doubt in advice.doubts(values, parsed, environ):
+            logger.warning(doubt)
         self.config = parsed
         self.destinations = Destinations(endpoints.Hosts(parsed.hosts), parsed.dns)
         if self.backend:

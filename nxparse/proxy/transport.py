@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 import struct
 from collections.abc import Callable
@@ -33,8 +32,6 @@ _TCP_CLOSE = 7
 _BYTES_ACKED = 120
 _FIRST_POLL = 0.001  # seconds
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class Times:
@@ -45,7 +42,6 @@ class Times:
     connect: float = 5.0  # until mitmproxy must have reached the loopback server
     idle: float = 120.0  # of silence in the middle of an upload
     head: float = 60.0  # from the first byte of a head to its last
-    answer: float = 900.0  # until a reply must be ready: 2 GB take long on a slow card
     acknowledge: float = 5.0  # until a reply must have been acknowledged
     linger: float = 10.0  # until mitmproxy must have closed what was answered
 
@@ -98,7 +94,6 @@ class HeldReader:
         times: Times = Times(),
     ) -> None:
         self.pending: Pending | None = None
-        self.noticed = False  # whether a hook has reported a request, ours or not
         self._reader = reader
         self._client = client
         self._refuse = refuse
@@ -225,7 +220,7 @@ class HeldReader:
         waited = 0.0
         while pending := self.pending:
             if pending.complete or pending.answered.is_set():
-                await _wait(pending.answered, self._times.answer)
+                await pending.answered.wait()
                 # mitmproxy cancels this task after it has written the reply. Returning at
                 # that moment would leave the socket open on Python 3.12 and later.
                 await asyncio.sleep(self._times.linger)
@@ -241,31 +236,19 @@ class HeldReader:
         """Wait until mitmproxy has called a hook for a head that may have arrived."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._last + self._times.notice):
-                while self.pending is None and (
-                    self._is_in_head() or (self._client.tls and not self.noticed)
-                ):
+                while self.pending is None and self._is_in_head():
                     self._changed.clear()
                     await self._changed.wait()
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        logger.error(f"no reply after {seconds:.0f} s: the disk does not answer")
 
 
 class OneSegmentWriter:
     """Writes to a client like the StreamWriter that it wraps.
 
-    Once `collecting`, all writes of one turn of the event loop leave together. A closed
-    connection raises no error: mitmproxy would discard data of the client that has
-    not been processed.
+    All writes of one turn of the event loop leave together. A closed connection raises no
+    error: mitmproxy would discard data of the client that has not been processed.
     """
 
     def __init__(self, writer: asyncio.StreamWriter, *, times: Times = Times()) -> None:
-        self.collecting = False
         self._writer = writer
         self._times = times
         self._pieces: list[bytes] = []
@@ -274,9 +257,6 @@ class OneSegmentWriter:
         self._watch: asyncio.Task[None] | None = None
 
     def write(self, data: bytes) -> None:
-        if not self.collecting:
-            self._pass_on(data)
-            return
         if not self._pieces:
             asyncio.get_running_loop().call_soon(self._flush)
         self._pieces.append(data)
@@ -297,11 +277,17 @@ class OneSegmentWriter:
         when the connection has ended before, or after `Times.acknowledge`. Without TCP_INFO
         (only Linux has it) every reply counts as acknowledged.
         """
+        if not hasattr(socket, "TCP_INFO"):
+            on_result(True)
+            return
+        try:
+            # Its own descriptor stays valid after the connection has been closed.
+            connection = self._writer.get_extra_info("socket").dup()
+        except OSError:  # the client has reset the connection
+            on_result(False)
+            return
+        self._flush()
         self._flushed.clear()
-        connection = self._writer.get_extra_info("socket")
-        # Its own descriptor stays valid after the connection has been closed.
-        with contextlib.suppress(OSError):
-            connection = connection.dup()
         self._watch = asyncio.ensure_future(self._report(connection, self._written, on_result))
 
     def close(self) -> None:
@@ -321,32 +307,20 @@ class OneSegmentWriter:
         if self._pieces:
             data = b"".join(self._pieces)
             self._pieces.clear()
-            self._pass_on(data)
-
-    def _pass_on(self, data: bytes) -> None:
-        self._written += len(data)
-        self._writer.write(data)
-        self._flushed.set()
+            self._written += len(data)
+            self._writer.write(data)
+            self._flushed.set()
 
     async def _report(
-        self,
-        connection: Any,
-        before: int,
-        on_result: Callable[[bool], None],
+        self, connection: socket.socket, before: int, on_result: Callable[[bool], None]
     ) -> None:
-        try:
+        with connection:
             await self._flushed.wait()
             acknowledged = self._written > before and await self._acknowledged(connection)
-        finally:
-            # Close only our duplicate; without one, this is asyncio's own socket.
-            if isinstance(connection, socket.socket):
-                connection.close()
         on_result(acknowledged)
 
     async def _acknowledged(self, connection: socket.socket) -> bool:
         """Wait until the client has acknowledged all bytes written so far."""
-        if not hasattr(socket, "TCP_INFO"):
-            return True
         written, pause = self._written, _FIRST_POLL
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(self._times.acknowledge):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nxparse import config
+from nxparse.proxy import exchange
 from nxparse.proxy.exchange import Exchange
 from nxparse.server.backend import Backend, open_backend
 from nxparse.server.endpoints import Endpoint, Service
@@ -30,11 +31,11 @@ async def backend(folder: Path) -> AsyncIterator[Backend]:
     await backend.end(lambda act: None, timeout=60.0)
 
 
-async def sent(backend: Backend, data: bytes, reply_watch: float = 60.0) -> Exchange:
+async def sent(backend: Backend, data: bytes) -> Exchange:
     """A request by e-mail whose body has been received."""
     info = BodyInfo("192.0.2.7", bodies.CONTENT_TYPE, len(data))
     endpoint = Endpoint(Service.EMAIL)
-    one = Exchange(backend, "client", info, endpoint, reply_watch=reply_watch)
+    one = Exchange(backend, "client", info, endpoint)
     await one.begin()
     for start in range(0, len(data), 100):
         assert one.receive(data[start : start + 100]) == []
@@ -67,12 +68,14 @@ async def test_tiny_chunks(backend: Backend, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("arrived", [True, False, None], ids=["arrived", "lost", "not known"])
 async def test_a_repeat_while_the_reply_is_on_its_way(
-    backend: Backend, arrived: bool | None
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, arrived: bool | None
 ) -> None:
     """A repeat waits for the result of the first reply. If that is lost, it is a duplicate."""
     data = bodies.body([("SAM_1.JPG", b"x")])
+    if arrived is None:
+        monkeypatch.setattr(exchange, "REPLY_WATCH", 0.1)
     first = await answered(await sent(backend, data))
-    second = await sent(backend, data, reply_watch=0.1 if arrived is None else 60.0)
+    second = await sent(backend, data)
     waiting = asyncio.ensure_future(answered(second))
     if arrived is not None:
         await asyncio.sleep(0.05)

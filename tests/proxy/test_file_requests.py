@@ -1,4 +1,4 @@
-"""Requests for saved files."""
+"""Saved files, sent to a browser."""
 
 from __future__ import annotations
 
@@ -6,91 +6,73 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from mitmproxy.test import tflow
 
-from nxparse.proxy.clients import Clients
-from nxparse.proxy.file_requests import FileRequests
+from nxparse.proxy import file_requests
+from nxparse.proxy.file_requests import send_file
 from nxparse.proxy.loopback import LoopbackServer
-from nxparse.proxy.transport import Times
-from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service
-from nxparse.server.files import reply_with
-from nxparse.store.saved import LocalCopy, OpenFile, identity_of, open_unchanged
+from nxparse.server.files import FileReply, reply_with
+from nxparse.store.saved import LocalCopy, identity_of, open_unchanged
 
 LARGE = 64 << 20  # bytes, more than the buffers of two sockets
-URL = "http://192.0.2.1/file/x.1"
-OPEN = Endpoint(Service.OPEN, "x.1")
 
 
 class Backend:
-    """A backend with one thread and one file, `file`."""
+    """A backend with one thread."""
 
-    def __init__(self, folder: Path, size: int) -> None:
-        self.config = None
-        self.services = self
+    def __init__(self) -> None:
         self.threads = ThreadPoolExecutor(1)
-        self.path = folder / "CLIP.MP4"
-        self.path.write_bytes(b"\0\0\0\x18ftypmp42")
-        os.truncate(self.path, size)
-        self.opened: OpenFile | None = None
-
-    def file(
-        self, config: object, client: str, endpoint: Endpoint, method: str, headers: Any
-    ) -> Any:
-        self.opened = open_unchanged([LocalCopy(self.path, identity_of(self.path.stat()))])
-        return (
-            reply_with(self.opened, method, headers, download=False) if self.opened else NOT_FOUND
-        )
 
     async def in_thread(self, work: Callable[..., Any], *values: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.threads, work, *values)
 
-    async def closes(self) -> bool:
-        """Wait until the file is closed, and the thread is free."""
-        async with asyncio.timeout(30):
-            while self.opened and self.opened._fd != -1:
-                await asyncio.sleep(0.01)
-        return await self.in_thread(lambda: True) is True
-
-
-class Requests:
-    """The requests, the server, and a client that records whether it was aborted."""
-
-    def __init__(self, stall: float = 120.0) -> None:
-        self.aborted = asyncio.Event()
-        transport = SimpleNamespace(abort=self.aborted.set)
-        writer = SimpleNamespace(transport=transport, close=lambda: None)
-        streams = SimpleNamespace(reader=asyncio.StreamReader(), writer=writer)
-        self.server = LoopbackServer()
-        self.server.open()
-        clients = Clients(Times())
-        self.files = FileRequests(self.server, clients, stall=stall)
-        self.flow: Any = tflow.tflow(resp=True)
-        self.flow.request.url = URL
-        clients.wrap(self.flow.client_conn, streams)
-
-    async def begin(self, backend: Any) -> Any:
-        return await self.files.begin(self.flow, backend, OPEN)
-
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Request the file as mitmproxy does."""
-        request = self.flow.request
-        reader, writer = await asyncio.open_connection(request.host, request.port, limit=1024)
-        writer.write(f"GET {request.path} HTTP/1.1\r\n\r\n".encode())
-        return reader, writer
-
 
 @pytest.fixture
-async def requests() -> AsyncIterator[Requests]:
-    found = Requests()
+async def server() -> AsyncIterator[LoopbackServer]:
+    found = LoopbackServer()
+    found.open()
     yield found
-    found.files.close()
-    found.server.close()
+    found.close()
+
+
+def clip(folder: Path, size: int) -> Path:
+    """A video of this size."""
+    path = folder / "CLIP.MP4"
+    path.write_bytes(b"\0\0\0\x18ftypmp42")
+    os.truncate(path, size)
+    return path
+
+
+@asynccontextmanager
+async def requested(
+    server: LoopbackServer,
+    path: Path,
+    method: str = "GET",
+    range_: str = "",
+    abort: Callable[[], None] = lambda: None,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection that has requested the file. In the end the file is closed, the thread free."""
+    backend: Any = Backend()
+    file = open_unchanged([LocalCopy(path, identity_of(path.stat()))])
+    assert file
+    reply = reply_with(file, method, (("Range", range_),), download=False)
+    assert isinstance(reply, FileReply)
+    flow = tflow.tflow()
+    server.redirect(flow, partial(send_file, reply, backend, abort))
+    reader, writer = await asyncio.open_connection(flow.request.host, flow.request.port, limit=1024)
+    writer.write(f"GET {flow.request.path} HTTP/1.1\r\n\r\n".encode())
+    yield reader, writer
+    async with asyncio.timeout(30):
+        while file._fd != -1:
+            await asyncio.sleep(0.01)
+        assert await backend.in_thread(lambda: True)
+    writer.transport.abort()
 
 
 @pytest.mark.parametrize(
@@ -103,70 +85,38 @@ async def requests() -> AsyncIterator[Requests]:
     ],
 )
 async def test_a_file(
-    tmp_path: Path, requests: Requests, method: str, range_: str, body: slice
+    tmp_path: Path, server: LoopbackServer, method: str, range_: str, body: slice
 ) -> None:
-    """The head and the requested bytes are streamed; the flow shows its own destination."""
-    backend, flow = Backend(tmp_path, 700_000), requests.flow
-    flow.request.method, flow.request.headers["Range"] = method, range_
-    assert await requests.begin(backend) is None
-    assert flow.request.url != URL
-    reader, writer = await requests.connect()
-    head, _, sent = (await reader.read()).partition(b"\r\n\r\n")
-    writer.close()
+    """The head and the requested bytes are streamed."""
+    path = clip(tmp_path, 700_000)
+    async with requested(server, path, method, range_) as (reader, _):
+        head, _, sent = (await reader.read()).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 206" if range_ else b"HTTP/1.1 200")
-    assert sent == backend.path.read_bytes()[body]
-    assert await backend.closes()
-    requests.files.start(flow)
-    assert (flow.request.url, flow.response.stream) == (URL, True)
-    requests.files.end(flow)
-
-
-async def test_no_file(tmp_path: Path, requests: Requests) -> None:
-    """A refused request is not redirected."""
-    backend = Backend(tmp_path, 1000)
-    backend.file = lambda *_: NOT_FOUND  # type: ignore[method-assign]
-    assert await requests.begin(backend) is NOT_FOUND
-    assert requests.flow.request.url == URL
-
-
-@pytest.mark.parametrize("end", ["flow", "all"])
-async def test_a_file_that_is_never_requested(tmp_path: Path, requests: Requests, end: str) -> None:
-    """It is closed when its flow ends, or mitmproxy does."""
-    backend = Backend(tmp_path, 1000)
-    await requests.begin(backend)
-    if end == "flow":
-        requests.files.end(requests.flow)
-        assert requests.flow.request.url == URL
-    else:
-        requests.files.close()
-    assert await backend.closes()
+    assert sent == path.read_bytes()[body]
 
 
 @pytest.mark.parametrize("end", ["disconnects", "stalls", "mitmproxy-ends"])
-async def test_a_reader_that_vanishes(tmp_path: Path, end: str) -> None:
+async def test_a_reader_that_vanishes(
+    tmp_path: Path, server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
     """The file is closed, and the thread is free; a browser that stops reading is disconnected."""
-    requests = Requests(stall=0.2 if end == "stalls" else 120.0)
-    backend = Backend(tmp_path, LARGE)
-    await requests.begin(backend)
-    reader, writer = await requests.connect()
-    assert await reader.read(10)
-    if end == "disconnects":
-        writer.transport.abort()
-    elif end == "mitmproxy-ends":
-        requests.server.close()
-    assert await backend.closes()
-    assert requests.aborted.is_set() is (end == "stalls")
-    writer.transport.abort()
-    requests.server.close()
+    aborted: list[bool] = []
+    if end == "stalls":
+        monkeypatch.setattr(file_requests, "STALL", 0.2)
+    path = clip(tmp_path, LARGE)
+    async with requested(server, path, abort=lambda: aborted.append(True)) as (reader, writer):
+        assert await reader.read(10)
+        if end == "disconnects":
+            writer.transport.abort()
+        elif end == "mitmproxy-ends":
+            server.close()
+    assert aborted == ([True] if end == "stalls" else [])
 
 
-async def test_a_file_that_shrinks(tmp_path: Path, requests: Requests) -> None:
+async def test_a_file_that_shrinks(tmp_path: Path, server: LoopbackServer) -> None:
     """The connection is aborted, so that the file does not seem complete."""
-    backend = Backend(tmp_path, 700_000)
-    await requests.begin(backend)
-    os.truncate(backend.path, 10)
-    reader, writer = await requests.connect()
-    with suppress(ConnectionError):
-        assert len(await reader.read()) < 700_000
-    writer.close()
-    assert await backend.closes()
+    path = clip(tmp_path, 700_000)
+    async with requested(server, path) as (reader, _):
+        os.truncate(path, 10)
+        with suppress(ConnectionError):
+            assert len(await reader.read()) < 700_000

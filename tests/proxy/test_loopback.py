@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from mitmproxy.http import Request
+from mitmproxy.test import tflow
 
-from nxparse.proxy.loopback import LoopbackServer
+from nxparse.proxy.loopback import Handler, LoopbackServer
+
+URL = "http://www.ospserver.net/social/columbus/email"
 
 
 @pytest.fixture
@@ -25,6 +30,13 @@ async def hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     await writer.wait_closed()
 
 
+def redirected(server: LoopbackServer, handler: Handler = hello) -> tuple[Any, str]:
+    """A flow that was redirected, and the path that mitmproxy requests."""
+    flow: Any = tflow.tflow(req=Request.make("POST", URL))
+    server.redirect(flow, handler)
+    return flow, flow.request.path
+
+
 async def request(server: LoopbackServer, data: bytes) -> bytes:
     """Send these bytes and return everything that comes back."""
     assert server.address
@@ -40,12 +52,16 @@ async def request(server: LoopbackServer, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("target", ["{}", "http://www.ospserver.net{}"])
 async def test_a_request(server: LoopbackServer, target: str) -> None:
-    """The handler of the path answers one request."""
-    path = server.expect(hello)
+    """The handler of a redirected request answers it once; then it shows its own destination."""
+    flow, path = redirected(server)
+    assert flow.request.url == f"http://127.0.0.1:{server.address and server.address[1]}{path}"
     head = f"POST {target.format(path)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
     assert await request(server, head) == b"hello"
     assert await request(server, head) == b"", "a path is good for one request"
-    assert not server.withdraw(path)
+    assert server.restore(flow)
+    assert flow.request.url == URL
+    server.withdraw(flow)
+    assert not server.restore(flow)
 
 
 HEADS = [b"GET / HTTP/1.1\r\n\r\n", b"GET x HTTP/1.1\r\n\r\n", b"\r\n\r\n", b"x" * 100_000, b""]
@@ -54,10 +70,24 @@ HEADS = [b"GET / HTTP/1.1\r\n\r\n", b"GET x HTTP/1.1\r\n\r\n", b"\r\n\r\n", b"x"
 @pytest.mark.parametrize("head", HEADS, ids=["root", "no-path", "empty", "long", "nothing"])
 async def test_other_programs(server: LoopbackServer, head: bytes) -> None:
     """Without a valid path there is no response, and the connection ends."""
-    path = server.expect(hello)
+    flow, path = redirected(server)
     assert await request(server, head) == b""
-    assert server.withdraw(path)
+    server.withdraw(flow)
     assert await request(server, f"GET {path} HTTP/1.1\r\n\r\n".encode()) == b""
+
+
+@pytest.mark.parametrize("end", ["requested", "withdrawn", "closed"])
+async def test_unused(server: LoopbackServer, end: str) -> None:
+    """A redirection that mitmproxy has not used when it ends is reported once."""
+    unused: list[bool] = []
+    flow: Any = tflow.tflow()
+    server.redirect(flow, hello, lambda: unused.append(True))
+    if end == "requested":
+        await request(server, f"GET {flow.request.path} HTTP/1.1\r\n\r\n".encode())
+    elif end == "closed":
+        server.close()
+    server.withdraw(flow)
+    assert unused == ([] if end == "requested" else [True])
 
 
 async def test_close(server: LoopbackServer) -> None:
@@ -74,7 +104,7 @@ async def test_close(server: LoopbackServer) -> None:
     address = server.address
     assert address
     assert address[0] == "127.0.0.1"
-    head = f"GET {server.expect(endless)} HTTP/1.1\r\n\r\n".encode()
+    head = f"GET {redirected(server, endless)[1]} HTTP/1.1\r\n\r\n".encode()
     waiting = asyncio.ensure_future(request(server, head))
     await asyncio.wait_for(begun.wait(), 30)
     server.close()

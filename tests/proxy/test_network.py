@@ -2,14 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import socket
 import struct
 import subprocess
 import sys
 import threading
 from ipaddress import IPv4Address
-from pathlib import Path
 
 import pytest
 
@@ -92,7 +90,8 @@ def test_is_local_ipv6(monkeypatch: pytest.MonkeyPatch, host: str, has_ipv6: boo
     assert network.is_local(host) is has_ipv6
 
 
-ROUTER = {"eth0": "8.8.8.8", "docker0": "172.17.0.1", "br0": "10.0.0.1", "eth1": "9.9.9.9"}
+ROUTER = {"eth0": "192.168.1.9", "br0": "10.0.0.1", "eth1": "9.9.9.9"}
+PC = {"docker0": "172.17.0.1", "wlan0": "10.0.0.1", "tun0": None, "eth0": "192.168.1.2"}
 
 
 class TestAddresses:
@@ -108,34 +107,26 @@ class TestAddresses:
     @pytest.mark.parametrize(
         ("interfaces", "default", "lan_first", "expected"),
         [
-            ({}, None, False, []),
-            ({}, "192.168.1.2", False, ["192.168.1.2"]),
-            ({}, "127.0.0.1", False, []),
-            ({"lo": "127.0.0.1", "wlan0": "192.168.1.2"}, None, False, ["192.168.1.2"]),
-            (
-                {"docker0": "172.17.0.1", "wlan0": "10.0.0.1", "tun0": None, "eth0": "192.168.1.2"},
-                "192.168.1.2",
-                False,
-                ["192.168.1.2", "10.0.0.1", "172.17.0.1"],
-            ),
-            (ROUTER, "8.8.8.8", True, ["10.0.0.1", "9.9.9.9", "172.17.0.1", "8.8.8.8"]),
-            (ROUTER, "8.8.8.8", False, ["10.0.0.1", "8.8.8.8", "9.9.9.9", "172.17.0.1"]),
+            ({}, None, False, ""),
+            ({}, "192.168.1.2", False, "192.168.1.2"),
+            ({}, "127.0.0.1", False, ""),
+            ({"lo": "127.0.0.1", "wlan0": "192.168.1.2"}, None, False, "192.168.1.2"),
+            (PC, "192.168.1.2", False, "192.168.1.2 172.17.0.1 10.0.0.1"),
+            (ROUTER, "192.168.1.9", True, "10.0.0.1 9.9.9.9 192.168.1.9"),
+            (ROUTER, "192.168.1.9", False, "192.168.1.9 10.0.0.1 9.9.9.9"),
         ],
         ids=["nothing", "default-only", "loopback", "no-route", "pc", "router", "not-transparent"],
     )
     def test_order(
         self,
         monkeypatch: pytest.MonkeyPatch,
-        tmp_path: Path,
         interfaces: dict[str, str | None],
         default: str | None,
         lan_first: bool,
-        expected: list[str],
+        expected: str,
     ) -> None:
-        """Private addresses of cards come first, the default route's last on a router."""
+        """Private addresses come first, the default route's last on a router."""
         fcntl = pytest.importorskip("fcntl")
-        for folder in ("eth0/device", "eth1/device", "wlan0/device", "br0/lower_eth1", "docker0"):
-            (tmp_path / folder).mkdir(parents=True)
 
         def answer(fd: int, request: int, name: bytes) -> bytes:
             address = interfaces[name.rstrip(b"\0").decode()]
@@ -143,45 +134,17 @@ class TestAddresses:
                 raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
             return struct.pack("20s4s232x", name[:20], IPv4Address(address).packed)
 
-        monkeypatch.setattr(network, "_INTERFACES", tmp_path)
         monkeypatch.setattr(socket, "if_nameindex", lambda: list(enumerate(interfaces)))
         monkeypatch.setattr(fcntl, "ioctl", answer)
         monkeypatch.setattr(network, "facing", lambda peer: default and IPv4Address(default))
         found = network.addresses(lan_first=lan_first)
-        assert [str(address) for address in found] == expected
+        assert " ".join(map(str, found)) == expected
 
     def test_without_fcntl(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """On Windows only the address of the default route is known."""
         monkeypatch.setitem(sys.modules, "fcntl", None)
         monkeypatch.setattr(network, "facing", lambda peer: IPv4Address("192.168.1.2"))
         assert network.addresses() == [IPv4Address("192.168.1.2")]
-
-
-@pytest.mark.parametrize(
-    ("user", "first", "port", "allowed"),
-    [
-        (0, "1024", 53, True),
-        (1000, "1024", 53, False),
-        (1000, "1024", 1024, True),
-        (1000, "53", 53, True),
-        (1000, "53", 52, False),
-        (1000, None, 53, True),
-    ],
-)
-def test_may_bind(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    user: int,
-    first: str | None,
-    port: int,
-    allowed: bool,
-) -> None:
-    """Root may listen on any port, other users from the one in the sysctl, if there is any."""
-    monkeypatch.setattr(os, "geteuid", lambda: user)
-    monkeypatch.setattr(network, "_FIRST_OPEN_PORT", tmp_path / "port")
-    if first:
-        (tmp_path / "port").write_text(f"{first}\n")
-    assert network.may_bind(port) is allowed
 
 
 SPELLINGS = ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001"]
