@@ -13,9 +13,9 @@ import base64
 import html
 import re
 import socket
-import time
 from collections.abc import Sequence
 from contextlib import suppress
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -48,48 +48,28 @@ class Request(NamedTuple):
 
 
 class Received(NamedTuple):
-    """A reply as it was received."""
+    """A reply. Its text has the headers, one per line, in their spelling, and the body."""
 
-    data: bytes
+    status: int
+    reason: str
+    text: str
 
-    @property
-    def head(self) -> str:
-        return self.data.partition(b"\r\n\r\n")[0].decode("latin-1")
-
-    @property
-    def body(self) -> bytes:
-        return self.data.partition(b"\r\n\r\n")[2]
-
-    @property
-    def status(self) -> int:
-        """The status; 0 if this is not an HTTP reply."""
-        found = re.match(r"HTTP/1\.[01] (\d{3})", self.head)
-        return int(found[1]) if found else 0
-
-    def header(self, name: str) -> str:
-        """The value of a header; empty if there is none."""
-        found = re.search(rf"\n{name}: *([^\r\n]*)", self.head, re.IGNORECASE)
+    def find(self, pattern: str) -> str:
+        """Return the first group of a pattern in the text; empty if it does not match."""
+        found = re.search(pattern, self.text)
         return found[1] if found else ""
 
     def value(self, name: str) -> str:
-        """The quoted text after `name=` in the body; empty if there is none."""
-        found = re.search(rf'{name}="([^"]*)"', self.body.decode("latin-1"))
-        return found[1] if found else ""
-
-    @property
-    def is_whole(self) -> bool:
-        """Is it complete, by its Content-Length?"""
-        length = self.header("Content-Length")
-        return length.isdecimal() and b"\r\n\r\n" in self.data and len(self.body) >= int(length)
+        """Return the quoted text after `name=`; empty if there is none."""
+        return self.find(f'{name}="([^"]*)"')
 
 
-def exchange(connection: socket.socket, request: Request, timeout: float) -> Received:
-    """Send a request and read the reply, for at most `timeout` seconds. Raises OSError.
+def exchange(connection: socket.socket, request: Request) -> Received:
+    """Send a request and read the reply. Raises OSError, HTTPException.
 
     A server that refuses an upload before its end may close the connection. The reply that it
     sent before that is still read.
     """
-    connection.settimeout(timeout)
     with suppress(ConnectionError):
         for piece in request.pieces:
             if isinstance(piece, Photo):
@@ -97,19 +77,13 @@ def exchange(connection: socket.socket, request: Request, timeout: float) -> Rec
                     connection.sendfile(file, 0, piece.size)
             else:
                 connection.sendall(piece)
-    reply = Received(b"")
-    deadline = time.monotonic() + timeout
-    try:
-        while not reply.is_whole and len(reply.data) < MAX_REPLY:
-            connection.settimeout(max(deadline - time.monotonic(), 0.001))
-            data = connection.recv(1 << 16)
-            if not data:
-                break
-            reply = Received(reply.data + data)
-    except OSError:
-        if not reply.data:
-            raise
-    return reply
+    with HTTPResponse(connection) as response:
+        response.begin()
+        body = b""
+        with suppress(OSError, HTTPException):  # the head may be enough to explain the reply
+            body = response.read(MAX_REPLY)
+    head = "".join(f"{name}: {value}\n" for name, value in response.headers.items())
+    return Received(response.status, response.reason, f"{head}\n{body.decode('latin-1')}")
 
 
 # Requests

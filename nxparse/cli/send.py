@@ -12,7 +12,7 @@ import re
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,6 @@ from nxparse.cli.camera import CHECK_HOST, EMAIL_HOST, SUCCESS, Photo, Received,
 from nxparse.deliver import routes
 from nxparse.proxy import advice
 from nxparse.server import social
-from nxparse.server.reply import Reply
 from nxparse.text import error_reason, format_list, format_size, printable
 
 CONNECT = 10.0  # seconds
@@ -95,14 +94,14 @@ class Place(NamedTuple):
 
     def explain_reply(self, reply: Received) -> str:
         """Return the sentence for a reply that is not the one expected from nx_addon."""
-        if reply.body.startswith(b"<Response Err"):
-            remark = printable(Reply(reply.status, reply.body).remark, 200)
-            return self.explain("declined", reason=f"{reply.status}, {remark or 'no reason given'}")
-        server = printable(reply.header("Server"))
+        if "<Response Err" in reply.text:
+            remark = printable(reply.find("<!-- (.*) -->"), 200) or "no reason given"
+            return self.explain("declined", reason=f"{reply.status}, {remark}")
+        server = printable(reply.find("(?im)^Server: (.*)"))
         if server.startswith("mitmproxy"):
-            return self.explain("no addon", reason=printable(reply.head.partition("\r\n")[0]))
+            return self.explain("no addon", reason=f"{reply.status} {printable(reply.reason)}")
         reason = f"Server: {server}" if server else f"status {reply.status}, no Server"
-        return self.explain("other server", reason=reason if reply.status else "no HTTP")
+        return self.explain("other server", reason=reason)
 
 
 # Arguments
@@ -227,7 +226,7 @@ class Sender:
     def check(self) -> None:
         """Pass the hotspot check of NX cameras."""
         request = camera.page(CHECK_HOST)
-        self._call("hotspot check", request, '\r\nETag: "deadbeef"', outcome="passed")
+        self._call("hotspot check", request, 'ETag: "deadbeef"\n', outcome="passed")
 
     def email(self, recipients: Sequence[str], photos: Sequence[Photo]) -> None:
         """Send all photos in one e-mail."""
@@ -264,7 +263,7 @@ class Sender:
         place = self._places[request.host]
         try:
             reply = self._ask(request, place)
-            if reply.status != 200 or any(text.encode() not in reply.data for text in wanted):
+            if reply.status != 200 or any(text not in reply.text for text in wanted):
                 remedy = f"; the sender was {printable(self._name)}, choose another with --from"
                 raise SendError(place.explain_reply(reply) + remedy * (reply.status == 401))
         except SendError as error:
@@ -279,11 +278,13 @@ class Sender:
             raise SendError(place.explain("refused")) from None
         except OSError as error:
             raise SendError(place.explain("unreachable", reason=error_reason(error))) from None
-        with connection, suppress(ConnectionError):
-            try:
-                reply = camera.exchange(connection, request, self._timeout)
-            except TimeoutError:
-                raise SendError(place.explain("silent", seconds=self._timeout)) from None
-            if reply.data:
-                return reply
-        raise SendError(place.explain("closed"))
+        connection.settimeout(self._timeout)
+        try:
+            with connection:
+                return camera.exchange(connection, request)
+        except TimeoutError:
+            raise SendError(place.explain("silent", seconds=self._timeout)) from None
+        except OSError:
+            raise SendError(place.explain("closed")) from None
+        except HTTPException:
+            raise SendError(place.explain("other server", reason="no HTTP")) from None

@@ -6,7 +6,7 @@ import pytest
 
 import nxparse
 from nxparse.cli import camera
-from nxparse.cli.camera import Photo, Received, Request
+from nxparse.cli.camera import Photo, Request
 from tests import bodies
 
 
@@ -41,11 +41,3 @@ def test_surrogates_in_an_address(photos: list[Photo]) -> None:
     data = sent(camera.email("\udcff", ["a@b.org"], photos, "B")).partition(b"\r\n\r\n")[2]
     upload = nxparse.read(data, "multipart/form-data; boundary=B")
     assert (upload.sender, upload.recipients) == ("?", ("a@b.org",))
-
-
-def test_end_of_a_reply() -> None:
-    """A reply ends by its Content-Length, even if the server keeps the connection."""
-    head = b"HTTP/1.1 200 OK\r\ncontent-length:2\r\n"
-    for data in (b"", head, head + b"\r\nx", b"HTTP/1.1 200 OK\r\n\r\nxy"):
-        assert not Received(data).is_whole
-    assert Received(head + b"\r\nxy").is_whole
