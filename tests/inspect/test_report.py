@@ -47,44 +47,31 @@ MAC = "00:16:6C:AA:BB:CC"
 IMEI = "490154203237518"
 HOST = "nas.fritz.box"
 COOKIE = "s3cr3tcookie"
+DUID = "123456789033"
+TIMESTAMP = "9717886885"
+RECIPIENT = "grandma@elsewhere.example"
+ENCRYPTED = [
+    camera.base64_of(camera.CRYPT_SESSION_KEY),
+    camera.APPLICATION_KEY,
+    *(camera.base64_of(camera.encrypt(value.encode())) for value in (USER, PASSWORD)),
+]
 
-PRIVATE = {
-    "client": CLIENT,
-    "user": USER,
-    "name": NAME,
-    "password": PASSWORD,
-    "session": SESSION_KEY,
-    "token": TOKEN,
-    "title": TITLE,
-    "text": TEXT,
-    "caption": CAPTION,
-    "album": ALBUM,
-    "photo": PHOTO,
-    "serial": SERIAL,
-    "mac": MAC,
-    "imei": IMEI,
-    "host": HOST,
-    "cookie": COOKIE,
-    "duid": "123456789033",
-    "timestamp": "9717886885",
-    "recipient": "grandma@elsewhere.example",
-    "key": camera.base64_of(camera.CRYPT_SESSION_KEY),
-    "application": camera.APPLICATION_KEY,
-    "encrypted user": camera.base64_of(camera.encrypt(USER.encode())),
-    "encrypted password": camera.base64_of(camera.encrypt(PASSWORD.encode())),
+PRIVATE = [
+    *(CLIENT, USER, NAME, PASSWORD, SESSION_KEY, TOKEN, TITLE, TEXT, CAPTION, ALBUM, PHOTO, SERIAL),
+    *(MAC, IMEI, HOST, COOKIE, DUID, TIMESTAMP, RECIPIENT, *ENCRYPTED),
     # Not in the conversation.
-    "mac in a word": "NX300-00:16:32:AA:BB:CC",
-    "dotted mac": "0016.32aa.bbcc",
-    "underscored mac": "00_16_32_AA_BB_CC",
-    "dashed ip": "192-168-17-33",
-    "phone": "+49 171 1234567",
-    "serial in a word": "SN:AJKC90D",
-    "pin": "4711",
-    "coordinates": "50 56' 33\" N 6 57' 32\" E",
-    "decimal coordinates": "50.9425, 6.9589",
-    "domain": "cam.mueller-home.de",
-    "login": "j.doe7",
-}
+    "NX300-00:16:32:AA:BB:CC",
+    "0016.32aa.bbcc",
+    "00_16_32_AA_BB_CC",
+    "192-168-17-33",
+    "+49 171 1234567",
+    "SN:AJKC90D",
+    "4711",
+    "50 56' 33\" N 6 57' 32\" E",
+    "50.9425, 6.9589",
+    "cam.mueller-home.de",
+    "j.doe7",
+]
 
 FORMS: dict[str, Callable[[str], str]] = {
     "plain": str,
@@ -132,7 +119,7 @@ def conversation() -> list[RecordedRequest]:
     """All requests of a camera, with every private value in them."""
     message = bodies.message_xml(
         sender=f"{NAME} <{USER}>",
-        recipients=[PRIVATE["recipient"], USER.upper()],
+        recipients=[RECIPIENT, USER.upper()],
         title=TITLE,
         text=TEXT,
     )
@@ -166,22 +153,11 @@ def conversation() -> list[RecordedRequest]:
 
 
 def outside(report: str) -> list[str]:
-    """The lines of a report outside of code blocks (CommonMark 0.31, section 4.5)."""
-    lines: list[str] = []
-    fence = ""
-    for line in report.splitlines():
-        marks = re.match("(`{3,})([^`]*)$", line)
-        if fence:
-            closing = re.match("(`+) *$", line)
-            if closing and len(closing[1]) >= len(fence):
-                fence = ""
-        elif marks:
-            assert not marks[2], "an info string would be from the wire"
-            fence = marks[1]
-        else:
-            lines.append(line)
-    assert not fence, "the last block is not closed"
-    return lines
+    """The lines of a report outside of code blocks, which contain no backtick."""
+    pieces = re.split("^```$", report, flags=re.MULTILINE)
+    assert len(pieces) % 2 == 1, "the last block is not closed"
+    assert "`" not in "".join(pieces[1::2])
+    return "".join(pieces[::2]).splitlines()
 
 
 def sections(report: str) -> list[str]:
@@ -201,7 +177,7 @@ def whole_report() -> str:
     return report_of(*conversation())
 
 
-@pytest.mark.parametrize("private", PRIVATE.values(), ids=PRIVATE)
+@pytest.mark.parametrize("private", PRIVATE)
 def test_private(whole_report: str, private: str) -> None:
     """No private value is in the report, in any encoding, in any case, and in any place."""
     written = [form(private) for form in FORMS.values()]
@@ -220,13 +196,10 @@ def everywhere(each: str) -> list[RecordedRequest]:
         (f"X-{each}", "1"),
         ("Accept", f"text/{each}, {each};q={each}"),
         ("Content-Type", f"image/{each}; {each}=1; charset={each}; boundary={each}"),
-        ("Date", each),
-        ("Server", f"nginx/{each}"),
-        ("Cookie", each),
         ("Authorization", f"Basic {each}"),
         ("Location", f"http://{each}/{each}?{each}"),
         ("Content-Length", f"1 {each}"),
-        ("X-Model", each),
+        *((name, each) for name in ("Date", "Server", "Cookie", "X-Model")),
     )
     xml = f"<{each}><a {each}='1' {each} Type='{each}'>{each}<!-- {each} --></a><Pin>{each}</Pin>"
     odd = RecordedRequest(
@@ -359,10 +332,8 @@ def test_our_replies(reply: Reply, expected: str) -> None:
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = photo(model="NX300") + b"Jane was here" * 40
-ONE_FIELD = b'--B\r\nContent-Disposition: form-data; name="a"\r\n%s\r\n1\r\n--B--\r\n'
+ONE_FIELD = b'--B\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--B--\r\n'
 FORM = "multipart/form-data; boundary=B"
-XML = "<a><title>김민수</title><w>640</w></a>"
-REDACTED_XML = r"\n<a><title><text \d></title><w><digits 3></w></a>\n```"
 
 
 def with_message(message: bytes) -> RecordedRequest:
@@ -375,29 +346,16 @@ PRINTED: dict[str, tuple[RecordedRequest, list[str]]] = {
     "no body": (post(b""), ["\nNo body.\n"]),
     "picture": (post(JPEG, "image/jpeg"), [f"\n<image/jpeg {len(JPEG)}>\nNX300\n"]),
     "binary": (post(b"\0\1secret", ""), ["\n<application/octet-stream 8>\n"]),
-    "long text": (
-        post(b"<a>x</a>" * 20000, ""),
-        ["Body, 160000 bytes:", r"\(The rest is left out.\)"],
-    ),
-    "UTF-8": (post(XML.encode()), [REDACTED_XML]),
-    "CP949": (post(XML.encode("cp949")), [REDACTED_XML]),
+    "CP949": (post("<a><w>김</w>1".encode("cp949")), [r"\n<a><w><text \d></w><digits 1>\n```"]),
     "cut in a head": (
         post(bodies.body([(PHOTO, b"")]).partition(b"image/jpeg")[0], bodies.CONTENT_TYPE),
         ['name="message"; fileName="sample.txt"', "cannot be parsed as an upload by e-mail:"],
-    ),
-    "many parts": (
-        post(bodies.body([(PHOTO, b"x")] * 70), bodies.CONTENT_TYPE),
-        ['name="binary"; fileName="<text 16>"', "the body has more than 64 parts"],
     ),
     "not multipart": (
         post(b"<a>12</a>", FORM),
         ["```\n<a><digits 2></a>\n```", "the boundary <text 4> never appears"],
     ),
-    "no message": (post(ONE_FIELD % b"", FORM), ["the body has no part named message"]),
-    "unknown encoding": (
-        post(ONE_FIELD % b"X-\xff: 7\r\n", FORM),
-        ['name="a"\n<text 3>: <digits 1>\n'],
-    ),
+    "no message": (post(ONE_FIELD, FORM), ["the body has no part named message"]),
     "deviation in XML": (
         with_message(bodies.message_xml().replace(b"<title>", b"& <title>")),
         ["multipart-label at .*\nxml-malformed at 152\n"],
@@ -549,16 +507,7 @@ def test_any_caption(caption: str, form: str) -> None:
 @pytest.mark.parametrize("content_type", ["text/xml", bodies.CONTENT_TYPE], ids=["xml", "parts"])
 @pytest.mark.parametrize(
     "unit",
-    [
-        b"<a b='",
-        b"<!-- ",
-        b"a=%41&",
-        b"\n--B\nA: b",
-        b"a@b.c ",
-        b"`",
-        b"\0",
-        Random(0).randbytes(99),
-    ],
+    [b"<a b='", b"<!-- ", b"\n--B\nA: b", b"a@b.c ", b"\0", Random(0).randbytes(99)],
     ids=lambda unit: repr(unit[:9]),
 )
 def test_large(unit: bytes, content_type: str) -> None:
