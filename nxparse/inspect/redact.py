@@ -26,11 +26,8 @@ _MODEL = (
     r"(?:samsung[ -])?(?:nx ?mini|(?:hmx-|smx-|ek-)?"
     r"(?:nx|wb|st|sh|ex|dv|mv|qf|pl|es|tl|cl|hz|gc)[0-9]{1,4}[a-z]?)"
 )
-_FILE = (
-    r"(?:sam|sdc|dsc|dscf|img|mvi|mov|pict|p|pano|photo)[_-]?[0-9]{1,7}"
-    r"\.(?:jpe?g|mp4|m4v|avi|mov|srw|mpo|png|gif|bmp|wav)|sample\.txt"
-)
-_CHARSET = r"utf-?8|utf-?16|us-ascii|iso-8859-1|euc-kr|ks_c_5601-1987|cp949|shift_jis|gbk|gb2312"
+_FILE = r"(?:sam|sdc|dsc|img|mov)_?[0-9]{1,7}\.(?:jpg|mp4|mov|avi|srw|mpo)|sample\.txt"
+_CHARSET = r"utf-?8|utf-?16|us-ascii|iso-8859-1|euc-kr|ks_c_5601-1987|cp949|shift_jis|gb2312"
 _LANGUAGE = r"[a-z]{2}(?:[-_][a-z]{2})?"
 _WORDS = (
     r"\*|multipart|form-data|mixed|related|image|p?jpeg|jpg|gif|png|x-xbitmap|video|mp4|mpeg"
