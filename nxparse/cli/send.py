@@ -149,19 +149,17 @@ def run(given: argparse.Namespace, timeout: float = ANSWER) -> int:
 
 
 def read_photo(path: Path) -> Photo:
-    """Check a file to send. Raises SendError."""
+    """Read a file to send. Raises SendError."""
     shown = printable(str(path), 200)
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            head = file.read(16)
+        data = path.read_bytes()
     except OSError as error:
         raise SendError(f"{shown} cannot be read: {error.strerror}") from None
-    if not head:
+    if not data:
         raise SendError(f"there is nothing to send: {shown} is empty")
     # No camera writes a name that would end its header.
     name = re.sub(r'[\x00-\x1f\x7f"]', "_", path.name).encode("utf-8", "replace").decode()
-    return Photo(path, name, filename.sniff(head, "image/jpeg"), size)
+    return Photo(name, filename.sniff(data[: filename.HEAD], "image/jpeg"), data)
 
 
 def parse_via(text: str) -> Place:
@@ -233,7 +231,7 @@ class Sender:
         # Random, so that no photo contains it.
         boundary = f"{'-' * 27}{secrets.token_hex(6)}"
         names = format_list([printable(photo.name) for photo in photos])
-        step = f"upload of {names}, {format_size(sum(photo.size for photo in photos))}"
+        step = f"upload of {names}, {format_size(sum(len(photo.data) for photo in photos))}"
         self._call(step, camera.email(self._name, recipients, photos, boundary), SUCCESS)
 
     def post(self, site: str, photos: Sequence[Photo]) -> None:
@@ -248,7 +246,7 @@ class Sender:
             request = camera.announcement(site, key, photo, caption)
             reply = self._call(f"announcement of {name}", request, 'HostAddr="', 'ResourceID="')
             request = camera.put(reply.value("HostAddr"), reply.value("ResourceID"), photo)
-            self._call(f"upload of {name}, {format_size(photo.size)}", request, SUCCESS)
+            self._call(f"upload of {name}, {format_size(len(photo.data))}", request, SUCCESS)
         self._call(f"logout from {site}", camera.logout(site, key))
 
     def page_address(self) -> str:
