@@ -19,9 +19,8 @@ from nxparse.inspect import recorded
 from nxparse.inspect.recorded import Headers, RecordedQuestion, RecordedRequest, RecordedResponse
 from nxparse.inspect.report import MAX_LINE, MAX_QUESTIONS, MAX_READ, markdown
 from nxparse.server import social
-from nxparse.server.hotspot import GLD, YAHOO
-from nxparse.server.page import render
-from nxparse.server.reply import ACCEPTED, Reply, refusal
+from nxparse.server.hotspot import GLD
+from nxparse.server.reply import ACCEPTED, Reply
 from tests import bodies
 from tests import social as camera
 from tests.mitmdump import ROOT
@@ -280,21 +279,6 @@ def test_recorded() -> None:
     assert f"\n1 request, made with nx_addon {__version__} in mitmproxy 1.2.\n" in report
 
 
-def test_unknown_camera() -> None:
-    """The structure of unknown XML is printed, with versions and models."""
-    report = report_of(sent(camera.request("POST", "/social/register", UNKNOWN_XML.encode())))
-    expected = (
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        '<Device xmlns="<text 35>" Type="camera" Serial="<text 11>">\n'
-        "  <Mac><text 17></Mac><Fw>1.04</Fw><Model>NX99</Model><Imei><digits 15></Imei>\n"
-        '  <Owner Name=\'<text 8>\'/><Shots Count="<digits 4>" Max="<digits 5>"/>\n'
-        "  <Server>http://<text 18>/<text 2>/<letters 8>?sn=<text 11></Server>\n"
-        "</Device>\n"
-    )
-    assert "\nPOST /social/<letters 8> HTTP/1.1\n" in untagged(report)
-    assert f"```\n{expected}```\n" in untagged(report)
-
-
 def test_origin() -> None:
     """Each request has its host, and a time relative to the first one."""
     requests = [post(None)._replace(at=at) for at in (0.0, 1e9, 1e9 + 2.25, float("nan"))]
@@ -310,21 +294,6 @@ def test_origin() -> None:
     assert re.fullmatch(r"0.0 s  from <ip 14>  A  gld.samsungosp.com", first)
     assert re.fullmatch(r"1.5 s  from <ip 14>  AAAA  <text 20>", second)
     assert len(more) == MAX_QUESTIONS - 1
-
-
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [
-        (render([], 0.0, gallery=False), "\n```\n<application/octet-stream "),
-        (YAHOO.redirect, "\nLocation: http://yahoo.com\n"),
-        (refusal(400, f"not {USER}"), '\n<Response ErrCode="400" ErrSubCode="0" /><!-- <text 25>'),
-    ],
-    ids=["page", "redirect", "quote"],
-)
-def test_our_replies(reply: Reply, expected: str) -> None:
-    """Our own replies are recognisable, and quotes in them are redacted."""
-    report = report_of(sent(camera.hotspot("www.samsungimaging.com"), reply))
-    assert expected in untagged(report)
 
 
 # Bodies of all kinds
@@ -346,6 +315,11 @@ PRINTED: dict[str, tuple[RecordedRequest, list[str]]] = {
     "no body": (post(b""), ["\nNo body.\n"]),
     "picture": (post(JPEG, "image/jpeg"), [f"\n<image/jpeg {len(JPEG)}>\nNX300\n"]),
     "binary": (post(b"\0\1secret", ""), ["\n<application/octet-stream 8>\n"]),
+    "web page": (post(b"<!DOCTYPE html><p>Jane"), ["\n<application/octet-stream 22>\n"]),
+    "recorded in part": (
+        post(bodies.body([("A.JPG", b"x" * 9000)])[:2000], FORM, ("Content-Length", "9305")),
+        ["Body, the first 2000 of 9305 bytes, with 2 parts:", "parameter-case at"],
+    ),
     "CP949": (post("<a><w>김</w>1".encode("cp949")), [r"\n<a><w><text \d></w><digits 1>\n```"]),
     "cut in a head": (
         post(bodies.body([(PHOTO, b"")]).partition(b"image/jpeg")[0], bodies.CONTENT_TYPE),
@@ -375,15 +349,6 @@ def test_body(request_: RecordedRequest, patterns: list[str]) -> None:
         assert re.search(pattern, report), report
     assert "Jane" not in report
     assert "secret" not in report
-
-
-def test_recorded_in_part() -> None:
-    """The end of a cut recording is not a deviation of the camera."""
-    body = bodies.body([("A.JPG", bodies.jpeg(9000))])[:2000]
-    report = report_of(post(body, bodies.CONTENT_TYPE, ("Content-Length", "400305")))
-    assert "Body, the first 2000 of 400305 bytes, with 2 parts:" in report
-    assert "parameter-case" in report
-    assert "at 2000" not in report
 
 
 def test_cut_in_value() -> None:
