@@ -85,12 +85,8 @@ FORMS: dict[str, Callable[[str], str]] = {
 }
 
 UNKNOWN_XML = (
-    '<?xml version="1.0" encoding="UTF-8"?>\r\n'
-    f'<Device xmlns="urn:schemas-upnp-org:device:Basic:1" Type="camera" Serial="{SERIAL}">\r\n'
-    f"  <Mac>{MAC}</Mac><Fw>1.04</Fw><Model>NX99</Model><Imei>{IMEI}</Imei>\r\n"
-    f'  <Owner Name=\'{NAME}\'/><Shots Count="1234" Max="99999"/>\r\n'
-    f"  <Server>http://{HOST}:8080/v1/register?sn={SERIAL}</Server>\r\n"
-    "</Device>\r\n"
+    f"<Device Serial=\"{SERIAL}\"><Mac>{MAC}</Mac><Imei>{IMEI}</Imei><Owner Name='{NAME}'/>"
+    f"<Server>http://{HOST}:8080/v1/register?sn={SERIAL}</Server></Device>"
 )
 
 
