@@ -45,7 +45,7 @@ _ATTRIBUTE = re.compile(r"""(=\s*)("[^"]+|'[^']+|(?:[^\s"'=/]|/(?!\Z))+)""")
 # The content of a named part of multipart/form-data.
 _PART = re.compile(
     rf"""(name=["']?{_NAME}["']?[^\r\n]{{0,100}}\r?\n(?:[^\r\n]{{1,200}}\r?\n){{0,5}}\r?\n)"""
-    r"()(.*?)(?=\r?\n--|\Z)",
+    r".*?(?=\r?\n--|\Z)",
     _FLAGS,
 )
 _WIDE = re.compile(rb"(?:[!-~]\0){8}|(?:\0[!-~]){8}")

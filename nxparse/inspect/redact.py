@@ -67,15 +67,16 @@ _VALUES = {
     "host hostaddr domain": _HOST,
     "url location content-location origin referer path resourceid": _URL,
 }
+_NAME = re.compile(
+    rf"(?=.{{1,{MAX_NAME}}}\Z)[?/!]?(?:[A-Z]?[a-z]{{1,20}}|[A-Z]{{1,12}})"
+    r"(?:[-_:]?(?:[A-Z]?[a-z]{1,20}|[A-Z]{1,12})){0,4}[0-9]{0,2}\*?"
+)
 _KNOWN = {
     name: re.compile(f"(?:{pattern})", re.IGNORECASE | re.ASCII)
     for names, pattern in _VALUES.items()
     for name in names.split()
 }
-_NAME = re.compile(
-    r"[?/!]?(?:[A-Z]?[a-z]{1,20}|[A-Z]{1,12})(?:[-_:]?(?:[A-Z]?[a-z]{1,20}|[A-Z]{1,12})){0,4}"
-    r"[0-9]{0,2}\*?"
-)
+_KNOWN["part name"] = _NAME
 
 # Syntax
 
@@ -87,6 +88,7 @@ _KINDS = {
     "letters": re.compile(r"[A-Za-z]+"),
     "base64": re.compile(r"(?:[A-Za-z0-9+/_-]{4}){3,}(?:[A-Za-z0-9+/_-]{2,3}={1,2})?"),
 }
+_GENERIC = ("", "name", "value", "url")
 _VALUE = re.compile(r"\S(?:.*\S)?", re.DOTALL)  # without the white space around it
 # `name=value`, `name="value"`, or a word.
 _PIECE = re.compile(
@@ -128,8 +130,7 @@ class Redactor:
 
     def name(self, text: str) -> str:
         """Return the name of a header, parameter, part, element or attribute if it is plain."""
-        is_plain = not text or (len(text) <= MAX_NAME and _NAME.fullmatch(text))
-        return text if is_plain else self.token(text)
+        return text if not text or _NAME.fullmatch(text) else self.token(text)
 
     def value(self, place: str, text: str) -> str:
         """Return a value if it is known in this place, else a token. White space is kept."""
@@ -155,15 +156,14 @@ class Redactor:
         return self._pieces(value, name, "part name" if name == "content-disposition" else "")
 
     def _pieces(self, text: str, place: str = "", owner: str = "") -> str:
-        """Redact words and parameters; `owner` is the place of `name=` and `value=`."""
+        """Redact words and parameters; `owner` is the place of those in _GENERIC."""
 
         def redact(match: re.Match[str]) -> str:
             if match["word"]:
                 return self.value(place, match["word"])
             name, value = match["name"], match["value"]
             core = value.strip("\"'")
-            inner = owner if name.lower() in ("", "value", "name", "url") else name
-            shown = self.name(core) if inner == "part name" else self.value(inner, core)
+            shown = self.value(owner if name.lower() in _GENERIC else name, core)
             return f"{self.name(name)}{match['equals']}{value.replace(core, shown, 1)}"
 
         return _PIECE.sub(redact, text)
