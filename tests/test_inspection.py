@@ -226,7 +226,7 @@ def test_mitmproxy(folder: Path) -> None:
         report = folder / "report.md"
         press(tmux, ":", f"nx.report @marked {report}", "Enter")
         eventually(lambda: report.exists() and report.stat().st_size > 0, "a report is written")
-        assert "POST /new/<letters 5 #" in report.read_text()
+        assert "POST /<letters 3 #" in report.read_text()
         assert "photos@example.org" not in report.read_text()
 
 

@@ -1086,7 +1086,7 @@ async def test_a_report_of_a_recording(folder: Path, caplog: pytest.LogCaptureFi
     """A report has all requests and DNS questions of cameras, and none of other clients."""
     caplog.set_level("INFO")
     with loaded(folder, nx_report=str(folder / "report.md")) as (_, context):
-        for path, client in (("camera", "192.0.2.7"), ("phone", "192.0.2.8")):
+        for path, client in (("photo", "192.0.2.7"), ("video", "192.0.2.8")):
             flow = request_from(f"http://192.0.2.80/{path}", client, live=False)
             await context.master.addons.trigger_event(HttpRequestHook(flow))
         ours = request_from("http://gld.samsungosp.com/", live=False)
@@ -1103,7 +1103,7 @@ async def test_a_report_of_a_recording(folder: Path, caplog: pytest.LogCaptureFi
     assert "\n3 requests, made with" in report
     assert f"a report of 3 requests is in {folder}" in caplog.text
     assert "gld.samsungosp.com" in report
-    assert ("/camera" in report, "/phone" in report) == (True, False)
+    assert ("/photo" in report, "/video" in report) == (True, False)
     assert report.partition("## DNS questions")[2].count(" A ") == 1
 
 

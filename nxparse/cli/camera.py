@@ -13,10 +13,9 @@ import base64
 import html
 import re
 import socket
-import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
+from http.client import HTTPException, HTTPResponse
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -29,87 +28,57 @@ EMAIL_HOST = "www.ospserver.net"
 MODEL = "NX300"
 SUCCESS = 'Status="succ"'  # in the reply to an upload
 MAX_REPLY = 1 << 16  # bytes; real replies have less than a thousand
+CHUNK = 1 << 16  # bytes
 
 
 class Photo(NamedTuple):
-    """A file to send: its name as a camera would write it, and its size in bytes."""
+    """A file to send, with its name as a camera would write it."""
 
-    path: Path
     name: str
     content_type: str
-    size: int
+    data: bytes
 
 
 class Request(NamedTuple):
-    """A request for `host`, as the pieces to send; a Photo stands for its content."""
+    """The bytes of a request for `host`."""
 
     host: str
-    pieces: tuple[bytes | Photo, ...]
+    data: bytes
 
 
 class Received(NamedTuple):
-    """A reply as it was received."""
+    """A reply. Its text has the headers, one per line, in their spelling, and the body."""
 
-    data: bytes
+    status: int
+    reason: str
+    text: str
 
-    @property
-    def head(self) -> str:
-        return self.data.partition(b"\r\n\r\n")[0].decode("latin-1")
-
-    @property
-    def body(self) -> bytes:
-        return self.data.partition(b"\r\n\r\n")[2]
-
-    @property
-    def status(self) -> int:
-        """The status; 0 if this is not an HTTP reply."""
-        found = re.match(r"HTTP/1\.[01] (\d{3})", self.head)
-        return int(found[1]) if found else 0
-
-    def header(self, name: str) -> str:
-        """The value of a header; empty if there is none."""
-        found = re.search(rf"\n{name}: *([^\r\n]*)", self.head, re.IGNORECASE)
+    def find(self, pattern: str) -> str:
+        """Return the first group of a pattern in the text; empty if it does not match."""
+        found = re.search(pattern, self.text)
         return found[1] if found else ""
 
     def value(self, name: str) -> str:
-        """The quoted text after `name=` in the body; empty if there is none."""
-        found = re.search(rf'{name}="([^"]*)"', self.body.decode("latin-1"))
-        return found[1] if found else ""
-
-    @property
-    def is_whole(self) -> bool:
-        """Is it complete, by its Content-Length?"""
-        length = self.header("Content-Length")
-        return length.isdecimal() and b"\r\n\r\n" in self.data and len(self.body) >= int(length)
+        """Return the quoted text after `name=`; empty if there is none."""
+        return self.find(f'{name}="([^"]*)"')
 
 
-def exchange(connection: socket.socket, request: Request, timeout: float) -> Received:
-    """Send a request and read the reply, for at most `timeout` seconds. Raises OSError.
+def exchange(connection: socket.socket, request: Request) -> Received:
+    """Send a request and read the reply. Raises OSError, HTTPException.
 
     A server that refuses an upload before its end may close the connection. The reply that it
     sent before that is still read.
     """
-    connection.settimeout(timeout)
     with suppress(ConnectionError):
-        for piece in request.pieces:
-            if isinstance(piece, Photo):
-                with piece.path.open("rb") as file:
-                    connection.sendfile(file, 0, piece.size)
-            else:
-                connection.sendall(piece)
-    reply = Received(b"")
-    deadline = time.monotonic() + timeout
-    try:
-        while not reply.is_whole and len(reply.data) < MAX_REPLY:
-            connection.settimeout(max(deadline - time.monotonic(), 0.001))
-            data = connection.recv(1 << 16)
-            if not data:
-                break
-            reply = Received(reply.data + data)
-    except OSError:
-        if not reply.data:
-            raise
-    return reply
+        for start in range(0, len(request.data), CHUNK):  # the timeout is for each
+            connection.sendall(request.data[start : start + CHUNK])
+    with HTTPResponse(connection) as response:
+        response.begin()
+        body = b""
+        with suppress(OSError, HTTPException):  # the head may be enough to explain the reply
+            body = response.read(MAX_REPLY)
+    head = "".join(f"{name}: {value}\n" for name, value in response.headers.items())
+    return Received(response.status, response.reason, f"{head}\n{body.decode('latin-1')}")
 
 
 # Requests
@@ -117,7 +86,7 @@ def exchange(connection: socket.socket, request: Request, timeout: float) -> Rec
 
 def page(host: str) -> Request:
     """A hotspot check."""
-    return Request(host, (f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode(),))
+    return Request(host, f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
 
 
 def email(
@@ -150,20 +119,16 @@ def email(
         "<title><![CDATA[[Samsung Smart Camera] sent you files.]]></title>"
         "<body><![CDATA[Sent from Samsung Camera.\nlanguage_sh100_utf8]]></body></email>"
     ).encode(errors="replace")
-    first = _part_head(delimiter, "message", "sample.txt", "multipart/form-data")
-    pieces: list[bytes | Photo] = [first + message]
-    for photo in photos:
-        part = _part_head(delimiter, "binary", photo.name, photo.content_type)
-        pieces += [b"\r\n\r\n" + part, photo]
-    return _request(EMAIL_HOST, head, *pieces, f"\r\n\r\n{delimiter}".encode())
-
-
-def _part_head(delimiter: str, name: str, file_name: str, content_type: str) -> bytes:
-    return (
-        f"{delimiter}\r\n"
-        f'content-disposition: form-data; name="{name}"; fileName="{file_name}"\r\n'
-        f"content-Type: {content_type};\r\n\r\n"
-    ).encode()
+    parts = [("message", Photo("sample.txt", "multipart/form-data", message))]
+    parts += [("binary", photo) for photo in photos]
+    body = b"".join(
+        f'{delimiter}\r\ncontent-disposition: form-data; name="{name}"; fileName="{file.name}"\r\n'
+        f"content-Type: {file.content_type};\r\n\r\n".encode()
+        + file.data
+        + b"\r\n\r\n"
+        for name, file in parts
+    )
+    return _request(EMAIL_HOST, head, body + delimiter.encode())
 
 
 def login(site: str, user: str, password: str, secret: bytes) -> Request:
@@ -198,7 +163,7 @@ def logout(site: str, key: str) -> Request:
 
 def put(address: str, resource: str, photo: Photo) -> Request:
     """A file, for the HostAddr and ResourceID in the reply to its announcement."""
-    return _request(social.HOST, _head("PUT", resource, address, photo.content_type), photo)
+    return _request(social.HOST, _head("PUT", resource, address, photo.content_type), photo.data)
 
 
 def _social(path: str, xml: str) -> Request:
@@ -215,11 +180,10 @@ def _head(method: str, path: str, host: str, content_type: str) -> tuple[str, ..
     )
 
 
-def _request(host: str, head: Sequence[str], *body: bytes | Photo) -> Request:
+def _request(host: str, head: Sequence[str], body: bytes) -> Request:
     """Append Content-Length to the lines of `head`, then the body."""
-    length = sum(piece.size if isinstance(piece, Photo) else len(piece) for piece in body)
-    lines = "".join(f"{line}\r\n" for line in (*head, f"Content-Length: {length}"))
-    return Request(host, (f"{lines}\r\n".encode(), *body))
+    lines = "".join(f"{line}\r\n" for line in (*head, f"Content-Length: {len(body)}"))
+    return Request(host, f"{lines}\r\n".encode() + body)
 
 
 def _encrypted(text: str, secret: bytes) -> str:

@@ -140,6 +140,8 @@ def _repair(given: argparse.Namespace) -> int:
 
 # The outbox
 
+_DENIED = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY)
+
 
 def _outbox(given: argparse.Namespace) -> int:
     root = given.dir / ".nx"
@@ -151,23 +153,17 @@ def _outbox(given: argparse.Namespace) -> int:
                 return _retry(spool, given.id)
             if given.action == "drop":
                 return _drop(spool, given.dir, given.id)
-            print(describe_waiting(spool.waiting(), time.time()))
-            return 0
-    except BrokenPipeError:
-        raise
+            listed = describe_waiting(spool.waiting(), time.time())
     except (OSError, sqlite3.Error) as error:
-        if _is_denied(error):
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary result code
+        if isinstance(error, PermissionError) or code in _DENIED:
             return _failed(
                 f"no permission to open the outbox in {given.dir}: run this command as the user "
                 "who runs nx_addon"
             )
         return _failed(f"the outbox cannot be opened: {describe_disk_error(error, given.dir)}")
-
-
-def _is_denied(error: Exception) -> bool:
-    denied = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY)
-    code = getattr(error, "sqlite_errorcode", 0)
-    return isinstance(error, PermissionError) or code & 0xFF in denied
+    print(listed)
+    return 0
 
 
 def _retry(spool: Spool, id: str) -> int:

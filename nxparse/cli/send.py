@@ -12,7 +12,7 @@ import re
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,6 @@ from nxparse.cli.camera import CHECK_HOST, EMAIL_HOST, SUCCESS, Photo, Received,
 from nxparse.deliver import routes
 from nxparse.proxy import advice
 from nxparse.server import social
-from nxparse.server.reply import Reply
 from nxparse.text import error_reason, format_list, format_size, printable
 
 CONNECT = 10.0  # seconds
@@ -95,14 +94,14 @@ class Place(NamedTuple):
 
     def explain_reply(self, reply: Received) -> str:
         """Return the sentence for a reply that is not the one expected from nx_addon."""
-        if reply.body.startswith(b"<Response Err"):
-            remark = printable(Reply(reply.status, reply.body).remark, 200)
-            return self.explain("declined", reason=f"{reply.status}, {remark or 'no reason given'}")
-        server = printable(reply.header("Server"))
+        if "<Response Err" in reply.text:
+            remark = printable(reply.find("<!-- (.*) -->"), 200) or "no reason given"
+            return self.explain("declined", reason=f"{reply.status}, {remark}")
+        server = printable(reply.find("(?im)^Server: (.*)"))
         if server.startswith("mitmproxy"):
-            return self.explain("no addon", reason=printable(reply.head.partition("\r\n")[0]))
+            return self.explain("no addon", reason=f"{reply.status} {printable(reply.reason)}")
         reason = f"Server: {server}" if server else f"status {reply.status}, no Server"
-        return self.explain("other server", reason=reason if reply.status else "no HTTP")
+        return self.explain("other server", reason=reason)
 
 
 # Arguments
@@ -150,19 +149,17 @@ def run(given: argparse.Namespace, timeout: float = ANSWER) -> int:
 
 
 def read_photo(path: Path) -> Photo:
-    """Check a file to send. Raises SendError."""
+    """Read a file to send. Raises SendError."""
     shown = printable(str(path), 200)
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            head = file.read(16)
+        data = path.read_bytes()
     except OSError as error:
         raise SendError(f"{shown} cannot be read: {error.strerror}") from None
-    if not head:
+    if not data:
         raise SendError(f"there is nothing to send: {shown} is empty")
     # No camera writes a name that would end its header.
     name = re.sub(r'[\x00-\x1f\x7f"]', "_", path.name).encode("utf-8", "replace").decode()
-    return Photo(path, name, filename.sniff(head, "image/jpeg"), size)
+    return Photo(name, filename.sniff(data[: filename.HEAD], "image/jpeg"), data)
 
 
 def parse_via(text: str) -> Place:
@@ -227,14 +224,14 @@ class Sender:
     def check(self) -> None:
         """Pass the hotspot check of NX cameras."""
         request = camera.page(CHECK_HOST)
-        self._call("hotspot check", request, '\r\nETag: "deadbeef"', outcome="passed")
+        self._call("hotspot check", request, 'ETag: "deadbeef"\n', outcome="passed")
 
     def email(self, recipients: Sequence[str], photos: Sequence[Photo]) -> None:
         """Send all photos in one e-mail."""
         # Random, so that no photo contains it.
         boundary = f"{'-' * 27}{secrets.token_hex(6)}"
         names = format_list([printable(photo.name) for photo in photos])
-        step = f"upload of {names}, {format_size(sum(photo.size for photo in photos))}"
+        step = f"upload of {names}, {format_size(sum(len(photo.data) for photo in photos))}"
         self._call(step, camera.email(self._name, recipients, photos, boundary), SUCCESS)
 
     def post(self, site: str, photos: Sequence[Photo]) -> None:
@@ -249,7 +246,7 @@ class Sender:
             request = camera.announcement(site, key, photo, caption)
             reply = self._call(f"announcement of {name}", request, 'HostAddr="', 'ResourceID="')
             request = camera.put(reply.value("HostAddr"), reply.value("ResourceID"), photo)
-            self._call(f"upload of {name}, {format_size(photo.size)}", request, SUCCESS)
+            self._call(f"upload of {name}, {format_size(len(photo.data))}", request, SUCCESS)
         self._call(f"logout from {site}", camera.logout(site, key))
 
     def page_address(self) -> str:
@@ -264,7 +261,7 @@ class Sender:
         place = self._places[request.host]
         try:
             reply = self._ask(request, place)
-            if reply.status != 200 or any(text.encode() not in reply.data for text in wanted):
+            if reply.status != 200 or any(text not in reply.text for text in wanted):
                 remedy = f"; the sender was {printable(self._name)}, choose another with --from"
                 raise SendError(place.explain_reply(reply) + remedy * (reply.status == 401))
         except SendError as error:
@@ -279,11 +276,13 @@ class Sender:
             raise SendError(place.explain("refused")) from None
         except OSError as error:
             raise SendError(place.explain("unreachable", reason=error_reason(error))) from None
-        with connection, suppress(ConnectionError):
-            try:
-                reply = camera.exchange(connection, request, self._timeout)
-            except TimeoutError:
-                raise SendError(place.explain("silent", seconds=self._timeout)) from None
-            if reply.data:
-                return reply
-        raise SendError(place.explain("closed"))
+        connection.settimeout(self._timeout)
+        try:
+            with connection:
+                return camera.exchange(connection, request)
+        except TimeoutError:
+            raise SendError(place.explain("silent", seconds=self._timeout)) from None
+        except OSError:
+            raise SendError(place.explain("closed")) from None
+        except HTTPException:
+            raise SendError(place.explain("other server", reason="no HTTP")) from None

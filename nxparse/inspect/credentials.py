@@ -22,35 +22,33 @@ _USER = (
     r"|session(?:[_-]?id)?"
 )
 _NAME = rf"(?:[\w.:-]{{0,40}}?(?:{_SECRET})[\w.:-]{{0,40}}|{_USER})"
-_NAMED = re.compile(_NAME, re.IGNORECASE | re.ASCII)
+_FLAGS = re.IGNORECASE | re.ASCII | re.DOTALL
 
-_QUERY = re.compile(rf"([?&;]|\A)({_NAME})=[^&;#\s]*", re.IGNORECASE | re.ASCII)
+_NAMED = re.compile(_NAME, _FLAGS)
 _USER_INFO = re.compile(r"(?<=://)[^/?#\s]*@")
-
-_BYTES = re.IGNORECASE | re.ASCII | re.DOTALL
-_NAME_BYTES = _NAME.encode()
-# The tag of a named element, with any ">" in its quotes, and the values in it.
-_TAG = re.compile(
-    rb"""<(%b)(?=[\s/>=]|\Z)(?:"[^"]*(?:"|\Z)|'[^']*(?:'|\Z)|[^"'>])*(?:>|\Z)""" % _NAME_BYTES,
-    _BYTES,
+# name=value in a query, form or tag, and name: value in JSON or a line.
+_PARAMETER = re.compile(
+    rf"""(?<![\w.:%+-])({_NAME}\s{{0,10}}=\s{{0,10}})("[^"]+|'[^']+|[^&\s"'][^&\s]*)""", _FLAGS
 )
-_TAG_VALUE = re.compile(rb"""(=\s*)("[^"]+|'[^']+|(?:[^\s"'>/=]|/(?!>))+)""")
-_ATTRIBUTE = re.compile(
-    rb"""(?<![\w.:-])(%b\s{0,10}=\s{0,10})("[^"]+|'[^']+|[^\s"'<>/&]+)""" % _NAME_BYTES, _BYTES
-)
-_FORM = re.compile(rb"(?<![\w.%%+-])(%b=)()[^&\s]+" % _NAME_BYTES, _BYTES)
 _FIELD = re.compile(
-    rb"""(?<![\w.<-])(["']?%b["']?[ \t]{0,4}:[ \t]{0,4})("(?:[^"\\]|\\.)*|'[^']*|[^\s,}]+)"""
-    % _NAME_BYTES,
-    _BYTES,
+    rf"""(?<![\w.<-])(["']?{_NAME}["']?[ \t]{{0,4}}:[ \t]{{0,4}})"""
+    r"""("(?:[^"\\]|\\.)*|'[^']*|[^\s,}]+)""",
+    _FLAGS,
 )
+# A named element with its attributes, where quotes may contain ">", and its text.
+_ELEMENT = re.compile(
+    rf"""(<({_NAME})(?=[\s/>=]|\Z))((?:"[^"]*(?:"|\Z)|'[^']*(?:'|\Z)|[^"'>])*)"""
+    r"(>?)((?<=[^/]>).*?(?=</\2|\Z))?",
+    _FLAGS,
+)
+_ATTRIBUTE = re.compile(r"""(=\s*)("[^"]+|'[^']+|(?:[^\s"'=/]|/(?!\Z))+)""")
+# The content of a named part of multipart/form-data.
 _PART = re.compile(
-    rb"""(name=["']?%b["']?[^\r\n]{0,100}\r?\n(?:[^\r\n]{1,200}\r?\n){0,5}\r?\n)"""
-    rb"""(.*?)(?=\r?\n--|\Z)""" % _NAME_BYTES,
-    _BYTES,
+    rf"""(name=["']?{_NAME}["']?[^\r\n]{{0,100}}\r?\n(?:[^\r\n]{{1,200}}\r?\n){{0,5}}\r?\n)"""
+    r".*?(?=\r?\n--|\Z)",
+    _FLAGS,
 )
 _WIDE = re.compile(rb"(?:[!-~]\0){8}|(?:\0[!-~]){8}")
-_MULTIPART = re.compile(rb"\s{0,10}--")
 
 
 def hide_in_headers(headers: Headers) -> Headers:
@@ -67,46 +65,25 @@ def _header(name: str, value: str) -> str:
 
 def hide_in_url(url: str) -> str:
     """Hide credentials in a URL, or in a path with a query."""
-    return _QUERY.sub(rf"\1\2={HIDDEN}", _USER_INFO.sub(f"{HIDDEN}@", url))
+    return _PARAMETER.sub(_hidden, _USER_INFO.sub(f"{HIDDEN}@", url))
 
 
 def hide_in_body(body: bytes) -> bytes:
     """Hide credentials in XML, a form, JSON, lines of `name: value`, or multipart."""
     if _WIDE.search(body):  # UTF-16
         return HIDDEN.encode()
-    if _MULTIPART.match(body):
-        body = _PART.sub(rb"\1" + HIDDEN.encode(), body)
-    body = _elements(body)
-    if body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        return _ATTRIBUTE.sub(_hidden, body)
-    return _FIELD.sub(_hidden, _FORM.sub(_hidden, body))
+    text = body.decode("latin-1")
+    if text.lstrip().startswith("--"):
+        text = _PART.sub(rf"\1{HIDDEN}", text)
+    text = _PARAMETER.sub(_hidden, _ELEMENT.sub(_hidden_element, text))
+    return _FIELD.sub(_hidden, text).encode("latin-1")
 
 
-def _elements(body: bytes) -> bytes:
-    """Hide the attributes and texts of named elements. The time is linear."""
-    lowered = body.lower()
-    pieces: list[bytes] = []
-    position = 0
-    last: dict[bytes, int] = {}  # offset of the last closing tag of each name
-    while tag := _TAG.search(body, position):
-        pieces += [body[position : tag.start()], _TAG_VALUE.sub(_hidden, tag[0])]
-        position = tag.end()
-        if tag[0].endswith(b"/>"):
-            continue
-        closing = b"</" + tag[1].lower()
-        # Without a closing tag the text ends at the next tag. No failing search is repeated.
-        if closing not in last:
-            last[closing] = lowered.rfind(closing)
-        if position <= last[closing]:
-            end = lowered.find(closing, position)
-        else:
-            end = lowered.find(b"<", position)
-            end = len(body) if end < 0 else end
-        pieces.append(HIDDEN.encode() if end > position else b"")
-        position = end
-    return b"".join([*pieces, body[position:]])
+def _hidden(match: re.Match[str]) -> str:
+    quote = match[2][:1] if match[2][:1] in ('"', "'") else ""
+    return match[1] + quote + HIDDEN
 
 
-def _hidden(match: re.Match[bytes]) -> bytes:
-    quote = match[2][:1] if match[2][:1] in (b'"', b"'") else b""
-    return match[1] + quote + HIDDEN.encode()
+def _hidden_element(match: re.Match[str]) -> str:
+    attributes = _ATTRIBUTE.sub(_hidden, match[3])
+    return match[1] + attributes + match[4] + (HIDDEN if match[5] else "")

@@ -19,7 +19,6 @@ from nxparse.text import format_count, printable
 
 MAX_READ = 16 * 1024  # bytes of a text that are redacted
 MAX_LINE = 8 * 1024  # characters
-MAX_CELL = 120  # characters
 MAX_QUESTIONS = 500
 
 # Text that is not printed: web pages, and data with control characters.
@@ -30,9 +29,9 @@ report.
 
 Only values that are the same for everybody are printed. Any other value is replaced by a token such
 as `<digits 12 #a1b2c3>`: its kind, its length, and a digest (HMAC-SHA256). Equal values have equal
-tokens. The key of the digests is not kept, so they reveal nothing about a value or a file. If a
-host or path is a token although it is not private, please add it to the issue: it is needed to
-support the camera."""
+tokens. The key of the digests is not kept, so they reveal nothing about a value or a file. Please
+add the model of the camera, and the host names and paths that have become tokens, to the issue:
+they are needed to support the camera."""
 
 
 def markdown(
@@ -51,7 +50,8 @@ def markdown(
     for number, request in enumerate(requests, 1):
         blocks += report.exchange(number, request)
     if questions:
-        blocks += ["## DNS questions", report.questions(questions[:MAX_QUESTIONS])]
+        asked = [report.question(one) for one in questions[:MAX_QUESTIONS]]
+        blocks += ["## DNS questions", _block(asked)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -66,11 +66,11 @@ class _Report:
         """Yield the blocks for a request and its reply."""
         redact = self._redact
         yield f"## {number}. {request.endpoint.title}"
-        yield _block([f"{self._origin(request)}  to {redact.host(request.host)}"])
+        yield _block([f"{self._origin(request)}  to {redact.value('host', request.host)}"])
         line = (
-            redact.value("word", request.method),
-            redact.target(request.path),
-            redact.value("word", request.version),
+            redact.value("method", request.method),
+            redact.url(request.path),
+            redact.value("version", request.version),
         )
         yield _block([" ".join(line), *self._headers(request.headers)])
         yield from self._body(request.headers, request.body)
@@ -81,13 +81,10 @@ class _Report:
         else:
             yield "No reply was recorded."
 
-    def questions(self, questions: Iterable[RecordedQuestion]) -> str:
-        """Return a table of the names that were looked up, in their order."""
-        redact = self._redact
-        rows = [
-            (self._origin(one), redact.name(one.type), redact.host(one.name)) for one in questions
-        ]
-        return _table(rows)
+    def question(self, one: RecordedQuestion) -> str:
+        """Return a line with a name that was looked up."""
+        name = self._redact.value("host", one.name)
+        return f"{self._origin(one)}  {self._redact.name(one.type)}  {name}"
 
     def _origin(self, one: RecordedRequest | RecordedQuestion) -> str:
         time = f"{one.at - self._began:.1f} s" if one.at else "-"
@@ -123,17 +120,12 @@ class _Report:
         found = show.parse_parts(body, content_type, length)
         count = format_count(len(found.parts), "part")
         yield f"Body, {show.body_size(body, length)}, with {count}:"
-        rows = [("", "name", "file", "bytes", "at")]
-        contents: list[str] = []
         for number, part in enumerate(found.parts, 1):
-            name = self._redact.name(part.name or "") or "-"
-            file = self._redact.value("filename", part.filename or "") or "-"
-            rows.append((str(number), name, file, str(part.end - part.start), str(part.start)))
-            claimed = header(part.headers, "content-type")
-            content = self._content(body[part.start : part.end], claimed)
-            contents += [f"Part {number}:", _block([*self._headers(part.headers), "", *content])]
-        yield _table(rows) if found.parts else _block(self._content(body, ""))
-        yield from contents
+            yield f"Part {number}, {format_count(part.end - part.start, 'byte')} at {part.start}:"
+            content = self._content(body[part.start : part.end], part.content_type or "")
+            yield _block([*self._headers(part.headers), "", *content])
+        if not found.parts:
+            yield _block(self._content(body, ""))
         if found.error:
             # Without what it quotes from the body.
             error = re.sub(r"""b?(['"]).*\1""", lambda it: self._redact.token(it[0]), found.error)
@@ -141,11 +133,7 @@ class _Report:
             yield _block([error])
         if found.deviations:
             yield "Deviations from the RFCs:"
-            yield _table([(str(one), f"at {one.offset}") for one in found.deviations])
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    return _block(show.aligned([[cell[:MAX_CELL] for cell in row] for row in rows]))
+            yield _block([f"{one} at {one.offset}" for one in found.deviations])
 
 
 def _block(lines: Iterable[str]) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import runpy
 import shlex
 import subprocess
 import sys
@@ -73,16 +74,14 @@ class TestFiles:
         return path
 
     @pytest.mark.parametrize("data", [UPLOAD, request(UPLOAD)], ids=["body", "request"])
-    def test_json(self, path: Path, run: Run, data: bytes) -> None:
-        """stdout has one JSON object and nothing else."""
+    def test_show(self, path: Path, run: Run, data: bytes) -> None:
+        """stdout has the text, or one JSON object and nothing else."""
         path.write_bytes(data)
-        status, out, err = run("show", "--json", path)
         content_type = CONTENT_TYPE if data != UPLOAD else ""
+        assert run("show", path) == (0, show.email(UPLOAD, content_type), "")
+        status, out, err = run("show", "--json", path)
         assert (status, err) == (0, "")
         assert json.loads(out) == show.as_json(nxparse.read(UPLOAD, content_type))
-
-    def test_text(self, path: Path, run: Run) -> None:
-        assert run("show", path) == (0, show.email(UPLOAD, ""), "")
 
     def test_extract(self, path: Path, tmp_path: Path, run: Run) -> None:
         """The folder is created, files there are never overwritten, and equal ones not repeated."""
@@ -98,11 +97,6 @@ class TestFiles:
             "A-1.JPG": PHOTOS["A.JPG"],
             "B.JPG": PHOTOS["B.JPG"],
         }
-
-    def test_extract_from_social_upload(self, path: Path, tmp_path: Path, run: Run) -> None:
-        path.write_bytes(b"PUT /upload/x HTTP/1.1\r\n\r\n" + PHOTOS["A.JPG"])
-        assert run("show", "--extract", tmp_path / "out", path)[0] == 0
-        assert list(contents(tmp_path / "out").values()) == [PHOTOS["A.JPG"]]
 
     def test_login(self, path: Path, run: Run) -> None:
         """A request that is known but not an upload is shown, without secrets."""
@@ -167,16 +161,10 @@ class TestFiles:
     @pytest.mark.parametrize("words", ["repair {} | head -c 10", "show --json {} | true"])
     def test_reader_closes_the_pipe(self, path: Path, words: str) -> None:
         """A reader that closes the pipe early causes no error message."""
-        path.write_bytes(body([("A.JPG", jpeg(3_000_000))]))
+        path.write_bytes(body([("A.JPG", jpeg(300_000))]))
         words = words.format(shlex.quote(str(path)))
-        command = [
-            "bash",
-            "-o",
-            "pipefail",
-            "-c",
-            f"{shlex.quote(sys.executable)} -m nxparse {words}",
-        ]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+        line = f"set -o pipefail; {shlex.quote(sys.executable)} -m nxparse {words}"
+        done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, check=False)
         assert done.returncode == 0
         assert b"Error" not in done.stderr
 
@@ -329,33 +317,34 @@ class TestOutbox:
         )
 
 
-class TestUsage:
-    @pytest.mark.parametrize(
-        "words",
-        [[], ["nonsense"], ["outbox", "nonsense"], ["outbox", "retry"], ["outbox", "drop"]],
-        ids=str,
-    )
-    def test_wrong_usage(self, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(SystemExit) as caught:
-            main(words)
-        out, err = capsys.readouterr()
-        assert (caught.value.code, out) == (2, "")
-        assert err.startswith("usage: python -m nxparse ")
-
-    @pytest.mark.parametrize(
-        ("option", "printed"),
-        [("--version", f"nxparse {nxparse.__version__}\n"), ("--help", "play the camera, to test")],
-    )
-    def test_information(
-        self, option: str, printed: str, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        with pytest.raises(SystemExit) as caught:
-            main([option])
-        assert (caught.value.code, printed in capsys.readouterr().out) == (0, True)
-
-    def test_exit_status_of_the_program(self, tmp_path: Path) -> None:
-        command = [sys.executable, "-m", "nxparse", "outbox", "--dir", str(tmp_path)]
-        assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 1
+@pytest.mark.parametrize(
+    ("words", "status", "printed"),
+    [
+        ([], 2, "usage: python -m nxparse "),
+        (["nonsense"], 2, "usage: python -m nxparse "),
+        (["outbox", "nonsense"], 2, "usage: python -m nxparse outbox "),
+        (["outbox", "retry"], 2, "usage: python -m nxparse outbox retry "),
+        (["--version"], 0, f"nxparse {nxparse.__version__}\n"),
+        (["--help"], 0, "play the camera, to test"),
+        (["outbox", "--dir", "nowhere"], 1, "nowhere is not the nx_dir of nx_addon"),
+    ],
+    ids=str,
+)
+def test_exit_status(
+    words: list[str],
+    status: int,
+    printed: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The program's exit status, with what it prints to stdout if it is 0, else to stderr."""
+    monkeypatch.setattr(sys, "argv", ["nxparse", *words])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("nxparse", run_name="__main__")
+    assert caught.value.code == status
+    out, err = capsys.readouterr()
+    assert printed in (err if status else out)
+    assert (out == "") == (status != 0)
 
 
 def accept(spool: Spool, *targets: str, data: bytes = UPLOAD) -> StoredUpload:

@@ -62,8 +62,16 @@ def python(installed: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_version(installed: Path) -> None:
-    """The command line and the metadata have the version that is in nxparse."""
+@pytest.fixture
+def upload(tmp_path: Path) -> Path:
+    path = tmp_path / "upload"
+    path.write_bytes(bodies.body([("SAM_1.JPG", bodies.jpeg(500))]))
+    return path
+
+
+def test_commands(installed: Path, upload: Path) -> None:
+    """The command line works; it and the metadata have the version that is in nxparse."""
+    assert "SAM_1.JPG" in python(installed, "-m", "nxparse", "show", str(upload))
     assert python(installed, "-m", "nxparse", "--version") == f"nxparse {nxparse.__version__}\n"
     [information] = installed.glob("nxparse-*.dist-info/METADATA")
     assert f"\nVersion: {nxparse.__version__}\n" in information.read_text("utf-8")
@@ -75,16 +83,8 @@ def test_changelog() -> None:
     assert newest == nxparse.__version__
 
 
-def test_show(installed: Path, tmp_path: Path) -> None:
-    upload = tmp_path / "upload"
-    upload.write_bytes(bodies.body([("SAM_1.JPG", bodies.jpeg(500))]))
-    assert "SAM_1.JPG" in python(installed, "-m", "nxparse", "show", str(upload))
-
-
-def test_parser_needs_nothing_else(installed: Path, tmp_path: Path) -> None:
+def test_parser_needs_nothing_else(installed: Path, upload: Path) -> None:
     """Without any other package, even site-packages, an upload can be parsed."""
-    upload = tmp_path / "upload"
-    upload.write_bytes(bodies.body([("SAM_1.JPG", bodies.jpeg(500))]))
     program = (
         "import sys, nxparse; body = open(sys.argv[1], 'rb').read();"
         "print(nxparse.read(body, '').files[0].name)"

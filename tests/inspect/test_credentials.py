@@ -36,7 +36,7 @@ def test_headers(line: str, expected: str) -> None:
     ("url", "expected"),
     [
         ("/x?user=me&mode=1", "/x?user=(hidden)&mode=1"),
-        ("http://h/x?a=1;PASSWORD=s%20x#top", "http://h/x?a=1;PASSWORD=(hidden)#top"),
+        ("http://h/x?a=1;PASSWORD=s%20x#top", "http://h/x?a=1;PASSWORD=(hidden)"),
         ("http://me:secret@h/x", "http://(hidden)@h/x"),
         ("/x?oauth_token=1&oauth_version=1.0", "/x?oauth_token=(hidden)&oauth_version=1.0"),
         ("/social/columbus/email?DUID=1", "/social/columbus/email?DUID=1"),
@@ -78,11 +78,12 @@ def part(name: str, value: str) -> str:
         ("<Password Value=a'b/><x/>", "<Password Value=#'b/><x/>"),
         ("""<Password a=b="c" d=e=='f'>""", """<Password a=#="#" d=#=='#'>"""),
         ("<key></key>a<key>b</Key>", "<key></key>a<key>#</Key>"),
-        ("<password>a</key>b</password>c<password>d</x>", "<password>#</password>c<password>#</x>"),
+        ("<password>a</key>b</password>c<password>d</x>", "<password>#</password>c<password>#"),
         ("<a b='x><Pin>4711</Pin>", "<a b='x><Pin>#</Pin>"),
         ("<ns:Password>x</ns:Password>", "<ns:Password>#</ns:Password>"),
         ('<R SessionKey="k" Method="login"/>', '<R SessionKey="#" Method="login"/>'),
         ("user=me&mode=1&Pass=a%20b", "user=#&mode=1&Pass=#"),
+        ("""pass=a"b,c;d<e>'f/>&pin="1 2"&x=1""", 'pass=#&pin="#"&x=1'),
         ("""{"password": "a\\"b", "n": 1, 'pin': 47}""", """{"password": "#", "n": 1, 'pin': #}"""),
         ("Password: x y\r\nmode: 1", "Password: # y\r\nmode: 1"),
         (part("password", "x\r\ny") + part("mode", "1"), part("password", "#") + part("mode", "1")),
@@ -97,7 +98,7 @@ def test_body(body: str, expected: str) -> None:
 def test_other_encodings() -> None:
     """UTF-16 is hidden as a whole, and undecodable bytes are unchanged."""
     assert hide_in_body("<password>x</password>".encode("utf-16")) == b"(hidden)"
-    assert hide_in_body(b"\xff\0") == b"\xff\0"
+    assert hide_in_body(b"\xff\0\x85<Pin>\xe9</Pin>") == b"\xff\0\x85<Pin>(hidden)</Pin>"
 
 
 def test_time_is_linear() -> None:
@@ -108,9 +109,9 @@ def test_time_is_linear() -> None:
         *(b"=", b"<password =a", b"<password = "),
     ):
         for end in (b"", b"</cryptsessionkey>", b"'"):
-            hide_in_body(b"</password>" + unit * 6_000 + end)
-    hide_in_body(b"<password =" + b" " * 60_000)
-    assert time.process_time() - begin < 10
+            hide_in_body(b"</password>" + unit * 2_000 + end)
+    hide_in_body(b"<password =" + b" " * 20_000)
+    assert time.process_time() - begin < 5
 
 
 @pytest.mark.parametrize(

@@ -16,18 +16,16 @@ from hypothesis import strategies as st
 
 from nxparse import __version__
 from nxparse.inspect import recorded
-from nxparse.inspect.recorded import Headers, RecordedQuestion, RecordedRequest, RecordedResponse
+from nxparse.inspect.recorded import RecordedQuestion, RecordedRequest, RecordedResponse
 from nxparse.inspect.report import MAX_LINE, MAX_QUESTIONS, MAX_READ, markdown
 from nxparse.server import social
-from nxparse.server.hotspot import GLD, YAHOO
-from nxparse.server.page import render
-from nxparse.server.reply import ACCEPTED, Reply, refusal
+from nxparse.server.hotspot import GLD
+from nxparse.server.reply import ACCEPTED, Reply
 from tests import bodies
 from tests import social as camera
 from tests.mitmdump import ROOT
 from tests.pictures import photo
 
-PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=60)
 VERSION = "mitmproxy 1.2"
 
 RECORDED = (ROOT / "tests" / "wire" / "nx300_email.http").read_bytes()
@@ -47,44 +45,31 @@ MAC = "00:16:6C:AA:BB:CC"
 IMEI = "490154203237518"
 HOST = "nas.fritz.box"
 COOKIE = "s3cr3tcookie"
+DUID = "123456789033"
+TIMESTAMP = "9717886885"
+RECIPIENT = "grandma@elsewhere.example"
+ENCRYPTED = [
+    camera.base64_of(camera.CRYPT_SESSION_KEY),
+    camera.APPLICATION_KEY,
+    *(camera.base64_of(camera.encrypt(value.encode())) for value in (USER, PASSWORD)),
+]
 
-PRIVATE = {
-    "client": CLIENT,
-    "user": USER,
-    "name": NAME,
-    "password": PASSWORD,
-    "session": SESSION_KEY,
-    "token": TOKEN,
-    "title": TITLE,
-    "text": TEXT,
-    "caption": CAPTION,
-    "album": ALBUM,
-    "photo": PHOTO,
-    "serial": SERIAL,
-    "mac": MAC,
-    "imei": IMEI,
-    "host": HOST,
-    "cookie": COOKIE,
-    "duid": "123456789033",
-    "timestamp": "9717886885",
-    "recipient": "grandma@elsewhere.example",
-    "key": camera.base64_of(camera.CRYPT_SESSION_KEY),
-    "application": camera.APPLICATION_KEY,
-    "encrypted user": camera.base64_of(camera.encrypt(USER.encode())),
-    "encrypted password": camera.base64_of(camera.encrypt(PASSWORD.encode())),
+PRIVATE = [
+    *(CLIENT, USER, NAME, PASSWORD, SESSION_KEY, TOKEN, TITLE, TEXT, CAPTION, ALBUM, PHOTO, SERIAL),
+    *(MAC, IMEI, HOST, COOKIE, DUID, TIMESTAMP, RECIPIENT, *ENCRYPTED),
     # Not in the conversation.
-    "mac in a word": "NX300-00:16:32:AA:BB:CC",
-    "dotted mac": "0016.32aa.bbcc",
-    "underscored mac": "00_16_32_AA_BB_CC",
-    "dashed ip": "192-168-17-33",
-    "phone": "+49 171 1234567",
-    "serial in a word": "SN:AJKC90D",
-    "pin": "4711",
-    "coordinates": "50 56' 33\" N 6 57' 32\" E",
-    "decimal coordinates": "50.9425, 6.9589",
-    "domain": "cam.mueller-home.de",
-    "login": "j.doe7",
-}
+    "NX300-00:16:32:AA:BB:CC",
+    "0016.32aa.bbcc",
+    "00_16_32_AA_BB_CC",
+    "192-168-17-33",
+    "+49 171 1234567",
+    "SN:AJKC90D",
+    "4711",
+    "50 56' 33\" N 6 57' 32\" E",
+    "50.9425, 6.9589",
+    "cam.mueller-home.de",
+    "j.doe7",
+]
 
 FORMS: dict[str, Callable[[str], str]] = {
     "plain": str,
@@ -99,12 +84,8 @@ FORMS: dict[str, Callable[[str], str]] = {
 }
 
 UNKNOWN_XML = (
-    '<?xml version="1.0" encoding="UTF-8"?>\r\n'
-    f'<Device xmlns="urn:schemas-upnp-org:device:Basic:1" Type="camera" Serial="{SERIAL}">\r\n'
-    f"  <Mac>{MAC}</Mac><Fw>1.04</Fw><Model>NX99</Model><Imei>{IMEI}</Imei>\r\n"
-    f'  <Owner Name=\'{NAME}\'/><Shots Count="1234" Max="99999"/>\r\n'
-    f"  <Server>http://{HOST}:8080/v1/register?sn={SERIAL}</Server>\r\n"
-    "</Device>\r\n"
+    f"<Device Serial=\"{SERIAL}\"><Mac>{MAC}</Mac><Imei>{IMEI}</Imei><Owner Name='{NAME}'/>"
+    f"<Server>http://{HOST}:8080/v1/register?sn={SERIAL}</Server></Device>"
 )
 
 
@@ -132,7 +113,7 @@ def conversation() -> list[RecordedRequest]:
     """All requests of a camera, with every private value in them."""
     message = bodies.message_xml(
         sender=f"{NAME} <{USER}>",
-        recipients=[PRIVATE["recipient"], USER.upper()],
+        recipients=[RECIPIENT, USER.upper()],
         title=TITLE,
         text=TEXT,
     )
@@ -166,22 +147,11 @@ def conversation() -> list[RecordedRequest]:
 
 
 def outside(report: str) -> list[str]:
-    """The lines of a report outside of code blocks (CommonMark 0.31, section 4.5)."""
-    lines: list[str] = []
-    fence = ""
-    for line in report.splitlines():
-        marks = re.match("(`{3,})([^`]*)$", line)
-        if fence:
-            closing = re.match("(`+) *$", line)
-            if closing and len(closing[1]) >= len(fence):
-                fence = ""
-        elif marks:
-            assert not marks[2], "an info string would be from the wire"
-            fence = marks[1]
-        else:
-            lines.append(line)
-    assert not fence, "the last block is not closed"
-    return lines
+    """The lines of a report outside of code blocks, which contain no backtick."""
+    pieces = re.split("^```$", report, flags=re.MULTILINE)
+    assert len(pieces) % 2 == 1, "the last block is not closed"
+    assert "`" not in "".join(pieces[1::2])
+    return "".join(pieces[::2]).splitlines()
 
 
 def sections(report: str) -> list[str]:
@@ -201,22 +171,29 @@ def whole_report() -> str:
     return report_of(*conversation())
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-@pytest.mark.parametrize("private", PRIVATE.values(), ids=PRIVATE)
-def test_private(whole_report: str, private: str, form: Callable[[str], str]) -> None:
+@pytest.mark.parametrize("private", PRIVATE)
+def test_private(whole_report: str, private: str) -> None:
     """No private value is in the report, in any encoding, in any case, and in any place."""
-    each = form(private)
-    assert each.lower() not in whole_report.lower()
+    written = [form(private) for form in FORMS.values()]
+    requests = [request for each in written for request in everywhere(each)]
+    questions = [RecordedQuestion(f"{each}.samsungosp.com", each) for each in written]
+    report = report_of(*requests, questions=questions)
+    for each in written:
+        assert each.lower() not in whole_report.lower()
+        assert each.lower() not in report.lower()
+
+
+def everywhere(each: str) -> list[RecordedRequest]:
+    """Requests with a value in every place."""
     headers = (
         ("User-Agent", f"NX300 ({each})"),
         (f"X-{each}", "1"),
         ("Accept", f"text/{each}, {each};q={each}"),
         ("Content-Type", f"image/{each}; {each}=1; charset={each}; boundary={each}"),
-        ("Date", each),
-        ("Server", f"nginx/{each}"),
-        ("Cookie", each),
+        ("Authorization", f"Basic {each}"),
+        ("Location", f"http://{each}/{each}?{each}"),
         ("Content-Length", f"1 {each}"),
-        ("X-Model", each),
+        *((name, each) for name in ("Date", "Server", "Cookie", "X-Model")),
     )
     xml = f"<{each}><a {each}='1' {each} Type='{each}'>{each}<!-- {each} --></a><Pin>{each}</Pin>"
     odd = RecordedRequest(
@@ -231,14 +208,12 @@ def test_private(whole_report: str, private: str, form: Callable[[str], str]) ->
     disposition = f'Content-Disposition: {each}; name="{each}"'
     part = f"--B\r\n{disposition}\r\n{each}: 1\r\n\r\n{each}\r\n--B--".encode()
     form_type = "application/x-www-form-urlencoded"
-    report = report_of(
+    return [
         odd,
         post(part, f'multipart/form-data; boundary="B"; x="{each}"'),
         post(f"{each}={each}&mode={each}&{each}".encode(), form_type),
         post(f'{{"pin": {each}, "a": ["{each}"]}}'.encode(), path=f"http://{each}/"),
-        questions=[RecordedQuestion(f"{each}.example.com", each)],
-    )
-    assert each.lower() not in report.lower()
+    ]
 
 
 def test_stable(whole_report: str) -> None:
@@ -261,9 +236,9 @@ def test_stable(whole_report: str) -> None:
 def test_reports_differ() -> None:
     """Digests are equal within a report, and differ from those in the next."""
     photo = bodies.jpeg(700)
-    requests = [post(photo, "image/jpeg"), post(photo), post(b"", "", ("X-Name", NAME))]
+    requests = [post(photo, "image/jpeg"), post(photo), post(b"", "", ("X-Name", "Doe"))]
     first, again = (report_of(*requests) for _ in range(2))
-    for kind in ("image/jpeg 700", "text 8"):
+    for kind in ("image/jpeg 700", "letters 3"):
         [digest] = set(re.findall(f"<{kind} #(.{{6}})>", first))
         assert f"<{kind} #{digest}>" not in again
 
@@ -277,7 +252,7 @@ def test_recorded() -> None:
     head, _, body = RECORDED.decode("utf-8", "replace").partition("\r\n\r\n")
     for line in head.split("\r\n")[2:]:
         name, _, value = line.partition(":")
-        if name != "Content-Type" and "Mozilla" not in value:
+        if name not in ("Content-Type", "Content-Length") and "Mozilla" not in value:
             assert f"\n{name}: {value.strip()}\n" in report
     plain = untagged(report)
     assert "\nContent-Type: multipart/form-data; boundary=<text 39>\n" in plain
@@ -291,27 +266,12 @@ def test_recorded() -> None:
     for each in heads:
         assert f"```\n{each.strip()}\n\n".replace("\r\n", "\n") in report
     assert "<email><sender><text 17></sender><receiverList><receiver><text 17></receiver>" in plain
-    assert re.search("parameter-case +at 43\n", report)
-    assert re.search("close-delimiter-unmarked +at 1239\n", report)
-    assert re.search("\n2 +binary +SAM_4371.JPG +600 +594\n", report)
+    assert "\nparameter-case at 43\n" in report
+    assert "\nclose-delimiter-unmarked at 1239\n" in report
+    assert "\nPart 2, 600 bytes at 594:\n" in report
     assert "\n<image/jpeg 600>\n" in plain
     assert "\n200\n" in report
     assert f"\n1 request, made with nx_addon {__version__} in mitmproxy 1.2.\n" in report
-
-
-def test_unknown_camera() -> None:
-    """The structure of unknown XML is printed, with versions and models."""
-    report = report_of(sent(camera.request("POST", "/v1/register", UNKNOWN_XML.encode())))
-    expected = (
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        '<Device xmlns="<text 35>" Type="camera" Serial="<text 11>">\n'
-        "  <Mac><text 17></Mac><Fw>1.04</Fw><Model>NX99</Model><Imei><digits 15></Imei>\n"
-        '  <Owner Name=\'<text 8>\'/><Shots Count="<digits 4>" Max="<digits 5>"/>\n'
-        "  <Server>http://<text 18>/v1/register?sn=<text 11></Server>\n"
-        "</Device>\n"
-    )
-    assert "\nPOST /v1/register HTTP/1.1\n" in report
-    assert f"```\n{expected}```\n" in untagged(report)
 
 
 def test_origin() -> None:
@@ -322,28 +282,13 @@ def test_origin() -> None:
         RecordedQuestion("jane.nas.example.org", "AAAA", CLIENT, 1e9 + 0.5),
     ]
     report = untagged(report_of(*requests, questions=asked * MAX_QUESTIONS))
-    lines = re.findall("\n(.*)  from <text 0>  to <letters 1>.example.com\n", report)
+    lines = re.findall("\n(.*)  from <text 0>  to <text 13>\n", report)
     assert lines[:3] == ["-", "1.0 s", "3.2 s"]
     assert sections(report)[-1] == "## DNS questions"
     first, second, *more = report.partition("## DNS questions\n\n```\n")[2].splitlines()
-    assert re.fullmatch(r"0.0 s  from <ip 14> +A +gld.samsungosp.com", first)
-    assert re.fullmatch(r"1.5 s  from <ip 14> +AAAA +<text 20>", second)
+    assert re.fullmatch(r"0.0 s  from <ip 14>  A  gld.samsungosp.com", first)
+    assert re.fullmatch(r"1.5 s  from <ip 14>  AAAA  <text 20>", second)
     assert len(more) == MAX_QUESTIONS - 1
-
-
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [
-        (render([], 0.0, gallery=False), "\n```\n<application/octet-stream "),
-        (YAHOO.redirect, "\nLocation: http://yahoo.com\n"),
-        (refusal(400, f"not {USER}"), '\n<Response ErrCode="400" ErrSubCode="0" /><!-- <text 25>'),
-    ],
-    ids=["page", "redirect", "quote"],
-)
-def test_our_replies(reply: Reply, expected: str) -> None:
-    """Our own replies are recognisable, and quotes in them are redacted."""
-    report = report_of(sent(camera.hotspot("www.samsungimaging.com"), reply))
-    assert expected in untagged(report)
 
 
 # Bodies of all kinds
@@ -351,10 +296,8 @@ def test_our_replies(reply: Reply, expected: str) -> None:
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = photo(model="NX300") + b"Jane was here" * 40
-ONE_FIELD = b'--B\r\nContent-Disposition: form-data; name="a"\r\n%s\r\n1\r\n--B--\r\n'
+ONE_FIELD = b'--B\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--B--\r\n'
 FORM = "multipart/form-data; boundary=B"
-XML = "<a><title>김민수</title><w>640</w></a>"
-REDACTED_XML = r"\n<a><title><text \d></title><w><digits 3></w></a>\n```"
 
 
 def with_message(message: bytes) -> RecordedRequest:
@@ -367,36 +310,28 @@ PRINTED: dict[str, tuple[RecordedRequest, list[str]]] = {
     "no body": (post(b""), ["\nNo body.\n"]),
     "picture": (post(JPEG, "image/jpeg"), [f"\n<image/jpeg {len(JPEG)}>\nNX300\n"]),
     "binary": (post(b"\0\1secret", ""), ["\n<application/octet-stream 8>\n"]),
-    "long text": (
-        post(b"<a>x</a>" * 20000, ""),
-        ["Body, 160000 bytes:", r"\(The rest is left out.\)"],
+    "web page": (post(b"<!DOCTYPE html><p>Jane"), ["\n<application/octet-stream 22>\n"]),
+    "recorded in part": (
+        post(bodies.body([("A.JPG", b"x" * 9000)])[:2000], FORM, ("Content-Length", "9305")),
+        ["Body, the first 2000 of 9305 bytes, with 2 parts:", "parameter-case at"],
     ),
-    "UTF-8": (post(XML.encode()), [REDACTED_XML]),
-    "CP949": (post(XML.encode("cp949")), [REDACTED_XML]),
+    "CP949": (post("<a><w>김</w>1".encode("cp949")), [r"\n<a><w><text \d></w><digits 1>\n```"]),
     "cut in a head": (
         post(bodies.body([(PHOTO, b"")]).partition(b"image/jpeg")[0], bodies.CONTENT_TYPE),
-        ["1 +message +sample.txt", "cannot be parsed as an upload by e-mail:"],
-    ),
-    "many parts": (
-        post(bodies.body([(PHOTO, b"x")] * 70), bodies.CONTENT_TYPE),
-        ["9 +binary +<text 16>", "the body has more than 64 parts"],
+        ['name="message"; fileName="sample.txt"', "cannot be parsed as an upload by e-mail:"],
     ),
     "not multipart": (
         post(b"<a>12</a>", FORM),
         ["```\n<a><digits 2></a>\n```", "the boundary <text 4> never appears"],
     ),
-    "no message": (post(ONE_FIELD % b"", FORM), ["the body has no part named message"]),
-    "unknown encoding": (
-        post(ONE_FIELD % b"X-\xff: 7\r\n", FORM),
-        ['name="a"\n<text 3>: <digits 1>\n'],
-    ),
+    "no message": (post(ONE_FIELD, FORM), ["the body has no part named message"]),
     "deviation in XML": (
         with_message(bodies.message_xml().replace(b"<title>", b"& <title>")),
-        ["multipart-label .*\nxml-malformed +at 152\n"],
+        ["multipart-label at .*\nxml-malformed at 152\n"],
     ),
     "no recipients": (
         with_message(b"<email></email>"),
-        ["the message names no receiver", "trailing-semicolon +at"],
+        ["the message names no receiver", "trailing-semicolon at"],
     ),
 }
 
@@ -409,15 +344,6 @@ def test_body(request_: RecordedRequest, patterns: list[str]) -> None:
         assert re.search(pattern, report), report
     assert "Jane" not in report
     assert "secret" not in report
-
-
-def test_recorded_in_part() -> None:
-    """The end of a cut recording is not a deviation of the camera."""
-    body = bodies.body([("A.JPG", bodies.jpeg(9000))])[:2000]
-    report = report_of(post(body, bodies.CONTENT_TYPE, ("Content-Length", "400305")))
-    assert "Body, the first 2000 of 400305 bytes, with 2 parts:" in report
-    assert "parameter-case" in report
-    assert "at 2000" not in report
 
 
 def test_cut_in_value() -> None:
@@ -444,13 +370,13 @@ def test_form_fields() -> None:
     )  # fmt: skip
     report = untagged(report_of(post(body, FORM)))
     assert "Jane" not in report
-    assert "hi" not in report.split("Part 1:")[1].split("Part 2")[0]
+    assert "hi" not in report.split("Part 1,")[1].split("Part 2,")[0]
     assert "\n\n<m><w><digits 3></w></m>\n```" in report
-    assert "\nX-Who: <text 11>\n" in report
+    assert "\nX-Who: <letters 4> <letters 6>\n" in report
     assert '; name="size"\n\n<digits 1>\n```' in report
     assert "\n<image/png 12>\n" in report
     assert "\naccept: <letters 1>\n<text 3>: <digits 1>\n" in report
-    assert re.search("header-malformed +at [0-9]+\n", report)
+    assert re.search("header-malformed at [0-9]+\n", report)
 
 
 # Markdown
@@ -495,31 +421,7 @@ def test_forged() -> None:
 # Anything
 
 
-TEXTS = st.text(max_size=40) | st.text("`<>#\r\n a1:/?=&;%\"'\\@.\ud800", max_size=40)
-NAMES = st.sampled_from(["Authorization", "Cookie", "Set-Cookie", "Content-Type", "Host"])
-
-
-@PROPERTY
-@given(
-    st.lists(TEXTS, min_size=5, max_size=5),
-    st.lists(st.tuples(TEXTS | NAMES, TEXTS), max_size=4).map(tuple),
-    st.sampled_from([b"", b"<", b"--B\r\nA: b\r\n\r\n"]),
-    st.binary(max_size=200),
-    st.floats(),
-)
-def test_any_request(
-    texts: list[str], headers: Headers, begin: bytes, body: bytes, at: float
-) -> None:
-    """A report of any request has all sections."""
-    method, host, path, version, client = texts
-    answered = RecordedResponse(-1, headers, body)
-    one = RecordedRequest(method, host, path, headers, begin + body, version, client, at, answered)
-    report = report_of(one, one._replace(path=f"/facebook/auth{path}", method="POST"))
-    assert len(sections(report)) == 5
-    assert report.encode().decode() == report
-
-
-@PROPERTY
+@settings(derandomize=True, database=None, deadline=None, max_examples=60)
 @given(
     st.text("abcdefgh 0123456789é한&<>'%+", min_size=8, max_size=40).filter(
         lambda text: text == text.strip() and sum(map(str.isalnum, text)) >= 6
@@ -541,16 +443,7 @@ def test_any_caption(caption: str, form: str) -> None:
 @pytest.mark.parametrize("content_type", ["text/xml", bodies.CONTENT_TYPE], ids=["xml", "parts"])
 @pytest.mark.parametrize(
     "unit",
-    [
-        b"<a b='",
-        b"<!-- ",
-        b"a=%41&",
-        b"\n--B\nA: b",
-        b"a@b.c ",
-        b"`",
-        b"\0",
-        Random(0).randbytes(99),
-    ],
+    [b"<a b='", b"<!-- ", b"\n--B\nA: b", b"a@b.c ", b"\0", Random(0).randbytes(99)],
     ids=lambda unit: repr(unit[:9]),
 )
 def test_large(unit: bytes, content_type: str) -> None:
