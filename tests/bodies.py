@@ -7,7 +7,8 @@ that it can contradict it. No IO here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from random import Random
@@ -168,9 +169,20 @@ def jpeg(size: int, seed: int = 0) -> bytes:
 def _picture_data(random: Random, size: int) -> bytes:
     data = bytearray()
     while len(data) < size:
-        data += random.choice((CRLF, CRLF * 3, b"\n", b"\r", b"\r\n--", b"\xff\0"))
-        data += random.randbytes(random.randrange(16)).replace(b"\xff", b"")
+        data += b"".join(random.choices(_PIECES, k=1 + size // 8))
     return bytes(data[:size])
+
+
+def _pieces() -> Iterator[bytes]:
+    random = Random(0)
+    for start, length in itertools.product(
+        (CRLF, CRLF * 3, b"\n", b"\r", b"\r\n--", b"\xff\0"), range(16)
+    ):
+        for _ in range(4):
+            yield start + random.randbytes(length).replace(b"\xff", b"")
+
+
+_PIECES = tuple(_pieces())
 
 
 Choose = Callable[[int], int]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.support.wait import WebDriverWait
 
+if TYPE_CHECKING:  # selenium is imported by the tests that start a browser, because it takes long
+    from selenium import webdriver
+
+Result = TypeVar("Result")
 TIMEOUT = 30.0  # seconds; only a test that fails waits that long
 # Without these it looks for hosts of its maker's, which no test needs.
 QUIET = (
@@ -37,12 +38,14 @@ def browser(
     profile: Path, width: int = 1280, height: int = 800, *arguments: str
 ) -> Iterator[webdriver.Chrome]:
     """A browser with an empty profile; what it shows of a page has this size."""
-    options = Options()
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     size = f"--window-size={width},{height}"
     for argument in (*QUIET, size, f"--user-data-dir={profile}", *arguments):
         options.add_argument(argument)
-    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
     try:
         resize(driver, width, height)
         yield driver
@@ -56,13 +59,20 @@ def resize(driver: webdriver.Chrome, width: int, height: int) -> None:
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", view)
 
 
+def wait(
+    driver: webdriver.Chrome, condition: Callable[[webdriver.Chrome], Result], what: str = ""
+) -> Result:
+    """Wait until the condition is true of the page. Returns its value."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    return WebDriverWait(driver, TIMEOUT, poll_frequency=0.05).until(condition, what)
+
+
 def wait_for_text(driver: webdriver.Chrome, *texts: str) -> str:
     """What the page says, as soon as all of this is on it."""
 
-    def complete(driver: webdriver.Chrome) -> str | None:
+    def complete(driver: webdriver.Chrome) -> str:
         said = str(driver.execute_script("return document.body.innerText"))
-        return said if all(text in said for text in texts) else None
+        return said if all(text in said for text in texts) else ""
 
-    said = WebDriverWait(driver, TIMEOUT, poll_frequency=0.05).until(complete, f"no {texts}")
-    assert isinstance(said, str)
-    return said
+    return wait(driver, complete, f"no {texts}")

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.mitmdump import Proxy
+
+os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"  # no test uses them, and one imports trio
 
 
 @pytest.fixture(scope="module")

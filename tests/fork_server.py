@@ -1,12 +1,13 @@
 """Starts mitmdump as a fork of a process that has imported it, ten times as fast.
 
 The fork is an ordinary process with its own id, session, files and signals; it shares only
-the imported modules.
+the imported modules and mitmproxy's certificate authority.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import selectors
@@ -14,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -21,6 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 MAX_REQUEST = 1 << 17  # bytes
+KEY_SIZE = 2048  # bits
 
 
 class ForkedProcess:
@@ -82,10 +85,15 @@ def _server() -> socket.socket:
 
 def main(control: socket.socket) -> int:
     """Serve until the other end is closed. A fork returns from here when mitmdump ends."""
+    from mitmproxy.certs import CertStore
     from mitmproxy.tools.main import mitmdump
 
     import nx_addon  # noqa: F401
 
+    with tempfile.TemporaryDirectory() as folder:
+        authority = CertStore.from_store(folder, "mitmproxy", KEY_SIZE)
+    CertStore.from_store = lambda **_: authority  # type: ignore[method-assign]
+    gc.freeze()
     children: dict[int, tuple[int, socket.socket]] = {}  # by descriptor of the process
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)

@@ -12,17 +12,18 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.common.by import By
-from selenium.webdriver.support.wait import WebDriverWait
 
 from nxparse.server import page
 from nxparse.store.saved import identity_of
 from tests import bodies, camera, pictures
-from tests.browser import TIMEOUT, browser, needs_browser, resize, wait_for_text
+from tests.browser import TIMEOUT, browser, needs_browser, resize, wait, wait_for_text
 from tests.mitmdump import Proxy
+
+if TYPE_CHECKING:
+    from selenium import webdriver
 
 CLIP = (Path(__file__).parent / "wire" / "clip.mp4").read_bytes()
 VIDEO = 300 << 20  # bytes
@@ -192,7 +193,7 @@ def test_failures(gallery: Proxy) -> None:
 
 def thumbnails(driver: webdriver.Chrome) -> list[tuple[int, int]]:
     """The width and height of all pictures, in pixels, as they are shown."""
-    images = driver.find_elements(By.TAG_NAME, "img")
+    images = driver.find_elements("tag name", "img")
     for image in images:
         driver.execute_script("arguments[0].scrollIntoView()", image)
     script = "const one = arguments[0]; await one.decode();"
@@ -229,7 +230,7 @@ def test_in_a_browser(gallery: Proxy, driver: webdriver.Chrome) -> None:
         script = "return [document.documentElement.scrollWidth, innerWidth]"
         content, window = driver.execute_script(script)
         assert content <= window == width
-        for link in driver.find_elements(By.CSS_SELECTOR, ".get, .go"):
+        for link in driver.find_elements("css selector", ".get, .go"):
             assert link.size["height"] >= 40
         driver.execute_script("scrollTo(0, 0)")
         assert [entry for entry in driver.get_log("browser") if "favicon" not in entry] == []
@@ -245,11 +246,11 @@ def test_open_in_a_browser(gallery: Proxy, driver: webdriver.Chrome) -> None:
     )
     driver.get(f"http://127.0.0.1:{gallery.port}/file/{clip}")
     ready = "return document.querySelector('video')?.readyState === 4"
-    WebDriverWait(driver, TIMEOUT).until(lambda driver: driver.execute_script(ready))
-    driver.find_element(By.TAG_NAME, "video").click()
+    wait(driver, lambda driver: driver.execute_script(ready))
+    driver.find_element("tag name", "video").click()
     plays = "return document.querySelector('video').currentTime > 0.2"
-    WebDriverWait(driver, TIMEOUT).until(lambda driver: driver.execute_script(plays))
+    wait(driver, lambda driver: driver.execute_script(plays))
     driver.get(f"http://127.0.0.1:{gallery.port}/file/{photo}")
     script = "return document.querySelector('img')?.naturalWidth > 0"
-    WebDriverWait(driver, TIMEOUT).until(lambda driver: driver.execute_script(script))
+    wait(driver, lambda driver: driver.execute_script(script))
     assert [entry for entry in driver.get_log("browser") if "favicon" not in str(entry)] == []

@@ -18,7 +18,6 @@ from mitmproxy import contentviews
 from mitmproxy.http import HTTPFlow, Message, Request
 from mitmproxy.test import taddons
 from mitmproxy.test.tflow import tflow
-from selenium.webdriver.common.by import By
 
 import nx_addon
 from nxparse.proxy.state import State
@@ -82,7 +81,7 @@ def test_mitmweb(folder: Path) -> None:
 
 def click(driver: object, path: str) -> None:
     """Click on the line of the flow whose URL has this path."""
-    row = driver.find_element(By.XPATH, f"//td[contains(., '{path}')]")  # type: ignore[attr-defined]
+    row = driver.find_element("xpath", f"//td[contains(., '{path}')]")  # type: ignore[attr-defined]
     row.click()
 
 

@@ -6,13 +6,14 @@ import base64
 import os
 import shutil
 from pathlib import Path
-
-from selenium import webdriver
-from selenium.webdriver.support.wait import WebDriverWait
+from typing import TYPE_CHECKING
 
 from tests import bodies, camera, pictures
-from tests.browser import TIMEOUT, browser, needs_browser, wait_for_text
+from tests.browser import browser, needs_browser, wait, wait_for_text
 from tests.mitmdump import Proxy
+
+if TYPE_CHECKING:
+    from selenium import webdriver
 
 WIDTH, HEIGHT = 390, 640  # of a phone, in pixels
 # A sky, the sun and two hills: the hour decides about the colours.
@@ -61,8 +62,7 @@ def test_page(folder: Path) -> None:
         wait_for_text(driver, "SAM_4368.MP4", "SAM_4371.JPG", "Saved")
         widths = "return [...document.images].map(one => one.complete && one.naturalWidth)"
         shown = [160] * 3
-        wait = WebDriverWait(driver, TIMEOUT)
-        wait.until(lambda driver: driver.execute_script(widths)[:3] == shown)
+        wait(driver, lambda driver: driver.execute_script(widths)[:3] == shown)
         path = folder / "page.png"
         assert driver.save_screenshot(str(path))
     if kept := os.environ.get("SCREENSHOTS"):

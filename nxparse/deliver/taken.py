@@ -25,11 +25,6 @@ from nxparse.upload import File
 
 MAX_CACHED = 20_000  # files in all folders, at most 500 bytes of memory for each
 
-_folders: dict[tuple[int, int], tuple[int, dict[str, _Names]]] = {}
-"""The cache: modification time in nanoseconds, and names, by device and inode."""
-
-_lock = threading.Lock()
-
 
 @dataclass(slots=True)
 class _Names:
@@ -94,24 +89,53 @@ class TakenNames:
                     os.close(fd)
 
 
+class _Cache:
+    """The taken names in folders. A key is the device and inode of a folder."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # Modification times in nanoseconds, and names.
+        self._folders: dict[tuple[int, int], tuple[int, dict[str, _Names]]] = {}
+        self._files = 0  # in all folders
+
+    def take(self, key: tuple[int, int], modified: int) -> dict[str, _Names]:
+        """Remove and return the names in a folder; nothing if it was modified since."""
+        with self._lock:
+            then, names = self._folders.pop(key, (0, {}))
+            self._files -= _count(names)
+        return names if then == modified else {}
+
+    def put(self, key: tuple[int, int], modified: int, names: dict[str, _Names]) -> None:
+        """Store the names in a folder. A full cache is emptied."""
+        with self._lock:
+            _, replaced = self._folders.get(key, (0, {}))
+            self._folders[key] = modified, names
+            self._files += _count(names) - _count(replaced)
+            if self._files > MAX_CACHED:
+                self._folders.clear()
+                self._files = 0
+
+
+_cache = _Cache()
+
+
 @contextmanager
 def taken_names(folder: Folder) -> Iterator[TakenNames]:
     """Yield the taken names in a folder. Photos are saved inside the with statement."""
     state = folder.status()
     key = (state.st_dev, state.st_ino)
-    with _lock:
-        modified, names = _folders.pop(key, (0, {}))
-    if modified != state.st_mtime_ns:
-        names = {}
+    names = _cache.take(key, state.st_mtime_ns)
     try:
         yield TakenNames(folder, names)
     finally:
-        with suppress(OSError), _lock:
+        with suppress(OSError):
             taken = {name: one for name, one in names.items() if one.count}
-            _folders[key] = folder.status().st_mtime_ns, taken
-            total = sum(one.count for _, names in _folders.values() for one in names.values())
-            if total > MAX_CACHED:
-                _folders.clear()
+            _cache.put(key, folder.status().st_mtime_ns, taken)
+
+
+def _count(names: dict[str, _Names]) -> int:
+    """Return the number of files with these names."""
+    return sum(one.count for one in names.values())
 
 
 def _digest(chunks: Iterator[bytes]) -> bytes:

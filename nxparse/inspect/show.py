@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from nxparse import jpeg
-from nxparse.deviation import BodyError, Deviation
+from nxparse.deviation import BodyError, Deviation, Kind
 from nxparse.framing import PartSpan, boundary_of, fetch_from
 from nxparse.inspect import recorded
 from nxparse.inspect.recorded import RecordedRequest
@@ -128,6 +128,9 @@ class Parts(NamedTuple):
     error: str = ""
 
 
+_AT_THE_END = {Kind.CLOSE_DELIMITER_UNMARKED, Kind.CLOSE_DELIMITER_CUT, Kind.PHOTO_CUT}
+
+
 def parse_parts(body: bytes, content_type: str, length: int = 0) -> Parts:
     """Parse a multipart body for people, who want to see also one that is refused.
 
@@ -142,7 +145,9 @@ def parse_parts(body: bytes, content_type: str, length: int = 0) -> Parts:
         error = str(failure)
     deviations = sorted(found.deviations if found else scanner.deviations, key=lambda it: it.offset)
     if len(body) < length:
-        deviations = [one for one in deviations if one.offset < len(body)]
+        deviations = [
+            one for one in deviations if one.offset < len(body) and one.kind not in _AT_THE_END
+        ]
     return Parts(scanner.parts, deviations, found, error)
 
 

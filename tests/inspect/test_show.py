@@ -51,11 +51,15 @@ def test_upload() -> None:
 
 def test_recorded_in_part() -> None:
     """The end of a cut recording is not a deviation of the camera."""
-    data = bodies.request(bodies.body([("A.JPG", bodies.jpeg(9000))]))[:4000]
-    text = show.request(request(data)) or ""
-    assert re.search(r"^recorded +the first \d+ of \d+ bytes\n", text)
-    assert "parameter-case" in text
-    assert "close-delimiter" not in text
+    data = bodies.request(
+        bodies.body([("A.JPG", bodies.jpeg(3000))], ending=bodies.ENDINGS["complete"])
+    )
+    for size in (4000, *range(len(data) - 50, len(data))):
+        text = show.request(request(data[:size])) or ""
+        assert re.search(r"^recorded +the first \d+ of \d+ bytes\n", text)
+        assert "parameter-case" in text
+        assert "close-delimiter" not in text
+        assert "photo-cut" not in text
 
 
 def test_camera() -> None:
