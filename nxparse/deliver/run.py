@@ -9,6 +9,7 @@ variables may contain secrets.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -39,6 +40,7 @@ DRAIN_TIMEOUT = 1.0  # seconds to read the rest of the output
 PLACEHOLDERS = ("file", "sender", "recipient", "subject", "text", "camera")
 
 _running: set[subprocess.Popen[bytes]] = set()
+_starting = threading.Lock()  # held until a program that was started is in _running
 
 _PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
 _NAME = re.compile(rf"\$\{{([A-Za-z_][A-Za-z0-9_]*)\}}|{_PLACEHOLDER.pattern}")
@@ -94,7 +96,8 @@ def end_running() -> int:
 
     Their deliveries fail with a TemporaryError.
     """
-    running = [process for process in list(_running) if process.poll() is None]
+    with _starting:
+        running = [process for process in _running if process.poll() is None]
     for process in running:
         _kill(process)
     return len(running)
@@ -110,17 +113,20 @@ def _replace_names(word: str, values: Mapping[str, str], environ: Mapping[str, s
 
 def _call(program: str, command: Sequence[str]) -> None:
     """Run a command to its end. `program` is its name in the options."""
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise UnreachableError(f"{program} cannot be started: {error.strerror}") from None
-    _running.add(process)
+    with _starting:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            # Only this upload has texts that are too long for arguments.
+            kind = PermanentError if error.errno == errno.E2BIG else UnreachableError
+            raise kind(f"{program} cannot be started: {error.strerror}") from None
+        _running.add(process)
     assert process.stdout
     output = bytearray()
     reader = threading.Thread(target=_read_end, args=(process.stdout, output), daemon=True)

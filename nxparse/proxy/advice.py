@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from nxparse.config import Config
@@ -134,6 +136,22 @@ def remedy(port: int, error: int, own: str) -> str | None:
         case _:
             instead = f"{find}, or use another port"
     return f"port {port} is taken: {instead}"
+
+
+def sudo_warning(environ: Mapping[str, str], folders: Sequence[Path]) -> str | None:
+    """Return a warning if mitmproxy was started with sudo: the user cannot change its files.
+
+    `folders` are those that this process writes to.
+    """
+    user, group = environ.get("SUDO_UID", ""), environ.get("SUDO_GID", "")
+    if not user.isdecimal() or not group.isdecimal() or user == "0":
+        return None
+    paths = shlex.join([str(folder.absolute()) for folder in folders])
+    return (
+        f"started with sudo: the files written now belong to root. To hand them over, stop "
+        f"mitmproxy and run: sudo chown -R {user}:{group} {paths}; "
+        f"with {OPEN_PORTS} it needs no sudo"
+    )
 
 
 # Only `run:` and the last line of a post fill them in.

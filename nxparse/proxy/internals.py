@@ -17,6 +17,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from nxparse.config import OPTIONS, Config, ConfigError, Option
@@ -97,7 +98,7 @@ def name_servers(master: Any) -> list[str]:
 
 
 def log_set_up(master: Any, config: Config) -> None:
-    """Log how a camera reaches this process."""
+    """Log how a camera reaches this process, and warn if files will belong to root."""
     ports = {
         mode: [port for _, port in listening(master, mode)]
         for mode in ("regular", "transparent", "dns")
@@ -110,6 +111,9 @@ def log_set_up(master: Any, config: Config) -> None:
     )
     for line in advice.lines(set_up):
         logger.info(line)
+    folders = [config.dir, Path(master.options.confdir).expanduser()]
+    if warning := advice.sudo_warning(os.environ, folders):
+        logger.warning(warning)
 
 
 def _addresses(master: Any) -> list[str]:

@@ -47,6 +47,7 @@ class Service(Enum):
     THUMBNAIL = "thumbnail"
     OPEN = "saved file"
     DOWNLOAD = "download of a saved file"
+    README = "readme"
     EMAIL = "upload by e-mail"  # answered when the photos are stored
     FILE = "file for a social site"  # that was announced
     LOGIN = "login to {}"
@@ -82,7 +83,7 @@ class Endpoint(NamedTuple):
     @property
     def is_page(self) -> bool:
         """Whether it is for a browser."""
-        return self.is_file or self.service in (Service.PAGE, Service.THUMBNAIL)
+        return self.is_file or self.service in (Service.PAGE, Service.THUMBNAIL, Service.README)
 
     @property
     def is_file(self) -> bool:
@@ -134,6 +135,7 @@ TABLE = (
     Row("GET", "*", "/thumbnail/*", Service.THUMBNAIL),
     Row("GET", "*", "/file/*", Service.OPEN),
     Row("GET", "*", "/download/*", Service.DOWNLOAD),
+    Row("GET", "*", "/readme", Service.README),
     Row("GET", "*", "/favicon.ico", fixed(Reply(204))),  # every browser asks for one
     Row("POST", "*", EMAIL_PATH, Service.EMAIL),
     Row("POST", "*", "/*/auth", Service.LOGIN, routes.SITES),

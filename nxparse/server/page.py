@@ -32,6 +32,7 @@ PAGE = 20  # uploads on one page
 REFRESH = 10  # seconds between two loads of a page on which something may change
 NEWS = 60.0  # seconds after which no change is expected
 _FOLDER = Path(__file__).parent
+README = _FOLDER.parents[1] / "README.md"
 _STYLES = [
     (_FOLDER / name).read_text("utf-8").replace("\n", "") for name in ("page.css", "uploads.css")
 ]
@@ -117,6 +118,14 @@ def thumbnail(picture: bytes) -> Reply:
     if not picture:
         return Reply(200, _PLACEHOLDER, _HEADERS, "image/svg+xml")
     return Reply(200, picture, _HEADERS, "image/jpeg")
+
+
+def readme() -> Reply | None:
+    """Return README.md as plain text. None where it is not installed."""
+    try:
+        return Reply(200, README.read_bytes(), _HEADERS, "text/plain; charset=utf-8")
+    except OSError:
+        return None
 
 
 @cache

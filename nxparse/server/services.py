@@ -64,6 +64,8 @@ class Services:
                     return self._page(config, client, endpoint.argument)
                 case Service.THUMBNAIL:
                     return self._thumbnail(config, client, endpoint.argument)
+                case Service.README:
+                    return page.readme() or NOT_FOUND
                 case Service.ACCOUNT:
                     return social.LOGIN_FAILED
                 case _:

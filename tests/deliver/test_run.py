@@ -349,6 +349,12 @@ class TestStart:
         expected = (UnreachableError, f"{name} cannot be started: {reason}")
         assert failure(text, folder, {"TOOLS": str(tmp_path)}) == expected
 
+    def test_arguments_too_long(self, folder: Path) -> None:
+        """Texts that are too long for arguments are refused for good, and harm no other upload."""
+        huge = {**VALUES, "text": "x" * (8 << 20)}  # more than Linux and macOS accept
+        with pytest.raises(PermanentError, match=r"true cannot be started: Argument list too"):
+            call("true {text}", folder, values=huge)
+
 
 class TestTimeout:
     def test_killed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,6 +121,25 @@ def test_remedy(port: int, error: int, words: list[str]) -> None:
     assert advice.remedy(port, errno.ENOMEM, PC) is None
 
 
+def test_sudo(tmp_path: Path) -> None:
+    """With sudo, the warning has the command that hands the files over, and the way without."""
+    folders = [tmp_path / "my uploads", tmp_path / "mitmproxy"]
+    line = advice.sudo_warning({"SUDO_UID": "1000", "SUDO_GID": "100"}, folders)
+    assert line
+    assert f"sudo chown -R 1000:100 '{folders[0]}' {folders[1]};" in line
+    assert advice.OPEN_PORTS in line
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [{}, {"SUDO_UID": "0", "SUDO_GID": "0"}, {"SUDO_UID": "1; rm", "SUDO_GID": "1"}],
+    ids=["not sudo", "sudo by root", "not a number"],
+)
+def test_no_warning_about_sudo(environ: Mapping[str, str]) -> None:
+    """Root itself, such as in a container, is not warned."""
+    assert advice.sudo_warning(environ, [Path("uploads")]) is None
+
+
 DEFAULTS: Mapping[str, object] = {option.name: option.default for option in OPTIONS}
 ENVIRON = {"PHOTOS": "/srv/photos", "PATH": os.environ["PATH"]}
 

@@ -55,6 +55,7 @@ def not_with(method: str, allow: str) -> Endpoint:
         (("GET", "", "/thumbnail/x.1"), Endpoint(Service.THUMBNAIL, "x.1")),
         (("GET", "", "/file/x.1?y"), Endpoint(Service.OPEN, "x.1")),
         (("HEAD", "", "/download/x.1"), Endpoint(Service.DOWNLOAD, "x.1")),
+        (("GET", "", "/readme"), Endpoint(Service.README)),
         (("GET", "", "/file/../x"), UNKNOWN),
         # E-mail.
         (("POST", "www.ospserver.net", f"{EMAIL}?DUID=123456789033"), AN_EMAIL),
@@ -107,6 +108,7 @@ def test_find(request_: tuple[str, str, str], endpoint: Endpoint) -> None:
         (Endpoint(Service.THUMBNAIL, "x.1"), {"page"}),
         (Endpoint(Service.OPEN, "x.1"), {"page", "file"}),
         (Endpoint(Service.DOWNLOAD, "x.1"), {"page", "file"}),
+        (Endpoint(Service.README), {"page"}),
         (Endpoint(Service.LOGIN, "flickr"), set()),
         (Endpoint(Service.LIST), {"unknown"}),
         (Endpoint(Service.ACCOUNT), {"unknown"}),

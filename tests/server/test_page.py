@@ -79,7 +79,7 @@ def record(
 
 def text_of(*uploads: UploadRecord, gallery: bool = False) -> list[str]:
     """The text after the headline."""
-    return Outline(render(uploads, NEW_YEAR, gallery=gallery).body).text[3:]
+    return Outline(render(uploads, NEW_YEAR, gallery=gallery).body).text[4:]
 
 
 def test_empty_page() -> None:
@@ -87,6 +87,7 @@ def test_empty_page() -> None:
     assert Outline(EMPTY.body).text == [
         "nx_addon",
         "nx_addon",
+        "Help",
         "It works",
         "This network answers for Samsung's camera services.",
         "On the camera: choose photos, Share, E-mail, Send.",
@@ -138,10 +139,10 @@ def test_older() -> None:
     """With more uploads than fit, a link leads to those before the last one shown."""
     uploads = [record() for _ in range(PAGE + 1)]
     outline = Outline(render(uploads, NEW_YEAR, gallery=False).body)
-    assert outline.links() == ["/", f"/older/{ID}"]
+    assert outline.links() == ["/readme", "/", f"/older/{ID}"]
     assert [tag for tag, _ in outline.found].count("h3") == PAGE
     outline = Outline(render(uploads[1:], NEW_YEAR, gallery=False, is_first=False).body)
-    assert outline.links() == ["/"]
+    assert outline.links() == ["/readme", "/"]
     assert outline.text[-1] == "Newest"
     assert Outline(render([], NEW_YEAR, gallery=False, is_first=False).body).text[-1] == "Newest"
 
@@ -191,7 +192,7 @@ def test_files(tmp_path: Path) -> None:
     found = record()._replace(files=files)
     outline = Outline(render([found], NEW_YEAR, gallery=False).body)
     links = [f"/{kind}/{ID}.{number}" for number in (1, 2, 5) for kind in ("file", "download")]
-    assert outline.links()[:-1] == links
+    assert outline.links()[1:-1] == links
     images = [attributes["src"] for tag, attributes in outline.found if tag == "img"]
     assert images == [f"/thumbnail/{ID}.1"]
     text = outline.text
@@ -301,3 +302,12 @@ def test_thumbnail() -> None:
     reply = thumbnail(b"")
     assert (reply.body[:4], reply.content_type) == (b"<svg", "image/svg+xml")
     assert f">{page.NO_PREVIEW}<".encode() in reply.body
+
+
+def test_readme(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """README is served as text, if it is installed."""
+    reply = page.readme()
+    assert reply is not None
+    assert (reply.body[:10], reply.content_type) == (b"# nx_addon", "text/plain; charset=utf-8")
+    monkeypatch.setattr(page, "README", tmp_path / "README.md")
+    assert page.readme() is None
