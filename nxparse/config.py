@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Callable, Mapping, Sequence
-from configparser import ConfigParser
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from ipaddress import IPv4Address
@@ -129,10 +128,11 @@ def _parse_address(value: str) -> IPv4Address:
 
 
 def _parse_truth(value: str) -> bool:
-    try:
-        return ConfigParser.BOOLEAN_STATES[value.strip().lower()]
-    except KeyError:
-        raise ValueError("neither true nor false") from None
+    words = {"true": True, "yes": True, "on": True, "1": True}
+    words |= {"false": False, "no": False, "off": False, "0": False}
+    if (found := words.get(value.strip().lower())) is None:
+        raise ValueError("neither true nor false")
+    return found
 
 
 def _or_none(parser: Callable[[str], object]) -> Callable[[str], object]:
