@@ -8,13 +8,12 @@ it ends; `wait` is for clients in the background.
 
 from __future__ import annotations
 
-import datetime
 import ipaddress
-import itertools
 import socket
 import ssl
+import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -22,13 +21,10 @@ from typing import Any, NamedTuple, Self
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import serialization
+from mitmproxy import certs
 
 from tests.loopback import HOST, TIMEOUT, Act, LoopbackServer
-
-NAMES = ("localhost", HOST)
 
 
 class Authority:
@@ -37,70 +33,32 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "authority.pem"
         self._folder = folder
-        self._numbers = itertools.count(1)
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = _name("Authority of the tests")
-        certificate = _certificate(self._name, self._key, self._name, self._key)
-        self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        self._key, self._certificate = certs.create_ca("tests", "Authority of the tests", 2048)
+        self.file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
     def context(self, *names: str) -> ssl.SSLContext:
         """A server's context with a certificate for these names, by default for loopback."""
-        return self._context(names or NAMES, self_signed=False)
+        names = names or ("localhost", HOST)
+        alternatives = [_general_name(name) for name in names]
+        made = certs.dummy_cert(self._key, self._certificate, names[0], alternatives)
+        return self._context(made.to_pem())
 
     def self_signed(self) -> ssl.SSLContext:
-        """The same with a certificate that the server has signed itself."""
-        return self._context(NAMES, self_signed=True)
+        """A server's context with a certificate of an authority that nobody trusts."""
+        other = Authority(Path(tempfile.mkdtemp(dir=self._folder)))
+        return other._context(other.file.read_bytes())
 
-    def _context(self, names: Sequence[str], *, self_signed: bool) -> ssl.SSLContext:
-        key, own = ec.generate_private_key(ec.SECP256R1()), _name(names[0])
-        issuer = (own, key) if self_signed else (self._name, self._key)
-        certificate = _certificate(own, key, *issuer, names)
-        path = self._folder / f"server-{next(self._numbers)}.pem"
-        path.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-            + certificate.public_bytes(serialization.Encoding.PEM)
+    def _context(self, certificate: bytes) -> ssl.SSLContext:
+        path = self._folder / "server.pem"
+        key = self._key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
         )
+        path.write_bytes(key + certificate)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(path)
         return context
-
-
-def _name(common: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
-
-
-def _certificate(
-    subject: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
-    issuer: x509.Name,
-    issuer_key: ec.EllipticCurvePrivateKey,
-    names: Sequence[str] = (),
-) -> x509.Certificate:
-    """A certificate for these names, or one of an authority if there are none."""
-    day = datetime.timedelta(days=1)
-    now = datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - day)
-        .not_valid_after(now + day)
-    )
-    signs = not names
-    rest = [False] * 4  # content commitment, encipherment, key agreement
-    for extension, critical in (
-        (x509.BasicConstraints(ca=signs, path_length=None), True),
-        (x509.KeyUsage(True, *rest, signs, signs, False, False), True),
-        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
-        (x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), False),
-    ):
-        builder = builder.add_extension(extension, critical)
-    if names:
-        alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
-        builder = builder.add_extension(alternatives, critical=False)
-    return builder.sign(issuer_key, hashes.SHA256())
 
 
 def _general_name(name: str) -> x509.GeneralName:

@@ -83,8 +83,7 @@ def deliver(
         raise (PermanentError if one.permanent else TemporaryError)(one.reason)
     missed = {one.recipient for one in refused}
     reached = [sent for sent, as_given in message.recipients.items() if as_given not in missed]
-    summary = f"mailed to {format_list(reached)}" if reached else "not mailed"
-    return Outcome(f"{summary} through {server}", tuple(refused))
+    return Outcome(f"mailed to {format_list(reached)} through {server}", tuple(refused))
 
 
 @dataclass(frozen=True, slots=True)

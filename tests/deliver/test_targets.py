@@ -208,9 +208,8 @@ class TestMail:
         """One message goes to all recipients, or to the address of the target."""
         given = mailing(tmp_path)
         outcome = deliver(given, target, {"WHO": "me"}, to=recipients)
-        summary = f"mailed to {', '.join(reached)}" if reached else "not mailed"
         assert outcome == Outcome(
-            f"{summary} through mail.example:25",
+            f"mailed to {', '.join(reached)} through mail.example:25",
             tuple(Refused(name, True, "550 no") for name in refused),
         )
         [(message, server)] = sent
