@@ -14,9 +14,8 @@ import pytest
 import nxparse
 from nxparse import jpeg, markup, message, multipart
 from nxparse.deviation import BodyError, Deviation, Kind, MultipartError
-from nxparse.framing import boundary_of, fetch_from
+from nxparse.framing import CHUNK, boundary_of, fetch_from
 from nxparse.inspect.show import as_json
-from nxparse.multipart import CHUNK
 from nxparse.scanner import Scanner
 from nxparse.upload import (
     File,
