@@ -9,6 +9,7 @@ from typing import NamedTuple
 from nxparse import filename, jpeg
 from nxparse.deviation import Kind, LimitError, MultipartError
 
+CHUNK = 1 << 18  # bytes of a body that are read at once
 MAX_BOUNDARY = 256  # RFC 2046 allows 70
 MAX_HEADERS = 16
 MAX_HEADER_BYTES = 8192
@@ -35,6 +36,12 @@ Fetch = Callable[[int, int], bytes]
 
 Report = Callable[[Kind, str], None]
 """Reports a deviation and its detail. May raise."""
+
+
+def read_pieces(fetch: Fetch, start: int, end: int) -> Iterator[bytes]:
+    """Yield a range of a body in pieces of at most 256 KiB."""
+    for position in range(start, end, CHUNK):
+        yield fetch(position, min(position + CHUNK, end))
 
 
 def fetch_from(body: bytes) -> Fetch:

@@ -44,11 +44,7 @@ _REFERENCE = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|amp|lt|gt|quot|apo
 FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
-class MarkupError(BodyError):
-    """XML that cannot be accepted."""
-
-
-class TooLongError(MarkupError):
+class TooLongError(BodyError):
     """XML that is too long."""
 
     status = 413
@@ -71,7 +67,7 @@ def read(data: bytes, texts: Collection[str]) -> tuple[list[Element], list[Devia
     """Return all elements in order, and the deviations from XML 1.0.
 
     `texts` has the names, in lower case, of the elements whose text is needed. Offsets count
-    from the beginning of the data. Raises MarkupError.
+    from the beginning of the data. Raises BodyError.
     """
     if len(data) > MAX_BYTES:
         raise TooLongError(f"the XML is longer than {MAX_BYTES} bytes")
@@ -111,7 +107,7 @@ def _decoded(data: bytes) -> tuple[str, list[Deviation]]:
 
 
 def _strict(document: str) -> list[Element]:
-    """Parse well-formed XML. Raises ExpatError, or MarkupError beyond a limit."""
+    """Parse well-formed XML. Raises ExpatError, or BodyError beyond a limit."""
     elements: list[Element] = []
     path: list[Element] = []
 
@@ -121,7 +117,7 @@ def _strict(document: str) -> list[Element]:
         elements.append(element)
         path.append(element)
         if len(path) > MAX_DEPTH or len(elements) > MAX_ELEMENTS:
-            raise MarkupError("the XML has more elements than any camera writes")
+            raise BodyError("the XML has more elements than any camera writes")
 
     def end(name: str) -> None:
         path.pop()
@@ -192,5 +188,5 @@ def _references(raw: str) -> str:
     return _REFERENCE.sub(lambda match: html.unescape(match[0]), raw)
 
 
-def _no_doctype() -> MarkupError:
-    return MarkupError("the XML has a DOCTYPE or an ENTITY, which no camera sends")
+def _no_doctype() -> BodyError:
+    return BodyError("the XML has a DOCTYPE or an ENTITY, which no camera sends")

@@ -20,17 +20,13 @@ from typing import NamedTuple
 
 from nxparse import markup
 from nxparse.address import comparable
-from nxparse.deviation import Deviation, Kind
-from nxparse.markup import Element, MarkupError, one_line
+from nxparse.deviation import BodyError, Deviation, Kind
+from nxparse.markup import Element, one_line
 
 MAX_RECIPIENTS = 64
 
 _MARKER = re.compile(r"(?:\A|\r?\n)language_sh100_utf8\s*\Z")
 _FIELDS = ("sender", "receiver", "title", "body")
-
-
-class MessageError(MarkupError):
-    """A message without receivers, or with too many."""
 
 
 class Message(NamedTuple):
@@ -50,7 +46,7 @@ class Message(NamedTuple):
 
 
 def parse(data: bytes) -> Message:
-    """Parse the message part. Raises MarkupError; MessageError if the receivers are wrong."""
+    """Parse the message part. Raises BodyError."""
     elements, deviations = markup.read(data, _FIELDS)
     values = {field: [*_texts(elements, field)] for field in _FIELDS}
     sender_name, sender = _mailbox(values["sender"][0] if values["sender"] else "")
@@ -109,9 +105,9 @@ def _recipients(values: list[str]) -> tuple[str, ...]:
             if address:
                 addresses.setdefault(comparable(address), address)
     if not addresses:
-        raise MessageError("the message names no receiver")
+        raise BodyError("the message names no receiver")
     if len(addresses) > MAX_RECIPIENTS:
-        raise MessageError(f"the message names more than {MAX_RECIPIENTS} receivers")
+        raise BodyError(f"the message names more than {MAX_RECIPIENTS} receivers")
     return tuple(addresses.values())
 
 

@@ -19,10 +19,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from nxparse.framing import Fetch, PartSpan, boundary_of, fetch_from, is_message
+from nxparse.framing import CHUNK, Fetch, PartSpan, boundary_of, fetch_from, is_message, read_pieces
 from nxparse.scanner import Scanner
-
-CHUNK = 1 << 18
 
 _LEGAL_BOUNDARY = re.compile(rb"[A-Za-z0-9_-]{1,70}")  # those that every parser accepts
 # Browsers escape only quotes and line ends in a name. But many parsers treat a backslash as an
@@ -100,8 +98,7 @@ class Encoded:
                 yield piece
             else:
                 part, fetch = piece
-                for position in range(part.start, part.end, CHUNK):
-                    yield fetch(position, min(position + CHUNK, part.end))
+                yield from read_pieces(fetch, part.start, part.end)
 
 
 def write(parts: Sequence[tuple[PartSpan, Fetch]], boundary: bytes) -> Encoded:

@@ -15,8 +15,7 @@ from typing import NamedTuple
 from nxparse import filename, jpeg, markup, message, multipart
 from nxparse.address import is_deliverable
 from nxparse.deviation import BodyError, Deviation, Kind
-from nxparse.framing import Fetch, PartSpan, boundary_of, fetch_from, is_message
-from nxparse.multipart import CHUNK
+from nxparse.framing import Fetch, PartSpan, boundary_of, fetch_from, is_message, read_pieces
 from nxparse.scanner import Scanner
 
 Copy = Callable[[int, int, int], None]
@@ -52,10 +51,8 @@ class File:
                 view = view[os.write(fd, view) :]
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the content in pieces of at most 256 KiB."""
-        end = self.start + self.size
-        for start in range(self.start, end, CHUNK):
-            yield self._fetch(start, min(start + CHUNK, end))
+        """Return the content in pieces of at most 256 KiB."""
+        return read_pieces(self._fetch, self.start, self.start + self.size)
 
     def fetch(self, start: int, end: int) -> bytes:
         """Return a range of the content."""

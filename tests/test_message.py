@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from nxparse import message
-from nxparse.deviation import Deviation, Kind
-from nxparse.markup import MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS, MarkupError
+from nxparse.deviation import BodyError, Deviation, Kind
+from nxparse.markup import MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS
 from nxparse.message import MAX_RECIPIENTS, Message, compose
 from tests import bodies
 
@@ -169,7 +169,7 @@ REFUSED = {
 @pytest.mark.parametrize(("document", "reason"), REFUSED.values(), ids=REFUSED)
 def test_refused(document: str, reason: str) -> None:
     """A message without recipients or beyond a limit is refused with a reason."""
-    with pytest.raises(MarkupError) as caught:
+    with pytest.raises(BodyError) as caught:
         message.parse(document.encode())
     status = 413 if reason == TOO_LONG else 400
     assert (str(caught.value), caught.value.status) == (reason, status)
@@ -198,7 +198,7 @@ LIMITS: dict[str, tuple[Callable[[int], str], str]] = {
 def test_limits(document: Callable[[int], str], reason: str) -> None:
     """Each limit is exact."""
     assert read(document(0))[1]
-    with pytest.raises(MarkupError, match=reason):
+    with pytest.raises(BodyError, match=reason):
         message.parse(document(1).encode())
 
 

@@ -9,8 +9,8 @@ from email.policy import HTTP
 
 import pytest
 
-from nxparse.framing import PartSpan, boundary_of, fetch_from
-from nxparse.multipart import CHUNK, Part, parse, repair, trimmed, write
+from nxparse.framing import CHUNK, PartSpan, boundary_of, fetch_from
+from nxparse.multipart import Part, parse, repair, trimmed, write
 from nxparse.scanner import Scanner
 from tests import bodies
 from tests.scans import CLOSE, FIELD, MESSAGE, SMALL, THREE, TYPE, XML, B, data, disposition, scan

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 import nxparse
-from nxparse import jpeg, markup, message, multipart
+from nxparse import jpeg, markup, multipart
 from nxparse.deviation import BodyError, Deviation, Kind, MultipartError
-from nxparse.framing import boundary_of, fetch_from
+from nxparse.framing import CHUNK, boundary_of, fetch_from
 from nxparse.inspect.show import as_json
-from nxparse.multipart import CHUNK
 from nxparse.scanner import Scanner
 from nxparse.upload import (
     File,
@@ -211,7 +210,7 @@ UNREADABLE = {
     "whole-message": (MESSAGE + XML, BodyError, "the upload has no file", 400),
     "photo-before": (JPEG + b"\r\n" + whole(part(JPEG)), MultipartError, "could be a photo", 400),
     "photo-behind": (whole(part(JPEG)) + JPEG, MultipartError, "could be a photo", 400),
-    "cut-in-the-receiver": (MESSAGE + XML[:-25], message.MessageError, "names no receiver", 400),
+    "cut-in-the-receiver": (MESSAGE + XML[:-25], BodyError, "names no receiver", 400),
     "64-kib": (MESSAGE + b"x" * markup.MAX_BYTES + b"x" + CLOSE, markup.TooLongError,
         "longer than 65536 bytes", 413),
     "cut-behind-the-receivers": (MESSAGE + XML[:-5], BodyError, "the body ends inside the message",
@@ -236,7 +235,7 @@ def test_long_message_is_not_fetched_whole() -> None:
     fetch = Recorder(MESSAGE + b"x" * 10 * markup.MAX_BYTES + CLOSE)
     scanner = Scanner(boundary_of(TYPE))
     scanner.feed(fetch.body)
-    with pytest.raises(markup.MarkupError):
+    with pytest.raises(BodyError):
         from_parts(scanner.close(fetch), scanner.deviations, fetch)
     assert max(end - start for start, end in fetch.fetched) == markup.MAX_BYTES + 1
 

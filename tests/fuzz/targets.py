@@ -25,7 +25,6 @@ from nxparse.framing import PartSpan, boundary_of, fetch_from
 from nxparse.inspect import credentials, report, show
 from nxparse.inspect import recorded as requests
 from nxparse.inspect.recorded import RecordedRequest, RecordedResponse
-from nxparse.markup import MarkupError
 from nxparse.scanner import MAX_PARTS, Scanner
 from nxparse.server import endpoints, social
 from nxparse.server.social import Announcement, CredentialsError
@@ -204,7 +203,7 @@ def almost(data: bytes) -> None:
     wanted = ("sender", "receiver", "title", "body", "content")
     try:
         elements, deviations = markup.read(data, wanted)
-    except MarkupError:
+    except BodyError:
         return
     assert len(elements) <= markup.MAX_ELEMENTS
     assert sum(len(one.text) for one in elements) <= len(wanted) * len(data)
@@ -216,10 +215,10 @@ def almost(data: bytes) -> None:
 
 
 def message_xml(data: bytes) -> None:
-    """Any bytes are a Message with recipients, or a MarkupError."""
+    """Any bytes are a Message with recipients, or a BodyError."""
     try:
         found = message.parse(data)
-    except MarkupError:
+    except BodyError:
         return
     assert 0 < len(found.recipients) <= message.MAX_RECIPIENTS
     assert all(found.recipients)
