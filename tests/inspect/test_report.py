@@ -309,6 +309,7 @@ PRINTED: dict[str, tuple[RecordedRequest, list[str]]] = {
     "not recorded": (post(None), ["\nThe body was not recorded.\n"]),
     "no body": (post(b""), ["\nNo body.\n"]),
     "picture": (post(JPEG, "image/jpeg"), [f"\n<image/jpeg {len(JPEG)}>\nNX300\n"]),
+    "unknown model": (post(photo(model="Jane 7")), ["\n<text 6>\n"]),
     "binary": (post(b"\0\1secret", ""), ["\n<application/octet-stream 8>\n"]),
     "web page": (post(b"<!DOCTYPE html><p>Jane"), ["\n<application/octet-stream 22>\n"]),
     "recorded in part": (
