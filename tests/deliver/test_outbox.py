@@ -88,7 +88,7 @@ class Target:
 class Kept:
     """A place for files that could not be delivered; its first attempts may fail."""
 
-    def __init__(self, *errors: OSError) -> None:
+    def __init__(self, *errors: Exception) -> None:
         self.came: list[tuple[str, list[str | None]]] = []
         self._errors = list(errors)
 
@@ -286,10 +286,12 @@ class TestDeliverDue:
 class TestState:
     """The database fails, or the process dies."""
 
-    def test_error_is_raised(self, scene: Scene) -> None:
+    @pytest.mark.parametrize("error", [BROKEN, NEVER], ids=["delivered", "kept"])
+    def test_error_is_raised(self, scene: Scene, error: Exception) -> None:
         """An error of the database is raised, not recorded in that very database."""
+        scene.kept = Kept(BROKEN)
         id = scene.accept()
-        target = Target(BROKEN)
+        target = Target(error)
         out = scene.box({"save": target})
         with pytest.raises(sqlite3.OperationalError):
             out.deliver_due("save")
@@ -799,7 +801,8 @@ class TestThreads:
             assert [one.target for one in scene.spool.waiting()].count("slow") == 2
         finally:
             slow.go_on.set()
-        assert fast.ids == ids
+        eventually(lambda: not scene.spool.waiting())
+        assert (fast.ids, slow.ids) == (ids, ids)
 
     @pytest.mark.usefixtures("quick")
     def test_command_line_is_noticed(self, scene: Scene, start: Start) -> None:
