@@ -748,6 +748,21 @@ def eventually(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def dispatch(out: Outbox, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wake an outbox, and wait until it has started the workers that it lacks."""
+    looked, targets = threading.Semaphore(0), scene.spool.targets
+
+    def look() -> list[str]:
+        looked.release()
+        return targets()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.spool, "targets", look)
+        for _ in range(2):  # the second look begins when the first one has ended
+            out.wake()
+            assert looked.acquire(timeout=SOON)
+
+
 Start = Callable[..., Outbox]
 
 
@@ -788,15 +803,15 @@ class TestThreads:
         names = ("nx first", "nx save", "nx mail")
         eventually(lambda: not any(one.name in names for one in threading.enumerate()))
 
-    def test_slow_target(self, scene: Scene, start: Start) -> None:
-        """A slow target delays only its own deliveries."""
+    def test_slow_target(self, scene: Scene, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A slow target delays only its own deliveries, which are made one at a time."""
         slow, fast = Slow(), Target(enough=2)
         ids = [scene.accept("slow", "fast")]
         out = start(slow=slow, fast=fast)
         try:
             assert slow.begun.wait(SOON)
             ids.append(scene.accept("slow", "fast"))
-            out.wake()
+            dispatch(out, scene, monkeypatch)
             assert fast.done.wait(SOON)
             assert [one.target for one in scene.spool.waiting()].count("slow") == 2
         finally:
@@ -942,12 +957,6 @@ class TestThreads:
                 assert happened.wait(SOON)
             return found
 
-        checked, next_try = threading.Semaphore(0), scene.spool.next_try
-
-        def check(target: str) -> float | None:
-            checked.release()
-            return next_try(target)
-
         target = Target(enough=2 if thread == "worker" else 1)
         ids = [scene.accept()] if thread == "worker" else []
         monkeypatch.setattr(scene.spool, call, late)
@@ -957,12 +966,10 @@ class TestThreads:
         if action == "wake":
             scene.clock.now += 1
             ids.append(scene.accept())
-            monkeypatch.setattr(scene.spool, "next_try", check)
-            out.wake()
-            if thread == "worker":  # the dispatcher has seen that there is a worker
-                assert checked.acquire(timeout=SOON)
+            if thread == "worker":
+                dispatch(out, scene, monkeypatch)
+            else:
                 out.wake()
-                assert checked.acquire(timeout=SOON)
         else:
             assert out.stop(0) is False
         happened.set()
