@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -748,19 +749,27 @@ def eventually(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def dispatch(out: Outbox, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wake an outbox, and wait until it has started the workers that it lacks."""
-    looked, targets = threading.Semaphore(0), scene.spool.targets
+@contextmanager
+def dispatched(out: Outbox, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Wake an outbox, and hold its dispatcher when it has started the workers that it lacks."""
+    looks, go_on, targets = threading.Semaphore(0), threading.Event(), scene.spool.targets
 
     def look() -> list[str]:
-        looked.release()
+        looks.release()
+        if held.is_set():
+            go_on.wait(SOON)
         return targets()
 
+    held = threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr(scene.spool, "targets", look)
-        for _ in range(2):  # the second look begins when the first one has ended
-            out.wake()
-            assert looked.acquire(timeout=SOON)
+        out.wake()
+        assert looks.acquire(timeout=SOON)
+        held.set()
+        out.wake()
+        assert looks.acquire(timeout=SOON)  # the first look has ended
+        yield
+        go_on.set()
 
 
 Start = Callable[..., Outbox]
@@ -811,8 +820,8 @@ class TestThreads:
         try:
             assert slow.begun.wait(SOON)
             ids.append(scene.accept("slow", "fast"))
-            dispatch(out, scene, monkeypatch)
-            assert fast.done.wait(SOON)
+            with dispatched(out, scene, monkeypatch):
+                assert fast.done.wait(SOON)
             assert [one.target for one in scene.spool.waiting()].count("slow") == 2
         finally:
             slow.go_on.set()
@@ -963,16 +972,17 @@ class TestThreads:
         out = scene.box({"save": target})
         out.start()
         assert looks.wait(SOON)
-        if action == "wake":
-            scene.clock.now += 1
-            ids.append(scene.accept())
-            if thread == "worker":
-                dispatch(out, scene, monkeypatch)
+        with ExitStack() as held:
+            if action == "wake":
+                scene.clock.now += 1
+                ids.append(scene.accept())
+                if thread == "worker":
+                    held.enter_context(dispatched(out, scene, monkeypatch))
+                else:
+                    out.wake()
             else:
-                out.wake()
-        else:
-            assert out.stop(0) is False
-        happened.set()
-        assert target.done.wait(SOON if action == "wake" else 0) is (action == "wake")
+                assert out.stop(0) is False
+            happened.set()
+            assert target.done.wait(SOON if action == "wake" else 0) is (action == "wake")
         assert out.stop(SOON) is True
         assert target.ids == ids
