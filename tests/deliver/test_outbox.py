@@ -757,7 +757,7 @@ def dispatched(out: Outbox, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> It
     def look() -> list[str]:
         looks.release()
         if held.is_set():
-            go_on.wait(SOON)
+            go_on.wait(2 * SOON)
         return targets()
 
     held = threading.Event()
