@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ class Target:
 class Kept:
     """A place for files that could not be delivered; its first attempts may fail."""
 
-    def __init__(self, *errors: OSError) -> None:
+    def __init__(self, *errors: Exception) -> None:
         self.came: list[tuple[str, list[str | None]]] = []
         self._errors = list(errors)
 
@@ -286,10 +287,12 @@ class TestDeliverDue:
 class TestState:
     """The database fails, or the process dies."""
 
-    def test_error_is_raised(self, scene: Scene) -> None:
+    @pytest.mark.parametrize("error", [BROKEN, NEVER], ids=["delivered", "kept"])
+    def test_error_is_raised(self, scene: Scene, error: Exception) -> None:
         """An error of the database is raised, not recorded in that very database."""
+        scene.kept = Kept(BROKEN)
         id = scene.accept()
-        target = Target(BROKEN)
+        target = Target(error)
         out = scene.box({"save": target})
         with pytest.raises(sqlite3.OperationalError):
             out.deliver_due("save")
@@ -746,6 +749,29 @@ def eventually(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+@contextmanager
+def dispatched(out: Outbox, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Wake an outbox, and hold its dispatcher when it has started the workers that it lacks."""
+    looks, go_on, targets = threading.Semaphore(0), threading.Event(), scene.spool.targets
+
+    def look() -> list[str]:
+        looks.release()
+        if held.is_set():
+            go_on.wait(2 * SOON)
+        return targets()
+
+    held = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.spool, "targets", look)
+        out.wake()
+        assert looks.acquire(timeout=SOON)
+        held.set()
+        out.wake()
+        assert looks.acquire(timeout=SOON)  # the first look has ended
+        yield
+        go_on.set()
+
+
 Start = Callable[..., Outbox]
 
 
@@ -786,20 +812,21 @@ class TestThreads:
         names = ("nx first", "nx save", "nx mail")
         eventually(lambda: not any(one.name in names for one in threading.enumerate()))
 
-    def test_slow_target(self, scene: Scene, start: Start) -> None:
-        """A slow target delays only its own deliveries."""
+    def test_slow_target(self, scene: Scene, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A slow target delays only its own deliveries, which are made one at a time."""
         slow, fast = Slow(), Target(enough=2)
         ids = [scene.accept("slow", "fast")]
         out = start(slow=slow, fast=fast)
         try:
             assert slow.begun.wait(SOON)
             ids.append(scene.accept("slow", "fast"))
-            out.wake()
-            assert fast.done.wait(SOON)
+            with dispatched(out, scene, monkeypatch):
+                assert fast.done.wait(SOON)
             assert [one.target for one in scene.spool.waiting()].count("slow") == 2
         finally:
             slow.go_on.set()
-        assert fast.ids == ids
+        eventually(lambda: not scene.spool.waiting())
+        assert (fast.ids, slow.ids) == (ids, ids)
 
     @pytest.mark.usefixtures("quick")
     def test_command_line_is_noticed(self, scene: Scene, start: Start) -> None:
@@ -939,30 +966,23 @@ class TestThreads:
                 assert happened.wait(SOON)
             return found
 
-        checked, next_try = threading.Semaphore(0), scene.spool.next_try
-
-        def check(target: str) -> float | None:
-            checked.release()
-            return next_try(target)
-
         target = Target(enough=2 if thread == "worker" else 1)
         ids = [scene.accept()] if thread == "worker" else []
         monkeypatch.setattr(scene.spool, call, late)
         out = scene.box({"save": target})
         out.start()
         assert looks.wait(SOON)
-        if action == "wake":
-            scene.clock.now += 1
-            ids.append(scene.accept())
-            monkeypatch.setattr(scene.spool, "next_try", check)
-            out.wake()
-            if thread == "worker":  # the dispatcher has seen that there is a worker
-                assert checked.acquire(timeout=SOON)
-                out.wake()
-                assert checked.acquire(timeout=SOON)
-        else:
-            assert out.stop(0) is False
-        happened.set()
-        assert target.done.wait(SOON if action == "wake" else 0) is (action == "wake")
+        with ExitStack() as held:
+            if action == "wake":
+                scene.clock.now += 1
+                ids.append(scene.accept())
+                if thread == "worker":
+                    held.enter_context(dispatched(out, scene, monkeypatch))
+                else:
+                    out.wake()
+            else:
+                assert out.stop(0) is False
+            happened.set()
+            assert target.done.wait(SOON if action == "wake" else 0) is (action == "wake")
         assert out.stop(SOON) is True
         assert target.ids == ids
