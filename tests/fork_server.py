@@ -20,6 +20,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).parent.parent
 MAX_REQUEST = 1 << 17  # bytes
@@ -29,9 +30,9 @@ KEY_SIZE = 2048  # bits
 class ForkedProcess:
     """A process of the fork server, with the part of Popen's interface that tests need."""
 
-    def __init__(self, status: socket.socket, output: int) -> None:
+    def __init__(self, status: socket.socket, output: TextIO | None) -> None:
         self.pid = int(status.recv(20))
-        self.stdout = open(output, encoding="utf-8", errors="replace")  # noqa: SIM115
+        self.stdout = output
         self.returncode: int | None = None
         self._status = status
         self._ended = threading.Event()
@@ -58,15 +59,25 @@ class ForkedProcess:
         self._ended.set()
 
 
-def start(arguments: Sequence[str], folder: Path, environ: Mapping[str, str]) -> ForkedProcess:
-    """Start mitmdump with these arguments, its own name first, in a folder."""
-    output, output_end = os.pipe()
+def start(
+    arguments: Sequence[str], folder: Path, environ: Mapping[str, str], output: int | None = None
+) -> ForkedProcess:
+    """Start mitmdump with these arguments, its own name first, in a folder.
+
+    It writes to the descriptor `output`, or to a pipe.
+    """
+    reader = None
+    if output is None:
+        pipe, output_end = os.pipe()
+        reader = open(pipe, encoding="utf-8", errors="replace")  # noqa: SIM115
+    else:
+        output_end = os.dup(output)
     status, status_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     request = json.dumps([list(arguments), str(folder), dict(environ)]).encode()
     with status_end:
         socket.send_fds(_server(), [request], [output_end, status_end.fileno()])
     os.close(output_end)
-    return ForkedProcess(status, output)
+    return ForkedProcess(status, reader)
 
 
 @cache

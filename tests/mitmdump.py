@@ -49,6 +49,7 @@ class Proxy:
         program: str = "mitmdump",
         before: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
+        output: int | None = None,
     ) -> None:
         self.folder = folder
         self.uploads = folder / "uploads"
@@ -64,6 +65,7 @@ class Proxy:
             *arguments,
         ]
         self._environ = {**os.environ, "PYTHONUNBUFFERED": "1", **(environ or {})}
+        self._output = output
         self._changed = threading.Condition()
         self._lines: list[str] = []
         self._ended = False
@@ -84,18 +86,19 @@ class Proxy:
     def start(self) -> None:
         """Start, without waiting until it serves."""
         self.process = self._start()
-        self._ended = False
+        self._ended = self._output is not None
         self._lines.clear()
-        threading.Thread(target=self._read, daemon=True).start()
+        if self._output is None:
+            threading.Thread(target=self._read, daemon=True).start()
 
     def _start(self) -> subprocess.Popen[str] | ForkedProcess:
         if self._command[0] == MITMDUMP and sys.platform == "linux":
-            return fork_server.start(self._command, self.folder, self._environ)
+            return fork_server.start(self._command, self.folder, self._environ, self._output)
         return subprocess.Popen(
             self._command,
             cwd=self.folder,
             env=self._environ,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.PIPE if self._output is None else self._output,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
