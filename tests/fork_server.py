@@ -7,6 +7,7 @@ the imported modules and mitmproxy's certificate authority.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -60,11 +61,16 @@ class ForkedProcess:
 
 
 def start(
-    arguments: Sequence[str], folder: Path, environ: Mapping[str, str], output: int | None = None
+    arguments: Sequence[str],
+    folder: Path,
+    environ: Mapping[str, str],
+    namespace: str,
+    output: int | None,
 ) -> ForkedProcess:
     """Start mitmdump with these arguments, its own name first, in a folder.
 
-    It writes to the descriptor `output`, or to a pipe.
+    `namespace` is its network namespace, if it is not that of the tests. It writes to the
+    descriptor `output`, or to a pipe.
     """
     reader = None
     if output is None:
@@ -73,7 +79,7 @@ def start(
     else:
         output_end = os.dup(output)
     status, status_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    request = json.dumps([list(arguments), str(folder), dict(environ)]).encode()
+    request = json.dumps([list(arguments), str(folder), dict(environ), namespace]).encode()
     with status_end:
         socket.send_fds(_server(), [request], [output_end, status_end.fileno()])
     os.close(output_end)
@@ -129,11 +135,20 @@ def main(control: socket.socket) -> int:
                     children[process] = pid, status
                     selector.register(process, selectors.EVENT_READ)
                     continue
-                arguments, folder, environ = json.loads(request)
+                arguments, folder, environ, namespace = json.loads(request)
+                if namespace:
+                    enter_namespace(namespace)
                 _become(output, folder, environ)
                 sys.argv = arguments
                 mitmdump(arguments[1:])
                 return 0
+
+
+def enter_namespace(name: str) -> None:
+    """Move this thread into a network namespace."""
+    with open(f"/run/netns/{name}") as file:
+        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0):  # os.setns: Python 3.12
+            raise OSError(ctypes.get_errno(), "setns", name)
 
 
 def _become(output: int, folder: str, environ: dict[str, str]) -> None:

@@ -49,6 +49,7 @@ class Proxy:
         program: str = "mitmdump",
         before: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
+        namespace: str = "",
         output: int | None = None,
     ) -> None:
         self.folder = folder
@@ -65,6 +66,7 @@ class Proxy:
             *arguments,
         ]
         self._environ = {**os.environ, "PYTHONUNBUFFERED": "1", **(environ or {})}
+        self._namespace = namespace
         self._output = output
         self._changed = threading.Condition()
         self._lines: list[str] = []
@@ -93,7 +95,9 @@ class Proxy:
 
     def _start(self) -> subprocess.Popen[str] | ForkedProcess:
         if self._command[0] == MITMDUMP and sys.platform == "linux":
-            return fork_server.start(self._command, self.folder, self._environ, self._output)
+            return fork_server.start(
+                self._command, self.folder, self._environ, self._namespace, self._output
+            )
         return subprocess.Popen(
             self._command,
             cwd=self.folder,
