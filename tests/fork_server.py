@@ -1,4 +1,4 @@
-"""Starts mitmdump as a fork of a process that has imported it, ten times as fast.
+"""Starts mitmdump, or mitmweb, as a fork of a process that has imported it, ten times as fast.
 
 The fork is an ordinary process with its own id, session, files and signals; it shares only
 the imported modules and mitmproxy's certificate authority.
@@ -67,7 +67,7 @@ def start(
     namespace: str,
     output: int | None,
 ) -> ForkedProcess:
-    """Start mitmdump with these arguments, its own name first, in a folder.
+    """Start a program with these arguments, its own path first, in a folder.
 
     `namespace` is its network namespace, if it is not that of the tests. It writes to the
     descriptor `output`, or to a pipe.
@@ -102,8 +102,9 @@ def _server() -> socket.socket:
 
 def main(control: socket.socket) -> int:
     """Serve until the other end is closed. A fork returns from here when mitmdump ends."""
+    import mitmproxy.tools.dump
+    import mitmproxy.tools.main
     from mitmproxy.certs import CertStore
-    from mitmproxy.tools.main import mitmdump
 
     import nx_addon  # noqa: F401
 
@@ -140,7 +141,7 @@ def main(control: socket.socket) -> int:
                     enter_namespace(namespace)
                 _become(output, folder, environ)
                 sys.argv = arguments
-                mitmdump(arguments[1:])
+                getattr(mitmproxy.tools.main, Path(arguments[0]).name)(arguments[1:])
                 return 0
 
 

@@ -55,6 +55,7 @@ class Proxy:
         self.folder = folder
         self.uploads = folder / "uploads"
         modes = () if "--mode" in arguments else ("--mode", "regular@127.0.0.1:0")
+        self._before = before
         self._command = [
             *before,
             str(PROGRAMS / program),
@@ -94,7 +95,7 @@ class Proxy:
             threading.Thread(target=self._read, daemon=True).start()
 
     def _start(self) -> subprocess.Popen[str] | ForkedProcess:
-        if self._command[0] == MITMDUMP and sys.platform == "linux":
+        if not self._before and sys.platform == "linux":
             return fork_server.start(
                 self._command, self.folder, self._environ, self._namespace, self._output
             )
