@@ -1,8 +1,7 @@
 """The camera's side of the network, with raw sockets and nothing of nxparse.
 
-As a program, for another network namespace, it prints its result as JSON:
+As a program it prints the reply as JSON:
 
-    python -m tests.camera resolve NAME SERVER
     python -m tests.camera send HOST PORT < REQUEST
 """
 
@@ -79,12 +78,14 @@ def segmented(request: bytes, size: int) -> Iterable[bytes]:
     return (request[start : start + size] for start in range(0, len(request), size))
 
 
-def resolve(name: str, server: tuple[str, int], kind: int = A) -> tuple[int, list[str]]:
+def resolve(
+    name: str, server: tuple[str, int], kind: int = A, timeout: float = TIMEOUT
+) -> tuple[int, list[str]]:
     """Query a DNS server. Returns the response code and the addresses in the answer."""
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
     query = struct.pack(">6H", 7, 0x0100, 1, 0, 0, 0) + labels + struct.pack(">BHH", 0, kind, 1)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(TIMEOUT)
+        client.settimeout(timeout)
         client.sendto(query, server)
         answer = client.recv(4096)
     _, flags, _, records, _, _ = struct.unpack_from(">6H", answer)
@@ -104,8 +105,6 @@ def resolve(name: str, server: tuple[str, int], kind: int = A) -> tuple[int, lis
 
 def main() -> None:
     match sys.argv[1:]:
-        case ["resolve", name, server]:
-            print(json.dumps(resolve(name, (server, 53))))
         case ["send", host, port]:
             print(json.dumps(asdict(send(int(port), sys.stdin.buffer.read(), host=host))))
         case _:

@@ -11,6 +11,13 @@ from tests.mitmdump import Proxy
 os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"  # no test uses them, and one imports trio
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """With `-n`, let a process that has no more tests take some from the others."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """A proxy that the tests of a module share: each uses file names of its own."""

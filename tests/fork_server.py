@@ -1,4 +1,4 @@
-"""Starts mitmdump as a fork of a process that has imported it, ten times as fast.
+"""Starts mitmdump, or mitmweb, as a fork of a process that has imported it, ten times as fast.
 
 The fork is an ordinary process with its own id, session, files and signals; it shares only
 the imported modules and mitmproxy's certificate authority.
@@ -7,6 +7,7 @@ the imported modules and mitmproxy's certificate authority.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -20,6 +21,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).parent.parent
 MAX_REQUEST = 1 << 17  # bytes
@@ -29,9 +31,9 @@ KEY_SIZE = 2048  # bits
 class ForkedProcess:
     """A process of the fork server, with the part of Popen's interface that tests need."""
 
-    def __init__(self, status: socket.socket, output: int) -> None:
+    def __init__(self, status: socket.socket, output: TextIO | None) -> None:
         self.pid = int(status.recv(20))
-        self.stdout = open(output, encoding="utf-8", errors="replace")  # noqa: SIM115
+        self.stdout = output
         self.returncode: int | None = None
         self._status = status
         self._ended = threading.Event()
@@ -58,15 +60,30 @@ class ForkedProcess:
         self._ended.set()
 
 
-def start(arguments: Sequence[str], folder: Path, environ: Mapping[str, str]) -> ForkedProcess:
-    """Start mitmdump with these arguments, its own name first, in a folder."""
-    output, output_end = os.pipe()
+def start(
+    arguments: Sequence[str],
+    folder: Path,
+    environ: Mapping[str, str],
+    namespace: str,
+    output: int | None,
+) -> ForkedProcess:
+    """Start a program with these arguments, its own path first, in a folder.
+
+    `namespace` is its network namespace, if it is not that of the tests. It writes to the
+    descriptor `output`, or to a pipe.
+    """
+    reader = None
+    if output is None:
+        pipe, output_end = os.pipe()
+        reader = open(pipe, encoding="utf-8", errors="replace")  # noqa: SIM115
+    else:
+        output_end = os.dup(output)
     status, status_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    request = json.dumps([list(arguments), str(folder), dict(environ)]).encode()
+    request = json.dumps([list(arguments), str(folder), dict(environ), namespace]).encode()
     with status_end:
         socket.send_fds(_server(), [request], [output_end, status_end.fileno()])
     os.close(output_end)
-    return ForkedProcess(status, output)
+    return ForkedProcess(status, reader)
 
 
 @cache
@@ -85,8 +102,9 @@ def _server() -> socket.socket:
 
 def main(control: socket.socket) -> int:
     """Serve until the other end is closed. A fork returns from here when mitmdump ends."""
+    import mitmproxy.tools.dump
+    import mitmproxy.tools.main
     from mitmproxy.certs import CertStore
-    from mitmproxy.tools.main import mitmdump
 
     import nx_addon  # noqa: F401
 
@@ -118,11 +136,20 @@ def main(control: socket.socket) -> int:
                     children[process] = pid, status
                     selector.register(process, selectors.EVENT_READ)
                     continue
-                arguments, folder, environ = json.loads(request)
+                arguments, folder, environ, namespace = json.loads(request)
+                if namespace:
+                    enter_namespace(namespace)
                 _become(output, folder, environ)
                 sys.argv = arguments
-                mitmdump(arguments[1:])
+                getattr(mitmproxy.tools.main, Path(arguments[0]).name)(arguments[1:])
                 return 0
+
+
+def enter_namespace(name: str) -> None:
+    """Move this thread into a network namespace."""
+    with open(f"/run/netns/{name}") as file:
+        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0):  # os.setns: Python 3.12
+            raise OSError(ctypes.get_errno(), "setns", name)
 
 
 def _become(output: int, folder: str, environ: dict[str, str]) -> None:

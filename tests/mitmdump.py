@@ -49,10 +49,13 @@ class Proxy:
         program: str = "mitmdump",
         before: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
+        namespace: str = "",
+        output: int | None = None,
     ) -> None:
         self.folder = folder
         self.uploads = folder / "uploads"
         modes = () if "--mode" in arguments else ("--mode", "regular@127.0.0.1:0")
+        self._before = before
         self._command = [
             *before,
             str(PROGRAMS / program),
@@ -64,6 +67,8 @@ class Proxy:
             *arguments,
         ]
         self._environ = {**os.environ, "PYTHONUNBUFFERED": "1", **(environ or {})}
+        self._namespace = namespace
+        self._output = output
         self._changed = threading.Condition()
         self._lines: list[str] = []
         self._ended = False
@@ -84,18 +89,21 @@ class Proxy:
     def start(self) -> None:
         """Start, without waiting until it serves."""
         self.process = self._start()
-        self._ended = False
+        self._ended = self._output is not None
         self._lines.clear()
-        threading.Thread(target=self._read, daemon=True).start()
+        if self._output is None:
+            threading.Thread(target=self._read, daemon=True).start()
 
     def _start(self) -> subprocess.Popen[str] | ForkedProcess:
-        if self._command[0] == MITMDUMP and sys.platform == "linux":
-            return fork_server.start(self._command, self.folder, self._environ)
+        if not self._before and sys.platform == "linux":
+            return fork_server.start(
+                self._command, self.folder, self._environ, self._namespace, self._output
+            )
         return subprocess.Popen(
             self._command,
             cwd=self.folder,
             env=self._environ,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.PIPE if self._output is None else self._output,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",

@@ -6,10 +6,17 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
 import pytest
+
+from tests.fork_server import enter_namespace
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 NEEDED = [name for name in ("ip", "nft") if shutil.which(name) is None]
 needs_namespace = pytest.mark.skipif(
@@ -29,3 +36,14 @@ def namespace(purpose: str, *commands: str) -> Iterator[list[str]]:
         yield inside
     finally:
         subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+def call_in(
+    name: str,
+    function: Callable[Arguments, Result],
+    *positional: Arguments.args,
+    **named: Arguments.kwargs,
+) -> Result:
+    """Call a function in a namespace, and in a thread."""
+    with ThreadPoolExecutor(1, initializer=enter_namespace, initargs=(name,)) as pool:
+        return pool.submit(function, *positional, **named).result()

@@ -578,7 +578,7 @@ def test_a_reply_that_is_never_acknowledged(folder: Path) -> None:
     script = with_times(folder, "acknowledge=1.0")
     with (
         namespace("wire", drop) as inside,
-        Proxy(folder, "--mode", "regular@8080", before=inside, script=script) as proxy,
+        Proxy(folder, "--mode", "regular@8080", namespace=inside[-1], script=script) as proxy,
         subprocess.Popen(
             [*inside, sys.executable, "-c", CAMERA, str(SOURCE), "vanish"], stdin=subprocess.PIPE
         ) as silent,

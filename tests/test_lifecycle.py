@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -88,15 +89,13 @@ def test_log_through_a_pipe(folder: Path) -> None:
 
 
 @contextmanager
-def writing_to(output: str, folder: Path, *arguments: str) -> Iterator[tuple[Proxy, int]]:
-    """A proxy whose output is redirected, and its port."""
+def writing_to(output: int, folder: Path, *arguments: str) -> Iterator[tuple[Proxy, int]]:
+    """A proxy that writes its log to this descriptor, which is closed here, and its port."""
     port = free_port()
-    proxy = Proxy(
-        folder,
-        *("--mode", f"regular@127.0.0.1:{port}", *arguments),
-        before=("sh", "-c", f'{output}; exec "$@"', "sh"),
-    )
+    modes = ("--mode", f"regular@127.0.0.1:{port}")
+    proxy = Proxy(folder, *modes, *arguments, output=output)
     proxy.start()
+    os.close(output)
     try:
         eventually(lambda: is_serving(port), "it serves")
         yield proxy, port
@@ -114,22 +113,22 @@ def is_serving(port: int) -> bool:
 
 def test_full_disk_for_the_log(folder: Path) -> None:
     """Uploads continue when the disk of the log is full."""
-    with open(folder / "log", "wb") as log:
-        log.truncate((1 << 20) - 4000)
-    limit = f"ulimit -f {(1 << 20) // 512}; exec >> {folder}/log"
-    with writing_to(limit, folder) as (proxy, port):
+    size = 1 << 20
+    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.truncate(log, size - 4000)
+    with writing_to(log, folder) as (proxy, port):
+        resource.prlimit(proxy.process.pid, resource.RLIMIT_FSIZE, (size, size))
         for number in range(10):
             send(proxy, f"SAM_{number}.JPG", port=port)
         eventually(lambda: len(proxy.saved()) == 10, "all are saved")
         assert proxy.process.poll() is None
-    assert (folder / "log").stat().st_size == 1 << 20
+    assert (folder / "log").stat().st_size == size
 
 
 def test_log_reader_closes(folder: Path) -> None:
     """Uploads continue when the reader of the log closes the pipe."""
-    os.mkfifo(folder / "log")
-    reader = os.open(folder / "log", os.O_RDONLY | os.O_NONBLOCK)
-    with writing_to(f"exec > {folder}/log", folder) as (proxy, port):
+    reader, writer = os.pipe()
+    with writing_to(writer, folder) as (proxy, port):
         os.close(reader)
         for number in range(3):
             send(proxy, f"SAM_{number}.JPG", port=port)
@@ -139,9 +138,9 @@ def test_log_reader_closes(folder: Path) -> None:
 
 def test_log_reader_stalls(folder: Path) -> None:
     """Uploads continue when the reader of the log stalls. Later the log counts dropped lines."""
-    os.mkfifo(folder / "log")
-    reader = os.open(folder / "log", os.O_RDONLY | os.O_NONBLOCK)
-    with writing_to(f"exec > {folder}/log", folder, "--set", "flow_detail=3") as (proxy, port):
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    with writing_to(writer, folder, "--set", "flow_detail=3") as (proxy, port):
         long = b"GET / HTTP/1.0\r\nHost: gld.samsungosp.com\r\nX: " + b"x" * 8000 + b"\r\n\r\n"
         for _ in range(60):
             assert camera.send(port, long).status == 200

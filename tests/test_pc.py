@@ -5,7 +5,6 @@ There ports 53 and 80 are free, and /etc/resolv.conf has the content that a test
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
@@ -21,7 +20,7 @@ import pytest
 
 from tests import bodies, camera, readme
 from tests.mitmdump import ROOT, Proxy, eventually
-from tests.namespace import namespace, needs_namespace
+from tests.namespace import call_in, namespace, needs_namespace
 
 MODES = ("--mode", "regular@80", "--mode", "dns@53")
 # Root without its privileges, such as that for ports below 1024.
@@ -50,18 +49,14 @@ def output(inside: list[str], *command: str, stdin: bytes = b"") -> str:
     return done.stdout.decode()
 
 
-def ask(inside: list[str], name: str, server: str = "127.0.0.1", kind: int = camera.A) -> object:
-    """The response code and addresses of a DNS server in the namespace."""
-    code = (
-        "import json, sys; from tests import camera; name, server, kind = sys.argv[1:]; "
-        "print(json.dumps(camera.resolve(name, (server, 53), int(kind))))"
-    )
-    return json.loads(output(inside, sys.executable, "-c", code, name, server, str(kind)))
+def ask(inside: list[str], name: str, kind: int = camera.A) -> tuple[int, list[str]]:
+    """The response code and addresses of the DNS server at loopback in the namespace."""
+    return call_in(inside[-1], camera.resolve, name, ("127.0.0.1", 53), kind)
 
 
 TXT = 16
-SERVFAIL = [2, []]
-OURS = [0, ["127.0.0.1"]]
+SERVFAIL = (2, [])
+OURS = (0, ["127.0.0.1"])
 
 
 @needs_namespace
@@ -80,8 +75,9 @@ def test_ports_without_root(folder: Path, inside: list[str]) -> None:
     output(inside, *shlex.split(sysctl)[1:])
     with Proxy(folder, *shlex.split(command)[3:], before=user) as proxy:
         assert ask(inside, "gld.samsungosp.com") == OURS
-        page = camera_send(inside, b"GET / HTTP/1.1\r\nHost: 10.42.0.1\r\n\r\n")
-        assert "It works" in str(page)
+        request = b"GET / HTTP/1.1\r\nHost: 10.42.0.1\r\n\r\n"
+        page = call_in(inside[-1], camera.send, 80, request, host=ADDRESS)
+        assert "It works" in page.body
         (folder / "photo.jpg").write_bytes(bodies.jpeg(2000))
         words = shlex.split(readme.lines("nxparse send")[0])[3:]
         del words[words.index("--via") :]
@@ -90,12 +86,6 @@ def test_ports_without_root(folder: Path, inside: list[str]) -> None:
         proxy.wait_for("saved as .*photo.jpg")
     photos = list(folder.glob("uploads/*/photo.jpg"))
     assert [photo.read_bytes() for photo in photos] == [bodies.jpeg(2000)]
-
-
-def camera_send(inside: list[str], request: bytes) -> object:
-    return json.loads(
-        output(inside, sys.executable, "-m", "tests.camera", "send", ADDRESS, "80", stdin=request)
-    )
 
 
 @needs_namespace
@@ -117,8 +107,9 @@ def test_an_access_point(folder: Path, inside: list[str]) -> None:
 
 def resolves(inside: list[str], name: str) -> bool:
     try:
-        return ask(inside, name, ADDRESS) == [0, [ADDRESS]]
-    except AssertionError:  # it does not listen yet
+        found = call_in(inside[-1], camera.resolve, name, (ADDRESS, 53), timeout=1.0)
+        return found == (0, [ADDRESS])
+    except (ConnectionRefusedError, TimeoutError):  # it does not listen yet
         return False
 
 

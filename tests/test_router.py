@@ -8,20 +8,21 @@ packets.
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
+import socket
 import subprocess
-import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests import bodies, readme
+from tests import bodies, camera, readme
+from tests.camera import Heard
 from tests.mitmdump import ROOT, Proxy
-from tests.namespace import namespace, needs_namespace
+from tests.namespace import call_in, namespace, needs_namespace
 
 pytestmark = needs_namespace
 
@@ -64,10 +65,13 @@ class Network:
         assert match
         return int(match[1])
 
-    def camera(self, *arguments: str, stdin: bytes = b"") -> object:
-        return json.loads(
-            self.do("camera", sys.executable, "-m", "tests.camera", *arguments, stdin=stdin)
-        )
+    def resolve(self, name: str, server: str) -> tuple[int, list[str]]:
+        """Query a DNS server from the camera."""
+        return call_in(self.inside["camera"][-1], camera.resolve, name, (server, 53))
+
+    def send(self, host: str, request: bytes, port: int = 80) -> Heard:
+        """Send a request from the camera."""
+        return call_in(self.inside["camera"][-1], camera.send, port, request, host=host)
 
     def _wire(self, room: str, address: str, other: str, other_address: str) -> None:
         here, there = f"{room[:3]}0", f"to{room[:3]}0"
@@ -105,35 +109,32 @@ def router(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     # Itself: other names fail at once.
     modes += ["--set", "dns_name_servers=127.0.0.1"]
     folder = tmp_path_factory.mktemp("router")
-    with Proxy(folder, *modes, before=network.inside["router"]) as proxy:
+    with Proxy(folder, *modes, namespace=network.inside["router"][-1]) as proxy:
         yield proxy
 
 
 def test_a_camera_behind_the_router(network: Network, router: Proxy) -> None:
     """DNS, hotspot check and upload work, and not one packet goes upstream for them."""
     for host in ("gld.samsungosp.com", "www.ospserver.net"):
-        assert network.camera("resolve", host, "10.99.0.1") == [0, [NOBODY]]
+        assert network.resolve(host, "10.99.0.1") == (0, [NOBODY])
 
     check = b"GET / HTTP/1.1\r\nHost: gld.samsungosp.com\r\n\r\n"
-    heard = network.camera("send", NOBODY, "80", stdin=check)
-    assert isinstance(heard, dict)
-    assert 'ETag: "deadbeef"' in heard["head"]
-    assert (heard["body"], heard["segments"]) == ("", 1)
+    heard = network.send(NOBODY, check)
+    assert 'ETag: "deadbeef"' in heard.head
+    assert (heard.body, heard.segments) == ("", 1)
 
     photo = bodies.jpeg(400_000)
     upload = bodies.request(bodies.body([("SAM_1.JPG", photo)]))
-    heard = network.camera("send", NOBODY, "80", stdin=upload)
-    assert isinstance(heard, dict)
-    assert (heard["body"], heard["segments"]) == ('<Response Status="succ" />', 1)
+    heard = network.send(NOBODY, upload)
+    assert (heard.body, heard.segments) == ('<Response Status="succ" />', 1)
     router.wait_for("10.99.0.2: from .*SAM_1.JPG")
     router.wait_for("saved as .*SAM_1.JPG")
     assert router.saved() == {"SAM_1.JPG": photo}
 
     for path in ("/unknown", "/social/columbus/email"):
         request = f"GET {path} HTTP/1.1\r\nHost: www.ospserver.net\r\n\r\n".encode()
-        heard = network.camera("send", NOBODY, "80", stdin=request)
-        assert isinstance(heard, dict)
-        assert heard["head"].startswith("HTTP/1.1 4")
+        heard = network.send(NOBODY, request)
+        assert heard.head.startswith("HTTP/1.1 4")
 
     assert network.packets_seen_upstream() == 0
 
@@ -168,11 +169,10 @@ def test_requests_to_the_router(
     """A request to the router's address, or the one in nx_dns, is never passed on."""
     packets, connections = network.packets_seen_upstream(), router.log.count("server connect")
 
-    heard = network.camera("send", host, str(port), stdin=request_.encode())
+    heard = network.send(host, request_.encode(), port)
 
-    assert isinstance(heard, dict)
-    assert heard["head"].startswith(f"HTTP/1.1 {status} ")
-    assert body in heard["body"]
+    assert heard.head.startswith(f"HTTP/1.1 {status} ")
+    assert body in heard.body
     assert network.packets_seen_upstream() == packets
     assert router.log.count("server connect") == connections
 
@@ -185,10 +185,9 @@ def test_uploads_to_the_address(network: Network, router: Proxy, header: str, st
     upload = upload.replace(b"Host: www.ospserver.net\r\n", header.encode())
     unknown = list(router.uploads.glob(".nx/unknown/*"))
 
-    heard = network.camera("send", NOBODY, "80", stdin=upload)
+    heard = network.send(NOBODY, upload)
 
-    assert isinstance(heard, dict)
-    assert heard["head"].startswith(f"HTTP/1.1 {status} ")
+    assert heard.head.startswith(f"HTTP/1.1 {status} ")
     if status == 200:
         router.wait_for(f"saved as .*{name}")
     assert (name in router.saved()) is (status == 200)
@@ -200,68 +199,45 @@ def test_uploads_to_the_address(network: Network, router: Proxy, header: str, st
 def test_another_protocol_to_the_router(network: Network, router: Proxy) -> None:
     """A connection without HTTP to the router's own port is closed, not passed to itself."""
     lines = router.log.count("\n")
-    command = [sys.executable, "-c", NOT_HTTP]
-    assert network.do("camera", *command) == "closed\n"
+    assert call_in(network.inside["camera"][-1], send_another_protocol) == b""
     assert router.log.count("\n") < lines + 10
 
 
-NOT_HTTP = """
-import socket
-connection = socket.create_connection(("10.99.0.1", 8080), 20)
-connection.sendall(b"\\x00 no protocol")
-print(connection.recv(100).decode() or "closed")
-"""
+def send_another_protocol() -> bytes:
+    with camera.connect(8080, ROUTER) as connection:
+        connection.sendall(b"\x00 no protocol")
+        return connection.recv(100)
 
 
 @pytest.mark.usefixtures("router")
 def test_port_8080_is_closed(network: Network) -> None:
     """What is not redirected does not reach port 8080, from either side of the router."""
     for room, address in (("internet", "10.99.1.1"), ("camera", ROUTER)):
-        assert network.do(room, sys.executable, "-c", CONNECT, address) == "timed out\n"
-
-
-CONNECT = """
-import socket, sys
-try:
-    socket.create_connection((sys.argv[1], 8080), 1)
-except TimeoutError as error:
-    print(error)
-"""
+        with pytest.raises(TimeoutError):
+            call_in(network.inside[room][-1], socket.create_connection, (address, 8080), 0.5)
 
 
 def test_other_addresses_are_not_touched(network: Network, router: Proxy) -> None:
     """Requests to other addresses pass the router unchanged."""
-    server = subprocess.Popen(
-        [*network.inside["internet"], sys.executable, "-u", "-c", WEB_SERVER],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert server.stdout
-        assert server.stdout.readline() == "ready\n"
+    listening = call_in(network.inside["internet"][-1], socket.create_server, (OTHER, 80))
+    with listening, ThreadPoolExecutor(1) as pool:
+        pool.submit(answer, listening)
         before = router.log.count("client connect")
         request = b"GET / HTTP/1.1\r\nHost: www.ospserver.net\r\n\r\n"
 
-        heard = network.camera("send", OTHER, "80", stdin=request)
+        heard = network.send(OTHER, request)
 
-        assert isinstance(heard, dict)
-        assert heard["body"] == "10.99.0.2"
+        assert heard.body == "10.99.0.2"
         assert router.log.count("client connect") == before
         assert network.packets_seen_upstream() > 0
-    finally:
-        server.kill()
-        server.wait()
 
 
-WEB_SERVER = """
-import socket
-listening = socket.create_server(("10.99.1.2", 80))
-print("ready")
-connection, (client, _) = listening.accept()
-connection.recv(65536)
-connection.sendall(b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\n\\r\\n" + client.encode())
-connection.close()
-"""
+def answer(listening: socket.socket) -> None:
+    """Answer a request with the address of the client."""
+    connection, (client, _) = listening.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + client.encode())
 
 
 def test_the_lines_at_start(router: Proxy) -> None:
@@ -276,15 +252,14 @@ def test_an_unknown_camera(network: Network, router: Proxy, tmp_path: Path) -> N
     """As README describes it: what it needs is in the log, stored, and reported."""
     request = b"GET /check?id=8801234 HTTP/1.1\r\nHost: www.ospserver.net\r\n\r\n"
 
-    heard = network.camera("send", NOBODY, "80", stdin=request)
-    assert isinstance(heard, dict)
-    assert heard["head"].startswith("HTTP/1.1 404 ")
+    heard = network.send(NOBODY, request)
+    assert heard.head.startswith("HTTP/1.1 404 ")
 
     stored = router.wait_for(
         r"10\.99\.0\.2: unknown request: GET http://www\.ospserver\.net/check\?id=8801234"
         r"; saved to (uploads/\.nx/unknown/\S+\.mitm)\n"
     )[1]
-    assert network.camera("resolve", "www.example.com", ROUTER) is not None
+    assert network.resolve("www.example.com", ROUTER) is not None
     router.wait_for("10.99.0.2: also looked up www.example.com, .*--set nx_hosts=www.example.com")
 
     path = tmp_path / "report.md"
@@ -307,8 +282,8 @@ def test_recording_on_a_router(network: Network, router: Proxy, tmp_path: Path) 
     network.do("router", "nft", "add rule ip nx prerouting " + rule.replace("CAMERA", "10.99.0.2"))
     try:
         modes = [*arguments, "--set", "dns_name_servers=127.0.0.1"]
-        with Proxy(tmp_path, *modes, before=network.inside["router"]) as proxy:
-            network.camera("resolve", "new.example.com", OTHER)
+        with Proxy(tmp_path, *modes, namespace=network.inside["router"][-1]) as proxy:
+            network.resolve("new.example.com", OTHER)
             proxy.wait_for("DNS QUERY .*new.example.com")
     finally:
         load_rules(network)
