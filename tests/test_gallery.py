@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nxparse.server import page
-from nxparse.store.saved import identity_of
+from nxparse.store.records import identity_of
 from tests import bodies, camera, pictures
 from tests.browser import TIMEOUT, browser, needs_browser, resize, wait, wait_for_text
 from tests.mitmdump import Proxy

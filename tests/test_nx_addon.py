@@ -45,9 +45,9 @@ from nxparse.proxy.exchange import Exchange
 from nxparse.proxy.state import State
 from nxparse.server import endpoints
 from nxparse.server.endpoints import Endpoint, Service
-from nxparse.server.files import reply_with
+from nxparse.server.files import open_unchanged, reply_with
 from nxparse.server.receive import Receiver
-from nxparse.store.saved import LocalCopy, identity_of, open_unchanged
+from nxparse.store.records import LocalCopy, identity_of
 from tests import arrivals, bodies, camera, social
 from tests.mitmdump import ROOT, Proxy, eventually
 from tests.upstream import web_server

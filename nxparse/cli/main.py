@@ -37,7 +37,7 @@ from nxparse.filename import HEAD, sniff
 from nxparse.inspect import recorded, show
 from nxparse.inspect.recorded import RecordedRequest
 from nxparse.server.endpoints import EMAIL_PATH
-from nxparse.store.saved import LocalCopy
+from nxparse.store.records import LocalCopy
 from nxparse.store.spool import Spool
 from nxparse.text import describe_disk_error, error_reason, format_list, printable
 

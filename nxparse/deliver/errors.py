@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from nxparse.store.saved import LocalCopy
+from nxparse.store.records import LocalCopy
 
 MAX_REASON = 200  # characters
 

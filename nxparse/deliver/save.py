@@ -18,8 +18,7 @@ from nxparse.deliver.errors import Outcome
 from nxparse.deliver.taken import TakenNames, taken_names
 from nxparse.store import disk
 from nxparse.store.disk import Folder
-from nxparse.store.records import Delivery
-from nxparse.store.saved import LocalCopy, identity_of
+from nxparse.store.records import Delivery, LocalCopy, identity_of
 from nxparse.text import format_list, format_size
 from nxparse.upload import File, Upload
 

@@ -1,14 +1,18 @@
 """HTTP replies with a saved photo or video.
 
-The type of a file is judged by its content. Only what the cameras send is shown by the
-browser; everything else is offered as a download. Browsers play a video from any position
-with the Range header: single ranges are supported (RFC 9110, section 14).
+A file is opened only while it is the one that was saved. Its type is judged by its content.
+Only what the cameras send is shown by the browser; everything else is offered as a download.
+Browsers play a video from any position with the Range header: single ranges are supported
+(RFC 9110, section 14).
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.client import responses
 from typing import NamedTuple
@@ -16,7 +20,8 @@ from urllib.parse import quote
 
 from nxparse import filename
 from nxparse.server.reply import PRIVATE, Reply
-from nxparse.store.saved import OpenFile
+from nxparse.store import disk
+from nxparse.store.records import LocalCopy
 
 # MOV files are MP4 for the decoder, and no browser plays video/quicktime.
 SHOWN = ("image/jpeg", "video/mp4")
@@ -27,6 +32,38 @@ POLICY = (
     "frame-ancestors 'none'; sandbox allow-same-origin"
 )
 _RANGE = re.compile(r"bytes=[ \t,]*([0-9]{0,30})-([0-9]{0,30})[ \t,]*", re.I)
+
+
+@dataclass(slots=True)
+class OpenFile:
+    """An open saved file. The caller closes it."""
+
+    name: str
+    size: int  # bytes
+    etag: str  # strong, with its quotes (RFC 9110, section 8.8.3)
+    _fd: int = field(repr=False)
+
+    def read(self, start: int, size: int) -> bytes:
+        """Return up to `size` bytes from an offset; fewer only at the end of the file."""
+        return disk.read_range(self._fd, start, min(start + size, self.size))
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def open_unchanged(copies: Iterable[LocalCopy]) -> OpenFile | None:
+    """Open the first of these copies of a file that is unchanged. None if there is none."""
+    for saved in copies:
+        with suppress(OSError, ValueError):
+            fd = os.open(saved.path, disk.READ)
+            state = os.fstat(fd)
+            if saved.matches(state):
+                etag = f'"{state.st_mtime_ns:x}-{state.st_size:x}"'
+                return OpenFile(saved.path.name, state.st_size, etag, fd)
+            os.close(fd)
+    return None
 
 
 class FileReply(NamedTuple):

@@ -19,12 +19,11 @@ from nxparse.config import Config
 from nxparse.deviation import BodyError
 from nxparse.server import files, page, social
 from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service
-from nxparse.server.files import FileReply
+from nxparse.server.files import FileReply, OpenFile, open_unchanged
 from nxparse.server.page import Failure
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import AnnouncedFile, Sessions
 from nxparse.store.records import DeliveryKey
-from nxparse.store.saved import OpenFile, open_unchanged
 from nxparse.store.spool import Spool
 from nxparse.text import describe_disk_error, describe_refused_sender, printable
 

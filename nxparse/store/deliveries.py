@@ -23,10 +23,10 @@ from nxparse.store.records import (
     STORED_UPLOAD,
     Delivery,
     FileRecord,
+    LocalCopy,
     StoredUpload,
     UploadRecord,
 )
-from nxparse.store.saved import LocalCopy
 
 # No delivery is postponed for longer, in seconds.
 MAX_WAIT = 3600.0

@@ -6,9 +6,11 @@ An upload to a social site, a post, has one body for each photo.
 
 from __future__ import annotations
 
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
-
-from nxparse.store.saved import LocalCopy
 
 SCHEMA = """
 CREATE TABLE upload (
@@ -105,6 +107,34 @@ class Post(NamedTuple):
 
 DeliveryKey = tuple[str, str, int]
 """The id of an upload, the target, and the number of the file (0: all files)."""
+
+
+class LocalCopy(NamedTuple):
+    """A copy of a file on this machine, as it was saved.
+
+    While `identity` is the same, no link in the path leads elsewhere, and no other file is
+    in its place.
+    """
+
+    path: Path
+    identity: str
+
+    def is_unchanged(self) -> bool:
+        """Return whether the file is still there as it was saved."""
+        with suppress(OSError, ValueError):
+            return self.matches(os.lstat(self.path))
+        return False
+
+    def matches(self, state: os.stat_result) -> bool:
+        """Return whether this is the state of the file as it was saved."""
+        return bool(self.identity) and identity_of(state) == self.identity
+
+
+def identity_of(state: os.stat_result) -> str:
+    """Return the identity of a regular file and its content; empty for anything else."""
+    if not stat.S_ISREG(state.st_mode):
+        return ""
+    return f"{state.st_dev} {state.st_ino} {state.st_size} {state.st_mtime_ns}"
 
 
 class Delivery(NamedTuple):

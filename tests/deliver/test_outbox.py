@@ -26,8 +26,7 @@ from nxparse.deliver.outbox import MIN_WAIT, Deliver, Outbox, describe_waiting
 from nxparse.deviation import BodyError
 from nxparse.store import spool
 from nxparse.store.deliveries import MAX_WAIT
-from nxparse.store.records import Delivery, StoredUpload
-from nxparse.store.saved import LocalCopy
+from nxparse.store.records import Delivery, LocalCopy, StoredUpload
 from nxparse.store.spool import Spool
 from nxparse.upload import File, Upload
 from tests import arrivals
@@ -768,8 +767,10 @@ def dispatched(out: Outbox, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> It
         held.set()
         out.wake()
         assert looks.acquire(timeout=SOON)  # the first look has ended
-        yield
-        go_on.set()
+        try:
+            yield
+        finally:
+            go_on.set()
 
 
 Start = Callable[..., Outbox]

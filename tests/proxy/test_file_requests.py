@@ -17,8 +17,8 @@ from mitmproxy.test import tflow
 from nxparse.proxy import file_requests
 from nxparse.proxy.file_requests import send_file
 from nxparse.proxy.loopback import LoopbackServer
-from nxparse.server.files import FileReply, reply_with
-from nxparse.store.saved import LocalCopy, identity_of, open_unchanged
+from nxparse.server.files import FileReply, open_unchanged, reply_with
+from nxparse.store.records import LocalCopy, identity_of
 
 LARGE = 64 << 20  # bytes, more than the buffers of two sockets
 

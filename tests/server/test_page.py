@@ -14,8 +14,14 @@ import pytest
 
 from nxparse.server import page
 from nxparse.server.page import PAGE, Failure, render, sentence, thumbnail
-from nxparse.store.records import Delivery, FileRecord, StoredUpload, UploadRecord
-from nxparse.store.saved import LocalCopy, identity_of
+from nxparse.store.records import (
+    Delivery,
+    FileRecord,
+    LocalCopy,
+    StoredUpload,
+    UploadRecord,
+    identity_of,
+)
 from tests.clock import NEW_YEAR
 
 SEGMENT = 1460

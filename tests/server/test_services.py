@@ -23,7 +23,7 @@ from nxparse.server.page import PAGE, render, thumbnail
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.services import FAILURES_KEPT, MAX_FAILURES, Services, simulated, time_reply
 from nxparse.server.sessions import AnnouncedFile, Sessions
-from nxparse.store.saved import LocalCopy, identity_of
+from nxparse.store.records import LocalCopy, identity_of
 from nxparse.store.spool import GAP, QUIET, Spool
 from nxparse.upload import File, Upload
 from tests import arrivals, pictures
