@@ -59,8 +59,11 @@ class Clients:
 
     def notice(self, flow: Any, stage: Stage) -> None:
         """Record that mitmproxy has called a hook for a request, and what follows."""
-        if not flow.request.is_http2:
-            self.enter(flow.client_conn, stage)
+        client = flow.client_conn
+        if client.id in self._wrapped:
+            self._wrapped[client.id][0].noticed = True
+            if not flow.request.is_http2:
+                self.enter(client, stage)
 
     def begin(self, client: Any, pending: Pending) -> None:
         """Record that a client has begun a request to one of our hosts."""

@@ -94,6 +94,7 @@ class HeldReader:
         times: Times = Times(),
     ) -> None:
         self.pending: Pending | None = None
+        self.noticed = False  # whether a hook has reported a request, ours or not
         self._reader = reader
         self._client = client
         self._refuse = refuse
@@ -236,7 +237,10 @@ class HeldReader:
         """Wait until mitmproxy has called a hook for a head that may have arrived."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._last + self._times.notice):
-                while self.pending is None and self._is_in_head():
+                # Inside TLS, a head may have arrived together with the end of the handshake.
+                while self.pending is None and (
+                    self._is_in_head() or (self._client.tls and not self.noticed)
+                ):
                     self._changed.clear()
                     await self._changed.wait()
 

@@ -17,7 +17,7 @@ from nxparse.proxy.transport import HeldReader, OneSegmentWriter, Pending, Stage
 
 SOON = 10.0  # seconds in which anything must have happened
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
-PLAIN = SimpleNamespace(alpn=None)
+PLAIN, TLS = SimpleNamespace(tls=False, alpn=None), SimpleNamespace(tls=True, alpn=None)
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' TCP_INFO")
 
@@ -167,11 +167,14 @@ class TestHeldReader:
         assert await still_waits(reading)
         assert await asyncio.wait_for(reading, SOON) == b""
 
+    @pytest.mark.parametrize("client", [PLAIN, TLS], ids=["plain", "inside TLS"])
     async def test_request_is_noticed_after_the_end(
-        self, connection: Connection, pending: Pending
+        self, connection: Connection, pending: Pending, client: SimpleNamespace
     ) -> None:
         """EOF is held even if mitmproxy notices the request later."""
-        held = HeldReader(connection.reader, PLAIN, times=replace(FAST, notice=SOON / 2))
+        held = HeldReader(connection.reader, client, times=replace(FAST, notice=SOON / 2))
+        if client.tls:
+            held.enter(Stage.CONTENT)  # during the handshake
         await connection.send(b"POST / HTTP/1.0\r\n\r\n")
         await held.read(1 << 16)
         connection.end()
