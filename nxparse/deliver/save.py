@@ -7,20 +7,23 @@ that an upload can be delivered again after a crash.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from nxparse.deliver.errors import Outcome
 from nxparse.deliver.taken import TakenNames, taken_names
-from nxparse.store import disk
+from nxparse.filename import MAX_NAME
 from nxparse.store.disk import Folder
 from nxparse.store.records import Delivery, LocalCopy, identity_of
 from nxparse.text import format_list, format_size
 from nxparse.upload import File, Upload
+
+# Bytes in a name: most file systems, eCryptfs, the versions of the Minix file system.
+_NAME_LIMITS = (MAX_NAME, 143, 60, 30, 14)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,7 @@ def store(files: Sequence[File], path: Path, id: str) -> list[Saved]:
     try:
         with Folder.make(path) as folder, taken_names(folder) as taken:
             for index, file in enumerate(files):
-                attempt = partial(_store, folder, taken, file, f"{id}-{index}")
-                saved.append(disk.with_name_limit(attempt))
+                saved.append(_store(folder, taken, file, f"{id}-{index}"))
             folder.sync()
     except OSError as error:
         # The error has only the name inside the folder.
@@ -74,7 +76,18 @@ def store(files: Sequence[File], path: Path, id: str) -> list[Saved]:
     return saved
 
 
-def _store(folder: Folder, taken: TakenNames, file: File, id: str, limit: int) -> Saved:
+def _store(folder: Folder, taken: TakenNames, file: File, id: str) -> Saved:
+    """Store a file under as long a name as the file system accepts."""
+    for limit in _NAME_LIMITS[:-1]:
+        try:
+            return _store_within(folder, taken, file, id, limit)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+    return _store_within(folder, taken, file, id, _NAME_LIMITS[-1])
+
+
+def _store_within(folder: Folder, taken: TakenNames, file: File, id: str, limit: int) -> Saved:
     temporary = f".{id[1 - limit :]}"
     folder.discard(temporary)
     name, same = taken.place(file, limit)

@@ -14,7 +14,7 @@ import os
 import stat
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -59,7 +59,7 @@ class TakenNames:
                 number = names.numbers[digest]
                 name = numbered(wanted, number, limit)
                 with suppress(FileNotFoundError):
-                    if disk.same_content(self._folder, name, file.size, file.chunks()):
+                    if _same_content(self._folder, name, file.size, file.chunks()):
                         return name, True
                 # Another program has changed or deleted it.
                 del names.numbers[digest]
@@ -84,7 +84,7 @@ class TakenNames:
             with suppress(FileNotFoundError, PermissionError):
                 fd = self._folder.open(numbered(wanted, number, limit))
                 try:
-                    names.numbers[_digest(disk.read_chunks(fd))] = number
+                    names.numbers[_digest(_chunks(fd))] = number
                 finally:
                     os.close(fd)
 
@@ -136,6 +136,26 @@ def taken_names(folder: Folder) -> Iterator[TakenNames]:
 def _count(names: dict[str, _Names]) -> int:
     """Return the number of files with these names."""
     return sum(one.count for one in names.values())
+
+
+def _same_content(folder: Folder, name: str, size: int, chunks: Iterable[bytes]) -> bool:
+    """Return whether `name` is a regular file with this content. FileNotFoundError without it."""
+    state = folder.stat(name)
+    if not stat.S_ISREG(state.st_mode) or state.st_size != size:
+        return False
+    try:
+        fd = folder.open(name)
+    except PermissionError:
+        return False  # it belongs to another user
+    try:
+        return all(os.read(fd, len(chunk)) == chunk for chunk in chunks)
+    finally:
+        os.close(fd)
+
+
+def _chunks(fd: int) -> Iterator[bytes]:
+    while chunk := os.read(fd, disk.CHUNK):
+        yield chunk
 
 
 def _digest(chunks: Iterator[bytes]) -> bytes:

@@ -13,26 +13,18 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
-
-from nxparse.filename import MAX_NAME
 
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 # The flags to open a file for reading. Links are not followed, and a FIFO does not block.
 READ = os.O_RDONLY | _NOFOLLOW | _BINARY | getattr(os, "O_NONBLOCK", 0)
-# Bytes in a name: most file systems, eCryptfs, the versions of the Minix file system.
-_NAME_LIMITS = (MAX_NAME, 143, 60, 30, 14)
 # File systems without hard links: FAT, exFAT, some network shares.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 CHUNK = 1 << 18
 # No descriptor has this number: calls with it fail with EBADF.
 _CLOSED = (1 << 31) - 1
-
-Result = TypeVar("Result")
 
 
 class Folder:
@@ -187,13 +179,6 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def read_chunks(fd: int) -> Iterator[bytes]:
-    """Read a file from its beginning, in pieces of at most 256 KiB."""
-    os.lseek(fd, 0, os.SEEK_SET)
-    while chunk := os.read(fd, CHUNK):
-        yield chunk
-
-
 def read_range(fd: int, start: int, end: int) -> bytes:
     """Return the bytes of a file between two offsets. OSError if it is shorter."""
     pieces = []
@@ -224,35 +209,6 @@ def copy_range(source: int, offset: int, size: int, destination: int) -> None:
                 offset += copied
     for start in range(offset, end, CHUNK):
         write_all(destination, read_range(source, start, min(start + CHUNK, end)))
-
-
-def with_name_limit(attempt: Callable[[int], Result]) -> Result:
-    """Call `attempt` with ever smaller limits for names, in bytes, until one is accepted.
-
-    Returns its result. A limit is not accepted if the attempt fails with ENAMETOOLONG.
-    """
-    for limit in _NAME_LIMITS[:-1]:
-        try:
-            return attempt(limit)
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise
-    return attempt(_NAME_LIMITS[-1])
-
-
-def same_content(folder: Folder, name: str, size: int, chunks: Iterable[bytes]) -> bool:
-    """Return whether `name` is a regular file with this content. FileNotFoundError without it."""
-    state = folder.stat(name)
-    if not stat.S_ISREG(state.st_mode) or state.st_size != size:
-        return False
-    try:
-        fd = folder.open(name)
-    except PermissionError:
-        return False  # it belongs to another user
-    try:
-        return all(os.read(fd, len(chunk)) == chunk for chunk in chunks)
-    finally:
-        os.close(fd)
 
 
 def _disk_size(state: os.stat_result) -> int:

@@ -287,34 +287,6 @@ def test_sync(tmp_path: Path, error: int, fails: bool) -> None:
     assert faults.failed == 1
 
 
-@pytest.mark.parametrize(
-    ("most", "error", "result", "tried"),
-    [
-        (255, errno.ENAMETOOLONG, 255, [255]),
-        (60, errno.ENAMETOOLONG, 60, [255, 143, 60]),
-        (14, errno.ENAMETOOLONG, 14, [255, 143, 60, 30, 14]),
-        (13, errno.ENAMETOOLONG, None, [255, 143, 60, 30, 14]),
-        (143, errno.ENOSPC, None, [255]),
-    ],
-)
-def test_with_name_limit(most: int, error: int, result: int | None, tried: list[int]) -> None:
-    """The largest limit that works is used; other errors are raised at once."""
-    limits: list[int] = []
-
-    def attempt(limit: int) -> int:
-        limits.append(limit)
-        if limit > most:
-            raise OSError(error, os.strerror(error))
-        return limit
-
-    if result:
-        assert disk.with_name_limit(attempt) == result
-    else:
-        with pytest.raises(OSError, match=os.strerror(error)):
-            disk.with_name_limit(attempt)
-    assert limits == tried
-
-
 @pytest.fixture
 def fd(tmp_path: Path) -> Iterator[int]:
     """A descriptor of a file that holds 0123456789."""
@@ -431,41 +403,3 @@ class TestCopyRange:
         copied = self.copied(source, 3, len(BODY) - 5, tmp_path)
         assert copied == BODY[3:-2]
         assert len(calls) == good + 1
-
-
-@pytest.mark.parametrize(
-    ("chunks", "expected"),
-    [
-        ([b"data"], True),
-        ([b"da", b"ta"], True),
-        ([b"dat"], False),
-        ([b"datas"], False),
-        ([b"da", b"te"], False),
-        ([], False),
-    ],
-)
-def test_same_content(opened: Folder, chunks: list[bytes], expected: bool) -> None:
-    """Files are compared by all their bytes; one without read permission is not the same."""
-    (opened.path / "file").write_bytes(b"data")
-    size = sum(map(len, chunks))
-    assert disk.same_content(opened, "file", size, chunks) is expected
-    with Faults(("open",), errno.EACCES):
-        assert disk.same_content(opened, "file", size, chunks) is False
-
-
-def test_same_content_fails(opened: Folder) -> None:
-    """Other errors are raised: the file may be the same. It is closed after an error."""
-    (opened.path / "file").write_bytes(b"data")
-    with Faults(("open",), errno.EIO), pytest.raises(OSError, match="Input/output error"):
-        disk.same_content(opened, "file", 4, [b"data"])
-
-    def broken() -> Iterator[bytes]:
-        raise OSError(errno.EIO, "broken")
-        yield b""
-
-    with (
-        Faults(("close",), errno.EBADF) as closed,
-        pytest.raises(OSError, match=r"broken|Bad file"),
-    ):
-        disk.same_content(opened, "file", 4, broken())
-    assert closed.failed == 1
