@@ -375,17 +375,28 @@ class TestManyEqualNames:
         assert self.save(tmp_path, 40, 41) == [("q-42.JPG", True), ("q-40.JPG", False)]
         assert (day / "q-41.JPG").read_bytes() == b"something else"
 
+    @pytest.mark.parametrize("longer", [False, True])
     @pytest.mark.parametrize("number", [0, 20, 39])
-    def test_changed_meanwhile(self, tmp_path: Path, day: Path, number: int) -> None:
+    def test_changed_meanwhile(self, tmp_path: Path, day: Path, number: int, longer: bool) -> None:
         """A file that has changed does not count as the photo that it was."""
+        content = different(number) + b"!" if longer else different(1000)
         self.save(tmp_path, *range(self.COUNT))
         self.save(tmp_path, number)
         name = f"q-{number}.JPG" if number else "q.JPG"
         times = (day / name).stat()
-        (day / name).write_bytes(different(1000))
+        (day / name).write_bytes(content)
         os.utime(day / name, ns=(times.st_atime_ns, times.st_mtime_ns))
+        before = os.listdir("/proc/self/fd")
         assert self.save(tmp_path, number, number) == [("q-40.JPG", True), ("q-40.JPG", False)]
-        assert (day / name).read_bytes() == different(1000)
+        assert os.listdir("/proc/self/fd") == before
+        assert (day / name).read_bytes() == content
+
+    def test_unreadable_meanwhile(self, tmp_path: Path) -> None:
+        """A file that cannot be read any more does not count either."""
+        self.save(tmp_path, *range(self.COUNT))
+        self.save(tmp_path, 0)
+        with Faults(("open",), errno.EACCES, 2):  # the first call opens the folder
+            assert self.save(tmp_path, 0) == [("q-40.JPG", True)]
 
     def test_after_a_failure(self, tmp_path: Path, day: Path) -> None:
         """A photo that could not be stored is stored by the next attempt."""
