@@ -27,16 +27,20 @@ ENDLESS = 1000  # failures in one program, which then retries for ever
 class Database(sqlite3.Connection):
     """A connection to SQLite that calls `watchers` before each statement, and `after` it.
 
-    `after` gets the first word of the statement. If it is `lazy`, nothing is fsynced.
+    `after` gets the first word of the statement. If it is `lazy`, nothing is fsynced; if it
+    is `alone`, no other connection may open the file, which saves locks and shared memory.
     """
 
     watchers: ClassVar[list[Callable[[sqlite3.Connection, str], None]]] = []
     after: ClassVar[list[Callable[[str], None]]] = []
     lazy: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
 
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
         for watcher in list(self.watchers):
             watcher(self, sql)
+        if self.alone and "journal_mode" in sql:
+            super().execute("PRAGMA locking_mode = EXCLUSIVE")
         if self.lazy and "journal_mode" in sql:
             super().execute("PRAGMA synchronous = OFF")
         if self.lazy:

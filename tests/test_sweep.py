@@ -557,6 +557,7 @@ def _files(folder: str) -> Iterator[tuple[str, bytes | None]]:
 @pytest.fixture
 def _lazy(monkeypatch: pytest.MonkeyPatch) -> None:
     make_lazy(monkeypatch)
+    monkeypatch.setattr(Database, "alone", True)
 
 
 @pytest.fixture
