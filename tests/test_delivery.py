@@ -192,7 +192,8 @@ keep:
 def exim() -> Iterator[tuple[int, Path]]:
     """Debian's mail server with a configuration of its own: its port and its mailbox."""
     port = free_port()
-    with tempfile.TemporaryDirectory() as name:
+    # Its processes that deliver may end after the daemon, and write to its log until then.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)
         shutil.chown(folder, "Debian-exim")  # Exim changes to this user

@@ -222,7 +222,7 @@ class TestFailureOfSqlite:
         """The remedy for a damaged database names its file."""
         (tmp_path / "state").write_bytes(b"garbage " * 1000)
         with pytest.raises(sqlite3.DatabaseError) as caught:
-            Database(tmp_path / "state", [])
+            Database(tmp_path / "state", "")
         expected = f"file is not a database ({tmp_path / 'state'}){GARBLED}"
         assert describe_disk_error(caught.value, Path("/srv/photos")) == expected
 
