@@ -39,7 +39,7 @@ class Clients:
 
         reader = HeldReader(streams.reader, client, refuse_head, times=self._times)
         writer = OneSegmentWriter(streams.writer, times=self._times)
-        if client.proxy_mode.type_name == "dns":
+        if client.proxy_mode.type_name in ("dns", "socks5"):  # no request head, or not yet
             reader.enter(Stage.CONTENT)
         streams.reader, streams.writer = reader, writer
         self._wrapped[client.id] = reader, writer
