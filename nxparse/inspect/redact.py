@@ -99,7 +99,7 @@ _PIECE = re.compile(
 )
 _MARKUP = re.compile(
     r"(?P<begin><!\[CDATA\[|<!--)(?P<inside>.*?)(?P<end>\]\]>|-->|\Z)"
-    r"|<(?P<tag>[?/!]?[\w.:-]{0,100})(?P<attributes>[^<>]*)(?P<tag_end>>?)"
+    r"|<(?P<tag>(?:[?/!]?[\w.:-]{0,100}(?=[\s/?=<>]|\Z))?)(?P<attributes>[^<>]*)(?P<tag_end>>?)"
     r"|(?P<text>[^<]+)",
     re.DOTALL | re.ASCII,
 )

@@ -181,6 +181,7 @@ def test_header(redactor: Redactor, line: str, expected: str | None) -> None:
         ('<UserName="bob"/>', '<UserName="<letters 3>"/>'),
         ("<File Name='SAM_1.JPG'/>", None),
         ("<Owner Name='SAM_1.JPG'/>", "<Owner Name='<text 9>'/>"),
+        ("<sender>Jane <jane@home.example></a<b>", "<sender><letters 4> <<address 17>></a<b>"),
         ("<!DOCTYPE anna>< b>", "<!DOCTYPE <letters 4>>< <letters 1>>"),
         ("<1 a=b d>", "<<digits 1> a=<letters 1> <letters 1>>"),
         ("<Location>Rome?jane=1</Location>", "<Location><text 11></Location>"),
