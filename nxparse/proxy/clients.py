@@ -65,8 +65,11 @@ class Clients:
             if not flow.request.is_http2:
                 self.enter(client, stage)
 
-    def begin(self, client: Any, pending: Pending) -> None:
-        """Record that a client has begun a request to one of our hosts."""
+    def begin(self, client: Any, pending: Pending | None) -> None:
+        """Record that a client has begun a request to one of our hosts.
+
+        Without `pending`, the end of the connection is not held.
+        """
         if client.id in self._wrapped:
             self._wrapped[client.id][0].pending = pending
 
