@@ -100,7 +100,11 @@ class Lifecycle(Addon):
         if not state.config or not ctx.options.server:
             return
         limits.limit_accept_errors()
-        state.server.open()
+        try:
+            state.server.open()
+        except OSError as error:  # without lo, for example
+            logger.error(f"uploads cannot be received: {error_reason(error)}")
+            return
         state.backend = open_backend(state.config)
         if state.backend:
             state.backend.outbox.start()
