@@ -79,21 +79,12 @@ class Place:
         info = BodyInfo(CLIENT, content_type, length)
         return EmailReceiver(self.spool, config, info, inspect=inspect).open()
 
-    def file(
-        self,
-        *rules: str,
-        number: int = 1,
-        post: Post = POST,
-        name: str | None = "SAM_4371.JPG",
-        length: int | None = len(PHOTO),
-        content_type: str = "image/pjpeg",
-        inspect: int = 0,
-    ) -> FileReceiver:
-        """Begin to receive a file for a social site, with announcement number `number`."""
+    def file(self, *rules: str, number: int = 1) -> FileReceiver:
+        """Begin to receive a photo for a social site, with this number of its announcement."""
         config = configured(self.directory, nx_route=list(rules), **SMTP)
-        info = BodyInfo(CLIENT, content_type, length)
-        file = AnnouncedFile(f"announcement {number}", post, name)
-        return FileReceiver(self.spool, config, info, file, inspect=inspect).open()
+        info = BodyInfo(CLIENT, "image/pjpeg", len(PHOTO))
+        file = AnnouncedFile(f"announcement {number}", POST, "SAM_4371.JPG")
+        return FileReceiver(self.spool, config, info, file).open()
 
     def log(self) -> list[tuple[str, str]]:
         """Level and text of the log lines since the last call, with ids replaced by ID."""
@@ -428,11 +419,10 @@ class TestFile:
         """The photos of a post are stored as received, each logged with the id of the post."""
         data = [jpeg(500), jpeg(500, 9)]
         results = []
-        for number in (1, 2):
-            receiver = place.file(TO_ME, "facebook=save", number=number)
-            results.append(received(receiver, data[number - 1]))
+        for number, photo in enumerate(data):
+            results.append(received(place.file(TO_ME, "facebook=save", number=number), photo))
         first, second = (result.accepted for result in results)
-        message = f"from anna to facebook: SAM_4371.JPG, {format_size(len(data[0]))}"
+        message = f"from anna to facebook: SAM_4371.JPG, {format_size(len(PHOTO))}"
         assert results[0] == Result(ACCEPTED, first, first or "", message=message)
         assert (results[1].upload, first != second) == (first, True)
         assert place.posted() == {
@@ -483,25 +473,6 @@ class TestFile:
         match = re.search(r"; next: (.*) \(upload ID\)$", line)
         assert match
         assert sorted(match[1].split(", ")) == [target for target, _ in expected]
-
-    @pytest.mark.parametrize(
-        ("end", "status"),
-        [("empty", 400), ("too large", 413), ("too large from the start", 413), ("cut", None)],
-    )
-    def test_refused_or_cut(self, place: Place, end: str, status: int | None) -> None:
-        """The other photos of a post are delivered, however one of them ends."""
-        send(place.file(TO_ME), PHOTO)
-        length = 100_001 if end == "too large from the start" else None
-        receiver = place.file(TO_ME, number=2, length=length)
-        place.log()
-        if status is None:
-            feed(receiver, jpeg(600)[:300])
-            receiver.abort(GONE)
-        else:
-            assert send(receiver, b"" if end == "empty" else jpeg(100_001)).status == status
-        assert place.posted() == {("mail:me@example.org", 0): [PHOTO]}
-        quarantined = list(contents(place.quarantine.parent).values())
-        assert quarantined == ([jpeg(600)[:300]] if end == "cut" else [])
 
     def test_same_announcement(self, place: Place) -> None:
         """Of two equal files that end at the same moment one is a duplicate."""

@@ -239,22 +239,20 @@ class TestBackOff:
         That one comes before all others.
         """
         failed, hurried, other = (accept(opened) for _ in range(3))
+        opened.split(to(failed, "save"), 2)
         clock.now += 60
-        opened.postpone(to(failed, "save"), 50, "busy", [RECIPIENT])
+        opened.postpone(to(failed, "save", 1), 50, "busy", [RECIPIENT])
         opened.retry_now(hurried.id)
-        assert opened.back_off("save", 100, "gone", except_for=to(failed, "save")) == 1
-        found = {one.arrival.id: (one.attempts, one.reason) for one in opened.waiting()}
-        assert found == {failed.id: (1, "busy"), hurried.id: (0, ""), other.id: (1, "gone")}
+        assert opened.back_off("save", 100, "gone", except_for=to(failed, "save", 1)) == 2
+        found = {one.id: (one.attempts, one.reason) for one in opened.waiting()}
+        assert found == {
+            f"{failed.id}.1": (1, "busy"),
+            f"{failed.id}.2": (1, "gone"),
+            hurried.id: (0, ""),
+            other.id: (1, "gone"),
+        }
         first = opened.first_due("save")
         assert (first and first.arrival, len(opened.due("save"))) == (hurried, 1)
-
-    def test_except_for_one_file(self, opened: Spool) -> None:
-        """The other files of the upload that failed are postponed."""
-        arrival = accept(opened, targets=("save", "mail"))
-        opened.split(to(arrival, "save"), 3)
-        assert opened.back_off("save", 100, "gone", except_for=to(arrival, "save", 2)) == 2
-        waiting = {(one.target, one.file_number): one.attempts for one in opened.waiting()}
-        assert waiting == {("mail", 0): 0, ("save", 1): 1, ("save", 2): 0, ("save", 3): 1}
 
     def test_post(self, opened: Spool, clock: Clock) -> None:
         """An open post is postponed when it is due, and stays open until it is read."""

@@ -395,24 +395,19 @@ class TestPosts:
         append(again, 5)
         assert posts(again) == [[1], [2], [3], [4, 5]]
 
-    @pytest.mark.parametrize(
-        ("file_number", "expected"), [(0, [[1], [2]]), (1, [[1, 2]])], ids=["whole", "one photo"]
-    )
-    def test_closed(self, opened: Spool, file_number: int, expected: list[list[int]]) -> None:
-        """Reading the whole post closes it, reading one photo does not."""
-        arrival = append(opened, 1)
-        with opened.read(to(arrival, MAIL if file_number == 0 else "save", file_number)):
+    def test_closed(self, opened: Spool, clock: Clock) -> None:
+        """Reading a whole post closes it for all targets; reading one photo does not."""
+        together = (MAIL, "run:x")
+        arrival = append(opened, 1, together=together)
+        with opened.read(to(arrival, "save", 1)):
             pass
-        append(opened, 2)
-        assert posts(opened) == expected
-
-    def test_closed_for_all_targets(self, opened: Spool, clock: Clock) -> None:
-        """A closed post is due for all its targets."""
-        arrival = append(opened, 1, at_once=(), together=(MAIL, "run:x"))
+        append(opened, 2, together=together)
         opened.expect(POST)
         with opened.read(to(arrival, MAIL)):
             opened.expect(POST)
-        assert waits(opened, clock) == [(MAIL, 0, 0), ("run:x", 0, 0)]
+        assert waits(opened, clock)[:2] == [(MAIL, 0, 0), ("run:x", 0, 0)]
+        append(opened, 3, together=together)
+        assert posts(opened) == [[1, 2], [3]]
 
     def test_other_targets(self, opened: Spool) -> None:
         """With other targets a photo begins a new post: older photos may be deleted already."""
