@@ -7,7 +7,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -106,8 +106,15 @@ class Scene:
 
     def __init__(self, root: Path, caplog: pytest.LogCaptureFixture) -> None:
         self.root, self.caplog = root, caplog
-        self.clock, self.kept = Clock(), keep()
+        self.clock = Clock()
         self.spool = Spool(root, self.clock)
+        self.targets: dict[str, Deliver] = {}
+        self.kept = keep()
+        self.outbox = Outbox(
+            *(self.spool, self.targets.__getitem__, lambda *files: self.kept(*files)),
+            retry_for=3 * DAY,
+            clock=self.clock,
+        )
 
     def accept(self, *targets: str, data: bytes = ONE, to: Sequence[str] = ("a",)) -> str:
         """Accept an upload, for each target to the same recipients. Returns its id."""
@@ -118,9 +125,19 @@ class Scene:
         self.clock.now += seconds
         return self.accept()
 
-    def box(self, targets: Mapping[str, Deliver], *, retry_for: float = 3 * DAY) -> Outbox:
-        deliver_to = targets.__getitem__
-        return Outbox(self.spool, deliver_to, self.kept, retry_for=retry_for, clock=self.clock)
+    def target(
+        self,
+        *outcomes: BaseException | Outcome,
+        meanwhile: Callable[[Delivery], object] = lambda delivery: None,
+    ) -> Target:
+        """Return the target that `save` has from now on."""
+        found = self.targets["save"] = Target(*outcomes, meanwhile=meanwhile)
+        return found
+
+    def deliver(self, *, after: float = 0) -> None:
+        """Let some seconds pass, then make the deliveries to `save` that are due."""
+        self.clock.now += after
+        self.outbox.deliver_due("save")
 
     def wait(self) -> float | None:
         """Return the seconds until the next delivery to `save`; None if there is none."""
@@ -156,10 +173,10 @@ class TestDeliverDue:
                 [_, other] = beside.due("save")
                 beside.failed(other, "dropped by hand")
 
-        target = Target(meanwhile=drop)
+        target = scene.target(meanwhile=drop)
         id = scene.accept()
         scene.accept_later()
-        scene.box({"save": target}).deliver_due("save")
+        scene.deliver()
         assert target.ids == [id]
 
     @pytest.mark.parametrize(
@@ -168,14 +185,12 @@ class TestDeliverDue:
     def test_others_go_on(self, scene: Scene, outcome: Exception | Outcome) -> None:
         """A delivery is in progress while it is made, and then the next one is made."""
         seen = []
-        target = Target(outcome, meanwhile=lambda _: seen.append(out.in_progress()))
+        target = scene.target(outcome, meanwhile=lambda _: seen.append(scene.outbox.in_progress()))
         first, second = scene.accept("save", "mail"), scene.accept_later()
-        out = scene.box({"save": target})
-        out.deliver_due("save")
+        scene.deliver()
         assert seen[0] == {(first, "save", 0)}
-        assert out.in_progress() == set()
-        scene.clock.now += MIN_WAIT
-        out.deliver_due("save")
+        assert scene.outbox.in_progress() == set()
+        scene.deliver(after=MIN_WAIT)
         assert second in target.ids
 
     @pytest.mark.parametrize(
@@ -184,7 +199,8 @@ class TestDeliverDue:
     def test_retry(self, scene: Scene, error: Exception, reason: str) -> None:
         """The reason for a retry is logged and stored."""
         id = scene.accept()
-        scene.box({"save": Target(error)}).deliver_due("save")
+        scene.target(error)
+        scene.deliver()
         line = f"upload {id}: save: {reason}; it is safe, next try in 15 seconds"
         assert scene.logged() == [f"WARNING {line}"]
         assert [one.reason for one in scene.spool.waiting()] == [reason]
@@ -200,7 +216,8 @@ class TestDeliverDue:
     def test_bug(self, scene: Scene, known: dict[str, Deliver], reason: str) -> None:
         """After an unexpected exception, which is logged, the delivery is retried."""
         id = scene.accept("pigeon")
-        scene.box(known).deliver_due("pigeon")
+        scene.targets.update(known)
+        scene.outbox.deliver_due("pigeon")
         assert [record.exc_info is not None for record in scene.caplog.records] == [True, False]
         error, warning = scene.logged()
         assert error == f"ERROR upload {id}: pigeon: unexpected error"
@@ -214,7 +231,7 @@ class TestDeliverDue:
             error.progress = progress  # type: ignore[attr-defined]
             return error
 
-        target = Target(
+        target = scene.target(
             stopped(TemporaryError("later"), "a"),
             LATER,
             stopped(UnreachableError("gone"), "a", "b"),
@@ -223,12 +240,11 @@ class TestDeliverDue:
             BUG,
         )
         scene.accept()
-        out = scene.box({"save": target})
         for _ in range(7):
-            out.deliver_due("save")
+            scene.deliver()
             scene.clock.now += MAX_WAIT
         scene.accept()
-        out.deliver_due("save")
+        scene.deliver()
         passed_on = ["".join(one) for one in target.progress]
         assert passed_on == ["", "a", "a", "ab", "ab", "abc", "abc", ""]
 
@@ -241,12 +257,11 @@ class TestState:
         """An error of the database is raised, not recorded in that very database."""
         scene.kept = keep(BROKEN)
         id = scene.accept()
-        target = Target(error)
-        out = scene.box({"save": target})
+        target = scene.target(error)
         with pytest.raises(sqlite3.OperationalError):
-            out.deliver_due("save")
+            scene.deliver()
         assert [delivery.attempts for delivery in scene.spool.due("save")] == [0]
-        out.deliver_due("save")
+        scene.deliver()
         assert (target.ids, scene.spool.waiting()) == ([id, id], [])
 
     @pytest.mark.parametrize(
@@ -259,33 +274,29 @@ class TestState:
     ) -> None:
         """The result is recorded later, without a second delivery."""
         first = scene.accept()
-        target = Target(outcome)
-        out = scene.box({"save": target})
+        target = scene.target(outcome)
         with Faults(("COMMIT",), errno.EIO), pytest.raises(sqlite3.OperationalError):
-            out.deliver_due("save")
-        out.deliver_due("save")
+            scene.deliver()
+        scene.deliver()
         assert (target.ids, len(scene.kept.ids)) == ([first], files_kept)
         assert [one.attempts for one in scene.spool.waiting()] == attempts
-        scene.clock.now += MIN_WAIT
-        out.deliver_due("save")
+        scene.deliver(after=MIN_WAIT)
         assert target.ids == [first] * (1 + len(attempts))
 
 
 class TestQuarantine:
     def test_body_cannot_be_read(self, scene: Scene) -> None:
         """A body that cannot be read goes to quarantine, if need be later; others are delivered."""
-        target = Target()
+        target = scene.target()
         poison, good = scene.accept(), scene.accept_later()
         (scene.root / "spool" / poison).write_bytes(CUT)
-        out = scene.box({"save": target})
         with Faults(("replace",), errno.EACCES, persistent=True):
-            out.deliver_due("save")
+            scene.deliver()
         assert (target.ids, scene.bodies()) == ([good], {poison: CUT})
         problem = "its body has another size than when it was accepted"
         [left] = scene.spool.waiting()
         assert left.reason.startswith(f"{problem}, and quarantine: Permission denied")
-        scene.clock.now += MIN_WAIT
-        out.deliver_due("save")
+        scene.deliver(after=MIN_WAIT)
         scene.assert_ended()
         path = scene.root / "quarantine" / poison
         assert contents(path.parent) == {poison: CUT}
@@ -298,9 +309,9 @@ class TestQuarantine:
         """A deleted body is reported once."""
         id = scene.accept()
         (scene.root / "spool" / id).unlink()
-        out = scene.box({"save": Target()})
+        scene.target()
         for _ in range(2):
-            out.deliver_due("save")
+            scene.deliver()
         assert scene.logged() == [f"WARNING upload {id} cannot be delivered: its body is gone"]
 
 
@@ -309,13 +320,12 @@ class TestWaits:
         """The waits of a delivery grow."""
         expected = [15, 15, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
         scene.accept()
-        out = scene.box({"save": Target(*[FULL] * len(expected))})
+        scene.target(*[FULL] * len(expected))
         waits = []
-        out.deliver_due("save")
+        scene.deliver()
         while (seconds := scene.wait()) is not None:
             waits.append(seconds)
-            scene.clock.now += seconds
-            out.deliver_due("save")
+            scene.deliver(after=seconds)
         assert waits == expected
 
     @pytest.mark.parametrize(
@@ -324,21 +334,20 @@ class TestWaits:
     def test_retry_after(self, scene: Scene, retry_after: float, seconds: float) -> None:
         """A server may ask for a longer wait, up to an hour."""
         scene.accept()
-        scene.box({"save": Target(UnreachableError("451", retry_after))}).deliver_due("save")
+        scene.target(UnreachableError("451", retry_after))
+        scene.deliver()
         assert scene.wait() == seconds
 
     @pytest.mark.parametrize("jump", [YEARS, -YEARS, -NEW_YEAR, 3600, -3600, -90000])
     def test_clock_jumps(self, scene: Scene, jump: float) -> None:
         """When the clock is set, nothing expires, and nothing waits for years."""
-        target = Target(*[LATER] * 5)
+        target = scene.target(*[LATER] * 5)
         scene.accept()
-        out = scene.box({"save": target})
-        out.deliver_due("save")
+        scene.deliver()
         scene.clock.now += jump
         for _ in range(5):
             seconds = max(0.0, scene.wait() or 0)
-            scene.clock.now += min(seconds, 2 * MAX_WAIT)
-            out.deliver_due("save")
+            scene.deliver(after=min(seconds, 2 * MAX_WAIT))
         assert (len(target.ids), scene.kept.ids, scene.spool.waiting()) == (6, [], [])
 
     @pytest.mark.parametrize("error", [LATER, FULL], ids=["temporary", "OSError"])
@@ -349,11 +358,11 @@ class TestWaits:
         self, scene: Scene, retry_for: float, attempts: int, error: Exception
     ) -> None:
         """The files of a delivery that has waited for `retry_for` are kept."""
-        target = Target(*[error] * 99)
+        target = scene.target(*[error] * 99)
+        scene.outbox.retry_for = retry_for
         id = scene.accept()
-        out = scene.box({"save": target}, retry_for=retry_for)
         for _ in range(attempts + 1):
-            out.deliver_due("save")
+            scene.deliver()
             scene.clock.now += scene.wait() or 0
         assert len(target.ids) == attempts
         assert (scene.kept.ids, scene.kept.photos) == ([id], [[PHOTO]])
@@ -375,22 +384,20 @@ class TestQueue:
             if delivery.attempts and not late:
                 late.append(scene.accept())
 
-        target = Target(LATER, LATER, meanwhile=accept_one)
-        out = scene.box({"save": target})
-        out.deliver_due("save")
+        target = scene.target(LATER, LATER, meanwhile=accept_one)
+        scene.deliver()
         new = scene.accept_later(MIN_WAIT)
-        out.deliver_due("save")
+        scene.deliver()
         [first, second] = [id for id in target.ids[2:] if id in old]
         assert target.ids[2:] == [new, first, *late, second]
 
     def test_unreachable(self, scene: Scene) -> None:
         """An unreachable server is contacted once for all deliveries, until it is back."""
-        target = Target(GONE, GONE, GONE)
+        target = scene.target(GONE, GONE, GONE)
         ids = [scene.accept() for _ in range(5)]
-        out = scene.box({"save": target})
         waits = []
         for _ in range(3):
-            out.deliver_due("save")
+            scene.deliver()
             waits.append(scene.wait() or 0)
             scene.clock.now += waits[-1]
         assert (len(target.ids), waits) == (3, [15, 15, 30])
@@ -399,50 +406,47 @@ class TestQueue:
             f"WARNING upload {target.ids[0]}: save: {GONE}; it is safe, next try in 15 seconds",
             f"WARNING save: {GONE}; other deliveries waiting: 4",
         ]
-        out.deliver_due("save")
+        scene.deliver()
         assert sorted(target.ids[3:]) == sorted(ids)
 
     @pytest.mark.parametrize("error", [GONE, FULL], ids=repr)
     def test_new_upload_after_a_failure(self, scene: Scene, error: Exception) -> None:
         """A new upload is tried at once, and alone."""
-        target = Target(error)
+        target = scene.target(error)
         scene.accept()
-        out = scene.box({"save": target})
-        out.deliver_due("save")
+        scene.deliver()
         new = scene.accept_later()
-        out.deliver_due("save")
+        scene.deliver()
         assert target.ids[1:] == [new]
         assert scene.wait() == MIN_WAIT - 1
 
     def test_wrong_password_and_a_new_upload(self, scene: Scene) -> None:
         """New uploads wait for the end of the hour, unless the user retries them."""
-        target = Target(*[UnreachableError("535 no", MAX_WAIT)] * 2)
+        target = scene.target(*[UnreachableError("535 no", MAX_WAIT)] * 2)
         first = scene.accept()
-        out = scene.box({"save": target})
-        out.deliver_due("save")
+        scene.deliver()
         second = scene.accept_later(60)
-        out.deliver_due("save")
+        scene.deliver()
         assert (target.ids, scene.wait()) == ([first], MAX_WAIT - 60)
         assert "WARNING save: 535 no; other deliveries waiting: 1" in scene.logged()
         scene.spool.retry_now(second)
-        out.deliver_due("save")
+        scene.deliver()
         assert target.ids == [first, second]
-        scene.clock.now += MAX_WAIT
-        out.deliver_due("save")
+        scene.deliver(after=MAX_WAIT)
         assert sorted(target.ids[2:]) == sorted([first, second])
         third = scene.accept_later(-60)  # the clock is set back into that hour
-        out.deliver_due("save")
+        scene.deliver()
         assert target.ids[4:] == [third]
 
     def test_all_expire(self, scene: Scene) -> None:
         """Deliveries to an unreachable target are abandoned together, each with its files."""
-        target = Target(GONE, GONE)
+        target = scene.target(GONE, GONE)
+        scene.outbox.retry_for = 15
         ids = [scene.accept() for _ in range(5)]
-        out = scene.box({"save": target}, retry_for=15)
-        out.deliver_due("save")
+        scene.deliver()
         scene.clock.now += MIN_WAIT
         scene.logged()
-        out.deliver_due("save")
+        scene.deliver()
         assert len(target.ids) == 2
         assert sorted(scene.kept.ids) == sorted(ids)
         line = "WARNING upload {} is not delivered to a: abandoned: no answer; kept"
@@ -454,7 +458,8 @@ class TestEnds:
     def test_permanent_error(self, scene: Scene) -> None:
         """The files of a delivery that is refused for good are kept at once."""
         id = scene.accept(to=["a", "b"])
-        scene.box({"save": Target(NEVER)}).deliver_due("save")
+        scene.target(NEVER)
+        scene.deliver()
         line = f"upload {id} is not delivered to a, b: 550 never; kept"
         assert scene.logged() == [f"WARNING {line}"]
         assert (scene.kept.ids, scene.kept.photos) == ([id], [[PHOTO]])
@@ -464,9 +469,9 @@ class TestEnds:
 
     def test_too_large(self, scene: Scene) -> None:
         """The files of an upload that is too large are sent one by one, or kept."""
-        target = Target(LARGE, Outcome("mailed"), LARGE)
+        target = scene.target(LARGE, Outcome("mailed"), LARGE)
         id = scene.accept(data=TWO)
-        scene.box({"save": target}).deliver_due("save")
+        scene.deliver()
         assert target.ids == [id, f"{id}.1", f"{id}.2"]
         assert target.photos == [[PHOTO, jpeg(600)], [PHOTO], [jpeg(600)]]
         assert (scene.kept.ids, scene.kept.photos) == ([f"{id}.2"], [[jpeg(600)]])
@@ -484,12 +489,12 @@ class TestEnds:
         """If the files cannot be kept, the delivery is retried."""
         scene.kept = keep(FULL)
         id = scene.accept()
-        out = scene.box({"save": Target(error, error)}, retry_for=retry_for)
-        out.deliver_due("save")
+        scene.target(error, error)
+        scene.outbox.retry_for = retry_for
+        scene.deliver()
         assert list(scene.bodies()) == [id]
         assert "No space left on device" in scene.spool.waiting()[0].reason
-        scene.clock.now += MIN_WAIT
-        out.deliver_due("save")
+        scene.deliver(after=MIN_WAIT)
         assert scene.kept.ids == [id, id]
         scene.assert_ended()
 
@@ -502,14 +507,12 @@ class TestRecipients:
     def test_mixed(self, scene: Scene) -> None:
         """Only the recipients that were refused for now are retried."""
         refusals = (refused("b", 450), refused("c", 550))
-        target = Target(Outcome("mailed to a", refusals), Outcome("mailed to b"))
+        target = scene.target(Outcome("mailed to a", refusals), Outcome("mailed to b"))
         id = scene.accept(to=["a", "b", "c"])
-        out = scene.box({"save": target})
-        out.deliver_due("save")
+        scene.deliver()
         left = [(one.recipients, one.attempts, one.waited) for one in scene.spool.waiting()]
         assert left == [(("b",), 1, 15)]
-        scene.clock.now += MIN_WAIT
-        out.deliver_due("save")
+        scene.deliver(after=MIN_WAIT)
         assert target.recipients == [("a", "b", "c"), ("b",)]
         assert target.ids == [id, id]
         assert (scene.kept.ids, scene.kept.photos) == ([id], [[PHOTO]])
@@ -549,8 +552,9 @@ class TestRecipients:
         pairs = zip("ab", codes, strict=True)
         outcome = Outcome("sent", tuple(refused(one, code) for one, code in pairs if code >= 400))
         scene.accept(to=["a", "b"])
-        out = scene.box({"save": Target(outcome)}, retry_for=retry_for)
-        out.deliver_due("save")
+        scene.target(outcome)
+        scene.outbox.retry_for = retry_for
+        scene.deliver()
         [found] = scene.spool.recent()[0].deliveries
         assert (found.state, found.recipients, found.reason) == (state, left, reason)
         assert len(scene.kept.ids) == kept_once
@@ -558,15 +562,13 @@ class TestRecipients:
     def test_files_cannot_be_kept(self, scene: Scene) -> None:
         """A recipient that was reached gets no second mail because files cannot be kept."""
         scene.kept = keep(FULL)
-        target = Target(
+        target = scene.target(
             Outcome("mailed to a", (refused("b", 550), refused("c", 450))),
             Outcome("not mailed", (refused("b", 550),)),
         )
         scene.accept(to=["a", "b", "c"])
-        out = scene.box({"save": target})
-        out.deliver_due("save")
-        scene.clock.now += MIN_WAIT
-        out.deliver_due("save")
+        scene.deliver()
+        scene.deliver(after=MIN_WAIT)
         assert [sorted(one) for one in target.recipients] == [["a", "b", "c"], ["b", "c"]]
         assert (len(scene.kept.ids), scene.spool.waiting()) == (2, [])
 
@@ -693,16 +695,15 @@ class TestThreads:
 
     @pytest.fixture
     def start(self, scene: Scene) -> Iterator[Start]:
-        """Starts an outbox that delivers to these targets, and stops it in the end."""
-        boxes: list[Outbox] = []
+        """Starts the outbox with these targets, and stops it in the end."""
 
         def start(**targets: Deliver) -> Outbox:
-            boxes.append(scene.box(targets))
-            boxes[-1].start()
-            return boxes[-1]
+            scene.targets.update(targets)
+            scene.outbox.start()
+            return scene.outbox
 
         yield start
-        assert [one.stop(SOON) for one in boxes] == [True] * len(boxes)
+        assert scene.outbox.stop(SOON)
 
     def test_wake(self, scene: Scene, start: Start) -> None:
         """Old uploads are delivered after the start, new ones after `wake`; then workers end."""
@@ -811,14 +812,11 @@ class TestThreads:
         line = f"WARNING quarantine is full: deleted the oldest in it, {path}"
         eventually(lambda: line in scene.logged())
 
-    def test_stop_and_start(self, scene: Scene) -> None:
+    def test_stop_and_start(self, scene: Scene, start: Start) -> None:
         """A current delivery is finished once, the others are made after the next start."""
         target = Slow(enough=2)
-        ids = [scene.accept()]
-        scene.clock.now += 1
-        ids.append(scene.accept())
-        out = scene.box({"save": target})
-        out.start()
+        ids = [scene.accept(), scene.accept_later()]
+        out = start(save=target)
         assert target.begun.wait(SOON)
         assert out.stop(0.01) is False
         assert out.in_progress() == {(ids[0], "save", 0)}
@@ -828,11 +826,10 @@ class TestThreads:
         assert list(scene.bodies()) == ids[1:]
         out.start()
         assert target.done.wait(SOON)
-        assert out.stop(SOON) is True
         assert target.ids == ids
 
     def test_stop_while_something_hangs(
-        self, scene: Scene, monkeypatch: pytest.MonkeyPatch
+        self, scene: Scene, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """`stop` takes no longer than its time limit, and the next start waits for the end."""
         monkeypatch.setattr(outbox, "POLL", 2 * SOON)
@@ -844,14 +841,12 @@ class TestThreads:
             return []
 
         monkeypatch.setattr(scene.spool, "targets", targets)
-        out = scene.box({})
-        out.start()
+        out = start()
         assert hangs.wait(SOON)
         assert out.stop(0.01) is False
         threading.Timer(0.05, released.set).start()
         out.start()
         assert [one.name for one in threading.enumerate()].count("nx outbox") == 1
-        assert out.stop(SOON) is True
 
     @pytest.mark.parametrize("call", ["first_due", "targets"], ids=["worker", "dispatcher"])
     def test_about_to_sleep(
