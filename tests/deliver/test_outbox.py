@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,6 @@ from nxparse.deliver.errors import (
 )
 from nxparse.deliver.outbox import MIN_WAIT, Deliver, Outbox, describe_waiting
 from nxparse.deviation import BodyError
-from nxparse.store import spool
 from nxparse.store.deliveries import MAX_WAIT
 from nxparse.store.records import Delivery, LocalCopy, StoredUpload
 from nxparse.store.spool import Spool
@@ -125,13 +125,9 @@ class Scene:
         self.clock.now += seconds
         return self.accept()
 
-    def target(
-        self,
-        *outcomes: BaseException | Outcome,
-        meanwhile: Callable[[Delivery], object] = lambda delivery: None,
-    ) -> Target:
-        """Return the target that `save` has from now on."""
-        found = self.targets["save"] = Target(*outcomes, meanwhile=meanwhile)
+    def target(self, *outcomes: BaseException | Outcome, **options: Any) -> Target:
+        """Make a target, to which `save` delivers from now on."""
+        found = self.targets["save"] = Target(*outcomes, **options)
         return found
 
     def deliver(self, *, after: float = 0) -> None:
@@ -207,10 +203,7 @@ class TestDeliverDue:
 
     @pytest.mark.parametrize(
         ("known", "reason"),
-        [
-            ({"pigeon": Target(BUG)}, "RuntimeError('a bug')"),
-            ({}, "KeyError('pigeon')"),
-        ],
+        [({"pigeon": Target(BUG)}, "RuntimeError('a bug')"), ({}, "KeyError('pigeon')")],
         ids=["bug", "unknown target"],
     )
     def test_bug(self, scene: Scene, known: dict[str, Deliver], reason: str) -> None:
@@ -241,8 +234,7 @@ class TestDeliverDue:
         )
         scene.accept()
         for _ in range(7):
-            scene.deliver()
-            scene.clock.now += MAX_WAIT
+            scene.deliver(after=MAX_WAIT)
         scene.accept()
         scene.deliver()
         passed_on = ["".join(one) for one in target.progress]
@@ -799,18 +791,6 @@ class TestThreads:
         assert {one.name for one in threads} == {"nx outbox", "nx forward:https://h/..."}
         assert {one.daemon for one in threads} == {True}
         assert "s3cret" not in scene.caplog.text
-
-    def test_full_quarantine(
-        self, scene: Scene, start: Start, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Files deleted from a full quarantine are logged."""
-        monkeypatch.setattr(spool, "MAX_QUARANTINE_BYTES", 10)
-        incoming = scene.spool.begin()
-        incoming.write(b"more than ten bytes")
-        path = scene.spool.quarantine(incoming)
-        start()
-        line = f"WARNING quarantine is full: deleted the oldest in it, {path}"
-        eventually(lambda: line in scene.logged())
 
     def test_stop_and_start(self, scene: Scene, start: Start) -> None:
         """A current delivery is finished once, the others are made after the next start."""

@@ -154,6 +154,7 @@ class TestAccepted:
         feed(receiver, BODY, size)
         assert receiver.received == len(BODY)
         result = receiver.finish()
+        assert receiver.abort(GONE) is None  # too late
         assert place.stored() == ([BODY], [])
         [delivery] = place.spool.waiting()
         arrival = delivery.arrival
@@ -284,7 +285,9 @@ class TestRefused:
     @pytest.mark.parametrize(("data", "reason"), UNREADABLE.values(), ids=UNREADABLE)
     def test_unreadable(self, place: Place, data: bytes, reason: str) -> None:
         """An upload that cannot be parsed or delivered is refused and goes to quarantine."""
-        result = received(place.begin(inspect=10**6, **SMTP), data)
+        receiver = place.begin(inspect=10**6, **SMTP)
+        result = received(receiver, data)
+        assert receiver.abort(GONE) is None  # too late
         status = 413 if "longer" in reason else 400
         assert (result.reply.status, result.accepted) == (status, None)
         assert result.body == (data or None)
@@ -326,6 +329,7 @@ class TestRefused:
         assert place.spooled() == {}
         feed(receiver, b"x" * 200_000, 50_000)
         assert receiver.finish().reply.status == 413
+        assert receiver.abort(GONE) is None  # too late
         assert (receiver.received, place.stored()) == (300_001, ([], []))
         assert place.log() == [TOO_LARGE]
 
@@ -372,25 +376,6 @@ class TestAborted:
         where = f"; the part that arrived is in quarantine: {place.quarantine}" if size else ""
         line = f"upload cut after {what}, {GONE}; nothing is delivered{where}"
         assert place.log() == [("WARNING", line)]
-
-    @pytest.mark.parametrize(
-        ("data", "left"),
-        [
-            (BODY, ([BODY], [])),
-            (b"not multipart", ([], [b"not multipart"])),
-            (b"x" * 100_001, ([], [])),
-        ],
-        ids=["accepted", "refused", "too large"],
-    )
-    def test_too_late(
-        self, place: Place, data: bytes, left: tuple[list[bytes], list[bytes]]
-    ) -> None:
-        """The end of a connection does not change a decision, and is not logged again."""
-        receiver = place.begin(length=None)
-        send(receiver, data)
-        assert len(place.log()) == 1
-        assert receiver.abort(GONE) is None
-        assert (place.log(), place.stored()) == ([], left)
 
     def test_failure(self, place: Place) -> None:
         """A failure to move the part to quarantine is logged."""
