@@ -56,15 +56,10 @@ class Database(sqlite3.Connection):
         return cursor
 
 
-def connect(path: Path, **options: Any) -> sqlite3.Connection:
-    """Replaces sqlite3.connect."""
-    return Database(path, **options)
-
-
 def make_lazy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait for the disk. Only a power cut would show the difference."""
     monkeypatch.setattr(os, "fsync", os.fstat)
-    monkeypatch.setattr(sqlite3, "connect", connect)
+    monkeypatch.setattr(sqlite3, "connect", Database)
     monkeypatch.setattr(Database, "lazy", True)
 
 

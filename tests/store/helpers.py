@@ -48,15 +48,6 @@ def to(arrival: StoredUpload, target: str, file_number: int = 0) -> Delivery:
     return Delivery(arrival, target, file_number, (RECIPIENT,), 0, 0.0, arrival.received, "")
 
 
-def due(found: Spool) -> list[tuple[StoredUpload, str, int]]:
-    """Return upload, target and number of attempts of each due delivery."""
-    return [
-        (one.arrival, one.target, one.attempts)
-        for target in found.targets()
-        for one in found.due(target)
-    ]
-
-
 def photo(number: int) -> bytes:
     """Return a photo of a post."""
     return jpeg(300 + number, number)

@@ -36,7 +36,6 @@ from tests.store.helpers import (
     accept,
     append,
     bodies,
-    due,
     numbers,
     photo,
     posts,
@@ -200,7 +199,7 @@ class TestRecovery:
         found = bodies(root)
         assert [list(kind.values()) for kind in found] == [[BODY] * spooled, [BODY] * quarantined]
         assert again.recovered == [root / "quarantine" / id for id in found[1]]
-        assert [target for _, target, _ in due(again)] == waiting
+        assert [one.target for one in again.waiting()] == waiting
 
     def test_temporary_files(self, opened: Spool, root: Path, clock: Clock, reopen: Reopen) -> None:
         """Temporary files of a crashed process are deleted, but no others."""
@@ -277,7 +276,7 @@ class TestAccept:
             Delivery(arrival, "mail", 0, ("a", "b"), 0, 0.0, now, ""),
             Delivery(arrival, "save", 0, (RECIPIENT,), 0, 0.0, now, ""),
         ]
-        assert due(opened) == [(arrival, "mail", 0), (arrival, "save", 0)]
+        assert len(opened.due("save")) == 1
         assert bodies(root) == ({arrival.id: BODY}, {})
 
     def test_order(self, opened: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,13 +363,12 @@ class TestPosts:
 
     def test_complete(self, opened: Spool, clock: Clock) -> None:
         """A post with all photos that its caption announces is due at once."""
-        post = TWO
-        append(opened, 1, post)
-        opened.expect(post)
+        append(opened, 1, TWO)
+        opened.expect(TWO)
         clock.now += 5
-        append(opened, 2, post)
+        append(opened, 2, TWO)
         assert waits(opened, clock) == [(MAIL, 0, 0), ("save", 1, -5), ("save", 2, 0)]
-        opened.expect(post)
+        opened.expect(TWO)
         assert waits(opened, clock)[0] == (MAIL, 0, 0)
 
     def test_expect(self, opened: Spool, clock: Clock) -> None:
@@ -449,20 +447,6 @@ class TestPosts:
         assert [seconds <= 0 for _, _, seconds in waits(opened, clock)] == [True, True]
         append(opened, 2)
         assert posts(opened) == [[1, 2]]
-
-    def test_split(self, opened: Spool, root: Path) -> None:
-        """A post that is too large is delivered photo by photo."""
-        arrival = append(opened, 1, at_once=())
-        append(opened, 2, at_once=())
-        with opened.read(to(arrival, MAIL)):
-            opened.split(to(arrival, MAIL), 2)
-        append(opened, 3, POST._replace(session="a later one"), at_once=())
-        assert posts(opened) == [[1], [2], [3]]
-        left = []
-        for number in (1, 2):
-            opened.done(to(arrival, MAIL, number))
-            left.append(spooled(root))
-        assert left == [[2, 3], [3]]
 
     @pytest.mark.parametrize("seed", range(10))
     def test_any_order(self, root: Path, clock: Clock, seed: int) -> None:
@@ -549,21 +533,16 @@ class TestPostBodies:
             ("2w13", [[1, 2, 3], [1, 3], [3], []]),
         ],
     )
-    @pytest.mark.parametrize("end", ["done", "failed"])
     def test_deleted(
-        self,
-        opened: Spool,
-        root: Path,
-        arrival: StoredUpload,
-        end: str,
-        ends: str,
-        left: list[list[int]],
+        self, opened: Spool, root: Path, arrival: StoredUpload, ends: str, left: list[list[int]]
     ) -> None:
         """Each body is deleted with the last delivery that needs it: of its photo, or the whole."""
         found = []
         for one in ends:
-            delivery = to(arrival, MAIL) if one == "w" else to(arrival, "save", int(one))
-            getattr(opened, end)(delivery, "a reason")
+            if one == "w":
+                opened.done(to(arrival, MAIL))
+            else:
+                opened.failed(to(arrival, "save", int(one)), "a reason")
             found.append(spooled(root))
         assert found == left
 
@@ -624,20 +603,10 @@ class TestBeside:
         incoming, arrival = receive(opened), accept(opened)
         opened.postpone(to(arrival, "save"), 60, "450 busy", [RECIPIENT])
         with closing(Spool(root, clock, alone=False)) as beside:
-            assert (beside.recovered, due(beside)) == ([], [])
+            assert (beside.recovered, beside.due("save")) == ([], [])
         assert bodies(root) == ({incoming.id: BODY, arrival.id: BODY}, {})
 
-    @pytest.mark.parametrize(
-        "change",
-        [
-            lambda found, id: found.retry_now(id.arrival.id),
-            lambda found, id: found.failed(id, "dropped by hand"),
-        ],
-        ids=["retried", "failed"],
-    )
-    def test_is_noticed(
-        self, opened: Spool, root: Path, clock: Clock, change: Callable[[Spool, Delivery], object]
-    ) -> None:
+    def test_is_noticed(self, opened: Spool, root: Path, clock: Clock) -> None:
         """Changes by other processes are noticed, but no other changes."""
         delivery = to(accept(opened), "save")
         opened.notice_changes()
@@ -646,17 +615,16 @@ class TestBeside:
         with closing(Spool(root, clock, alone=False)) as beside:
             beside.waiting()
             seen.append(opened.notice_changes())
-            change(beside, delivery)
+            beside.failed(delivery, "dropped by hand")
         seen += [opened.notice_changes(), opened.notice_changes()]
         assert seen == [False, False, True, False]
 
 
 class TestRead:
     @pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason="needs copy_file_range")
-    @pytest.mark.parametrize("post", [False, True], ids=["mail", "post"])
-    def test_copied_by_the_kernel(self, opened: Spool, tmp_path: Path, post: bool) -> None:
+    def test_copied_by_the_kernel(self, opened: Spool, tmp_path: Path) -> None:
         """A file is copied by the kernel, exactly."""
-        arrival = append(opened, 1) if post else accept(opened)
+        arrival = accept(opened)
         path = tmp_path / "copy"
         with (
             opened.read(to(arrival, "save", 1)) as (_, [file]),
@@ -664,5 +632,5 @@ class TestRead:
             Faults(("write",), errno.EIO, persistent=True) as faults,
         ):
             file.copy_to(copy.fileno())
-        assert path.read_bytes() == (photo(1) if post else PHOTO)
+        assert path.read_bytes() == PHOTO
         assert faults.calls == 0
