@@ -54,7 +54,7 @@ def configured(directory: Path, **options: object) -> Config:
     """These options, uploads of up to 100 kB, and the defaults of the others."""
     defaults = {option.name: option.default for option in OPTIONS}
     ours = {"nx_dir": str(directory), "nx_max_upload": "100000"}
-    return parse({**defaults, **ours, **options}, {"EMPTY": "", "ADDRESS": "me@example.org"})
+    return parse({**defaults, **ours, **options}, {"ADDRESS": "me@example.org"})
 
 
 class Place:
@@ -62,21 +62,16 @@ class Place:
 
     def __init__(self, directory: Path, caplog: pytest.LogCaptureFixture) -> None:
         self.directory = directory
-        self.clock = Clock()
-        self.spool = Spool(directory / ".nx", self.clock)
+        self.spool = Spool(directory / ".nx", Clock())
         self.quarantine = directory / ".nx" / "quarantine" / "ID"
         self._caplog = caplog
 
     def begin(
-        self,
-        length: int | None = len(BODY),
-        content_type: str = CONTENT_TYPE,
-        inspect: int = 0,
-        **options: object,
+        self, length: int | None = len(BODY), inspect: int = 0, **options: object
     ) -> EmailReceiver:
         """Begin to receive an upload by e-mail."""
         config = configured(self.directory, **options)
-        info = BodyInfo(CLIENT, content_type, length)
+        info = BodyInfo(CLIENT, CONTENT_TYPE, length)
         return EmailReceiver(self.spool, config, info, inspect=inspect).open()
 
     def file(self, *rules: str, number: int = 1) -> FileReceiver:

@@ -49,7 +49,6 @@ IN_THE_WAY: dict[str, Callable[[Path], None]] = {
     "dangling link": lambda path: path.symlink_to(path.parent.parent / "nowhere"),
     "fifo": os.mkfifo,
 }
-in_the_way = pytest.mark.parametrize("put", IN_THE_WAY.values(), ids=IN_THE_WAY)
 
 
 class TestMake:
@@ -133,15 +132,6 @@ class TestFolder:
         modes = {name: stat.S_IMODE(state.st_mode) for name, state in opened.files()}
         assert modes == {"photo": 0o666, "secret": 0o600}
 
-    @in_the_way
-    def test_create_takes_only_a_free_name(
-        self, opened: Folder, put: Callable[[Path], None]
-    ) -> None:
-        """A name that is taken is neither opened nor followed."""
-        put(opened.path / "taken")
-        with pytest.raises(FileExistsError):
-            opened.create("taken")
-
     def test_open(self, opened: Folder) -> None:
         """A link is not followed, and a FIFO without a writer is opened at once."""
         _link(opened.path / "link")
@@ -163,15 +153,15 @@ class TestFolder:
             opened.publish(".new", "photo.jpg")
         assert contents(opened.path) == {"photo.jpg": b"data"}
 
-    @in_the_way
+    @pytest.mark.parametrize("put", IN_THE_WAY.values(), ids=IN_THE_WAY)
     @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
-    def test_publish_takes_only_a_free_name(
-        self, opened: Folder, put: Callable[[Path], None], links: bool
-    ) -> None:
-        """Nothing is replaced, and the temporary file stays."""
+    def test_name_is_taken(self, opened: Folder, put: Callable[[Path], None], links: bool) -> None:
+        """A name that is taken is neither opened, followed nor replaced."""
         (opened.path / ".new").write_bytes(b"data")
         put(opened.path / "taken")
         before = sorted(os.listdir(opened.path)), (opened.path / "taken").lstat()
+        with pytest.raises(FileExistsError):
+            opened.create("taken")
         with Faults(("link",) if not links else (), errno.EPERM), pytest.raises(FileExistsError):
             opened.publish(".new", "taken")
         after = sorted(os.listdir(opened.path)), (opened.path / "taken").lstat()

@@ -27,6 +27,9 @@ from tests.store.helpers import (
     to,
 )
 
+OTHER_PHOTO = body([("SAM_4371.JPG", jpeg(500, seed=9))])
+OTHER_MESSAGE = body([("SAM_4371.JPG", PHOTO)], message=message_xml(text="No"))
+
 
 class TestRepeats:
     def repeat(self, into: Spool, data: bytes = BODY, sender: str = SENDER) -> str | None:
@@ -69,16 +72,8 @@ class TestRepeats:
             pytest.param("other@example.org", BODY, 0, False, id="other sender"),
             pytest.param("", BODY, 0, False, id="no sender"),
             pytest.param(SENDER, BODY + b"x", 0, False, id="a byte more"),
-            pytest.param(
-                SENDER, body([("SAM_4371.JPG", jpeg(500, seed=9))]), 0, False, id="other photo"
-            ),
-            pytest.param(
-                SENDER,
-                body([("SAM_4371.JPG", PHOTO)], message=message_xml(text="No")),
-                0,
-                False,
-                id="other message",
-            ),
+            pytest.param(SENDER, OTHER_PHOTO, 0, False, id="other photo"),
+            pytest.param(SENDER, OTHER_MESSAGE, 0, False, id="other message"),
         ],
     )
     def test_lost(
