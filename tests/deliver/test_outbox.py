@@ -111,7 +111,9 @@ class Scene:
         self.targets: dict[str, Deliver] = {}
         self.kept = keep()
         self.outbox = Outbox(
-            *(self.spool, self.targets.__getitem__, lambda *files: self.kept(*files)),
+            self.spool,
+            self.targets.__getitem__,
+            lambda upload, files, delivery: self.kept(upload, files, delivery),
             retry_for=3 * DAY,
             clock=self.clock,
         )

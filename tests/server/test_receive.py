@@ -398,13 +398,12 @@ class TestFile:
     def test_accepted(self, place: Place) -> None:
         """The photos of a post are stored as received, each logged with the id of the post."""
         data = [jpeg(500), jpeg(500, 9)]
-        results = []
-        for number, photo in enumerate(data):
-            results.append(received(place.file(TO_ME, "facebook=save", number=number), photo))
-        first, second = (result.accepted for result in results)
+        receivers = [place.file(TO_ME, "facebook=save", number=number) for number in (1, 2)]
+        first, second = map(received, receivers, data)
         message = f"from anna to facebook: SAM_4371.JPG, {format_size(len(PHOTO))}"
-        assert results[0] == Result(ACCEPTED, first, first or "", message=message)
-        assert (results[1].upload, first != second) == (first, True)
+        id = first.upload
+        assert first == Result(ACCEPTED, id, id, message=message)
+        assert (second.upload, second.accepted != id) == (id, True)
         assert place.posted() == {
             ("save", 1): [data[0]],
             ("save", 2): [data[1]],
@@ -417,11 +416,11 @@ class TestFile:
         """The announcement is stored with the file."""
         send(place.file(), PHOTO)
         [delivery] = place.spool.waiting()
+        assert delivery.arrival.client == CLIENT
         with place.spool.read(delivery) as (upload, (file,)):
             assert (upload.sender, upload.recipients) == ("anna", ("facebook",))
             assert (upload.subject, upload.text) == ("facebook: NX300", "At the sea")
             assert (file.name, file.content_type) == ("SAM_4371.JPG", "image/jpeg")
-        assert delivery.arrival.client == CLIENT
 
     @pytest.mark.parametrize(
         ("rules", "expected", "warned"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from nxparse.store.body import Incoming
 from nxparse.store.records import Delivery, Post, StoredUpload
@@ -56,24 +57,10 @@ def photo(number: int) -> bytes:
 NUMBERS = {photo(number): number for number in range(1, 81)}
 
 
-def append(
-    into: Spool,
-    number: int,
-    post: Post = POST,
-    *,
-    at_once: Sequence[str] = ("save",),
-    together: Sequence[str] = (MAIL,),
-    resource: str = "",
-    confirmed: bool = True,
-) -> StoredUpload:
-    """Accept a photo of a post."""
-    return arrivals.append(
-        *(into, post, f"{number}.JPG", photo(number)),
-        at_once=at_once,
-        together=together,
-        resource=resource,
-        confirmed=confirmed,
-    )
+def append(into: Spool, number: int, post: Post = POST, **options: Any) -> StoredUpload:
+    """Accept a photo of a post: it is saved at once, and mailed with the others."""
+    options = {"at_once": ("save",), "together": (MAIL,), **options}
+    return arrivals.append(into, post, f"{number}.JPG", photo(number), **options)
 
 
 def numbers(found: Spool, delivery: Delivery) -> list[int]:

@@ -49,7 +49,11 @@ class TestDeliveries:
 
     def test_next_try(self, opened: Spool) -> None:
         """The next try is that of the first waiting delivery."""
-        late, early, never = accept(opened), accept(opened), accept(opened)
+        late, early, never = (
+            accept(opened, targets=("save", "mail")),
+            accept(opened),
+            accept(opened),
+        )
         opened.postpone(to(late, "save"), 60, "", [RECIPIENT])
         opened.postpone(to(early, "save"), 30, "", [RECIPIENT])
         opened.failed(to(never, "save"), "")
