@@ -20,7 +20,6 @@ CALLS: tuple[str, ...]
 CALLS = ("open", "write", "fsync", "close", "link", "replace", "unlink", "mkdir")
 if hasattr(os, "copy_file_range"):
     CALLS = (*CALLS, "copy_file_range")
-STATEMENTS = ("BEGIN", "INSERT", "COMMIT")
 ENDLESS = 1000  # failures in one program, which then retries for ever
 
 

@@ -556,30 +556,22 @@ class TestRecipients:
 ID = "20260101T000000Z-01234567"
 
 
-def waiting(
-    target: str = "mail",
-    *,
-    to: tuple[str, ...] = ("me",),
-    attempts: int = 0,
-    next_try: float = 0,
-    reason: str = "",
-    file_number: int = 0,
-) -> Delivery:
-    """Return a delivery that is five minutes old; `next_try` is in seconds from now."""
+def waiting(target: str = "mail", **changes: Any) -> Delivery:
+    """Return a delivery that is five minutes old and due."""
     arrival = StoredUpload(ID, NEW_YEAR - 300, "192.0.2.7", "camera@example.com")
-    when = NEW_YEAR + next_try
-    return Delivery(arrival, target, file_number, to, attempts, 0.0, when, reason)
+    delivery = Delivery(arrival, target, 0, ("me",), 0, 0.0, NEW_YEAR, "")
+    return delivery._replace(**changes)
 
 
 @pytest.mark.parametrize(
     ("delivery", "expected"),
     [
         (waiting(), "due now"),
-        (waiting(next_try=60), "first try in 60 seconds"),
-        (waiting(attempts=1, next_try=1), "tried once, next try in 1 second"),
-        (waiting(attempts=2, next_try=3719), "tried twice, next try in 62 minutes"),
-        (waiting(attempts=4, next_try=-NEW_YEAR, reason="busy"), "tried 4 times, due now: busy"),
-        (waiting(attempts=1, next_try=10**9), "tried once, due now"),
+        (waiting(next_try=NEW_YEAR + 60), "first try in 60 seconds"),
+        (waiting(attempts=1, next_try=NEW_YEAR + 1), "tried once, next try in 1 second"),
+        (waiting(attempts=2, next_try=NEW_YEAR + 3719), "tried twice, next try in 62 minutes"),
+        (waiting(attempts=4, next_try=0, reason="busy"), "tried 4 times, due now: busy"),
+        (waiting(attempts=1, next_try=NEW_YEAR + 10**9), "tried once, due now"),
         (waiting(reason="450\r\n" + "x" * 300), f"due now: 450??{'x' * 194}…"),
     ],
 )
@@ -592,8 +584,11 @@ def test_describe_waiting(delivery: Delivery, expected: str) -> None:
 @pytest.mark.parametrize(
     ("delivery", "expected"),
     [
-        (waiting("save:${DIR}", to=tuple("abcdefg")), "a, b, c, d, e and 2 more by save:${DIR}"),
-        (waiting("mail:\x1bx", to=("a\u2028b",)), "a?b by mail:?x"),
+        (
+            waiting("save:${D}", recipients=tuple("abcdefg")),
+            "a, b, c, d, e and 2 more by save:${D}",
+        ),
+        (waiting("mail:\x1bx", recipients=("a\u2028b",)), "a?b by mail:?x"),
     ],
 )
 def test_describe_recipients(delivery: Delivery, expected: str) -> None:
@@ -604,7 +599,7 @@ def test_describe_recipients(delivery: Delivery, expected: str) -> None:
 def test_describe_current() -> None:
     """Deliveries in progress are marked, and only those."""
     one_file = waiting(file_number=1)
-    deliveries = [waiting(), waiting("save"), one_file, waiting("run:x", next_try=9)]
+    deliveries = [waiting(), waiting("save"), one_file, waiting("run:x", next_try=NEW_YEAR + 9)]
     current = {(ID, "mail", 0), (ID, "run:x", 0), (ID, "save", 1)}
     lines = describe_waiting(deliveries, NEW_YEAR, current).splitlines()
     assert [line.partition("minutes, ")[2] for line in lines] == [

@@ -49,11 +49,8 @@ class TestDeliveries:
 
     def test_next_try(self, opened: Spool) -> None:
         """The next try is that of the first waiting delivery."""
-        late, early, never = (
-            accept(opened, targets=("save", "mail")),
-            accept(opened),
-            accept(opened),
-        )
+        accept(opened, targets=("mail",))
+        late, early, never = accept(opened), accept(opened), accept(opened)
         opened.postpone(to(late, "save"), 60, "", [RECIPIENT])
         opened.postpone(to(early, "save"), 30, "", [RECIPIENT])
         opened.failed(to(never, "save"), "")
@@ -259,15 +256,17 @@ class TestBackOff:
         assert (first and first.arrival, len(opened.due("save"))) == (hurried, 1)
 
     def test_post(self, opened: Spool, clock: Clock) -> None:
-        """An open post is postponed when it is due, and stays open until it is read."""
+        """An open post is postponed when it is due. More photos do not shorten that wait."""
         append(opened, 1, at_once=())
         before = opened.waiting()
         assert opened.back_off(MAIL, 7200, "gone") == 0
         assert opened.waiting() == before
         clock.now += QUIET
-        assert opened.back_off(MAIL, 15, "gone") == 1
-        assert waits(opened, clock) == [(MAIL, 0, 15)]
+        assert opened.back_off(MAIL, 3600, "gone") == 1
+        clock.now += 10
         append(opened, 2, at_once=())
+        assert waits(opened, clock) == [(MAIL, 0, 3590)]
+        assert [(one.waited, one.attempts) for one in opened.waiting()] == [(3600, 1)]
         assert posts(opened) == [[1, 2]]
 
 

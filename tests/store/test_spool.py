@@ -426,17 +426,6 @@ class TestPosts:
         append(opened, 2)
         assert posts(opened) == [[1, 2]]
 
-    def test_growing_while_it_rests(self, opened: Spool, clock: Clock) -> None:
-        """New photos do not shorten the wait of a post that was tried."""
-        append(opened, 1, at_once=())
-        clock.now += QUIET
-        opened.back_off(MAIL, 3600, "535 no")
-        for number in range(2, 6):
-            clock.now += 10
-            append(opened, number, at_once=())
-        assert [(one.waited, one.attempts) for one in opened.waiting()] == [(3600, 1)]
-        assert waits(opened, clock) == [(MAIL, 0, 3600 - 40)]
-
     def test_retry_now(self, opened: Spool, clock: Clock) -> None:
         """A post that the user retries is due now, and stays open until it is read."""
         arrival = append(opened, 1)
