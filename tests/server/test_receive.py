@@ -330,9 +330,10 @@ class TestRefused:
 
 
 class TestDisk:
-    def test_cannot_be_written(self, place: Place) -> None:
+    @pytest.mark.parametrize("call", ["open", "write"])
+    def test_cannot_be_written(self, place: Place, call: str) -> None:
         """A disk error refuses the upload, and the log says what to do; the next one works."""
-        with Faults(("write",), errno.EIO):
+        with Faults((call,), errno.EIO):
             reply = send(place.begin())
         assert reply.status == 507
         assert b"The upload could not be stored" in reply.body
