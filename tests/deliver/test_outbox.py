@@ -102,7 +102,7 @@ def keep(*errors: Exception) -> Target:
 
 
 class Scene:
-    """A spool with a clock that stands still, and a place for files that cannot be delivered."""
+    """A spool with a clock that stands still, and an outbox without threads."""
 
     def __init__(self, root: Path, caplog: pytest.LogCaptureFixture) -> None:
         self.root, self.caplog = root, caplog
