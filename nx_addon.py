@@ -346,6 +346,7 @@ class Uploads(Addon):
             flow.response = _response(reply, request.method)
             return
         request.stream = lambda _: []  # discard a body, which HTTP/2 does not announce
+        self.state.clients.begin(flow.client_conn, None)
         abort = partial(self.state.clients.abort, flow.client_conn)
         send = partial(send_file, reply, backend, abort)
         self.state.server.redirect(flow, send, unused=reply.file.close)

@@ -106,9 +106,9 @@ def _parse_host(value: str) -> str:
     return host
 
 
-def _parse_size(value: str) -> int:
+def _parse_size(value: str, least: int = 0) -> int:
     match = re.fullmatch(r"([0-9]{1,15})([kmg]?)b?", value.strip().lower())
-    if not match:
+    if not match or int(match[1]) < least:
         raise ValueError("not a size; for example 500k, 16m or 2g")
     return int(match[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}[match[2]]
 
@@ -191,7 +191,7 @@ class Config:
     )
     max_upload: int = _option(
         "2g",
-        _parse_size,
+        partial(_parse_size, least=1),
         "Maximum size of an upload; larger ones are refused. Units: k, m, g.",
     )
     inspect: int = _option(

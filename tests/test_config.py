@@ -146,7 +146,7 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("nx_dir", ["", "  ", "a\0b", "~nobody-here/x"], PATH),
     ("nx_hosts", ["", "http://example.com", "example.com:80", "example.com/x"], HOST),
     ("nx_hosts", ["a.example,b.example", "example .com", "a.example\n", "bücher.example"], HOST),
-    ("nx_max_upload", ["", "g", "-1", "1.5g", "2 g"], SIZE),
+    ("nx_max_upload", ["", "g", "-1", "1.5g", "2 g", "0"], SIZE),
     ("nx_inspect", ["all", "1t", "0x10", "١٦", "1" * 16], SIZE),
     ("nx_dns", ["router", "fe80::1", "192.168.1.256", "192.168.01.2", "192.168.1.0/24"], ADDRESS),
     ("nx_report", ["a\0b", "~nobody-here/x"], PATH),

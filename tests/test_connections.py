@@ -475,6 +475,13 @@ class Http2:
                         ended = True
         return status, content
 
+    def open(self, path: str) -> None:
+        """Request a page, and wait for the head of the reply."""
+        stream = self._h2.get_next_available_stream_id()
+        head = [(":method", "GET"), (":path", path), (":authority", self._host)]
+        self._h2.send_headers(stream, [*head, (":scheme", "https")], end_stream=True)
+        self._pump(h2.events.ResponseReceived)
+
     def begin(self, stream: int, path: str, data: bytes) -> None:
         """Begin an upload, and wait until mitmproxy has read this much of it."""
         head = [(":method", "POST"), (":path", path), (":authority", self._host)]

@@ -21,6 +21,7 @@ from nxparse.store.records import identity_of
 from tests import bodies, camera, pictures
 from tests.browser import TIMEOUT, browser, needs_browser, resize, wait, wait_for_text
 from tests.mitmdump import Proxy
+from tests.test_connections import Http2
 
 if TYPE_CHECKING:
     from selenium import webdriver
@@ -137,6 +138,23 @@ def test_a_large_video(shared: Proxy) -> None:
         time.sleep(0.01)
     # mitmproxy reports the client that left; nothing else went wrong.
     assert "Traceback" not in shared.log
+
+
+@needs_linux
+def test_a_browser_that_vanishes(shared: Proxy) -> None:
+    """No file is read for an HTTP/2 connection that has ended, whatever it requested before."""
+    [address] = upload(shared, ("GONE.MP4", CLIP))
+    path = enlarge(shared, address, VIDEO)
+    client = Http2(shared.port, "www.samsungimaging.com")
+    assert client.request("GET", "/")[0] == 200
+    before = memory(shared)
+    client.open(f"/file/{address}")
+    client.close()
+    deadline = time.monotonic() + TIMEOUT
+    while open_files(shared, path):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert memory(shared) - before < VIDEO // 4
 
 
 def test_requests_for_a_file(shared: Proxy) -> None:

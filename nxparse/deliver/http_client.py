@@ -108,7 +108,7 @@ def request(
 def _read(response: http.client.HTTPResponse) -> bytes:
     try:
         return response.read(MAX_BODY)
-    except (OSError, http.client.HTTPException):
+    except (OSError, http.client.HTTPException, ValueError, OverflowError):
         return b""  # the status alone decides
 
 

@@ -203,7 +203,9 @@ def _base64_lines(data: bytes) -> bytes:
 
 _SIZE_CODES = (523, 552)
 _SIZE = re.compile(
-    r"\b5\.(?:3\.4|2\.3)\b|\btoo (?:big|large|long)\b|\b(?:size|larger|bytes)\b", re.IGNORECASE
+    r"\b5\.(?:3\.4|2\.3)\b|\btoo (?:big|large|long)\b|\b(?:size|length|larger|bytes)\b"
+    r"|\d ?[kMG]B\b",
+    re.IGNORECASE,
 )
 # The recipient is wrong, the mailbox is full, or the content is refused (RFC 3463).
 _NOT_SIZE = re.compile(r"\b5\.(?:1\.\d+|2\.2|7\.\d+)\b")

@@ -26,9 +26,11 @@ _FLAGS = re.IGNORECASE | re.ASCII | re.DOTALL
 
 _NAMED = re.compile(_NAME, _FLAGS)
 _USER_INFO = re.compile(r"(?<=://)[^/?#\s]*@")
+# A value in quotes, without the second one. A quote can also be the first letter of a password.
+_QUOTED = r"""(?:"[^"]*+|'[^']*+)(?=["'](?:[\s&]|[/?]?>|\Z)|\Z)"""
 # name=value in a query, form or tag, and name: value in JSON or a line.
 _PARAMETER = re.compile(
-    rf"""(?<![\w.:%+-])({_NAME}\s{{0,10}}=\s{{0,10}})("[^"]+|'[^']+|[^&\s"'][^&\s]*)""", _FLAGS
+    rf"""(?<![\w.:%+-])({_NAME}\s{{0,10}}=\s{{0,10}})({_QUOTED}|[^&\s]+)""", _FLAGS
 )
 _FIELD = re.compile(
     rf"""(?<![\w.<-])(["']?{_NAME}["']?[ \t]{{0,4}}:[ \t]{{0,4}})"""

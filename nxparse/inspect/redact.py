@@ -99,7 +99,7 @@ _PIECE = re.compile(
 )
 _MARKUP = re.compile(
     r"(?P<begin><!\[CDATA\[|<!--)(?P<inside>.*?)(?P<end>\]\]>|-->|\Z)"
-    r"|<(?P<tag>[?/!]?[\w.:-]{0,100})(?P<attributes>[^<>]*)(?P<tag_end>>?)"
+    r"|<(?P<tag>(?:[?/!]?[\w.:-]{0,100}(?=[\s/?=<>]|\Z))?)(?P<attributes>[^<>]*)(?P<tag_end>>?)"
     r"|(?P<text>[^<]+)",
     re.DOTALL | re.ASCII,
 )
@@ -148,11 +148,18 @@ class Redactor:
 
     def url(self, text: str) -> str:
         """Redact a URL, or a path, with or without a query."""
-        return self._pieces(text, "url")
+        # Before a query, "name=value" is a word: it may be private.
+        path, mark, query = text.partition("?")
+        words = re.sub("[^/]+", lambda match: self.value("url", match[0]), path)
+        return words + mark + self._pieces(query)
 
     def header(self, name: str, value: str) -> str:
-        """Redact the value of a header, word by word."""
+        """Redact the value of a header, a known one word by word."""
         name = name.lower()
+        if _KNOWN.get(name) is _KNOWN["url"]:
+            return self.url(value)
+        if name not in _KNOWN and name not in ("cookie", "set-cookie"):
+            return self.value(name, value)
         return self._pieces(value, name, "part name" if name == "content-disposition" else "")
 
     def _pieces(self, text: str, place: str = "", owner: str = "") -> str:

@@ -39,7 +39,7 @@ class Clients:
 
         reader = HeldReader(streams.reader, client, refuse_head, times=self._times)
         writer = OneSegmentWriter(streams.writer, times=self._times)
-        if client.proxy_mode.type_name == "dns":
+        if client.proxy_mode.type_name in ("dns", "socks5"):  # no request head, or not yet
             reader.enter(Stage.CONTENT)
         streams.reader, streams.writer = reader, writer
         self._wrapped[client.id] = reader, writer
@@ -65,8 +65,11 @@ class Clients:
             if not flow.request.is_http2:
                 self.enter(client, stage)
 
-    def begin(self, client: Any, pending: Pending) -> None:
-        """Record that a client has begun a request to one of our hosts."""
+    def begin(self, client: Any, pending: Pending | None) -> None:
+        """Record that a client has begun a request to one of our hosts.
+
+        Without `pending`, the end of the connection is not held.
+        """
         if client.id in self._wrapped:
             self._wrapped[client.id][0].pending = pending
 

@@ -331,10 +331,9 @@ class Spool(Deliveries):
     def quarantine_delivery(self, delivery: Delivery) -> list[Path]:
         """Move the bodies of a delivery to quarantine. Returns their paths there."""
         self._close_post(delivery)
-        moved = []
-        for id, _, size, *_ in self._bodies(delivery):
-            with suppress(FileNotFoundError):
-                moved.append(self._move_to_quarantine(self._spool, id, size))
+        present = dict(self._spool.files())
+        bodies = [(id, size) for id, _, size, *_ in self._bodies(delivery) if id in present]
+        moved = [self._move_to_quarantine(self._spool, id, size) for id, size in bodies]
         self._sync_quarantine()
         return moved
 

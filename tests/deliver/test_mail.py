@@ -309,6 +309,8 @@ TOO_LARGE = [
     "554 Message rejected: Stream is more than 6000 bytes long.",
     "523",  # Courier
     "550 Requested action not taken: email larger than 25 MB",
+    "550 Message length exceeds administrative limit",
+    "554 Message exceeds 25MB",
     "552",
 ]
 # Replies to a message that is refused for another reason.

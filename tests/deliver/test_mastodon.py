@@ -107,6 +107,7 @@ def undescribed(files: Sequence[File]) -> list[tuple[bytes, str | None]]:
 
 
 H = Origin(True, "h", 443)
+UNENCRYPTED = "http:// would send the access token unencrypted: use https://"
 NO_TOKEN = "there is no access token before the host, as in https://${TOKEN}@host/"
 NO_URL = "not a URL like https://TOKEN@host/"
 MORE = "only ?visibility=... and &postscript=... can follow the host"
@@ -138,6 +139,8 @@ class TestAccount:
         [
             ("ftp://geheim@h/", NO_URL),
             ("https://geheim@h/?geheim", NO_URL),
+            ("http://geheim@h/", UNENCRYPTED),
+            ("http://geheim@192.168.1.5:3000/", UNENCRYPTED),
             ("https://geheim@h/@me", MORE),
             ("https://geheim@h/?postscript=%20#nx", MORE),
             ("https://h/", NO_TOKEN),

@@ -40,6 +40,7 @@ def test_headers(line: str, expected: str) -> None:
         ("http://me:secret@h/x", "http://(hidden)@h/x"),
         ("/x?oauth_token=1&oauth_version=1.0", "/x?oauth_token=(hidden)&oauth_version=1.0"),
         ("/social/columbus/email?DUID=1", "/social/columbus/email?DUID=1"),
+        ("/x?pin=''ab&password='a'b&x=1", "/x?pin='(hidden)&password='(hidden)&x=1"),
     ],
 )
 def test_url(url: str, expected: str) -> None:
@@ -84,6 +85,7 @@ def part(name: str, value: str) -> str:
         ('<R SessionKey="k" Method="login"/>', '<R SessionKey="#" Method="login"/>'),
         ("user=me&mode=1&Pass=a%20b", "user=#&mode=1&Pass=#"),
         ("""pass=a"b,c;d<e>'f/>&pin="1 2"&x=1""", 'pass=#&pin="#"&x=1'),
+        ("pass=''ab&pin='a'b&key=''&x=1", "pass='#&pin='#&key='#'&x=1"),
         ("""{"password": "a\\"b", "n": 1, 'pin': 47}""", """{"password": "#", "n": 1, 'pin': #}"""),
         ("Password: x y\r\nmode: 1", "Password: # y\r\nmode: 1"),
         (part("password", "x\r\ny") + part("mode", "1"), part("password", "#") + part("mode", "1")),

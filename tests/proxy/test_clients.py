@@ -46,6 +46,19 @@ def wrapped(clients: Clients, client: Any) -> tuple[Any, Transport]:
     return streams, transport
 
 
+@pytest.mark.parametrize("mode", ["dns", "socks5"])
+async def test_not_http(mode: str) -> None:
+    """The limits of a request head do not apply to other protocols."""
+    clients, client = Clients(Times(head=0.01)), connected(mode=mode)
+    streams, transport = wrapped(clients, client)
+    inner = streams.reader._reader
+    inner.feed_data(b"\5\1\0")
+    assert await streams.reader.read(9) == b"\5\1\0"
+    asyncio.get_running_loop().call_later(0.1, inner.feed_data, b"\5")
+    assert await streams.reader.read(9) == b"\5"
+    assert transport.written == b""
+
+
 async def test_wrapped() -> None:
     """Reader and writer of a TCP connection are replaced, and closed at its end."""
     clients, client = Clients(Times()), connected()
