@@ -16,18 +16,20 @@ CLIENT = "192.0.2.7"
 
 
 def parsed(data: bytes, sender: str = SENDER) -> Upload:
-    """What is in the body of an e-mail, as far as it can be read."""
+    """Return an upload by e-mail, as far as its body can be parsed."""
     try:
         return replace(upload.read(data, CONTENT_TYPE), sender=sender)
     except BodyError:
         return Upload(sender, (RECIPIENT,), "", "", ())
 
 
-def accept(into: Spool, data: bytes, deliveries: Mapping[str, Sequence[str]]) -> StoredUpload:
-    """Accept an upload by e-mail with this body."""
+def accept(
+    into: Spool, data: bytes, deliveries: Mapping[str, Sequence[str]], client: str = CLIENT
+) -> StoredUpload:
+    """Accept an upload by e-mail and confirm its reply."""
     incoming = into.begin(len(data))
     incoming.write(data)
-    arrival = into.accept(incoming, CLIENT, parsed(data), deliveries)
+    arrival = into.accept(incoming, client, parsed(data), deliveries)
     into.reply_confirmed(incoming.id)
     return arrival
 
@@ -41,12 +43,14 @@ def append(
     at_once: Sequence[str],
     together: Sequence[str],
     resource: str = "",
+    confirmed: bool = True,
 ) -> StoredUpload:
-    """Accept a photo of a post."""
+    """Accept a photo of a post. Its reply may be confirmed."""
     incoming = into.begin(len(data))
     incoming.write(data)
     file = upload.whole(name, "image/jpeg", incoming.size, incoming.fetch)
     targets = {**dict.fromkeys(at_once, False), **dict.fromkeys(together, True)}
     arrival = into.append(incoming, post, file, resource, targets)
-    into.reply_confirmed(incoming.id)
+    if confirmed:
+        into.reply_confirmed(incoming.id)
     return arrival

@@ -20,7 +20,6 @@ CALLS: tuple[str, ...]
 CALLS = ("open", "write", "fsync", "close", "link", "replace", "unlink", "mkdir")
 if hasattr(os, "copy_file_range"):
     CALLS = (*CALLS, "copy_file_range")
-STATEMENTS = ("BEGIN", "INSERT", "COMMIT")
 ENDLESS = 1000  # failures in one program, which then retries for ever
 
 
@@ -56,15 +55,10 @@ class Database(sqlite3.Connection):
         return cursor
 
 
-def connect(path: Path, **options: Any) -> sqlite3.Connection:
-    """Replaces sqlite3.connect."""
-    return Database(path, **options)
-
-
 def make_lazy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait for the disk. Only a power cut would show the difference."""
     monkeypatch.setattr(os, "fsync", os.fstat)
-    monkeypatch.setattr(sqlite3, "connect", connect)
+    monkeypatch.setattr(sqlite3, "connect", Database)
     monkeypatch.setattr(Database, "lazy", True)
 
 

@@ -1,4 +1,4 @@
-"""An empty spool with an injected clock."""
+"""A spool with an injected clock."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from nxparse.store.spool import Spool
 from tests.clock import Clock
 from tests.faults import make_lazy
+from tests.store.helpers import Reopen
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +35,17 @@ def opened(root: Path, clock: Clock) -> Iterator[Spool]:
     found = Spool(root, clock)
     yield found
     found.close()
+
+
+@pytest.fixture
+def reopen(opened: Spool, root: Path, clock: Clock) -> Iterator[Reopen]:
+    """Closes the spool and opens it again."""
+    spools = [opened]
+
+    def again() -> Spool:
+        spools[-1].close()
+        spools.append(Spool(root, clock))
+        return spools[-1]
+
+    yield again
+    spools[-1].close()

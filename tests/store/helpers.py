@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from nxparse import upload
 from nxparse.store.body import Incoming
 from nxparse.store.records import Delivery, Post, StoredUpload
 from nxparse.store.spool import Spool
-from nxparse.upload import File
-from tests.arrivals import parsed
+from tests import arrivals
+from tests.arrivals import CLIENT, parsed
 from tests.bodies import RECIPIENT, body, jpeg
 from tests.clock import Clock
-from tests.faults import Faults, contents
+from tests.faults import contents
 
 PHOTO = jpeg(500)
 BODY = body([("SAM_4371.JPG", PHOTO)])
-CLIENT = "192.0.2.7"
 SAVE = {"save": [RECIPIENT]}
 SITE = "facebook"
 MAIL, OTHER = "mail:me@example.org", "mail:you@example.org"
 POST = Post(CLIENT, "anna", "a session", SITE, "NX300", "At the sea")
 YEARS = 10 * 365 * 86400.0
+
+Reopen = Callable[[], Spool]
 
 
 def receive(into: Spool, data: bytes = BODY) -> Incoming:
@@ -41,24 +41,12 @@ def accept(
     into: Spool, data: bytes = BODY, targets: tuple[str, ...] = ("save",), client: str = CLIENT
 ) -> StoredUpload:
     """Accept an upload and confirm its reply."""
-    deliveries = {target: [RECIPIENT] for target in targets}
-    arrival = into.accept(receive(into, data), client, parsed(data), deliveries)
-    into.reply_confirmed(arrival.id)
-    return arrival
+    return arrivals.accept(into, data, {target: [RECIPIENT] for target in targets}, client)
 
 
 def to(arrival: StoredUpload, target: str, file_number: int = 0) -> Delivery:
     """Return the delivery of an upload, or of one file of it."""
     return Delivery(arrival, target, file_number, (RECIPIENT,), 0, 0.0, arrival.received, "")
-
-
-def due(found: Spool) -> list[tuple[StoredUpload, str, int]]:
-    """Return upload, target and number of attempts of each due delivery."""
-    return [
-        (one.arrival, one.target, one.attempts)
-        for target in found.targets()
-        for one in found.due(target)
-    ]
 
 
 def photo(number: int) -> bytes:
@@ -69,40 +57,10 @@ def photo(number: int) -> bytes:
 NUMBERS = {photo(number): number for number in range(1, 81)}
 
 
-def whole(incoming: Incoming, name: str | None = "SAM.JPG", kind: str = "image/jpeg") -> File:
-    """Return the file that a body consists of."""
-    return upload.whole(name, kind, incoming.size, incoming.fetch)
-
-
-def append(
-    into: Spool,
-    number: int,
-    post: Post = POST,
-    *,
-    at_once: Sequence[str] = ("save",),
-    together: Sequence[str] = (MAIL,),
-    resource: str = "",
-    confirmed: bool = True,
-) -> StoredUpload:
-    """Accept a photo of a post and confirm its reply."""
-    incoming = receive(into, photo(number))
-    targets = {**dict.fromkeys(at_once, False), **dict.fromkeys(together, True)}
-    file = whole(incoming, f"{number}.JPG")
-    arrival = into.append(incoming, post, file, resource, targets)
-    if confirmed:
-        into.reply_confirmed(incoming.id)
-    return arrival
-
-
-def append_all(
-    into: Spool,
-    *numbers: int,
-    at_once: Sequence[str] = ("save",),
-    together: Sequence[str] = (MAIL,),
-) -> StoredUpload:
-    """Accept several photos of a post."""
-    first, *_ = [append(into, one, at_once=at_once, together=together) for one in numbers]
-    return first
+def append(into: Spool, number: int, post: Post = POST, **options: Any) -> StoredUpload:
+    """Accept a photo of a post: it is saved at once, and mailed with the others."""
+    options = {"at_once": ("save",), "together": (MAIL,), **options}
+    return arrivals.append(into, post, f"{number}.JPG", photo(number), **options)
 
 
 def numbers(found: Spool, delivery: Delivery) -> list[int]:
@@ -131,15 +89,3 @@ def spooled(root: Path) -> list[int]:
 def bodies(root: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """Return the bodies in `spool` and `quarantine`."""
     return contents(root / "spool"), contents(root / "quarantine")
-
-
-def reopened(old: Spool, root: Path, clock: Clock) -> Spool:
-    old.close()
-    return Spool(root, clock)
-
-
-def done_but_not_deleted(opened: Spool) -> None:
-    """Finish a delivery whose body cannot be deleted."""
-    arrival = accept(opened)
-    with Faults(("unlink",), errno.EIO):
-        opened.done(to(arrival, "save"))

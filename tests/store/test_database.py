@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nxparse.store.database import Database
-from tests import faults
+from tests.faults import Faults
 
 SCHEMA = "CREATE TABLE camera (name TEXT UNIQUE);"
 OTHER = "CREATE TABLE camera (name TEXT UNIQUE, year INTEGER);"
@@ -71,12 +71,11 @@ def test_schema_that_fails(path: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", ["BEGIN", "COMMIT"])
-def test_failure(path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+def test_failure(path: Path, failing: str) -> None:
     """An error of SQLite is raised, nothing is stored, and the next time it works."""
-    monkeypatch.setattr(sqlite3, "connect", faults.connect)
     opened = Database(path, SCHEMA)
     with (
-        faults.Faults((failing,), errno.EIO),
+        Faults((failing,), errno.EIO),
         pytest.raises(sqlite3.OperationalError, match="disk I/O error") as caught,
     ):
         add(opened, "NX300")
@@ -87,34 +86,25 @@ def test_failure(path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> N
     opened.close()
 
 
-def test_rolled_back(path: Path) -> None:
-    """A transaction that fails is rolled back."""
-    opened = Database(path, SCHEMA)
-
-    def fail() -> None:
-        with opened.transaction() as database:
-            database.execute("INSERT INTO camera VALUES ('NX300')")
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail()
-    assert opened.query("SELECT * FROM camera") == []
-    opened.close()
+def twice(database: sqlite3.Connection) -> None:
+    for _ in range(2):
+        database.execute("INSERT OR ROLLBACK INTO camera VALUES ('NX300')")
 
 
-def test_rolled_back_by_sqlite(path: Path) -> None:
-    """The original error is raised after SQLite has rolled back by itself."""
-    opened = Database(path, SCHEMA)
+def a_bug(database: sqlite3.Connection) -> None:
+    database.execute("INSERT INTO camera VALUES ('NX300')")
+    raise KeyError
 
-    def add_twice() -> None:
-        with opened.transaction() as database:
-            for _ in range(2):
-                database.execute("INSERT OR ROLLBACK INTO camera VALUES ('NX300')")
 
-    with pytest.raises(sqlite3.IntegrityError):
-        add_twice()
-    assert opened.query("SELECT * FROM camera") == []
-    opened.close()
+@pytest.mark.parametrize(("work", "error"), [(twice, sqlite3.IntegrityError), (a_bug, KeyError)])
+def test_rolled_back(
+    path: Path, work: Callable[[sqlite3.Connection], None], error: type[Exception]
+) -> None:
+    """A transaction that fails is rolled back, by us or by SQLite, and its error is raised."""
+    with closing(Database(path, SCHEMA)) as opened:
+        with pytest.raises(error), opened.transaction() as database:
+            work(database)
+        assert names(opened) == []
 
 
 def test_threads(path: Path) -> None:

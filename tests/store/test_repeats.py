@@ -21,11 +21,14 @@ from tests.store.helpers import (
     SAVE,
     UPLOAD,
     YEARS,
+    Reopen,
     append,
     receive,
-    reopened,
     to,
 )
+
+OTHER_PHOTO = body([("SAM_4371.JPG", jpeg(500, seed=9))])
+OTHER_MESSAGE = body([("SAM_4371.JPG", PHOTO)], message=message_xml(text="No"))
 
 
 class TestRepeats:
@@ -69,16 +72,8 @@ class TestRepeats:
             pytest.param("other@example.org", BODY, 0, False, id="other sender"),
             pytest.param("", BODY, 0, False, id="no sender"),
             pytest.param(SENDER, BODY + b"x", 0, False, id="a byte more"),
-            pytest.param(
-                SENDER, body([("SAM_4371.JPG", jpeg(500, seed=9))]), 0, False, id="other photo"
-            ),
-            pytest.param(
-                SENDER,
-                body([("SAM_4371.JPG", PHOTO)], message=message_xml(text="No")),
-                0,
-                False,
-                id="other message",
-            ),
+            pytest.param(SENDER, OTHER_PHOTO, 0, False, id="other photo"),
+            pytest.param(SENDER, OTHER_MESSAGE, 0, False, id="other message"),
         ],
     )
     def test_lost(
@@ -120,36 +115,24 @@ class TestRepeats:
         ],
     )
     def test_after_a_restart(
-        self,
-        opened: Spool,
-        root: Path,
-        clock: Clock,
-        settle: Callable[[Spool, str], None],
-        found: bool,
+        self, opened: Spool, reopen: Reopen, settle: Callable[[Spool, str], None], found: bool
     ) -> None:
         """A reply that was open at a restart counts as lost."""
         arrival = opened.accept(receive(opened), CLIENT, UPLOAD, SAVE)
         settle(opened, arrival.id)
-        again = reopened(opened, root, clock)
-        assert self.repeat(again) == (arrival.id if found else None)
-        again.close()
+        assert self.repeat(reopen()) == (arrival.id if found else None)
 
-    def test_confirmation_costs_no_transaction(self, opened: Spool, root: Path) -> None:
+    def test_confirmation_costs_no_transaction(
+        self, opened: Spool, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """A confirmation is stored with the next transaction."""
-        commits = []
         arrival = opened.accept(receive(opened), CLIENT, UPLOAD, SAVE)
-
-        def watch(database: sqlite3.Connection, sql: str) -> None:
-            commits.extend([sql] * (sql == "COMMIT"))
-
-        Database.watchers.append(watch)
-        try:
-            opened.reply_confirmed(arrival.id)
-            assert commits == []
-            opened.done(to(arrival, "save"))
-        finally:
-            Database.watchers.remove(watch)
-        assert commits == ["COMMIT"]
+        statements: list[str] = []
+        monkeypatch.setattr(Database, "watchers", [lambda _, sql: statements.append(sql)])
+        opened.reply_confirmed(arrival.id)
+        assert statements == []
+        opened.done(to(arrival, "save"))
+        assert statements.count("COMMIT") == 1
         with closing(sqlite3.connect(root / "state.sqlite3")) as database:
             assert database.execute("SELECT reply_confirmed FROM body").fetchall() == [(1,)]
 
@@ -189,12 +172,10 @@ class TestRepeats:
     def test_lost_photo(self, opened: Spool, clock: Clock) -> None:
         """A photo whose reply was lost is a duplicate under a new announcement, within the hour."""
         arrival = append(opened, 1, resource="R1", confirmed=False)
-        seen = []
-        for later in (0, REPEAT, REPEAT + 1):
+        for later, found in ((0, arrival.id), (REPEAT, arrival.id), (REPEAT + 1, None)):
             opened.reply_lost(arrival.id)
             clock.now = NEW_YEAR + later
-            seen.append(self.repeat_photo(opened, 1, f"R{later + 3}"))
-        assert seen == [arrival.id, arrival.id, None]
+            assert self.repeat_photo(opened, 1, f"R{later + 3}") == found
 
     @pytest.mark.parametrize(
         "post", [POST._replace(caption="Another"), POST._replace(site="picasa")], ids=str
