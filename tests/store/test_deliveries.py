@@ -284,6 +284,8 @@ class TestRecent:
         assert [one.arrival for one in opened.recent("192.0.2.1")] == arrivals[::2]
         assert [one.arrival for one in opened.recent("192.0.2.1", 2)] == [arrivals[0], arrivals[2]]
         assert opened.recent("192.0.2.9") == []
+        before = opened.recent("192.0.2.1", before=arrivals[1].id)
+        assert [one.arrival for one in before] == arrivals[2::2]
         assert [one.arrival for one in opened.recent(limit=1)] == arrivals[:1]
 
     def test_listed(self, opened: Spool, clock: Clock) -> None:
@@ -302,6 +304,7 @@ class TestRecent:
         )
         opened.done(to(arrival, "mail"))
         assert opened.record(arrival.id) == opened.recent()[0]
+        assert opened.record("unknown") is None
         assert found.files == (FileRecord(1, "a.jpg", 500), FileRecord(2, "b.jpg", 600))
 
     def test_post(self, opened: Spool) -> None:

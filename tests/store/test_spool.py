@@ -3,17 +3,20 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import sqlite3
 import stat
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 
 from nxparse.deviation import BodyError
 from nxparse.store import spool
+from nxparse.store.body import MIN_FREE
 from nxparse.store.deliveries import MAX_WAIT
 from nxparse.store.records import Delivery, Post, StoredUpload
 from nxparse.store.spool import GAP, MAX_PHOTOS, QUIET, Spool
@@ -629,3 +632,34 @@ class TestRead:
             file.copy_to(copy.fileno())
         assert path.read_bytes() == PHOTO
         assert faults.calls == 0
+
+
+def is_quarantined(opened: Spool, root: Path) -> None:
+    opened.quarantine(receive(opened))
+
+
+def is_delivered(opened: Spool, root: Path) -> None:
+    opened.done(to(accept(opened), "save"))
+
+
+def is_dropped_by_another_process(opened: Spool, root: Path) -> None:
+    arrival = accept(opened)
+    with closing(Spool(root, Clock(), alone=False)) as beside:
+        beside.failed(to(arrival, "save"), "dropped by hand")
+    opened.notice_changes()
+
+
+@pytest.mark.parametrize("end", [is_quarantined, is_delivered, is_dropped_by_another_process])
+def test_space_is_released(
+    opened: Spool, root: Path, monkeypatch: pytest.MonkeyPatch, end: Callable[[Spool, Path], None]
+) -> None:
+    """A body that is no longer needed takes no descriptor, and no space from the next one."""
+    disk = SimpleNamespace(free=MIN_FREE + 2 * len(BODY))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: disk)
+    end(opened, root)
+    links = [Path("/proc/self/fd", fd) for fd in os.listdir("/proc/self/fd")]
+    files = [os.readlink(link) for link in links if link.is_symlink()]
+    assert [one for one in files if "/spool/" in one or "/quarantine/" in one] == []
+    receive(opened, BODY.replace(b"NX300", b"NX500"))
+    with pytest.raises(OSError, match="too little for this upload"):
+        opened.begin(len(BODY))
