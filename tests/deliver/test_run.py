@@ -264,7 +264,7 @@ class TestEnd:
         found = failure(f"sh -c 'exit {status}'", folder)
         assert found == (expected, f"sh ended with status {status}")
 
-    @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
     def test_signal(self, folder: Path, number: int) -> None:
         """A signal is a temporary error."""
         found = failure(f"sh -c 'kill -{number:d} $$'", folder)
