@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -61,6 +62,7 @@ class Box:
         self.clock = Clock(NOON)
         self.target = target
         self.spool = Spool(directory / ".nx", self.clock)
+        weakref.finalize(self, self.spool.close)
         self._to = to
         self.id = self.add(body)
         self.outbox = Outbox(
