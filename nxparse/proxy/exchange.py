@@ -21,13 +21,13 @@ from nxparse.server.endpoints import Endpoint, Service
 from nxparse.server.receive import (
     ABORT_FACTOR,
     BodyInfo,
-    Collector,
     EmailReceiver,
     FileReceiver,
     Receiver,
     Result,
 )
 from nxparse.server.reply import Reply, refusal
+from nxparse.server.services import Collector
 
 FAILED = refusal(500, "nx_addon has failed, see its log")
 # The beginning of a photo sent to an unknown path is enough to recognise it.

@@ -1,9 +1,9 @@
-"""Receives the body of a request, from its first byte to the reply.
+"""Receives an upload, from its first byte to the reply.
 
-Each chunk of an upload is written to the spool. At its end the upload is accepted, and
-durable before the camera gets 200, or it is refused. A refused body that may contain a
-photo goes to quarantine. A body that cannot be stored (too large, disk full) is still read
-to its end, in constant memory, because cameras read no reply while they send.
+Each chunk is written to the spool. At the end the upload is accepted, and durable before the
+camera gets 200, or it is refused. A refused body that may contain a photo goes to quarantine.
+A body that cannot be stored (too large, disk full) is still read to its end, in constant
+memory, because cameras read no reply while they send.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from __future__ import annotations
 import logging
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import NamedTuple, Self
 
-from nxparse import markup
 from nxparse.address import AddressError, deliverable
 from nxparse.config import Config
 from nxparse.deliver import routes
@@ -291,33 +290,3 @@ class FileReceiver(Receiver):
                 target = save
             targets[target.text] = target.reaches_beyond_the_disk
         return targets
-
-
-class Collector:
-    """Collects the body of a small request; it has the methods of a Receiver.
-
-    `answer` makes the reply and may block. A body longer than `limit` bytes is cut to
-    `limit` + 1 bytes.
-    """
-
-    def __init__(
-        self, client: str, answer: Callable[[bytes], Reply], limit: int = markup.MAX_BYTES
-    ) -> None:
-        self._client = client
-        self._answer = answer
-        self._room = limit + 1
-        self._collected = bytearray()
-
-    def feed(self, chunk: bytes) -> None:
-        """Receive the next bytes of the body."""
-        self._collected += chunk[: self._room - len(self._collected)]
-
-    def finish(self) -> Result:
-        """Return the reply to the body, which is complete."""
-        body = bytes(self._collected)
-        return Result(self._answer(body), body=body)
-
-    def abort(self, reason: str) -> bytes:
-        """Return the part of a cut body that arrived."""
-        logger.warning(f"{self._client}: a request was cut, {printable(reason)}")
-        return bytes(self._collected)

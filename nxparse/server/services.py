@@ -14,13 +14,14 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 
-from nxparse import jpeg
+from nxparse import jpeg, markup
 from nxparse.config import Config
 from nxparse.deviation import BodyError
 from nxparse.server import files, page, social
 from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service
 from nxparse.server.files import FileReply, OpenFile, open_unchanged
 from nxparse.server.page import Failure
+from nxparse.server.receive import Result
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import AnnouncedFile, Sessions
 from nxparse.store.records import DeliveryKey
@@ -211,3 +212,33 @@ def simulated(endpoint: Endpoint, now: float) -> Reply:
             return page.render([], now, gallery=False)
         case _:
             return NOT_FOUND
+
+
+class Collector:
+    """Collects the body of a small request; it has the methods of a Receiver.
+
+    `answer` makes the reply and may block. A body longer than `limit` bytes is cut to
+    `limit` + 1 bytes.
+    """
+
+    def __init__(
+        self, client: str, answer: Callable[[bytes], Reply], limit: int = markup.MAX_BYTES
+    ) -> None:
+        self._client = client
+        self._answer = answer
+        self._room = limit + 1
+        self._collected = bytearray()
+
+    def feed(self, chunk: bytes) -> None:
+        """Receive the next bytes of the body."""
+        self._collected += chunk[: self._room - len(self._collected)]
+
+    def finish(self) -> Result:
+        """Return the reply to the body, which is complete."""
+        body = bytes(self._collected)
+        return Result(self._answer(body), body=body)
+
+    def abort(self, reason: str) -> bytes:
+        """Return the part of a cut body that arrived."""
+        logger.warning(f"{self._client}: a request was cut, {printable(reason)}")
+        return bytes(self._collected)

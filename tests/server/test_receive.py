@@ -12,11 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from nxparse import markup
 from nxparse.config import OPTIONS, Config, parse
 from nxparse.server.receive import (
     BodyInfo,
-    Collector,
     EmailReceiver,
     FileReceiver,
     Receiver,
@@ -466,28 +464,3 @@ class TestFile:
         assert sorted(result.is_duplicate for result in results) == [False, True]
         assert place.posted() == {("mail:me@example.org", 0): [PHOTO]}
         assert DUPLICATE in place.log()
-
-
-class TestCollector:
-    """A small request, which is only collected."""
-
-    @pytest.mark.parametrize(
-        ("given", "limit"), [({}, markup.MAX_BYTES), ({"limit": 10}, 10)], ids=["default", "given"]
-    )
-    @pytest.mark.parametrize("surplus", [-1, 0, 1, 2, 10**6])
-    def test_collected(self, given: dict[str, int], limit: int, surplus: int) -> None:
-        """A body is answered as a whole, and cut one byte after the limit."""
-        answered: list[bytes] = []
-        data = bytes(limit + surplus)
-        collector = Collector(CLIENT, lambda body: answered.append(body) or ACCEPTED, **given)
-        for start in range(0, len(data), 3000):
-            collector.feed(data[start : start + 3000])
-        assert collector.finish() == Result(ACCEPTED, body=data[: limit + 1])
-        assert answered == [data[: limit + 1]]
-
-    def test_cut(self, caplog: pytest.LogCaptureFixture) -> None:
-        """A cut request is not answered; the part that arrived is returned for inspection."""
-        collector = Collector(CLIENT, pytest.fail)
-        collector.feed(b"<Request")
-        assert collector.abort("gone\r\nx") == b"<Request"
-        assert caplog.messages == ["192.0.2.7: a request was cut, gone??x"]

@@ -14,14 +14,23 @@ from pathlib import Path
 
 import pytest
 
+from nxparse import markup
 from nxparse.config import OPTIONS, Config, parse
 from nxparse.server import social
 from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service, find, fixed
 from nxparse.server.files import FileReply
 from nxparse.server.hotspot import MSN
 from nxparse.server.page import PAGE, render, thumbnail
+from nxparse.server.receive import Result
 from nxparse.server.reply import ACCEPTED, Reply, refusal
-from nxparse.server.services import FAILURES_KEPT, MAX_FAILURES, Services, simulated, time_reply
+from nxparse.server.services import (
+    FAILURES_KEPT,
+    MAX_FAILURES,
+    Collector,
+    Services,
+    simulated,
+    time_reply,
+)
 from nxparse.server.sessions import AnnouncedFile, Sessions
 from nxparse.store.records import LocalCopy, identity_of
 from nxparse.store.spool import GAP, QUIET, Spool
@@ -402,3 +411,28 @@ def test_failures(place: Place) -> None:
 def test_simulated(call: Endpoint, reply: Reply) -> None:
     """A replayed request gets the reply that a camera would get."""
     assert simulated(call, NEW_YEAR) == reply
+
+
+class TestCollector:
+    """A small request, which is only collected."""
+
+    @pytest.mark.parametrize(
+        ("given", "limit"), [({}, markup.MAX_BYTES), ({"limit": 10}, 10)], ids=["default", "given"]
+    )
+    @pytest.mark.parametrize("surplus", [-1, 0, 1, 2, 10**6])
+    def test_collected(self, given: dict[str, int], limit: int, surplus: int) -> None:
+        """A body is answered as a whole, and cut one byte after the limit."""
+        answered: list[bytes] = []
+        data = bytes(limit + surplus)
+        collector = Collector(CLIENT, lambda body: answered.append(body) or ACCEPTED, **given)
+        for start in range(0, len(data), 3000):
+            collector.feed(data[start : start + 3000])
+        assert collector.finish() == Result(ACCEPTED, body=data[: limit + 1])
+        assert answered == [data[: limit + 1]]
+
+    def test_cut(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A cut request is not answered; the part that arrived is returned for inspection."""
+        collector = Collector(CLIENT, pytest.fail)
+        collector.feed(b"<Request")
+        assert collector.abort("gone\r\nx") == b"<Request"
+        assert caplog.messages == ["192.0.2.7: a request was cut, gone??x"]
