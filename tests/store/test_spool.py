@@ -664,3 +664,14 @@ def test_space_is_released(
     with pytest.raises(OSError, match="too little for this upload"):
         opened.begin(len(BODY))
     following.discard()
+
+
+def test_space_is_reserved_again(
+    opened: Spool, reopen: Reopen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restart, waiting deliveries still have space for their copies."""
+    accept(opened)
+    disk = SimpleNamespace(free=MIN_FREE + 2 * len(BODY))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: disk)
+    with pytest.raises(OSError, match="too little for this upload"):
+        reopen().begin(len(BODY))
