@@ -312,7 +312,7 @@ def test_own_uploads(place: Place) -> None:
 
 
 def test_older(place: Place) -> None:
-    """All uploads of a client are on one of the pages, whoever came between."""
+    """All uploads of a client are on its pages, also if those of others came between."""
     ids = []
     for _ in range(PAGE + 5):
         arrive(place, OTHER)
