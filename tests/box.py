@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from nxparse import config
+from nxparse.config import OPTIONS, Config, parse
 from nxparse.deliver.outbox import Outbox
 from nxparse.deliver.targets import deliver_to, save_undelivered
 from nxparse.store.records import Delivery, StoredUpload
@@ -18,10 +18,14 @@ from tests.arrivals import accept
 from tests.clock import Clock
 
 NOON = 1767268800.0  # 2026-01-01 12:00 UTC
-
-
 ID = "20260101T120000Z-0123abcd"
 PHOTO = bodies.jpeg(500)
+
+
+def configured(directory: Path, environ: Mapping[str, str] = {}, **options: object) -> Config:
+    """These options, and the defaults of the others."""
+    defaults = {option.name: option.default for option in OPTIONS}
+    return parse({**defaults, "nx_dir": str(directory), **options}, environ)
 
 
 def photo(data: bytes = PHOTO, name: str | None = "SAM_4371.JPG") -> File:
@@ -55,10 +59,8 @@ class Box:
         retry_for: float = 3600.0,
         **options: object,
     ) -> None:
-        values: dict[str, object] = {option.name: option.default for option in config.OPTIONS}
-        values |= {"nx_dir": str(directory), "nx_senders": ["*"], "nx_route": [f"*={target}"]}
-        values |= options
-        given = config.parse(values, environ)
+        usual: dict[str, object] = {"nx_senders": ["*"], "nx_route": [f"*={target}"]}
+        given = configured(directory, environ, **usual | options)
         self.clock = Clock(NOON)
         self.target = target
         self.spool = Spool(directory / ".nx", self.clock)

@@ -14,7 +14,6 @@ from random import Random
 import pytest
 
 from nxparse import multipart
-from nxparse.config import OPTIONS, parse
 from nxparse.deviation import BodyError
 from nxparse.framing import fetch_from
 from nxparse.scanner import Scanner
@@ -23,6 +22,7 @@ from nxparse.store.spool import Spool
 from nxparse.upload import Upload, from_parts, read
 from tests import bodies
 from tests.bodies import Faulty
+from tests.box import configured
 from tests.clock import NEW_YEAR
 from tests.faults import contents, make_lazy
 
@@ -103,13 +103,11 @@ def test_saved_or_in_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """After 200 each photo is delivered, byte for byte; otherwise the body is quarantined."""
     make_lazy(monkeypatch)
     directory = tmp_path / "uploads"
-    defaults = {option.name: option.default for option in OPTIONS}
-    config = parse({**defaults, "nx_dir": str(directory)}, {})
     spool = Spool(directory / ".nx", lambda: NEW_YEAR)
     expected, kept = [], []
     for one in made(BATCHES, RECEIVED):
         receiver = EmailReceiver(
-            spool, config, BodyInfo("192.0.2.7", bodies.CONTENT_TYPE, len(one.body))
+            spool, configured(directory), BodyInfo("192.0.2.7", bodies.CONTENT_TYPE, len(one.body))
         ).open()
         for start in range(0, len(one.body), 100):
             receiver.feed(one.body[start : start + 100])

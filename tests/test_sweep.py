@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from nxparse.config import OPTIONS, Config, parse
+from nxparse.config import Config
 from nxparse.deliver import mail, save, targets
 from nxparse.deliver.errors import PermanentError, Refused, TooLargeError
 from nxparse.deliver.mail import OutgoingMessage, Smarthost
@@ -36,6 +36,7 @@ from nxparse.store.deliveries import MAX_WAIT
 from nxparse.store.records import Post as SocialPost
 from nxparse.store.spool import QUIET, Spool
 from tests import bodies, faults
+from tests.box import configured
 from tests.clock import Clock
 from tests.faults import CALLS, Database, Faults, contents, make_lazy
 
@@ -345,10 +346,8 @@ class Run:
 
 @cache
 def _config(uploads: Path, routes: tuple[str, ...]) -> Config:
-    options: dict[str, object] = {option.name: option.default for option in OPTIONS}
-    options |= {"nx_dir": str(uploads), "nx_route": routes}
-    options |= {"nx_smtp": "smtp://mail.example", "nx_senders": ["*"]}
-    return parse(options, {})
+    smtp = "smtp://mail.example"
+    return configured(uploads, nx_route=routes, nx_smtp=smtp, nx_senders=["*"])
 
 
 def restarted(scenario: Scenario, place: Path, world: World, *, again: bool = False) -> World:

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nxparse.config import OPTIONS, parse
 from nxparse.deviation import Deviation, Kind
 from nxparse.markup import one_line
 from nxparse.store.database import Database
@@ -28,6 +27,7 @@ from nxparse.text import (
     printable,
 )
 from nxparse.upload import File, Upload
+from tests.box import configured
 
 PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples=50)
 
@@ -166,8 +166,7 @@ def test_the_option_allows_it(sender: str) -> None:
         return
     flag, setting = shlex.split(told.partition("to allow it, use ")[2])
     name, _, value = setting.partition("=")
-    defaults = {option.name: option.default for option in OPTIONS}
-    config = parse({**defaults, name: [value]}, {})
+    config = configured(Path(), **{name: [value]})
     assert flag == "--set"
     assert config.may_send(sender)
     assert not config.may_send(f"{sender}x")

@@ -263,7 +263,7 @@ SOURCES = [("a.jpg", JPEG), ("", b""), (None, bodies.jpeg(500, 3)), ("../x", b"?
 
 
 def body_of_its_own(name: str | None, data: bytes) -> File:
-    return file_of(name, "image/jpeg", len(data), lambda start, end: data[start:end])
+    return file_of(name, "image/jpeg", len(data), fetch_from(data))
 
 
 MP4 = b"\0\0\0\x18ftypmp42" + bytes(30)

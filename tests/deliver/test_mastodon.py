@@ -9,7 +9,6 @@ import errno
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from nxparse.deliver.errors import (
 )
 from nxparse.deliver.http_client import Origin
 from nxparse.deliver.mastodon import Account, Post, compose, deliver, parse_account
+from nxparse.framing import fetch_from
 from nxparse.upload import File
 from tests import bodies
 from tests.box import Box, delivery
@@ -57,10 +57,7 @@ def _poll_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def file(data: bytes, name: str | None = "SAM_1.JPG") -> File:
-    def fetch(data: bytes, start: int, end: int) -> bytes:
-        return data[start:end]
-
-    return upload.whole(name, "", len(data), partial(fetch, data))
+    return upload.whole(name, "", len(data), fetch_from(data))
 
 
 PICTURES = [file(picture(16 * number, 16), f"SAM_{number}.JPG") for number in range(1, 21)]

@@ -11,12 +11,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from email.message import EmailMessage
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from nxparse import config, upload
+from nxparse import upload
 from nxparse.config import Config
 from nxparse.deliver import mail
 from nxparse.deliver.errors import Outcome, PermanentError, Refused, UnreachableError
@@ -24,20 +23,16 @@ from nxparse.deliver.mail import OutgoingMessage, Smarthost
 from nxparse.deliver.routes import Target
 from nxparse.deliver.save import folder_for
 from nxparse.deliver.targets import deliver_to, prepare, save_undelivered
+from nxparse.framing import fetch_from
 from nxparse.upload import Upload
 from tests.bodies import CONTENT_TYPE, RECIPIENT, SENDER, TEXT, TITLE, body, jpeg, message_xml
-from tests.box import ID, NOON, delivery
+from tests.box import ID, NOON, configured, delivery
 from tests.faults import contents
 from tests.mastodon_server import TOKEN, MastodonServer
 from tests.mitmdump import ROOT
 from tests.web_servers import HOST, WebServer
 
 PHOTOS = {"A.JPG": jpeg(500), "B.JPG": jpeg(600)}
-
-
-def configured(directory: Path, **options: object) -> Config:
-    values = {option.name: option.default for option in config.OPTIONS}
-    return config.parse({**values, "nx_dir": str(directory), **options}, {})
 
 
 def mailing(directory: Path, **options: object) -> Config:
@@ -50,15 +45,9 @@ def uploaded(sender: str = SENDER) -> Upload:
     return upload.read(body(list(PHOTOS.items()), message=message_xml(sender=sender)), CONTENT_TYPE)
 
 
-def piece(data: bytes, start: int, end: int) -> bytes:
-    return data[start:end]
-
-
 def posted(text: str = "At the sea", login: str = "anna", album: str = "NX300") -> Upload:
     """Return a post to a social site."""
-    files = [
-        upload.whole(name, "", len(data), partial(piece, data)) for name, data in PHOTOS.items()
-    ]
+    files = [upload.whole(name, "", len(data), fetch_from(data)) for name, data in PHOTOS.items()]
     return upload.posted(login, "facebook", album, text, files)
 
 

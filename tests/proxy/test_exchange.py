@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from nxparse import config
 from nxparse.proxy import exchange
 from nxparse.proxy.exchange import Exchange
 from nxparse.server.backend import Backend, open_backend
@@ -19,12 +18,12 @@ from nxparse.server.endpoints import Endpoint, Service
 from nxparse.server.receive import BodyInfo, EmailReceiver
 from nxparse.server.reply import ACCEPTED
 from tests import bodies
+from tests.box import configured
 
 
 @pytest.fixture
 async def backend(folder: Path) -> AsyncIterator[Backend]:
-    values: dict[str, object] = {option.name: option.default for option in config.OPTIONS}
-    backend = open_backend(config.parse({**values, "nx_dir": str(folder)}, {}))
+    backend = open_backend(configured(folder))
     assert backend
     yield backend
     backend.hand_over()

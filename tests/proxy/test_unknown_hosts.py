@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from nxparse.config import OPTIONS, parse
 from nxparse.proxy import unknown_hosts
 from nxparse.proxy.unknown_hosts import UnknownHosts
 from nxparse.server.endpoints import Hosts
 from nxparse.text import printable
+from tests.box import configured
 
 CAMERA, PHONE, OTHER = "192.168.1.7", "192.168.1.8", "192.168.1.9"
 NAME = "www.example.com"
-DEFAULTS: dict[str, object] = {one.name: one.default for one in OPTIONS}
 
 
 class Logged:
@@ -126,7 +126,7 @@ def test_the_option(hosts: Logged, name: str) -> None:
     """The option answers that host and no other."""
     hosts.seen(CAMERA)
     flag, option = shlex.split(hosts.asked(CAMERA, name).partition("try ")[2])
-    found = Hosts(parse({**DEFAULTS, "nx_hosts": [option.partition("=")[2]]}, {}).hosts)
+    found = Hosts(configured(Path(), nx_hosts=[option.partition("=")[2]]).hosts)
     others = (f"{name}x", f"x{name}", f"x.{name}", name.replace(".", "x") + "y")
     assert (flag, name in found) == ("--set", True)
     assert [other for other in others if other in found] == []

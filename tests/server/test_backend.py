@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from nxparse import config
+from nxparse.config import Config
 from nxparse.server.backend import Backend, open_backend
 from tests import arrivals, bodies
+from tests.box import configured
 from tests.mitmdump import eventually, free_port
 
 
-def parsed(folder: Path, **options: object) -> config.Config:
-    values: dict[str, object] = {option.name: option.default for option in config.OPTIONS}
-    return config.parse({**values, "nx_dir": str(folder), "nx_senders": ["*"], **options}, {})
+def parsed(folder: Path, **options: object) -> Config:
+    return configured(folder, nx_senders=["*"], **options)
 
 
 def opened(folder: Path, **options: object) -> Backend:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from nxparse.config import OPTIONS, Config, parse
 from nxparse.server.receive import (
     BodyInfo,
     EmailReceiver,
@@ -26,12 +25,14 @@ from nxparse.store.records import Post
 from nxparse.store.spool import Spool
 from nxparse.text import format_size
 from tests.bodies import BOUNDARY, CONTENT_TYPE, SENDER, body, jpeg, message_xml, part_head
+from tests.box import configured
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import Faults, contents, make_lazy
 
 PHOTO = jpeg(500)
 BODY = body([("SAM_4371.JPG", PHOTO)])
 CLIENT = "192.0.2.7"
+ENVIRON = {"ADDRESS": "me@example.org"}
 POST = Post(CLIENT, "anna", "a session", "facebook", "NX300", "At the sea")
 TO_ME = "facebook=mail:me@example.org"
 SMTP: dict[str, object] = {"nx_smtp": "smtp://me:secret@mail.example.com", "nx_senders": ["*"]}
@@ -48,13 +49,6 @@ DUPLICATE = ("INFO", "duplicate of upload ID ignored")
 GONE = "the client closed the connection"
 
 
-def configured(directory: Path, **options: object) -> Config:
-    """These options, uploads of up to 100 kB, and the defaults of the others."""
-    defaults = {option.name: option.default for option in OPTIONS}
-    ours = {"nx_dir": str(directory), "nx_max_upload": "100000"}
-    return parse({**defaults, **ours, **options}, {"ADDRESS": "me@example.org"})
-
-
 class Place:
     """A spool, the receivers of uploads into it, and the log."""
 
@@ -68,13 +62,13 @@ class Place:
         self, length: int | None = len(BODY), inspect: int = 0, **options: object
     ) -> EmailReceiver:
         """Begin to receive an upload by e-mail."""
-        config = configured(self.directory, **options)
+        config = configured(self.directory, ENVIRON, nx_max_upload="100000", **options)
         info = BodyInfo(CLIENT, CONTENT_TYPE, length)
         return EmailReceiver(self.spool, config, info, inspect=inspect).open()
 
     def file(self, *rules: str, number: int = 1) -> FileReceiver:
         """Begin to receive a photo for a social site, with this number of its announcement."""
-        config = configured(self.directory, nx_route=list(rules), **SMTP)
+        config = configured(self.directory, ENVIRON, nx_route=list(rules), **SMTP)
         info = BodyInfo(CLIENT, "image/pjpeg", len(PHOTO))
         file = AnnouncedFile(f"announcement {number}", POST, "SAM_4371.JPG")
         return FileReceiver(self.spool, config, info, file).open()

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from nxparse import markup
-from nxparse.config import OPTIONS, Config, parse
 from nxparse.server import social
 from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service, find, fixed
 from nxparse.server.files import FileReply
@@ -38,6 +37,7 @@ from nxparse.upload import File, Upload
 from tests import arrivals, pictures
 from tests import social as camera
 from tests.bodies import jpeg
+from tests.box import configured
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import Faults, make_lazy
 from tests.social import login_qf30 as login
@@ -49,12 +49,6 @@ PASSWORD = "correct horse"
 STATEMENTS = ("BEGIN", "SELECT", "INSERT", "UPDATE", "DELETE", "COMMIT")
 
 
-def parsed(directory: Path, *senders: str) -> Config:
-    """These may send (everybody, if there are none); the defaults of the other options."""
-    defaults = {option.name: option.default for option in OPTIONS}
-    return parse({**defaults, "nx_dir": str(directory), "nx_senders": senders}, {})
-
-
 class Place:
     """Services on real files, and what they log. `config` allows everybody to send."""
 
@@ -64,11 +58,11 @@ class Place:
         self.spool = Spool(directory / ".nx", self.clock)
         self.sessions = Sessions(directory / ".nx" / "sessions.sqlite3", self.clock)
         self.services = Services(self.sessions, self.spool, self.clock)
-        self.config = parsed(directory)
+        self.config = configured(directory)
         self._caplog = caplog
 
     def allow(self, *senders: str) -> None:
-        self.config = parsed(self.directory, *senders)
+        self.config = configured(self.directory, nx_senders=senders)
 
     def logged(self) -> list[tuple[str, str]]:
         """The log lines since the last call."""
