@@ -1,4 +1,4 @@
-"""Short multipart bodies, and scans of them, for the tests of the scanner."""
+"""Short multipart bodies, and scans of them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from nxparse.deviation import Deviation, Kind, MultipartError
-from nxparse.framing import PartSpan, fetch_from
+from nxparse.framing import PartSpan, boundary_of, fetch_from
 from nxparse.scanner import Scanner
+from nxparse.upload import Upload, from_parts
 from tests import bodies
 
 # For tables: a boundary that leaves bodies short enough to be read.
@@ -26,11 +27,12 @@ THREE = [
 
 
 class Found(NamedTuple):
-    """The result of a scan: parts and deviations, or the error."""
+    """The result of a scan: parts and deviations, or the error, and the boundary."""
 
     parts: list[PartSpan]
     deviations: list[Deviation]
     error: str | None
+    boundary: bytes | None
 
 
 def scan(chunks: Iterable[bytes], boundary: bytes | None = B, *, strict: bool = False) -> Found:
@@ -40,10 +42,23 @@ def scan(chunks: Iterable[bytes], boundary: bytes | None = B, *, strict: bool = 
     for chunk in chunks:
         scanner.feed(chunk)
     try:
-        parts = scanner.close(fetch_from(body))
-        return Found(parts, scanner.deviations, None)
+        parts, problem = scanner.close(fetch_from(body)), None
     except MultipartError as error:
-        return Found([], scanner.deviations, f"{type(error).__name__}: {error}")
+        parts, problem = [], f"{type(error).__name__}: {error}"
+    return Found(parts, scanner.deviations, problem, scanner.boundary)
+
+
+def read_chunked(body: bytes, size: int, content_type: str = TYPE) -> Upload:
+    """Read an upload whose body comes in chunks of this size."""
+    scanner = Scanner(boundary_of(content_type))
+    for chunk in pieces(body, size):
+        scanner.feed(chunk)
+
+    def fetch(start: int, end: int) -> bytes:
+        assert 0 <= start <= end <= len(body)
+        return body[start:end]
+
+    return from_parts(scanner.close(fetch), scanner.deviations, fetch)
 
 
 def pieces(body: bytes, size: int) -> Iterator[bytes]:

@@ -15,16 +15,15 @@ import pytest
 
 from nxparse import multipart
 from nxparse.deviation import BodyError
-from nxparse.framing import fetch_from
-from nxparse.scanner import Scanner
 from nxparse.server.receive import BodyInfo, EmailReceiver
 from nxparse.store.spool import Spool
-from nxparse.upload import Upload, from_parts, read
+from nxparse.upload import Upload, read
 from tests import bodies
 from tests.bodies import Faulty
 from tests.box import configured
 from tests.clock import NEW_YEAR
 from tests.faults import contents, make_lazy
+from tests.scans import read_chunked
 
 BATCHES = 8
 SIZE = 200
@@ -48,15 +47,6 @@ def found(upload: Upload) -> list[tuple[str | None, bytes]]:
     return [(file.name, file.data) for file in upload.files]
 
 
-def chunked(body: bytes, size: int) -> Upload:
-    chunks = (body[start : start + size] for start in range(0, len(body), size))
-    scanner = Scanner(bodies.BOUNDARY)
-    for chunk in chunks:
-        scanner.feed(chunk)
-    fetch = fetch_from(body)
-    return from_parts(scanner.close(fetch), scanner.deviations, fetch)
-
-
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_every_photo_is_read_or_none(batch: int) -> None:
     """An accepted body has each photo, byte for byte. A readable body is accepted."""
@@ -68,7 +58,8 @@ def test_every_photo_is_read_or_none(batch: int) -> None:
                 raise
             continue
         assert found(upload) == list(one.photos), (number, one.body)
-        assert chunked(one.body, 1 + number) == upload, (number, one.body)
+        found_again = read_chunked(one.body, 1 + number, bodies.CONTENT_TYPE)
+        assert found_again == upload, (number, one.body)
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))

@@ -29,7 +29,7 @@ from nxparse.upload import (
 )
 from nxparse.upload import whole as file_of
 from tests import bodies, pictures
-from tests.scans import CLOSE, FIELD, TYPE
+from tests.scans import CLOSE, FIELD, TYPE, read_chunked
 
 WIRE = sorted((Path(__file__).parent / "wire").glob("*.http"))
 
@@ -47,14 +47,6 @@ def part(content: bytes, headers: bytes = b"", name: bytes = b"binary") -> bytes
 def whole(*parts: bytes) -> bytes:
     """A body of a message and these parts, without fault."""
     return MESSAGE + XML + b"\r\n" + b"".join(parts) + b"--B7x--\r\n"
-
-
-def chunked(body: bytes, size: int, content_type: str = TYPE) -> Upload:
-    scanner = Scanner(boundary_of(content_type))
-    for start in range(0, len(body), size):
-        scanner.feed(body[start : start + size])
-    fetch = fetch_from(body)
-    return from_parts(scanner.close(fetch), scanner.deviations, fetch)
 
 
 class Recorder:
@@ -90,7 +82,7 @@ def test_recording(path: Path) -> None:
     for file in upload.files:
         assert path.with_name(f"{path.stem}.{file.name}").read_bytes() == file.data
     for size in (1, 1460):
-        assert as_json(chunked(body, size, content_type)) == as_json(upload)
+        assert as_json(read_chunked(body, size, content_type)) == as_json(upload)
 
 
 def test_requests_are_built_as_recorded() -> None:
@@ -128,7 +120,7 @@ def test_every_end_gives_the_same_upload(ending: str) -> None:
     assert [file.data for file in upload.files] == [JPEG]
     assert "photo-cut" not in kinds(upload)
     for size in (1, 1460):
-        assert as_json(chunked(body, size, bodies.CONTENT_TYPE)) == as_json(upload)
+        assert as_json(read_chunked(body, size, bodies.CONTENT_TYPE)) == as_json(upload)
 
 
 FILES = {
@@ -162,7 +154,7 @@ def test_files(
     upload = read(whole(*parts), TYPE)
     assert [(file.name, file.content_type, file.data) for file in upload.files] == files
     assert kinds(upload) == noticed
-    assert as_json(chunked(whole(*parts), 1)) == as_json(upload)
+    assert as_json(read_chunked(whole(*parts), 1)) == as_json(upload)
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["photo-first", "message-first"])
@@ -227,7 +219,7 @@ def test_unreadable(body: bytes, error: type[BodyError], reason: str, status: in
         read(body, TYPE)
     assert (type(caught.value), caught.value.status) == (error, status)
     with pytest.raises(error, match=reason):
-        chunked(body, 1000)
+        read_chunked(body, 1000)
 
 
 def test_long_message_is_not_fetched_whole() -> None:
@@ -322,7 +314,7 @@ ENCODED = {
 def test_encoded_is_repaired(body: bytes, content_type: str) -> None:
     """An upload by e-mail is encoded as by `repair`."""
     expected = bodies.repaired(body, content_type, BOUNDARY)
-    for upload in (read(body, content_type), chunked(body, 1460, content_type)):
+    for upload in (read(body, content_type), read_chunked(body, 1460, content_type)):
         found = encoded(upload, upload.files, ID)
         assert (found.content_type, b"".join(found.chunks())) == expected
         assert found.size == len(expected[1])

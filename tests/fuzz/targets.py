@@ -14,29 +14,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import quote
 
 from nxparse import config, filename, framing, jpeg, markup, message, multipart, upload
 from nxparse.address import AddressError, deliverable
 from nxparse.deliver import forward, routes, smarthost
-from nxparse.deviation import BodyError, Deviation, Kind, MultipartError
-from nxparse.framing import PartSpan, boundary_of, fetch_from
+from nxparse.deviation import BodyError, Kind, MultipartError
 from nxparse.inspect import credentials, report, show
 from nxparse.inspect import recorded as requests
 from nxparse.inspect.recorded import RecordedRequest, RecordedResponse
-from nxparse.scanner import MAX_PARTS, Scanner
+from nxparse.scanner import MAX_PARTS
 from nxparse.server import endpoints, social
 from nxparse.server.social import Announcement, CredentialsError
 from nxparse.text import describe_upload
-from tests import bodies, pictures
+from tests import bodies, pictures, scans
 from tests import social as sites
+from tests.scans import TYPE, B, pieces, read_chunked, scan
 
 WIRE = Path(__file__).parents[1] / "wire"
 
-# A boundary that leaves room for other things in a short input.
-B = b"B7x"
-TYPE = "multipart/form-data; boundary=B7x"
 LINE_ENDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -65,40 +61,13 @@ def recorded() -> Iterator[tuple[bytes, bytes]]:
 JPEG = b"\xff\xd8\xff"
 
 
-class Found(NamedTuple):
-    """The result of a scan."""
-
-    parts: list[PartSpan]
-    deviations: list[Deviation]
-    error: str | None
-    boundary: bytes | None
-
-
-def scanned(chunks: Iterable[bytes], boundary: bytes | None, strict: bool) -> Found:
-    chunks = list(chunks)
-    body = b"".join(chunks)
-    scanner = Scanner(boundary, strict=strict)
-    for chunk in chunks:
-        scanner.feed(chunk)
-    parts, told = [], None
-    try:
-        parts = scanner.close(fetch_from(body))
-    except MultipartError as error:
-        told = f"{type(error).__name__}: {error}"
-    return Found(parts, scanner.deviations, told, scanner.boundary)
-
-
-def pieces(body: bytes, size: int) -> Iterator[bytes]:
-    return (body[start : start + size] for start in range(0, len(body), size))
-
-
 def scanner(data: bytes) -> None:
     """Any bytes are parts or a MultipartError, the same ones however they are cut."""
     (which, size), body = choices(data, 2)
     boundary = (B, None, b"C", b"-")[which % 4]
-    tolerant, strict = scanned([body], boundary, False), scanned([body], boundary, True)
+    tolerant, strict = scan([body], boundary), scan([body], boundary, strict=True)
     for wanted, found in ((False, tolerant), (True, strict)):
-        assert scanned(pieces(body, 1 + size % 32), boundary, wanted) == found
+        assert scan(pieces(body, 1 + size % 32), boundary, strict=wanted) == found
         edges = [edge for part in found.parts for edge in (part.start, part.end)]
         assert edges == sorted(edges)
         assert all(0 <= edge <= len(body) for edge in edges)
@@ -164,8 +133,8 @@ def camera(data: bytes) -> None:
     photos = [b"\xff\xd8" + photo + b"\xff\xd9" for photo in rest.split(b"|")][:9]
     named = [(f"{number}.jpg", photo) for number, photo in enumerate(photos)]
     body = bodies.body(named, surplus=bool(surplus % 2), ending=ending, boundary=B)
-    found = scanned(pieces(body, size + 1), B, False)
-    assert [body[part.start : part.end] for part in found.parts] == [bodies.message_xml(), *photos]
+    found = scan(pieces(body, size + 1))
+    assert scans.data(body, found) == [bodies.message_xml(), *photos]
 
 
 ENDINGS = list(bodies.endings(B).values())
@@ -174,19 +143,11 @@ ENDINGS = list(bodies.endings(B).values())
 def read(data: bytes) -> None:
     """Any body is an Upload or a BodyError, the same one however it is read."""
     (size,), body = choices(data, 1)
-
-    def fetch(start: int, end: int) -> bytes:
-        assert 0 <= start <= end <= len(body)
-        return body[start:end]
-
     try:
         found = upload.read(body, TYPE)
     except BodyError:
         return
-    scanner = Scanner(boundary_of(TYPE))
-    for piece in pieces(body, size + 1):
-        scanner.feed(piece)
-    assert upload.from_parts(scanner.close(fetch), scanner.deviations, fetch) == found
+    assert read_chunked(body, size + 1) == found
     no_photo_lost(body, [(file.start, file.start + file.size) for file in found.files])
     assert sum(file.size for file in found.files) <= len(body)
     assert visible(describe_upload(found))
