@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h2.connection
@@ -22,6 +21,7 @@ import pytest
 from tests import bodies, camera
 from tests.mitmdump import ROOT, TIMEOUT, Proxy, eventually
 from tests.namespace import namespace, needs_namespace
+from tests.upstream import server
 
 ACCEPTED = '<Response Status="succ" />'
 FRAME = 1 << 17  # bytes in a WebSocket frame
@@ -59,27 +59,7 @@ def peak(proxy: Proxy) -> int:
     return int(found[1]) << 10
 
 
-# A server that is not ours
-
-
-@contextlib.contextmanager
-def server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """Let `serve` deal with each connection to a port of loopback."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def one(connection: socket.socket) -> None:
-            with connection, contextlib.suppress(OSError):
-                serve(connection)
-
-        def accept() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    connection, _ = listening.accept()
-                    threading.Thread(target=one, args=(connection,), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield listening.getsockname()[1]
-        listening.shutdown(socket.SHUT_RDWR)
+# Servers that are not ours
 
 
 def read_head(connection: socket.socket) -> bytes:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import http.server
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 
@@ -34,26 +30,6 @@ else fetch(document.getElementById("f").action,
 </script>"""
 
 
-@contextmanager
-def web_page(html: str) -> Iterator[int]:
-    """A web server on loopback that has one page. Yields its port."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.end_headers()
-            self.wfile.write(html.encode())
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port
-        server.shutdown()
-
-
 def assert_nothing_stored(proxy: Proxy) -> None:
     assert (proxy.saved(), proxy.quarantined()) == ({}, [])
     assert not list(proxy.uploads.glob(".nx/unknown/*"))
@@ -63,8 +39,9 @@ def assert_nothing_stored(proxy: Proxy) -> None:
 def test_an_upload_by_another_web_page(folder: Path) -> None:
     """A page cannot upload by a form or a script; our own page can be opened."""
     page = FORM.format(message=escape(bodies.message_xml().decode()))
+    reply = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n{page}".encode()
     refused = r"POST http://www\.ospserver\.net/social/columbus/email is refused: .*page"
-    with web_page(page) as port, Proxy(folder) as proxy:
+    with web_server(reply) as (port, _), Proxy(folder) as proxy:
         rules = (
             f"MAP www.ospserver.net:80 127.0.0.1:{proxy.port}, MAP evil.test:80 127.0.0.1:{port}"
         )

@@ -11,28 +11,25 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from statistics import median
 
-from nxparse.framing import boundary_of
-from nxparse.scanner import Scanner
 from nxparse.store.spool import Spool
-from nxparse.upload import from_parts
-from tests import bodies
+from tests import arrivals, bodies
 from tests.bench.table import Goal, Row, Table, in_turns
 from tests.bench.upload import MB, body, photo
 from tests.mitmdump import ROOT
+from tests.upstream import server
 
 SIZES = {"1.3 MB": 1_300_000, "20 MB": 20 * MB, "100 MB": 100 * MB}
 LIMIT = 32  # MiB
 
 
 def main(short: bool = False) -> Iterator[Table]:
-    with mail_sink() as port:
+    with server(discard) as port:
         yield Table(
             "Mailing an upload",
             "upload",
@@ -94,14 +91,7 @@ def mailed(
 def accepted(folder: Path, size: int) -> Path:
     """A spool with an upload to be mailed."""
     with closing(Spool(folder)) as spool:
-        incoming = spool.begin()
-        scanner = Scanner(boundary_of(bodies.CONTENT_TYPE))
-        for piece in body(size):
-            incoming.write(piece)
-            scanner.feed(piece)
-        found = from_parts(scanner.close(incoming.fetch), scanner.deviations, incoming.fetch)
-        deliveries = {"mail": [bodies.RECIPIENT]}
-        spool.accept(incoming, "192.0.2.7", found, deliveries)
+        arrivals.accept(spool, b"".join(body(size)), {"mail": [bodies.RECIPIENT]})
     return folder
 
 
@@ -113,24 +103,8 @@ def stored(folder: Path, size: int) -> Path:
     return path
 
 
-@contextmanager
-def mail_sink() -> Iterator[int]:
-    """A mail server that accepts and discards everything. Yields its port."""
-
-    def serve() -> None:
-        with suppress(OSError):  # the listener is closed
-            while True:
-                connection, _ = listening.accept()
-                with connection:
-                    discard(connection)
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        threading.Thread(target=serve, daemon=True).start()
-        yield listening.getsockname()[1]
-
-
 def discard(connection: socket.socket) -> None:
-    """Serve one client, which waits for each reply."""
+    """Accept and discard all mail of a client, which waits for each reply."""
     connection.sendall(b"220 sink\r\n")
     while verb := connection.recv(4096)[:4].upper():
         if verb == b"DATA":

@@ -9,9 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from tests.bench.process import peak
 from tests.bench.table import Goal, Row, Table
 from tests.bench.upload import request
 from tests.mitmdump import Proxy, eventually
+from tests.upstream import server
 
 MIB = 1 << 20
 LIMIT = 16
@@ -77,7 +76,7 @@ def peak_with_addon(sizes: Sequence[int]) -> float:
 
 def peak_without(sizes: Sequence[int]) -> float:
     script = "from mitmproxy import ctx\ndef running(): print('port 53: none')\n"
-    with tempfile.TemporaryDirectory() as folder, swallowing_server() as port:
+    with tempfile.TemporaryDirectory() as folder, server(swallow) as port:
         (Path(folder) / "nothing.py").write_text(script)
         with Proxy(Path(folder), script=Path(folder) / "nothing.py") as proxy:
             for number, size in enumerate(sizes):
@@ -94,27 +93,14 @@ def upload(port: int, size: int, number: int, host: str = "www.ospserver.net") -
     assert reply.status == 200, reply
 
 
-@contextmanager
-def swallowing_server() -> Iterator[int]:
-    """A server that reads a request to its end and answers 200."""
-
-    def serve(listening: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            with connection:
-                data = b""
-                while b"\r\n\r\n" not in data:
-                    data += connection.recv(65536)
-                head, _, rest = data.partition(b"\r\n\r\n")
-                match = re.search(rb"Content-Length: (\d+)", head)
-                left = int(match[1]) - len(rest) if match else 0
-                while left > 0:
-                    left -= len(connection.recv(1 << 20))
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        threading.Thread(target=serve, args=(listening,), daemon=True).start()
-        yield listening.getsockname()[1]
+def swallow(connection: socket.socket) -> None:
+    """Read a request to its end and answer 200."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += connection.recv(65536)
+    head, _, rest = data.partition(b"\r\n\r\n")
+    match = re.search(rb"Content-Length: (\d+)", head)
+    left = int(match[1]) - len(rest) if match else 0
+    while left > 0:
+        left -= len(connection.recv(1 << 20))
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")

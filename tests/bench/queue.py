@@ -18,13 +18,12 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from statistics import median
 
-from nxparse import upload
 from nxparse.deliver.errors import Outcome
 from nxparse.deliver.outbox import Outbox
 from nxparse.store.records import Delivery
 from nxparse.store.spool import Spool
 from nxparse.upload import File, Upload
-from tests import bodies, camera
+from tests import arrivals, bodies, camera
 from tests.bench.table import Goal, Row, Table, in_turns
 from tests.mitmdump import ROOT, Proxy
 
@@ -110,12 +109,8 @@ class Queue:
         self._state = folder / "uploads" / ".nx"
         with closing(Spool(self._state)) as spool:
             for number in range(size):
-                incoming = spool.begin()
                 body = bodies.body([(f"SAM_{number}.JPG", b"%d" % number)])
-                incoming.write(body)
-                found = upload.read(body, bodies.CONTENT_TYPE)
-                deliveries = {"mail": [bodies.RECIPIENT]}
-                spool.accept(incoming, "192.0.2.1", found, deliveries)
+                arrivals.accept(spool, body, {"mail": [bodies.RECIPIENT]})
 
     def proxy(self) -> Proxy:
         (self._folder / "ask.py").write_text(ASK)
