@@ -34,6 +34,15 @@ def free_port() -> int:
     raise AssertionError("no port is free")
 
 
+def addon_script(folder: Path, *statements: str) -> Path:
+    """A script with the addon, and with statements that change it."""
+    path = folder / "script.py"
+    start = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
+    usual = "import nx_addon; addons = nx_addon.addons"
+    path.write_text("\n".join([start, usual, *statements]))
+    return path
+
+
 class Proxy:
     """mitmdump, or another program, in `folder`.
 

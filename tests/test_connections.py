@@ -19,7 +19,7 @@ import h2.events
 import pytest
 
 from tests import bodies, camera
-from tests.mitmdump import ROOT, TIMEOUT, Proxy, eventually
+from tests.mitmdump import TIMEOUT, Proxy, addon_script, eventually
 from tests.namespace import namespace, needs_namespace
 from tests.upstream import server
 
@@ -33,22 +33,15 @@ def upload(name: str, size: int = 20_000) -> tuple[bytes, dict[str, bytes]]:
     return bodies.request(bodies.body([(name, photo)])), {name: photo}
 
 
-def with_times(folder: Path, times: str, before: str = "") -> Path:
-    """A script: the addon with these time limits, after some other statements."""
-    script = folder / "times.py"
-    script.write_text(
-        f"{before}\nimport sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from nx_addon import make_addons\n"
-        "from nxparse.proxy.transport import Times\n"
-        f"addons = make_addons(Times({times}))\n"
-    )
-    return script
+def with_times(folder: Path, times: str) -> Path:
+    """A script: the addon with these time limits."""
+    return addon_script(folder, f"addons = nx_addon.make_addons(nx_addon.Times({times}))")
 
 
-def with_descriptors(folder: Path, soft: int, hard: int, before: str = "") -> Path:
+def with_descriptors(folder: Path, soft: int, hard: int, *statements: str) -> Path:
     """A script: the addon in a process that may have so many descriptors."""
-    limit = f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
-    return with_times(folder, "", limit + before)
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))"
+    return addon_script(folder, limit, *statements)
 
 
 def peak(proxy: Proxy) -> int:
@@ -291,7 +284,7 @@ def test_too_many_connections(folder: Path) -> None:
 
 def test_out_of_descriptors(folder: Path) -> None:
     """A lack of descriptors does not fill the log."""
-    delay = "import asyncio.constants\nasyncio.constants.ACCEPT_RETRY_DELAY = 0.1\n"
+    delay = "import asyncio.constants; asyncio.constants.ACCEPT_RETRY_DELAY = 0.1"
     script = with_descriptors(folder, 60, 60, delay)
     with Proxy(folder, script=script) as proxy:
         many = [camera.connect(proxy.port, source=f"127.0.0.{i % 9 + 1}") for i in range(100)]

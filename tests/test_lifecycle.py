@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests import bodies, camera
-from tests.mitmdump import ADDON, ROOT, Proxy, eventually, free_port
+from tests.mitmdump import ADDON, ROOT, Proxy, addon_script, eventually, free_port
 from tests.smtp_servers import Act, ScriptedServer
 
 ACCEPTED = '<Response Status="succ" />'
@@ -60,13 +60,7 @@ def lines(path: Path) -> list[str]:
 
 def test_second_interrupt(folder: Path) -> None:
     """Ctrl-C logs the current delivery. A second one ends the process."""
-    script = folder / "patient.py"
-    script.write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "import nx_addon\n"
-        "nx_addon.STOP_TIMEOUT = 600.0\n"
-        "addons = nx_addon.addons\n"
-    )
+    script = addon_script(folder, "nx_addon.STOP_TIMEOUT = 600.0")
     with ScriptedServer({"greeting": Act.READ_ON}) as server:
         settings = ("--set", f"nx_smtp=smtp://127.0.0.1:{server.port}", "--set", "nx_senders=*")
         with Proxy(folder, *settings, script=script) as proxy:

@@ -10,7 +10,7 @@ import pytest
 
 from tests import bodies, camera, social
 from tests.browser import browser, needs_browser, wait_for_text
-from tests.mitmdump import ROOT, Proxy
+from tests.mitmdump import Proxy, addon_script
 from tests.upstream import web_server
 
 # Other web pages
@@ -124,18 +124,16 @@ def test_local_servers_are_out_of_reach(shared: Proxy, form: str, host: str) -> 
 
 def resolving(folder: Path, **names: tuple[str, ...]) -> Path:
     """A script: the addon, in a process where NAME.test has these addresses, one after another."""
-    script = folder / "resolving.py"
-    script.write_text(
-        f"import socket, sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        f"resolve, names = socket.getaddrinfo, { ({n: [*a] for n, a in names.items()}) }\n"
-        "def resolving(host, *more, **options):\n"
-        "    left = names.get(str(host).removesuffix('.test'))\n"
-        "    host = left.pop(0) if left and len(left) > 1 else left[0] if left else host\n"
-        "    return resolve(host, *more, **options)\n"
-        "socket.getaddrinfo = resolving\n"
-        "from nx_addon import addons\n"
+    return addon_script(
+        folder,
+        "import socket",
+        f"resolve, names = socket.getaddrinfo, { ({n: [*a] for n, a in names.items()}) }",
+        "def resolving(host, *more, **options):",
+        "    left = names.get(str(host).removesuffix('.test'))",
+        "    host = left.pop(0) if left and len(left) > 1 else left[0] if left else host",
+        "    return resolve(host, *more, **options)",
+        "socket.getaddrinfo = resolving",
     )
-    return script
 
 
 def test_names_with_a_local_address(folder: Path) -> None:

@@ -49,7 +49,7 @@ from nxparse.server.files import open_unchanged, reply_with
 from nxparse.server.receive import Receiver
 from nxparse.store.records import LocalCopy, identity_of
 from tests import arrivals, bodies, camera, social
-from tests.mitmdump import ROOT, Proxy, eventually
+from tests.mitmdump import ROOT, Proxy, addon_script, eventually
 from tests.upstream import web_server
 
 ACCEPTED = '<Response Status="succ" />'
@@ -224,12 +224,7 @@ CUTS = {"fin": fin, "close": socket.socket.close, "rst": camera.reset, "silence"
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """A proxy that does not wait long for a silent client."""
     folder = tmp_path_factory.mktemp("impatient")
-    script = folder / "impatient.py"
-    script.write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "import nx_addon\n"
-        "addons = nx_addon.make_addons(nx_addon.Times(idle=0.5))\n"
-    )
+    script = addon_script(folder, "addons = nx_addon.make_addons(nx_addon.Times(idle=0.5))")
     with Proxy(folder, script=script) as proxy:
         yield proxy
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests import bodies, camera, social
 from tests.camera import Heard
-from tests.mitmdump import ROOT, Proxy, eventually
+from tests.mitmdump import Proxy, addon_script, eventually
 from tests.smtp_servers import Mail, MailServer
 from tests.social import MODEL, SocialCamera
 from tests.test_delivery import UPLOAD_ID, outbox, read
@@ -110,15 +110,13 @@ def test_an_answer_that_works_is_repeated(shared: Proxy, host: str, then: bytes)
 
 def test_what_else_is_asked_of_these_hosts_passes(folder: Path) -> None:
     """Only GET / of www.msn.com and www.yahoo.co.kr is answered; other requests are passed on."""
-    script = folder / "redirecting.py"
     with web_server() as (port, received):
-        script.write_text(
-            f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-            "import nx_addon\n"
-            "nx_addon.network.is_inside = lambda host: False\n"
-            "class AllServersHere:\n"
-            f"    def server_connect(self, data): data.server.address = ('127.0.0.1', {port})\n"
-            "addons = [*nx_addon.addons, AllServersHere()]\n"
+        script = addon_script(
+            folder,
+            "nx_addon.network.is_inside = lambda host: False",
+            "class AllServersHere:",
+            f"    def server_connect(self, data): data.server.address = ('127.0.0.1', {port})",
+            "addons = [*addons, AllServersHere()]",
         )
         with Proxy(folder, script=script) as proxy:
             for host, (method, path) in itertools.product(
@@ -171,13 +169,9 @@ def options(server: MailServer) -> list[str]:
 
 def quiet(folder: Path, seconds: float) -> Path:
     """The addon, with this wait for further photos of a post, in seconds."""
-    script = folder / "quiet.py"
-    script.write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        f"import nxparse.store.spool; nxparse.store.spool.QUIET = {seconds}\n"
-        "from nx_addon import addons\n"
+    return addon_script(
+        folder, f"import nxparse.store.spool; nxparse.store.spool.QUIET = {seconds}"
     )
-    return script
 
 
 def photos_in(mail: Mail) -> list[tuple[str | None, bytes]]:
