@@ -9,7 +9,6 @@ import re
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -19,12 +18,14 @@ import h2.events
 import pytest
 
 from tests import bodies, camera
+from tests.bench.process import peak
 from tests.mitmdump import TIMEOUT, Proxy, addon_script, eventually
-from tests.namespace import namespace, needs_namespace
+from tests.namespace import call_in, namespace, needs_namespace
 from tests.upstream import server
 
 ACCEPTED = '<Response Status="succ" />'
 FRAME = 1 << 17  # bytes in a WebSocket frame
+MEMORY = 8.0  # MiB that a client may cost
 START = b"GET / HTTP/1.1\r\nHost: gld.samsungosp.com\r\n"
 
 
@@ -42,14 +43,6 @@ def with_descriptors(folder: Path, soft: int, hard: int, *statements: str) -> Pa
     """A script: the addon in a process that may have so many descriptors."""
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))"
     return addon_script(folder, limit, *statements)
-
-
-def peak(proxy: Proxy) -> int:
-    """The most memory that the process has used, in bytes."""
-    status = Path(f"/proc/{proxy.process.pid}/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found
-    return int(found[1]) << 10
 
 
 # Servers that are not ours
@@ -128,7 +121,7 @@ def encrypted(port: int, host: str, *protocols: str) -> ssl.SSLSocket:
 )
 def test_an_endless_head(shared: Proxy, start: bytes, piece: bytes) -> None:
     """A head without end is refused early, in one line, and costs no memory."""
-    before, lines = peak(shared), shared.log.count("request head exceeds")
+    before, lines = peak(shared.process.pid), shared.log.count("request head exceeds")
     connection = camera.connect(shared.port)
     with contextlib.suppress(OSError):
         connection.sendall(start)
@@ -136,7 +129,7 @@ def test_an_endless_head(shared: Proxy, start: bytes, piece: bytes) -> None:
             connection.sendall(piece * (1 << 14))
 
     shared.wait_for(r"127\.0\.0\.1: connection closed: its request head exceeds 64 KiB", lines + 1)
-    assert peak(shared) - before < 8 << 20
+    assert peak(shared.process.pid) - before < MEMORY
     assert connection.recv(1000).startswith(b"HTTP/1.1 431 ")
     assert "before completing request headers" not in shared.log
     connection.close()
@@ -151,12 +144,12 @@ def test_an_endless_head(shared: Proxy, start: bytes, piece: bytes) -> None:
 def test_endless_framing(shared: Proxy, path: str, start: bytes, piece: bytes) -> None:
     """Trailers or a chunk size without end cost no memory, and end the connection."""
     head = f"POST {path} HTTP/1.1\r\nHost: www.ospserver.net\r\nTransfer-Encoding: chunked\r\n\r\n"
-    before = peak(shared)
+    before = peak(shared.process.pid)
     connection = camera.connect(shared.port)
     connection.sendall(head.encode() + start)
     with pytest.raises(ConnectionError):
         send_endlessly(connection, piece * 8192)
-    assert peak(shared) - before < 8 << 20
+    assert peak(shared.process.pid) - before < MEMORY
     connection.close()
 
 
@@ -168,13 +161,13 @@ def send_endlessly(connection: socket.socket, data: bytes) -> None:
 def test_an_endless_head_in_tls(shared: Proxy) -> None:
     """A head without end is refused inside TLS, too."""
     connection = encrypted(shared.port, "gld.samsungosp.com")
-    before, lines = peak(shared), shared.log.count("request head exceeds")
+    before, lines = peak(shared.process.pid), shared.log.count("request head exceeds")
     with contextlib.suppress(OSError):
         connection.sendall(START)
         for _ in range(256):  # 16 MiB in all
             connection.sendall(b"X-A: b\r\n" * 8192)
     shared.wait_for("connection closed: its request head exceeds 64 KiB", lines + 1)
-    assert peak(shared) - before < 8 << 20
+    assert peak(shared.process.pid) - before < MEMORY
     connection.close()
 
 
@@ -351,10 +344,10 @@ def test_tiny_chunks(folder: Path) -> None:
 
 def test_a_large_unknown_body(shared: Proxy) -> None:
     """A large body to an unknown path costs no memory: only its beginning is collected."""
-    before, size = peak(shared), 16 << 20
+    before, size = peak(shared.process.pid), 16 << 20
     head = b"POST /new HTTP/1.1\r\nHost: www.ospserver.net\r\nContent-Length: %d\r\n\r\n" % size
     assert camera.send(shared.port, head, bytes(size)).status == 404
-    assert peak(shared) - before < 8 << 20
+    assert peak(shared.process.pid) - before < MEMORY
 
 
 @pytest.mark.parametrize(
@@ -427,18 +420,14 @@ class Http2:
         self, method: str, path: str, body: bytes = b"", *fields: tuple[str, str]
     ) -> tuple[int, bytes]:
         stream = self._h2.get_next_available_stream_id()
-        head = [(":method", method), (":path", path), (":authority", self._host)]
-        self._h2.send_headers(stream, [*head, (":scheme", "https"), *fields], end_stream=not body)
+        self._send_head(stream, method, path, *fields, is_all=not body)
         for start in range(0, len(body), 1 << 14):
             self._h2.send_data(stream, body[start : start + (1 << 14)])
         if body:
             self._h2.end_stream(stream)
         status, content, ended = 0, b"", False
         while not ended:
-            self._socket.sendall(self._h2.data_to_send())
-            data = self._socket.recv(1 << 16)
-            assert data, "the connection ended"
-            for event in self._h2.receive_data(data):
+            for event in self._receive():
                 match event:
                     case h2.events.ResponseReceived():
                         status = int(dict(event.headers)[b":status"])
@@ -450,40 +439,43 @@ class Http2:
 
     def open(self, path: str) -> None:
         """Request a page, and wait for the head of the reply."""
-        stream = self._h2.get_next_available_stream_id()
-        head = [(":method", "GET"), (":path", path), (":authority", self._host)]
-        self._h2.send_headers(stream, [*head, (":scheme", "https")], end_stream=True)
-        self._pump(h2.events.ResponseReceived)
+        self._send_head(self._h2.get_next_available_stream_id(), "GET", path, is_all=True)
+        self._wait_for(h2.events.ResponseReceived)
 
     def begin(self, stream: int, path: str, data: bytes) -> None:
         """Begin an upload, and wait until mitmproxy has read this much of it."""
-        head = [(":method", "POST"), (":path", path), (":authority", self._host)]
-        kind = ("content-type", bodies.CONTENT_TYPE)
-        self._h2.send_headers(stream, [*head, (":scheme", "https"), kind])
+        self._send_head(stream, "POST", path, ("content-type", bodies.CONTENT_TYPE))
         self._h2.send_data(stream, data)
         self._h2.ping(bytes(8))
-        self._pump(h2.events.PingAckReceived)
+        self._wait_for(h2.events.PingAckReceived)
 
     def send(self, stream: int, data: bytes) -> None:
         """Send the rest of an upload, as fast as mitmproxy takes it."""
         while data:
-            window = self._h2.local_flow_control_window(stream)
-            if not window:
-                self._pump(h2.events.WindowUpdated)
-                continue
-            size = min(window, self._h2.max_outbound_frame_size)
-            self._h2.send_data(stream, data[:size])
-            data = data[size:]
+            size = min(self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size)
+            if size:
+                self._h2.send_data(stream, data[:size])
+                data = data[size:]
+            else:
+                self._wait_for(h2.events.WindowUpdated)
         self._h2.end_stream(stream)
         self._socket.sendall(self._h2.data_to_send())
 
-    def _pump(self, awaited: type[h2.events.Event]) -> None:
-        found = False
-        while not found:
-            self._socket.sendall(self._h2.data_to_send())
-            data = self._socket.recv(1 << 16)
-            assert data, "the connection ended"
-            found = any(isinstance(one, awaited) for one in self._h2.receive_data(data))
+    def _send_head(
+        self, stream: int, method: str, path: str, *fields: tuple[str, str], is_all: bool = False
+    ) -> None:
+        head = [(":method", method), (":path", path), (":authority", self._host)]
+        self._h2.send_headers(stream, [*head, (":scheme", "https"), *fields], end_stream=is_all)
+
+    def _receive(self) -> list[h2.events.Event]:
+        self._socket.sendall(self._h2.data_to_send())
+        data = self._socket.recv(1 << 16)
+        assert data, "the connection ended"
+        return self._h2.receive_data(data)
+
+    def _wait_for(self, awaited: type[h2.events.Event]) -> None:
+        while not any(isinstance(one, awaited) for one in self._receive()):
+            pass
 
     def close(self) -> None:
         self._socket.close()
@@ -536,48 +528,28 @@ def test_two_uploads_over_http2(folder: Path) -> None:
 
 # A camera whose Wi-Fi dies
 
-SOURCE = 40001
-
-CAMERA = """
-import socket, sys, time
-connection = socket.create_connection(("127.0.0.1", 8080), 30, ("127.0.0.1", int(sys.argv[1])))
-connection.sendall(sys.stdin.buffer.read())
-print(connection.recv(100).decode() if sys.argv[2] == "hear" else time.sleep(60))
-"""
-
 
 @needs_namespace
 def test_a_reply_that_is_never_acknowledged(folder: Path) -> None:
     """When packets vanish the camera sends its photo again: it is delivered once."""
     request, photos = upload("SAM_1.JPG")
-    chain = "ip lossy output"
     drop = (
-        f"nft 'add table ip lossy; add chain {chain} {{ type filter hook output priority 0; }}; "
-        f"add rule {chain} tcp sport 8080 tcp dport {SOURCE} meta length > 100 drop'"
+        "nft 'add table ip lossy; add chain ip lossy output { type filter hook output priority 0; }"
+        "; add rule ip lossy output tcp sport 8080 meta length > 100 drop'"
     )
     script = with_times(folder, "acknowledge=1.0")
     with (
         namespace("wire", drop) as inside,
         Proxy(folder, "--mode", "regular@8080", namespace=inside[-1], script=script) as proxy,
-        subprocess.Popen(
-            [*inside, sys.executable, "-c", CAMERA, str(SOURCE), "vanish"], stdin=subprocess.PIPE
-        ) as silent,
     ):
-        assert silent.stdin
-        silent.stdin.write(request)
-        silent.stdin.close()
-        proxy.wait_for("saved as .*SAM_1.JPG")
-        proxy.wait_for("a duplicate will be ignored")
-        silent.kill()
+        with call_in(inside[-1], camera.connect, 8080) as connection:
+            connection.sendall(request)
+            proxy.wait_for("saved as .*SAM_1.JPG")
+            proxy.wait_for("a duplicate will be ignored")
+        subprocess.run([*inside, "nft", "delete", "table", "ip", "lossy"], check=True)
 
-        for source in (SOURCE + 1, SOURCE + 2):
-            again = subprocess.run(
-                [*inside, sys.executable, "-c", CAMERA, str(source), "hear"],
-                input=request,
-                capture_output=True,
-                check=True,
-            )
-            assert again.stdout.startswith(b"HTTP/1.1 200 OK")
+        for _ in range(2):
+            assert call_in(inside[-1], camera.send, 8080, request).status == 200
         # The first repeat replaces the lost reply; the second is meant.
         proxy.wait_for("duplicate of upload .* ignored")
         proxy.wait_for(r"saved as \S*SAM_1\S*\.JPG|is there already", 2)

@@ -167,13 +167,6 @@ def options(server: MailServer) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
 
 
-def quiet(folder: Path, seconds: float) -> Path:
-    """The addon, with this wait for further photos of a post, in seconds."""
-    return addon_script(
-        folder, f"import nxparse.store.spool; nxparse.store.spool.QUIET = {seconds}"
-    )
-
-
 def photos_in(mail: Mail) -> list[tuple[str | None, bytes]]:
     return [
         (part.get_filename(), part.get_content()) for part in read(mail.content).iter_attachments()
@@ -188,7 +181,8 @@ def test_a_whole_exchange(folder: Path) -> None:
     """A session survives a crash between two photos; each file is saved and mailed once."""
     files = {f"SAM_{i}.JPG": photo(i) for i in (1, 2, 3, 5)} | {"SAM_4.MP4": social.mp4(400_000)}
     with MailServer() as server:
-        script = quiet(folder, 600)
+        # No post is mailed before the test retries it.
+        script = addon_script(folder, "import nxparse.store.spool; nxparse.store.spool.QUIET = 600")
         with Proxy(folder, *options(server), script=script) as proxy:
             client = SocialCamera(proxy.port, source=new_address())
             assert client.check(GLD).status == 200
