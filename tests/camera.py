@@ -1,18 +1,11 @@
-"""The camera's side of the network, with raw sockets and nothing of nxparse.
-
-As a program it prints the reply as JSON:
-
-    python -m tests.camera send HOST PORT < REQUEST
-"""
+"""The camera's side of the network, with raw sockets and nothing of nxparse."""
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
-import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 TIMEOUT = 30.0  # seconds; only a test that fails waits that long
 # struct tcp_info, linux/tcp.h: u32 tcpi_data_segs_in
@@ -101,15 +94,3 @@ def resolve(
             found.append(socket.inet_ntoa(answer[position : position + length]))
         position += length
     return flags & 15, found
-
-
-def main() -> None:
-    match sys.argv[1:]:
-        case ["send", host, port]:
-            print(json.dumps(asdict(send(int(port), sys.stdin.buffer.read(), host=host))))
-        case _:
-            raise SystemExit(__doc__)
-
-
-if __name__ == "__main__":
-    main()

@@ -133,35 +133,6 @@ class TestMail:
         everything = b"".join([log.encode(), *files])
         assert [secret for secret in secrets if secret.encode() in everything] == []
 
-    def test_retry_and_drop(self, folder: Path) -> None:
-        """A pending delivery can be retried or dropped on the command line."""
-        script: Script = {"MAIL": "451 later"}
-        with ScriptedServer(script) as server, Proxy(folder, *through(server)) as proxy:
-            camera.send(proxy.port, request(ANNA))
-            id = proxy.wait_for(r"upload (\S+): mail: .*451 later")[1]
-            assert id in outbox(proxy, "retry", id)
-            proxy.wait_for("451 later", 2)
-            outbox(proxy, "drop", id)
-            assert is_idle(proxy)
-            assert undelivered(proxy) == PHOTOS
-            assert list((proxy.uploads / ".nx" / "spool").iterdir()) == []
-
-    def test_repeated_upload(self, folder: Path) -> None:
-        """A repeat after a lost reply is a duplicate; a repeat on purpose is mailed again."""
-        with MailServer() as server, Proxy(folder, *through(server)) as proxy:
-            connection = camera.connect(proxy.port)
-            connection.sendall(request())
-            connection.close()
-            proxy.wait_for("the reply to upload .* was not acknowledged")
-            server.wait(1)
-
-            assert camera.send(proxy.port, request()).body == ACCEPTED
-            proxy.wait_for("duplicate of upload .* ignored")
-            assert len(server.mails) == 1
-
-            assert camera.send(proxy.port, request()).body == ACCEPTED
-            assert len(server.wait(2)) == 2
-
 
 EXIM = """
 primary_hostname = mail.example

@@ -10,7 +10,6 @@ from nxparse import message
 from nxparse.deviation import BodyError, Deviation, Kind
 from nxparse.markup import MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS
 from nxparse.message import MAX_RECIPIENTS, Message, compose
-from tests import bodies
 
 DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
 
@@ -33,17 +32,6 @@ def read(document: str | bytes) -> tuple[str, tuple[str, ...], str, str, str]:
 
 def kinds(found: Message) -> str:
     return " ".join(map(str, found.deviations))
-
-
-def test_message_as_captured() -> None:
-    """Title and text are exact, without the marker for the server."""
-    assert message.parse(bodies.message_xml()) == Message(
-        sender="Camera@samsungcamera.com",
-        sender_name="",
-        recipients=("photos@example.org",),
-        subject="[Samsung Smart Camera] sent you files.",
-        text="Sent from Samsung Camera.",
-    )
 
 
 CLEAN = ""

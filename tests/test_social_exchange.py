@@ -36,12 +36,6 @@ def new_address() -> str:
     return ".".join(str(byte) for byte in next(addresses).to_bytes(4, "big"))
 
 
-@pytest.fixture
-def client(shared: Proxy) -> SocialCamera:
-    """A camera that the shared proxy has never seen."""
-    return SocialCamera(shared.port, source=new_address())
-
-
 def login_reply(key: str, name: str) -> str:
     return (
         f'<Response SessionKey="{key}">\n'
@@ -125,27 +119,6 @@ def test_what_else_is_asked_of_these_hosts_passes(folder: Path) -> None:
                 request = social.request(method, path, b"", host=host)
                 assert camera.send(proxy.port, request).body == "secret"
                 assert received.pop().startswith(f"{method} {path} HTTP/1.1\r\n".encode())
-
-
-# Files
-
-
-def test_a_file_that_is_cut(shared: Proxy, client: SocialCamera) -> None:
-    """The part of a cut file is in quarantine only; the camera may send the file again."""
-    data = bodies.jpeg(300_000, 77)
-    client.login("facebook", USER, PASSWORD)
-    resource = client.announce("facebook", "photo", social.photo(client.key, "CUT.JPG"))
-    request = social.put(resource, data)
-    connection = client.connect()
-    connection.sendall(request[:-100_000])
-    connection.close()
-
-    eventually(lambda: data[:-100_000] in shared.quarantined(), "what came is kept")
-    assert client.put(resource, data).body == ACCEPTED
-
-    shared.wait_for("saved as .*CUT.JPG")
-    kept = {name: content for name, content in shared.saved().items() if name.startswith("CUT")}
-    assert kept == {"CUT.JPG": data}
 
 
 # Routes and mail

@@ -75,15 +75,6 @@ def test_repair_loses_no_photo(batch: int) -> None:
         assert found(read(repaired, content_type)) == photos, (number, one.body)
 
 
-def test_parse_finds_the_same() -> None:
-    """The parts have the photos in the same order."""
-    for one in made(0):
-        if one.readable:
-            parts = multipart.parse(one.body, bodies.CONTENT_TYPE)
-            data = [part.data for part in parts if part.data.startswith(b"\xff\xd8")]
-            assert data == [photo for _, photo in one.photos]
-
-
 def test_most_are_readable() -> None:
     """Most of the bodies are readable."""
     every = [one.readable for batch in range(BATCHES) for one in made(batch)]

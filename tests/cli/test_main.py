@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import runpy
 import shlex
 import subprocess
@@ -115,7 +116,11 @@ class TestFiles:
             (PHOTOS["A.JPG"], "", "cannot be parsed: it is a photo, not an upload"),
             (b"\0\0\0\x18ftypmp42", "", "cannot be parsed: it is a video, not an upload"),
             (b"GET /x HTTP/1.1\r\n\r\n", "", "is not an upload, but: unknown, GET /x"),
-            (NO_MESSAGE, "  1  x     -", "cannot be parsed: the body has no part named message"),
+            (
+                NO_MESSAGE,
+                "(?s)  1  x     -.* boundary-missing  at 0",
+                "cannot be parsed: the body has no part named message",
+            ),
         ],
         ids=["garbage", "empty", "photo", "video", "other request", "no message"],
     )
@@ -125,7 +130,7 @@ class TestFiles:
         """The reason is printed, and before it whatever could be parsed."""
         path.write_bytes(data)
         status, out, err = run("show", path)
-        assert (status, shown in out) == (1, True)
+        assert (status, bool(re.search(shown, out))) == (1, True)
         assert err.startswith(f"{path} {sentence}")
         assert run("show", "--json", path)[:2] == (1, "")
 

@@ -240,11 +240,6 @@ def test_connection_is_closed(script: Script) -> None:
 
 
 class TestSecrets:
-    def test_loopback(self) -> None:
-        """Secrets are sent to this machine without TLS."""
-        with WebServer() as running:
-            assert outcome(running, headers=AUTHORIZATION) == 200
-
     def test_unencrypted(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without TLS, other machines get only requests without secrets."""
         appear_far(monkeypatch)

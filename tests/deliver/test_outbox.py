@@ -6,7 +6,6 @@ import errno
 import logging
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -33,6 +32,7 @@ from tests import arrivals
 from tests.bodies import body, jpeg
 from tests.clock import NEW_YEAR, Clock
 from tests.faults import Faults, contents, make_lazy
+from tests.mitmdump import eventually
 
 PHOTO = jpeg(500)
 ONE = body([("SAM_4371.JPG", PHOTO)])
@@ -190,18 +190,6 @@ class TestDeliverDue:
         assert scene.outbox.in_progress() == set()
         scene.deliver(after=MIN_WAIT)
         assert second in target.ids
-
-    @pytest.mark.parametrize(
-        ("error", "reason"), [(FULL, "No space left on device"), (LATER, "421 later")]
-    )
-    def test_retry(self, scene: Scene, error: Exception, reason: str) -> None:
-        """The reason for a retry is logged and stored."""
-        id = scene.accept()
-        scene.target(error)
-        scene.deliver()
-        line = f"upload {id}: save: {reason}; it is safe, next try in 15 seconds"
-        assert scene.logged() == [f"WARNING {line}"]
-        assert [one.reason for one in scene.spool.waiting()] == [reason]
 
     @pytest.mark.parametrize(
         ("known", "reason"),
@@ -624,14 +612,6 @@ class Slow(Target):
         assert self.go_on.wait(SOON)
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + SOON
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 @contextmanager
 def dispatched(out: Outbox, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Wake an outbox, and hold its dispatcher when it has started the workers that it lacks."""
@@ -695,7 +675,8 @@ class TestThreads:
         assert (first.ids, sorted(save.ids), mail.ids) == (ids[:1], sorted(ids), ids[2:])
         # The workers have nothing left to do.
         names = ("nx first", "nx save", "nx mail")
-        eventually(lambda: not any(one.name in names for one in threading.enumerate()))
+        threads = threading.enumerate
+        eventually(lambda: not any(one.name in names for one in threads()), "the workers end")
 
     def test_slow_target(self, scene: Scene, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
         """A slow target delays only its own deliveries, which are made one at a time."""
@@ -710,7 +691,7 @@ class TestThreads:
             assert [one.target for one in scene.spool.waiting()].count("slow") == 2
         finally:
             slow.go_on.set()
-        eventually(lambda: not scene.spool.waiting())
+        eventually(lambda: not scene.spool.waiting(), "all is delivered")
         assert (fast.ids, slow.ids) == (ids, ids)
 
     @pytest.mark.usefixtures("quick")
@@ -720,7 +701,7 @@ class TestThreads:
         id = scene.accept()
         start(save=target)
         beside = Spool(scene.root, scene.clock, alone=False)
-        eventually(lambda: [one.attempts for one in scene.spool.waiting()] == [1])
+        eventually(lambda: scene.spool.waiting()[0].attempts, "it is tried")
         assert beside.retry_now(id) == 1
         beside.close()
         assert target.done.wait(SOON)

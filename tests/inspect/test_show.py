@@ -9,7 +9,7 @@ import pytest
 import nxparse
 from nxparse.inspect import recorded, show
 from nxparse.inspect.recorded import RecordedRequest, RecordedResponse
-from tests import bodies, social
+from tests import bodies, pictures, social
 
 PASSWORD = "correct horse"
 
@@ -64,31 +64,11 @@ def test_recorded_in_part() -> None:
 
 def test_camera() -> None:
     """The camera is that of the first photo that names one."""
-    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x10\x01\x02\0\x06\0\0\0\x1a\0\0\0\0\0\0\0NX300\0"
-    size = b"\xff\xc0\0\x11\x08\x0e\x10\x15\x60\x03" + bytes(9)
-    photo = b"\xff\xd8\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + size + b"\xff\xd9"
-    body = bodies.body([("A.JPG", bodies.jpeg(100)), ("B.JPG", photo)])
+    photos = [("A.JPG", bodies.jpeg(100)), ("B.JPG", pictures.photo(model="NX300"))]
+    body = bodies.body(photos)
     text = show.request(request(bodies.request(body))) or ""
     assert text.startswith("camera      NX300\n")
     assert " NX300\n" in text
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        (b"--B", "upload  cannot be parsed: Content-Type names no usable boundary"),
-        (
-            b"--B\r\ncontent-disposition: form-data; name=x\r\n\r\nabc\r\n--B--",
-            "upload  cannot be parsed: the body has no part named message",
-        ),
-    ],
-    ids=["not multipart", "no message"],
-)
-def test_unreadable(body: bytes, expected: str) -> None:
-    """An upload that cannot be parsed is shown with the reason and the parts found before it."""
-    text = show.email(body, "")
-    assert text.startswith(expected)
-    assert ("parts" in text) == (b"abc" in body) == ("boundary-missing  at 0" in text)
 
 
 def form(disposition: bytes, data: bytes) -> bytes:

@@ -446,6 +446,15 @@ class TestFile:
         assert match
         assert sorted(match[1].split(", ")) == [target for target, _ in expected]
 
+    def test_cut(self, place: Place) -> None:
+        """A file that was cut may be sent again."""
+        receiver = place.file(TO_ME)
+        feed(receiver, PHOTO[:300])
+        receiver.abort(GONE)
+        assert place.stored() == ([], [PHOTO[:300]])
+        assert send(place.file(TO_ME), PHOTO) is ACCEPTED
+        assert place.posted() == {("mail:me@example.org", 0): [PHOTO]}
+
     def test_same_announcement(self, place: Place) -> None:
         """Of two equal files that end at the same moment one is a duplicate."""
         receivers = [place.file(TO_ME), place.file(TO_ME)]

@@ -31,7 +31,7 @@ from nxparse.server.services import (
     time_reply,
 )
 from nxparse.server.sessions import AnnouncedFile, Sessions
-from nxparse.store.records import LocalCopy, identity_of
+from nxparse.store.records import LocalCopy, Post, identity_of
 from nxparse.store.spool import GAP, QUIET, Spool
 from nxparse.upload import File, Upload
 from tests import arrivals, pictures
@@ -159,14 +159,9 @@ def test_photo(place: Place) -> None:
     """A logged-in camera may announce photos."""
     found = place.announced(place.announce(place.log_in(), "a caption"))
     assert isinstance(found, AnnouncedFile)
-    post = found.post
-    assert (post.client, post.sender, post.site) == (CLIENT, USER, "facebook")
-    assert (found.name, post.album, post.caption, post.photos) == (
-        "SAM_4371.JPG",
-        "NX300",
-        "a caption",
-        0,
-    )
+    session = found.post.session
+    post = Post(CLIENT, USER, session, "facebook", "NX300", "a caption")
+    assert found == AnnouncedFile(found.id, post, "SAM_4371.JPG")
 
 
 def test_video(place: Place) -> None:
@@ -175,8 +170,8 @@ def test_video(place: Place) -> None:
     reply = place.answer(Service.VIDEO, body, "youtube")
     found = place.announced(reply.body.split(b"upload/")[1][:32].decode())
     assert isinstance(found, AnnouncedFile)
-    assert (found.name, found.post.site) == ("SAM_1.MP4", "youtube")
-    assert (found.post.album, found.post.photos) == ("", 1)
+    post = Post(CLIENT, USER, found.post.session, "youtube", "", "a~b")
+    assert found == AnnouncedFile(found.id, post, "SAM_1.MP4")
 
 
 @pytest.mark.parametrize("key", ["", "0" * 32, "x" * 10_000, "%00", "&#0;", "of another"])
@@ -274,7 +269,7 @@ def test_any_failure_of_the_disk(place: Place, service: Service) -> None:
 PHOTO = pictures.photo(pictures.picture())
 
 
-def arrive(place: Place, client: str, *, saves: bool = True) -> str:
+def arrive(place: Place, client: str) -> str:
     """Store an upload of a client with a saved photo; the address of the file."""
     incoming = place.spool.begin()
     incoming.write(b"x")
@@ -282,11 +277,10 @@ def arrive(place: Place, client: str, *, saves: bool = True) -> str:
     upload = Upload("me", ("a",), "", "", (file,))
     id = place.spool.accept(incoming, client, upload, {"save": ["a"]}).id
     place.spool.reply_confirmed(id)
-    if saves:
-        path = place.directory / f"{client}.JPG"
-        path.write_bytes(PHOTO)
-        [delivery] = [one for one in place.spool.waiting() if one.arrival.id == id]
-        place.spool.done(delivery, saved=[LocalCopy(path, identity_of(path.stat()))])
+    path = place.directory / f"{client}.JPG"
+    path.write_bytes(PHOTO)
+    [delivery] = [one for one in place.spool.waiting() if one.arrival.id == id]
+    place.spool.done(delivery, saved=[LocalCopy(path, identity_of(path.stat()))])
     return f"{id}.1"
 
 
@@ -317,14 +311,6 @@ def test_older(place: Place) -> None:
     second = place.answer(Service.PAGE, argument=ids[5]).body.decode()
     assert (second.count("<h3>"), "/older/" in second) == (5, False)
     assert b"<h3>" not in place.answer(Service.PAGE, argument="0' OR 1").body
-
-
-def test_being_tried(place: Place) -> None:
-    """The page shows which deliveries are being tried right now."""
-    arrive(place, CLIENT, saves=False)
-    [delivery] = place.spool.waiting()
-    place.services = Services(place.sessions, place.spool, place.clock, lambda: {delivery.key})
-    assert b"Being saved now." in place.answer(Service.PAGE, argument="").body
 
 
 @pytest.mark.parametrize("suffix", [".1", ".2", ".01", "", ".1/"])
