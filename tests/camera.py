@@ -61,6 +61,14 @@ def send(port: int, *pieces: bytes, host: str = "127.0.0.1", half_close: bool = 
     return hear(connection)
 
 
+def is_served(port: int) -> bool:
+    """Whether a hotspot check is answered: mitmproxy listens a little before nx_addon is ready."""
+    try:
+        return send(port, b"GET / HTTP/1.0\r\nHost: gld.samsungosp.com\r\n\r\n").status == 200
+    except (OSError, IndexError):  # refused, or closed without a reply
+        return False
+
+
 def reset(connection: socket.socket) -> None:
     """Close a connection with an RST instead of a FIN."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import socket
-from collections.abc import Callable
 from html import escape
 from random import Random
 from urllib.parse import quote
@@ -46,9 +45,9 @@ def request(
     ).encode() + body
 
 
-def hotspot(host: str, *, version: str = "1.1") -> bytes:
+def hotspot(host: str) -> bytes:
     """A hotspot check."""
-    return f"GET / HTTP/{version}\r\nHost: {host}\r\n\r\n".encode()
+    return f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
 
 
 def auth(site: str, body: bytes) -> bytes:
@@ -195,14 +194,13 @@ class SocialCamera:
     Each method asserts that the reply is one after which a camera continues.
     """
 
-    def __init__(self, port: int, host: str = "127.0.0.1", source: str = "127.0.0.1") -> None:
+    def __init__(self, port: int, source: str = "127.0.0.1") -> None:
         self.port = port
-        self.host = host
         self.source = source
         self.key = ""
 
     def connect(self) -> socket.socket:
-        return camera.connect(self.port, self.host, self.source)
+        return camera.connect(self.port, source=self.source)
 
     def send(self, request: bytes) -> Heard:
         """Send a request and check the form of the reply."""
@@ -214,14 +212,8 @@ class SocialCamera:
         """Make a hotspot check."""
         return self.send(hotspot(host))
 
-    def login(
-        self,
-        site: str,
-        user: str,
-        password: str,
-        write: Callable[[str, str], bytes] = login,
-    ) -> Heard:
-        heard = self._succeed(auth(site, write(user, password)))
+    def login(self, site: str, user: str, password: str) -> Heard:
+        heard = self._succeed(auth(site, login(user, password)))
         self.key = session_key(heard.body)
         assert 0 < len(self.key) < 64, heard
         assert 0 < len(people_id(heard.body)) < 64, heard

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
@@ -204,9 +203,9 @@ def test_mitmproxy(folder: Path) -> None:
     command = [str(PROGRAMS / "mitmproxy"), "-s", str(ADDON), "--mode", f"regular@127.0.0.1:{port}"]
     confdir = ["--set", f"confdir={folder / 'mitmproxy'}"]
     with terminal(folder, *command, *confdir) as tmux:
-        eventually(lambda: answers(port), "nx_addon is ready")
+        eventually(lambda: camera.is_served(port), "nx_addon is ready")
         press(tmux, ":", "view.clear", "Enter")
-        eventually(lambda: "samsungimaging" not in screen(tmux), "the list is empty")
+        eventually(lambda: "samsungosp" not in screen(tmux), "the list is empty")
         photo = visit(port)
         eventually(lambda: "/new/thing" in screen(tmux), "the flows are listed")
         assert "received" in screen(tmux) or "📷" in screen(tmux)
@@ -227,11 +226,3 @@ def test_mitmproxy(folder: Path) -> None:
         eventually(lambda: report.exists() and report.stat().st_size > 0, "a report is written")
         assert "POST /<letters 3 #" in report.read_text()
         assert "photos@example.org" not in report.read_text()
-
-
-def answers(port: int) -> bool:
-    """Whether nx_addon is ready: mitmproxy listens a little earlier."""
-    request = b"GET / HTTP/1.1\r\nHost: www.samsungimaging.com\r\n\r\n"
-    with contextlib.suppress(OSError):
-        return camera.send(port, request).status == 200
-    return False

@@ -91,18 +91,10 @@ def writing_to(output: int, folder: Path, *arguments: str) -> Iterator[tuple[Pro
     proxy.start()
     os.close(output)
     try:
-        eventually(lambda: is_serving(port), "it serves")
+        eventually(lambda: camera.is_served(port), "it serves")
         yield proxy, port
     finally:
         proxy.kill()
-
-
-def is_serving(port: int) -> bool:
-    request = b"GET / HTTP/1.0\r\nHost: gld.samsungosp.com\r\n\r\n"
-    try:
-        return camera.send(port, request).status == 200
-    except (OSError, IndexError):  # refused, or closed without a reply
-        return False
 
 
 def test_full_disk_for_the_log(folder: Path) -> None:

@@ -76,10 +76,7 @@ def kind(heard: Heard, host: str) -> str:
 
 
 EMAIL = bodies.request(bodies.body([("MAILED.JPG", bodies.jpeg(5000))]))
-GOES_ON = {
-    "login": social.auth("facebook", social.login(USER, PASSWORD)),
-    "email": EMAIL,
-}
+GOES_ON = {"login": social.auth("facebook", social.login(USER, PASSWORD)), "email": EMAIL}
 
 
 @pytest.mark.parametrize(

@@ -17,16 +17,7 @@ from nxparse.deviation import BodyError, Deviation, Kind, MultipartError
 from nxparse.framing import CHUNK, boundary_of, fetch_from
 from nxparse.inspect.show import as_json
 from nxparse.scanner import Scanner
-from nxparse.upload import (
-    File,
-    Upload,
-    camera,
-    encoded,
-    fingerprint,
-    from_parts,
-    posted,
-    read,
-)
+from nxparse.upload import File, Upload, camera, encoded, fingerprint, from_parts, posted, read
 from nxparse.upload import whole as file_of
 from tests import bodies, pictures
 from tests.scans import CLOSE, FIELD, TYPE, read_chunked

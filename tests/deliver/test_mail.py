@@ -742,11 +742,7 @@ class TestLogin:
 
     @pytest.mark.parametrize(("script", "expected", "keys"), LOGINS.values(), ids=LOGINS)
     def test_replies(
-        self,
-        script: Script,
-        expected: list[Refused] | Failure,
-        keys: list[str],
-        trusted: Authority,
+        self, script: Script, expected: list[Refused] | Failure, keys: list[str], trusted: Authority
     ) -> None:
         """Each reply leads to the right error."""
         with ScriptedServer(script, tls=trusted.context()) as server:

@@ -326,8 +326,7 @@ class TestSend:
         assert found == Failure(TemporaryError, "SERVER has not processed SAM_1.JPG yet")
 
     @pytest.mark.parametrize(
-        "name",
-        ['a"; name="b.jpg', "사진.jpg", "a\r\nX: y\r\n\r\nb\0.jpg", None],
+        "name", ['a"; name="b.jpg', "사진.jpg", "a\r\nX: y\r\n\r\nb\0.jpg", None]
     )
     def test_name(self, name: str | None) -> None:
         """Names and descriptions cannot break the body."""

@@ -239,12 +239,7 @@ class TestFile:
         assert outcome == Outcome("no file to run a command for")
 
     @pytest.mark.parametrize(
-        "text",
-        [
-            "rm {file}",
-            "mv {file} {folder}/mine",
-        ],
-        ids=["deletes", "moves"],
+        "text", ["rm {file}", "mv {file} {folder}/mine"], ids=["deletes", "moves"]
     )
     def test_changed(self, folder: Path, text: str) -> None:
         """The command may do anything with its copy."""

@@ -112,10 +112,7 @@ def report_of(*requests: RecordedRequest, questions: Sequence[RecordedQuestion] 
 def conversation() -> list[RecordedRequest]:
     """All requests of a camera, with every private value in them."""
     message = bodies.message_xml(
-        sender=f"{NAME} <{USER}>",
-        recipients=[RECIPIENT, USER.upper()],
-        title=TITLE,
-        text=TEXT,
+        sender=f"{NAME} <{USER}>", recipients=[RECIPIENT, USER.upper()], title=TITLE, text=TEXT
     )
     body = bodies.body([("SAM_4371.JPG", bodies.jpeg(900)), (PHOTO, bodies.jpeg(700))])
     body = body.replace(bodies.message_xml(), message)

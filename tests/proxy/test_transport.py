@@ -24,13 +24,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' TC
 
 # Everything that takes time takes little of it.
 FAST = Times(
-    step=0.01,
-    notice=0.05,
-    connect=0.1,
-    idle=SOON,
-    head=SOON,
-    acknowledge=SOON,
-    linger=0.02,
+    step=0.01, notice=0.05, connect=0.1, idle=SOON, head=SOON, acknowledge=SOON, linger=0.02
 )
 
 

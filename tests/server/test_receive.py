@@ -12,13 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nxparse.server.receive import (
-    BodyInfo,
-    EmailReceiver,
-    FileReceiver,
-    Receiver,
-    Result,
-)
+from nxparse.server.receive import BodyInfo, EmailReceiver, FileReceiver, Receiver, Result
 from nxparse.server.reply import ACCEPTED, Reply
 from nxparse.server.sessions import AnnouncedFile
 from nxparse.store.records import Post

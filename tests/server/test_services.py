@@ -155,15 +155,6 @@ def test_no_message(place: Place, service: Service, body: bytes, status: int, re
     assert place.logged() == [("WARNING", f"{CLIENT}: a {reason}")]
 
 
-def test_photo(place: Place) -> None:
-    """A logged-in camera may announce photos."""
-    found = place.announced(place.announce(place.log_in(), "a caption"))
-    assert isinstance(found, AnnouncedFile)
-    session = found.post.session
-    post = Post(CLIENT, USER, session, "facebook", "NX300", "a caption")
-    assert found == AnnouncedFile(found.id, post, "SAM_4371.JPG")
-
-
 def test_video(place: Place) -> None:
     """A video is announced as a photo is; its category is not the camera's model."""
     body = camera.video(place.log_in(), "SAM_1.MP4", "a~b")
@@ -221,13 +212,7 @@ def test_another_photo_is_waited_for(place: Place) -> None:
     found = place.announced(place.announce(key, "a caption"))
     assert isinstance(found, AnnouncedFile)
     arrivals.append(
-        spool,
-        found.post,
-        found.name,
-        jpeg(500),
-        at_once=[],
-        together=["mail"],
-        resource=found.id,
+        spool, found.post, found.name, jpeg(500), at_once=[], together=["mail"], resource=found.id
     )
     assert spool.next_try("mail") == clock.now + QUIET
     clock.now += QUIET - 1
