@@ -142,6 +142,11 @@ class Proxy:
                 raise AssertionError(f"{pattern!r} is not in the log:\n{''.join(self._lines)}")
             return found[times - 1]
 
+    def run(self) -> int:
+        """Start it, and wait until it ends by itself. Returns its exit status."""
+        self.start()
+        return self.ended()
+
     def ended(self) -> int:
         """Wait until the process ends by itself. Returns its exit status."""
         status = self.process.wait(TIMEOUT)

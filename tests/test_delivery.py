@@ -387,16 +387,6 @@ def test_secrets_in_rules(folder: Path) -> None:
     assert SECRET not in everything
 
 
-def test_two_proxies_on_one_folder(folder: Path) -> None:
-    """A second proxy on the same nx_dir does not start. The first one continues."""
-    with Proxy(folder) as first:
-        second = Proxy(folder)
-        second.start()
-        assert second.ended() == 1
-        assert "another nx_addon" in second.log
-        assert camera.send(first.port, request()).body == ACCEPTED
-
-
 PICTURE = photo(model="NX300")
 POST = ("Am Meer\n\n📷 NX300", "unlisted", [("SAM_1.JPG", PICTURE, "Ein Boot")])
 

@@ -215,9 +215,7 @@ def test_a_read_only_folder_at_start(folder: Path) -> None:
     with small_disk(folder, 200) as disk:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         proxy = Proxy(folder)
-        proxy.start()
-
-        assert proxy.ended() == 1
+        assert proxy.run() == 1
         assert (
             "uploads cannot be stored: Read-only file system (uploads): make it writable, "
             "or choose another folder with --set nx_dir=FOLDER"
@@ -238,9 +236,7 @@ def test_something_in_the_way_at_start(folder: Path, obstacle: str, reason: str)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("This is neither a folder nor a database. " * 100)
     proxy = Proxy(folder)
-    proxy.start()
-
-    assert proxy.ended() == 1
+    assert proxy.run() == 1
     assert f"uploads cannot be stored: {reason} ({obstacle})" in proxy.log
     assert "Traceback" not in proxy.log
 
@@ -273,8 +269,7 @@ def test_recovered_is_logged_first(folder: Path) -> None:
         path.unlink()
     sessions.symlink_to(folder / "missing" / "file")
     proxy = Proxy(folder)
-    proxy.start()
-    assert proxy.ended() == 1
+    assert proxy.run() == 1
     assert "recovered a partial upload from the last run" in proxy.log
     [part] = proxy.quarantined()
     assert REQUEST[:5000].endswith(part)

@@ -384,9 +384,7 @@ async def test_connect_to_a_samsung_host_stays_here(
 def test_a_wrong_value_stops_the_start(folder: Path) -> None:
     """A wrong value ends the start with one sentence, without a traceback."""
     proxy = Proxy(folder, "--set", "nx_max_upload=lots")
-    proxy.start()
-
-    assert proxy.ended() == 1
+    assert proxy.run() == 1
     assert "nx_max_upload='lots': not a size; for example 500k" in proxy.log
     assert "Traceback" not in proxy.log
 
@@ -628,9 +626,7 @@ def test_a_taken_port(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         proxy = Proxy(folder, "--mode", f"regular@127.0.0.1:{port}")
-        proxy.start()
-
-        assert proxy.ended() == 1
+        assert proxy.run() == 1
         assert f"port {port} is taken: find the program with sudo ss -lntup" in proxy.log
 
 
@@ -690,9 +686,7 @@ def test_reading_a_capture(folder: Path, capture: Path) -> None:
     """mitmdump -nr describes the requests in a capture, and delivers nothing."""
     assert capture.stat().st_size < 40_000, "the body beyond nx_inspect is not in it"
     proxy = Proxy(folder, "-nr", str(capture))
-    proxy.start()
-
-    assert proxy.ended() == 0
+    assert proxy.run() == 0
     assert "127.0.0.1: GET http://gld.samsungosp.com/: hotspot check, answered 200\n" in proxy.log
     assert (
         "127.0.0.1: POST http://www.ospserver.net/social/columbus/email?DUID=123456789033: "
@@ -705,9 +699,7 @@ def test_reading_a_capture(folder: Path, capture: Path) -> None:
 def test_a_replay_is_answered_and_not_delivered(folder: Path, capture: Path) -> None:
     """An upload that is replayed is answered here, and nothing is stored."""
     proxy = Proxy(folder, "-C", str(capture), "--flow-detail", "2")
-    proxy.start()
-
-    assert proxy.ended() == 0
+    assert proxy.run() == 0
     assert proxy.log.count("200 OK") == 2  # a flow without its body is not replayed
     assert list(proxy.uploads.rglob("*.JPG")) == []
     assert os.listdir(proxy.uploads / ".nx" / "spool") == []

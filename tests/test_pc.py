@@ -67,8 +67,7 @@ def test_ports_without_root(folder: Path, inside: list[str]) -> None:
     command = readme.lines("--mode regular@80 --mode dns@53")[0]
     user = [*inside, *UNPRIVILEGED]
     refused = Proxy(folder, *MODES, before=user)
-    refused.start()
-    assert refused.ended() == 1
+    assert refused.run() == 1
     assert "port 53 needs a privilege" in refused.log
     assert sysctl in refused.log
 

@@ -264,8 +264,7 @@ def test_an_unknown_camera(network: Network, router: Proxy, tmp_path: Path) -> N
 
     path = tmp_path / "report.md"
     reading = Proxy(tmp_path, "-nr", str(router.folder / stored), "--set", f"nx_report={path}")
-    reading.start()
-    assert reading.ended() == 0
+    assert reading.run() == 0
     assert "10.99.0.2: GET http://www.ospserver.net/check?id=8801234: " in reading.log
     report = path.read_text()
     assert "?id=<digits 7 #" in report
