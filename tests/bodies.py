@@ -184,7 +184,6 @@ def _pieces() -> Iterator[bytes]:
 
 _PIECES = tuple(_pieces())
 
-
 Choose = Callable[[int], int]
 """Chooses one of so many numbers, from 0; 0 is the choice of a camera."""
 

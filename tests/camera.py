@@ -45,10 +45,15 @@ def hear(connection: socket.socket) -> Heard:
         reply = b""
         while data := connection.recv(1 << 16):
             reply += data
-        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-    (segments,) = struct.unpack_from("I", info, _DATA_SEGS_IN)
-    head, _, body = reply.partition(b"\r\n\r\n")
-    return Heard(head.decode(), body.decode(), segments)
+        head, _, body = reply.partition(b"\r\n\r\n")
+        return Heard(head.decode(), body.decode(), segments_in(connection))
+
+
+def segments_in(connection: socket.socket) -> int:
+    """The number of TCP segments with data that have arrived."""
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    (count,) = struct.unpack_from("I", info, _DATA_SEGS_IN)
+    return int(count)
 
 
 def send(port: int, *pieces: bytes, host: str = "127.0.0.1", half_close: bool = False) -> Heard:

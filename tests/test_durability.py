@@ -192,24 +192,6 @@ def test_a_folder_that_was_replaced(folder: Path, way: str) -> None:
 
 
 @needs_root
-def test_a_folder_that_becomes_read_only(folder: Path) -> None:
-    """An upload is refused with 507 while the folder is read-only, and accepted after that."""
-    with Proxy(folder) as proxy:
-        spool = proxy.uploads / ".nx" / "spool"
-        if subprocess.run(["chattr", "+i", spool], check=False, capture_output=True).returncode:
-            pytest.skip("the file system has no immutable folders")
-        try:
-            assert camera.send(proxy.port, REQUEST).status == 507
-            proxy.wait_for(r"is refused: Operation not permitted \(uploads\): make it writable")
-        finally:
-            subprocess.run(["chattr", "-i", spool], check=True)
-
-        assert camera.send(proxy.port, REQUEST).body == ACCEPTED
-        proxy.wait_for("saved as ")
-        assert proxy.saved() == {"SAM_1.JPG": PHOTO}
-
-
-@needs_root
 def test_a_read_only_folder_at_start(folder: Path) -> None:
     """A read-only folder stops the start with a remedy."""
     with small_disk(folder, 200) as disk:

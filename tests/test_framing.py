@@ -9,7 +9,6 @@ from tests.scans import CLOSE, FIELD, FORM, disposition, headers, kinds, pieces,
 
 NAMED = ("Content-Disposition", "form-data; name=f")
 
-
 LINES = {
     "first-header-folded": (b" " + FORM, [NAMED], "header-malformed"),
     "second-line-folded": (b"Content-Disposition: form-data;\r\n\tname=f\r\n", [NAMED],

@@ -35,9 +35,9 @@ def test_reload_during_a_delivery(folder: Path) -> None:
         f"until [ -e {folder}/go ]; do sleep 0.05; done\necho $1 >> {folder}/ended\n"
     )
     program.chmod(0o755)
-    rules = (f"nx_route=anna@*=run:{program} {{recipient}}", "nx_route=ben@*=save")
-    options = [word for rule in rules for word in ("--set", rule)]
-    with Proxy(folder, "--set", "nx_senders=*", *options, script=script) as proxy:
+    rules = (f"anna@*=run:{program} {{recipient}}", "ben@*=save")
+    options = ["--set=nx_senders=*", *(f"--set=nx_route={rule}" for rule in rules)]
+    with Proxy(folder, *options, script=script) as proxy:
         send(proxy, "SAM_1.JPG")
         eventually((folder / "begun").exists, "the delivery begins")
         for times in (2, 3):

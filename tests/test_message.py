@@ -109,7 +109,6 @@ def receivers(*names: str) -> str:
 
 NUMBERED = [f"r{number}@x.org" for number in range(MAX_RECIPIENTS + 1)]
 
-
 RECIPIENTS = {
     "duplicates": (receivers("b@x.org", "B@X.org", "c@x.org", "b@x.org"), ("b@x.org", "c@x.org")),
     "duplicates-in-other-letters": (
@@ -141,7 +140,6 @@ TOO_LONG = "the XML is longer than 65536 bytes"
 ELEMENTS = "the XML has more elements than any camera writes"
 DOCTYPE = "the XML has a DOCTYPE or an ENTITY, which no camera sends"
 
-
 REFUSED = {
     "empty": ("", NOBODY),
     "empty-list": (xml(receivers="<receiverList/>"), NOBODY),
@@ -168,7 +166,6 @@ def nested(depth: int) -> str:
 
 
 ROOM = MAX_BYTES - len(xml(body="<body></body>"))
-
 
 LIMITS: dict[str, tuple[Callable[[int], str], str]] = {
     "bytes": (lambda more: xml(body=f"<body>{'x' * (ROOM + more)}</body>"), TOO_LONG),
@@ -223,7 +220,6 @@ def test_cut_message_keeps_what_is_whole() -> None:
 
 
 KOREAN = "사진"
-
 
 IN_KOREAN = xml(title=f"<title>{KOREAN}</title>")
 

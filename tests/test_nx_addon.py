@@ -98,7 +98,6 @@ def test_other_records_of_mitmproxy() -> None:
 
 GET = "GET {} HTTP/1.{}\r\nHost: {}\r\n\r\n"
 
-
 CHECK = GET.format("/", 1, "gld.samsungosp.com")
 POST = "POST {} HTTP/1.{}\r\nHost: www.ospserver.net\r\n"
 REQUESTS = {

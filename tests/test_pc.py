@@ -196,6 +196,6 @@ def old_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     text = (ROOT / "README.md").read_text()
     settings = re.findall(r"--set ((?:tls|ciphers)\w+=\S+?)[`\s]", text)
     assert len(settings) == 2
-    options = [word for setting in settings for word in ("--set", setting)]
+    options = [f"--set={setting}" for setting in settings]
     with Proxy(tmp_path_factory.mktemp("tls"), *options) as proxy:
         yield proxy

@@ -248,7 +248,6 @@ def body_of_its_own(name: str | None, data: bytes) -> File:
 
 MP4 = b"\0\0\0\x18ftypmp42" + bytes(30)
 
-
 WHOLE = {
     "photo": (JPEG, "image/jpeg", "image/jpeg"),
     "video": (MP4, "application/x-www-form-urlencoded", "video/mp4"),
@@ -283,7 +282,6 @@ def test_posted(sender: str, name: str) -> None:
 
 ID = "an id that the sender does not know"
 BOUNDARY = hashlib.sha256(ID.encode()).hexdigest()[:32]
-
 
 TWO = [("a.jpg", JPEG), ("b.jpg", bodies.jpeg(5000, 2))]
 ENCODED = {
@@ -344,7 +342,6 @@ def test_encoded_post(chosen: list[int]) -> None:
 
 
 NX300 = pictures.photo()
-
 
 CAMERAS = {
     "photo": ([NX300], "", "NX300"),

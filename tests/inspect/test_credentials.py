@@ -5,7 +5,6 @@ import time
 import pytest
 
 from nxparse.inspect.credentials import hide_in_body, hide_in_headers, hide_in_url
-from tests import social
 
 
 @pytest.mark.parametrize(
@@ -114,23 +113,3 @@ def test_time_is_linear() -> None:
             hide_in_body(b"</password>" + unit * 2_000 + end)
     hide_in_body(b"<password =" + b" " * 20_000)
     assert time.process_time() - begin < 5
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [
-        social.login("me@x.org", "geheim"),
-        social.login_qf30("me@x.org", "geheim"),
-        social.allshare("me@x.org", "geheim"),
-    ],
-    ids=["encrypted", "clear", "allshare"],
-)
-def test_logins(request_: bytes) -> None:
-    """User, password and key of a camera's login are hidden."""
-    hidden = hide_in_body(request_)
-    for secret in (b"geheim", b"me@x.org", b"me%40x.org"):
-        assert secret not in hidden
-    for value in (b"me@x.org", b"geheim"):
-        assert social.base64_of(social.encrypt(value)).encode() not in hidden
-    assert social.base64_of(social.CRYPT_SESSION_KEY).encode() not in hidden
-    assert hidden.count(b"(hidden)") >= 2

@@ -14,9 +14,9 @@ import pytest
 
 from nxparse.proxy import transport
 from nxparse.proxy.transport import HeldReader, OneSegmentWriter, Pending, Stage, Times
+from tests import camera
 
 SOON = 10.0  # seconds in which anything must have happened
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
 PLAIN, TLS = SimpleNamespace(tls=False, alpn=None), SimpleNamespace(tls=True, alpn=None)
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' TCP_INFO")
@@ -53,8 +53,7 @@ class Connection:
 
     def reset(self) -> None:
         """Break the connection."""
-        self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        self.client.close()
+        camera.reset(self.client)
 
 
 @pytest.fixture
@@ -354,13 +353,6 @@ class TestHead:
         assert limited.refusals == [408]
 
 
-def segments(client: socket.socket) -> int:
-    """The segments with data that have come in, from struct tcp_info of Linux."""
-    info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-    (count,) = struct.unpack_from("I", info, 152)
-    return int(count)
-
-
 @pytest.fixture
 def writer(connection: Connection) -> OneSegmentWriter:
     """Writes to the client."""
@@ -377,7 +369,7 @@ class TestOneSegmentWriter:
         writer.write_eof()
         received = await connection.receive()
         assert received == b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nsucc"
-        assert segments(connection.client) == 1
+        assert camera.segments_in(connection.client) == 1
 
     @linux_only
     async def test_one_turn(self, connection: Connection, writer: OneSegmentWriter) -> None:
@@ -389,7 +381,7 @@ class TestOneSegmentWriter:
             writer.write(b"ad")
             came.append(await asyncio.wait_for(loop.sock_recv(connection.client, 100), SOON))
         assert came == [b"head", b"head"]
-        assert segments(connection.client) == 2
+        assert camera.segments_in(connection.client) == 2
 
     @pytest.mark.parametrize("end", ["close", "write_eof"])
     async def test_end_comes_last(

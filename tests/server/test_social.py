@@ -112,7 +112,6 @@ def encrypted(size: int) -> bytes:
 
 GOOD = base64_of(encrypt(b"camera"))
 
-
 NO_USERS = {
     "nothing": (b"<Request/>", NO_USER),
     "empty": (login(""), NO_USER),
