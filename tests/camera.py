@@ -12,6 +12,7 @@ TIMEOUT = 30.0  # seconds; only a test that fails waits that long
 _DATA_SEGS_IN = 152
 
 A, AAAA, HTTPS = 1, 28, 65
+ACCEPTED = '<Response Status="succ" />'
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from tests.mitmdump import TIMEOUT, Proxy, addon_script, eventually
 from tests.namespace import call_in, namespace, needs_namespace
 from tests.upstream import server
 
-ACCEPTED = '<Response Status="succ" />'
 FRAME = 1 << 17  # bytes in a WebSocket frame
 MEMORY = 8.0  # MiB that a client may cost
 START = b"GET / HTTP/1.1\r\nHost: gld.samsungosp.com\r\n"
@@ -179,7 +178,7 @@ def test_slow_heads(folder: Path) -> None:
         for connection in slow:
             connection.sendall(START)
 
-        assert camera.send(proxy.port, request).body == ACCEPTED
+        assert camera.send(proxy.port, request).body == camera.ACCEPTED
 
         for connection in slow:
             assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
@@ -240,7 +239,7 @@ def test_many_connections(folder: Path) -> None:
     with Proxy(folder, script=with_descriptors(folder, 200, 4000)) as proxy:
         idle = [camera.connect(proxy.port) for _ in range(300)]
 
-        assert camera.send(proxy.port, request).body == ACCEPTED
+        assert camera.send(proxy.port, request).body == camera.ACCEPTED
         proxy.wait_for("saved as")
         assert proxy.saved() == photos
         for connection in idle:
@@ -267,7 +266,7 @@ def test_too_many_connections(folder: Path) -> None:
         assert many[0].recv(100).startswith(b"HTTP/1.1 200 ")
         other = camera.connect(proxy.port, source="127.0.0.2")
         other.sendall(request)
-        assert camera.hear(other).body == ACCEPTED
+        assert camera.hear(other).body == camera.ACCEPTED
         proxy.wait_for("saved as")
         assert proxy.saved() == photos
         assert proxy.log.count("further ones are closed") == 1
@@ -333,7 +332,7 @@ def test_tiny_chunks(folder: Path) -> None:
         while sending.is_alive():
             assert camera.send(proxy.port, START + b"\r\n").status == 200
             answers.append(time.monotonic())
-        assert heard[0].body == ACCEPTED
+        assert heard[0].body == camera.ACCEPTED
         # A share of the whole time does not depend on the load of the machine. It is at least
         # 0.7 if all chunks of a read are handled at once, else at most 0.3.
         longest = max(after - before for before, after in itertools.pairwise(answers))
@@ -496,7 +495,7 @@ def test_http2(folder: Path) -> None:
         assert client.request("GET", "/unknown")[0] == 404
         assert client.request("POST", "/social/columbus/email", b"", kind)[0] == 400
         path = "/social/columbus/email"
-        assert client.request("POST", path, body, kind) == (200, ACCEPTED.encode())
+        assert client.request("POST", path, body, kind) == (200, camera.ACCEPTED.encode())
         proxy.wait_for("saved as")
         assert proxy.saved() == {"SAM_1.JPG": photo}
         links: list[bytes] = []

@@ -34,7 +34,6 @@ from tests.pictures import photo
 from tests.smtp_servers import Act, Authority, MailServer, Script, ScriptedServer, ehlo
 from tests.web_servers import HOST, WebServer
 
-ACCEPTED = '<Response Status="succ" />'
 PASSWORD = "correct horse/battery@stäple"
 PHOTOS = {"SAM_1.JPG": bodies.jpeg(300_000, 1), "SAM_2.JPG": bodies.jpeg(50_000, 2)}
 ANNA, BEN, _ = FRIENDS = ("anna@example.org", "ben@example.org", "clara@example.net")
@@ -116,7 +115,7 @@ class TestMail:
             options = through(server, "smtp+starttls", "me%40example.com:${MAIL_PASSWORD}@")
             with Proxy(folder, *options, environ=environ) as proxy:
                 reply = camera.send(proxy.port, request(text="Grüße\nvom Meer"))
-                assert reply.body == ACCEPTED
+                assert reply.body == camera.ACCEPTED
                 (mail,) = server.wait(1)
                 proxy.wait_for(f"mailed to {', '.join(FRIENDS)} through")
                 log = proxy.log
@@ -413,7 +412,7 @@ def test_post_survives_a_crash(folder: Path, moment: str, left: tuple[int, int])
         options = ["--set", route, "--set", "nx_senders=*@samsungcamera.com"]
         with Proxy(folder, *options, environ={"TOKEN": ACCESS}) as proxy:
             proxies.append(proxy)
-            assert camera.send(proxy.port, picture).body == ACCEPTED
+            assert camera.send(proxy.port, picture).body == camera.ACCEPTED
             assert proxy.ended() != 0
             log = proxy.log
         eventually(lambda: (len(server.media), len(server.statuses)) == left, moment)

@@ -17,7 +17,6 @@ import pytest
 from tests import bodies, camera
 from tests.mitmdump import Proxy, eventually
 
-ACCEPTED = '<Response Status="succ" />'
 PHOTO = bodies.jpeg(200_000)
 BODY = bodies.body([("SAM_1.JPG", PHOTO)])
 REQUEST = bodies.request(BODY)
@@ -39,7 +38,7 @@ def test_everything_is_durable_before_the_reply(folder: Path) -> None:
             line = strace.stderr.readline()
             if "attached" not in line:
                 pytest.skip(f"strace cannot attach: {line}")
-            assert camera.send(proxy.port, REQUEST).body == ACCEPTED
+            assert camera.send(proxy.port, REQUEST).body == camera.ACCEPTED
             strace.terminate()
 
     spool = re.escape(str(proxy.uploads / ".nx" / "spool"))
@@ -73,7 +72,7 @@ def test_killed_while_delivery_has_to_wait(folder: Path) -> None:
         proxy.uploads.chmod(0o755)
         obstacle = proxy.uploads / time.strftime("%Y-%m-%d")
         obstacle.write_text("a file where the folder of the day should be")
-        assert camera.send(proxy.port, REQUEST).body == ACCEPTED
+        assert camera.send(proxy.port, REQUEST).body == camera.ACCEPTED
         proxy.wait_for(r"Not a directory .*; it is safe, next try in 1\d seconds")
         proxy.kill()
     obstacle.unlink()
@@ -116,7 +115,7 @@ def test_a_disk_that_fills_up(folder: Path) -> None:
         assert list(spool.iterdir()) == []
 
         filler.unlink()
-        assert camera.send(proxy.port, REQUEST).body == ACCEPTED
+        assert camera.send(proxy.port, REQUEST).body == camera.ACCEPTED
         proxy.wait_for("saved as ")
         assert (proxy.saved(), proxy.quarantined()) == ({"SAM_1.JPG": PHOTO}, [])
 
@@ -184,7 +183,7 @@ def test_a_folder_that_was_replaced(folder: Path, way: str) -> None:
             assert camera.send(proxy.port, REQUEST).status == 507
             uploads.rmdir()
             second.enter_context(small_disk(folder, 200))
-        assert camera.send(proxy.port, REQUEST).body == ACCEPTED
+        assert camera.send(proxy.port, REQUEST).body == camera.ACCEPTED
         eventually(lambda: proxy.saved() == {"SAM_1.JPG": PHOTO}, "it is saved")
         proxy.wait_for("was replaced while nx_addon is running: reopened it")
         assert proxy.log.count("reopened it") == 1

@@ -14,15 +14,13 @@ from tests import bodies, camera
 from tests.mitmdump import ADDON, ROOT, Proxy, addon_script, eventually, free_port
 from tests.smtp_servers import Act, ScriptedServer
 
-ACCEPTED = '<Response Status="succ" />'
-
 
 def send(proxy: Proxy, name: str, to: str = "anna@example.org", port: int = 0) -> None:
     """Upload a photo, which is accepted."""
     message = bodies.message_xml(recipients=[to])
     body = bodies.body([(name, bodies.jpeg(1000))], message=message)
     reply = camera.send(port or proxy.port, bodies.request(body))
-    assert (reply.status, reply.body) == (200, ACCEPTED)
+    assert (reply.status, reply.body) == (200, camera.ACCEPTED)
 
 
 def test_reload_during_a_delivery(folder: Path) -> None:

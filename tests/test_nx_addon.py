@@ -53,7 +53,6 @@ from tests import arrivals, bodies, camera, social
 from tests.mitmdump import ROOT, Proxy, addon_script, eventually
 from tests.upstream import web_server
 
-ACCEPTED = '<Response Status="succ" />'
 WIRE = ROOT / "tests" / "wire"
 LARGE = bodies.jpeg(60_001) * 50
 
@@ -82,7 +81,7 @@ def test_the_recorded_request_becomes_a_file(shared: Proxy) -> None:
             "Connection": "close",
         }.items()
     )
-    assert (reply.body, reply.segments) == (ACCEPTED, 1)
+    assert (reply.body, reply.segments) == (camera.ACCEPTED, 1)
     shared.wait_for(r"saved as uploads/\d{4}-\d\d-\d\d/SAM_4371.JPG")
     assert shared.saved()["SAM_4371.JPG"] == (WIRE / "nx300_email.SAM_4371.JPG").read_bytes()
     assert not re.search("server (dis)?connect|Streaming", shared.log), "about our own server"
@@ -163,7 +162,7 @@ def test_uploads_spelled_otherwise(shared: Proxy, name: str) -> None:
 
     reply = camera.send(shared.port, *pieces, half_close=name == "HALF")
 
-    assert (reply.body, reply.segments) == (ACCEPTED, 1)
+    assert (reply.body, reply.segments) == (camera.ACCEPTED, 1)
     shared.wait_for(f"saved as .*{name}.JPG")
     assert shared.saved()[f"{name}.JPG"] == photo
     assert [other for other in shared.saved() if other.startswith(name)] == [f"{name}.JPG"]
@@ -182,7 +181,7 @@ def test_a_client_that_waits_for_100(shared: Proxy) -> None:
     assert connection.recv(100).startswith(b"HTTP/1.1 100 Continue")
     connection.sendall(body)
 
-    assert camera.hear(connection).body == ACCEPTED
+    assert camera.hear(connection).body == camera.ACCEPTED
     shared.wait_for("saved as .*WAITS.JPG")
 
 
@@ -270,7 +269,7 @@ def test_twenty_cameras_at_once(shared: Proxy) -> None:
     with ThreadPoolExecutor(20) as cameras:
         replies = list(cameras.map(send, photos))
 
-    assert [(one.body, one.segments) for one in replies] == [(ACCEPTED, 1)] * 20
+    assert [(one.body, one.segments) for one in replies] == [(camera.ACCEPTED, 1)] * 20
     shared.wait_for("saved as .*MANY_", 20)
     assert photos.items() <= shared.saved().items()
 
@@ -354,7 +353,7 @@ async def test_the_reply_comes_first(
         assert served.state.backend
         with monkeypatch.context() as patch:
             patch.setattr(served.state.backend.outbox, "wake", fail)
-            assert (await served.send(request)).body == ACCEPTED
+            assert (await served.send(request)).body == camera.ACCEPTED
             await until(lambda: "a fault for the test" in caplog.text)
         served.state.backend.outbox.wake()
         await until(lambda: saved(folder) == photos)

@@ -18,7 +18,6 @@ from tests.social import MODEL, SocialCamera
 from tests.test_delivery import UPLOAD_ID, attached, is_idle, outbox, read
 from tests.upstream import web_server
 
-ACCEPTED = '<Response Status="succ" />'
 ANNOUNCED = re.compile(
     r'<Response HostAddr="snsgw\.samsungmobile\.com:80" ResourceID="upload/([\w-]+)" />'
 )
@@ -139,7 +138,7 @@ def test_a_whole_exchange(folder: Path) -> None:
             heard = client.login("facebook", USER, PASSWORD)
             assert heard.body == login_reply(client.key, USER)
             heard = client.photo("facebook", "SAM_1.JPG", "Beach", MODEL, files["SAM_1.JPG"])
-            assert heard.body == ACCEPTED
+            assert heard.body == camera.ACCEPTED
             proxy.kill()
         with Proxy(folder, *options, script=script) as proxy:
             client.port = proxy.port
@@ -148,11 +147,11 @@ def test_a_whole_exchange(folder: Path) -> None:
                 heard = client.send(social.announce("facebook", "photo", body))
                 assert ANNOUNCED.fullmatch(heard.body)
                 resource = social.resource_id(heard.body)
-                assert client.put(resource, files[name]).body == ACCEPTED
+                assert client.put(resource, files[name]).body == camera.ACCEPTED
                 proxy.wait_for(f"saved as .*{name}")
-            assert client.put(resource, files["SAM_3.JPG"]).body == ACCEPTED
+            assert client.put(resource, files["SAM_3.JPG"]).body == camera.ACCEPTED
             heard = client.video("facebook", "SAM_4.MP4", "Waves", "Travel", files["SAM_4.MP4"])
-            assert heard.body == ACCEPTED
+            assert heard.body == camera.ACCEPTED
             client.photo("facebook", "SAM_5.JPG", "Beach", "NX500", files["SAM_5.JPG"])
             assert client.logout("facebook").body == "Logged out for real!"
 

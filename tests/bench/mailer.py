@@ -20,14 +20,12 @@ from tests.bench.process import Usage, resident
 
 
 def nx_addon(folder: Path, port: int) -> Callable[[], None]:
-    from nxparse import config
     from nxparse.deliver import targets
     from nxparse.deliver.outbox import Outbox
     from nxparse.store.spool import Spool
+    from tests.box import configured
 
-    options: dict[str, object] = {option.name: option.default for option in config.OPTIONS}
-    options |= {"nx_smtp": f"smtp://127.0.0.1:{port}", "nx_senders": ["*"]}
-    given = config.parse(options, {})
+    given = configured(folder, nx_smtp=f"smtp://127.0.0.1:{port}", nx_senders=["*"])
     spool = Spool(folder)
     outbox = Outbox(
         spool,
