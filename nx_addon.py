@@ -351,8 +351,7 @@ class Uploads(Addon):
             return
         request.stream = lambda _: []  # discard a body, which HTTP/2 does not announce
         self.state.clients.begin(flow.client_conn, None)
-        abort = partial(self.state.clients.abort, flow.client_conn)
-        send = partial(send_file, reply, backend, abort)
+        send = partial(send_file, reply, backend, self.state.clients, flow.client_conn)
         self.state.server.redirect(flow, send, unused=reply.file.close)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:

@@ -475,12 +475,18 @@ class Http2:
                         ended = True
         return status, content
 
-    def open(self, path: str) -> None:
-        """Request a page, and wait for the head of the reply."""
+    def open(self, path: str) -> int:
+        """Request a page, and wait for the head of the reply. Returns the stream."""
         stream = self._h2.get_next_available_stream_id()
         head = [(":method", "GET"), (":path", path), (":authority", self._host)]
         self._h2.send_headers(stream, [*head, (":scheme", "https")], end_stream=True)
         self._pump(h2.events.ResponseReceived)
+        return stream
+
+    def cancel(self, stream: int) -> None:
+        """End a stream before its end."""
+        self._h2.reset_stream(stream)
+        self._socket.sendall(self._h2.data_to_send())
 
     def begin(self, stream: int, path: str, data: bytes) -> None:
         """Begin an upload, and wait until mitmproxy has read this much of it."""

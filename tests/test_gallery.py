@@ -20,7 +20,7 @@ from nxparse.server import page
 from nxparse.store.records import identity_of
 from tests import bodies, camera, pictures
 from tests.browser import TIMEOUT, browser, needs_browser, resize, wait, wait_for_text
-from tests.mitmdump import Proxy
+from tests.mitmdump import Proxy, eventually
 from tests.test_connections import Http2
 
 if TYPE_CHECKING:
@@ -155,6 +155,25 @@ def test_a_browser_that_vanishes(shared: Proxy) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert memory(shared) - before < VIDEO // 4
+
+
+@needs_linux
+def test_a_browser_that_stops_reading(shared: Proxy) -> None:
+    """Over HTTP/2, too, a file is read as fast as the browser takes it, until that cancels it."""
+    [address] = upload(shared, ("UNREAD.MP4", CLIP))
+    path = enlarge(shared, address, VIDEO)
+    client = Http2(shared.port, "www.samsungimaging.com")
+    assert client.request("HEAD", "/")[0] == 200
+    before = memory(shared)
+    stream = client.open(f"/file/{address}")
+    # Meanwhile another browser reads all of it.
+    assert len(get(shared.port, f"/file/{address}")[2]) == VIDEO
+    assert memory(shared) - before <= 3 * MEMORY
+    assert open_files(shared, path) == 1
+    client.cancel(stream)
+    eventually(lambda: not open_files(shared, path), "the file is closed")
+    assert client.request("HEAD", "/")[0] == 200
+    client.close()
 
 
 def test_requests_for_a_file(shared: Proxy) -> None:

@@ -80,6 +80,10 @@ class Clients:
         else:
             on_result(True)
 
+    def written(self, client: Any) -> int | None:
+        """Return the number of bytes written to a client, None if it is not known."""
+        return self._wrapped[client.id][1].written if client.id in self._wrapped else None
+
     def abort(self, client: Any) -> None:
         """Abort a connection."""
         if client.id in self._wrapped:

@@ -253,10 +253,10 @@ class OneSegmentWriter:
     """
 
     def __init__(self, writer: asyncio.StreamWriter, *, times: Times = Times()) -> None:
+        self.written = 0  # bytes on this connection
         self._writer = writer
         self._times = times
         self._pieces: list[bytes] = []
-        self._written = 0  # bytes on this connection
         self._flushed = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
 
@@ -292,7 +292,7 @@ class OneSegmentWriter:
             return
         self._flush()
         self._flushed.clear()
-        self._watch = asyncio.ensure_future(self._report(connection, self._written, on_result))
+        self._watch = asyncio.ensure_future(self._report(connection, self.written, on_result))
 
     def close(self) -> None:
         self._flush()
@@ -311,7 +311,7 @@ class OneSegmentWriter:
         if self._pieces:
             data = b"".join(self._pieces)
             self._pieces.clear()
-            self._written += len(data)
+            self.written += len(data)
             self._writer.write(data)
             self._flushed.set()
 
@@ -320,12 +320,12 @@ class OneSegmentWriter:
     ) -> None:
         with connection:
             await self._flushed.wait()
-            acknowledged = self._written > before and await self._acknowledged(connection)
+            acknowledged = self.written > before and await self._acknowledged(connection)
         on_result(acknowledged)
 
     async def _acknowledged(self, connection: socket.socket) -> bool:
         """Wait until the client has acknowledged all bytes written so far."""
-        written, pause = self._written, _FIRST_POLL
+        written, pause = self.written, _FIRST_POLL
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(self._times.acknowledge):
                 while True:
