@@ -27,7 +27,7 @@ class Destinations:
 
     def __init__(self, hosts: Hosts, own: IPv4Address | None = None) -> None:
         self.hosts = hosts
-        self._own = str(own)
+        self._own = str(own) if own else None
 
     def claim(self, flow: Any, addresses: Sequence[Address] = ()) -> Claim | None:
         """Decide whether a request is answered here.

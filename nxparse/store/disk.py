@@ -13,6 +13,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd
@@ -126,10 +127,11 @@ class Folder:
                     found.append((name, state))
         return found
 
-    def trim(self, size: int, count: int) -> list[str]:
+    def trim(self, size: int, count: int, keep: Sequence[str] = ()) -> list[str]:
         """Delete files in the order of their names until the rest fits. Returns their names.
 
-        The rest has at most `count` files that take at most `size` bytes on the disk.
+        The rest has at most `count` files that take at most `size` bytes on the disk, unless
+        those in `keep` alone are more.
         """
         files = self.files()
         total, left = sum(_disk_size(state) for _, state in files), len(files)
@@ -137,6 +139,8 @@ class Folder:
         for name, state in files:
             if total <= size and left <= count:
                 break
+            if name in keep:
+                continue
             with contextlib.suppress(OSError):
                 self.unlink(name)
                 total -= _disk_size(state)

@@ -57,12 +57,12 @@ from nxparse.store.disk import Folder
 from nxparse.store.records import NEEDED, SCHEMA, STORED_UPLOAD, Delivery, Post, StoredUpload
 from nxparse.upload import File, Source, Upload
 
-# Limits on the bodies in quarantine and on the unknown requests.
-# Bytes on the disk. Nine tenths of it are more than one upload may have (nx_max_upload).
+# Limits on the bodies in quarantine and on the unknown requests. The bytes are those on the
+# disk. One body may have more: the newest is always kept.
 MAX_QUARANTINE_BYTES = 3 << 30
 MAX_QUARANTINE_FILES = 1000
 MAX_UNKNOWN_BYTES = 256 << 20
-MAX_UNKNOWN_FILES = 100  # files
+MAX_UNKNOWN_FILES = 100
 # Settled uploads are kept as history for this many seconds, at most this many.
 HISTORY = 30 * 86400
 MAX_HISTORY = 2000
@@ -262,7 +262,7 @@ class Spool(Deliveries):
             incoming.close()
             self._room.release(incoming.id)
             path = self._move_to_quarantine(incoming.folder, incoming.id, incoming.size)
-        self._sync_quarantine()
+        self._sync_quarantine([path])
         return path
 
     def save_unknown(self, flow: bytes) -> Path:
@@ -278,7 +278,7 @@ class Spool(Deliveries):
                 raise
             finally:
                 os.close(fd)
-            folder.trim(MAX_UNKNOWN_BYTES, MAX_UNKNOWN_FILES)
+            folder.trim(MAX_UNKNOWN_BYTES, MAX_UNKNOWN_FILES, [name])
             return folder.path / name
 
     def notice_changes(self) -> bool:
@@ -334,7 +334,7 @@ class Spool(Deliveries):
         present = dict(self._spool.files())
         bodies = [(id, size) for id, _, size, *_ in self._bodies(delivery) if id in present]
         moved = [self._move_to_quarantine(self._spool, id, size) for id, size in bodies]
-        self._sync_quarantine()
+        self._sync_quarantine(moved)
         return moved
 
     def _move_to_quarantine(self, folder: Folder, id: str, size: int) -> Path:
@@ -343,8 +343,8 @@ class Spool(Deliveries):
         self._added.append(size)
         return self._quarantine.path / id
 
-    def _sync_quarantine(self) -> None:
-        """Make all moves to quarantine durable. If it may be full, delete the oldest bodies.
+    def _sync_quarantine(self, moved: Sequence[Path]) -> None:
+        """Make the moves to quarantine durable. If it may be full, delete the oldest other bodies.
 
         A tenth of the limits is left free, and the folder is listed again when half of that
         has been used. A full folder is thus listed rarely.
@@ -358,7 +358,9 @@ class Spool(Deliveries):
             return
         with suppress(OSError):  # it is listed again at the next move
             for name in self._quarantine.trim(
-                MAX_QUARANTINE_BYTES * 9 // 10, MAX_QUARANTINE_FILES * 9 // 10
+                MAX_QUARANTINE_BYTES * 9 // 10,
+                MAX_QUARANTINE_FILES * 9 // 10,
+                [path.name for path in moved],
             ):
                 path = self._quarantine.path / name
                 logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
@@ -491,7 +493,7 @@ class Spool(Deliveries):
                 self._spool.unlink(name)
             else:
                 self.recovered.append(self._move_to_quarantine(self._spool, name, state.st_size))
-        self._sync_quarantine()
+        self._sync_quarantine(self.recovered[-1:])
         now = self._clock()
         with self._database.transaction() as database:
             self._trim_history(database)

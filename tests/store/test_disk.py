@@ -221,6 +221,12 @@ class TestFolder:
         with Faults(("unlink",), errno.EPERM):  # a file that cannot be deleted is skipped
             assert opened.trim(0, 0) == left[1:]
 
+    def test_trim_others(self, opened: Folder) -> None:
+        """Files that are to be kept stay, even if they alone are too many."""
+        for name in "abcd":
+            (opened.path / name).touch()
+        assert opened.trim(0, 1, ["a", "c"]) == ["b", "d"]
+
     @pytest.mark.parametrize(
         ("change", "expected"),
         [
