@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from nxparse.store.disk import write_file
 from nxparse.upload import File
 
 
@@ -28,5 +29,5 @@ def _copied(file: File, folder: Path) -> Path:
     folder.mkdir()
     path = folder / file.safe_name
     with path.open("xb") as copy:
-        file.copy_to(copy.fileno())
+        write_file(file, copy.fileno())
     return path

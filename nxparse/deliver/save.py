@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nxparse.deliver.errors import Outcome
 from nxparse.deliver.taken import TakenNames, taken_names
-from nxparse.store.disk import Folder
+from nxparse.store.disk import Folder, write_file
 from nxparse.store.records import Delivery, LocalCopy, identity_of
 from nxparse.text import format_list, format_size
 from nxparse.upload import File, Upload
@@ -94,7 +94,7 @@ def _write(folder: Folder, name: str, file: File) -> str:
     """Create a file durably. Returns its identity."""
     fd = folder.create(name)
     try:
-        file.copy_to(fd)
+        write_file(file, fd)
         os.fsync(fd)
         return identity_of(os.fstat(fd))
     finally:

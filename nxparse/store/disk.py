@@ -16,6 +16,8 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from nxparse.upload import File
+
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
@@ -213,6 +215,15 @@ def copy_range(source: int, offset: int, size: int, destination: int) -> None:
                 offset += copied
     for start in range(offset, end, CHUNK):
         write_all(destination, read_range(source, start, min(start + CHUNK, end)))
+
+
+def write_file(file: File, destination: int) -> None:
+    """Write the content of a file at the position of a descriptor."""
+    if file.copy:
+        file.copy(file.start, file.size, destination)
+        return
+    for chunk in file.chunks():
+        write_all(destination, chunk)
 
 
 def _disk_size(state: os.stat_result) -> int:

@@ -18,6 +18,7 @@ from nxparse.deviation import BodyError
 from nxparse.store import spool
 from nxparse.store.body import MIN_FREE
 from nxparse.store.deliveries import MAX_WAIT
+from nxparse.store.disk import write_file
 from nxparse.store.records import Delivery, Post, StoredUpload
 from nxparse.store.spool import GAP, MAX_PHOTOS, QUIET, Spool
 from tests.bodies import RECIPIENT, SENDER
@@ -629,7 +630,7 @@ class TestRead:
             path.open("xb") as copy,
             Faults(("write",), errno.EIO, persistent=True) as faults,
         ):
-            file.copy_to(copy.fileno())
+            write_file(file, copy.fileno())
         assert path.read_bytes() == PHOTO
         assert faults.calls == 0
 
