@@ -120,9 +120,8 @@ def read(body: bytes, content_type: str) -> Upload:
 def whole(name: str | None, content_type: str, size: int, fetch: Fetch) -> File:
     """Return a whole body as a file. `name` and `content_type` are as on the wire."""
     claimed = content_type.partition(";")[0].strip().lower()
-    return File(
-        name, filename.sniff(fetch(0, min(size, filename.HEAD)), claimed or None), size, 0, fetch
-    )
+    head = fetch(0, min(size, filename.HEAD))
+    return File(name, filename.sniff(head, claimed or None), size, 0, fetch)
 
 
 def posted(sender: str, site: str, album: str, caption: str, files: Sequence[File]) -> Upload:

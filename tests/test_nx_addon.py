@@ -684,6 +684,22 @@ def test_dns_for_others_goes_on(name_server: tuple[str, int]) -> None:
     assert camera.resolve("localhost", name_server) == (0, ["127.0.0.1"])
 
 
+@pytest.mark.parametrize(
+    ("class_", "op_code"),
+    [(dns.classes.CH, dns.op_codes.QUERY), (dns.classes.IN, dns.op_codes.STATUS)],
+    ids=["class CH", "STATUS"],
+)
+async def test_an_odd_query(folder: Path, class_: int, op_code: int) -> None:
+    """No query for a camera's host goes on to another name server."""
+    flow = query_from("gld.samsungosp.com")
+    flow.request.questions[0].class_ = class_
+    flow.request.op_code = op_code
+    with loaded(folder) as (_, context):
+        await context.master.addons.trigger_event(DnsRequestHook(flow))
+    assert flow.response
+    assert flow.response.answers == []
+
+
 @pytest.mark.parametrize("end", [DnsResponseHook, DnsErrorHook], ids=["response", "error"])
 async def test_a_query_that_ended_does_not_count(folder: Path, end: Callable[..., Any]) -> None:
     """A query to another name server counts until it is answered or fails."""
