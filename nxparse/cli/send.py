@@ -145,6 +145,9 @@ def run(given: argparse.Namespace, timeout: float = ANSWER) -> int:
     except SendError as error:
         print(error)
         return 1
+    except ModuleNotFoundError:
+        print(f"login to {given.site}: it needs a package: pip install cryptography")
+        return 1
     return 0
 
 
