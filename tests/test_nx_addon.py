@@ -638,14 +638,16 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_hints_at_start(shared: Proxy) -> None:
+def test_hints_at_start(folder: Path) -> None:
     """The log has the address that cameras must reach, and the commands that make it so."""
-    log, port = shared.log, shared.port
+    with Proxy(folder, "--set", "nx_hosts=new.example.org") as proxy:
+        log, port = proxy.log, proxy.port
     assert "cameras must reach " in log
     command = r"start it with: \S*mitmdump -s \S*nx_addon.py --mode regular@80 --mode dns@53"
     assert re.search(f"port 80: not served by this process, only port {port}: {command}", log)
     assert f"tcp dport 80 redirect to :{port}" in log
     assert re.search(f"port 53: not served by this process: {command}", log)
+    assert re.search("in dnsmasq: address=/gld.samsungosp.com/.*/new.example.org/", log)
 
 
 def test_a_taken_port(folder: Path) -> None:
