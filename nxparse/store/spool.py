@@ -337,7 +337,6 @@ class Spool(Deliveries):
 
     def quarantine_delivery(self, delivery: Delivery) -> list[Path]:
         """Move the bodies of a delivery to quarantine. Returns their paths there."""
-        self._close_post(delivery)
         present = dict(self._body_folder.files())
         bodies = [(id, size) for id, _, size, *_ in self._bodies(delivery) if id in present]
         moved = [self._move_to_quarantine(self._body_folder, id, size) for id, size in bodies]

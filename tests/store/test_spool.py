@@ -400,8 +400,12 @@ class TestPosts:
         assert posts(again) == [[1], [2], [3], [4, 5]]
 
     def test_closed(self, opened: Spool, clock: Clock) -> None:
-        """Reading a whole post closes it for all targets; reading one photo does not."""
+        """Reading a whole post closes it for all targets, and no other post.
+
+        Reading one photo does not close it.
+        """
         together = (MAIL, "run:x")
+        append(opened, 4, POST._replace(caption="Elsewhere"), together=together)
         arrival = append(opened, 1, together=together)
         with opened.read(to(arrival, "save", 1)):
             pass
@@ -409,9 +413,10 @@ class TestPosts:
         opened.expect(POST)
         with opened.read(to(arrival, MAIL)):
             opened.expect(POST)
-        assert waits(opened, clock)[:2] == [(MAIL, 0, 0), ("run:x", 0, 0)]
+        found = [(target, 0, wait) for target in together for wait in (0, QUIET)]
+        assert waits(opened, clock)[:4] == found
         append(opened, 3, together=together)
-        assert posts(opened) == [[1, 2], [3]]
+        assert posts(opened) == [[1, 2], [3], [4]]
 
     def test_other_targets(self, opened: Spool) -> None:
         """With other targets a photo begins a new post: older photos may be deleted already."""
