@@ -34,7 +34,7 @@ from nxparse.text import (
     printable,
 )
 
-UPLOADS = 20  # on one page
+PER_PAGE = 20  # uploads
 REFRESH = 10  # seconds between two loads of a page on which something may change
 NEWS = 60.0  # seconds after which no change is expected
 _FOLDER = Path(__file__).parent
@@ -91,11 +91,11 @@ def render(
 ) -> Reply:
     """Return the page with these uploads, the latest first. `now` is a Unix time.
 
-    At most UPLOADS of them are shown; if there are more, a link leads to the older ones. In a
+    At most PER_PAGE are shown; if there are more, a link leads to the older ones. In a
     `gallery` they are of all clients, and the page names them. `in_progress` are the
     deliveries being tried now, `failures` the uploads that were not accepted.
     """
-    shown = uploads[:UPLOADS]
+    shown = uploads[:PER_PAGE]
     entries = [
         _Entry(one.at, "not accepted", f"from {one.client}", (), [("failed", one.reason)])
         for one in failures

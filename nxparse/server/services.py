@@ -116,7 +116,7 @@ class Services:
         of_client = None if config.gallery else client
         return page.render(
             # One more shows whether there are older ones.
-            self._spool.recent(of_client, page.UPLOADS + 1, before),
+            self._spool.recent(of_client, page.PER_PAGE + 1, before),
             self._clock(),
             gallery=config.gallery,
             in_progress=self._in_progress(),
