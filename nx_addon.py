@@ -34,7 +34,7 @@ from nxparse.inspect import show
 from nxparse.inspect.recorded import RecordedQuestion
 from nxparse.inspect.show import describe_recorded, describe_request
 from nxparse.proxy import adapter, internals, limits, network
-from nxparse.proxy.destination import describe_refused, refuses_connection
+from nxparse.proxy.destination import INSIDE, describe_refused, refuses_connection
 from nxparse.proxy.dns import ForeignQueries
 from nxparse.proxy.exchange import FAILED, Exchange
 from nxparse.proxy.file_requests import send_file
@@ -71,19 +71,20 @@ class Lifecycle(Addon):
     def __init__(self, state: State) -> None:
         super().__init__(state)
         self.started = False
-        self.is_declared = True  # whether the values of all options could be converted
+        self.is_valid = True  # whether the values of all options are
 
     def load(self, loader: Loader) -> None:
         for option in config.OPTIONS:
-            self.is_declared &= internals.convert_deferred(ctx.options, option)
+            self.is_valid &= internals.convert_deferred(ctx.options, option)
             loader.add_option(option.name, option.kind, option.default, option.help)
         internals.write_stdout_in_thread(ctx.master)
         # With "eager", mitmproxy would first connect to servers that no longer exist.
         ctx.options.connection_strategy = "lazy"
+        # Kept, because the signal of mitmproxy refers to it weakly.
         self.port_advice = internals.PortAdvice(ctx.master)
 
     def configure(self, updated: set[str]) -> None:
-        if not self.is_declared or not any(name.startswith("nx_") for name in updated):
+        if not self.is_valid or not any(name.startswith("nx_") for name in updated):
             return
         try:
             self.state.configure(ctx.options, os.environ)
@@ -97,7 +98,7 @@ class Lifecycle(Addon):
         self.started = True
         internals.warn_about_unknown(ctx.options)
         state = self.state
-        if not state.config or not ctx.options.server:
+        if not state.config or not ctx.options.server:  # -n
             return
         limits.limit_accept_errors()
         try:
@@ -116,12 +117,12 @@ class Lifecycle(Addon):
         # Not async: on a reload, mitmproxy drops a script with an async `done`. When it
         # ends, it awaits the returned future.
         backend, self.state.backend = self.state.backend, None
-        connected = self.state.end_exchanges("mitmproxy ends")
+        is_awaited = self.state.end_exchanges("mitmproxy ends")
         self.state.server.close()
         if not backend:
             return None
         backend.hand_over()
-        return asyncio.ensure_future(self._end(backend, END_PAUSE if connected else 0))
+        return asyncio.ensure_future(self._end(backend, END_PAUSE if is_awaited else 0))
 
     async def _end(self, backend: Backend, pause: float) -> None:
         await asyncio.sleep(pause)
@@ -187,11 +188,9 @@ class Connections(Addon):
 
     async def http_connect(self, flow: http.HTTPFlow) -> None:
         self.state.clients.notice(flow, Stage.CONTENT)
-        claim = await self.state.destinations.refuse_tunnel(flow)
-        if claim and claim.refusal:
-            address = adapter.address(flow.client_conn)
-            logger.warning(f"{address}: CONNECT is refused: {claim.reason}")
-            flow.response = _response(claim.refusal, flow.request.method)
+        if reason := await self.state.destinations.refuse_tunnel(flow):
+            logger.warning(f"{adapter.address(flow.client_conn)}: CONNECT is refused: {reason}")
+            flow.response = _response(INSIDE, flow.request.method)
 
     def server_connect(self, data: ServerConnectionHookData) -> None:
         address = data.server.address
@@ -199,7 +198,7 @@ class Connections(Addon):
         if address[:2] == self.state.server.address:
             data.server.sockname = None  # the option connect_addr is for other servers
         elif self.state.has_exchange(data.client) or address[0] in self.state.destinations.hosts:
-            data.server.error = "a Samsung host is answered here and never connected to"
+            data.server.error = "one of our hosts is answered here and never connected to"
         elif self._refuses(data.client, address, address[0]):
             data.server.error = describe_refused(address[0])
 
@@ -216,6 +215,7 @@ class Connections(Addon):
             internals.abort_connection(ctx.master, client, data.server)
 
     def _refuses(self, client: Client, address: tuple[Any, ...], host: str) -> bool:
+        """Return whether not to connect to a host, which is named in `address` or has resolved."""
         named = adapter.named_by_mode(client) == address[:2] or client.proxy_mode.type_name == "dns"
         listening = partial(internals.listening, ctx.master)
         return refuses_connection(host, address[1], named=named, listening=listening)
@@ -233,15 +233,15 @@ class NameServer(Addon):
         self._find_loop()
 
     def dns_request(self, flow: dns.DNSFlow) -> None:
-        if self.state.reports and not flow.live:
+        if self.state.wants_report and not flow.live:
             self.state.loaded.append(flow)
-        if self.state.reports or flow.live:
+        if self.state.wants_report or flow.live:
             self.state.note_question(flow, dns.types.A)
         if not flow.live or flow.response:
             return
         if (records := self._records(flow)) is not None:
             flow.response = flow.request.succeed(records)
-        elif self._is_refused(flow):
+        elif self._refuse_query(flow):
             flow.response = flow.request.fail(dns.response_codes.SERVFAIL)
 
     def dns_response(self, flow: dns.DNSFlow) -> None:
@@ -255,17 +255,16 @@ class NameServer(Addon):
         question, peer = flow.request.question, flow.client_conn.peername
         if question is None or not self.state.destinations.hosts.resolves(question.name):
             return None
-        if flow.request.op_code != dns.op_codes.QUERY or question.class_ != dns.classes.IN:
-            return None
+        kind = flow.request.op_code, question.class_, question.type
         # AAAA and HTTPS get an empty answer: the name exists, without such a record.
-        if question.type != dns.types.A or not peer:
+        if kind != (dns.op_codes.QUERY, dns.classes.IN, dns.types.A) or not peer:
             return []
         given = self.state.config.dns if self.state.config else None
         address = given or network.facing(peer[0])
         return [dns.ResourceRecord.A(question.name, address, ttl=DNS_TTL)] if address else []
 
-    def _is_refused(self, flow: dns.DNSFlow) -> bool:
-        """Return whether to refuse a query: it would loop, or too many are in flight."""
+    def _refuse_query(self, flow: dns.DNSFlow) -> bool:
+        """Count a query; return whether to refuse it: it would loop, or too many are in flight."""
         if flow.client_conn.proxy_mode.type_name == "dns" and self._find_loop():
             return True
         question = flow.request.question
@@ -335,7 +334,7 @@ class Uploads(Addon):
         )
         state.clients.begin(client, exchange.pending)
         if adapter.has_body(request):
-            state.server.redirect(flow, exchange.answer)
+            state.server.redirect(flow, exchange.serve_loopback)
             request.stream = exchange.receive
             await exchange.begin()
 
@@ -351,8 +350,7 @@ class Uploads(Addon):
             return
         request.stream = lambda _: []  # discard a body, which HTTP/2 does not announce
         self.state.clients.begin(flow.client_conn, None)
-        abort = partial(self.state.clients.abort, flow.client_conn)
-        send = partial(send_file, reply, backend, abort)
+        send = partial(send_file, reply, backend, self.state.clients, flow.client_conn)
         self.state.server.redirect(flow, send, unused=reply.file.close)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
@@ -401,7 +399,7 @@ class Uploads(Addon):
         """Replace the response of the loopback server by the reply, and watch its arrival."""
         flow.response = _response(exchange.reply or FAILED, flow.request.method)
         if exchange.unknown:
-            await self._save_unknown(flow)
+            await self._save_unknown(flow, exchange.backend)
         if exchange.result and exchange.result.accepted:
             self.state.unacknowledged.add(exchange)
             on_result = partial(self._settle_reply, exchange)
@@ -418,7 +416,7 @@ class Uploads(Addon):
                 exchange.settle_reply(False)
             else:
                 given = flow.error.msg if flow.error else "no reason given"
-                reason = exchange.pending.end or given
+                reason = exchange.pending.end_reason or given
                 flow.request.raw_content = await exchange.cut(reason)
                 adapter.label(flow, "cut", f"after {exchange.pending.received} bytes, {reason}")
         except Exception:
@@ -430,22 +428,21 @@ class Uploads(Addon):
         self.state.unacknowledged.discard(exchange)
         exchange.settle_reply(arrived)
 
-    async def _save_unknown(self, flow: http.HTTPFlow) -> None:
-        request, backend = flow.request, self.state.backend
+    async def _save_unknown(self, flow: http.HTTPFlow, backend: Backend) -> None:
+        request = flow.request
         try:
-            assert backend
             path = await backend.in_thread(_save_flow, backend.spool.save_unknown, flow.copy())
             saved = f"saved to {path}"
         except Exception as error:
             saved = f"it cannot be saved: {error_reason(error)}"
         if not internals.is_inspected(ctx.master):
-            request.raw_content = None
+            request.raw_content = None  # to free the memory
         line = describe_request(request.method, request.pretty_url)
         logger.warning(f"{adapter.address(flow.client_conn)}: unknown request: {line}; {saved}")
 
     def _note_loaded(self, flow: http.HTTPFlow) -> None:
-        """Log a request to one of our hosts that was read from a file."""
-        if self.state.reports:
+        """Keep a request from a file for the report; log it if it is for one of our hosts."""
+        if self.state.wants_report:
             self.state.loaded.append(flow)
         if self.state.is_ours(flow):
             line = describe_recorded(adapter.recorded(flow))
@@ -585,7 +582,7 @@ def _save_flow(save: Callable[[bytes], Path], flow: http.HTTPFlow) -> Path:
     return save(written.getvalue())
 
 
-def make_addons(times: Times = Times()) -> list[Any]:  # noqa: B008
+def make_addons(times: Times = Times()) -> list[Any]:
     """Return the addons in the order in which mitmproxy calls them."""
     state = State(times)
     # Lifecycle ends last: mitmproxy waits for its end before it calls the next one.

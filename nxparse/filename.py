@@ -2,7 +2,7 @@
 
 A camera sends `SAM_4371.JPG`; other clients may send anything. `safe` returns a name for a file in
 one folder that works on Linux, macOS, Windows and network shares: no path, no control or
-invisible characters, no special characters of Windows or a shell, at most 255 bytes of UTF-8.
+invisible characters, no special characters of Windows or a shell, not too long.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import unicodedata
 from posixpath import splitext
 
 HEAD = 16  # bytes of a file that determine its type
-MAX_NAME = 255  # bytes, the limit of ext4, APFS and NTFS for most alphabets
+MAX_NAME = 143  # bytes of UTF-8, the limit of eCryptfs; most file systems allow 255
 
 # Files on a camera's card. Every other extension is replaced.
 _MEDIA = {
@@ -65,18 +65,15 @@ def safe(name: str | None, media_type: str) -> str:
     return _fitted(stem, f".{extension}")
 
 
-def numbered(name: str, number: int, limit: int = MAX_NAME) -> str:
-    """Insert `-NUMBER` before the extension, unless `number` is 0.
-
-    The stem is cut so that the name has at most `limit` bytes.
-    """
+def numbered(name: str, number: int) -> str:
+    """Insert `-NUMBER` before the extension of a safe name, unless `number` is 0."""
     stem, extension = splitext(name)
-    return _fitted(stem, f"-{number}{extension}" if number else extension, limit)
+    return _fitted(stem, f"-{number}{extension}" if number else extension)
 
 
-def _fitted(stem: str, ending: str, limit: int = MAX_NAME) -> str:
-    """Join stem and ending; cut the stem between characters to at most `limit` bytes in all."""
-    room = limit - len(ending.encode())
+def _fitted(stem: str, ending: str) -> str:
+    """Join stem and ending; cut the stem between characters to at most MAX_NAME bytes in all."""
+    room = MAX_NAME - len(ending.encode())
     return stem.encode()[:room].decode("utf-8", "ignore").rstrip(" ") + ending
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from nxparse.deviation import Deviation
 from nxparse.upload import Upload
 
-MAX_TEXT = 80
+MAX_TEXT = 80  # characters
+MAX_REASON = 200  # characters
 
 
 def printable(text: str, limit: int = MAX_TEXT) -> str:
@@ -101,20 +102,22 @@ def describe_refused_sender(sender: str) -> str:
 
 def error_reason(error: BaseException) -> str:
     """Return the reason of an error, and the file if it has one."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     filename = getattr(error, "filename", None)
-    return f"{text} ({filename})" if filename else text
+    return f"{_words(error)} ({filename})" if filename else _words(error)
+
+
+def _words(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def describe_disk_error(error: BaseException, path: Path) -> str:
     """Describe a failure to write below `path`, with a remedy."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     code = getattr(error, "errno", None) or 0
     if isinstance(error, sqlite3.Error):
         # The low byte is the primary result code.
         code = _SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, 0)
     where = (getattr(error, "filename", None) or path) if code == _GARBLED else path
-    return f"{text} ({where}){_REMEDIES.get(code, '')}"
+    return f"{_words(error)} ({where}){_REMEDIES.get(code, '')}"
 
 
 _GARBLED = -1

@@ -42,7 +42,7 @@ def append(
     *,
     at_once: Sequence[str],
     together: Sequence[str],
-    resource: str = "",
+    announcement: str = "",
     confirmed: bool = True,
 ) -> StoredUpload:
     """Accept a photo of a post. Its reply may be confirmed."""
@@ -50,7 +50,7 @@ def append(
     incoming.write(data)
     file = upload.whole(name, "image/jpeg", incoming.size, incoming.fetch)
     targets = {**dict.fromkeys(at_once, False), **dict.fromkeys(together, True)}
-    arrival = into.append(incoming, post, file, resource, targets)
+    arrival = into.append(incoming, post, file, announcement, targets)
     if confirmed:
         into.reply_confirmed(incoming.id)
     return arrival

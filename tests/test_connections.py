@@ -436,10 +436,17 @@ class Http2:
                         ended = True
         return status, content
 
-    def open(self, path: str) -> None:
-        """Request a page, and wait for the head of the reply."""
-        self._send_head(self._h2.get_next_available_stream_id(), "GET", path, is_all=True)
+    def open(self, path: str) -> int:
+        """Request a page, and wait for the head of the reply. Returns the stream."""
+        stream = self._h2.get_next_available_stream_id()
+        self._send_head(stream, "GET", path, is_all=True)
         self._wait_for(h2.events.ResponseReceived)
+        return stream
+
+    def cancel(self, stream: int) -> None:
+        """End a stream before its end."""
+        self._h2.reset_stream(stream)
+        self._socket.sendall(self._h2.data_to_send())
 
     def begin(self, stream: int, path: str, data: bytes) -> None:
         """Begin an upload, and wait until mitmproxy has read this much of it."""

@@ -23,10 +23,10 @@ from nxparse.filename import MAX_NAME, numbered, safe, sniff
         pytest.param("a\u200bb\ufeff.jpg", "ab.jpg", id="invisible"),
         pytest.param("a\ud800\udc80b.jpg", "ab.jpg", id="surrogates"),
         pytest.param("a\u2028b\u00a0 c.jpg", "a b c.jpg", id="odd-blanks"),
-        pytest.param("a" * 251 + ".jpg", "a" * 251 + ".jpg", id="255"),
-        pytest.param("a" * 252 + ".jpg", "a" * 251 + ".jpg", id="256"),
-        pytest.param("가" * 85 + ".jpg", "가" * 83 + ".jpg", id="85-of-korean"),
-        pytest.param("a" * 250 + " b.jpg", "a" * 250 + ".jpg", id="blank-at-the-cut"),
+        pytest.param("a" * 139 + ".jpg", "a" * 139 + ".jpg", id="143"),
+        pytest.param("a" * 140 + ".jpg", "a" * 139 + ".jpg", id="144"),
+        pytest.param("가" * 85 + ".jpg", "가" * 46 + ".jpg", id="85-of-korean"),
+        pytest.param("a" * 138 + " b.jpg", "a" * 138 + ".jpg", id="blank-at-the-cut"),
         pytest.param("COM1 .jpg", "_COM1.jpg", id="com1"),
         pytest.param("LPT¹", "_LPT¹.jpg", id="lpt1"),
         pytest.param("CONOUT$.jpg", "CONOUT_.jpg", id="conout"),
@@ -77,22 +77,18 @@ def test_extension_of_a_picture_or_video_stays(extension: str) -> None:
 
 
 NUMBERED = {
-    "first": ("SAM_4371.JPG", 0, 255, "SAM_4371.JPG"),
-    "second": ("SAM_4371.JPG", 1, 255, "SAM_4371-1.JPG"),
-    "255": ("a" * 251 + ".jpg", 10, 255, "a" * 248 + "-10.jpg"),
-    "255-of-korean": ("가" * 83 + ".jpg", 1, 255, "가" * 83 + "-1.jpg"),
-    "256-of-korean": ("가" * 83 + ".jpg", 10, 255, "가" * 82 + "-10.jpg"),
-    "fits-with-a-number": ("SAM_4371.JPG", 1, 14, "SAM_4371-1.JPG"),
-    "cut-for-the-number": ("SAM_4371.JPG", 10, 14, "SAM_437-10.JPG"),
-    "143-of-korean": ("사진" * 41 + ".jpg", 1, 143, "사진" * 22 + "사-1.jpg"),
+    "first": ("SAM_4371.JPG", 0, "SAM_4371.JPG"),
+    "second": ("SAM_4371.JPG", 1, "SAM_4371-1.JPG"),
+    "longest": ("a" * (MAX_NAME - 4) + ".jpg", 10, "a" * (MAX_NAME - 7) + "-10.jpg"),
+    "fits-with-a-number": ("가" * 45 + "ab.jpg", 1, "가" * 45 + "ab-1.jpg"),
+    "cut-between-characters": ("가" * 46 + ".jpg", 1, "가" * 45 + "-1.jpg"),
 }
 
 
-@pytest.mark.parametrize(("name", "number", "limit", "expected"), NUMBERED.values(), ids=NUMBERED)
-def test_numbered(name: str, number: int, limit: int, expected: str) -> None:
+@pytest.mark.parametrize(("name", "number", "expected"), NUMBERED.values(), ids=NUMBERED)
+def test_numbered(name: str, number: int, expected: str) -> None:
     """A number goes before the extension, within the limit."""
-    assert numbered(name, number, limit) == expected
-    assert limit < MAX_NAME or numbered(name, number) == expected
+    assert numbered(name, number) == expected
 
 
 JPEG = b"\xff\xd8\xff\xe1\0\x18Exif\0\0"

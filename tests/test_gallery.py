@@ -140,6 +140,25 @@ def test_a_browser_that_vanishes(shared: Proxy) -> None:
     assert resident(shared.process.pid) - before < VIDEO >> 22
 
 
+@needs_linux
+def test_a_browser_that_stops_reading(shared: Proxy) -> None:
+    """Over HTTP/2, too, a file is read as fast as the browser takes it, until that cancels it."""
+    [address] = upload(shared, ("UNREAD.MP4", CLIP))
+    path = enlarge(shared, address, VIDEO)
+    client = Http2(shared.port, "www.samsungimaging.com")
+    assert client.request("HEAD", "/")[0] == 200
+    before = resident(shared.process.pid)
+    stream = client.open(f"/file/{address}")
+    # Meanwhile another browser reads all of it.
+    assert len(get(shared.port, f"/file/{address}")[2]) == VIDEO
+    assert resident(shared.process.pid) - before <= 3 * MEMORY
+    assert shared.descriptors().count(str(path)) == 1
+    client.cancel(stream)
+    eventually(lambda: str(path) not in shared.descriptors(), "the file is closed")
+    assert client.request("HEAD", "/")[0] == 200
+    client.close()
+
+
 def test_requests_for_a_file(shared: Proxy) -> None:
     """Files are sent as uploaded, for HEAD and If-Range too, and to their own client only."""
     photo = pictures.photo(pictures.picture())

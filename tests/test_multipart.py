@@ -35,6 +35,7 @@ def test_part_has_everything_of_the_wire() -> None:
         "image/jpeg",
         b"JPEG",
     )
+    assert "JPEG" not in repr(photo)
 
 
 def email_parts(content_type: str, body: bytes) -> list[tuple[str | None, bytes]]:

@@ -609,14 +609,16 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_hints_at_start(shared: Proxy) -> None:
+def test_hints_at_start(folder: Path) -> None:
     """The log has the address that cameras must reach, and the commands that make it so."""
-    log, port = shared.log, shared.port
+    with Proxy(folder, "--set", "nx_hosts=new.example.org") as proxy:
+        log, port = proxy.log, proxy.port
     assert "cameras must reach " in log
     command = r"start it with: \S*mitmdump -s \S*nx_addon.py --mode regular@80 --mode dns@53"
     assert re.search(f"port 80: not served by this process, only port {port}: {command}", log)
     assert f"tcp dport 80 redirect to :{port}" in log
     assert re.search(f"port 53: not served by this process: {command}", log)
+    assert re.search("in dnsmasq: address=/gld.samsungosp.com/.*/new.example.org/", log)
 
 
 def test_a_taken_port(folder: Path) -> None:
@@ -651,6 +653,22 @@ def test_dns(name_server: tuple[str, int], name: str) -> None:
 def test_dns_for_others_goes_on(name_server: tuple[str, int]) -> None:
     """Other names are resolved by mitmproxy, here from the hosts file."""
     assert camera.resolve("localhost", name_server) == (0, ["127.0.0.1"])
+
+
+@pytest.mark.parametrize(
+    ("class_", "op_code"),
+    [(dns.classes.CH, dns.op_codes.QUERY), (dns.classes.IN, dns.op_codes.STATUS)],
+    ids=["class CH", "STATUS"],
+)
+async def test_an_odd_query(folder: Path, class_: int, op_code: int) -> None:
+    """No query for a camera's host goes on to another name server."""
+    flow = query_from("gld.samsungosp.com")
+    flow.request.questions[0].class_ = class_
+    flow.request.op_code = op_code
+    with loaded(folder) as (_, context):
+        await context.master.addons.trigger_event(DnsRequestHook(flow))
+    assert flow.response
+    assert flow.response.answers == []
 
 
 @pytest.mark.parametrize("end", [DnsResponseHook, DnsErrorHook], ids=["response", "error"])

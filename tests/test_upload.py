@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import replace
 from email.parser import BytesHeaderParser
 from pathlib import Path
@@ -358,28 +357,6 @@ def test_camera(photos: list[bytes], album: str, expected: str) -> None:
     files = [File("a.jpg", "", len(fetch.body), 0, fetch) for fetch in fetches]
     assert camera(Upload("a", ("b",), "", "", tuple(files), album=album)) == expected
     assert all(end <= jpeg.HEAD for fetch in fetches for _, end in fetch.fetched)
-
-
-@pytest.mark.parametrize("size", [0, 600_000])
-def test_copy_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """The content is written at the position of the descriptor, also by short writes."""
-    photo = (bytes(range(256)) * 2400)[:size]
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda fd, chunk: write(fd, bytes(chunk[:100_000])))
-    file = File("a.jpg", "image/jpeg", size, 6, fetch_from(b"before" + photo + b"after"))
-    path = tmp_path / "copy"
-    with path.open("xb", buffering=0) as copy:
-        copy.write(b"head")
-        file.copy_to(copy.fileno())
-    assert path.read_bytes() == b"head" + photo
-
-
-def test_copy_to_by_a_function_of_its_own() -> None:
-    """A copy function is used instead of reading the body."""
-    copied: list[tuple[int, int, int]] = []
-    fetch = Recorder(b"")
-    File("a.jpg", "", 60, 6, fetch, lambda *range: copied.append(range)).copy_to(17)
-    assert (copied, fetch.fetched) == ([(6, 60, 17)], [])
 
 
 # Fingerprints

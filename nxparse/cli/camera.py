@@ -19,8 +19,6 @@ from http.client import HTTPException, HTTPResponse
 from typing import NamedTuple
 from urllib.parse import quote
 
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
 from nxparse.server import social
 
 CHECK_HOST = "gld.samsungosp.com"
@@ -188,6 +186,9 @@ def _request(host: str, head: Sequence[str], body: bytes) -> Request:
 
 def _encrypted(text: str, secret: bytes) -> str:
     """Encrypt with AES-128-CBC, padded with zeros, as base64, percent-encoded."""
+    # Not at the start: an upload by e-mail needs nothing but Python.
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
     data = text.encode(errors="replace")
     cipher = Cipher(algorithms.AES(secret[:16]), modes.CBC(secret[16:])).encryptor()
     data = cipher.update(data + bytes(-len(data) % 16)) + cipher.finalize()

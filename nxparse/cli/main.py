@@ -39,7 +39,7 @@ from nxparse.inspect.recorded import RecordedRequest
 from nxparse.server.endpoints import EMAIL_PATH
 from nxparse.store.records import LocalCopy
 from nxparse.store.spool import Spool
-from nxparse.text import describe_disk_error, error_reason, format_list, printable
+from nxparse.text import MAX_REASON, describe_disk_error, error_reason, format_list, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,7 +116,7 @@ def _show(given: argparse.Namespace) -> int:
             if shown:
                 return 0
             what = f"{request.endpoint.title}, {request.method} {request.host}{request.path}"
-            return _failed(f"{given.file} is not an upload, but: {printable(what, 200)}")
+            return _failed(f"{given.file} is not an upload, but: {printable(what, MAX_REASON)}")
         if given.json:
             print(json.dumps(show.as_json(upload), ensure_ascii=False, indent=2))
         if given.extract:

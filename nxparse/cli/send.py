@@ -22,7 +22,7 @@ from nxparse.cli.camera import CHECK_HOST, EMAIL_HOST, SUCCESS, Photo, Received,
 from nxparse.deliver import routes
 from nxparse.proxy import advice
 from nxparse.server import social
-from nxparse.text import error_reason, format_list, format_size, printable
+from nxparse.text import MAX_REASON, error_reason, format_list, format_size, printable
 
 CONNECT = 10.0  # seconds
 ANSWER = 60.0  # seconds; how long a camera waits is unknown
@@ -95,7 +95,7 @@ class Place(NamedTuple):
     def explain_reply(self, reply: Received) -> str:
         """Return the sentence for a reply that is not the one expected from nx_addon."""
         if "<Response Err" in reply.text:
-            remark = printable(reply.find("<!-- (.*) -->"), 200) or "no reason given"
+            remark = printable(reply.find("<!-- (.*) -->"), MAX_REASON) or "no reason given"
             return self.explain("declined", reason=f"{reply.status}, {remark}")
         server = printable(reply.find("(?im)^Server: (.*)"))
         if server.startswith("mitmproxy"):
@@ -145,12 +145,15 @@ def run(given: argparse.Namespace, timeout: float = ANSWER) -> int:
     except SendError as error:
         print(error)
         return 1
+    except ModuleNotFoundError:
+        print(f"login to {given.site}: it needs a package: pip install cryptography")
+        return 1
     return 0
 
 
 def read_photo(path: Path) -> Photo:
     """Read a file to send. Raises SendError."""
-    shown = printable(str(path), 200)
+    shown = printable(str(path), MAX_REASON)
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -8,10 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from nxparse.filename import numbered
+from nxparse.store.disk import write_file
 from nxparse.upload import File
-
-MAX_NAME = 143  # bytes, the limit of eCryptfs
 
 
 @contextmanager
@@ -29,7 +27,7 @@ def copies(files: Sequence[File], folder: Path) -> Iterator[list[Path]]:
 
 def _copied(file: File, folder: Path) -> Path:
     folder.mkdir()
-    path = folder / numbered(file.safe_name, 0, MAX_NAME)
+    path = folder / file.safe_name
     with path.open("xb") as copy:
-        file.copy_to(copy.fileno())
+        write_file(file, copy.fileno())
     return path

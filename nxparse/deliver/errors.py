@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from nxparse.store.records import LocalCopy
-
-MAX_REASON = 200  # characters
+from nxparse.text import MAX_REASON
 
 
 class DeliveryError(Exception):

@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from nxparse.deliver.errors import TemporaryError, UnreachableError
 from nxparse.deliver.privacy import is_private
+from nxparse.text import error_reason
 
 CONNECT_TIMEOUT = 30.0  # seconds
 IO_TIMEOUT = 300.0  # seconds for each write of the request and each read of the response
@@ -120,6 +121,4 @@ def is_temporary(status: int) -> bool:
 
 def _describe(error: Exception) -> str:
     """Return the reason of a failure. The text of the server is left out: it may repeat secrets."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error) or type(error).__name__
-    return "the reply is not valid HTTP"
+    return error_reason(error) if isinstance(error, OSError) else "the reply is not valid HTTP"

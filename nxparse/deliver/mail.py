@@ -181,6 +181,7 @@ def _header_value(text: str) -> str:
         and all(len(word) < 70 for word in text.split())
     )
     charset = "us-ascii" if is_plain else "utf-8"
+    # The longest of the names, which takes room from the first line.
     return Header(text, charset, maxlinelen=76, header_name="Reply-To").encode(linesep="")
 
 
@@ -211,14 +212,14 @@ _SIZE = re.compile(
 _NOT_SIZE = re.compile(r"\b5\.(?:1\.\d+|2\.2|7\.\d+)\b")
 
 
-def means_size(code: int, text: bytes) -> bool:
+def means_size(code: int, text: bytes, size_codes: Sequence[int] = _SIZE_CODES) -> bool:
     """Whether a permanent refusal may be caused by the size of the message.
 
     Many servers say so in the text only (`554 Message too large`). A wrong guess is harmless:
     the server gets each photo by itself, and refuses it again.
     """
     words = text.decode("utf-8", "replace")
-    may_be_size = code in _SIZE_CODES or _SIZE.search(words)
+    may_be_size = code in size_codes or _SIZE.search(words)
     return bool(_is_permanent(code) and may_be_size and not _NOT_SIZE.search(words))
 
 
@@ -356,9 +357,8 @@ def _send_envelope(
         code, text = smtp.rcpt(recipient)
         if code not in ACCEPTED:
             reply = _reply(code, text, server)
-            # The code is left out: 552 means a full mailbox here.
-            is_size = _is_permanent(code) and means_size(550, text)
-            if is_size and len(message.attachments) > 1:
+            # Only by the text: 552 means a full mailbox here.
+            if means_size(code, text, ()) and len(message.attachments) > 1:
                 raise TooLargeError(f"{server} refuses {recipient}: {reply}")
             refused.append(Refused(as_given, _is_permanent(code), reply))
     return refused

@@ -29,7 +29,14 @@ from nxparse.deviation import BodyError
 from nxparse.store.deliveries import MAX_WAIT, is_ahead
 from nxparse.store.records import Delivery, DeliveryKey
 from nxparse.store.spool import Spool
-from nxparse.text import error_reason, format_duration, format_list, format_recipients, printable
+from nxparse.text import (
+    MAX_REASON,
+    error_reason,
+    format_duration,
+    format_list,
+    format_recipients,
+    printable,
+)
 from nxparse.upload import File, Upload
 
 MIN_WAIT = 15.0  # seconds
@@ -45,8 +52,7 @@ class Outbox:
     """Delivers the uploads in a spool.
 
     `deliver_to` returns the function that delivers to a target. `save_undelivered` saves
-    files that could not be delivered.
-    `retry_for` is in seconds. All three may be replaced at any time.
+    files that could not be delivered. `retry_for` is in seconds and may be changed at any time.
     """
 
     def __init__(
@@ -59,8 +65,8 @@ class Outbox:
         clock: Callable[[], float],
     ) -> None:
         self._spool = spool
-        self.deliver_to = deliver_to
-        self.save_undelivered = save_undelivered
+        self._deliver_to = deliver_to
+        self._save_undelivered = save_undelivered
         self.retry_for = retry_for
         self._clock = clock
         self._changed = threading.Condition()
@@ -174,7 +180,7 @@ class Outbox:
         files: Sequence[File] = ()
         try:
             with self._spool.read(delivery) as (upload, files):
-                outcome = self.deliver_to(delivery.target)(upload, files, delivery)
+                outcome = self._deliver_to(delivery.target)(upload, files, delivery)
         except sqlite3.Error:
             raise
         except BodyError as error:
@@ -184,16 +190,16 @@ class Outbox:
                 self._record(delivery, partial(self._spool.split, delivery, len(files)))
                 logger.info(f"upload {delivery.id}: {error}; sending each file by itself")
             else:
-                self._fail(delivery, error)
+                self._settle_error(delivery, error)
         except Exception as error:
-            self._fail(delivery, error)
+            self._settle_error(delivery, error)
             if isinstance(error, UnreachableError):
                 self._back_off(delivery, error)
         else:
             self._settle(delivery, outcome)
 
-    def _fail(self, delivery: Delivery, error: Exception) -> None:
-        """Record that an error has prevented the delivery to all recipients."""
+    def _settle_error(self, delivery: Delivery, error: Exception) -> None:
+        """Settle a delivery that an error has kept from all its recipients."""
         reason = error_reason(error)
         if not isinstance(error, DeliveryError | OSError):  # a bug, which must not stop the others
             logger.exception(
@@ -211,6 +217,7 @@ class Outbox:
         final = [one for one in outcome.refused if one.permanent or expired]
         to_retry = [one for one in outcome.refused if one not in final]
         reached = tuple(one for one in delivery.recipients if one not in refused)
+        missed = f"not delivered to {format_recipients([one.recipient for one in final])}"
         reason = _reason(final)
         if any(not one.permanent for one in final):
             reason = f"abandoned: {reason}"
@@ -219,14 +226,14 @@ class Outbox:
         saved = outcome.saved
         if final:
             try:
-                undelivered = self._save_undelivered(delivery)
+                with self._spool.read(delivery) as (upload, files):
+                    undelivered = self._save_undelivered(upload, files, delivery)
             except sqlite3.Error:
                 raise
             except Exception as obstacle:
                 # Only the refused recipients are retried: the others have been reached.
                 self._retry(delivery, f"{reason}; {error_reason(obstacle)}", outcome.refused)
                 return
-            missed = f"not delivered to {format_recipients([one.recipient for one in final])}"
             logger.warning(f"upload {delivery.id} is {missed}: {reason}; {undelivered.message}")
             saved = saved or undelivered.saved
         if to_retry:
@@ -253,7 +260,7 @@ class Outbox:
         target = delivery.target
         for other in self._spool.due(target):
             if self._is_expired(other):
-                self._fail(other, error)
+                self._settle_error(other, error)
         wait = self._wait_after(delivery, error.retry_after)
         self._postpone_others(target, wait, str(error), except_for=delivery)
         if error.retry_after:
@@ -274,15 +281,13 @@ class Outbox:
         if others := self._spool.back_off(target, wait, reason, except_for=except_for):
             logger.warning(f"{target_label(target)}: {reason}; other deliveries waiting: {others}")
 
-    def _save_undelivered(self, delivery: Delivery) -> Outcome:
-        with self._spool.read(delivery) as (upload, files):
-            return self.save_undelivered(upload, files, delivery)
-
     def _quarantine(self, delivery: Delivery, error: BodyError) -> None:
         try:
             paths = self._spool.quarantine_delivery(delivery)
         except OSError as obstacle:
-            self._fail(delivery, OSError(f"{error}, and quarantine: {error_reason(obstacle)}"))
+            self._settle_error(
+                delivery, OSError(f"{error}, and quarantine: {error_reason(obstacle)}")
+            )
             return
         self._record(delivery, partial(self._spool.failed, delivery, str(error)))
         where = f"; its body is in quarantine: {format_list([*map(str, paths)])}" if paths else ""
@@ -336,7 +341,7 @@ def _describe(one: Delivery, now: float, is_in_progress: bool) -> str:
         facts.append(f"{which} try in {format_duration(one.next_try - now)}")
     else:
         facts.append("due now")
-    reason = f": {printable(one.reason, 200)}" if one.reason else ""
+    reason = f": {printable(one.reason, MAX_REASON)}" if one.reason else ""
     return f"{one.arrival.id}{file_number}: {', '.join(facts)}{reason}"
 
 

@@ -1,13 +1,11 @@
 """Photos as files: nx_dir/YYYY-MM-DD/NAME.
 
-Nothing is overwritten: a name that is taken gets `-1`, `-2`, ... before its extension. Names are
-shortened if the file system limits them. The same bytes under the same name are stored once, so
-that an upload can be delivered again after a crash.
+Nothing is overwritten: a name that is taken gets `-1`, `-2`, ... before its extension. The same
+bytes under the same name are stored once, so that an upload can be delivered again after a crash.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Sequence
@@ -16,14 +14,10 @@ from pathlib import Path
 
 from nxparse.deliver.errors import Outcome
 from nxparse.deliver.taken import TakenNames, taken_names
-from nxparse.filename import MAX_NAME
-from nxparse.store.disk import Folder
+from nxparse.store.disk import Folder, write_file
 from nxparse.store.records import Delivery, LocalCopy, identity_of
 from nxparse.text import format_list, format_size
 from nxparse.upload import File, Upload
-
-# Bytes in a name: most file systems, eCryptfs, the versions of the Minix file system.
-_NAME_LIMITS = (MAX_NAME, 143, 60, 30, 14)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +62,7 @@ def store(files: Sequence[File], path: Path, id: str) -> list[Saved]:
     try:
         with Folder.make(path) as folder, taken_names(folder) as taken:
             for index, file in enumerate(files):
-                saved.append(_store(folder, taken, file, f"{id}-{index}"))
+                saved.append(_store(folder, taken, file, f".{id}-{index}"))
             folder.sync()
     except OSError as error:
         # The error has only the name inside the folder.
@@ -76,21 +70,10 @@ def store(files: Sequence[File], path: Path, id: str) -> list[Saved]:
     return saved
 
 
-def _store(folder: Folder, taken: TakenNames, file: File, id: str) -> Saved:
-    """Store a file under as long a name as the file system accepts."""
-    for limit in _NAME_LIMITS[:-1]:
-        try:
-            return _store_within(folder, taken, file, id, limit)
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise
-    return _store_within(folder, taken, file, id, _NAME_LIMITS[-1])
-
-
-def _store_within(folder: Folder, taken: TakenNames, file: File, id: str, limit: int) -> Saved:
-    temporary = f".{id[1 - limit :]}"
+def _store(folder: Folder, taken: TakenNames, file: File, temporary: str) -> Saved:
+    """Store a file, through one with a temporary name."""
     folder.discard(temporary)
-    name, same = taken.place(file, limit)
+    name, same = taken.place(file)
     identity = ""
     try:
         if not same:
@@ -99,7 +82,7 @@ def _store_within(folder: Folder, taken: TakenNames, file: File, id: str, limit:
             try:
                 folder.publish(temporary, name)
             except FileExistsError:
-                name, same = taken.place(file, limit)
+                name, same = taken.place(file)
             else:
                 return Saved(folder.path / name, file.size, True, identity)
     finally:
@@ -111,7 +94,7 @@ def _write(folder: Folder, name: str, file: File) -> str:
     """Create a file durably. Returns its identity."""
     fd = folder.create(name)
     try:
-        file.copy_to(fd)
+        write_file(file, fd)
         os.fsync(fd)
         return identity_of(os.fstat(fd))
     finally:

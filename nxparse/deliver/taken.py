@@ -45,44 +45,44 @@ class TakenNames:
         self._folder = folder
         self._names = names
 
-    def place(self, file: File, limit: int) -> tuple[str, bool]:
+    def place(self, file: File) -> tuple[str, bool]:
         """Return a name for a file, and whether the same file is already saved under it.
 
-        The name has at most `limit` bytes. Raises OSError.
+        Raises OSError.
         """
-        wanted = numbered(file.safe_name, 0, limit)
-        names = self._look_up(wanted, limit)
+        wanted = file.safe_name
+        names = self._look_up(wanted)
         if file.size in names.unread:
-            self._read(wanted, limit, names, file.size)
+            self._read(wanted, names, file.size)
             digest = _digest(file.chunks())
             if digest in names.numbers:
                 number = names.numbers[digest]
-                name = numbered(wanted, number, limit)
+                name = numbered(wanted, number)
                 with suppress(FileNotFoundError):
                     if _same_content(self._folder, name, file.size, file.chunks()):
                         return name, True
                 # Another program has changed or deleted it.
                 del names.numbers[digest]
                 names.unread[file.size].append(number)
-        return numbered(wanted, names.count, limit), False
+        return numbered(wanted, names.count), False
 
-    def _look_up(self, wanted: str, limit: int) -> _Names:
+    def _look_up(self, wanted: str) -> _Names:
         names = self._names.setdefault(wanted, _Names())
         with suppress(FileNotFoundError):
             while True:
-                state = self._folder.stat(numbered(wanted, names.count, limit))
+                state = self._folder.stat(numbered(wanted, names.count))
                 if stat.S_ISREG(state.st_mode):
                     names.unread[state.st_size].append(names.count)
                 names.count += 1
         return names
 
-    def _read(self, wanted: str, limit: int, names: _Names, size: int) -> None:
+    def _read(self, wanted: str, names: _Names, size: int) -> None:
         """Compute the missing digests of the files of one size."""
         while names.unread[size]:
             number = names.unread[size].pop()
             # The file may be deleted, or belong to another user.
             with suppress(FileNotFoundError, PermissionError):
-                fd = self._folder.open(numbered(wanted, number, limit))
+                fd = self._folder.open(numbered(wanted, number))
                 try:
                     names.numbers[_digest(_chunks(fd))] = number
                 finally:

@@ -16,13 +16,12 @@ from nxparse.deliver.errors import Outcome, UnreachableError
 from nxparse.deliver.outbox import Deliver
 from nxparse.deliver.routes import Target
 from nxparse.store.records import Delivery
+from nxparse.store.spool import UNDELIVERED
 from nxparse.text import format_recipients
 from nxparse.upload import File, Upload
 
 if TYPE_CHECKING:
     from nxparse.deliver.smarthost import Smarthost
-
-UNDELIVERED = "undelivered"
 
 Environ = Mapping[str, str]
 

@@ -46,6 +46,7 @@ _SEGMENTS = {
     if segment.strip("*")
 }
 _URL = "|".join(["https?:", _HOST, *map(re.escape, _SEGMENTS)])
+_URL_PLACES = ("url", "location", "content-location", "origin", "referer", "path", "resourceid")
 # Names of headers, parameters, elements and attributes, in lower case and without x-, with the
 # values that are printed there.
 _VALUES = {
@@ -65,7 +66,7 @@ _VALUES = {
     " pragma proxy-connection transfer-encoding": _WORDS,
     "authorization proxy-authorization": "OAuth|Basic|Digest|Bearer",
     "host hostaddr domain": _HOST,
-    "url location content-location origin referer path resourceid": _URL,
+    " ".join(_URL_PLACES): _URL,
 }
 _NAME = re.compile(
     rf"(?=.{{1,{MAX_NAME}}}\Z)[?/!]?(?:[A-Z]?[a-z]{{1,20}}|[A-Z]{{1,12}})"
@@ -156,7 +157,7 @@ class Redactor:
     def header(self, name: str, value: str) -> str:
         """Redact the value of a header, a known one word by word."""
         name = name.lower()
-        if _KNOWN.get(name) is _KNOWN["url"]:
+        if name in _URL_PLACES:
             return self.url(value)
         if name not in _KNOWN and name not in ("cookie", "set-cookie"):
             return self.value(name, value)

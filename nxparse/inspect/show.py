@@ -227,7 +227,7 @@ def _xml(body: bytes) -> str:
 def _whole(seen: RecordedRequest) -> File:
     body = seen.body or b""
     content_type = seen.header("content-type")
-    return whole(None, content_type, len(body), lambda start, end: body[start:end])
+    return whole(None, content_type, len(body), fetch_from(body))
 
 
 def _describe_file(file: File) -> str:

@@ -28,7 +28,8 @@ class SetUp(NamedTuple):
     """The ports of this process for each mode, and the addresses of the machine.
 
     `addresses` are the machine's own, the likeliest on the cameras' side first. `command` starts
-    mitmproxy, without modes and options, which may contain passwords. `nx_dns` is that option.
+    mitmproxy, without modes and options, which may contain passwords. `nx_dns` and `hosts` are
+    those of the options.
     """
 
     regular: Sequence[int]
@@ -37,6 +38,7 @@ class SetUp(NamedTuple):
     addresses: Sequence[str]
     command: str
     nx_dns: str | None = None
+    hosts: Sequence[str] = ()
 
     @property
     def complete(self) -> str:
@@ -88,12 +90,12 @@ def _dns(set_up: SetUp) -> str:
         only = f", only port {set_up.dns[0]}" if set_up.dns else ""
         return (
             f"not served by this process{only}: the DNS server of your network has to answer, "
-            f"in dnsmasq: {dnsmasq(set_up.nx_dns)}"
+            f"in dnsmasq: {dnsmasq(set_up.nx_dns, set_up.hosts)}"
         )
     given = UNUSED_ADDRESS if set_up.transparent else own
     return (
         f"not served by this process: {set_up.complete}; or let the DNS server of your "
-        f"network answer, in dnsmasq: {dnsmasq(given)}"
+        f"network answer, in dnsmasq: {dnsmasq(given, set_up.hosts)}"
     )
 
 
@@ -106,9 +108,14 @@ def rule(address: str, port: int) -> str:
     )
 
 
-def dnsmasq(address: str, further: Sequence[str] = ()) -> str:
-    """Return the line for dnsmasq that resolves the cameras' and further hosts to `address`."""
-    return f"address=/{'/'.join(dict.fromkeys((*DNS_HOSTS, *further)))}/{address}"
+def dnsmasq(address: str, hosts: Sequence[str] = ()) -> str:
+    """Return the line for dnsmasq that resolves the cameras' hosts and `hosts` to `address`.
+
+    For dnsmasq a name includes those below it. It has no other globs: these are left out.
+    """
+    further = [host.removeprefix("*.") for host in hosts]
+    names = [*DNS_HOSTS, *(name for name in further if not re.search(r"[*?\[]", name))]
+    return f"address=/{'/'.join(dict.fromkeys(names))}/{address}"
 
 
 def remedy(port: int, error: int, own: str) -> str | None:

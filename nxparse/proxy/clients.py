@@ -66,9 +66,9 @@ class Clients:
                 self.enter(client, stage)
 
     def begin(self, client: Any, pending: Pending | None) -> None:
-        """Record that a client has begun a request to one of our hosts.
+        """Record the current request of a client to one of our hosts.
 
-        Without `pending`, the end of the connection is not held.
+        With None, the end of its connection is reported to mitmproxy at once.
         """
         if client.id in self._wrapped:
             self._wrapped[client.id][0].pending = pending
@@ -79,6 +79,10 @@ class Clients:
             self._wrapped[client.id][1].watch_reply(on_result)
         else:
             on_result(True)
+
+    def written(self, client: Any) -> int | None:
+        """Return the number of bytes written to a client, None if it is not known."""
+        return self._wrapped[client.id][1].written if client.id in self._wrapped else None
 
     def abort(self, client: Any) -> None:
         """Abort a connection."""

@@ -27,7 +27,7 @@ class Destinations:
 
     def __init__(self, hosts: Hosts, own: IPv4Address | None = None) -> None:
         self.hosts = hosts
-        self._own = str(own)
+        self._own = str(own) if own else None
 
     def claim(self, flow: Any, addresses: Sequence[Address] = ()) -> Claim | None:
         """Decide whether a request is answered here.
@@ -59,12 +59,13 @@ class Destinations:
         addresses = await network.resolve(bare_host(host))
         return self.claim(flow, addresses) or _inside(host, addresses)
 
-    async def refuse_tunnel(self, flow: Any) -> Claim | None:
-        """Return the refusal of a CONNECT to this machine; None for other hosts."""
+    async def refuse_tunnel(self, flow: Any) -> str:
+        """Return why a CONNECT to this machine is refused; empty for other hosts."""
         host = bare_host(flow.request.host)
         if host in self.hosts or adapter.named_by_mode(flow.client_conn):
-            return None
-        return _inside(flow.request.host, await network.resolve(host))
+            return ""
+        claim = _inside(flow.request.host, await network.resolve(host))
+        return claim.reason if claim else ""
 
     def is_unknown(self, claim: Claim, endpoint: Endpoint) -> bool:
         """Return whether an accepted request may be that of a new model, without a useful reply."""

@@ -87,7 +87,7 @@ class Exchange:
             with suppress(OSError, sqlite3.Error):  # the receiver handles it
                 await backend.in_thread(backend.spool.reopen)
         if endpoint.service is Service.EMAIL:
-            # This creates a file, which is no slower than writing to it.
+            # On the event loop, like the writes: creating a file is no slower.
             self._receiver = EmailReceiver(
                 backend.spool, config, self._info, inspect=self._inspect
             ).open()
@@ -123,7 +123,9 @@ class Exchange:
             self._too_long()
         return []
 
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve_loopback(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         """Answer mitmproxy as the loopback server, at the end; the reply replaces this."""
         self.pending.connected.set()
         await self._ended.wait()
@@ -139,7 +141,7 @@ class Exchange:
         except Exception:
             logger.exception("cannot answer")
             self.reply = FAILED
-            await self.abort("by a fault in nx_addon")
+            await self._abort("by a fault in nx_addon")
         if self.reply.unknown:
             self.unknown = True
         if self.reply.status >= 400:
@@ -150,9 +152,9 @@ class Exchange:
     async def cut(self, reason: str) -> bytes | None:
         """End a request whose client has gone. Returns the part that arrived, for its flow."""
         self._note_failure(f"Incomplete, {self.pending.received} bytes: {reason}")
-        return await self.abort(reason)
+        return await self._abort(reason)
 
-    async def abort(self, reason: str) -> bytes | None:
+    async def _abort(self, reason: str) -> bytes | None:
         """End a request that was cut or has failed. Returns the part that arrived, for its flow."""
         self._ended.set()
         try:
@@ -163,7 +165,7 @@ class Exchange:
             logger.exception("cannot store a partial upload")
         return None
 
-    def end(self, reason: str) -> None:
+    def end_now(self, reason: str) -> None:
         """Abort the request if it is not complete; its reply counts as lost. Blocks."""
         if self._receiver and not self.pending.complete:
             self._feed_receiver()

@@ -7,24 +7,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
+from nxparse.proxy.clients import Clients
 from nxparse.server.backend import Backend
 from nxparse.server.files import FileReply
 from nxparse.store.disk import CHUNK
 
 STALL = 120.0  # seconds for the browser to take a chunk
+# More than the buffers of two sockets. Of HTTP/2, mitmproxy holds all that the browser has not
+# taken, without a limit.
+MAX_BACKLOG = 16 << 20  # bytes
+POLL = 0.05  # seconds
 
 
 async def send_file(
     reply: FileReply,
     backend: Backend,
-    abort: Callable[[], None],
+    clients: Clients,
+    client: Any,
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
 ) -> None:
-    """Send a reply and close its file. `abort` ends the client if it stops reading."""
+    """Send a reply and close its file. Aborts the connection of a client that stops reading."""
     end = reply.start + reply.length
+    before = clients.written(client) or 0
     try:
         writer.write(reply.head(time.time()))
         for start in range(reply.start, end, CHUNK):
@@ -32,10 +40,25 @@ async def send_file(
             writer.write(await backend.in_thread(reply.file.read, start, size))
             async with asyncio.timeout(STALL):
                 await writer.drain()
+                await _wait_for_client(clients, client, before + start - reply.start, reader)
         async with asyncio.timeout(STALL):
             writer.close()
             await writer.wait_closed()
     except TimeoutError:
-        abort()
+        clients.abort(client)
     finally:
         reply.file.close()
+
+
+async def _wait_for_client(
+    clients: Clients, client: Any, sent: int, reader: asyncio.StreamReader
+) -> None:
+    """Wait while mitmproxy holds more than MAX_BACKLOG of the bytes `sent` to a client.
+
+    Raises OSError if mitmproxy has closed the connection.
+    """
+    while (written := clients.written(client)) is not None and sent - written > MAX_BACKLOG:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL):
+                if not await reader.read(CHUNK):
+                    raise ConnectionAbortedError

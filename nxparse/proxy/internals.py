@@ -108,6 +108,7 @@ def log_set_up(master: Any, config: Config) -> None:
         addresses=_addresses(master),
         command=shlex.join([sys.argv[0], "-s", *master.options.scripts[:1]]),
         nx_dns=str(config.dns) if config.dns else None,
+        hosts=config.hosts,
     )
     for line in advice.lines(set_up):
         logger.info(line)

@@ -57,7 +57,7 @@ class State:
             self.backend.configure(parsed)
 
     @property
-    def reports(self) -> bool:
+    def wants_report(self) -> bool:
         """Whether a report of the loaded flows is wanted."""
         return bool(self.config and self.config.report)
 
@@ -94,7 +94,7 @@ class State:
         """
         waiting = bool(self.exchanges)
         for exchange in (*self.exchanges.values(), *self.unacknowledged):
-            exchange.end(reason)
+            exchange.end_now(reason)
         self.exchanges.clear()
         self.unacknowledged.clear()
         return waiting

@@ -1,7 +1,7 @@
 """Wrappers for the reader and the writer that mitmproxy uses for a client.
 
-`HeldReader` reports EOF only after the current request has been answered or aborted:
-when a client half-closes its connection, mitmproxy would cancel the request.
+`HeldReader` reports EOF only after the current request has been answered or aborted,
+because mitmproxy cancels the request of a client that half-closes its connection.
 
 `OneSegmentWriter` writes head and body of a reply at once. Some cameras read only the
 first TCP segment (ge0rg/samsung-nx-emailservice, commit dcc222a).
@@ -37,7 +37,7 @@ _FIRST_POLL = 0.001  # seconds
 class Times:
     """Time limits of a connection, in seconds."""
 
-    step: float = 0.05  # between checks whether bytes of the body are still arriving
+    step: float = 0.05  # the longest pause between two checks of something without an event
     notice: float = 2.0  # until mitmproxy must have called a hook for a complete head
     connect: float = 5.0  # until mitmproxy must have reached the loopback server
     idle: float = 120.0  # of silence in the middle of an upload
@@ -53,13 +53,13 @@ class Pending:
     `received` is the number of bytes of the body, `chunks` that of the chunks from
     mitmproxy. `connected` is set when mitmproxy has reached the loopback server, `complete` when
     the body has arrived, `answered` when the reply is ready or the request has failed.
-    `end` is the reason why the client's connection ended.
+    `end_reason` is why the client's connection ended.
     """
 
     received: int = 0
     chunks: int = 0
     complete: bool = False
-    end: str = ""
+    end_reason: str = ""
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     answered: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -79,8 +79,8 @@ class HeldReader:
     larger pieces than mitmproxy asks for (64 KiB): the cost of a read does not depend
     on its size. Silence in the middle of it ends the connection.
 
-    mitmproxy would collect a request head in memory without end. So no more than about
-    MAX_HEAD bytes are read until a hook reports the request. If none does,
+    mitmproxy would collect a request head in memory without end. So beyond MAX_HEAD bytes, no
+    further read begins until a hook reports the request. If none does,
     `refuse(status, reason)` is called for a head that is too large (431) or too slow
     (408), and the connection ends. Endless trailers or chunk sizes also end it.
     """
@@ -91,7 +91,7 @@ class HeldReader:
         client: Any,
         refuse: Callable[[int, str], None] = lambda status, reason: None,
         *,
-        times: Times = Times(),
+        times: Times,
     ) -> None:
         self.pending: Pending | None = None
         self.noticed = False  # whether a hook has reported a request, ours or not
@@ -105,8 +105,8 @@ class HeldReader:
         self._head_since = 0.0
         self._last = 0.0
         self._chunks = 0
-        self._received = 0  # bytes of the body at the last read
-        self._framing = 0  # bytes that were read since then
+        self._received = 0  # bytes of the body when it last grew
+        self._framing = 0  # bytes read since then
 
     def enter(self, stage: Stage) -> None:
         """Record what the client is sending from now on, as a hook of mitmproxy has reported it."""
@@ -120,19 +120,20 @@ class HeldReader:
     async def read(self, n: int = -1) -> bytes:
         loop = asyncio.get_running_loop()
         while True:
-            await self._wait_for_hook()
+            await self._wait_if_head_is_full()
             await self._wait_for_server()
             await self._check_framing()
             size = self._size(n)
             if size == SMALL_READ:
                 await asyncio.sleep(0)  # a read of buffered data does not yield
-            limit = asyncio.timeout(min(self._times.idle, self._times.head))
             if self._is_in_head():
                 limit = asyncio.timeout_at(self._head_since + self._times.head)
+            else:  # a head may begin meanwhile
+                limit = asyncio.timeout(min(self._times.idle, self._times.head))
             try:
                 async with limit:
                     data = await self._reader.read(size)
-            except OSError as error:
+            except OSError as error:  # also TimeoutError, of the limit or the socket
                 if not limit.expired():
                     await self._hold(f"the connection broke: {error.strerror or error}")
                     raise
@@ -166,7 +167,7 @@ class HeldReader:
     def _is_in_head(self) -> bool:
         return self._stage is Stage.HEAD and self._unnoticed > 0
 
-    async def _wait_for_hook(self) -> None:
+    async def _wait_if_head_is_full(self) -> None:
         """Wait for a hook if more than MAX_HEAD bytes were read that no hook has reported.
 
         In a head, at most `Times.notice`; after a complete request, until it is answered.
@@ -177,7 +178,7 @@ class HeldReader:
                 async with asyncio.timeout(self._times.notice if self._is_in_head() else None):
                     await self._changed.wait()
             except TimeoutError:
-                self._end(431, f"its request head exceeds {MAX_HEAD >> 10} KiB")
+                self._refuse_head(431, f"its request head exceeds {MAX_HEAD >> 10} KiB")
 
     async def _wait_for_server(self) -> None:
         """Give mitmproxy time to reach the loopback server; until then it queues the body."""
@@ -203,21 +204,25 @@ class HeldReader:
     async def _check_time(self, now: float) -> None:
         """End the connection if a head takes too long, or an upload has been silent too long."""
         if self._is_in_head() and now >= self._head_since + self._times.head:
-            self._end(408, f"its request head is not complete after {self._times.head:.0f} s")
+            reason = f"its request head is not complete after {self._times.head:.0f} s"
+            self._refuse_head(408, reason)
         is_in_body = self.pending and not self.pending.complete
         if is_in_body and now >= self._last + self._times.idle:
             await self._hold(f"the client was silent for {self._times.idle:.0f} s")
             raise ConnectionAbortedError("silent in the middle of an upload")
 
-    def _end(self, status: int, reason: str) -> NoReturn:
+    def _refuse_head(self, status: int, reason: str) -> NoReturn:
         self._refuse(status, reason)
         raise ConnectionAbortedError(reason)
 
-    async def _hold(self, end: str) -> None:
-        """Wait until the request of a connection that has ended is answered or aborted."""
-        await self._wait_for_decision()
+    async def _hold(self, reason: str) -> None:
+        """Hold the end of the connection until its request is answered or aborted.
+
+        Or until no more of the body arrives, because mitmproxy has handled what was read.
+        """
+        await self._wait_for_last_head()
         if self.pending:
-            self.pending.end = end
+            self.pending.end_reason = reason
         waited = 0.0
         while pending := self.pending:
             if pending.complete or pending.answered.is_set():
@@ -233,7 +238,7 @@ class HeldReader:
             if waited >= most:
                 return
 
-    async def _wait_for_decision(self) -> None:
+    async def _wait_for_last_head(self) -> None:
         """Wait until mitmproxy has called a hook for a head that may have arrived."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._last + self._times.notice):
@@ -252,11 +257,11 @@ class OneSegmentWriter:
     error: mitmproxy would discard data of the client that has not been processed.
     """
 
-    def __init__(self, writer: asyncio.StreamWriter, *, times: Times = Times()) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, *, times: Times) -> None:
+        self.written = 0  # bytes on this connection
         self._writer = writer
         self._times = times
         self._pieces: list[bytes] = []
-        self._written = 0  # bytes on this connection
         self._flushed = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
 
@@ -278,8 +283,8 @@ class OneSegmentWriter:
         """Watch whether the client's TCP acknowledges the reply that is written next.
 
         `on_result` is called once: with True when the reply has been acknowledged, with False
-        when the connection has ended before, or after `Times.acknowledge`. Without TCP_INFO
-        (only Linux has it) every reply counts as acknowledged.
+        if the connection ends first or `Times.acknowledge` passes. Without TCP_INFO (only Linux
+        has it) every reply counts as acknowledged.
         """
         if not hasattr(socket, "TCP_INFO"):
             on_result(True)
@@ -292,7 +297,7 @@ class OneSegmentWriter:
             return
         self._flush()
         self._flushed.clear()
-        self._watch = asyncio.ensure_future(self._report(connection, self._written, on_result))
+        self._watch = asyncio.ensure_future(self._report(connection, self.written, on_result))
 
     def close(self) -> None:
         self._flush()
@@ -311,7 +316,7 @@ class OneSegmentWriter:
         if self._pieces:
             data = b"".join(self._pieces)
             self._pieces.clear()
-            self._written += len(data)
+            self.written += len(data)
             self._writer.write(data)
             self._flushed.set()
 
@@ -320,12 +325,12 @@ class OneSegmentWriter:
     ) -> None:
         with connection:
             await self._flushed.wait()
-            acknowledged = self._written > before and await self._acknowledged(connection)
+            acknowledged = self.written > before and await self._acknowledged(connection)
         on_result(acknowledged)
 
     async def _acknowledged(self, connection: socket.socket) -> bool:
         """Wait until the client has acknowledged all bytes written so far."""
-        written, pause = self._written, _FIRST_POLL
+        written, pause = self.written, _FIRST_POLL
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(self._times.acknowledge):
                 while True:

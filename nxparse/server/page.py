@@ -25,10 +25,16 @@ from nxparse.deliver.routes import target_label
 from nxparse.server.reply import PRIVATE, Reply
 from nxparse.store.deliveries import is_ahead
 from nxparse.store.records import Delivery, DeliveryKey, FileRecord, UploadRecord
-from nxparse.text import format_count, format_duration, format_list, format_size, printable
+from nxparse.text import (
+    MAX_REASON,
+    format_count,
+    format_duration,
+    format_list,
+    format_size,
+    printable,
+)
 
-MAX_REASON = 200  # characters
-PAGE = 20  # uploads on one page
+PER_PAGE = 20  # uploads
 REFRESH = 10  # seconds between two loads of a page on which something may change
 NEWS = 60.0  # seconds after which no change is expected
 _FOLDER = Path(__file__).parent
@@ -85,11 +91,11 @@ def render(
 ) -> Reply:
     """Return the page with these uploads, the latest first. `now` is a Unix time.
 
-    At most PAGE uploads are shown; if there are more, a link leads to the older ones. In a
+    At most PER_PAGE are shown; if there are more, a link leads to the older ones. In a
     `gallery` they are of all clients, and the page names them. `in_progress` are the
     deliveries being tried now, `failures` the uploads that were not accepted.
     """
-    shown = uploads[:PAGE]
+    shown = uploads[:PER_PAGE]
     entries = [
         _Entry(one.at, "not accepted", f"from {one.client}", (), [("failed", one.reason)])
         for one in failures
@@ -169,35 +175,35 @@ def _lines(
 ) -> Iterator[tuple[str, str]]:
     """One line for each target, or several if its deliveries differ; these name the files."""
     file_names = {file.number: printable(file.name) for file in record.files}
-    for target in dict.fromkeys(status.target for status in record.deliveries):
+    for target in dict.fromkeys(one.target for one in record.deliveries):
         found: dict[tuple[str, str], list[str]] = {}
-        for status in record.deliveries:
-            if status.target == target:
-                text = sentence(status, now, being_tried=status.key in in_progress)
+        for delivery in record.deliveries:
+            if delivery.target == target:
+                text = sentence(delivery, now, being_tried=delivery.key in in_progress)
                 # Some of the recipients did not get it.
-                is_partly = status.state == "done" and status.reason
-                number = status.file_number
-                names = found.setdefault(("partly" if is_partly else status.state, text), [])
+                is_partly = delivery.state == "done" and delivery.reason
+                number = delivery.file_number
+                names = found.setdefault(("partly" if is_partly else delivery.state, text), [])
                 names.append(file_names.get(number, f"file {number}"))
         for (state, text), names in found.items():
             yield state, f"{format_list(names)}: {text}" if len(found) > 1 else text
 
 
-def sentence(status: Delivery, now: float, *, being_tried: bool = False) -> str:
+def sentence(delivery: Delivery, now: float, *, being_tried: bool = False) -> str:
     """Return the state of a delivery in plain words, without secrets."""
-    participle = _participle(status)
-    reason = printable(status.reason, MAX_REASON)
-    if status.state == "done":
+    participle = _participle(delivery)
+    reason = printable(delivery.reason, MAX_REASON)
+    if delivery.state == "done":
         done = participle[0].upper() + participle[1:]
         return f"{done}; {reason}" if reason else done
-    if status.state == "failed":
+    if delivery.state == "failed":
         return f"Could not be {participle}: {reason}. The files are stored."
     if being_tried:
         return f"Being {participle} now.{f' Last attempt: {reason}.' if reason else ''}"
     if not reason:
         return f"About to be {participle}."
-    due = not is_ahead(status.next_try, now)
-    when = "Due now" if due else f"Next try in {format_duration(status.next_try - now)}"
+    due = not is_ahead(delivery.next_try, now)
+    when = "Due now" if due else f"Next try in {format_duration(delivery.next_try - now)}"
     return f"Waiting to be {participle}: {reason}. {when}."
 
 
@@ -213,11 +219,11 @@ _PARTICIPLES = {
 }
 
 
-def _participle(status: Delivery) -> str:
-    kind, _, shown = target_label(status.target).partition(":")
+def _participle(delivery: Delivery) -> str:
+    kind, _, shown = target_label(delivery.target).partition(":")
     match kind:
         case "mail" if not shown:
-            shown = format_list([printable(one) for one in status.recipients])
+            shown = format_list([printable(one) for one in delivery.recipients])
         case "run":
             shown = shown.split()[0]
         case "forward" | "mastodon":

@@ -28,6 +28,7 @@ from nxparse.server.sessions import AnnouncedFile
 from nxparse.store.body import Incoming
 from nxparse.store.spool import RepeatedError, Spool
 from nxparse.text import (
+    MAX_REASON,
     describe_contents,
     describe_disk_error,
     describe_refused_sender,
@@ -111,7 +112,7 @@ class Receiver(ABC):
         """Accept or refuse the body, which is complete."""
         incoming = self._incoming
         if incoming is None:
-            assert self._refusal, "finish and abort are called once, and one of them"
+            assert self._refusal, "after finish only a result that waits allows another call"
             return Result(self._refusal)
         body = self._inspected()
         try:
@@ -195,7 +196,7 @@ class Receiver(ABC):
         self._incoming = None
         where = f"; its body is in quarantine: {path}" if path else ""
         return self._refuse(
-            refusal(error.status, str(error)), f"{printable(str(error), 200)}{where}"
+            refusal(error.status, str(error)), f"{printable(str(error), MAX_REASON)}{where}"
         )
 
     def _discard(self) -> None:
@@ -247,8 +248,9 @@ class EmailReceiver(Receiver):
             if target.kind != "mail":
                 continue
             try:
-                for recipient in () if target.argument else recipients:
-                    deliverable(recipient)
+                if not target.argument:
+                    for recipient in recipients:
+                        deliverable(recipient)
                 if not config.mail_from:
                     deliverable(upload.sender)
             except AddressError as error:

@@ -17,7 +17,7 @@ class Reply(NamedTuple):
     """A reply: `headers` are those beyond Date, Content-Type, Content-Length and Connection.
 
     `reason` replaces the usual phrase after the status. `unknown` marks a reply that a new
-    model may not accept: the request is saved to unknown/.
+    model may not accept: the request is saved to unknown/. `remark` is why a request is refused.
     """
 
     status: int
@@ -26,12 +26,7 @@ class Reply(NamedTuple):
     content_type: str = "text/html; charset=utf-8"
     reason: str = ""
     unknown: bool = False
-
-    @property
-    def remark(self) -> str:
-        """The comment in a refusal; empty in other replies."""
-        found = re.search(rb"<!-- (.*) -->", self.body)
-        return found[1].decode("ascii", "replace") if found else ""
+    remark: str = ""
 
     def fields(self, now: float) -> list[tuple[str, str]]:
         """Return all headers in order. `now` is the Unix time for Date."""
@@ -71,4 +66,4 @@ def refusal(
     # The reason must not end the comment or the line.
     comment = re.sub(r"[^ -~]|[<>&]|-(?=-|\Z)", "?", reason)[:200]
     xml = f'<Response ErrCode="{status}" ErrSubCode="0" /><!-- {comment} -->'
-    return Reply(status, xml.encode("ascii"), headers, unknown=unknown)
+    return Reply(status, xml.encode("ascii"), headers, unknown=unknown, remark=comment)

@@ -26,7 +26,7 @@ from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.sessions import AnnouncedFile, Sessions
 from nxparse.store.records import DeliveryKey
 from nxparse.store.spool import Spool
-from nxparse.text import describe_disk_error, describe_refused_sender, printable
+from nxparse.text import MAX_REASON, describe_disk_error, describe_refused_sender, printable
 
 FAILURES_KEPT = 3600.0  # seconds
 MAX_FAILURES = 50
@@ -68,10 +68,10 @@ class Services:
                     return page.readme() or NOT_FOUND
                 case Service.ACCOUNT:
                     return social.LOGIN_FAILED
-                case _:
+                case _:  # also LIST: the right reply is unknown
                     return NOT_FOUND
         except BodyError as error:
-            reason = printable(str(error), 200)
+            reason = printable(str(error), MAX_REASON)
             logger.warning(f"{client}: a {endpoint.title} is refused: {reason}")
             return refusal(error.status, str(error), unknown=bool(body))
         except (OSError, sqlite3.Error) as error:
@@ -79,7 +79,7 @@ class Services:
 
     def note_failure(self, client: str, reason: str) -> None:
         """List a refused or partial upload of this client on the page, for an hour."""
-        reason = printable(reason, page.MAX_REASON)
+        reason = printable(reason, MAX_REASON)
         self._failures.append(Failure(self._clock(), client, reason))
 
     def announced(self, config: Config, client: str, token: str) -> AnnouncedFile | Reply:
@@ -115,7 +115,8 @@ class Services:
     def _page(self, config: Config, client: str, before: str) -> Reply:
         of_client = None if config.gallery else client
         return page.render(
-            self._spool.recent(of_client, page.PAGE + 1, before),
+            # One more shows whether there are older ones.
+            self._spool.recent(of_client, page.PER_PAGE + 1, before),
             self._clock(),
             gallery=config.gallery,
             in_progress=self._in_progress(),

@@ -24,8 +24,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import unquote, unquote_to_bytes
 
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
 from nxparse import markup
 from nxparse.deviation import BodyError
 from nxparse.markup import Element, one_line
@@ -149,6 +147,9 @@ def _decrypted(value: str, key: str) -> str:
             f"its key has {len(secret)} bytes instead of 32, or the name of its user, "
             f"{len(ciphertext)} bytes, is not wholly there"
         )
+    # Not at the start: the command line needs nothing but Python.
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
     cipher = Cipher(algorithms.AES(secret[:16]), modes.CBC(secret[16:])).decryptor()
     return _text((cipher.update(ciphertext) + cipher.finalize()).rstrip(b"\0"))
 

@@ -48,7 +48,7 @@ class Room:
         # The needs of other uploads were added when this one began. Adding them again would
         # count a copy that is being saved at this moment twice.
         if not size or length is None:
-            needed = sum([*self.needed.values()])
+            needed = sum([*self.needed.values()])  # a copy: other threads change it
         free = self._free()
         if free < needed + MIN_FREE:
             raise OSError(

@@ -55,7 +55,7 @@ class Deliveries:
     """
 
     _database: Database
-    _spool: Folder  # of the bodies
+    _body_folder: Folder
 
     def __init__(self, clock: Callable[[], float], room: Room) -> None:
         self._clock = clock
@@ -216,7 +216,7 @@ class Deliveries:
                 (id, file_number),
             ).fetchall()
         for (body,) in unneeded:
-            self._spool.discard(body)
+            self._body_folder.discard(body)
             self._room.release(body)
 
     def _deliveries(

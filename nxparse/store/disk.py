@@ -13,7 +13,10 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
+
+from nxparse.upload import File
 
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -126,10 +129,11 @@ class Folder:
                     found.append((name, state))
         return found
 
-    def trim(self, size: int, count: int) -> list[str]:
+    def trim(self, size: int, count: int, keep: Sequence[str] = ()) -> list[str]:
         """Delete files in the order of their names until the rest fits. Returns their names.
 
-        The rest has at most `count` files that take at most `size` bytes on the disk.
+        The rest has at most `count` files that take at most `size` bytes on the disk, unless
+        those in `keep` alone are more.
         """
         files = self.files()
         total, left = sum(_disk_size(state) for _, state in files), len(files)
@@ -137,6 +141,8 @@ class Folder:
         for name, state in files:
             if total <= size and left <= count:
                 break
+            if name in keep:
+                continue
             with contextlib.suppress(OSError):
                 self.unlink(name)
                 total -= _disk_size(state)
@@ -209,6 +215,15 @@ def copy_range(source: int, offset: int, size: int, destination: int) -> None:
                 offset += copied
     for start in range(offset, end, CHUNK):
         write_all(destination, read_range(source, start, min(start + CHUNK, end)))
+
+
+def write_file(file: File, destination: int) -> None:
+    """Write the content of a file at the position of a descriptor."""
+    if file.copy:
+        file.copy(file.start, file.size, destination)
+        return
+    for chunk in file.chunks():
+        write_all(destination, chunk)
 
 
 def _disk_size(state: os.stat_result) -> int:

@@ -37,7 +37,7 @@ CREATE TABLE body (
     received REAL NOT NULL,      -- Unix time
     size INTEGER NOT NULL,       -- bytes
     fingerprint TEXT NOT NULL,
-    resource TEXT,               -- the announcement it belongs to, NULL if by e-mail
+    announcement TEXT,           -- the one it belongs to, NULL if by e-mail
     parts TEXT NOT NULL,         -- of a multipart body: JSON, a list of PartSpans
     files TEXT NOT NULL,         -- JSON, a list: name, type, size, start of each
     reply_confirmed INTEGER NOT NULL DEFAULT 0,

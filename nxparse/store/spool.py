@@ -57,12 +57,12 @@ from nxparse.store.disk import Folder
 from nxparse.store.records import NEEDED, SCHEMA, STORED_UPLOAD, Delivery, Post, StoredUpload
 from nxparse.upload import File, Source, Upload
 
-# Limits on the bodies in quarantine and on the unknown requests.
-# Bytes on the disk. Nine tenths of it are more than one upload may have (nx_max_upload).
+# Limits on the bodies in quarantine and on the unknown requests. The bytes are those on the
+# disk. One body may have more: the newest is always kept.
 MAX_QUARANTINE_BYTES = 3 << 30
 MAX_QUARANTINE_FILES = 1000
 MAX_UNKNOWN_BYTES = 256 << 20
-MAX_UNKNOWN_FILES = 100  # files
+MAX_UNKNOWN_FILES = 100
 # Settled uploads are kept as history for this many seconds, at most this many.
 HISTORY = 30 * 86400
 MAX_HISTORY = 2000
@@ -76,6 +76,8 @@ GAP = 600.0
 QUIET = 60.0
 # About as many photos as an upload by e-mail may have.
 MAX_PHOTOS = 64
+
+UNDELIVERED = "undelivered"  # the folder in nx_dir for the files of failed deliveries
 
 logger = logging.getLogger(__name__)
 
@@ -130,9 +132,9 @@ class Spool(Deliveries):
         # listing at the first move.
         self._added = [MAX_QUARANTINE_BYTES]
         with ExitStack() as opened:
-            self._spool = opened.enter_context(Folder.make(self._root / "spool", 0o700))
+            self._body_folder = opened.enter_context(Folder.make(self._root / "spool", 0o700))
             if self._alone:
-                self._spool.lock()
+                self._body_folder.lock()
             self._quarantine = opened.enter_context(Folder.make(self._root / "quarantine", 0o700))
             database = Database(self._root / "state.sqlite3", SCHEMA)
             self._database = opened.enter_context(closing(database))
@@ -147,7 +149,7 @@ class Spool(Deliveries):
 
     def is_in_place(self) -> bool:
         """Return whether the open folder is still the one at its path."""
-        return self._spool.is_in_place()
+        return self._body_folder.is_in_place()
 
     def reopen(self) -> None:
         """If the folder has been replaced, open the new one. Raises OSError if there is none."""
@@ -167,8 +169,8 @@ class Spool(Deliveries):
 
         Raises OSError, with ENOSPC if there is too little space for it and its photos.
         """
-        self._check_place(self._spool)
-        return Incoming(self._new_id(), self._spool, self._room, length, self._background)
+        self._require_in_place(self._body_folder)
+        return Incoming(self._new_id(), self._body_folder, self._room, length, self._background)
 
     def accept(
         self,
@@ -179,7 +181,7 @@ class Spool(Deliveries):
     ) -> StoredUpload:
         """Store an upload by e-mail durably.
 
-        Its reply is unconfirmed until `reply_confirmed` or `reply_lost`.
+        Whether its reply has arrived is unknown until `reply_confirmed` or `reply_lost`.
 
         `deliveries` has the recipients for each target. Raises RepeatedError if the
         body is a duplicate.
@@ -193,19 +195,24 @@ class Spool(Deliveries):
         return arrival
 
     def append(
-        self, incoming: Incoming, post: Post, file: File, resource: str, targets: Mapping[str, bool]
+        self,
+        incoming: Incoming,
+        post: Post,
+        file: File,
+        announcement: str,
+        targets: Mapping[str, bool],
     ) -> StoredUpload:
         """Store a photo of a post durably.
 
-        Its reply is unconfirmed until `reply_confirmed` or `reply_lost`.
+        Whether its reply has arrived is unknown until `reply_confirmed` or `reply_lost`.
 
-        `resource` is the announcement that the photo belongs to. `targets` maps each target
+        `announcement` is the id of the one that the photo belongs to. `targets` maps each target
         to True (whole post) or False (each photo at once). Raises RepeatedError if the body
         is a duplicate.
         """
         now = self._clock()
         found = upload.posted(post.sender, post.site, post.album, post.caption, [file])
-        with self._storing(incoming, found, post.site, resource) as (database, body):
+        with self._storing(incoming, found, post.site, announcement) as (database, body):
             arrival = _open_post(database, post, now)
             # A target that was added since may need photos that are deleted already.
             whole = {target for target, together in targets.items() if together}
@@ -262,7 +269,7 @@ class Spool(Deliveries):
             incoming.close()
             self._room.release(incoming.id)
             path = self._move_to_quarantine(incoming.folder, incoming.id, incoming.size)
-        self._sync_quarantine()
+        self._sync_quarantine([path])
         return path
 
     def save_unknown(self, flow: bytes) -> Path:
@@ -278,7 +285,7 @@ class Spool(Deliveries):
                 raise
             finally:
                 os.close(fd)
-            folder.trim(MAX_UNKNOWN_BYTES, MAX_UNKNOWN_FILES)
+            folder.trim(MAX_UNKNOWN_BYTES, MAX_UNKNOWN_FILES, [name])
             return folder.path / name
 
     def notice_changes(self) -> bool:
@@ -330,11 +337,10 @@ class Spool(Deliveries):
 
     def quarantine_delivery(self, delivery: Delivery) -> list[Path]:
         """Move the bodies of a delivery to quarantine. Returns their paths there."""
-        self._close_post(delivery)
-        present = dict(self._spool.files())
+        present = dict(self._body_folder.files())
         bodies = [(id, size) for id, _, size, *_ in self._bodies(delivery) if id in present]
-        moved = [self._move_to_quarantine(self._spool, id, size) for id, size in bodies]
-        self._sync_quarantine()
+        moved = [self._move_to_quarantine(self._body_folder, id, size) for id, size in bodies]
+        self._sync_quarantine(moved)
         return moved
 
     def _move_to_quarantine(self, folder: Folder, id: str, size: int) -> Path:
@@ -343,14 +349,14 @@ class Spool(Deliveries):
         self._added.append(size)
         return self._quarantine.path / id
 
-    def _sync_quarantine(self) -> None:
-        """Make all moves to quarantine durable. If it may be full, delete the oldest bodies.
+    def _sync_quarantine(self, moved: Sequence[Path]) -> None:
+        """Make the moves to quarantine durable. If it may be full, delete the oldest other bodies.
 
         A tenth of the limits is left free, and the folder is listed again when half of that
         has been used. A full folder is thus listed rarely.
         """
         self._quarantine.sync()
-        self._spool.sync()
+        self._body_folder.sync()
         if (
             len(self._added) <= MAX_QUARANTINE_FILES // 20
             and sum(self._added) <= MAX_QUARANTINE_BYTES // 20
@@ -358,7 +364,9 @@ class Spool(Deliveries):
             return
         with suppress(OSError):  # it is listed again at the next move
             for name in self._quarantine.trim(
-                MAX_QUARANTINE_BYTES * 9 // 10, MAX_QUARANTINE_FILES * 9 // 10
+                MAX_QUARANTINE_BYTES * 9 // 10,
+                MAX_QUARANTINE_FILES * 9 // 10,
+                [path.name for path in moved],
             ):
                 path = self._quarantine.path / name
                 logger.warning(f"quarantine is full: deleted the oldest in it, {path}")
@@ -368,13 +376,13 @@ class Spool(Deliveries):
         now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._clock()))
         return f"{now}-{secrets.token_hex(4)}"
 
-    def _check_place(self, folder: Folder) -> None:
-        if folder is not self._spool or not folder.is_in_place():
+    def _require_in_place(self, folder: Folder) -> None:
+        if folder is not self._body_folder or not folder.is_in_place():
             raise OSError(errno.ESTALE, "it was removed or replaced while nx_addon is running")
 
     @contextmanager
     def _storing(
-        self, incoming: Incoming, found: Upload, site: str = "", resource: str | None = None
+        self, incoming: Incoming, found: Upload, site: str = "", announcement: str | None = None
     ) -> Iterator[tuple[sqlite3.Connection, dict[str, object]]]:
         """Make a body durable, then its rows: the with statement is the transaction.
 
@@ -387,15 +395,15 @@ class Spool(Deliveries):
             "received": self._clock(),
             "size": incoming.size,
             "fingerprint": fingerprint,
-            "resource": resource,
+            "announcement": announcement,
             "parts": json.dumps([part._replace(headers=()) for part in parts]),
             "files": json.dumps([(f.name, f.content_type, f.size, f.start) for f in found.files]),
         }
         incoming.sync()
-        self._check_place(incoming.folder)
+        self._require_in_place(incoming.folder)
         try:
             with self._transaction() as database:
-                self._refuse_repeated(database, fingerprint, site, found.text, resource)
+                self._refuse_repeated(database, fingerprint, site, found.text, announcement)
                 self._accepted += 1
                 if self._accepted >= MAX_HISTORY // 20:
                     self._trim_history(database)
@@ -414,28 +422,28 @@ class Spool(Deliveries):
         fingerprint: str,
         site: str,
         text: str,
-        resource: str | None,
+        announcement: str | None,
     ) -> None:
         """Raise RepeatedError if the same body was accepted and its reply is not confirmed.
 
-        The same body for the same announcement (`resource`) is always a repeat.
+        The same body for the same announcement is always a repeat.
         """
         rows = database.execute(
-            "SELECT body.id, upload, resource FROM body JOIN upload ON upload.id = upload"
-            " WHERE fingerprint = ? AND (resource = ? OR NOT reply_confirmed"
+            "SELECT body.id, upload, announcement FROM body JOIN upload ON upload.id = upload"
+            " WHERE fingerprint = ? AND (announcement = ? OR NOT reply_confirmed"
             " AND site = ? AND text = ? AND abs(body.received - ?) <= ?)",
-            (fingerprint, resource, site, text, self._clock(), REPEAT),
+            (fingerprint, announcement, site, text, self._clock(), REPEAT),
         )
-        for id, whole, announced in rows:
+        for id, upload_id, announced in rows:
             reply = None
-            if announced is None or announced != resource:
-                # Read first: `reply_confirmed` adds to `_confirmed`, then removes it.
+            if announcement is None or announced != announcement:
+                # Read `_replies` first: `reply_confirmed` changes it last.
                 reply = self._replies.get(id)
                 if id in self._confirmed:
                     continue
             if reply is None:
                 self._replies.setdefault(id, Future())  # the reply to the repeat
-            raise RepeatedError(id, whole, reply)
+            raise RepeatedError(id, upload_id, reply)
 
     def _trim_history(self, database: sqlite3.Connection) -> None:
         self._accepted = 0
@@ -465,6 +473,7 @@ class Spool(Deliveries):
                 )
 
     def _bodies(self, delivery: Delivery) -> list[Any]:
+        """Return id, number of the file (0: all), size, parts and files of each body."""
         return self._database.query(
             "SELECT id, file_number, size, parts, files FROM body WHERE upload = ?"
             " AND (file_number = 0 OR ? IN (0, file_number)) ORDER BY file_number",
@@ -474,7 +483,7 @@ class Spool(Deliveries):
 
     def _open_body(self, id: str, size: int) -> int:
         try:
-            fd = self._spool.open(id)
+            fd = self._body_folder.open(id)
         except FileNotFoundError:
             raise BodyError("its body is gone") from None
         if os.fstat(fd).st_size == size:
@@ -484,14 +493,16 @@ class Spool(Deliveries):
 
     def _recover(self) -> None:
         known = dict(self._database.query(f"SELECT id, {NEEDED} FROM body"))
-        for name, state in self._spool.files():
+        for name, state in self._body_folder.files():
             if known.get(name):
                 continue
             if name in known or not state.st_size:
-                self._spool.unlink(name)
+                self._body_folder.unlink(name)
             else:
-                self.recovered.append(self._move_to_quarantine(self._spool, name, state.st_size))
-        self._sync_quarantine()
+                self.recovered.append(
+                    self._move_to_quarantine(self._body_folder, name, state.st_size)
+                )
+        self._sync_quarantine(self.recovered[-1:])
         now = self._clock()
         with self._database.transaction() as database:
             self._trim_history(database)
@@ -504,8 +515,8 @@ class Spool(Deliveries):
                 {"now": now, "quiet": QUIET},
             )
         self._room.needed = dict(self._database.query(f"SELECT id, size FROM body WHERE {NEEDED}"))
-        # Partial files that a crash left in undelivered/. The next attempt may use another folder.
-        for path in self._root.parent.glob("undelivered/*/.[0-9]*Z-*-*"):
+        # Temporary files of `save.store`, left by a crash. The next attempt may use another folder.
+        for path in self._root.parent.glob(f"{UNDELIVERED}/*/.[0-9]*Z-*-*"):
             with suppress(OSError):
                 path.unlink()
         with suppress(OSError):

@@ -5,6 +5,8 @@ import base64
 import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
@@ -117,6 +119,27 @@ def test_email_and_site(proxy: Proxy, tmp_path: Path) -> None:
     saved = proxy.saved()
     assert saved["SAM_5.JPG"] == files["SAM_5.JPG"]
     assert files["A & <B>.MP4"] in saved.values()
+
+
+WITHOUT_PACKAGES = """
+import sys
+sys.modules.update(dict.fromkeys(("cryptography", "jinja2", "mitmproxy")))
+from nxparse.cli.main import main
+sys.exit(main())
+"""
+
+
+def test_without_packages(proxy: Proxy, sam: Path) -> None:
+    """An upload by e-mail needs nothing but Python; for a site, the missing package is named."""
+    options = ("send", str(sam), *EMAIL, "--site", "facebook", "--via", f"127.0.0.1:{proxy.port}")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PACKAGES, *options], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.splitlines()[2:] == [
+        "upload of SAM_1.JPG, 300.0 kB: accepted",
+        "login to facebook: it needs a package: pip install cryptography",
+    ]
 
 
 LOG = ": see the log of nx_addon"

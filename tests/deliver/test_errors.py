@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nxparse.deliver.errors import MAX_REASON, clean_text
+from nxparse.deliver.errors import clean_text
+from nxparse.text import MAX_REASON
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ NAUGHTY = {
     "quotes": 'a "b\\" c',
 }
 
-LONG = "가" * 83 + ".jpg"
+LONG = "가" * 46 + ".jpg"
 
 
 class TestInjection:

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,10 +95,19 @@ def test_rules() -> None:
         "add chain ip nx prerouting { type nat hook prerouting priority dstnat; }; "
         f"add rule ip nx prerouting ip daddr {PC} tcp dport 80 redirect to :8080'"
     )
-    assert dnsmasq(PC, ["www.msn.com"]) == (
+    ours = (
         "address=/gld.samsungosp.com/www.samsungimaging.com/samsungimaging.com/"
-        f"www.ospserver.net/snsgw.samsungmobile.com/www.yahoo.co.kr/www.msn.com/{PC}"
+        "www.ospserver.net/snsgw.samsungmobile.com/www.yahoo.co.kr/"
     )
+    assert dnsmasq(PC) == f"{ours}{PC}"
+    hosts = ["www.msn.com", "*.example.org", "new*.example.net", "www.ospserver.net"]
+    assert dnsmasq(PC, hosts) == f"{ours}www.msn.com/example.org/{PC}"
+
+
+@pytest.mark.parametrize("ports", [{"regular": 80}, {"transparent": 8080, "nx_dns": ROUTER}])
+def test_hosts_of_the_user(ports: dict[str, Any]) -> None:
+    """The line for dnsmasq has the hosts in nx_hosts, too."""
+    assert "/www.msn.com/" in lines(**ports, hosts=["www.msn.com"])[2]
 
 
 @pytest.mark.parametrize(

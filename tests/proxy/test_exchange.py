@@ -96,7 +96,7 @@ async def test_the_end(backend: Backend, complete: bool) -> None:
         await answered(one)
     else:
         one.pending.complete = False
-    one.end("mitmproxy ends")
+    one.end_now("mitmproxy ends")
     one.settle_reply(True)  # too late
 
     again = await answered(await sent(backend, data))

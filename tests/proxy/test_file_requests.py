@@ -23,6 +23,20 @@ from nxparse.store.records import LocalCopy, identity_of
 LARGE = 64 << 20  # bytes, more than the buffers of two sockets
 
 
+class Clients:
+    """The connections of clients, of which one may stop reading."""
+
+    def __init__(self) -> None:
+        self.aborted = False
+        self.taken: int | None = None
+
+    def abort(self, client: Any) -> None:
+        self.aborted = True
+
+    def written(self, client: Any) -> int | None:
+        return self.taken
+
+
 class Backend:
     """A backend with one thread."""
 
@@ -55,7 +69,7 @@ async def requested(
     path: Path,
     method: str = "GET",
     range_: str = "",
-    abort: Callable[[], None] = lambda: None,
+    clients: Any = Clients(),  # noqa: B008
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection that has requested the file. In the end the file is closed, the thread free."""
     backend: Any = Backend()
@@ -64,7 +78,7 @@ async def requested(
     reply = reply_with(file, method, (("Range", range_),), download=False)
     assert isinstance(reply, FileReply)
     flow = tflow.tflow()
-    server.redirect(flow, partial(send_file, reply, backend, abort))
+    server.redirect(flow, partial(send_file, reply, backend, clients, flow.client_conn))
     reader, writer = await asyncio.open_connection(flow.request.host, flow.request.port, limit=1024)
     writer.write(f"GET {flow.request.path} HTTP/1.1\r\n\r\n".encode())
     yield reader, writer
@@ -100,17 +114,42 @@ async def test_a_reader_that_vanishes(
     tmp_path: Path, server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     """The file is closed, and the thread is free; a browser that stops reading is disconnected."""
-    aborted: list[bool] = []
+    clients = Clients()
     if end == "stalls":
         monkeypatch.setattr(file_requests, "STALL", 0.2)
     path = clip(tmp_path, LARGE)
-    async with requested(server, path, abort=lambda: aborted.append(True)) as (reader, writer):
+    async with requested(server, path, clients=clients) as (reader, writer):
         assert await reader.read(10)
         if end == "disconnects":
             writer.transport.abort()
         elif end == "mitmproxy-ends":
             server.close()
-    assert aborted == ([True] if end == "stalls" else [])
+    assert clients.aborted == (end == "stalls")
+
+
+@pytest.mark.parametrize("end", ["is taken", "disconnects", "stalls"])
+async def test_a_backlog(
+    tmp_path: Path, server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """No more is read from a file while mitmproxy holds much that the client has not taken."""
+    if end == "stalls":
+        monkeypatch.setattr(file_requests, "STALL", 0.2)
+    clients = Clients()
+    clients.taken = 5  # by an earlier request
+    path = clip(tmp_path, LARGE)
+    received = 0
+    async with requested(server, path, clients=clients) as (reader, writer):
+        while received < file_requests.MAX_BACKLOG:
+            received += len(await reader.read(1 << 20))
+        if end == "is taken":
+            clients.taken += LARGE
+        if end == "disconnects":
+            writer.transport.abort()
+        else:
+            while chunk := await reader.read(1 << 20):
+                received += len(chunk)
+    assert (received > LARGE) == (end == "is taken")
+    assert clients.aborted == (end == "stalls")
 
 
 async def test_a_file_that_shrinks(tmp_path: Path, server: LoopbackServer) -> None:

@@ -195,7 +195,7 @@ class TestHeldReader:
         assert await still_waits(reading, FAST.linger / 2)
         pending.answered.set()
         assert await asyncio.wait_for(reading, SOON) == b""
-        assert pending.end == "the client closed the connection"
+        assert pending.end_reason == "the client closed the connection"
 
     async def test_short_body(
         self, connection: Connection, held: HeldReader, pending: Pending
@@ -207,7 +207,7 @@ class TestHeldReader:
             pending.received += 100
             assert await still_waits(reading, FAST.step)
         assert await asyncio.wait_for(reading, SOON) == b""
-        assert pending.end == "the client closed the connection"
+        assert pending.end_reason == "the client closed the connection"
 
     @pytest.mark.parametrize("aborted", [False, True])
     async def test_short_body_on_its_way_to_the_sink(
@@ -235,7 +235,7 @@ class TestHeldReader:
             pending.answered.set()
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(reading, SOON)
-        assert pending.end == "the connection broke: Connection reset by peer"
+        assert pending.end_reason == "the connection broke: Connection reset by peer"
 
     async def test_silence(self, connection: Connection, pending: Pending) -> None:
         """Silence in the middle of an upload ends it."""
@@ -243,7 +243,7 @@ class TestHeldReader:
         held.pending = pending
         with pytest.raises(ConnectionAbortedError, match="silent in the middle of an upload"):
             await asyncio.wait_for(held.read(), SOON)
-        assert pending.end == "the client was silent for 0 s"
+        assert pending.end_reason == "the client was silent for 0 s"
 
     @pytest.mark.parametrize("state", ["no request", "complete"])
     async def test_silence_that_does_not_matter(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nxparse.server import page
-from nxparse.server.page import PAGE, Failure, render, sentence, thumbnail
+from nxparse.server.page import PER_PAGE, Failure, render, sentence, thumbnail
 from nxparse.store.records import (
     Delivery,
     FileRecord,
@@ -143,10 +143,10 @@ def test_days(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_older() -> None:
     """With more uploads than fit, a link leads to those before the last one shown."""
-    uploads = [record() for _ in range(PAGE + 1)]
+    uploads = [record() for _ in range(PER_PAGE + 1)]
     outline = Outline(render(uploads, NEW_YEAR, gallery=False).body)
     assert outline.links() == ["/readme", "/", f"/older/{ID}"]
-    assert [tag for tag, _ in outline.found].count("h3") == PAGE
+    assert [tag for tag, _ in outline.found].count("h3") == PER_PAGE
     outline = Outline(render(uploads[1:], NEW_YEAR, gallery=False, is_first=False).body)
     assert outline.links() == ["/readme", "/"]
     assert outline.text[-1] == "Newest"

@@ -19,7 +19,7 @@ from nxparse.server import social
 from nxparse.server.endpoints import NOT_FOUND, Endpoint, Service, find, fixed
 from nxparse.server.files import FileReply
 from nxparse.server.hotspot import MSN
-from nxparse.server.page import PAGE, render, thumbnail
+from nxparse.server.page import PER_PAGE, render, thumbnail
 from nxparse.server.receive import Result
 from nxparse.server.reply import ACCEPTED, Reply, refusal
 from nxparse.server.services import (
@@ -212,7 +212,13 @@ def test_another_photo_is_waited_for(place: Place) -> None:
     found = place.announced(place.announce(key, "a caption"))
     assert isinstance(found, AnnouncedFile)
     arrivals.append(
-        spool, found.post, found.name, jpeg(500), at_once=[], together=["mail"], resource=found.id
+        spool,
+        found.post,
+        found.name,
+        jpeg(500),
+        at_once=[],
+        together=["mail"],
+        announcement=found.id,
     )
     assert spool.next_try("mail") == clock.now + QUIET
     clock.now += QUIET - 1
@@ -287,12 +293,12 @@ def test_own_uploads(place: Place) -> None:
 def test_older(place: Place) -> None:
     """All uploads of a client are on its pages, also if those of others came between."""
     ids = []
-    for _ in range(PAGE + 5):
+    for _ in range(PER_PAGE + 5):
         arrive(place, OTHER)
         place.clock.now += 1
         ids.append(arrive(place, CLIENT).rpartition(".")[0])
     first = place.answer(Service.PAGE, argument="").body.decode()
-    assert (first.count("<h3>"), re.findall('href="/older/(.+)"', first)) == (PAGE, [ids[5]])
+    assert (first.count("<h3>"), re.findall('href="/older/(.+)"', first)) == (PER_PAGE, [ids[5]])
     second = place.answer(Service.PAGE, argument=ids[5]).body.decode()
     assert (second.count("<h3>"), "/older/" in second) == (5, False)
     assert b"<h3>" not in place.answer(Service.PAGE, argument="0' OR 1").body

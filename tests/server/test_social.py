@@ -277,8 +277,12 @@ def test_other_replies() -> None:
     error = b'<Response ErrCode="401" ErrSubCode="0" />'
     assert social.upload_to("0f") == Reply(200, address)
     assert Reply(200, b"Logged out for real!") == social.LOGGED_OUT
-    assert Reply(401, error + b"<!-- Login failed -->") == social.LOGIN_FAILED
-    assert Reply(401, error + b"<!-- Session expired -->") == social.SESSION_EXPIRED
+    refusals = social.LOGIN_FAILED, social.SESSION_EXPIRED
+    assert [one.status for one in refusals] == [401, 401]
+    assert [one.body.removeprefix(error) for one in refusals] == [
+        b"<!-- Login failed -->",
+        b"<!-- Session expired -->",
+    ]
 
 
 @PROPERTY

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from nxparse.framing import fetch_from
 from nxparse.store import disk
 from nxparse.store.disk import Folder
+from nxparse.upload import File
 from tests.faults import Faults, contents
 
 BLOCK = 4096  # bytes that a file takes at least, on any common file system
@@ -221,6 +223,12 @@ class TestFolder:
         with Faults(("unlink",), errno.EPERM):  # a file that cannot be deleted is skipped
             assert opened.trim(0, 0) == left[1:]
 
+    def test_trim_others(self, opened: Folder) -> None:
+        """Files that are to be kept stay, even if they alone are too many."""
+        for name in "abcd":
+            (opened.path / name).touch()
+        assert opened.trim(0, 1, ["a", "c"]) == ["b", "d"]
+
     @pytest.mark.parametrize(
         ("change", "expected"),
         [
@@ -362,3 +370,17 @@ class TestCopyRange:
         copied = self.copied(source, 3, len(BODY) - 5, tmp_path)
         assert copied == BODY[3:-2]
         assert len(calls) == good + 1
+
+
+@pytest.mark.parametrize("size", [0, 600_000])
+def test_write_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """The content is written at the position of the descriptor, also by short writes."""
+    photo = (bytes(range(256)) * 2400)[:size]
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, chunk: write(fd, bytes(chunk[:100_000])))
+    file = File("a.jpg", "image/jpeg", size, 6, fetch_from(b"before" + photo + b"after"))
+    path = tmp_path / "copy"
+    with path.open("xb", buffering=0) as copy:
+        copy.write(b"head")
+        disk.write_file(file, copy.fileno())
+    assert path.read_bytes() == b"head" + photo

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from nxparse import config
 from nxparse.store import spool
 from nxparse.store.disk import Folder
 from nxparse.store.spool import Spool
@@ -120,11 +119,27 @@ class TestQuarantine:
         line = "quarantine is full: deleted the oldest in it, {}"
         assert caplog.messages == [line.format(path) for path in paths[:deleted]]
 
-    def test_largest_upload(self) -> None:
-        """An upload of nx_max_upload bytes stays in quarantine when it is tidied."""
-        [default] = [one.default for one in config.OPTIONS if one.name == "nx_max_upload"]
-        assert default == "2g"
-        assert spool.MAX_QUARANTINE_BYTES * 9 // 10 > 2 << 30
+    @pytest.mark.parametrize("limit", ["MAX_QUARANTINE_BYTES", "MAX_QUARANTINE_FILES"])
+    @pytest.mark.parametrize("accepted", [False, True], ids=["refused", "accepted"])
+    def test_newest(
+        self,
+        opened: Spool,
+        root: Path,
+        clock: Clock,
+        monkeypatch: pytest.MonkeyPatch,
+        limit: str,
+        accepted: bool,
+    ) -> None:
+        """A body stays in quarantine even if it alone exceeds the limit, or the clock is wrong."""
+        opened.quarantine(receive(opened))
+        monkeypatch.setattr(spool, limit, 0)
+        clock.now = 0  # its name is that of the oldest
+        body = receive(opened)
+        if accepted:
+            opened.quarantine_delivery(to(opened.accept(body, CLIENT, UPLOAD, SAVE), "save"))
+        else:
+            opened.quarantine(body)
+        assert contents(root / "quarantine") == {body.id: BODY}
 
 
 class TestUnknown:
@@ -158,14 +173,26 @@ class TestUnknown:
             clock.now += 1
         assert [int(flow) for flow in contents(root / "unknown").values()] == left
 
+    def test_newest(self, opened: Spool, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A flow is stored even if it alone exceeds the limit."""
+        monkeypatch.setattr(spool, "MAX_UNKNOWN_BYTES", 0)
+        opened.save_unknown(b"one")
+        opened.save_unknown(b"two")
+        assert [*contents(root / "unknown").values()] == [b"two"]
+
     @pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
     def test_failure(self, opened: Spool, root: Path, persistent: bool) -> None:
         """Whichever call fails, no partial flow is left, and the next one is stored."""
         calls = ("open", "write", "replace")
         for first in itertools.count(1):
             faults = Faults(calls, errno.ENOSPC, first, persistent=persistent)
-            with faults, suppress(OSError):
-                opened.save_unknown(b"a flow")
+            raised = 0
+            try:
+                with faults:
+                    opened.save_unknown(b"a flow")
+            except OSError:
+                raised = 1
+            assert raised == min(faults.failed, 1)
             opened.save_unknown(b"a flow")
             assert set(contents(root / "unknown").values()) == {b"a flow"}
             assert not list((root / "unknown").glob(".*"))

@@ -44,11 +44,11 @@ class TestRepeats:
         return None
 
     def repeat_photo(
-        self, into: Spool, number: int, resource: str, post: Post = POST
+        self, into: Spool, number: int, announcement: str, post: Post = POST
     ) -> str | None:
         """Receive a photo of a post again."""
         try:
-            append(into, number, post, resource=resource)
+            append(into, number, post, announcement=announcement)
         except RepeatedError as error:
             return "it is open" if error.reply else error.id
         return None
@@ -137,7 +137,7 @@ class TestRepeats:
             assert database.execute("SELECT reply_confirmed FROM body").fetchall() == [(1,)]
 
     @pytest.mark.parametrize(
-        ("user", "number", "resource", "later", "found"),
+        ("user", "number", "announcement", "later", "found"),
         [
             pytest.param("anna", 1, "R1", 0, True, id="same announcement"),
             pytest.param("anna", 1, "R1", REPEAT + 1, True, id="later"),
@@ -154,24 +154,24 @@ class TestRepeats:
         clock: Clock,
         user: str,
         number: int,
-        resource: str,
+        announcement: str,
         later: float,
         found: bool,
     ) -> None:
         """The same photo for the same announcement is a duplicate, at any time."""
-        arrival = append(opened, 1, resource="R1")
+        arrival = append(opened, 1, announcement="R1")
         clock.now += later
-        repeated = self.repeat_photo(opened, number, resource, POST._replace(sender=user))
+        repeated = self.repeat_photo(opened, number, announcement, POST._replace(sender=user))
         assert repeated == (arrival.id if found else None)
 
     def test_announced_while_the_reply_is_open(self, opened: Spool) -> None:
         """A repeat for the same announcement does not wait for the open reply."""
-        arrival = append(opened, 1, resource="R1", confirmed=False)
+        arrival = append(opened, 1, announcement="R1", confirmed=False)
         assert [self.repeat_photo(opened, 1, "R1") for _ in range(2)] == [arrival.id] * 2
 
     def test_lost_photo(self, opened: Spool, clock: Clock) -> None:
         """A photo whose reply was lost is a duplicate under a new announcement, within the hour."""
-        arrival = append(opened, 1, resource="R1", confirmed=False)
+        arrival = append(opened, 1, announcement="R1", confirmed=False)
         for later, found in ((0, arrival.id), (REPEAT, arrival.id), (REPEAT + 1, None)):
             opened.reply_lost(arrival.id)
             clock.now = NEW_YEAR + later
@@ -182,7 +182,7 @@ class TestRepeats:
     )
     def test_lost_photo_of_another_post(self, opened: Spool, post: Post) -> None:
         """The same photo with another caption, or for another site, is new."""
-        arrival = append(opened, 1, resource="R1", confirmed=False)
+        arrival = append(opened, 1, announcement="R1", confirmed=False)
         opened.reply_lost(arrival.id)
         assert self.repeat_photo(opened, 1, "R2", post) is None
         assert self.repeat_photo(opened, 1, "R2") == arrival.id

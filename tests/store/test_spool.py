@@ -18,6 +18,7 @@ from nxparse.deviation import BodyError
 from nxparse.store import spool
 from nxparse.store.body import MIN_FREE
 from nxparse.store.deliveries import MAX_WAIT
+from nxparse.store.disk import write_file
 from nxparse.store.records import Delivery, Post, StoredUpload
 from nxparse.store.spool import GAP, MAX_PHOTOS, QUIET, Spool
 from tests.bodies import RECIPIENT, SENDER
@@ -399,8 +400,12 @@ class TestPosts:
         assert posts(again) == [[1], [2], [3], [4, 5]]
 
     def test_closed(self, opened: Spool, clock: Clock) -> None:
-        """Reading a whole post closes it for all targets; reading one photo does not."""
+        """Reading a whole post closes it for all targets, and no other post.
+
+        Reading one photo does not close it.
+        """
         together = (MAIL, "run:x")
+        append(opened, 4, POST._replace(caption="Elsewhere"), together=together)
         arrival = append(opened, 1, together=together)
         with opened.read(to(arrival, "save", 1)):
             pass
@@ -408,9 +413,10 @@ class TestPosts:
         opened.expect(POST)
         with opened.read(to(arrival, MAIL)):
             opened.expect(POST)
-        assert waits(opened, clock)[:2] == [(MAIL, 0, 0), ("run:x", 0, 0)]
+        found = [(target, 0, wait) for target in together for wait in (0, QUIET)]
+        assert waits(opened, clock)[:4] == found
         append(opened, 3, together=together)
-        assert posts(opened) == [[1, 2], [3]]
+        assert posts(opened) == [[1, 2], [3], [4]]
 
     def test_other_targets(self, opened: Spool) -> None:
         """With other targets a photo begins a new post: older photos may be deleted already."""
@@ -629,7 +635,7 @@ class TestRead:
             path.open("xb") as copy,
             Faults(("write",), errno.EIO, persistent=True) as faults,
         ):
-            file.copy_to(copy.fileno())
+            write_file(file, copy.fileno())
         assert path.read_bytes() == PHOTO
         assert faults.calls == 0
 
