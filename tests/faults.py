@@ -10,7 +10,9 @@ import errno
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -184,6 +186,18 @@ class Kills(_Calls):
         shutil.copytree(self._root, self.copy(len(self.steps)), symlinks=True)
         self._copying = False
         self.steps.append(step)
+
+
+@contextmanager
+def small_disk(place: Path, megabytes: int) -> Iterator[Path]:
+    """Mount a small file system. This needs root."""
+    place.mkdir(exist_ok=True)
+    size = f"size={megabytes}m"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 
 import pytest
 
-from tests.fork_server import enter_namespace
+from tests.fork_server import ROOT, enter_namespace
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -22,6 +22,13 @@ NEEDED = [name for name in ("ip", "nft") if shutil.which(name) is None]
 needs_namespace = pytest.mark.skipif(
     os.geteuid() != 0 or bool(NEEDED), reason=f"needs root, iproute2 and nftables (no {NEEDED})"
 )
+
+
+def run(*command: str, stdin: bytes = b"") -> str:
+    """Run a command that succeeds. Returns its output."""
+    done = subprocess.run(command, input=stdin, capture_output=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+    return done.stdout.decode()
 
 
 @contextmanager

@@ -8,13 +8,12 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests import bodies, camera
+from tests.faults import small_disk
 from tests.mitmdump import Proxy, eventually
 
 PHOTO = bodies.jpeg(200_000)
@@ -81,23 +80,10 @@ def test_killed_while_delivery_has_to_wait(folder: Path) -> None:
         assert proxy.saved() == {"SAM_1.JPG": PHOTO}
 
 
-@contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """Mount a small file system at `uploads`."""
-    place = folder / "uploads"
-    place.mkdir()
-    size = f"size={megabytes}m"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", place], check=True)
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "--lazy", place], check=True)
-
-
 @needs_root
 def test_a_disk_that_fills_up(folder: Path) -> None:
     """The disk fills up during an upload: it is refused with 507 and leaves no file."""
-    with small_disk(folder, 80) as disk, Proxy(folder) as proxy:
+    with small_disk(folder / "uploads", 80) as disk, Proxy(folder) as proxy:
         connection = camera.connect(proxy.port)
         connection.sendall(REQUEST[:100_000])
         spool = disk / ".nx" / "spool"
@@ -125,7 +111,7 @@ def test_the_reserve_remains(folder: Path) -> None:
     """Concurrent uploads, and one without a length, leave space to save the accepted ones."""
     photo = bodies.jpeg(4 << 20)
     requests = [bodies.request(bodies.body([(f"SAM_{n}.JPG", photo)])) for n in range(4)]
-    with small_disk(folder, 84) as disk, Proxy(folder) as proxy:
+    with small_disk(folder / "uploads", 84) as disk, Proxy(folder) as proxy:
         connections = [camera.connect(proxy.port) for _ in requests]
         for connection, request in zip(connections, requests, strict=True):
             connection.sendall(request[: 1 << 20])
@@ -168,7 +154,7 @@ def test_a_folder_that_was_replaced(folder: Path, way: str) -> None:
     first, second = contextlib.ExitStack(), contextlib.ExitStack()
     with first, second:
         if way == "mounted again":
-            first.enter_context(small_disk(folder, 200))
+            first.enter_context(small_disk(folder / "uploads", 200))
         proxy = second.enter_context(Proxy(folder))
         uploads = proxy.uploads
         if way == "spool removed":
@@ -182,7 +168,7 @@ def test_a_folder_that_was_replaced(folder: Path, way: str) -> None:
             first.close()
             assert camera.send(proxy.port, REQUEST).status == 507
             uploads.rmdir()
-            second.enter_context(small_disk(folder, 200))
+            second.enter_context(small_disk(folder / "uploads", 200))
         assert camera.send(proxy.port, REQUEST).body == camera.ACCEPTED
         eventually(lambda: proxy.saved() == {"SAM_1.JPG": PHOTO}, "it is saved")
         proxy.wait_for("was replaced while nx_addon is running: reopened it")
@@ -193,7 +179,7 @@ def test_a_folder_that_was_replaced(folder: Path, way: str) -> None:
 @needs_root
 def test_a_read_only_folder_at_start(folder: Path) -> None:
     """A read-only folder stops the start with a remedy."""
-    with small_disk(folder, 200) as disk:
+    with small_disk(folder / "uploads", 200) as disk:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         proxy = Proxy(folder)
         assert proxy.run() == 1

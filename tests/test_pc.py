@@ -20,7 +20,7 @@ import pytest
 
 from tests import bodies, camera, readme
 from tests.mitmdump import ROOT, Proxy, eventually
-from tests.namespace import call_in, namespace, needs_namespace
+from tests.namespace import call_in, namespace, needs_namespace, run
 
 MODES = ("--mode", "regular@80", "--mode", "dns@53")
 # Root without its privileges, such as that for ports below 1024.
@@ -39,14 +39,6 @@ def inside() -> Iterator[list[str]]:
             yield inside
         finally:
             shutil.rmtree(files, ignore_errors=True)
-
-
-def output(inside: list[str], *command: str, stdin: bytes = b"") -> str:
-    done = subprocess.run(
-        [*inside, *command], input=stdin, capture_output=True, check=False, cwd=ROOT
-    )
-    assert done.returncode == 0, (command, done.stdout, done.stderr)
-    return done.stdout.decode()
 
 
 def ask(inside: list[str], name: str, kind: int = camera.A) -> tuple[int, list[str]]:
@@ -71,7 +63,7 @@ def test_ports_without_root(folder: Path, inside: list[str]) -> None:
     assert "port 53 needs a privilege" in refused.log
     assert sysctl in refused.log
 
-    output(inside, *shlex.split(sysctl)[1:])
+    run(*inside, *shlex.split(sysctl)[1:])
     with Proxy(folder, *shlex.split(command)[3:], before=user) as proxy:
         assert ask(inside, "gld.samsungosp.com") == OURS
         request = b"GET / HTTP/1.1\r\nHost: 10.42.0.1\r\n\r\n"
@@ -81,7 +73,7 @@ def test_ports_without_root(folder: Path, inside: list[str]) -> None:
         words = shlex.split(readme.lines("nxparse send")[0])[3:]
         del words[words.index("--via") :]
         words[words.index("photo.jpg")] = str(folder / "photo.jpg")
-        output(inside, sys.executable, "-m", "nxparse", *words)
+        run(*inside, sys.executable, "-m", "nxparse", *words)
         proxy.wait_for("saved as .*photo.jpg")
     photos = list(folder.glob("uploads/*/photo.jpg"))
     assert [photo.read_bytes() for photo in photos] == [bodies.jpeg(2000)]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import shlex
 import socket
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -22,18 +21,12 @@ import pytest
 from tests import bodies, camera, readme
 from tests.camera import Heard
 from tests.mitmdump import ROOT, Proxy
-from tests.namespace import call_in, namespace, needs_namespace
+from tests.namespace import call_in, namespace, needs_namespace, run
 
 pytestmark = needs_namespace
 
 NOBODY = "198.51.100.80"  # as in README
 OTHER = "10.99.1.2"
-
-
-def run(*command: str, stdin: bytes = b"") -> str:
-    done = subprocess.run(command, input=stdin, capture_output=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, (command, done.stdout, done.stderr)
-    return done.stdout.decode()
 
 
 class Network:

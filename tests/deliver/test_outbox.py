@@ -569,19 +569,15 @@ def test_describe_waiting(delivery: Delivery, expected: str) -> None:
     assert describe_waiting([delivery], NEW_YEAR) == line
 
 
-@pytest.mark.parametrize(
-    ("delivery", "expected"),
-    [
-        (
-            waiting("save:${D}", recipients=tuple("abcdefg")),
-            "a, b, c, d, e and 2 more by save:${D}",
-        ),
-        (waiting("mail:\x1bx", recipients=("a\u2028b",)), "a?b by mail:?x"),
-    ],
-)
-def test_describe_recipients(delivery: Delivery, expected: str) -> None:
+def test_describe_recipients() -> None:
     """Long lists of recipients are cut, and every line is printable."""
-    assert describe_waiting([delivery], NEW_YEAR).startswith(f"{ID}: to {expected}, waiting")
+    many = waiting("save:${D}", recipients=tuple("abcdefg"))
+    odd = waiting("mail:\x1bx", recipients=("a\u2028b",))
+    lines = describe_waiting([many, odd], NEW_YEAR).splitlines()
+    assert [line.partition(", waiting")[0] for line in lines] == [
+        f"{ID}: to a, b, c, d, e and 2 more by save:${{D}}",
+        f"{ID}: to a?b by mail:?x",
+    ]
 
 
 def test_describe_current() -> None:

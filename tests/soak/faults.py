@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP
 
+from tests.faults import small_disk
 from tests.mitmdump import Proxy
 from tests.smtp_servers import HOST, Mail, MailServer
 from tests.soak.ledger import ALBUM, Found, Ledger
@@ -84,7 +84,7 @@ class World:
         with ExitStack() as opened:
             self.uploads.mkdir()
             if self.has_own_disk:
-                opened.enter_context(_small_disk(self.uploads))
+                opened.enter_context(small_disk(self.uploads, DISK))
             # Reserves the port during outages.
             place = opened.enter_context(socket.socket())
             place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -271,13 +271,3 @@ class _MoodyServer(MailServer):
 def _token(text: str) -> str:
     found = re.search(r"soak-\d+-\d+", text)
     return found[0] if found else ""
-
-
-@contextmanager
-def _small_disk(folder: Path) -> Iterator[None]:
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK}m", "tmpfs", folder]
-    subprocess.run(command, check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
