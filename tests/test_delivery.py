@@ -56,14 +56,6 @@ def request(*recipients: str, **parts: str) -> bytes:
     return bodies.request(body(*recipients, **parts))
 
 
-def through(
-    server: MailServer | ScriptedServer, scheme: str = "smtp", login: str = ""
-) -> list[str]:
-    """The options for mail through a server."""
-    url = f"{scheme}://{login}{server.host}:{server.port}"
-    return ["--set", f"nx_smtp={url}", "--set", "nx_senders=*@samsungcamera.com"]
-
-
 def read(content: bytes) -> EmailMessage:
     message = email.message_from_bytes(content, policy=email.policy.default)
     assert isinstance(message, EmailMessage)
@@ -102,35 +94,34 @@ def undelivered(proxy: Proxy) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in proxy.uploads.glob("undelivered/*/*")}
 
 
-class TestMail:
-    """mitmdump and a mail server."""
-
-    def test_login(self, folder: Path) -> None:
-        """One upload is one mail over TLS. It comes from the account, replies go to the camera."""
-        authority = Authority(folder)
-        user = "me@example.com"
-        server = MailServer(tls=authority.context(), login=(user, PASSWORD))
-        environ = {"SSL_CERT_FILE": str(authority.file), "MAIL_PASSWORD": PASSWORD}
-        with server:
-            options = through(server, "smtp+starttls", "me%40example.com:${MAIL_PASSWORD}@")
-            with Proxy(folder, *options, environ=environ) as proxy:
-                reply = camera.send(proxy.port, request(text="Grüße\nvom Meer"))
-                assert reply.body == camera.ACCEPTED
-                (mail,) = server.wait(1)
-                proxy.wait_for(f"mailed to {', '.join(FRIENDS)} through")
-                log = proxy.log
-        assert (mail.user, mail.secure) == (user, True)
-        assert (mail.sender, mail.recipients) == (user, FRIENDS)
-        message = read(mail.content)
-        assert (message["From"], message["Reply-To"]) == (user, bodies.SENDER)
-        assert (message["To"], message["Subject"]) == (", ".join(FRIENDS), bodies.TITLE)
-        assert text_of(mail.content) == "Grüße\nvom Meer"
-        assert attached(mail.content) == PHOTOS
-        token = base64.b64encode(f"\0{user}\0{PASSWORD}".encode()).decode()
-        secrets = [PASSWORD, quote(PASSWORD), quote(PASSWORD, ""), "correct", "stäple", token]
-        files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
-        everything = b"".join([log.encode(), *files])
-        assert [secret for secret in secrets if secret.encode() in everything] == []
+def test_login(folder: Path) -> None:
+    """One upload is one mail over TLS. It comes from the account, replies go to the camera."""
+    authority = Authority(folder)
+    user = "me@example.com"
+    server = MailServer(tls=authority.context(), login=(user, PASSWORD))
+    environ = {"SSL_CERT_FILE": str(authority.file), "MAIL_PASSWORD": PASSWORD}
+    with server:
+        account = "me%40example.com:${MAIL_PASSWORD}"
+        smtp = f"nx_smtp=smtp+starttls://{account}@{server.host}:{server.port}"
+        options = ("--set", smtp, "--set", "nx_senders=*@samsungcamera.com")
+        with Proxy(folder, *options, environ=environ) as proxy:
+            reply = camera.send(proxy.port, request(text="Grüße\nvom Meer"))
+            assert reply.body == camera.ACCEPTED
+            (mail,) = server.wait(1)
+            proxy.wait_for(f"mailed to {', '.join(FRIENDS)} through")
+            log = proxy.log
+    assert (mail.user, mail.secure) == (user, True)
+    assert (mail.sender, mail.recipients) == (user, FRIENDS)
+    message = read(mail.content)
+    assert (message["From"], message["Reply-To"]) == (user, bodies.SENDER)
+    assert (message["To"], message["Subject"]) == (", ".join(FRIENDS), bodies.TITLE)
+    assert text_of(mail.content) == "Grüße\nvom Meer"
+    assert attached(mail.content) == PHOTOS
+    token = base64.b64encode(f"\0{user}\0{PASSWORD}".encode()).decode()
+    secrets = [PASSWORD, quote(PASSWORD), quote(PASSWORD, ""), "correct", "stäple", token]
+    files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    everything = b"".join([log.encode(), *files])
+    assert [secret for secret in secrets if secret.encode() in everything] == []
 
 
 EXIM = """

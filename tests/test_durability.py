@@ -192,10 +192,7 @@ def test_a_read_only_folder_at_start(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("obstacle", "reason"),
-    [
-        ("uploads", "Not a directory"),
-        ("uploads/.nx/state.sqlite3", "file is not a database"),
-    ],
+    [("uploads", "Not a directory"), ("uploads/.nx/state.sqlite3", "file is not a database")],
 )
 def test_something_in_the_way_at_start(folder: Path, obstacle: str, reason: str) -> None:
     """A file instead of a folder or of the database stops the start with one sentence."""

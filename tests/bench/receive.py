@@ -93,11 +93,7 @@ def main(short: bool = False) -> Iterator[Table]:
                 f"{uploads} x 1.3 MB, {CAMERAS} at a time: RSS, MiB",
                 combined(crowd, lambda it: it.grown, max),
             ),
-            Row(
-                "1.3 MB: first byte to reply, ms",
-                latency,
-                [ratio("Flask", latency, at_most=0.6)],
-            ),
+            Row("1.3 MB: first byte to reply, ms", latency, [ratio("Flask", latency, at_most=0.6)]),
         ],
         NOTE,
     )

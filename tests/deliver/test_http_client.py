@@ -157,10 +157,7 @@ def test_response(script: Script, expected: object) -> None:
 
 @pytest.mark.parametrize(
     "script",
-    [
-        pytest.param((Act.READ_ON,), id="reads"),
-        pytest.param((Act.STALL,), id="does-not-read"),
-    ],
+    [pytest.param((Act.READ_ON,), id="reads"), pytest.param((Act.STALL,), id="does-not-read")],
 )
 def test_timeout(script: Script, impatient: None) -> None:
     """Servers that do not reply, or do not read, time out."""

@@ -344,7 +344,6 @@ def test_means_size(reply: str, expected: bool) -> None:
 unreachable = partial(Failure, UnreachableError)
 temporary = partial(Failure, TemporaryError)
 permanent = partial(Failure, PermanentError)
-too_large = partial(Failure, TooLargeError)
 
 SECRET = "geheim-ß"
 SECRETS = (SECRET, base64.b64encode(SECRET.encode()).decode())

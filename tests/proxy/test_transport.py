@@ -361,17 +361,6 @@ def writer(connection: Connection) -> OneSegmentWriter:
 
 class TestOneSegmentWriter:
     @linux_only
-    async def test_head_and_body(self, connection: Connection, writer: OneSegmentWriter) -> None:
-        """Head and body leave in one segment."""
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
-        writer.write(b"succ")
-        await writer.drain()
-        writer.write_eof()
-        received = await connection.receive()
-        assert received == b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nsucc"
-        assert camera.segments_in(connection.client) == 1
-
-    @linux_only
     async def test_one_turn(self, connection: Connection, writer: OneSegmentWriter) -> None:
         """Writes of one turn of the event loop are sent together, later ones separately."""
         loop = asyncio.get_running_loop()
