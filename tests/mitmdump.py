@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from tests import fork_server
 from tests.fork_server import ForkedProcess
@@ -65,16 +64,9 @@ class Proxy:
         self.uploads = folder / "uploads"
         modes = () if "--mode" in arguments else ("--mode", "regular@127.0.0.1:0")
         self._before = before
-        self._command = [
-            *before,
-            str(PROGRAMS / program),
-            "-s",
-            str(script),
-            "--set",
-            f"confdir={folder / 'mitmproxy'}",
-            *modes,
-            *arguments,
-        ]
+        confdir = f"confdir={folder / 'mitmproxy'}"
+        start = [*before, str(PROGRAMS / program), "-s", str(script), "--set", confdir]
+        self._command = [*start, *modes, *arguments]
         self._environ = {**os.environ, "PYTHONUNBUFFERED": "1", **(environ or {})}
         self._namespace = namespace
         self._output = output
@@ -87,12 +79,7 @@ class Proxy:
         self.wait_for(r"port 53: ")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()
 
     def start(self) -> None:

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 
 import pytest
 
-import nxparse
 from nxparse.inspect import recorded, show
 from nxparse.inspect.recorded import RecordedRequest, RecordedResponse
 from tests import bodies, pictures, social
@@ -128,22 +125,6 @@ def test_reply() -> None:
 
 def answered(body: str) -> RecordedResponse:
     return RecordedResponse(200, (), body.encode())
-
-
-def test_json() -> None:
-    """JSON has one object, with digests of the files."""
-    photo = bodies.jpeg(500)
-    found = nxparse.read(bodies.body([("SAM_1.JPG", photo)]), bodies.CONTENT_TYPE)
-    object_ = json.loads(json.dumps(show.as_json(found)))
-    assert list(object_) == ["sender", "recipients", "subject", "text", "deviations", "files"]
-    assert (object_["recipients"], object_["deviations"][0]) == (
-        [bodies.RECIPIENT],
-        "parameter-case",
-    )
-    digest = hashlib.sha256(photo).hexdigest()
-    assert object_["files"] == [
-        {"name": "SAM_1.JPG", "content_type": "image/jpeg", "size": 500, "sha256": digest}
-    ]
 
 
 def test_upload_in() -> None:
