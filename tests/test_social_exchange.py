@@ -113,8 +113,8 @@ def test_a_whole_exchange(folder: Path) -> None:
     files["SAM_4.MP4"] = social.mp4(400_000)
     with MailServer() as server:
         rules = (f"nx_route=facebook=mail:{FRIEND}", "nx_route=facebook=save")
-        mail = (f"nx_smtp=smtp://{server.host}:{server.port}", "nx_senders=*@example.net")
-        options = [f"--set={one}" for one in (*rules, *mail)]
+        sending = (f"nx_smtp=smtp://{server.host}:{server.port}", "nx_senders=*@example.net")
+        options = [f"--set={one}" for one in (*rules, *sending)]
         # No post is mailed before the test retries it.
         script = addon_script(folder, "import nxparse.store.spool; nxparse.store.spool.QUIET = 600")
         with Proxy(folder, *options, script=script) as proxy:
