@@ -201,6 +201,7 @@ def test_page_origin(method: str, headers: list[tuple[str, str]], origin: str | 
         ("[2001:DB8::1]:80", "2001:db8::1"),
         ("2001:db8::1", "2001:db8::1"),
         ("", ""),
+        ("::1", "::1"),
     ],
 )
 def test_bare_host(host: str, bare: str) -> None:

@@ -260,6 +260,19 @@ def test_the_first_copy_that_is_there(tmp_path: Path) -> None:
     assert changed.etag != opened.etag
 
 
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """A file that was cut after it was opened is closed again."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(CONTENT)
+    before = os.listdir("/proc/self/fd")
+    opened = open_unchanged([LocalCopy(path, identity_of(path.stat()))])
+    assert opened is not None
+    path.write_bytes(b"")
+    with pytest.raises(OSError, match="the file ends at byte 0"):
+        reply_with(opened, "GET", (), download=False)
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_an_empty_identity_matches_nothing(tmp_path: Path) -> None:
     """A folder or link that was there when files were saved is never opened."""
     assert open_unchanged([LocalCopy(tmp_path, identity_of(tmp_path.stat()))]) is None

@@ -127,6 +127,11 @@ def of_size(size: int) -> bytes:
 
 
 class TestAccepted:
+    @pytest.mark.parametrize("length", [100_000, None], ids=["length", "chunked"])
+    def test_largest(self, place: Place, length: int | None) -> None:
+        """An upload of exactly nx_max_upload bytes is accepted."""
+        assert send(place.begin(length=length), of_size(100_000)) is ACCEPTED
+
     @pytest.mark.parametrize("length", [len(BODY), None], ids=["length", "chunked"])
     @pytest.mark.parametrize("size", [1, 7, 100, 10**6])
     def test_accepted(self, place: Place, length: int | None, size: int) -> None:
@@ -183,10 +188,17 @@ def addressed(sender: str, *recipients: str) -> bytes:
     [
         ({}, "a@b.example", ["c@example.org", "d@bücher.example"]),
         ({"nx_route": ["photos*=save"]}, "a@b.example", [ODD, "c@example.org"]),
+        ({"nx_route": ["*=mail:me@example.org"]}, "a@b.example", [ODD]),
         ({"nx_mail_from": "me@example.org"}, "", ["c@example.org"]),
         (SOME_SENDERS, "Me <camera@example.com>", ["c@example.org"]),
     ],
-    ids=["valid", "recipient of a file among mail", "sender replaced", "sender with a name"],
+    ids=[
+        "valid",
+        "recipient of a file among mail",
+        "recipient replaced",
+        "sender replaced",
+        "sender with a name",
+    ],
 )
 def test_addresses(
     place: Place, options: dict[str, object], sender: str, recipients: list[str]
@@ -326,6 +338,15 @@ class TestDisk:
         line = f"{REFUSED}Input/output error ({place.directory}){FAILING}"
         assert (place.log(), place.stored()) == ([("ERROR", line)], ([], []))
         assert send(place.begin()) is ACCEPTED
+
+    def test_cannot_be_moved_to_quarantine(self, place: Place) -> None:
+        """An upload that is refused, but cannot be kept, gets the status of a disk error."""
+        with Faults(("replace",), errno.EIO):
+            assert send(place.begin(), b"hello").status == 507
+        assert place.log() == [
+            ("ERROR", f"{REFUSED}Input/output error ({place.directory}){FAILING}")
+        ]
+        assert place.stored() == ([], [])
 
     def test_cannot_be_read_back(self, place: Place) -> None:
         """A body that cannot be read back is not accepted."""
