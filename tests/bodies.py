@@ -122,7 +122,6 @@ def request(
     body: bytes,
     *,
     host: str = "www.ospserver.net",
-    path: str = PATH,
     content_type: str = CONTENT_TYPE,
 ) -> bytes:
     """The request that carries `body`, its head byte for byte as an NX300 sends it.
@@ -132,7 +131,7 @@ def request(
     """
     agent = "Mozilla/4.0 (compatible; MSIE 6.0; Windows NT 5.1; SV1"
     head = (
-        f"POST {path}  HTTP/1.0",
+        f"POST {PATH}  HTTP/1.0",
         'Authorization:OAuth oauth_consumer_key="censored",oauth_nonce="censored"'
         ',oauth_signature="censored=",oauth_signature_method="HmacSHA1"'
         ',oauth_timestamp="9717886885",oauth_version="1.0"',

@@ -60,11 +60,9 @@ def announce(site: str, kind: str, body: bytes) -> bytes:
     return request("POST", f"/{site}/{kind}", body)
 
 
-def put(
-    resource: str, data: bytes, *, address: str = HOST_ADDR, content_type: str = "image/jpeg"
-) -> bytes:
+def put(resource: str, data: bytes, *, content_type: str = "image/jpeg") -> bytes:
     """A file, for the HostAddr and ResourceID in the reply to its announcement."""
-    return request("PUT", f"/{resource}", data, host=address, content_type=content_type)
+    return request("PUT", f"/{resource}", data, host=HOST_ADDR, content_type=content_type)
 
 
 # Bodies
@@ -143,11 +141,11 @@ def allshare(user: str, password: str) -> bytes:
     return request("POST", "/security/sso/userprofiles/authentication/emailid", body, host=ACCOUNTS)
 
 
-def mp4(size: int, seed: int = 0) -> bytes:
-    """Bytes that start like a video, the same for each `seed`."""
+def mp4(size: int) -> bytes:
+    """Bytes that start like a video, always the same."""
     head = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom"
     mdat = (size - len(head)).to_bytes(4, "big") + b"mdat"
-    return head + mdat + Random(seed).randbytes(size - len(head) - len(mdat))
+    return head + mdat + Random(0).randbytes(size - len(head) - len(mdat))
 
 
 # Replies: the firmware does not parse XML, it uses strstr()

@@ -40,20 +40,13 @@ ANNA, BEN, _ = FRIENDS = ("anna@example.org", "ben@example.org", "clara@example.
 UPLOAD_ID = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
 
 
-def body(
-    *recipients: str,
-    sender: str = bodies.SENDER,
-    title: str = bodies.TITLE,
-    text: str = bodies.TEXT,
-) -> bytes:
-    message = bodies.message_xml(
-        sender=sender, recipients=recipients or FRIENDS, title=title, text=text
-    )
+def body(*recipients: str, text: str = bodies.TEXT) -> bytes:
+    message = bodies.message_xml(recipients=recipients or FRIENDS, text=text)
     return bodies.body(list(PHOTOS.items()), message=message)
 
 
-def request(*recipients: str, **parts: str) -> bytes:
-    return bodies.request(body(*recipients, **parts))
+def request(*recipients: str, text: str = bodies.TEXT) -> bytes:
+    return bodies.request(body(*recipients, text=text))
 
 
 def read(content: bytes) -> EmailMessage:
@@ -319,16 +312,13 @@ def mailing(
     directory: Path,
     server: MailServer | ScriptedServer,
     to: Sequence[str],
-    data: bytes = b"",
     *,
     login: str = "",
     target: str = "mail",
-    retry_for: float = 3600.0,
-    **options: object,
 ) -> Box:
     """An outbox with an upload to be mailed."""
     smtp = f"smtp://{login}{server.host}:{server.port}"
-    return Box(directory, target, {}, data or body(), to, retry_for, nx_smtp=smtp, **options)
+    return Box(directory, target, {}, body(), to, nx_smtp=smtp)
 
 
 def statuses(box: Box) -> list[tuple[str, str]]:

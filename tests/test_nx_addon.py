@@ -57,9 +57,9 @@ WIRE = ROOT / "tests" / "wire"
 LARGE = bodies.jpeg(60_001) * 50
 
 
-def upload(*names: str, seed: int = 1) -> tuple[bytes, dict[str, bytes]]:
+def upload(*names: str) -> tuple[bytes, dict[str, bytes]]:
     """A request with these photos, and the photos."""
-    photos = {name: bodies.jpeg(20_000, seed + i) for i, name in enumerate(names)}
+    photos = {name: bodies.jpeg(20_000, i) for i, name in enumerate(names)}
     return bodies.request(bodies.body(list(photos.items()))), photos
 
 

@@ -35,12 +35,11 @@ def arrival(
     port: int = 80,
     *,
     method: str = "GET",
-    path: str = "/x",
     header: str = "",
     named: tuple[str, int] | None = None,
 ) -> Any:
     """A flow of a request that arrived at port 8080; `named` is the server of its mode."""
-    request = SimpleNamespace(method=method, path=path, host=host, port=port, host_header=header)
+    request = SimpleNamespace(method=method, path="/x", host=host, port=port, host_header=header)
     client = SimpleNamespace(
         proxy_mode=SimpleNamespace(address=named), sockname=("192.0.2.1", 8080)
     )

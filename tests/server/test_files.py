@@ -27,11 +27,11 @@ Opener = Callable[..., OpenFile]
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Opener]:
-    """Opens a new file with this content and name."""
+    """Opens a new file with this content."""
     files = []
 
-    def opens(content: bytes, name: str = "SAM_1.JPG") -> OpenFile:
-        path = tmp_path / name
+    def opens(content: bytes) -> OpenFile:
+        path = tmp_path / "SAM_1.JPG"
         path.write_bytes(content)
         found = open_unchanged([LocalCopy(path, identity_of(path.stat()))])
         assert found

@@ -32,9 +32,9 @@ def login(user: str, key: str = CLEAR) -> bytes:
     return login_of(user, "secret", key)
 
 
-def aes(data: bytes, key: bytes = KEY) -> bytes:
+def aes(data: bytes) -> bytes:
     """A login whose user is these bytes, encrypted."""
-    return login(quote(base64_of(encrypt(data, key)), ""), key_element(key))
+    return login(quote(base64_of(encrypt(data, KEY)), ""), key_element())
 
 
 def photo(inside: str, key: str = "k") -> bytes:
