@@ -177,15 +177,8 @@ def test_exim(folder: Path) -> None:
     """Exim accepts the mail, and the photos in the mailbox are unchanged."""
     text = ".\nFrom here\n..\n" + "x" * 2000
     with exim() as (port, mailbox):
-        box = Box(
-            folder,
-            "mail",
-            {},
-            body(text=text),
-            FRIENDS,
-            nx_smtp=f"smtp://127.0.0.1:{port}",
-            nx_mail_from="camera@mail.example",
-        )
+        smtp, sender = f"smtp://127.0.0.1:{port}", "camera@mail.example"
+        box = Box(folder, "mail", {}, body(text=text), FRIENDS, nx_smtp=smtp, nx_mail_from=sender)
         box.deliver()
         assert box.waits == []
 

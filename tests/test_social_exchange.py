@@ -19,6 +19,7 @@ from tests.test_delivery import UPLOAD_ID, attached, is_idle, outbox, read
 from tests.upstream import web_server
 
 USER = "camera@example.net"
+FRIEND = "me@example.org"
 PASSWORD = "correct horse&battery+stäple"
 PHOTO = bodies.jpeg(50_000)
 
@@ -103,8 +104,6 @@ def test_what_else_is_asked_of_these_hosts_passes(folder: Path) -> None:
 
 
 # Whole uploads
-
-FRIEND = "me@example.org"
 
 
 def test_a_whole_exchange(folder: Path) -> None:

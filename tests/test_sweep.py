@@ -164,10 +164,7 @@ SCENARIOS = {
     ),
     "unreadable": Scenario((Sent(photos(1), {ANNA: ()}, readable=False),)),
     "unreadable, and then one that is not": Scenario(
-        (
-            Sent(photos(1, 1), {ANNA: ()}, readable=False),
-            Sent(photos(1, 2), {ANNA: (FOLDER,)}),
-        ),
+        (Sent(photos(1, 1), {ANNA: ()}, readable=False), Sent(photos(1, 2), {ANNA: (FOLDER,)})),
         ("*=save",),
     ),
     "two replies lost": Scenario(

@@ -135,10 +135,7 @@ def test_upload(found: Upload, shown: str, tolerated: str) -> None:
             "me@example.org may not send; to allow it, use --set nx_senders=me@example.org",
         ),
         ("a?[b]", "a?[b] may not send; to allow it, use --set 'nx_senders=a[?][[]b]'"),
-        (
-            "$(reboot)",
-            "$(reboot) may not send; to allow it, use --set 'nx_senders=$(reboot)'",
-        ),
+        ("$(reboot)", "$(reboot) may not send; to allow it, use --set 'nx_senders=$(reboot)'"),
         ("it's", """it's may not send; to allow it, use --set 'nx_senders=it'"'"'s'"""),
         ("a\nb", "a?b may not send"),
         ("x" * 81, f"{'x' * 79}… may not send"),
