@@ -336,7 +336,7 @@ class Run:
 
     def _targets(self) -> list[str]:
         try:
-            return self.spool.targets()
+            return self.spool.due_targets()
         except sqlite3.Error:
             return []
 

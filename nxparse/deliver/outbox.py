@@ -117,10 +117,8 @@ class Outbox:
             changes = self._changes
             try:
                 self._spool.notice_changes()
-                for target in self._spool.targets():
-                    when = self._spool.next_try(target)
-                    if when is not None and not is_ahead(when, self._clock()):
-                        self._start_worker(target)
+                for target in self._spool.due_targets():
+                    self._start_worker(target)
             except Exception:
                 logger.exception("cannot check for new deliveries")
             self._wait(POLL, changes)

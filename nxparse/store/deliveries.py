@@ -39,7 +39,7 @@ WAITED = (
     f"waited = CASE WHEN attempts > 0 AND {_AHEAD}"
     " THEN max(0, waited - (next_try - :now)) ELSE waited END"
 )
-_DUE = f"state = 'waiting' AND target = :target AND NOT {_AHEAD}"
+_DUE = f"state = 'waiting' AND NOT {_AHEAD}"
 _KEY = "upload = ? AND target = ? AND file_number = ?"
 
 
@@ -68,24 +68,19 @@ class Deliveries:
 
     def due(self, target: str) -> list[Delivery]:
         """Return the deliveries to a target that are due, the oldest uploads first."""
-        return self._deliveries(_DUE, target=target, now=self._clock())
+        return self._deliveries(f"{_DUE} AND target = :target", target=target, now=self._clock())
 
     def first_due(self, target: str) -> Delivery | None:
         """Return the due delivery to be made next: new ones come before those tried before."""
         order = "attempts > 0, next_try, upload, file_number LIMIT 1"
-        found = self._deliveries(_DUE, order, target=target, now=self._clock())
+        where = f"{_DUE} AND target = :target"
+        found = self._deliveries(where, order, target=target, now=self._clock())
         return found[0] if found else None
 
-    def targets(self) -> list[str]:
-        """Return the targets of all waiting deliveries."""
-        query = "SELECT DISTINCT target FROM delivery WHERE state = 'waiting' ORDER BY target"
-        return [target for (target,) in self._database.query(query)]
-
-    def next_try(self, target: str) -> float | None:
-        """Return the Unix time at which the next delivery to a target is due, None without one."""
-        query = "SELECT min(next_try) FROM delivery WHERE state = 'waiting' AND target = ?"
-        [(when,)] = self._database.query(query, target)
-        return None if when is None else float(when)
+    def due_targets(self) -> list[str]:
+        """Return the targets that have a due delivery."""
+        query = f"SELECT DISTINCT target FROM delivery WHERE {_DUE} ORDER BY target"
+        return [target for (target,) in self._database.query(query, now=self._clock())]
 
     def recent(
         self, client: str | None = None, limit: int = 20, before: str = ""

@@ -139,8 +139,8 @@ class Scene:
 
     def wait(self) -> float | None:
         """Return the seconds until the next delivery to `save`; None if there is none."""
-        when = self.spool.next_try("save")
-        return None if when is None else when - self.clock()
+        waiting = [one.next_try for one in self.spool.waiting() if one.target == "save"]
+        return min(waiting) - self.clock() if waiting else None
 
     def logged(self) -> list[str]:
         """Return the log lines since the last call, each after its level."""
@@ -611,7 +611,7 @@ class Slow(Target):
 @contextmanager
 def dispatched(out: Outbox, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Wake an outbox, and hold its dispatcher when it has started the workers that it lacks."""
-    looks, go_on, targets = threading.Semaphore(0), threading.Event(), scene.spool.targets
+    looks, go_on, targets = threading.Semaphore(0), threading.Event(), scene.spool.due_targets
 
     def look() -> list[str]:
         looks.release()
@@ -621,7 +621,7 @@ def dispatched(out: Outbox, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> It
 
     held = threading.Event()
     with monkeypatch.context() as patch:
-        patch.setattr(scene.spool, "targets", look)
+        patch.setattr(scene.spool, "due_targets", look)
         out.wake()
         assert looks.acquire(timeout=SOON)
         held.set()
@@ -709,8 +709,7 @@ class TestThreads:
         [
             ("first_due", BROKEN, f"{PAUSED}: cannot read or write their state: disk I/O error"),
             ("first_due", BUG, PAUSED),
-            ("next_try", BROKEN, "cannot check for new deliveries"),
-            ("targets", BROKEN, "cannot check for new deliveries"),
+            ("due_targets", BROKEN, "cannot check for new deliveries"),
             ("notice_changes", BROKEN, "cannot check for new deliveries"),
         ],
     )
@@ -780,7 +779,7 @@ class TestThreads:
             released.wait(SOON)
             return []
 
-        monkeypatch.setattr(scene.spool, "targets", targets)
+        monkeypatch.setattr(scene.spool, "due_targets", targets)
         out = start()
         assert hangs.wait(SOON)
         assert out.stop(0.01) is False
@@ -788,7 +787,7 @@ class TestThreads:
         out.start()
         assert [one.name for one in threading.enumerate()].count("nx outbox") == 1
 
-    @pytest.mark.parametrize("call", ["first_due", "targets"], ids=["worker", "dispatcher"])
+    @pytest.mark.parametrize("call", ["first_due", "due_targets"], ids=["worker", "dispatcher"])
     def test_about_to_sleep(
         self, scene: Scene, start: Start, monkeypatch: pytest.MonkeyPatch, call: str
     ) -> None:

@@ -42,22 +42,22 @@ class TestDeliveries:
             expected += [(arrival.id, "mail", 1), (arrival.id, "mail", 2), (arrival.id, "save", 0)]
             clock.now += 1
         assert [one.key for one in opened.waiting()] == expected
-        assert opened.targets() == ["mail", "save"]
+        assert opened.due_targets() == ["mail", "save"]
         for target in ("mail", "save"):
             due = [one.key for one in opened.due(target)]
             assert due == [one for one in expected if one[1] == target]
 
-    def test_next_try(self, opened: Spool) -> None:
-        """The next try is that of the first waiting delivery."""
-        accept(opened, targets=("mail",))
+    def test_due_targets(self, opened: Spool, clock: Clock) -> None:
+        """A target is due when one of its waiting deliveries is."""
         late, early, never = accept(opened), accept(opened), accept(opened)
         opened.postpone(to(late, "save"), 60, "", [RECIPIENT])
         opened.postpone(to(early, "save"), 30, "", [RECIPIENT])
         opened.failed(to(never, "save"), "")
-        for expected, next_one in ((30, early), (60, late)):
-            assert opened.next_try("save") == NEW_YEAR + expected
-            opened.done(to(next_one, "save"))
-        assert opened.next_try("save") is None
+        for pause, expected in ((29, []), (1, ["save"]), (1, ["save"])):
+            clock.now += pause
+            assert opened.due_targets() == expected
+        opened.done(to(early, "save"))
+        assert opened.due_targets() == []
 
     def test_postponed_again(self, opened: Spool, clock: Clock) -> None:
         """The waits of a delivery are added up, whatever the clock does."""
