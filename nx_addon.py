@@ -41,7 +41,7 @@ from nxparse.proxy.file_requests import send_file
 from nxparse.proxy.state import State
 from nxparse.proxy.transport import Stage, Times
 from nxparse.server.backend import Backend, open_backend
-from nxparse.server.endpoints import Endpoint, bare_host
+from nxparse.server.endpoints import Endpoint
 from nxparse.server.reply import Reply, refusal
 from nxparse.server.services import simulated
 from nxparse.text import error_reason, format_count, printable
@@ -122,11 +122,9 @@ class Lifecycle(Addon):
         if not backend:
             return None
         backend.hand_over()
-        return asyncio.ensure_future(self._end(backend, END_PAUSE if is_awaited else 0))
-
-    async def _end(self, backend: Backend, pause: float) -> None:
-        await asyncio.sleep(pause)
-        await backend.end(partial(internals.on_interrupt, ctx.master), STOP_TIMEOUT)
+        on_interrupt = partial(internals.on_interrupt, ctx.master)
+        pause = END_PAUSE if is_awaited else 0
+        return asyncio.ensure_future(backend.end(on_interrupt, STOP_TIMEOUT, pause))
 
 
 class Connections(Addon):
@@ -214,6 +212,11 @@ class Connections(Addon):
             )
             internals.abort_connection(ctx.master, client, data.server)
 
+    def server_disconnected(self, data: ServerConnectionHookData) -> None:
+        # mitmproxy 12 leaves it open if it was cancelled inside an event (HTTP/2).
+        if data.server.address and data.server.address[:2] == self.state.server.address:
+            internals.abort_connection(ctx.master, data.client, data.server)
+
     def _refuses(self, client: Client, address: tuple[Any, ...], host: str) -> bool:
         """Return whether not to connect to a host, which is named in `address` or has resolved."""
         named = adapter.named_by_mode(client) == address[:2] or client.proxy_mode.type_name == "dns"
@@ -247,8 +250,7 @@ class NameServer(Addon):
     def dns_response(self, flow: dns.DNSFlow) -> None:
         self.queries.end(flow.id)
 
-    def dns_error(self, flow: dns.DNSFlow) -> None:
-        self.queries.end(flow.id)
+    dns_error = dns_response
 
     def _records(self, flow: dns.DNSFlow) -> list[dns.ResourceRecord] | None:
         """Return the answer to a question for one of our hosts; None for others."""
@@ -309,8 +311,7 @@ class Uploads(Addon):
         state, client, request = self.state, flow.client_conn, flow.request
         claim = await state.destinations.resolve(flow)
         if claim is None:
-            host = bare_host(request.pretty_host)
-            state.unknown_hosts.asked(adapter.address(client), host, "requested")
+            state.note_foreign(flow)
             return
         if flow.is_replay:
             endpoint = claim.endpoint(request.method, request.path)
@@ -415,7 +416,7 @@ class Uploads(Addon):
             if exchange.pending.complete:
                 exchange.settle_reply(False)
             else:
-                given = flow.error.msg if flow.error else "no reason given"
+                given = flow.error.msg if flow.error else "the client disconnected"
                 reason = exchange.pending.end_reason or given
                 flow.request.raw_content = await exchange.cut(reason)
                 adapter.label(flow, "cut", f"after {exchange.pending.received} bytes, {reason}")
@@ -423,6 +424,13 @@ class Uploads(Addon):
             logger.exception("cannot end a request")
         exchange.pending.answered.set()
         exchange.backend.outbox.wake()
+
+    async def client_disconnected(self, client: Client) -> None:
+        # mitmproxy forgets requests of HTTP/2 that wait for a connection to our server.
+        for one in self.state.server.redirected(client):
+            exchange = self.state.exchanges.get(one.id)
+            if exchange is None or not exchange.pending.complete:
+                await self.error(one)
 
     def _settle_reply(self, exchange: Exchange, arrived: bool) -> None:
         self.state.unacknowledged.discard(exchange)
@@ -525,9 +533,9 @@ class Inspection(Addon):
             Path(path).expanduser().write_text(text, "utf-8")
         except OSError as error:
             raise exceptions.CommandError(error_reason(error)) from error
-        count = f"a report of {format_count(len(requests), 'request')} is in {path}"
+        count = format_count(len(requests), "request")
         hint = "" if requests else "; for those to other hosts, add --set nx_hosts=HOST"
-        logger.log(ALERT, f"{count}; read it before you share it{hint}")
+        logger.log(ALERT, f"a report of {count} is in {path}; read it before you share it{hint}")
 
     def _backend(self) -> Backend:
         if not self.state.backend:
@@ -586,8 +594,7 @@ def make_addons(times: Times = Times()) -> list[Any]:
     """Return the addons in the order in which mitmproxy calls them."""
     state = State(times)
     # Lifecycle ends last: mitmproxy waits for its end before it calls the next one.
-    kinds = (Connections, NameServer, Uploads, Inspection, Lifecycle)
-    return [kind(state) for kind in kinds]
+    return [kind(state) for kind in (Connections, NameServer, Uploads, Inspection, Lifecycle)]
 
 
 addons = make_addons()

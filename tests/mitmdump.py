@@ -109,7 +109,7 @@ class Proxy:
     @property
     def port(self) -> int:
         """The port of the HTTP proxy."""
-        return int(self.wait_for(r"[Pp]roxy listening at \S*:(\d+)")[1])
+        return int(self.wait_for(r"[Pp]roxy .*listening at \S*:(\d+)")[1])
 
     @property
     def log(self) -> str:

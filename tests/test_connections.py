@@ -19,7 +19,7 @@ import pytest
 
 from tests import bodies, camera
 from tests.bench.process import peak
-from tests.mitmdump import TIMEOUT, Proxy, addon_script, eventually
+from tests.mitmdump import TIMEOUT, Proxy, addon_script, eventually, free_port
 from tests.namespace import call_in, namespace, needs_namespace
 from tests.upstream import server
 
@@ -448,6 +448,15 @@ class Http2:
         self._h2.reset_stream(stream)
         self._socket.sendall(self._h2.data_to_send())
 
+    def announce(self, path: str, streams: int) -> None:
+        """Send only the heads of uploads."""
+        for _ in range(streams):
+            stream = self._h2.get_next_available_stream_id()
+            head = [(":method", "POST"), (":path", path), (":authority", self._host)]
+            kind = [("content-type", bodies.CONTENT_TYPE), ("content-length", "100")]
+            self._h2.send_headers(stream, [*head, (":scheme", "https"), *kind])
+        self._socket.sendall(self._h2.data_to_send())
+
     def begin(self, stream: int, path: str, data: bytes) -> None:
         """Begin an upload, and wait until mitmproxy has read this much of it."""
         self._send_head(stream, "POST", path, ("content-type", bodies.CONTENT_TYPE))
@@ -530,6 +539,37 @@ def test_two_uploads_over_http2(folder: Path) -> None:
         client.send(3, second[1:])
         eventually(lambda: proxy.saved() == photos, "both are saved")
         client.close()
+
+
+@pytest.mark.parametrize("what", ["uploads", "files"])
+def test_a_client_of_http2_that_vanishes(folder: Path, what: str) -> None:
+    """Nothing is left of its requests: mitmproxy connects to our server for five at a time."""
+    with Proxy(folder, script=with_times(folder, "connect=0.2")) as proxy:
+        camera.send(proxy.port, upload("SAM_1.JPG")[0])
+        proxy.wait_for("saved as")
+        spool = proxy.uploads / ".nx" / "spool"
+        client = Http2(proxy.port, "www.ospserver.net")
+        [page] = re.findall(rb'"(/file/[^"]+)"', client.request("GET", "/")[1])
+        if what == "uploads":
+            client.announce("/social/columbus/email", 20)
+            eventually(lambda: len([*spool.iterdir()]) == 20, "all are begun")
+        else:
+            for _ in range(20):
+                client.open(page.decode())
+        client.close()
+        opened = re.compile(r"/spool/\w|JPG")
+        eventually(lambda: not any(map(opened.search, proxy.descriptors())), "all is closed")
+        assert list(spool.iterdir()) == []
+
+
+def test_another_proxy_in_between(folder: Path) -> None:
+    """In upstream mode, requests for our hosts do not go to the other proxy."""
+    mode = f"upstream:http://127.0.0.1:{free_port()}@127.0.0.1:0"
+    request, photos = upload("SAM_1.JPG")
+    with Proxy(folder, "--mode", mode) as proxy:
+        assert camera.send(proxy.port, request).status == 200
+        proxy.wait_for("saved as")
+        assert proxy.saved() == photos
 
 
 # A camera whose Wi-Fi dies

@@ -155,7 +155,8 @@ def test_a_folder_that_was_replaced(folder: Path, way: str) -> None:
     with first, second:
         if way == "mounted again":
             first.enter_context(small_disk(folder / "uploads", 200))
-        proxy = second.enter_context(Proxy(folder))
+        options = ("nx_smtp=smtp://127.0.0.1:9", "nx_senders=*", "nx_route=photos@*=save")
+        proxy = second.enter_context(Proxy(folder, *(f"--set={one}" for one in options)))
         uploads = proxy.uploads
         if way == "spool removed":
             shutil.rmtree(uploads / ".nx" / "spool")
@@ -174,6 +175,14 @@ def test_a_folder_that_was_replaced(folder: Path, way: str) -> None:
         proxy.wait_for("was replaced while nx_addon is running: reopened it")
         assert proxy.log.count("reopened it") == 1
         assert "Traceback" not in proxy.log
+        message = bodies.message_xml(recipients=["later@example.org"])
+        camera.send(
+            proxy.port, bodies.request(bodies.body([("SAM_2.JPG", PHOTO)], message=message))
+        )
+        pending = proxy.wait_for(r"upload (\S+): mail: .*; it is safe")[1]
+        proxy.kill()
+        again = second.enter_context(Proxy(folder, *(f"--set={one}" for one in options)))
+        again.wait_for(f"upload {pending}: mail: .*; it is safe")
 
 
 @needs_root

@@ -24,6 +24,7 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.save import Save
 from mitmproxy.addons.savehar import SaveHar
 from mitmproxy.addons.script import ScriptLoader
+from mitmproxy.connection import Server
 from mitmproxy.hooks import ConfigureHook, DoneHook, RunningHook
 from mitmproxy.io import FlowReader
 from mitmproxy.proxy.layers.dns import DnsErrorHook, DnsRequestHook, DnsResponseHook
@@ -34,6 +35,7 @@ from mitmproxy.proxy.layers.http import (
     HttpResponseHook,
 )
 from mitmproxy.proxy.mode_specs import ProxyMode
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.test import taddons, tflow, tutils
 
 import nx_addon
@@ -87,6 +89,20 @@ def test_other_records_of_mitmproxy() -> None:
     head = "Client closed connection before completing request headers: b'GET'"
     for message in (head, "client connect", "server connect 127.0.0.1:80", "error: 100%"):
         assert addon.shows(logging.makeLogRecord({"msg": message, "client": ("192.0.2.7", 4000)}))
+
+
+def test_connections_to_our_own_server_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mitmproxy may have left one open when it reports the end of it."""
+    closed: list[Any] = []
+    monkeypatch.setattr(internals, "abort_connection", lambda _, *ends: closed.append(ends))
+    state = State(nx_addon.Times())
+    state.server.address = ("127.0.0.1", 4000)
+    addon, client = nx_addon.Connections(state), tflow.tclient_conn()
+    for port in (4000, 4001):
+        server = Server(address=("127.0.0.1", port))
+        with taddons.context(addon):
+            addon.server_disconnected(ServerConnectionHookData(server, client))
+    assert [(server.address, one) for one, server in closed] == [(("127.0.0.1", 4000), client)]
 
 
 GET = "GET {} HTTP/1.{}\r\nHost: {}\r\n\r\n"

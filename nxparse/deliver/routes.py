@@ -60,8 +60,8 @@ class Rule(NamedTuple):
 
 def parse_target(text: str) -> Target:
     """Parse `KIND` or `KIND:ARGUMENT`. Raises ValueError."""
-    if re.search("[\ud800-\udfff]", text):  # the database could not store it
-        raise ValueError("a target must be written in UTF-8")
+    if re.search("[\0\ud800-\udfff]", text):  # neither the database nor a program accepts it
+        raise ValueError("a target must be text in UTF-8")
     kind, colon, argument = text.strip().partition(":")
     if kind not in KINDS:
         raise ValueError(f"unknown target {kind!r}: the targets are {', '.join(KINDS)}")

@@ -94,7 +94,7 @@ _VALUE = re.compile(r"\S(?:.*\S)?", re.DOTALL)  # without the white space around
 # `name=value`, `name="value"`, or a word.
 _PIECE = re.compile(
     r"""(?P<name>[\w.:-]{0,40}\*?)(?P<equals>\s{0,10}=\s{0,10})"""
-    r"""(?P<value>"[^"]*"?|'[^']*'?|[^\s,;&#"'=<>][^\s,;&#"'<>]*|(?=&))"""
+    r"""(?P<value>"[^"]*"?|'[^']*'?|[^\s,;&?#"'=<>][^\s,;&?#"'<>]*|(?=&))"""
     r"""|(?P<word>[^\s,;&?#/"'<>()]+)""",
     re.ASCII,
 )

@@ -55,7 +55,7 @@ class SetUp(NamedTuple):
 def lines(set_up: SetUp) -> list[str]:
     """Return one line each for the address, for port 80, and for DNS."""
     if not set_up.regular and not set_up.transparent:
-        return [f"no HTTP is served by this process: {set_up.complete}"]
+        return [f"no mode that cameras can use is active: {set_up.complete}"]
     own = set_up.addresses
     given = [set_up.nx_dns] if set_up.nx_dns else own
     reach = f"cameras must reach {' or '.join(given)}, port 80 for HTTP"

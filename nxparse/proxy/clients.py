@@ -92,6 +92,7 @@ class Clients:
     def abort_pending(self) -> None:
         """Abort the connections whose requests have no reply yet."""
         for reader, writer in self._wrapped.values():
+            reader.enter(Stage.CONTENT)  # after a reload, no hook reports its heads
             if reader.pending and not reader.pending.answered.is_set():
                 reader.pending = None
                 writer.transport.abort()

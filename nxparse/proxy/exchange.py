@@ -85,7 +85,7 @@ class Exchange:
         backend, config = self.backend, self.backend.config
         if endpoint.is_upload and not backend.spool.is_in_place():
             with suppress(OSError, sqlite3.Error):  # the receiver handles it
-                await backend.in_thread(backend.spool.reopen)
+                await backend.in_thread(backend.reopen)
         if endpoint.service is Service.EMAIL:
             # On the event loop, like the writes: creating a file is no slower.
             self._receiver = EmailReceiver(

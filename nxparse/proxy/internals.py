@@ -99,12 +99,14 @@ def name_servers(master: Any) -> list[str]:
 
 def log_set_up(master: Any, config: Config) -> None:
     """Log how a camera reaches this process, and warn if files will belong to root."""
-    ports = {
-        mode: [port for _, port in listening(master, mode)]
-        for mode in ("regular", "transparent", "dns")
-    }
+    regular, upstream, transparent, dns = (
+        [port for _, port in listening(master, mode)]
+        for mode in ("regular", "upstream", "transparent", "dns")
+    )
     set_up = advice.SetUp(
-        **ports,
+        regular + upstream,
+        transparent,
+        dns,
         addresses=_addresses(master),
         command=shlex.join([sys.argv[0], "-s", *master.options.scripts[:1]]),
         nx_dns=str(config.dns) if config.dns else None,

@@ -28,6 +28,7 @@ class Redirection(NamedTuple):
     `unused` is called if mitmproxy never sends it.
     """
 
+    flow: Any
     path: str
     before: tuple[str, int, bytes, bytes]
     unused: Callable[[], None]
@@ -61,8 +62,10 @@ class LoopbackServer:
         assert self.address
         data, path = flow.request.data, f"/{secrets.token_urlsafe(24)}"
         before = data.host, data.port, data.scheme, data.path
-        self._redirections[flow.id] = Redirection(path, before, unused)
+        self._redirections[flow.id] = Redirection(flow, path, before, unused)
         self._handlers[path] = handler
+        # A connection of its own: that of the client may lead through another proxy.
+        flow.server_conn = type(flow.server_conn)(address=self.address)
         data.host, data.port = self.address
         data.scheme, data.path = b"http", path.encode()
 
@@ -74,24 +77,27 @@ class LoopbackServer:
         data.host, data.port, data.scheme, data.path = self._redirections[flow.id].before
         return True
 
+    def redirected(self, client: Any) -> list[Any]:
+        """Return the redirected flows of a client."""
+        flows = [one.flow for one in self._redirections.values()]
+        return [flow for flow in flows if flow.client_conn is client]
+
     def withdraw(self, flow: Any) -> None:
         """End the redirection of a flow, if any."""
         if self.restore(flow):
-            self._end(self._redirections.pop(flow.id))
+            redirection = self._redirections.pop(flow.id)
+            if self._handlers.pop(redirection.path, None):
+                redirection.unused()
 
     def close(self) -> None:
         """Stop listening, and abort the connections."""
         self.address = None
-        for redirection in self._redirections.values():
-            self._end(redirection)
+        for redirection in [*self._redirections.values()]:
+            self.withdraw(redirection.flow)
         if self._server:
             self._server.add_done_callback(lambda server: server.result().close())
         for task in self._tasks:
             task.cancel()
-
-    def _end(self, redirection: Redirection) -> None:
-        if self._handlers.pop(redirection.path, None):
-            redirection.unused()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

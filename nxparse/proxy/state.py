@@ -42,6 +42,7 @@ class State:
         self.loaded: list[Any] = []
         self.unknown_hosts = UnknownHosts()
         self._portal = PortalState()
+        self._doubts: list[str] = []  # as logged
 
     def configure(self, options: Any, environ: Mapping[str, str]) -> None:
         """Parse the options and use them from now on. Raises ConfigError."""
@@ -49,8 +50,10 @@ class State:
         parsed = config.parse(values, environ)
         if self.backend and parsed.dir != self.backend.config.dir:
             raise ConfigError("nx_dir cannot be changed while uploads arrive: restart")
-        for doubt in advice.doubts(values, parsed, environ):
-            logger.warning(doubt)
+        logged, self._doubts = self._doubts, advice.doubts(values, parsed, environ)
+        for doubt in self._doubts:
+            if doubt not in logged:
+                logger.warning(doubt)
         self.config = parsed
         self.destinations = Destinations(endpoints.Hosts(parsed.hosts), parsed.dns)
         if self.backend:
@@ -109,6 +112,13 @@ class State:
         """Return the loaded flows of clients that have asked for one of our hosts."""
         cameras = {adapter.address(one.client_conn) for one in self.loaded if self.is_ours(one)}
         return [one for one in self.loaded if adapter.address(one.client_conn) in cameras]
+
+    def note_foreign(self, flow: Any) -> None:
+        """Record a request that is not answered here."""
+        host = endpoints.bare_host(flow.request.pretty_host)
+        # At www.msn.com only the front page is answered, whatever the options are.
+        if not self.destinations.hosts.resolves(host):
+            self.unknown_hosts.asked(adapter.address(flow.client_conn), host, "requested")
 
     def note_question(self, flow: Any, type_a: int) -> None:
         """Record a DNS query of a client. `type_a` is the type of address records."""

@@ -80,13 +80,19 @@ class Backend:
         self.outbox.stop(0)
         _handed_over[_root(self.config)] = self
 
-    async def end(self, on_interrupt: Callable[[Callable[[], None]], None], timeout: float) -> None:
-        """After the running deliveries, close this backend, unless it has been taken over.
+    async def end(
+        self,
+        on_interrupt: Callable[[Callable[[], None]], None],
+        timeout: float,
+        pause: float = 0.0,
+    ) -> None:
+        """After a pause and the running deliveries, close this backend, if it is not taken over.
 
         After `timeout` seconds, or on Ctrl-C, the deliveries are cut off and their programs
         are killed; the next start repeats them. `on_interrupt(act)` arranges for `act` to
         be called on Ctrl-C.
         """
+        await asyncio.sleep(pause)
         root, deadline = _root(self.config), time.monotonic() + timeout
         interrupted, logged = asyncio.Event(), False
         while _handed_over.get(root) is self:
@@ -111,6 +117,14 @@ class Backend:
                 run.end_running()
                 return
             await asyncio.sleep(0.05)
+
+    def reopen(self) -> None:
+        """If the folder has been replaced, open the new one. Blocks.
+
+        Raises OSError and sqlite3.Error.
+        """
+        if self.spool.reopen():
+            self.sessions.reopen()
 
     def close(self) -> None:
         """Close the databases."""

@@ -67,21 +67,17 @@ class Sessions:
     """The open database of sessions and announcements."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._path = path
         self._clock = clock
-        try:
-            self._database = _open(path)
-        except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGE:
-                raise
-            aside = _set_aside(path)
-            logger.warning(
-                f"cannot use {path} ({error}): moved it to {aside}; "
-                f"cameras have to log in to social sites again"
-            )
-            self._database = _open(path)
+        self._database = _open(path)
 
     def close(self) -> None:
         self._database.close()
+
+    def reopen(self) -> None:
+        """Open the file that is at the path now."""
+        old, self._database = self._database, _open(self._path)
+        old.close()
 
     def begin(self, client: str, user: str) -> str:
         """Log a user of a client in. Returns the key, which is not stored."""
@@ -151,6 +147,21 @@ class Sessions:
 
 
 def _open(path: Path) -> Database:
+    """Open the database; move a damaged one aside."""
+    try:
+        return _open_whole(path)
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGE:
+            raise
+        aside = _set_aside(path)
+        logger.warning(
+            f"cannot use {path} ({error}): moved it to {aside}; "
+            f"cameras have to log in to social sites again"
+        )
+        return _open_whole(path)
+
+
+def _open_whole(path: Path) -> Database:
     database = Database(path, _SCHEMA, shrink=True)
     try:
         ((found,),) = database.query("PRAGMA quick_check(1)")

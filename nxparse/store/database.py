@@ -7,12 +7,13 @@ another schema is refused.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sqlite3
 import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Database:
         self._lock = threading.Lock()
         # Create the file here, because SQLite would follow the umask.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        self._state = os.stat(path)
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             with self._named_errors():
@@ -40,7 +42,18 @@ class Database:
 
     def close(self) -> None:
         with self._lock:
-            self._connection.close()
+            if self._is_replaced():
+                # At its end SQLite deletes the log, by its path: that of the file there now. So
+                # this connection must not end, not even with the process.
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+            else:
+                self._connection.close()
+
+    def _is_replaced(self) -> bool:
+        """Return whether there is another file in place of this one, on a disk mounted since."""
+        with suppress(OSError):
+            return not os.path.samestat(os.stat(self._path), self._state)
+        return False
 
     def query(self, sql: str, *values: object, **named: object) -> list[Any]:
         """Return all rows of a SELECT. Its parameters are positional or named."""

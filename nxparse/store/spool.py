@@ -151,18 +151,22 @@ class Spool(Deliveries):
         """Return whether the open folder is still the one at its path."""
         return self._body_folder.is_in_place()
 
-    def reopen(self) -> None:
-        """If the folder has been replaced, open the new one. Raises OSError if there is none."""
+    def reopen(self) -> bool:
+        """If the folder has been replaced, open the new one, and return True.
+
+        Raises OSError if there is none.
+        """
         with self._reopening:
             directory = self._root.parent
             if self.is_in_place():
-                return
+                return False
             if not directory.is_dir() or (self._was_mounted and not os.path.ismount(directory)):
                 raise FileNotFoundError(errno.ENOENT, "it is gone: mount or create it again")
             old = self._opened
             self._open()
             old.close()
             logger.warning(f"{directory} was replaced while nx_addon is running: reopened it")
+            return True
 
     def begin(self, length: int | None = None) -> Incoming:
         """Begin to receive a body of `length` bytes, None if that is unknown.

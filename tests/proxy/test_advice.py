@@ -51,7 +51,7 @@ def test_nothing_is_served() -> None:
         f"{rule(PC, 8080)}"
     )
     assert dns == not_served(ALL)
-    assert lines(dns=53) == [f"no HTTP is served by this process: {ALL}"]
+    assert lines(dns=53) == [f"no mode that cameras can use is active: {ALL}"]
 
 
 @pytest.mark.parametrize(
