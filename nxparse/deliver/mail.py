@@ -34,7 +34,7 @@ from nxparse.deliver.errors import (
 from nxparse.deliver.privacy import is_private
 from nxparse.deliver.smarthost import Security, Smarthost, in_base64
 from nxparse.store.records import Delivery
-from nxparse.text import format_list, format_size
+from nxparse.text import format_list
 from nxparse.upload import File, Upload
 
 # In seconds. An early timeout after the final dot would send a message twice (RFC 5321
@@ -352,7 +352,7 @@ def _send_envelope(
     """Send MAIL and RCPT. Returns the refused recipients."""
     limit = smtp.esmtp_features.get("size", "")
     if limit.isdecimal() and 0 < int(limit) < message.size:
-        raise TooLargeError(f"{server} accepts at most {format_size(int(limit))}")
+        raise TooLargeError(f"{server} accepts at most {limit} bytes")
     options = [f"SIZE={message.size}"] if smtp.has_extn("size") else []
     _check("sender", smtp.mail(message.sender, options), server)
     refused = []

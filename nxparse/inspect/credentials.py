@@ -30,7 +30,7 @@ _USER_INFO = re.compile(r"(?<=://)[^/?#\s]*@")
 _QUOTED = r"""(?:"[^"]*+|'[^']*+)(?=["'](?:[\s&]|[/?]?>|\Z)|\Z)"""
 # name=value in a query, form or tag, and name: value in JSON or a line.
 _PARAMETER = re.compile(
-    rf"""(?<![\w.:%+-])({_NAME}\s{{0,10}}=\s{{0,10}})({_QUOTED}|[^&\s]+)""", _FLAGS
+    rf"""(?<![\w.:-])({_NAME}\s{{0,10}}=\s{{0,10}})({_QUOTED}|[^&\s]+)""", _FLAGS
 )
 _FIELD = re.compile(
     rf"""(?<![\w.<-])(["']?{_NAME}["']?[ \t]{{0,4}}:[ \t]{{0,4}})"""

@@ -591,6 +591,18 @@ class TestConversation:
         assert server.keys == [*up_to("RCPT"), "RCPT", *after]
         assert len(server.messages) == after.count(".")
 
+    @pytest.mark.parametrize(
+        ("limit", "fits"), [(0, True), (ONE.size, True), (ONE.size - 1, False)]
+    )
+    def test_announced_limit(self, limit: int, fits: bool) -> None:
+        """A message beyond the announced size is not sent: some servers would hang up."""
+        with ScriptedServer({"EHLO": ehlo(f"SIZE {limit}")}) as server:
+            found = outcome(ONE, at(server))
+        assert found == (
+            [] if fits else Failure(TooLargeError, f"SERVER accepts at most {limit} bytes")
+        )
+        assert ("MAIL" in server.keys) is fits
+
     @pytest.mark.parametrize("stage", ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "."])
     def test_silence(self, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A silent server is abandoned at each stage."""

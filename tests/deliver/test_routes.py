@@ -22,7 +22,7 @@ MAIL = Target("mail", "mail")
 TARGETS = "the targets are save, mail, run, forward, mastodon, notify, drop"
 NO_RULE = "a rule is PATTERN=TARGET, for example *@example.org=save"
 SEE_README = "needs an argument: see the table of targets in README"
-NOT_UTF8 = "a target must be written in UTF-8"
+NOT_TEXT = "a target must be text in UTF-8"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,8 @@ def test_target(text: str, kind: str, argument: str) -> None:
         (" save: ", f"save {SEE_README}"),
         ("drop:x", "drop takes no argument"),
         ("run", f"run {SEE_README}"),
-        ("save:/\udcff", NOT_UTF8),
+        ("save:/\udcff", NOT_TEXT),
+        ("run:x {file}\0", NOT_TEXT),
     ],
 )
 def test_invalid_target(text: str, reason: str) -> None:
@@ -187,11 +188,11 @@ def test_cannot_expand(value: str, reason: str) -> None:
         ("notify:tgram://s3cret/x", "notify:tgram://..."),
         ("notify:s3cret", "notify:..."),
         ("notify:${URL}", "notify:${URL}"),
-        ("forward:https://h:8443", "forward:https://h:8443"),
+        ("forward:https://h:8443", "forward:https://h/..."),
         ("forward:http://h/s3cret/x", "forward:http://h/..."),
         (" forward:http://me:s3cret@h ", "forward:http://h/..."),
         ("forward:http://h/x@s3cret", "forward:http://..."),
-        ("forward:http://[::1]:8/s3cret", "forward:http://[::1]:8/..."),
+        ("forward:http://[::1]:8/s3cret", "forward:http://[::1]/..."),
         ("forward:http://${U}:${P}@${H}/${T}", "forward:http://${H}/..."),
         ("forward:http://me:s3cret", "forward:http://..."),
         ("forward:http://bücher.example/x", "forward:http://bücher.example/..."),

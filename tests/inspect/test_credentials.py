@@ -39,6 +39,7 @@ def test_headers(line: str, expected: str) -> None:
         ("http://me:secret@h/x", "http://(hidden)@h/x"),
         ("/x?oauth_token=1&oauth_version=1.0", "/x?oauth_token=(hidden)&oauth_version=1.0"),
         ("/social/columbus/email?DUID=1", "/social/columbus/email?DUID=1"),
+        ("/x?a=1%26token=2&b=3+key=4", "/x?a=1%26token=(hidden)&b=3+key=(hidden)"),
         ("/x?pin=''ab&password='a'b&x=1", "/x?pin='(hidden)&password='(hidden)&x=1"),
     ],
 )

@@ -85,6 +85,18 @@ async def test_abort_pending(answered: bool) -> None:
     assert (transport.aborted, idle.aborted) == (not answered, False)
 
 
+async def test_after_a_reload() -> None:
+    """No limit applies to the heads of older connections: no hook reports these to the addon."""
+    clients = Clients(Times(head=0.01))
+    streams, transport = wrapped(clients, connected())
+    clients.abort_pending()
+    streams.reader.feed_data(b"GET")
+    assert await streams.reader.read(9) == b"GET"
+    asyncio.get_running_loop().call_later(0.1, streams.reader.feed_data, b" /")
+    assert await streams.reader.read(9) == b" /"
+    assert transport.written == b""
+
+
 @pytest.mark.parametrize("tls", [False, True])
 async def test_refused_head(caplog: pytest.LogCaptureFixture, tls: bool) -> None:
     """A refused head is logged, and answered if the client understands that."""

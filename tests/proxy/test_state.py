@@ -18,15 +18,30 @@ def options(**values: object) -> SimpleNamespace:
 
 
 def test_configure(caplog: pytest.LogCaptureFixture) -> None:
-    """A likely mistake is logged; nx_dir cannot change while uploads are received."""
+    """A likely mistake is logged once; nx_dir cannot change while uploads are received."""
     state = State(Times())
     state.configure(options(nx_hosts=["*"], nx_retry_for="2d"), {})
     assert [message.partition(" ")[0] for message in caplog.messages] == ["nx_hosts=*"]
     assert state.config
     assert state.config.retry_for == 2 * 86400
+    caplog.clear()
+    state.configure(options(nx_hosts=["*"], nx_retry_for="3"), {})
+    assert [message.partition(" ")[0] for message in caplog.messages] == ["nx_retry_for=3"]
     state.backend = SimpleNamespace(config=state.config)  # type: ignore[assignment]
     with pytest.raises(ConfigError, match="nx_dir cannot be changed"):
         state.configure(options(nx_dir="elsewhere"), {})
+
+
+def test_foreign_requests(caplog: pytest.LogCaptureFixture) -> None:
+    """A camera's request to another host is logged, but not if only its front page is ours."""
+    caplog.set_level("INFO")
+    state = State(Times())
+    state.configure(options(nx_hosts=["www.msn.com"]), {})
+    for host in ("www.msn.com", "new.example.org"):
+        flow = tflow.tflow(req=Request.make("GET", f"http://{host}/x"))
+        state.unknown_hosts.seen(flow.client_conn.peername[0])
+        state.note_foreign(flow)
+    assert ["new.example.org" in message for message in caplog.messages] == [True]
 
 
 @pytest.mark.parametrize(("header", "unknown"), [(b"", True), (b"evil.test", False)])

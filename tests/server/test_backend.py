@@ -56,6 +56,20 @@ def test_a_new_mail_server_is_checked(folder: Path, monkeypatch: pytest.MonkeyPa
     one.close()
 
 
+def test_a_replaced_folder(folder: Path) -> None:
+    """The uploads and the logins are stored in the folder that is there now."""
+    one = opened(folder)
+    one.reopen()
+    (folder / "uploads").rename(folder / "old")
+    (folder / "uploads").mkdir()
+    one.reopen()
+    key = one.sessions.begin("192.0.2.7", "anna")
+    one.close()
+    again = opened(folder)
+    assert again.sessions.user("192.0.2.7", key) == "anna"
+    again.close()
+
+
 async def test_two_processes_in_one_folder(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The second process gets no backend, and logs a sentence, until the first has ended."""
     first = opened(folder)
