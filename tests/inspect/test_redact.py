@@ -202,22 +202,8 @@ def test_form(redactor: Redactor) -> None:
 
 def test_time_is_linear(redactor: Redactor) -> None:
     begin = time.process_time()
-    units = [
-        "?u=http://a",
-        "a",
-        "a@",
-        "1.",
-        "::",
-        "%25",
-        "a1",
-        "&#1;",
-        "http://",
-        " ",
-        "/",
-        "<a b='",
-        '{"',
-        "= ",
-    ]
+    units = ["a", "a@", "1.", "::", "%25", "a1", "&#1;", "http://", " ", "/", "<a b='", '{"', "= "]
+    units.append("?u=http://a")
     for unit in units:
         text = unit * ((1 << 13) // len(unit))
         for redact in (redactor.text, redactor.url, redactor.token):

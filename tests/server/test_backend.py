@@ -60,8 +60,8 @@ def test_a_replaced_folder(folder: Path) -> None:
     """The uploads and the logins are stored in the folder that is there now."""
     one = opened(folder)
     one.reopen()
-    (folder / "uploads").rename(folder / "old")
-    (folder / "uploads").mkdir()
+    folder.rename(folder.with_name("old"))
+    folder.mkdir()
     one.reopen()
     key = one.sessions.begin("192.0.2.7", "anna")
     one.close()
