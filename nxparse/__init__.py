@@ -20,6 +20,11 @@ below it in this list, and from the parsing modules:
 Nothing here imports mitmproxy; only nx_addon.py does.
 """
 
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036
+    raise ImportError("nxparse needs Python 3.11 or later")
+
 from nxparse.upload import File, Upload, read
 
 __version__ = "1.0.0"

@@ -888,7 +888,7 @@ def test_only_the_beginning_of_an_unknown_body_is_saved(curious: Proxy) -> None:
     reply, _, path = unknown(curious, UNKNOWN % 1_000_000 + b"x" * 1_000_000)
     assert reply.status == 404
     (flow,) = flows_in(path)
-    assert flow.request.raw_content == b"x" * 65537
+    assert flow.request.raw_content == b"x" * 65536
 
 
 async def test_unknown_requests_are_saved_in_a_thread(

@@ -85,7 +85,7 @@ def test_an_access_point(folder: Path, inside: list[str]) -> None:
     """NetworkManager's dnsmasq, with the file of README, resolves the cameras' hosts."""
     words = shlex.split(readme.lines("dnsmasq-shared.d")[0])
     assert words[words.index("|") + 1 :][:2] == ["sudo", "tee"]
-    (folder / Path(words[-1]).name).write_text(f"{words[1]}\n")
+    (folder / Path(words[-1]).name).write_text(f"{words[2]}\n{words[3]}\n")
     # As nm-dnsmasq-manager.c of NetworkManager starts it for a shared connection.
     command = f"""dnsmasq --conf-file=/dev/null --no-hosts --keep-in-foreground --bind-interfaces
         --except-interface=lo --clear-on-reload --strict-order --listen-address={ADDRESS}

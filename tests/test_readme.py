@@ -68,7 +68,7 @@ def test_shell(command: str) -> None:
     """Each line is a command that a shell can parse, with programs that README sets up."""
     subprocess.run(["bash", "-n", "-c", command], check=True)
     programs = re.findall(r"(?:^|&& |\| )(?:sudo (?:-\S+ \S+ )?)?(\S+)", command)
-    installed = ["cd", "echo", "export", "git", "python3", "systemctl", "journalctl", "nft"]
+    installed = ["cd", "printf", "export", "git", "python3", "systemctl", "journalctl", "nft"]
     installed += ["nmcli", "tee", "rm", "install", "sysctl", "useradd", "usermod", "userdel"]
     installed += ["groupdel"]
     for program in programs:

@@ -38,10 +38,10 @@ class Photo(NamedTuple):
 
 
 class Request(NamedTuple):
-    """The bytes of a request for `host`."""
+    """A request for `host`, in pieces: a large file in it is not copied."""
 
     host: str
-    data: bytes
+    pieces: tuple[bytes, ...]
 
 
 class Received(NamedTuple):
@@ -68,8 +68,9 @@ def exchange(connection: socket.socket, request: Request) -> Received:
     sent before that is still read.
     """
     with suppress(ConnectionError):
-        for start in range(0, len(request.data), CHUNK):  # the timeout is for each
-            connection.sendall(request.data[start : start + CHUNK])
+        for piece in request.pieces:
+            for start in range(0, len(piece), CHUNK):  # the timeout is for each
+                connection.sendall(piece[start : start + CHUNK])
     with HTTPResponse(connection) as response:
         response.begin()
         body = b""
@@ -84,7 +85,7 @@ def exchange(connection: socket.socket, request: Request) -> Received:
 
 def page(host: str) -> Request:
     """A hotspot check."""
-    return Request(host, f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+    return Request(host, (f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode(),))
 
 
 def email(
@@ -119,14 +120,13 @@ def email(
     ).encode(errors="replace")
     parts = [("message", Photo("sample.txt", "multipart/form-data", message))]
     parts += [("binary", photo) for photo in photos]
-    body = b"".join(
-        f'{delimiter}\r\ncontent-disposition: form-data; name="{name}"; fileName="{file.name}"\r\n'
-        f"content-Type: {file.content_type};\r\n\r\n".encode()
-        + file.data
-        + b"\r\n\r\n"
-        for name, file in parts
-    )
-    return _request(EMAIL_HOST, head, body + delimiter.encode())
+    body: list[bytes] = []
+    for name, file in parts:
+        names = f'name="{name}"; fileName="{file.name}"'
+        part = f"{delimiter}\r\ncontent-disposition: form-data; {names}\r\n"
+        part += f"content-Type: {file.content_type};\r\n\r\n"
+        body += [part.encode(), file.data, b"\r\n\r\n"]
+    return _request(EMAIL_HOST, head, *body, delimiter.encode())
 
 
 def login(site: str, user: str, password: str, secret: bytes) -> Request:
@@ -178,10 +178,11 @@ def _head(method: str, path: str, host: str, content_type: str) -> tuple[str, ..
     )
 
 
-def _request(host: str, head: Sequence[str], body: bytes) -> Request:
-    """Append Content-Length to the lines of `head`, then the body."""
-    lines = "".join(f"{line}\r\n" for line in (*head, f"Content-Length: {len(body)}"))
-    return Request(host, f"{lines}\r\n".encode() + body)
+def _request(host: str, head: Sequence[str], *body: bytes) -> Request:
+    """Append Content-Length to the lines of `head`, then the pieces of the body."""
+    length = f"Content-Length: {sum(map(len, body))}"
+    lines = "".join(f"{line}\r\n" for line in (*head, length))
+    return Request(host, (f"{lines}\r\n".encode(), *body))
 
 
 def _encrypted(text: str, secret: bytes) -> str:

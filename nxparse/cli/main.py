@@ -99,7 +99,9 @@ def _request(path: Path) -> RecordedRequest:
         return request
     if show.is_recording(data):
         file = shlex.quote(str(path))
-        raise BodyError(f"it is a recording; open it with: mitmweb -r {file} -s nx_addon.py")
+        raise BodyError(
+            f"it is a recording; open it with: .venv/bin/mitmweb -s nx_addon.py -nr {file}"
+        )
     kind = sniff(data[:HEAD]).partition("/")[0]
     if kind in ("image", "video"):  # also the body of an upload by a social site
         raise BodyError(f"it is {'a photo' if kind == 'image' else 'a video'}, not an upload")

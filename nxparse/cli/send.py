@@ -146,7 +146,7 @@ def run(given: argparse.Namespace, timeout: float = ANSWER) -> int:
         print(error)
         return 1
     except ModuleNotFoundError:
-        print(f"login to {given.site}: it needs a package: pip install cryptography")
+        print(f"login to {given.site}: it needs the package cryptography: use .venv/bin/python")
         return 1
     return 0
 

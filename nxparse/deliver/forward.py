@@ -56,6 +56,8 @@ def parse_server(url: str) -> Server:
             raise ValueError
     except ValueError:
         raise ValueError("not a URL like https://host/path") from None
+    if parts.username is not None:
+        http_client.require_encryption(origin, "password")
     login = base64.b64encode(user + b":" + password).decode("ascii")
     return Server(origin, path, f"Basic {login}" if parts.username is not None else "")
 

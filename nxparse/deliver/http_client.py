@@ -16,7 +16,7 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from nxparse.deliver.errors import TemporaryError, UnreachableError
-from nxparse.deliver.privacy import is_private
+from nxparse.deliver.privacy import is_loopback, is_private
 from nxparse.text import error_reason
 
 CONNECT_TIMEOUT = 30.0  # seconds
@@ -53,6 +53,12 @@ def parse_url(url: str) -> tuple[Origin, SplitResult]:
     if not port or not re.fullmatch(r"[a-z0-9._-]+|[0-9a-f:.]+", host):
         raise ValueError("not an HTTP URL")
     return Origin(secure, host, port), parts
+
+
+def require_encryption(origin: Origin, secret: str) -> None:
+    """Raise ValueError if a secret for this server would be sent unencrypted."""
+    if not origin.secure and not is_loopback(origin.host):
+        raise ValueError(f"http:// would send the {secret} unencrypted: use https://")
 
 
 class Response(NamedTuple):

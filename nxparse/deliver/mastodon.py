@@ -33,7 +33,6 @@ from nxparse.deliver.errors import (
     clean_text,
 )
 from nxparse.deliver.http_client import Origin
-from nxparse.deliver.privacy import is_loopback
 from nxparse.store.records import Delivery
 from nxparse.upload import File, Upload, camera
 
@@ -78,8 +77,7 @@ def parse_account(url: str) -> Account:
         options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     except ValueError:
         raise ValueError("not a URL like https://TOKEN@host/") from None
-    if not origin.secure and not is_loopback(origin.host):
-        raise ValueError("http:// would send the access token unencrypted: use https://")
+    http_client.require_encryption(origin, "access token")
     if parts.path not in ("", "/") or parts.fragment or options.keys() - OPTIONS:
         raise ValueError("only ?visibility=... and &postscript=... can follow the host")
     token = unquote(parts.password or parts.username or "")

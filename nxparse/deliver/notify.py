@@ -27,7 +27,7 @@ def parse_service(url: str) -> Any:
     try:
         import apprise
     except ImportError:
-        raise ValueError("notify needs Apprise: pip install apprise") from None
+        raise ValueError("notify needs Apprise: .venv/bin/pip install apprise") from None
     _LOGGER.propagate = False  # its messages may contain secrets
     # Otherwise several services would log in other threads than the one of `deliver`.
     service = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False))

@@ -109,13 +109,15 @@ def rule(address: str, port: int) -> str:
 
 
 def dnsmasq(address: str, hosts: Sequence[str] = ()) -> str:
-    """Return the line for dnsmasq that resolves the cameras' hosts and `hosts` to `address`.
+    """Return the lines for dnsmasq that resolve the cameras' hosts and `hosts` to `address`.
 
-    For dnsmasq a name includes those below it. It has no other globs: these are left out.
+    Without the second one, it would forward the questions for IPv6 addresses. For dnsmasq a name
+    includes those below it. It has no other globs: these are left out.
     """
     further = [host.removeprefix("*.") for host in hosts]
     names = [*DNS_HOSTS, *(name for name in further if not re.search(r"[*?\[]", name))]
-    return f"address=/{'/'.join(dict.fromkeys(names))}/{address}"
+    path = "/".join(dict.fromkeys(names))
+    return f"address=/{path}/{address} and local=/{path}/"
 
 
 def remedy(port: int, error: int, own: str) -> str | None:

@@ -80,7 +80,7 @@ class Exchange:
         endpoint, address = self._endpoint, self._address
         if reply := endpoint.reply:
             if self.unknown:
-                self._receiver = Collector(address, lambda _: reply, MAX_UNKNOWN_BODY)
+                self._receiver = Collector(address, lambda _: reply, MAX_UNKNOWN_BODY - 1)
             return
         backend, config = self.backend, self.backend.config
         if endpoint.is_upload and not backend.spool.is_in_place():

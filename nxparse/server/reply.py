@@ -66,4 +66,4 @@ def refusal(
     # The reason must not end the comment or the line.
     comment = re.sub(r"[^ -~]|[<>&]|-(?=-|\Z)", "?", reason)[:200]
     xml = f'<Response ErrCode="{status}" ErrSubCode="0" /><!-- {comment} -->'
-    return Reply(status, xml.encode("ascii"), headers, unknown=unknown, remark=comment)
+    return Reply(status, xml.encode("ascii"), headers, unknown=unknown, remark=reason[:200])

@@ -138,7 +138,7 @@ class TestFiles:
         """A recording is recognised, with the command that opens it."""
         with path.open("wb") as file:
             FlowWriter(file).add(tflow())
-        sentence = f"it is a recording; open it with: mitmweb -r '{path}' -s nx_addon.py"
+        sentence = f"it is a recording; open it with: .venv/bin/mitmweb -s nx_addon.py -nr '{path}'"
         assert run("show", path) == (1, "", f"{path} cannot be parsed: {sentence}\n")
 
     @pytest.mark.parametrize("command", ["show", "repair"])

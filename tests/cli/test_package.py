@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -97,3 +98,10 @@ def test_package_data(installed: Path) -> None:
     names = {path.name for path in (installed / "nxparse" / "server").iterdir()}
     assert {"page.html", "page.css", "page.py"} <= names
     assert {path.name.partition("-")[0] for path in installed.iterdir()} == {"nxparse"}
+
+
+def test_old_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python that is too old gets a sentence, not a syntax error."""
+    monkeypatch.setattr(sys, "version_info", (3, 10, 13))
+    with pytest.raises(ImportError, match=r"nxparse needs Python 3\.11 or later"):
+        importlib.reload(nxparse)

@@ -138,7 +138,7 @@ def test_without_packages(proxy: Proxy, sam: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines()[2:] == [
         "upload of SAM_1.JPG, 300.0 kB: accepted",
-        "login to facebook: it needs a package: pip install cryptography",
+        "login to facebook: it needs the package cryptography: use .venv/bin/python",
     ]
 
 

@@ -86,6 +86,12 @@ class TestServer:
             parse_server(url)
         assert "geheim" not in "".join(traceback.format_exception(caught.value)).replace(url, "")
 
+    def test_unencrypted_password(self) -> None:
+        """A password is sent only over TLS, or to this machine."""
+        with pytest.raises(ValueError, match=r"http:// would send the password unencrypted"):
+            parse_server("http://me:geheim@192.0.2.1/")
+        assert parse_server("http://me:geheim@localhost/").authorization
+
     def test_repr(self) -> None:
         """Nothing that may be secret is in a repr."""
         found = parse_server("https://me:geheim@h.example/hook/s3cret?token=s3cret")

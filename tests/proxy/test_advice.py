@@ -96,12 +96,13 @@ def test_rules() -> None:
         f"add rule ip nx prerouting ip daddr {PC} tcp dport 80 redirect to :8080'"
     )
     ours = (
-        "address=/gld.samsungosp.com/www.samsungimaging.com/samsungimaging.com/"
-        "www.ospserver.net/snsgw.samsungmobile.com/www.yahoo.co.kr/"
+        "gld.samsungosp.com/www.samsungimaging.com/samsungimaging.com/www.ospserver.net/"
+        "snsgw.samsungmobile.com/www.yahoo.co.kr/"
     )
-    assert dnsmasq(PC) == f"{ours}{PC}"
+    assert dnsmasq(PC) == f"address=/{ours}{PC} and local=/{ours}"
     hosts = ["www.msn.com", "*.example.org", "new*.example.net", "www.ospserver.net"]
-    assert dnsmasq(PC, hosts) == f"{ours}www.msn.com/example.org/{PC}"
+    ours += "www.msn.com/example.org/"
+    assert dnsmasq(PC, hosts) == f"address=/{ours}{PC} and local=/{ours}"
 
 
 @pytest.mark.parametrize("ports", [{"regular": 80}, {"transparent": 8080, "nx_dns": ROUTER}])
