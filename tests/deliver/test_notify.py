@@ -142,5 +142,5 @@ def test_no_unencrypted_secret(url: str) -> None:
 def test_without_apprise(monkeypatch: pytest.MonkeyPatch) -> None:
     """If Apprise is missing, the error says how to install it."""
     monkeypatch.setitem(sys.modules, "apprise", None)
-    with pytest.raises(ValueError, match="notify needs Apprise: .venv/bin/pip install apprise"):
+    with pytest.raises(ValueError, match=r"notify needs Apprise: \.venv/bin/pip install apprise"):
         parse_service("json://127.0.0.1")
