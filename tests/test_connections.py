@@ -266,7 +266,7 @@ def test_too_many_connections(folder: Path) -> None:
         assert many[0].recv(100).startswith(b"HTTP/1.1 200 ")
         other = camera.connect(proxy.port, source="127.0.0.2")
         other.sendall(request)
-        assert camera.hear(other).body == camera.ACCEPTED
+        assert camera.read_reply(other).body == camera.ACCEPTED
         proxy.wait_for("saved as")
         assert proxy.saved() == photos
         assert proxy.log.count("further ones are closed") == 1
@@ -325,14 +325,14 @@ def test_tiny_chunks(folder: Path) -> None:
     wire = head.replace(b"HTTP/1.0", b"HTTP/1.1") + b"\r\n\r\n"
     wire += b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
     with Proxy(folder) as proxy:
-        heard: list[camera.Heard] = []
-        sending = threading.Thread(target=lambda: heard.append(camera.send(proxy.port, wire)))
+        replies: list[camera.Reply] = []
+        sending = threading.Thread(target=lambda: replies.append(camera.send(proxy.port, wire)))
         sending.start()
         answers = [time.monotonic()]
         while sending.is_alive():
             assert camera.send(proxy.port, START + b"\r\n").status == 200
             answers.append(time.monotonic())
-        assert heard[0].body == camera.ACCEPTED
+        assert replies[0].body == camera.ACCEPTED
         # A share of the whole time does not depend on the load of the machine. It is at least
         # 0.7 if all chunks of a read are handled at once, else at most 0.3.
         longest = max(after - before for before, after in itertools.pairwise(answers))
@@ -369,9 +369,9 @@ def test_a_length_that_cannot_be_right(shared: Proxy, fields: str) -> None:
 def test_no_length_of_no_content(shared: Proxy) -> None:
     """204 carries no Content-Length."""
     request = b"GET /favicon.ico HTTP/1.1\r\nHost: www.samsungimaging.com\r\n\r\n"
-    heard = camera.send(shared.port, request)
-    assert heard.status == 204
-    assert "Content-Length" not in heard.headers
+    reply = camera.send(shared.port, request)
+    assert reply.status == 204
+    assert "Content-Length" not in reply.headers
 
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])

@@ -94,7 +94,7 @@ def test_a_disk_that_fills_up(folder: Path) -> None:
                 file.write(bytes(min(1 << 20, shutil.disk_usage(disk).free)))
         connection.sendall(REQUEST[100_000:])
 
-        assert camera.hear(connection).status == 507
+        assert camera.read_reply(connection).status == 507
         proxy.wait_for(
             r"an upload is refused: No space left on device \(uploads\): make room there"
         )
@@ -119,7 +119,7 @@ def test_the_reserve_remains(folder: Path) -> None:
         eventually(lambda: len(list(spool.glob("[0-9]*"))) == 2, "two of them have room")
         for connection, request in zip(connections, requests, strict=True):
             connection.sendall(request[1 << 20 :])
-        statuses = [camera.hear(connection).status for connection in connections]
+        statuses = [camera.read_reply(connection).status for connection in connections]
         assert sorted(statuses) == [200, 200, 507, 507]
         proxy.wait_for(
             r"is refused: only \S+ MB are free, too little for this .* \(uploads\): make room"
@@ -142,7 +142,7 @@ def test_the_reserve_remains(folder: Path) -> None:
             piece = data[start : start + (1 << 20)]
             connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
         connection.sendall(b"0\r\n\r\n")
-        assert camera.hear(connection).status == 507
+        assert camera.read_reply(connection).status == 507
         assert shutil.disk_usage(disk).free >= 64 << 20
         assert list(spool.iterdir()) == []
 

@@ -54,7 +54,7 @@ def upload(proxy: Proxy, *files: tuple[str, bytes], client: str = "127.0.0.1") -
     """Upload files, wait until they are saved, and return their addresses on the page."""
     connection = camera.connect(proxy.port, source=client)
     connection.sendall(bodies.request(bodies.body(list(files))))
-    assert camera.hear(connection).status == 200
+    assert camera.read_reply(connection).status == 200
     proxy.wait_for(f"saved as .*{re.escape(files[-1][0])}")
     found: list[str] = []
 
@@ -191,7 +191,7 @@ def test_failures(gallery: Proxy) -> None:
     refused = bodies.request(b"no multipart", content_type="multipart/form-data; boundary=x")
     connection = camera.connect(gallery.port, source="127.0.0.8")
     connection.sendall(refused)
-    assert camera.hear(connection).status == 400
+    assert camera.read_reply(connection).status == 400
     connection = camera.connect(gallery.port, source="127.0.0.9")
     connection.sendall(bodies.request(bodies.body([("CUT.JPG", bytes(9999))]))[:-5000])
     connection.close()

@@ -175,7 +175,7 @@ def test_a_client_that_waits_for_100(shared: Proxy) -> None:
     assert connection.recv(100).startswith(b"HTTP/1.1 100 Continue")
     connection.sendall(body)
 
-    assert camera.hear(connection).body == camera.ACCEPTED
+    assert camera.read_reply(connection).body == camera.ACCEPTED
     shared.wait_for("saved as .*WAITS.JPG")
 
 
@@ -256,7 +256,7 @@ def test_twenty_cameras_at_once(shared: Proxy) -> None:
     """Uploads that come at the same time do not mix."""
     photos = {f"MANY_{i}.JPG": bodies.jpeg(60_000, i) for i in range(20)}
 
-    def send(name: str) -> camera.Heard:
+    def send(name: str) -> camera.Reply:
         body = bodies.body([(name, photos[name])])
         return camera.send(shared.port, bodies.request(body))
 
@@ -507,7 +507,7 @@ class Served(NamedTuple):
     context: taddons.context
     port: int
 
-    async def send(self, request: bytes) -> camera.Heard:
+    async def send(self, request: bytes) -> camera.Reply:
         return await asyncio.to_thread(camera.send, self.port, request)
 
 
@@ -838,7 +838,7 @@ def curious(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         yield proxy
 
 
-def unknown(proxy: Proxy, request: bytes) -> tuple[camera.Heard, str, Path]:
+def unknown(proxy: Proxy, request: bytes) -> tuple[camera.Reply, str, Path]:
     """Send an unknown request. Returns the reply, its line in the log, and the saved flow."""
     earlier = proxy.log.count("unknown request")
     reply = camera.send(proxy.port, request)

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests import bodies, camera, readme
-from tests.camera import Heard
+from tests.camera import Reply
 from tests.mitmdump import ROOT, Proxy
 from tests.namespace import call_in, namespace, needs_namespace, run
 
@@ -62,7 +62,7 @@ class Network:
         """Query a DNS server from the camera."""
         return call_in(self.inside["camera"][-1], camera.resolve, name, (server, 53))
 
-    def send(self, host: str, request: bytes, port: int = 80) -> Heard:
+    def send(self, host: str, request: bytes, port: int = 80) -> Reply:
         """Send a request from the camera."""
         return call_in(self.inside["camera"][-1], camera.send, port, request, host=host)
 
@@ -112,22 +112,22 @@ def test_a_camera_behind_the_router(network: Network, router: Proxy) -> None:
         assert network.resolve(host, "10.99.0.1") == (0, [NOBODY])
 
     check = b"GET / HTTP/1.1\r\nHost: gld.samsungosp.com\r\n\r\n"
-    heard = network.send(NOBODY, check)
-    assert 'ETag: "deadbeef"' in heard.head
-    assert (heard.body, heard.segments) == ("", 1)
+    reply = network.send(NOBODY, check)
+    assert 'ETag: "deadbeef"' in reply.head
+    assert (reply.body, reply.segments) == ("", 1)
 
     photo = bodies.jpeg(400_000)
     upload = bodies.request(bodies.body([("SAM_1.JPG", photo)]))
-    heard = network.send(NOBODY, upload)
-    assert (heard.body, heard.segments) == ('<Response Status="succ" />', 1)
+    reply = network.send(NOBODY, upload)
+    assert (reply.body, reply.segments) == ('<Response Status="succ" />', 1)
     router.wait_for("10.99.0.2: from .*SAM_1.JPG")
     router.wait_for("saved as .*SAM_1.JPG")
     assert router.saved() == {"SAM_1.JPG": photo}
 
     for path in ("/unknown", "/social/columbus/email"):
         request = f"GET {path} HTTP/1.1\r\nHost: www.ospserver.net\r\n\r\n".encode()
-        heard = network.send(NOBODY, request)
-        assert heard.head.startswith("HTTP/1.1 4")
+        reply = network.send(NOBODY, request)
+        assert reply.head.startswith("HTTP/1.1 4")
 
     assert network.packets_seen_upstream() == 0
 
@@ -162,10 +162,10 @@ def test_requests_to_the_router(
     """A request to the router's address, or the one in nx_dns, is never passed on."""
     packets, connections = network.packets_seen_upstream(), router.log.count("server connect")
 
-    heard = network.send(host, request_.encode(), port)
+    reply = network.send(host, request_.encode(), port)
 
-    assert heard.head.startswith(f"HTTP/1.1 {status} ")
-    assert body in heard.body
+    assert reply.head.startswith(f"HTTP/1.1 {status} ")
+    assert body in reply.body
     assert network.packets_seen_upstream() == packets
     assert router.log.count("server connect") == connections
 
@@ -178,9 +178,9 @@ def test_uploads_to_the_address(network: Network, router: Proxy, header: str, st
     upload = upload.replace(b"Host: www.ospserver.net\r\n", header.encode())
     unknown = list(router.uploads.glob(".nx/unknown/*"))
 
-    heard = network.send(NOBODY, upload)
+    reply = network.send(NOBODY, upload)
 
-    assert heard.head.startswith(f"HTTP/1.1 {status} ")
+    assert reply.head.startswith(f"HTTP/1.1 {status} ")
     if status == 200:
         router.wait_for(f"saved as .*{name}")
     assert (name in router.saved()) is (status == 200)
@@ -218,9 +218,9 @@ def test_other_addresses_are_not_touched(network: Network, router: Proxy) -> Non
         before = router.log.count("client connect")
         request = b"GET / HTTP/1.1\r\nHost: www.ospserver.net\r\n\r\n"
 
-        heard = network.send(OTHER, request)
+        reply = network.send(OTHER, request)
 
-        assert heard.body == "10.99.0.2"
+        assert reply.body == "10.99.0.2"
         assert router.log.count("client connect") == before
         assert network.packets_seen_upstream() > 0
 
@@ -245,8 +245,8 @@ def test_an_unknown_camera(network: Network, router: Proxy, tmp_path: Path) -> N
     """As README describes it: what it needs is in the log, stored, and reported."""
     request = b"GET /check?id=8801234 HTTP/1.1\r\nHost: www.ospserver.net\r\n\r\n"
 
-    heard = network.send(NOBODY, request)
-    assert heard.head.startswith("HTTP/1.1 404 ")
+    reply = network.send(NOBODY, request)
+    assert reply.head.startswith("HTTP/1.1 404 ")
 
     stored = router.wait_for(
         r"10\.99\.0\.2: unknown request: GET http://www\.ospserver\.net/check\?id=8801234"

@@ -133,7 +133,7 @@ class Camera:
             with suppress(OSError, ValueError):
                 connection = camera.connect(self._port())
                 connection.sendall(request)
-                if found := answer(camera.hear(connection).body):
+                if found := answer(camera.read_reply(connection).body):
                     return found
             if self._over.wait(self._random.uniform(0.5, 3)):
                 break
@@ -183,11 +183,11 @@ class Camera:
                 time.sleep(pause)
             if half_close:
                 connection.shutdown(socket.SHUT_WR)
-            heard = camera.hear(connection)
+            reply = camera.read_reply(connection)
         except TimeoutError:
             return HUNG
         except OSError:
             return UNHEARD
         finally:
             connection.close()
-        return heard.status if heard.body else UNHEARD
+        return reply.status if reply.body else UNHEARD
