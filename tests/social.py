@@ -1,9 +1,8 @@
 """A camera that uploads to the social sites in its menu.
 
 It has builders for requests, functions that search replies as the firmware does, and a client for
-whole uploads. It uses nothing of nxparse, so it can contradict it. No capture of this protocol is
-public. The sources are the commits of ge0rg/samsung-nx-emailservice, the wiki of
-ge0rg/samsung-nx-hacks, and the articles samsung_nx_mastodon, samsung_wifi_cameras and
+whole uploads. It does not use nxparse. No capture of this protocol is public. The sources are the
+commits of ge0rg/samsung-nx-emailservice, the wiki of ge0rg/samsung-nx-hacks, and the articles samsung_nx_mastodon, samsung_wifi_cameras and
 samsung_wb850f_firmware on op-co.de. The headers of these requests are published nowhere.
 """
 
@@ -174,7 +173,7 @@ def resource_id(reply: str) -> str:
     return found(reply, 'ResourceID="')
 
 
-def digested(reply: Reply) -> Reply:
+def checked(reply: Reply) -> Reply:
     """Return a reply, after checking that a camera's HTTP client accepts it."""
     assert reply.head.startswith("HTTP/1.1 "), reply
     assert reply.segments == 1, reply
@@ -187,7 +186,7 @@ def digested(reply: Reply) -> Reply:
 
 
 class SocialCamera:
-    """A camera with the address `source`. It keeps its session key.
+    """A camera with the address `source`. It stores its session key.
 
     Each method asserts that the reply is one after which a camera continues.
     """
@@ -204,7 +203,7 @@ class SocialCamera:
         """Send a request and check the form of the reply."""
         connection = self.connect()
         connection.sendall(request)
-        return digested(camera.read_reply(connection))
+        return checked(camera.read_reply(connection))
 
     def check(self, host: str) -> Reply:
         """Make a hotspot check."""
