@@ -39,7 +39,7 @@ def with_times(folder: Path, times: str) -> Path:
 
 
 def with_descriptors(folder: Path, soft: int, hard: int, *statements: str) -> Path:
-    """A script: the addon in a process that may have so many descriptors."""
+    """A script: the addon in a process with these limits of descriptors."""
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))"
     return addon_script(folder, limit, *statements)
 
@@ -190,7 +190,7 @@ def test_slow_heads(folder: Path) -> None:
 
 
 def test_what_is_no_head_is_not_limited(folder: Path) -> None:
-    """A large body, an idle connection, a WebSocket and a tunnel pass to other hosts."""
+    """A large body, an idle connection, a WebSocket and a tunnel to other hosts are not limited."""
     with server(count_bodies) as counting, server(switch_protocols) as switching:
         modes = [
             *("--mode", "regular@127.0.0.4:0"),
@@ -247,7 +247,7 @@ def test_many_connections(folder: Path) -> None:
 
 
 def test_too_many_connections(folder: Path) -> None:
-    """A client's newest connections are closed, others are served."""
+    """A client's connections beyond the limit are closed, others are served."""
     request, photos = upload("SAM_1.JPG")
     with Proxy(folder, script=with_descriptors(folder, 400, 400)) as proxy:
         many = [camera.connect(proxy.port) for _ in range(50)]
@@ -367,7 +367,7 @@ def test_a_length_that_cannot_be_right(shared: Proxy, fields: str) -> None:
 
 
 def test_no_length_of_no_content(shared: Proxy) -> None:
-    """204 carries no Content-Length."""
+    """A reply with status 204 has no Content-Length."""
     request = b"GET /favicon.ico HTTP/1.1\r\nHost: www.samsungimaging.com\r\n\r\n"
     reply = camera.send(shared.port, request)
     assert reply.status == 204
@@ -376,7 +376,7 @@ def test_no_length_of_no_content(shared: Proxy) -> None:
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
 def test_the_end_of_a_client_of_another_host(folder: Path, encrypted: bool) -> None:
-    """The server of another host sees at once that its client has gone."""
+    """The server of another host gets EOF as soon as its client disconnects."""
     script = with_times(folder, f"notice={2 * TIMEOUT}")
     request = b"GET / HTTP/1.1\r\nHost: www.example.org\r\n\r\n"
     listening = socket.create_server(("127.0.0.1", 0))
@@ -456,7 +456,7 @@ class Http2:
         self._wait_for(h2.events.PingAckReceived)
 
     def send(self, stream: int, data: bytes) -> None:
-        """Send the rest of an upload, as fast as mitmproxy takes it."""
+        """Send the rest of an upload, as fast as mitmproxy accepts it."""
         while data:
             size = min(self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size)
             if size:
@@ -532,12 +532,12 @@ def test_two_uploads_over_http2(folder: Path) -> None:
         client.close()
 
 
-# A camera whose Wi-Fi dies
+# A camera whose Wi-Fi fails
 
 
 @needs_namespace
 def test_a_reply_that_is_never_acknowledged(folder: Path) -> None:
-    """When packets vanish the camera sends its photo again: it is delivered once."""
+    """If the reply is lost, a repeat is a duplicate, and the next one is delivered."""
     request, photos = upload("SAM_1.JPG")
     drop = (
         "nft 'add table ip lossy; add chain ip lossy output { type filter hook output priority 0; }"
@@ -556,7 +556,7 @@ def test_a_reply_that_is_never_acknowledged(folder: Path) -> None:
 
         for _ in range(2):
             assert call_in(inside[-1], camera.send, 8080, request).status == 200
-        # The first repeat replaces the lost reply; the second is meant.
+        # The first repeat gets the lost reply; the second is a new upload.
         proxy.wait_for("duplicate of upload .* ignored")
         proxy.wait_for(r"saved as \S*SAM_1\S*\.JPG|is there already", 2)
         assert proxy.log.count("duplicate of upload") == 1

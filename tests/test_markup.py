@@ -1,4 +1,4 @@
-"""XML that is almost XML; the message of an e-mail upload has more of it in test_message."""
+"""Malformed XML. More of it, in messages of uploads, is in test_message."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read(document: str, *texts: str) -> list[tuple[str, dict[str, str], str, boo
     ids=["references", "single quotes"],
 )
 def test_well_formed(document: str, expected: list[tuple[str, dict[str, str]]]) -> None:
-    """Elements come in order, their names and those of their attributes in lower case."""
+    """Elements are in order, with their names and those of attributes in lower case."""
     found, deviations = markup.read(document.encode(), ())
     assert [(one.name, one.attributes) for one in found] == expected
     assert deviations == []

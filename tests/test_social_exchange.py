@@ -41,7 +41,7 @@ CHECKS = {
 
 
 def kind(reply: Reply, host: str) -> str:
-    """Which of its two replies a check of this host got. All details of it are checked."""
+    """Return which of its two replies a check of this host got, after checking all details."""
     location, text, domain = CHECKS[host]
     lines = reply.head.split("\r\n")
     if reply.status == 302:
@@ -60,11 +60,11 @@ def kind(reply: Reply, host: str) -> str:
 
 
 EMAIL = bodies.request(bodies.body([("MAILED.JPG", bodies.jpeg(5000))]))
-GOES_ON = {"login": social.auth("facebook", social.login(USER, PASSWORD)), "email": EMAIL}
+NEXT_REQUESTS = {"login": social.auth("facebook", social.login(USER, PASSWORD)), "email": EMAIL}
 
 
 @pytest.mark.parametrize(
-    ("host", "then"), [*zip(CHECKS, GOES_ON.values(), strict=True)], ids=GOES_ON
+    ("host", "then"), [*zip(CHECKS, NEXT_REQUESTS.values(), strict=True)], ids=NEXT_REQUESTS
 )
 def test_an_answer_that_works_is_repeated(shared: Proxy, host: str, then: bytes) -> None:
     """A client that continues after its check gets the same reply the next time."""
@@ -83,7 +83,7 @@ def test_an_answer_that_works_is_repeated(shared: Proxy, host: str, then: bytes)
     assert kind(theirs.check(host), host) == "cookie"
 
 
-def test_what_else_is_asked_of_these_hosts_passes(folder: Path) -> None:
+def test_other_requests_to_these_hosts_pass(folder: Path) -> None:
     """Only GET / of www.msn.com and www.yahoo.co.kr is answered; other requests are passed on."""
     with web_server() as (port, received):
         script = addon_script(
