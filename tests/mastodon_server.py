@@ -76,7 +76,7 @@ class Processing:
 
 
 Step = Answer | Fault | Processing | Callable[[], object] | None
-"""What happens to a call: a reply instead of the usual one, a fault, a way to process an upload,
+"""The step for a call: a reply instead of the usual one, a fault, a way to process an upload,
 a function that is called first, or None."""
 
 

@@ -3,8 +3,8 @@
 It has builders for requests, functions that search replies as the firmware does, and a client for
 whole uploads. It does not use nxparse. No capture of this protocol is public. The sources are the
 commits of ge0rg/samsung-nx-emailservice, the wiki of ge0rg/samsung-nx-hacks, and the articles
-samsung_nx_mastodon, samsung_wifi_cameras and samsung_wb850f_firmware on op-co.de. The headers of these
-requests are published nowhere.
+samsung_nx_mastodon, samsung_wifi_cameras and samsung_wb850f_firmware on op-co.de. The headers of
+these requests are published nowhere.
 """
 
 from __future__ import annotations

@@ -519,7 +519,7 @@ def test_http2(folder: Path) -> None:
 
 
 def test_two_uploads_over_http2(folder: Path) -> None:
-    """An upload may pause while another one on the same connection goes on."""
+    """An upload may pause while another one on the same connection continues."""
     photos = {"SAM_1.JPG": bodies.jpeg(2_000_000), "SAM_2.JPG": bodies.jpeg(20_000)}
     first, second = (bodies.body([one]) for one in photos.items())
     with Proxy(folder) as proxy:

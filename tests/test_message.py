@@ -61,7 +61,7 @@ TEXTS = {
 
 @pytest.mark.parametrize(("body", "text", "noticed"), TEXTS.values(), ids=TEXTS)
 def test_text(body: str, text: str, noticed: str) -> None:
-    """The text is exactly what the user wrote."""
+    """The text is returned exactly as the user wrote it."""
     assert read(xml(body=body)) == ("a@x.org", ("b@x.org",), "T", text, noticed)
 
 

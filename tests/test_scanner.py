@@ -222,7 +222,7 @@ UNREADABLE = {
     "in-the-first-line": (b"D--B7x\r\n",
         "the boundary b'B7x' never appears in the body (at byte 8)"),
     "cut-in-a-header": (FIELD[:-10], "the body ends inside the headers of a part (at byte 59)"),
-    "cut-in-what-resembles-a-delimiter": (b"--B7x\r\n--B7xy",
+    "cut-after-a-near-miss": (b"--B7x\r\n--B7xy",
         "the body ends inside the headers of a part (at byte 13)"),
     "photo-in-a-header": (FIELD[:-2] + b"X: \xff\xd8\xff\r\n\r\nD" + CLOSE,
         "a photo begins inside the headers of a part (at byte 70)"),

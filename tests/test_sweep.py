@@ -103,7 +103,7 @@ class Scenario:
     """Uploads, their rules, and the behaviour of the mail server.
 
     Due deliveries are made in the `pause` (seconds) between two photos of a post. The mail
-    server refuses the recipient `gone` for good, `BUSY` once, and mails larger than `limit`,
+    server refuses the recipient `gone` always, `BUSY` once, and mails larger than `limit`,
     or all mails if it is `broken`. After a restart it accepts `BUSY`, and everything if it
     is `mended`. `replies_lost` replies to each upload are lost, and the upload is repeated.
     """
@@ -137,12 +137,12 @@ SCENARIOS = {
         (Sent(photos(1), {ANNA: (FOLDER,), BEN: (MAIL,), CLARA: ()}),),
         ("anna@*=save", "ben@*=mail", "clara@*=mail:us@example.net"),
     ),
-    "one refused for good, one for now": Scenario(
+    "one refused permanently, one temporarily": Scenario(
         (Sent(photos(2), {ANNA: (MAIL,), GONE: (UNDELIVERED,), BUSY: (MAIL,)}),), gone=GONE
     ),
-    "all refused for now": Scenario((Sent(photos(1), {BUSY: (MAIL,)}),)),
-    "all refused for good": Scenario((Sent(photos(1), {GONE: (UNDELIVERED,)}),), gone=GONE),
-    "refused for good, but not after the kill": Scenario(
+    "all refused temporarily": Scenario((Sent(photos(1), {BUSY: (MAIL,)}),)),
+    "all refused permanently": Scenario((Sent(photos(1), {GONE: (UNDELIVERED,)}),), gone=GONE),
+    "refused permanently, but not after the kill": Scenario(
         (Sent(photos(2), {ANNA: (MAIL,), GONE: (MAIL | UNDELIVERED,)}),), gone=GONE, mended=True
     ),
     "too large, in one mail": Scenario(
@@ -641,7 +641,7 @@ def test_enough_kills(points: Counter[str]) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "one refused for good, one for now",
+        "one refused permanently, one temporarily",
         "too large, in one mail",
         "never to be delivered",
         "unreadable, and then one that is not",

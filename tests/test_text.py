@@ -208,7 +208,7 @@ GARBLED = f": move that file away{ELSEWHERE}"
 )
 def test_disk_error(number: int, remedy: str) -> None:
     """A failed write is shown with its reason, the path and a remedy."""
-    error = OSError(number, os.strerror(number), "a name that says nothing")
+    error = OSError(number, os.strerror(number), "an unhelpful name")
     expected = f"{os.strerror(number)} (/srv/photos){remedy}"
     assert describe_disk_error(error, Path("/srv/photos")) == expected
 

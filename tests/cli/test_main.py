@@ -230,7 +230,7 @@ class TestOutbox:
     def test_unknown_id(self, spool: Spool, outbox: Run, action: str) -> None:
         delivered = accept(spool)
         spool.done(spool.waiting()[0])
-        for id in ("nobody", delivered.id, ""):
+        for id in ("unknown", delivered.id, ""):
             sentence = f"upload {id} has no pending deliveries: see the list\n"
             assert outbox(action, id) == (1, "", sentence)
 

@@ -99,7 +99,7 @@ def contents_of(status: Status) -> list[tuple[bytes, str | None]]:
 
 
 def undescribed(files: Sequence[File]) -> list[tuple[bytes, str | None]]:
-    """What `contents_of` returns for these files without descriptions."""
+    """The result of `contents_of` for these files without descriptions."""
     return [(one.data, None) for one in files]
 
 

@@ -307,7 +307,7 @@ class TestManyEqualNames:
     def test_bytes_read(
         self, tmp_path: Path, day: Path, monkeypatch: pytest.MonkeyPatch, restart: bool
     ) -> None:
-        """Each file is read a few times, however many there are."""
+        """Each file is read only a few times, even if there are many."""
         size = 10_000
         costs = Costs(monkeypatch)
         directory = tmp_path

@@ -207,7 +207,7 @@ def test_doubtful(options: Mapping[str, object], doubt: str) -> None:
 
 
 def test_nothing_doubtful(tmp_path: Path) -> None:
-    """There is no line about unusual but sensible values."""
+    """Unusual but sensible values cause no line."""
     program = tmp_path / "my program"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)

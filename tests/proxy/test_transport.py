@@ -425,7 +425,7 @@ class TestWatchReply:
             await asyncio.wait_for(connection.reader.read(), SOON)
 
     @linux_only
-    @pytest.mark.parametrize("closed", [False, True], ids=["kept open", "closed"])
+    @pytest.mark.parametrize("closed", [False, True], ids=["left open", "closed"])
     @pytest.mark.parametrize("half_closed", [False, True], ids=["open", "half-closed"])
     async def test_acknowledged(
         self,

@@ -131,7 +131,7 @@ OWN = ("192.168.1.2", "198.51.100.80", "mypc", "127.0.0.1")
 @pytest.mark.parametrize(
     ("request_", "target", "host", "at_us", "answer"),
     [
-        # For one of our hosts, wherever it goes.
+        # For one of our hosts, at any address.
         ("GET /x", "www.ospserver.net", "www.ospserver.net", 0, UNKNOWN),
         ("POST /social/columbus/email", "8.8.8.8", GATEWAY, 0, AN_EMAIL),
         ("POST /social/columbus/email", GATEWAY, "", 0, AN_EMAIL),

@@ -50,7 +50,7 @@ STATEMENTS = ("BEGIN", "SELECT", "INSERT", "UPDATE", "DELETE", "COMMIT")
 
 
 class Place:
-    """Services on real files, and what they log. `config` allows all senders."""
+    """Services on real files, and their log lines. `config` allows all senders."""
 
     def __init__(self, directory: Path, caplog: pytest.LogCaptureFixture) -> None:
         self.directory = directory

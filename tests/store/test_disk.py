@@ -158,7 +158,7 @@ class TestFolder:
     @pytest.mark.parametrize("put", IN_THE_WAY.values(), ids=IN_THE_WAY)
     @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
     def test_existing_name(self, opened: Folder, put: Callable[[Path], None], links: bool) -> None:
-        """Whatever has the name is neither opened, followed nor replaced."""
+        """An existing entry is neither opened, followed nor replaced."""
         (opened.path / ".new").write_bytes(b"data")
         put(opened.path / "taken")
         before = sorted(os.listdir(opened.path)), (opened.path / "taken").lstat()
@@ -182,7 +182,7 @@ class TestFolder:
         assert contents(opened.path) == {".new": b"data"}
 
     def test_move(self, opened: Folder, tmp_path: Path) -> None:
-        """A file moves to another folder, and replaces what is there."""
+        """A file is moved to another folder, and replaces a file with the new name."""
         (opened.path / "here").write_bytes(b"new")
         with Folder.make(tmp_path / "other") as other:
             (other.path / "there").write_bytes(b"old")
