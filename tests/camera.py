@@ -68,7 +68,7 @@ def send(port: int, *pieces: bytes, host: str = "127.0.0.1", half_close: bool = 
 
 
 def is_served(port: int) -> bool:
-    """Whether a hotspot check is answered: mitmproxy listens a little before nx_addon is ready."""
+    """Return whether a hotspot check is answered. mitmproxy listens before nx_addon is ready."""
     try:
         return send(port, b"GET / HTTP/1.0\r\nHost: gld.samsungosp.com\r\n\r\n").status == 200
     except (OSError, IndexError):  # refused, or closed without a reply

@@ -49,7 +49,7 @@ def scan(chunks: Iterable[bytes], boundary: bytes | None = B, *, strict: bool = 
 
 
 def read_chunked(body: bytes, size: int, content_type: str = TYPE) -> Upload:
-    """Read an upload whose body comes in chunks of this size."""
+    """Read an upload from a body in chunks of this size."""
     scanner = Scanner(boundary_of(content_type))
     for chunk in pieces(body, size):
         scanner.feed(chunk)

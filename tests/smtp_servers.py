@@ -246,7 +246,7 @@ def ehlo(*extensions: str) -> str:
 
 
 class ReceivedLine(NamedTuple):
-    """A line from the client: its key in a Script, its text, and whether it came over TLS."""
+    """A line from the client: its key in a Script, its text, and whether it was sent over TLS."""
 
     key: str
     line: str

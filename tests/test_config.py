@@ -124,7 +124,7 @@ def test_right(
     ],
 )
 def test_rules(texts: list[str]) -> None:
-    """Rules stay in order, and as they are written: their variables are not expanded."""
+    """Rules are stored in order and as written; their variables are not expanded."""
     found = given(nx_route=[f" {text}" for text in texts], nx_senders=["*"]).routes
     assert found == tuple(parse_rule(text) for text in texts)
     assert [value for value in ENVIRON.values() if value and value in repr(found)] == []
@@ -317,7 +317,7 @@ def test_senders_must_be_set(target: str, rules: list[str], smtp: str) -> None:
         {"nx_route": ["*=run:x {file}", "facebook=forward:https://${HOST}/"], "nx_senders": ["me"]},
     ],
 )
-def test_right_together(options: Mapping[str, object]) -> None:
+def test_valid_combinations(options: Mapping[str, object]) -> None:
     """Saving needs no option; commands and servers need nx_senders; mail also needs nx_smtp."""
     assert isinstance(given(**options), Config)
 

@@ -78,7 +78,7 @@ def outbox(proxy: Proxy, *arguments: str) -> str:
 
 
 def is_idle(proxy: Proxy) -> bool:
-    """Whether no delivery is pending."""
+    """Return whether no delivery is pending."""
     return not re.search(UPLOAD_ID, outbox(proxy))
 
 

@@ -10,7 +10,7 @@ def test_names_follow_the_members() -> None:
     assert [kind.value for kind in Kind] == [kind.name.lower().replace("_", "-") for kind in Kind]
 
 
-def test_deviation_as_text_is_its_name() -> None:
+def test_str_of_a_deviation() -> None:
     """The text of a deviation is the name of its kind, without received bytes."""
     assert str(Deviation(Kind.BARE_LF, 17, "\r\n\x1b[2J")) == "bare-lf"
 

@@ -243,7 +243,7 @@ def descriptors_at_rest(proxy: Proxy) -> list[str]:
 
 
 def all_is_read(connection: socket.socket) -> bool:
-    """Whether the receiver has read all bytes that were sent, from /proc/net/tcp."""
+    """Return whether the receiver has read all bytes that were sent, from /proc/net/tcp."""
     local = f":{connection.getsockname()[1]:04X} "
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
@@ -319,7 +319,7 @@ def fail(*_: object) -> NoReturn:
         pytest.param(Clients, "watch_reply", id="in-the-reply"),
     ],
 )
-async def test_a_fault_of_ours_is_a_500(
+async def test_an_exception_in_a_handler_is_a_500(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -169,7 +169,7 @@ while True:
 @pytest.mark.parametrize("cipher", ["AES128-SHA", "DHE-RSA-AES256-SHA", "ECDHE-RSA-AES128-SHA"])
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1 is deprecated")
 def test_tls_of_2013(old_tls: Proxy, cipher: str) -> None:
-    """With the options of README a client with TLS 1.0 and a cipher of its time succeeds."""
+    """With the options of README, a client with TLS 1.0 and a cipher of its time can connect."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
     client.minimum_version = client.maximum_version = ssl.TLSVersion.TLSv1

@@ -57,7 +57,7 @@ AT_THE_END: dict[str, tuple[Kind, int] | None] = {
 @pytest.mark.parametrize("name", AT_THE_END)
 @pytest.mark.parametrize("surplus", [True, False], ids=["surplus", "exact"])
 @pytest.mark.parametrize("photos", [SMALL, THREE], ids=["one", "three"])
-def test_photos_are_exact_wherever_the_body_ends(
+def test_photos_are_exact_at_each_ending(
     name: str, surplus: bool, photos: list[tuple[str, bytes]]
 ) -> None:
     """Photos, deviations and offsets are exact at each possible end of the body."""

@@ -1,4 +1,4 @@
-"""How fast uploads are received, compared with Flask and with mitmproxy alone.
+"""The speed of receiving uploads, compared with Flask and with mitmproxy alone.
 
 - *nx_addon*: mitmdump as in README. The upload is fsynced and committed before the reply,
   and its photos are saved after it.

@@ -395,7 +395,7 @@ def test_nothing_to_send(tmp_path: Path, sam: Path) -> None:
 
 
 def test_usage(sam: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Photos come first: after --to they would be recipients. A site is one of the menu."""
+    """Photos come first: after --to they would be recipients. The site must be one of the menu."""
     with pytest.raises(SystemExit):
         run("--help")
     assert " PHOTO... --to ADDRESS... [--from ADDRESS] [" in capsys.readouterr().out

@@ -211,7 +211,7 @@ def test_cannot_connect(monkeypatch: pytest.MonkeyPatch, impatient: None) -> Non
 
 
 def test_body_that_cannot_be_read(impatient: None) -> None:
-    """If the disk fails, the request is cut off, and retried later."""
+    """If the body cannot be read, the request is cut off, which is a temporary error."""
 
     def body() -> Iterator[bytes]:
         yield b"x"

@@ -529,7 +529,7 @@ class TestConversation:
         expected: list[Refused] | Failure,
         keys: list[str],
     ) -> None:
-        """Each reply leads to the right error, and no step is repeated."""
+        """Each reply causes the expected result, and no step is repeated."""
         monkeypatch.setattr(mail, "QUIT_TIMEOUT", 0.15)
         with ScriptedServer(script) as server:
             assert outcome(ONE, at(server)) == expected
@@ -743,7 +743,7 @@ class TestLogin:
     def test_replies(
         self, script: Script, expected: list[Refused] | Failure, keys: list[str], trusted: Authority
     ) -> None:
-        """Each reply leads to the right error."""
+        """Each reply causes the expected result."""
         with ScriptedServer(script, tls=trusted.context()) as server:
             assert outcome(ONE, at(server, user=USER, password=SECRET)) == expected
         assert server.keys == keys

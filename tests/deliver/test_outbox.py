@@ -180,7 +180,7 @@ class TestDeliverDue:
     @pytest.mark.parametrize(
         "outcome", [SAVED, FULL, GONE, LARGE, NEVER, BUG, BodyError("none")], ids=repr
     )
-    def test_others_go_on(self, scene: Scene, outcome: Exception | Outcome) -> None:
+    def test_others_continue(self, scene: Scene, outcome: Exception | Outcome) -> None:
         """A delivery is in progress while it is made, and others follow whatever its outcome."""
         seen = []
         target = scene.target(outcome, meanwhile=lambda _: seen.append(scene.outbox.in_progress()))

@@ -200,7 +200,7 @@ def test_cannot_expand(value: str, reason: str) -> None:
     ],
 )
 def test_shown(text: str, expected: str) -> None:
-    """Of a URL only scheme and host are shown: the rest may be a secret."""
+    """Only scheme and host of a URL are shown, since the rest may be a secret."""
     assert shown(text) == expected
 
 

@@ -254,7 +254,7 @@ class Costs:
         monkeypatch.setattr(os, "stat", counted_stat)
 
     def file(self, name: str, data: bytes) -> File:
-        """Return a file whose reading counts, too."""
+        """Return a file whose reads are counted as well."""
 
         def fetch(start: int, end: int) -> bytes:
             self.read += end - start

@@ -74,7 +74,7 @@ def test_unknown_kind(tmp_path: Path) -> None:
         prepare(mailing(tmp_path), {}, Target("fax", "fax"))
 
 
-def test_modules_are_imported_when_a_rule_needs_them() -> None:
+def test_targets_are_imported_lazily() -> None:
     """The options can be parsed without the module of any target, which takes time."""
     code = "import sys, nxparse.config; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=-1, text=True, check=True)

@@ -235,7 +235,7 @@ print([is_own(ipaddress.ip_address(one)) for one in ("10.9.9.1", "10.9.9.2", "12
 
 @needs_namespace
 def test_nonlocal_bind() -> None:
-    """With ip_nonlocal_bind, as routers may have it, other machines' addresses are not ours."""
+    """With ip_nonlocal_bind, addresses of other machines do not count as ours."""
     lax = "sysctl -q net.ipv4.ip_nonlocal_bind=1"
     with namespace("bind", "ip address add 10.9.9.1/32 dev lo", lax) as inside:
         asking = [*inside, sys.executable, "-c", NONLOCAL]

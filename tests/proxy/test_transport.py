@@ -101,7 +101,7 @@ def held(connection: Connection, pending: Pending) -> HeldReader:
 
 
 async def still_waits(task: asyncio.Task[bytes], seconds: float = 0.04) -> bool:
-    """Whether a task is still running after some seconds."""
+    """Return whether a task is still running after some seconds."""
     done, _ = await asyncio.wait({task}, timeout=seconds)
     return not done
 
@@ -316,7 +316,7 @@ class TestHead:
         sending.cancel()
 
     async def test_body_before_the_hook(self, connection: Connection) -> None:
-        """A body that comes with its head waits until mitmproxy has reported the head."""
+        """A body that is sent with its head is held back until mitmproxy has reported the head."""
         limited = Limited(connection, head=SOON, notice=SOON)
         receiving = asyncio.ensure_future(limited.receive(START + b"\r\n" + b"x" * 4 * LARGE))
         await asyncio.sleep(0.04)
@@ -482,7 +482,7 @@ class TestWatchReply:
     async def test_gone_before_the_reply_is_ready(
         self, connection: Connection, writer: OneSegmentWriter
     ) -> None:
-        """If the connection was reset before, the reply is lost at once."""
+        """If the connection was reset before the reply, that is lost at once."""
         connection.reset()
         await self._gone(connection)
         connection.writer.transport.abort()

@@ -142,7 +142,7 @@ def test_days(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_older() -> None:
-    """With more uploads than fit, a link leads to those before the last one shown."""
+    """If there are more uploads than fit on the page, it has a link to the older ones."""
     uploads = [record() for _ in range(PER_PAGE + 1)]
     outline = Outline(render(uploads, NEW_YEAR, gallery=False).body)
     assert outline.links() == ["/readme", "/", f"/older/{ID}"]

@@ -28,7 +28,7 @@ def test_fields() -> None:
 
 @pytest.mark.parametrize("status", [100, 204, 304])
 def test_fields_without_content(status: int) -> None:
-    """A status that allows no content comes without a length (RFC 9110, section 8.6)."""
+    """A reply whose status allows no content has no length (RFC 9110, section 8.6)."""
     assert [name for name, _ in Reply(status).fields(0)] == ["Date", "Connection"]
 
 

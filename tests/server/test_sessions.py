@@ -61,7 +61,7 @@ def announce(of: Sessions, key: str, announcement: Announcement = PHOTO) -> str:
 
 
 def valid(of: Sessions, *keys: str, client: str = CLIENT) -> list[bool]:
-    """Whether each key can be used by this client."""
+    """Return whether each key can be used by this client."""
     return [of.user(client, key) == USER for key in keys]
 
 

@@ -255,7 +255,7 @@ def test_refused(read: Callable[[bytes], object], body: bytes, status: int, reas
     assert caught.value.status == status
 
 
-def test_as_long_as_allowed() -> None:
+def test_maximum_size() -> None:
     """A message of the maximum size is parsed."""
     room = MAX_BYTES - len(photo(" "))
     assert social.parse_announcement(photo(f" {' ' * room}")).session_key == "k"

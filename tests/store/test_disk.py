@@ -331,7 +331,7 @@ class TestCopyRange:
     @pytest.mark.parametrize(
         ("offset", "size"), [(0, len(BODY)), (0, 0), (4097, 300_000), (len(BODY) - 1, 1)], ids=str
     )
-    @pytest.mark.parametrize("available", [True, False], ids=["as it is", "missing"])
+    @pytest.mark.parametrize("available", [True, False], ids=["available", "missing"])
     def test_exact(
         self,
         source: int,

@@ -464,12 +464,12 @@ class TestPosts:
             sent += 1
             append(opened, sent, random.choice(kinds), together=[MAIL, OTHER])
 
-        def attempt(target: str, fails: bool, comes: bool) -> None:
+        def attempt(target: str, fails: bool, arrives: bool) -> None:
             one = opened.first_due(target)
             if one is None:
                 return
             with opened.read(one) as (_, files):
-                if comes:
+                if arrives:
                     send()
                 received = [NUMBERS[file.data] for file in files]
             assert tried.setdefault((target, one.id), received) == received
@@ -495,12 +495,12 @@ class TestPosts:
                     opened.close()
                     opened = Spool(root, clock)
                 case _:
-                    fails, comes = random.random() < 0.4, random.random() < 0.3
-                    attempt(random.choice(targets), fails, comes)
+                    fails, arrives = random.random() < 0.4, random.random() < 0.3
+                    attempt(random.choice(targets), fails, arrives)
         clock.now += 2 * MAX_WAIT
         for target in targets:
             while opened.first_due(target):
-                attempt(target, fails=False, comes=False)
+                attempt(target, fails=False, arrives=False)
         assert opened.waiting() == []
         opened.close()
         for found in delivered.values():
