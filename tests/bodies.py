@@ -184,7 +184,7 @@ def _pieces() -> Iterator[bytes]:
 _PIECES = tuple(_pieces())
 
 Choose = Callable[[int], int]
-"""Chooses a number from 0 up to, but without, its argument; 0 is the choice of a camera."""
+"""Chooses a number from 0 to below its argument; 0 is the choice of a camera."""
 
 _TEXT = b"This is a multi-part message in MIME format."
 _NAMES = ("binary", "message", "other", "", None)

@@ -147,7 +147,7 @@ class Proxy:
         self.ended()
 
     def kill(self) -> None:
-        """Kill the process, which cannot handle that."""
+        """Kill the process group with SIGKILL."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.ended()
@@ -187,7 +187,7 @@ class Proxy:
 
 
 def eventually(condition: Callable[[], object], expected: str) -> None:
-    """Poll a state of the kernel, or of another program, that sends no notification."""
+    """Poll until the condition holds, for states without a notification."""
     deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline, f"timed out waiting for: {expected}"

@@ -233,7 +233,7 @@ class TestOutbox:
 
     @pytest.mark.parametrize("row", OUTCOMES.values(), ids=OUTCOMES)
     def test_outcome(self, tmp_path: Path, row: Outcome) -> None:
-        """After each reply, photos are mailed, pending or saved, and not sent without need."""
+        """Whatever the server replies, each photo is mailed, pending or saved."""
         with ScriptedServer(row.script) as server:
             box = mailing(tmp_path, server, [ANNA], login=row.login)
             box.deliver()

@@ -98,7 +98,7 @@ LEFT_OUT = {False: BEGINNINGS, True: BEGINNINGS | {b"\r\n" + begin for begin in 
 
 @pytest.mark.parametrize("surplus", [True, False], ids=["surplus", "exact"])
 def test_cut_in_a_photo(surplus: bool) -> None:
-    """Photos before the cut are exact, and the cut one has its beginning."""
+    """Photos before the cut are exact, and the cut one begins correctly."""
     body = bodies.body(THREE, message=XML, surplus=surplus, boundary=B, ending=CLOSE)
     for number, (_, photo) in enumerate(THREE):
         start = body.index(photo)

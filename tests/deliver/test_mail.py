@@ -215,7 +215,7 @@ LONG = "가" * 46 + ".jpg"
 class TestInjection:
     @pytest.mark.parametrize("text", NAUGHTY.values(), ids=NAUGHTY)
     def test_naughty(self, text: str) -> None:
-        """Subject, name, text and file name are read back as written."""
+        """Unusual text can be read back from each place in a message."""
         name = text[:2000]
         given = upload(photo(name=text), subject=text, name=name, text=text)
         message = composed(given, mail_from="photos@example.net")

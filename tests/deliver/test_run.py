@@ -1,4 +1,4 @@
-"""The target `run`: the arguments of a command, and the meaning of its end."""
+"""The target `run`: the arguments of a command, and the meaning of its exit status."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ class TestTakenNames:
     @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
     @pytest.mark.parametrize("kind", ["folder", "link", "dangling link", "fifo"])
     def test_taken_by_a_non_file(self, tmp_path: Path, day: Path, kind: str, links: bool) -> None:
-        """An entry that is not a regular file is neither followed nor touch."""
+        """An entry that is not a regular file is neither followed nor touched."""
         (tmp_path / "target").write_bytes(NEW)
         put: dict[str, Callable[[Path], object]] = {
             "folder": Path.mkdir,

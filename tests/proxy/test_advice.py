@@ -123,7 +123,7 @@ def test_hosts_of_the_user(ports: dict[str, Any]) -> None:
     ],
 )
 def test_remedy(port: int, error: int, words: list[str]) -> None:
-    """The line names the port and a remedy. Ports 53 and 80 cannot be replaced by others."""
+    """The line names the port and a remedy. It suggests no other port for 53 and 80."""
     line = advice.remedy(port, error, PC)
     assert line
     assert [word for word in words if word not in line] == []

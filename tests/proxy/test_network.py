@@ -44,7 +44,7 @@ def no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_facing(peer: str, address: IPv4Address | None) -> None:
-    """The own address that faces a peer is found; for IPv6, that of the default route."""
+    """The local address that faces a peer is found; for IPv6, that of the default route."""
     assert network.facing(peer) == address
 
 

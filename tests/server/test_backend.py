@@ -83,7 +83,7 @@ def test_mail_server_out_of_reach(folder: Path, caplog: pytest.LogCaptureFixture
 async def test_a_program_at_the_end(
     folder: Path, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
-    """A running program is killed when the backend ends, and run again later."""
+    """A running program is killed when the backend ends, and its delivery stays pending."""
     caplog.set_level(logging.INFO)
     target = "run:sh -c 'touch \"$1\".begun; sleep 1000' sh {file}"
     backend = opened(folder)

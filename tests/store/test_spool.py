@@ -56,7 +56,7 @@ TWO = POST._replace(caption="~a gull~two gulls")
 
 Row = tuple[list[tuple[float, Post]], list[list[int]]]
 
-# For each photo, the seconds since the one before, and its post; then the photos of each delivery.
+# For each photo, the seconds since the one before, and its post; then the resulting posts.
 GROUPS: dict[str, Row] = {
     "three": ([(0, POST), (9, POST), (9, POST)], [[1, 2, 3]]),
     "another caption and the first again": (
