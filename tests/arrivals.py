@@ -45,7 +45,7 @@ def append(
     announcement: str = "",
     confirmed: bool = True,
 ) -> StoredUpload:
-    """Accept a photo of a post. Its reply may be confirmed."""
+    """Accept a photo of a post, and by default confirm its reply."""
     incoming = into.begin(len(data))
     incoming.write(data)
     file = upload.whole(name, "image/jpeg", incoming.size, incoming.fetch)

@@ -1,8 +1,8 @@
 """Bodies and requests as the cameras write them, for the tests.
 
-This is the other side of the wire: it follows the capture of an NX300 (wiki
-page "Email-service" of ge0rg/samsung-nx-hacks) and uses nothing of nxparse, so
-that it can contradict it. No IO here.
+They follow the capture of an NX300 (wiki page "Email-service" of
+ge0rg/samsung-nx-hacks), and are built without nxparse, so that they can
+reveal its errors. No I/O here.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ def body(
 ) -> bytes:
     """A body with a message (`message_xml()` if None) and photos, each a name and its bytes.
 
-    With `surplus`, the data of each part are followed by a line end of their
-    own, as in the capture. `ending` comes behind all that; None is what the
-    NX300 writes, a delimiter that is neither marked as the last one nor
-    followed by a line end. See `endings` for others.
+    With `surplus`, the data of each part is followed by an extra line end, as in
+    the capture. `ending` follows the last part; None stands for the delimiter of an
+    NX300, which is neither marked as the last one nor followed by a line end. See
+    `endings` for others.
     """
     gap = CRLF if surplus else b""
     delimiter = b"--" + boundary + CRLF
@@ -126,8 +126,8 @@ def request(
 ) -> bytes:
     """The request that carries `body`, its head byte for byte as an NX300 sends it.
 
-    That includes two blanks before the HTTP version, header names without a
-    blank behind the colon, and User-Agent twice.
+    That includes two blanks before the HTTP version, headers without a
+    blank after the colon, and User-Agent twice.
     """
     agent = "Mozilla/4.0 (compatible; MSIE 6.0; Windows NT 5.1; SV1"
     head = (
@@ -151,13 +151,13 @@ def request(
 
 
 def jpeg(size: int, seed: int = 0) -> bytes:
-    """Bytes with the shape of a photo: `size` of them, always the same ones for a `seed`.
+    """`size` bytes that resemble a photo, always the same for a `seed`.
 
-    What is hard about real photos is in there: a thumbnail with its own start
-    and end of image, and line ends in a row in the picture data.
+    They have the difficulties of real photos: a thumbnail with its own start and end
+    of image, and consecutive line ends in the picture data.
     """
     if size < SMALLEST_JPEG:
-        raise ValueError(f"a photo of {size} bytes is too small, the least is {SMALLEST_JPEG}")
+        raise ValueError(f"a photo of {size} bytes is too small; the minimum is {SMALLEST_JPEG}")
     random = Random(seed)
     exif = b"Exif\0\0\xff\xd8" + _picture_data(random, 8) + b"\xff\xd9"
     app1 = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
@@ -184,7 +184,7 @@ def _pieces() -> Iterator[bytes]:
 _PIECES = tuple(_pieces())
 
 Choose = Callable[[int], int]
-"""Chooses one of so many numbers, from 0; 0 is the choice of a camera."""
+"""Chooses a number from 0 to below its argument; 0 is the choice of a camera."""
 
 _TEXT = b"This is a multi-part message in MIME format."
 _NAMES = ("binary", "message", "other", "", None)
@@ -194,9 +194,9 @@ _NAMES = ("binary", "message", "other", "", None)
 class Faulty:
     """A body with faults in its structure.
 
-    `photos` are those that are in it, each a name and its bytes, in order, also those outside
-    of parts. The last one may be cut. `readable` is false if they cannot all be told apart, or
-    there is none, or no message.
+    `photos` has the name and the bytes of each photo in it, in order, even those outside of
+    parts. The last one may be cut. `readable` is false if the photos cannot all be separated,
+    or if there is no photo or no message.
     """
 
     body: bytes
@@ -267,7 +267,7 @@ def faulty(choose: Choose, boundary: bytes = BOUNDARY) -> Faulty:
     body += dashed
     for number, part in enumerate(parts):
         if choose(12) == 11 and number:
-            # All that came before is closed, and it goes on as if it were not.
+            # The body is closed here, but continues as if it were not.
             between = [newline, b"", newline * 2, b"\0\0" + newline]
             if body.endswith(newline + dashed):
                 between.append(newline + _TEXT)
@@ -275,17 +275,17 @@ def faulty(choose: Choose, boundary: bytes = BOUNDARY) -> Faulty:
             body += (newline, b"\n", b"")[choose(3)] + dashed
         body += (newline, newline, newline, b" " + newline, b"\n")[choose(5)] + part
         if number < len(parts) - 1:
-            # A delimiter that lacks its line end needs the headers of a part to be known.
+            # A delimiter without its line end is recognised by the headers after it.
             body += delimiter() if parts[number + 1] != newline else gap + newline + dashed
     match choose(10):
         case 9 if ends_with_photo and readable:
             name, photo = photos[-1]
-            # Not where the rest could be a delimiter that is cut.
+            # The end must not resemble a cut delimiter.
             cut = photo[: SMALLEST_JPEG - choose(12)].rstrip(b"\r\n-")
             body = body[: len(body) - len(photo) + len(cut)]
             photos[-1] = name, cut
         case 8 if parts and choose(2):
-            # In the headers of one more part.
+            # Cut in the headers of another part.
             body += gap + newline + dashed + newline + b"Content-Dis"
             readable = False
         case 7:

@@ -23,13 +23,13 @@ PHOTO = bodies.jpeg(500)
 
 
 def configured(directory: Path, environ: Mapping[str, str] = {}, **options: object) -> Config:
-    """These options, and the defaults of the others."""
+    """Return a Config with these options, and the defaults of the others."""
     defaults = {option.name: option.default for option in OPTIONS}
     return parse({**defaults, "nx_dir": str(directory), **options}, environ)
 
 
 def photo(data: bytes = PHOTO, name: str | None = "SAM_4371.JPG") -> File:
-    """A photo that is in memory."""
+    """A photo in memory."""
     return File(name, "image/jpeg", len(data), 0, lambda start, end: data[start:end])
 
 
@@ -47,7 +47,7 @@ def delivery(
 
 
 class Box:
-    """An upload waits in it from the beginning. `retry_for` is in seconds."""
+    """A spool that contains an upload, and its outbox. `retry_for` is in seconds."""
 
     def __init__(
         self,
@@ -76,14 +76,14 @@ class Box:
         )
 
     def add(self, body: bytes) -> str:
-        """Another upload arrives; its id."""
+        """Accept another upload. Returns its id."""
         return accept(self.spool, body, {self.target: self._to}).id
 
     def deliver(self) -> None:
-        """Try all that is due."""
+        """Make all deliveries that are due."""
         self.outbox.deliver_due(self.target)
 
     @property
     def waits(self) -> list[tuple[str, float]]:
-        """The deliveries that are left, and for how long each is to wait."""
+        """The ids of pending deliveries, each with the seconds until its next try."""
         return [(one.id, one.next_try - self.clock.now) for one in self.spool.waiting()]

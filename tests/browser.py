@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # selenium is imported by the tests that start a browser, bec
 
 Result = TypeVar("Result")
 TIMEOUT = 30.0  # seconds; only a test that fails waits that long
-# Without these it looks for hosts of its maker's, which no test needs.
+# Without these, it contacts hosts of its vendor.
 QUIET = (
     "--headless",
     "--no-sandbox",
@@ -37,7 +37,7 @@ needs_browser = pytest.mark.skipif(
 def browser(
     profile: Path, width: int = 1280, height: int = 800, *arguments: str
 ) -> Iterator[webdriver.Chrome]:
-    """A browser with an empty profile; what it shows of a page has this size."""
+    """A browser with an empty profile and a viewport of this size."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -54,25 +54,25 @@ def browser(
 
 
 def resize(driver: webdriver.Chrome, width: int, height: int) -> None:
-    """Change the size of the page. A real window is at least 500 pixels wide."""
+    """Change the size of the viewport. A real window is at least 500 pixels wide."""
     view = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", view)
 
 
 def wait(
-    driver: webdriver.Chrome, condition: Callable[[webdriver.Chrome], Result], what: str = ""
+    driver: webdriver.Chrome, condition: Callable[[webdriver.Chrome], Result], message: str = ""
 ) -> Result:
     """Wait until the condition is true of the page. Returns its value."""
     from selenium.webdriver.support.wait import WebDriverWait
 
-    return WebDriverWait(driver, TIMEOUT, poll_frequency=0.05).until(condition, what)
+    return WebDriverWait(driver, TIMEOUT, poll_frequency=0.05).until(condition, message)
 
 
 def wait_for_text(driver: webdriver.Chrome, *texts: str) -> str:
-    """What the page says, as soon as all of this is on it."""
+    """Wait until the page contains all these texts. Returns its text."""
 
     def complete(driver: webdriver.Chrome) -> str:
-        said = str(driver.execute_script("return document.body.innerText"))
-        return said if all(text in said for text in texts) else ""
+        text = str(driver.execute_script("return document.body.innerText"))
+        return text if all(one in text for one in texts) else ""
 
     return wait(driver, complete, f"no {texts}")

@@ -1,4 +1,4 @@
-"""The camera's side of the network, with raw sockets and nothing of nxparse."""
+"""The camera's side of the network: raw sockets, without nxparse."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ ACCEPTED = '<Response Status="succ" />'
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A reply, and the number of TCP segments it came in."""
+class Reply:
+    """A reply, and the number of its TCP segments."""
 
     head: str
     body: str
@@ -40,14 +40,14 @@ def connect(port: int, host: str = "127.0.0.1", source: str = "") -> socket.sock
     return connection
 
 
-def hear(connection: socket.socket) -> Heard:
+def read_reply(connection: socket.socket) -> Reply:
     """Read a reply up to the end of the connection, and close it."""
     with connection:
-        reply = b""
+        received = b""
         while data := connection.recv(1 << 16):
-            reply += data
-        head, _, body = reply.partition(b"\r\n\r\n")
-        return Heard(head.decode(), body.decode(), segments_in(connection))
+            received += data
+        head, _, body = received.partition(b"\r\n\r\n")
+        return Reply(head.decode(), body.decode(), segments_in(connection))
 
 
 def segments_in(connection: socket.socket) -> int:
@@ -57,18 +57,18 @@ def segments_in(connection: socket.socket) -> int:
     return int(count)
 
 
-def send(port: int, *pieces: bytes, host: str = "127.0.0.1", half_close: bool = False) -> Heard:
+def send(port: int, *pieces: bytes, host: str = "127.0.0.1", half_close: bool = False) -> Reply:
     """Send a request in these pieces, half-close the connection if asked to, and read the reply."""
     connection = connect(port, host)
     for piece in pieces:
         connection.sendall(piece)
     if half_close:
         connection.shutdown(socket.SHUT_WR)
-    return hear(connection)
+    return read_reply(connection)
 
 
 def is_served(port: int) -> bool:
-    """Whether a hotspot check is answered: mitmproxy listens a little before nx_addon is ready."""
+    """Return whether a hotspot check is answered. mitmproxy listens before nx_addon is ready."""
     try:
         return send(port, b"GET / HTTP/1.0\r\nHost: gld.samsungosp.com\r\n\r\n").status == 200
     except (OSError, IndexError):  # refused, or closed without a reply

@@ -1,4 +1,4 @@
-"""A clock for the tests: nothing here waits for time to pass."""
+"""A clock for tests that do not wait for real time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ NEW_YEAR = 1767225600.0  # 2026-01-01 00:00 UTC
 
 
 class Clock:
-    """A clock that stands still unless it is set."""
+    """A clock that changes only when it is set."""
 
     def __init__(self, now: float = NEW_YEAR) -> None:
         self.now = now

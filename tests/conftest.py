@@ -13,7 +13,7 @@ os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"  # no test uses them, and one imports 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """With `-n`, let a process that has no more tests take some from the others."""
+    """With `-n`, let idle workers take tests from busy ones."""
     if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
         config.option.dist = "worksteal"
 

@@ -165,7 +165,7 @@ def _become(output: int, folder: str, environ: dict[str, str]) -> None:
     os.closerange(3, 1 << 16)
     buffering = 1 if environ.get("PYTHONUNBUFFERED") else -1
     sys.stdout = open(1, "w", buffering=buffering, closefd=False)  # noqa: SIM115
-    del sys.modules["nx_addon"]  # only what it imports is shared
+    del sys.modules["nx_addon"]  # only its imports are shared
 
 
 if __name__ == "__main__":

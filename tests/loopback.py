@@ -16,7 +16,7 @@ GRACE = 2.0  # seconds for a client to disconnect at the end of a test
 
 
 class Act(Enum):
-    """What a server can do besides sending."""
+    """Actions of a server other than sending."""
 
     CLOSE = auto()
     """Close the connection."""

@@ -1,7 +1,7 @@
-"""A Mastodon server on loopback that checks what Mastodon checks.
+"""A Mastodon server on loopback that validates requests as Mastodon does.
 
-It stores media and posts, refuses what Mastodon would refuse, in its words, and follows a script
-of faults. It uses nothing of nxparse, so that it can contradict it.
+It stores media and posts, refuses invalid requests with Mastodon's messages, and follows a script
+of faults. It does not use nxparse, so that it can reveal its errors.
 
 Sources: docs.joinmastodon.org (methods/media, methods/statuses, api/oauth-scopes), and the
 repository mastodon/mastodon for the rest:
@@ -53,9 +53,9 @@ class Fault(Enum):
     """Broken connections."""
 
     DROP = auto()
-    """Close the connection, and do nothing."""
+    """Close the connection without processing the request."""
     LOSE = auto()
-    """Do what is requested, and close the connection without a reply."""
+    """Process the request, and close the connection without a reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +69,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Processing:
-    """An upload that is processed in the background until it has been polled so many times."""
+    """An upload that is processed in the background until it has been polled `polls` times."""
 
     polls: int
     fails: bool = False
 
 
 Step = Answer | Fault | Processing | Callable[[], object] | None
-"""What to do with a call: a reply in the place of the usual one, a fault, how an upload is
-processed, something to do before, or None."""
+"""The step for a call: a reply instead of the usual one, a fault, a way to process an upload,
+a function that is called first, or None."""
 
 
 def answer(status: int, content: object, *headers: tuple[str, str]) -> Answer:
@@ -102,7 +102,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class RecordedRequest:
-    """A request. `status` is the status of the reply, None without."""
+    """A request. `status` is that of the reply, or None."""
 
     call: Call | None
     path: str
@@ -116,7 +116,7 @@ class RecordedRequest:
         return [value for other, value in self.fields if other == name]
 
     def field(self, name: str) -> str | None:
-        """The last field with this name, None without."""
+        """The last field with this name, or None."""
         return next(reversed(self.all(name)), None)
 
 
@@ -216,7 +216,7 @@ class MastodonServer:
         return [request for request in self.requests if request.call is call]
 
     def exchange(self, handler: BaseHTTPRequestHandler) -> Answer | None:
-        """Read a request, record it, and do what it requests. Returns the reply, None without."""
+        """Read, record and process a request. Returns the reply, or None."""
         call = argument = None
         for one in Call:
             method, pattern = one.value
@@ -361,7 +361,7 @@ class _HTTPServer(ThreadingHTTPServer):
         super().__init__((HOST, 0), _Handler)
 
     def handle_error(self, *_: object) -> None:
-        """The client may do to the connection what it likes."""
+        """Ignore broken connections."""
 
 
 class _Handler(BaseHTTPRequestHandler):

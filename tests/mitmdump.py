@@ -26,7 +26,7 @@ TIMEOUT = 30.0  # seconds; only a test that fails waits that long
 
 
 def free_port() -> int:
-    """A port for a program that starts later. It is none that the system gives out meanwhile."""
+    """A free port for a program that starts later, outside the range of ephemeral ports."""
     for port in random.sample(range(20_000, 32_000), 100):
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 def addon_script(folder: Path, *statements: str) -> Path:
-    """A script with the addon, and with statements that change it."""
+    """A script that loads the addon, then runs these statements."""
     path = folder / "script.py"
     start = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
     usual = "import nx_addon; addons = nx_addon.addons"
@@ -117,7 +117,7 @@ class Proxy:
             return "".join(self._lines)
 
     def wait_for(self, pattern: str, times: int = 1) -> re.Match[str]:
-        """Wait until the log has so many matches. Returns the last one."""
+        """Wait until the log has `times` matches. Returns the last of these."""
         with self._changed:
 
             def matches() -> list[re.Match[str]]:
@@ -142,12 +142,12 @@ class Proxy:
         return status
 
     def stop(self) -> None:
-        """Ask it to end, and wait."""
+        """Send SIGTERM, and wait until the process has ended."""
         self.process.terminate()
         self.ended()
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the process group with SIGKILL."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.ended()
@@ -186,9 +186,9 @@ class Proxy:
             self._changed.notify_all()
 
 
-def eventually(condition: Callable[[], object], what: str) -> None:
-    """Wait for a state of the kernel, or of another program, that nothing announces."""
+def eventually(condition: Callable[[], object], expected: str) -> None:
+    """Poll until the condition holds, for states without a notification."""
     deadline = time.monotonic() + TIMEOUT
     while not condition():
-        assert time.monotonic() < deadline, f"it never happened: {what}"
+        assert time.monotonic() < deadline, f"timed out waiting for: {expected}"
         time.sleep(0.02)

@@ -18,9 +18,9 @@ from tests.fork_server import ROOT, enter_namespace
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-NEEDED = [name for name in ("ip", "nft") if shutil.which(name) is None]
+MISSING = [name for name in ("ip", "nft") if shutil.which(name) is None]
 needs_namespace = pytest.mark.skipif(
-    os.geteuid() != 0 or bool(NEEDED), reason=f"needs root, iproute2 and nftables (no {NEEDED})"
+    os.geteuid() != 0 or bool(MISSING), reason=f"needs root, iproute2 and nftables (no {MISSING})"
 )
 
 

@@ -1,4 +1,4 @@
-"""Real JPEG files, small ones, that a browser can show (ITU-T T.81, baseline; Exif 2.3)."""
+"""Small real JPEG files that a browser can show (ITU-T T.81, baseline; Exif 2.3)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def photo(thumbnail: bytes = b"", *, model: str = "NX300", orientation: int = 1)
     text = model.encode() + b"\0"
     first = 8 + 2 + 2 * 12 + 4
     second = first + len(text)
-    behind = second + 2 + 2 * 12 + 4
+    end = second + 2 + 2 * 12 + 4
     tiff = (
         b"II*\0\x08\0\0\0"
         + struct.pack("<H", 2)
@@ -53,7 +53,7 @@ def photo(thumbnail: bytes = b"", *, model: str = "NX300", orientation: int = 1)
         + struct.pack("<I", second if thumbnail else 0)
         + text
         + struct.pack("<H", 2)
-        + struct.pack("<HHII", 0x0201, _LONG, 1, behind)
+        + struct.pack("<HHII", 0x0201, _LONG, 1, end)
         + struct.pack("<HHII", 0x0202, _LONG, 1, len(thumbnail))
         + struct.pack("<I", 0)
         + thumbnail

@@ -1,4 +1,4 @@
-"""What README tells people to type, for the tests that type it."""
+"""The commands and blocks in README, for the tests that run them."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from nxparse.scanner import Scanner
 from nxparse.upload import Upload, from_parts
 from tests import bodies
 
-# For tables: a boundary that leaves bodies short enough to be read.
+# A short boundary, so that the bodies in tables are readable.
 B = b"B7x"
 TYPE = "multipart/form-data; boundary=B7x"
 FIELD = b'--B7x\r\nContent-Disposition: form-data; name="f"; filename="a.jpg"\r\n\r\n'
@@ -49,7 +49,7 @@ def scan(chunks: Iterable[bytes], boundary: bytes | None = B, *, strict: bool = 
 
 
 def read_chunked(body: bytes, size: int, content_type: str = TYPE) -> Upload:
-    """Read an upload whose body comes in chunks of this size."""
+    """Read an upload from a body in chunks of this size."""
     scanner = Scanner(boundary_of(content_type))
     for chunk in pieces(body, size):
         scanner.feed(chunk)

@@ -1,7 +1,7 @@
 """Mail servers on loopback.
 
-`MailServer` is aiosmtpd in a thread: it accepts mail. `ScriptedServer` replies according to a
-script, however wrong that is, and records each line it receives. `Authority` issues
+`MailServer` is aiosmtpd in a thread: it accepts mail. `ScriptedServer` follows a
+script, which may be invalid SMTP, and records each line it receives. `Authority` issues
 certificates for both. Use the servers in a with statement. Their records are complete when
 it ends; `wait` is for clients in the background.
 """
@@ -44,7 +44,7 @@ class Authority:
         return self._context(made.to_pem())
 
     def self_signed(self) -> ssl.SSLContext:
-        """A server's context with a certificate of an authority that nobody trusts."""
+        """A server's context with a certificate of an authority that is not trusted."""
         other = Authority(Path(tempfile.mkdtemp(dir=self._folder)))
         return other._context(other.file.read_bytes())
 
@@ -246,7 +246,7 @@ def ehlo(*extensions: str) -> str:
 
 
 class ReceivedLine(NamedTuple):
-    """A line from the client: its key in a Script, its text, and whether it came over TLS."""
+    """A line from the client: its key in a Script, its text, and whether it was sent over TLS."""
 
     key: str
     line: str
@@ -293,14 +293,14 @@ class ScriptedServer(LoopbackServer):
     def serve(self) -> None:
         self._buffer.clear()
         self._note("connect", "connect")
-        said = self._reply("greeting")
+        sent = self._reply("greeting")
         while True:
             line = self._until(b"\r\n").decode("utf-8", "surrogateescape")
-            key = "response" if said.startswith(b"334") else line.partition(" ")[0].upper()
+            key = "response" if sent.startswith(b"334") else line.partition(" ")[0].upper()
             self._note(key, line)
-            said = self._reply(key)
-            if key == "DATA" and said.startswith(b"354"):
-                said = self._content()
+            sent = self._reply(key)
+            if key == "DATA" and sent.startswith(b"354"):
+                sent = self._content()
 
     def _content(self) -> bytes:
         self._buffer[:0] = b"\r\n"  # the end of an empty message is found, too
@@ -320,7 +320,7 @@ class ScriptedServer(LoopbackServer):
         """Follow the script, and return the last reply."""
         replies = self._replies.get(key, [UNKNOWN])
         reply = replies.pop(0) if len(replies) > 1 else replies[0]
-        said = b""
+        sent = b""
         for step in reply if isinstance(reply, tuple) else (reply,):
             if step is Act.TLS:
                 self._buffer.clear()  # ignore data from before TLS
@@ -330,9 +330,9 @@ class ScriptedServer(LoopbackServer):
             elif callable(step):
                 step()
             else:
-                said = step if isinstance(step, bytes) else f"{step}\r\n".encode()
-                self.socket.sendall(said)
-        return said
+                sent = step if isinstance(step, bytes) else f"{step}\r\n".encode()
+                self.socket.sendall(sent)
+        return sent
 
     def _until(self, end: bytes) -> bytes:
         """Receive and return the bytes before `end`."""
@@ -340,6 +340,6 @@ class ScriptedServer(LoopbackServer):
         while (found := self._buffer.find(end, start)) < 0:
             start = max(0, len(self._buffer) - len(end))
             self._buffer += self.receive()
-        taken = bytes(self._buffer[:found])
+        data = bytes(self._buffer[:found])
         del self._buffer[: found + len(end)]
-        return taken
+        return data

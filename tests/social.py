@@ -1,10 +1,10 @@
 """A camera that uploads to the social sites in its menu.
 
 It has builders for requests, functions that search replies as the firmware does, and a client for
-whole uploads. It uses nothing of nxparse, so it can contradict it. No capture of this protocol is
-public. The sources are the commits of ge0rg/samsung-nx-emailservice, the wiki of
-ge0rg/samsung-nx-hacks, and the articles samsung_nx_mastodon, samsung_wifi_cameras and
-samsung_wb850f_firmware on op-co.de. The headers of these requests are published nowhere.
+whole uploads. It does not use nxparse. No capture of this protocol is public. The sources are the
+commits of ge0rg/samsung-nx-emailservice, the wiki of ge0rg/samsung-nx-hacks, and the articles
+samsung_nx_mastodon, samsung_wifi_cameras and samsung_wb850f_firmware on op-co.de. The headers of
+these requests are published nowhere.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import quote
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from tests import camera
-from tests.camera import Heard
+from tests.camera import Reply
 
 HOST = "snsgw.samsungmobile.com"
 ACCOUNTS = "www.ospserver.net"
@@ -174,20 +174,20 @@ def resource_id(reply: str) -> str:
     return found(reply, 'ResourceID="')
 
 
-def digested(heard: Heard) -> Heard:
+def checked(reply: Reply) -> Reply:
     """Return a reply, after checking that a camera's HTTP client accepts it."""
-    assert heard.head.startswith("HTTP/1.1 "), heard
-    assert heard.segments == 1, heard
-    assert heard.headers.get("Connection") == "close", heard
-    assert heard.headers.get("Content-Length") == str(len(heard.body.encode())), heard
-    assert "Transfer-Encoding" not in heard.headers, heard
-    usual = [name for name in heard.headers if name == name.title() or name == "ETag"]
-    assert usual == list(heard.headers), heard
-    return heard
+    assert reply.head.startswith("HTTP/1.1 "), reply
+    assert reply.segments == 1, reply
+    assert reply.headers.get("Connection") == "close", reply
+    assert reply.headers.get("Content-Length") == str(len(reply.body.encode())), reply
+    assert "Transfer-Encoding" not in reply.headers, reply
+    usual = [name for name in reply.headers if name == name.title() or name == "ETag"]
+    assert usual == list(reply.headers), reply
+    return reply
 
 
 class SocialCamera:
-    """A camera with the address `source`. It keeps its session key.
+    """A camera with the address `source`. It stores its session key.
 
     Each method asserts that the reply is one after which a camera continues.
     """
@@ -200,44 +200,44 @@ class SocialCamera:
     def connect(self) -> socket.socket:
         return camera.connect(self.port, source=self.source)
 
-    def send(self, request: bytes) -> Heard:
+    def send(self, request: bytes) -> Reply:
         """Send a request and check the form of the reply."""
         connection = self.connect()
         connection.sendall(request)
-        return digested(camera.hear(connection))
+        return checked(camera.read_reply(connection))
 
-    def check(self, host: str) -> Heard:
+    def check(self, host: str) -> Reply:
         """Make a hotspot check."""
         return self.send(hotspot(host))
 
-    def login(self, site: str, user: str, password: str) -> Heard:
-        heard = self._succeed(auth(site, login(user, password)))
-        self.key = session_key(heard.body)
-        assert 0 < len(self.key) < 64, heard
-        assert 0 < len(people_id(heard.body)) < 64, heard
-        return heard
+    def login(self, site: str, user: str, password: str) -> Reply:
+        reply = self._succeed(auth(site, login(user, password)))
+        self.key = session_key(reply.body)
+        assert 0 < len(self.key) < 64, reply
+        assert 0 < len(people_id(reply.body)) < 64, reply
+        return reply
 
     def announce(self, site: str, kind: str, body: bytes) -> str:
         """Announce a file. Returns the ResourceID."""
-        heard = self._succeed(announce(site, kind, body))
-        assert host_addr(heard.body) == HOST_ADDR, heard
-        assert resource_id(heard.body), heard
-        return resource_id(heard.body)
+        reply = self._succeed(announce(site, kind, body))
+        assert host_addr(reply.body) == HOST_ADDR, reply
+        assert resource_id(reply.body), reply
+        return resource_id(reply.body)
 
-    def put(self, resource: str, data: bytes, content_type: str = "image/jpeg") -> Heard:
+    def put(self, resource: str, data: bytes, content_type: str = "image/jpeg") -> Reply:
         return self._succeed(put(resource, data, content_type=content_type))
 
-    def photo(self, site: str, name: str, caption: str, album: str, data: bytes) -> Heard:
+    def photo(self, site: str, name: str, caption: str, album: str, data: bytes) -> Reply:
         return self.put(self.announce(site, "photo", photo(self.key, name, caption, album)), data)
 
-    def video(self, site: str, name: str, caption: str, category: str, data: bytes) -> Heard:
+    def video(self, site: str, name: str, caption: str, category: str, data: bytes) -> Reply:
         body = video(self.key, name, caption, category)
         return self.put(self.announce(site, "video", body), data, "video/mp4")
 
-    def logout(self, site: str) -> Heard:
+    def logout(self, site: str) -> Reply:
         return self._succeed(auth(site, logout(self.key)))
 
-    def _succeed(self, request: bytes) -> Heard:
-        heard = self.send(request)
-        assert heard.status == 200, heard
-        return heard
+    def _succeed(self, request: bytes) -> Reply:
+        reply = self.send(request)
+        assert reply.status == 200, reply
+        return reply

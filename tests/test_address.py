@@ -1,4 +1,4 @@
-"""Addresses that mail can be sent to, and everything else that looks like one."""
+"""Addresses that mail can be sent to, and similar texts that are refused."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_international_domain(address: str, expected: str) -> None:
     ],
 )
 def test_local_part(address: str) -> None:
-    """Local parts that are not plain, or that some servers read differently, are refused."""
+    """Local parts that are not plain, or that some servers interpret differently, are refused."""
     with pytest.raises(AddressError) as caught:
         deliverable(address)
     assert str(caught.value) == f"{address!r} is not an e-mail address"
@@ -99,7 +99,7 @@ def test_local_part(address: str) -> None:
     ],
 )
 def test_domain(address: str) -> None:
-    """Domains that are no host names, or ambiguous in IDNA, are refused."""
+    """Domains that are not host names, or ambiguous in IDNA, are refused."""
     with pytest.raises(AddressError) as caught:
         deliverable(address)
     assert str(caught.value) == f"{address[:100]!r} has a domain that cannot exist"

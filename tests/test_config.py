@@ -1,4 +1,4 @@
-"""The options: right values, wrong ones, and what must be set together."""
+"""The options: valid values, invalid ones, and required combinations."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_defaults() -> None:
 
 
 def test_kinds() -> None:
-    """mitmproxy unloads an addon whose integer option does not parse, so there are none."""
+    """No option is an integer: mitmproxy unloads the addon if one cannot be parsed."""
     lists = {"nx_route", "nx_senders", "nx_hosts"}
     assert {one.name: one.kind for one in OPTIONS if one.kind is not str} == {
         **dict.fromkeys(lists, Sequence[str]),
@@ -124,7 +124,7 @@ def test_right(
     ],
 )
 def test_rules(texts: list[str]) -> None:
-    """Rules stay in order, and as they are written: their variables are not expanded."""
+    """Rules are stored in order and as written; their variables are not expanded."""
     found = given(nx_route=[f" {text}" for text in texts], nx_senders=["*"]).routes
     assert found == tuple(parse_rule(text) for text in texts)
     assert [value for value in ENVIRON.values() if value and value in repr(found)] == []
@@ -177,7 +177,7 @@ def test_variables() -> None:
 
 
 def test_default_target() -> None:
-    """Recipients that no rule matches get a file, or mail if there is a mail server."""
+    """Without a matching rule photos are saved, or mailed if there is a mail server."""
     mail = given(nx_smtp="smtp://mail.example.com", nx_senders=["*"])
     assert given().default_target == Target("save", "save")
     assert mail.default_target == Target("mail", "mail")
@@ -215,7 +215,7 @@ def test_mail_server(value: str, expected: Smarthost) -> None:
     ],
 )
 def test_mail_from(user: str, mail_from: str, expected: str | None) -> None:
-    """By default mail comes from the user in nx_smtp, if it is an address."""
+    """By default mail is sent from the user in nx_smtp, if it is an address."""
     smtp = f"smtps://{user}:f9e1@mail.example.com"
     config = given(nx_smtp=smtp, nx_senders=["*"], nx_mail_from=mail_from)
     assert config.mail_from == expected
@@ -231,7 +231,7 @@ def test_mail_from(user: str, mail_from: str, expected: str | None) -> None:
     ],
 )
 def test_no_mail_server(value: str, shown: str) -> None:
-    """Of a wrong mail server only scheme and host are shown."""
+    """Only scheme and host of a wrong mail server are shown."""
     assert refused(nx_smtp=value, nx_senders=["*"]) == (
         f"nx_smtp={shown!r}: not a mail server URL; for example smtps://user:password@host, "
         f"with special characters in the password as %40"
@@ -274,7 +274,7 @@ WRONG_RULES: list[tuple[str, str, str]] = [
 
 @pytest.mark.parametrize(("value", "shown", "reason"), WRONG_RULES)
 def test_wrong_rule(value: str, shown: str, reason: str) -> None:
-    """A wrong rule is refused with the reason, and of its URL only kind, scheme and host."""
+    """A wrong rule is refused with the reason; only scheme and host of its URL are shown."""
     found = refused(nx_route=["*=save", value], nx_senders=["*"], nx_smtp="smtp://h")
     assert found == f"nx_route={shown or value!r}: {reason}"
 
@@ -317,8 +317,8 @@ def test_senders_must_be_set(target: str, rules: list[str], smtp: str) -> None:
         {"nx_route": ["*=run:x {file}", "facebook=forward:https://${HOST}/"], "nx_senders": ["me"]},
     ],
 )
-def test_right_together(options: Mapping[str, object]) -> None:
-    """Files need no other option, commands and servers need senders, mail needs both."""
+def test_valid_combinations(options: Mapping[str, object]) -> None:
+    """Saving needs no option; commands and servers need nx_senders; mail also needs nx_smtp."""
     assert isinstance(given(**options), Config)
 
 

@@ -39,7 +39,7 @@ def with_times(folder: Path, times: str) -> Path:
 
 
 def with_descriptors(folder: Path, soft: int, hard: int, *statements: str) -> Path:
-    """A script: the addon in a process that may have so many descriptors."""
+    """A script: the addon in a process with these limits of descriptors."""
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))"
     return addon_script(folder, limit, *statements)
 
@@ -190,7 +190,7 @@ def test_slow_heads(folder: Path) -> None:
 
 
 def test_what_is_no_head_is_not_limited(folder: Path) -> None:
-    """A large body, an idle connection, a WebSocket and a tunnel pass to other hosts."""
+    """A large body, an idle connection, a WebSocket and a tunnel to other hosts are not limited."""
     with server(count_bodies) as counting, server(switch_protocols) as switching:
         modes = [
             *("--mode", "regular@127.0.0.4:0"),
@@ -247,7 +247,7 @@ def test_many_connections(folder: Path) -> None:
 
 
 def test_too_many_connections(folder: Path) -> None:
-    """A client's newest connections are closed, others are served."""
+    """A client's connections beyond the limit are closed, others are served."""
     request, photos = upload("SAM_1.JPG")
     with Proxy(folder, script=with_descriptors(folder, 400, 400)) as proxy:
         many = [camera.connect(proxy.port) for _ in range(50)]
@@ -266,7 +266,7 @@ def test_too_many_connections(folder: Path) -> None:
         assert many[0].recv(100).startswith(b"HTTP/1.1 200 ")
         other = camera.connect(proxy.port, source="127.0.0.2")
         other.sendall(request)
-        assert camera.hear(other).body == camera.ACCEPTED
+        assert camera.read_reply(other).body == camera.ACCEPTED
         proxy.wait_for("saved as")
         assert proxy.saved() == photos
         assert proxy.log.count("further ones are closed") == 1
@@ -325,14 +325,14 @@ def test_tiny_chunks(folder: Path) -> None:
     wire = head.replace(b"HTTP/1.0", b"HTTP/1.1") + b"\r\n\r\n"
     wire += b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
     with Proxy(folder) as proxy:
-        heard: list[camera.Heard] = []
-        sending = threading.Thread(target=lambda: heard.append(camera.send(proxy.port, wire)))
+        replies: list[camera.Reply] = []
+        sending = threading.Thread(target=lambda: replies.append(camera.send(proxy.port, wire)))
         sending.start()
         answers = [time.monotonic()]
         while sending.is_alive():
             assert camera.send(proxy.port, START + b"\r\n").status == 200
             answers.append(time.monotonic())
-        assert heard[0].body == camera.ACCEPTED
+        assert replies[0].body == camera.ACCEPTED
         # A share of the whole time does not depend on the load of the machine. It is at least
         # 0.7 if all chunks of a read are handled at once, else at most 0.3.
         longest = max(after - before for before, after in itertools.pairwise(answers))
@@ -367,16 +367,16 @@ def test_a_length_that_cannot_be_right(shared: Proxy, fields: str) -> None:
 
 
 def test_no_length_of_no_content(shared: Proxy) -> None:
-    """204 carries no Content-Length."""
+    """A reply with status 204 has no Content-Length."""
     request = b"GET /favicon.ico HTTP/1.1\r\nHost: www.samsungimaging.com\r\n\r\n"
-    heard = camera.send(shared.port, request)
-    assert heard.status == 204
-    assert "Content-Length" not in heard.headers
+    reply = camera.send(shared.port, request)
+    assert reply.status == 204
+    assert "Content-Length" not in reply.headers
 
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
 def test_the_end_of_a_client_of_another_host(folder: Path, encrypted: bool) -> None:
-    """The server of another host sees at once that its client has gone."""
+    """The server of another host gets EOF as soon as its client disconnects."""
     script = with_times(folder, f"notice={2 * TIMEOUT}")
     request = b"GET / HTTP/1.1\r\nHost: www.example.org\r\n\r\n"
     listening = socket.create_server(("127.0.0.1", 0))
@@ -465,7 +465,7 @@ class Http2:
         self._wait_for(h2.events.PingAckReceived)
 
     def send(self, stream: int, data: bytes) -> None:
-        """Send the rest of an upload, as fast as mitmproxy takes it."""
+        """Send the rest of an upload, as fast as mitmproxy accepts it."""
         while data:
             size = min(self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size)
             if size:
@@ -528,7 +528,7 @@ def test_http2(folder: Path) -> None:
 
 
 def test_two_uploads_over_http2(folder: Path) -> None:
-    """An upload may pause while another one on the same connection goes on."""
+    """An upload may pause while another one on the same connection continues."""
     photos = {"SAM_1.JPG": bodies.jpeg(2_000_000), "SAM_2.JPG": bodies.jpeg(20_000)}
     first, second = (bodies.body([one]) for one in photos.items())
     with Proxy(folder) as proxy:
@@ -572,12 +572,12 @@ def test_another_proxy_in_between(folder: Path) -> None:
         assert proxy.saved() == photos
 
 
-# A camera whose Wi-Fi dies
+# A camera whose Wi-Fi fails
 
 
 @needs_namespace
 def test_a_reply_that_is_never_acknowledged(folder: Path) -> None:
-    """When packets vanish the camera sends its photo again: it is delivered once."""
+    """If the reply is lost, a repeat is a duplicate, and the next one is delivered."""
     request, photos = upload("SAM_1.JPG")
     drop = (
         "nft 'add table ip lossy; add chain ip lossy output { type filter hook output priority 0; }"
@@ -596,7 +596,7 @@ def test_a_reply_that_is_never_acknowledged(folder: Path) -> None:
 
         for _ in range(2):
             assert call_in(inside[-1], camera.send, 8080, request).status == 200
-        # The first repeat replaces the lost reply; the second is meant.
+        # The first repeat gets the lost reply; the second is a new upload.
         proxy.wait_for("duplicate of upload .* ignored")
         proxy.wait_for(r"saved as \S*SAM_1\S*\.JPG|is there already", 2)
         assert proxy.log.count("duplicate of upload") == 1

@@ -69,7 +69,7 @@ def attached(content: bytes) -> dict[str, bytes]:
 
 
 def outbox(proxy: Proxy, *arguments: str) -> str:
-    """The output of the command line."""
+    """Return the output of the command `outbox`."""
     output, errors = io.StringIO(), io.StringIO()
     with redirect_stdout(output), redirect_stderr(errors):
         status = main(["outbox", "--dir", str(proxy.uploads), *arguments])
@@ -78,7 +78,7 @@ def outbox(proxy: Proxy, *arguments: str) -> str:
 
 
 def is_idle(proxy: Proxy) -> bool:
-    """Whether no delivery is pending."""
+    """Return whether no delivery is pending."""
     return not re.search(UPLOAD_ID, outbox(proxy))
 
 
@@ -88,7 +88,7 @@ def undelivered(proxy: Proxy) -> dict[str, bytes]:
 
 
 def test_login(folder: Path) -> None:
-    """One upload is one mail over TLS. It comes from the account, replies go to the camera."""
+    """An upload becomes one mail over TLS, from the account, with Reply-To for the camera."""
     authority = Authority(folder)
     user = "me@example.com"
     server = MailServer(tls=authority.context(), login=(user, PASSWORD))
@@ -128,11 +128,11 @@ qualify_domain = mail.example
 message_size_limit = 50M
 keep_environment =
 begin routers
-everybody:
+all:
   driver = accept
-  transport = keep
+  transport = mailbox
 begin transports
-keep:
+mailbox:
   driver = appendfile
   file = {folder}/mailbox
   user = Debian-exim
@@ -144,9 +144,9 @@ keep:
 
 @contextmanager
 def exim() -> Iterator[tuple[int, Path]]:
-    """Debian's mail server with a configuration of its own: its port and its mailbox."""
+    """Debian's mail server with a configuration of its own. Yields its port and mailbox."""
     port = free_port()
-    # Its processes that deliver may end after the daemon, and write to its log until then.
+    # Its delivery processes may end after the daemon, and write to its log until then.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -203,7 +203,7 @@ TOO_LARGE_FOR_BEN = "550 5.2.3 RESOLVER.RST.RecipSizeLimit; message too large fo
 
 
 class Outcome(NamedTuple):
-    """What a mail server does, and the result.
+    """The script of a mail server, and the result.
 
     `ends` is the number of messages whose final dot was sent. `state` is the state of the
     deliveries in the end. `wait` is the time until the next attempt in seconds.
@@ -224,7 +224,7 @@ OUTCOMES = {
     "rcpt-550": Outcome({"RCPT": NO_USER}, 0, "failed", NO_USER),
     "end-554-size": Outcome({".": ["554 Message too large", "250 OK"]}, 3, "done"),
     "lost-after-the-dot": Outcome({".": Act.CLOSE}, 1, "waiting", "may have been accepted"),
-    "reset-after-250": Outcome({".": ("250 taken", Act.RESET)}, 1, "done"),
+    "reset-after-250": Outcome({".": ("250 queued", Act.RESET)}, 1, "done"),
 }
 
 
@@ -233,7 +233,7 @@ class TestOutbox:
 
     @pytest.mark.parametrize("row", OUTCOMES.values(), ids=OUTCOMES)
     def test_outcome(self, tmp_path: Path, row: Outcome) -> None:
-        """Whatever a mail server does, no photo is lost, and none is sent in vain."""
+        """Whatever the server replies, each photo is mailed, pending or saved."""
         with ScriptedServer(row.script) as server:
             box = mailing(tmp_path, server, [ANNA], login=row.login)
             box.deliver()
@@ -250,7 +250,7 @@ class TestOutbox:
 
     def test_greylisting(self, tmp_path: Path) -> None:
         """Retries send the same message, byte for byte, until one is accepted."""
-        script: Script = {"RCPT": ["450 grey", "450 grey", "250 OK"], ".": [Act.CLOSE, "250 taken"]}
+        script: Script = {"RCPT": ["450 grey", "450 grey", "250 OK"], ".": [Act.CLOSE, "250 OK"]}
         with ScriptedServer(script) as server:
             box = mailing(tmp_path, server, [ANNA])
             for _ in range(4):
@@ -262,7 +262,7 @@ class TestOutbox:
         assert (box.waits, statuses(box)) == ([], [("done", "")])
 
     def test_unreachable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Attempts to reach a server read nothing of the upload's body."""
+        """Attempts to reach an unavailable server do not read the upload's body."""
         with ScriptedServer() as server:
             box = mailing(tmp_path, server, [ANNA])
         read: list[tuple[int, int]] = []
@@ -361,7 +361,7 @@ def test_secrets_in_rules(folder: Path) -> None:
 
 
 def test_post_survives_a_crash(folder: Path) -> None:
-    """After a kill -9 between a post and its reply there is one post."""
+    """After a kill -9 between a post and its reply, there is only one post."""
     proxies: list[Proxy] = []
     picture = photo(model="NX300")
     message = bodies.message_xml(text="Am Meer~Ein Boot")

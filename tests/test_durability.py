@@ -66,7 +66,7 @@ def test_everything_is_durable_before_the_reply(folder: Path) -> None:
 
 
 def test_killed_while_delivery_has_to_wait(folder: Path) -> None:
-    """An upload whose delivery waits is delivered after a kill and a restart."""
+    """An upload with a pending delivery is delivered after a kill and a restart."""
     with Proxy(folder) as proxy:
         proxy.uploads.chmod(0o755)
         obstacle = proxy.uploads / time.strftime("%Y-%m-%d")
@@ -82,7 +82,7 @@ def test_killed_while_delivery_has_to_wait(folder: Path) -> None:
 
 @needs_root
 def test_a_disk_that_fills_up(folder: Path) -> None:
-    """The disk fills up during an upload: it is refused with 507 and leaves no file."""
+    """If the disk fills up during an upload, that is refused with 507 and leaves no file."""
     with small_disk(folder / "uploads", 80) as disk, Proxy(folder) as proxy:
         connection = camera.connect(proxy.port)
         connection.sendall(REQUEST[:100_000])
@@ -94,7 +94,7 @@ def test_a_disk_that_fills_up(folder: Path) -> None:
                 file.write(bytes(min(1 << 20, shutil.disk_usage(disk).free)))
         connection.sendall(REQUEST[100_000:])
 
-        assert camera.hear(connection).status == 507
+        assert camera.read_reply(connection).status == 507
         proxy.wait_for(
             r"an upload is refused: No space left on device \(uploads\): make room there"
         )
@@ -119,12 +119,12 @@ def test_the_reserve_remains(folder: Path) -> None:
         eventually(lambda: len(list(spool.glob("[0-9]*"))) == 2, "two of them have room")
         for connection, request in zip(connections, requests, strict=True):
             connection.sendall(request[1 << 20 :])
-        statuses = [camera.hear(connection).status for connection in connections]
+        statuses = [camera.read_reply(connection).status for connection in connections]
         assert sorted(statuses) == [200, 200, 507, 507]
         proxy.wait_for(
             r"is refused: only \S+ MB are free, too little for this .* \(uploads\): make room"
         )
-        eventually(lambda: len(proxy.saved()) == 2, "what was accepted is saved")
+        eventually(lambda: len(proxy.saved()) == 2, "accepted uploads are saved")
         eventually(lambda: not list(spool.iterdir()), "the spool is empty")
         assert shutil.disk_usage(disk).free >= 64 << 20
         for path in proxy.uploads.glob("*/SAM_*.JPG"):
@@ -142,7 +142,7 @@ def test_the_reserve_remains(folder: Path) -> None:
             piece = data[start : start + (1 << 20)]
             connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
         connection.sendall(b"0\r\n\r\n")
-        assert camera.hear(connection).status == 507
+        assert camera.read_reply(connection).status == 507
         assert shutil.disk_usage(disk).free >= 64 << 20
         assert list(spool.iterdir()) == []
 
@@ -204,7 +204,7 @@ def test_a_read_only_folder_at_start(folder: Path) -> None:
     [("uploads", "Not a directory"), ("uploads/.nx/state.sqlite3", "file is not a database")],
 )
 def test_something_in_the_way_at_start(folder: Path, obstacle: str, reason: str) -> None:
-    """A file instead of a folder or of the database stops the start with one sentence."""
+    """A file in the place of a folder or of the database ends the start with one message."""
     path = folder / obstacle
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("This is neither a folder nor a database. " * 100)

@@ -38,14 +38,14 @@ from nxparse.filename import MAX_NAME, numbered, safe, sniff
         pytest.param(".htaccess", "htaccess.jpg", id="hidden"),
         pytest.param("-rf", "_rf.jpg", id="option"),
         pytest.param("~", "_.jpg", id="home"),
-        pytest.param("~root/a.jpg", "a.jpg", id="somebodys-home"),
+        pytest.param("~root/a.jpg", "a.jpg", id="home-of-another-user"),
         pytest.param("$(x)", "_(x).jpg", id="command"),
         pytest.param("SAM_4371.JPG.exe", "SAM_4371.JPG.exe.jpg", id="program"),
         pytest.param("SAM_4371.exe.JPG", "SAM_4371.exe.JPG", id="picture"),
     ],
 )
 def test_safe(name: str | None, expected: str) -> None:
-    """A safe name works on every system, and is safe itself."""
+    """A safe name works on every system, and is not changed again."""
     assert safe(name, "image/jpeg") == expected
     assert safe(expected, "image/jpeg") == expected
 
@@ -72,7 +72,7 @@ MEDIA = "jpg jpeg jpe mpo png gif bmp tif tiff heic srw dng mp4 m4v mov avi 3gp 
 
 @pytest.mark.parametrize("extension", MEDIA.split())
 def test_extension_of_a_picture_or_video_stays(extension: str) -> None:
-    """The extension of a picture, video or sound stays, whatever the content."""
+    """The extension of a picture, video or sound is not changed, whatever the content."""
     assert safe(f"a.{extension}", "image/heic") == f"a.{extension}"
 
 
@@ -116,5 +116,5 @@ JPEG = b"\xff\xd8\xff\xe1\0\x18Exif\0\0"
     ],
 )
 def test_sniff(head: bytes, claimed: str | None, expected: str) -> None:
-    """The content decides about the type; a claim counts only if it is harmless."""
+    """The content decides the type; the claimed type counts only if it is harmless."""
     assert sniff(head, claimed) == expected

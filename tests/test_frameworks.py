@@ -1,4 +1,4 @@
-"""What form parsers read in a camera's body, raw and repaired.
+"""Parts that form parsers find in a camera's body, raw and repaired.
 
 Most of them are packages of their own; without these their tests are skipped::
 
@@ -36,7 +36,7 @@ TIMEOUT = 60
 
 
 class Part(NamedTuple):
-    """A part as an application gets it. The hash stands for the data: they are too long to show."""
+    """A part as an application receives it, with a hash of its data, which is too long to show."""
 
     name: str | None
     filename: str | None
@@ -48,7 +48,7 @@ def part(name: str | None, filename: str | None, data: bytes) -> Part:
     return Part(name, filename, len(data), hashlib.sha256(data).hexdigest())
 
 
-# Each of these reads a body the way an application would have it read, by default.
+# Each of these reads a body as an application does by default.
 
 
 def flask(content_type: str, body: bytes) -> list[Part]:
@@ -184,7 +184,7 @@ def node(content_type: str, body: bytes, *, package: str) -> list[Part]:
     if done.returncode:
         raise ValueError(done.stderr.decode())
     if not done.stdout:
-        raise ValueError("it never comes to an end")
+        raise ValueError("the parser never ends")
     return [Part(**one) for one in json.loads(done.stdout)]
 
 
@@ -204,7 +204,7 @@ FRAMEWORKS: dict[str, Callable[[str, bytes], list[Part]]] = {
 
 @dataclass(frozen=True)
 class Upload:
-    """A body as a camera writes it, and the parts that the camera meant."""
+    """A body as a camera writes it, and its intended parts."""
 
     body: bytes
     parts: Sequence[Part]
@@ -231,7 +231,7 @@ def recorded() -> Upload:
 
 
 def oddly_named() -> Upload:
-    """Photos with names that some frameworks refuse, or take for a line end."""
+    """Photos with names that some frameworks refuse, or treat as a line end."""
     odd = "\0\x01\x0b\x1b\x1f\x7f\u2028\u2029"
     photos = [(f"SAM_{char}.JPG", bodies.jpeg(500, n)) for n, char in enumerate(odd)]
     return Upload(
@@ -270,15 +270,15 @@ def found(framework: str, upload: str, *, repaired: bool) -> list[Part] | str:
 @pytest.mark.parametrize("upload", UPLOADS)
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_repaired(framework: str, upload: str) -> None:
-    """Repaired, an upload gives every framework all its parts, byte for byte."""
+    """Every framework finds all parts of a repaired upload, byte for byte."""
     assert found(framework, upload, repaired=True) == UPLOADS[upload].parts
 
 
 def test_raw() -> None:
     """Most frameworks refuse the recorded body without repair, or lose its photo.
 
-    At the time of writing only email and formidable find it, with two bytes too many. Half are
-    enough, as some may learn to cope.
+    At the time of writing only email and formidable find it, with two bytes too many. The test
+    requires only half, since parsers may improve.
     """
     lost = {}
     for name in FRAMEWORKS:

@@ -34,7 +34,7 @@ LINES = {
 
 @pytest.mark.parametrize(("block", "expected", "deviations"), LINES.values(), ids=LINES)
 def test_header_lines(block: bytes, expected: list[tuple[str, str]], deviations: str) -> None:
-    """Header lines are kept as they are on the wire."""
+    """Header lines are stored as received."""
     body = headers(block)
     found = scan([body])
     start = len(body) - len(CLOSE) - 1
@@ -61,7 +61,7 @@ NAMES = {
 def test_name_and_type(
     block: bytes, name: str | None, content_type: str | None, deviations: str
 ) -> None:
-    """Name and type of a part are read as far as they are clear."""
+    """Name and type of a part are parsed, and faults are reported."""
     found = scan([headers(block)])
     assert [(part.name, part.content_type) for part in found.parts] == [(name, content_type)]
     assert kinds(found) == deviations
@@ -78,7 +78,7 @@ DISPOSITIONS = {
     "empty": (b'form-data; name="f"; filename=""', "f", "", ""),
     "twice": (b'form-data; name="f"; filename="a.jpg"; filename="b.exe"', "f", "a.jpg",
         "parameter-malformed"),
-    "extended-behind": (b"form-data; name=\"f\"; filename=\"a.jpg\"; filename*=UTF-8''b.exe", "f",
+    "extended-after": (b"form-data; name=\"f\"; filename=\"a.jpg\"; filename*=UTF-8''b.exe", "f",
         "a.jpg", "parameter-malformed"),
     "escaped-quote": (rb'form-data; name="f"; filename="a\"b.jpg"', "f", 'a"b.jpg', ""),
     "path": (rb'form-data; name="f"; filename="C:\DCIM\a.jpg"', "f", r"C:\DCIM\a.jpg", ""),
@@ -86,7 +86,7 @@ DISPOSITIONS = {
     "semicolon-inside": (b'form-data; name="f"; filename="a;b=c.jpg"', "f", "a;b=c.jpg", ""),
     "unterminated": (b'form-data; name="f"; filename="a.jpg', "f", "a.jpg", "parameter-malformed"),
     "quote-inside": (b'form-data; name="f"; filename="a"b.jpg"', "f", "a", "parameter-malformed"),
-    "junk-behind-the-quote": (b'form-data; name="f"g; filename="a.jpg"', "f", "a.jpg",
+    "junk-after-the-quote": (b'form-data; name="f"g; filename="a.jpg"', "f", "a.jpg",
         "parameter-malformed"),
     "no-equals-sign": (b'form-data; x; name="f"; y', "f", None, ""),
     "all-in-an-open-quote": (b'form-data; x="y; name=f', None, None, "no-part-name"),
@@ -108,13 +108,13 @@ def test_disposition(value: bytes, name: str | None, filename: str | None, devia
 
 
 def test_detail_of_a_long_header_is_short() -> None:
-    """The detail of a header that is no UTF-8 is a short bytes literal."""
+    """The detail of a header that is not UTF-8 is a short bytes literal."""
     body = disposition(b"form-data; name=f\r\n" + b"X: \xb0\xa1" + b"x" * 1000)
     (deviation,) = scan([body]).deviations
     assert deviation.detail == repr(b"X: \xb0\xa1" + b"x" * 75)
 
 
-def test_part_without_headers_has_no_disposition_to_miss() -> None:
+def test_part_without_headers() -> None:
     """Only the missing name of a part without headers is reported."""
     found = scan([headers(b"")])
     assert (len(found.parts), kinds(found)) == (1, "no-part-name")
@@ -135,7 +135,7 @@ BOUNDARIES = {
     "case-of-the-parameter": ("multipart/form-data; x=y; BOUNDARY=B", b"B"),
     "twice": ("multipart/form-data; boundary=B; boundary=C", b"B"),
     "blank-before-equals": ("multipart/form-data; boundary =B", b"B"),
-    "semicolon-behind": ("multipart/form-data;boundary=B ;", b"B"),
+    "semicolon-after": ("multipart/form-data;boundary=B ;", b"B"),
 }  # fmt: skip
 
 

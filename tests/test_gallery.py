@@ -54,7 +54,7 @@ def upload(proxy: Proxy, *files: tuple[str, bytes], client: str = "127.0.0.1") -
     """Upload files, wait until they are saved, and return their addresses on the page."""
     connection = camera.connect(proxy.port, source=client)
     connection.sendall(bodies.request(bodies.body(list(files))))
-    assert camera.hear(connection).status == 200
+    assert camera.read_reply(connection).status == 200
     proxy.wait_for(f"saved as .*{re.escape(files[-1][0])}")
     found: list[str] = []
 
@@ -68,7 +68,7 @@ def upload(proxy: Proxy, *files: tuple[str, bytes], client: str = "127.0.0.1") -
 
 
 def enlarge(proxy: Proxy, address: str, size: int) -> Path:
-    """Make a saved file as long as `size`, mostly a hole, as if it had been uploaded so."""
+    """Extend a saved file to `size` bytes, mostly a hole, as if it had been uploaded like that."""
     id = address.rpartition(".")[0]
     with closing(sqlite3.connect(proxy.uploads / ".nx" / "state.sqlite3", timeout=30)) as state:
         ((saved,),) = state.execute("SELECT saved FROM delivery WHERE upload = ?", (id,))
@@ -82,7 +82,7 @@ def enlarge(proxy: Proxy, address: str, size: int) -> Path:
 
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """A proxy in which everybody sees everything."""
+    """A proxy in which all clients see all uploads."""
     with Proxy(tmp_path_factory.mktemp("gallery"), "--set", "nx_gallery=true") as proxy:
         yield proxy
 
@@ -92,7 +92,7 @@ PNG = ("SAM_7.PNG", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(99))
 
 @needs_linux
 def test_a_large_video(shared: Proxy) -> None:
-    """It is streamed in constant memory, in ranges too; a reader that vanishes leaves nothing."""
+    """A large video is streamed in constant memory; its file is closed after a disconnection."""
     [address] = upload(shared, ("LARGE.MP4", CLIP))
     path = enlarge(shared, address, VIDEO)
     get(shared.port, f"/file/{address}", headers={"Range": "bytes=0-999999"})
@@ -109,7 +109,7 @@ def test_a_large_video(shared: Proxy) -> None:
     assert (reply.status, received) == (200, VIDEO)
     assert highest - before <= MEMORY
 
-    # A slow reader, and then one that is gone.
+    # A slow reader, which then disconnects.
     slow = socket.create_connection(("127.0.0.1", shared.port), TIMEOUT)
     slow.sendall(f"GET /file/{address} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
     assert slow.recv(1000)
@@ -122,13 +122,13 @@ def test_a_large_video(shared: Proxy) -> None:
     assert resident(process) - before <= MEMORY
     slow.close()
     eventually(lambda: str(path) not in shared.descriptors(), "the file is closed")
-    # mitmproxy reports the client that left; nothing else went wrong.
+    # mitmproxy reports the disconnected client, but no other error.
     assert "Traceback" not in shared.log
 
 
 @needs_linux
 def test_a_browser_that_vanishes(shared: Proxy) -> None:
-    """No file is read for an HTTP/2 connection that has ended, whatever it requested before."""
+    """A file that was requested over HTTP/2 is not read after the connection has ended."""
     [address] = upload(shared, ("GONE.MP4", CLIP))
     path = enlarge(shared, address, VIDEO)
     client = Http2(shared.port, "www.samsungimaging.com")
@@ -142,7 +142,7 @@ def test_a_browser_that_vanishes(shared: Proxy) -> None:
 
 @needs_linux
 def test_a_browser_that_stops_reading(shared: Proxy) -> None:
-    """Over HTTP/2, too, a file is read as fast as the browser takes it, until that cancels it."""
+    """Over HTTP/2, a file is read only as fast as the browser reads, and closed if it cancels."""
     [address] = upload(shared, ("UNREAD.MP4", CLIP))
     path = enlarge(shared, address, VIDEO)
     client = Http2(shared.port, "www.samsungimaging.com")
@@ -178,7 +178,7 @@ def test_requests_for_a_file(shared: Proxy) -> None:
 
 
 def test_a_body_with_a_request_for_a_file(shared: Proxy) -> None:
-    """It is not held in memory, and gets no file."""
+    """A request for a file with a body is refused with 404."""
     [address] = upload(shared, ("BODY.JPG", pictures.photo(pictures.picture())))
     connection = http.client.HTTPConnection("127.0.0.1", shared.port, TIMEOUT)
     with closing(connection):
@@ -191,7 +191,7 @@ def test_failures(gallery: Proxy) -> None:
     refused = bodies.request(b"no multipart", content_type="multipart/form-data; boundary=x")
     connection = camera.connect(gallery.port, source="127.0.0.8")
     connection.sendall(refused)
-    assert camera.hear(connection).status == 400
+    assert camera.read_reply(connection).status == 400
     connection = camera.connect(gallery.port, source="127.0.0.9")
     connection.sendall(bodies.request(bodies.body([("CUT.JPG", bytes(9999))]))[:-5000])
     connection.close()
@@ -254,7 +254,7 @@ def test_in_a_browser(gallery: Proxy, driver: webdriver.Chrome) -> None:
 
 @needs_browser
 def test_open_in_a_browser(gallery: Proxy, driver: webdriver.Chrome) -> None:
-    """A photo opens at its full size and a video plays, sandboxed as they are."""
+    """A photo opens at its full size and a video plays, despite the sandbox."""
     photo, clip = upload(
         gallery, ("BIG.JPG", pictures.photo(b"") + pictures.picture(800, 600)), ("PLAY.MP4", CLIP)
     )

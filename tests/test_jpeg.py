@@ -42,11 +42,11 @@ def long(number: int) -> Value:
 def directory(entries: Entries, at: int, following: int = 0) -> bytes:
     """A directory at this offset, followed by the values that do not fit into it."""
     table, values = b"", b""
-    behind = at + 2 + 12 * len(entries) + 4
+    end = at + 2 + 12 * len(entries) + 4
     for tag, (kind, count, value) in entries:
         table += struct.pack("<HHI", tag, kind, count)
         if len(value) > 4:
-            table += struct.pack("<I", behind + len(values))
+            table += struct.pack("<I", end + len(values))
             values += value
         else:
             table += value.ljust(4, b"\0")
@@ -54,7 +54,7 @@ def directory(entries: Entries, at: int, following: int = 0) -> bytes:
 
 
 def pointers(at: int, length: int) -> Entries:
-    """The entries that say where the thumbnail is."""
+    """The entries with offset and length of the thumbnail."""
     return [(THUMBNAIL, long(at)), (THUMBNAIL_LENGTH, long(length))]
 
 
@@ -103,7 +103,7 @@ mAAAAAAAAAAAAAAAD//Z
 
 
 def test_file_of_another_writer() -> None:
-    """The reader agrees with what a well-known library writes."""
+    """A file that a well-known library has written is read correctly."""
     file = b64decode(PIEXIF)
     turned = thumbnail(file)
     assert model(file) == "NX mini"
@@ -150,7 +150,7 @@ def block(first: int, *, following: int = 8, at: int = 8) -> bytes:
 @pytest.mark.parametrize(
     ("segments", "expected"),
     [
-        pytest.param([SMALL[2:], CAMERA], "", id="exif-behind-the-picture"),
+        pytest.param([SMALL[2:], CAMERA], "", id="exif-after-the-picture"),
         pytest.param([b"\xff\xd8", CAMERA], "", id="second-start"),
         pytest.param([b"\xff\xff\xff", CAMERA], "SAMSUNG", id="fill-bytes"),
         pytest.param([XMP, b"\0", CAMERA], "", id="no-marker"),
@@ -185,7 +185,7 @@ FILLER = [(1, short(0))] * (MAX_ENTRIES - 1)
         pytest.param(ascii_("NX300"), "NX300", id="as-written"),
         pytest.param((ASCII, 5, b"NX300"), "NX300", id="no-nul"),
         pytest.param((ASCII, 8, b"NX300  \0"), "NX300", id="blanks"),
-        pytest.param((ASCII, 8, b"NX300\0XY"), "NX300", id="rubbish-behind-nul"),
+        pytest.param((ASCII, 8, b"NX300\0XY"), "NX300", id="rubbish-after-nul"),
         pytest.param(ascii_("<S630  / VLUU S630>"), "S630", id="list-in-brackets"),
         pytest.param(ascii_("WB30F/WB31F/WB32F\0\0"), "WB30F", id="list"),
         pytest.param(ascii_(" \r\nNX\x1b\t300\x7f"), "NX 300", id="controls"),
@@ -225,7 +225,7 @@ def test_model(value: Value, expected: str) -> None:
         pytest.param(
             [(THUMBNAIL, (SHORT, 1, b",\0\xff\xff")), (THUMBNAIL_LENGTH, short(9))],
             SMALL[:9],
-            id="rubbish-behind-short",
+            id="rubbish-after-short",
         ),
     ],
 )
@@ -236,7 +236,7 @@ def test_thumbnail(entries: Entries, expected: bytes) -> None:
 
 
 def test_every_cut() -> None:
-    """A cut file has fewer values, and never other ones."""
+    """A cut file may have fewer values, but no wrong ones."""
     found = [
         (model(EVERYTHING[:size]), thumbnail(EVERYTHING[:size])) for size in range(len(EVERYTHING))
     ]

@@ -16,7 +16,7 @@ from tests.smtp_servers import Act, ScriptedServer
 
 
 def send(proxy: Proxy, name: str, to: str = "anna@example.org", port: int = 0) -> None:
-    """Upload a photo, which is accepted."""
+    """Upload a photo, which must be accepted."""
     message = bodies.message_xml(recipients=[to])
     body = bodies.body([(name, bodies.jpeg(1000))], message=message)
     reply = camera.send(port or proxy.port, bodies.request(body))
@@ -138,5 +138,5 @@ def test_log_reader_stalls(folder: Path) -> None:
                 text += os.read(reader, 1 << 16)
             return b"lines of the log were dropped" in text
 
-        eventually(reported, "the log says what is missing")
+        eventually(reported, "the log reports dropped lines")
         os.close(reader)

@@ -1,4 +1,4 @@
-"""XML that is almost XML; the message of an e-mail upload has more of it in test_message."""
+"""Malformed XML. More of it, in messages of uploads, is in test_message."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read(document: str, *texts: str) -> list[tuple[str, dict[str, str], str, boo
     ids=["references", "single quotes"],
 )
 def test_well_formed(document: str, expected: list[tuple[str, dict[str, str]]]) -> None:
-    """Elements come in order, their names and those of their attributes in lower case."""
+    """Elements are in order, with their names and those of attributes in lower case."""
     found, deviations = markup.read(document.encode(), ())
     assert [(one.name, one.attributes) for one in found] == expected
     assert deviations == []
@@ -47,7 +47,7 @@ def test_well_formed(document: str, expected: list[tuple[str, dict[str, str]]]) 
         pytest.param("<r a='1", [], id="cut"),
     ],
 )
-def test_almost(document: str, expected: list[tuple[str, dict[str, str]]]) -> None:
+def test_malformed(document: str, expected: list[tuple[str, dict[str, str]]]) -> None:
     """Malformed XML is searched for tags, and reported."""
     found, deviations = markup.read(document.encode(), ())
     assert [(one.name, one.attributes) for one in found] == expected
@@ -77,7 +77,7 @@ def test_text() -> None:
         pytest.param("<a>1\x082</a>", ["12"], id="control"),
     ],
 )
-def test_text_of_almost(document: str, expected: list[str]) -> None:
+def test_text_in_malformed_xml(document: str, expected: list[str]) -> None:
     """A text ends at the next end tag of its element, except inside CDATA."""
     found, _ = markup.read(f"{document}<c".encode(), ("a",))
     assert [one.text for one in found if one.name == "a"] == expected
@@ -102,7 +102,7 @@ LONG_NAME = "a" * 65_000
     ],
     ids=lambda document: document[:9],
 )
-def test_slow(document: str) -> None:
+def test_worst_cases(document: str) -> None:
     """No document within the limit is slow to parse."""
     begun = time.process_time()
     with suppress(BodyError):

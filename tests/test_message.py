@@ -25,7 +25,7 @@ def xml(
 
 
 def read(document: str | bytes) -> tuple[str, tuple[str, ...], str, str, str]:
-    """All that can differ between messages, but for the name of the sender."""
+    """The parsed message, without the name of the sender."""
     found = message.parse(document.encode() if isinstance(document, str) else document)
     return (found.sender, found.recipients, found.subject, found.text, kinds(found))
 
@@ -61,7 +61,7 @@ TEXTS = {
 
 @pytest.mark.parametrize(("body", "text", "noticed"), TEXTS.values(), ids=TEXTS)
 def test_text(body: str, text: str, noticed: str) -> None:
-    """The text is exactly what the user wrote."""
+    """The text is returned exactly as the user wrote it."""
     assert read(xml(body=body)) == ("a@x.org", ("b@x.org",), "T", text, noticed)
 
 
@@ -134,16 +134,16 @@ def test_recipients(element: str, recipients: tuple[str, ...]) -> None:
     assert read(xml(receivers=listed)) == ("a@x.org", recipients, "T", "B", CLEAN)
 
 
-NOBODY = "the message names no receiver"
+NO_RECEIVER = "the message names no receiver"
 TOO_MANY = "the message names more than 64 receivers"
 TOO_LONG = "the XML is longer than 65536 bytes"
 ELEMENTS = "the XML has more elements than any camera writes"
 DOCTYPE = "the XML has a DOCTYPE or an ENTITY, which no camera sends"
 
 REFUSED = {
-    "empty": ("", NOBODY),
-    "empty-list": (xml(receivers="<receiverList/>"), NOBODY),
-    "only-a-name": (xml(receivers=receivers("B &lt;&gt;")), NOBODY),
+    "empty": ("", NO_RECEIVER),
+    "empty-list": (xml(receivers="<receiverList/>"), NO_RECEIVER),
+    "only-a-name": (xml(receivers=receivers("B &lt;&gt;")), NO_RECEIVER),
     "attribute": (f"<email a='{'x' * 5_000_000}'/>", TOO_LONG),
     "doctype": ("<!DOCTYPE email><email/>", DOCTYPE),
     "entity": ("<!DOCTYPE e [<!ENTITY a 'b'>]>" + xml(title="&a;"), DOCTYPE),
@@ -174,7 +174,7 @@ LIMITS: dict[str, tuple[Callable[[int], str], str]] = {
     "recipients": (lambda more: xml(receivers=receivers(*NUMBERED[: 64 + more])), TOO_MANY),
     "searched-elements": (
         lambda more: "&" + xml(receivers="<x>" * (MAX_ELEMENTS - 3 + more) + receivers("b@x.org")),
-        NOBODY,
+        NO_RECEIVER,
     ),
 }
 
@@ -196,7 +196,7 @@ def test_limits(document: Callable[[int], str], reason: str) -> None:
         (xml() + "\0\0\0", BROKEN),
         (xml() + xml(), BROKEN),
     ],
-    ids=["declaration", "newline-before", "bom", "nuls-behind", "twice"],
+    ids=["declaration", "newline-before", "bom", "nuls-after", "twice"],
 )
 def test_damaged_frame(document: str, noticed: str) -> None:
     """Surplus or missing bytes around the elements do not change them."""
@@ -204,8 +204,8 @@ def test_damaged_frame(document: str, noticed: str) -> None:
     assert read(document) == ("a@x.org", recipients, "T", "B", noticed)
 
 
-def test_cut_message_keeps_what_is_whole() -> None:
-    """A cut message has only whole addresses."""
+def test_cut_message() -> None:
+    """Incomplete addresses of a cut message are ignored."""
     document = xml(receivers=receivers("b@x.org", "c@x.org"))
     first, second = document.index("</receiver>") + 11, document.rindex("</receiver>") + 11
     title = document.index("</title>") + 8
@@ -236,7 +236,7 @@ ENCODINGS = {
     "utf-16": ((declared("UTF-16") + IN_KOREAN).encode("utf-16"), KOREAN, []),
     "utf-16-undeclared": (IN_KOREAN.encode("utf-16"), KOREAN, []),
     "unknown": ((declared("x-unknown") + xml()).encode(), "T", ["x-unknown is utf-8"]),
-    "lying-utf-16-odd": ((declared("utf-16") + xml()).encode(), "T", ["utf-16 is utf-8"]),
+    "wrongly-declared-utf-16": ((declared("utf-16") + xml()).encode(), "T", ["utf-16 is utf-8"]),
     "not-utf-8": (
         xml(title="<title>a#b</title>").encode().replace(b"#", b"\xff"),
         "a\ufffdb",
@@ -275,7 +275,7 @@ def test_markup_in_cdata_is_text(text: str) -> None:
         assert read(document) == ("a@x.org", ("b@x.org",), "T", text, noticed)
 
 
-# Messages that are written
+# Composed messages
 
 
 def test_composed_in_full() -> None:
@@ -290,7 +290,7 @@ def test_composed_in_full() -> None:
 
 
 COMPOSED = {
-    "nobody": ("", "a\nb\tc", "a\nb\tc"),
+    "no-sender": ("", "a\nb\tc", "a\nb\tc"),
     "markup": ("anna", "<b>&amp;</body>", "<b>&amp;</body>"),
     "injection": ("a</sender><receiver>x@y", "<!ENTITY e 'x'>&e;", "<!ENTITY e 'x'>&e;"),
     "not-in-XML": ("", "a\0b\x1b[31m\x0c\ufffe\uffff", "ab[31m"),

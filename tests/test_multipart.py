@@ -16,7 +16,7 @@ from tests import bodies
 from tests.scans import CLOSE, FIELD, MESSAGE, SMALL, THREE, TYPE, XML, B, data, disposition, scan
 
 
-def test_part_has_everything_of_the_wire() -> None:
+def test_parsed_parts() -> None:
     """A part has its names as sent, lower-case header names, and its data."""
     body = bodies.body([("SAM_4371.JPG", b"JPEG")], message=XML)
     message, photo = parse(body, bodies.CONTENT_TYPE)
@@ -68,8 +68,8 @@ def assert_repaired(body: bytes, content_type: str, expected: list[tuple[str, by
 
 @pytest.mark.parametrize("surplus", [True, False], ids=["surplus", "exact"])
 @pytest.mark.parametrize("ending", ["complete", "unmarked", "boundary-cut-at-9", "nothing"])
-def test_repaired_body_pleases_others(ending: str, surplus: bool) -> None:
-    """Strict parsers read a repaired body, byte for byte."""
+def test_strict_parsers_read_a_repaired_body(ending: str, surplus: bool) -> None:
+    """Strict parsers find the parts of a repaired body, byte for byte."""
     body = bodies.body(THREE, surplus=surplus, ending=bodies.ENDINGS[ending])
     expected = [("message", bodies.message_xml()), *(("binary", photo) for _, photo in THREE)]
     assert_repaired(body, bodies.CONTENT_TYPE, expected)
@@ -157,7 +157,7 @@ UNUSUAL = {
 
 
 @pytest.mark.parametrize(("body", "expected"), UNUSUAL.values(), ids=UNUSUAL)
-def test_repair_of_what_no_camera_writes(body: bytes, expected: list[tuple[str, bytes]]) -> None:
+def test_repair_of_unusual_bodies(body: bytes, expected: list[tuple[str, bytes]]) -> None:
     """A repaired body has nothing that could mislead a parser."""
     assert_repaired(body, TYPE, expected)
 
@@ -186,17 +186,17 @@ TRIMMED = {
 }
 
 
-@pytest.mark.parametrize(("name", "content", "kept"), TRIMMED.values(), ids=TRIMMED)
-def test_trimmed(name: str, content: bytes, kept: bytes) -> None:
-    """Line ends at the end of a message are cut off, but nothing of a photo."""
+@pytest.mark.parametrize(("name", "content", "expected"), TRIMMED.values(), ids=TRIMMED)
+def test_trimmed(name: str, content: bytes, expected: bytes) -> None:
+    """Line ends at the end of a message are removed, but not those of a photo."""
     body = b"\r\n" + content + b"\r\n"
     part = PartSpan(name, None, None, (), 2, 2 + len(content))
     found = trimmed(part, lambda start, end: body[start:end])
-    assert body[found.start : found.end] == kept
+    assert body[found.start : found.end] == expected
 
 
 def test_repair_avoids_a_boundary_in_a_part() -> None:
-    """The replacement for a boundary is not in a part either."""
+    """A boundary that is in a part is replaced by one that is not."""
     body = FIELD + b"\r\n--B7xy" + CLOSE
     replacement = boundary_of(repair(body, TYPE)[0])
     assert replacement not in (None, B)
@@ -206,7 +206,7 @@ def test_repair_avoids_a_boundary_in_a_part() -> None:
 
 
 def test_pieces_are_small() -> None:
-    """A part is read in pieces while its encoding is read."""
+    """A part is read in pieces while it is encoded."""
     size = 40 * CHUNK + 1
     fetched: list[int] = []
 

@@ -76,9 +76,9 @@ def test_a_browser_is_refused(shared: Proxy, request_: bytes, header: bytes) -> 
     """A request from a web page gets 403 and one line in the log; nothing is stored."""
     before = shared.log.count("comes from a web page")
 
-    heard = camera.send(shared.port, request_.replace(b"Host:", header + b"\r\nHost:", 1))
+    reply = camera.send(shared.port, request_.replace(b"Host:", header + b"\r\nHost:", 1))
 
-    assert heard.status == 403
+    assert reply.status == 403
     shared.wait_for("is refused: it comes from a web page", times=before + 1)
     assert_nothing_stored(shared)
     assert "secret" not in shared.log
@@ -87,8 +87,8 @@ def test_a_browser_is_refused(shared: Proxy, request_: bytes, header: bytes) -> 
 def test_a_browser_reads_the_page(shared: Proxy) -> None:
     """A link on another site to our page works."""
     head = b"GET / HTTP/1.1\r\nHost: www.samsungimaging.com\r\nSec-Fetch-Site: cross-site\r\n"
-    heard = camera.send(shared.port, head + b"Origin: http://evil.test\r\n\r\n")
-    assert (heard.status, "It works" in heard.body) == (200, True)
+    reply = camera.send(shared.port, head + b"Origin: http://evil.test\r\n\r\n")
+    assert (reply.status, "It works" in reply.body) == (200, True)
 
 
 # Other machines

@@ -149,13 +149,13 @@ def short_by(count: int, head: bytes, body: bytes) -> bytes:
     return head.replace(b": %d\r" % len(body), b": %d\r" % (len(body) - count)) + body
 
 
-# The photo's name, and what becomes of head and body.
+# By the name of the photo, a function that changes head and body.
 SPELLINGS: dict[str, Callable[[bytes, bytes], bytes]] = {
     "ABSOLUTE": lambda head, body: head.replace(b" /", b" http://www.ospserver.net/", 1) + body,
     "ODDHOST": lambda head, body: head.replace(b"ospserver.net", b"OSPserver.NET.:80") + body,
     "MISSES": partial(short_by, 20),  # the boundary at the end
     "CHUNKED": chunked,
-    "BEHIND": lambda head, body: head + body + b"\r\nGET / HTTP/1.1\r\n\r\n",
+    "AFTER": lambda head, body: head + body + b"\r\nGET / HTTP/1.1\r\n\r\n",
     "GZIP": lambda head, body: head.replace(b"Pragma: no-cache", b"Content-Encoding: gzip") + body,
     "TINY": bytes.__add__,  # in pieces of one byte
     "HALF": bytes.__add__,  # the client half-closes the connection
@@ -179,7 +179,7 @@ def test_uploads_spelled_otherwise(shared: Proxy, name: str) -> None:
 
 
 def test_a_client_that_waits_for_100(shared: Proxy) -> None:
-    """A client that expects 100 Continue gets it, and then its reply."""
+    """A client that expects 100 Continue gets it before its reply."""
     photo = bodies.jpeg(20_000)
     body = bodies.body([("WAITS.JPG", photo)])
     head = bodies.request(body)[: -len(body)]
@@ -191,11 +191,11 @@ def test_a_client_that_waits_for_100(shared: Proxy) -> None:
     assert connection.recv(100).startswith(b"HTTP/1.1 100 Continue")
     connection.sendall(body)
 
-    assert camera.hear(connection).body == camera.ACCEPTED
+    assert camera.read_reply(connection).body == camera.ACCEPTED
     shared.wait_for("saved as .*WAITS.JPG")
 
 
-# How a client may end
+# Clients that disconnect
 
 
 def fin(connection: socket.socket) -> None:
@@ -222,13 +222,13 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
 
 
 @pytest.mark.parametrize("end", CUTS)
-def test_a_cut_upload_is_kept(impatient: Proxy, end: str) -> None:
-    """However an upload breaks off, the bytes that were read are in quarantine, and no others."""
+def test_a_cut_upload_goes_to_quarantine(impatient: Proxy, end: str) -> None:
+    """However an upload is cut, exactly the bytes that were read are in quarantine."""
     body = bodies.body([("SAM_1.JPG", bodies.jpeg(150_000))])
     head = bodies.request(body)[: -len(body)]
     sent = 99_190
-    kept = "nothing is delivered; the part that arrived is in quarantine: "
-    descriptors, before = descriptors_at_rest(impatient), impatient.log.count(kept)
+    logged = "nothing is delivered; the part that arrived is in quarantine: "
+    descriptors, before = descriptors_at_rest(impatient), impatient.log.count(logged)
     for count in range(1, 3):
         connection = camera.connect(impatient.port)
         connection.sendall(head + body[:sent])
@@ -236,7 +236,7 @@ def test_a_cut_upload_is_kept(impatient: Proxy, end: str) -> None:
             # A reset discards the bytes that the process has not read.
             eventually(partial(all_is_read, connection), "all is read")
         CUTS[end](connection)
-        impatient.wait_for(kept, before + count)
+        impatient.wait_for(logged, before + count)
 
     assert impatient.quarantined()[before:] == [body[:sent]] * 2
     assert impatient.saved() == {}
@@ -259,7 +259,7 @@ def descriptors_at_rest(proxy: Proxy) -> list[str]:
 
 
 def all_is_read(connection: socket.socket) -> bool:
-    """Whether the receiver has read all bytes that were sent, from /proc/net/tcp."""
+    """Return whether the receiver has read all bytes that were sent, from /proc/net/tcp."""
     local = f":{connection.getsockname()[1]:04X} "
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
@@ -269,10 +269,10 @@ def all_is_read(connection: socket.socket) -> bool:
 
 
 def test_twenty_cameras_at_once(shared: Proxy) -> None:
-    """Uploads that come at the same time do not mix."""
+    """Concurrent uploads are not mixed up."""
     photos = {f"MANY_{i}.JPG": bodies.jpeg(60_000, i) for i in range(20)}
 
-    def send(name: str) -> camera.Heard:
+    def send(name: str) -> camera.Reply:
         body = bodies.body([(name, photos[name])])
         return camera.send(shared.port, bodies.request(body))
 
@@ -327,7 +327,7 @@ def fail(*_: object) -> NoReturn:
 @pytest.mark.parametrize(
     ("place", "name"),
     [
-        pytest.param(Destinations, "claim", id="in-deciding-whose-it-is"),
+        pytest.param(Destinations, "claim", id="in-claim"),
         pytest.param(endpoints, "find", id="in-requestheaders"),
         pytest.param(Exchange, "begin", id="in-streaming"),
         pytest.param(Receiver, "feed", id="in-a-chunk"),
@@ -335,14 +335,14 @@ def fail(*_: object) -> NoReturn:
         pytest.param(Clients, "watch_reply", id="in-the-reply"),
     ],
 )
-async def test_a_fault_of_ours_is_a_500(
+async def test_an_exception_in_a_handler_is_a_500(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     place: object,
     name: str,
 ) -> None:
-    """If a handler raises, the client gets 500, and the request never goes upstream."""
+    """If a handler raises an exception, the client gets 500, and the request is not passed on."""
     request, _ = upload("SAM_1.JPG")
     with web_server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as (port, received):
         request = request.replace(b"www.ospserver.net", b"localhost:%d" % port)
@@ -379,7 +379,7 @@ async def test_connect_to_a_samsung_host_stays_here(
             reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
             writer.write(b"CONNECT localhost:%d HTTP/1.1\r\n\r\n" % port)
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
-            writer.write(b"\x00not a protocol that anybody knows\r\n")
+            writer.write(b"\x00not a known protocol\r\n")
             assert await reader.read() == b""
             writer.close()
         assert "never connected to" in caplog.text
@@ -523,7 +523,7 @@ class Served(NamedTuple):
     context: taddons.context
     port: int
 
-    async def send(self, request: bytes) -> camera.Heard:
+    async def send(self, request: bytes) -> camera.Reply:
         return await asyncio.to_thread(camera.send, self.port, request)
 
 
@@ -581,7 +581,7 @@ async def test_options_at_run_time(folder: Path) -> None:
 async def test_a_name_server_that_is_this_process(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Queries of other names are refused at once while they would come back; ours are answered."""
+    """Queries for other names are refused at once if they would loop; ours are answered."""
     monkeypatch.setattr(internals, "listening", lambda *_: [("0.0.0.0", 53)])
     with loaded(folder) as (_, context):
         for servers, name, code in (
@@ -620,7 +620,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def test_hints_at_start(folder: Path) -> None:
-    """The log has the address that cameras must reach, and the commands that make it so."""
+    """The log has the address that cameras must reach, and the commands to set that up."""
     with Proxy(folder, "--set", "nx_hosts=new.example.org") as proxy:
         log, port = proxy.log, proxy.port
     assert "cameras must reach " in log
@@ -671,7 +671,7 @@ def test_dns_for_others_goes_on(name_server: tuple[str, int]) -> None:
     ids=["class CH", "STATUS"],
 )
 async def test_an_odd_query(folder: Path, class_: int, op_code: int) -> None:
-    """No query for a camera's host goes on to another name server."""
+    """No query for a camera's host is passed on to another name server."""
     flow = query_from("gld.samsungosp.com")
     flow.request.questions[0].class_ = class_
     flow.request.op_code = op_code
@@ -732,18 +732,18 @@ def test_a_replay_is_answered_and_not_delivered(folder: Path, capture: Path) -> 
 
 
 def test_a_stop_in_the_middle_of_an_upload(folder: Path) -> None:
-    """mitmdump ends at once; the part that arrived is in quarantine."""
+    """If mitmdump ends during an upload, the part that arrived is in quarantine."""
     request, _ = upload("SAM_1.JPG")
     with Proxy(folder) as proxy:
         connection = camera.connect(proxy.port)
         connection.sendall(request[:5000])
         spool = proxy.uploads / ".nx" / "spool"
-        eventually(lambda: any(one.stat().st_size for one in spool.glob("[0-9]*")), "bytes come")
+        eventually(lambda: any(one.stat().st_size for one in spool.glob("[0-9]*")), "bytes arrive")
         proxy.stop()
 
         assert "mitmproxy ends; nothing is delivered" in proxy.log
-        (kept,) = proxy.quarantined()
-        assert request[:5000].endswith(kept)
+        (part,) = proxy.quarantined()
+        assert request[:5000].endswith(part)
         assert "Traceback" not in proxy.log
 
 
@@ -765,7 +765,7 @@ async def test_a_request_that_never_reaches_the_server(
 async def test_a_file_that_is_never_requested(
     folder: Path, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    """A saved file is closed if mitmproxy, or its flow, ends before our server is asked for it."""
+    """A saved file is closed if mitmproxy, or its flow, ends before it is requested."""
     path = folder / "CLIP.MP4"
     path.write_bytes(b"\0\0\0\x18ftypmp42")
     file = open_unchanged([LocalCopy(path, identity_of(path.stat()))])
@@ -800,7 +800,7 @@ async def test_a_request_after_the_end(folder: Path) -> None:
 
 
 async def test_commands(folder: Path) -> None:
-    """nx.outbox lists pending deliveries, nx.retry retries them; errors are sentences."""
+    """nx.outbox lists pending deliveries, nx.retry retries them; errors are readable."""
     smtp = "smtp://127.0.0.1:9"
     async with serving(folder, nx_smtp=smtp, nx_senders=["*"]) as (state, context, _):
         run = context.master.commands.execute
@@ -847,14 +847,14 @@ UNKNOWN = b"POST /new/thing HTTP/1.1\r\nHost: snsgw.samsungmobile.com\r\nContent
 
 
 @pytest.fixture(scope="module")
-def curious(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """A proxy that answers a host whose cameras are unknown."""
+def with_new_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy with an additional host, whose cameras are unknown."""
     options = ("--set", "nx_hosts=new.example.net", "--set", "nx_inspect=1g")
     with Proxy(tmp_path_factory.mktemp("unknown"), *options) as proxy:
         yield proxy
 
 
-def unknown(proxy: Proxy, request: bytes) -> tuple[camera.Heard, str, Path]:
+def unknown(proxy: Proxy, request: bytes) -> tuple[camera.Reply, str, Path]:
     """Send an unknown request. Returns the reply, its line in the log, and the saved flow."""
     earlier = proxy.log.count("unknown request")
     reply = camera.send(proxy.port, request)
@@ -870,9 +870,9 @@ def unknown(proxy: Proxy, request: bytes) -> tuple[camera.Heard, str, Path]:
     ],
     ids=["path", "start-page-of-a-new-host"],
 )
-def test_unknown_requests(curious: Proxy, request_: bytes, logged: str) -> None:
+def test_unknown_requests(with_new_host: Proxy, request_: bytes, logged: str) -> None:
     """An unknown request is logged in one line and saved as a flow with body and reply."""
-    reply, line, path = unknown(curious, request_)
+    reply, line, path = unknown(with_new_host, request_)
     assert line.startswith(logged)
     (flow,) = flows_in(path)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -883,9 +883,9 @@ def test_unknown_requests(curious: Proxy, request_: bytes, logged: str) -> None:
     assert flow.comment.startswith("unknown: ")
 
 
-def test_only_the_beginning_of_an_unknown_body_is_saved(curious: Proxy) -> None:
-    """Of a large body the first 64 KiB are saved, however much nx_inspect allows."""
-    reply, _, path = unknown(curious, UNKNOWN % 1_000_000 + b"x" * 1_000_000)
+def test_only_the_beginning_of_an_unknown_body_is_saved(with_new_host: Proxy) -> None:
+    """Only the first 64 KiB of a large body are saved, even if nx_inspect allows more."""
+    reply, _, path = unknown(with_new_host, UNKNOWN % 1_000_000 + b"x" * 1_000_000)
     assert reply.status == 404
     (flow,) = flows_in(path)
     assert flow.request.raw_content == b"x" * 65536
@@ -894,7 +894,7 @@ def test_only_the_beginning_of_an_unknown_body_is_saved(curious: Proxy) -> None:
 async def test_unknown_requests_are_saved_in_a_thread(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The search for credentials, which may be slow, does not delay other requests."""
+    """Credentials are searched for in a thread, since that may be slow."""
     threads: list[threading.Thread] = []
     monkeypatch.setattr(
         adapter, "hide_credentials", lambda _: threads.append(threading.current_thread())
@@ -917,11 +917,11 @@ LEAKY = (
 )
 
 
-def test_credentials_of_unknown_requests(curious: Proxy) -> None:
+def test_credentials_of_unknown_requests(with_new_host: Proxy) -> None:
     """Neither unknown/ nor the log contains a user, a password or a key."""
     login = social.auth("newsite", social.login_qf30("me@x.org", "correct horse"))
     for request in (login, social.allshare("me@x.org", "correct horse"), LEAKY):
-        reply, line, path = unknown(curious, request)
+        reply, line, path = unknown(with_new_host, request)
         assert reply.status in (401, 404)
         for secret in ("correct", "Y29ycmVjdA", "me@x.org", "me%40x.org"):
             assert secret.encode() not in path.read_bytes()
@@ -929,20 +929,20 @@ def test_credentials_of_unknown_requests(curious: Proxy) -> None:
     assert line == "POST http://snsgw.samsungmobile.com/new?user=(hidden)&password=(hidden)"
 
 
-def test_logins_without_a_user_are_saved(curious: Proxy) -> None:
+def test_logins_without_a_user_are_saved(with_new_host: Proxy) -> None:
     """Logins to sites with their own login page are saved, since their format is unknown."""
-    reply, line, path = unknown(curious, social.auth("flickr", social.login_oauth()))
+    reply, line, path = unknown(with_new_host, social.auth("flickr", social.login_oauth()))
     assert (reply.status, line.endswith("/flickr/auth")) == (401, True)
-    count = curious.log.count("unknown request")
-    assert camera.send(curious.port, social.auth("flickr", b"")).status == 400
+    count = with_new_host.log.count("unknown request")
+    assert camera.send(with_new_host.port, social.auth("flickr", b"")).status == 400
     user = social.auth("flickr", social.login_qf30("me@x.org", "secret"))
-    key = social.session_key(camera.send(curious.port, user).body)
+    key = social.session_key(camera.send(with_new_host.port, user).body)
     assert key
     photo = social.announce("flickr", "photo", social.photo(key, "SAM_1.JPG"))
-    assert camera.send(curious.port, photo).status == 200
+    assert camera.send(with_new_host.port, photo).status == 200
     icon = GET.format("/favicon.ico", 1, "samsungimaging.com").encode()
-    assert camera.send(curious.port, icon).status == 204
-    assert curious.log.count("unknown request") == count
+    assert camera.send(with_new_host.port, icon).status == 204
+    assert with_new_host.log.count("unknown request") == count
     (flow,) = flows_in(path)
     assert flow.comment == "unknown: login to flickr, answered 401"
     assert flow.request.raw_content

@@ -41,7 +41,7 @@ def inside() -> Iterator[list[str]]:
             shutil.rmtree(files, ignore_errors=True)
 
 
-def ask(inside: list[str], name: str, kind: int = camera.A) -> tuple[int, list[str]]:
+def look_up(inside: list[str], name: str, kind: int = camera.A) -> tuple[int, list[str]]:
     """The response code and addresses of the DNS server at loopback in the namespace."""
     return call_in(inside[-1], camera.resolve, name, ("127.0.0.1", 53), kind)
 
@@ -65,7 +65,7 @@ def test_ports_without_root(folder: Path, inside: list[str]) -> None:
 
     run(*inside, *shlex.split(sysctl)[1:])
     with Proxy(folder, *shlex.split(command)[3:], before=user) as proxy:
-        assert ask(inside, "gld.samsungosp.com") == OURS
+        assert look_up(inside, "gld.samsungosp.com") == OURS
         request = b"GET / HTTP/1.1\r\nHost: 10.42.0.1\r\n\r\n"
         page = call_in(inside[-1], camera.send, 80, request, host=ADDRESS)
         assert "It works" in page.body
@@ -119,9 +119,9 @@ def test_the_dns_mode_is_its_own_name_server(folder: Path, inside: list[str]) ->
     """The log has the option to set; foreign names fail at once, and ours are answered."""
     with Proxy(folder, *MODES, before=inside) as proxy:
         proxy.wait_for("the name server 127.0.0.1 is this process, .*--set dns_name_servers=")
-        assert ask(inside, "www.example.com") == SERVFAIL
-        assert ask(inside, "gld.samsungosp.com") == OURS
-        assert ask(inside, "www.example.com", kind=TXT) == SERVFAIL
+        assert look_up(inside, "www.example.com") == SERVFAIL
+        assert look_up(inside, "gld.samsungosp.com") == OURS
+        assert look_up(inside, "www.example.com", kind=TXT) == SERVFAIL
         assert len(proxy.descriptors()) < 60
         assert proxy.log.count("is this process") == 1
         assert "too many DNS queries" not in proxy.log
@@ -129,15 +129,15 @@ def test_the_dns_mode_is_its_own_name_server(folder: Path, inside: list[str]) ->
 
 @needs_namespace
 def test_a_loop_through_another_dns_server(folder: Path, inside: list[str]) -> None:
-    """A loop that addresses do not show is ended by the number of pending queries."""
+    """A loop that cannot be detected by addresses is ended by the limit of pending queries."""
     with started([*inside, sys.executable, "-u", "-c", RELAY]) as relay:
         assert relay.stdout
         relay.stdout.readline()
         modes = (*MODES[:3], "dns@127.0.0.1:53", "--set", "dns_name_servers=127.0.0.2")
         with Proxy(folder, *modes, before=inside) as proxy:
             # mitmproxy passes types other than A and AAAA on as they are.
-            assert ask(inside, "www.example.com", kind=TXT) == SERVFAIL
-            assert ask(inside, "gld.samsungosp.com") == OURS
+            assert look_up(inside, "www.example.com", kind=TXT) == SERVFAIL
+            assert look_up(inside, "gld.samsungosp.com") == OURS
             proxy.wait_for("too many DNS queries wait")
             assert len(proxy.descriptors()) < 200
             assert len(re.findall("too many DNS queries", proxy.log)) == 1
@@ -169,7 +169,7 @@ while True:
 @pytest.mark.parametrize("cipher", ["AES128-SHA", "DHE-RSA-AES256-SHA", "ECDHE-RSA-AES128-SHA"])
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1 is deprecated")
 def test_tls_of_2013(old_tls: Proxy, cipher: str) -> None:
-    """With the options of README a client with TLS 1.0 and a cipher of its time succeeds."""
+    """With the options of README, a client with TLS 1.0 and a cipher of its time can connect."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
     client.minimum_version = client.maximum_version = ssl.TLSVersion.TLSv1

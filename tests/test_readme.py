@@ -59,7 +59,7 @@ def test_links() -> None:
 
 
 def test_length() -> None:
-    """README stays short enough to be read."""
+    """README has at most 350 lines."""
     assert TEXT.count("\n") <= 350
 
 
@@ -217,7 +217,7 @@ class TestService:
     (unit,) = readme.blocks("ini")
 
     def test_starts(self, folder: Path) -> None:
-        """The unit starts what README installs, with options that exist, and logs at once."""
+        """The unit starts the installed mitmdump, with options that exist."""
         start = re.search(r"^ExecStart=(.*)$", self.unit.replace("\\\n", ""), re.MULTILINE)
         assert start
         words = shlex.split(start[1].replace("/srv/photos", str(folder / "photos")))
@@ -228,7 +228,7 @@ class TestService:
             assert (folder / "photos" / ".nx").is_dir()
 
     def test_paths(self) -> None:
-        """The commands before it make the user and the folders that it needs."""
+        """The commands in README create the user and the folders of the unit."""
         commands = "\n".join(LINES)
         for name, value in re.findall(r"^(\w+)=(.*)$", self.unit, re.MULTILINE):
             if name == "User":
@@ -240,7 +240,7 @@ class TestService:
 
     @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
     def test_verify(self, folder: Path) -> None:
-        """systemd-analyze finds no mistake; mitmdump and nft are not installed there yet."""
+        """systemd-analyze finds no mistake, with placeholders for mitmdump and nft."""
         path = folder / "nx_addon.service"
         unit = self.unit.replace("/opt/nx_addon/.venv/bin/mitmdump", "/bin/true")
         path.write_text(unit.replace("/usr/sbin/nft", "/bin/true"))

@@ -19,13 +19,13 @@ from pathlib import Path
 import pytest
 
 from tests import bodies, camera, readme
-from tests.camera import Heard
+from tests.camera import Reply
 from tests.mitmdump import ROOT, Proxy
 from tests.namespace import call_in, namespace, needs_namespace, run
 
 pytestmark = needs_namespace
 
-NOBODY = "198.51.100.80"  # as in README
+UNUSED = "198.51.100.80"  # as in README
 OTHER = "10.99.1.2"
 
 
@@ -62,7 +62,7 @@ class Network:
         """Query a DNS server from the camera."""
         return call_in(self.inside["camera"][-1], camera.resolve, name, (server, 53))
 
-    def send(self, host: str, request: bytes, port: int = 80) -> Heard:
+    def send(self, host: str, request: bytes, port: int = 80) -> Reply:
         """Send a request from the camera."""
         return call_in(self.inside["camera"][-1], camera.send, port, request, host=host)
 
@@ -99,7 +99,7 @@ def router(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     load_rules(network)
     command, _ = readme.lines("transparent@8080")
     modes = [*shlex.split(command)[3:], "--mode", "dns@53"]
-    # Itself: other names fail at once.
+    # The proxy itself, so that other names fail at once.
     modes += ["--set", "dns_name_servers=127.0.0.1"]
     folder = tmp_path_factory.mktemp("router")
     with Proxy(folder, *modes, namespace=network.inside["router"][-1]) as proxy:
@@ -107,27 +107,27 @@ def router(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def test_a_camera_behind_the_router(network: Network, router: Proxy) -> None:
-    """DNS, hotspot check and upload work, and not one packet goes upstream for them."""
+    """DNS, hotspot check and upload work without a packet to the upstream network."""
     for host in ("gld.samsungosp.com", "www.ospserver.net"):
-        assert network.resolve(host, "10.99.0.1") == (0, [NOBODY])
+        assert network.resolve(host, "10.99.0.1") == (0, [UNUSED])
 
     check = b"GET / HTTP/1.1\r\nHost: gld.samsungosp.com\r\n\r\n"
-    heard = network.send(NOBODY, check)
-    assert 'ETag: "deadbeef"' in heard.head
-    assert (heard.body, heard.segments) == ("", 1)
+    reply = network.send(UNUSED, check)
+    assert 'ETag: "deadbeef"' in reply.head
+    assert (reply.body, reply.segments) == ("", 1)
 
     photo = bodies.jpeg(400_000)
     upload = bodies.request(bodies.body([("SAM_1.JPG", photo)]))
-    heard = network.send(NOBODY, upload)
-    assert (heard.body, heard.segments) == ('<Response Status="succ" />', 1)
+    reply = network.send(UNUSED, upload)
+    assert (reply.body, reply.segments) == ('<Response Status="succ" />', 1)
     router.wait_for("10.99.0.2: from .*SAM_1.JPG")
     router.wait_for("saved as .*SAM_1.JPG")
     assert router.saved() == {"SAM_1.JPG": photo}
 
     for path in ("/unknown", "/social/columbus/email"):
         request = f"GET {path} HTTP/1.1\r\nHost: www.ospserver.net\r\n\r\n".encode()
-        heard = network.send(NOBODY, request)
-        assert heard.head.startswith("HTTP/1.1 4")
+        reply = network.send(UNUSED, request)
+        assert reply.head.startswith("HTTP/1.1 4")
 
     assert network.packets_seen_upstream() == 0
 
@@ -140,8 +140,8 @@ GET = "GET / HTTP/1.1\r\nHost: {}\r\n\r\n"
 @pytest.mark.parametrize(
     ("host", "port", "request_", "status", "body"),
     [
-        pytest.param(NOBODY, 80, "GET / HTTP/1.0\r\n\r\n", 200, "It works", id="no-host"),
-        pytest.param(NOBODY, 80, "GET /new HTTP/1.0\r\n\r\n", 404, "", id="no-host-unknown"),
+        pytest.param(UNUSED, 80, "GET / HTTP/1.0\r\n\r\n", 200, "It works", id="no-host"),
+        pytest.param(UNUSED, 80, "GET /new HTTP/1.0\r\n\r\n", 404, "", id="no-host-unknown"),
         pytest.param(ROUTER, 8080, GET.format("10.99.0.1:8080"), 200, "It works", id="own"),
         pytest.param(
             ROUTER,
@@ -151,8 +151,8 @@ GET = "GET / HTTP/1.1\r\nHost: {}\r\n\r\n"
             "",
             id="used-as-a-proxy",
         ),
-        pytest.param(NOBODY, 80, GET.format("evil.example"), 404, "", id="rebinding"),
-        pytest.param(NOBODY, 80, GET.format("www.yahoo.co.kr").replace("/", "/x", 1), 404, ""),
+        pytest.param(UNUSED, 80, GET.format("evil.example"), 404, "", id="rebinding"),
+        pytest.param(UNUSED, 80, GET.format("www.yahoo.co.kr").replace("/", "/x", 1), 404, ""),
         pytest.param(ROUTER, 8080, GET.format(ROUTER).replace("/", "/robots.txt", 1), 404, ""),
     ],
 )
@@ -162,10 +162,10 @@ def test_requests_to_the_router(
     """A request to the router's address, or the one in nx_dns, is never passed on."""
     packets, connections = network.packets_seen_upstream(), router.log.count("server connect")
 
-    heard = network.send(host, request_.encode(), port)
+    reply = network.send(host, request_.encode(), port)
 
-    assert heard.head.startswith(f"HTTP/1.1 {status} ")
-    assert body in heard.body
+    assert reply.head.startswith(f"HTTP/1.1 {status} ")
+    assert body in reply.body
     assert network.packets_seen_upstream() == packets
     assert router.log.count("server connect") == connections
 
@@ -178,9 +178,9 @@ def test_uploads_to_the_address(network: Network, router: Proxy, header: str, st
     upload = upload.replace(b"Host: www.ospserver.net\r\n", header.encode())
     unknown = list(router.uploads.glob(".nx/unknown/*"))
 
-    heard = network.send(NOBODY, upload)
+    reply = network.send(UNUSED, upload)
 
-    assert heard.head.startswith(f"HTTP/1.1 {status} ")
+    assert reply.head.startswith(f"HTTP/1.1 {status} ")
     if status == 200:
         router.wait_for(f"saved as .*{name}")
     assert (name in router.saved()) is (status == 200)
@@ -204,7 +204,7 @@ def send_another_protocol() -> bytes:
 
 @pytest.mark.usefixtures("router")
 def test_port_8080_is_closed(network: Network) -> None:
-    """What is not redirected does not reach port 8080, from either side of the router."""
+    """Port 8080 can only be reached by redirection, from either side of the router."""
     for room, address in (("internet", "10.99.1.1"), ("camera", ROUTER)):
         with pytest.raises(TimeoutError):
             call_in(network.inside[room][-1], socket.create_connection, (address, 8080), 0.5)
@@ -218,9 +218,9 @@ def test_other_addresses_are_not_touched(network: Network, router: Proxy) -> Non
         before = router.log.count("client connect")
         request = b"GET / HTTP/1.1\r\nHost: www.ospserver.net\r\n\r\n"
 
-        heard = network.send(OTHER, request)
+        reply = network.send(OTHER, request)
 
-        assert heard.body == "10.99.0.2"
+        assert reply.body == "10.99.0.2"
         assert router.log.count("client connect") == before
         assert network.packets_seen_upstream() > 0
 
@@ -235,18 +235,18 @@ def answer(listening: socket.socket) -> None:
 
 def test_the_lines_at_start(router: Proxy) -> None:
     """The log has the rule for the address in nx_dns, and the router's own for DNS."""
-    assert f"cameras must reach {NOBODY}, port 80 for HTTP; and {ROUTER} or " in router.log
+    assert f"cameras must reach {UNUSED}, port 80 for HTTP; and {ROUTER} or " in router.log
     assert "port 80: redirect it to port 8080" in router.log
-    assert f"ip daddr {NOBODY} tcp dport 80 redirect to :8080" in router.log
+    assert f"ip daddr {UNUSED} tcp dport 80 redirect to :8080" in router.log
     assert f"port 53: served by this process; enter {ROUTER} as the DNS server" in router.log
 
 
 def test_an_unknown_camera(network: Network, router: Proxy, tmp_path: Path) -> None:
-    """As README describes it: what it needs is in the log, stored, and reported."""
+    """As README describes it, an unknown request is logged, saved and reported."""
     request = b"GET /check?id=8801234 HTTP/1.1\r\nHost: www.ospserver.net\r\n\r\n"
 
-    heard = network.send(NOBODY, request)
-    assert heard.head.startswith("HTTP/1.1 404 ")
+    reply = network.send(UNUSED, request)
+    assert reply.head.startswith("HTTP/1.1 404 ")
 
     stored = router.wait_for(
         r"10\.99\.0\.2: unknown request: GET http://www\.ospserver\.net/check\?id=8801234"

@@ -34,7 +34,7 @@ from tests.scans import (
     scan,
 )
 
-# What is noticed at each end: its kind, and where, counted from the end of the last part's data.
+# The deviation at each ending, with its offset from the end of the last part's data.
 AT_THE_END: dict[str, tuple[Kind, int] | None] = {
     "complete": None,
     "complete-without-newline": None,
@@ -57,7 +57,7 @@ AT_THE_END: dict[str, tuple[Kind, int] | None] = {
 @pytest.mark.parametrize("name", AT_THE_END)
 @pytest.mark.parametrize("surplus", [True, False], ids=["surplus", "exact"])
 @pytest.mark.parametrize("photos", [SMALL, THREE], ids=["one", "three"])
-def test_photos_are_exact_wherever_the_body_ends(
+def test_photos_are_exact_at_each_ending(
     name: str, surplus: bool, photos: list[tuple[str, bytes]]
 ) -> None:
     """Photos, deviations and offsets are exact at each possible end of the body."""
@@ -75,7 +75,7 @@ def test_photos_are_exact_wherever_the_body_ends(
         ends.append(part.end)
     at_the_end = AT_THE_END[name]
     if surplus and name == "nothing":
-        # Nobody can tell the surplus line end from the one that begins a delimiter.
+        # The surplus line end cannot be distinguished from one that begins a delimiter.
         expected.append((Kind.CLOSE_DELIMITER_CUT, ends.pop()))
     elif at_the_end:
         expected.append((at_the_end[0], at_the_end[1] + len(body) - len(ending)))
@@ -91,14 +91,14 @@ def test_photos_are_exact_wherever_the_body_ends(
         assert [split for split in halves(body, start) if scan(split) != found] == []
 
 
-# Bytes of a cut photo that may be taken for the beginning of a delimiter.
+# Bytes of a cut photo that may be mistaken for the beginning of a delimiter.
 BEGINNINGS = {CLOSE[:length] for length in range(8)}
 LEFT_OUT = {False: BEGINNINGS, True: BEGINNINGS | {b"\r\n" + begin for begin in BEGINNINGS}}
 
 
 @pytest.mark.parametrize("surplus", [True, False], ids=["surplus", "exact"])
-def test_cut_in_a_photo_keeps_what_there_is(surplus: bool) -> None:
-    """Photos before the cut are exact, the one that is cut begins as it should."""
+def test_cut_in_a_photo(surplus: bool) -> None:
+    """Photos before the cut are exact, and the cut one begins correctly."""
     body = bodies.body(THREE, message=XML, surplus=surplus, boundary=B, ending=CLOSE)
     for number, (_, photo) in enumerate(THREE):
         start = body.index(photo)
@@ -107,7 +107,7 @@ def test_cut_in_a_photo_keeps_what_there_is(surplus: bool) -> None:
             *whole, cut = data(body, scan([body[:end]]))
             assert whole == before
             assert photo.startswith(cut)
-            # What may be a surplus line end and the beginning of a delimiter does not count.
+            # The end may be lost if it resembles a surplus line end and a delimiter.
             assert photo[len(cut) : end - start] in LEFT_OUT[surplus]
 
 
@@ -118,8 +118,8 @@ FRAMING = {
     "longer-boundary": (FIELD + b"\r\n--B7xy\r\n" + CLOSE, [b"\r\n--B7xy\r\n"], ""),
     "bare-lf-before": (FIELD + b"\n--B7x\r\n" + CLOSE, [b"\n--B7x\r\n"], ""),
     "in-a-line": (D + b"--B7x\r\n" + CLOSE, [b"D--B7x\r\n"], ""),
-    "one-dash-behind": (FIELD + b"\r\n--B7x-\r\n" + CLOSE, [b"\r\n--B7x-\r\n"], ""),
-    "cr-behind": (FIELD + b"\r\n--B7x \r" + CLOSE, [b"\r\n--B7x \r"], ""),
+    "one-dash-after": (FIELD + b"\r\n--B7x-\r\n" + CLOSE, [b"\r\n--B7x-\r\n"], ""),
+    "cr-after": (FIELD + b"\r\n--B7x \r" + CLOSE, [b"\r\n--B7x \r"], ""),
     "at-the-start-of-the-data": (FIELD + b"--B7xy" + CLOSE, [b"--B7xy"], ""),
     "delimiter-in-a-photo": (FIELD + b"\xff\xd8 one\r\n--B7x\r\n\r\ntwo \xff\xd9" + CLOSE,
         [b"\xff\xd8 one", b"two \xff\xd9"], "no-part-name"),
@@ -135,13 +135,13 @@ FRAMING = {
         "epilogue close-delimiter-early"),
     "longest-epilogue": (D + CLOSE + b"a" * 1024, [b"D"], "epilogue"),
     "blank-epilogue": (D + CLOSE + b"\r\n \t\0" * 1000, [b"D"], ""),
-    "part-right-behind-the-end": (D + b"\r\n--B7x--" + E, [b"D", b"E"], "close-delimiter-early"),
+    "part-right-after-the-end": (D + b"\r\n--B7x--" + E, [b"D", b"E"], "close-delimiter-early"),
     "unmarked-and-zeros": (D + b"\r\n--B7x\0\0", [b"D"], "close-delimiter-unmarked"),
     "zeros-and-more": (D + b"\r\n--B7x\0\0E" + CLOSE, [b"D\r\n--B7x\0\0E"], ""),
     "headers-behind": (D + E, [b"D", b"E"], "newline-missing"),
-    "no-disposition-behind": (D + b"--B7x\r\nContent-Type: x/y\r\n\r\nE" + CLOSE,
+    "no-disposition-after": (D + b"--B7x\r\nContent-Type: x/y\r\n\r\nE" + CLOSE,
         [b"D--B7x\r\nContent-Type: x/y\r\n\r\nE"], ""),
-    "lf-before-and-headers-behind": (D + b"\n" + E, [b"D", b"E"], "bare-lf"),
+    "lf-before-and-headers-after": (D + b"\n" + E, [b"D", b"E"], "bare-lf"),
     "close-in-a-line": (D + b"--B7x--", [b"D"], "newline-missing"),
     "close-in-a-line-and-a-part": (D + b"--B7x--\r\n" + E, [b"D", b"E"],
         "newline-missing close-delimiter-early"),
@@ -163,11 +163,11 @@ FRAMING = {
     "no-headers-and-blanks": (D + b"\r\n--B7x\r\n\r\n \r\n\0\r\n" + E, [b"D", b"E"], "empty-part"),
     "boundary-without-hyphens": (MESSAGE + b"\r\n\r\n" + D + b"\r\n" + FIELD[2:] + b"E\r\n" + CLOSE,
         [XML, b"D\r\n" + FIELD[2:] + b"E"], "surplus-newline surplus-newline"),
-    "surplus-told-by-the-photos": (MESSAGE + D + b"\r\n\r\n" + FIELD + b"E\r\n" + CLOSE,
+    "surplus-shown-by-the-photos": (MESSAGE + D + b"\r\n\r\n" + FIELD + b"E\r\n" + CLOSE,
         [XML, b"D", b"E"], "newline-missing surplus-newline surplus-newline"),
-    "no-surplus-told-by-the-message": (MESSAGE + b"\r\n" + D + b"\r\n" + CLOSE, [XML, b"D\r\n"],
+    "no-surplus-shown-by-the-message": (MESSAGE + b"\r\n" + D + b"\r\n" + CLOSE, [XML, b"D\r\n"],
         ""),
-    "surplus-not-told-by-all-photos": (MESSAGE + D + b"\r\n\r\n" + E, [XML, b"D\r\n", b"E"],
+    "surplus-not-shown-by-all-photos": (MESSAGE + D + b"\r\n\r\n" + E, [XML, b"D\r\n", b"E"],
         "newline-missing"),
     "lf-first-and-crlf-then": (D.replace(b"\r\n", b"\n") + b"\r\n" + E, [b"D", b"E"], "bare-lf"),
     "lf-first-and-crlf-at-the-end": (D.replace(b"\r\n", b"\n") + CLOSE + b"\r\n", [b"D"],
@@ -177,7 +177,7 @@ FRAMING = {
     "no-headers-and-zero-bytes": (b"--B7x\r\n\r\n" + D + CLOSE, [b"D"], "empty-part"),
     "line-end-of-the-photo-itself": (MESSAGE + b"\r\n" + FIELD + b"\xff\xd8\r\n" + CLOSE,
         [XML, b"\xff\xd8\r\n"], ""),
-    "bare-lf-behind-the-message": (MESSAGE + b"\n\r\n" + FIELD + b"\xff\xd8\r\n" + CLOSE,
+    "bare-lf-after-the-message": (MESSAGE + b"\n\r\n" + FIELD + b"\xff\xd8\r\n" + CLOSE,
         [XML + b"\n", b"\xff\xd8\r\n"], ""),
     "surplus-and-message-last": (FIELD + b"\xff\xd8\r\n\r\n" + MESSAGE + b"\r\n" + CLOSE,
         [b"\xff\xd8", XML], "surplus-newline surplus-newline"),
@@ -185,7 +185,7 @@ FRAMING = {
         "bare-lf surplus-newline surplus-newline"),
     "only-lf-and-no-end": ((MESSAGE + b"\r\n" + D + b"\r\r\n--B7x").replace(b"\r\n", b"\n"),
         [XML, b"D\r"], "bare-lf close-delimiter-unmarked"),
-    "lf-behind-every-boundary": (
+    "lf-after-every-boundary": (
         (MESSAGE + b"\r\n" + D + b"\n" + CLOSE).replace(b"--B7x\r\nC", b"--B7x\nC"), [XML, b"D\n"],
         "bare-lf bare-lf"),
     "nested": (headers(FORM + b"Content-Type: multipart/mixed; boundary=i\r\n", NESTED), [NESTED],
@@ -204,7 +204,7 @@ def test_framing(body: bytes, contents: list[bytes], expected: str) -> None:
 
 @pytest.mark.parametrize("boundary", [b"--B7x", b"7x"])
 def test_boundary_in_the_first_line(boundary: bytes) -> None:
-    """The first line decides, also if its boundary looks like the one in Content-Type."""
+    """The first line decides, even if its boundary resembles the one in Content-Type."""
     body = FIELD.replace(b"\r\n", b" \t\r\n", 1) + b"D" + CLOSE
     found = scan([body], boundary)
     assert (data(body, found), kinds(found)) == ([b"D"], "boundary-mismatch")
@@ -222,7 +222,7 @@ UNREADABLE = {
     "in-the-first-line": (b"D--B7x\r\n",
         "the boundary b'B7x' never appears in the body (at byte 8)"),
     "cut-in-a-header": (FIELD[:-10], "the body ends inside the headers of a part (at byte 59)"),
-    "cut-in-what-resembles-a-delimiter": (b"--B7x\r\n--B7xy",
+    "cut-after-a-near-miss": (b"--B7x\r\n--B7xy",
         "the body ends inside the headers of a part (at byte 13)"),
     "photo-in-a-header": (FIELD[:-2] + b"X: \xff\xd8\xff\r\n\r\nD" + CLOSE,
         "a photo begins inside the headers of a part (at byte 70)"),
@@ -241,7 +241,7 @@ UNREADABLE = {
 
 @pytest.mark.parametrize(("body", "message"), UNREADABLE.values(), ids=UNREADABLE)
 def test_unreadable(body: bytes, message: str) -> None:
-    """A body that cannot be parsed is a bad request; the message has the offset."""
+    """A body that cannot be parsed is refused with 400; the message has the offset."""
     with pytest.raises(MultipartError) as caught:
         parse(body, TYPE)
     assert (str(caught.value), caught.value.status) == (message, 400)
@@ -252,7 +252,7 @@ def test_unreadable(body: bytes, message: str) -> None:
     ("first", "offset"), [(b"D" * 400, 0), (b"--", 0), (b"\r\n--a\0b", 2)], ids=repr
 )
 def test_no_boundary(first: bytes, offset: int) -> None:
-    """Without a boundary in Content-Type and in the first line a body is refused."""
+    """Without a boundary in Content-Type or in the first line, a body is refused."""
     body = first + b"\r\nContent-Type: a/b\r\n\r\nD"
     message = "Content-Type names no usable boundary, and the body does not begin with one"
     expected = f"MultipartError: {message} (at byte {offset})"
@@ -291,7 +291,7 @@ BARE = {
 
 
 @pytest.mark.parametrize(("body", "offset"), BARE.values(), ids=BARE)
-def test_bare_lf_is_noticed_where_it_stands(body: bytes, offset: int) -> None:
+def test_offset_of_a_bare_lf(body: bytes, offset: int) -> None:
     """The offset is that of the bare line feed."""
     body += b"E" + CLOSE
     found = scan([body])
@@ -362,12 +362,12 @@ def test_clean_body_passes_strict() -> None:
 
 @pytest.mark.parametrize("boundary", [b"B", b"-", b".*+?()[]{}^$|\\", b"\xff", b"a b", b"-" * 256])
 def test_any_usable_boundary(boundary: bytes) -> None:
-    """A boundary may contain any bytes that are no control characters."""
+    """A boundary may contain any bytes except control characters."""
     body = bodies.body(THREE, message=XML, boundary=boundary)
     found = scan([body], boundary)
     assert data(body, found) == [XML, *(content for _, content in THREE)]
     assert scan(pieces(body, 1), boundary) == found
-    # The first line tells it too.
+    # The first line has the boundary, too.
     rescued = scan([body], None)
     assert (rescued.parts, kinds(rescued).split()[0]) == (found.parts, "boundary-missing")
 
@@ -452,7 +452,7 @@ def calls(work: Callable[[], object]) -> int:
 NASTY = {
     "cr": (FIELD, b"\r" * 8),
     "near-miss": (FIELD, b"\r\n--B7xy"),
-    "blank-behind": (FIELD, b"\r\n--B7x \r"),
+    "blank-after": (FIELD, b"\r\n--B7x \r"),
     "no-line-end": (FIELD, b"D" * 8),
     "preamble": (b"", b"D" * 8),
     "preamble-of-near-misses": (b"", b"\r\n--B7xy"),
@@ -461,8 +461,8 @@ NASTY = {
     "close-in-a-line": (FIELD, b"D--B7x--"),
     "boundary-in-a-line": (FIELD, b"D--B7x\r\n"),
     "boundary-in-a-line-and-a-header": (FIELD, b"D--B7x\r\nX: y"),
-    "blanks-behind-a-close": (FIELD + b"D--B7x--", b"\r\n\0\0\0\0"),
-    "zeros-behind": (FIELD + b"D" + CLOSE, bytes(8)),
+    "blanks-after-a-close": (FIELD + b"D--B7x--", b"\r\n\0\0\0\0"),
+    "zeros-after": (FIELD + b"D" + CLOSE, bytes(8)),
 }
 
 
@@ -474,7 +474,7 @@ def test_work_is_linear(before: bytes, repeated: bytes) -> None:
         body = before + repeated * times
         return calls(lambda: scan(pieces(body, size)))
 
-    work(1, 16)  # what is computed once, such as expressions, does not count
+    work(1, 16)  # excludes one-time work, such as compiling expressions
     for size in (16, 1460):
         assert work(1000, size) <= 2.1 * work(500, size) + 100
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from selenium import webdriver
 
 WIDTH, HEIGHT = 390, 640  # of a phone, in pixels
-# A sky, the sun and two hills: the hour decides about the colours.
+# A sky, the sun and two hills: the hour determines the colours.
 DRAW = """
 const [hour] = arguments, canvas = document.createElement('canvas');
 [canvas.width, canvas.height] = [160, 120];
@@ -65,5 +65,5 @@ def test_page(folder: Path) -> None:
         wait(driver, lambda driver: driver.execute_script(widths)[:3] == shown)
         path = folder / "page.png"
         assert driver.save_screenshot(str(path))
-    if kept := os.environ.get("SCREENSHOTS"):
-        shutil.copy(path, kept)
+    if target := os.environ.get("SCREENSHOTS"):
+        shutil.copy(path, target)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from tests import bodies, camera, social
-from tests.camera import Heard
+from tests.camera import Reply
 from tests.mitmdump import Proxy, addon_script, eventually
 from tests.smtp_servers import MailServer
 from tests.social import MODEL, SocialCamera
@@ -40,31 +40,31 @@ CHECKS = {
 }
 
 
-def kind(heard: Heard, host: str) -> str:
-    """Which of its two replies a check of this host got. All details of it are checked."""
+def kind(reply: Reply, host: str) -> str:
+    """Return which of its two replies a check of this host got, after checking all details."""
     location, text, domain = CHECKS[host]
-    lines = heard.head.split("\r\n")
-    if heard.status == 302:
+    lines = reply.head.split("\r\n")
+    if reply.status == 302:
         assert lines[0] == "HTTP/1.1 302 FOUND"
         assert f"Location: {location}" in lines
-        assert "Set-Cookie" not in heard.headers
-        assert heard.headers["Content-Type"] == "text/html; charset=utf-8"
-        assert "<" in heard.body
-        assert len(heard.body) < 1000
+        assert "Set-Cookie" not in reply.headers
+        assert reply.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert "<" in reply.body
+        assert len(reply.body) < 1000
         return "redirect"
     assert lines[0] == "HTTP/1.1 200 OK"
     assert f"Set-Cookie: samsung=hotspot; Domain={domain}; Path=/" in lines
-    assert "Location" not in heard.headers
-    assert heard.body == text
+    assert "Location" not in reply.headers
+    assert reply.body == text
     return "cookie"
 
 
 EMAIL = bodies.request(bodies.body([("MAILED.JPG", bodies.jpeg(5000))]))
-GOES_ON = {"login": social.auth("facebook", social.login(USER, PASSWORD)), "email": EMAIL}
+NEXT_REQUESTS = {"login": social.auth("facebook", social.login(USER, PASSWORD)), "email": EMAIL}
 
 
 @pytest.mark.parametrize(
-    ("host", "then"), [*zip(CHECKS, GOES_ON.values(), strict=True)], ids=GOES_ON
+    ("host", "then"), [*zip(CHECKS, NEXT_REQUESTS.values(), strict=True)], ids=NEXT_REQUESTS
 )
 def test_an_answer_that_works_is_repeated(shared: Proxy, host: str, then: bytes) -> None:
     """A client that continues after its check gets the same reply the next time."""
@@ -83,7 +83,7 @@ def test_an_answer_that_works_is_repeated(shared: Proxy, host: str, then: bytes)
     assert kind(theirs.check(host), host) == "cookie"
 
 
-def test_what_else_is_asked_of_these_hosts_passes(folder: Path) -> None:
+def test_other_requests_to_these_hosts_pass(folder: Path) -> None:
     """Only GET / of www.msn.com and www.yahoo.co.kr is answered; other requests are passed on."""
     with web_server() as (port, received):
         script = addon_script(
@@ -119,10 +119,10 @@ def test_a_whole_exchange(folder: Path) -> None:
         with Proxy(folder, *options, script=script) as proxy:
             client = SocialCamera(proxy.port, source=new_address())
             assert client.check(GLD).status == 200
-            heard = client.login("facebook", USER, PASSWORD)
-            assert social.people_id(heard.body) == USER
-            heard = client.photo("facebook", "SAM_1.JPG", "Beach", MODEL, files["SAM_1.JPG"])
-            assert heard.body == camera.ACCEPTED
+            reply = client.login("facebook", USER, PASSWORD)
+            assert social.people_id(reply.body) == USER
+            reply = client.photo("facebook", "SAM_1.JPG", "Beach", MODEL, files["SAM_1.JPG"])
+            assert reply.body == camera.ACCEPTED
             proxy.kill()
         with Proxy(folder, *options, script=script) as proxy:
             client.port = proxy.port
@@ -132,8 +132,8 @@ def test_a_whole_exchange(folder: Path) -> None:
                 assert client.put(resource, files[name]).body == camera.ACCEPTED
                 proxy.wait_for(f"saved as .*{name}")
             assert client.put(resource, files["SAM_3.JPG"]).body == camera.ACCEPTED
-            heard = client.video("facebook", "SAM_4.MP4", "Waves", "Travel", files["SAM_4.MP4"])
-            assert heard.body == camera.ACCEPTED
+            reply = client.video("facebook", "SAM_4.MP4", "Waves", "Travel", files["SAM_4.MP4"])
+            assert reply.body == camera.ACCEPTED
             client.photo("facebook", "SAM_5.JPG", "Beach", "NX500", files["SAM_5.JPG"])
             assert client.logout("facebook").body == "Logged out for real!"
 

@@ -1,7 +1,7 @@
 """Bodies with faults in their structure: each photo is delivered, or the body is quarantined.
 
-The bodies are made at random, always the same ones. What their faults have in common is
-that a parser which trusts the framing loses bytes without a word.
+The bodies are made at random, from fixed seeds. Their faults have in common that a parser
+which trusts the framing loses bytes silently.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from tests.scans import read_chunked
 
 BATCHES = 8
 SIZE = 200
-"""Bodies in a batch."""
+"""The number of bodies in a batch."""
 RECEIVED = 150
-"""Bodies that also take the whole path."""
+"""The number of bodies that are also received and delivered."""
 
 
 def made(batch: int, count: int = SIZE) -> Iterator[Faulty]:
@@ -86,7 +86,7 @@ def test_saved_or_in_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     make_lazy(monkeypatch)
     directory = tmp_path / "uploads"
     spool = Spool(directory / ".nx", lambda: NEW_YEAR)
-    expected, kept = [], []
+    expected, refused = [], []
     for one in made(BATCHES, RECEIVED):
         receiver = EmailReceiver(
             spool, configured(directory), BodyInfo("192.0.2.7", bodies.CONTENT_TYPE, len(one.body))
@@ -98,13 +98,13 @@ def test_saved_or_in_quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             spool.reply_confirmed(result.accepted)
             expected.append(list(one.photos))
         else:
-            kept.append(one.body)
+            refused.append(one.body)
     stored = []
     for delivery in spool.waiting():
         with spool.read(delivery) as (upload, _):
             stored.append(found(upload))
     spool.close()
     assert sorted(map(repr, stored)) == sorted(map(repr, expected))
-    assert sorted(contents(directory / ".nx" / "quarantine").values()) == sorted(kept)
+    assert sorted(contents(directory / ".nx" / "quarantine").values()) == sorted(refused)
     assert expected
-    assert kept
+    assert refused

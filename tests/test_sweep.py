@@ -54,7 +54,7 @@ ANNA, BEN, CLARA, GONE, BUSY, US = (
 )
 
 Way = frozenset[str]
-"""The places of which one must have the photos for a recipient in the end."""
+"""The places of which at least one must have the photos for a recipient in the end."""
 
 MAIL = frozenset({"mail"})
 FOLDER = frozenset({"folder"})
@@ -103,7 +103,7 @@ class Scenario:
     """Uploads, their rules, and the behaviour of the mail server.
 
     Due deliveries are made in the `pause` (seconds) between two photos of a post. The mail
-    server refuses the recipient `gone` for good, `BUSY` once, and mails larger than `limit`,
+    server refuses the recipient `gone` always, `BUSY` once, and mails larger than `limit`,
     or all mails if it is `broken`. After a restart it accepts `BUSY`, and everything if it
     is `mended`. `replies_lost` replies to each upload are lost, and the upload is repeated.
     """
@@ -137,12 +137,12 @@ SCENARIOS = {
         (Sent(photos(1), {ANNA: (FOLDER,), BEN: (MAIL,), CLARA: ()}),),
         ("anna@*=save", "ben@*=mail", "clara@*=mail:us@example.net"),
     ),
-    "one refused for good, one for now": Scenario(
+    "one refused permanently, one temporarily": Scenario(
         (Sent(photos(2), {ANNA: (MAIL,), GONE: (UNDELIVERED,), BUSY: (MAIL,)}),), gone=GONE
     ),
-    "all refused for now": Scenario((Sent(photos(1), {BUSY: (MAIL,)}),)),
-    "all refused for good": Scenario((Sent(photos(1), {GONE: (UNDELIVERED,)}),), gone=GONE),
-    "refused for good, but not after the kill": Scenario(
+    "all refused temporarily": Scenario((Sent(photos(1), {BUSY: (MAIL,)}),)),
+    "all refused permanently": Scenario((Sent(photos(1), {GONE: (UNDELIVERED,)}),), gone=GONE),
+    "refused permanently, but not after the kill": Scenario(
         (Sent(photos(2), {ANNA: (MAIL,), GONE: (MAIL | UNDELIVERED,)}),), gone=GONE, mended=True
     ),
     "too large, in one mail": Scenario(
@@ -175,7 +175,7 @@ SCENARIOS = {
     ),
     "a post": Scenario(posted(3), POSTED),
     "a post whose replies are lost": Scenario(posted(2), POSTED, replies_lost=1),
-    "a post that announces how many": Scenario(posted(2, "At the sea ~a ~b"), POSTED, pause=0),
+    "a post of an announced number": Scenario(posted(2, "At the sea ~a ~b"), POSTED, pause=0),
     "a post with a pause": Scenario(posted(2), POSTED, pause=QUIET),
     "a post, too large in one mail": Scenario(posted(2), POSTED, limit=1100),
 }
@@ -196,8 +196,8 @@ class World(NamedTuple):
     mails: tuple[Mailed, ...]
 
 
-class Post:
-    """A mail server without a socket. It calls `note` at each step of the dialogue."""
+class FakeMailServer:
+    """A mail server without a socket, which calls `note` at each step of the dialogue."""
 
     def __init__(
         self, scenario: Scenario, mails: Sequence[Mailed], note: Callable[[str], None], well: bool
@@ -210,16 +210,16 @@ class Post:
         self._gone = "" if mended else scenario.gone
         self._busy = not well
 
-    def send(self, letter: OutgoingMessage, server: Smarthost) -> list[Refused]:
+    def send(self, message: OutgoingMessage, server: Smarthost) -> list[Refused]:
         """Replaces mail.send."""
         self._note("before MAIL")
-        if letter.size > self._limit:
+        if message.size > self._limit:
             raise TooLargeError(f"{server} takes at most {self._limit} bytes")
         if self._broken:
             raise PermanentError(f"{server} refuses the sender: 550 no")
         self._note("after MAIL")
         refused = []
-        for recipient in letter.recipients:
+        for recipient in message.recipients:
             if recipient == self._gone:
                 refused.append(Refused(recipient, True, "550 no such user"))
             elif recipient == BUSY and self._busy:
@@ -227,13 +227,13 @@ class Post:
                 self._busy = False
             self._note("after RCPT")
         reached = [
-            name for name in letter.recipients if name not in {one.recipient for one in refused}
+            name for name in message.recipients if name not in {one.recipient for one in refused}
         ]
         if not reached:
             return refused
         self._note("after DATA")
         content = b""
-        for chunk in letter.chunks():
+        for chunk in message.chunks():
             content += chunk
             self._note("in the middle of the message")
         self.mails.append(Mailed(tuple(reached), content))
@@ -257,7 +257,7 @@ class Run:
         uploads = place / "uploads"
         clock = Clock()
         self.statuses: list[int] = []
-        self.post = Post(scenario, mails, note, well)
+        self.mail_server = FakeMailServer(scenario, mails, note, well)
         self._scenario = scenario
         self._config = _config(uploads, scenario.routes)
         self._clock = clock
@@ -273,11 +273,11 @@ class Run:
 
     @property
     def world(self) -> World:
-        return World(tuple(self.statuses), tuple(self.post.mails))
+        return World(tuple(self.statuses), tuple(self.mail_server.mails))
 
-    def receive(self, but: Sequence[int] = ()) -> None:
-        """Receive all uploads except those with the numbers in `but`, and try to deliver each."""
-        sent = [one for number, one in enumerate(self._scenario.uploads) if number not in but]
+    def receive(self, skip: Sequence[int] = ()) -> None:
+        """Receive all uploads except those with the numbers in `skip`, and try to deliver each."""
+        sent = [one for number, one in enumerate(self._scenario.uploads) if number not in skip]
         for one, following in itertools.zip_longest(sent, sent[1:]):
             for _ in range(self._scenario.replies_lost):
                 lost = self._receive(one)
@@ -329,7 +329,7 @@ class Run:
         for target in self._targets():
             try:
                 with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr(mail, "send", self.post.send)
+                    patch.setattr(mail, "send", self.mail_server.send)
                     self.outbox.deliver_due(target)
             except sqlite3.Error:
                 continue
@@ -355,14 +355,14 @@ def restarted(scenario: Scenario, place: Path, world: World, *, again: bool = Fa
     run = Run(scenario, place, world.mails, well=True)
     statuses = world.statuses
     if again:
-        run.receive(but=[number for number, status in enumerate(statuses) if status == 200])
+        run.receive(skip=[number for number, status in enumerate(statuses) if status == 200])
         statuses = (200,) * len(scenario.uploads)
         assert set(run.statuses) <= {200}
     run.drain()
     waiting = run.spool.waiting()
     run.spool.close()
     assert waiting == []
-    return World(statuses, tuple(run.post.mails))
+    return World(statuses, tuple(run.mail_server.mails))
 
 
 # The oracle
@@ -425,9 +425,9 @@ def complaints(
         yield f"the spool is not empty: {list(left)}"
 
     quarantine = list(contents(uploads / ".nx" / "quarantine").values())
-    for kept in quarantine:
-        if not kept or not any(sent.body.startswith(kept) for sent in scenario.uploads):
-            yield "quarantine: not what came"
+    for body in quarantine:
+        if not body or not any(sent.body.startswith(body) for sent in scenario.uploads):
+            yield "quarantine: a body that was not sent"
     for sent, status in itertools.zip_longest(scenario.uploads, world.statuses, fillvalue=0):
         assert isinstance(sent, Sent)
         photos = sent.photos.values()
@@ -454,7 +454,7 @@ def complaints(
         elif status != 200 and lost and somewhere:
             yield f"only some of it is delivered, and not to {lost}"
         elif not (lost or again or scenario.replies_lost) and any(
-            sent.body.startswith(kept) for kept in quarantine
+            sent.body.startswith(body) for body in quarantine
         ):
             yield "it is delivered, and in quarantine too"
 
@@ -515,11 +515,11 @@ class Kills(faults.Kills):
         self.note(f"after {statement}")
 
     def _wrapped(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        told_after = super()._wrapped(name, call)
+        wrapped_after = super()._wrapped(name, call)
 
         def wrapper(*positional: Any, **named: Any) -> Any:
             self._copy(f"before {name}")
-            return told_after(*positional, **named)
+            return wrapped_after(*positional, **named)
 
         return wrapper
 
@@ -535,7 +535,7 @@ class Kills(faults.Kills):
 
 
 def files(folder: Path) -> frozenset[tuple[str, bytes | None]]:
-    """Return all files below a folder, except the -shm files, which SQLite computes anew."""
+    """Return all files below a folder, except the -shm files, which SQLite rebuilds."""
     return frozenset(_files(str(folder)))
 
 
@@ -613,7 +613,7 @@ def test_posts_without_a_kill(tmp_path: Path, name: str, expected: list[int]) ->
     run = Run(SCENARIOS[name], tmp_path)
     run.receive()
     run.spool.close()
-    assert [len(attached(content)[1]) for _, content in run.post.mails] == expected
+    assert [len(attached(content)[1]) for _, content in run.mail_server.mails] == expected
 
 
 def test_enough_kills(points: Counter[str]) -> None:
@@ -641,7 +641,7 @@ def test_enough_kills(points: Counter[str]) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "one refused for good, one for now",
+        "one refused permanently, one temporarily",
         "too large, in one mail",
         "never to be delivered",
         "unreadable, and then one that is not",
@@ -665,7 +665,7 @@ def test_any_call_fails(
     scenario = SCENARIOS[name]
     wrong = []
     start, step = 1, 1
-    if name in POSTS and not persistent:  # of its many calls one half fails with each error
+    if name in POSTS and not persistent:  # half of its many calls fail with each error
         start, step = 1 if error == errno.EIO else 2, 2
     seen = set()  # many failing calls leave the same state
     for first in itertools.count(start, step):

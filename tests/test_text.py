@@ -73,7 +73,7 @@ def test_plain(text: str, expected: str) -> None:
     ],
 )
 def test_formatted(formatted: str, expected: str) -> None:
-    """A size has one decimal place; a duration has at least two of its unit; lists are short."""
+    """A size has one decimal place; a duration is at least two of its unit; lists are short."""
     assert formatted == expected
 
 
@@ -156,12 +156,12 @@ def test_not_allowed(sender: str, expected: str) -> None:
 def test_the_option_allows_it(sender: str) -> None:
     """The suggested option allows this sender only, and is one line."""
     sender = one_line(sender)
-    told = describe_refused_sender(sender)
-    assert printable(told, len(told)) == told
-    if "use " not in told:
+    text = describe_refused_sender(sender)
+    assert printable(text, len(text)) == text
+    if "use " not in text:
         assert printable(sender) != sender or not sender
         return
-    flag, setting = shlex.split(told.partition("to allow it, use ")[2])
+    flag, setting = shlex.split(text.partition("to allow it, use ")[2])
     name, _, value = setting.partition("=")
     config = configured(Path(), **{name: [value]})
     assert flag == "--set"
@@ -208,7 +208,7 @@ GARBLED = f": move that file away{ELSEWHERE}"
 )
 def test_disk_error(number: int, remedy: str) -> None:
     """A failed write is shown with its reason, the path and a remedy."""
-    error = OSError(number, os.strerror(number), "a name that says nothing")
+    error = OSError(number, os.strerror(number), "an unhelpful name")
     expected = f"{os.strerror(number)} (/srv/photos){remedy}"
     assert describe_disk_error(error, Path("/srv/photos")) == expected
 
@@ -223,7 +223,7 @@ class TestFailureOfSqlite:
         assert describe_disk_error(caught.value, Path("/srv/photos")) == expected
 
     def test_full(self) -> None:
-        """A full disk is no reason to move the database away."""
+        """The remedy for a full disk does not mention the database."""
         with (
             closing(sqlite3.connect(":memory:")) as database,
             pytest.raises(sqlite3.Error) as caught,

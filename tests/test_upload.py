@@ -1,4 +1,4 @@
-"""From the body of a request to an Upload."""
+"""Uploads parsed from the bodies of requests."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_photo_named_message(before: bool) -> None:
 
 
 def test_second_message() -> None:
-    """The first of two messages counts, and the second is no photo."""
+    """The first of two messages counts, and the second is not a file."""
     body = whole(part(JPEG), part(b"<email/>", name=b"message"))
     upload = read(body, TYPE)
     second = body.index(b"<email/>")
@@ -175,7 +175,7 @@ def test_second_message() -> None:
     assert upload.deviations == (Deviation(Kind.MESSAGE_REPEATED, second),)
 
 
-def test_deviations_of_the_message_count_from_the_start_of_the_body() -> None:
+def test_offsets_in_the_message() -> None:
     """The offsets of the message's deviations count from the start of the body."""
     xml = b"<email><receiver>b@x.org</receiver><title>&</title></email>"
     upload = read(MESSAGE + xml + b"\r\n" + part(JPEG) + CLOSE, TYPE)
@@ -191,17 +191,17 @@ UNREADABLE = {
     "empty-field": (whole(part(b"", b'; filename=""')), BodyError, "the upload has no file", 400),
     "whole-message": (MESSAGE + XML, BodyError, "the upload has no file", 400),
     "photo-before": (JPEG + b"\r\n" + whole(part(JPEG)), MultipartError, "could be a photo", 400),
-    "photo-behind": (whole(part(JPEG)) + JPEG, MultipartError, "could be a photo", 400),
+    "photo-after": (whole(part(JPEG)) + JPEG, MultipartError, "could be a photo", 400),
     "64-kib": (MESSAGE + b"x" * markup.MAX_BYTES + b"x" + CLOSE, markup.TooLongError,
         "longer than 65536 bytes", 413),
-    "malformed-and-nothing-behind": (MESSAGE + XML.replace(b"</s", b" & </s"), BodyError,
+    "malformed-and-nothing-after": (MESSAGE + XML.replace(b"</s", b" & </s"), BodyError,
         "the body ends inside the message", 400),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("body", "error", "reason", "status"), UNREADABLE.values(), ids=UNREADABLE)
 def test_unreadable(body: bytes, error: type[BodyError], reason: str, status: int) -> None:
-    """A body that is no upload is an error with a reason and a status."""
+    """A body that is not an upload is refused with a reason and a status."""
     with pytest.raises(BodyError, match=reason) as caught:
         read(body, TYPE)
     assert (type(caught.value), caught.value.status) == (error, status)
@@ -210,7 +210,7 @@ def test_unreadable(body: bytes, error: type[BodyError], reason: str, status: in
 
 
 def test_long_message_is_not_fetched_whole() -> None:
-    """Of a message without end only so much is read as it takes to refuse it."""
+    """Only the beginning of an endless message is read, enough to refuse it."""
     fetch = Recorder(MESSAGE + b"x" * 10 * markup.MAX_BYTES + CLOSE)
     scanner = Scanner(boundary_of(TYPE))
     scanner.feed(fetch.body)
@@ -241,7 +241,7 @@ def test_cut_in_the_message() -> None:
 SOURCES = [("a.jpg", JPEG), ("", b""), (None, bodies.jpeg(500, 3)), ("../x", b"?"), ("z.jpg", b"")]
 
 
-def body_of_its_own(name: str | None, data: bytes) -> File:
+def single_file(name: str | None, data: bytes) -> File:
     return file_of(name, "image/jpeg", len(data), fetch_from(data))
 
 
@@ -269,7 +269,7 @@ def test_whole_body(content: bytes, claimed: str, expected: str) -> None:
 @pytest.mark.parametrize(("sender", "name"), [("me@example.org", ""), ("me", "me")])
 def test_posted(sender: str, name: str) -> None:
     """A post is an upload to its site, with the caption as its text."""
-    files = [body_of_its_own(name, data) for name, data in SOURCES]
+    files = [single_file(name, data) for name, data in SOURCES]
     caption = "At the sea\r\nBcc: x <b>~a~b"
     upload = posted(sender, "facebook", "NX300", caption, files)
     assert (upload.sender, upload.sender_name) == (sender, name)
@@ -290,7 +290,7 @@ ENCODED = {
     },
     "empty-field": (whole(part(b""), part(JPEG)), TYPE),
     "two-messages": (whole(part(JPEG), part(b"<email/>", name=b"message")), TYPE),
-    "message-behind": (part(JPEG) + MESSAGE + XML + CLOSE, TYPE),
+    "message-last": (part(JPEG) + MESSAGE + XML + CLOSE, TYPE),
     "boundary-in-a-photo": (whole(part(b"a--B7x")), TYPE),
 }
 
@@ -321,7 +321,7 @@ def test_encoded_files(chosen: list[int]) -> None:
 def test_encoded_post(chosen: list[int]) -> None:
     """A post is encoded with a message, and parses as the same upload."""
     sources = [SOURCES[index] for index in chosen]
-    files = [body_of_its_own(name, data) for name, data in sources]
+    files = [single_file(name, data) for name, data in sources]
     upload = posted("Änne <b>", "facebook", "NX300", "At the sea & beyond\n]]>", files)
     found = encoded(upload, files, ID)
     body = b"".join(found.chunks())
@@ -345,7 +345,7 @@ NX300 = pictures.photo()
 CAMERAS = {
     "photo": ([NX300], "", "NX300"),
     "album-first": ([NX300], "WB850F", "WB850F"),
-    "first-that-tells": ([JPEG, b"", b"MZ", NX300, pictures.photo(model="NX1")], "", "NX300"),
+    "first-that-names-it": ([JPEG, b"", b"MZ", NX300, pictures.photo(model="NX1")], "", "NX300"),
     "large": ([NX300 + bytes(jpeg.HEAD)], "", "NX300"),
 }
 
@@ -406,7 +406,7 @@ def test_fingerprint_of_large_files() -> None:
 
 CUT = {
     "last-byte": (JPEG[:-1], True),
-    "behind-crlf": (JPEG[:30] + b"\r\n", True),
+    "after-crlf": (JPEG[:30] + b"\r\n", True),
     "half-a-marker": (b"\xff", True),
     "unmarked-delimiter": (JPEG[:30] + b"\r\n--B7x", False),
     "whole": (JPEG, False),
@@ -427,7 +427,7 @@ def test_cut_photo(content: bytes, is_cut: bool) -> None:
     assert content.startswith(last.data)
 
 
-def test_photo_is_called_cut_wherever_it_is_cut() -> None:
+def test_cut_at_each_byte_of_a_photo() -> None:
     """A cut is missed only after an end marker inside the photo."""
     body = whole(part(JPEG))
     start = body.index(JPEG)
@@ -439,8 +439,8 @@ def test_photo_is_called_cut_wherever_it_is_cut() -> None:
 # Files
 
 
-def test_file_reads_itself_in_pieces() -> None:
-    """A file is read in pieces."""
+def test_file_is_read_in_pieces() -> None:
+    """The hash of a file is computed in pieces of CHUNK bytes."""
     photo = bodies.jpeg(2 * CHUNK + 1, 3)
     fetch = Recorder(b"in front" + photo)
     file = File("a.jpg", "", len(photo), 8, fetch)

@@ -1,7 +1,7 @@
 """A scripted web server on loopback.
 
-It replies whatever its script contains, and records the requests byte for byte. It uses nothing of
-nxparse. The records are complete when the with statement ends.
+It follows its script, and records the requests byte for byte. It does not use nxparse. The
+records are complete when the with statement ends.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Request:
 class WebServer(LoopbackServer):
     """A server with a script for each connection; the last one serves all further connections.
 
-    `posts` are the requests, `connections` is the number of connections. Without `keep`, only the
-    sizes of bodies are recorded. With `tls` it is an https server.
+    `posts` are the requests, `connections` is the number of connections. Without `store_bodies`,
+    only the sizes of bodies are recorded. With `tls` it is an https server.
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class WebServer(LoopbackServer):
         *scripts: Script,
         tls: ssl.SSLContext | None = None,
         host: str = HOST,
-        keep: bool = True,
+        store_bodies: bool = True,
     ) -> None:
         super().__init__(host, tls)
         self.secure = tls is not None
         self.posts: list[Request] = []
         self.connections = 0
         self._scripts = list(scripts or (OK,))
-        self._keep = keep
+        self._store_bodies = store_bodies
         self._head = b""
         self._body = bytearray()
         self._size = 0
@@ -117,5 +117,5 @@ class WebServer(LoopbackServer):
         while self._size < size:
             data = self.receive(min(size - self._size, 1 << 16))
             self._size += len(data)
-            if self._keep:
+            if self._store_bodies:
                 self._body += data

@@ -1,1 +1,1 @@
-"""Benchmarks: each prints what README claims, measured on the machine that it runs on."""
+"""Benchmarks: each measures figures of CONTRIBUTING on the local machine."""

@@ -1,7 +1,7 @@
-"""The bound: how fast mitmproxy streams a body to nothing.
+"""The bound: how fast mitmproxy discards a streamed body.
 
-It streams to servers only, so there is one for each request, in this process:
-it gets the head and not a byte of the body, and answers when that is over.
+mitmproxy streams only to servers, so each request gets one in this process. It receives
+the head but no body, and replies when the client has sent all of it.
 """
 
 import asyncio
@@ -12,16 +12,16 @@ from mitmproxy.addonmanager import Loader
 
 class DroppingAddon:
     def __init__(self) -> None:
-        self.over: dict[str, asyncio.Event] = {}  # by the id of the flow
+        self.complete: dict[str, asyncio.Event] = {}  # by the id of the flow
 
     def load(self, loader: Loader) -> None:
         ctx.options.connection_strategy = "lazy"
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
-        over = self.over[flow.id] = asyncio.Event()
+        complete = self.complete[flow.id] = asyncio.Event()
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await over.wait()
+            await complete.wait()
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             writer.close()
             server.close()
@@ -31,7 +31,7 @@ class DroppingAddon:
         flow.request.stream = lambda chunk: []
 
     def request(self, flow: http.HTTPFlow) -> None:
-        self.over.pop(flow.id).set()
+        self.complete.pop(flow.id).set()
 
     def response(self, flow: http.HTTPFlow) -> None:
         flow.response = http.Response.make(200, b'<Response Status="succ" />')

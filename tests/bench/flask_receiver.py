@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class Terminated:
-    """A body of so many bytes, and behind it the `--` that cameras leave out.
+    """A body of `size` bytes, followed by the `--` that cameras omit.
 
-    Without that, werkzeug finds no part in it at all.
+    Without it, werkzeug finds no parts.
     """
 
     def __init__(self, body: BinaryIO, size: int) -> None:

@@ -33,12 +33,12 @@ def main(short: bool = False) -> Iterator[Table]:
         yield Table(
             "Mailing an upload",
             "upload",
-            [beside_flask(name, size, port, 3 if short else 5) for name, size in SIZES.items()],
+            [comparison(name, size, port, 3 if short else 5) for name, size in SIZES.items()],
             "Medians; RSS is the growth of the process.",
         )
 
 
-def beside_flask(name: str, size: int, port: int, runs: int) -> Row:
+def comparison(name: str, size: int, port: int, runs: int) -> Row:
     def medians(figure: str) -> tuple[float, float]:
         ours, usual = (
             median(one[figure] for one in found[it]) for it in ("nx_addon", "Flask-Mail")

@@ -1,10 +1,10 @@
-"""Mails one upload, in a process of its own, and prints what that took.
+"""Mails one upload in a separate process, and prints the time and memory used.
 
     python -m tests.bench.mailer nx_addon FOLDER PORT
     python -m tests.bench.mailer Flask-Mail PHOTO PORT
 
-nx_addon delivers what its spool in the folder has accepted, with all that belongs
-to it. Flask-Mail is used as its manual shows: the file is read and attached.
+nx_addon delivers the upload in the spool in FOLDER, with all its bookkeeping.
+Flask-Mail is used as in its manual: the file is read and attached.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def nx_addon(folder: Path, port: int) -> Callable[[], None]:
     outbox = Outbox(
         spool,
         lambda target: targets.deliver_to(given, {}, target),
-        lambda *what: targets.save_undelivered(folder, *what),
+        lambda *failed: targets.save_undelivered(folder, *failed),
         retry_for=given.retry_for,
         clock=time.time,
     )

@@ -1,4 +1,4 @@
-"""The memory that uploads take: the peak of mitmdump by the size of the upload.
+"""Memory use of uploads: the peak of mitmdump, by the size of the upload.
 
 Compared with mitmproxy without the addon, which holds the body of a request in memory
 until it is complete. It forwards the upload to a server that discards it.
@@ -73,7 +73,7 @@ def upload(port: int, size: int, number: int, host: str = "www.ospserver.net") -
     connection = camera.connect(port)
     for piece in request(size, number, host):
         connection.sendall(piece)
-    reply = camera.hear(connection)
+    reply = camera.read_reply(connection)
     assert reply.status == 200, reply
 
 

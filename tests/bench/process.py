@@ -1,4 +1,4 @@
-"""What a process uses, from Linux's /proc: CPU seconds and MiB of memory."""
+"""CPU seconds and MiB of memory that a process uses, from Linux's /proc."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Usage:
-    """What a process uses from now on."""
+    """CPU time and peak memory of a process, from now on."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew
+        Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets the peak
         self._cpu = _cpu(pid)
 
     def cpu(self) -> float:
-        """Its own CPU time and the kernel's for it, in seconds."""
+        """User and system CPU time, in seconds."""
         return _cpu(self._pid) - self._cpu
 
     def peak(self) -> float:
-        """The most of its memory that was resident at a time, in MiB."""
+        """Peak resident memory, in MiB."""
         return peak(self._pid)
 
 
 def peak(pid: int) -> float:
-    """The most of its memory that was ever resident, in MiB."""
+    """Peak resident memory of a process, in MiB."""
     return _memory(pid, "VmHWM")
 
 
 def resident(pid: int) -> float:
-    """How much of its memory is resident, in MiB."""
+    """Resident memory of a process, in MiB."""
     return _memory(pid, "VmRSS")
 
 

@@ -1,7 +1,6 @@
 """The cost of a long queue: 10,000 uploads for a mail server that is down.
 
-Everything is measured with an empty queue as well. The queues are in memory where there is
-a file system for that.
+Everything is measured with an empty queue as well. The queues are in /dev/shm if it exists.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ from tests.bench.table import Goal, Row, Table, in_turns
 from tests.mitmdump import ROOT, Proxy
 
 MEMORY = Path("/dev/shm")
-# A delivery that looks at all others costs many times as much.
+# If a delivery examined all others, it would cost many times as much.
 NOT_CONSTANT = 3.0
 PAGE = b"GET / HTTP/1.1\r\nHost: www.samsungimaging.com\r\n\r\n"
 UPLOAD = bodies.request(bodies.body([("SAM_1.JPG", bodies.jpeg(1 << 16))]))
-ASKED_FOR = "outbox.invalid"
-ASK = f"""
+COMMAND_HOST = "outbox.invalid"
+COMMAND_SCRIPT = f"""
 import time
 from mitmproxy import ctx, http
 
 def request(flow):
-    if flow.request.host == "{ASKED_FOR}":
+    if flow.request.host == "{COMMAND_HOST}":
         start = time.perf_counter()
         ctx.master.commands.call("nx.outbox")
         flow.response = http.Response.make(200, str(time.perf_counter() - start))
@@ -74,7 +73,7 @@ def main(short: bool) -> Iterator[Table]:
     slower, dearer = (one[columns[1]] / one[columns[0]] for one in (reply, delivery))
     yield Table(
         f"A queue of {count:,} uploads beside an empty one",
-        "what takes how long",
+        "figure",
         [
             Row(
                 "start until ready, s",
@@ -90,13 +89,13 @@ def main(short: bool) -> Iterator[Table]:
                 [Goal("of that beside an empty queue", slower, at_most=1.5)],
             ),
             Row(
-                "a delivery to nowhere, s of CPU time",
+                "a delivery without a target, s of CPU time",
                 delivery,
-                [Goal("of one of a few", dearer, at_most=1.5, structural=dearer > NOT_CONSTANT)],
+                [Goal("of an empty one", dearer, at_most=1.5, structural=dearer > NOT_CONSTANT)],
             ),
         ],
-        f"Medians of {runs}; of {uploads} pages and uploads. All waiting uploads are delivered:"
-        " in the empty queue, these uploads.",
+        f"Medians of {runs}; of {uploads} pages and uploads. All waiting uploads are delivered;"
+        " the empty queue has those of the reply.",
     )
 
 
@@ -113,7 +112,7 @@ class Queue:
                 arrivals.accept(spool, body, {"mail": [bodies.RECIPIENT]})
 
     def proxy(self) -> Proxy:
-        (self._folder / "ask.py").write_text(ASK)
+        (self._folder / "ask.py").write_text(COMMAND_SCRIPT)
         smtp = f"nx_smtp=smtp://127.0.0.1:{self._port}"
         return Proxy(self._folder, "--set", smtp, "--set", "nx_senders=*", "-s", "ask.py")
 
@@ -140,11 +139,11 @@ class Queue:
             count += 1
             return Outcome("gone")
 
-        def keep(files: Sequence[File], delivery: Delivery) -> str:
-            raise AssertionError("nothing fails")
+        def abandon(files: Sequence[File], delivery: Delivery) -> str:
+            raise AssertionError("a delivery failed")
 
         with closing(Spool(self._state)) as spool:
-            outbox = Outbox(spool, lambda target: deliver, keep, retry_for=3600, clock=time.time)
+            outbox = Outbox(spool, lambda target: deliver, abandon, retry_for=3600, clock=time.time)
             begin = time.process_time()
             outbox.deliver_due("mail")
             return (time.process_time() - begin) / count
@@ -157,7 +156,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 def _command(port: int) -> float:
     """Return the seconds that nx.outbox takes; mitmdump does nothing else meanwhile."""
     with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
-        connection.request("GET", f"http://{ASKED_FOR}/")
+        connection.request("GET", f"http://{COMMAND_HOST}/")
         return float(connection.getresponse().read())
 
 

@@ -1,4 +1,4 @@
-"""How fast uploads are received, compared with Flask and with mitmproxy alone.
+"""The speed of receiving uploads, compared with Flask and with mitmproxy alone.
 
 - *nx_addon*: mitmdump as in README. The upload is fsynced and committed before the reply,
   and its photos are saved after it.
@@ -30,7 +30,7 @@ from tests.bench.table import Goal, Row, Table, in_turns
 from tests.bench.upload import MB, request
 from tests.mitmdump import ROOT, Proxy, eventually
 
-PHOTO = 1_300_000  # bytes; what an NX300 may make of a photo before it sends it
+PHOTO = 1_300_000  # bytes; a photo as an NX300 may reduce it before sending
 CAMERAS = 64  # that send at a time
 HERE = Path(__file__).parent
 NOTE = """\
@@ -62,10 +62,10 @@ class Cost:
 
 def main(short: bool = False) -> Iterator[Table]:
     uploads, large, runs = (64, 50, 3) if short else (256, 500, 7)
-    with contenders() as everybody:
-        single = measured(everybody, 10 * runs, first_byte)
-        whole = measured(everybody, runs, partial(cost, count=1, size=large * MB))
-        crowd = measured(everybody, runs, partial(cost, count=uploads, size=PHOTO))
+    with contenders() as running:
+        single = measured(running, 10 * runs, first_byte)
+        whole = measured(running, runs, partial(cost, count=1, size=large * MB))
+        crowd = measured(running, runs, partial(cost, count=uploads, size=PHOTO))
     latency = combined(single, lambda seconds: 1000 * seconds)
     speed = combined(whole, lambda it: large / it.answered)
     cpu = combined(whole, lambda it: 1000 * it.cpu / large)
@@ -74,7 +74,7 @@ def main(short: bool = False) -> Iterator[Table]:
     small = Goal("grown by", grown["nx_addon"], "MiB", at_most=16, structural=True)
     yield Table(
         "Receiving uploads",
-        "what",
+        "figure",
         [
             Row(
                 f"{large} MB: MB/s",

@@ -3,8 +3,8 @@
 The alternatives are the parsers of Python's frameworks. The bound only joins each chunk to the end
 of the one before and looks for the delimiter.
 
-Each parser must first find the parts that were written; then it is timed with nothing after it.
-The others return the data. The scanner returns their positions, since the body is on disk.
+Each parser must first find the right parts. It is then timed without using the data.
+The others return the data. The scanner returns positions, since the body is on disk.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BOUND = "the bound"
 OURS = "nxparse"
 WRONG = Goal("parts that are not as written", 1, at_most=0, structural=True)
 PATIENCE = 0.2  # seconds
-# A growth beyond this, for twice the size, is no noise.
+# Growth beyond this factor, for twice the size, is not noise.
 NOT_LINEAR = 3.0
 
 nothing = deque[object](maxlen=0).append
@@ -44,7 +44,7 @@ nothing = deque[object](maxlen=0).append
 
 @dataclass(frozen=True)
 class Body:
-    """A body of one part or more, whole, and what its parts hold."""
+    """A body of one or more parts, and their data."""
 
     name: str
     data: Sequence[bytes]
@@ -57,8 +57,8 @@ class Body:
         return b"".join(parts) + b"--" + BOUNDARY + b"--\r\n"
 
 
-class Taker:
-    """Digests the data of parts, for the comparison with those that were written."""
+class PartDigests:
+    """Hashes the data of each part, to compare it with the original."""
 
     def __init__(self) -> None:
         self.digests: list[bytes] = []
@@ -73,7 +73,7 @@ class Taker:
 
 
 Kind = Callable[[int], Body]
-"""Makes a body of so many bytes."""
+"""Makes a body of the given number of bytes."""
 Take = Callable[[bytes], object]
 End = Callable[[object], object]
 Parse = Callable[[Sequence[bytes], Take, End], None]
@@ -148,7 +148,7 @@ def with_streaming_form_data(chunks: Sequence[bytes], take: Take, end: End) -> N
 
 
 class Bound:
-    """Finds delimiters in chunks, the plain way."""
+    """Finds delimiters in chunks with `bytes.find` alone."""
 
     def __init__(self) -> None:
         self._size = 0
@@ -209,7 +209,7 @@ def main(short: bool) -> Iterator[Table]:
 
 
 def speed(body: Body, chunk: str, runs: int) -> Row:
-    """One body in chunks of one size, through each parser."""
+    """The speed of each parser with one body in chunks of one size."""
     whole = body.whole
     times = timed(PARSERS, body, pieces(whole, CHUNKS[chunk]), runs)
     speeds = {name: len(whole) / MB / seconds for name, seconds in times.items()}
@@ -265,12 +265,12 @@ def flood(count: int, runs: int) -> Iterator[Row]:
     chunks = pieces(body.whole, CHUNKS["64 KiB"])
     ours = median(refusal(chunks) for _ in range(runs))
     goal = Goal("refused in", ours, "s", at_most=0.1, structural=True)
-    yield Row(OURS, {"seconds": ours, "what it does": "refuses"}, [goal])
+    yield Row(OURS, {"seconds": ours, "result": "refused"}, [goal])
     others = {name: parse for name, parse in PARSERS.items() if name != OURS}
     times = timed(others, body, chunks, runs)
     for name in others:
-        does = "reads all" if name in times else "wrong"
-        yield Row(name, {"seconds": times.get(name), "what it does": does})
+        result = "all read" if name in times else "wrong"
+        yield Row(name, {"seconds": times.get(name), "result": result})
 
 
 def refusal(chunks: Sequence[bytes]) -> float:
@@ -292,13 +292,13 @@ def timing(parse: Parse, chunks: Sequence[bytes]) -> Callable[[], float]:
 
 
 def is_right(parse: Parse, body: Body, chunks: Sequence[bytes]) -> bool:
-    """Does the parser find the parts that were written, byte for byte?"""
-    taker = Taker()
+    """Return whether the parser finds the parts as written, byte for byte."""
+    digests = PartDigests()
     try:
-        parse(chunks, taker.data, taker.end)
+        parse(chunks, digests.data, digests.end)
     except ValueError:
         return False
-    return taker.digests == [hashlib.sha256(data).digest() for data in body.data]
+    return digests.digests == [hashlib.sha256(data).digest() for data in body.data]
 
 
 def pieces(whole: bytes, size: int) -> list[bytes]:

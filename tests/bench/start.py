@@ -23,7 +23,7 @@ from tests.mitmdump import ADDON, MITMDUMP
 
 MOST_TIME = 5.0  # percent
 MOST_MEMORY = 6.0  # MiB
-# A program that uses less than this share of a CPU for so many seconds is idle.
+# A program is idle after SETTLED seconds at less than this share of a CPU.
 BUSY = 0.02
 SETTLED = 0.5
 LISTENS = re.compile(r"proxy listening at")

@@ -1,4 +1,4 @@
-"""Uploads of any size, in pieces that take no memory of their own."""
+"""Uploads of any size, in pieces that share their memory."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from tests import bodies
 
 MB = 1_000_000
 _PHOTO = b"@PHOTO@"
-_PIECE = Random(0).randbytes(MB)  # this is what the data of a JPEG look like
+_PIECE = Random(0).randbytes(MB)  # resembles the data of a JPEG
 
 
 def photo(size: int) -> list[bytes]:
-    """A photo of so many bytes."""
+    """A photo of `size` bytes."""
     return [*([_PIECE] * (size // MB)), _PIECE[: size % MB]]
 
 
 def body(size: int, number: int = 0) -> list[bytes]:
-    """The body of an upload with one photo, SAM_NUMBER.JPG, of so many bytes."""
+    """The body of an upload with one photo, SAM_NUMBER.JPG, of `size` bytes."""
     before, after = bodies.body([(f"SAM_{number}.JPG", _PHOTO)]).split(_PHOTO)
     return [before, *photo(size), after]
 

@@ -39,7 +39,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line. Returns its exit status, and what it prints to stdout and stderr."""
+    """Runs the command line. Returns its exit status, stdout and stderr."""
 
     def call(*words: object) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -66,7 +66,7 @@ def no_permission(tmp_path: Path) -> Iterator[Path]:
 
 
 class TestFiles:
-    """show and repair"""
+    """The commands show and repair."""
 
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
@@ -85,7 +85,7 @@ class TestFiles:
         assert json.loads(out) == show.as_json(nxparse.read(UPLOAD, content_type))
 
     def test_extract(self, path: Path, tmp_path: Path, run: Run) -> None:
-        """The folder is created, files there are never overwritten, and equal ones not repeated."""
+        """The folder is created. Files in it are not overwritten, and equal ones not duplicated."""
         folder = tmp_path / "new" / "folder"
         for _ in range(2):
             assert run("show", "--json", "--extract", folder, path)[0] == 0
@@ -127,7 +127,7 @@ class TestFiles:
     def test_not_an_upload(
         self, path: Path, run: Run, data: bytes, shown: str, sentence: str
     ) -> None:
-        """The reason is printed, and before it whatever could be parsed."""
+        """The reason is printed, after the parts that could be parsed."""
         path.write_bytes(data)
         status, out, err = run("show", path)
         assert (status, bool(re.search(shown, out))) == (1, True)
@@ -196,7 +196,7 @@ class TestOutbox:
         return lambda *words: run("outbox", "--dir", uploads, *words)
 
     def test_list(self, spool: Spool, outbox: Run) -> None:
-        """The list is the same with and without its name, and while no mitmproxy runs."""
+        """`outbox` and `outbox list` print the same list, with and without a running mitmproxy."""
         assert outbox() == (0, describe_waiting([], NOW) + "\n", "")
         accept(spool, "mail", "save")
         postpone(spool, 90, "421 later\x1b[31m")
@@ -217,7 +217,7 @@ class TestOutbox:
         assert "s3cret" not in str(printed)
 
     def test_retry(self, spool: Spool, outbox: Run) -> None:
-        """All deliveries of the upload are due, and the running process can see the change."""
+        """All deliveries of the upload become due, and the running process notices."""
         id = accept(spool, "mail", "save").id
         postpone(spool, 3600, "421 later")
         spool.notice_changes()
@@ -230,12 +230,12 @@ class TestOutbox:
     def test_unknown_id(self, spool: Spool, outbox: Run, action: str) -> None:
         delivered = accept(spool)
         spool.done(spool.waiting()[0])
-        for id in ("nobody", delivered.id, ""):
+        for id in ("unknown", delivered.id, ""):
             sentence = f"upload {id} has no pending deliveries: see the list\n"
             assert outbox(action, id) == (1, "", sentence)
 
     def test_drop(self, spool: Spool, outbox: Run, uploads: Path) -> None:
-        """The files are saved for each of its deliveries; other uploads are not touched."""
+        """The files are saved for each delivery of the upload; other uploads are not touched."""
         dropped = accept(spool, "mail", "save")
         other = accept(spool)
         status, out, err = outbox("drop", dropped.id)
@@ -342,7 +342,7 @@ def test_exit_status(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The program's exit status, with what it prints to stdout if it is 0, else to stderr."""
+    """With exit status 0 the output is on stdout, otherwise on stderr."""
     monkeypatch.setattr(sys, "argv", ["nxparse", *words])
     with pytest.raises(SystemExit) as caught:
         runpy.run_module("nxparse", run_name="__main__")

@@ -1,4 +1,4 @@
-"""The package as `pip install .` leaves it."""
+"""The package as installed by `pip install .`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.mitmdump import ROOT
 
 
 def has_setuptools() -> bool:
-    """Can this Python build the package without network?"""
+    """Return whether this Python can build the package without network access."""
     try:
         return int(metadata.version("setuptools").partition(".")[0]) >= 77
     except metadata.PackageNotFoundError:
@@ -71,7 +71,7 @@ def upload(tmp_path: Path) -> Path:
 
 
 def test_commands(installed: Path, upload: Path) -> None:
-    """The command line works; it and the metadata have the version that is in nxparse."""
+    """The command line works. It and the metadata have the version of nxparse."""
     assert "SAM_1.JPG" in python(installed, "-m", "nxparse", "show", str(upload))
     assert python(installed, "-m", "nxparse", "--version") == f"nxparse {nxparse.__version__}\n"
     [information] = installed.glob("nxparse-*.dist-info/METADATA")
@@ -85,7 +85,7 @@ def test_changelog() -> None:
 
 
 def test_parser_needs_nothing_else(installed: Path, upload: Path) -> None:
-    """Without any other package, even site-packages, an upload can be parsed."""
+    """Uploads can be parsed without site-packages."""
     program = (
         "import sys, nxparse; body = open(sys.argv[1], 'rb').read();"
         "print(nxparse.read(body, '').files[0].name)"
@@ -94,7 +94,7 @@ def test_parser_needs_nothing_else(installed: Path, upload: Path) -> None:
 
 
 def test_package_data(installed: Path) -> None:
-    """The files of the page are included, and neither tests nor the addon."""
+    """The wheel includes the files of the page, but neither tests nor the addon."""
     names = {path.name for path in (installed / "nxparse" / "server").iterdir()}
     assert {"page.html", "page.css", "page.py"} <= names
     assert {path.name.partition("-")[0] for path in installed.iterdir()} == {"nxparse"}

@@ -74,7 +74,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
 
 
 def test_email(proxy: Proxy, sam: Path) -> None:
-    """Each step prints a line, also when the same photo is sent again."""
+    """Each step prints a line, even when the same photo is sent again."""
     here = f"127.0.0.1:{proxy.port}"
     for _ in range(2):
         assert run(sam, *EMAIL, "--via", here) == (
@@ -227,7 +227,7 @@ CAUSES: dict[str, tuple[Sequence[Script], str]] = {
 
 @pytest.mark.parametrize(("scripts", "expected"), CAUSES.values(), ids=CAUSES)
 def test_causes(sam: Path, scripts: Sequence[Script], expected: str) -> None:
-    """Each cause of a failure has its sentence."""
+    """Each cause of a failure is explained."""
     with WebServer(*scripts) as server:
         line = failure(sam, *SITE, "--via", f"127.0.0.1:{server.port}", timeout=0.3)
     assert line.startswith(expected.format(f"port {server.port} of 127.0.0.1"))
@@ -291,7 +291,7 @@ def test_causes_by_address(cause: str, place: Place, expected: str) -> None:
 
 
 def test_reply_before_the_end_of_the_upload(sam: Path) -> None:
-    """A server may refuse an upload and disconnect while it arrives; its reason is printed."""
+    """The reason is printed even if a server refuses an upload and disconnects before its end."""
     sam.write_bytes(bytes(20_000_000))
     refused = [Act.READ_HEAD, raw(refusal(413, "Larger than 1 byte"))]
     with WebServer(GLD, refused) as server:
@@ -350,7 +350,7 @@ def dns(monkeypatch: pytest.MonkeyPatch) -> Resolver:
 
 
 def test_names(dns: Resolver, capsys: pytest.CaptureFixture[str]) -> None:
-    """Different addresses are a warning."""
+    """Different addresses cause a warning."""
     dns({"a": "10.0.0.1", "b": "10.0.0.2"})
     assert places("ab", None) == {"a": Place("10.0.0.1"), "b": Place("10.0.0.2")}
     assert capsys.readouterr().out.splitlines() == [
@@ -363,7 +363,7 @@ def test_names(dns: Resolver, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_names_without_address(dns: Resolver, sam: Path) -> None:
-    """The sentence names all of them, and says what to do."""
+    """All names without an address are listed, with advice."""
     dns({"gld.samsungosp.com": "10.0.0.1"})
     status, (first, line) = run(sam, *EMAIL, *SITE)
     assert (status, first) == (1, "DNS: gld.samsungosp.com resolves to 10.0.0.1")
@@ -374,7 +374,7 @@ def test_names_without_address(dns: Resolver, sam: Path) -> None:
     )
     assert f"in dnsmasq: {dnsmasq('ADDRESS')};" in line
     assert "--mode dns@53, with a firewall that admits UDP 53, " in line
-    # Pi-hole answers 0.0.0.0 for a host that it blocks, which a client takes for itself.
+    # Pi-hole answers 0.0.0.0 for a blocked host; clients connect to themselves then.
     dns({"gld.samsungosp.com": "0.0.0.0", "www.ospserver.net": "0.0.0.0"})
     assert "(0.0.0.0, as for a blocked host). This is right if only the" in failure(sam, *EMAIL)
 
@@ -395,7 +395,7 @@ def test_nothing_to_send(tmp_path: Path, sam: Path) -> None:
 
 
 def test_usage(sam: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Photos come first: after --to they would be recipients. A site is one of the menu."""
+    """Photos come first: after --to they would be recipients. The site must be one of the menu."""
     with pytest.raises(SystemExit):
         run("--help")
     assert " PHOTO... --to ADDRESS... [--from ADDRESS] [" in capsys.readouterr().out

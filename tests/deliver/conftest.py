@@ -9,7 +9,7 @@ from tests.smtp_servers import Authority
 
 @pytest.fixture
 def no_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trust no authority, which also saves the time to read a hundred of them."""
+    """Trust no authority, which also saves the time to load a hundred of them."""
     monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
     monkeypatch.setenv("SSL_CERT_DIR", os.devnull)
 

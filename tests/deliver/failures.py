@@ -1,4 +1,4 @@
-"""How deliveries fail, in a form that tests can compare."""
+"""Failures of deliveries, in a form that tests can compare."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tests.faults import Faults, ShortNames
 
 
 def test_copies(tmp_path: Path) -> None:
-    """Copies have their names and contents, are private, and are deleted at the end."""
+    """Copies have the names and contents of the files, are private, and are deleted at the end."""
     files = [photo(b"1" * 600_000, "A.JPG"), photo(b"2", "../B.JPG"), photo(b"3", "A.JPG")]
     with copies(files, tmp_path) as paths:
         assert [(path.name, path.read_bytes()) for path in paths] == [
@@ -48,7 +48,7 @@ def test_disk_full(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["unlink", "rmdir"])
 def test_cannot_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A delivery has succeeded even if a copy cannot be deleted. Other copies are deleted."""
+    """A copy that cannot be deleted causes no error. Other copies are deleted."""
     real = getattr(os, name)
 
     def refuse(path: str, **options: int) -> None:

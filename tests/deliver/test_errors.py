@@ -19,7 +19,7 @@ from nxparse.text import MAX_REASON
         pytest.param("a\ud800b", [], "a b", id="surrogate"),
         pytest.param("Grüße 안녕 📷", [], "Grüße 안녕 📷", id="letters"),
         pytest.param("x" * (MAX_REASON + 1), [], "x" * MAX_REASON, id="too-long"),
-        pytest.param("\n" * 500 + "x", [], "x", id="long-of-blanks"),
+        pytest.param("\n" * 500 + "x", [], "x", id="many-blanks"),
         pytest.param("me, s3cret, me", ["me", "s3cret"], "***, ***, ***", id="secrets"),
         pytest.param(
             "x" * (MAX_REASON - 4) + " s3cret",

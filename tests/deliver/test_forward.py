@@ -1,4 +1,4 @@
-"""The target `forward`: what a server receives, and what its replies mean.
+"""The target `forward`: the requests, and the meaning of the replies.
 
 Connections, TLS and malformed replies are tested in test_http_client.
 """
@@ -93,7 +93,7 @@ class TestServer:
         assert parse_server("http://me:geheim@localhost/").authorization
 
     def test_repr(self) -> None:
-        """Nothing that may be secret is in a repr."""
+        """A repr contains no part of the URL that may be secret."""
         found = parse_server("https://me:geheim@h.example/hook/s3cret?token=s3cret")
         assert str(found) == "h.example"
         assert repr(found) == f"Server(origin={found.origin!r})"
@@ -103,7 +103,7 @@ class TestRequest:
     @pytest.mark.parametrize("login", ["", "me:geheim@"], ids=["no-login", "login"])
     @pytest.mark.parametrize("ending", bodies.ENDINGS)
     def test_post(self, ending: str, login: str) -> None:
-        """The body is what `repair` makes of that of the camera, however that ends."""
+        """The body of the camera is sent repaired, for each of its possible endings."""
         body = bodies.body(list(PHOTOS.items()), ending=bodies.ENDINGS[ending])
         with WebServer() as running:
             outcome = send(running, body, login=login, path="/a?b=c")
@@ -123,7 +123,7 @@ class TestRequest:
         size = 8 << 20
         photo = upload.File("a.jpg", "image/jpeg", size, 0, lambda start, end: bytes(end - start))
         found = upload.posted("anna", "facebook", "", "", [photo])
-        with WebServer(keep=False) as running:
+        with WebServer(store_bodies=False) as running:
             tracemalloc.start()
             try:
                 to = parse_server(f"http://{HOST}:{running.port}")

@@ -28,7 +28,7 @@ AUTHORIZATION = {"Authorization": SECRET}
 
 @pytest.fixture(autouse=True)
 def _timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time out within seconds where a test fails."""
+    """Let failing tests time out within seconds."""
     for name in ("CONNECT_TIMEOUT", "IO_TIMEOUT"):
         monkeypatch.setattr(http_client, name, 10.0)
 
@@ -44,7 +44,7 @@ def at(running: WebServer) -> Origin:
 
 
 def post(to: WebServer | Origin, size: int = 3, headers: Mapping[str, str] = {}) -> Response:
-    """Post so many bytes."""
+    """Post `size` bytes."""
     chunks = (bytes(min(size - at, 1 << 18)) for at in range(0, size, 1 << 18))
     headers = {**headers, "Content-Length": str(size)}
     origin = at(to) if isinstance(to, WebServer) else to
@@ -52,7 +52,7 @@ def post(to: WebServer | Origin, size: int = 3, headers: Mapping[str, str] = {})
 
 
 def outcome(to: WebServer | Origin, size: int = 3, headers: Mapping[str, str] = {}) -> object:
-    """Post so many bytes. Returns the status, or the error with SERVER for the origin."""
+    """Post `size` bytes. Returns the status, or the error with SERVER for the origin."""
     origin = at(to) if isinstance(to, WebServer) else to
     try:
         return post(origin, size, headers).status
@@ -98,7 +98,7 @@ def test_wrong_url(url: str) -> None:
 
 
 def test_request() -> None:
-    """The request arrives as it is, and so does the response."""
+    """Request and response arrive unchanged."""
     answer = reply("404 f\xc3\xbcr dich", body=b"123456789")
     with WebServer(answer) as running:
         headers = {"Content-Length": "3", "User-Agent": "nx_addon"}
@@ -128,7 +128,7 @@ ENDLESS = itertools.repeat(b"X: y\r\n" * 1000)
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
-        # The status decides, whatever follows it.
+        # The status decides, even if the rest is malformed.
         pytest.param(b"HTTP/1.0 200 OK\r\n\r\n", 200, id="HTTP/1.0"),
         pytest.param(HEAD + b"\r\ndone", 200, id="body-until-EOF"),
         pytest.param((Act.READ, CHUNKED + b"what?\r\n", ENDLESS), 200, id="chunk-size-invalid"),
@@ -149,7 +149,7 @@ ENDLESS = itertools.repeat(b"X: y\r\n" * 1000)
     ],
 )  # fmt: skip
 def test_response(script: Script, expected: object) -> None:
-    """A status is a response, however malformed the rest is."""
+    """A valid status counts, even if the rest of the response is malformed."""
     with WebServer(script) as running:
         assert outcome(running) == expected
     assert running.connections == 1
@@ -161,7 +161,7 @@ def test_response(script: Script, expected: object) -> None:
 )
 def test_timeout(script: Script, impatient: None) -> None:
     """Servers that do not reply, or do not read, time out."""
-    with WebServer(script, keep=False) as running:
+    with WebServer(script, store_bodies=False) as running:
         found = outcome(running, 16 << 20)
     assert found == (TemporaryError, Like("SERVER: .*timed out"))
 
@@ -182,19 +182,19 @@ EARLY = (TemporaryError, Like("SERVER replied 200 before it had the whole upload
     ],
 )
 def test_early_response(script: Script, expected: object, tls: bool, trusted: Authority) -> None:
-    """A response counts before the body is sent, but is no success."""
-    with WebServer(script, tls=trusted.context() if tls else None, keep=False) as running:
+    """A response before the end of the body counts, unless it reports success."""
+    with WebServer(script, tls=trusted.context() if tls else None, store_bodies=False) as running:
         assert outcome(running, 32 << 20) == expected
 
 
 def test_early_response_then_stall(impatient: None) -> None:
     """An early response is read after sending has timed out."""
-    with WebServer((Act.READ_SOME, REFUSED, Act.STALL), keep=False) as running:
+    with WebServer((Act.READ_SOME, REFUSED, Act.STALL), store_bodies=False) as running:
         assert outcome(running, 32 << 20) == 413
 
 
 def test_cannot_connect(monkeypatch: pytest.MonkeyPatch, impatient: None) -> None:
-    """Servers that cannot be connected to are unreachable."""
+    """A failed connection raises UnreachableError."""
     with WebServer() as running:
         pass
     assert outcome(running) == (UnreachableError, "SERVER: Connection refused")
@@ -211,13 +211,13 @@ def test_cannot_connect(monkeypatch: pytest.MonkeyPatch, impatient: None) -> Non
 
 
 def test_body_that_cannot_be_read(impatient: None) -> None:
-    """If the disk fails, the request is cut off, and retried later."""
+    """If the body cannot be read, the request is cut off, which is a temporary error."""
 
     def body() -> Iterator[bytes]:
         yield b"x"
-        raise OSError(errno.EIO, "the disk is tired")
+        raise OSError(errno.EIO, "Input/output error")
 
-    with WebServer() as running, pytest.raises(TemporaryError, match="the disk is tired"):
+    with WebServer() as running, pytest.raises(TemporaryError, match="Input/output error"):
         http_client.request(at(running), "POST", "/", {"Content-Length": "2"}, body())
     assert running.post.size == 1
 
@@ -226,7 +226,7 @@ def test_body_that_cannot_be_read(impatient: None) -> None:
     "script", [OK, (Act.READ_SOME,), b"garbage\r\n", HEAD + b"\r\n" + b"a" * 10_000]
 )
 def test_connection_is_closed(script: Script) -> None:
-    """The connection is closed in any case."""
+    """The connection is always closed."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with WebServer(script) as running:

@@ -1,4 +1,4 @@
-"""E-mail: the bytes of a message, and a server that accepts or refuses it."""
+"""E-mail: the bytes of messages, and servers that accept or refuse them."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class TestCompose:
     def test_sender(
         self, sender: str, name: str, mail_from: str, expected: tuple[str, str, str | None]
     ) -> None:
-        """Mail comes from the camera's sender, or from nx_mail_from with a Reply-To."""
+        """Mail is sent from the camera's sender, or from nx_mail_from with a Reply-To."""
         message = composed(upload(sender=sender, name=name), mail_from=mail_from)
         headers = read_back(message).headers
         assert (message.sender, headers["From"], headers.get("Reply-To")) == expected
@@ -182,7 +182,7 @@ class TestCompose:
         ids=["no-sender", "list", "line-break"],
     )
     def test_wrong_address(self, sender: str, recipient: str, mail_from: str) -> None:
-        """An address that is not exactly one deliverable address is refused."""
+        """Each address of a message must be exactly one deliverable address."""
         with pytest.raises(AddressError, match="is not an e-mail address"):
             composed(upload(sender=sender), [RECIPIENT, recipient], mail_from=mail_from)
 
@@ -194,7 +194,7 @@ class TestCompose:
         assert list(message.recipients) == recipients
 
 
-# Characters that end a line or a header somewhere. In a header each becomes a blank.
+# Characters that end a line or a header in some program. In a header each becomes a blank.
 BREAKS = "\rBcc: x@y\nBcc: x@y\r\nBcc: x@y\v \f \0 \x1b \x7f \x85 \u2028 \u2029 \ud800 \udc0d\udc0a"
 
 # Texts that must be read back unchanged.
@@ -215,7 +215,7 @@ LONG = "가" * 46 + ".jpg"
 class TestInjection:
     @pytest.mark.parametrize("text", NAUGHTY.values(), ids=NAUGHTY)
     def test_naughty(self, text: str) -> None:
-        """Text stays text wherever it is written."""
+        """Unusual text can be read back from each place in a message."""
         name = text[:2000]
         given = upload(photo(name=text), subject=text, name=name, text=text)
         message = composed(given, mail_from="photos@example.net")
@@ -352,7 +352,7 @@ PLAIN = base64.b64encode(f"\0{USER}\0{SECRET}".encode()).decode()
 
 
 def outcome(message: OutgoingMessage, server: Smarthost) -> list[Refused] | Failure:
-    """What `send` returns or raises. The text has SERVER for the server, and no secret."""
+    """Return the result or the error of `send`, with SERVER for the server and without secrets."""
     try:
         return send(message, server)
     except DeliveryError as error:
@@ -369,7 +369,7 @@ TIMED_OUT = Like(rf"SERVER: (Connection unexpectedly closed: )?(.* )?timed out({
 
 @pytest.fixture(autouse=True)
 def _short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test that fails takes seconds, not minutes."""
+    """Let failing tests time out within seconds."""
     for name in ("CONNECT_TIMEOUT", "REPLY_TIMEOUT", "QUIT_TIMEOUT"):
         monkeypatch.setattr(mail, name, 5.0)
 
@@ -417,7 +417,7 @@ class TestSend:
         trusted: Authority,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """One transaction for all recipients of any machine, with each scheme."""
+        """All recipients get one transaction, with each scheme."""
         appear_far(monkeypatch)
         account = (USER, SECRET) if login else None
         tls = trusted.context() if offered else None
@@ -428,13 +428,13 @@ class TestSend:
         assert server.logins == ([("PLAIN", USER, SECRET)] if login else [])
 
     def test_name_in_certificate(self, trusted: Authority) -> None:
-        """A certificate may be for a name."""
+        """A certificate for the host name in the URL is accepted."""
         with MailServer(tls=trusted.context("localhost")) as server:
             assert send(ONE, at(server, Security.STARTTLS, host="localhost")) == []
 
 
 class TestCertificates:
-    """A server has to prove its name."""
+    """A server needs a valid certificate, except with smtp:// and no user."""
 
     @pytest.mark.parametrize(
         ("security", "login"),
@@ -480,7 +480,7 @@ HELO = ["connect", "EHLO", "HELO"]
 MEGABYTE = b"250 " + b"a" * 1_000_000 + b"\r\n"
 REFUSED = "SERVER refuses the message: "
 
-# What a server does, what becomes of the message, and the steps of the conversation.
+# The script of the server, the result, and the steps of the conversation.
 CONVERSATIONS: dict[str, tuple[Script, list[Refused] | Failure, list[str]]] = {
     "greeting-421": ({"greeting": "421 busy"}, unreachable("SERVER: 421 busy"), ["connect"]),
     "greeting-closed": ({"greeting": Act.CLOSE}, unreachable(LOST), ["connect"]),
@@ -517,7 +517,7 @@ REFUSALS = [
 
 
 class TestConversation:
-    """The message is sent once or not at all, whatever the server replies."""
+    """The message is sent at most once, whatever the server replies."""
 
     @pytest.mark.parametrize(
         ("script", "expected", "keys"), CONVERSATIONS.values(), ids=CONVERSATIONS
@@ -529,7 +529,7 @@ class TestConversation:
         expected: list[Refused] | Failure,
         keys: list[str],
     ) -> None:
-        """Each reply leads to the right error, and no step is repeated."""
+        """Each reply causes the expected result, and no step is repeated."""
         monkeypatch.setattr(mail, "QUIT_TIMEOUT", 0.15)
         with ScriptedServer(script) as server:
             assert outcome(ONE, at(server)) == expected
@@ -538,7 +538,7 @@ class TestConversation:
 
     @pytest.mark.parametrize(("step", "reply", "kind"), REFUSALS)
     def test_refused(self, step: str, reply: str, kind: type[Exception]) -> None:
-        """A refused message is retried, abandoned, or split."""
+        """The reply decides whether a refused message is retried, abandoned or split."""
         with ScriptedServer({step: reply}) as server:
             found = outcome(ONE, at(server))
         subject = "sender" if step == "MAIL" else "message"
@@ -605,7 +605,7 @@ class TestConversation:
 
     @pytest.mark.parametrize("stage", ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "."])
     def test_silence(self, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A silent server is abandoned at each stage."""
+        """A silent server times out at each stage."""
         for name in ("CONNECT_TIMEOUT", "REPLY_TIMEOUT"):
             monkeypatch.setattr(mail, name, 0.15)
         with ScriptedServer({stage: Act.READ_ON}) as server:
@@ -615,14 +615,14 @@ class TestConversation:
         assert server.keys == up_to("connect" if stage == "greeting" else stage)
 
     def test_spelling(self) -> None:
-        """A refused recipient is returned as in the delivery, whatever was sent."""
+        """A refused recipient is returned as spelled in the delivery."""
         with ScriptedServer({"RCPT": "550 no"}) as server:
             found = outcome(composed(upload(), ["me@bücher.example"]), at(server))
         assert "<me@xn--bcher-kva.example>" in server.lines("RCPT")[0]
         assert found == [Refused("me@bücher.example", True, "550 no")]
 
     def test_window_stays_full(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A server that stops reading is abandoned."""
+        """A server that stops reading causes a temporary error."""
         monkeypatch.setattr(mail, "REPLY_TIMEOUT", 0.15)
         with ScriptedServer({"content": Act.STALL}) as server:
             assert outcome(huge(), at(server)) == temporary(LOST)
@@ -655,7 +655,7 @@ UP_TO_AUTH = up_to("EHLO", "AUTH")
 
 
 class TestStartTls:
-    """From a connection in clear to one over TLS."""
+    """Switching from clear text to TLS."""
 
     def test_not_offered(self) -> None:
         """With smtp+starttls:// nothing is sent to a server without STARTTLS."""
@@ -749,13 +749,13 @@ LOGINS: dict[str, tuple[Script, list[Refused] | Failure, list[str]]] = {
 
 
 class TestLogin:
-    """One attempt, then a long wait. The password appears in no text."""
+    """A refused login waits for an hour. No text contains the password."""
 
     @pytest.mark.parametrize(("script", "expected", "keys"), LOGINS.values(), ids=LOGINS)
     def test_replies(
         self, script: Script, expected: list[Refused] | Failure, keys: list[str], trusted: Authority
     ) -> None:
-        """Each reply leads to the right error."""
+        """Each reply causes the expected result."""
         with ScriptedServer(script, tls=trusted.context()) as server:
             assert outcome(ONE, at(server, user=USER, password=SECRET)) == expected
         assert server.keys == keys
@@ -790,7 +790,7 @@ class TestPasswordInClear:
 
 
 def test_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that cannot be found is retried."""
+    """A host that cannot be resolved raises UnreachableError."""
 
     def getaddrinfo(*arguments: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "not known")
@@ -823,7 +823,7 @@ class TestCheck:
         assert re.fullmatch(r"SERVER: \[SSL.*; if this port .* use smtp\+starttls://", found)
 
     def test_port_465_without_tls(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A server on port 465 waits for TLS, so smtp:// times out: the warning says smtps://."""
+        """A time-out on port 465, where servers wait for TLS, causes a warning that suggests smtps://."""
 
         def refuse(*arguments: object) -> None:
             raise TimeoutError

@@ -1,4 +1,4 @@
-"""The target `mastodon`: the posts that a server receives, and what its replies mean.
+"""The target `mastodon`: the posts, and the meaning of the server's replies.
 
 Connections, TLS and malformed replies are tested in test_http_client.
 """
@@ -99,7 +99,7 @@ def contents_of(status: Status) -> list[tuple[bytes, str | None]]:
 
 
 def undescribed(files: Sequence[File]) -> list[tuple[bytes, str | None]]:
-    """What `contents_of` returns for these files without descriptions."""
+    """The result of `contents_of` for these files without descriptions."""
     return [(one.data, None) for one in files]
 
 
@@ -363,7 +363,7 @@ class TestStatus:
     def test_retried(
         self, call: Call, status: int, kind: type[DeliveryError], retry_after: float
     ) -> None:
-        """A wrong token and the rate limit concern all posts, other errors one of them."""
+        """A wrong token and the rate limit pause all posts, other errors only one."""
         with MastodonServer(script=failing(call, error(status, "No"))) as server:
             found = failure(server)
         assert (found.kind, found.retry_after) == (kind, retry_after)
@@ -371,7 +371,7 @@ class TestStatus:
 
     @pytest.mark.parametrize("status", [400, 410, 413, 422])
     def test_permanent(self, status: int) -> None:
-        """Refused posts are abandoned; of refused files the others are sent alone."""
+        """A refused post is abandoned. Files of which one is refused are sent one by one."""
         step = error(status, "No")
         with MastodonServer(script={Call.POST: [step]}) as server:
             found = failure(server, PICTURES[:2])
@@ -384,7 +384,7 @@ class TestStatus:
 
     @pytest.mark.parametrize("status", [301, 404, 405])
     def test_not_mastodon(self, status: int) -> None:
-        """A server without the call is probably not a Mastodon server, which the user can mend."""
+        """A server without the call is probably no Mastodon server; all posts wait for an hour."""
         with MastodonServer() as other:
             location = ("Location", f"http://{HOST}:{other.port}/")
             step = answer(status, {"error": "No"}, location)
@@ -434,7 +434,7 @@ class TestStatus:
     )
     @CALLS
     def test_malformed(self, call: Call, body: bytes) -> None:
-        """Replies that are not those of Mastodon are temporary errors."""
+        """Replies that Mastodon would not send are temporary errors."""
         with MastodonServer(script=failing(call, Answer(200, body))) as server:
             assert failure(server) == Failure(TemporaryError, NOT_MASTODON)
 
@@ -445,11 +445,11 @@ def test_disk_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def fetch(start: int, end: int) -> bytes:
         if start:
-            raise OSError(errno.EIO, "the disk is tired")
+            raise OSError(errno.EIO, "Input/output error")
         return PICTURES[0].data.ljust(end, b"\0")
 
     sent = [*PICTURES[:4], File("a.jpg", "image/jpeg", 1 << 20, 0, fetch)]
-    with MastodonServer() as server, pytest.raises(TemporaryError, match="tired") as caught:
+    with MastodonServer() as server, pytest.raises(TemporaryError, match="Input/output") as caught:
         send(server, sent)
     [status] = server.statuses
     assert caught.value.progress == (status.id,)
@@ -471,7 +471,7 @@ LATER = 1.5 * HOUR  # after which the server has forgotten the Idempotency-Key
 def test_interrupted_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call, steps: Sequence[Step]
 ) -> None:
-    """A thread is continued where it was interrupted, however long ago: no post is repeated."""
+    """An interrupted thread is continued, even much later, and no post is repeated."""
     make_lazy(monkeypatch)
     body = bodies.body(list(PHOTOS.items()), message=bodies.message_xml(text=MESSAGE))
     with MastodonServer(script={call: steps}) as server:

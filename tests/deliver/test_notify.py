@@ -135,7 +135,7 @@ def test_unencrypted_secret(url: str, scheme: str, secure: str) -> None:
     ],
 )
 def test_no_unencrypted_secret(url: str) -> None:
-    """URLs without secrets, with TLS, or of this machine are accepted."""
+    """URLs without secrets, with TLS, or for this machine are accepted."""
     parse_service(url)
 
 

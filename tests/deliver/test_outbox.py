@@ -38,7 +38,7 @@ PHOTO = jpeg(500)
 ONE = body([("SAM_4371.JPG", PHOTO)])
 TWO = body([("A.JPG", PHOTO), ("B.JPG", jpeg(600))])
 CUT = ONE[:-1]
-SOON = 30.0  # seconds in which anything must have happened
+SOON = 30.0  # seconds; a time limit that only failing tests reach
 DAY = 86400.0
 YEARS = 3652 * DAY  # ten of them
 
@@ -49,7 +49,7 @@ LARGE = TooLargeError("552 too large")
 GONE = UnreachableError("no answer")
 BUG = RuntimeError("a bug")
 SAVED = Outcome("saved")
-KEPT = Outcome("kept", saved=(LocalCopy(Path("kept.JPG"), "identity"),))
+UNDELIVERED = Outcome("files saved", saved=(LocalCopy(Path("photo.JPG"), "identity"),))
 BROKEN = sqlite3.OperationalError("disk I/O error")
 
 
@@ -60,7 +60,7 @@ def _prepared(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture)
 
 
 class Target:
-    """A target with scripted outcomes, then `otherwise`. Records what it was given.
+    """A target with scripted outcomes, then `otherwise`. Records its deliveries.
 
     `meanwhile` is called during each delivery. `done` is set by call number `enough`.
     """
@@ -96,24 +96,24 @@ class Target:
         return outcome
 
 
-def keep(*errors: Exception) -> Target:
-    """Return a place for files that could not be delivered; its first attempts may fail."""
-    return Target(*errors, otherwise=KEPT)
+def undelivered_target(*errors: Exception) -> Target:
+    """Return a target for undelivered files, whose first attempts fail with these errors."""
+    return Target(*errors, otherwise=UNDELIVERED)
 
 
 class Scene:
-    """A spool with a clock that stands still, and an outbox without threads."""
+    """A spool with a clock that is set by hand, and an outbox without threads."""
 
     def __init__(self, root: Path, caplog: pytest.LogCaptureFixture) -> None:
         self.root, self.caplog = root, caplog
         self.clock = Clock()
         self.spool = Spool(root, self.clock)
         self.targets: dict[str, Deliver] = {}
-        self.kept = keep()
+        self.undelivered = undelivered_target()
         self.outbox = Outbox(
             self.spool,
             self.targets.__getitem__,
-            lambda upload, files, delivery: self.kept(upload, files, delivery),
+            lambda upload, files, delivery: self.undelivered(upload, files, delivery),
             retry_for=3 * DAY,
             clock=self.clock,
         )
@@ -164,7 +164,7 @@ def scene(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Scene]:
 
 class TestDeliverDue:
     def test_dropped_meanwhile(self, scene: Scene) -> None:
-        """A delivery that the user drops while another is made is not made."""
+        """A delivery that is dropped during another one is not made."""
 
         def drop(_: Delivery) -> None:
             with closing(Spool(scene.root, scene.clock, alone=False)) as beside:
@@ -180,8 +180,8 @@ class TestDeliverDue:
     @pytest.mark.parametrize(
         "outcome", [SAVED, FULL, GONE, LARGE, NEVER, BUG, BodyError("none")], ids=repr
     )
-    def test_others_go_on(self, scene: Scene, outcome: Exception | Outcome) -> None:
-        """A delivery is in progress while it is made, and then the next one is made."""
+    def test_others_continue(self, scene: Scene, outcome: Exception | Outcome) -> None:
+        """A delivery is in progress while it is made, and others follow whatever its outcome."""
         seen = []
         target = scene.target(outcome, meanwhile=lambda _: seen.append(scene.outbox.in_progress()))
         first, second = scene.accept("save", "mail"), scene.accept_later()
@@ -232,12 +232,12 @@ class TestDeliverDue:
 
 
 class TestState:
-    """The database fails, or the process dies."""
+    """Errors of the database."""
 
-    @pytest.mark.parametrize("error", [BROKEN, NEVER], ids=["delivered", "kept"])
+    @pytest.mark.parametrize("error", [BROKEN, NEVER], ids=["delivered", "undelivered"])
     def test_error_is_raised(self, scene: Scene, error: Exception) -> None:
-        """An error of the database is raised, not recorded in that very database."""
-        scene.kept = keep(BROKEN)
+        """An error of the database is raised, and does not count as an attempt."""
+        scene.undelivered = undelivered_target(BROKEN)
         id = scene.accept()
         target = scene.target(error)
         with pytest.raises(sqlite3.OperationalError):
@@ -247,12 +247,12 @@ class TestState:
         assert (target.ids, scene.spool.waiting()) == ([id, id], [])
 
     @pytest.mark.parametrize(
-        ("outcome", "attempts", "files_kept"),
+        ("outcome", "attempts", "files_saved"),
         [(SAVED, [], 0), (LATER, [1], 0), (NEVER, [], 1)],
         ids=["done", "later", "never"],
     )
     def test_result_cannot_be_recorded(
-        self, scene: Scene, outcome: Exception | Outcome, attempts: list[int], files_kept: int
+        self, scene: Scene, outcome: Exception | Outcome, attempts: list[int], files_saved: int
     ) -> None:
         """The result is recorded later, without a second delivery."""
         first = scene.accept()
@@ -260,7 +260,7 @@ class TestState:
         with Faults(("COMMIT",), errno.EIO), pytest.raises(sqlite3.OperationalError):
             scene.deliver()
         scene.deliver()
-        assert (target.ids, len(scene.kept.ids)) == ([first], files_kept)
+        assert (target.ids, len(scene.undelivered.ids)) == ([first], files_saved)
         assert [one.attempts for one in scene.spool.waiting()] == attempts
         scene.deliver(after=MIN_WAIT)
         assert target.ids == [first] * (1 + len(attempts))
@@ -268,7 +268,7 @@ class TestState:
 
 class TestQuarantine:
     def test_body_cannot_be_read(self, scene: Scene) -> None:
-        """A body that cannot be read goes to quarantine, if need be later; others are delivered."""
+        """A damaged body goes to quarantine, later if that fails at first. Others are delivered."""
         target = scene.target()
         poison, good = scene.accept(), scene.accept_later()
         (scene.root / "spool" / poison).write_bytes(CUT)
@@ -299,7 +299,7 @@ class TestQuarantine:
 
 class TestWaits:
     def test_grow(self, scene: Scene) -> None:
-        """The waits of a delivery grow."""
+        """The time between attempts grows, up to an hour."""
         expected = [15, 15, 30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
         scene.accept()
         scene.target(*[FULL] * len(expected))
@@ -330,7 +330,7 @@ class TestWaits:
         for _ in range(5):
             seconds = max(0.0, scene.wait() or 0)
             scene.deliver(after=min(seconds, 2 * MAX_WAIT))
-        assert (len(target.ids), scene.kept.ids, scene.spool.waiting()) == (6, [], [])
+        assert (len(target.ids), scene.undelivered.ids, scene.spool.waiting()) == (6, [], [])
 
     @pytest.mark.parametrize("error", [LATER, FULL], ids=["temporary", "OSError"])
     @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ class TestWaits:
     def test_abandoned(
         self, scene: Scene, retry_for: float, attempts: int, error: Exception
     ) -> None:
-        """The files of a delivery that has waited for `retry_for` are kept."""
+        """A delivery that has waited for `retry_for` is abandoned, and its files are saved."""
         target = scene.target(*[error] * 99)
         scene.outbox.retry_for = retry_for
         id = scene.accept()
@@ -347,9 +347,9 @@ class TestWaits:
             scene.deliver()
             scene.clock.now += scene.wait() or 0
         assert len(target.ids) == attempts
-        assert (scene.kept.ids, scene.kept.photos) == ([id], [[PHOTO]])
+        assert (scene.undelivered.ids, scene.undelivered.photos) == ([id], [[PHOTO]])
         reason = getattr(error, "strerror", str(error))
-        line = f"upload {id} is not delivered to a: abandoned: {reason}; kept"
+        line = f"upload {id} is not delivered to a: abandoned: {reason}; files saved"
         assert scene.logged()[-1] == f"WARNING {line}"
         scene.assert_ended()
 
@@ -374,7 +374,7 @@ class TestQueue:
         assert target.ids[2:] == [new, first, *late, second]
 
     def test_unreachable(self, scene: Scene) -> None:
-        """An unreachable server is contacted once for all deliveries, until it is back."""
+        """An unreachable server is contacted once for all deliveries, until it is available."""
         target = scene.target(GONE, GONE, GONE)
         ids = [scene.accept() for _ in range(5)]
         waits = []
@@ -393,7 +393,7 @@ class TestQueue:
 
     @pytest.mark.parametrize("error", [GONE, FULL], ids=repr)
     def test_new_upload_after_a_failure(self, scene: Scene, error: Exception) -> None:
-        """A new upload is tried at once, and alone."""
+        """After a failure, only a new upload is tried at once."""
         target = scene.target(error)
         scene.accept()
         scene.deliver()
@@ -430,37 +430,37 @@ class TestQueue:
         scene.logged()
         scene.deliver()
         assert len(target.ids) == 2
-        assert sorted(scene.kept.ids) == sorted(ids)
-        line = "WARNING upload {} is not delivered to a: abandoned: no answer; kept"
+        assert sorted(scene.undelivered.ids) == sorted(ids)
+        line = "WARNING upload {} is not delivered to a: abandoned: no answer; files saved"
         assert sorted(scene.logged()) == [line.format(id) for id in sorted(ids)]
         scene.assert_ended()
 
 
 class TestEnds:
     def test_permanent_error(self, scene: Scene) -> None:
-        """The files of a delivery that is refused for good are kept at once."""
+        """The files of a permanently refused delivery are saved at once."""
         id = scene.accept(to=["a", "b"])
         scene.target(NEVER)
         scene.deliver()
-        line = f"upload {id} is not delivered to a, b: 550 never; kept"
+        line = f"upload {id} is not delivered to a, b: 550 never; files saved"
         assert scene.logged() == [f"WARNING {line}"]
-        assert (scene.kept.ids, scene.kept.photos) == ([id], [[PHOTO]])
+        assert (scene.undelivered.ids, scene.undelivered.photos) == ([id], [[PHOTO]])
         scene.assert_ended()
         [file] = scene.spool.recent()[0].files
-        assert [one.path.name for one in file.saved] == ["kept.JPG"]
+        assert [one.path.name for one in file.saved] == ["photo.JPG"]
 
     def test_too_large(self, scene: Scene) -> None:
-        """The files of an upload that is too large are sent one by one, or kept."""
+        """Files that are too large together are sent one by one; those refused again are saved."""
         target = scene.target(LARGE, Outcome("mailed"), LARGE)
         id = scene.accept(data=TWO)
         scene.deliver()
         assert target.ids == [id, f"{id}.1", f"{id}.2"]
         assert target.photos == [[PHOTO, jpeg(600)], [PHOTO], [jpeg(600)]]
-        assert (scene.kept.ids, scene.kept.photos) == ([f"{id}.2"], [[jpeg(600)]])
+        assert (scene.undelivered.ids, scene.undelivered.photos) == ([f"{id}.2"], [[jpeg(600)]])
         assert scene.logged() == [
             f"INFO upload {id}: 552 too large; sending each file by itself",
             f"INFO upload {id}.1: mailed",
-            f"WARNING upload {id}.2 is not delivered to a: 552 too large; kept",
+            f"WARNING upload {id}.2 is not delivered to a: 552 too large; files saved",
         ]
         scene.assert_ended()
 
@@ -471,7 +471,7 @@ def refused(recipient: str, code: int) -> Refused:
 
 class TestRecipients:
     def test_mixed(self, scene: Scene) -> None:
-        """Only the recipients that were refused for now are retried."""
+        """Only recipients that were refused temporarily are retried."""
         refusals = (refused("b", 450), refused("c", 550))
         target = scene.target(Outcome("mailed to a", refusals), Outcome("mailed to b"))
         id = scene.accept(to=["a", "b", "c"])
@@ -481,17 +481,17 @@ class TestRecipients:
         scene.deliver(after=MIN_WAIT)
         assert target.recipients == [("a", "b", "c"), ("b",)]
         assert target.ids == [id, id]
-        assert (scene.kept.ids, scene.kept.photos) == ([id], [[PHOTO]])
+        assert (scene.undelivered.ids, scene.undelivered.photos) == ([id], [[PHOTO]])
         assert scene.logged() == [
             f"INFO upload {id}: mailed to a",
-            f"WARNING upload {id} is not delivered to c: 550 no; kept",
+            f"WARNING upload {id} is not delivered to c: 550 no; files saved",
             f"WARNING upload {id}: save: 450 no; it is safe, next try in 15 seconds",
             f"INFO upload {id}: mailed to b",
         ]
         scene.assert_ended()
 
     @pytest.mark.parametrize(
-        ("codes", "retry_for", "state", "left", "reason", "kept_once"),
+        ("codes", "retry_for", "state", "left", "reason", "saved_once"),
         [
             ([450, 250], 60, "waiting", ("a",), "450 no", False),
             ([450, 451], 60, "waiting", ("a", "b"), "a (450 no), b (451 no)", False),
@@ -512,9 +512,9 @@ class TestRecipients:
         state: str,
         left: tuple[str, ...],
         reason: str,
-        kept_once: bool,
+        saved_once: bool,
     ) -> None:
-        """How a delivery ends when some of its recipients are refused."""
+        """The replies for the recipients decide the state of the delivery."""
         pairs = zip("ab", codes, strict=True)
         outcome = Outcome("sent", tuple(refused(one, code) for one, code in pairs if code >= 400))
         scene.accept(to=["a", "b"])
@@ -523,11 +523,11 @@ class TestRecipients:
         scene.deliver()
         [found] = scene.spool.recent()[0].deliveries
         assert (found.state, found.recipients, found.reason) == (state, left, reason)
-        assert len(scene.kept.ids) == kept_once
+        assert len(scene.undelivered.ids) == saved_once
 
-    def test_files_cannot_be_kept(self, scene: Scene) -> None:
-        """A recipient that was reached gets no second mail because files cannot be kept."""
-        scene.kept = keep(FULL)
+    def test_files_cannot_be_saved(self, scene: Scene) -> None:
+        """If files cannot be saved, recipients that were reached get no second mail."""
+        scene.undelivered = undelivered_target(FULL)
         target = scene.target(
             Outcome("mailed to a", (refused("b", 550), refused("c", 450))),
             Outcome("not mailed", (refused("b", 550),)),
@@ -538,7 +538,7 @@ class TestRecipients:
         assert "No space left on device" in scene.spool.waiting()[0].reason
         scene.deliver(after=MIN_WAIT)
         assert [sorted(one) for one in target.recipients] == [["a", "b", "c"], ["b", "c"]]
-        assert (len(scene.kept.ids), scene.spool.waiting()) == (2, [])
+        assert (len(scene.undelivered.ids), scene.spool.waiting()) == (2, [])
 
 
 ID = "20260101T000000Z-01234567"
@@ -570,7 +570,7 @@ def test_describe_waiting(delivery: Delivery, expected: str) -> None:
 
 
 def test_describe_recipients() -> None:
-    """Long lists of recipients are cut, and every line is printable."""
+    """Long lists of recipients are truncated, and every line is printable."""
     many = waiting("save:${D}", recipients=tuple("abcdefg"))
     odd = waiting("mail:\x1bx", recipients=("a\u2028b",))
     lines = describe_waiting([many, odd], NEW_YEAR).splitlines()
@@ -610,7 +610,7 @@ class Slow(Target):
 
 @contextmanager
 def dispatched(out: Outbox, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Wake an outbox, and hold its dispatcher when it has started the workers that it lacks."""
+    """Wake an outbox, and pause its dispatcher after it has started the missing workers."""
     looks, go_on, targets = threading.Semaphore(0), threading.Event(), scene.spool.due_targets
 
     def look() -> list[str]:
@@ -640,7 +640,7 @@ PAUSED = "deliveries to save paused for 0 s"
 class TestThreads:
     @pytest.fixture
     def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Go on after errors, and look for changes, at once."""
+        """Retry after errors, and look for changes, without delay."""
         monkeypatch.setattr(outbox, "MIN_WAIT", 0.01)
         monkeypatch.setattr(outbox, "POLL", 0.01)
 
@@ -738,7 +738,7 @@ class TestThreads:
         assert scene.logged().count(f"ERROR {expected}") == 1
 
     def test_secrets(self, scene: Scene, start: Start) -> None:
-        """A secret in a target is not in the name of its thread, either."""
+        """The name of a thread contains no secret of its target."""
         target, slow = "forward:https://me:s3cret@h/s3cret", Slow()
         before = {*threading.enumerate()}
         scene.accept(target)
@@ -752,7 +752,7 @@ class TestThreads:
         assert "s3cret" not in scene.caplog.text
 
     def test_stop_and_start(self, scene: Scene, start: Start) -> None:
-        """A current delivery is finished once, the others are made after the next start."""
+        """The current delivery is completed; the others are made after the next start."""
         target = Slow(enough=2)
         ids = [scene.accept(), scene.accept_later()]
         out = start(save=target)
@@ -770,7 +770,7 @@ class TestThreads:
     def test_stop_while_something_hangs(
         self, scene: Scene, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """`stop` takes no longer than its time limit, and the next start waits for the end."""
+        """`stop` takes no longer than its time limit; the next start waits for the end."""
         monkeypatch.setattr(outbox, "POLL", 2 * SOON)
         hangs, released = threading.Event(), threading.Event()
 

@@ -101,7 +101,7 @@ FITS = {
     "IDNA in the pattern": ("*@xn--bcher-kva.example", "me@BU\u0308CHER.example"),
     "glob for a full stop": ("*@*.example", "me@ex\uff41mple\uff0eexample"),
 }
-FITS_NOT = {
+DOES_NOT_FIT = {
     "suffix": ("*@example.org", "me@example.org.evil.example"),
     "suffix in full width": ("*@example.org", "me@example.org\uff0eevil.example"),
     "prefix": ("*@example.org", "me@evilexample.org"),
@@ -119,8 +119,8 @@ def test_fits(pattern: str, name: str) -> None:
     assert fits(pattern, name)
 
 
-@pytest.mark.parametrize(("pattern", "name"), FITS_NOT.values(), ids=FITS_NOT)
-def test_fits_not(pattern: str, name: str) -> None:
+@pytest.mark.parametrize(("pattern", "name"), DOES_NOT_FIT.values(), ids=DOES_NOT_FIT)
+def test_does_not_fit(pattern: str, name: str) -> None:
     """A glob does not match a part of a name, or one that only looks the same."""
     assert not fits(pattern, name)
 
@@ -139,9 +139,9 @@ DECISIONS: dict[str, tuple[str, str, dict[str, str]]] = {
 
 @pytest.mark.parametrize(("rules", "names", "expected"), DECISIONS.values(), ids=DECISIONS)
 def test_decide(rules: str, names: str, expected: dict[str, str]) -> None:
-    """The first matching rule decides, the same pattern adds, and targets are shared in order."""
+    """All rules of the first matching pattern apply; recipients of a target stay in order."""
     decided = decide([parse_rule(text) for text in rules.split()], MAIL, names.split())
-    wanted = [(parse_target(text), tuple(who.split())) for text, who in expected.items()]
+    wanted = [(parse_target(text), tuple(to.split())) for text, to in expected.items()]
     assert list(decided.items()) == wanted
 
 
@@ -161,7 +161,7 @@ ODD, QUOTED = ENVIRON["A"], "a%2F%3F%23%40%3A%25%26%3D%2B%5B%5D%20%C3%BC%0D%0A"
     ],
 )
 def test_expand(value: str, url: bool, expected: str) -> None:
-    """A variable is quoted as user, password or in the query of a URL, where it may be anything."""
+    """A variable is quoted in user, password and query of a URL, and not elsewhere."""
     assert expand(value, ENVIRON, url=url) == expected
 
 
@@ -173,7 +173,7 @@ def test_expand(value: str, url: bool, expected: str) -> None:
     ],
 )
 def test_cannot_expand(value: str, reason: str) -> None:
-    """A variable must exist, and be text where it is quoted."""
+    """A variable must exist, and be valid text where it is quoted."""
     with pytest.raises(ValueError, match=f"{reason}$"):
         expand(value, ENVIRON, url=True)
 
@@ -201,7 +201,7 @@ def test_cannot_expand(value: str, reason: str) -> None:
     ],
 )
 def test_shown(text: str, expected: str) -> None:
-    """Of a URL only scheme and host are shown: the rest may be a secret."""
+    """Only scheme and host of a URL are shown, since the rest may be a secret."""
     assert shown(text) == expected
 
 
@@ -235,6 +235,6 @@ def test_no_password_is_shown(kind: str) -> None:
     hosts = ["@", "@h", "@h/x", "@h:1/?a=b", "@[::1]/", "/@h", "@h@h"]
     for user, before, within, host in product(users, odd, odd, hosts):
         text = f"{kind}http://{user}{before}s3{within}cret{host}"
-        told = [shown(text), shown_rule(text), shown_rule(f"*={text}")]
-        assert [one for one in told if "cret" in one] == []
-        assert [one for one in (told[0], told[2]) if "s3" in one] == []
+        texts = [shown(text), shown_rule(text), shown_rule(f"*={text}")]
+        assert [one for one in texts if "cret" in one] == []
+        assert [one for one in (texts[0], texts[2]) if "s3" in one] == []

@@ -1,4 +1,4 @@
-"""The target `run`: what a command receives, and what its end means."""
+"""The target `run`: the arguments of a command, and the meaning of its exit status."""
 
 from __future__ import annotations
 
@@ -82,27 +82,27 @@ def failure(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the copies of files are made."""
+    """The folder for copies of files."""
     path = tmp_path / "place"
     path.mkdir()
     return path
 
 
-class Life:
-    """A server that processes connect to: the end of the connection is that of the process."""
+class Lifeline:
+    """A server that processes connect to; each connection ends with its process."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(LIMIT)
         self.port = self._listener.getsockname()[1]
 
-    def __enter__(self) -> Life:
+    def __enter__(self) -> Lifeline:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._listener.close()
 
-    def begun(self) -> socket.socket:
+    def next_process(self) -> socket.socket:
         """Return the connection of the next process."""
         connection, _ = self._listener.accept()
         connection.settimeout(LIMIT)
@@ -187,7 +187,7 @@ HOSTILE = [
 
 class TestArguments:
     def test_hostile(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Any text of a sender is one argument, and nothing in it is special."""
+        """Any text of a sender is one argument, and is not expanded."""
         monkeypatch.setenv("SMTP_PASSWORD", "geheim")
         monkeypatch.chdir(folder)
         for value in HOSTILE:
@@ -230,7 +230,7 @@ class TestFile:
         assert not Path(path).exists()
 
     def test_several(self, folder: Path) -> None:
-        """Several files are sent one at a time. Without a file, no command is run."""
+        """Several files must be passed one at a time. Without a file, no command is run."""
         files = (photo(), photo())
         found = Upload("", (), "", "", files)
         with pytest.raises(TooLargeError, match="a command gets one file at a time"):
@@ -261,7 +261,7 @@ class TestEnd:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
     def test_signal(self, folder: Path, number: int) -> None:
-        """A signal is a temporary error."""
+        """A command that is ended by a signal has failed temporarily."""
         found = failure(f"sh -c 'kill -{number:d} $$'", folder)
         assert found == (TemporaryError, f"sh was ended by signal {number:d}")
 
@@ -283,7 +283,7 @@ class TestEnd:
         assert failure(text, folder) == (PermanentError, f"sh ended with status 1{expected}")
 
     def test_flood(self, folder: Path) -> None:
-        """50 MB of output neither block a command nor fill the memory."""
+        """50 MB of output neither blocks a command nor fills the memory."""
         text = python(
             "import os, sys\n"
             "for _ in range(400): os.write(1, bytes(65536)); os.write(2, bytes(65536))\n"
@@ -298,7 +298,7 @@ class TestEnd:
         assert peak < 1 << 20
 
     def test_output_closed(self, folder: Path) -> None:
-        """A command that closes its output is still waited for."""
+        """The status of a command counts even if it closes its output early."""
         found = failure("sh -c 'exec >&- 2>&-; exit 75'", folder)
         assert found == (TemporaryError, "sh ended with status 75")
 
@@ -345,7 +345,7 @@ class TestStart:
         assert failure(text, folder, {"TOOLS": str(tmp_path)}) == expected
 
     def test_arguments_too_long(self, folder: Path) -> None:
-        """Texts that are too long for arguments are refused for good, and harm no other upload."""
+        """Texts that are too long for an argument are a permanent error."""
         huge = {**VALUES, "text": "x" * (8 << 20)}  # more than Linux and macOS accept
         with pytest.raises(PermanentError, match=r"true cannot be started: Argument list too"):
             call("true {text}", folder, values=huge)
@@ -355,12 +355,12 @@ class TestTimeout:
     def test_killed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A command that hangs is killed with its children, even if it ignores signals."""
         monkeypatch.setattr(run, "TIMEOUT", 1.0)
-        with Life() as life:
+        with Lifeline() as lifeline:
             text = python(
-                f"import signal; signal.signal(15, signal.SIG_IGN); {TWO}", str(life.port)
+                f"import signal; signal.signal(15, signal.SIG_IGN); {TWO}", str(lifeline.port)
             )
             assert failure(text, folder) == (TemporaryError, "PYTHON has not ended within 1 s")
-            assert [ended(life.begun()) for _ in range(2)] == [True] * 2
+            assert [ended(lifeline.next_process()) for _ in range(2)] == [True] * 2
 
     def test_no_process_groups(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without process groups, at least the program itself is killed."""
@@ -376,9 +376,9 @@ class TestChildren:
     def test_killed(self, folder: Path) -> None:
         """Processes that a command leaves running are killed, and not waited for."""
         code = f"{CONNECT} print('busy', flush=True); os.fork() and os._exit(1); {WAIT}"
-        with Life() as life:
-            found = failure(python(code, str(life.port)), folder)
-            assert ended(life.begun())
+        with Lifeline() as lifeline:
+            found = failure(python(code, str(lifeline.port)), folder)
+            assert ended(lifeline.next_process())
         assert found[1] == "PYTHON ended with status 1: busy"
 
     def test_detached(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,10 +389,10 @@ class TestChildren:
             "if os.fork(): os.close(w); os.read(r, 1); os._exit(1)\n"
             f"os.setsid(); os.close(w); {WAIT}"
         )
-        with Life() as life:
-            text = python(code, str(life.port))
+        with Lifeline() as lifeline:
+            text = python(code, str(lifeline.port))
             assert failure(text, folder)[1] == "PYTHON ended with status 1: busy"
-            with life.begun() as connection:
+            with lifeline.next_process() as connection:
                 connection.setblocking(False)
                 with pytest.raises(BlockingIOError):  # it is alive
                     connection.recv(1)
@@ -405,15 +405,15 @@ class TestStopped:
     """Programs that are running when a delivery is abandoned, or when this process ends."""
 
     def test_end_running(self, tmp_path: Path) -> None:
-        """All programs and their children are killed, and are to be run again."""
+        """All programs and their children are killed, with a temporary error."""
         with ThreadPoolExecutor(2) as pool, ExitStack() as stack:
-            life = stack.enter_context(Life())
-            text = python(TWO, str(life.port))
+            lifeline = stack.enter_context(Lifeline())
+            text = python(TWO, str(lifeline.port))
             folders = [tmp_path / name for name in ("a", "b")]
             for folder in folders:
                 folder.mkdir()
             found = [pool.submit(failure, text, folder) for folder in folders]
-            begun = [stack.enter_context(life.begun()) for _ in range(4)]
+            begun = [stack.enter_context(lifeline.next_process()) for _ in range(4)]
             assert run.end_running() == 2
             assert [ended(one) for one in begun] == [True] * 4
             expected = (TemporaryError, "PYTHON was ended by signal 9")
@@ -433,10 +433,10 @@ class TestStopped:
             "command, folder = parse_command(sys.argv[1]), pathlib.Path(sys.argv[2])\n"
             "deliver(command, {}, folder, found, files, delivery())"
         )
-        with Life() as life:
-            text = python(TWO, str(life.port))
+        with Lifeline() as lifeline:
+            text = python(TWO, str(lifeline.port))
             process = subprocess.Popen([sys.executable, "-c", code, text, str(folder)], cwd=ROOT)
-            begun = [life.begun() for _ in range(2)]
+            begun = [lifeline.next_process() for _ in range(2)]
             process.send_signal(number)
             process.wait()
             assert [ended(one) for one in begun] == [True] * 2

@@ -1,4 +1,4 @@
-"""Photos as files, on good days and bad ones of the file system."""
+"""Photos saved as files, with and without errors of the file system."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_local_date(
 
 
 def test_parse_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`~` is the home folder of a user who exists."""
+    """`~` is expanded, and unusable paths are refused."""
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("USERPROFILE", "/home/me")
     assert parse_path("~/my photos") == Path("/home/me/my photos")
@@ -158,8 +158,8 @@ class TestTakenNames:
     @posix_only
     @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
     @pytest.mark.parametrize("kind", ["folder", "link", "dangling link", "fifo"])
-    def test_taken_by_no_file(self, tmp_path: Path, day: Path, kind: str, links: bool) -> None:
-        """A name taken by something that is not a file is neither followed nor touched."""
+    def test_taken_by_a_non_file(self, tmp_path: Path, day: Path, kind: str, links: bool) -> None:
+        """An entry that is not a regular file is neither followed nor touched."""
         (tmp_path / "target").write_bytes(NEW)
         put: dict[str, Callable[[Path], object]] = {
             "folder": Path.mkdir,
@@ -202,7 +202,7 @@ class TestTakenNames:
 
     @posix_only
     def test_directory_is_a_link(self, tmp_path: Path) -> None:
-        """nx_dir may be a link: the user has put it there."""
+        """nx_dir itself may be a link."""
         (tmp_path / "disk").mkdir()
         (tmp_path / "uploads").symlink_to(tmp_path / "disk")
         save(files(("SAM.JPG", NEW)), tmp_path / "uploads")
@@ -221,7 +221,7 @@ class TestTakenNames:
         other: bytes,
         expected: list[tuple[str, int, bool]],
     ) -> None:
-        """Another program may take the name while the photo is being written."""
+        """A file that another program creates meanwhile is not overwritten."""
         publish = disk.Folder.publish
 
         def late(folder: disk.Folder, temporary: str, name: str) -> None:
@@ -254,7 +254,7 @@ class Costs:
         monkeypatch.setattr(os, "stat", counted_stat)
 
     def file(self, name: str, data: bytes) -> File:
-        """Return a file whose reading counts, too."""
+        """Return a file whose reads are counted as well."""
 
         def fetch(start: int, end: int) -> bytes:
             self.read += end - start
@@ -275,8 +275,8 @@ def elsewhere(day: Path) -> Path:
     return directory
 
 
-def touched(folder: Path) -> None:
-    """Move the modification time of a folder on, in case its clock is coarse."""
+def touch(folder: Path) -> None:
+    """Advance the modification time of a folder, in case its clock is coarse."""
     later = folder.stat().st_mtime_ns + 2 * 10**9
     os.utime(folder, ns=(later, later))
 
@@ -307,7 +307,7 @@ class TestManyEqualNames:
     def test_bytes_read(
         self, tmp_path: Path, day: Path, monkeypatch: pytest.MonkeyPatch, restart: bool
     ) -> None:
-        """Each file is read a few times, however many there are."""
+        """Each file is read only a few times, even if there are many."""
         size = 10_000
         costs = Costs(monkeypatch)
         directory = tmp_path
@@ -318,7 +318,7 @@ class TestManyEqualNames:
         assert costs.read <= 4 * self.COUNT * size
 
     def test_sizes_differ(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Files of another size are not read: each is read once, to be saved."""
+        """Files of other sizes are not read for comparison."""
         costs, sizes = Costs(monkeypatch), range(1000, 1000 + self.COUNT)
         for size in sizes:
             save([costs.file("q.JPG", different(0, size))], tmp_path)
@@ -351,7 +351,7 @@ class TestManyEqualNames:
         self.save(tmp_path, *range(self.COUNT))
         data = (day / other).read_bytes()
         (day / other).unlink()
-        touched(day)
+        touch(day)
         assert short(save(files(("q.JPG", data)), tmp_path)) == [(other, 60, True)]
         assert len(contents(day)) == self.COUNT
 
@@ -362,7 +362,7 @@ class TestManyEqualNames:
         if how == "emptied":
             for path in day.iterdir():
                 path.unlink()
-            touched(day)
+            touch(day)
         else:
             day.rename(tmp_path / "moved")
         assert self.save(tmp_path, 1, 2) == [("q.JPG", True), ("q-1.JPG", True)]
@@ -378,7 +378,7 @@ class TestManyEqualNames:
     @pytest.mark.parametrize("longer", [False, True])
     @pytest.mark.parametrize("number", [0, 20, 39])
     def test_changed_meanwhile(self, tmp_path: Path, day: Path, number: int, longer: bool) -> None:
-        """A file that has changed does not count as the photo that it was."""
+        """A file that has changed is not mistaken for the photo that it was."""
         content = different(number) + b"!" if longer else different(1000)
         self.save(tmp_path, *range(self.COUNT))
         self.save(tmp_path, number)
@@ -392,7 +392,7 @@ class TestManyEqualNames:
         assert (day / name).read_bytes() == content
 
     def test_unreadable_meanwhile(self, tmp_path: Path) -> None:
-        """A file that cannot be read any more does not count either."""
+        """A file that has become unreadable does not count as the same photo."""
         self.save(tmp_path, *range(self.COUNT))
         self.save(tmp_path, 0)
         with Faults(("open",), errno.EACCES, 2):  # the first call opens the folder
@@ -440,7 +440,7 @@ class TestShortNames:
         assert contents(day) == dict(zip(expected, (OLD, NEW), strict=True))
 
     def test_no_name_fits(self, tmp_path: Path, day: Path) -> None:
-        """Where no name fits, that is an error."""
+        """If no name fits, the error is raised."""
         with ShortNames(4), pytest.raises(OSError, match="File name too long"):
             save(files(("A.JPG", NEW)), tmp_path / day.name)
 
@@ -492,8 +492,8 @@ class TestFailures:
     ) -> None:
         """After a failure anywhere, a second attempt stores the missing files.
 
-        In between there is nothing but whole photos and hidden files; at the end
-        there are the photos, each once.
+        In between there are only complete photos and hidden files; at the end there is
+        each photo, once.
         """
         photos = files(("SAM.JPG", NEW), ("SAM_2.JPG", OLD))
         names = names if links else tuple({"link": "replace"}.get(name, name) for name in names)
@@ -517,7 +517,7 @@ class TestFailures:
             after = contents(day)
             seen = {name: data for name, data in between.items() if not name.startswith(".")}
             if not links and persistent and "unlink" in names:
-                # Nothing works any more: the empty file that reserves the name may stay.
+                # No file can be deleted: the empty one that reserves the name may stay.
                 assert sorted(filter(None, after.values())) == sorted(expected.values()), first
             else:
                 assert seen.items() <= expected.items(), first

@@ -1,4 +1,4 @@
-"""Each kind of target delivers an upload, with the options and variables of the moment."""
+"""Each kind of target delivers an upload, with the current options and variables."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_unknown_kind(tmp_path: Path) -> None:
         prepare(mailing(tmp_path), {}, Target("fax", "fax"))
 
 
-def test_modules_are_imported_when_a_rule_needs_them() -> None:
+def test_targets_are_imported_lazily() -> None:
     """The options can be parsed without the module of any target, which takes time."""
     code = "import sys, nxparse.config; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=-1, text=True, check=True)
@@ -117,7 +117,7 @@ def test_drop(tmp_path: Path) -> None:
 
 
 def test_save_undelivered(tmp_path: Path) -> None:
-    """Files of a failed delivery are saved in `undelivered`, once even if it is repeated."""
+    """Files of a failed delivery are saved in `undelivered`, once even if that is repeated."""
     found = uploaded()
     first, again = (
         save_undelivered(tmp_path, found, found.files[:1], delivery("mail")).message
@@ -252,7 +252,7 @@ class TestMail:
         shown: str,
         reply_to: str | None,
     ) -> None:
-        """Mail of a post comes from nx_mail_from, the user if that is an address, or its target."""
+        """Mail of a post is from nx_mail_from, the user if that is an address, or the target."""
         given = mailing(tmp_path, nx_mail_from=mail_from)
         deliver(given, f"mail:{self.ADDRESS}", found=posted(login=login), site="facebook")
         message = read(sent)
@@ -269,7 +269,7 @@ class TestMail:
         assert sent == []
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs commands as POSIX has them")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX commands")
 class TestRun:
     @pytest.fixture
     def given(self, tmp_path: Path) -> Config:
@@ -277,7 +277,7 @@ class TestRun:
         return configured(tmp_path / "uploads")
 
     def test_post(self, tmp_path: Path, given: Config) -> None:
-        """The file is in the private folder while the command runs; the album names the camera."""
+        """The file is in the private folder while the command runs; the album replaces {camera}."""
         out = tmp_path / "out"
         code = shlex.quote('printf "%s|" "$@" >"$0"')
         target = f"run:sh -c {code} {shlex.quote(str(out))} {{sender}} {{camera}} {{text}} {{file}}"

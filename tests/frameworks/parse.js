@@ -1,5 +1,5 @@
-// node parse.js PARSER CONTENT_TYPE <BODY: what a parser finds in a body, as JSON.
-// Of a parser that never comes to an end, there is no output.
+// node parse.js PARSER CONTENT_TYPE <BODY: prints what a parser finds in a body, as JSON.
+// A parser that never ends causes no output.
 
 "use strict";
 
@@ -14,7 +14,7 @@ const PARSERS = {
     parser.on("field", (name, value) => parts.push([name, undefined, value]));
     parser.on("file", (name, stream, { filename }) => {
       const part = buffer(stream).then((data) => [name, filename, data]);
-      part.catch(() => {}); // the parser tells as well
+      part.catch(() => {}); // the parser reports it as well
       parts.push(part);
     });
     await new Promise((resolve, reject) => {

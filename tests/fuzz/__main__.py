@@ -39,13 +39,13 @@ def main() -> None:
     bound = parser.add_mutually_exclusive_group()
     bound.add_argument("--seconds", type=int, default=60, help="for each target (60)")
     bound.add_argument("--runs", type=int, metavar="N", help="inputs for each target, from a seed")
-    parser.add_argument("--corpus", type=Path, metavar="DIR", help="where inputs are kept")
+    parser.add_argument("--corpus", type=Path, metavar="DIR", help="where inputs are stored")
     options = parser.parse_args()
     if unknown := set(options.targets) - set(TARGETS):
         parser.error(f"no target {', '.join(unknown)}: there are {', '.join(TARGETS)}")
     if importlib.util.find_spec("atheris") is None:
         raise SystemExit(
-            "atheris is missing: pip install -r tests/requirements-fuzz.txt. There is one for "
+            "atheris is missing: pip install -r tests/requirements-fuzz.txt. It supports "
             f"CPython 3.11 to 3.14 on Linux; this is Python {platform.python_version()} on "
             f"{platform.system()}."
         )

@@ -1,8 +1,8 @@
 """The promises that the parsers make, as functions on bytes, and the table of them.
 
-A function fails, by whatever exception, when a promise is broken. The first bytes
-of its input are choices: which boundary, which chunks; the rest is what is read.
-So any bytes are an input, and a small change of them is a small change of it.
+A function raises an exception when a promise is broken. The first bytes of its input are choices,
+such as the boundary and the size of chunks; the rest is parsed. So any bytes are valid
+input, and a small change of them is a small change of the case.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def choices(data: bytes, count: int) -> tuple[list[int], bytes]:
 
 
 def text_of(data: bytes) -> str:
-    """Any bytes as text, those that are no UTF-8 as lone surrogates."""
+    """Decode bytes; those that are not UTF-8 become lone surrogates."""
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -62,7 +62,7 @@ JPEG = b"\xff\xd8\xff"
 
 
 def scanner(data: bytes) -> None:
-    """Any bytes are parts or a MultipartError, the same ones however they are cut."""
+    """Any bytes yield parts or a MultipartError, the same in chunks of any size."""
     (which, size), body = choices(data, 2)
     boundary = (B, None, b"C", b"-")[which % 4]
     tolerant, strict = scan([body], boundary), scan([body], boundary, strict=True)
@@ -87,7 +87,7 @@ def scanner(data: bytes) -> None:
 
 
 def no_photo_lost(body: bytes, ranges: Sequence[tuple[int, int]]) -> None:
-    """Wherever a photo begins in a body, it is in one of these ranges."""
+    """Assert that each photo in a body begins in one of these ranges."""
     for photo in re.finditer(JPEG, body):
         assert any(start <= photo.start() and photo.end() <= end for start, end in ranges), photo
 
@@ -141,7 +141,7 @@ ENDINGS = list(bodies.endings(B).values())
 
 
 def read(data: bytes) -> None:
-    """Any body is an Upload or a BodyError, the same one however it is read."""
+    """Any body yields an Upload or a BodyError, the same in chunks of any size."""
     (size,), body = choices(data, 1)
     try:
         found = upload.read(body, TYPE)
@@ -160,7 +160,7 @@ def read(data: bytes) -> None:
 
 
 def almost(data: bytes) -> None:
-    """Any bytes are elements, no more of them and no longer than there are bytes, or refused."""
+    """Any bytes yield elements of limited number and length, or are refused."""
     wanted = ("sender", "receiver", "title", "body", "content")
     try:
         elements, deviations = markup.read(data, wanted)
@@ -176,7 +176,7 @@ def almost(data: bytes) -> None:
 
 
 def message_xml(data: bytes) -> None:
-    """Any bytes are a Message with recipients, or a BodyError."""
+    """Any bytes yield a Message with recipients, or a BodyError."""
     try:
         found = message.parse(data)
     except BodyError:
@@ -188,7 +188,7 @@ def message_xml(data: bytes) -> None:
     no_sender = any(one.kind is Kind.NO_SENDER for one in found.deviations)
     assert no_sender is (not found.sender)
     written = message.compose(found)
-    # Who has several addresses in one has none that anything could be sent to.
+    # A recipient with several addresses is not deliverable, and may be changed.
     if not re.search("[,;]", "".join(found.recipients)):
         clean = message.parse(written)
         assert (clean.sender, clean.recipients) == (found.sender, found.recipients)
@@ -209,13 +209,13 @@ def typed(data: bytes) -> None:
 
 
 def damaged(document: bytes) -> bytes:
-    """An XML document with a fault at its end, where it costs nothing."""
-    inside, end, behind = document.rpartition(b"</")
-    return inside + b"<x>&</x>" + end + behind
+    """Return an XML document with a fault at its end, where no value is lost."""
+    before, end, after = document.rpartition(b"</")
+    return before + b"<x>&</x>" + end + after
 
 
 def typable(data: bytes) -> str:
-    """Any bytes as text that XML can hold, whose line ends are one character."""
+    """Decode bytes to text that XML can contain, with line feeds as line ends."""
     text = re.sub(r"\r\n?", "\n", data.decode("utf-8", "replace"))
     return markup.FORBIDDEN.sub("", text)[:1000]
 
@@ -238,9 +238,7 @@ def gateway(data: bytes) -> None:
 
 
 def logged_in(data: bytes) -> None:
-    """A user, an album and a caption arrive, a fault elsewhere in the XML costs nothing, and of
-    a password nothing is left.
-    """
+    """User, album and caption are parsed, even with a fault elsewhere; passwords are hidden."""
     fields = (typable(data) + "|" * 3).split("|")
     user, password, album, caption = fields[:4]
     album = re.sub(r"\s", " ", album)  # in an attribute they are all blanks
@@ -264,8 +262,8 @@ def logged_in(data: bytes) -> None:
         hidden = credentials.hide_in_body(login.encode())
         assert password.encode() not in hidden
         assert b"(hidden)" in hidden
-        asked = RecordedRequest("POST", sites.HOST, "/facebook/auth", (), login.encode())
-        assert password not in f"{show.request(asked)}{report.markdown([asked], [], 'mitmproxy')}"
+        sent = RecordedRequest("POST", sites.HOST, "/facebook/auth", (), login.encode())
+        assert password not in f"{show.request(sent)}{report.markdown([sent], [], 'mitmproxy')}"
 
 
 def login_of(user: str) -> str:
@@ -310,9 +308,9 @@ def shown(data: bytes) -> None:
     credentials.hide_in_body(rest)
     with suppress(BodyError):
         show.upload_in(secret)
-    told = report.markdown([secret], [], "mitmproxy")
-    assert told.encode().decode() == told
-    assert "someone@secret" not in told
+    text = report.markdown([secret], [], "mitmproxy")
+    assert text.encode().decode() == text
+    assert "someone@secret" not in text
 
 
 SECRET = "someone@secret.example"
@@ -328,7 +326,7 @@ PATHS = (
 
 
 def answered(data: bytes) -> None:
-    """Any method, host and path has an answer."""
+    """Any method, host and path has an endpoint."""
     method, host, path = (text_of(data) + "||").split("|")[:3]
     endpoint = endpoints.find(method, endpoints.bare_host(host), path)
     assert "/" not in endpoint.argument
@@ -343,7 +341,7 @@ def answered(data: bytes) -> None:
 
 
 def names(data: bytes) -> None:
-    """Any name has a safe one, which is safe itself."""
+    """Any name becomes a safe one, which is not changed again."""
     (number, which), rest = choices(data, 2)
     media_type = ("image/jpeg", "video/mp4", "", "x/y")[which % 4]
     made = filename.safe(text_of(rest), media_type)
@@ -399,10 +397,10 @@ def options(data: bytes) -> None:
         (routes.shown, f"forward:https://h/{password}?{password}"),
         (routes.shown, f"notify:mastodon://{password}@h/{password}"),
     ):
-        assert password not in told(reads, url)
+        assert password not in text_or_error(reads, url)
 
 
-def told(reads: Callable[..., object], *given: object) -> str:
+def text_or_error(reads: Callable[..., object], *given: object) -> str:
     """Return the text and repr of the result, or the error."""
     try:
         made = reads(*given)

@@ -44,7 +44,7 @@ def test_headers(line: str, expected: str) -> None:
     ],
 )
 def test_url(url: str, expected: str) -> None:
-    """User and password before the host are hidden, and parameters."""
+    """User and password before the host, and values of secret parameters, are hidden."""
     assert hide_in_url(url) == expected
 
 
@@ -52,7 +52,7 @@ def part(name: str, value: str) -> str:
     return f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
 
 
-# "(hidden)" is written as # here.
+# In this table, # stands for "(hidden)".
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
@@ -104,7 +104,7 @@ def test_other_encodings() -> None:
 
 
 def test_time_is_linear() -> None:
-    """Tags that are many, or not closed, take little time."""
+    """Many or unclosed tags take little time."""
     begin = time.process_time()
     for unit in (
         *(b"<password>", b"<password>x", b"<password></password>", b"<password ", b"<password a='"),

@@ -54,7 +54,7 @@ def test_equal_values(redactor: Redactor) -> None:
 
 
 def test_names(redactor: Redactor) -> None:
-    """Short identifiers are printed; other names are values, too."""
+    """Short identifiers are printed; other names are redacted like values."""
     for name in ("DUID", "x-osp-version", "LoginPeopleID", "soap:Envelope", "md5", ""):
         assert redactor.name(name) == name
     for name in (
@@ -86,7 +86,7 @@ def test_names(redactor: Redactor) -> None:
     ],
 )
 def test_value(redactor: Redactor, line: str, expected: str | None) -> None:
-    """Values that are known in their place are printed."""
+    """Values that are known for their field are printed."""
     place, text = line.split(": ", 1)
     assert untagged(redactor.value(place, text)) == (text if expected is None else expected)
 
@@ -156,7 +156,7 @@ def test_url(redactor: Redactor, url: str, expected: str | None) -> None:
     ],
 )
 def test_header(redactor: Redactor, line: str, expected: str | None) -> None:
-    """The words and parameters in a header that are known in their place are printed."""
+    """Words and parameters that are known for their header are printed."""
     name, value = line.split(": ", 1)
     assert untagged(redactor.header(name, value)) == (value if expected is None else expected)
 
@@ -195,7 +195,7 @@ def test_text(redactor: Redactor, text: str, expected: str | None) -> None:
 
 
 def test_form(redactor: Redactor) -> None:
-    """A form, by its Content-Type, is printed as pairs."""
+    """A body with the Content-Type of a form is printed as pairs."""
     form = redactor.text("id=X1Y2&method=list", "application/x-www-form-urlencoded")
     assert untagged(form) == "id=<text 4>&method=list"
 

@@ -170,7 +170,7 @@ def whole_report() -> str:
 
 @pytest.mark.parametrize("private", PRIVATE)
 def test_private(whole_report: str, private: str) -> None:
-    """No private value is in the report, in any encoding, in any case, and in any place."""
+    """No private value is in the report, in any encoding, letter case or place."""
     written = [form(private) for form in FORMS.values()]
     requests = [request for each in written for request in everywhere(each)]
     questions = [RecordedQuestion(f"{each}.samsungosp.com", each) for each in written]
@@ -240,11 +240,11 @@ def test_reports_differ() -> None:
         assert f"<{kind} #{digest}>" not in again
 
 
-# Use
+# Contents
 
 
 def test_recorded() -> None:
-    """The oddities of an NX300 are visible."""
+    """The report shows the oddities of an NX300."""
     report = report_of(sent(RECORDED, ACCEPTED))
     head, _, body = RECORDED.decode("utf-8", "replace").partition("\r\n\r\n")
     for line in head.split("\r\n")[2:]:
@@ -274,11 +274,11 @@ def test_recorded() -> None:
 def test_origin() -> None:
     """Each request has its host, and a time relative to the first one."""
     requests = [post(None)._replace(at=at) for at in (0.0, 1e9, 1e9 + 2.25, float("nan"))]
-    asked = [
+    questions = [
         RecordedQuestion("gld.samsungosp.com", "A", CLIENT, 1e9 - 1.0),
         RecordedQuestion("jane.nas.example.org", "AAAA", CLIENT, 1e9 + 0.5),
     ]
-    report = untagged(report_of(*requests, questions=asked * MAX_QUESTIONS))
+    report = untagged(report_of(*requests, questions=questions * MAX_QUESTIONS))
     lines = re.findall("\n(.*)  from <text 0>  to <text 13>\n", report)
     assert lines[:3] == ["-", "1.0 s", "3.2 s"]
     assert sections(report)[-1] == "## DNS questions"
@@ -336,7 +336,7 @@ PRINTED: dict[str, tuple[RecordedRequest, list[str]]] = {
 
 @pytest.mark.parametrize(("request_", "patterns"), PRINTED.values(), ids=PRINTED)
 def test_body(request_: RecordedRequest, patterns: list[str]) -> None:
-    """What is printed of each kind of body."""
+    """Each kind of body is printed or described, without private values."""
     report = untagged(report_of(request_))
     for pattern in patterns:
         assert re.search(pattern, report), report
@@ -356,7 +356,7 @@ def test_cut_in_value() -> None:
 
 
 def test_form_fields() -> None:
-    """Text in the parts of an unknown upload may be typed by the user; pictures are not text."""
+    """Text in the parts of an unknown upload is redacted; pictures are described."""
     head = b'--B\r\nContent-Disposition: form-data; name="%s"\r\n%s\r\n'
     body = (
         (head % (b"comment", b"")) + b"Jane\r\nsays: hi=Jane\r\n"
@@ -416,7 +416,7 @@ def test_forged() -> None:
     assert max(map(len, report.splitlines())) == MAX_LINE
 
 
-# Anything
+# Any input
 
 
 @settings(derandomize=True, database=None, deadline=None, max_examples=60)
@@ -427,7 +427,7 @@ def test_forged() -> None:
     st.sampled_from(sorted(FORMS)),
 )
 def test_any_caption(caption: str, form: str) -> None:
-    """Nothing that a user types is in the report."""
+    """A caption is not in the report, in any form."""
     written = FORMS[form](caption)
     photo = camera.photo(SESSION_KEY, "SAM_1.JPG", caption)
     report = report_of(

@@ -93,7 +93,7 @@ REQUESTS: dict[str, tuple[bytes, str | None]] = {
 
 @pytest.mark.parametrize(("data", "expected"), REQUESTS.values(), ids=REQUESTS)
 def test_request(data: bytes, expected: str | None) -> None:
-    """Known requests with a body have a text without secrets."""
+    """Known requests with a body are shown, without secrets."""
     found = request(data)
     text = show.request(found)
     assert show.is_readable(found) == (text is not None) == (expected is not None)
@@ -128,7 +128,7 @@ def answered(body: str) -> RecordedResponse:
 
 
 def test_upload_in() -> None:
-    """A request has the files of an upload, a single one, or none."""
+    """The files of an upload, a single file, or none are found in a request."""
     photo = bodies.jpeg(500)
     upload = bodies.request(bodies.body([("A.JPG", photo)]))
     for data in (

@@ -89,7 +89,7 @@ def test_the_dns_server_of_a_router() -> None:
 
 
 def test_rules() -> None:
-    """The commands for other programs, as README has them."""
+    """The commands for nft and dnsmasq."""
     assert rule(PC, 8080) == (
         "sudo nft 'add table ip nx; "
         "add chain ip nx prerouting { type nat hook prerouting priority dstnat; }; "
@@ -124,7 +124,7 @@ def test_hosts_of_the_user(ports: dict[str, Any]) -> None:
     ],
 )
 def test_remedy(port: int, error: int, words: list[str]) -> None:
-    """If a port cannot be opened, the line names it and the remedy; for DNS no other port."""
+    """The line names the port and a remedy. It suggests no other port for 53 and 80."""
     line = advice.remedy(port, error, PC)
     assert line
     assert [word for word in words if word not in line] == []
@@ -133,7 +133,7 @@ def test_remedy(port: int, error: int, words: list[str]) -> None:
 
 
 def test_sudo(tmp_path: Path) -> None:
-    """With sudo, the warning has the command that hands the files over, and the way without."""
+    """With sudo, the warning has the command that restores the owner, and a way without sudo."""
     folders = [tmp_path / "my uploads", tmp_path / "mitmproxy"]
     line = advice.sudo_warning({"SUDO_UID": "1000", "SUDO_GID": "100"}, folders)
     assert line
@@ -154,7 +154,7 @@ def test_no_warning_about_sudo(environ: Mapping[str, str]) -> None:
 DEFAULTS: Mapping[str, object] = {option.name: option.default for option in OPTIONS}
 ENVIRON = {"PHOTOS": "/srv/photos", "PATH": os.environ["PATH"]}
 
-# Settings that are surely mistakes, and the beginning of the line about them.
+# Likely mistakes, and the beginning of the line about each.
 DOUBTFUL: dict[str, tuple[Mapping[str, object], str]] = {
     "time without a unit": (
         {"nx_retry_for": "3"},
@@ -186,7 +186,7 @@ DOUBTFUL: dict[str, tuple[Mapping[str, object], str]] = {
         {"nx_route": ["*=run:true"], "nx_senders": ["*"]},
         "nx_route=*=run:true: the program gets no {file}: put the whole rule in quotes, or add it",
     ),
-    "a program that is not there": (
+    "a missing program": (
         {"nx_route": ["*=run:nx-no-such-program {file}"], "nx_senders": ["*"]},
         "nx_route=*=run:nx-no-such-program {file}: there is no program nx-no-such-program in PATH",
     ),
@@ -208,7 +208,7 @@ def test_doubtful(options: Mapping[str, object], doubt: str) -> None:
 
 
 def test_nothing_doubtful(tmp_path: Path) -> None:
-    """There is no line about unusual but sensible values."""
+    """Unusual but sensible values cause no line."""
     program = tmp_path / "my program"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)

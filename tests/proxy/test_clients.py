@@ -99,14 +99,14 @@ async def test_after_a_reload() -> None:
 
 @pytest.mark.parametrize("tls", [False, True])
 async def test_refused_head(caplog: pytest.LogCaptureFixture, tls: bool) -> None:
-    """A refused head is logged, and answered if the client understands that."""
+    """A refused head is logged, and answered unless the client uses TLS."""
     clients, client = Clients(Times(head=0.01)), connected(tls=tls)
     streams, transport = wrapped(clients, client)
     streams.reader.feed_data(b"GET")
     await streams.reader.read(1 << 16)
     with pytest.raises(ConnectionAbortedError):
         await asyncio.wait_for(streams.reader.read(1 << 16), 30)
-    await asyncio.sleep(0)  # written in the next turn
+    await asyncio.sleep(0)  # the reply is written in the next turn
     line = "192.0.2.7: connection closed: its request head is not complete after 0 s"
     assert caplog.messages == [line]
     assert transport.written.startswith(b"" if tls else b"HTTP/1.1 408 Request Timeout\r\n")

@@ -1,4 +1,4 @@
-"""Which requests are answered here, passed on, or refused."""
+"""Requests that are answered here, passed on, or refused."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ HOSTS = Destinations(Hosts(("camera.test",)))
     ],
 )
 async def test_resolve(flow: Any, status: int | None) -> None:
-    """Requests for our hosts are answered here; the proxy leads to no server of this machine."""
+    """Requests for our hosts are answered here; local servers cannot be reached."""
     claim = await HOSTS.resolve(flow)
     reply = claim.endpoint(flow.request.method, flow.request.path).reply if claim else None
     assert (reply and reply.status) == status
@@ -101,7 +101,7 @@ def test_refuses_connection(host: str, port: int, named: bool, refused: bool) ->
 
 
 def test_refuse_browser() -> None:
-    """A request that a web page sends is refused, and not an unknown one."""
+    """A request from a web page is refused with 403, even if its path is unknown."""
     claim = HOSTS.claim(arrival("www.ospserver.net", method="POST"))
     assert claim
     assert HOSTS.is_unknown(claim, claim.endpoint("POST", "/x"))

@@ -63,7 +63,7 @@ def test_the_limit_of_the_same() -> None:
     assert not queries.begin("same", "WWW.example.", A)
     assert queries.begin("type", "www.example", AAAA)
     assert queries.begin("name", "ftp.example", A)
-    assert queries.begin("3", "www.example", A), "a client that repeats its query waits once"
+    assert queries.begin("3", "www.example", A), "a repeated query counts once"
     queries.end("3")
     assert queries.begin("same", "www.example", A)
 
@@ -81,7 +81,7 @@ def test_a_query_without_an_end() -> None:
 
 
 def test_lines_are_limited(caplog: pytest.LogCaptureFixture) -> None:
-    """There is one line a minute."""
+    """A warning is logged at most once a minute."""
     clock = Clock()
     queries = ForeignQueries(clock)
     for minute in range(2):

@@ -88,8 +88,8 @@ async def test_a_repeat_while_the_reply_is_on_its_way(
 
 
 @pytest.mark.parametrize("complete", [True, False], ids=["before the reply", "in the body"])
-async def test_the_end(backend: Backend, complete: bool) -> None:
-    """A reply that mitmproxy's end cuts off is lost, so a repeat is a duplicate."""
+async def test_end_of_mitmproxy(backend: Backend, complete: bool) -> None:
+    """If mitmproxy ends after the body but before the reply, a repeat is a duplicate."""
     data = bodies.body([("SAM_1.JPG", b"x")])
     one = await sent(backend, data)
     if complete:

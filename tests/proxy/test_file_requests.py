@@ -24,17 +24,17 @@ LARGE = 64 << 20  # bytes, more than the buffers of two sockets
 
 
 class Clients:
-    """The connections of clients, of which one may stop reading."""
+    """The connections of clients, with the number of bytes `delivered` to them."""
 
     def __init__(self) -> None:
         self.aborted = False
-        self.taken: int | None = None
+        self.delivered: int | None = None
 
     def abort(self, client: Any) -> None:
         self.aborted = True
 
     def written(self, client: Any) -> int | None:
-        return self.taken
+        return self.delivered
 
 
 class Backend:
@@ -71,7 +71,7 @@ async def requested(
     range_: str = "",
     clients: Any = Clients(),  # noqa: B008
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection that has requested the file. In the end the file is closed, the thread free."""
+    """A connection that has requested the file. Waits until file and thread are released."""
     backend: Any = Backend()
     file = open_unchanged([LocalCopy(path, identity_of(path.stat()))])
     assert file
@@ -113,7 +113,7 @@ async def test_a_file(
 async def test_a_reader_that_vanishes(
     tmp_path: Path, server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    """The file is closed, and the thread is free; a browser that stops reading is disconnected."""
+    """File and thread are released, and a browser that stops reading is disconnected."""
     clients = Clients()
     if end == "stalls":
         monkeypatch.setattr(file_requests, "STALL", 0.2)
@@ -127,33 +127,33 @@ async def test_a_reader_that_vanishes(
     assert clients.aborted == (end == "stalls")
 
 
-@pytest.mark.parametrize("end", ["is taken", "disconnects", "stalls"])
+@pytest.mark.parametrize("end", ["reads on", "disconnects", "stalls"])
 async def test_a_backlog(
     tmp_path: Path, server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    """No more is read from a file while mitmproxy holds much that the client has not taken."""
+    """A file is not read further while mitmproxy buffers many bytes for a slow client."""
     if end == "stalls":
         monkeypatch.setattr(file_requests, "STALL", 0.2)
     clients = Clients()
-    clients.taken = 5  # by an earlier request
+    clients.delivered = 5  # by an earlier request
     path = clip(tmp_path, LARGE)
     received = 0
     async with requested(server, path, clients=clients) as (reader, writer):
         while received < file_requests.MAX_BACKLOG:
             received += len(await reader.read(1 << 20))
-        if end == "is taken":
-            clients.taken += LARGE
+        if end == "reads on":
+            clients.delivered += LARGE
         if end == "disconnects":
             writer.transport.abort()
         else:
             while chunk := await reader.read(1 << 20):
                 received += len(chunk)
-    assert (received > LARGE) == (end == "is taken")
+    assert (received > LARGE) == (end == "reads on")
     assert clients.aborted == (end == "stalls")
 
 
 async def test_a_file_that_shrinks(tmp_path: Path, server: LoopbackServer) -> None:
-    """The connection is aborted, so that the file does not seem complete."""
+    """If a file shrinks, the connection is aborted, so that it does not seem complete."""
     path = clip(tmp_path, 700_000)
     async with requested(server, path) as (reader, _):
         os.truncate(path, 10)

@@ -36,7 +36,7 @@ def master(options: Options | None = None, **addons: object) -> Any:
     ids=["mitmweb", "saved", "har", "bodies", "no-bodies", "nothing"],
 )
 def test_is_inspected(view: object, options: dict[str, object], inspected: bool) -> None:
-    """Bodies stay in flows only where a user can see them."""
+    """Bodies stay in flows only if the user can see them."""
     values = Options(**{"save_stream_file": None, "hardump": ""} | options)
     assert internals.is_inspected(master(values, view=view)) is inspected
 
@@ -57,7 +57,7 @@ def test_unknown_option(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_another_mitmproxy(caplog: pytest.LogCaptureFixture) -> None:
-    """Connections that are not where they are expected are logged, and left alone."""
+    """If mitmproxy stores its connections elsewhere, that is logged, and they are left alone."""
     client = SimpleNamespace(id="a")
     assert internals.streams(master(), client) is None
     internals.abort_connection(master(), client, object())
@@ -65,7 +65,7 @@ def test_another_mitmproxy(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_listening() -> None:
-    """All addresses of a mode, or of all modes and mitmweb."""
+    """The addresses of one mode, or of all modes and mitmweb, are listed."""
 
     def server(mode: str, *addresses: tuple[str, int]) -> object:
         return SimpleNamespace(mode=SimpleNamespace(type_name=mode), listen_addrs=addresses)

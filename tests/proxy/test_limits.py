@@ -44,7 +44,7 @@ def test_the_descriptor_limit_is_raised(hard: int) -> None:
 
 @pytest.mark.usefixtures("hard")
 def test_the_descriptor_limit_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system that refuses keeps its limit."""
+    """If the system refuses a higher limit, the old one stays."""
 
     def refuse(*_: object) -> None:
         raise ValueError("current limit exceeds maximum limit")
@@ -63,7 +63,7 @@ def test_connections_allowed(descriptors: int, connections: int) -> None:
 
 
 def test_connections_of_a_client(caplog: pytest.LogCaptureFixture) -> None:
-    """Each client has its own limit; connections that end make room."""
+    """Each client has its own limit; closed connections make room."""
     limit = ConnectionLimit(2)
     assert [limit.opened(CLIENT) for _ in range(3)] == [True, True, False]
     assert limit.opened(OTHER)
@@ -74,7 +74,7 @@ def test_connections_of_a_client(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_connections_of_many_clients() -> None:
-    """However many connections others have, each client may have a few."""
+    """Each client may have a few connections, even if others use up the limit."""
     limit = ConnectionLimit(100)
     for number in range(20):
         for _ in range(50):
@@ -83,7 +83,7 @@ def test_connections_of_many_clients() -> None:
 
 
 def test_warnings_about_connections(caplog: pytest.LogCaptureFixture) -> None:
-    """A client causes one warning a minute."""
+    """A client causes at most one warning a minute."""
     clock = Clock(0)
     limit = ConnectionLimit(0, clock=clock)
     for clock.now in (0, 1, 59, 60, 61):
@@ -92,7 +92,7 @@ def test_warnings_about_connections(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_accept_errors(caplog: pytest.LogCaptureFixture) -> None:
-    """A lack of descriptors causes one line a minute, without a traceback."""
+    """A lack of descriptors causes at most one line a minute, without a traceback."""
     clock = Clock(0)
     limit_accept_errors(clock=clock)
     error: dict[str, Any] = {

@@ -14,7 +14,7 @@ SOON = 10.0  # seconds; only a test that fails waits that long
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    """The end of a pipe to read from, and the one to write to."""
+    """The read end and the write end of a pipe."""
     reader, writer = os.pipe()
     yield reader, writer
     for fd in (reader, writer):
@@ -33,7 +33,7 @@ def read_until(reader: int, end: bytes) -> bytes:
 
 
 def test_lines(pipe: tuple[int, int]) -> None:
-    """Lines are written whole and in order, whatever is in them."""
+    """Lines are written whole and in order, even with characters that cannot be encoded."""
     reader, writer = pipe
     stream = LogStream(writer)
     print("a line", file=stream)
@@ -45,7 +45,7 @@ def test_lines(pipe: tuple[int, int]) -> None:
 
 
 def test_a_large_piece(pipe: tuple[int, int]) -> None:
-    """A piece larger than the limit is written whole if nothing else waits."""
+    """A piece larger than the limit is written whole if nothing else is pending."""
     reader, writer = pipe
     stream = LogStream(writer, limit=10)
     print("x" * 10_000, file=stream)
@@ -54,7 +54,7 @@ def test_a_large_piece(pipe: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("blocking", [True, False])
 def test_no_reader(pipe: tuple[int, int], blocking: bool) -> None:
-    """Writing to a full pipe does not block; later the log says how much is missing."""
+    """Writing to a full pipe does not block; later the log has the number of dropped lines."""
     reader, writer = pipe
     os.set_blocking(writer, blocking)
     stream = LogStream(writer, limit=1000)

@@ -38,7 +38,7 @@ def redirected(server: LoopbackServer, handler: Handler = hello) -> tuple[Any, s
 
 
 async def request(server: LoopbackServer, data: bytes) -> bytes:
-    """Send these bytes and return everything that comes back."""
+    """Send these bytes. Returns the response."""
     assert server.address
     reader, writer = await asyncio.open_connection(*server.address)
     writer.write(data)
@@ -52,12 +52,12 @@ async def request(server: LoopbackServer, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("target", ["{}", "http://www.ospserver.net{}"])
 async def test_a_request(server: LoopbackServer, target: str) -> None:
-    """The handler of a redirected request answers it once; then it shows its own destination."""
+    """The handler answers a redirected request once; then the destination can be restored."""
     flow, path = redirected(server)
     assert flow.request.url == f"http://127.0.0.1:{server.address and server.address[1]}{path}"
     head = f"POST {target.format(path)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
     assert await request(server, head) == b"hello"
-    assert await request(server, head) == b"", "a path is good for one request"
+    assert await request(server, head) == b"", "a path is valid for one request"
     assert server.restore(flow)
     assert flow.request.url == URL
     server.withdraw(flow)
@@ -78,7 +78,7 @@ async def test_other_programs(server: LoopbackServer, head: bytes) -> None:
 
 @pytest.mark.parametrize("end", ["requested", "withdrawn", "closed"])
 async def test_unused(server: LoopbackServer, end: str) -> None:
-    """A redirection that mitmproxy has not used when it ends is reported once."""
+    """A redirection that ends without being used is reported once."""
     unused: list[bool] = []
     flow: Any = tflow.tflow()
     server.redirect(flow, hello, lambda: unused.append(True))
@@ -91,7 +91,7 @@ async def test_unused(server: LoopbackServer, end: str) -> None:
 
 
 async def test_close(server: LoopbackServer) -> None:
-    """A closed server aborts its connections and listens no more; closing again does nothing."""
+    """A closed server aborts its connections and stops listening; closing again does nothing."""
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

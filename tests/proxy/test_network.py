@@ -44,13 +44,13 @@ def no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_facing(peer: str, address: IPv4Address | None) -> None:
-    """The address on the way to a peer; for IPv6 the default route's is the best guess."""
+    """The local address that faces a peer is found; for IPv6, that of the default route."""
     assert network.facing(peer) == address
 
 
 @pytest.mark.usefixtures("no_sockets")
 def test_no_descriptors() -> None:
-    """Without sockets, nothing is known and no address is local."""
+    """Without free descriptors, no address is found, and none is local."""
     assert network.facing("127.0.0.1") is None
     assert network.is_local("192.0.2.1") is False
     assert network.addresses() == []
@@ -73,7 +73,7 @@ def test_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("host", ["::1", "::ffff:127.0.0.1"])
 @pytest.mark.parametrize("has_ipv6", [True, False])
 def test_is_local_ipv6(monkeypatch: pytest.MonkeyPatch, host: str, has_ipv6: bool) -> None:
-    """The IPv6 loopback address is local, where there is IPv6."""
+    """The IPv6 loopback address is local if the machine supports IPv6."""
     real = socket.socket
     try:
         real(socket.AF_INET6, socket.SOCK_DGRAM).close()
@@ -166,14 +166,14 @@ async def test_addresses_in_any_form() -> None:
 
 @pytest.mark.parametrize("host", NAMES)
 async def test_no_address(host: str) -> None:
-    """A name is not an address. One that does not resolve is left to mitmproxy."""
+    """A name is not parsed as an address. One that does not resolve is not inside."""
     assert network.parse_address(host) is None
     assert await network.resolve(host) == []
     assert not network.is_inside(host)
 
 
 async def test_own_name() -> None:
-    """A name of this machine leads to it, and so do its addresses."""
+    """A name of this machine is inside, and so are its addresses."""
     found = await network.resolve("localhost")
     assert found
     assert all(network.is_inside(one) for one in ("localhost", *found))
@@ -234,8 +234,8 @@ print([is_own(ipaddress.ip_address(one)) for one in ("10.9.9.1", "10.9.9.2", "12
 
 
 @needs_namespace
-def test_a_machine_that_lets_bind_to_any_address() -> None:
-    """With ip_nonlocal_bind, as routers may have it, other machines' addresses are not ours."""
+def test_nonlocal_bind() -> None:
+    """With ip_nonlocal_bind, addresses of other machines do not count as ours."""
     lax = "sysctl -q net.ipv4.ip_nonlocal_bind=1"
     with namespace("bind", "ip address add 10.9.9.1/32 dev lo", lax) as inside:
         asking = [*inside, sys.executable, "-c", NONLOCAL]

@@ -46,7 +46,7 @@ def test_foreign_requests(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize(("header", "unknown"), [(b"", True), (b"evil.test", False)])
 def test_is_unknown(caplog: pytest.LogCaptureFixture, header: bytes, unknown: bool) -> None:
-    """A request to this machine may be that of a new model, or of one that needs another host."""
+    """A request without Host counts as unknown; with another Host, the option for it is logged."""
     state = State(Times())
     flow = tflow.tflow(req=Request.make("GET", "http://127.0.0.1/x"))
     flow.request.headers.fields = ((b"Host", header),) if header else ()

@@ -16,13 +16,13 @@ from nxparse.proxy import transport
 from nxparse.proxy.transport import HeldReader, OneSegmentWriter, Pending, Stage, Times
 from tests import camera
 
-SOON = 10.0  # seconds in which anything must have happened
+SOON = 10.0  # seconds; a time limit that only failing tests reach
 PLAIN, TLS = SimpleNamespace(tls=False, alpn=None), SimpleNamespace(tls=True, alpn=None)
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux' TCP_INFO")
 
 
-# Everything that takes time takes little of it.
+# Short times, so that the tests are fast.
 FAST = Times(
     step=0.01, notice=0.05, connect=0.1, idle=SOON, head=SOON, acknowledge=SOON, linger=0.02
 )
@@ -40,7 +40,7 @@ class Connection:
         await asyncio.get_running_loop().sock_sendall(self.client, data)
 
     async def receive(self) -> bytes:
-        """All that comes up to the end."""
+        """Receive everything up to EOF."""
         loop = asyncio.get_running_loop()
         received = b""
         while data := await asyncio.wait_for(loop.sock_recv(self.client, 1 << 16), SOON):
@@ -48,11 +48,11 @@ class Connection:
         return received
 
     def end(self) -> None:
-        """Send no more."""
+        """Close the sending half of the connection."""
         self.client.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
-        """Break the connection."""
+        """Reset the connection."""
         camera.reset(self.client)
 
 
@@ -94,14 +94,14 @@ def pending() -> Pending:
 
 @pytest.fixture
 def held(connection: Connection, pending: Pending) -> HeldReader:
-    """Reads what the client sends in its request."""
+    """A reader of the client's request."""
     reader = HeldReader(connection.reader, PLAIN, times=FAST)
     reader.pending = pending
     return reader
 
 
 async def still_waits(task: asyncio.Task[bytes], seconds: float = 0.04) -> bool:
-    """Whether a task is still running after some seconds."""
+    """Return whether a task is still running after some seconds."""
     done, _ = await asyncio.wait({task}, timeout=seconds)
     return not done
 
@@ -118,7 +118,7 @@ class TestHeldReader:
         ids=["not ours", "ours", "many chunks", "sink not connected"],
     )
     async def test_size(self, pending: Pending | None, sizes: list[int]) -> None:
-        """Larger reads are used for uploads, unless they would take much time."""
+        """Larger reads are used for uploads, unless they would take long."""
         reader = asyncio.StreamReader()
         reader.feed_data(bytes(300_000))
         reader.feed_eof()
@@ -151,7 +151,7 @@ class TestHeldReader:
         assert await asyncio.wait_for(held.read(), SOON / 2) == b""
 
     async def test_never_noticed(self, connection: Connection) -> None:
-        """A head that mitmproxy does not report delays the end for a moment only."""
+        """A head that mitmproxy does not report delays EOF only briefly."""
         held = HeldReader(connection.reader, PLAIN, times=replace(FAST, notice=0.5))
         await connection.send(b"GET / HTTP/1.1\r\n\r\n")
         await held.read(1 << 16)
@@ -184,7 +184,7 @@ class TestHeldReader:
     async def test_complete(
         self, connection: Connection, held: HeldReader, pending: Pending, state: str
     ) -> None:
-        """The end of a complete request is held until it is answered, and a moment longer."""
+        """EOF of a complete request is held until it is answered, and briefly after that."""
         pending.complete = state != "in the body"
         if state == "answered":
             pending.answered.set()
@@ -213,7 +213,7 @@ class TestHeldReader:
     async def test_short_body_on_its_way_to_the_sink(
         self, connection: Connection, held: HeldReader, pending: Pending, aborted: bool
     ) -> None:
-        """EOF waits for the connection to the sink, until the request is aborted or too long."""
+        """EOF waits for the connection to the sink, until the request is aborted or times out."""
         pending.connected.clear()
         connection.end()
         reading = asyncio.ensure_future(held.read())
@@ -226,7 +226,7 @@ class TestHeldReader:
     async def test_reset(
         self, connection: Connection, held: HeldReader, pending: Pending, complete: bool
     ) -> None:
-        """A broken connection is held like an ended one, and raised then."""
+        """A reset is held like EOF, and raised then."""
         pending.complete = complete
         connection.reset()
         reading = asyncio.ensure_future(held.read())
@@ -238,7 +238,7 @@ class TestHeldReader:
         assert pending.end_reason == "the connection broke: Connection reset by peer"
 
     async def test_silence(self, connection: Connection, pending: Pending) -> None:
-        """Silence in the middle of an upload ends it."""
+        """An upload that falls silent is aborted."""
         held = HeldReader(connection.reader, PLAIN, times=replace(FAST, idle=0.05))
         held.pending = pending
         with pytest.raises(ConnectionAbortedError, match="silent in the middle of an upload"):
@@ -260,9 +260,9 @@ class TestHeldReader:
         assert await asyncio.wait_for(reading, SOON) == b"late"
 
     @pytest.mark.parametrize("state", ["no request", "cut", "complete"])
-    async def test_system_gives_up(self, pending: Pending, state: str) -> None:
-        """A connection that the system has aborted is broken, not silent."""
-        reader = asyncio.StreamReader()  # as after keep-alive probes
+    async def test_error_of_the_system(self, pending: Pending, state: str) -> None:
+        """An error of the system, such as a time-out of keep-alive probes, is raised."""
+        reader = asyncio.StreamReader()  # as by keep-alive probes
         reader.set_exception(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
         held = HeldReader(reader, PLAIN, times=FAST)
         if state != "no request":
@@ -316,7 +316,7 @@ class TestHead:
         sending.cancel()
 
     async def test_body_before_the_hook(self, connection: Connection) -> None:
-        """A body that comes with its head waits until mitmproxy has reported the head."""
+        """A body that is sent with its head is held back until mitmproxy has reported the head."""
         limited = Limited(connection, head=SOON, notice=SOON)
         receiving = asyncio.ensure_future(limited.receive(START + b"\r\n" + b"x" * 4 * LARGE))
         await asyncio.sleep(0.04)
@@ -340,7 +340,7 @@ class TestHead:
         assert limited.refusals == []
 
     async def test_slow_head_before_the_reply(self, connection: Connection) -> None:
-        """The time of a head that began before the last reply runs from that on."""
+        """The time limit of a head that began before the last reply starts with that reply."""
         limited = Limited(connection, head=0.2)
         limited.held.enter(Stage.COMPLETE)
         await limited.receive(START)
@@ -364,19 +364,19 @@ class TestOneSegmentWriter:
     async def test_one_turn(self, connection: Connection, writer: OneSegmentWriter) -> None:
         """Writes of one turn of the event loop are sent together, later ones separately."""
         loop = asyncio.get_running_loop()
-        came = []
+        received = []
         for _ in range(2):
             writer.write(b"he")
             writer.write(b"ad")
-            came.append(await asyncio.wait_for(loop.sock_recv(connection.client, 100), SOON))
-        assert came == [b"head", b"head"]
+            received.append(await asyncio.wait_for(loop.sock_recv(connection.client, 100), SOON))
+        assert received == [b"head", b"head"]
         assert camera.segments_in(connection.client) == 2
 
     @pytest.mark.parametrize("end", ["close", "write_eof"])
     async def test_end_comes_last(
         self, connection: Connection, writer: OneSegmentWriter, end: str
     ) -> None:
-        """Nothing that was written before the end is lost."""
+        """Everything that was written before the end arrives."""
         writer.write(b"head")
         writer.write(b"body")
         getattr(writer, end)()
@@ -393,7 +393,7 @@ def tcp_info(state: int, acknowledged: int) -> bytes:
 
 @pytest.fixture
 def tcp_states(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes TCP_INFO return these states in turn, the last one for ever."""
+    """Makes TCP_INFO return these states in turn, the last one from then on."""
 
     def returned(*infos: bytes | OSError) -> None:
         left = list(infos)
@@ -413,19 +413,19 @@ def tcp_states(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 class TestWatchReply:
     @pytest.fixture
     async def result(self, writer: OneSegmentWriter) -> asyncio.Future[bool]:
-        """Whether the reply that is written next is acknowledged; can be set once."""
+        """Whether the next reply is acknowledged; can be set once."""
         found = asyncio.get_running_loop().create_future()
         writer.watch_reply(found.set_result)
         return found
 
     @staticmethod
     async def _gone(connection: Connection) -> None:
-        """Wait until the end of what the client sends has come."""
+        """Wait until EOF, or a reset, of the client has arrived."""
         with contextlib.suppress(ConnectionResetError):
             await asyncio.wait_for(connection.reader.read(), SOON)
 
     @linux_only
-    @pytest.mark.parametrize("closed", [False, True], ids=["kept open", "closed"])
+    @pytest.mark.parametrize("closed", [False, True], ids=["left open", "closed"])
     @pytest.mark.parametrize("half_closed", [False, True], ids=["open", "half-closed"])
     async def test_acknowledged(
         self,
@@ -482,7 +482,7 @@ class TestWatchReply:
     async def test_gone_before_the_reply_is_ready(
         self, connection: Connection, writer: OneSegmentWriter
     ) -> None:
-        """If the connection was reset before, the reply is lost at once."""
+        """If the connection was reset before the reply, that is lost at once."""
         connection.reset()
         await self._gone(connection)
         connection.writer.transport.abort()
@@ -532,7 +532,7 @@ class TestWatchReply:
             ([OSError(errno.EBADF, "Bad file descriptor")], False),
             ([tcp_info(ESTABLISHED, 0)[:104]], True),  # Linux before 4.1
         ],
-        ids=["slow", "broken", "ended", "no socket any more", "old system"],
+        ids=["slow", "broken", "ended", "no socket", "old system"],
     )
     async def test_states(
         self,
@@ -542,7 +542,7 @@ class TestWatchReply:
         infos: list[bytes | OSError],
         expected: bool,
     ) -> None:
-        """A client may take its time, and its connection may end before."""
+        """The state of the connection decides whether a reply was acknowledged."""
         tcp_states(*infos)
         writer.write(b"succ")
         assert await asyncio.wait_for(result, SOON) is expected

@@ -1,4 +1,4 @@
-"""Which unknown hosts are logged, and with which option."""
+"""The unknown hosts that are logged, with an option for each."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_one_name_before(hosts: Logged, name: str, remedy: str) -> None:
 
 
 def test_limits_before(monkeypatch: pytest.MonkeyPatch, hosts: Logged) -> None:
-    """Of clients that are not cameras, the last names of the last clients are remembered."""
+    """For clients that are not cameras, the latest names of the latest clients are remembered."""
     monkeypatch.setattr(unknown_hosts, "MAX_CLIENTS", 2)
     hosts.seen(OTHER)
     for client, count in ((CAMERA, 1), (PHONE, 30), ("192.168.1.10", 1)):
@@ -123,7 +123,7 @@ def test_hostile_names(hosts: Logged, name: str) -> None:
 
 @pytest.mark.parametrize("name", [NAME, "a-b_c.example", "a.b", "printer", "xn--bcher-kva.example"])
 def test_the_option(hosts: Logged, name: str) -> None:
-    """The option answers that host and no other."""
+    """The option matches that host and no other."""
     hosts.seen(CAMERA)
     flag, option = shlex.split(hosts.asked(CAMERA, name).partition("try ")[2])
     found = Hosts(configured(Path(), nx_hosts=[option.partition("=")[2]]).hosts)

@@ -45,7 +45,7 @@ async def test_taken_over(folder: Path) -> None:
 
 
 def test_a_new_mail_server_is_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mail server is checked when nx_smtp has changed, and not with each other option."""
+    """The mail server is checked when nx_smtp changes, but not when other options do."""
     checked: list[object] = []
     monkeypatch.setattr(Backend, "check_smarthost", lambda self: checked.append(self.config.smtp))
     one = opened(folder, nx_smtp="smtps://old.example")
@@ -71,7 +71,7 @@ def test_a_replaced_folder(folder: Path) -> None:
 
 
 async def test_two_processes_in_one_folder(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The second process gets no backend, and logs a sentence, until the first has ended."""
+    """A second process gets no backend, and logs the reason, until the first has ended."""
     first = opened(folder)
     assert open_backend(parsed(folder)) is None
     assert "uploads cannot be stored: " in caplog.text
@@ -97,7 +97,7 @@ def test_mail_server_out_of_reach(folder: Path, caplog: pytest.LogCaptureFixture
 async def test_a_program_at_the_end(
     folder: Path, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
-    """A running program is killed with the backend, so that its repeat runs alone."""
+    """A running program is killed when the backend ends, and its delivery stays pending."""
     caplog.set_level(logging.INFO)
     target = "run:sh -c 'touch \"$1\".begun; sleep 1000' sh {file}"
     backend = opened(folder)

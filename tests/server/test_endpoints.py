@@ -1,4 +1,4 @@
-"""Which endpoint answers which request."""
+"""The endpoints that answer requests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GLD_CHECK = Endpoint(Service.CHECK, reply=GLD)
 YAHOO_CHECK = Endpoint(Service.CHECK, reply=YAHOO.redirect, check=YAHOO)
 MSN_CHECK = Endpoint(Service.CHECK, reply=MSN.redirect, check=MSN)
 UNKNOWN = fixed(NOT_FOUND)
-# Not found whatever the map of the protocol says.
+# Not found, even if the map of the protocol has an entry.
 REFUSED = fixed(refusal(404, "refused"))
 
 
@@ -95,7 +95,7 @@ def not_with(method: str, allow: str) -> Endpoint:
     ],
 )  # fmt: skip
 def test_find(request_: tuple[str, str, str], endpoint: Endpoint) -> None:
-    """Each request for one of our hosts has an endpoint, if only a refusal that says why."""
+    """Each request for one of our hosts has an endpoint, which may be a refusal with a reason."""
     assert endpoints.find(*request_) == endpoint
 
 
@@ -120,7 +120,7 @@ def test_find(request_: tuple[str, str, str], endpoint: Endpoint) -> None:
     ],
 )
 def test_kinds(endpoint: Endpoint, kinds: set[str]) -> None:
-    """An endpoint has the properties that the addon decides by."""
+    """Each endpoint has the properties of its kind."""
     names = ("upload", "page", "file", "unknown")
     assert {name for name in names if getattr(endpoint, f"is_{name}")} == kinds
 
@@ -131,7 +131,7 @@ OWN = ("192.168.1.2", "198.51.100.80", "mypc", "127.0.0.1")
 @pytest.mark.parametrize(
     ("request_", "target", "host", "at_us", "answer"),
     [
-        # For one of our hosts, wherever it goes.
+        # For one of our hosts, at any address.
         ("GET /x", "www.ospserver.net", "www.ospserver.net", 0, UNKNOWN),
         ("POST /social/columbus/email", "8.8.8.8", GATEWAY, 0, AN_EMAIL),
         ("POST /social/columbus/email", GATEWAY, "", 0, AN_EMAIL),
@@ -161,7 +161,7 @@ OWN = ("192.168.1.2", "198.51.100.80", "mypc", "127.0.0.1")
     ],
 )
 def test_claim(request_: str, target: str, host: str, at_us: bool, answer: Endpoint | None) -> None:
-    """Ours are our hosts, and what arrives at this machine for no other name."""
+    """Requests for our hosts, or to this machine without another name, are claimed."""
     method, path = request_.split()
     is_local = OWN.__contains__
     found = endpoints.claim(
@@ -188,7 +188,7 @@ def test_claim(request_: str, target: str, host: str, at_us: bool, answer: Endpo
     ],
 )
 def test_page_origin(method: str, headers: list[tuple[str, str]], origin: str | None) -> None:
-    """A browser names the page that makes it send something; a camera and a reader do not."""
+    """The origin of a request from a web page is found; cameras and visitors have none."""
     assert endpoints.page_origin(method, headers) == origin
 
 
@@ -205,7 +205,7 @@ def test_page_origin(method: str, headers: list[tuple[str, str]], origin: str | 
     ],
 )
 def test_bare_host(host: str, bare: str) -> None:
-    """A host is the same host with a port, in capitals, or with a final dot."""
+    """Port, letter case and a final dot are removed from a host."""
     assert bare_host(host) == bare
 
 
@@ -224,7 +224,7 @@ def test_bare_host(host: str, bare: str) -> None:
     ],
 )
 def test_hosts(host: str, ours: bool, resolves: bool) -> None:
-    """Samsung's names are ours, and the names and globs in nx_hosts, without case; no others."""
+    """Samsung's hosts, and the names and globs in nx_hosts, are ours, regardless of case."""
     hosts = Hosts(("CAMERA.example", "*.EXAMPLE.net"))
     assert (host in hosts, hosts.resolves(host)) == (ours, resolves)
 
@@ -239,7 +239,7 @@ def test_hosts(host: str, ours: bool, resolves: bool) -> None:
     ],
 )
 def test_shared_hosts_in_dns(further: tuple[str, ...], yahoo: bool, msn: bool) -> None:
-    """DNS leads to us for Yahoo, for MSN only if it is named; neither is ever wholly ours."""
+    """DNS answers for Yahoo, and for MSN only if it is in nx_hosts; neither is one of our hosts."""
     hosts = Hosts(further)
     for host, resolves in (("www.yahoo.co.kr", yahoo), ("www.msn.com", msn)):
         for name in (host, host.upper(), f"{host}:80", f"{host}."):

@@ -1,4 +1,4 @@
-"""Saved files are opened only while unchanged; replies with them: types, names, ranges."""
+"""Saved files: opened only while unchanged, and sent with types, names and ranges."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def is_closed(file: OpenFile) -> bool:
         ("bytes= 0-0 ,", (0, 1)),
         ("bytes=100-", (100, 100)),
         ("bytes=-0", (100, 100)),
-        # Anything else is the whole file.
+        # Other values are ignored.
         ("", None),
         ("bytes=-", None),
         ("bytes=9-8", None),
@@ -124,7 +124,7 @@ def test_types(opened: Opener, content: bytes, media_type: str, shown: bool) -> 
     ],
 )  # fmt: skip
 def test_names(name: str) -> None:
-    """A parser reads any name back, and no name adds a header."""
+    """Any name is read back by a parser, and none adds a header."""
     value = disposition(name, inline=False)
     assert value.isascii()
     assert value.isprintable()
@@ -172,7 +172,7 @@ def test_ranges(
 
 
 def test_unsatisfiable(opened: Opener) -> None:
-    """The refusal names the size, and the file is closed."""
+    """An unsatisfiable range is refused with the size, and the file is closed."""
     file = opened(JPEG)
     reply = reply_with(file, "GET", [("Range", "bytes=100-")], download=False)
     assert isinstance(reply, Reply)
@@ -240,7 +240,7 @@ def test_changed(tmp_path: Path, change: Callable[[Path], object]) -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_the_first_copy_that_is_there(tmp_path: Path) -> None:
+def test_first_existing_copy(tmp_path: Path) -> None:
     """One of several copies is enough; its ETag changes with the file."""
     path = tmp_path / "b.jpg"
     path.write_bytes(CONTENT)
@@ -274,5 +274,5 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_an_empty_identity_matches_nothing(tmp_path: Path) -> None:
-    """A folder or link that was there when files were saved is never opened."""
+    """A copy that was not a regular file when it was saved is never opened."""
     assert open_unchanged([LocalCopy(tmp_path, identity_of(tmp_path.stat()))]) is None

@@ -15,23 +15,23 @@ CLIENT = "192.0.2.7"
 OTHER = "192.0.2.8"
 
 
-def asks(turns: PortalState, family: PortalCheck, client: str = CLIENT) -> str:
-    """Which reply a camera gets."""
-    answers = {id(family.redirect): "redirect", id(family.cookie): "cookie"}
-    return answers[id(turns.answer(client, family))]
+def reply_kind(state: PortalState, check: PortalCheck, client: str = CLIENT) -> str:
+    """Return the kind of reply that a camera gets."""
+    answers = {id(check.redirect): "redirect", id(check.cookie): "cookie"}
+    return answers[id(state.answer(client, check))]
 
 
 def test_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limit, the cameras that have been silent the longest are forgotten."""
+    """Beyond the limit, the least recently seen cameras are forgotten."""
     monkeypatch.setattr(hotspot, "MAX_CAMERAS", 2)
-    turns = PortalState()
-    asks(turns, YAHOO, "192.0.2.1")
-    asks(turns, YAHOO, "192.0.2.2")
-    asks(turns, YAHOO, "192.0.2.1")
-    asks(turns, YAHOO, "192.0.2.1")
-    asks(turns, YAHOO, "192.0.2.3")
-    assert asks(turns, YAHOO, "192.0.2.1") == "cookie"
-    assert asks(turns, YAHOO, "192.0.2.2") == "redirect"
+    state = PortalState()
+    reply_kind(state, YAHOO, "192.0.2.1")
+    reply_kind(state, YAHOO, "192.0.2.2")
+    reply_kind(state, YAHOO, "192.0.2.1")
+    reply_kind(state, YAHOO, "192.0.2.1")
+    reply_kind(state, YAHOO, "192.0.2.3")
+    assert reply_kind(state, YAHOO, "192.0.2.1") == "cookie"
+    assert reply_kind(state, YAHOO, "192.0.2.2") == "redirect"
 
 
 @PROPERTY
@@ -42,17 +42,17 @@ def test_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 )
 def test_any_order(steps: list[tuple[str, PortalCheck | None]]) -> None:
-    """A camera that continued gets the same reply again, others get the other one."""
-    turns = PortalState()
+    """A camera that continued gets the same reply again; others get the other one."""
+    state = PortalState()
     given: dict[tuple[str, PortalCheck], str] = {}
-    went_on: set[tuple[str, PortalCheck]] = set()
-    for client, family in steps:
-        if family is None:
-            turns.passed(client)
-            went_on |= {camera for camera in given if camera[0] == client}
+    continued: set[tuple[str, PortalCheck]] = set()
+    for client, check in steps:
+        if check is None:
+            state.passed(client)
+            continued |= {camera for camera in given if camera[0] == client}
             continue
-        camera = client, family
-        answer = asks(turns, family, client)
-        assert (answer == given.get(camera, "cookie")) is (camera in went_on)
-        went_on.discard(camera)
+        camera = client, check
+        answer = reply_kind(state, check, client)
+        assert (answer == given.get(camera, "cookie")) is (camera in continued)
+        continued.discard(camera)
         given[camera] = answer

@@ -33,7 +33,7 @@ HOSTILE = "<script>document.title='owned'</script>\"><img src=x onerror=alert(1)
 
 
 class Outline(HTMLParser):
-    """The elements of a page and its text. Each element is closed where it should be."""
+    """The elements of a page and its text. Asserts that the elements are nested correctly."""
 
     def __init__(self, html: bytes) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def record(
     site: str = "",
     age: float = 100,
 ) -> UploadRecord:
-    """An upload that came `age` seconds ago."""
+    """An upload that was received `age` seconds ago."""
     listed = tuple(FileRecord(number, name.format(number), 1000) for number in range(1, files + 1))
     arrival = StoredUpload(ID, NEW_YEAR - age, "192.0.2.7", sender, site)
     return UploadRecord(arrival, listed, deliveries)
@@ -142,7 +142,7 @@ def test_days(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_older() -> None:
-    """With more uploads than fit, a link leads to those before the last one shown."""
+    """If there are more uploads than fit on the page, it has a link to the older ones."""
     uploads = [record() for _ in range(PER_PAGE + 1)]
     outline = Outline(render(uploads, NEW_YEAR, gallery=False).body)
     assert outline.links() == ["/readme", "/", f"/older/{ID}"]
@@ -164,7 +164,7 @@ def test_older() -> None:
     ids=["old", "new", "waits", "clock-set-back"],
 )
 def test_refresh(found: UploadRecord, refreshes: bool) -> None:
-    """The first page loads itself again while something may change."""
+    """The first page refreshes itself while a delivery may change."""
     refresh = b'<meta http-equiv="refresh" content="10">'
     assert (refresh in render([found], NEW_YEAR, gallery=False).body) is refreshes
     assert refresh not in render([found], NEW_YEAR, gallery=False, is_first=False).body
@@ -183,7 +183,7 @@ def test_failures() -> None:
 
 
 def test_files(tmp_path: Path) -> None:
-    """A saved file can be opened and downloaded; one that is gone says so."""
+    """A saved file can be opened and downloaded; a missing one is reported."""
     path = tmp_path / "SAM_1.JPG"
     path.write_bytes(b"photo")
     saved = (LocalCopy(path, identity_of(path.stat())),)
@@ -208,7 +208,7 @@ def test_files(tmp_path: Path) -> None:
 
 
 def test_files_with_different_states() -> None:
-    """One line for a target if all files have the same state; else the files are named."""
+    """A target has one line if all files have the same state; otherwise the files are named."""
     found = record(
         status("done", "save", "", 1),
         status("done", "save", "", 2),
@@ -284,7 +284,7 @@ def test_hostile_names(gallery: bool) -> None:
 
 
 def test_policy() -> None:
-    """Only our style sheets, and pictures from here, are loaded."""
+    """The policy allows only our style sheets and pictures."""
     reply = render([record()], NEW_YEAR, gallery=True)
     styles = re.findall(rb"<style>(.*?)</style>", reply.body)
     hashes = [base64.b64encode(hashlib.sha256(style).digest()).decode() for style in styles]
@@ -301,7 +301,7 @@ def test_policy() -> None:
 
 
 def test_thumbnail() -> None:
-    """A thumbnail is a picture whatever its bytes; without one, the reply shows words."""
+    """A thumbnail is always sent as a JPEG; without one, the reply is a placeholder."""
     reply = thumbnail(b"<script>")
     assert (reply.body, reply.content_type) == (b"<script>", "image/jpeg")
     assert dict(reply.headers)["X-Content-Type-Options"] == "nosniff"

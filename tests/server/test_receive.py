@@ -1,4 +1,4 @@
-"""Receiving uploads: what is stored, logged and replied."""
+"""Receiving uploads: stored bodies, log lines and replies."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ class Place:
         return contents(self.directory / ".nx" / "spool")
 
     def stored(self) -> tuple[list[bytes], list[bytes]]:
-        """The bodies that wait for delivery, and those in quarantine. There are no others."""
+        """The bodies that wait for delivery, and those in quarantine. Fails if there are others."""
         waiting = {delivery.arrival.id for delivery in self.spool.waiting()}
         assert sorted(self.spooled()) == sorted(waiting)
         return list(self.spooled().values()), list(contents(self.quarantine.parent).values())
 
     def posted(self) -> dict[tuple[str, int], list[bytes]]:
-        """The files of each waiting delivery by target and file number. There are no others."""
+        """The files of waiting deliveries by target and number. Fails if there are others."""
         found = {}
         for delivery in self.spool.waiting():
             with self.spool.read(delivery) as (_, files):
@@ -135,7 +135,7 @@ class TestAccepted:
     @pytest.mark.parametrize("length", [len(BODY), None], ids=["length", "chunked"])
     @pytest.mark.parametrize("size", [1, 7, 100, 10**6])
     def test_accepted(self, place: Place, length: int | None, size: int) -> None:
-        """An upload is stored as received, however it is cut, and logged in one line."""
+        """An upload is stored as received, with chunks of any size, and logged in one line."""
         receiver = place.begin(length)
         feed(receiver, BODY, size)
         assert receiver.received == len(BODY)
@@ -242,7 +242,7 @@ class TestRepeat:
         assert len(place.spool.waiting()) == (2 if arrived else 1)
 
     @pytest.mark.parametrize("end", ["cut", "refused"])
-    def test_open_and_then(self, place: Place, first: str, end: str) -> None:
+    def test_end_while_waiting(self, place: Place, first: str, end: str) -> None:
         """A repeat that is cut while it waits goes to quarantine; a refused one is deleted."""
         receiver = place.begin()
         assert received(receiver).waits_for
@@ -270,7 +270,7 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
         "the headers of a part are longer than 8192 bytes (at byte 43)",
     ),
     "mail to no address": (addressed(SENDER, ODD), f"{ODD!r} is not an e-mail address"),
-    "mail from nobody": (addressed("", "c@example.org"), "'' is not an e-mail address"),
+    "mail without a sender": (addressed("", "c@example.org"), "'' is not an e-mail address"),
 }
 
 
@@ -302,7 +302,7 @@ class TestRefused:
         ],
     )
     def test_senders(self, place: Place, sender: str, line: str) -> None:
-        """Uploads of other senders are not stored, whatever else is wrong with them."""
+        """Uploads of other senders are refused and not stored."""
         data = addressed(sender, ODD)
         result = received(place.begin(inspect=10**6, **SOME_SENDERS), data)
         assert (result.reply.status, result.accepted, result.body) == (401, None, data)
@@ -330,7 +330,7 @@ class TestRefused:
 class TestDisk:
     @pytest.mark.parametrize("call", ["open", "write"])
     def test_cannot_be_written(self, place: Place, call: str) -> None:
-        """A disk error refuses the upload, and the log says what to do; the next one works."""
+        """After a disk error the upload is refused with advice in the log; the next is accepted."""
         with Faults((call,), errno.EIO):
             reply = send(place.begin())
         assert reply.status == 507
@@ -340,7 +340,7 @@ class TestDisk:
         assert send(place.begin()) is ACCEPTED
 
     def test_cannot_be_moved_to_quarantine(self, place: Place) -> None:
-        """An upload that is refused, but cannot be kept, gets the status of a disk error."""
+        """A refused upload that cannot be moved to quarantine gets the status of a disk error."""
         with Faults(("replace",), errno.EIO):
             assert send(place.begin(), b"hello").status == 507
         assert place.log() == [
@@ -360,7 +360,7 @@ class TestDisk:
 
 class TestAborted:
     @pytest.mark.parametrize(
-        ("length", "size", "what"),
+        ("length", "size", "amount"),
         [
             (5000, 300, "300 of 5000 bytes"),
             (None, 300, "300 bytes"),
@@ -369,7 +369,7 @@ class TestAborted:
         ],
         ids=["announced", "chunked", "whole", "nothing arrived"],
     )
-    def test_cut(self, place: Place, length: int | None, size: int, what: str) -> None:
+    def test_cut(self, place: Place, length: int | None, size: int, amount: str) -> None:
         """The part of a cut upload that arrived goes to quarantine, once."""
         receiver = place.begin(length=length, inspect=10**6)
         feed(receiver, BODY[:size])
@@ -377,7 +377,7 @@ class TestAborted:
         assert receiver.abort("mitmproxy ends") is None
         assert place.stored() == ([], [BODY[:size]] if size else [])
         where = f"; the part that arrived is in quarantine: {place.quarantine}" if size else ""
-        line = f"upload cut after {what}, {GONE}; nothing is delivered{where}"
+        line = f"upload cut after {amount}, {GONE}; nothing is delivered{where}"
         assert place.log() == [("WARNING", line)]
 
     def test_failure(self, place: Place) -> None:
@@ -462,7 +462,7 @@ class TestFile:
         assert sorted(match[1].split(", ")) == [target for target, _ in expected]
 
     def test_cut(self, place: Place) -> None:
-        """A file that was cut may be sent again."""
+        """A file that was cut can be sent again."""
         receiver = place.file(TO_ME)
         feed(receiver, PHOTO[:300])
         receiver.abort(GONE)
@@ -471,7 +471,7 @@ class TestFile:
         assert place.posted() == {("mail:me@example.org", 0): [PHOTO]}
 
     def test_same_announcement(self, place: Place) -> None:
-        """Of two equal files that end at the same moment one is a duplicate."""
+        """If two equal files end at the same time, one is a duplicate."""
         receivers = [place.file(TO_ME), place.file(TO_ME)]
         for receiver in receivers:
             feed(receiver, PHOTO)

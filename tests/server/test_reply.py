@@ -1,4 +1,4 @@
-"""Replies, as short as a camera needs them."""
+"""Replies to cameras."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROPERTY = settings(derandomize=True, database=None, deadline=None, max_examples
 
 
 def test_fields() -> None:
-    """The headers come in one order, with the usual spelling, and the date is GMT."""
+    """Headers have a fixed order and the usual spelling, and the date is in GMT."""
     reply = Reply(200, "é".encode(), (("ETag", '"x"'), ("Server", "y")), "text/xml")
     assert reply.fields(784111777.9) == [
         ("Date", "Sun, 06 Nov 1994 08:49:37 GMT"),
@@ -28,12 +28,12 @@ def test_fields() -> None:
 
 @pytest.mark.parametrize("status", [100, 204, 304])
 def test_fields_without_content(status: int) -> None:
-    """A status that allows no content comes without a length (RFC 9110, section 8.6)."""
+    """A reply whose status allows no content has no length (RFC 9110, section 8.6)."""
     assert [name for name, _ in Reply(status).fields(0)] == ["Date", "Connection"]
 
 
 def test_accepted() -> None:
-    """After an upload a camera searches for exactly these 26 bytes."""
+    """The reply to an upload has exactly the 26 bytes that cameras search for."""
     assert Reply(200, b'<Response Status="succ" />') == ACCEPTED
     assert len(ACCEPTED.body) == 26
 

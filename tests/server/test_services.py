@@ -50,7 +50,7 @@ STATEMENTS = ("BEGIN", "SELECT", "INSERT", "UPDATE", "DELETE", "COMMIT")
 
 
 class Place:
-    """Services on real files, and what they log. `config` allows everybody to send."""
+    """Services on real files, and their log lines. `config` allows all senders."""
 
     def __init__(self, directory: Path, caplog: pytest.LogCaptureFixture) -> None:
         self.directory = directory
@@ -76,7 +76,7 @@ class Place:
         return self.services.answer(self.config, client, Endpoint(service, argument), body)
 
     def log_in(self, client: str = CLIENT) -> str:
-        """Log in; the key."""
+        """Log in. Returns the key."""
         reply = self.answer(Service.LOGIN, login(USER, PASSWORD), client=client)
         found = re.search(rb'SessionKey="([0-9a-f]{32})"', reply.body)
         assert found
@@ -84,7 +84,7 @@ class Place:
         return found[1].decode()
 
     def announce(self, key: str, caption: str = "", site: str = "facebook") -> str:
-        """Announce a photo, which is not logged; the token."""
+        """Announce a photo, which is not logged. Returns the token."""
         reply = self.answer(Service.PHOTO, announcement(key, caption), site)
         token = reply.body.split(b"upload/")[1][:32].decode()
         assert reply == social.upload_to(token)
@@ -156,7 +156,7 @@ def test_no_message(place: Place, service: Service, body: bytes, status: int, re
 
 
 def test_video(place: Place) -> None:
-    """A video is announced as a photo is; its category is not the camera's model."""
+    """A video is announced like a photo; its category is not used as the camera's model."""
     body = camera.video(place.log_in(), "SAM_1.MP4", "a~b")
     reply = place.answer(Service.VIDEO, body, "youtube")
     found = place.announced(reply.body.split(b"upload/")[1][:32].decode())
@@ -167,7 +167,7 @@ def test_video(place: Place) -> None:
 
 @pytest.mark.parametrize("key", ["", "0" * 32, "x" * 10_000, "%00", "&#0;", "of another"])
 def test_unknown_key(place: Place, key: str) -> None:
-    """With a key that is unknown, or another address's, a camera has to log in again."""
+    """A camera with an unknown key, or that of another address, has to log in again."""
     of_another = place.log_in(OTHER)
     body = announcement(of_another if key == "of another" else key)
     assert place.answer(Service.PHOTO, body) == social.SESSION_EXPIRED
@@ -179,7 +179,7 @@ def test_unknown_key(place: Place, key: str) -> None:
     "token", ["", "0" * 32, "..%2f..%2fx", "\ud800", "x" * 10_000, "of another"], ids=ascii
 )
 def test_unknown_token(place: Place, token: str) -> None:
-    """A file is refused if it was not announced, or by another address."""
+    """A file is refused if it was not announced, or only by another address."""
     announced = place.announce(place.log_in())
     client, token = (OTHER, announced) if token == "of another" else (CLIENT, token)
     assert place.announced(token, client) == social.SESSION_EXPIRED
@@ -206,8 +206,8 @@ def test_not_allowed_any_more(place: Place) -> None:
     assert isinstance(place.announced(token), AnnouncedFile)
 
 
-def test_another_photo_is_waited_for(place: Place) -> None:
-    """A post is not delivered while another photo of it has been announced."""
+def test_announced_photo_delays_its_post(place: Place) -> None:
+    """A post is not delivered while another photo of it is announced."""
     spool, clock, key = place.spool, place.clock, place.log_in()
 
     def wait() -> float:
@@ -246,7 +246,7 @@ def test_time(place: Place) -> None:
 
 @pytest.mark.parametrize("service", [Service.LOGIN, Service.PHOTO, Service.VIDEO])
 def test_any_failure_of_the_disk(place: Place, service: Service) -> None:
-    """Any failure of the disk is a 507, logged once."""
+    """Any disk error causes status 507, and is logged once."""
     key = place.log_in()
     body = login(USER, PASSWORD) if service is Service.LOGIN else announcement(key)
     for number in range(1, 20):
@@ -266,7 +266,7 @@ PHOTO = pictures.photo(pictures.picture())
 
 
 def arrive(place: Place, client: str) -> str:
-    """Store an upload of a client with a saved photo; the address of the file."""
+    """Store an upload of a client with a saved photo. Returns the address of the file."""
     incoming = place.spool.begin()
     incoming.write(b"x")
     file = File(f"{client}.JPG", "image/jpeg", 1, 0, incoming.fetch)
@@ -281,7 +281,7 @@ def arrive(place: Place, client: str) -> str:
 
 
 def test_own_uploads(place: Place) -> None:
-    """A visitor sees the uploads and failures of his own address; in a gallery, all."""
+    """Visitors see the uploads and failures of their own address; in a gallery, all."""
     addresses = {client: arrive(place, client) for client in (CLIENT, OTHER)}
     for client in (CLIENT, OTHER):
         place.services.note_failure(client, f"Refused: {client}")
@@ -296,7 +296,7 @@ def test_own_uploads(place: Place) -> None:
 
 
 def test_older(place: Place) -> None:
-    """All uploads of a client are on its pages, also if those of others came between."""
+    """All uploads of a client are on its pages, even if others were received in between."""
     ids = []
     for _ in range(PER_PAGE + 5):
         arrive(place, OTHER)
@@ -313,7 +313,7 @@ def test_older(place: Place) -> None:
 @pytest.mark.parametrize("client", [CLIENT, OTHER])
 @pytest.mark.parametrize("gallery", [False, True])
 def test_visibility(place: Place, suffix: str, client: str, gallery: bool) -> None:
-    """Files and thumbnails are for their own client, or for all in a gallery."""
+    """Files and thumbnails are visible to their own client, or to all in a gallery."""
     argument = arrive(place, CLIENT).removesuffix(".1") + suffix
     config = place.config = replace(place.config, gallery=gallery)
     found = suffix == ".1" and (gallery or client == CLIENT)
@@ -342,7 +342,7 @@ def test_thumbnail_on_request(place: Place) -> None:
 
 
 def test_disk_error_with_a_file(place: Place) -> None:
-    """A state that cannot be read is a 507, for a file too."""
+    """A disk error during a request for a file causes status 507."""
     endpoint = Endpoint(Service.OPEN, arrive(place, CLIENT))
     with Faults(STATEMENTS, errno.EIO):
         reply = place.services.file(place.config, CLIENT, endpoint, "GET", ())
@@ -351,7 +351,7 @@ def test_disk_error_with_a_file(place: Place) -> None:
 
 
 def test_failures(place: Place) -> None:
-    """They are listed for an hour, up to a number, with short printable reasons."""
+    """Failures are listed for an hour, up to a limit, with short printable reasons."""
 
     def listed() -> list[str]:
         html = place.answer(Service.PAGE, argument="").body.decode()

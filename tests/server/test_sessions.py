@@ -48,7 +48,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(path: Path, clock: Clock) -> Iterator[Sessions]:
-    """A new file."""
+    """Sessions in a new file."""
     found = Sessions(path, clock)
     yield found
     found.close()
@@ -61,7 +61,7 @@ def announce(of: Sessions, key: str, announcement: Announcement = PHOTO) -> str:
 
 
 def valid(of: Sessions, *keys: str, client: str = CLIENT) -> list[bool]:
-    """Whether each key can be used by this client."""
+    """Return whether each key can be used by this client."""
     return [of.user(client, key) == USER for key in keys]
 
 
@@ -88,7 +88,7 @@ class TestSession:
         assert valid(opened, key) == [found]
 
     def test_expired_ones_are_forgotten(self, opened: Sessions, clock: Clock) -> None:
-        """A login deletes expired sessions, so no clock can revive them."""
+        """A login deletes expired sessions, so that a clock set back does not revive them."""
         key = opened.begin(CLIENT, USER)
         clock.now += SESSION_LIFE + 1
         opened.begin(CLIENT, USER)
@@ -98,7 +98,7 @@ class TestSession:
     def test_cap(
         self, opened: Sessions, clock: Clock, monkeypatch: pytest.MonkeyPatch, path: Path
     ) -> None:
-        """The latest logins of a flood are kept."""
+        """Beyond the limit, the oldest logins are deleted."""
         monkeypatch.setattr(sessions, "MAX_SESSIONS", 3)
         keys = []
         for _ in range(10):
@@ -108,7 +108,7 @@ class TestSession:
         assert valid(opened, *keys) == [False] * 7 + [True] * 3
         assert rows(path, "session") == 3
 
-    def test_the_unused_make_room(
+    def test_unused_sessions_are_deleted_first(
         self, opened: Sessions, clock: Clock, monkeypatch: pytest.MonkeyPatch, path: Path
     ) -> None:
         """A camera that has just sent a photo is not logged out by others.
@@ -161,7 +161,7 @@ class TestAnnounced:
     def test_cap(
         self, opened: Sessions, clock: Clock, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The latest announcements of a flood are kept."""
+        """Beyond the limit, the oldest announcements are deleted."""
         monkeypatch.setattr(sessions, "MAX_ANNOUNCEMENTS", 3)
         key = opened.begin(CLIENT, USER)
         tokens = []
@@ -205,7 +205,7 @@ def test_jump_of_the_clock(opened: Sessions, clock: Clock, jump: float) -> None:
 
 class TestFile:
     def test_opened_again(self, opened: Sessions, path: Path, clock: Clock) -> None:
-        """Keys and announcements stay valid after a restart; a token is no key, nor an id."""
+        """Keys and announcements stay valid after a restart; tokens and ids are not keys."""
         key = opened.begin(CLIENT, USER)
         tokens = [announce(opened, key) for _ in range(2)]
         before = [opened.announced(CLIENT, token) for token in tokens]
@@ -287,7 +287,7 @@ class TestDamagedFile:
         assert broken.is_symlink()
 
     def test_an_error_of_sqlite(self, broken: Path, clock: Clock) -> None:
-        """A file that SQLite cannot use at the moment stays where it is, too."""
+        """A file that SQLite cannot use at the moment stays where it is."""
         journal = Path(f"{broken}-wal")
         journal.mkdir()
         with pytest.raises(sqlite3.OperationalError, match="unable to open"):

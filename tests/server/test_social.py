@@ -56,7 +56,7 @@ def photo(inside: str, key: str = "k") -> bytes:
     ],
 )
 def test_a_user_in_clear(value: str, user: str) -> None:
-    """An HMX-QF30 has no key, and quotes its user only: one line comes of it."""
+    """A user without a key, as from an HMX-QF30, is unquoted to one line."""
     assert social.parse_login(login(value)) == user
 
 
@@ -69,7 +69,7 @@ def test_a_user_in_clear(value: str, user: str) -> None:
         pytest.param("사진".encode(), "사진", id="hangul"),
     ],
 )
-def test_a_user_encrypt(data: bytes, user: str) -> None:
+def test_an_encrypted_user(data: bytes, user: str) -> None:
     """A user encrypted with AES, padded or not, is read with the key in the same request."""
     assert social.parse_login(aes(data)) == user
 
@@ -88,7 +88,7 @@ PLUS = base64_of(encrypt(WITH_PLUS.encode()))
     ids=["not-quoted", "quoted", "key-quoted"],
 )
 def test_quoted_base64(value: str, key: str) -> None:
-    """base64 may be quoted or not, and a plus in it stays one."""
+    """Base64 may be quoted or not, and a plus sign in it is unchanged."""
     found = social.parse_login(login(value, f'<CryptSessionKey Value="{key}"/>'))
     assert found == WITH_PLUS
 
@@ -106,7 +106,7 @@ def sizes(key: int, name: int) -> str:
 
 
 def encrypted(size: int) -> bytes:
-    """A login whose user has this many bytes in its encryption."""
+    """A login whose encrypted user has this many bytes."""
     return login(quote(base64_of(bytes(size)), ""), key_element())
 
 
@@ -130,7 +130,7 @@ NO_USERS = {
 
 @pytest.mark.parametrize(("body", "reason"), NO_USERS.values(), ids=NO_USERS)
 def test_no_user(body: bytes, reason: str) -> None:
-    """A login whose user cannot be read is a 401 with a reason."""
+    """A login whose user cannot be read is refused with 401 and a reason."""
     with pytest.raises(CredentialsError) as caught:
         social.parse_login(body)
     assert isinstance(caught.value, BodyError)
@@ -205,7 +205,7 @@ def test_an_announcement_spelled_otherwise(body: str, expected: object) -> None:
     ids=["references", "unicode-line-ends", "beyond-the-limit"],
 )
 def test_album(name: str, album: str) -> None:
-    """An album is one line, and not too long."""
+    """An album becomes one line of limited length."""
     assert social.parse_announcement(photo(f'<Album Name="{name}"/>')).album == album
 
 
@@ -249,14 +249,14 @@ both = pytest.mark.parametrize("read", READERS.values(), ids=READERS)
     ],
 )  # fmt: skip
 def test_refused(read: Callable[[bytes], object], body: bytes, status: int, reason: str) -> None:
-    """A body that is no XML, declares entities, or is too large or deep, is refused."""
+    """A body that is not XML, declares entities, or is too large or deep, is refused."""
     with pytest.raises(BodyError, match=reason) as caught:
         read(body)
     assert caught.value.status == status
 
 
-def test_as_long_as_allowed() -> None:
-    """At the limit a message is read."""
+def test_maximum_size() -> None:
+    """A message of the maximum size is parsed."""
     room = MAX_BYTES - len(photo(" "))
     assert social.parse_announcement(photo(f" {' ' * room}")).session_key == "k"
 
@@ -266,7 +266,7 @@ def test_as_long_as_allowed() -> None:
     [('a"/><b>&c', "a?/??b??c"), ("Zoë 사진", "Zo? ??"), ("x" * 64, "x" * 63), ("", "")],
 )
 def test_people_id(user: str, shown: str) -> None:
-    """A name in the reply is short and contains nothing that ends it for the firmware."""
+    """A name in the reply is short, and has no character that ends it for the firmware."""
     lines = social.logged_in("k", user).body.split(b"\n")
     assert lines[3] == f'<LoginPeopleID="{shown}"/>'.encode("ascii")
 

@@ -16,7 +16,7 @@ from random import Random
 from threading import Event
 
 from tests import bodies, camera, social
-from tests.soak.ledger import CUT, HUNG, RECIPIENTS, SITES, UNHEARD, Ledger, Upload
+from tests.soak.ledger import CUT, HUNG, RECIPIENTS, SITES, UNREAD, Ledger, Upload
 
 SMALLEST, LARGEST, HUGE = 1_000, 300_000, 5_000_000  # bytes of a photo
 TRIES = 6
@@ -57,7 +57,7 @@ class Camera:
         body = bodies.body(photos, message=message, surplus=surplus, ending=ending)
         ways = (self._whole, self._pieces, self._drip, self._half_close, self._vanish, self._cut)
         [how] = random.choices(ways, (50, 10, 4, 8, 6, 8))
-        self._insist(upload, bodies.request(body), how)
+        self._repeat(upload, bodies.request(body), how)
 
     def _post(self) -> None:
         """Send photos to a social site, each after its announcement."""
@@ -66,12 +66,12 @@ class Camera:
         photos = [self._photo() for _ in range(random.randint(1, 3))]
         # With a description for each photo, their number is known in advance.
         caption = token + "~seen" * len(photos) * random.randrange(2)
-        key = self._ask(social.auth(site, social.login(self._sender, "none")), social.session_key)
+        key = self._get(social.auth(site, social.login(self._sender, "none")), social.session_key)
         for name, data in photos if key else ():
             announcement = social.announce(site, "photo", social.photo(key, name, caption))
-            if resource := self._ask(announcement, social.resource_id):
+            if resource := self._get(announcement, social.resource_id):
                 upload = self._upload(token, [site], [(name, data)])
-                self._insist(upload, social.put(resource, data), self._whole)
+                self._repeat(upload, social.put(resource, data), self._whole)
 
     def _garbage(self) -> None:
         random = self._random
@@ -116,8 +116,8 @@ class Camera:
 
     # Ways of sending
 
-    def _insist(self, upload: Upload, request: bytes, how: Callable[[bytes], int | str]) -> None:
-        """Retry an upload a few times, as a user does."""
+    def _repeat(self, upload: Upload, request: bytes, how: Callable[[bytes], int | str]) -> None:
+        """Repeat an upload until it is accepted, at most a few times, as a user does."""
         for _ in range(TRIES):
             with suppress(OSError):  # no connection
                 upload.replies.append(how(request))
@@ -127,13 +127,13 @@ class Camera:
                 break
             how = self._whole
 
-    def _ask(self, request: bytes, answer: Callable[[str], str]) -> str:
-        """Retry a request until its reply has this value; empty if it never has."""
+    def _get(self, request: bytes, answer: Callable[[str], str]) -> str:
+        """Retry a request until its reply has a value. Returns that value, or an empty string."""
         for _ in range(TRIES):
             with suppress(OSError, ValueError):
                 connection = camera.connect(self._port())
                 connection.sendall(request)
-                if found := answer(camera.hear(connection).body):
+                if found := answer(camera.read_reply(connection).body):
                     return found
             if self._over.wait(self._random.uniform(0.5, 3)):
                 break
@@ -158,7 +158,7 @@ class Camera:
     def _vanish(self, request: bytes) -> int | str:
         """Disconnect after the upload, at once or soon, without reading the reply."""
         self._break_off(request, self._random.choice((0, self._random.uniform(0, 0.1))))
-        return UNHEARD
+        return UNREAD
 
     def _cut(self, request: bytes) -> int | str:
         part = request[: self._random.randrange(len(request))]
@@ -183,11 +183,11 @@ class Camera:
                 time.sleep(pause)
             if half_close:
                 connection.shutdown(socket.SHUT_WR)
-            heard = camera.hear(connection)
+            reply = camera.read_reply(connection)
         except TimeoutError:
             return HUNG
         except OSError:
-            return UNHEARD
+            return UNREAD
         finally:
             connection.close()
-        return heard.status if heard.body else UNHEARD
+        return reply.status if reply.body else UNREAD

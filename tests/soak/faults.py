@@ -50,7 +50,7 @@ TO_MAIL = {
     "554 5.6.0 Not this": 8,
     "silence": 4,
     "close": 8,
-    "take and close": 12,
+    "accept and close": 12,
 }
 
 # When aiosmtpd is stopped in the middle of a session, asyncio logs its open tasks and connections.
@@ -186,7 +186,7 @@ class World:
     def _mail_up(self) -> None:
         self._mail_servers += 1
         random = Random(f"{self._seed} mail server {self._mail_servers}")
-        self._mail_server = _MoodyServer(self, random, self._mail_port).__enter__()
+        self._mail_server = _UnreliableServer(self, random, self._mail_port).__enter__()
 
     def _mail_down(self) -> None:
         self._mail_server.__exit__()
@@ -198,7 +198,7 @@ class World:
         """Changes with each process of the proxy and each mail server."""
         return len(self.lives), self._mail_servers
 
-    def take(self, mail: Mail, epoch: tuple[int, int], *, confirmed: bool) -> None:
+    def note_mail(self, mail: Mail, epoch: tuple[int, int], *, confirmed: bool) -> None:
         """Note the photos in a mail."""
         message = email.message_from_bytes(mail.content, policy=email.policy.SMTP)
         text = message.get_body(("plain",)).get_content()
@@ -231,7 +231,7 @@ class World:
         return [str(path) for place in places for path in self.folder.glob(place)]
 
 
-class _MoodyServer(MailServer):
+class _UnreliableServer(MailServer):
     """A mail server that fails sometimes."""
 
     def __init__(self, world: World, random: Random, port: int) -> None:
@@ -244,28 +244,28 @@ class _MoodyServer(MailServer):
     ) -> str:
         # Not in DATA: this client waits for the reply here, but may be killed before DATA.
         envelope.epoch = self._world.epoch
-        if mood := await self._mood(TO_RECIPIENT, server):
-            return mood
+        if fault := await self._choose_fault(TO_RECIPIENT, server):
+            return fault
         return await super().handle_RCPT(server, session, envelope, *more)
 
     async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:  # noqa: N802
-        mood = await self._mood(TO_MAIL, server)
-        if mood in ("", "take and close"):
+        fault = await self._choose_fault(TO_MAIL, server)
+        if fault in ("", "accept and close"):
             mail = Mail(envelope.mail_from, tuple(envelope.rcpt_tos), envelope.original_content)
-            self._world.take(mail, envelope.epoch, confirmed=not mood)
-        return mood or "250 2.0.0 OK"
+            self._world.note_mail(mail, envelope.epoch, confirmed=not fault)
+        return fault or "250 2.0.0 OK"
 
-    async def _mood(self, moods: dict[str, int], server: SMTP) -> str:
+    async def _choose_fault(self, faults: dict[str, int], server: SMTP) -> str:
         """Return a reply, a fault that closes the connection, or "" to proceed."""
-        weights = [*moods.values(), 1000 - sum(moods.values())]
-        [mood] = self._random.choices([*moods, ""], weights)
+        weights = [*faults.values(), 1000 - sum(faults.values())]
+        [fault] = self._random.choices([*faults, ""], weights)
         if not self._world.faulty:
             return ""
-        if mood == "silence":
+        if fault == "silence":
             await asyncio.sleep(self._random.uniform(1, 5))
-        if mood and not mood[0].isdigit() and server.transport:
+        if fault and not fault[0].isdigit() and server.transport:
             server.transport.close()
-        return mood
+        return fault
 
 
 def _token(text: str) -> str:

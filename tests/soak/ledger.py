@@ -1,4 +1,4 @@
-"""A ledger of uploads, their replies and deliveries, which finds what is lost or mixed up.
+"""A ledger of uploads, their replies and deliveries, which finds lost and mixed-up photos.
 
 Each photo is unique, so its SHA-256 identifies its upload; the text of each upload is a unique
 token. After a 200, each photo must be delivered to each recipient by its rule, or be in
@@ -17,14 +17,14 @@ from itertools import pairwise
 ALBUM, SCRIPT = "album@example.org", "script@example.org"
 RECIPIENTS = (ALBUM, SCRIPT, "mum@example.org", "dad@example.org")
 SITES = ("facebook", "evernote", "picasa")
-CUT, UNHEARD, HUNG = "cut", "not heard", "no reply for 30 s"
+CUT, UNREAD, HUNG = "cut", "reply not read", "no reply for 30 s"
 
 
 @dataclass
 class Upload:
     """An upload by e-mail, or one photo of a post; `photos` are names and SHA-256.
 
-    `replies` has the status of each attempt, or CUT if it was cut in the middle, UNHEARD if the
+    `replies` has the status of each attempt, or CUT if it was cut in the middle, UNREAD if the
     reply was not read or the proxy ended, or HUNG.
     """
 
@@ -76,7 +76,7 @@ class Ledger:
             self.found.append(found)
 
     def problems(self) -> Iterator[str]:
-        """Yield everything that must not happen."""
+        """Yield a line for each violation."""
         owners = {sha256: (one, name) for one in self.uploads for name, sha256 in one.photos}
         places = defaultdict(set)
         for one in self.found:
@@ -84,7 +84,7 @@ class Ledger:
             places[one.sha256].add(one.recipient or one.way)
             if upload is None:
                 yield f"of unknown origin: {one}"
-            elif not {200, UNHEARD, HUNG}.intersection(upload.replies):
+            elif not {200, UNREAD, HUNG}.intersection(upload.replies):
                 yield f"delivered, but never accepted: {one} of {upload}"
             elif (
                 re.sub(r"-\d+\.JPG$", ".JPG", one.name) != name

@@ -25,7 +25,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Where the spool is."""
+    """The folder of the spool."""
     return tmp_path / "uploads" / ".nx"
 
 

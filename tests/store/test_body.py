@@ -75,7 +75,7 @@ def test_others_count() -> None:
 
 @pytest.mark.parametrize(("length", "fits"), [(1000, True), (None, False)])
 def test_others_count_at_strides(length: int | None, fits: bool) -> None:
-    """Other uploads are counted again and again for a body without length, which grows."""
+    """For a body without a length, other uploads are counted again at each stride."""
     room = Room(Disk(MIN_FREE + 2 * STRIDE + 1000))
     room.needed["other"] = 2 * STRIDE
     assert has_room(room, "a", 1, length) is fits
@@ -100,7 +100,7 @@ class TestIncoming:
 
     @pytest.mark.parametrize("length", [5001, None])
     def test_refused(self, tmp_path: Path, room: Room, length: int | None) -> None:
-        """A body without space leaves no file, no descriptor and reserves nothing."""
+        """A body without space leaves no file, no descriptor and no reserved space."""
         with Folder(tmp_path) as folder:
             before = os.listdir("/proc/self/fd")
             with pytest.raises(OSError, match="too little for this upload"):
@@ -109,7 +109,7 @@ class TestIncoming:
         assert (os.listdir(tmp_path), room.needed) == ([], {})
 
     def test_strides(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """At each stride the bytes so far are fsynced elsewhere, and free space is checked."""
+        """At each stride the bytes so far are fsynced by the worker, and free space is checked."""
         synced: list[int] = []
         checked: list[int] = []
         fsync = os.fsync
@@ -137,7 +137,7 @@ class TestIncoming:
     def test_failed_fsync(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
     ) -> None:
-        """An fsync that fails is not retried: the body is lost, whenever that was."""
+        """A failed fsync is not retried, at any time: the body is lost."""
         calls = count(1)
         monkeypatch.setattr(body, "STRIDE", 10)
 

@@ -52,7 +52,7 @@ def of_another_program(path: Path) -> None:
     ids=["another version", "another program"],
 )
 def test_other_schema(path: Path, make: Callable[[Path], None]) -> None:
-    """A file with other tables is refused in a sentence."""
+    """A file with other tables is refused with the reason, and not changed."""
     make(path)
     before = path.read_bytes()
     with pytest.raises(sqlite3.DatabaseError) as caught:
@@ -72,7 +72,7 @@ def test_schema_that_fails(path: Path) -> None:
 
 @pytest.mark.parametrize("failing", ["BEGIN", "COMMIT"])
 def test_failure(path: Path, failing: str) -> None:
-    """An error of SQLite is raised, nothing is stored, and the next time it works."""
+    """An error of SQLite is raised and nothing is stored; the next transaction succeeds."""
     opened = Database(path, SCHEMA)
     with (
         Faults((failing,), errno.EIO),

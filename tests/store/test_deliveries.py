@@ -60,7 +60,7 @@ class TestDeliveries:
         assert opened.due_targets() == []
 
     def test_postponed_again(self, opened: Spool, clock: Clock) -> None:
-        """The waits of a delivery are added up, whatever the clock does."""
+        """The waits of a delivery are added up, even if the clock is set back."""
         arrival = accept(opened, targets=("mail",))
         opened.postpone(to(arrival, "mail"), 15, "421 later", ["a", "b"])
         clock.now -= 86400
@@ -79,7 +79,7 @@ class TestDeliveries:
         assert found == {"mail": ('"Grüße",\n\0[]', ""), "save": ()}
 
     def test_split(self, opened: Spool, root: Path, clock: Clock) -> None:
-        """A split delivery has one id for each file and the recipients that were left."""
+        """A split delivery becomes one for each file, for the remaining recipients."""
         arrival = accept(opened, targets=("mail", "save"))
         opened.postpone(to(arrival, "mail"), 15, "450 busy", ["b"])
         clock.now += 15
@@ -237,23 +237,23 @@ class TestBackOff:
     def test_except_for(self, opened: Spool, clock: Clock) -> None:
         """The delivery that failed, and one that the user retries, are not postponed.
 
-        That one comes before all others.
+        The one that the user retries comes before all others.
         """
-        failed, hurried, other = (accept(opened) for _ in range(3))
+        failed, retried, other = (accept(opened) for _ in range(3))
         opened.split(to(failed, "save"), 2)
         clock.now += 60
         opened.postpone(to(failed, "save", 1), 50, "busy", [RECIPIENT])
-        opened.retry_now(hurried.id)
+        opened.retry_now(retried.id)
         assert opened.back_off("save", 100, "gone", except_for=to(failed, "save", 1)) == 2
         found = {one.id: (one.attempts, one.reason) for one in opened.waiting()}
         assert found == {
             f"{failed.id}.1": (1, "busy"),
             f"{failed.id}.2": (1, "gone"),
-            hurried.id: (0, ""),
+            retried.id: (0, ""),
             other.id: (1, "gone"),
         }
         first = opened.first_due("save")
-        assert (first and first.arrival, len(opened.due("save"))) == (hurried, 1)
+        assert (first and first.arrival, len(opened.due("save"))) == (retried, 1)
 
     def test_post(self, opened: Spool, clock: Clock) -> None:
         """An open post is postponed when it is due. More photos do not shorten that wait."""
@@ -274,7 +274,7 @@ class TestRecent:
     """The list of recent uploads."""
 
     def test_latest_first(self, opened: Spool, clock: Clock) -> None:
-        """The latest uploads of one client or of all, within a limit."""
+        """The latest uploads of one client, or of all, come first, within a limit."""
         arrivals = []
         for number in range(6):
             clock.now += 1
@@ -289,7 +289,7 @@ class TestRecent:
         assert [one.arrival for one in opened.recent(limit=1)] == arrivals[:1]
 
     def test_listed(self, opened: Spool, clock: Clock) -> None:
-        """Files, and waiting, done and failed deliveries; also after the body is deleted."""
+        """Files, and deliveries in each state, are listed even after the body is deleted."""
         data = body([("a.jpg", PHOTO), ("b\u202e.jpg", jpeg(600))])
         arrival = accept(opened, data, ("drop", "mail", "save"))
         opened.done(to(arrival, "save"))

@@ -15,7 +15,7 @@ from nxparse.store.disk import Folder
 from nxparse.upload import File
 from tests.faults import Faults, contents
 
-BLOCK = 4096  # bytes that a file takes at least, on any common file system
+BLOCK = 4096  # bytes; the least that a file occupies, on any common file system
 
 
 @pytest.fixture(params=["by descriptor", "by path"])
@@ -66,12 +66,12 @@ class TestMake:
     @pytest.mark.usefixtures("no_umask")
     @pytest.mark.parametrize("mode", [0o700, 0o777], ids=oct)
     def test_mode(self, tmp_path: Path, mode: int) -> None:
-        """A new folder has the mode that was asked for."""
+        """A new folder has the requested mode."""
         Folder.make(tmp_path / "new", mode).close()
         assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == mode
 
     def test_made_by_another_process(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Another process may create the folder at the same time."""
+        """A folder that another process creates at the same time is opened."""
         mkdir = os.mkdir
 
         def twice(path: Path, mode: int = 0o777) -> None:
@@ -157,8 +157,8 @@ class TestFolder:
 
     @pytest.mark.parametrize("put", IN_THE_WAY.values(), ids=IN_THE_WAY)
     @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
-    def test_name_is_taken(self, opened: Folder, put: Callable[[Path], None], links: bool) -> None:
-        """A name that is taken is neither opened, followed nor replaced."""
+    def test_existing_name(self, opened: Folder, put: Callable[[Path], None], links: bool) -> None:
+        """An existing entry is neither opened, followed nor replaced."""
         (opened.path / ".new").write_bytes(b"data")
         put(opened.path / "taken")
         before = sorted(os.listdir(opened.path)), (opened.path / "taken").lstat()
@@ -171,7 +171,7 @@ class TestFolder:
 
     @pytest.mark.parametrize("call", ["close", "replace"])
     def test_publish_without_hard_links_fails(self, opened: Folder, call: str) -> None:
-        """If the last step fails, no empty file keeps the name."""
+        """If the last step fails, no empty file with the name is left."""
         (opened.path / ".new").write_bytes(b"data")
         with (
             Faults(("link",), errno.EPERM),
@@ -182,7 +182,7 @@ class TestFolder:
         assert contents(opened.path) == {".new": b"data"}
 
     def test_move(self, opened: Folder, tmp_path: Path) -> None:
-        """A file moves to another folder, and replaces what is there."""
+        """A file is moved to another folder, and replaces a file with the new name."""
         (opened.path / "here").write_bytes(b"new")
         with Folder.make(tmp_path / "other") as other:
             (other.path / "there").write_bytes(b"old")
@@ -203,11 +203,11 @@ class TestFolder:
         [
             pytest.param(6, 9, "", id="fits"),
             pytest.param(5, 9, "a", id="too-large"),
-            pytest.param(2, 9, "abc", id="so-large-that-most-go"),
+            pytest.param(2, 9, "abc", id="far-too-large"),
             pytest.param(0, 9, "abcd", id="nothing-fits"),
             pytest.param(6, 4, "", id="not-too-many"),
             pytest.param(6, 3, "a", id="too-many"),
-            pytest.param(6, 0, "abcd", id="none-may-be-there"),
+            pytest.param(6, 0, "abcd", id="limit-of-zero"),
             pytest.param(4, 3, "ab", id="too-large-and-too-many"),
         ],
     )
@@ -224,7 +224,7 @@ class TestFolder:
             assert opened.trim(0, 0) == left[1:]
 
     def test_trim_others(self, opened: Folder) -> None:
-        """Files that are to be kept stay, even if they alone are too many."""
+        """Protected files are not deleted, even if they alone exceed the limit."""
         for name in "abcd":
             (opened.path / name).touch()
         assert opened.trim(0, 1, ["a", "c"]) == ["b", "d"]
@@ -243,7 +243,7 @@ class TestFolder:
     def test_is_in_place(
         self, tmp_path: Path, change: Callable[[Path], object], expected: bool
     ) -> None:
-        """A replaced folder is noticed."""
+        """A folder that was removed, renamed or replaced is not in place."""
         (tmp_path / "photos").mkdir()
         with Folder(tmp_path / "photos") as folder:
             change(tmp_path / "photos")
@@ -264,7 +264,7 @@ def test_sync(tmp_path: Path, error: int, fails: bool) -> None:
 
 @pytest.fixture
 def fd(tmp_path: Path) -> Iterator[int]:
-    """A descriptor of a file that holds 0123456789."""
+    """A descriptor of a file that contains 0123456789."""
     with Folder(tmp_path) as folder:
         descriptor = folder.create("file")
         os.write(descriptor, b"0123456789")
@@ -331,7 +331,7 @@ class TestCopyRange:
     @pytest.mark.parametrize(
         ("offset", "size"), [(0, len(BODY)), (0, 0), (4097, 300_000), (len(BODY) - 1, 1)], ids=str
     )
-    @pytest.mark.parametrize("available", [True, False], ids=["as it is", "missing"])
+    @pytest.mark.parametrize("available", [True, False], ids=["available", "missing"])
     def test_exact(
         self,
         source: int,

@@ -145,7 +145,7 @@ class TestQuarantine:
 class TestUnknown:
     """Unknown requests."""
 
-    def test_kept(self, opened: Spool, root: Path) -> None:
+    def test_stored(self, opened: Spool, root: Path) -> None:
         """A flow is stored unaltered."""
         paths = [opened.save_unknown(flow) for flow in (b"one", b"two")]
         assert sorted(paths) == sorted((root / "unknown").iterdir())
@@ -166,7 +166,7 @@ class TestUnknown:
         limit: int,
         left: list[int],
     ) -> None:
-        """The oldest flows are deleted when there are too many, or too large ones."""
+        """The oldest flows are deleted when their number or size exceeds the limit."""
         monkeypatch.setattr(spool, name, limit)
         for number in (1, 2, 3, 4):
             opened.save_unknown(b"%10d" % number)

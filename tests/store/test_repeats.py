@@ -39,7 +39,7 @@ class TestRepeats:
             into.accept(incoming, CLIENT, parsed(data, sender), SAVE)
         except RepeatedError as error:
             incoming.discard()
-            return "it is open" if error.reply else error.id
+            return "its reply is open" if error.reply else error.id
         into.reply_confirmed(incoming.id)
         return None
 
@@ -50,7 +50,7 @@ class TestRepeats:
         try:
             append(into, number, post, announcement=announcement)
         except RepeatedError as error:
-            return "it is open" if error.reply else error.id
+            return "its reply is open" if error.reply else error.id
         return None
 
     @pytest.fixture
@@ -103,8 +103,8 @@ class TestRepeats:
         assert seen == [lost, lost, lost, None]
 
     def test_repeat_while_a_duplicate_is_answered(self, opened: Spool, lost: str) -> None:
-        """The reply to a duplicate is open, too: the next repeat can wait for it."""
-        assert [self.repeat(opened) for _ in range(2)] == [lost, "it is open"]
+        """The reply to a duplicate is open as well, so that the next repeat can wait for it."""
+        assert [self.repeat(opened) for _ in range(2)] == [lost, "its reply is open"]
 
     @pytest.mark.parametrize(
         ("settle", "found"),

@@ -56,7 +56,7 @@ TWO = POST._replace(caption="~a gull~two gulls")
 
 Row = tuple[list[tuple[float, Post]], list[list[int]]]
 
-# Seconds since the photo before, and what it is posted as: for each photo. Then the posts.
+# For each photo, the seconds since the one before, and its post; then the resulting posts.
 GROUPS: dict[str, Row] = {
     "three": ([(0, POST), (9, POST), (9, POST)], [[1, 2, 3]]),
     "another caption and the first again": (
@@ -76,14 +76,14 @@ GROUPS: dict[str, Row] = {
     "clock set back a little": ([(0, POST), (-GAP, POST)], [[1, 2]]),
     "clock set back": ([(0, POST), (-GAP - 1, POST), (0, POST)], [[1], [2, 3]]),
     "clock set forward": ([(0, POST), (YEARS, POST), (9, POST)], [[1], [2, 3]]),
-    "all that the caption speaks of": ([(9, TWO)] * 4, [[1, 2], [3, 4]]),
-    "fewer than the caption speaks of": ([(0, POST._replace(caption="~~~"))] * 2, [[1, 2]]),
+    "as many as the caption describes": ([(9, TWO)] * 4, [[1, 2], [3, 4]]),
+    "fewer than the caption describes": ([(0, POST._replace(caption="~~~"))] * 2, [[1, 2]]),
 }
 
 
 class TestOpen:
     def test_modes(self, root: Path, clock: Clock) -> None:
-        """`.nx` is private whatever the umask; the folder of the photos follows it."""
+        """`.nx` is private with any umask; the folder of the photos follows the umask."""
         before = os.umask(0)
         try:
             opened = Spool(root, clock)
@@ -143,7 +143,7 @@ class TestOpen:
     def test_cannot_be_opened(
         self, opened: Spool, root: Path, clock: Clock, state: str, error: type[Exception]
     ) -> None:
-        """A spool that cannot be opened is left as it is, and leaks no descriptor."""
+        """A spool that cannot be opened is left unchanged, and leaks no descriptor."""
         incoming = receive(opened)
         if state == "garbled":
             opened.close()
@@ -228,7 +228,7 @@ class TestRecovery:
         assert all(path.exists() for path in others)
 
     @pytest.mark.parametrize(
-        ("state", "age", "kept"),
+        ("state", "age", "remains"),
         [
             ("done", spool.HISTORY, True),
             ("done", spool.HISTORY + 1, False),
@@ -238,19 +238,19 @@ class TestRecovery:
         ],
     )
     def test_history(
-        self, opened: Spool, clock: Clock, reopen: Reopen, state: str, age: float, kept: bool
+        self, opened: Spool, clock: Clock, reopen: Reopen, state: str, age: float, remains: bool
     ) -> None:
-        """Old uploads are deleted with their deliveries, but not one that waits."""
+        """Old uploads are deleted with their deliveries, unless one is waiting."""
         arrival = accept(opened)
         if state != "waiting":
             getattr(opened, state)(to(arrival, "save"), "a reason")
         clock.now += age
-        assert [one.arrival for one in reopen().recent()] == [arrival] * kept
+        assert [one.arrival for one in reopen().recent()] == [arrival] * remains
 
     def test_length_of_the_history(
         self, opened: Spool, monkeypatch: pytest.MonkeyPatch, clock: Clock
     ) -> None:
-        """The oldest uploads are deleted while others arrive, but not one that waits."""
+        """The oldest uploads are deleted while others arrive, except waiting ones."""
         monkeypatch.setattr(spool, "MAX_HISTORY", 20)
         waiting = accept(opened)
         for _ in range(30):
@@ -335,20 +335,20 @@ class TestAccept:
 
 
 class TestPosts:
-    @pytest.mark.parametrize(("came", "expected"), GROUPS.values(), ids=GROUPS)
+    @pytest.mark.parametrize(("sent", "expected"), GROUPS.values(), ids=GROUPS)
     def test_groups(
-        self, opened: Spool, clock: Clock, came: list[tuple[float, Post]], expected: list[list[int]]
+        self, opened: Spool, clock: Clock, sent: list[tuple[float, Post]], expected: list[list[int]]
     ) -> None:
         """The photos of a post are delivered together, or each by itself."""
-        for number, (seconds, post) in enumerate(came, 1):
+        for number, (seconds, post) in enumerate(sent, 1):
             clock.now += seconds
             append(opened, number, post)
         assert posts(opened) == expected
-        assert posts(opened, "save") == [[number] for number in range(1, len(came) + 1)]
+        assert posts(opened, "save") == [[number] for number in range(1, len(sent) + 1)]
 
     @pytest.mark.parametrize("photos", [0, MAX_PHOTOS + 5])
     def test_max_photos(self, opened: Spool, clock: Clock, photos: int) -> None:
-        """A post with the most photos is due, and the next photo begins a new post."""
+        """A post with the maximum number of photos is due, and the next photo begins a new post."""
         seen = []
         for number in range(1, MAX_PHOTOS + 2):
             append(opened, number, POST._replace(caption="~" * photos), at_once=())
@@ -464,22 +464,22 @@ class TestPosts:
             sent += 1
             append(opened, sent, random.choice(kinds), together=[MAIL, OTHER])
 
-        def attempt(target: str, fails: bool, comes: bool) -> None:
+        def attempt(target: str, fails: bool, arrives: bool) -> None:
             one = opened.first_due(target)
             if one is None:
                 return
             with opened.read(one) as (_, files):
-                if comes:
+                if arrives:
                     send()
-                came = [NUMBERS[file.data] for file in files]
-            assert tried.setdefault((target, one.id), came) == came
-            if fails and len(came) > 1 and random.random() < 0.3:
-                opened.split(one, len(came))
+                received = [NUMBERS[file.data] for file in files]
+            assert tried.setdefault((target, one.id), received) == received
+            if fails and len(received) > 1 and random.random() < 0.3:
+                opened.split(one, len(received))
             elif fails:
                 opened.postpone(one, 15, "later", one.recipients)
             else:
                 opened.done(one)
-                delivered[target] += came
+                delivered[target] += received
 
         for _ in range(60):
             match random.randrange(8):
@@ -495,12 +495,12 @@ class TestPosts:
                     opened.close()
                     opened = Spool(root, clock)
                 case _:
-                    fails, comes = random.random() < 0.4, random.random() < 0.3
-                    attempt(random.choice(targets), fails, comes)
+                    fails, arrives = random.random() < 0.4, random.random() < 0.3
+                    attempt(random.choice(targets), fails, arrives)
         clock.now += 2 * MAX_WAIT
         for target in targets:
             while opened.first_due(target):
-                attempt(target, fails=False, comes=False)
+                attempt(target, fails=False, arrives=False)
         assert opened.waiting() == []
         opened.close()
         for found in delivered.values():
@@ -533,7 +533,7 @@ class TestPostBodies:
     def test_deleted(
         self, opened: Spool, root: Path, arrival: StoredUpload, ends: str, left: list[list[int]]
     ) -> None:
-        """Each body is deleted with the last delivery that needs it: of its photo, or the whole."""
+        """Each body is deleted after the last delivery of its photo and of the whole post."""
         found = []
         for one in ends:
             if one == "w":
@@ -560,7 +560,7 @@ class TestPostBodies:
         change: Callable[[Path], object],
         message: str,
     ) -> None:
-        """A body of another size is not delivered, nor the post it belongs to."""
+        """A body whose size has changed is not delivered, and neither is its post."""
         change(second)
         before = os.listdir("/proc/self/fd")
         for delivery in (to(arrival, "save", 2), to(arrival, MAIL)):
@@ -572,9 +572,9 @@ class TestPostBodies:
     @pytest.mark.parametrize(
         ("target", "file_number", "moved"),
         [(MAIL, 0, [1, 3]), ("save", 1, [1]), ("save", 2, [])],
-        ids=["whole", "one photo", "the one that is gone"],
+        ids=["whole", "one photo", "the missing one"],
     )
-    def test_give_up(
+    def test_moved_to_quarantine(
         self,
         opened: Spool,
         root: Path,
@@ -584,7 +584,7 @@ class TestPostBodies:
         file_number: int,
         moved: list[int],
     ) -> None:
-        """The bodies of a delivery that exist go to quarantine."""
+        """The existing bodies of a delivery go to quarantine."""
         second.unlink()
         paths = opened.quarantine_delivery(to(arrival, target, file_number))
         assert [NUMBERS[path.read_bytes()] for path in paths] == moved
@@ -603,7 +603,7 @@ class TestBeside:
     """A second spool, opened with `alone=False` beside the one that delivers."""
 
     def test_touches_nothing(self, opened: Spool, root: Path, clock: Clock) -> None:
-        """It recovers nothing: the first process may be receiving these bodies."""
+        """A second spool recovers nothing, since the first may be receiving these bodies."""
         incoming, arrival = receive(opened), accept(opened)
         opened.postpone(to(arrival, "save"), 60, "450 busy", [RECIPIENT])
         with closing(Spool(root, clock, alone=False)) as beside:
@@ -659,7 +659,7 @@ def is_dropped_by_another_process(opened: Spool, root: Path) -> None:
 def test_space_is_released(
     opened: Spool, root: Path, monkeypatch: pytest.MonkeyPatch, end: Callable[[Spool, Path], None]
 ) -> None:
-    """A body that is no longer needed takes no descriptor, and no space from the next one."""
+    """A body that is no longer needed has no descriptor and no reserved space."""
     disk = SimpleNamespace(free=MIN_FREE + 2 * len(BODY))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: disk)
     end(opened, root)
