@@ -84,7 +84,7 @@ def test_the_recorded_request_becomes_a_file(shared: Proxy) -> None:
 
 
 def test_other_records_of_mitmproxy() -> None:
-    """Only records about refused heads and our own server are hidden."""
+    """Records about other heads and other servers are shown."""
     addon = nx_addon.Connections(State(nx_addon.Times()))
     head = "Client closed connection before completing request headers: b'GET'"
     for message in (head, "client connect", "server connect 127.0.0.1:80", "error: 100%"):

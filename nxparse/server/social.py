@@ -141,11 +141,11 @@ def _decrypted(value: str, key: str) -> str:
         secret = base64.b64decode(unquote(key), validate=True)
         ciphertext = base64.b64decode(unquote(value), validate=True)
     except ValueError:
-        raise CredentialsError("the name of its user is no base64") from None
+        raise CredentialsError("the name of its user is not base64") from None
     if len(secret) != 32 or len(ciphertext) % 16:
         raise CredentialsError(
             f"its key has {len(secret)} bytes instead of 32, or the name of its user, "
-            f"{len(ciphertext)} bytes, is not wholly there"
+            f"{len(ciphertext)} bytes, is cut"
         )
     # Not at the start: the command line needs nothing but Python.
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -158,4 +158,4 @@ def _text(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise CredentialsError("the name of its user is no UTF-8") from None
+        raise CredentialsError("the name of its user is not UTF-8") from None

@@ -139,7 +139,7 @@ class Queue:
             count += 1
             return Outcome("gone")
 
-        def abandon(files: Sequence[File], delivery: Delivery) -> str:
+        def abandon(upload: Upload, files: Sequence[File], delivery: Delivery) -> Outcome:
             raise AssertionError("a delivery failed")
 
         with closing(Spool(self._state)) as spool:

@@ -94,15 +94,12 @@ def test_quoted_base64(value: str, key: str) -> None:
 
 
 NO_USER = "it names no user"
-NO_BASE64 = "the name of its user is no base64"
-NO_UTF8 = "the name of its user is no UTF-8"
+NO_BASE64 = "the name of its user is not base64"
+NO_UTF8 = "the name of its user is not UTF-8"
 
 
 def sizes(key: int, name: int) -> str:
-    return (
-        f"its key has {key} bytes instead of 32, or the name of its user, "
-        f"{name} bytes, is not wholly there"
-    )
+    return f"its key has {key} bytes instead of 32, or the name of its user, {name} bytes, is cut"
 
 
 def encrypted(size: int) -> bytes:
