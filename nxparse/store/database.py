@@ -7,7 +7,6 @@ another schema is refused.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sqlite3
 import threading
@@ -43,6 +42,8 @@ class Database:
     def close(self) -> None:
         with self._lock:
             if self._is_replaced():
+                import ctypes  # slow, and rarely needed
+
                 # At its end SQLite deletes the log, by its path: that of the file there now. So
                 # this connection must not end, not even with the process.
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
