@@ -335,7 +335,9 @@ def test_secrets_in_rules(folder: Path) -> None:
         with Proxy(folder, "--set", "nx_senders=*", *options, environ={"TOKEN": SECRET}) as proxy:
             camera.send(proxy.port, request())
             id = proxy.wait_for(r"\(upload (\S+)\)")[1]
-            proxy.wait_for(rf"forward:http://{HOST}/...: .* 503 Service Unavailable", 2)
+            proxy.wait_for(
+                rf"forward:http://{HOST}:{server.port}/...: .* 503 Service Unavailable", 2
+            )
             proxy.wait_for(r"notify:json://...: .*; it is safe")
             proxy.wait_for(r"run:no-such-program ...: .*; it is safe")
             proxy.wait_for(r"is not delivered to .*: false .*; saved as", 2)

@@ -31,11 +31,12 @@ PHOTO_SITES = VIDEO_SITES | _PHOTO_ONLY
 OAUTH_SITES = frozenset({"dropbox", "flickr", "skydrive"})
 SITES = PHOTO_SITES | OAUTH_SITES
 
-# Scheme and host of a URL, the latter only where it cannot be part of a password. A port could be
-# one, if the host is missing.
+# Scheme, host and port of a URL, the latter two only where they cannot be part of a password. At
+# the end, digits could be a password after a user whose host is missing.
 _URL = re.compile(
     r"([A-Za-z][A-Za-z0-9+.-]*://)"
-    r"(?:(?:[^/?#]*@)?([\w.${}-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?(?:[/?#][^@]*)?\Z)?"
+    r"(?:(?:[^/?#]*@)?([\w.${}-]+|\[[0-9A-Fa-f:.]+\])"
+    r"(:[0-9]{1,5}(?=[/?#]))?(?::[0-9]+)?(?:[/?#][^@]*)?\Z)?"
 )
 
 

@@ -117,7 +117,7 @@ def dnsmasq(address: str, hosts: Sequence[str] = ()) -> str:
     further = [host.removeprefix("*.") for host in hosts]
     names = [*DNS_HOSTS, *(name for name in further if not re.search(r"[*?\[]", name))]
     path = "/".join(dict.fromkeys(names))
-    return f"address=/{path}/{address} and local=/{path}/"
+    return f"address=/{path}/{address} and, on a line of its own, local=/{path}/"
 
 
 def remedy(port: int, error: int, own: str) -> str | None:
@@ -138,7 +138,7 @@ def remedy(port: int, error: int, own: str) -> str | None:
         case 53:
             instead = (
                 f"listen on {own} only: --mode dns@{own}:53; or, if dnsmasq has it, use no DNS "
-                f"mode, but the line for dnsmasq in README; or {find}"
+                f"mode, but the lines for dnsmasq in README; or {find}"
             )
         case 80:
             instead = f"{find}, or redirect it to a free port, as README does on a router"

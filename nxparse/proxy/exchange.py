@@ -83,7 +83,7 @@ class Exchange:
                 self._receiver = Collector(address, lambda _: reply, MAX_UNKNOWN_BODY - 1)
             return
         backend, config = self.backend, self.backend.config
-        if endpoint.is_upload and not backend.spool.is_in_place():
+        if not endpoint.is_page and not backend.is_in_place():
             with suppress(OSError, sqlite3.Error):  # the receiver handles it
                 await backend.in_thread(backend.reopen)
         if endpoint.service is Service.EMAIL:
@@ -103,6 +103,8 @@ class Exchange:
             self._receiver = Collector(
                 address, partial(backend.services.answer, config, address, endpoint)
             )
+        if self._ended.is_set():  # the client left meanwhile
+            await self._abort("the client disconnected")
 
     def receive(self, chunk: bytes) -> list[bytes]:
         """Receive a chunk of the body; an empty one is its end. Returns no chunks to send on.

@@ -16,9 +16,9 @@ from nxparse.server.files import FileReply
 from nxparse.store.disk import CHUNK
 
 STALL = 120.0  # seconds for the browser to take a chunk
-# More than the buffers of two sockets. Of HTTP/2, mitmproxy holds all that the browser has not
-# taken, without a limit.
-MAX_BACKLOG = 16 << 20  # bytes
+# In HTTP/2, mitmproxy holds all that the browser has not taken, without a limit. This is one for
+# a single file; while the browser takes others, it may be exceeded by their size.
+MAX_BACKLOG = 4 << 20  # bytes
 POLL = 0.05  # seconds
 
 
@@ -31,6 +31,7 @@ async def send_file(
     writer: asyncio.StreamWriter,
 ) -> None:
     """Send a reply and close its file. Aborts the connection of a client that stops reading."""
+    is_http2 = client.alpn == b"h2"
     end = reply.start + reply.length
     before = clients.written(client) or 0
     try:
@@ -40,12 +41,14 @@ async def send_file(
             writer.write(await backend.in_thread(reply.file.read, start, size))
             async with asyncio.timeout(STALL):
                 await writer.drain()
-                await _wait_for_client(clients, client, before + start - reply.start, reader)
+                if is_http2:
+                    await _wait_for_client(clients, client, before + start - reply.start, reader)
         async with asyncio.timeout(STALL):
             writer.close()
             await writer.wait_closed()
     except TimeoutError:
-        clients.abort(client)
+        if not is_http2:  # it has other requests
+            clients.abort(client)
     finally:
         reply.file.close()
 

@@ -57,6 +57,7 @@ class Backend:
         )
         self.services = Services(sessions, spool, in_progress=self.outbox.in_progress)
         self._threads = threads
+        self._is_stale = False  # the sessions of another folder are open
 
     def configure(self, config: Config) -> None:
         """Use these options from now on."""
@@ -118,13 +119,19 @@ class Backend:
                 return
             await asyncio.sleep(0.05)
 
+    def is_in_place(self) -> bool:
+        """Return whether the open folder is still the one at its path."""
+        return not self._is_stale and self.spool.is_in_place()
+
     def reopen(self) -> None:
         """If the folder has been replaced, open the new one. Blocks.
 
         Raises OSError and sqlite3.Error.
         """
-        if self.spool.reopen():
+        self._is_stale |= self.spool.reopen()
+        if self._is_stale:
             self.sessions.reopen()
+            self._is_stale = False
 
     def close(self) -> None:
         """Close the databases."""

@@ -99,10 +99,10 @@ def test_rules() -> None:
         "gld.samsungosp.com/www.samsungimaging.com/samsungimaging.com/www.ospserver.net/"
         "snsgw.samsungmobile.com/www.yahoo.co.kr/"
     )
-    assert dnsmasq(PC) == f"address=/{ours}{PC} and local=/{ours}"
+    assert dnsmasq(PC) == f"address=/{ours}{PC} and, on a line of its own, local=/{ours}"
     hosts = ["www.msn.com", "*.example.org", "new*.example.net", "www.ospserver.net"]
     ours += "www.msn.com/example.org/"
-    assert dnsmasq(PC, hosts) == f"address=/{ours}{PC} and local=/{ours}"
+    assert dnsmasq(PC, hosts) == f"address=/{ours}{PC} and, on a line of its own, local=/{ours}"
 
 
 @pytest.mark.parametrize("ports", [{"regular": 80}, {"transparent": 8080, "nx_dns": ROUTER}])

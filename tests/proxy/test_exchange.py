@@ -47,6 +47,28 @@ async def answered(one: Exchange) -> Exchange:
     return one
 
 
+async def test_a_client_that_leaves_early(
+    backend: Backend, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of a request is left whose client leaves while it is begun."""
+    reopens, left = threading.Event(), threading.Event()
+
+    def reopen() -> None:
+        reopens.set()
+        assert left.wait(30)
+
+    monkeypatch.setattr(backend, "is_in_place", lambda: False)
+    monkeypatch.setattr(backend, "reopen", reopen)
+    info = BodyInfo("192.0.2.7", bodies.CONTENT_TYPE, 100)
+    one = Exchange(backend, "client", info, Endpoint(Service.EMAIL))
+    begun = asyncio.ensure_future(one.begin())
+    await asyncio.to_thread(reopens.wait, 30)
+    await one.cut("it left")
+    left.set()
+    await begun
+    assert list((folder / ".nx" / "spool").iterdir()) == []
+
+
 async def test_tiny_chunks(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """The chunks of one turn of the event loop reach the receiver together."""
     fed: list[int] = []

@@ -78,6 +78,8 @@ async def requested(
     reply = reply_with(file, method, (("Range", range_),), download=False)
     assert isinstance(reply, FileReply)
     flow = tflow.tflow()
+    if clients.delivered is not None:
+        flow.client_conn.alpn = b"h2"
     server.redirect(flow, partial(send_file, reply, backend, clients, flow.client_conn))
     reader, writer = await asyncio.open_connection(flow.request.host, flow.request.port, limit=1024)
     writer.write(f"GET {flow.request.path} HTTP/1.1\r\n\r\n".encode())
@@ -149,7 +151,7 @@ async def test_a_backlog(
             while chunk := await reader.read(1 << 20):
                 received += len(chunk)
     assert (received > LARGE) == (end == "reads on")
-    assert clients.aborted == (end == "stalls")
+    assert not clients.aborted, "it may have other requests"
 
 
 async def test_a_file_that_shrinks(tmp_path: Path, server: LoopbackServer) -> None:

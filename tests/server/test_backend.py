@@ -62,7 +62,14 @@ def test_a_replaced_folder(folder: Path) -> None:
     one.reopen()
     folder.rename(folder.with_name("old"))
     folder.mkdir()
+    obstacle = folder / ".nx" / "sessions.sqlite3"
+    obstacle.mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        one.reopen()
+    obstacle.rmdir()
+    assert not one.is_in_place()
     one.reopen()
+    assert one.is_in_place()
     key = one.sessions.begin("192.0.2.7", "anna")
     one.close()
     again = opened(folder)
