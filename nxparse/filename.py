@@ -2,7 +2,7 @@
 
 A camera sends `SAM_4371.JPG`; other clients may send anything. `safe` returns a name for a file in
 one folder that works on Linux, macOS, Windows and network shares: no path, no control or
-invisible characters, no special characters of Windows or a shell, not too long.
+invisible characters, no special characters of Windows or a shell, at most MAX_NAME bytes.
 """
 
 from __future__ import annotations

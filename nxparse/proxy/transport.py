@@ -218,7 +218,7 @@ class HeldReader:
     async def _hold(self, reason: str) -> None:
         """Hold the end of the connection until its request is answered or aborted.
 
-        Or until no more of the body arrives, because mitmproxy has handled what was read.
+        A body that is cut ends it when mitmproxy has handled all bytes that were read.
         """
         await self._wait_for_last_head()
         if self.pending:
